@@ -1,0 +1,172 @@
+"""COCO annotations: masks as compressed run lengths. Masks are (H, W) bool; boxes are x, y, width, height in pixels."""
+
+import re
+from collections.abc import Iterable
+
+import numpy as np
+
+MAX_PIXELS = 2**31
+_MAX_CHARS = 7  # five bits each: enough for any run length or difference below 2**34
+
+
+def encode_rle(mask: np.ndarray) -> dict:
+    """Returns a mask as COCO's compressed run lengths, the same bytes as pycocotools writes.
+
+    The runs go down the columns, start with background, and from the fourth on are written as the difference from the
+    last but one; each number is packed into characters "0" to "o" of five bits and a continuation bit.
+
+    Args:
+      mask: (H, W) bool.
+
+    Returns:
+      {"size": [H, W], "counts": str}.
+
+    Raises:
+      ValueError: the mask is not (H, W) bool, or has more than 2**31 pixels.
+    """
+    mask = _checked(mask)
+    flat = mask.ravel(order="F")
+    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    edges = np.concatenate([[0], changes, [flat.size]])
+    if flat.size and flat[0]:
+        edges = np.concatenate([[0], edges])  # the first run is of background, here empty
+    runs = np.diff(edges)
+    numbers = runs.copy()
+    numbers[3:] -= runs[1:-2]
+    return {"size": [int(side) for side in mask.shape], "counts": _pack(numbers)}
+
+
+def decode_rle(rle: dict) -> np.ndarray:
+    """Returns the mask of COCO's compressed run lengths.
+
+    Args:
+      rle: {"size": [H, W], "counts": str or bytes}.
+
+    Returns:
+      (H, W) bool.
+
+    Raises:
+      ValueError: the size, a character or the sum of the runs is wrong; nothing of the mask's size is allocated before.
+    """
+    height, width = _size(rle)
+    numbers = _unpack(_characters(rle))
+    runs = numbers.copy()
+    runs[1::2] = np.cumsum(numbers[1::2])
+    runs[2::2] = np.cumsum(numbers[2::2])
+    if runs.min() < 0 or runs.max() > height * width or runs.sum() != height * width:
+        raise ValueError(
+            f"the run lengths cover {runs.sum()} pixels (shortest {runs.min()}), but the size is "
+            f"{height} x {width}: the annotation is damaged or belongs to another image"
+        )
+    values = np.arange(runs.size) % 2 == 1
+    return np.ascontiguousarray(np.repeat(values, runs).reshape(width, height).T)
+
+
+def bounding_box(mask: np.ndarray) -> list[float]:
+    """Returns the smallest box [x, y, width, height] around the foreground of an (H, W) bool mask; 0s when empty."""
+    mask = _checked(mask)
+    columns = np.flatnonzero(mask.any(axis=0))
+    if columns.size == 0:
+        return [0.0, 0.0, 0.0, 0.0]
+    rows = np.flatnonzero(mask.any(axis=1))
+    x, y = columns[0], rows[0]
+    return [float(x), float(y), float(columns[-1] - x + 1), float(rows[-1] - y + 1)]
+
+
+def area(mask: np.ndarray) -> int:
+    """Returns the number of foreground pixels of an (H, W) bool mask."""
+    return int(np.count_nonzero(_checked(mask)))
+
+
+def annotation(mask: np.ndarray, *, annotation_id: int, image_id: int, category_id: int) -> dict:
+    """Returns one entry of a data set's `annotations`: an (H, W) bool mask with its area and box."""
+    return {
+        "id": annotation_id,
+        "image_id": image_id,
+        "category_id": category_id,
+        "segmentation": encode_rle(mask),
+        "area": area(mask),
+        "bbox": bounding_box(mask),
+        "iscrowd": 0,
+    }
+
+
+def dataset(images: list[dict], categories: list[str], annotations: Iterable[dict]) -> dict:
+    """Returns a whole COCO file, ready for `json.dump`.
+
+    Args:
+      images: one {"id", "file_name", ...} per image.
+      categories: the class names; the place in the list is the category's id, from 0.
+      annotations: entries made by `annotation`.
+    """
+    return {
+        "info": {"description": "masks written by jaxseg"},
+        "licenses": [],
+        "images": list(images),
+        "categories": [{"supercategory": name, "id": i, "name": name} for i, name in enumerate(categories)],
+        "annotations": list(annotations),
+    }
+
+
+def _checked(mask: np.ndarray) -> np.ndarray:
+    mask = np.asarray(mask)
+    if mask.ndim != 2 or mask.dtype != bool:
+        raise ValueError(f"a mask must be (H, W) bool, got {mask.shape} {mask.dtype}: pass one class, `mask > 0`")
+    if mask.size > MAX_PIXELS:
+        raise ValueError(f"a mask may have {MAX_PIXELS} pixels, got {mask.shape}: cut it into parts")
+    return mask
+
+
+def _pack(numbers: np.ndarray) -> str:
+    lengths = np.ones(numbers.shape, np.int8)
+    for chars in range(1, _MAX_CHARS):
+        limit = 1 << (5 * chars - 1)
+        lengths += (numbers < -limit) | (numbers >= limit)
+    place = np.arange(lengths.max(), dtype=np.int64)
+    codes = (numbers[:, None] >> (5 * place)) & 31  # (runs, longest), lowest bits first
+    codes |= (place < lengths[:, None] - 1).astype(np.int64) << 5
+    used = place < lengths[:, None]
+    return (codes[used] + 48).astype(np.uint8).tobytes().decode("ascii")
+
+
+def _size(rle: dict) -> tuple[int, int]:
+    size = rle.get("size") if isinstance(rle, dict) else None
+    sides = list(size) if isinstance(size, list | tuple) else []
+    if len(sides) != 2 or any(type(side) is not int or side < 0 for side in sides):
+        raise ValueError(f"run lengths need a size [height, width] of whole numbers, got {size!r}")
+    if sides[0] * sides[1] > MAX_PIXELS:
+        raise ValueError(f"size {sides} has more than {MAX_PIXELS} pixels: the annotation is damaged")
+    return sides[0], sides[1]
+
+
+def _characters(rle: dict) -> np.ndarray:
+    counts = rle.get("counts")
+    if not isinstance(counts, str | bytes):
+        kind = type(counts).__name__
+        raise ValueError(
+            f"counts must be COCO's compressed string, got {kind}: compress it with pycocotools frPyObjects"
+        )
+    # latin-1 keeps one byte per character; what it cannot hold is none of ours either, and becomes a refused "!".
+    raw = counts if isinstance(counts, bytes) else re.sub(r"[^\x00-\xff]", "!", counts).encode("latin-1")
+    raw = np.frombuffer(raw, np.uint8)
+    junk = np.flatnonzero((raw < 48) | (raw > 111))
+    if junk.size:
+        raise ValueError(f"counts may hold the characters '0' to 'o', got {counts[junk[0]]!r} at place {junk[0]}")
+    codes = raw - 48
+    if codes.size == 0 or codes[-1] & 32:
+        raise ValueError("counts end in the middle of a number: the annotation was cut off")
+    return codes
+
+
+def _unpack(codes: np.ndarray) -> np.ndarray:
+    ends = np.flatnonzero(codes < 32)  # without the continuation bit
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    lengths = ends - starts + 1
+    if lengths.max() > _MAX_CHARS:
+        raise ValueError(
+            f"counts hold a number of {lengths.max()} characters, {_MAX_CHARS} are allowed: they are damaged"
+        )
+    place = np.arange(codes.size) - np.repeat(starts, lengths)
+    numbers = np.add.reduceat((codes & 31).astype(np.int64) << (5 * place), starts)
+    negative = codes[ends] & 16 > 0
+    return numbers - (negative.astype(np.int64) << (5 * lengths))

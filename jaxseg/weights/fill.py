@@ -1,0 +1,91 @@
+"""Fills a model with the tensors of a PyTorch checkpoint; the leaf rules of every layer type stand in one table."""
+
+from collections.abc import Iterable, Mapping
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jaxseg.models.layers import BatchNorm
+
+# layer type -> our leaf: (their leaf, axes that turn theirs into ours)
+LEAVES = {
+    nnx.Conv: {"kernel": ("weight", (2, 3, 1, 0)), "bias": ("bias", None)},
+    nnx.ConvTranspose: {"kernel": ("weight", (2, 3, 1, 0)), "bias": ("bias", None)},  # transpose_kernel=True
+    nnx.Linear: {"kernel": ("weight", (1, 0)), "bias": ("bias", None)},
+    BatchNorm: {
+        "scale": ("weight", None),
+        "bias": ("bias", None),
+        "mean": ("running_mean", None),
+        "var": ("running_var", None),
+    },
+}
+
+
+def fill(
+    model: nnx.Module, tensors: Mapping[str, np.ndarray], names: Mapping[str, str], *, ignored: Iterable[str] = ()
+) -> nnx.Module:
+    """Returns `model` with every array taken from `tensors`.
+
+    Args:
+      model: any module; best an abstract one (`nnx.eval_shape`), whose arrays are not made twice.
+      tensors: names in the checkpoint -> arrays in PyTorch's layout. A prefix that a wrapper put before
+        all names (`module.`, a Lightning attribute) is found and cut.
+      names: our module paths -> their module names (`torch_names()` of the model).
+      ignored: their tensors that the model has no use for; `num_batches_tracked` never counts.
+
+    Raises:
+      ValueError: tensors are missing, left over or of another shape; all of them are listed.
+    """
+    prefix = wrapper_prefix(tensors, names.values())
+    unused = {name for name in tensors if not name.endswith("num_batches_tracked")} - {prefix + n for n in ignored}
+    problems = []
+    for path, module in nnx.iter_modules(model):
+        for leaf, (theirs, axes) in LEAVES.get(type(module), {}).items():
+            variable = getattr(module, leaf)
+            if variable is None:
+                continue
+            ours = ".".join(map(str, path))
+            source = f"{prefix}{names.get(ours, '?')}.{theirs}"
+            if source not in tensors:
+                problems.append(f"missing     {source}  for {ours}.{leaf}")
+                continue
+            unused.discard(source)
+            array = tensors[source] if axes is None else _transpose(tensors[source], axes)
+            if array.shape != variable.shape:
+                wanted = variable.shape if axes is None else tuple(np.array(variable.shape)[np.argsort(axes)].tolist())
+                problems.append(f"mis-shaped  {source}: {tensors[source].shape}, the model needs {wanted}")
+            else:
+                variable.set_value(jnp.asarray(array, variable.dtype))
+    problems += [f"unexpected  {name}" for name in tensors if name in unused]
+    if problems:
+        raise ValueError(f"{len(problems)} problems filling the model from the checkpoint:\n" + "\n".join(problems))
+    _refuse_unfilled(model)
+    return model
+
+
+def wrapper_prefix(tensors: Iterable[str], modules: Iterable[str]) -> str:
+    """Returns what stands before all the expected module names in a checkpoint, such as "module."; "" if nothing."""
+    tensors = set(tensors)
+    modules = list(modules)
+    if not modules:
+        return ""
+    ends = [f"{modules[0]}.weight"]
+    candidates = {name[: -len(end)] for end in ends for name in tensors if name.endswith(end)}
+    candidates = {c for c in candidates if not c or c.endswith(".")} | {""}
+    matches = {c: sum(f"{c}{module}.weight" in tensors for module in modules) for c in candidates}
+    return max(sorted(matches), key=matches.get)
+
+
+def _transpose(array: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    return array.transpose(axes) if array.ndim == len(axes) else array
+
+
+def _refuse_unfilled(model: nnx.Module) -> None:
+    paths = [".".join(map(str, path)) for path, leaf in nnx.to_flat_state(nnx.state(model)) if _abstract(leaf)]
+    if paths:
+        raise ValueError(f"no rule fills {', '.join(paths)}; add the layer type to jaxseg.weights.fill.LEAVES")
+
+
+def _abstract(leaf: nnx.Variable) -> bool:
+    return not hasattr(leaf.get_value(), "addressable_data") and not isinstance(leaf.get_value(), np.ndarray)
