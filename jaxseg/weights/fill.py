@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -70,8 +71,8 @@ def wrapper_prefix(tensors: Iterable[str], modules: Iterable[str]) -> str:
     modules = list(modules)
     if not modules:
         return ""
-    ends = [f"{modules[0]}.weight"]
-    candidates = {name[: -len(end)] for end in ends for name in tensors if name.endswith(end)}
+    end = f"{modules[0]}.weight"
+    candidates = {name[: -len(end)] for name in tensors if name.endswith(end)}
     candidates = {c for c in candidates if not c or c.endswith(".")} | {""}
     matches = {c: sum(f"{c}{module}.weight" in tensors for module in modules) for c in candidates}
     return max(sorted(matches), key=matches.get)
@@ -82,10 +83,7 @@ def _transpose(array: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
 
 
 def _refuse_unfilled(model: nnx.Module) -> None:
-    paths = [".".join(map(str, path)) for path, leaf in nnx.to_flat_state(nnx.state(model)) if _abstract(leaf)]
+    leaves = nnx.to_flat_state(nnx.state(model))
+    paths = [".".join(map(str, path)) for path, leaf in leaves if isinstance(leaf.get_value(), jax.ShapeDtypeStruct)]
     if paths:
         raise ValueError(f"no rule fills {', '.join(paths)}; add the layer type to jaxseg.weights.fill.LEAVES")
-
-
-def _abstract(leaf: nnx.Variable) -> bool:
-    return not hasattr(leaf.get_value(), "addressable_data") and not isinstance(leaf.get_value(), np.ndarray)

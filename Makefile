@@ -1,0 +1,31 @@
+# `make demo` and `make test` need nothing but Python >= 3.11: each makes an environment of its own first.
+# PYTHON=python3.12 chooses the interpreter; its environment is .venv-3.12 (the default python3 has .venv).
+PYTHON ?= python3
+VENV := $(if $(filter-out python3,$(PYTHON)),.venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'),.venv)
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export JAX_PLATFORMS ?= cpu
+
+.PHONY: demo test test-quick test-torch lint
+
+demo: $(READY)
+	$(BIN)/jaxseg demo -o demo
+
+test: $(READY)
+	$(BIN)/python -m pytest --ignore tests/parity_torch -rs
+
+test-quick: $(READY)
+	$(BIN)/python -m pytest --ignore tests/parity_torch -rs -m "not slow"
+
+test-torch: $(READY)
+	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pytest tests/parity_torch -rs
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+$(READY): setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[test,all]'
+	touch $@

@@ -1,0 +1,65 @@
+"""`jaxseg models`: what there is, its classes, and where its weights come from."""
+
+import json
+
+import click
+
+from jaxseg import labels, registry
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+def models(name, as_json):
+    """List the models; with NAME, its classes and groups too."""
+    from jaxseg.cli.options import usage_errors
+
+    with usage_errors("NAME"):
+        entries = [registry.find(name)] if name else registry.ENTRIES
+    if as_json:
+        click.echo(json.dumps([_fields(entry) for entry in entries], indent=1))
+        return
+    click.echo("\n\n".join(_text(entry, whole=bool(name)) for entry in entries))
+
+
+def _fields(entry: registry.Entry) -> dict:
+    groups = labels.GROUPS.get(entry.class_names, {})
+    return {
+        "name": entry.name,
+        "aliases": list(entry.aliases),
+        "title": entry.title,
+        "available": entry.architecture is not None,
+        "num_classes": dict(entry.config).get("num_classes"),
+        "classes": list(entry.class_names or ()),
+        "groups": {group: [entry.class_names[i] for i in members] for group, members in groups.items()},
+        "weights": _weights(entry),
+        "licence": entry.licence,
+        "project": entry.project,
+        "citation": entry.citation,
+    }
+
+
+def _text(entry: registry.Entry, whole: bool) -> str:
+    also = f" (also {', '.join(entry.aliases)})" if entry.aliases else ""
+    lines = [f"{entry.name}{also}: {entry.title}"]
+    if entry.architecture is None:
+        lines.append("  not in this version")
+    lines += [f"  weights: {_weights(entry)}", f"  licence: {entry.licence}"]
+    lines += [f"  from {entry.project}; {entry.citation}"]
+    if whole and entry.class_names:
+        lines += ["  classes:"] + [f"    {i:3d} {name}" for i, name in enumerate(entry.class_names)]
+        groups = labels.GROUPS.get(entry.class_names, {})
+        lines += ["  groups:"] + [f"    {group}: {len(members)} classes" for group, members in groups.items()]
+    return "\n".join(lines)
+
+
+def _weights(entry: registry.Entry) -> str:
+    from jaxseg.weights.home import places
+
+    if entry.weights_file is None:
+        return "none published; train (`jaxseg train`), or pass --weights"
+    for path in places(entry):
+        if path.is_file():
+            return str(path)
+    how = "downloaded once when first used" if entry.drive_file else f"fetch it from {entry.weights_page}"
+    return f"{entry.weights_file}, {how}; looked for at {places(entry)[0]}"

@@ -1,0 +1,70 @@
+"""Progress: a bar with images/s and time left on a terminal, plain lines otherwise."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import click
+
+
+@contextlib.contextmanager
+def progress(total: int, what: str, *, every: int = 1) -> Iterator[Callable[[str], None]]:
+    """Yields `step(text)`, to be called once for every item that is done; `every` thins out plain lines."""
+    if sys.stderr.isatty():
+        yield from _bar(total, what)
+    else:
+        yield from _lines(total, what, every)
+
+
+@contextlib.contextmanager
+def download_progress() -> Iterator[Callable[[int, int | None], None]]:
+    """Yields a callback for `jaxseg.load(progress=...)`; shows nothing until it is called."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = ("weights", BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=_console(), disable=not sys.stderr.isatty(), transient=True) as bar:
+        task = None
+
+        def update(done: int, total: int | None) -> None:
+            nonlocal task
+            if task is None:
+                task = bar.add_task("weights", total=total)
+            bar.update(task, completed=done, total=total)
+
+        yield update
+
+
+def _bar(total: int, what: str) -> Iterator[Callable[[str], None]]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    rate = TextColumn("{task.fields[rate]}")
+    columns = (what, BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn(), TextColumn("{task.fields[text]}"))
+    with Progress(*columns, console=_console()) as bar:
+        task = bar.add_task(what, total=total, text="", rate="")
+        start = time.perf_counter()
+
+        def step(text: str) -> None:
+            done = bar.tasks[0].completed + 1
+            rate = done / (time.perf_counter() - start)
+            bar.update(task, advance=1, text=text, rate=f"{rate:.2f}/s")
+
+        yield step
+
+
+def _lines(total: int, what: str, every: int) -> Iterator[Callable[[str], None]]:
+    done = 0
+
+    def step(text: str) -> None:
+        nonlocal done
+        done += 1
+        if done % every == 0 or done == total:
+            click.echo(f"{what} {done}/{total}: {text}", err=True)
+
+    yield step
+
+
+def _console():
+    from rich.console import Console
+
+    return Console(stderr=True)

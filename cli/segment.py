@@ -1,0 +1,147 @@
+"""`jaxseg segment`: masks of X-rays, from a file or a folder."""
+
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from jaxseg import registry
+from jaxseg.cli import options
+from jaxseg.cli.progress import download_progress, progress
+
+OUTPUT_TYPES = ("json", "npy", "npz", "jpg", "png")
+PREPROCESSING = ("cxas", "paxray", "paxray_folder")
+
+
+@click.command()
+@click.option("-i", "--input", "source", required=True, type=click.Path(path_type=Path), help="Image or folder.")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder for the results.")
+@click.option(
+    "-ot",
+    "--output_type",
+    type=click.Choice(OUTPUT_TYPES),
+    help="png/jpg: a folder an image, a picture a class; npy/npz: (classes, H, W) bool; json: COCO with run lengths.  "
+    "[default: png; npy for -m paxray]",
+)
+@options.gpus
+@click.option("-m", "--model", default="UNet_ResNet50_default", show_default=True, help="`jaxseg models` lists them.")
+@options.weights
+@options.labels
+@click.option("--batch-size", type=click.IntRange(1), help="Images at once.  [default: one a device]")
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="A pixel belongs to a class where its sigmoid exceeds this.",
+)
+@click.option("--classes", help='Only these labels or groups, such as "heart, lung lobes, all vertebrae".')
+@click.option(
+    "--preprocessing",
+    type=click.Choice(PREPROCESSING),
+    help="How images become the network's input.  [default: what the weights were trained with]",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16"]),
+    help="Arithmetic; bfloat16 is faster on accelerators and differs at the masks' edges.  [default: the model's]",
+)
+@click.option("--recursive", is_flag=True, help="Sub-folders too; they are mirrored in the output.")
+@click.option("--overwrite", is_flag=True, help="Redo images whose results are there.")
+@click.option(
+    "--report", type=click.Path(path_type=Path), help="Write versions, device, hashes and seconds a file here."
+)
+def segment(source, output, output_type, gpus, model, recursive, overwrite, report, **settings):
+    """Segment the anatomy in chest X-rays (png, jpg, dcm).
+
+    A folder goes on past bad files: each is named with its reason, summary.json in the output folder lists all, and
+    the exit code is 1. A second run skips what is done. Masks have the size of their image.
+    """
+    start = time.perf_counter()
+    from jaxseg.predict import folder
+
+    with options.usage_errors("--input"):
+        sources = folder.find_images(source, recursive=recursive)
+    with options.usage_errors("--model"):
+        entry = registry.find_available(model)
+    output_type = output_type or entry.output_type
+    segmenter, identity = _segmenter(entry, gpus, **settings)
+    run = folder.Run(output, output_type, identity)
+    jobs = folder.plan(sources, source, output)
+    loaded = time.perf_counter()
+    segmenter.compile()
+    compiled = time.perf_counter()
+    with progress(len(jobs), "images") as step:
+        for outcome in folder.segment_files(jobs, segmenter, run, overwrite=overwrite):
+            _tell(outcome, step)
+    if output_type == "json" and source.is_dir():
+        folder.merge_folder(jobs, run, source.resolve().name, segmenter)
+    seconds = {"start": loaded - start, "compile": compiled - loaded, "images": time.perf_counter() - compiled}
+    if report:
+        _write_report(report, run, seconds)
+    click.echo(_conclusion(run), err=True)
+    if run.count("failed"):
+        sys.exit(1)
+
+
+def _segmenter(entry, gpus, weights, labels_file, batch_size, threshold, classes, preprocessing, dtype):
+    """The Segmenter of the command's options, and all that its masks depend on."""
+    from jaxseg import files, labels
+    from jaxseg.devices import select_devices
+    from jaxseg.predict.segment import Segmenter
+    from jaxseg.weights.load import load, model_path
+
+    with options.usage_errors("--gpus"):
+        devices = select_devices(gpus)
+    names = labels.read_names(labels_file) if labels_file else None
+    with download_progress() as update:
+        model = load(entry.name, weights, dtype=dtype, class_names=names, progress=update)
+    with options.usage_errors("options"):
+        segmenter = Segmenter(
+            model,
+            threshold=threshold,
+            classes=classes,
+            batch_size=batch_size,
+            devices=devices,
+            preprocessing=preprocessing,
+        )
+    card = model.card
+    identity = {
+        "model": card.model,
+        "weights_sha256": card.source_sha256 or files.sha256(model_path(weights)),
+        "threshold": threshold,
+        "classes": list(segmenter.names),
+        "preprocessing": preprocessing or card.preprocessing,
+        "dtype": dtype or dict(card.config)["dtype"],
+    }
+    return segmenter, identity
+
+
+def _tell(outcome, step) -> None:
+    from jaxseg.predict.folder import describe
+
+    name = outcome.item.source.name
+    for note in outcome.notes:
+        click.echo(f"Warning: {note}", err=True)
+    if outcome.error is not None:
+        click.echo(f"Failed: {outcome.item.source}: {describe(outcome.error)}", err=True)
+    step(name)
+
+
+def _conclusion(run) -> str:
+    parts = [f"{run.count('done')} done", f"{run.count('skipped')} were there", f"{run.count('failed')} failed"]
+    return f"{', '.join(parts)}: {run.output / 'summary.json'} lists them"
+
+
+def _write_report(path: Path, run, seconds: dict[str, float]) -> None:
+    import json
+
+    from jaxseg.files import atomic_file
+    from jaxseg.predict.report import environment
+
+    content = {"environment": environment(), "settings": run.settings, "output_type": run.output_type}
+    content |= {"seconds": {stage: round(value, 3) for stage, value in seconds.items()}, "files": run.files}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,87 @@
+"""The card that goes with a model's weights: what it is, how it was made, what its outputs mean (pure data)."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+CARD_FILE = "card.json"
+FORMAT = 1
+MAX_CARD_BYTES = 8 * 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+    """Describes a model directory, and every model that `jaxseg.load` and `jaxseg.create` return (`model.card`).
+
+    Attributes:
+      model: registry name, such as "cxas".
+      architecture: key of `jaxseg.models.ARCHITECTURES`.
+      config: hyper-parameters as sorted (name, value) pairs.
+      class_names: a name for every output channel.
+      preprocessing: how an image becomes the network's input, see `jaxseg.images.preprocess`.
+      input_size: height and width that images are resized to.
+      source: file name of the weights' origin; `source_sha256` its digest. Empty when trained here.
+      licence: of the weights.
+      note: anything a user must know, such as "trained on phantoms".
+      jaxseg: version that wrote the card.
+    """
+
+    model: str
+    architecture: str
+    config: tuple[tuple[str, object], ...]
+    class_names: tuple[str, ...]
+    preprocessing: str
+    input_size: tuple[int, int] = (512, 512)
+    source: str = ""
+    source_sha256: str = ""
+    licence: str = ""
+    note: str = ""
+    jaxseg: str = ""
+
+    def write(self, folder: Path) -> None:
+        """Writes `card.json` into an existing folder."""
+        fields = dataclasses.asdict(self) | {"format": FORMAT, "config": dict(self.config)}
+        text = json.dumps(fields, indent=1, ensure_ascii=False) + "\n"
+        (folder / CARD_FILE).write_text(text, encoding="utf-8")
+
+
+def read_card(folder: Path) -> Card:
+    """Reads the card of a model directory.
+
+    Raises:
+      ValueError: there is no card, or it is damaged or of a newer format.
+    """
+    path = folder / CARD_FILE
+    try:
+        if path.stat().st_size > MAX_CARD_BYTES:
+            raise ValueError(f"{path} is larger than {MAX_CARD_BYTES} bytes; no card is")
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(
+            f"{folder} is no model directory: it has no {CARD_FILE} (`jaxseg convert` writes one)"
+        ) from None
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    return _validated(fields, path)
+
+
+def _validated(fields: object, path: Path) -> Card:
+    if not isinstance(fields, dict) or fields.pop("format", None) != FORMAT:
+        raise ValueError(f"{path} is not a card of format {FORMAT}, the one this jaxseg reads")
+    known = {field.name for field in dataclasses.fields(Card)}
+    required = {"model", "architecture", "config", "class_names", "preprocessing"}
+    problems = [f"{name}: unknown field" for name in sorted(set(fields) - known)]
+    problems += [f"{name}: missing" for name in sorted(required - set(fields))]
+    config, names, size = fields.get("config"), fields.get("class_names"), fields.get("input_size", [512, 512])
+    if not isinstance(config, dict) or not all(isinstance(v, (str, int, float, bool)) for v in config.values()):
+        problems.append("config: must map names to words and numbers")
+    if not isinstance(names, list) or not names or not all(isinstance(n, str) and n for n in names):
+        problems.append("class_names: must be a list of names")
+    if not isinstance(size, list) or len(size) != 2 or not all(type(n) is int and 32 <= n <= 8192 for n in size):
+        problems.append("input_size: must be two whole numbers from 32 to 8192")
+    texts = known - {"config", "class_names", "input_size"}
+    problems += [f"{name}: must be text" for name in sorted(texts & set(fields)) if not isinstance(fields[name], str)]
+    if problems:
+        raise ValueError(f"{path}: " + "; ".join(problems))
+    typed = {"config": tuple(sorted(config.items())), "class_names": tuple(names), "input_size": tuple(size)}
+    return Card(**fields | typed)

@@ -1,0 +1,51 @@
+"""Which devices compute, and how a batch is spread over them."""
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+KINDS = ("cpu", "gpu", "tpu")
+
+
+def select_devices(spec: str = "auto") -> list[jax.Device]:
+    """Returns the devices that a user named.
+
+    Args:
+      spec: "auto" (the first accelerator, else the CPU), "cpu", "gpu" or "tpu" (the first of that kind), or
+        indices into `jax.devices()` such as "0" or "0,1".
+
+    Raises:
+      ValueError: the words mean nothing, or there is no such device; lists what JAX sees.
+    """
+    spec = spec.strip().lower()
+    if spec == "cpu":
+        jax.config.update("jax_platforms", "cpu")  # so that no accelerator's memory is taken
+    if spec in KINDS:
+        try:
+            return jax.devices(spec)[:1]
+        except RuntimeError:
+            raise ValueError(f"no {spec} found; {_seen()}. For a GPU install 'jaxseg[cuda12]'") from None
+    if spec == "auto":
+        return jax.devices()[:1]
+    if not all(part.strip().isdigit() for part in spec.split(",")):
+        raise ValueError(f"devices {spec!r} are neither auto, {', '.join(KINDS)} nor indices such as 0 or 0,1")
+    indices = [int(part) for part in spec.split(",")]
+    devices = jax.devices()
+    if max(indices) >= len(devices) or len(set(indices)) != len(indices):
+        raise ValueError(f"no device {spec}; {_seen()}, counted from 0, each once")
+    return [devices[i] for i in indices]
+
+
+def data_mesh(devices: list[jax.Device]) -> Mesh:
+    """Returns a mesh with the one axis "data" over the devices."""
+    return Mesh(np.asarray(devices), ("data",), axis_types=(AxisType.Auto,))
+
+
+def shardings(devices: list[jax.Device]) -> tuple[NamedSharding, NamedSharding]:
+    """Returns the shardings (replicated, split along the first axis) over the devices."""
+    mesh = data_mesh(devices)
+    return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+
+
+def _seen() -> str:
+    return "JAX sees " + ", ".join(f"{i}: {device.device_kind}" for i, device in enumerate(jax.devices()))

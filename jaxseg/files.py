@@ -1,0 +1,102 @@
+"""Writing files so that a reader never sees half of one, and naming them so that none leaves its folder."""
+
+import contextlib
+import hashlib
+import os
+import platform
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+_UMASK = os.umask(0)  # can only be read by setting it
+os.umask(_UMASK)
+_HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+_PREFIX = f".jaxseg-{_HOST}-{os.getpid()}-"
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path`; afterwards its file is synced and takes the name `path`.
+
+    When the body raises, the temporary file is removed and whatever stood at `path` stays.
+    """
+    handle, name = tempfile.mkstemp(prefix=_PREFIX, suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_UMASK)
+        _sync(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yields a temporary folder beside `path`, which then takes the name `path` with every file synced.
+
+    A folder that stood at `path` is replaced as a whole; when the body raises, it stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=path.parent))
+    old = temporary.with_name(temporary.name + "-old")
+    try:
+        yield temporary
+        temporary.chmod(0o777 & ~_UMASK)
+        for file in temporary.rglob("*"):
+            _sync(file)
+        _sync(temporary)
+        if path.exists():
+            os.replace(path, old)
+        os.replace(temporary, path)
+    finally:
+        if old.exists() and not path.exists():
+            os.replace(old, path)
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def sweep(folder: Path) -> None:
+    """Removes from a folder the temporary files of processes of this machine that were killed."""
+    for path in folder.glob(f".jaxseg-{_HOST}-*"):
+        process = path.name.split("-")[2]
+        if process.isdigit() and not _alive(int(process)):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def safe_name(text: str) -> str:
+    """Returns `text` as one file name: no separator, no control character, no dot at its ends, at most 200 bytes."""
+    name = re.sub(r"[\x00-\x1f\x7f/\\]", "_", text).strip(" .") or "_"
+    return name.encode("utf-8", "replace")[:200].decode("utf-8", "ignore")
+
+
+def sha256(path: Path) -> str:
+    """Returns the hex SHA-256 of a file, or of a folder's file names and contents in sorted order."""
+    digest = hashlib.sha256()
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+        digest.update(f"{file.relative_to(path).as_posix()}\0{sha256(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

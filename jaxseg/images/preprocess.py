@@ -1,0 +1,59 @@
+"""From pixels to the networks' input: (H, W, 3) float32, as each original computes it, to the bit."""
+
+import numpy as np
+
+from jaxseg.images.read import Picture
+from jaxseg.ops.indices import bilinear_taps, nearest_indices
+
+MEAN = (0.485, 0.456, 0.406)  # of ImageNet
+STD = (0.229, 0.224, 0.225)
+
+
+def cxas(picture: Picture, size: tuple[int, int]) -> np.ndarray:
+    """Scales to [0, 1], normalises by ImageNet's mean and deviation, resizes by nearest neighbour.
+
+    Picture files are divided by 255, DICOM values are scaled by their minimum and maximum. The aspect
+    ratio is not kept.
+    """
+    rows = nearest_indices(picture.size[0], size[0])
+    columns = nearest_indices(picture.size[1], size[1])
+    x = picture.pixels[rows][:, columns]  # the rest works pixel by pixel, so sampling may come first
+    return _normalise(_unit(x, picture.pixels))
+
+
+def paxray(picture: Picture, size: tuple[int, int]) -> np.ndarray:
+    """Resizes values in 0..255 bilinearly, then subtracts and divides by mean and deviation meant for 0..1.
+
+    So the original trains and evaluates (its oddity P1), hence its weights expect it.
+    """
+    return _normalise(paxray_folder(picture, size))
+
+
+def paxray_folder(picture: Picture, size: tuple[int, int]) -> np.ndarray:
+    """Resizes values in 0..255 bilinearly and does no more, as the original's folder inference.
+
+    Its weights were trained on something else; for reproducing its figures only.
+    """
+    x = picture.pixels.astype(np.float32)
+    if x.ndim == 2:  # the original reads no DICOM; bring its range to that of a picture
+        x = np.repeat(_unit(picture.pixels, picture.pixels) * np.float32(255), 3, axis=2)
+    for axis in (0, 1):
+        low, high, weight = bilinear_taps(x.shape[axis], size[axis])
+        weight = weight.reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
+        x = x.take(low, axis) * (1 - weight) + x.take(high, axis) * weight
+    return x
+
+
+PREPROCESSING = {"cxas": cxas, "paxray": paxray, "paxray_folder": paxray_folder}
+
+
+def _unit(x: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Values of `x` in [0, 1] with three channels; grey values by the range of the `whole` picture."""
+    if x.ndim == 3:
+        return x.astype(np.float32) / np.float32(255)
+    low, high = np.float32(whole.min()), np.float32(whole.max())
+    return np.repeat(((x.astype(np.float32) - low) / (high - low))[:, :, None], 3, axis=2)
+
+
+def _normalise(x: np.ndarray) -> np.ndarray:
+    return (x - np.asarray(MEAN, np.float32)) / np.asarray(STD, np.float32)

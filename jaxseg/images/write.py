@@ -1,0 +1,143 @@
+"""Writes the masks of one image, one class at a time, in the originals' layouts and file names."""
+
+import json
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from jaxseg.files import atomic_file, atomic_folder, safe_name
+from jaxseg.images import coco
+from jaxseg.images.png import encode_bits
+
+
+class Masks(Protocol):
+    """What the writers need; `jaxseg.predict.segment.Segmentation` has it."""
+
+    names: tuple[str, ...]
+    indices: tuple[int, ...]
+    size: tuple[int, int]
+
+    def mask(self, k: int) -> np.ndarray:
+        """(H, W) bool."""
+
+    def packed_mask(self, k: int) -> np.ndarray:
+        """(H, ceil(W / 8)) uint8."""
+
+
+def write_npy(masks: Masks, base: Path, **_) -> Path:
+    """Writes `<base>.npy`: (K, H, W) bool."""
+    path = base.with_name(base.name + ".npy")
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
+        _write_array(masks, file)
+    return path
+
+
+def write_npz(masks: Masks, base: Path, **_) -> Path:
+    """Writes `<base>.npz` with the key `arr_0`: (K, H, W) bool, deflated."""
+    path = base.with_name(base.name + ".npz")
+    with (
+        atomic_file(path) as temporary,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        archive.open("arr_0.npy", "w", force_zip64=True) as file,
+    ):
+        _write_array(masks, file)
+    return path
+
+
+def write_png(masks: Masks, base: Path, **_) -> Path:
+    """Writes the folder `<base>/` with a 1-bit `<label>.png` for every class, empty ones too."""
+    with atomic_folder(base) as folder:
+        for k, name in enumerate(file_names(masks.names)):
+            (folder / f"{name}.png").write_bytes(encode_bits(masks.packed_mask(k), masks.size[1]))
+    return base
+
+
+def write_jpg(masks: Masks, base: Path, **_) -> Path:
+    """Writes the folder `<base>/` with a grey `<label>.jpg` for every class: 0 and 255, lossy at the edges."""
+    with atomic_folder(base) as folder:
+        for k, name in enumerate(file_names(masks.names)):
+            Image.fromarray(masks.mask(k)).convert("L").save(folder / f"{name}.jpg", quality=95)
+    return base
+
+
+def write_json(masks: Masks, base: Path, *, source: str, categories: Sequence[str], **_) -> Path:
+    """Writes `<base>.json`: COCO with compressed run lengths, empty classes left out.
+
+    Annotation ids are 1 + the class's index, as the original's. The original nests the list of images in
+    a second list, which COCO's readers refuse; here it is flat.
+
+    Args:
+      source: the image's file name, as the user gave it.
+      categories: the model's whole label set.
+    """
+    path = base.with_name(base.name + ".json")
+    image = {"id": 1, "file_name": source, "height": masks.size[0], "width": masks.size[1]}
+    annotations = []
+    for k, index in enumerate(masks.indices):
+        mask = masks.mask(k)
+        if mask.any():
+            annotations.append(coco.annotation(mask, annotation_id=1 + index, image_id=1, category_id=index))
+    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        json.dump(coco.dataset([image], list(categories), annotations), file)
+    return path
+
+
+WRITERS: dict[str, Callable[..., Path]] = {
+    "json": write_json,
+    "npy": write_npy,
+    "npz": write_npz,
+    "jpg": write_jpg,
+    "png": write_png,
+}
+
+
+def output_path(base: Path, output_type: str) -> Path:
+    """Returns what a writer makes of `base`: a folder for pictures, else a file."""
+    return base if output_type in ("png", "jpg") else base.with_name(f"{base.name}.{output_type}")
+
+
+def file_names(labels: Sequence[str]) -> list[str]:
+    """Returns a safe and unique file name, without suffix, for every label."""
+    names: list[str] = []
+    for label in labels:
+        name = safe_name(label)
+        while name.lower() in (other.lower() for other in names):
+            name += "_"
+        names.append(name)
+    return names
+
+
+def merge_coco(parts: Sequence[Path], path: Path, categories: Sequence[str]) -> Path:
+    """Joins the COCO files of single images into one of a folder, with ids unique over all of it.
+
+    The original advances the ids by too little, so that they collide between images (its oddity C6). One
+    part is in memory at a time.
+    """
+    images = [_load(part)["images"][0] | {"id": i} for i, part in enumerate(parts, 1)]
+    frame = coco.dataset(images, list(categories), [])
+    frame.pop("annotations")
+    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(frame)[:-1] + ', "annotations": [')
+        separator = ""
+        for i, part in enumerate(parts, 1):
+            for annotation in _load(part)["annotations"]:
+                annotation |= {"id": (i - 1) * len(categories) + annotation["category_id"] + 1, "image_id": i}
+                file.write(separator + json.dumps(annotation))
+                separator = ", "
+        file.write("]}")
+    return path
+
+
+def _load(part: Path) -> dict:
+    return json.loads(part.read_text(encoding="utf-8"))
+
+
+def _write_array(masks: Masks, file) -> None:
+    shape = (len(masks.names), *masks.size)
+    np.lib.format.write_array_header_1_0(file, {"descr": "|b1", "fortran_order": False, "shape": shape})
+    for k in range(len(masks.names)):
+        file.write(masks.mask(k).tobytes())

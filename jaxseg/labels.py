@@ -1,0 +1,249 @@
+"""Label sets and groups of the published models (pure data). A class's index is its position."""
+
+import difflib
+import json
+from pathlib import Path
+
+# CXAS, Seibold et al. 2023; indices are the channels of the published network.
+CXAS = (
+    "spine",
+    "cervical spine",
+    "thoracic spine",
+    "lumbar spine",
+    "vertebrae C1",
+    "vertebrae C2",
+    "vertebrae C3",
+    "vertebrae C4",
+    "vertebrae C5",
+    "vertebrae C6",
+    "vertebrae C7",
+    "vertebrae T1",
+    "vertebrae T2",
+    "vertebrae T3",
+    "vertebrae T4",
+    "vertebrae T5",
+    "vertebrae T6",
+    "vertebrae T7",
+    "vertebrae T8",
+    "vertebrae T9",
+    "vertebrae T10",
+    "vertebrae T11",
+    "vertebrae T12",
+    "vertebrae L1",
+    "vertebrae L2",
+    "vertebrae L3",
+    "vertebrae L4",
+    "vertebrae L5",
+    "rib_cartilage",
+    "sternum",
+    "clavicles",
+    "clavicle left",
+    "clavicle right",
+    "scapulas",
+    "scapula left",
+    "scapula right",
+    "posterior 12th rib right",
+    "posterior 12th rib left",
+    "anterior 11th rib right",
+    "posterior 11th rib right",
+    "anterior 11th rib left",
+    "posterior 11th rib left",
+    "anterior 10th rib right",
+    "posterior 10th rib right",
+    "anterior 10th rib left",
+    "posterior 10th rib left",
+    "anterior 9th rib right",
+    "posterior 9th rib right",
+    "anterior 9th rib left",
+    "posterior 9th rib left",
+    "anterior 8th rib right",
+    "posterior 8th rib right",
+    "anterior 8th rib left",
+    "posterior 8th rib left",
+    "anterior 7th rib right",
+    "posterior 7th rib right",
+    "anterior 7th rib left",
+    "posterior 7th rib left",
+    "anterior 6th rib right",
+    "posterior 6th rib right",
+    "anterior 6th rib left",
+    "posterior 6th rib left",
+    "anterior 5th rib right",
+    "posterior 5th rib right",
+    "anterior 5th rib left",
+    "posterior 5th rib left",
+    "anterior 4th rib right",
+    "posterior 4th rib right",
+    "anterior 4th rib left",
+    "posterior 4th rib left",
+    "anterior 3rd rib right",
+    "posterior 3rd rib right",
+    "anterior 3rd rib left",
+    "posterior 3rd rib left",
+    "anterior 2nd rib right",
+    "posterior 2nd rib right",
+    "anterior 2nd rib left",
+    "posterior 2nd rib left",
+    "anterior 1st rib right",
+    "posterior 1st rib right",
+    "anterior 1st rib left",
+    "posterior 1st rib left",
+    "12th rib",
+    "posterior 11th rib",
+    "anterior 11th rib",
+    "posterior 10th rib",
+    "anterior 10th rib",
+    "posterior 9th rib",
+    "anterior 9th rib",
+    "posterior 8th rib",
+    "anterior 8th rib",
+    "posterior 7th rib",
+    "anterior 7th rib",
+    "posterior 6th rib",
+    "anterior 6th rib",
+    "posterior 5th rib",
+    "anterior 5th rib",
+    "posterior 4th rib",
+    "anterior 4th rib",
+    "posterior 3rd rib",
+    "anterior 3rd rib",
+    "posterior 2nd rib",
+    "anterior 2nd rib",
+    "posterior 1st rib",
+    "anterior 1st rib",
+    "diaphragm",
+    "left hemidiaphragm",
+    "right hemidiaphragm",
+    "stomach",
+    "small bowel",
+    "duodenum",
+    "liver",
+    "pancreas",
+    "kidney left",
+    "kidney right",
+    "cardiomediastinum",
+    "upper mediastinum",
+    "lower mediastinum",
+    "anterior mediastinum",
+    "middle mediastinum",
+    "posterior mediastinum",
+    "heart",
+    "heart atrium left",
+    "heart atrium right",
+    "heart myocardium",
+    "heart ventricle left",
+    "heart ventricle right",
+    "aorta",
+    "ascending aorta",
+    "descending aorta",
+    "aortic arch",
+    "pulmonary artery",
+    "inferior vena cava",
+    "esophagus",
+    "lung",
+    "right lung",
+    "left lung",
+    "lung base",
+    "mid zone lung",
+    "upper zone lung",
+    "apical zone lung",
+    "right upper zone lung",
+    "right mid zone lung",
+    "right lung base",
+    "right apical zone lung",
+    "left upper zone lung",
+    "left mid zone lung",
+    "left lung base",
+    "left apical zone lung",
+    "lung lower lobe left",
+    "lung upper lobe left",
+    "lung lower lobe right",
+    "lung middle lobe right",
+    "lung upper lobe right",
+    "trachea",
+    "tracheal bifurcation",
+    "breast",
+    "breast left",
+    "breast right",
+)
+
+# Group -> indices, in the order of the original. Five names are both a group and a label: the group wins, as in the
+# original; "label:trachea" picks the label alone.
+CXAS_GROUPS = {
+    "cervical spine": tuple(range(4, 10)),
+    "thoracic spine": (2, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22),
+    "lumbar spine": (3, 23, 24, 25, 26, 27),
+    "diaphragm": (105, 106, 107),
+    "trachea": (154, 155),
+    "all vertebrae": (23, 24, 25, 26, 27, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 4, 5, 6, 7, 8, 9),
+    "clavicle set": (30, 31, 32),
+    "scapula set": (33, 34, 35),
+    "ribs": tuple(range(36, 82)),
+    "ribs super": (82, 82, 84, 83, 86, 85, 88, 87, 90, 89, 92, 91, 94, 93, 96, 95, 98, 97, 100, 99, 102, 101, 104, 103),
+    "mediastinum": tuple(range(115, 121)),
+    "abdomen": tuple(range(108, 115)),
+    "heart region": tuple(range(121, 127)),
+    "breast tissue": (157, 158),
+    "lung zones": tuple(range(141, 149)),
+    "lung halves": (135, 136),
+    "vessels": (121, 128, 129, 130, 131, 132),
+    "lung lobes": tuple(range(149, 154)),
+}
+
+GROUPS = {CXAS: CXAS_GROUPS}
+
+
+def numbered(count: int) -> tuple[str, ...]:
+    """Returns `count` placeholder names: class_000, class_001, ..."""
+    return tuple(f"class_{i:03d}" for i in range(count))
+
+
+def select(names: tuple[str, ...], wanted: str | list[str] | tuple[str, ...] | None) -> tuple[int, ...]:
+    """Returns the indices of the wanted classes, each once, in the order of the label set.
+
+    Args:
+      names: the label set of a model.
+      wanted: label or group names, a list or one comma-separated string; upper and lower case are the
+        same, "label:NAME" never means a group. None: all classes.
+
+    Raises:
+      ValueError: a name is unknown; the nearest names are suggested.
+    """
+    if wanted is None:
+        return tuple(range(len(names)))
+    parts = [part.strip() for part in (wanted.split(",") if isinstance(wanted, str) else wanted)]
+    parts = [part for part in parts if part]
+    if not parts:
+        raise ValueError("no class was named; give label or group names separated by commas")
+    labels = {name.lower(): (i,) for i, name in enumerate(names)}
+    groups = {name.lower(): members for name, members in GROUPS.get(names, {}).items()}
+    known = {f"label:{name}": members for name, members in labels.items()} | labels | groups
+    unknown = [part for part in parts if part.lower() not in known]
+    if unknown:
+        raise ValueError("; ".join(_unknown(part, known) for part in unknown))
+    return tuple(sorted({i for part in parts for i in known[part.lower()]}))
+
+
+def read_names(path: Path) -> tuple[str, ...]:
+    """Reads class names from a JSON file: a list, or `label_dict` / a mapping from index to name (`paxray.json`).
+
+    Raises:
+      ValueError: the file holds neither; OSError: it cannot be opened.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON file: {error}") from None
+    if isinstance(content, dict):
+        content = content.get("label_dict", content)
+    if isinstance(content, dict):
+        content = [content.get(str(i)) for i in range(len(content))]
+    if not isinstance(content, list) or not content or not all(isinstance(n, str) and n for n in content):
+        raise ValueError(f'{path} must hold a list of names, or "label_dict": {{"0": "first name", "1": ...}}')
+    return tuple(content)
+
+
+def _unknown(name: str, known: dict) -> str:
+    near = difflib.get_close_matches(name.lower(), [k for k in known if not k.startswith("label:")], 3, 0.5)
+    hint = f"; did you mean {', '.join(repr(n) for n in near)}?" if near else ""
+    return f"unknown class {name!r}{hint} (`jaxseg models` lists the classes and groups)"

@@ -1,0 +1,202 @@
+"""Segments files and folders: finding images, naming outputs, skipping what is done, reporting what failed."""
+
+import collections
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from jaxseg import __version__
+from jaxseg.files import atomic_file, safe_name, sweep
+from jaxseg.images.read import SUFFIXES
+from jaxseg.images.write import WRITERS, merge_coco, output_path
+from jaxseg.predict.segment import Segmenter
+from jaxseg.predict.stream import Outcome, stream
+
+SUMMARY_FILE = "summary.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One image to do: its path, and the output's path without suffix."""
+
+    source: Path
+    base: Path
+
+
+@dataclasses.dataclass
+class Run:
+    """A run over a file or folder; `files` grows while it goes on.
+
+    Attributes:
+      output: folder of the results.
+      output_type: key of `jaxseg.images.write.WRITERS`.
+      settings: all that the masks depend on; results of other settings in `output` are never mixed in.
+      files: output name -> {"source", "status": "done", "skipped", "failed" or "pending", ...}.
+    """
+
+    output: Path
+    output_type: str
+    settings: dict
+    files: dict[str, dict] = dataclasses.field(default_factory=dict)
+    complete: bool = False
+
+    def key(self, job: Job) -> str:
+        """Returns the key of a job in `files`."""
+        return job.base.relative_to(self.output).as_posix()
+
+    def count(self, status: str) -> int:
+        """Returns how many files have this status."""
+        return sum(entry["status"] == status for entry in self.files.values())
+
+    def write_summary(self) -> None:
+        """Writes `summary.json`."""
+        counts = {status: self.count(status) for status in ("done", "skipped", "failed", "pending")}
+        content = {"jaxseg": __version__, "complete": self.complete, "output_type": self.output_type}
+        content |= {"settings": self.settings, "counts": counts, "files": self.files}
+        with atomic_file(self.output / SUMMARY_FILE) as temporary:
+            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def find_images(path: Path, *, recursive: bool = False) -> list[Path]:
+    """Returns the image files that `path` means, sorted; hidden files are left out.
+
+    Raises:
+      FileNotFoundError: there is no such path.
+      ValueError: a folder holds no image.
+    """
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path}: no such file or folder")
+    found = path.rglob("*") if recursive else path.iterdir()
+    images = sorted(p for p in found if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file())
+    if not images:
+        hint = "" if recursive else " (--recursive looks into sub-folders)"
+        raise ValueError(f"{path}: no {', '.join(SUFFIXES)} file in this folder{hint}")
+    return images
+
+
+def plan(sources: list[Path], root: Path, output: Path) -> list[Job]:
+    """Returns a job for every image: the output is named after the file up to its last dot.
+
+    Sub-folders are mirrored. Images that would get the same output name ("a.png", "a.jpg") keep their
+    suffix in it ("a_png", "a_jpg").
+    """
+    folders = [s.parent.relative_to(root) if root.is_dir() else Path() for s in sources]
+    wanted = [folder / safe_name(s.stem) for folder, s in zip(folders, sources, strict=True)]
+    counts = collections.Counter(_folded(path) for path in wanted)
+    taken = {key for key, count in counts.items() if count == 1}
+    jobs = []
+    for source, path in zip(sources, wanted, strict=True):
+        if counts[_folded(path)] > 1:
+            name = path.name + source.suffix.replace(".", "_")
+            while _folded(path.with_name(name)) in taken:
+                name += "_"
+            path = path.with_name(name)
+            taken.add(_folded(path))
+        jobs.append(Job(source, output / path))
+    return jobs
+
+
+def segment_files(
+    jobs: list[Job], segmenter: Segmenter, run: Run, *, overwrite: bool = False, readers: int = 2, writers: int = 2
+) -> Iterator[Outcome]:
+    """Segments every job that is not done yet and yields its Outcome; `run` keeps the account.
+
+    Raises:
+      ValueError: the output folder holds results made with other settings, and `overwrite` is False.
+    """
+    run.output.mkdir(parents=True, exist_ok=True)
+    previous = _previous(run, overwrite)
+    todo = []
+    for job in jobs:
+        sweep(job.base.parent)
+        stamp = _stamp(job.source)
+        entry = previous.get(run.key(job), {"stamp": stamp})
+        if not output_path(job.base, run.output_type).exists():
+            todo.append(job)
+        elif overwrite or entry.get("stamp") != stamp:
+            todo.append(job)
+            run.files[run.key(job)] = {"source": str(job.source), "status": "pending", "stamp": []}
+        else:
+            run.files[run.key(job)] = entry | {"source": str(job.source), "status": "skipped", "stamp": stamp}
+    run.write_summary()  # on disk before the first result is: a run that is killed leaves no doubt what is whose
+    write = _writer(run, segmenter)
+    read = lambda job: segmenter.prepare(job.source)  # noqa: E731
+    try:
+        for outcome in stream(
+            todo, read, segmenter.predict, write, batch_size=segmenter.batch_size, readers=readers, writers=writers
+        ):
+            run.files[run.key(outcome.item)] = _account(outcome)
+            yield outcome
+        run.complete = True
+    finally:
+        run.write_summary()
+
+
+def merge_folder(jobs: list[Job], run: Run, name: str, segmenter: Segmenter) -> Path:
+    """Writes the folder's COCO file, `<name>.json`, from those of the images that are done."""
+    parts = [output_path(job.base, "json") for job in jobs]
+    path = run.output / f"{safe_name(name)}.json"
+    while path in parts or path.name == SUMMARY_FILE:
+        path = path.with_name(f"{path.stem}_all.json")
+    return merge_coco([part for part in parts if part.exists()], path, segmenter.card.class_names)
+
+
+def _writer(run: Run, segmenter: Segmenter) -> Callable:
+    def write(job: Job, _, segmentation) -> Path:
+        job.base.parent.mkdir(parents=True, exist_ok=True)
+        return WRITERS[run.output_type](
+            segmentation, job.base, source=str(job.source), categories=segmenter.card.class_names
+        )
+
+    return write
+
+
+def _account(outcome: Outcome) -> dict:
+    source = outcome.item.source
+    seconds = {stage: round(value, 4) for stage, value in outcome.seconds.items()}
+    entry = {"source": str(source), "stamp": _stamp(source), "seconds": seconds}
+    if outcome.error is not None:
+        return entry | {"status": "failed", "reason": describe(outcome.error)}
+    return entry | {"status": "done", "output": str(outcome.result), "notes": list(outcome.notes)}
+
+
+def describe(error: Exception) -> str:
+    """Returns an error as one line."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, (ValueError, OSError)) and text else f"{type(error).__name__}: {text}"
+
+
+def _previous(run: Run, overwrite: bool) -> dict[str, dict]:
+    """The account of an earlier run into the same folder; refuses one with other settings."""
+    path = run.output / SUMMARY_FILE
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        settings, files = summary["settings"], summary["files"]
+    except FileNotFoundError:
+        return {}
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path} is no summary of jaxseg; name another output folder, or remove it") from None
+    if settings != run.settings and not overwrite:
+        changed = sorted(k for k in run.settings.keys() | settings.keys() if run.settings.get(k) != settings.get(k))
+        raise ValueError(
+            f"{run.output} holds masks made with another {', '.join(changed)}; name another folder, or redo them "
+            "with --overwrite"
+        )
+    return files if settings == run.settings else {}
+
+
+def _stamp(path: Path) -> list[int]:
+    """Size and time of a file: another file under the same name is done again."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return []
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _folded(path: Path) -> str:
+    return str(path).lower()

@@ -1,0 +1,61 @@
+"""Where published weights live: jaxseg's cache, the original's cache, else a download."""
+
+import logging
+import os
+from pathlib import Path
+
+from jaxseg.registry import Entry
+from jaxseg.weights.download import DownloadError, download, google_drive_url
+
+logger = logging.getLogger(__name__)
+
+
+def home() -> Path:
+    """Returns jaxseg's folder for weights: `$JAXSEG_HOME`, else `jaxseg` in the user's cache directory."""
+    if os.environ.get("JAXSEG_HOME"):
+        return Path(os.environ["JAXSEG_HOME"]).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxseg"
+
+
+def places(entry: Entry) -> list[Path]:
+    """Returns where the published weights are looked for, in this order."""
+    found = [home() / entry.name / entry.weights_file]
+    for variable, folder in entry.original_cache:
+        root = str(Path.home()) if variable == "~" else os.environ.get(variable)
+        if root:
+            found.append(Path(root) / folder / entry.weights_file)
+    return found
+
+
+def default_weights(entry: Entry, *, url: str | None = None, progress=None) -> Path:
+    """Returns the path of the published weights, fetching them once if there is a direct link.
+
+    Args:
+      url: fetch from here instead of the registry's link (a mirror).
+      progress: called with (bytes done, bytes in all or None).
+
+    Raises:
+      ValueError: nothing was published for this model.
+      OSError: nothing is in the caches and nothing could be fetched; says what to fetch and where to put it.
+    """
+    if entry.weights_file is None:
+        raise ValueError(
+            f"model {entry.name!r} has no published weights: train it (`jaxseg train`), or name some "
+            "with --weights (in Python: weights=...)"
+        )
+    candidates = places(entry)
+    for path in candidates:
+        if path.is_file():
+            return path
+    by_hand = (
+        f"fetch {entry.weights_file} from {entry.weights_page} and put it at {candidates[0]}, or name it with --weights"
+    )
+    url = url or os.environ.get("JAXSEG_WEIGHTS_URL") or (entry.drive_file and google_drive_url(entry.drive_file))
+    if not url:
+        raise FileNotFoundError(f"the weights of {entry.name!r} cannot be fetched directly: {by_hand}")
+    logger.warning("weights of %s: %s", entry.name, entry.licence)
+    candidates[0].parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return download(url, candidates[0], progress=progress)
+    except DownloadError as error:
+        raise OSError(f"{error}; or {by_hand}") from error

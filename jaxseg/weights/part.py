@@ -1,0 +1,101 @@
+"""The growing file of a download: written by one process at a time, with notes of the version it belongs to."""
+
+import contextlib
+import json
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+NOTES = {"url": str, "validator": str, "total": int}  # the validator is "" if the server names no version
+
+
+class Part:
+    """The growing file and, beside it, notes: what the server said about the version it belongs to."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._notes = path.with_name(path.name + ".json")
+
+    def size(self) -> int:
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def notes(self) -> dict:
+        try:
+            notes = json.loads(self._notes.read_text())
+            return notes if {key: type(notes[key]) for key in NOTES} == NOTES else {}
+        except (FileNotFoundError, ValueError, LookupError, TypeError):
+            return {}
+
+    def restart(self, notes: dict) -> None:
+        self.remove()
+        self.path.touch()
+        self._notes.write_text(json.dumps(notes))
+
+    def remove(self) -> None:
+        self._notes.unlink(missing_ok=True)  # first: bytes without notes are never continued
+        self.path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def claim(destination: Path) -> Iterator[Part | None]:
+    """Gives the part to one process at a time; None if another one brought the file while this one waited.
+
+    The system lets go of the lock when a process ends, however it ends. Where there are no locks, every process has
+    a part of its own, which is not continued later.
+    """
+    before = _identity(destination)
+    lock = destination.with_name(destination.name + ".part.lock")
+    try:
+        handle = _wait_for(lock)
+    except _NoLocks:
+        part = Part(destination.with_name(f"{destination.name}.{secrets.token_hex(4)}.part"))
+        try:
+            yield part
+        finally:
+            part.remove()
+        return
+    try:
+        found = _identity(destination)
+        yield None if found and found != before else Part(destination.with_name(destination.name + ".part"))
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(handle)
+
+
+class _NoLocks(Exception):
+    """The system or the file system has no locks."""
+
+
+def _wait_for(lock: Path) -> int:
+    """Returns the open and locked file."""
+    if fcntl is None:
+        raise _NoLocks
+    while True:
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _identity(lock) == _identity(handle):  # otherwise its last holder has removed it meanwhile
+                return handle
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            os.close(handle)
+            lock.unlink(missing_ok=True)
+            raise _NoLocks from error
+        os.close(handle)
+        time.sleep(0.1)
+
+
+def _identity(file: Path | int) -> tuple[int, ...] | None:
+    try:
+        status = os.stat(file)
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino, status.st_mtime_ns

@@ -1,0 +1,73 @@
+"""Model directories: Orbax parameters and a card. The one place, with train/checkpoint.py, that touches orbax."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import orbax.checkpoint as ocp
+from flax import nnx
+
+from jaxseg import __version__
+from jaxseg.card import CARD_FILE, Card, read_card
+from jaxseg.files import atomic_folder
+from jaxseg.models import architecture
+
+PARAMS_FOLDER = "params"
+
+
+def save_model(model: nnx.Module, folder: str | Path, card: Card, *, overwrite: bool = False) -> Path:
+    """Writes a model directory in one step: it is complete or not there.
+
+    Raises:
+      FileExistsError: the folder exists and `overwrite` is False, or it is no model directory.
+    """
+    folder = Path(folder)
+    if folder.exists() and not (overwrite and (folder / CARD_FILE).is_file()):
+        raise FileExistsError(f"{folder} exists; name a new folder, or overwrite a model directory on purpose")
+    with atomic_folder(folder) as temporary:
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save((temporary / PARAMS_FOLDER).resolve(), _arrays(model))
+        dataclasses.replace(card, jaxseg=__version__).write(temporary)
+    return folder
+
+
+def restore_model(folder: str | Path, *, dtype: str | None = None) -> nnx.Module:
+    """Returns the model of a model directory, in training mode, on the first device.
+
+    Args:
+      dtype: dtype of the arithmetic, instead of the card's.
+
+    Raises:
+      ValueError: the directory is no model directory, or its arrays do not fit its card.
+    """
+    folder = Path(folder)
+    card = read_card(folder)
+    kind = architecture(card.architecture)
+    config = kind.make_config(**dict(card.config) | ({"dtype": dtype} if dtype else {}))
+    model = nnx.eval_shape(lambda: kind.model(config, rngs=nnx.Rngs(0)))
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    target = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), _arrays(model))
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            arrays = checkpointer.restore((folder / PARAMS_FOLDER).resolve(), target)
+    except (ValueError, KeyError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"the parameters in {folder} are damaged or do not fit its card: {reason}") from error
+    nnx.update(model, _with_int_keys(arrays))
+    model.card = card
+    return model
+
+
+def _arrays(model: nnx.Module) -> dict:
+    """The parameters and statistics as nested dictionaries with text keys."""
+    return _with_text_keys(nnx.to_pure_dict(nnx.state(model)))
+
+
+def _with_text_keys(tree):
+    return {str(k): _with_text_keys(v) for k, v in tree.items()} if isinstance(tree, dict) else tree
+
+
+def _with_int_keys(tree):
+    if not isinstance(tree, dict):
+        return tree
+    return {int(k) if k.isdigit() else k: _with_int_keys(v) for k, v in tree.items()}

@@ -1,0 +1,176 @@
+"""PyTorch's tensors and storages as read-only numpy arrays: views of the file's bytes wherever that is possible."""
+
+import sys
+
+import numpy as np
+
+from jaxseg.weights.records import Record, TorchFileError, shown
+
+MAX_REPEATED = 1_000_000  # elements of a tensor that shows the same memory more than once (expand)
+
+_STORAGES = {
+    "DoubleStorage": "float64",
+    "FloatStorage": "float32",
+    "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16",
+    "ComplexDoubleStorage": "complex128",
+    "ComplexFloatStorage": "complex64",
+    "LongStorage": "int64",
+    "IntStorage": "int32",
+    "ShortStorage": "int16",
+    "CharStorage": "int8",
+    "ByteStorage": "uint8",
+    "BoolStorage": "bool",
+    "UntypedStorage": "uint8",
+    "QInt32Storage": "int32",
+    "QInt8Storage": "int8",
+    "QUInt8Storage": "uint8",
+    "QUInt4x2Storage": "uint8",
+    "QUInt2x4Storage": "uint8",
+}
+_NARROW = ("bfloat16", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu")
+_WIDE = ("uint16", "uint32", "uint64")
+
+
+def numpy_dtype(module: str, name: str) -> np.dtype | None:
+    """Returns the dtype of a name such as ("torch", "bfloat16"); None if it names no dtype that numpy can hold."""
+    if module != "torch":
+        return None
+    if name in _NARROW:
+        import ml_dtypes
+
+        return np.dtype(getattr(ml_dtypes, name))
+    return np.dtype(name) if name in _WIDE or name in _STORAGES.values() else None
+
+
+class Storage:
+    """The bytes that tensors are views of.
+
+    Attributes:
+      raw: (N,) uint8, read-only, as they stand in the file.
+      dtype: of one element; uint8 for an untyped storage.
+      swap: the file's byte order is not this machine's.
+      part: the storage is a part of another one, and only read as its own dtype.
+    """
+
+    def __init__(self, raw: np.ndarray, dtype: np.dtype, *, swap: bool = False, part: bool = False):
+        self.raw, self.dtype, self.swap, self.part = raw, dtype, swap, part
+        self._native = {}
+
+    def native(self, dtype: np.dtype) -> np.ndarray:
+        """Returns the bytes in this machine's order and aligned for `dtype`, copied only if they are not so already."""
+        if self.part and dtype != self.dtype:
+            raise TorchFileError(f"reads a part of a {self.dtype} storage as {dtype}")
+        if dtype not in self._native:
+            unit = dtype.itemsize // (2 if dtype.kind == "c" else 1)
+            data = self.raw[: self.raw.size // dtype.itemsize * dtype.itemsize]
+            if self.swap and unit > 1:
+                data = data.view(f"u{unit}").byteswap().view(np.uint8)
+            elif data.__array_interface__["data"][0] % dtype.alignment:
+                data = data.copy()
+            data.flags.writeable = False
+            self._native[dtype] = data
+        return self._native[dtype]
+
+    def slice(self, start: int, count: int) -> "Storage":
+        """Returns the storage of `count` elements from element `start`."""
+        if not 0 <= start <= start + count <= self.raw.size // self.dtype.itemsize:
+            raise TorchFileError(f"a storage starts at element {start} of another one and has {count}: outside it")
+        start, stop = start * self.dtype.itemsize, (start + count) * self.dtype.itemsize
+        return Storage(self.native(self.dtype)[start:stop], self.dtype, part=True)
+
+
+def storage_id(pid: object) -> tuple[np.dtype, str, int, tuple | None]:
+    """Returns (dtype, key, number of elements, view) of the id that stands for a storage in a pickle.
+
+    Raises:
+      TorchFileError: the id is of another kind.
+    """
+    if type(pid) is not tuple or len(pid) not in (5, 6) or pid[0] != "storage":
+        raise TorchFileError("refers to data in a way that PyTorch does not; download or export the file again")
+    _, kind, key, _, count, *view = pid
+    known = type(kind) is Record and kind.module in ("torch", "torch.storage") and kind.name in _STORAGES
+    if not known or type(key) is not str or not _sizes((count,)):
+        raise TorchFileError("describes a storage in a way that PyTorch does not; download or export the file again")
+    return numpy_dtype("torch", _STORAGES[kind.name]), key, count, view[0] if view else None
+
+
+def tensor(storage: Storage, offset: int, size: tuple, stride: tuple, dtype: np.dtype | None = None) -> np.ndarray:
+    """Returns a read-only array of shape `size` that shows the storage's memory.
+
+    Args:
+      storage: what holds the elements.
+      offset: the first element's place in the storage; counted in elements, as the strides are.
+      size: the shape.
+      stride: one step per axis.
+      dtype: of the elements; the storage's own if None.
+
+    Raises:
+      TorchFileError: the tensor reaches outside its storage, or repeats its memory too often.
+    """
+    if type(storage) is not Storage or not _sizes((offset,)) or not (_sizes(size) and _sizes(stride)):
+        raise TorchFileError("describes a tensor in a way that PyTorch does not; download or export the file again")
+    if len(size) != len(stride) or len(size) > 32:
+        raise TorchFileError(f"a tensor has {len(size)} axes and {len(stride)} strides; up to 32 of each can be read")
+    dtype = storage.dtype if dtype is None else dtype
+    data = storage.native(dtype)
+    available, count = data.size // dtype.itemsize, 1
+    for length in size:
+        count *= length
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    if count and last >= available:
+        raise TorchFileError(f"a tensor of shape {size} needs {last + 1} elements, its storage has {available}")
+    repeats = count > available or any(step == 0 and n > 1 for n, step in zip(size, stride, strict=True))
+    if repeats and count > MAX_REPEATED:
+        raise TorchFileError(f"a tensor of shape {size} repeats memory; up to {MAX_REPEATED:,} elements may")
+    if count == 0:
+        array = np.empty(size, dtype)
+        array.flags.writeable = False
+        return array
+    item = dtype.itemsize
+    strides = tuple(step * item if n > 1 else item for n, step in zip(size, stride, strict=True))
+    return np.ndarray(size, dtype, buffer=data, offset=offset * item, strides=strides)
+
+
+def unreadable(value: object) -> str | None:
+    """Returns what kind of tensor a record stands for that numpy cannot hold (quantized, sparse); None for others."""
+    if type(value) is Record and value.module in ("torch._utils", "torch._tensor") and value.args is not None:
+        return shown(value.name) if value.name.startswith("_rebuild") else None
+    return None
+
+
+def _sizes(values: object) -> bool:
+    return type(values) in (tuple, list) and all(type(value) is int and 0 <= value < 2**62 for value in values)
+
+
+def _with_metadata(storage, offset, size, stride, requires_grad, hooks, metadata=None) -> np.ndarray:
+    _refuse_lazy(metadata)
+    return tensor(storage, offset, size, stride)
+
+
+def _with_dtype(storage, offset, size, stride, requires_grad, hooks, dtype, metadata=None) -> np.ndarray:
+    _refuse_lazy(metadata)
+    if not isinstance(dtype, np.dtype):
+        raise TorchFileError("a tensor has a dtype that numpy cannot hold; convert it in PyTorch and save it again")
+    return tensor(storage, offset, size, stride, dtype)
+
+
+def _refuse_lazy(metadata: object) -> None:
+    if type(metadata) is dict and (metadata.get("conj") or metadata.get("neg")):
+        raise TorchFileError("a tensor is conjugated or negated lazily; save its resolve_conj().resolve_neg() instead")
+
+
+def _subclass(function: object, kind: object, args: tuple, state: object) -> object:
+    build = _REBUILD.get((function.module, function.name)) if type(function) is Record else None
+    return build(*args) if build else Record("torch._tensor", "_rebuild_from_type_v2", (function, kind, args, state))
+
+
+_REBUILD = {
+    ("torch._utils", "_rebuild_tensor"): tensor,
+    ("torch._utils", "_rebuild_tensor_v2"): _with_metadata,
+    ("torch._utils", "_rebuild_tensor_v3"): _with_dtype,
+    ("torch._utils", "_rebuild_parameter"): lambda data, requires_grad, hooks: data,
+    ("torch._utils", "_rebuild_parameter_with_state"): lambda data, requires_grad, hooks, state: data,
+}
+FUNCTIONS = _REBUILD | {("torch._tensor", "_rebuild_from_type_v2"): _subclass}
+SWAPPED = {"little": sys.byteorder != "little", "big": sys.byteorder != "big"}
