@@ -62,7 +62,7 @@ def segment(source, output, output_type, gpus, model, recursive, overwrite, repo
     from jaxseg.predict import folder
 
     with options.usage_errors("--input"):
-        sources = folder.find_images(source, recursive=recursive)
+        sources = folder.find_images(source, recursive=recursive, output=output)
     with options.usage_errors("--model"):
         entry = registry.find_available(model)
     output_type = output_type or entry.output_type

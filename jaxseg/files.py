@@ -49,28 +49,28 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         for file in temporary.rglob("*"):
             _sync(file)
         _sync(temporary)
-        if path.exists():
+        if os.path.lexists(path):
             os.replace(path, old)
         os.replace(temporary, path)
     finally:
-        if old.exists() and not path.exists():
+        if os.path.lexists(old) and not os.path.lexists(path):
             os.replace(old, path)
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(temporary)
+        _remove(old)
 
 
 def sweep(folder: Path) -> None:
     """Removes from a folder the temporary files of processes of this machine that were killed."""
     for path in folder.glob(f".jaxseg-{_HOST}-*"):
         process = path.name.split("-")[2]
-        if process.isdigit() and not _alive(int(process)):
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        if process.isdecimal() and not _alive(int(process)):
+            _remove(path)
 
 
 def safe_name(text: str) -> str:
     """Returns `text` as one file name: no separator, no control character, no dot at its ends, at most 200 bytes."""
-    name = re.sub(r"[\x00-\x1f\x7f/\\]", "_", text).strip(" .") or "_"
-    return name.encode("utf-8", "replace")[:200].decode("utf-8", "ignore")
+    name = re.sub(r"[\x00-\x1f\x7f-\x9f/\\]", "_", text).strip(" .") or "_"
+    return name.encode("utf-8", "replace")[:200].decode("utf-8", "ignore").rstrip(" .")
 
 
 def sha256(path: Path) -> str:
@@ -89,9 +89,18 @@ def _alive(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except OSError:
+    except (OSError, OverflowError):
         pass
     return True
+
+
+def _remove(path: Path) -> None:
+    """Removes a file, a link or a folder; one that is not there, or cannot be removed, is left."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def _sync(path: Path) -> None:

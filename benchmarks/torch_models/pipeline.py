@@ -69,8 +69,8 @@ def predict(model: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
 
 
 def resize_masks(masks: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """Returns (K, H, W) bool masks at another size, by nearest neighbour; as bytes, which torch resizes fastest."""
-    resized = functional.interpolate(masks[None].to(torch.uint8), size=tuple(size), mode="nearest")
+    """Returns (K, H, W) bool masks at another size, by nearest neighbour; as floats, as the original does."""
+    resized = functional.interpolate(masks[None].float(), size=tuple(size), mode="nearest")
     return resized[0] > 0
 
 

@@ -14,7 +14,6 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 CLASSES = ("right lung", "left lung", "heart", "spine", "ribs", "clavicles")
 
-_SMALLEST = 32
 _CANVAS = 512  # pixels of the canvas for lines and letters, which are then looked up at the picture's coordinates
 
 # What differs between patients and pictures, by part: name, lowest and highest value.
@@ -73,8 +72,8 @@ def draw(seed: int, size: int | tuple[int, int] = 256) -> tuple[np.ndarray, np.n
 
 def _height_width(size) -> tuple[int, int]:
     pair = (size, size) if np.ndim(size) == 0 else tuple(size)
-    if len(pair) != 2 or not all(isinstance(n, (int, np.integer)) and n >= _SMALLEST for n in pair):
-        raise ValueError(f"size must be a side or (height, width) of at least {_SMALLEST} whole pixels, got {size}")
+    if len(pair) != 2 or not all(isinstance(n, (int, np.integer)) and n >= 32 for n in pair):
+        raise ValueError(f"size must be a side or (height, width) of at least 32 whole pixels, got {size}")
     return pair
 
 
@@ -185,8 +184,7 @@ def _density(p, f, x, y, pixel):
     total += body * np.maximum(np.maximum(0.53 * heart, belly), 0.30 * vessels * (1 - below))
     bubble = 1 - _length((x - 0.36) / 0.17, (y - p.dome_y - 0.21) / 0.09)
     total -= 0.35 * max(p.dome_bubble, 0) / 0.6 * _step(bubble, 0.3) * below
-    trachea = np.minimum(0.038 - np.abs(x + 0.012), -0.14 - y)
-    total -= 0.28 * _step(trachea, 0.022)
+    total -= 0.28 * _step(np.minimum(0.038 - np.abs(x + 0.012), -0.14 - y), 0.022)  # the trachea's air
     breast = 1 - _length((f.s - 0.45) / 0.34, (y - 0.28) / 0.30)
     total += max(p.body_breast, 0) * _step(breast, 0.25)
     return np.maximum(total, 0) + _bone_density(p, f, x, y, soft)

@@ -3,32 +3,24 @@
 Images are uint8, (H, W) or (H, W, 3); masks are bool, (K, H, W), and may overlap; colours are uint8 RGB.
 """
 
-from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 # Okabe and Ito 2008, "Color Universal Design", without black, which no radiograph shows.
-_OKABE_ITO = (
-    (230, 159, 0),
-    (86, 180, 233),
-    (0, 158, 115),
-    (240, 228, 66),
-    (0, 114, 178),
-    (213, 94, 0),
-    (204, 121, 167),
-)
+_OKABE_ITO = [tuple(bytes.fromhex(c)) for c in ("e69f00", "56b4e9", "009e73", "f0e442", "0072b2", "d55e00", "cc79a7")]
 _CONTOUR_2_PX = 768  # images at least this large get contours of two pixels
 _GAP = 12  # pixels between the cells of a sheet
 _BACKGROUND, _TEXT, _FAINT = (18, 20, 24), (235, 235, 235), (165, 168, 175)
 
 
 def palette(num_classes: int) -> np.ndarray:
-    """Returns distinct colours that readers with red-green colour blindness can tell apart as well as possible.
+    """Returns distinct colours for usual and for red-green colour-blind eyes.
 
-    The first seven are those of Okabe and Ito; each further one is the bright, saturated colour farthest from all
-    before it, seen with usual, red-blind and green-blind eyes. A shorter palette is the start of a longer one.
+    The first seven are those of Okabe and Ito; each further one is the bright colour that stands out most from all
+    before it, to the eyes (usual, red-blind, green-blind) that see least of the difference. A shorter palette is the
+    start of a longer one.
 
     Args:
       num_classes: from 0 to 1000.
@@ -41,15 +33,14 @@ def palette(num_classes: int) -> np.ndarray:
     """
     if not 0 <= num_classes <= 1000:
         raise ValueError(f"num_classes must be from 0 to 1000, got {num_classes}")
-    rounded = 8 if num_classes <= 8 else 200 if num_classes <= 200 else 1000
-    return np.array(_colours(rounded)[:num_classes], np.uint8).reshape(-1, 3)
+    return np.array(_colours(int(num_classes)), np.uint8).reshape(-1, 3)
 
 
 def overlay(
     image: np.ndarray,
     masks: np.ndarray,
     *,
-    names: Sequence[str] | None = None,
+    names: list[str] | tuple[str, ...] | None = None,
     alpha: float = 0.35,
     colors: np.ndarray | None = None,
 ) -> np.ndarray:
@@ -69,26 +60,21 @@ def overlay(
       ValueError: a shape, a dtype, the number of names or colours, or alpha is not as said above.
     """
     picture, masks = _rgb(image), np.asarray(masks)
-    _check_masks(picture, masks)
+    _check(picture, masks, names, alpha)
     colors = palette(len(masks)) if colors is None else np.asarray(colors)
-    if colors.shape != (len(masks), 3):
-        raise ValueError(f"colors must be ({len(masks)}, 3), one for each mask, got {colors.shape}")
-    if names is not None and len(names) != len(masks):
-        raise ValueError(f"names must be as many as the {len(masks)} masks, got {len(names)}")
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha must be from 0 to 1, got {alpha}")
+    if colors.shape != (len(masks), 3) or colors.dtype.kind not in "iu":
+        raise ValueError(f"colors must be ({len(masks)}, 3) integers from 0 to 255, got {colors.dtype} {colors.shape}")
     areas = [np.count_nonzero(mask) for mask in masks]
-    order = sorted((k for k in range(len(masks)) if areas[k]), key=lambda k: -areas[k])
-    boxes = {k: _box(masks[k]) for k in order}
-    for k in order:
-        part, inside = picture[boxes[k]], masks[k][boxes[k]]
+    boxes = {k: _box(masks[k]) for k in sorted(range(len(masks)), key=lambda k: -areas[k]) if areas[k]}
+    for k, box in boxes.items():
+        part, inside = picture[box], masks[k][box]
         part[inside] = np.rint((1 - alpha) * part[inside] + alpha * colors[k]).astype(np.uint8)
     width = 2 if min(masks.shape[1:]) >= _CONTOUR_2_PX else 1
-    for k in order:
-        picture[boxes[k]][_contour(masks[k][boxes[k]], width)] = colors[k]
-    if names is None or not order:
+    for k, box in boxes.items():
+        picture[box][_contour(masks[k][box], width)] = colors[k]
+    if names is None or not boxes:
         return picture
-    return _list_names(picture, [(names[k], colors[k]) for k in sorted(order)], masks.any(axis=0))
+    return _list_names(picture, [(names[k], colors[k]) for k in sorted(boxes)], masks.any(axis=0))
 
 
 def contact_sheet(
@@ -122,45 +108,66 @@ def contact_sheet(
     if not titles or lengths != {len(titles)}:
         raise ValueError(f"each row must hold {len(titles)} pictures, one for each title, got {sorted(lengths)}")
     font = ImageFont.load_default(size=max(12, cell // 16))
-    line = sum(font.getmetrics()) + 4
-    width = len(titles) * (cell + _GAP) + _GAP
-    entries, legend_height = _flow(legend, font, line, width)
-    words = _wrap(caption, font, width - 2 * _GAP)
-    top = _GAP // 2 + line + _GAP // 2
-    bottom = top + len(rows) * (cell + _GAP)
-    height = bottom + legend_height + len(words) * line + (_GAP if legend or words else 0)
-    sheet = Image.new("RGB", (width, height), _BACKGROUND)
-    pen = ImageDraw.Draw(sheet)
-    for i, title in enumerate(titles):
-        centre = _GAP + i * (cell + _GAP) + cell // 2
-        pen.text((centre, top // 2), _cut(title, font, cell), _TEXT, font, anchor="mm")
-    for j, row in enumerate(rows):
-        for i, picture in enumerate(row):
-            _paste(sheet, picture, _GAP + i * (cell + _GAP), top + j * (cell + _GAP), cell, sides)
-    for text, colour, x, y in entries:
-        _entry(pen, text, colour, x, bottom + y, font, line)
-    for n, text in enumerate(words):
-        pen.text((_GAP, bottom + legend_height + n * line), text, _FAINT, font)
+    grid = _grid(rows, titles, font, cell, sides)
+    notes = _notes(legend, caption, font, grid.width)
+    sheet = Image.new("RGB", (grid.width, grid.height + notes.height), _BACKGROUND)
+    sheet.paste(grid, (0, 0))
+    sheet.paste(notes, (0, grid.height))
     return sheet
+
+
+def _grid(rows, titles, font, cell, sides) -> Image.Image:
+    """Returns the upper part of a sheet: titles, and pictures in rows and columns."""
+    top = _line(font) + _GAP
+    size = len(titles) * (cell + _GAP) + _GAP, top + len(rows) * (cell + _GAP)
+    grid = Image.new("RGB", size, _BACKGROUND)
+    pen = ImageDraw.Draw(grid)
+    for i, title in enumerate(titles):
+        x = _GAP + i * (cell + _GAP)
+        pen.text((x + cell // 2, top // 2), _cut(title, font, cell), _TEXT, font, anchor="mm")
+        for j, row in enumerate(rows):
+            _paste(grid, row[i], x, top + j * (cell + _GAP), cell, sides)
+    return grid
+
+
+def _notes(legend, caption, font, width) -> Image.Image:
+    """Returns the lower part of a sheet: legend and caption, of no height if there are none."""
+    line = _line(font)
+    entries, top = _flow(legend, font, line, width)
+    words = _wrap(caption, font, width - 2 * _GAP)
+    notes = Image.new("RGB", (width, top + len(words) * line + (_GAP if legend or words else 0)), _BACKGROUND)
+    pen = ImageDraw.Draw(notes)
+    for text, colour, x, y in entries:
+        _entry(pen, text, colour, x, y, font, line)
+    for n, text in enumerate(words):
+        pen.text((_GAP, top + n * line), text, _FAINT, font)
+    return notes
+
+
+def _line(font) -> int:
+    """Returns the height of a line of text."""
+    return sum(font.getmetrics()) + 4
 
 
 def _rgb(image: np.ndarray) -> np.ndarray:
     """Returns a new (H, W, 3) image."""
-    shape = getattr(image, "shape", None)
-    if shape is None or image.dtype != np.uint8 or len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] != 3):
-        what = type(image).__name__ if shape is None else f"{image.dtype} {shape}"
-        raise ValueError(f"image must be uint8 (H, W) or (H, W, 3), got {what}")
+    image = np.asarray(image)
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
+        raise ValueError(f"image must be uint8 (H, W) or (H, W, 3), got {image.dtype} {image.shape}")
     if not image.size:
-        raise ValueError(f"image must have pixels, got {shape}")
+        raise ValueError(f"image must have pixels, got {image.shape}")
     return np.array(image) if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
 
 
-def _check_masks(picture, masks) -> None:
+def _check(picture, masks, names, alpha) -> None:
     if masks.dtype != bool:
         raise ValueError(f"masks must be bool, got {masks.dtype}; threshold probabilities first, as in probs > 0.5")
     if masks.ndim != 3 or masks.shape[1:] != picture.shape[:2]:
-        height, width = picture.shape[:2]
-        raise ValueError(f"masks must be (K, {height}, {width}) to fit the image, got {masks.shape}")
+        raise ValueError(f"masks must be (K, H, W) with the image's {picture.shape[:2]}, got {masks.shape}")
+    if names is not None and len(names) != len(masks):
+        raise ValueError(f"names must be as many as the {len(masks)} masks, got {len(names)}")
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha must be from 0 to 1, got {alpha}")
 
 
 def _box(mask) -> tuple[slice, slice]:
@@ -181,7 +188,7 @@ def _contour(mask, width: int) -> np.ndarray:
 def _list_names(picture, entries, covered) -> np.ndarray:
     """Returns the picture with names and their colours on a dark plate, in the upper corner where it hides less."""
     font = ImageFont.load_default(size=max(9, min(picture.shape[:2]) // 32))
-    line = sum(font.getmetrics()) + 2
+    line = _line(font) - 2
     room = max((picture.shape[0] - 8) // line, 1)
     if len(entries) > room:
         entries = [*entries[: room - 1], (f"and {len(entries) - room + 1} more", _TEXT)]
@@ -209,8 +216,8 @@ def _entry(pen, text, colour, x, y, font, line) -> None:
 def _flow(legend, font, line, width):
     """Returns legend entries (text, colour, x, y) in lines no wider than the sheet, and the height of those lines."""
     entries, x, y = [], _GAP, 0
-    for text, colour in legend:
-        text = _cut(text, font, width - 2 * _GAP - line)
+    for name, colour in legend:
+        text = _cut(name, font, width - 2 * _GAP - line)
         length = line + round(font.getlength(text)) + line
         if x > _GAP and x + length - line > width - _GAP:
             x, y = _GAP, y + line
@@ -259,7 +266,7 @@ def _colours(count: int) -> tuple[tuple[int, int, int], ...]:
     levels = np.arange(0, 256, 17)
     candidates = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1).reshape(-1, 3)
     light, green_red, blue_yellow = np.moveaxis(_oklab(candidates)[:, 0], -1, 0)
-    candidates = candidates[(light > 0.5) & (np.hypot(green_red, blue_yellow) > 0.06)]
+    candidates = candidates[(light > 0.45) & (np.hypot(green_red, blue_yellow) > 0.06)]
     seen = _oklab(candidates)
     chosen, nearest = list(_OKABE_ITO), np.inf
     for colour in _OKABE_ITO:
@@ -272,9 +279,8 @@ def _colours(count: int) -> tuple[tuple[int, int, int], ...]:
 
 
 def _distance(seen, other) -> np.ndarray:
-    """Returns how far apart colours look, (N,): the least over the three kinds of eyes, plus a little of the usual."""
-    apart = np.linalg.norm(seen - other, axis=-1)
-    return apart.min(axis=1) + 0.3 * apart[:, 0]
+    """Returns how far apart colours look, (N,), to those of the three kinds of eyes that tell them apart least."""
+    return np.linalg.norm(seen - other, axis=-1).min(axis=1)
 
 
 def _oklab(colours) -> np.ndarray:

@@ -7,11 +7,11 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm")
-MAX_PIXELS = 2**27  # 11,585 x 11,585; checked before anything is decoded
+MAX_PIXELS = 2**26  # 8192 x 8192, less than what Pillow warns of; checked before anything is decoded
 
 
 class ImageError(ValueError):
-    """A file or an array that cannot be read as an X-ray; the message says why."""
+    """A file or an array that cannot be read as an X-ray; the message says why, after the file's name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,15 +41,18 @@ def read_picture(path: str | Path) -> Picture:
     """
     path = Path(path)
     suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise ImageError(
-            f"{path.name}: cannot read {suffix or 'a file without suffix'}; allowed: {', '.join(SUFFIXES)}"
-        )
-    if suffix == ".dcm":
-        from jaxseg.images.dicom import read_dicom
+    try:
+        if suffix not in SUFFIXES:
+            raise ImageError(f"cannot read {suffix or 'a file without suffix'}; allowed: {', '.join(SUFFIXES)}")
+        if suffix == ".dcm":
+            from jaxseg.images.dicom import read_dicom
 
-        return Picture(read_dicom(path))
-    return _read_raster(path)
+            pixels, notes = read_dicom(path)
+        else:
+            pixels, notes = _read_raster(path)
+    except ImageError as error:
+        raise ImageError(f"{path.name}: {error}") from None
+    return Picture(pixels, tuple(f"{path.name}: {note}" for note in notes))
 
 
 def from_array(array: np.ndarray) -> Picture:
@@ -83,39 +86,45 @@ def check_size(height: int, width: int) -> None:
 
 
 def check_grey(grey: np.ndarray) -> np.ndarray:
-    """Returns `grey` in native byte order; ImageError where it cannot be scaled by its range."""
+    """Returns `grey` in native byte order; ImageError where float32 cannot scale it by its range."""
     grey = grey.astype(grey.dtype.newbyteorder("="), copy=False)
-    if grey.dtype.kind == "f" and not np.isfinite(grey).all():
-        raise ImageError("the image has values that are not finite (NaN or infinite)")
-    if grey.min() == grey.max():
-        raise ImageError(f"the image is constant: every pixel is {grey.flat[0]}")
+    with np.errstate(over="ignore", invalid="ignore"):
+        low, high = np.float32(grey.min()), np.float32(grey.max())
+        extent = high - low
+    if not np.isfinite(extent):
+        raise ImageError("the image has values that are not finite in float32 (NaN, infinite or too large)")
+    if extent == 0:
+        raise ImageError(f"the image is constant: every pixel is {low:g}")
     return grey
 
 
-def _read_raster(path: Path) -> Picture:
+def _read_raster(path: Path) -> tuple[np.ndarray, list[str]]:
+    """The (H, W, 3) uint8 pixels of a picture file, and notes."""
     try:
         with Image.open(path, formats=("PNG", "JPEG")) as image:
             check_size(image.height, image.width)
             if getattr(image, "n_frames", 1) > 1:
-                raise ImageError(f"{path.name}: {image.n_frames} frames; an X-ray is one picture")
+                raise ImageError(f"{image.n_frames} frames; an X-ray is one picture")
             image.load()
-            notes = _clipping(image, path)
-            return Picture(np.asarray(image.convert("RGB")), notes)
-    except ImageError:
+            image.info.pop("transparency", None)  # is dropped in any case, but not without a warning
+            return np.asarray(image.convert("RGB")), _clipping(image)
+    except (ImageError, MemoryError):
         raise
     except UnidentifiedImageError:
-        raise ImageError(f"{path.name}: not a png or jpg file, or damaged") from None
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise ImageError("not a png or jpg file, or damaged") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ImageError(f"the image is too large; at most {MAX_PIXELS:,} pixels can be read") from None
+    except Exception as error:  # Pillow raises almost anything on damaged files
         if isinstance(error, OSError) and error.errno:
             raise
-        raise ImageError(f"{path.name}: damaged picture ({error})") from None
+        raise ImageError(f"damaged picture ({error})") from None
 
 
-def _clipping(image: Image.Image, path: Path) -> tuple[str, ...]:
+def _clipping(image: Image.Image) -> list[str]:
     """The original turns 16-bit greys into 8 bits by clipping; says so where that loses anything."""
     if not image.mode.startswith("I"):
-        return ()
+        return []
     top = image.getextrema()[1]
     if top <= 255:
-        return ()
-    return (f"{path.name}: 16-bit grey values up to {top} were clipped at 255, as the original does",)
+        return []
+    return [f"16-bit grey values up to {top} were clipped at 255, as the original does"]

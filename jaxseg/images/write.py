@@ -102,13 +102,15 @@ def output_path(base: Path, output_type: str) -> Path:
 
 def file_names(labels: Sequence[str]) -> list[str]:
     """Returns a safe and unique file name, without suffix, for every label."""
-    names: list[str] = []
+    names: dict[str, str] = {}
     for label in labels:
-        name = safe_name(label)
-        while name.lower() in (other.lower() for other in names):
-            name += "_"
-        names.append(name)
-    return names
+        name = first = safe_name(label)
+        number = 1
+        while name.lower() in names:
+            number += 1
+            name = f"{first}_{number}"
+        names[name.lower()] = name
+    return list(names.values())
 
 
 def merge_coco(parts: Sequence[Path], path: Path, categories: Sequence[str]) -> Path:

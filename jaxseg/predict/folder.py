@@ -33,18 +33,25 @@ class Run:
       output: folder of the results.
       output_type: key of `jaxseg.images.write.WRITERS`.
       settings: all that the masks depend on; results of other settings in `output` are never mixed in.
-      files: output name -> {"source", "status": "done", "skipped", "failed" or "pending", ...}.
+      files: output name -> {"source", "status": "done", "skipped", "failed" or "pending", "stamp", ...}. The stamp
+        is that of the source that the output was made from; empty where the output is missing or out of date.
+      earlier: the same for results in `output` that this run does not touch.
     """
 
     output: Path
     output_type: str
     settings: dict
     files: dict[str, dict] = dataclasses.field(default_factory=dict)
+    earlier: dict[str, dict] = dataclasses.field(default_factory=dict)
     complete: bool = False
+
+    def path(self, job: Job) -> Path:
+        """Returns the file or folder that a job makes."""
+        return output_path(job.base, self.output_type)
 
     def key(self, job: Job) -> str:
         """Returns the key of a job in `files`."""
-        return job.base.relative_to(self.output).as_posix()
+        return self.path(job).relative_to(self.output).as_posix()
 
     def count(self, status: str) -> int:
         """Returns how many files have this status."""
@@ -54,24 +61,34 @@ class Run:
         """Writes `summary.json`."""
         counts = {status: self.count(status) for status in ("done", "skipped", "failed", "pending")}
         content = {"jaxseg": __version__, "complete": self.complete, "output_type": self.output_type}
-        content |= {"settings": self.settings, "counts": counts, "files": self.files}
+        content |= {"settings": self.settings, "counts": counts, "files": self.earlier | self.files}
         with atomic_file(self.output / SUMMARY_FILE) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def find_images(path: Path, *, recursive: bool = False) -> list[Path]:
-    """Returns the image files that `path` means, sorted; hidden files are left out.
+def find_images(path: Path, *, recursive: bool = False, output: Path | None = None) -> list[Path]:
+    """Returns the image files that `path` means, sorted; what is hidden, or in the folder `output`, is left out.
 
     Raises:
       FileNotFoundError: there is no such path.
-      ValueError: a folder holds no image.
+      ValueError: a folder holds no image, or would be searched through its own results.
     """
     if path.is_file():
         return [path]
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: no such file or folder")
-    found = path.rglob("*") if recursive else path.iterdir()
-    images = sorted(p for p in found if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file())
+    own = _inside(output, path) if recursive and output else None
+    if own == Path():
+        raise ValueError(f"{path}: with --recursive the output must be another folder; masks would be taken for images")
+    names = (p.relative_to(path) for p in (path.rglob("*") if recursive else path.iterdir()))
+    images = sorted(
+        path / name
+        for name in names
+        if name.suffix.lower() in SUFFIXES
+        and not any(part.startswith(".") for part in name.parts)
+        and not (own and name.is_relative_to(own))
+        and (path / name).is_file()
+    )
     if not images:
         hint = "" if recursive else " (--recursive looks into sub-folders)"
         raise ValueError(f"{path}: no {', '.join(SUFFIXES)} file in this folder{hint}")
@@ -81,12 +98,14 @@ def find_images(path: Path, *, recursive: bool = False) -> list[Path]:
 def plan(sources: list[Path], root: Path, output: Path) -> list[Job]:
     """Returns a job for every image: the output is named after the file up to its last dot.
 
-    Sub-folders are mirrored. Images that would get the same output name ("a.png", "a.jpg") keep their
-    suffix in it ("a_png", "a_jpg").
+    Sub-folders are mirrored. Images that would get the same output name ("a.png", "a.jpg"), or that of a
+    mirrored folder or of the summary, keep their suffix in it ("a_png", "a_jpg").
     """
     folders = [s.parent.relative_to(root) if root.is_dir() else Path() for s in sources]
     wanted = [folder / safe_name(s.stem) for folder, s in zip(folders, sources, strict=True)]
     counts = collections.Counter(_folded(path) for path in wanted)
+    counts.update({_folded(path) for folder in folders for path in (folder, *folder.parents)})
+    counts[_folded(Path(SUMMARY_FILE).with_suffix(""))] += 1
     taken = {key for key, count in counts.items() if count == 1}
     jobs = []
     for source, path in zip(sources, wanted, strict=True):
@@ -106,22 +125,29 @@ def segment_files(
     """Segments every job that is not done yet and yields its Outcome; `run` keeps the account.
 
     Raises:
-      ValueError: the output folder holds results made with other settings, and `overwrite` is False.
+      ValueError: the output folder holds results made with other settings and `overwrite` is False, or things of
+        another origin where results are to go; nothing was changed then.
     """
     run.output.mkdir(parents=True, exist_ok=True)
     previous = _previous(run, overwrite)
+    stamps = {run.key(job): _stamp(job.source) for job in jobs}
     todo = []
     for job in jobs:
-        sweep(job.base.parent)
-        stamp = _stamp(job.source)
-        entry = previous.get(run.key(job), {"stamp": stamp})
-        if not output_path(job.base, run.output_type).exists():
-            todo.append(job)
-        elif overwrite or entry.get("stamp") != stamp:
-            todo.append(job)
-            run.files[run.key(job)] = {"source": str(job.source), "status": "pending", "stamp": []}
+        key, there = run.key(job), os.path.lexists(run.path(job))
+        entry = previous.pop(key, {})
+        if there and entry.get("output_type") != run.output_type:
+            raise ValueError(
+                f"{run.path(job)} is in the way: {SUMMARY_FILE} lists no {run.output_type} result of that name; name "
+                "another output folder, or remove it"
+            )
+        if there and stamps[key] and entry.get("stamp") == stamps[key] and not overwrite:
+            run.files[key] = entry | {"source": str(job.source), "status": "skipped"}
         else:
-            run.files[run.key(job)] = entry | {"source": str(job.source), "status": "skipped", "stamp": stamp}
+            todo.append(job)
+            run.files[key] = _entry(run, job, "pending", [] if there else stamps[key])
+    run.earlier = previous
+    for folder in {run.output, *(job.base.parent for job in jobs)}:
+        sweep(folder)
     run.write_summary()  # on disk before the first result is: a run that is killed leaves no doubt what is whose
     write = _writer(run, segmenter)
     read = lambda job: segmenter.prepare(job.source)  # noqa: E731
@@ -129,7 +155,8 @@ def segment_files(
         for outcome in stream(
             todo, read, segmenter.predict, write, batch_size=segmenter.batch_size, readers=readers, writers=writers
         ):
-            run.files[run.key(outcome.item)] = _account(outcome)
+            key = run.key(outcome.item)
+            run.files[key] = _account(run, outcome, stamps[key])
             yield outcome
         run.complete = True
     finally:
@@ -138,11 +165,12 @@ def segment_files(
 
 def merge_folder(jobs: list[Job], run: Run, name: str, segmenter: Segmenter) -> Path:
     """Writes the folder's COCO file, `<name>.json`, from those of the images that are done."""
-    parts = [output_path(job.base, "json") for job in jobs]
+    taken = {_folded(run.path(job)) for job in jobs} | {_folded(run.output / SUMMARY_FILE)}
     path = run.output / f"{safe_name(name)}.json"
-    while path in parts or path.name == SUMMARY_FILE:
+    while _folded(path) in taken:
         path = path.with_name(f"{path.stem}_all.json")
-    return merge_coco([part for part in parts if part.exists()], path, segmenter.card.class_names)
+    parts = [run.path(job) for job in jobs if run.files[run.key(job)]["status"] in ("done", "skipped")]
+    return merge_coco(parts, path, segmenter.card.class_names)
 
 
 def _writer(run: Run, segmenter: Segmenter) -> Callable:
@@ -155,13 +183,17 @@ def _writer(run: Run, segmenter: Segmenter) -> Callable:
     return write
 
 
-def _account(outcome: Outcome) -> dict:
-    source = outcome.item.source
-    seconds = {stage: round(value, 4) for stage, value in outcome.seconds.items()}
-    entry = {"source": str(source), "stamp": _stamp(source), "seconds": seconds}
+def _entry(run: Run, job: Job, status: str, stamp: list[int]) -> dict:
+    return {"source": str(job.source), "output_type": run.output_type, "status": status, "stamp": stamp}
+
+
+def _account(run: Run, outcome: Outcome, stamp: list[int]) -> dict:
+    """The entry of what is done; `stamp` was taken before the source was read, lest it changed since."""
+    seconds = {"seconds": {stage: round(value, 4) for stage, value in outcome.seconds.items()}}
     if outcome.error is not None:
-        return entry | {"status": "failed", "reason": describe(outcome.error)}
-    return entry | {"status": "done", "output": str(outcome.result), "notes": list(outcome.notes)}
+        return _entry(run, outcome.item, "failed", []) | {"reason": describe(outcome.error)} | seconds
+    result = {"output": str(outcome.result), "notes": list(outcome.notes)}
+    return _entry(run, outcome.item, "done", stamp) | result | seconds
 
 
 def describe(error: Exception) -> str:
@@ -175,10 +207,11 @@ def _previous(run: Run, overwrite: bool) -> dict[str, dict]:
     path = run.output / SUMMARY_FILE
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
-        settings, files = summary["settings"], summary["files"]
+        settings = dict(summary["settings"])
+        files = {key: dict(entry) for key, entry in summary["files"].items()}
     except FileNotFoundError:
         return {}
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise ValueError(f"{path} is no summary of jaxseg; name another output folder, or remove it") from None
     if settings != run.settings and not overwrite:
         changed = sorted(k for k in run.settings.keys() | settings.keys() if run.settings.get(k) != settings.get(k))
@@ -186,7 +219,9 @@ def _previous(run: Run, overwrite: bool) -> dict[str, dict]:
             f"{run.output} holds masks made with another {', '.join(changed)}; name another folder, or redo them "
             "with --overwrite"
         )
-    return files if settings == run.settings else {}
+    if settings == run.settings:
+        return files
+    return {key: entry | {"status": "stale", "stamp": []} for key, entry in files.items()}
 
 
 def _stamp(path: Path) -> list[int]:
@@ -196,6 +231,12 @@ def _stamp(path: Path) -> list[int]:
     except OSError:
         return []
     return [status.st_size, status.st_mtime_ns]
+
+
+def _inside(path: Path, folder: Path) -> Path | None:
+    """`path` as seen from `folder`, or None where it lies elsewhere."""
+    path, folder = path.resolve(), folder.resolve()
+    return path.relative_to(folder) if path.is_relative_to(folder) else None
 
 
 def _folded(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Reading, device work and writing at the same time, with bounded memory: decode threads, fixed batches, writer threads."""
+"""Reading, device work and writing at the same time, in bounded memory: reader threads, batches, writer threads."""
 
 import collections
 import concurrent.futures
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 @dataclasses.dataclass
 class Outcome:
-    """What became of one item: `result` of the writer, or the `error` of the first stage that failed; `notes` of read."""
+    """What became of one item: the writer's `result`, or the first stage's `error`; `notes` are the reader's."""
 
     item: object
     result: object = None
@@ -30,8 +30,9 @@ def stream(
 ) -> Iterator[Outcome]:
     """Yields an Outcome for every item, in no fixed order, as soon as it is done.
 
-    At most `batch_size + readers` read and `batch_size + writers` computed items are in memory. An error in
-    `read` or `write` belongs to its item; one in `compute` belongs to every item of the batch.
+    At most `2 * batch_size + readers` items are read ahead of or in `compute`, and `2 * batch_size + writers` wait
+    for or are in `write`. An error in `read` or `write` belongs to its item; one in `compute` belongs to every item of
+    the batch.
 
     Args:
       items: what to work on.
@@ -64,7 +65,7 @@ def stream(
                 writing.add(write_pool.submit(_write, write, outcome, value, result))
             batch = []
             pending = batch_size + writers if waiting or reading else 0
-            while len(writing) > pending:
+            while len(writing) > pending or any(future.done() for future in writing):
                 done, writing = concurrent.futures.wait(writing, return_when=concurrent.futures.FIRST_COMPLETED)
                 yield from (future.result() for future in done)
         yield from (future.result() for future in concurrent.futures.as_completed(writing))

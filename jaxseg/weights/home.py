@@ -58,4 +58,4 @@ def default_weights(entry: Entry, *, url: str | None = None, progress=None) -> P
     try:
         return download(url, candidates[0], progress=progress)
     except DownloadError as error:
-        raise OSError(f"{error}; or {by_hand}") from error
+        raise OSError(f"{error} (from {entry.weights_page}), or name it with --weights") from error

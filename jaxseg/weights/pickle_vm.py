@@ -201,17 +201,12 @@ def _extend(vm: Machine, items: list) -> None:
         (target if type(target) is list else target.items).extend(items)
 
 
-def _set_items(vm: Machine, items: list) -> None:
-    target = vm.stack[-1]
+def _set_items(vm: Machine, items: list, target: object = None) -> object:
+    target = vm.stack[-1] if target is None else target
     entries = target if type(target) is dict else target.entries
     for key, value in zip(items[::2], items[1::2], strict=True):
         entries[vm.key(key)] = value
-
-
-def _dict(vm: Machine, _) -> None:
-    items = vm.pop_mark()
-    vm.stack.append({})
-    _set_items(vm, items)
+    return target
 
 
 def _build(vm: Machine, _) -> None:
@@ -225,9 +220,14 @@ def _instance(vm: Machine, written: str) -> None:
     vm.stack.append(vm.call(vm.name(*written.split(" ", 1)), args))
 
 
-def _object(vm: Machine, _) -> None:
-    target, *args = vm.pop_mark()
-    vm.stack.append(vm.call(target, tuple(args)))
+def _from_mark(function):
+    """An operation that replaces the values above the mark by function(machine, values)."""
+
+    def operation(vm: Machine, _) -> None:
+        items = vm.pop_mark()
+        vm.stack.append(function(vm, items))
+
+    return operation
 
 
 def _on_top(count: int, function):
@@ -262,13 +262,13 @@ _OPERATIONS = {
     "POP": _pop,
     "POP_MARK": lambda vm, _: vm.pop_mark(),
     "DUP": lambda vm, _: vm.stack.append(vm.stack[-1]),
-    "TUPLE": lambda vm, _: vm.stack.append(tuple(vm.pop_mark())),
+    "TUPLE": _from_mark(lambda vm, items: tuple(items)),
     "TUPLE1": _on_top(1, lambda vm, *items: items),
     "TUPLE2": _on_top(2, lambda vm, *items: items),
     "TUPLE3": _on_top(3, lambda vm, *items: items),
-    "LIST": lambda vm, _: vm.stack.append(vm.pop_mark()),
-    "DICT": _dict,
-    "FROZENSET": lambda vm, _: vm.stack.append(frozenset(_new_set(vm, vm.pop_mark()))),
+    "LIST": _from_mark(lambda vm, items: items),
+    "DICT": _from_mark(lambda vm, items: _set_items(vm, items, {})),
+    "FROZENSET": _from_mark(lambda vm, items: frozenset(_new_set(vm, items))),
     "APPEND": lambda vm, _: _extend(vm, [vm.stack.pop()]),
     "APPENDS": lambda vm, _: _extend(vm, vm.pop_mark()),
     "ADDITEMS": lambda vm, _: _extend(vm, vm.pop_mark()),
@@ -281,7 +281,7 @@ _OPERATIONS = {
     "NEWOBJ": _on_top(2, Machine.make),
     "NEWOBJ_EX": _on_top(3, Machine.make),
     "INST": _instance,
-    "OBJ": _object,
+    "OBJ": _from_mark(lambda vm, items: vm.call(items[0], tuple(items[1:]))),
     "BUILD": _build,
     "BINPERSID": _on_top(1, _persistent),
     **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), Machine.remember),

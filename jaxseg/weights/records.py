@@ -6,7 +6,7 @@ import sys
 _HARMLESS = {
     "_codecs": "encode",
     "argparse": "Namespace",
-    "builtins": "bool bytearray bytes complex dict float frozenset int list long object range set slice str tuple unicode",
+    "builtins": "bool bytearray bytes complex dict float frozenset int list object range set slice str tuple",
     "collections": "Counter OrderedDict defaultdict deque",
     "copyreg": "_reconstructor __newobj__ __newobj_ex__",
     "datetime": "date datetime time timedelta timezone",
@@ -19,8 +19,8 @@ _HARMLESS = {
 }
 _RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg", "pathlib._local": "pathlib"}
 _PYTHON_2_OR_DROPPED = """
-asynchat asyncore cPickle cStringIO cgi commands crypt distutils dummy_thread exceptions imp lib2to3 new nis pipes popen2
-smtpd spwd telnetlib thread uu xdrlib
+asynchat asyncore cPickle cStringIO cgi commands crypt distutils dummy_thread exceptions imp lib2to3 new nis pipes
+popen2 smtpd spwd telnetlib thread uu xdrlib
 """
 _STANDARD = sys.stdlib_module_names | set(_PYTHON_2_OR_DROPPED.split())
 

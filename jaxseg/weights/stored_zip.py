@@ -16,7 +16,7 @@ def members_of(stream, data: np.ndarray) -> dict[str, np.ndarray]:
       data: (N,) uint8, the archive's bytes.
 
     Raises:
-      TorchFileError: the archive is damaged, or has members that are compressed, overlap, share a name or point outside.
+      TorchFileError: the archive is damaged, or its members are compressed, overlap, share a name or point outside.
     """
     try:
         with zipfile.ZipFile(stream) as archive:
@@ -31,7 +31,10 @@ def members_of(stream, data: np.ndarray) -> dict[str, np.ndarray]:
         if entry.filename in members:
             raise TorchFileError(f"has two members named {name}; refusing to read it")
         if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1 or entry.file_size != entry.compress_size:
-            raise TorchFileError(f"has a compressed or encrypted member {name}; torch.save stores without compression")
+            raise TorchFileError(
+                f"has a compressed or encrypted member {name}, which torch.save never writes: unpack an archive around "
+                "the weights; of a TorchScript model, save the state dict"
+            )
         start = _data_start(data, entry)
         if entry.header_offset < end or start + entry.file_size > directory:
             raise TorchFileError(f"the member {name} overlaps another one or is cut off; download it again")

@@ -66,6 +66,8 @@ def read_torch_file(path: str | Path) -> dict[str, np.ndarray]:
 def load_torch_file(path: str | Path) -> object:
     """Returns all that a weights file holds: plain containers, read-only numpy arrays, Records for all other objects.
 
+    A storage that is saved on its own stays a Storage; a set or dict key that could not be hashed safely is refused.
+
     Args:
       path: a file of torch.save, of any version since 0.4, or a plain pickle of tensors.
 
@@ -259,4 +261,6 @@ def _add(tensors: dict[str, np.ndarray], key: object, value: object, prefix: str
 def _described(tree: object) -> str:
     if type(tree) is dict:
         return f"a dict of {len(tree)} entries with the keys {reprlib.repr(list(tree))}"
+    if type(tree) is np.ndarray:
+        return f"one tensor of shape {tree.shape} without a name"
     return repr(tree) if type(tree) is Record else f"a {type(tree).__name__}"

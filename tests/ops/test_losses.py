@@ -1,0 +1,49 @@
+"""Losses against the original's values and gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxseg.ops.losses import binary_cross_entropy, binary_dice_loss, dice_loss
+from jaxseg.ops.metrics import dice
+
+CASES = ["dice_ce", "dice_only", "ce_only", "empty_target", "full_target", "one_class_nhw"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_paxray_losses_and_gradients_equal_the_original(kit, case):
+    name = f"paxray_loss/{case}"
+    entry, _ = kit.golden(name)
+    logits, target = (jnp.asarray(kit.input(name, key).transpose(0, 2, 3, 1)) for key in ("logits", "target"))
+    parts = {"dice_loss": binary_dice_loss, "ce_loss": binary_cross_entropy}
+    used = {key: function for key, function in parts.items() if key in entry["arrays"]}
+    for key, function in used.items():
+        kit.check(name, key, function(logits, target))
+    total, gradient = jax.value_and_grad(lambda x: sum(f(x, target) for f in used.values()))(logits)
+    kit.check(name, "loss", total)
+    kit.check(name, "grad_logits", np.asarray(gradient).transpose(0, 3, 1, 2))
+
+
+def test_dice_loss_counts_small_classes_like_large_ones():
+    target = np.zeros((1, 8, 8, 2), np.float32)
+    target[..., 0] = 1
+    target[0, 0, 0, 1] = 1
+    right = jnp.asarray(np.where(target > 0, 20.0, -20.0).astype(np.float32))
+    assert float(dice_loss(right, jnp.asarray(target))) < 1e-3
+    missed = right.at[..., 1].set(-20.0)
+    assert float(dice_loss(missed, jnp.asarray(target))) == pytest.approx((1 - 1 / 2) / 2, abs=1e-3)
+
+
+def test_shapes_must_match():
+    with pytest.raises(ValueError, match=r"got \(1, 2, 2, 1\) and \(1, 2, 2, 2\)"):
+        dice_loss(jnp.zeros((1, 2, 2, 1)), jnp.zeros((1, 2, 2, 2)))
+
+
+def test_dice_of_masks():
+    a, b = np.zeros((3, 4, 4), bool), np.zeros((3, 4, 4), bool)
+    a[0, :2], b[0, 1:3] = True, True
+    a[1], b[1] = True, True
+    np.testing.assert_array_equal(dice(a, b), [0.5, 1.0, np.nan])
+    with pytest.raises(ValueError, match="one shape"):
+        dice(a, b[:2])

@@ -1,0 +1,77 @@
+"""Where published weights are looked for, and what is said when there are none."""
+
+import pytest
+
+from jaxseg import registry
+from jaxseg.weights.home import default_weights, home, places
+
+CXAS = registry.find("cxas")
+
+
+@pytest.fixture(autouse=True)
+def _empty_home(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path / "user"))
+    monkeypatch.setenv("JAXSEG_HOME", str(tmp_path / "jaxseg"))
+    for name in ("CXAS_PATH", "XDG_CACHE_HOME", "JAXSEG_WEIGHTS_URL"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def put(path):
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"weights")
+    return path
+
+
+def test_our_cache_comes_before_the_originals(tmp_path, monkeypatch):
+    monkeypatch.setenv("CXAS_PATH", str(tmp_path / "cxas"))
+    file = CXAS.weights_file
+    wanted = [
+        tmp_path / "jaxseg" / "cxas" / file,
+        tmp_path / "cxas" / ".cxas" / "weights" / file,
+        tmp_path / "user" / ".cxas" / "weights" / file,
+    ]
+    assert places(CXAS) == wanted
+    for path in reversed(wanted):
+        put(path)
+        assert default_weights(CXAS, url="http://127.0.0.1:1/never") == path
+
+
+def test_without_jaxseg_home_the_users_cache_is_used(monkeypatch, tmp_path):
+    monkeypatch.delenv("JAXSEG_HOME")
+    assert home() == tmp_path / "user" / ".cache" / "jaxseg"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
+    assert home() == tmp_path / "x" / "jaxseg"
+
+
+def test_weights_are_fetched_once_and_the_licence_is_said_once(site, caplog, tmp_path):
+    seen = []
+    path = default_weights(CXAS, url=site.url, progress=lambda done, total: seen.append((done, total)))
+    assert path == tmp_path / "jaxseg" / "cxas" / CXAS.weights_file
+    assert path.read_bytes() == site.body
+    assert seen[-1] == (len(site.body), len(site.body))
+    assert [r.getMessage() for r in caplog.records if "CC BY-NC-SA" in r.getMessage()] == [
+        "weights of cxas: CC BY-NC-SA 4.0: not for commercial use"
+    ]
+    requests = len(site.asked)
+    assert default_weights(CXAS, url=site.url) == path
+    assert len(site.asked) == requests
+
+
+def test_no_network_is_one_message_with_what_to_fetch_and_where_to_put_it(tmp_path):
+    with pytest.raises(OSError, match="refused") as error:
+        default_weights(CXAS, url="http://127.0.0.1:9/none")
+    text = str(error.value)
+    assert CXAS.weights_page in text
+    assert str(tmp_path / "jaxseg" / "cxas" / CXAS.weights_file) in text
+    assert "--weights" in text
+
+
+def test_a_drive_folder_is_named_with_the_file_to_fetch():
+    with pytest.raises(FileNotFoundError, match=r"ckpt_epoch_best.pth from https://github.com/.*paxray.*put it at"):
+        default_weights(registry.find("paxray"))
+
+
+@pytest.mark.parametrize("name", ["post_dae", "cmvae", "prob_unet"])
+def test_models_that_were_never_published_say_train(name):
+    with pytest.raises(ValueError, match=rf"{name}.*train it.*--weights"):
+        default_weights(registry.find(name))

@@ -1,0 +1,166 @@
+"""Creating, loading and converting models: layouts, misfits, round trips."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import jaxseg
+from jaxseg.card import read_card
+from torch_writer import save
+
+TINY = {"backbone": "resnet18", "width": 4}
+
+
+@pytest.fixture(scope="module")
+def tensors() -> dict[str, np.ndarray]:
+    """A U-Net of 166 classes, narrow, in PyTorch's layout."""
+    from jaxseg.models import unet
+    from jaxseg.weights.fill import LEAVES
+
+    cfg = unet.UNetConfig(num_classes=166, **TINY)
+    model = jaxseg.create("paxray", **TINY)
+    names, rng, found = unet.torch_names(cfg), np.random.default_rng(0), {}
+    for path, module in nnx.iter_modules(model):
+        for leaf, (theirs, axes) in LEAVES.get(type(module), {}).items():
+            variable = getattr(module, leaf)
+            if variable is not None:
+                shape = variable.shape if axes is None else tuple(np.array(variable.shape)[np.argsort(axes)].tolist())
+                array = rng.uniform(0.5, 1.5, shape) * (0.2 if axes else 1)
+                found[f"{names['.'.join(map(str, path))]}.{theirs}"] = array.astype(np.float32)
+    found["head.up2.conv.double_conv.1.num_batches_tracked"] = np.array(3)
+    return found
+
+
+def output(model) -> np.ndarray:
+    apply, state = jaxseg.functional(model)
+    return np.asarray(jax.jit(apply)(state, jnp.ones((1, 32, 32, 3))))
+
+
+@pytest.mark.parametrize(
+    ("under", "prefix"), [("", ""), ("model", "module."), ("state_dict", "model."), ("state_dict", "net.unet.")]
+)
+def test_every_layout_in_the_wild_loads_the_same_model(tmp_path, tensors, under, prefix):
+    plain = output(jaxseg.load("paxray", save(tmp_path / "plain.pth", tensors)))
+    other = jaxseg.load("paxray", save(tmp_path / "other.pth", tensors, under=under, prefix=prefix))
+    np.testing.assert_array_equal(output(other), plain)
+
+
+def test_a_bare_file_is_recognised_by_its_tensors(tmp_path, tensors):
+    model = jaxseg.load(save(tmp_path / "x.pth", tensors))
+    assert (model.card.model, model.card.source) == ("paxray", "x.pth")
+    assert len(model.card.source_sha256) == 64
+
+
+def test_a_file_of_no_known_model_is_refused_with_the_names(tmp_path):
+    path = save(tmp_path / "x.pth", {"layer.weight": np.ones((2, 2), np.float32)})
+    with pytest.raises(ValueError, match=r"none of the models cxas, paxray; its first tensors are layer.weight"):
+        jaxseg.load(path)
+
+
+def test_a_file_with_another_number_of_classes_needs_its_model_named(tmp_path, tensors):
+    few = {k: v[:5] if k.startswith("head.out") else v for k, v in tensors.items()}
+    path = save(tmp_path / "x.pth", few)
+    with pytest.raises(ValueError, match="5 classes; name its model, one of cxas, paxray"):
+        jaxseg.load(path)
+    model = jaxseg.load("paxray", path)
+    assert model.card.class_names == ("class_000", "class_001", "class_002", "class_003", "class_004")
+    named = jaxseg.load("paxray", path, class_names=list("abcde"))
+    assert named.card.class_names == tuple("abcde")
+    with pytest.raises(ValueError, match="the model has 5 classes; 2 different names"):
+        jaxseg.load("paxray", path, class_names=["a", "b"])
+
+
+def test_all_misfits_are_listed_at_once(tmp_path, tensors):
+    broken = dict(tensors)
+    del broken["head.out.conv.bias"]
+    broken["head.up4.conv.double_conv.0.weight"] = np.ones((3, 3), np.float32)
+    broken["extra.weight"] = np.ones(2, np.float32)
+    with pytest.raises(ValueError, match="3 problems") as error:
+        jaxseg.load("paxray", save(tmp_path / "x.pth", broken))
+    text = str(error.value)
+    assert "missing     head.out.conv.bias  for classify.bias" in text
+    assert "mis-shaped  head.up4.conv.double_conv.0.weight: (3, 3), the model needs (4, 8, 3, 3)" in text
+    assert "unexpected  extra.weight" in text
+
+
+def test_convert_writes_a_directory_that_loads_to_the_same_numbers(tmp_path, tensors):
+    source = save(tmp_path / "x.pth", tensors, under="model", prefix="module.")
+    folder = jaxseg.convert(source, tmp_path / "model", model="paxray")
+    card = read_card(folder)
+    assert (card.model, card.source, card.jaxseg) == ("paxray", "x.pth", jaxseg.__version__)
+    assert card.licence.startswith("not stated")
+    assert sorted(p.name for p in folder.iterdir()) == ["card.json", "params"]
+    for again in (jaxseg.load("paxray", folder), jaxseg.load(folder)):
+        np.testing.assert_array_equal(output(again), output(jaxseg.load("paxray", source)))
+    with pytest.raises(FileExistsError, match="exists"):
+        jaxseg.convert(source, folder)
+    jaxseg.convert(source, folder, overwrite=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "x.pth"]
+
+
+def test_convert_refuses_to_overwrite_what_is_no_model(tmp_path, tensors):
+    source = save(tmp_path / "x.pth", tensors)
+    (tmp_path / "precious").mkdir()
+    with pytest.raises(FileExistsError):
+        jaxseg.convert(source, tmp_path / "precious", overwrite=True)
+
+
+def test_a_training_run_stands_for_its_model(tmp_path, tensors):
+    source = save(tmp_path / "x.pth", tensors)
+    jaxseg.convert(source, tmp_path / "run" / "model")
+    np.testing.assert_array_equal(output(jaxseg.load("paxray", tmp_path / "run")), output(jaxseg.load(source)))
+
+
+def test_the_dtype_of_the_arithmetic_can_be_chosen(tmp_path, tensors):
+    folder = jaxseg.convert(save(tmp_path / "x.pth", tensors), tmp_path / "model")
+    assert jaxseg.load(folder, dtype="bfloat16").cfg.dtype == "bfloat16"
+
+
+@pytest.mark.parametrize("damage", ["no card", "text", "list", "format", "config", "names", "params"])
+def test_damaged_model_directories_are_named(tmp_path, tensors, damage):
+    folder = jaxseg.convert(save(tmp_path / "x.pth", tensors), tmp_path / "model")
+    path = folder / "card.json"
+    card = json.loads(path.read_text())
+    if damage == "no card":
+        path.unlink()
+    elif damage == "params":
+        for file in (folder / "params").rglob("*"):
+            if file.is_file() and file.stat().st_size > 500:
+                file.write_bytes(file.read_bytes()[:100])
+    else:
+        changed = {
+            "text": "{",
+            "list": "[]",
+            "format": json.dumps(card | {"format": 9}),
+            "config": json.dumps(card | {"config": {"width": "wide"}}),
+            "names": json.dumps(card | {"class_names": [1]}),
+        }
+        path.write_text(changed[damage])
+    with pytest.raises(ValueError, match="model|width"):
+        jaxseg.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("cxsa", "unknown model|neither a model name"),
+        ("post_dae", "post_dae.*no published weights"),
+        ("segae", "not in this version|cannot be fetched"),
+    ],
+)
+def test_models_without_weights_say_what_to_do(name, words, monkeypatch, tmp_path):
+    monkeypatch.setenv("JAXSEG_HOME", str(tmp_path))
+    with pytest.raises((ValueError, OSError), match=words):
+        jaxseg.load(name)
+
+
+def test_create_is_seeded():
+    one, same, other = (jaxseg.create("cxas", seed=s, num_classes=2, **TINY) for s in (1, 1, 2))
+    kernels = [np.asarray(m.classify.kernel[...]) for m in (one, same, other)]
+    np.testing.assert_array_equal(kernels[0], kernels[1])
+    assert not np.array_equal(kernels[0], kernels[2])
+    assert one.card.class_names == ("class_000", "class_001")
