@@ -24,7 +24,9 @@ def save(path: Path, tensors: dict[str, np.ndarray], *, under: str = "", prefix:
 
 def _tensor(key: str, array: np.ndarray) -> bytes:
     strides = tuple(stride // array.itemsize for stride in array.copy(order="C").strides)
-    storage = _text("storage") + _named("torch", STORAGES[array.dtype.name]) + _text(key) + _text("cpu") + _int(array.size)
+    storage = (
+        _text("storage") + _named("torch", STORAGES[array.dtype.name]) + _text(key) + _text("cpu") + _int(array.size)
+    )
     arguments = b"((" + storage + b"tQ" + _int(0) + _ints(array.shape) + _ints(strides) + b"\x89)t"
     return _named("torch._utils", "_rebuild_tensor_v2") + arguments + b"R"
 

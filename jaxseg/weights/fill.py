@@ -57,7 +57,7 @@ def fill(
                 wanted = variable.shape if axes is None else tuple(np.array(variable.shape)[np.argsort(axes)].tolist())
                 problems.append(f"mis-shaped  {source}: {tensors[source].shape}, the model needs {wanted}")
             else:
-                variable.set_value(jnp.asarray(array, variable.dtype))
+                variable.set_value(jnp.array(array, variable.dtype))  # a copy: the file may be mapped
     problems += [f"unexpected  {name}" for name in tensors if name in unused]
     if problems:
         raise ValueError(f"{len(problems)} problems filling the model from the checkpoint:\n" + "\n".join(problems))

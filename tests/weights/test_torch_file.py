@@ -120,10 +120,12 @@ FORMATS = {"zip": zipped, "legacy": legacy}
 
 
 @pytest.fixture
-def write(tmp_path):
-    def write(content: bytes, name: str = "weights.pth") -> Path:
-        (tmp_path / name).write_bytes(content)
-        return tmp_path / name
+def write(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made")  # not tmp_path, whose name has words that the messages are searched for
+
+    def write(content: bytes) -> Path:
+        (folder / "weights.pth").write_bytes(content)
+        return folder / "weights.pth"
 
     return write
 
@@ -313,6 +315,19 @@ def test_legacy_storage_that_is_part_of_another(write):
     np.testing.assert_array_equal(got, [1, 2, 3])
     with pytest.raises(TorchFileError, match="outside"):
         read_torch_file(write(legacy({"w": tensor(storage("Float", 4, "0", ("view", 2, 3)), (3,), (1,))})))
+    build, double = named("torch._utils", "_rebuild_tensor_v3"), named("torch", "float64")
+    with pytest.raises(TorchFileError, match="part of a float32 storage as float64"):
+        read_torch_file(write(legacy({"w": call(build, memory, 0, (1,), (1,), False, {}, double)})))
+
+
+def test_legacy_storage_that_is_described_in_two_ways_is_refused(write):
+    for other in (storage("Int", 4), storage("Float", 3)):
+        with pytest.raises(TorchFileError, match="storage 0 twice"):
+            read_torch_file(write(legacy({"w": vector(), "v": other})))
+    content = legacy({"w": vector()})
+    count = content.rindex(FLOATS) - 8
+    with pytest.raises(TorchFileError, match="storage 0 has another size"):
+        read_torch_file(write(content[:count] + struct.pack("<q", 3) + FLOATS))
 
 
 def test_tensors_are_views_of_the_file(write):
@@ -529,32 +544,34 @@ def test_refusal_names_the_global(write):
             read_torch_file(write(pickle.dumps(Reduced(os.system, ("true",)), protocol)))
 
 
+NEW = named("copyreg", "__newobj__")
 BOMBS = {
-    "BINBYTES8 of 2**62": b"\x80\x04\x8e" + struct.pack("<Q", 2**62) + b"x.",
-    "BINBYTES8 of 2**64": b"\x80\x04\x8e" + b"\xff" * 8 + b"x.",
-    "BYTEARRAY8 of 2**62": b"\x80\x05\x96" + struct.pack("<Q", 2**62) + b"x.",
-    "BINUNICODE8 of 2**62": b"\x80\x04\x8d" + struct.pack("<Q", 2**62) + b"x.",
-    "LONG4 of 2**31": b"\x80\x02\x8b\xff\xff\xff\x7f.",
-    "a frame of 2**62": b"\x80\x04\x95" + struct.pack("<Q", 2**62) + b"N.",
-    "LONG_BINPUT 2**31": b"\x80\x02Nr\0\0\0\x80.",
-    "PUT 10**20": b"\x80\x02Np100000000000000000000\n.",
-    "a long number": b"\x80\x02\x8b" + struct.pack("<I", 1000) + b"\x7f" * 1000 + b".",
-    "decimal digits": b"\x80\x02L" + b"9" * 100_000 + b"L\n.",
-    "extension code": b"\x80\x02\x82\x01.",
-    "buffer": b"\x80\x05\x97.",
-    "text id": b"\x80\x02Pid\n.",
-    "outside data": pickled(vector()),
-    "encode with a codec": pickled(call(named("_codecs", "encode"), "x", "zip")),
-    "called constant": pickled(Code(b"N)R")),
-    "called instance": pickled(Code(call(named("mine", "C")) + b")R")),
-    "list as key": pickled(Code(b"}]Ns")),
-    "key over key": pickled(call(named("copyreg", "__newobj__"), *[named("copyreg", "__newobj__")] * 3)),
+    "BINBYTES8 of 2**62": (b"\x80\x04\x8e" + struct.pack("<Q", 2**62) + b"x.", "damaged"),
+    "BINBYTES8 of 2**64": (b"\x80\x04\x8e" + b"\xff" * 8 + b"x.", "damaged"),
+    "BYTEARRAY8 of 2**62": (b"\x80\x05\x96" + struct.pack("<Q", 2**62) + b"x.", "damaged"),
+    "BINUNICODE8 of 2**62": (b"\x80\x04\x8d" + struct.pack("<Q", 2**62) + b"x.", "damaged"),
+    "LONG4 of 2**31": (b"\x80\x02\x8b\xff\xff\xff\x7f.", "damaged"),
+    "a frame of 2**62": (b"\x80\x04\x95" + struct.pack("<Q", 2**62) + b"N.", "no named tensors"),
+    "LONG_BINPUT 2**31": (b"\x80\x02Nr\0\0\0\x80.", "under number 2147483648"),
+    "PUT 10**20": (b"\x80\x02Np100000000000000000000\n.", "under number"),
+    "a long number": (b"\x80\x02\x8b" + struct.pack("<I", 1000) + b"\x7f" * 1000 + b".", "number of 7999 bits"),
+    "decimal digits": (b"\x80\x02L" + b"9" * 100_000 + b"L\n.", "damaged"),
+    "extension code": (b"\x80\x02\x82\x01.", "extension codes"),
+    "buffer": (b"\x80\x05\x97.", "outside buffers"),
+    "text id": (b"\x80\x02Pid\n.", "text ids"),
+    "outside data": (pickled(vector()), "refers to data outside"),
+    "encode with a codec": (pickled(call(named("_codecs", "encode"), "x", "zip")), "damaged"),
+    "called constant": (pickled(Code(b"N)R")), "damaged"),
+    "called instance": (pickled(Code(call(named("mine", "C")) + b")R")), "damaged"),
+    "list as key": (pickled(Code(b"}]Ns")), "uses a list as a key"),
+    "maker of makers": (pickled(call(NEW, NEW, NEW, NEW)), "no named tensors"),
 }
 
 
 @pytest.mark.parametrize("case", BOMBS)
 def test_bombs_are_refused_or_harmless(write, case):
-    assert_refused_cheaply(write(BOMBS[case]), "weights.pth: ")
+    content, words = BOMBS[case]
+    assert_refused_cheaply(write(content), words)
 
 
 def nest(opening: bytes, closing: bytes, depth: int = 100_000) -> Code:
@@ -605,6 +622,11 @@ def test_sharing_does_not_multiply_the_work(write):
         read_torch_file(write(pickled(doubled(60, module=True))))
     with pytest.raises(TorchFileError, match="no named tensors"):
         read_torch_file(write(pickled({"model": doubled(60, module=False), "net": doubled(60, module=False)})))
+    chain = Code(b"N")
+    for _ in range(150):
+        chain = instance("mine", "C", {"_modules": {"a": chain}})
+    with pytest.raises(TorchFileError, match="nested more than 100 deep"):
+        read_torch_file(write(pickled(chain)))
     copies = b"](" + b"N" * 5000 + b"eq\0" + b"cbuiltins\nset\nq\1" + b"h\1h\0\x85R0" * 5000  # 25 million elements
     with pytest.raises(TorchFileError, match="steps"):
         read_torch_file(write(pickled(Code(copies))))
@@ -613,7 +635,7 @@ def test_sharing_does_not_multiply_the_work(write):
 
 def test_keys_with_chosen_hashes_are_limited(write):
     values = b"".join(b"\x8a\x0a" + (i * (2**61 - 1)).to_bytes(10, "little") for i in range(1, 25_000))
-    with pytest.raises(TorchFileError, match="keys"):
+    with pytest.raises(TorchFileError, match="20,000 keys"):
         read_torch_file(write(pickled(Code(b"\x8f(" + values + b"\x90"))))
 
 
@@ -624,11 +646,12 @@ def test_nested_files_are_limited_in_depth_and_work(write):
         content = pickled({"w": call(load, content)})
     with pytest.raises(TorchFileError, match="files inside files"):
         read_torch_file(write(content))
-    repeated = Code(
-        b"0".join([Code(load + b"q\0") + code(pickled(Code(b"N" + b"0N" * 10_000))) + b"q\1"]) + b"h\0h\1\x85R" * 1000
-    )
-    with pytest.raises(TorchFileError, match="steps"):
-        read_torch_file(write(pickled(repeated)))
+    many_steps = pickled(Code(b"N" + b"0N" * 10_000))
+    much_data = legacy(storage("Float", 2**20), {"0": bytes(2**22)})
+    for content in (many_steps, much_data):
+        repeated = Code(load + b"q\0" + code(content) + b"q\1" + b"h\0h\1\x85R" * 1000)
+        with pytest.raises(TorchFileError, match="steps"):
+            read_torch_file(write(pickled(repeated)))
 
 
 # Zip archives

@@ -1,0 +1,58 @@
+"""A tiny model directory, a folder of images, and the command in a process or in this one."""
+
+import dataclasses
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import jaxseg
+from jaxseg import labels
+from jaxseg.weights.store import save_model
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """A model directory with the 159 classes of CXAS, narrow, for 64 x 64 inputs."""
+    model = jaxseg.create("cxas", class_names=labels.CXAS, backbone="resnet18", width=4)
+    model.card = dataclasses.replace(model.card, input_size=(64, 64))
+    return save_model(model, tmp_path_factory.mktemp("tiny") / "model", model.card)
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Two X-rays of different sizes."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name, size in (("one.png", (60, 50)), ("two.jpg", (33, 70))):
+        Image.fromarray(rng.integers(0, 256, size, np.uint8)).save(folder / name)
+    return folder
+
+
+@pytest.fixture
+def jaxseg_command(capsys):
+    """Runs the command in this process: (arguments) -> (exit code, stdout, stderr)."""
+    from jaxseg.cli.main import main
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as stop:
+            main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return stop.value.code or 0, out, err
+
+    return run
+
+
+@pytest.fixture
+def jaxseg_process():
+    """Runs the command in a process of its own, as users do."""
+
+    def run(*arguments):
+        command = [sys.executable, "-m", "jaxseg.cli", *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        return done.returncode, done.stdout, done.stderr
+
+    return run

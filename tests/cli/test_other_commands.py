@@ -1,0 +1,110 @@
+"""`jaxseg models`, `convert`, `demo`, and the table of the originals' commands in the README."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from torch_writer import save
+
+from jaxseg import registry
+from jaxseg.card import read_card
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+
+
+def test_models_lists_every_model_with_its_weights(jaxseg_command, monkeypatch, tmp_path):
+    monkeypatch.setenv("JAXSEG_HOME", str(tmp_path))
+    code, out, _ = jaxseg_command("models")
+    assert code == 0
+    for entry in registry.ENTRIES:
+        assert f"{entry.name}" in out
+    assert "CC BY-NC-SA 4.0" in out
+    assert str(tmp_path) in out
+    assert "none published; train" in out
+
+
+def test_models_as_json_and_in_detail(jaxseg_command):
+    rows = json.loads(jaxseg_command("models", "--json")[1])
+    assert [row["name"] for row in rows] == [entry.name for entry in registry.ENTRIES]
+    assert len(rows[0]["classes"]) == rows[0]["num_classes"] == 159
+    assert rows[0]["groups"]["lung halves"] == ["right lung", "left lung"]
+    assert [row["available"] for row in rows] == [True, True, False, False, False, False]
+    _, out, _ = jaxseg_command("models", "cxas")
+    assert "121 heart" in out
+    assert "lung lobes: 5 classes" in out
+    assert jaxseg_command("models", "cxsa")[0] == 2
+
+
+def test_convert_from_the_command_line(jaxseg_command, kit, tmp_path):
+    path = save(tmp_path / "x.pth", kit.weights("scm_tiny"))
+    code, _, err = jaxseg_command("convert", path, tmp_path / "model")
+    assert (code, "none of the models cxas, paxray" in err) == (1, True)
+    code, _, err = jaxseg_command("convert", path, tmp_path / "model", "--model", "cmvae")
+    assert (code, "not in this version" in err) == (2, True)
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.slow
+def test_published_weights_convert_with_a_card(jaxseg_command, kit, tmp_path):
+    path = save(
+        tmp_path / "UNet_ResNet50_default.pth", kit.weights("cxas_unet_resnet50"), under="model", prefix="module."
+    )
+    code, out, _ = jaxseg_command("convert", path, tmp_path / "model")
+    assert (code, "model cxas, 159 classes" in out, "CC BY-NC-SA" in out) == (0, True, True)
+    card = read_card(tmp_path / "model")
+    assert dict(card.config)["backbone"] == "resnet50"
+    assert card.class_names[121] == "heart"
+
+
+def test_a_malicious_file_is_refused_and_nothing_runs(jaxseg_command, tmp_path):
+    marker = tmp_path / "ran"
+    evil = tmp_path / "evil.pth"
+    evil.write_bytes(b"cos\nsystem\n(S'touch " + str(marker).encode() + b"'\ntR.")
+    code, _, err = jaxseg_command("convert", evil, tmp_path / "model")
+    assert (code, "os.system" in err, err.count("\n")) == (1, True, 1)
+    assert not marker.exists()
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.slow
+def test_the_demo_finds_the_lungs_of_unseen_phantoms(jaxseg_process, tmp_path):
+    code, out, err = jaxseg_process("demo", "-o", tmp_path / "demo", "--steps", "60")
+    assert code == 0, err
+    scores = {name: float(value) for name, value in re.findall(r"^  (\w[\w ]*?)\s+([\d.]+)$", out, re.M)}
+    assert min(scores["right lung"], scores["left lung"]) > 0.9
+    assert Image.open(tmp_path / "demo" / "contact_sheet.png").size[0] > 500
+    assert len(list((tmp_path / "demo" / "masks" / "phantom_0").glob("*.png"))) == 6
+    assert "real X-rays mean nothing" in read_card(tmp_path / "demo" / "model").note
+
+
+def rows() -> list[tuple[str, str]]:
+    """The rows of the README's table of commands: (the original's, ours), where ours exists."""
+    table = re.search(r"<!-- commands -->(.*?)<!-- end -->", README.read_text(), re.S).group(1)
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.strip().splitlines()[2:]]
+    return [(row[0], row[1].strip("`")) for row in cells if row[1].startswith("`jaxseg")]
+
+
+def test_the_readme_maps_every_original_command():
+    text = README.read_text()
+    for command in ("cxas_segment", "cxas_feat_extract", "cxas --mode", "main.py", "inference.py", "train.py",
+                    "inference_TotalSegmentator.py", "Run.py", "Prepare_MNIST.py", "Prepare_LIDC.py"):  # fmt: skip
+        assert command in text
+
+
+@pytest.mark.parametrize("row", rows(), ids=lambda row: row[0])
+def test_every_row_of_the_readme_that_exists_runs(row, jaxseg_command, tiny, images, tmp_path):
+    _, ours = row
+    words = shlex.split(ours)[1:]
+    places = {"IMAGES": images, "OUT": tmp_path / "out"}
+    words = [str(places.get(word, word)) for word in words] + ["--weights", str(tiny)]
+    code, _, err = jaxseg_command(*words)
+    assert code == 0, err
+    suffix = words[words.index("-ot") + 1] if "-ot" in words else "png"
+    done = [p for p in (tmp_path / "out").iterdir() if p.stem in ("one", "two")]
+    assert len(done) == 2
+    if suffix == "npy":
+        assert np.load(tmp_path / "out" / "one.npy").shape == (159, 60, 50)

@@ -1,0 +1,151 @@
+"""`jaxseg segment` as users type it."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import jaxseg
+from jaxseg import labels
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools
+@pytest.mark.parametrize("output_type", ["npy", "npz", "png", "jpg", "json"])
+def test_every_output_type_reads_back_equal_to_the_python_api(jaxseg_command, tiny, images, tmp_path, output_type):
+    out = tmp_path / "out"
+    code, _, err = jaxseg_command("segment", "-i", images, "-o", out, "-ot", output_type, "--weights", tiny)
+    assert (code, "2 done" in err) == (0, True)
+    for path in images.iterdir():
+        masks = jaxseg.segment(path, jaxseg.load("cxas", tiny)).masks
+        np.testing.assert_array_equal(read(out, path.stem, output_type, masks.shape), masks)
+
+
+def read(out, stem, output_type, shape):
+    if output_type == "npy":
+        return np.load(out / f"{stem}.npy")
+    if output_type == "npz":
+        return np.load(out / f"{stem}.npz")["arr_0"]
+    if output_type == "json":
+        from pycocotools import mask as coco
+
+        masks = np.zeros(shape, bool)
+        for annotation in json.loads((out / f"{stem}.json").read_text())["annotations"]:
+            masks[annotation["category_id"]] = coco.decode(annotation["segmentation"])
+        return masks
+    pictures = [np.asarray(Image.open(out / stem / f"{name}.{output_type}")) for name in labels.CXAS]
+    return np.stack(pictures) > (128 if output_type == "jpg" else 0)
+
+
+def test_a_folder_gets_one_coco_file_too(jaxseg_command, tiny, images, tmp_path):
+    jaxseg_command("segment", "-i", images, "-o", tmp_path / "out", "-ot", "json", "--weights", tiny)
+    merged = json.loads((tmp_path / "out" / "images.json").read_text())
+    assert [image["file_name"] for image in merged["images"]] == [str(images / "one.png"), str(images / "two.jpg")]
+    ids = [annotation["id"] for annotation in merged["annotations"]]
+    assert len(ids) == len(set(ids)) > 159
+
+
+def test_both_spellings_of_options_and_the_alias_work(jaxseg_command, tiny, images, tmp_path):
+    common = ["-m", "unet_resnet50_default", "-g", "cpu", "--weights", tiny]
+    for option in ("--output_type", "--output-type"):
+        folder = tmp_path / option.strip("-")
+        code, _, _ = jaxseg_command("segment", "--input", images, "--output", folder, option, "npy", *common)
+        assert code == 0
+        assert (folder / "one.npy").is_file()
+    code, _, _ = jaxseg_command(
+        "segment", "-i", images, "-o", tmp_path / "x", "--batch_size", "2", "-ot", "npy", *common
+    )
+    np.testing.assert_array_equal(np.load(tmp_path / "x" / "one.npy"), np.load(tmp_path / "output_type" / "one.npy"))
+
+
+def test_classes_and_threshold(jaxseg_command, tiny, images, tmp_path):
+    options = ["-ot", "npy", "--weights", tiny, "--classes", "lung halves, heart", "--threshold", "0.4"]
+    code, _, _ = jaxseg_command("segment", "-i", images / "one.png", "-o", tmp_path / "out", *options)
+    model = jaxseg.load("cxas", tiny)
+    wanted = jaxseg.segment(images / "one.png", model, threshold=0.4).masks[[121, 135, 136]]
+    assert code == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "out" / "one.npy"), wanted)
+
+
+def test_bad_files_are_reported_the_rest_is_done_and_a_second_run_skips(jaxseg_command, tiny, images, tmp_path):
+    (images / "bad.png").write_bytes(b"no picture")
+    (images / "bad.dcm").write_bytes(b"no dicom")
+    arguments = ["segment", "-i", images, "-o", tmp_path / "out", "--weights", tiny]
+    code, _, err = jaxseg_command(*arguments)
+    assert code == 1
+    assert "bad.png: not a png or jpg file, or damaged" in err
+    assert "bad.dcm: not a DICOM file" in err
+    assert "2 done, 0 were there, 2 failed" in err
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["counts"] == {"done": 2, "skipped": 0, "failed": 2, "pending": 0}
+    code, _, err = jaxseg_command(*arguments)
+    assert "0 done, 2 were there, 2 failed" in err
+    code, _, err = jaxseg_command(*arguments, "--threshold", "0.3")
+    assert (code, "made with another threshold" in err, err.count("\n")) == (1, True, 1)
+    code, _, err = jaxseg_command(*arguments, "--threshold", "0.3", "--overwrite")
+    assert "2 done" in err
+
+
+def test_the_report_tells_versions_device_hash_and_seconds(jaxseg_command, tiny, images, tmp_path):
+    report = tmp_path / "deep" / "run.json"
+    jaxseg_command("segment", "-i", images, "-o", tmp_path / "out", "--weights", tiny, "--report", report)
+    content = json.loads(report.read_text())
+    assert content["environment"]["versions"]["jax"] == jax.__version__
+    assert content["environment"]["devices"]
+    assert len(content["settings"]["weights_sha256"]) == 64
+    assert set(content["seconds"]) == {"start", "compile", "images"}
+    assert set(content["files"]["one"]["seconds"]) == {"read", "compute", "write"}
+
+
+def test_several_devices_share_the_batch(jaxseg_command, tiny, images, tmp_path):
+    one = jaxseg_command("segment", "-i", images, "-o", tmp_path / "a", "-ot", "npy", "--weights", tiny, "-g", "0")
+    two = jaxseg_command("segment", "-i", images, "-o", tmp_path / "b", "-ot", "npy", "--weights", tiny, "-g", "1,3")
+    assert (one[0], two[0]) == (0, 0)
+    np.testing.assert_array_equal(np.load(tmp_path / "a" / "two.npy"), np.load(tmp_path / "b" / "two.npy"))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["-m", "cxsa"], "did you mean 'cxas'"),
+        (["-m", "prob_unet"], "not in this version"),
+        (["-g", "99"], "no device 99; JAX sees 0: cpu"),
+        (["-g", "first"], "neither auto, cpu, gpu, tpu nor indices"),
+        (["-g", "tpu"], "no tpu found"),
+        (["--classes", "hart"], "did you mean 'heart'"),
+        (["--threshold", "2"], "2.0 is not in the range"),
+        (["-ot", "tif"], "'tif' is not one of"),
+        (["-g", "0,1", "--batch-size", "3"], "cannot be split over 2 devices"),
+        (["--nonsense"], "No such option"),
+    ],
+)
+def test_wrong_options_are_one_line_and_exit_code_2(jaxseg_command, tiny, images, tmp_path, options, words):
+    code, _, err = jaxseg_command("segment", "-i", images, "-o", tmp_path / "out", "--weights", tiny, *options)
+    assert (code, words in err, err.count("\n")) == (2, True, 1), err
+
+
+def test_missing_input_and_missing_weights_are_one_line(jaxseg_command, images, tmp_path):
+    code, _, err = jaxseg_command("segment", "-i", tmp_path / "none", "-o", tmp_path / "out")
+    assert (code, "no such file or folder" in err) == (1, True)
+    code, _, err = jaxseg_command("segment", "-i", images, "-o", tmp_path / "out", "--weights", tmp_path / "none.pth")
+    assert (code, "none.pth" in err, err.count("\n")) == (1, True, 1)
+    (tmp_path / "empty").mkdir()
+    code, _, err = jaxseg_command("segment", "-i", tmp_path / "empty", "-o", tmp_path / "out")
+    assert (code, "--recursive looks into sub-folders" in err) == (2, True)
+
+
+def test_a_traceback_comes_only_with_debug(images, tmp_path, jaxseg_process):
+    arguments = ["segment", "-i", images, "-o", tmp_path / "out", "--weights", tmp_path / "none.pth"]
+    code, out, err = jaxseg_process(*arguments)
+    assert (code, out, "Traceback" in err) == (1, "", False)
+    assert "Traceback" in jaxseg_process(*arguments, "--debug")[2]
+
+
+def test_a_real_process_leaves_stdout_clean_and_stderr_plain(tiny, images, tmp_path, jaxseg_process):
+    code, out, err = jaxseg_process("segment", "-i", images, "-o", tmp_path / "out", "--weights", tiny)
+    assert (code, out) == (0, ""), err
+    lines = err.strip().splitlines()
+    assert lines[0].startswith("images 1/2: ")
+    assert lines[-1].startswith("2 done, 0 were there, 0 failed")
+    assert len(lines) == 3, err

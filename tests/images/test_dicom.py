@@ -1,0 +1,218 @@
+"""DICOM files give the right grey values or a reason; what pydicom only remarks on is told, or refused."""
+
+import csv
+import io
+import logging
+import threading
+import warnings
+
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEGBaseline8Bit
+
+from jaxseg.images.preprocess import cxas
+from jaxseg.images.read import ImageError, from_array, read_picture
+
+ERRORS = {  # files of shared/data/dicom that are no single grey picture, or cannot be decoded
+    "JPGExtended.dcm": "12-bit precision",
+    "MR_small_jpeg_ls_lossless.dcm": "JPEG-LS",
+    "MR_truncated.dcm": "less than expected",
+    "SC_rgb_jpeg_dcmtk.dcm": "YBR_FULL is colour",
+    "SC_rgb_rle_2frame.dcm": "2 frames",
+    "SC_rgb_small_odd.dcm": "RGB is colour",
+    "derived_truncated_jpeg_cxr.dcm": "no pixel data",
+    "examples_palette.dcm": "PALETTE COLOR is colour",
+    "examples_ybr_color.dcm": "30 frames",
+    "meta_missing_tsyntax.dcm": "tags Rows",
+    "no_meta.dcm": "not a DICOM file",
+    "rtdose.dcm": "15 frames",
+    "rtplan.dcm": "no pixel data",
+    "rtplan_truncated.dcm": "no pixel data",
+    "test-SR.dcm": "no pixel data",
+}
+
+
+def changed(kit, path, **tags):
+    """Writes the file mono2_12bit.dcm with other tags (None: without) to `path`."""
+    dataset = pydicom.dcmread(kit.folder / "files" / "mono2_12bit.dcm")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name, value in tags.items():
+            if value is None:
+                delattr(dataset, name)
+            elif name.startswith("Rescale"):
+                tag = pydicom.tag.Tag(name)
+                dataset[tag] = pydicom.dataelem.RawDataElement(tag, "DS", len(value), value, 0, False, True)
+            else:
+                setattr(dataset, name, value)
+        dataset.save_as(path)
+    return path
+
+
+@pytest.mark.filterwarnings("ignore")  # as users read
+def test_dicom_files_of_all_kinds_give_a_picture_or_a_reason(shared):
+    with (shared / "data" / "dicom" / "expected.csv").open() as file:
+        rows = {row["file"]: row for row in csv.DictReader(file)}
+    assert len(rows) == 26
+    assert ERRORS.keys() < rows.keys()
+    for name, row in rows.items():
+        path = shared / "data" / "dicom" / name
+        if name in ERRORS:
+            with pytest.raises(ImageError, match=rf"^{name}: .*{ERRORS[name]}"):
+                read_picture(path)
+        else:
+            picture = read_picture(path)
+            assert picture.pixels.shape == (int(row["rows"]), int(row["cols"])), name
+            assert picture.pixels.dtype.isnative, name
+            assert np.isfinite(cxas(picture, (64, 64))).all(), name
+            assert picture.notes == (), name
+
+
+def test_the_same_picture_stored_four_ways_reads_the_same(shared):
+    first, *others = (
+        read_picture(shared / "data" / "dicom" / f"MR_small{kind}.dcm").pixels
+        for kind in ("", "_RLE", "_jp2klossless", "_bigendian")
+    )
+    for other in others:
+        np.testing.assert_array_equal(other, first)
+
+
+def test_monochrome1_is_inverted_back_to_the_picture_that_it_was_made_of(shared):
+    inverted = read_picture(shared / "data" / "dicom" / "derived_mono1_12bit.dcm")
+    original = read_picture(shared / "data" / "cxr" / "00000001_000.png").pixels[:, :, :1].astype(np.float32)
+    low, high = original.min(), original.max()
+    expected = cxas(from_array(((original - low) / (high - low) * 4080)[:, :, 0]), (512, 512))
+    np.testing.assert_allclose(cxas(inverted, (512, 512)), expected, atol=1e-5)
+
+
+PIXELS = 2 * 37 * 53  # bytes of mono2_12bit.dcm
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize(
+    ("tags", "message"),
+    [
+        ({"Rows": 65535, "Columns": 65535}, "65535 x 65535; between 1 and"),
+        ({"Rows": 8192, "Columns": 8192}, "less than expected"),
+        ({"Rows": 0}, "between 1 and"),
+        ({"Rows": None}, "tags Rows are missing"),
+        ({"Columns": None, "BitsStored": None}, "tags Columns, BitsStored are missing"),
+        ({"BitsAllocated": None}, "Bits Allocated"),
+        ({"PixelData": None}, "no pixel data"),
+        ({"PixelData": b""}, "cannot decode|no pixel data"),
+        ({"PixelData": bytes(PIXELS - 2)}, "less than expected"),
+        ({"PixelData": bytes(PIXELS)}, "constant"),
+        ({"NumberOfFrames": 1000000000}, "1000000000 frames"),
+        ({"NumberOfFrames": 2}, "2 frames"),
+        ({"NumberOfFrames": -1}, "-1 frames"),
+        (
+            {"PixelData": bytes(range(256)) * (2 * PIXELS // 256 + 1)},
+            r"\(2, 37, 53\), the tags say \(37, 53\)|contain 2",
+        ),
+        ({"SamplesPerPixel": 3, "PlanarConfiguration": 0, "Columns": 17}, "the tags say|excess padding"),
+        ({"PhotometricInterpretation": "RGB"}, "RGB is colour"),
+        ({"PhotometricInterpretation": "MONOCHROME3"}, "MONOCHROME3 is colour"),
+        ({"RescaleSlope": b"0 "}, "constant: every pixel is 0"),
+        ({"RescaleSlope": b"1e300 "}, "not finite"),
+        ({"RescaleSlope": b"nan "}, "not finite|not valid|nan"),
+        ({"RescaleSlope": b""}, "cannot decode"),
+        ({"RescaleSlope": b"steep "}, "cannot decode"),
+        ({"RescaleIntercept": b"1\\2 "}, "cannot decode"),
+    ],
+)
+def test_tags_that_fit_no_picture_are_refused(kit, tmp_path, tags, message, strict):
+    path = changed(kit, tmp_path / "x.dcm", **tags)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error" if strict else "ignore")
+        with pytest.raises(ImageError, match=rf"^x\.dcm: .*({message})"):
+            read_picture(path)
+
+
+def jpeg(kit, path, *pictures, **tags):
+    """Writes a DICOM file of 8-bit JPEG frames."""
+    frames = []
+    for picture in pictures:
+        buffer = io.BytesIO()
+        Image.fromarray(picture).save(buffer, "JPEG", quality=95)
+        frames.append(buffer.getvalue())
+    dataset = pydicom.dcmread(kit.folder / "files" / "mono2_12bit.dcm")
+    dataset.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8, 8, 7
+    dataset.Rows, dataset.Columns = pictures[0].shape
+    dataset.PixelData = encapsulate(frames, has_bot=True)
+    dataset["PixelData"].VR = "OB"
+    for name, value in tags.items():
+        setattr(dataset, name, value)
+    dataset.save_as(path)
+    return path
+
+
+SMOOTH = (np.add.outer(np.arange(40), np.arange(56)) * 2).astype(np.uint8)
+
+
+def test_a_jpeg_inside_dicom_reads_as_the_picture(kit, tmp_path):
+    picture = read_picture(jpeg(kit, tmp_path / "x.dcm", SMOOTH))
+    assert np.abs(picture.pixels.astype(int) - SMOOTH).max() <= 2
+    assert picture.notes == ()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_jpeg_that_differs_from_the_tags_is_refused(kit, tmp_path):
+    with pytest.raises(ImageError, match=r"x\.dcm: "):
+        read_picture(jpeg(kit, tmp_path / "x.dcm", SMOOTH, Rows=39))
+    with pytest.raises(ImageError, match=r"x\.dcm: "):  # numpy would spread one pixel over all
+        read_picture(jpeg(kit, tmp_path / "x.dcm", SMOOTH[:1, :1], Rows=40, Columns=56))
+    with pytest.raises(ImageError, match=r"the pixels are \(2, 40, 56\), the tags say \(40, 56\)"):
+        read_picture(jpeg(kit, tmp_path / "x.dcm", SMOOTH, SMOOTH))
+    with pytest.raises(ImageError, match="colour|broadcast|cannot decode"):
+        read_picture(jpeg(kit, tmp_path / "x.dcm", SMOOTH, SamplesPerPixel=3))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_pydicom_only_remarks_on_is_told(kit, tmp_path, caplog):
+    picture = read_picture(changed(kit, tmp_path / "x.dcm", Rows=36))
+    assert picture.pixels.shape == (36, 53)
+    assert len(picture.notes) == 1
+    assert picture.notes[0].startswith("x.dcm: The pixel data is 3922 bytes long, which indicates it contains 106")
+    assert read_picture(kit.folder / "files" / "mono2_12bit.dcm").notes == ()
+    assert caplog.records == []
+
+
+def test_with_warnings_as_errors_such_a_file_is_refused(kit, tmp_path):
+    changed(kit, tmp_path / "x.dcm", Rows=36)
+    with pytest.raises(ImageError, match="bytes of excess padding"):
+        read_picture(tmp_path / "x.dcm")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_remarks_belong_to_the_file_that_is_read_and_other_messages_pass(kit, tmp_path, caplog):
+    paths = {rows: changed(kit, tmp_path / f"{rows}.dcm", Rows=rows) for rows in range(20, 37)}
+    found = {}
+
+    def read(rows):
+        logging.getLogger("pydicom").warning("another's")
+        found[rows] = read_picture(paths[rows]).notes
+
+    threads = [threading.Thread(target=read, args=[rows]) for rows in paths]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for rows, notes in found.items():
+        assert len(notes) == 1
+        assert f"contains {2 * 53 * (37 - rows)} bytes of excess" in notes[0]
+    assert [record.message for record in caplog.records] == ["another's"] * len(paths)
+    with pytest.raises(ImageError):
+        read_picture(changed(kit, tmp_path / "bad.dcm", Columns=60))
+    logging.getLogger("pydicom").warning("after an error")
+    assert caplog.messages[-1] == "after an error"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_decoder_that_fails_prints_no_traceback(shared, caplog):
+    with pytest.raises(ImageError, match=r"exceptions were raised by all available plugins: pillow: .*12-bit"):
+        read_picture(shared / "data" / "dicom" / "JPGExtended.dcm")
+    assert caplog.records == []

@@ -1,0 +1,79 @@
+"""The wheel, the editable install, and what importing costs."""
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+HEAVY = ("flax", "grain", "orbax", "pydicom")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> zipfile.ZipFile:
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT)]
+    subprocess.run(command, check=True, capture_output=True)
+    with zipfile.ZipFile(next(folder.glob("*.whl"))) as archive:
+        yield archive
+
+
+@pytest.mark.slow
+def test_the_wheel_adds_only_jaxseg_and_holds_every_module(wheel):
+    names = wheel.namelist()
+    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"jaxseg"}
+    ours = {f"jaxseg/{p.relative_to(ROOT / 'jaxseg').as_posix()}" for p in (ROOT / "jaxseg").rglob("*.py")}
+    ours |= {f"jaxseg/{folder}/{p.name}" for folder in ("cli", "configs") for p in (ROOT / folder).glob("*.py")}
+    ours |= {f"jaxseg/configs/{p.name}" for p in (ROOT / "configs").glob("*.yaml")}
+    assert ours == {name for name in names if ".dist-info/" not in name}
+
+
+@pytest.mark.slow
+def test_the_installed_wheel_runs(wheel, tmp_path):
+    wheel.extractall(tmp_path / "site")
+    code = "import jaxseg, jaxseg.cli, jaxseg.configs; print(jaxseg.__file__, jaxseg.cli.__file__)"
+    out = run(code, tmp_path, path=tmp_path / "site")
+    assert out.split() == [
+        str(tmp_path / "site" / "jaxseg" / "__init__.py"),
+        str(tmp_path / "site/jaxseg/cli/__init__.py"),
+    ]
+    help_text = run("from jaxseg.cli.main import main; main(['models'])", tmp_path, path=tmp_path / "site")
+    assert "cxas" in help_text
+
+
+def test_the_editable_install_has_the_same_names():
+    out = run("import jaxseg.cli, jaxseg.configs; print(jaxseg.cli.__file__)", ROOT.parent)
+    assert Path(out.strip()) == ROOT / "cli" / "__init__.py"
+
+
+@pytest.mark.parametrize("code", ["import jaxseg", "from jaxseg.cli.main import main; main(['segment', '--help'])"])
+def test_importing_and_help_load_nothing_heavy_and_take_no_device(code):
+    probe = (
+        "import atexit, sys, json\n"
+        "def show():\n"
+        f"    heavy = [m for m in {HEAVY!r} if m in sys.modules]\n"
+        "    taken = 'jax' in sys.modules and bool(sys.modules['jax']._src.xla_bridge._backends)\n"
+        "    print(json.dumps({'heavy': heavy, 'taken': taken}))\n"
+        "atexit.register(show)\n"
+    )
+    out = run(probe + code, ROOT.parent)
+    assert json.loads(out.strip().splitlines()[-1]) == {"heavy": [], "taken": False}
+
+
+def test_public_names_resolve_and_others_do_not():
+    import jaxseg
+
+    for name in jaxseg.__all__:
+        assert getattr(jaxseg, name) is not None
+    assert set(jaxseg.__all__) <= set(dir(jaxseg))
+    with pytest.raises(AttributeError, match="no attribute 'segmnt'"):
+        _ = jaxseg.segmnt
+
+
+def run(code: str, folder: Path, path: Path | None = None) -> str:
+    options = ["-c", f"import sys; sys.path.insert(0, {str(path)!r})\n{code}"] if path else ["-c", code]
+    done = subprocess.run([sys.executable, *options], cwd=folder, capture_output=True, text=True, check=True)
+    return done.stdout
