@@ -18,7 +18,7 @@ from PIL import Image
 from jaxseg.data import phantom
 from jaxseg.images import draw
 from jaxseg.images.preprocess import cxas
-from jaxseg.images.read import from_array
+from jaxseg.images.read import from_array, read_picture
 from jaxseg.ops.losses import binary_cross_entropy, dice_loss
 from jaxseg.ops.metrics import dice
 from jaxseg.train.step import finish_step, make_step
@@ -90,7 +90,7 @@ def sheet(paths: list[Path], predictions: np.ndarray, truths: np.ndarray, means:
     colours = draw.palette(len(phantom.CLASSES))
     rows = []
     for path, prediction, truth in zip(paths, predictions, truths, strict=True):
-        image = np.asarray(Image.open(path).convert("L"))
+        image = read_picture(path).pixels
         rows.append([image, draw.overlay(image, truth), draw.overlay(image, prediction)])
     legend = [(name, tuple(map(int, colour))) for name, colour in zip(means, colours, strict=True)]
     figures = ", ".join(f"{name} {value:.2f}" for name, value in means.items())

@@ -13,7 +13,6 @@ from pathlib import Path
 _UMASK = os.umask(0)  # can only be read by setting it
 os.umask(_UMASK)
 _HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
-_PREFIX = f".jaxseg-{_HOST}-{os.getpid()}-"
 
 
 @contextlib.contextmanager
@@ -22,7 +21,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
     When the body raises, the temporary file is removed and whatever stood at `path` stays.
     """
-    handle, name = tempfile.mkstemp(prefix=_PREFIX, suffix=path.suffix, dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=_prefix(), suffix=path.suffix, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -41,7 +40,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     A folder that stood at `path` is replaced as a whole; when the body raises, it stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=path.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=_prefix(), dir=path.parent))
     old = temporary.with_name(temporary.name + "-old")
     try:
         yield temporary
@@ -82,6 +81,10 @@ def sha256(path: Path) -> str:
     for file in sorted(p for p in path.rglob("*") if p.is_file()):
         digest.update(f"{file.relative_to(path).as_posix()}\0{sha256(file)}\n".encode())
     return digest.hexdigest()
+
+
+def _prefix() -> str:
+    return f".jaxseg-{_HOST}-{os.getpid()}-"
 
 
 def _alive(process: int) -> bool:

@@ -1,48 +1,90 @@
-"""Writes `.pth` files as torch >= 1.6 does, without torch."""
+"""Writes torch's files without torch, from opcodes by hand: the classes that the files name are not installed here."""
 
 import struct
 import zipfile
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
-STORAGES = {"float32": "FloatStorage", "int64": "LongStorage", "float16": "HalfStorage"}
+KINDS = {"float64": "Double", "float32": "Float", "float16": "Half", "bfloat16": "BFloat16", "bool": "Bool"}
+KINDS |= {"int64": "Long", "int32": "Int", "int16": "Short", "int8": "Char", "uint8": "Byte"}
+KINDS |= {"complex64": "ComplexFloat", "complex128": "ComplexDouble"}
 
 
 def save(path: Path, tensors: dict[str, np.ndarray], *, under: str = "", prefix: str = "") -> Path:
     """Writes a state dict, under a key such as "model" where one is given, with a prefix before every name."""
-    entries = b"".join(_text(prefix + name) + _tensor(str(i), array) for i, (name, array) in enumerate(tensors.items()))
-    state = b"}(" + entries + b"u"
-    content = b"}(" + _text(under) + state + _text("epoch") + b"K\x07u" if under else state
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("archive/data.pkl", b"\x80\x02" + content + b".")
-        for i, array in enumerate(tensors.values()):
-            archive.writestr(f"archive/data/{i}", np.ascontiguousarray(array).tobytes())
-        archive.writestr("archive/version", "3\n")
+    state, storages = {}, {}
+    for key, (name, array) in enumerate(tensors.items()):
+        strides = np.empty(array.shape, np.uint8).strides  # counted in elements
+        state[prefix + name] = tensor(storage(KINDS[array.dtype.name], array.size, str(key)), array.shape, strides)
+        storages[str(key)] = array.ravel().view(np.uint8)
+    with path.open("wb") as file:
+        write_zip(file, {under: state, "epoch": 7} if under else state, storages)
     return path
 
 
-def _tensor(key: str, array: np.ndarray) -> bytes:
-    strides = tuple(stride // array.itemsize for stride in array.copy(order="C").strides)
-    storage = (
-        _text("storage") + _named("torch", STORAGES[array.dtype.name]) + _text(key) + _text("cpu") + _int(array.size)
-    )
-    arguments = b"((" + storage + b"tQ" + _int(0) + _ints(array.shape) + _ints(strides) + b"\x89)t"
-    return _named("torch._utils", "_rebuild_tensor_v2") + arguments + b"R"
+def write_zip(
+    file: BinaryIO, value, storages: dict, *, root: str = "archive/", order: bytes | None = None, extra=()
+) -> None:
+    """Writes a torch.save of PyTorch >= 1.6; storages maps keys to bytes or arrays (N,) uint8."""
+    members = {"data.pkl": value if type(value) is bytes else pickled(value), "version": b"3\n"}
+    members |= {"byteorder": order} if order else {}
+    members |= {f"data/{key}": raw for key, raw in storages.items()}
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(_aligned(root + name, file.tell()), content)
+        for name, content in extra:
+            archive.writestr(name, content)
 
 
-def _ints(values: tuple[int, ...]) -> bytes:
-    return b"(" + b"".join(map(_int, values)) + b"t"
+def _aligned(name: str, position: int) -> zipfile.ZipInfo:
+    """A member whose data starts at a multiple of 64, as torch.save pads it."""
+    entry = zipfile.ZipInfo(name)
+    padding = -(position + 34 + len(name)) % 64
+    entry.extra = b"FB" + struct.pack("<H", padding) + bytes(padding)
+    return entry
 
 
-def _int(value: int) -> bytes:
-    return b"J" + struct.pack("<i", value)
+class Code(bytes):
+    """Opcodes that leave one value on the stack."""
 
 
-def _text(text: str) -> bytes:
-    data = text.encode()
-    return b"X" + struct.pack("<I", len(data)) + data
+def pickled(value) -> bytes:
+    return b"\x80\x02" + code(value) + b"."
 
 
-def _named(module: str, name: str) -> bytes:
-    return f"c{module}\n{name}\n".encode()
+def code(value) -> bytes:
+    if isinstance(value, Code):
+        return value
+    if value is None or isinstance(value, bool):
+        return {None: b"N", True: b"\x88", False: b"\x89"}[value]
+    if isinstance(value, int):
+        return b"J" + struct.pack("<i", value) if -(2**31) <= value < 2**31 else b"I%d\n" % value
+    if isinstance(value, float):
+        return b"G" + struct.pack(">d", value)
+    if isinstance(value, (str, bytes)):
+        raw = value.encode() if isinstance(value, str) else value
+        return (b"X" if isinstance(value, str) else b"B") + struct.pack("<I", len(raw)) + raw
+    if isinstance(value, tuple):
+        return b"(" + b"".join(map(code, value)) + b"t"
+    if isinstance(value, list):
+        return b"](" + b"".join(map(code, value)) + b"e"
+    return b"}(" + b"".join(code(part) for item in value.items() for part in item) + b"u"
+
+
+def named(module: str, name: str) -> Code:
+    return Code(b"c%s\n%s\n" % (module.encode(), name.encode()))
+
+
+def call(function: Code, *args) -> Code:
+    return Code(function + code(args) + b"R")
+
+
+def storage(kind: str, count: int, key: str = "0", *rest) -> Code:
+    return Code(code(("storage", named("torch", f"{kind}Storage"), key, "cpu", count, *rest)) + b"Q")
+
+
+def tensor(memory: Code, size: tuple, stride: tuple, offset: int = 0) -> Code:
+    hooks = call(named("collections", "OrderedDict"))
+    return call(named("torch._utils", "_rebuild_tensor_v2"), memory, offset, size, stride, False, hooks)

@@ -1,5 +1,6 @@
 """Writes the masks of one image, one class at a time, in the originals' layouts and file names."""
 
+import io
 import json
 import zipfile
 from collections.abc import Callable, Sequence
@@ -60,7 +61,9 @@ def write_jpg(masks: Masks, base: Path, **_) -> Path:
     """Writes the folder `<base>/` with a grey `<label>.jpg` for every class: 0 and 255, lossy at the edges."""
     with atomic_folder(base) as folder:
         for k, name in enumerate(file_names(masks.names)):
-            Image.fromarray(masks.mask(k)).convert("L").save(folder / f"{name}.jpg", quality=95)
+            picture = io.BytesIO()  # Pillow, given a file, passes over short writes: a full disk would cut the picture
+            Image.fromarray(masks.mask(k)).convert("L").save(picture, "JPEG", quality=95)
+            (folder / f"{name}.jpg").write_bytes(picture.getbuffer())
     return base
 
 

@@ -76,7 +76,8 @@ def test_the_demo_finds_the_lungs_of_unseen_phantoms(jaxseg_process, tmp_path):
     assert code == 0, err
     scores = {name: float(value) for name, value in re.findall(r"^  (\w[\w ]*?)\s+([\d.]+)$", out, re.M)}
     assert min(scores["right lung"], scores["left lung"]) > 0.9
-    assert Image.open(tmp_path / "demo" / "contact_sheet.png").size[0] > 500
+    with Image.open(tmp_path / "demo" / "contact_sheet.png") as sheet:
+        assert sheet.size[0] > 500
     assert len(list((tmp_path / "demo" / "masks" / "phantom_0").glob("*.png"))) == 6
     assert "real X-rays mean nothing" in read_card(tmp_path / "demo" / "model").note
 

@@ -17,7 +17,7 @@ SIZE = (512, 512)
 
 def golden_names(prefix):
     """Names of the goldens with the input files, before there are fixtures."""
-    from conftest import DATA, Kit
+    from parity_kit import DATA, Kit
 
     return [name for name in Kit(DATA).names(prefix) if not name.endswith(("refused", "label_npy"))]
 

@@ -1,9 +1,11 @@
-"""The server that downloads are tested against."""
+"""The server that downloads are tested against, and the writers of the weights files that are read."""
 
 import threading
+from pathlib import Path
 
 import pytest
 from file_server import Site
+from torch_pickles import legacy, zipped
 
 from jaxseg.weights import download
 
@@ -26,3 +28,21 @@ def site(monkeypatch):
 @pytest.fixture
 def target(tmp_path):
     return tmp_path / "cache" / "weights.pth"
+
+
+@pytest.fixture
+def write(tmp_path_factory):
+    """Puts bytes into a file `weights.pth` and returns its path."""
+    folder = tmp_path_factory.mktemp("made")  # not tmp_path, whose name has words that the messages are searched for
+
+    def write(content: bytes) -> Path:
+        (folder / "weights.pth").write_bytes(content)
+        return folder / "weights.pth"
+
+    return write
+
+
+@pytest.fixture(params=[zipped, legacy], ids=["zip", "legacy"])
+def torch_save(request):
+    """The writer of one format of torch.save, from the new one to the old one."""
+    return request.param

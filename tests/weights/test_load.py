@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from torch_writer import save
 
 import jaxseg
 from jaxseg.card import read_card
-from torch_writer import save
 
 TINY = {"backbone": "resnet18", "width": 4}
 
