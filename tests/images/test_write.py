@@ -160,7 +160,7 @@ def test_labels_that_collide_get_numbers_and_others_stay():
 
 def test_a_merged_file_has_unique_ids_and_loads_in_pycocotools(tmp_path):
     categories = [f"class {i}" for i in range(13)]
-    sets = [discs(indices=(7, 3, 0, 12)), discs(("spine",), size=(190, 180), indices=(12,)), discs(("empty",))]
+    sets = [discs(indices=(7, 3, 0, 12)), discs(("spine",), size=(190, 180), indices=(11,)), discs(("empty",))]
     parts = [write(masks, tmp_path / f"{i}", "json", categories) for i, masks in enumerate(sets)]
     path = merge_coco(parts, tmp_path / "all.json", categories)
     document = json.loads(path.read_text())

@@ -181,9 +181,10 @@ def test_nested_files_are_limited_in_depth_and_work(write):
         content = pickled({"w": call(load, content)})
     with pytest.raises(TorchFileError, match="files inside files"):
         read_torch_file(write(content))
+    spent = b"(" + b"N" * 5000 + b"tq\0cbuiltins\nlist\nq\1" + b"h\1h\0\x85R" * 900  # 4.5 of 5 million steps, quickly
     many_steps = pickled(Code(b"N" + b"0N" * 10_000))
     much_data = legacy(storage("Float", 2**20), {"0": bytes(2**22)})
     for content in (many_steps, much_data):
-        repeated = Code(load + b"q\0" + code(content) + b"q\1" + b"h\0h\1\x85R" * 1000)
+        repeated = Code(spent + load + b"q\0" + code(content) + b"q\1" + b"h\0h\1\x85R" * 1000)
         with pytest.raises(TorchFileError, match="steps"):
             read_torch_file(write(pickled(repeated)))
