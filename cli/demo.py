@@ -35,7 +35,7 @@ def demo(output, steps):
     segmenter = Segmenter(model)
     run = folder.Run(output / "masks", "png", {"model": "demo", "seed": cfg.seed, "steps": cfg.steps})
     jobs = folder.plan(paths, output / "images", output / "masks")
-    for outcome in folder.segment_files(jobs, segmenter, run, overwrite=True):
+    for outcome in folder.segment_files(folder.begin(jobs, run, overwrite=True), segmenter, run):
         if outcome.error is not None:
             raise outcome.error
     predictions = np.stack([segmenter(path).masks for path in paths])

@@ -70,14 +70,16 @@ def segment(source, output, output_type, gpus, model, recursive, overwrite, repo
     run = folder.Run(output, output_type, identity)
     jobs = folder.plan(sources, source, output)
     loaded = time.perf_counter()
-    segmenter.compile()
-    compiled = time.perf_counter()
-    with progress(len(jobs), "images") as step:
-        for outcome in folder.segment_files(jobs, segmenter, run, overwrite=overwrite):
+    todo = folder.begin(jobs, run, overwrite=overwrite)
+    if todo:
+        segmenter.compile()
+    with progress(len(todo), "images") as step:
+        for outcome in folder.segment_files(todo, segmenter, run):
             _tell(outcome, step)
     if output_type == "json" and source.is_dir():
         folder.merge_folder(jobs, run, source.resolve().name, segmenter)
-    seconds = {"start": loaded - start, "compile": compiled - loaded, "images": time.perf_counter() - compiled}
+    seconds = {"start": loaded - start, "compile": segmenter.compile_seconds}
+    seconds["images"] = time.perf_counter() - loaded - segmenter.compile_seconds
     if report:
         _write_report(report, run, seconds)
     click.echo(_conclusion(run), err=True)

@@ -16,6 +16,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+
 @pytest.fixture(scope="session")
 def kit() -> Kit:
     return Kit(DATA)

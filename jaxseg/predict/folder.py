@@ -19,10 +19,11 @@ SUMMARY_FILE = "summary.json"
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One image to do: its path, and the output's path without suffix."""
+    """One image to do: its path, the output's path without suffix, and the source's size and time (its stamp)."""
 
     source: Path
     base: Path
+    stamp: tuple[int, ...]
 
 
 @dataclasses.dataclass
@@ -115,14 +116,12 @@ def plan(sources: list[Path], root: Path, output: Path) -> list[Job]:
                 name += "_"
             path = path.with_name(name)
             taken.add(_folded(path))
-        jobs.append(Job(source, output / path))
+        jobs.append(Job(source, output / path, _stamp(source)))
     return jobs
 
 
-def segment_files(
-    jobs: list[Job], segmenter: Segmenter, run: Run, *, overwrite: bool = False, readers: int = 2, writers: int = 2
-) -> Iterator[Outcome]:
-    """Segments every job that is not done yet and yields its Outcome; `run` keeps the account.
+def begin(jobs: list[Job], run: Run, *, overwrite: bool = False) -> list[Job]:
+    """Returns the jobs that are not done yet, and writes down that they are pending.
 
     Raises:
       ValueError: the output folder holds results made with other settings and `overwrite` is False, or things of
@@ -130,7 +129,6 @@ def segment_files(
     """
     run.output.mkdir(parents=True, exist_ok=True)
     previous = _previous(run, overwrite)
-    stamps = {run.key(job): _stamp(job.source) for job in jobs}
     todo = []
     for job in jobs:
         key, there = run.key(job), os.path.lexists(run.path(job))
@@ -140,23 +138,29 @@ def segment_files(
                 f"{run.path(job)} is in the way: {SUMMARY_FILE} lists no {run.output_type} result of that name; name "
                 "another output folder, or remove it"
             )
-        if there and stamps[key] and entry.get("stamp") == stamps[key] and not overwrite:
+        if there and job.stamp and entry.get("stamp") == job.stamp and not overwrite:
             run.files[key] = entry | {"source": str(job.source), "status": "skipped"}
         else:
             todo.append(job)
-            run.files[key] = _entry(run, job, "pending", [] if there else stamps[key])
+            run.files[key] = _entry(run, job, "pending", () if there else job.stamp)
     run.earlier = previous
     for folder in {run.output, *(job.base.parent for job in jobs)}:
         sweep(folder)
     run.write_summary()  # on disk before the first result is: a run that is killed leaves no doubt what is whose
+    return todo
+
+
+def segment_files(
+    todo: list[Job], segmenter: Segmenter, run: Run, *, readers: int = 2, writers: int = 2
+) -> Iterator[Outcome]:
+    """Segments the jobs that `begin` returned and yields their Outcomes; `run` keeps the account."""
     write = _writer(run, segmenter)
     read = lambda job: segmenter.prepare(job.source)  # noqa: E731
     try:
         for outcome in stream(
             todo, read, segmenter.predict, write, batch_size=segmenter.batch_size, readers=readers, writers=writers
         ):
-            key = run.key(outcome.item)
-            run.files[key] = _account(run, outcome, stamps[key])
+            run.files[run.key(outcome.item)] = _account(run, outcome)
             yield outcome
         run.complete = True
     finally:
@@ -169,8 +173,17 @@ def merge_folder(jobs: list[Job], run: Run, name: str, segmenter: Segmenter) -> 
     path = run.output / f"{safe_name(name)}.json"
     while _folded(path) in taken:
         path = path.with_name(f"{path.stem}_all.json")
+    if path.exists() and not _is_coco(path):
+        raise ValueError(f"{path} is in the way: it is no COCO file; name another output folder, or remove it")
     parts = [run.path(job) for job in jobs if run.files[run.key(job)]["status"] in ("done", "skipped")]
     return merge_coco(parts, path, segmenter.card.class_names)
+
+
+def _is_coco(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return b"masks written by jaxseg" in file.read(1000)
 
 
 def _writer(run: Run, segmenter: Segmenter) -> Callable:
@@ -183,17 +196,17 @@ def _writer(run: Run, segmenter: Segmenter) -> Callable:
     return write
 
 
-def _entry(run: Run, job: Job, status: str, stamp: list[int]) -> dict:
+def _entry(run: Run, job: Job, status: str, stamp: tuple[int, ...]) -> dict:
     return {"source": str(job.source), "output_type": run.output_type, "status": status, "stamp": stamp}
 
 
-def _account(run: Run, outcome: Outcome, stamp: list[int]) -> dict:
-    """The entry of what is done; `stamp` was taken before the source was read, lest it changed since."""
+def _account(run: Run, outcome: Outcome) -> dict:
+    """The entry of what is done; its stamp was taken before the source was read, lest it changed since."""
     seconds = {"seconds": {stage: round(value, 4) for stage, value in outcome.seconds.items()}}
     if outcome.error is not None:
-        return _entry(run, outcome.item, "failed", []) | {"reason": describe(outcome.error)} | seconds
+        return _entry(run, outcome.item, "failed", ()) | {"reason": describe(outcome.error)} | seconds
     result = {"output": str(outcome.result), "notes": list(outcome.notes)}
-    return _entry(run, outcome.item, "done", stamp) | result | seconds
+    return _entry(run, outcome.item, "done", outcome.item.stamp) | result | seconds
 
 
 def describe(error: Exception) -> str:
@@ -208,7 +221,7 @@ def _previous(run: Run, overwrite: bool) -> dict[str, dict]:
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
         settings = dict(summary["settings"])
-        files = {key: dict(entry) for key, entry in summary["files"].items()}
+        files = {key: entry | {"stamp": tuple(entry["stamp"])} for key, entry in summary["files"].items()}
     except FileNotFoundError:
         return {}
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -221,16 +234,16 @@ def _previous(run: Run, overwrite: bool) -> dict[str, dict]:
         )
     if settings == run.settings:
         return files
-    return {key: entry | {"status": "stale", "stamp": []} for key, entry in files.items()}
+    return {key: entry | {"status": "stale", "stamp": ()} for key, entry in files.items()}
 
 
-def _stamp(path: Path) -> list[int]:
+def _stamp(path: Path) -> tuple[int, ...]:
     """Size and time of a file: another file under the same name is done again."""
     try:
         status = os.stat(path)
     except OSError:
-        return []
-    return [status.st_size, status.st_mtime_ns]
+        return ()
+    return status.st_size, status.st_mtime_ns
 
 
 def _inside(path: Path, folder: Path) -> Path | None:

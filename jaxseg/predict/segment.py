@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -125,6 +126,7 @@ class Segmenter:
         chosen = None if len(self.indices) == len(card.class_names) else self.indices
         self._options = (chosen, probabilities)
         self._compiled = None
+        self.compile_seconds = 0.0
         self._preprocess = PREPROCESSING[name]
         replicated, self._split = shardings(devices)
         view = nnx.view(model, use_running_average=True, deterministic=True)
@@ -141,11 +143,13 @@ class Segmenter:
         return Prepared(self._preprocess(picture, self.card.input_size), picture.size, picture.notes)
 
     def compile(self) -> None:
-        """Compiles ahead of the first image, so that a long run can tell compiling from computing."""
+        """Compiles ahead of the first image, so that a long run can tell `compile_seconds` from computing."""
+        start = time.perf_counter()
         shape = (self.batch_size, *self.card.input_size, 3)
         images = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=self._split)
         lowered = _forward.lower(self._graphdef, self._state, images, self._cutoff, *self._options)
         self._compiled = lowered.compile()
+        self.compile_seconds = time.perf_counter() - start
 
     def predict(self, images: Sequence[Prepared]) -> list[Segmentation]:
         """Segments up to `batch_size` prepared images; fewer are padded, so one shape is ever compiled."""

@@ -15,8 +15,8 @@ from jaxseg.images.write import WRITERS
 from jaxseg.predict.segment import Segmenter
 
 pytestmark = [pytest.mark.torch, pytest.mark.shared]
-FILES = ("00000001_000.png", "16747_3_1.jpg", "covid-19-pneumonia-58-prior.jpg", "h0001.png", "tb0005.png", "tb0007.png",
-         "1.2.276.0.7230010.3.1.4.8323329.6904.1517875201.850819.dcm")  # fmt: skip
+FILES = ("00000001_000.png", "16747_3_1.jpg", "covid-19-pneumonia-58-prior.jpg", "h0001.png", "tb0005.png",
+         "tb0007.png", "1.2.276.0.7230010.3.1.4.8323329.6904.1517875201.850819.dcm")  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -55,13 +55,14 @@ def draw(path: Path, *, size=(20, 30), seed: int | None = None) -> Path:
     return path
 
 
-def start(source, output, output_type="npy", *, segmenter=None, settings=None, recursive=False, **options):
+def start(source, output, output_type="npy", *, segmenter=None, settings=None, recursive=False, overwrite=False):
     """Plans a run; returns it with its jobs and the generator of its outcomes."""
     source, output = Path(source), Path(output)
     sources = folder.find_images(source, recursive=recursive, output=output)
     jobs = folder.plan(sources, source, output)
     run = folder.Run(output, output_type, {"threshold": 0.5} if settings is None else settings)
-    return run, jobs, folder.segment_files(jobs, segmenter or FakeSegmenter(), run, **options)
+    todo = folder.begin(jobs, run, overwrite=overwrite)
+    return run, jobs, folder.segment_files(todo, segmenter or FakeSegmenter(), run)
 
 
 def finish(*args, **options):
