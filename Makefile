@@ -3,12 +3,12 @@
 PYTHON ?= python3
 VENV := $(if $(filter-out python3,$(PYTHON)),.venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'),.venv)
 BIN := $(VENV)/bin
+BASE := $(VENV)/.base
 READY := $(VENV)/.ready
-export JAX_PLATFORMS ?= cpu
 
 .PHONY: demo test test-quick test-torch lint
 
-demo: $(READY)
+demo: $(BASE)
 	$(BIN)/jaxseg demo -o demo
 
 test: $(READY)
@@ -25,7 +25,11 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-$(READY): setup.cfg pyproject.toml
+$(BASE): setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(READY): $(BASE)
 	$(BIN)/python -m pip install --quiet --editable '.[test,all]'
 	touch $@

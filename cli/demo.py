@@ -4,11 +4,21 @@ from pathlib import Path
 
 import click
 
+from jaxseg.cli import options
+
 
 @click.command()
-@click.option("-o", "--output", type=click.Path(path_type=Path), default="demo", show_default=True, help="Folder.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    default="demo",
+    show_default=True,
+    help="Folder.",
+)
 @click.option("--steps", type=click.IntRange(1), help="Training steps.  [default: 240, about a minute on 2 cores]")
-def demo(output, steps):
+@options.gpus
+def demo(output, steps, gpus):
     """Train a small network on phantom X-rays for a minute, then segment unseen ones.
 
     Phantoms are drawn from formulas, so the truth is known; they are not anatomy of real X-rays. The folder gets the
@@ -16,13 +26,21 @@ def demo(output, steps):
     """
     import dataclasses
 
+    import jax
     import numpy as np
 
     from jaxseg import demo as job
+    from jaxseg.card import CARD_FILE
     from jaxseg.cli.progress import progress
+    from jaxseg.devices import select_devices
     from jaxseg.predict import folder
     from jaxseg.predict.segment import Segmenter
 
+    with options.usage_errors("--gpus"):
+        device = select_devices(gpus)[0]
+    jax.config.update("jax_default_device", device)
+    if (output / "model").exists() and not (output / "model" / CARD_FILE).is_file():
+        raise ValueError(f"{output / 'model'} is in the way: it is no model directory; name another folder")
     cfg = job.read_config()
     if steps:
         cfg = dataclasses.replace(cfg, steps=steps)
@@ -32,7 +50,7 @@ def demo(output, steps):
     model = job.save(model, output / "model")
 
     paths, truths = job.write_unseen(output / "images", cfg)
-    segmenter = Segmenter(model)
+    segmenter = Segmenter(model, devices=[device])
     run = folder.Run(output / "masks", "png", {"model": "demo", "seed": cfg.seed, "steps": cfg.steps})
     jobs = folder.plan(paths, output / "images", output / "masks")
     for outcome in folder.segment_files(folder.begin(jobs, run, overwrite=True), segmenter, run):

@@ -1,7 +1,9 @@
 """The command `jaxseg`: collects the commands, and turns every error into one line and an exit code."""
 
 import logging
+import signal
 import sys
+import threading
 
 import click
 
@@ -9,11 +11,15 @@ from jaxseg import __version__
 from jaxseg.cli.convert import convert
 from jaxseg.cli.demo import demo
 from jaxseg.cli.models import models
+from jaxseg.cli.options import say
 from jaxseg.cli.segment import segment
+
+MAX_LINES = 20  # of one error
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="jaxseg")
+@click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks.")
 def cli():
     """Medical image segmentation in JAX.
 
@@ -30,6 +36,8 @@ for command in (segment, convert, models, demo):
 def main(args: list[str] | None = None) -> None:
     """Runs the command line and exits with 0, 1 or 2."""
     args = sys.argv[1:] if args is None else args
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: nothing half-written stays
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
@@ -45,19 +53,26 @@ def _report(error: Exception) -> int:
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         error.show()
         return 2
+    if isinstance(error, click.Abort):
+        say("Stopped.")
+        return 1
     if isinstance(error, click.UsageError):
         where = error.ctx.command_path if error.ctx else "jaxseg"
-        click.echo(f"Error: {error.format_message()} ('{where} --help' explains)", err=True)
+        say(f"Error: {_one_line(error.format_message())} ('{where} --help' explains)")
         return 2
-    if isinstance(error, click.Abort):
-        click.echo("Stopped.", err=True)
-        return 1
     if isinstance(error, click.ClickException):
-        click.echo(f"Error: {error.format_message()}", err=True)
+        text = error.format_message()
     elif isinstance(error, OSError) and error.filename:
-        click.echo(f"Error: {error.filename}: {error.strerror}", err=True)
+        text = f"{error.filename}: {error.strerror}"
     elif isinstance(error, (ValueError, OSError)):
-        click.echo(f"Error: {error}", err=True)
+        text = str(error)
     else:
-        click.echo(f"Error: {type(error).__name__}: {error} (--debug shows where)", err=True)
+        text = f"{type(error).__name__}: {_one_line(str(error))} (--debug shows where)"
+    first, *lines = text.split("\n")
+    more = [f"... and {len(lines) - MAX_LINES} more (--debug shows all)"] if len(lines) > MAX_LINES else []
+    say("\n".join([f"Error: {first}", *lines[:MAX_LINES], *more]))
     return 1
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

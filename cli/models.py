@@ -57,7 +57,7 @@ def _weights(entry: registry.Entry) -> str:
     from jaxseg.weights.home import places
 
     if entry.weights_file is None:
-        return "none published; train (`jaxseg train`), or pass --weights"
+        return "none published; train, or pass --weights"
     for path in places(entry):
         if path.is_file():
             return str(path)

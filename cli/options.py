@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from jaxseg.files import printable
+
 gpus = click.option(
     "-g",
     "--gpus",
@@ -27,6 +29,11 @@ labels = click.option(
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="JSON file with the class names (such as paxray.json), where the weights do not say.",
 )
+
+
+def say(text: str) -> None:
+    """Prints a line on stderr; names of files and tensors in it cannot steer the terminal."""
+    click.echo("\n".join(printable(line) for line in text.split("\n")), err=True)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-import click
+from jaxseg.cli.options import say
+from jaxseg.files import printable
 
 
 @contextlib.contextmanager
@@ -38,8 +39,8 @@ def download_progress() -> Iterator[Callable[[int, int | None], None]]:
 def _bar(total: int, what: str) -> Iterator[Callable[[str], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    rate = TextColumn("{task.fields[rate]}")
-    columns = (what, BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn(), TextColumn("{task.fields[text]}"))
+    rate, last = TextColumn("{task.fields[rate]}"), TextColumn("{task.fields[text]}", markup=False)
+    columns = (what, BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn(), last)
     with Progress(*columns, console=_console()) as bar:
         task = bar.add_task(what, total=total, text="", rate="")
         start = time.perf_counter()
@@ -47,7 +48,7 @@ def _bar(total: int, what: str) -> Iterator[Callable[[str], None]]:
         def step(text: str) -> None:
             done = bar.tasks[0].completed + 1
             rate = done / (time.perf_counter() - start)
-            bar.update(task, advance=1, text=text, rate=f"{rate:.2f}/s")
+            bar.update(task, advance=1, text=printable(text), rate=f"{rate:.2f}/s")
 
         yield step
 
@@ -59,7 +60,7 @@ def _lines(total: int, what: str, every: int) -> Iterator[Callable[[str], None]]
         nonlocal done
         done += 1
         if done % every == 0 or done == total:
-            click.echo(f"{what} {done}/{total}: {text}", err=True)
+            say(f"{what} {done}/{total}: {printable(text)}")
 
     yield step
 

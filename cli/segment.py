@@ -9,6 +9,7 @@ import click
 from jaxseg import registry
 from jaxseg.cli import options
 from jaxseg.cli.progress import download_progress, progress
+from jaxseg.files import printable
 
 OUTPUT_TYPES = ("json", "npy", "npz", "jpg", "png")
 PREPROCESSING = ("cxas", "paxray", "paxray_folder")
@@ -16,7 +17,9 @@ PREPROCESSING = ("cxas", "paxray", "paxray_folder")
 
 @click.command()
 @click.option("-i", "--input", "source", required=True, type=click.Path(path_type=Path), help="Image or folder.")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder for the results.")
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for the results."
+)
 @click.option(
     "-ot",
     "--output_type",
@@ -25,7 +28,11 @@ PREPROCESSING = ("cxas", "paxray", "paxray_folder")
     "[default: png; npy for -m paxray]",
 )
 @options.gpus
-@click.option("-m", "--model", default="UNet_ResNet50_default", show_default=True, help="`jaxseg models` lists them.")
+@click.option(
+    "-m",
+    "--model",
+    help="`jaxseg models` lists them.  [default: what a model directory's card says, else UNet_ResNet50_default]",
+)
 @options.weights
 @options.labels
 @click.option("--batch-size", type=click.IntRange(1), help="Images at once.  [default: one a device]")
@@ -50,7 +57,9 @@ PREPROCESSING = ("cxas", "paxray", "paxray_folder")
 @click.option("--recursive", is_flag=True, help="Sub-folders too; they are mirrored in the output.")
 @click.option("--overwrite", is_flag=True, help="Redo images whose results are there.")
 @click.option(
-    "--report", type=click.Path(path_type=Path), help="Write versions, device, hashes and seconds a file here."
+    "--report",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write versions, device, hashes and seconds a file here.",
 )
 def segment(source, output, output_type, gpus, model, recursive, overwrite, report, **settings):
     """Segment the anatomy in chest X-rays (png, jpg, dcm).
@@ -59,46 +68,59 @@ def segment(source, output, output_type, gpus, model, recursive, overwrite, repo
     the exit code is 1. A second run skips what is done. Masks have the size of their image.
     """
     start = time.perf_counter()
+    from jaxseg import files
     from jaxseg.predict import folder
 
     with options.usage_errors("--input"):
         sources = folder.find_images(source, recursive=recursive, output=output)
-    with options.usage_errors("--model"):
-        entry = registry.find_available(model)
-    output_type = output_type or entry.output_type
-    segmenter, identity = _segmenter(entry, gpus, **settings)
+    segmenter, identity = _segmenter(model, gpus, **settings)
+    output_type = output_type or registry.find(segmenter.card.model).output_type
     run = folder.Run(output, output_type, identity)
     jobs = folder.plan(sources, source, output)
-    loaded = time.perf_counter()
-    todo = folder.begin(jobs, run, overwrite=overwrite)
-    if todo:
-        segmenter.compile()
-    with progress(len(todo), "images") as step:
-        for outcome in folder.segment_files(todo, segmenter, run):
-            _tell(outcome, step)
-    if output_type == "json" and source.is_dir():
-        folder.merge_folder(jobs, run, source.resolve().name, segmenter)
+    output.mkdir(parents=True, exist_ok=True)
+    with files.only_writer(output):
+        merged = folder.merged_path(jobs, run, source.resolve().name) if _is_set(source, output_type) else None
+        todo = folder.begin(jobs, run, overwrite=overwrite)
+        loaded = time.perf_counter()
+        if todo:
+            segmenter.compile()
+        with progress(len(todo), "images") as step:
+            for outcome in folder.segment_files(todo, segmenter, run):
+                _tell(outcome, step)
+        if merged:
+            folder.merge_folder(jobs, run, merged, segmenter)
     seconds = {"start": loaded - start, "compile": segmenter.compile_seconds}
     seconds["images"] = time.perf_counter() - loaded - segmenter.compile_seconds
     if report:
-        _write_report(report, run, seconds)
-    click.echo(_conclusion(run), err=True)
+        _write_report(report, run, segmenter, seconds)
+    options.say(_conclusion(run))
     if run.count("failed"):
         sys.exit(1)
 
 
-def _segmenter(entry, gpus, weights, labels_file, batch_size, threshold, classes, preprocessing, dtype):
+def _is_set(source: Path, output_type: str) -> bool:
+    """A folder of images becomes one COCO file besides those of the images."""
+    return output_type == "json" and source.is_dir()
+
+
+def _segmenter(model_name, gpus, weights, labels_file, batch_size, threshold, classes, preprocessing, dtype):
     """The Segmenter of the command's options, and all that its masks depend on."""
-    from jaxseg import files, labels
+    from jaxseg import labels
+    from jaxseg.card import CARD_FILE
     from jaxseg.devices import select_devices
     from jaxseg.predict.segment import Segmenter
     from jaxseg.weights.load import load, model_path
 
+    if model_name is None and weights and (model_path(weights) / CARD_FILE).is_file():
+        name, weights = weights, None
+    else:
+        with options.usage_errors("--model"):
+            name = registry.find_available(model_name or "cxas").name
     with options.usage_errors("--gpus"):
         devices = select_devices(gpus)
     names = labels.read_names(labels_file) if labels_file else None
     with download_progress() as update:
-        model = load(entry.name, weights, dtype=dtype, class_names=names, progress=update)
+        model = load(name, weights, dtype=dtype, class_names=names, progress=update)
     with options.usage_errors("options"):
         segmenter = Segmenter(
             model,
@@ -111,11 +133,11 @@ def _segmenter(entry, gpus, weights, labels_file, batch_size, threshold, classes
     card = model.card
     identity = {
         "model": card.model,
-        "weights_sha256": card.source_sha256 or files.sha256(model_path(weights)),
+        "weights_sha256": card.params_sha256 or card.source_sha256,
         "threshold": threshold,
         "classes": list(segmenter.names),
         "preprocessing": preprocessing or card.preprocessing,
-        "dtype": dtype or dict(card.config)["dtype"],
+        "dtype": dict(card.config)["dtype"],
     }
     return segmenter, identity
 
@@ -125,9 +147,10 @@ def _tell(outcome, step) -> None:
 
     name = outcome.item.source.name
     for note in outcome.notes:
-        click.echo(f"Warning: {note}", err=True)
+        options.say(f"Warning: {printable(note)}")
     if outcome.error is not None:
-        click.echo(f"Failed: {outcome.item.source}: {describe(outcome.error)}", err=True)
+        reason = describe(outcome.error).removeprefix(f"{name}: ")
+        options.say(f"Failed: {printable(str(outcome.item.source))}: {printable(reason)}")
     step(name)
 
 
@@ -136,13 +159,14 @@ def _conclusion(run) -> str:
     return f"{', '.join(parts)}: {run.output / 'summary.json'} lists them"
 
 
-def _write_report(path: Path, run, seconds: dict[str, float]) -> None:
+def _write_report(path: Path, run, segmenter, seconds: dict[str, float]) -> None:
     import json
 
     from jaxseg.files import atomic_file
     from jaxseg.predict.report import environment
 
     content = {"environment": environment(), "settings": run.settings, "output_type": run.output_type}
+    content |= {"devices": [str(device) for device in segmenter.devices], "batch_size": segmenter.batch_size}
     content |= {"seconds": {stage: round(value, 3) for stage, value in seconds.items()}, "files": run.files}
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as temporary:

@@ -4,6 +4,8 @@ import dataclasses
 import json
 from pathlib import Path
 
+from jaxseg.files import printable
+
 CARD_FILE = "card.json"
 FORMAT = 1
 MAX_CARD_BYTES = 8 * 2**20
@@ -21,6 +23,7 @@ class Card:
       preprocessing: how an image becomes the network's input, see `jaxseg.images.preprocess`.
       input_size: height and width that images are resized to.
       source: file name of the weights' origin; `source_sha256` its digest. Empty when trained here.
+      params_sha256: digest of the parameters beside the card, checked when they are loaded.
       licence: of the weights.
       note: anything a user must know, such as "trained on phantoms".
       jaxseg: version that wrote the card.
@@ -34,6 +37,7 @@ class Card:
     input_size: tuple[int, int] = (512, 512)
     source: str = ""
     source_sha256: str = ""
+    params_sha256: str = ""
     licence: str = ""
     note: str = ""
     jaxseg: str = ""
@@ -81,7 +85,9 @@ def _validated(fields: object, path: Path) -> Card:
         problems.append("input_size: must be two whole numbers from 32 to 8192")
     texts = known - {"config", "class_names", "input_size"}
     problems += [f"{name}: must be text" for name in sorted(texts & set(fields)) if not isinstance(fields[name], str)]
+    if isinstance(names, list) and len({str(name) for name in names}) != len(names):
+        problems.append("class_names: a name stands there twice")
     if problems:
-        raise ValueError(f"{path}: " + "; ".join(problems))
+        raise ValueError(f"{path}: " + printable("; ".join(problems)))
     typed = {"config": tuple(sorted(config.items())), "class_names": tuple(names), "input_size": tuple(size)}
     return Card(**fields | typed)

@@ -24,10 +24,11 @@ def select_devices(spec: str = "auto") -> list[jax.Device]:
         try:
             return jax.devices(spec)[:1]
         except RuntimeError:
-            raise ValueError(f"no {spec} found; {_seen()}. For a GPU install 'jaxseg[cuda12]'") from None
+            extra = {"gpu": "; pip install 'jaxseg[cuda12]'", "tpu": "; pip install 'jaxseg[tpu]'"}.get(spec, "")
+            raise ValueError(f"no {spec} found; {_seen()}{extra}") from None
     if spec == "auto":
         return jax.devices()[:1]
-    if not all(part.strip().isdigit() for part in spec.split(",")):
+    if not all(part.strip().isdecimal() for part in spec.split(",")):
         raise ValueError(f"devices {spec!r} are neither auto, {', '.join(KINDS)} nor indices such as 0 or 0,1")
     indices = [int(part) for part in spec.split(",")]
     devices = jax.devices()

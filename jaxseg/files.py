@@ -10,9 +10,51 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 _UMASK = os.umask(0)  # can only be read by setting it
 os.umask(_UMASK)
 _HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+
+
+@contextlib.contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Holds the folder's lock, which the system lets go of when the process ends, however it ends.
+
+    Where the system or the file system has no locks, nothing is held.
+
+    Raises:
+      ValueError: another process holds it.
+    """
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise ValueError(f"another run is writing into {folder}; wait for it, or name another folder") from None
+    except OSError:
+        pass
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Makes an OSError name the file that the user knows, not the temporary one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno and (error.filename is None or "/.jaxseg-" in str(error.filename)):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
 
 
 @contextlib.contextmanager
@@ -21,16 +63,17 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
     When the body raises, the temporary file is removed and whatever stood at `path` stays.
     """
-    handle, name = tempfile.mkstemp(prefix=_prefix(), suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o666 & ~_UMASK)
-        _sync(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _naming(path):
+        handle, name = tempfile.mkstemp(prefix=_prefix(), suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            temporary.chmod(0o666 & ~_UMASK)
+            _sync(temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -39,23 +82,24 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
     A folder that stood at `path` is replaced as a whole; when the body raises, it stays.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=_prefix(), dir=path.parent))
-    old = temporary.with_name(temporary.name + "-old")
-    try:
-        yield temporary
-        temporary.chmod(0o777 & ~_UMASK)
-        for file in temporary.rglob("*"):
-            _sync(file)
-        _sync(temporary)
-        if os.path.lexists(path):
-            os.replace(path, old)
-        os.replace(temporary, path)
-    finally:
-        if os.path.lexists(old) and not os.path.lexists(path):
-            os.replace(old, path)
-        _remove(temporary)
-        _remove(old)
+    with _naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=_prefix(), dir=path.parent))
+        old = temporary.with_name(temporary.name + "-old")
+        try:
+            yield temporary
+            temporary.chmod(0o777 & ~_UMASK)
+            for file in temporary.rglob("*"):
+                _sync(file)
+            _sync(temporary)
+            if os.path.lexists(path):
+                os.replace(path, old)
+            os.replace(temporary, path)
+        finally:
+            if os.path.lexists(old) and not os.path.lexists(path):
+                os.replace(old, path)
+            _remove(temporary)
+            _remove(old)
 
 
 def sweep(folder: Path) -> None:
@@ -64,6 +108,11 @@ def sweep(folder: Path) -> None:
         process = path.name.split("-")[2]
         if process.isdecimal() and not _alive(int(process)):
             _remove(path)
+
+
+def printable(text: str) -> str:
+    """Returns text of unknown origin as it may be shown: what could steer a terminal is written as an escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def safe_name(text: str) -> str:

@@ -211,7 +211,7 @@ def select(names: tuple[str, ...], wanted: str | list[str] | tuple[str, ...] | N
     """
     if wanted is None:
         return tuple(range(len(names)))
-    parts = [part.strip() for part in (wanted.split(",") if isinstance(wanted, str) else wanted)]
+    parts = [str(part).strip() for part in (wanted.split(",") if isinstance(wanted, str) else wanted)]
     parts = [part for part in parts if part]
     if not parts:
         raise ValueError("no class was named; give label or group names separated by commas")
@@ -246,4 +246,4 @@ def read_names(path: Path) -> tuple[str, ...]:
 def _unknown(name: str, known: dict) -> str:
     near = difflib.get_close_matches(name.lower(), [k for k in known if not k.startswith("label:")], 3, 0.5)
     hint = f"; did you mean {', '.join(repr(n) for n in near)}?" if near else ""
-    return f"unknown class {name!r}{hint} (`jaxseg models` lists the classes and groups)"
+    return f"unknown class {name!r}{hint} (`jaxseg models NAME` lists the classes and groups)"

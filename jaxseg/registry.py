@@ -109,9 +109,9 @@ def find(name: str) -> Entry:
     Raises:
       ValueError: no model has this name; the known and the nearest names are listed.
     """
-    entry = BY_NAME.get(name.lower())
+    entry = BY_NAME.get(str(name).lower())
     if entry is None:
-        near = difflib.get_close_matches(name.lower(), BY_NAME, 1)
+        near = difflib.get_close_matches(str(name).lower(), BY_NAME, 1)
         hint = f"; did you mean {BY_NAME[near[0]].name!r}?" if near else ""
         raise ValueError(f"unknown model {name!r}{hint} (known: {', '.join(e.name for e in ENTRIES)})")
     return entry

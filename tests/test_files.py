@@ -1,5 +1,6 @@
 """Files appear whole or not at all, under names that stay in their folder."""
 
+import errno
 import hashlib
 import os
 import signal
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import strategies as st
 
 from jaxseg import files
-from jaxseg.files import atomic_file, atomic_folder, safe_name, sha256, sweep
+from jaxseg.files import atomic_file, atomic_folder, only_writer, printable, safe_name, sha256, sweep
 
 NO_PROCESS = 2**22 + 1  # one more than the highest process number that Linux gives
 
@@ -234,3 +235,26 @@ def test_the_digest_of_a_folder_changes_with_any_name_or_content_and_nothing_els
     ]
     digests = {digest(2 + i, other) for i, other in enumerate(others)}
     assert len(digests | {same}) == 1 + len(others)
+
+
+def test_a_folder_has_one_writer_at_a_time(tmp_path):
+    with (
+        only_writer(tmp_path),
+        pytest.raises(ValueError, match="another run is writing into"),
+        only_writer(tmp_path),
+    ):
+        pass
+    with only_writer(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_errors_name_the_file_and_not_the_temporary(tmp_path):
+    for write in (atomic_file, atomic_folder):
+        with pytest.raises(OSError, match="No space left") as caught, write(tmp_path / "wanted"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        assert caught.value.filename == str(tmp_path / "wanted")
+
+
+def test_printable_text_cannot_steer_a_terminal():
+    assert printable("a\x1b[31m\u202eb\n\u00e4") == "a\\x1b[31m\\u202eb\\n\u00e4"

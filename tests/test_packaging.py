@@ -1,6 +1,7 @@
 """The wheel, the editable install, and what importing costs."""
 
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -15,7 +16,13 @@ HEAVY = ("flax", "grain", "orbax", "pydicom")
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> zipfile.ZipFile:
     folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT)]
+    tree = folder / "tree"  # a copy: building leaves files beside the sources
+    tree.mkdir()
+    for name in ("jaxseg", "cli", "configs"):
+        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tree)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(tree)]
     subprocess.run(command, check=True, capture_output=True)
     with zipfile.ZipFile(next(folder.glob("*.whl"))) as archive:
         yield archive

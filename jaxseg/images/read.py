@@ -65,6 +65,8 @@ def from_array(array: np.ndarray) -> Picture:
     Raises:
       ImageError: the shape or type is another, a value is not finite, or all values are equal.
     """
+    if isinstance(array, Image.Image):
+        raise ImageError("got a Pillow image; give its file, or numpy.asarray(image.convert('RGB'))")
     array = np.asarray(array)
     if array.size == 0 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
         raise ImageError(f"an image must be (H, W) or (H, W, 3), got {array.shape}")

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxseg.ops.indices import bilinear_taps, nearest_indices
+from jaxseg.ops.indices import bilinear_taps
 
 
 def bilinear(x: jax.Array, size: tuple[int, int]) -> jax.Array:
@@ -25,20 +25,4 @@ def bilinear(x: jax.Array, size: tuple[int, int]) -> jax.Array:
             low, high, weight = bilinear_taps(x.shape[axis], length)
             weight = jnp.asarray(np.expand_dims(weight, [a for a in range(4) if a != axis]), x.dtype)
             x = jnp.take(x, low, axis=axis) * (1 - weight) + jnp.take(x, high, axis=axis) * weight
-    return x
-
-
-def nearest(x: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Returns `x` resized to the nearest lower source pixel.
-
-    Args:
-      x: (B, H, W, C), any dtype.
-      size: height and width of the result.
-
-    Returns:
-      (B, *size, C); equals `torch.nn.functional.interpolate(mode="nearest")`.
-    """
-    for axis, length in ((1, size[0]), (2, size[1])):
-        if x.shape[axis] != length:
-            x = jnp.take(x, nearest_indices(x.shape[axis], length), axis=axis)
     return x

@@ -75,25 +75,45 @@ def find_images(path: Path, *, recursive: bool = False, output: Path | None = No
       ValueError: a folder holds no image, or would be searched through its own results.
     """
     if path.is_file():
+        if path.suffix.lower() not in SUFFIXES:
+            raise ValueError(
+                f"{path}: cannot read {path.suffix or 'a file without suffix'}; allowed: {', '.join(SUFFIXES)}"
+            )
         return [path]
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: no such file or folder")
     own = _inside(output, path) if recursive and output else None
     if own == Path():
         raise ValueError(f"{path}: with --recursive the output must be another folder; masks would be taken for images")
-    names = (p.relative_to(path) for p in (path.rglob("*") if recursive else path.iterdir()))
     images = sorted(
-        path / name
-        for name in names
-        if name.suffix.lower() in SUFFIXES
-        and not any(part.startswith(".") for part in name.parts)
-        and not (own and name.is_relative_to(own))
-        and (path / name).is_file()
+        file
+        for file in (_walk(path, own) if recursive else path.iterdir())
+        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
     )
     if not images:
         hint = "" if recursive else " (--recursive looks into sub-folders)"
         raise ValueError(f"{path}: no {', '.join(SUFFIXES)} file in this folder{hint}")
     return images
+
+
+def _walk(root: Path, own: Path | None) -> Iterator[Path]:
+    """Every file below `root`, but for hidden folders, the folder `own` and other folders of results."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for folder, folders, files in os.walk(root, onerror=fail):
+        here = Path(folder)
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".") and here / name != (own and root / own) and not _is_output(here / name)
+        ]
+        yield from (here / name for name in files)
+
+
+def _is_output(folder: Path) -> bool:
+    return _starts_with(folder / SUMMARY_FILE, b'"jaxseg"')
 
 
 def plan(sources: list[Path], root: Path, output: Path) -> list[Job]:
@@ -106,7 +126,7 @@ def plan(sources: list[Path], root: Path, output: Path) -> list[Job]:
     wanted = [folder / safe_name(s.stem) for folder, s in zip(folders, sources, strict=True)]
     counts = collections.Counter(_folded(path) for path in wanted)
     counts.update({_folded(path) for folder in folders for path in (folder, *folder.parents)})
-    counts[_folded(Path(SUMMARY_FILE).with_suffix(""))] += 1
+    counts.update({_folded(Path(SUMMARY_FILE)), _folded(Path(SUMMARY_FILE).with_suffix(""))})
     taken = {key for key, count in counts.items() if count == 1}
     jobs = []
     for source, path in zip(sources, wanted, strict=True):
@@ -138,6 +158,11 @@ def begin(jobs: list[Job], run: Run, *, overwrite: bool = False) -> list[Job]:
                 f"{run.path(job)} is in the way: {SUMMARY_FILE} lists no {run.output_type} result of that name; name "
                 "another output folder, or remove it"
             )
+        if there and not overwrite and _origin(entry["source"]) != _origin(job.source):
+            raise ValueError(
+                f"{run.path(job)} was made from {entry['source']}, not from {job.source}; name another output folder, "
+                "or replace it with --overwrite"
+            )
         if there and job.stamp and entry.get("stamp") == job.stamp and not overwrite:
             run.files[key] = entry | {"source": str(job.source), "status": "skipped"}
         else:
@@ -167,23 +192,37 @@ def segment_files(
         run.write_summary()
 
 
-def merge_folder(jobs: list[Job], run: Run, name: str, segmenter: Segmenter) -> Path:
-    """Writes the folder's COCO file, `<name>.json`, from those of the images that are done."""
+def merged_path(jobs: list[Job], run: Run, name: str) -> Path:
+    """Returns where the COCO file of a whole folder goes, `<name>.json` unless an image's file has that name.
+
+    Raises:
+      ValueError: a file that is not such a file of jaxseg stands there.
+    """
     taken = {_folded(run.path(job)) for job in jobs} | {_folded(run.output / SUMMARY_FILE)}
     path = run.output / f"{safe_name(name)}.json"
     while _folded(path) in taken:
         path = path.with_name(f"{path.stem}_all.json")
-    if path.exists() and not _is_coco(path):
-        raise ValueError(f"{path} is in the way: it is no COCO file; name another output folder, or remove it")
+    if os.path.lexists(path) and not _starts_with(path, b"masks written by jaxseg"):
+        raise ValueError(f"{path} is in the way: jaxseg did not write it; name another output folder, or remove it")
+    return path
+
+
+def merge_folder(jobs: list[Job], run: Run, path: Path, segmenter: Segmenter) -> Path:
+    """Writes the folder's COCO file from those of the images that are done."""
     parts = [run.path(job) for job in jobs if run.files[run.key(job)]["status"] in ("done", "skipped")]
     return merge_coco(parts, path, segmenter.card.class_names)
 
 
-def _is_coco(path: Path) -> bool:
+def _starts_with(path: Path, words: bytes) -> bool:
+    """Whether the words stand in the first 500 bytes of a file."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
-        return b"masks written by jaxseg" in file.read(1000)
+        return words in file.read(500)
+
+
+def _origin(path: str | Path) -> Path:
+    return Path(path).resolve()
 
 
 def _writer(run: Run, segmenter: Segmenter) -> Callable:

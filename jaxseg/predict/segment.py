@@ -62,7 +62,10 @@ class Segmentation:
     @functools.cached_property
     def masks(self) -> np.ndarray:
         """(K, H, W) bool at the image's size; made once, on first use."""
-        return np.stack([self.mask(k) for k in range(len(self.names))])
+        masks = np.empty((len(self.names), *self.size), bool)
+        for k in range(len(self.names)):
+            masks[k] = self.mask(k)
+        return masks
 
     @functools.cached_property
     def probabilities(self) -> np.ndarray:
@@ -74,7 +77,10 @@ class Segmentation:
         if self.scores is None:
             raise ValueError("no probabilities were kept; ask for them with segment(..., probabilities=True)")
         rows, columns = self._indices
-        return self.scores[:, rows][:, :, columns]
+        whole = np.empty((len(self.names), *self.size), np.float32)
+        for k, scores in enumerate(self.scores):
+            whole[k] = scores.take(columns, axis=1).take(rows, axis=0)
+        return whole
 
     @functools.cached_property
     def _indices(self) -> tuple[np.ndarray, np.ndarray]:
@@ -106,7 +112,9 @@ class Segmenter:
         preprocessing: str | None = None,
         probabilities: bool = False,
     ):
-        card = model.card
+        card = getattr(model, "card", None)
+        if card is None:
+            raise ValueError(f"a model from jaxseg.load or jaxseg.create is needed, got {type(model).__name__}")
         name = preprocessing or card.preprocessing
         if name not in PREPROCESSING:
             raise ValueError(f"unknown preprocessing {name!r}; known: {', '.join(PREPROCESSING)}")
@@ -114,7 +122,7 @@ class Segmenter:
             raise ValueError(f"threshold must be in [0, 1], got {threshold}")
         if card.input_size[1] % 8:
             raise ValueError(f"the model's input width must be a multiple of 8, got {card.input_size[1]}")
-        devices = list(devices or jax.devices()[:1])
+        self.devices = devices = list(devices or jax.devices()[:1])
         self.batch_size = len(devices) if batch_size is None else batch_size
         if self.batch_size < 1 or self.batch_size % len(devices):
             raise ValueError(f"batch size {self.batch_size} cannot be split over {len(devices)} devices")
@@ -159,6 +167,7 @@ class Segmenter:
         for i, image in enumerate(images):
             batch[i] = image.x
         x = jax.device_put(batch, self._split)
+        # Without `compile`, jit's cache serves: one call of `jaxseg.segment` after the other compiles once.
         if self._compiled is None:
             bits, scores = _forward(self._graphdef, self._state, x, self._cutoff, *self._options)
         else:
@@ -195,6 +204,7 @@ def segment(image: str | Path | np.ndarray, model: nnx.Module | Segmenter, **opt
     return Segmenter(model, **options)(image)
 
 
+# Nothing is donated: no output has the size of the images, so XLA could not use their memory.
 @functools.partial(jax.jit, static_argnums=(0, 4, 5))
 def _forward(graphdef, state, images, cutoff, chosen, probabilities):
     """(B, h, w, 3) -> packed masks (B, K, h, w / 8) uint8, and (B, K, h, w) float32 probabilities or None."""

@@ -1,12 +1,14 @@
 """Fills a model with the tensors of a PyTorch checkpoint; the leaf rules of every layer type stand in one table."""
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxseg.files import printable
 from jaxseg.models.layers import BatchNorm
 
 # layer type -> our leaf: (their leaf, axes that turn theirs into ours)
@@ -58,7 +60,7 @@ def fill(
                 problems.append(f"mis-shaped  {source}: {tensors[source].shape}, the model needs {wanted}")
             else:
                 variable.set_value(jnp.array(array, variable.dtype))  # a copy: the file may be mapped
-    problems += [f"unexpected  {name}" for name in tensors if name in unused]
+    problems += [f"unexpected  {printable(name)}" for name in tensors if name in unused]
     if problems:
         raise ValueError(f"{len(problems)} problems filling the model from the checkpoint:\n" + "\n".join(problems))
     _refuse_unfilled(model)
@@ -76,6 +78,14 @@ def wrapper_prefix(tensors: Iterable[str], modules: Iterable[str]) -> str:
     candidates = {c for c in candidates if not c or c.endswith(".")} | {""}
     matches = {c: sum(f"{c}{module}.weight" in tensors for module in modules) for c in candidates}
     return max(sorted(matches), key=matches.get)
+
+
+def refuse_not_finite(model: nnx.Module, source: Path) -> None:
+    """Raises ValueError where a parameter or statistic is NaN or infinite: its masks would be empty without a word."""
+    for path, leaf in nnx.to_flat_state(nnx.state(model)):
+        if not np.isfinite(np.asarray(leaf[...])).all():
+            name = ".".join(map(str, path))
+            raise ValueError(f"{source}: {name} has values that are not finite; the weights are damaged or diverged")
 
 
 def _transpose(array: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from jaxseg.registry import Entry
 from jaxseg.weights.download import DownloadError, download, google_drive_url
+from jaxseg.weights.torch_file import TorchFileError, read_torch_file
 
 logger = logging.getLogger(__name__)
 
@@ -40,22 +41,33 @@ def default_weights(entry: Entry, *, url: str | None = None, progress=None) -> P
     """
     if entry.weights_file is None:
         raise ValueError(
-            f"model {entry.name!r} has no published weights: train it (`jaxseg train`), or name some "
-            "with --weights (in Python: weights=...)"
+            f"model {entry.name!r} has no published weights: train it, or name some with --weights (Python: weights=...)"
         )
     candidates = places(entry)
     for path in candidates:
         if path.is_file():
             return path
-    by_hand = (
-        f"fetch {entry.weights_file} from {entry.weights_page} and put it at {candidates[0]}, or name it with --weights"
-    )
-    url = url or os.environ.get("JAXSEG_WEIGHTS_URL") or (entry.drive_file and google_drive_url(entry.drive_file))
+    if not url and os.environ.get("JAXSEG_WEIGHTS_URL"):
+        url = f"{os.environ['JAXSEG_WEIGHTS_URL'].rstrip('/')}/{entry.weights_file}"
+    url = url or (entry.drive_file and google_drive_url(entry.drive_file))
     if not url:
-        raise FileNotFoundError(f"the weights of {entry.name!r} cannot be fetched directly: {by_hand}")
+        raise FileNotFoundError(
+            f"the weights of {entry.name!r} cannot be fetched directly: fetch {entry.weights_file} from "
+            f"{entry.weights_page} and put it at {candidates[0]}, or name it with --weights"
+        )
     logger.warning("weights of %s: %s", entry.name, entry.licence)
-    candidates[0].parent.mkdir(parents=True, exist_ok=True)
     try:
-        return download(url, candidates[0], progress=progress)
+        path = download(url, candidates[0], progress=progress)
+        _refuse_damaged(path)
+        return path
     except DownloadError as error:
         raise OSError(f"{error} (from {entry.weights_page}), or name it with --weights") from error
+
+
+def _refuse_damaged(path: Path) -> None:
+    """Removes a download that is no weights file, so that it is fetched again, and says so."""
+    try:
+        read_torch_file(path)
+    except TorchFileError as error:
+        path.unlink()
+        raise DownloadError(f"what was downloaded is no weights file and was removed: {error}") from None

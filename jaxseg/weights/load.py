@@ -4,14 +4,13 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
 from flax import nnx
 
 from jaxseg import files, labels, registry
 from jaxseg.card import CARD_FILE, Card
 from jaxseg.models import ARCHITECTURES, architecture
-from jaxseg.weights.fill import fill, wrapper_prefix
+from jaxseg.weights.fill import fill, refuse_not_finite, wrapper_prefix
 from jaxseg.weights.home import default_weights
 from jaxseg.weights.store import restore_model, save_model
 from jaxseg.weights.torch_file import read_torch_file
@@ -33,7 +32,7 @@ def create(name: str, *, seed: int = 0, class_names: Sequence[str] | None = None
     """
     entry = registry.find_available(name)
     kind = architecture(entry.architecture)
-    if class_names is not None:
+    if class_names is not None and not isinstance(class_names, str):
         config = {"num_classes": len(class_names)} | config
     cfg = kind.make_config(**dict(entry.config) | config)
     model = kind.model(cfg, rngs=nnx.Rngs(seed))
@@ -67,12 +66,12 @@ def load(
     entry = None
     if str(name_or_path).lower() in registry.BY_NAME:
         entry = registry.find(str(name_or_path))
-        path = Path(weights) if weights is not None else default_weights(entry, progress=progress)
+        path = Path(weights).expanduser() if weights is not None else default_weights(entry, progress=progress)
         registry.find_available(entry.name)
     elif weights is not None:
         registry.find(str(name_or_path))  # raises, listing the names
     else:
-        path = Path(name_or_path)
+        path = Path(name_or_path).expanduser()
         if not path.exists():
             known = ", ".join(e.name for e in registry.ENTRIES)
             raise ValueError(f"{str(name_or_path)!r} is neither a model name ({known}) nor an existing path")
@@ -101,8 +100,8 @@ def convert(
       ValueError: the file is unsafe, damaged or does not fit; every misfit is listed.
     """
     entry = registry.find_available(model) if model else None
-    filled = _from_torch(Path(source), entry, None, class_names)
-    return save_model(filled, destination, filled.card, overwrite=overwrite)
+    filled = _from_torch(Path(source).expanduser(), entry, None, class_names)
+    return save_model(filled, Path(destination).expanduser(), filled.card, overwrite=overwrite)
 
 
 def functional(model: nnx.Module):
@@ -114,7 +113,12 @@ def functional(model: nnx.Module):
     Returns:
       `apply` maps a state and what the model takes to what the model returns; `state` is a pytree.
       Changes of batch statistics in training mode are dropped.
+
+    Raises:
+      ValueError: this is no model.
     """
+    if not isinstance(model, nnx.Module):
+        raise ValueError(f"a model is needed (from jaxseg.load or jaxseg.create), got {type(model).__name__}")
     graphdef, state = nnx.split(model)
 
     def apply(state: nnx.State, *args, **kwargs):
@@ -137,7 +141,7 @@ def _from_path(
     if not path.is_dir():
         return _from_torch(path, entry, dtype, class_names)
     model = restore_model(path, dtype=dtype)
-    if entry and model.card.architecture != entry.architecture:
+    if entry and model.card.model != entry.name:
         raise ValueError(f"{path} holds a {model.card.model!r} model, not {entry.name!r}")
     if class_names is not None:
         model.card = dataclasses.replace(model.card, class_names=_checked_names(class_names, model.cfg.num_classes))
@@ -151,6 +155,7 @@ def _from_torch(
     entry = entry or recognise(tensors, path)
     kind = architecture(entry.architecture)
     found = _config_of(kind, tensors)
+    _refuse_other(entry, found, path, class_names)
     if class_names is None and (entry.class_names or found is None):
         cfg = kind.make_config(**dict(entry.config))  # the published shapes, so that any misfit is reported
     else:
@@ -162,10 +167,24 @@ def _from_torch(
         model = fill(model, tensors, kind.torch_names(cfg))
     except ValueError as error:
         raise ValueError(f"{path} does not fit model {entry.name!r}: {error}") from None
+    refuse_not_finite(model, path)
     model.card = dataclasses.replace(
         _card(entry, cfg, class_names), source=path.name, source_sha256=files.sha256(path), licence=entry.licence
     )
     return model
+
+
+def _refuse_other(entry: registry.Entry, found, path: Path, class_names: Sequence[str] | None) -> None:
+    """Refuses weights with the published shape of another model, which expects other images; names tell them apart."""
+    if found is None or class_names is not None:
+        return
+    for other in registry.ENTRIES:
+        same = other.architecture == entry.architecture and dict(other.config).get("num_classes") == found.num_classes
+        if same and other.name != entry.name:
+            raise ValueError(
+                f"{path} has the {found.num_classes} classes of model {other.name!r}, not those of {entry.name!r}; "
+                "name that model, or the classes if they are others"
+            )
 
 
 def recognise(tensors: Mapping[str, np.ndarray], path: Path) -> registry.Entry:
@@ -181,7 +200,7 @@ def recognise(tensors: Mapping[str, np.ndarray], path: Path) -> registry.Entry:
         names = ", ".join(entry.name for entry in entries)
         raise ValueError(f"{path} has {config.num_classes} classes; name its model, one of {names} would fit")
     names = ", ".join(entry.name for entry in registry.ENTRIES if entry.architecture)
-    first = ", ".join(list(tensors)[:3])
+    first = files.printable(", ".join(list(tensors)[:3]))
     raise ValueError(f"{path} holds none of the models {names}; its first tensors are {first}")
 
 
@@ -201,12 +220,9 @@ def _card(entry: registry.Entry, cfg, class_names: Sequence[str] | None) -> Card
 
 
 def _checked_names(names: Sequence[str], count: int) -> tuple[str, ...]:
+    if isinstance(names, str):
+        raise ValueError(f"class names must be a list of names, got the text {names!r}")
     names = tuple(names)
     if len(names) != count or len(set(names)) != count:
         raise ValueError(f"the model has {count} classes; {len(set(names))} different names were given: {names[:5]}")
     return names
-
-
-def num_parameters(model: nnx.Module) -> int:
-    """Returns the number of trainable parameters."""
-    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))

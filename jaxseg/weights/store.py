@@ -7,10 +7,11 @@ import jax
 import orbax.checkpoint as ocp
 from flax import nnx
 
-from jaxseg import __version__
+from jaxseg import __version__, files
 from jaxseg.card import CARD_FILE, Card, read_card
 from jaxseg.files import atomic_folder
 from jaxseg.models import architecture
+from jaxseg.weights.fill import refuse_not_finite
 
 PARAMS_FOLDER = "params"
 
@@ -27,7 +28,8 @@ def save_model(model: nnx.Module, folder: str | Path, card: Card, *, overwrite: 
     with atomic_folder(folder) as temporary:
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save((temporary / PARAMS_FOLDER).resolve(), _arrays(model))
-        dataclasses.replace(card, jaxseg=__version__).write(temporary)
+        digest = files.sha256(temporary / PARAMS_FOLDER)
+        dataclasses.replace(card, jaxseg=__version__, params_sha256=digest).write(temporary)
     return folder
 
 
@@ -44,18 +46,34 @@ def restore_model(folder: str | Path, *, dtype: str | None = None) -> nnx.Module
     card = read_card(folder)
     kind = architecture(card.architecture)
     config = kind.make_config(**dict(card.config) | ({"dtype": dtype} if dtype else {}))
+    if len(card.class_names) != config.num_classes:
+        raise ValueError(
+            f"{folder}: the card names {len(card.class_names)} classes, the model has {config.num_classes}"
+        )
+    params = folder / PARAMS_FOLDER
+    if not params.is_dir() or (card.params_sha256 and files.sha256(params) != card.params_sha256):
+        raise ValueError(f"the parameters in {folder} are missing, damaged or of another card; convert or train again")
     model = nnx.eval_shape(lambda: kind.model(config, rngs=nnx.Rngs(0)))
+    nnx.update(model, _with_int_keys(_restore(params, _arrays(model))))
+    refuse_not_finite(model, folder)
+    model.card = dataclasses.replace(card, config=tuple(sorted(dataclasses.asdict(config).items())))
+    return model
+
+
+def _restore(params: Path, wanted: dict) -> dict:
+    """Reads arrays of the wanted names and shapes onto the first device."""
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    target = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), _arrays(model))
+    target = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), wanted)
     try:
         with ocp.StandardCheckpointer() as checkpointer:
-            arrays = checkpointer.restore((folder / PARAMS_FOLDER).resolve(), target)
-    except (ValueError, KeyError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"the parameters in {folder} are damaged or do not fit its card: {reason}") from error
-    nnx.update(model, _with_int_keys(arrays))
-    model.card = card
-    return model
+            found = checkpointer.metadata(params.resolve())
+            found = jax.tree.map(lambda a: tuple(a.shape), getattr(found, "item_metadata", found).tree)
+            if found != jax.tree.map(lambda a: tuple(a.shape), target):
+                raise ValueError("other names or shapes")
+            return checkpointer.restore(params.resolve(), target)
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ValueError(f"the parameters in {params.parent} are damaged or do not fit its card: {reason}") from error
 
 
 def _arrays(model: nnx.Module) -> dict:

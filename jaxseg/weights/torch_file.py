@@ -33,6 +33,8 @@ _FOREIGN = {
     b"\xfd7zXZ": "is compressed with xz: unpack it first",
     b"7z\xbc\xaf": "is a 7z archive: unpack it first",
     b"\x89HDF": "is an HDF5 file (Keras), not one of PyTorch",
+    b"\x89PNG": "is a PNG picture",
+    b"\xff\xd8\xff": "is a JPEG picture",
     b"\x93NUMPY": "is a numpy array, not a file of PyTorch",
 }
 

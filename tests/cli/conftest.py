@@ -21,6 +21,14 @@ def tiny(tmp_path_factory):
     return save_model(model, tmp_path_factory.mktemp("tiny") / "model", model.card)
 
 
+@pytest.fixture(scope="session")
+def tiny_paxray(tmp_path_factory):
+    """The same for PAX-Ray: 166 classes without names."""
+    model = jaxseg.create("paxray", backbone="resnet18", width=4)
+    model.card = dataclasses.replace(model.card, input_size=(64, 64))
+    return save_model(model, tmp_path_factory.mktemp("paxray") / "model", model.card)
+
+
 @pytest.fixture
 def images(tmp_path):
     """Two X-rays of different sizes."""

@@ -149,3 +149,62 @@ def test_a_real_process_leaves_stdout_clean_and_stderr_plain(tiny, images, tmp_p
     assert lines[0].startswith("images 1/2: ")
     assert lines[-1].startswith("2 done, 0 were there, 0 failed")
     assert len(lines) == 3, err
+
+
+def test_a_model_directory_says_itself_what_it_is(jaxseg_command, tiny_paxray, images, tmp_path):
+    code, _, _ = jaxseg_command("segment", "-i", images, "-o", tmp_path / "out", "--weights", tiny_paxray)
+    assert (code, np.load(tmp_path / "out" / "one.npy").shape[0]) == (0, 166)
+    code, _, err = jaxseg_command("segment", "-i", images, "-o", tmp_path / "x", "--weights", tiny_paxray, "-m", "cxas")
+    assert (code, "holds a 'paxray' model" in err) == (1, True)
+
+
+def test_names_of_files_cannot_steer_the_terminal(jaxseg_command, tiny, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "\x1b]0;owned\x07[bold]\n.png").write_bytes(b"x")
+    code, _, err = jaxseg_command("segment", "-i", tmp_path / "in", "-o", tmp_path / "out", "--weights", tiny)
+    assert code == 1
+    assert "\x1b" not in err
+    assert r"\x1b]0;owned\x07[bold]\n.png" in err
+
+
+def test_two_runs_do_not_write_into_one_folder(jaxseg_command, tiny, images, tmp_path):
+    from jaxseg.files import only_writer
+
+    (tmp_path / "out").mkdir()
+    arguments = ["segment", "-i", images, "-o", tmp_path / "out", "--weights", tiny]
+    with only_writer(tmp_path / "out"):
+        code, _, err = jaxseg_command(*arguments)
+    assert (code, "another run is writing" in err) == (1, True)
+    assert jaxseg_command(*arguments)[0] == 0
+
+
+def test_outputs_that_cannot_be_are_refused_before_any_work(jaxseg_command, tiny, images, tmp_path):
+    (tmp_path / "file").write_text("")
+    common = ["segment", "-i", images, "--weights", tiny]
+    assert jaxseg_command(*common, "-o", tmp_path / "file")[0] == 2
+    assert jaxseg_command(*common, "-o", tmp_path / "out", "--report", tmp_path)[0] == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_on_a_terminal_a_bar_tells_rate_and_time_left(tiny, images, tmp_path):
+    import os
+    import pty
+    import subprocess
+    import sys
+
+    command = [sys.executable, "-m", "jaxseg.cli", "segment", "-i", images, "-o", tmp_path / "out", "--weights", tiny]
+    ours, theirs = pty.openpty()
+    environment = os.environ | {"COLUMNS": "120"}
+    process = subprocess.Popen([str(word) for word in command], stdout=theirs, stderr=theirs, env=environment)
+    os.close(theirs)
+    shown = b""
+    try:
+        while chunk := os.read(ours, 4096):
+            shown += chunk
+    except OSError:
+        pass  # the other end is closed
+    os.close(ours)
+    assert process.wait() == 0
+    assert b"2/2" in shown
+    assert b"/s" in shown
+    assert b"0:00:0" in shown

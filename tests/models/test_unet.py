@@ -36,6 +36,11 @@ def models(kit) -> dict[str, nnx.Module]:
     return {name: build(kit, name) for name in {name for name, _ in FORWARD}}
 
 
+def evaluate(model, x) -> np.ndarray:
+    apply, state = jaxseg.functional(nnx.view(model, use_running_average=True, deterministic=True))
+    return np.asarray(jax.jit(apply)(state, x))
+
+
 def nchw(array) -> np.ndarray:
     return np.asarray(array).transpose(0, 3, 1, 2)
 
@@ -96,8 +101,8 @@ def test_it_works_in_both_modes_of_nnx(graph):
         apply, state = jaxseg.functional(nnx.view(model, use_running_average=True, deterministic=True))
         x = jnp.ones((1, 32, 32, 3))
         once = jax.jit(apply)(state, x)
-        stacked = jax.vmap(apply, in_axes=(None, 0))(state, jnp.stack([x, 2 * x]))
-        gradient = jax.grad(lambda x: apply(state, x).sum())(x)
+        stacked = jax.jit(jax.vmap(apply, in_axes=(None, 0)))(state, jnp.stack([x, 2 * x]))
+        gradient = jax.jit(jax.grad(lambda x: apply(state, x).sum()))(x)
     np.testing.assert_allclose(stacked[0], once, atol=1e-5)
     assert not np.allclose(stacked[1], once)
     assert float(jnp.abs(gradient).max()) > 0
@@ -108,20 +113,24 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters():
     rough = jaxseg.create("cxas", num_classes=2, backbone="resnet18", width=8, dtype="bfloat16")
     assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(rough))} == {jnp.dtype("float32")}
     x = jax.random.normal(jax.random.key(0), (1, 64, 64, 3))
-    assert rough.features(x)["up4"].dtype == jnp.bfloat16
-    a, b = (np.asarray(nnx.view(m, use_running_average=True, deterministic=True)(x)) for m in (exact, rough))
+    assert nnx.eval_shape(lambda m, x: m.features(x), rough, x)["up4"].dtype == jnp.bfloat16
+    a, b = (evaluate(model, x) for model in (exact, rough))
     assert b.dtype == np.float32
     assert 0 < np.abs(a - b).max() < 0.15 * np.abs(a).max()
 
 
 def test_dropout_is_inert_by_default_and_active_by_option():
     x = jnp.ones((1, 32, 32, 3))
-    plain = jaxseg.create("paxray", num_classes=2, backbone="resnet18", width=4)
-    np.testing.assert_array_equal(plain(x, rngs=nnx.Rngs(dropout=0)), plain(x, rngs=nnx.Rngs(dropout=1)))
-    active = jaxseg.create("paxray", num_classes=2, backbone="resnet18", width=4, dropout=0.5)
-    assert not np.array_equal(active(x, rngs=nnx.Rngs(dropout=0)), active(x, rngs=nnx.Rngs(dropout=1)))
-    evaluating = nnx.view(active, use_running_average=True, deterministic=True)
-    np.testing.assert_array_equal(evaluating(x), evaluating(x))
+
+    def trained(dropout, seed):
+        model = jaxseg.create("paxray", num_classes=2, backbone="resnet18", width=4, dropout=dropout)
+        apply, state = jaxseg.functional(model)
+        return jax.jit(lambda state, x: apply(state, x, rngs=nnx.Rngs(dropout=seed)))(state, x), model
+
+    np.testing.assert_array_equal(trained(0.0, seed=0)[0], trained(0.0, seed=1)[0])
+    active, model = trained(0.5, seed=0)
+    assert not np.array_equal(active, trained(0.5, seed=1)[0])
+    np.testing.assert_array_equal(evaluate(model, x), evaluate(model, x))
 
 
 def test_torch_initialisation_has_pytorchs_spread():

@@ -4,8 +4,9 @@ import os
 from pathlib import Path
 
 import pytest
-from fake_segmenter import draw, finish, statuses, tree
+from fake_segmenter import draw, finish, statuses, summary, tree
 
+from jaxseg.predict import folder
 from jaxseg.predict.folder import find_images, plan
 
 
@@ -90,9 +91,10 @@ def test_images_are_found_in_order_without_what_is_hidden(images):
     ]
 
 
-def test_a_single_file_is_found_whatever_it_is(images):
+def test_a_single_file_is_found_if_it_can_be_read(images):
     assert find_images(images / "b.png") == [images / "b.png"]
-    assert find_images(images / "g.tif") == [images / "g.tif"]  # the run will say why it cannot be read
+    with pytest.raises(ValueError, match=r"g\.tif: cannot read \.tif; allowed: \.png"):
+        find_images(images / "g.tif")
     assert find_images(images / ".hidden.png") == [images / ".hidden.png"]
 
 
@@ -123,3 +125,28 @@ def test_results_inside_the_input_are_not_taken_for_images(tmp_path):
         find_images(tmp_path, recursive=True, output=tmp_path / "sub" / "..")
     assert found(tmp_path, output=tmp_path) == ["a.png"]
     assert found(tmp_path / "sub", recursive=True, output=tmp_path) == ["b.png"]
+
+
+def test_results_of_an_earlier_run_are_not_taken_for_images(images, tmp_path):
+    before = find_images(images, recursive=True)
+    finish(images, images / "out1", "png", recursive=True)
+    assert find_images(images, recursive=True, output=images / "out2") == before
+
+
+def test_a_folder_that_cannot_be_read_is_told(images, monkeypatch):
+    def walk(root, onerror):
+        onerror(PermissionError(13, "Permission denied", str(root / "secret")))
+        yield from ()
+
+    monkeypatch.setattr(folder.os, "walk", walk)
+    with pytest.raises(PermissionError, match="secret"):
+        find_images(images, recursive=True)
+
+
+def test_an_image_named_like_the_summary_does_not_replace_it(tmp_path):
+    draw(tmp_path / "in" / "summary.json.png")
+    draw(tmp_path / "in" / "summary.png")
+    for output_type in ("png", "npy", "json"):
+        _, outcomes = finish(tmp_path / "in", tmp_path / output_type, output_type)
+        assert len(outcomes) == 2
+        assert summary(tmp_path / output_type)["counts"]["done"] == 2

@@ -18,6 +18,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         site = self.server
         site.asked.append(dict(self.headers))
+        site.paths.append(self.path)
         status, headers, body = site.answer(self.headers)
         self.send_response(status)
         for name, value in headers.items():
@@ -42,7 +43,7 @@ class Site(ThreadingHTTPServer):
         self.body, self.version, self.ranges = BODY, {"ETag": '"v1"'}, True
         self.cuts = []  # after how many bytes the next answers stop
         self.hold = None  # an event to wait for before a cut connection is closed
-        self.asked = []  # the headers of the requests
+        self.asked, self.paths = [], []  # the headers and paths of the requests
         self.answer = self.file
 
     def file(self, headers):

@@ -1,6 +1,8 @@
 """Where published weights are looked for, and what is said when there are none."""
 
+import numpy as np
 import pytest
+from torch_writer import save
 
 from jaxseg import registry
 from jaxseg.weights.home import default_weights, home, places
@@ -44,6 +46,7 @@ def test_without_jaxseg_home_the_users_cache_is_used(monkeypatch, tmp_path):
 
 
 def test_weights_are_fetched_once_and_the_licence_is_said_once(site, caplog, tmp_path):
+    site.body = save(tmp_path / "small.pth", {"w": np.ones((300, 300), np.float32)}).read_bytes()
     seen = []
     path = default_weights(CXAS, url=site.url, progress=lambda done, total: seen.append((done, total)))
     assert path == tmp_path / "jaxseg" / "cxas" / CXAS.weights_file
@@ -75,3 +78,23 @@ def test_a_drive_folder_is_named_with_the_file_to_fetch():
 def test_models_that_were_never_published_say_train(name):
     with pytest.raises(ValueError, match=rf"{name}.*train it.*--weights"):
         default_weights(registry.find(name))
+
+
+def test_a_mirror_serves_every_model_under_its_own_name(site, monkeypatch, tmp_path):
+    site.body = save(tmp_path / "small.pth", {"w": np.ones(3, np.float32)}).read_bytes()
+    monkeypatch.setenv("JAXSEG_WEIGHTS_URL", site.url.rsplit("/", 1)[0] + "/")
+    assert default_weights(registry.find("paxray")).name == "ckpt_epoch_best.pth"
+    assert site.paths == ["/ckpt_epoch_best.pth"]
+
+
+def test_what_is_no_weights_file_is_removed_again(site):
+    with pytest.raises(OSError, match="no weights file and was removed"):
+        default_weights(CXAS, url=site.url)
+    assert not places(CXAS)[0].exists()
+
+
+def test_a_cache_that_cannot_be_made_is_one_clear_message(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("JAXSEG_HOME", str(tmp_path / "file"))
+    with pytest.raises(OSError, match=r"could not download .*UNet_ResNet50_default.pth"):
+        default_weights(CXAS, url="http://127.0.0.1:9/none")

@@ -164,3 +164,59 @@ def test_create_is_seeded():
     np.testing.assert_array_equal(kernels[0], kernels[1])
     assert not np.array_equal(kernels[0], kernels[2])
     assert one.card.class_names == ("class_000", "class_001")
+
+
+def test_weights_of_another_model_are_refused(tmp_path, tensors):
+    path = save(tmp_path / "x.pth", tensors)
+    with pytest.raises(ValueError, match="166 classes of model 'paxray', not those of 'cxas'"):
+        jaxseg.load("cxas", path)
+    folder = jaxseg.convert(path, tmp_path / "model")
+    with pytest.raises(ValueError, match="holds a 'paxray' model, not 'cxas'"):
+        jaxseg.load("cxas", folder)
+
+
+def test_a_single_changed_bit_of_the_parameters_is_noticed(tmp_path, tensors):
+    folder = jaxseg.convert(save(tmp_path / "x.pth", tensors), tmp_path / "model")
+    largest = max((p for p in (folder / "params").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    with pytest.raises(ValueError, match="damaged"):
+        jaxseg.load(folder)
+
+
+def test_a_card_with_another_number_of_names_is_refused(tmp_path, tensors):
+    folder = jaxseg.convert(save(tmp_path / "x.pth", tensors), tmp_path / "model")
+    card = json.loads((folder / "card.json").read_text())
+    (folder / "card.json").write_text(json.dumps(card | {"class_names": card["class_names"][:5]}))
+    with pytest.raises(ValueError, match="names 5 classes, the model has 166"):
+        jaxseg.load(folder)
+
+
+def test_a_card_of_other_hyper_parameters_is_refused(tmp_path, tensors):
+    folder = jaxseg.convert(save(tmp_path / "x.pth", tensors), tmp_path / "model")
+    card = json.loads((folder / "card.json").read_text())
+    card["config"]["width"] = 8
+    (folder / "card.json").write_text(json.dumps(card))
+    with pytest.raises(ValueError, match="do not fit its card: other names or shapes"):
+        jaxseg.load(folder)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path, tensors):
+    broken = dict(tensors) | {"head.out.conv.bias": np.full(166, np.nan, np.float32)}
+    with pytest.raises(ValueError, match=r"classify\.bias has values that are not finite"):
+        jaxseg.load("paxray", save(tmp_path / "x.pth", broken))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: jaxseg.create("cxas", class_names="lung"),
+        lambda: jaxseg.create(None),
+        lambda: jaxseg.functional(None),
+        lambda: jaxseg.segment(np.ones((3, 3)), "cxas"),
+    ],
+)
+def test_wrong_arguments_are_value_errors_in_words(call):
+    with pytest.raises(ValueError, match="list of names|unknown model|needed"):
+        call()

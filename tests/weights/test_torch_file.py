@@ -110,7 +110,8 @@ OTHERS = {
     "safetensors": (struct.pack("<Q", 200) + b'{"a":{}}', "safetensors"),
     "empty zip": (b"PK\5\6" + bytes(18), "empty zip"),
     "tar": (bytes(257) + b"ustar\x0000", "tar archive"),
-    "bytes": (b"\xff\xd8\xff\xe0 picture", "is not a weights file; it starts with"),
+    "jpeg": (b"\xff\xd8\xff\xe0 picture", "is a JPEG picture"),
+    "bytes": (b"\xff\xfe\xfd bytes", "is not a weights file; it starts with"),
     "old": (legacy({"w": vector()}).replace(code(1001), code(1000)), "unknown format"),
     "not magic": (legacy({"w": vector()}, magic=12345), "holds a int"),
 }
