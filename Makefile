@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 BASE := $(VENV)/.base
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-quick test-torch lint
+.PHONY: demo test test-quick test-lowest test-torch lint
 
 demo: $(BASE)
 	$(BIN)/jaxseg demo -o demo
@@ -16,6 +16,12 @@ test: $(READY)
 
 test-quick: $(READY)
 	$(BIN)/python -m pytest --ignore tests/parity_torch -rs -m "not slow"
+
+# The quick tests with the lowest versions that setup.cfg allows, in an environment of its own.
+test-lowest:
+	$(PYTHON) -m venv $(VENV)-lowest
+	$(VENV)-lowest/bin/python -m pip install --quiet --editable '.[test]' --constraint tests/lowest.txt
+	$(VENV)-lowest/bin/python -m pytest --ignore tests/parity_torch -rs -m "not slow"
 
 test-torch: $(READY)
 	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/python -m pip install --quiet torch==2.13.0

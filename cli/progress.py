@@ -20,11 +20,14 @@ def progress(total: int, what: str, *, every: int = 1) -> Iterator[Callable[[str
 
 @contextlib.contextmanager
 def download_progress() -> Iterator[Callable[[int, int | None], None]]:
-    """Yields a callback for `jaxseg.load(progress=...)`; shows nothing until it is called."""
+    """Yields a callback for `jaxseg.load(progress=...)`; it shows nothing where there is no terminal."""
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
     columns = ("weights", BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=_console(), disable=not sys.stderr.isatty(), transient=True) as bar:
+    with Progress(*columns, console=_console(), transient=True) as bar:
         task = None
 
         def update(done: int, total: int | None) -> None:

@@ -63,7 +63,7 @@ def write_jpg(masks: Masks, base: Path, **_) -> Path:
         for k, name in enumerate(file_names(masks.names)):
             picture = io.BytesIO()  # Pillow, given a file, passes over short writes: a full disk would cut the picture
             Image.fromarray(masks.mask(k)).convert("L").save(picture, "JPEG", quality=95)
-            (folder / f"{name}.jpg").write_bytes(picture.getbuffer())
+            (folder / f"{name}.jpg").write_bytes(picture.getvalue())
     return base
 
 

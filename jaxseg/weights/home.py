@@ -41,7 +41,7 @@ def default_weights(entry: Entry, *, url: str | None = None, progress=None) -> P
     """
     if entry.weights_file is None:
         raise ValueError(
-            f"model {entry.name!r} has no published weights: train it, or name some with --weights (Python: weights=...)"
+            f"model {entry.name!r} has no published weights: train it, or name some with --weights (Python: weights=)"
         )
     candidates = places(entry)
     for path in candidates:
