@@ -5,6 +5,7 @@ VENV := $(if $(filter-out python3,$(PYTHON)),.venv-$(shell $(PYTHON) -c 'import 
 BIN := $(VENV)/bin
 BASE := $(VENV)/.base
 READY := $(VENV)/.ready
+PYTEST := -m pytest -rs --numprocesses 2 --dist loadfile
 
 .PHONY: demo test test-quick test-lowest test-torch lint
 
@@ -12,16 +13,16 @@ demo: $(BASE)
 	$(BIN)/jaxseg demo -o demo
 
 test: $(READY)
-	$(BIN)/python -m pytest --ignore tests/parity_torch -rs
+	$(BIN)/python $(PYTEST) --ignore tests/parity_torch
 
 test-quick: $(READY)
-	$(BIN)/python -m pytest --ignore tests/parity_torch -rs -m "not slow"
+	$(BIN)/python $(PYTEST) --ignore tests/parity_torch -m "not slow"
 
 # The quick tests with the lowest versions that setup.cfg allows, in an environment of its own.
 test-lowest:
 	$(PYTHON) -m venv $(VENV)-lowest
 	$(VENV)-lowest/bin/python -m pip install --quiet --editable '.[test]' --constraint tests/lowest.txt
-	$(VENV)-lowest/bin/python -m pytest --ignore tests/parity_torch -rs -m "not slow"
+	$(VENV)-lowest/bin/python $(PYTEST) --ignore tests/parity_torch -m "not slow"
 
 test-torch: $(READY)
 	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/python -m pip install --quiet torch==2.13.0

@@ -58,7 +58,7 @@ def demo(output, steps, gpus):
             raise outcome.error
     predictions = np.stack([segmenter(path).masks for path in paths])
     means = job.scores(predictions, truths)
-    job.sheet(paths, predictions, truths, means).save(output / "contact_sheet.png")
+    job.sheet(paths[: cfg.shown], predictions, truths, means).save(output / "contact_sheet.png")
 
     click.echo(f"Dice on {len(paths)} unseen phantoms (1 is perfect):")
     for name, value in means.items():

@@ -41,6 +41,7 @@ class DemoConfig:
     batch_size: int
     steps: int
     learning_rate: float
+    unseen: int
     shown: int
 
 
@@ -72,9 +73,9 @@ def write_unseen(folder: Path, cfg: DemoConfig) -> tuple[list[Path], np.ndarray]
     """Draws phantoms that were not trained on as png files; returns their paths and true masks (N, K, H, W)."""
     folder.mkdir(parents=True, exist_ok=True)
     paths, truths = [], []
-    for i in range(cfg.shown):
+    for i in range(cfg.unseen):
         image, truth = phantom.draw(UNSEEN + i, 2 * cfg.size)  # another size than the network's, as in life
-        paths.append(folder / f"phantom_{i}.png")
+        paths.append(folder / f"phantom_{i:02d}.png")
         Image.fromarray(image).save(paths[-1])
         truths.append(truth)
     return paths, np.stack(truths)
@@ -86,10 +87,10 @@ def scores(predictions: np.ndarray, truths: np.ndarray) -> dict[str, float]:
 
 
 def sheet(paths: list[Path], predictions: np.ndarray, truths: np.ndarray, means: dict[str, float]) -> Image.Image:
-    """Returns a picture with a row for every phantom: the X-ray, the true masks, the predicted ones."""
+    """Returns a picture with a row for every path: the phantom, its true masks, the predicted ones."""
     colours = draw.palette(len(phantom.CLASSES))
     rows = []
-    for path, prediction, truth in zip(paths, predictions, truths, strict=True):
+    for path, prediction, truth in zip(paths, predictions, truths, strict=False):
         image = read_picture(path).pixels
         rows.append([image, draw.overlay(image, truth), draw.overlay(image, prediction)])
     legend = [(name, tuple(map(int, colour))) for name, colour in zip(means, colours, strict=True)]

@@ -78,7 +78,7 @@ def test_the_demo_finds_the_lungs_of_unseen_phantoms(jaxseg_process, tmp_path):
     assert min(scores["right lung"], scores["left lung"]) > 0.9
     with Image.open(tmp_path / "demo" / "contact_sheet.png") as sheet:
         assert sheet.size[0] > 500
-    assert len(list((tmp_path / "demo" / "masks" / "phantom_0").glob("*.png"))) == 6
+    assert len(list((tmp_path / "demo" / "masks" / "phantom_00").glob("*.png"))) == 6
     assert "real X-rays mean nothing" in read_card(tmp_path / "demo" / "model").note
 
 
