@@ -7,7 +7,7 @@ import click
 from jaxseg.cli import options
 
 
-@click.command()
+@click.command(short_help="PyTorch file to model directory.")
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("destination", type=click.Path(path_type=Path))
 @click.option("-m", "--model", help="The file's model (`jaxseg models`).  [default: recognised by its tensors]")

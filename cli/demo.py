@@ -7,7 +7,7 @@ import click
 from jaxseg.cli import options
 
 
-@click.command()
+@click.command(short_help="Try it on phantom X-rays, in a minute.")
 @click.option(
     "-o",
     "--output",

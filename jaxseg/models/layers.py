@@ -1,6 +1,6 @@
 """Layers that follow PyTorch where flax differs; arrays are (B, H, W, C)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -101,7 +101,7 @@ def conv(
     bound = (num_in * kernel * kernel) ** -0.5
     kernel_init = {
         "torch": _uniform(bound),
-        "torchvision": nnx.initializers.variance_scaling(2.0, "fan_out", "normal"),
+        "torchvision": _normal((2 / (num_out * kernel * kernel)) ** 0.5),
         "lecun": nnx.initializers.lecun_normal(),
     }[init]
     return nnx.Conv(
@@ -120,8 +120,27 @@ def conv(
 
 
 def _uniform(bound: float) -> nnx.initializers.Initializer:
+    return _drawn(
+        lambda rng, shape: (2 * rng.random(shape, np.float32) - 1) * np.float32(bound),
+        lambda key, shape: jax.random.uniform(key, shape, jnp.float32, -bound, bound),
+    )
+
+
+def _normal(deviation: float) -> nnx.initializers.Initializer:
+    return _drawn(
+        lambda rng, shape: rng.standard_normal(shape, np.float32) * np.float32(deviation),
+        lambda key, shape: deviation * jax.random.normal(key, shape, jnp.float32),
+    )
+
+
+def _drawn(by_numpy: Callable, by_jax: Callable) -> nnx.initializers.Initializer:
+    """Draws with numpy, seeded by the key: JAX compiles a program a shape, 8 s for a U-Net. Traced keys need JAX."""
+
     def init(key: jax.Array, shape: Sequence[int], dtype: jnp.dtype = jnp.float32, out_sharding=None) -> jax.Array:
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
+        if isinstance(key, jax.core.Tracer):
+            return by_jax(key, shape).astype(dtype)
+        rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
+        return jnp.asarray(by_numpy(rng, shape), dtype)
 
     return init
 

@@ -66,8 +66,9 @@ def load(
     entry = None
     if str(name_or_path).lower() in registry.BY_NAME:
         entry = registry.find(str(name_or_path))
+        if entry.weights_file or weights is not None:
+            registry.find_available(entry.name)
         path = Path(weights).expanduser() if weights is not None else default_weights(entry, progress=progress)
-        registry.find_available(entry.name)
     elif weights is not None:
         registry.find(str(name_or_path))  # raises, listing the names
     else:

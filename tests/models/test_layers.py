@@ -1,7 +1,9 @@
 """BatchNorm in training, pooling and convolution padding against PyTorch's operators."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 from jaxseg.models.layers import BatchNorm, conv, max_pool
@@ -41,3 +43,17 @@ def test_strided_convolution_pads_both_sides():
     image = jnp.arange(16.0).reshape(1, 4, 4, 1)
     out = layer(image)[0, :, :, 0]
     np.testing.assert_array_equal(out, [[0, 0], [0, 5]])  # the tap reads one row and column before: padding, then 1,1
+
+
+@pytest.mark.parametrize("init", ["torch", "torchvision", "lecun"])
+def test_initialisers_have_one_spread_whether_traced_or_not(init):
+    deviation = {"torch": (16 * 9) ** -0.5 / 3**0.5, "torchvision": (2 / (64 * 9)) ** 0.5, "lecun": (16 * 9) ** -0.5}
+
+    def kernel():
+        return conv(16, 64, 3, init=init, rngs=nnx.Rngs(7)).kernel[...]
+
+    for drawn in (kernel(), jax.jit(kernel)()):
+        assert (drawn.shape, drawn.dtype) == ((3, 3, 16, 64), jnp.float32)
+        assert abs(float(drawn.std()) / deviation[init] - 1) < 0.03
+        assert abs(float(drawn.mean())) < 0.05 * deviation[init]
+    np.testing.assert_array_equal(kernel(), kernel())
