@@ -8,7 +8,7 @@ import numpy as np
 import pydicom
 from pydicom.errors import InvalidDicomError
 
-from jaxseg.images.read import ImageError, check_grey, check_size
+from jaxseg.images.checks import ImageError, check_grey, check_size
 
 _reading = threading.local()  # `remarks`: what pydicom says of the file that this thread reads
 
