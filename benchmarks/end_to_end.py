@@ -32,6 +32,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS / "end_to_end.json")
     parser.add_argument("--torch-side", nargs=3, metavar=("WEIGHTS", "IMAGES", "OUT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if importlib.util.find_spec("torch") is None:
+        sys.exit("PyTorch is missing: `make test-torch` installs it, or pip install 'jaxseg[bench]'")
+    if not options.torch_side and not options.images.is_dir():
+        sys.exit(f"{options.images} is no folder; name one with --images")
     if options.torch_side:
         print(json.dumps(torch_side(*map(Path, options.torch_side))))
         return
@@ -132,9 +136,18 @@ def summary(rounds: list[dict], options: argparse.Namespace) -> dict:
         "date": time.strftime("%Y-%m-%d"),
         "files": len(list(options.images.iterdir())),
         "medians": medians | {"torch_over_jaxseg": round(statistics.median(ratios), 2)},
-        "environment": environment() | {"torch": torch.__version__, "processor": platform.processor()},
+        "environment": environment() | {"torch": torch.__version__, "processor": processor()},
         "rounds": rounds,
     }
+
+
+def processor() -> str:
+    """The processor's name, where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":

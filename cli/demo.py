@@ -30,7 +30,6 @@ def demo(output, steps, gpus):
     import numpy as np
 
     from jaxseg import demo as job
-    from jaxseg.card import CARD_FILE
     from jaxseg.cli.progress import progress
     from jaxseg.devices import select_devices
     from jaxseg.predict import folder
@@ -39,8 +38,7 @@ def demo(output, steps, gpus):
     with options.usage_errors("--gpus"):
         device = select_devices(gpus)[0]
     jax.config.update("jax_default_device", device)
-    if (output / "model").exists() and not (output / "model" / CARD_FILE).is_file():
-        raise ValueError(f"{output / 'model'} is in the way: it is no model directory; name another folder")
+    job.refuse_foreign(output)
     cfg = job.read_config()
     if steps:
         cfg = dataclasses.replace(cfg, steps=steps)
@@ -58,7 +56,7 @@ def demo(output, steps, gpus):
             raise outcome.error
     predictions = np.stack([segmenter(path).masks for path in paths])
     means = job.scores(predictions, truths)
-    job.sheet(paths[: cfg.shown], predictions, truths, means).save(output / "contact_sheet.png")
+    job.write_picture(job.sheet(paths[: cfg.shown], predictions, truths, means), output / "contact_sheet.png")
 
     click.echo(f"Dice on {len(paths)} unseen phantoms (1 is perfect):")
     for name, value in means.items():

@@ -38,8 +38,8 @@ def say(text: str) -> None:
 
 @contextlib.contextmanager
 def usage_errors(option: str) -> Iterator[None]:
-    """Turns a ValueError into a usage error (exit code 2) that names the option."""
+    """Turns a ValueError or a path that cannot be into a usage error (exit code 2) that names the option."""
     try:
         yield
-    except ValueError as error:
+    except (ValueError, FileNotFoundError, NotADirectoryError) as error:
         raise click.UsageError(f"{option}: {error}") from None

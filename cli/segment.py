@@ -71,6 +71,8 @@ def segment(source, output, output_type, gpus, model, recursive, overwrite, repo
     from jaxseg import files
     from jaxseg.predict import folder
 
+    if report:
+        _refuse_report(report)
     with options.usage_errors("--input"):
         sources = folder.find_images(source, recursive=recursive, output=output)
     segmenter, identity = _segmenter(model, gpus, **settings)
@@ -79,8 +81,8 @@ def segment(source, output, output_type, gpus, model, recursive, overwrite, repo
     jobs = folder.plan(sources, source, output)
     output.mkdir(parents=True, exist_ok=True)
     with files.only_writer(output):
-        merged = folder.merged_path(jobs, run, source.resolve().name) if _is_set(source, output_type) else None
         todo = folder.begin(jobs, run, overwrite=overwrite)
+        merged = folder.merged_path(run, source) if output_type == "json" and source.is_dir() else None
         loaded = time.perf_counter()
         if todo:
             segmenter.compile()
@@ -96,11 +98,6 @@ def segment(source, output, output_type, gpus, model, recursive, overwrite, repo
     options.say(_conclusion(run))
     if run.count("failed"):
         sys.exit(1)
-
-
-def _is_set(source: Path, output_type: str) -> bool:
-    """A folder of images becomes one COCO file besides those of the images."""
-    return output_type == "json" and source.is_dir()
 
 
 def _segmenter(model_name, gpus, weights, labels_file, batch_size, threshold, classes, preprocessing, dtype):
@@ -121,7 +118,7 @@ def _segmenter(model_name, gpus, weights, labels_file, batch_size, threshold, cl
     names = labels.read_names(labels_file) if labels_file else None
     with download_progress() as update:
         model = load(name, weights, dtype=dtype, class_names=names, progress=update)
-    with options.usage_errors("options"):
+    with options.usage_errors("--classes, --batch-size"):
         segmenter = Segmenter(
             model,
             threshold=threshold,
@@ -159,6 +156,16 @@ def _conclusion(run) -> str:
     return f"{', '.join(parts)}: {run.output / 'summary.json'} lists them"
 
 
+def _refuse_report(path: Path) -> None:
+    """Raises where a report cannot be written, or would replace what is no report."""
+    with options.usage_errors("--report"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.name == "summary.json":
+            raise ValueError(f"{path}: that name belongs to the account of the output folder")
+        if path.exists() and b'"environment"' not in path.read_bytes()[:100]:
+            raise ValueError(f"{path} is no report of jaxseg; name another file")
+
+
 def _write_report(path: Path, run, segmenter, seconds: dict[str, float]) -> None:
     import json
 
@@ -168,6 +175,7 @@ def _write_report(path: Path, run, segmenter, seconds: dict[str, float]) -> None
     content = {"environment": environment(), "settings": run.settings, "output_type": run.output_type}
     content |= {"devices": [str(device) for device in segmenter.devices], "batch_size": segmenter.batch_size}
     content |= {"seconds": {stage: round(value, 3) for stage, value in seconds.items()}, "files": run.files}
-    path.parent.mkdir(parents=True, exist_ok=True)
+    content["weights"] = {name: getattr(segmenter.card, name) for name in ("source", "source_sha256", "params_sha256")}
+    _refuse_report(path)
     with atomic_file(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

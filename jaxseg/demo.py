@@ -5,6 +5,7 @@ Nothing here is anatomy of real X-rays: phantoms are drawn from formulas.
 
 import dataclasses
 import importlib.resources
+import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,9 @@ import yaml
 from flax import nnx
 from PIL import Image
 
+from jaxseg.card import CARD_FILE, read_card
 from jaxseg.data import phantom
+from jaxseg.files import atomic_file
 from jaxseg.images import draw
 from jaxseg.images.preprocess import cxas
 from jaxseg.images.read import from_array, read_picture
@@ -51,6 +54,22 @@ def read_config() -> DemoConfig:
     return DemoConfig(**yaml.safe_load(text))
 
 
+def refuse_foreign(output: Path) -> None:
+    """Raises ValueError unless the folder is new, empty or of an earlier demo: its contents are replaced."""
+    if not output.exists() or not any(output.iterdir()):
+        return
+    if not (output / "model" / CARD_FILE).is_file() or read_card(output / "model").note != NOTE:
+        raise ValueError(f"{output} holds other things than an earlier demo; name another folder")
+
+
+def write_picture(picture: Image.Image, path: Path) -> None:
+    """Writes a png file whole or not at all."""
+    content = io.BytesIO()  # Pillow, given a file, passes over short writes
+    picture.save(content, "PNG")
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(content.getvalue())
+
+
 def train(cfg: DemoConfig, on_step: Callable[[int, float], None]) -> nnx.Module:
     """Trains a small U-Net on phantoms and returns it; `on_step(step, loss)` is called after every step."""
     model = create(
@@ -76,7 +95,7 @@ def write_unseen(folder: Path, cfg: DemoConfig) -> tuple[list[Path], np.ndarray]
     for i in range(cfg.unseen):
         image, truth = phantom.draw(UNSEEN + i, 2 * cfg.size)  # another size than the network's, as in life
         paths.append(folder / f"phantom_{i:02d}.png")
-        Image.fromarray(image).save(paths[-1])
+        write_picture(Image.fromarray(image), paths[-1])
         truths.append(truth)
     return paths, np.stack(truths)
 

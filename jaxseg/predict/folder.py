@@ -1,6 +1,5 @@
-"""Segments files and folders: finding images, naming outputs, skipping what is done, reporting what failed."""
+"""Segments files and folders: skips what is done, reports what failed, replaces nothing of another origin."""
 
-import collections
 import dataclasses
 import json
 import os
@@ -8,22 +7,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from jaxseg import __version__
-from jaxseg.files import atomic_file, safe_name, sweep
-from jaxseg.images.read import SUFFIXES
+from jaxseg.files import atomic_file, safe_name, sha256, sweep
 from jaxseg.images.write import WRITERS, merge_coco, output_path
+from jaxseg.predict.inputs import SUMMARY_FILE, Job, find_images, folded, plan
 from jaxseg.predict.segment import Segmenter
 from jaxseg.predict.stream import Outcome, stream
 
-SUMMARY_FILE = "summary.json"
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """One image to do: its path, the output's path without suffix, and the source's size and time (its stamp)."""
-
-    source: Path
-    base: Path
-    stamp: tuple[int, ...]
+__all__ = ["Job", "Run", "begin", "describe", "find_images", "merge_folder", "merged_path", "plan", "segment_files"]
 
 
 @dataclasses.dataclass
@@ -35,8 +25,10 @@ class Run:
       output_type: key of `jaxseg.images.write.WRITERS`.
       settings: all that the masks depend on; results of other settings in `output` are never mixed in.
       files: output name -> {"source", "status": "done", "skipped", "failed" or "pending", "stamp", ...}. The stamp
-        is that of the source that the output was made from; empty where the output is missing or out of date.
+        is that of the source that the output is made from, so that a run which was killed resumes (outputs appear
+        whole); empty where the output is out of date.
       earlier: the same for results in `output` that this run does not touch.
+      merged: COCO file of a whole folder -> that folder.
     """
 
     output: Path
@@ -44,6 +36,7 @@ class Run:
     settings: dict
     files: dict[str, dict] = dataclasses.field(default_factory=dict)
     earlier: dict[str, dict] = dataclasses.field(default_factory=dict)
+    merged: dict[str, str] = dataclasses.field(default_factory=dict)
     complete: bool = False
 
     def path(self, job: Job) -> Path:
@@ -62,82 +55,10 @@ class Run:
         """Writes `summary.json`."""
         counts = {status: self.count(status) for status in ("done", "skipped", "failed", "pending")}
         content = {"jaxseg": __version__, "complete": self.complete, "output_type": self.output_type}
-        content |= {"settings": self.settings, "counts": counts, "files": self.earlier | self.files}
+        content |= {"settings": self.settings, "counts": counts, "merged": self.merged}
+        content["files"] = self.earlier | self.files
         with atomic_file(self.output / SUMMARY_FILE) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-def find_images(path: Path, *, recursive: bool = False, output: Path | None = None) -> list[Path]:
-    """Returns the image files that `path` means, sorted; what is hidden, or in the folder `output`, is left out.
-
-    Raises:
-      FileNotFoundError: there is no such path.
-      ValueError: a folder holds no image, or would be searched through its own results.
-    """
-    if path.is_file():
-        if path.suffix.lower() not in SUFFIXES:
-            raise ValueError(
-                f"{path}: cannot read {path.suffix or 'a file without suffix'}; allowed: {', '.join(SUFFIXES)}"
-            )
-        return [path]
-    if not path.is_dir():
-        raise FileNotFoundError(f"{path}: no such file or folder")
-    own = _inside(output, path) if recursive and output else None
-    if own == Path():
-        raise ValueError(f"{path}: with --recursive the output must be another folder; masks would be taken for images")
-    images = sorted(
-        file
-        for file in (_walk(path, own) if recursive else path.iterdir())
-        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
-    )
-    if not images:
-        hint = "" if recursive else " (--recursive looks into sub-folders)"
-        raise ValueError(f"{path}: no {', '.join(SUFFIXES)} file in this folder{hint}")
-    return images
-
-
-def _walk(root: Path, own: Path | None) -> Iterator[Path]:
-    """Every file below `root`, but for hidden folders, the folder `own` and other folders of results."""
-
-    def fail(error: OSError) -> None:
-        raise error
-
-    for folder, folders, files in os.walk(root, onerror=fail):
-        here = Path(folder)
-        folders[:] = [
-            name
-            for name in folders
-            if not name.startswith(".") and here / name != (own and root / own) and not _is_output(here / name)
-        ]
-        yield from (here / name for name in files)
-
-
-def _is_output(folder: Path) -> bool:
-    return _starts_with(folder / SUMMARY_FILE, b'"jaxseg"')
-
-
-def plan(sources: list[Path], root: Path, output: Path) -> list[Job]:
-    """Returns a job for every image: the output is named after the file up to its last dot.
-
-    Sub-folders are mirrored. Images that would get the same output name ("a.png", "a.jpg"), or that of a
-    mirrored folder or of the summary, keep their suffix in it ("a_png", "a_jpg").
-    """
-    folders = [s.parent.relative_to(root) if root.is_dir() else Path() for s in sources]
-    wanted = [folder / safe_name(s.stem) for folder, s in zip(folders, sources, strict=True)]
-    counts = collections.Counter(_folded(path) for path in wanted)
-    counts.update({_folded(path) for folder in folders for path in (folder, *folder.parents)})
-    counts.update({_folded(Path(SUMMARY_FILE)), _folded(Path(SUMMARY_FILE).with_suffix(""))})
-    taken = {key for key, count in counts.items() if count == 1}
-    jobs = []
-    for source, path in zip(sources, wanted, strict=True):
-        if counts[_folded(path)] > 1:
-            name = path.name + source.suffix.replace(".", "_")
-            while _folded(path.with_name(name)) in taken:
-                name += "_"
-            path = path.with_name(name)
-            taken.add(_folded(path))
-        jobs.append(Job(source, output / path, _stamp(source)))
-    return jobs
 
 
 def begin(jobs: list[Job], run: Run, *, overwrite: bool = False) -> list[Job]:
@@ -154,17 +75,16 @@ def begin(jobs: list[Job], run: Run, *, overwrite: bool = False) -> list[Job]:
         key, there = run.key(job), os.path.lexists(run.path(job))
         entry = previous.pop(key, {})
         if there and entry.get("output_type") != run.output_type:
-            raise ValueError(
-                f"{run.path(job)} is in the way: {SUMMARY_FILE} lists no {run.output_type} result of that name; name "
-                "another output folder, or remove it"
-            )
-        if there and not overwrite and _origin(entry["source"]) != _origin(job.source):
+            what = f"holds the {entry['output_type']} result" if entry else "is nothing that jaxseg wrote"
+            raise ValueError(f"{run.path(job)} is in the way: it {what}; name another output folder, or remove it")
+        if there and not overwrite and not _same_image(job, entry):
             raise ValueError(
                 f"{run.path(job)} was made from {entry['source']}, not from {job.source}; name another output folder, "
                 "or replace it with --overwrite"
             )
-        if there and job.stamp and entry.get("stamp") == job.stamp and not overwrite:
-            run.files[key] = entry | {"source": str(job.source), "status": "skipped"}
+        whole = there and entry.get("extent", _extent(run.path(job))) == _extent(run.path(job)) > 0
+        if whole and job.stamp and entry.get("stamp") == job.stamp and not overwrite:
+            run.files[key] = entry | {"source": str(job.source.resolve()), "status": "skipped"}
         else:
             todo.append(job)
             run.files[key] = _entry(run, job, "pending", () if there else job.stamp)
@@ -179,12 +99,17 @@ def segment_files(
     todo: list[Job], segmenter: Segmenter, run: Run, *, readers: int = 2, writers: int = 2
 ) -> Iterator[Outcome]:
     """Segments the jobs that `begin` returned and yields their Outcomes; `run` keeps the account."""
-    write = _writer(run, segmenter)
-    read = lambda job: segmenter.prepare(job.source)  # noqa: E731
+    outcomes = stream(
+        todo,
+        lambda job: segmenter.prepare(job.source),
+        segmenter.predict,
+        _writer(run, segmenter),
+        batch_size=segmenter.batch_size,
+        readers=readers,
+        writers=writers,
+    )
     try:
-        for outcome in stream(
-            todo, read, segmenter.predict, write, batch_size=segmenter.batch_size, readers=readers, writers=writers
-        ):
+        for outcome in outcomes:
             run.files[run.key(outcome.item)] = _account(run, outcome)
             yield outcome
         run.complete = True
@@ -192,18 +117,23 @@ def segment_files(
         run.write_summary()
 
 
-def merged_path(jobs: list[Job], run: Run, name: str) -> Path:
-    """Returns where the COCO file of a whole folder goes, `<name>.json` unless an image's file has that name.
+def merged_path(run: Run, source: Path) -> Path:
+    """Returns where the COCO file of the folder `source` goes, `<its name>.json` unless an image's file has that name.
 
     Raises:
-      ValueError: a file that is not such a file of jaxseg stands there.
+      ValueError: a file of another origin stands there.
     """
-    taken = {_folded(run.path(job)) for job in jobs} | {_folded(run.output / SUMMARY_FILE)}
-    path = run.output / f"{safe_name(name)}.json"
-    while _folded(path) in taken:
-        path = path.with_name(f"{path.stem}_all.json")
-    if os.path.lexists(path) and not _starts_with(path, b"masks written by jaxseg"):
-        raise ValueError(f"{path} is in the way: jaxseg did not write it; name another output folder, or remove it")
+    name = safe_name(source.resolve().name)
+    taken = {folded(Path(key)) for key in (*run.files, *run.earlier, SUMMARY_FILE)}
+    while folded(Path(f"{name}.json")) in taken:
+        name += "_all"
+    path = run.output / f"{name}.json"
+    origin = str(source.resolve())
+    if os.path.lexists(path) and run.merged.get(path.name) != origin:
+        raise ValueError(
+            f"{path} is in the way: it was not made from {source}; name another output folder, or remove it"
+        )
+    run.merged[path.name] = origin
     return path
 
 
@@ -211,18 +141,6 @@ def merge_folder(jobs: list[Job], run: Run, path: Path, segmenter: Segmenter) ->
     """Writes the folder's COCO file from those of the images that are done."""
     parts = [run.path(job) for job in jobs if run.files[run.key(job)]["status"] in ("done", "skipped")]
     return merge_coco(parts, path, segmenter.card.class_names)
-
-
-def _starts_with(path: Path, words: bytes) -> bool:
-    """Whether the words stand in the first 500 bytes of a file."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return words in file.read(500)
-
-
-def _origin(path: str | Path) -> Path:
-    return Path(path).resolve()
 
 
 def _writer(run: Run, segmenter: Segmenter) -> Callable:
@@ -236,7 +154,7 @@ def _writer(run: Run, segmenter: Segmenter) -> Callable:
 
 
 def _entry(run: Run, job: Job, status: str, stamp: tuple[int, ...]) -> dict:
-    return {"source": str(job.source), "output_type": run.output_type, "status": status, "stamp": stamp}
+    return {"source": str(job.source.resolve()), "output_type": run.output_type, "status": status, "stamp": stamp}
 
 
 def _account(run: Run, outcome: Outcome) -> dict:
@@ -245,6 +163,7 @@ def _account(run: Run, outcome: Outcome) -> dict:
     if outcome.error is not None:
         return _entry(run, outcome.item, "failed", ()) | {"reason": describe(outcome.error)} | seconds
     result = {"output": str(outcome.result), "notes": list(outcome.notes)}
+    result |= {"sha256": sha256(outcome.item.source), "extent": _extent(outcome.result)}
     return _entry(run, outcome.item, "done", outcome.item.stamp) | result | seconds
 
 
@@ -254,12 +173,25 @@ def describe(error: Exception) -> str:
     return text if isinstance(error, (ValueError, OSError)) and text else f"{type(error).__name__}: {text}"
 
 
+def _same_image(job: Job, entry: dict) -> bool:
+    """Whether a result was made from this image, which may have been moved since; two patients' names may agree."""
+    if entry["source"] == str(job.source.resolve()):
+        return True
+    return job.source.is_file() and entry.get("sha256") == sha256(job.source)
+
+
+def _extent(path: Path) -> int:
+    """Bytes of a file, or number of files in a folder: tells a result that was emptied since."""
+    return sum(1 for _ in path.iterdir()) if path.is_dir() else path.stat().st_size if path.exists() else 0
+
+
 def _previous(run: Run, overwrite: bool) -> dict[str, dict]:
     """The account of an earlier run into the same folder; refuses one with other settings."""
     path = run.output / SUMMARY_FILE
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
         settings = dict(summary["settings"])
+        run.merged = dict(summary.get("merged", {}))
         files = {key: entry | {"stamp": tuple(entry["stamp"])} for key, entry in summary["files"].items()}
     except FileNotFoundError:
         return {}
@@ -274,22 +206,3 @@ def _previous(run: Run, overwrite: bool) -> dict[str, dict]:
     if settings == run.settings:
         return files
     return {key: entry | {"status": "stale", "stamp": ()} for key, entry in files.items()}
-
-
-def _stamp(path: Path) -> tuple[int, ...]:
-    """Size and time of a file: another file under the same name is done again."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return ()
-    return status.st_size, status.st_mtime_ns
-
-
-def _inside(path: Path, folder: Path) -> Path | None:
-    """`path` as seen from `folder`, or None where it lies elsewhere."""
-    path, folder = path.resolve(), folder.resolve()
-    return path.relative_to(folder) if path.is_relative_to(folder) else None
-
-
-def _folded(path: Path) -> str:
-    return str(path).lower()

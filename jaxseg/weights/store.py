@@ -23,7 +23,7 @@ def save_model(model: nnx.Module, folder: str | Path, card: Card, *, overwrite: 
       FileExistsError: the folder exists and `overwrite` is False, or it is no model directory.
     """
     folder = Path(folder)
-    if folder.exists() and not (overwrite and (folder / CARD_FILE).is_file()):
+    if folder.exists() and not (overwrite and _is_model(folder)):
         raise FileExistsError(f"{folder} exists; name a new folder, or overwrite a model directory on purpose")
     with atomic_folder(folder) as temporary:
         with ocp.StandardCheckpointer() as checkpointer:
@@ -31,6 +31,11 @@ def save_model(model: nnx.Module, folder: str | Path, card: Card, *, overwrite: 
         digest = files.sha256(temporary / PARAMS_FOLDER)
         dataclasses.replace(card, jaxseg=__version__, params_sha256=digest).write(temporary)
     return folder
+
+
+def _is_model(folder: Path) -> bool:
+    """Whether a folder holds a model directory and nothing else, so that it may be replaced as a whole."""
+    return folder.is_dir() and {path.name for path in folder.iterdir()} == {CARD_FILE, PARAMS_FOLDER}
 
 
 def restore_model(folder: str | Path, *, dtype: str | None = None) -> nnx.Module:

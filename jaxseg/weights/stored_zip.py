@@ -1,11 +1,15 @@
 """The members of an uncompressed zip archive as views of its bytes; nothing is unpacked or copied."""
 
+import logging
 import struct
 import zipfile
+import zlib
 
 import numpy as np
 
 from jaxseg.weights.records import TorchFileError, shown
+
+logger = logging.getLogger(__name__)
 
 
 def members_of(stream, data: np.ndarray) -> dict[str, np.ndarray]:
@@ -40,6 +44,8 @@ def members_of(stream, data: np.ndarray) -> dict[str, np.ndarray]:
             raise TorchFileError(f"the member {name} overlaps another one or is cut off; download it again")
         end = start + entry.file_size
         members[entry.filename] = data[start:end]
+        if zlib.crc32(members[entry.filename]) != entry.CRC:
+            logger.warning("%s: the checksum is another; the file is damaged, or was saved without checksums", name)
     return {entry.filename: members[entry.filename] for entry in entries}
 
 

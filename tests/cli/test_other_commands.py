@@ -82,6 +82,13 @@ def test_the_demo_finds_the_lungs_of_unseen_phantoms(jaxseg_process, tmp_path):
     assert "real X-rays mean nothing" in read_card(tmp_path / "demo" / "model").note
 
 
+def test_the_demo_replaces_nothing_but_a_demo(jaxseg_command, tiny, tmp_path):
+    (tmp_path / "work" / "model").mkdir(parents=True)
+    (tmp_path / "work" / "model" / "card.json").write_bytes((tiny / "card.json").read_bytes())
+    code, _, err = jaxseg_command("demo", "-o", tmp_path / "work", "--steps", "1")
+    assert (code, "holds other things than an earlier demo" in err) == (1, True)
+
+
 def rows() -> list[tuple[str, str]]:
     """The rows of the README's table of commands: (the original's, ours), where ours exists."""
     table = re.search(r"<!-- commands -->(.*?)<!-- end -->", README.read_text(), re.S).group(1)

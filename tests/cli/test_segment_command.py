@@ -127,7 +127,7 @@ def test_wrong_options_are_one_line_and_exit_code_2(jaxseg_command, tiny, images
 
 def test_missing_input_and_missing_weights_are_one_line(jaxseg_command, images, tmp_path):
     code, _, err = jaxseg_command("segment", "-i", tmp_path / "none", "-o", tmp_path / "out")
-    assert (code, "no such file or folder" in err) == (1, True)
+    assert (code, "no such file or folder" in err) == (2, True)
     code, _, err = jaxseg_command("segment", "-i", images, "-o", tmp_path / "out", "--weights", tmp_path / "none.pth")
     assert (code, "none.pth" in err, err.count("\n")) == (1, True, 1)
     (tmp_path / "empty").mkdir()
@@ -183,7 +183,17 @@ def test_outputs_that_cannot_be_are_refused_before_any_work(jaxseg_command, tiny
     common = ["segment", "-i", images, "--weights", tiny]
     assert jaxseg_command(*common, "-o", tmp_path / "file")[0] == 2
     assert jaxseg_command(*common, "-o", tmp_path / "out", "--report", tmp_path)[0] == 2
+    code, _, err = jaxseg_command(*common, "-o", tmp_path / "out", "--report", images / "one.png")
+    assert (code, "is no report of jaxseg" in err) == (2, True)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_options_are_those_of_the_library():
+    from jaxseg.cli import segment
+    from jaxseg.images.preprocess import PREPROCESSING
+    from jaxseg.images.write import WRITERS
+
+    assert (set(segment.OUTPUT_TYPES), set(segment.PREPROCESSING)) == (set(WRITERS), set(PREPROCESSING))
 
 
 def test_on_a_terminal_a_bar_tells_rate_and_time_left(tiny, images, tmp_path):

@@ -134,7 +134,7 @@ def test_results_of_an_earlier_run_are_not_taken_for_images(images, tmp_path):
 
 
 def test_a_folder_that_cannot_be_read_is_told(images, monkeypatch):
-    def walk(root, onerror):
+    def walk(root, onerror, **_):
         onerror(PermissionError(13, "Permission denied", str(root / "secret")))
         yield from ()
 

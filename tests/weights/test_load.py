@@ -105,6 +105,8 @@ def test_convert_writes_a_directory_that_loads_to_the_same_numbers(tmp_path, ten
 def test_convert_refuses_to_overwrite_what_is_no_model(tmp_path, tensors):
     source = save(tmp_path / "x.pth", tensors)
     (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "card.json").write_text("{}")
+    (tmp_path / "precious" / "thesis.tex").write_text("")
     with pytest.raises(FileExistsError):
         jaxseg.convert(source, tmp_path / "precious", overwrite=True)
 

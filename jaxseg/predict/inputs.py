@@ -1,0 +1,117 @@
+"""Finding the images that a user means, and naming their results."""
+
+import collections
+import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from jaxseg.files import safe_name
+from jaxseg.images.read import SUFFIXES
+
+SUMMARY_FILE = "summary.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One image to do: its path, the output's path without suffix, and the source's size and time (its stamp)."""
+
+    source: Path
+    base: Path
+    stamp: tuple[int, ...]
+
+
+def find_images(path: Path, *, recursive: bool = False, output: Path | None = None) -> list[Path]:
+    """Returns the image files that `path` means, sorted; what is hidden, or in the folder `output`, is left out.
+
+    Raises:
+      FileNotFoundError: there is no such path.
+      ValueError: a folder holds no image, or would be searched through its own results.
+    """
+    if path.is_file():
+        if path.suffix.lower() not in SUFFIXES:
+            raise ValueError(
+                f"{path}: cannot read {path.suffix or 'a file without suffix'}; allowed: {', '.join(SUFFIXES)}"
+            )
+        return [path]
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path}: no such file or folder")
+    own = output.resolve() if recursive and output else None
+    if own == path.resolve():
+        raise ValueError(f"{path}: with --recursive the output must be another folder; masks would be taken for images")
+    images = sorted(
+        file
+        for file in (_walk(path, own) if recursive else path.iterdir())
+        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
+    )
+    if not images:
+        hint = "" if recursive else " (--recursive looks into sub-folders)"
+        raise ValueError(f"{path}: no {', '.join(SUFFIXES)} file in this folder{hint}")
+    return images
+
+
+def _walk(root: Path, own: Path | None) -> Iterator[Path]:
+    """Every file below `root`, but for hidden folders, the folder `own` and other folders of results."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    seen = set()  # links may lead in circles
+    for folder, folders, files in os.walk(root, onerror=fail, followlinks=True):
+        here = Path(folder)
+        if here.resolve() in seen:
+            folders[:] = []
+            continue
+        seen.add(here.resolve())
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".") and (here / name).resolve() != own and not _is_output(here / name)
+        ]
+        yield from (here / name for name in files)
+
+
+def _is_output(folder: Path) -> bool:
+    summary = folder / SUMMARY_FILE
+    if not summary.is_file():
+        return False
+    with summary.open("rb") as file:
+        return b'"jaxseg"' in file.read(500)
+
+
+def plan(sources: list[Path], root: Path, output: Path) -> list[Job]:
+    """Returns a job for every image: the output is named after the file up to its last dot.
+
+    Sub-folders are mirrored. Images that would get the same output name ("a.png", "a.jpg"), or that of a
+    mirrored folder or of the summary, keep their suffix in it ("a_png", "a_jpg").
+    """
+    folders = [s.parent.relative_to(root) if root.is_dir() else Path() for s in sources]
+    wanted = [folder / safe_name(s.stem) for folder, s in zip(folders, sources, strict=True)]
+    counts = collections.Counter(folded(path) for path in wanted)
+    counts.update({folded(path) for folder in folders for path in (folder, *folder.parents)})
+    counts.update({folded(Path(SUMMARY_FILE)), folded(Path(SUMMARY_FILE).with_suffix(""))})
+    taken = {key for key, count in counts.items() if count == 1}
+    jobs = []
+    for source, path in zip(sources, wanted, strict=True):
+        if counts[folded(path)] > 1:
+            name = path.name + source.suffix.replace(".", "_")
+            while folded(path.with_name(name)) in taken:
+                name += "_"
+            path = path.with_name(name)
+            taken.add(folded(path))
+        jobs.append(Job(source, output / path, _stamp(source)))
+    return jobs
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """Size and time of a file: another file under the same name is done again."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return ()
+    return status.st_size, status.st_mtime_ns
+
+
+def folded(path: Path) -> str:
+    """Returns a path as systems see it that do not tell upper from lower case."""
+    return str(path).lower()
