@@ -52,7 +52,7 @@ PREPROCESSING = ("cxas", "paxray", "paxray_folder")
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "bfloat16"]),
-    help="Arithmetic; bfloat16 is faster on accelerators and differs at the masks' edges.  [default: the model's]",
+    help="Arithmetic; bfloat16 is meant for accelerators and changes masks at their edges.  [default: the model's]",
 )
 @click.option("--recursive", is_flag=True, help="Sub-folders too; they are mirrored in the output.")
 @click.option("--overwrite", is_flag=True, help="Redo images whose results are there.")
