@@ -29,7 +29,7 @@ def _fields(entry: registry.Entry) -> dict:
         "aliases": list(entry.aliases),
         "title": entry.title,
         "available": entry.architecture is not None,
-        "num_classes": dict(entry.config).get("num_classes"),
+        "num_classes": entry.num_classes,
         "classes": list(entry.class_names or ()),
         "groups": {group: [entry.class_names[i] for i in members] for group, members in groups.items()},
         "weights": _weights(entry),

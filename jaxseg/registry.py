@@ -40,6 +40,11 @@ class Entry:
     original_cache: tuple[tuple[str, str], ...] = ()
     licence: str = "none: train your own"
 
+    @property
+    def num_classes(self) -> int | None:
+        """Output channels of the published network."""
+        return dict(self.config).get("num_classes")
+
 
 ENTRIES = (
     Entry(

@@ -82,7 +82,8 @@ def begin(jobs: list[Job], run: Run, *, overwrite: bool = False) -> list[Job]:
                 f"{run.path(job)} was made from {entry['source']}, not from {job.source}; name another output folder, "
                 "or replace it with --overwrite"
             )
-        whole = there and entry.get("extent", _extent(run.path(job))) == _extent(run.path(job)) > 0
+        extent = _extent(run.path(job)) if there else 0
+        whole = extent > 0 and entry.get("extent", extent) == extent  # a killed run noted none; outputs appear whole
         if whole and job.stamp and entry.get("stamp") == job.stamp and not overwrite:
             run.files[key] = entry | {"source": str(job.source.resolve()), "status": "skipped"}
         else:

@@ -157,10 +157,9 @@ def _from_torch(
     kind = architecture(entry.architecture)
     found = _config_of(kind, tensors)
     _refuse_other(entry, found, path, class_names)
-    if class_names is None and (entry.class_names or found is None):
-        cfg = kind.make_config(**dict(entry.config))  # the published shapes, so that any misfit is reported
-    else:
-        cfg = found or kind.make_config(**dict(entry.config))
+    cfg = kind.make_config(**dict(entry.config))  # the published shapes, so that any misfit is reported
+    if found and (class_names is not None or not entry.class_names):
+        cfg = found
     if dtype:
         cfg = dataclasses.replace(cfg, dtype=dtype)
     model = nnx.eval_shape(lambda: kind.model(cfg, rngs=nnx.Rngs(0)))
@@ -180,7 +179,7 @@ def _refuse_other(entry: registry.Entry, found, path: Path, class_names: Sequenc
     if found is None or class_names is not None:
         return
     for other in registry.ENTRIES:
-        same = other.architecture == entry.architecture and dict(other.config).get("num_classes") == found.num_classes
+        same = other.architecture == entry.architecture and other.num_classes == found.num_classes
         if same and other.name != entry.name:
             raise ValueError(
                 f"{path} has the {found.num_classes} classes of model {other.name!r}, not those of {entry.name!r}; "
@@ -195,7 +194,7 @@ def recognise(tensors: Mapping[str, np.ndarray], path: Path) -> registry.Entry:
         if config is None:
             continue
         entries = [entry for entry in registry.ENTRIES if entry.architecture == key]
-        same = [entry for entry in entries if dict(entry.config).get("num_classes") == config.num_classes]
+        same = [entry for entry in entries if entry.num_classes == config.num_classes]
         if len(same) == 1:
             return same[0]
         names = ", ".join(entry.name for entry in entries)
