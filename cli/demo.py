@@ -32,7 +32,7 @@ def demo(output, steps, gpus):
     from jaxseg import demo as job
     from jaxseg.cli.progress import progress
     from jaxseg.devices import select_devices
-    from jaxseg.predict import folder
+    from jaxseg.predict import folder, products
     from jaxseg.predict.segment import Segmenter
 
     with options.usage_errors("--gpus"):
@@ -49,7 +49,8 @@ def demo(output, steps, gpus):
 
     paths, truths = job.write_unseen(output / "images", cfg)
     segmenter = Segmenter(model, devices=[device])
-    run = folder.Run(output / "masks", "png", {"model": "demo", "seed": cfg.seed, "steps": cfg.steps})
+    product = products.masks("png", model.card.class_names, "demo")
+    run = folder.Run(output / "masks", (product,), {"model": "demo", "seed": cfg.seed, "steps": cfg.steps})
     jobs = folder.plan(paths, output / "images", output / "masks")
     for outcome in folder.segment_files(folder.begin(jobs, run, overwrite=True), segmenter, run):
         if outcome.error is not None:

@@ -9,10 +9,14 @@ import click
 
 from jaxseg import __version__
 from jaxseg.cli.convert import convert
+from jaxseg.cli.cxas import cxas
 from jaxseg.cli.demo import demo
+from jaxseg.cli.extract import extract
 from jaxseg.cli.models import models
 from jaxseg.cli.options import say
+from jaxseg.cli.report import report
 from jaxseg.cli.segment import segment
+from jaxseg.cli.show import show
 
 MAX_LINES = 20  # of one error
 
@@ -27,7 +31,7 @@ def cli():
     """
 
 
-for command in (segment, convert, models, demo):
+for command in (segment, extract, cxas, show, report, convert, models, demo):
     command.params.append(click.Option(["--debug"], is_flag=True, expose_value=False, help="Show tracebacks."))
     command.context_settings["token_normalize_func"] = lambda name: name.replace("_", "-")
     cli.add_command(command)

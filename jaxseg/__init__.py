@@ -7,11 +7,13 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "convert": "jaxseg.weights.load",
     "create": "jaxseg.weights.load",
+    "extract": "jaxseg.predict.extract",
     "functional": "jaxseg.weights.load",
     "load": "jaxseg.weights.load",
     "read_torch_file": "jaxseg.weights.torch_file",
     "segment": "jaxseg.predict.segment",
     "Segmenter": "jaxseg.predict.segment",
+    "visualize": "jaxseg.draw.visualize",
 }
 
 __all__ = ["__version__", *_PUBLIC]

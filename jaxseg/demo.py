@@ -18,12 +18,14 @@ from PIL import Image
 
 from jaxseg.card import CARD_FILE, read_card
 from jaxseg.data import phantom
+from jaxseg.draw.overlay import overlay
+from jaxseg.draw.sheet import contact_sheet
 from jaxseg.files import atomic_file
-from jaxseg.images import draw
 from jaxseg.images.preprocess import cxas
 from jaxseg.images.read import from_array, read_picture
 from jaxseg.ops.losses import binary_cross_entropy, dice_loss
 from jaxseg.ops.metrics import dice
+from jaxseg.palette import palette
 from jaxseg.train.step import finish_step, make_step
 from jaxseg.weights.load import create, load
 from jaxseg.weights.store import save_model
@@ -107,15 +109,15 @@ def scores(predictions: np.ndarray, truths: np.ndarray) -> dict[str, float]:
 
 def sheet(paths: list[Path], predictions: np.ndarray, truths: np.ndarray, means: dict[str, float]) -> Image.Image:
     """Returns a picture with a row for every path: the phantom, its true masks, the predicted ones."""
-    colours = draw.palette(len(phantom.CLASSES))
+    colours = palette(len(phantom.CLASSES))
     rows = []
     for path, prediction, truth in zip(paths, predictions, truths, strict=False):
         image = read_picture(path).pixels
-        rows.append([image, draw.overlay(image, truth), draw.overlay(image, prediction)])
+        rows.append([image, overlay(image, truth), overlay(image, prediction)])
     legend = [(name, tuple(map(int, colour))) for name, colour in zip(means, colours, strict=True)]
     figures = ", ".join(f"{name} {value:.2f}" for name, value in means.items())
     caption = f"Phantoms drawn from formulas, unseen in training; not real X-rays. Mean Dice: {figures}."
-    return draw.contact_sheet(rows, titles=["phantom", "truth", "jaxseg"], legend=legend, caption=caption, sides=True)
+    return contact_sheet(rows, titles=["phantom", "truth", "jaxseg"], legend=legend, caption=caption, sides=True)
 
 
 def save(model: nnx.Module, folder: Path) -> nnx.Module:

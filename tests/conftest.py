@@ -1,6 +1,7 @@
 """Settings and fixtures of the whole suite: 8 virtual CPU devices, strict JAX, the parity kit, the shared data."""
 
 import os
+import shutil
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -33,9 +34,12 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "shared" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.shared)
-    if os.environ.get("JAXSEG_REQUIRE_ALL") or (SHARED / "data").is_dir():
+    if os.environ.get("JAXSEG_REQUIRE_ALL"):
         return
-    reason = "needs the shared data: set JAXSEG_SHARED to its folder"
     for item in items:
-        if item.get_closest_marker("shared"):
-            item.add_marker(pytest.mark.skip(reason=reason))
+        if item.get_closest_marker("shared") and not (SHARED / "data").is_dir():
+            item.add_marker(pytest.mark.skip(reason="needs the shared data: set JAXSEG_SHARED to its folder"))
+        for marker in item.iter_markers("system"):  # pytest.mark.system("dciodvfy"): programs of Debian packages
+            missing = [program for program in marker.args if shutil.which(program) is None]
+            if missing:
+                item.add_marker(pytest.mark.skip(reason=f"needs the programs {', '.join(missing)} (see .ci/run)"))

@@ -20,14 +20,19 @@ ALLOWED = {
     "models": {"models", "ops"},
     "weights": {"weights", "models", "jaxseg"},
     "images": {"images", "ops", "jaxseg"},
-    "data": {"data", "images", "ops", "jaxseg"},
-    "train": {"train", "models", "ops", "data", "weights", "images", "jaxseg"},
-    "predict": {"predict", "models", "ops", "weights", "images", "jaxseg"},
+    "masks": {"masks", "images", "jaxseg"},
+    "draw": {"draw", "masks", "images", "jaxseg"},
+    "measure": {"measure", "draw", "jaxseg"},
+    "report": {"report", "images", "masks", "draw", "measure", "jaxseg"},
+    "data": {"data", "images", "masks", "ops", "jaxseg"},
+    "train": {"train", "models", "ops", "data", "weights", "images", "draw", "jaxseg"},
+    "predict": {"predict", "models", "ops", "weights", "images", "masks", "draw", "measure", "jaxseg"},
 }
 ONLY_IN = {
     "orbax": {"train/checkpoint.py", "weights/store.py"},
     "grain": {"data/pipeline.py"},
-    "pydicom": {"images/dicom.py"},
+    "pydicom": {"images", "masks"},
+    "highdicom": {"masks/dicom_seg.py"},
     "flax": {"models", "weights", "train", "predict", "demo.py"},
 }
 

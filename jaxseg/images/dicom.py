@@ -1,6 +1,7 @@
-"""Reads the pixels of DICOM X-rays as the original's reader does. pydicom is imported in this folder only."""
+"""Reads DICOM X-rays: as the original's reader does, or as a viewer shows them."""
 
 import logging
+import math
 import threading
 from pathlib import Path
 
@@ -9,28 +10,43 @@ import pydicom
 from pydicom.errors import InvalidDicomError
 
 from jaxseg.images.checks import ImageError, check_grey, check_size
+from jaxseg.images.clinical import COLOURS, clinical_grey
+from jaxseg.images.decode import open_dicom, stored_pixels
+from jaxseg.images.picture import Picture
 
+SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # SOP classes; the second: label maps
+SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
+SPACING_RANGE_MM = (1e-3, 100.0)
+
+_NEEDED = ("Rows", "Columns", "PhotometricInterpretation", "BitsStored")
 _reading = threading.local()  # `remarks`: what pydicom says of the file that this thread reads
 
 
-def read_dicom(path: Path) -> tuple[np.ndarray, list[str]]:
-    """Returns the grey values of a single-frame greyscale DICOM file, (H, W), before min-max scaling.
+def read_dicom(path: Path, intensity: str = "original") -> Picture:
+    """Reads a DICOM file of one frame. The notes begin with pydicom's remarks, such as more data than pixels.
 
-    They come with pydicom's remarks, such as more pixel data than the picture needs. Rescale slope and intercept are
-    applied, MONOCHROME1 is inverted (stored value -> 2^bits - 1 - value, as the original's SimpleITK does), the VOI
-    window and the padding value are ignored.
+    With intensity "original", rescale slope and intercept are applied, MONOCHROME1 is inverted (stored value ->
+    2^bits - 1 - value, as the original's SimpleITK does), the VOI window and the padding value are ignored, colour is
+    refused. With "clinical": see `jaxseg.images.clinical`.
 
     Raises:
       ImageError: no DICOM file, no pixels, several frames, colour, a constant image, or damaged.
+      OSError: the file cannot be read.
     """
     _reading.remarks = remarks = []
     try:
-        dataset = pydicom.dcmread(path)
-        check_tags(dataset)
-        stored = dataset.pixel_array
-        if stored.shape != (dataset.Rows, dataset.Columns):  # frames or samples that the tags do not announce
-            raise ImageError(f"the pixels are {stored.shape}, the tags say ({dataset.Rows}, {dataset.Columns})")
-        return check_grey(_rescaled(_upright(stored, dataset), dataset)), remarks
+        dataset = open_dicom(path)
+        check_tags(dataset, intensity)
+        stored = stored_pixels(dataset)
+        if intensity == "original":
+            pixels, limits, notes = _rescaled(_upright(stored, dataset), dataset), None, []
+        else:
+            pixels, limits, notes = clinical_grey(stored, dataset)
+        pixels = check_grey(pixels)
+        spacing_mm, unclear = read_spacing(dataset)
+        if dataset.get("SOPClassUID") in SEGMENTATIONS:
+            notes = [*notes, "this is a DICOM segmentation (a mask), no X-ray"]
+        return Picture(pixels, (*remarks, *notes, *unclear), spacing_mm, limits)
     except (ImageError, MemoryError):
         raise
     except InvalidDicomError:
@@ -44,11 +60,15 @@ def read_dicom(path: Path) -> tuple[np.ndarray, list[str]]:
         _reading.remarks = None
 
 
-def check_tags(dataset: pydicom.Dataset) -> None:
-    """Raises ImageError where the tags say that this is no single greyscale picture of a bearable size."""
+def check_tags(dataset: pydicom.Dataset, intensity: str = "original") -> None:
+    """Raises ImageError where the tags say that this is no single picture of a bearable size, grey if need be."""
+    if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
+        raise ImageError("the pixels are floating-point numbers, as in parametric maps; an X-ray holds integers")
     if "PixelData" not in dataset:
         raise ImageError("no pixel data (a report, a plan, or a file that was cut short)")
-    missing = [name for name in ("Rows", "Columns", "PhotometricInterpretation", "BitsStored") if name not in dataset]
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        raise ImageError("the transfer syntax is missing, which tells how the pixels are stored")
+    missing = [name for name in _NEEDED if dataset.get(name) in (None, "")]
     if missing:
         raise ImageError(f"the tags {', '.join(missing)} are missing")
     check_size(int(dataset.Rows), int(dataset.Columns))
@@ -56,8 +76,34 @@ def check_tags(dataset: pydicom.Dataset) -> None:
     if frames != 1:
         raise ImageError(f"{frames} frames; an X-ray is one picture")
     photometric = dataset.PhotometricInterpretation
-    if photometric not in ("MONOCHROME1", "MONOCHROME2"):
-        raise ImageError(f"{photometric} is colour; an X-ray is MONOCHROME1 or MONOCHROME2")
+    if photometric in ("MONOCHROME1", "MONOCHROME2"):
+        return
+    if photometric not in COLOURS:
+        raise ImageError(f"{photometric} is colour that cannot be converted; an X-ray is MONOCHROME1 or MONOCHROME2")
+    if intensity == "original":
+        raise ImageError(
+            f"{photometric} is colour; an X-ray is MONOCHROME1 or MONOCHROME2 (--intensity clinical turns it to grey)"
+        )
+
+
+def read_spacing(dataset: pydicom.Dataset) -> tuple[tuple[float, float] | None, list[str]]:
+    """Returns the distance of rows and of columns in millimetres, or None; and a note where it makes no sense.
+
+    The first of `SPACINGS` with a value counts.
+    """
+    for name in SPACINGS:
+        try:
+            value = dataset.get(name)
+            if value in (None, ""):
+                continue
+            row, column = (float(number) for number in value)
+        except (ValueError, TypeError, Warning):  # text for a number, one number, three
+            return None, [f"{name} is not two numbers and was left out; lengths in millimetres are not known"]
+        low, high = SPACING_RANGE_MM
+        if all(math.isfinite(number) and low <= number <= high for number in (row, column)):
+            return (row, column), []
+        return None, [f"{name} ({row:g}, {column:g}) mm is not possible; lengths in millimetres are not known"]
+    return None, []
 
 
 def _upright(stored: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Reads X-rays from png, jpg and dcm files as the original does. Pixels are (H, W) or (H, W, 3) numpy arrays."""
+"""Reads X-rays from PNG, JPEG and DICOM files. Pixels are (H, W) or (H, W, 3) numpy arrays."""
 
 import dataclasses
 from pathlib import Path
@@ -7,57 +7,45 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from jaxseg.images.checks import MAX_PIXELS, ImageError, check_grey, check_size
+from jaxseg.images.kinds import SUFFIXES, check_kind
+from jaxseg.images.picture import Picture
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm")
+INTENSITIES = ("original", "clinical")
 
-
-@dataclasses.dataclass(frozen=True)
-class Picture:
-    """An X-ray before any scaling.
-
-    Attributes:
-      pixels: (H, W, 3) uint8 from picture files, (H, W) of any number type from DICOM.
-      notes: what a user must know of the reading, such as clipped grey values.
-    """
-
-    pixels: np.ndarray
-    notes: tuple[str, ...] = ()
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width."""
-        return self.pixels.shape[:2]
+__all__ = ["INTENSITIES", "MAX_PIXELS", "SUFFIXES", "ImageError", "Picture", "from_array", "read_picture"]
 
 
-def read_picture(path: str | Path) -> Picture:
-    """Reads an X-ray file; the suffix decides how, upper and lower case alike.
+def read_picture(path: str | Path, *, intensity: str = "original") -> Picture:
+    """Reads an X-ray file; the content decides how, whatever its name.
+
+    Args:
+      path: a PNG, JPEG or DICOM file.
+      intensity: "original": grey values as the published weights saw them, to the bit. "clinical": as a viewer shows
+        them: DICOM with modality LUT, VOI LUT or window, and padding in black, colour turned to grey; 16-bit picture
+        files by their range, where "original" clips them at 255. Both invert MONOCHROME1.
 
     Raises:
-      ImageError: the suffix is none of `SUFFIXES`, or the file is damaged, too large or no X-ray.
+      ImageError: the file is of another kind, damaged, too large or no X-ray.
+      ValueError: the intensity is unknown.
       OSError: the file cannot be opened.
     """
+    if intensity not in INTENSITIES:
+        raise ValueError(f"unknown intensity {intensity!r}; known: {', '.join(INTENSITIES)}")
     path = Path(path)
-    suffix = path.suffix.lower()
     try:
-        if suffix not in SUFFIXES:
-            raise ImageError(f"cannot read {suffix or 'a file without suffix'}; allowed: {', '.join(SUFFIXES)}")
-        if suffix == ".dcm":
-            from jaxseg.images.dicom import read_dicom
-
-            pixels, notes = read_dicom(path)
-        else:
-            pixels, notes = _read_raster(path)
+        picture = _read(path, intensity)
     except ImageError as error:
         raise ImageError(f"{path.name}: {error}") from None
-    return Picture(pixels, tuple(f"{path.name}: {note}" for note in notes))
+    return dataclasses.replace(picture, notes=tuple(f"{path.name}: {note}" for note in picture.notes))
 
 
-def from_array(array: np.ndarray) -> Picture:
+def from_array(array: np.ndarray, *, spacing_mm: tuple[float, float] | None = None) -> Picture:
     """Takes an X-ray as an array.
 
     Args:
       array: (H, W) or (H, W, 3) uint8 in [0, 255], treated as a picture file; or (H, W) of another
         integer or float type, treated as DICOM pixel data (scaled by its minimum and maximum).
+      spacing_mm: distance of its rows and of its columns, where known.
 
     Raises:
       ImageError: the shape or type is another, a value is not finite, or all values are equal.
@@ -69,17 +57,30 @@ def from_array(array: np.ndarray) -> Picture:
         raise ImageError(f"an image must be (H, W) or (H, W, 3), got {array.shape}")
     check_size(*array.shape[:2])
     if array.dtype == np.uint8:
-        return Picture(array if array.ndim == 3 else np.repeat(array[:, :, None], 3, axis=2))
+        pixels = array if array.ndim == 3 else np.repeat(array[:, :, None], 3, axis=2)
+        return Picture(pixels, spacing_mm=spacing_mm)
     if array.ndim == 3 or array.dtype.kind not in "iuf":
         raise ImageError(
             f"a {array.ndim}-dimensional image must be uint8, got {array.dtype}; grey values of other "
             "number types must be (H, W)"
         )
-    return Picture(check_grey(array))
+    return Picture(check_grey(array), spacing_mm=spacing_mm)
 
 
-def _read_raster(path: Path) -> tuple[np.ndarray, list[str]]:
-    """The (H, W, 3) uint8 pixels of a picture file, and notes."""
+def _read(path: Path, intensity: str) -> Picture:
+    try:
+        kind = check_kind(path)
+    except ValueError as error:
+        raise ImageError(str(error)) from None
+    if kind == "dicom":
+        from jaxseg.images.dicom import read_dicom
+
+        return read_dicom(path, intensity)
+    return _read_raster(path, intensity)
+
+
+def _read_raster(path: Path, intensity: str) -> Picture:
+    """Reads a picture file: (H, W, 3) uint8, or (H, W) of 16 bits where these are not to be clipped."""
     try:
         with Image.open(path, formats=("PNG", "JPEG")) as image:
             check_size(image.height, image.width)
@@ -87,7 +88,9 @@ def _read_raster(path: Path) -> tuple[np.ndarray, list[str]]:
                 raise ImageError(f"{image.n_frames} frames; an X-ray is one picture")
             image.load()
             image.info.pop("transparency", None)  # is dropped in any case, but not without a warning
-            return np.asarray(image.convert("RGB")), _clipping(image)
+            if intensity == "clinical" and image.mode.startswith("I"):
+                return Picture(check_grey(np.asarray(image)))
+            return Picture(np.asarray(image.convert("RGB")), _clipping(image))
     except (ImageError, MemoryError):
         raise
     except UnidentifiedImageError:
@@ -100,11 +103,11 @@ def _read_raster(path: Path) -> tuple[np.ndarray, list[str]]:
         raise ImageError(f"damaged picture ({error})") from None
 
 
-def _clipping(image: Image.Image) -> list[str]:
+def _clipping(image: Image.Image) -> tuple[str, ...]:
     """The original turns 16-bit greys into 8 bits by clipping; says so where that loses anything."""
     if not image.mode.startswith("I"):
-        return []
+        return ()
     top = image.getextrema()[1]
     if top <= 255:
-        return []
-    return [f"16-bit grey values up to {top} were clipped at 255, as the original does"]
+        return ()
+    return (f"16-bit grey values up to {top} were clipped at 255, as the original does (not so --intensity clinical)",)

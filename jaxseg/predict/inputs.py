@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jaxseg.files import safe_name
-from jaxseg.images.read import SUFFIXES
-
-SUMMARY_FILE = "summary.json"
+from jaxseg.images.kinds import SUFFIXES, check_kind, kind_of, stem
+from jaxseg.masks.results import SUMMARY_FILE
+from jaxseg.masks.write import RESULTS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,32 +22,45 @@ class Job:
 
 
 def find_images(path: Path, *, recursive: bool = False, output: Path | None = None) -> list[Path]:
-    """Returns the image files that `path` means, sorted; what is hidden, or in the folder `output`, is left out.
+    """Returns the image files that `path` means, sorted.
+
+    In a folder these are the files with one of `SUFFIXES`, and those of any other name that begin as DICOM, PNG or
+    JPEG files do. What is hidden, or in the folder `output`, is left out, as are DICOMDIR indices and the previews,
+    drawings and DICOM segmentations that runs write. A file that may not be read counts: the run says why.
 
     Raises:
       FileNotFoundError: there is no such path.
-      ValueError: a folder holds no image, or would be searched through its own results.
+      ValueError: the file is no image, a folder holds none, or would be searched through its own results.
     """
     if path.is_file():
-        if path.suffix.lower() not in SUFFIXES:
-            raise ValueError(
-                f"{path}: cannot read {path.suffix or 'a file without suffix'}; allowed: {', '.join(SUFFIXES)}"
-            )
+        try:
+            check_kind(path)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+        except OSError:
+            pass  # as in folders
         return [path]
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: no such file or folder")
     own = output.resolve() if recursive and output else None
     if own == path.resolve():
         raise ValueError(f"{path}: with --recursive the output must be another folder; masks would be taken for images")
-    images = sorted(
-        file
-        for file in (_walk(path, own) if recursive else path.iterdir())
-        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
-    )
+    images = sorted(file for file in (_walk(path, own) if recursive else path.iterdir()) if _is_image(file))
     if not images:
         hint = "" if recursive else " (--recursive looks into sub-folders)"
         raise ValueError(f"{path}: no {', '.join(SUFFIXES)} file in this folder{hint}")
     return images
+
+
+def _is_image(file: Path) -> bool:
+    if file.name.startswith(".") or file.name.lower().endswith(RESULTS) or not file.is_file():
+        return False
+    if file.suffix.lower() in SUFFIXES:
+        return True
+    try:
+        return kind_of(file) in ("dicom", "raster")
+    except OSError:
+        return True
 
 
 def _walk(root: Path, own: Path | None) -> Iterator[Path]:
@@ -86,7 +99,7 @@ def plan(sources: list[Path], root: Path, output: Path) -> list[Job]:
     mirrored folder or of the summary, keep their suffix in it ("a_png", "a_jpg").
     """
     folders = [s.parent.relative_to(root) if root.is_dir() else Path() for s in sources]
-    wanted = [folder / safe_name(s.stem) for folder, s in zip(folders, sources, strict=True)]
+    wanted = [folder / safe_name(stem(s)) for folder, s in zip(folders, sources, strict=True)]
     counts = collections.Counter(folded(path) for path in wanted)
     counts.update({folded(path) for folder in folders for path in (folder, *folder.parents)})
     counts.update({folded(Path(SUMMARY_FILE)), folded(Path(SUMMARY_FILE).with_suffix(""))})
@@ -94,7 +107,7 @@ def plan(sources: list[Path], root: Path, output: Path) -> list[Job]:
     jobs = []
     for source, path in zip(sources, wanted, strict=True):
         if counts[folded(path)] > 1:
-            name = path.name + source.suffix.replace(".", "_")
+            name = path.name + source.name[len(stem(source)) :].replace(".", "_")
             while folded(path.with_name(name)) in taken:
                 name += "_"
             path = path.with_name(name)

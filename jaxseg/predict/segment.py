@@ -15,7 +15,7 @@ from flax import nnx
 from jaxseg import labels
 from jaxseg.devices import shardings
 from jaxseg.images.preprocess import PREPROCESSING
-from jaxseg.images.read import Picture, from_array, read_picture
+from jaxseg.images.read import INTENSITIES, Picture, from_array, read_picture
 from jaxseg.models.layers import fold_batch_norm
 from jaxseg.ops.indices import nearest_indices
 from jaxseg.ops.resize import bilinear
@@ -23,11 +23,12 @@ from jaxseg.ops.resize import bilinear
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """An image ready for the network: `x` (h, w, 3) float32, `size` of the file, `notes` of the reader."""
+    """An image ready for the network: `x` (h, w, 3) float32; `size`, `notes` and `spacing_mm` as the reader's."""
 
     x: np.ndarray
     size: tuple[int, int]
     notes: tuple[str, ...] = ()
+    spacing_mm: tuple[float, float] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Segmentation:
       bits: (K, h, w / 8) uint8, the masks at the network's size, eight columns a byte.
       scores: (K, h, w) float32 sigmoid values at the network's size, where asked for.
       notes: of the reader.
+      spacing_mm: distance of the image's rows and of its columns, where the file tells.
     """
 
     names: tuple[str, ...]
@@ -48,6 +50,7 @@ class Segmentation:
     bits: np.ndarray
     scores: np.ndarray | None = None
     notes: tuple[str, ...] = ()
+    spacing_mm: tuple[float, float] | None = None
 
     def mask(self, k: int) -> np.ndarray:
         """Returns mask `k` as (H, W) bool at the image's size (nearest neighbour, as the original)."""
@@ -98,6 +101,8 @@ class Segmenter:
       batch_size: images in one call of the network; a multiple of the number of devices.
       devices: JAX devices to spread the batch over; None: the first.
       preprocessing: key of `PREPROCESSING`; None: what the model's card says.
+      intensity: of `jaxseg.images.read.INTENSITIES`: "original" reads grey values as the published weights saw them,
+        "clinical" as a viewer shows them (window, palette, 16-bit pictures by their range).
       probabilities: also keep the sigmoid values.
     """
 
@@ -110,6 +115,7 @@ class Segmenter:
         batch_size: int | None = None,
         devices: Sequence[jax.Device] | None = None,
         preprocessing: str | None = None,
+        intensity: str = "original",
         probabilities: bool = False,
     ):
         card = getattr(model, "card", None)
@@ -118,6 +124,8 @@ class Segmenter:
         name = preprocessing or card.preprocessing
         if name not in PREPROCESSING:
             raise ValueError(f"unknown preprocessing {name!r}; known: {', '.join(PREPROCESSING)}")
+        if intensity not in INTENSITIES:
+            raise ValueError(f"unknown intensity {intensity!r}; known: {', '.join(INTENSITIES)}")
         if not 0 <= threshold <= 1:
             raise ValueError(f"threshold must be in [0, 1], got {threshold}")
         if card.input_size[1] % 8:
@@ -130,6 +138,7 @@ class Segmenter:
         self.indices = labels.select(card.class_names, classes)
         self.names = tuple(card.class_names[i] for i in self.indices)
         self.threshold = threshold
+        self.intensity = intensity
         self._cutoff = _logit(threshold)
         chosen = None if len(self.indices) == len(card.class_names) else self.indices
         self._options = (chosen, probabilities)
@@ -147,8 +156,10 @@ class Segmenter:
 
     def prepare(self, image: str | Path | np.ndarray) -> Prepared:
         """Reads and preprocesses an image; runs in any thread, numpy only."""
-        picture: Picture = read_picture(image) if isinstance(image, (str, Path)) else from_array(image)
-        return Prepared(self._preprocess(picture, self.card.input_size), picture.size, picture.notes)
+        is_file = isinstance(image, (str, Path))
+        picture: Picture = read_picture(image, intensity=self.intensity) if is_file else from_array(image)
+        x = self._preprocess(picture, self.card.input_size)
+        return Prepared(x, picture.size, picture.notes, picture.spacing_mm)
 
     def compile(self) -> None:
         """Compiles ahead of the first image, so that a long run can tell `compile_seconds` from computing."""
@@ -173,10 +184,9 @@ class Segmenter:
         else:
             bits, scores = self._compiled(self._state, x, self._cutoff)
         bits, scores = np.asarray(bits), None if scores is None else np.asarray(scores)
+        kept = [None] * len(images) if scores is None else scores
         return [
-            Segmentation(
-                self.names, self.indices, image.size, bits[i], None if scores is None else scores[i], image.notes
-            )
+            Segmentation(self.names, self.indices, image.size, bits[i], kept[i], image.notes, image.spacing_mm)
             for i, image in enumerate(images)
         ]
 
@@ -188,7 +198,7 @@ def segment(image: str | Path | np.ndarray, model: nnx.Module | Segmenter, **opt
       image: a png, jpg or dcm file; or (H, W) or (H, W, 3) uint8; or (H, W) of another number type, scaled by
         its range as DICOM pixels are.
       model: from `jaxseg.load`, or a `Segmenter`, which saves the preparation when there are many images.
-      **options: of `Segmenter`: threshold, classes, probabilities, preprocessing, devices.
+      **options: of `Segmenter`: threshold, classes, probabilities, preprocessing, intensity, devices.
 
     Returns:
       A Segmentation: `masks` (K, H, W) bool at the image's size, `names`, `probabilities` on request.

@@ -189,11 +189,14 @@ def test_outputs_that_cannot_be_are_refused_before_any_work(jaxseg_command, tiny
 
 
 def test_the_options_are_those_of_the_library():
-    from jaxseg.cli import segment
+    from jaxseg.cli import options
     from jaxseg.images.preprocess import PREPROCESSING
-    from jaxseg.images.write import WRITERS
+    from jaxseg.images.read import INTENSITIES
+    from jaxseg.masks.write import WRITERS
 
-    assert (set(segment.OUTPUT_TYPES), set(segment.PREPROCESSING)) == (set(WRITERS), set(PREPROCESSING))
+    assert set(options.OUTPUT_TYPES) == set(WRITERS)
+    assert set(options.PREPROCESSING) == set(PREPROCESSING)
+    assert options.INTENSITIES == INTENSITIES
 
 
 def test_on_a_terminal_a_bar_tells_rate_and_time_left(tiny, images, tmp_path):

@@ -1,19 +1,27 @@
 """Damaged files, of every kind and at every place, are refused with a reason: no crash, no half picture."""
 
 import io
+import tracemalloc
 import warnings
+import zlib
 
 import hypothesis
 import numpy as np
+import pydicom
 import pytest
 from hypothesis import strategies as st
 from PIL import Image
+from pydicom.uid import DeflatedExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
-from jaxseg.images.read import ImageError, read_picture
+from jaxseg.images import decode
+from jaxseg.images.read import INTENSITIES, ImageError, read_picture
 
 FILES = ("gray8.png", "palette4.png", "gray16_range400.png", "bit1.png", "mono1_rescale.dcm", "mono2_signed.dcm")
 ENCODED = {"baseline.jpg": {}, "progressive.jpg": {"progressive": True}, "rgb.jpg": {"subsampling": 2}}
-COMPRESSED = ("MR_small_RLE.dcm", "MR_small_jp2klossless.dcm", "693_J2KI.dcm", "image_dfl.dcm", "SC_rgb_jpeg_dcmtk.dcm")
+COMPRESSED = (
+    *("MR_small_RLE.dcm", "MR_small_jp2klossless.dcm", "693_J2KI.dcm", "image_dfl.dcm", "SC_rgb_jpeg_dcmtk.dcm"),
+    *("MR_small_jpeg_ls_lossless.dcm", "JPGExtended.dcm"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -28,14 +36,14 @@ def originals(kit) -> dict[str, bytes]:
     return found
 
 
-def read(folder, name: str, content: bytes, quiet: bool):
+def read(folder, name: str, content: bytes, quiet: bool, intensity: str = "original"):
     """The picture, or None where it is refused as it should be."""
     path = folder / name
     path.write_bytes(content)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore" if quiet else "error")
         try:
-            return read_picture(path)
+            return read_picture(path, intensity=intensity)
         except ImageError as error:
             reason = str(error)
     assert reason.startswith(f"{name}: ")
@@ -65,6 +73,69 @@ def test_a_compressed_dicom_file_that_was_cut_short_is_refused_likewise(shared, 
     assert_cut_is_refused_or_complete(tmp_path, name, content, step=23)
 
 
+@pytest.mark.parametrize("name", [*(name for name in COMPRESSED if name != "image_dfl.dcm"), "X-ray"])
+@pytest.mark.filterwarnings("ignore")
+def test_a_compressed_picture_that_was_cut_short_inside_a_whole_file_is_refused(kit, shared, tmp_path, name):
+    if name == "X-ray":  # 8-bit JPEG
+        (path,) = (shared / "data" / "cxr").glob("*.dcm")
+    else:
+        path = shared / "data" / "dicom" / name
+    dataset = pydicom.dcmread(path)
+    intensity = "clinical" if name.startswith("SC") else "original"
+    stream = pydicom.encaps.get_frame(dataset.PixelData, 0, number_of_frames=1)
+    assert read(tmp_path, "x.dcm", path.read_bytes(), True, intensity) is not None
+    for part in (0.02, 0.3, 0.6, 0.9, 0.99):
+        dataset.PixelData = pydicom.encaps.encapsulate([stream[: int(part * len(stream))]])
+        dataset.save_as(tmp_path / "cut.dcm")
+        with pytest.raises(ImageError):
+            read_picture(tmp_path / "cut.dcm", intensity=intensity)
+
+
+@pytest.mark.parametrize("name", ["JPGExtended.dcm", "MR_small_jpeg_ls_lossless.dcm", "693_J2KI.dcm"])
+def test_a_compressed_picture_that_claims_to_be_huge_is_refused_before_it_is_decoded(
+    shared, tmp_path, monkeypatch, name
+):
+    content = (shared / "data" / "dicom" / name).read_bytes()
+    dataset = pydicom.dcmread(io.BytesIO(content))
+    width = 4 if name.startswith("693") else 2
+    sides = b"".join(int(side).to_bytes(width, "big") for side in (dataset.Rows, dataset.Columns))
+    at = content.index(sides, content.index(dataset.PixelData[:64]))
+    monkeypatch.setattr(pydicom.Dataset, "pixel_array", property(lambda self: pytest.fail("decoded")))
+    (tmp_path / "x.dcm").write_bytes(content[:at] + b"\xff\xf0" * width + content[at + 2 * width :])
+    with pytest.raises(ImageError, match=r"the compressed picture is \[\d{5,}, \d{5,}\], the tags say"):
+        read_picture(tmp_path / "x.dcm")
+
+
+def deflated(content: bytes, *, end: int | None = None) -> bytes:
+    """A deflated DICOM file of this content."""
+    dataset = pydicom.Dataset()
+    dataset.file_meta = pydicom.dataset.FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    dataset.SOPClassUID, dataset.SOPInstanceUID = SecondaryCaptureImageStorage, "1.2.3"
+    buffer = io.BytesIO()
+    dataset.save_as(buffer, enforce_file_format=True)
+    length = int.from_bytes(buffer.getvalue()[140:144], "little")
+    deflate = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    return buffer.getvalue()[: 144 + length] + (deflate.compress(content) + deflate.flush())[:end]
+
+
+def test_a_deflated_file_is_inflated_up_to_the_size_of_the_largest_picture_only(tmp_path, monkeypatch):
+    assert 2 * decode.MAX_PIXELS < decode.MAX_INFLATED <= 4 * decode.MAX_PIXELS
+    monkeypatch.setattr(decode, "MAX_INFLATED", 2**20)
+    (tmp_path / "bomb.dcm").write_bytes(deflated(bytes(2**26)))
+    assert (tmp_path / "bomb.dcm").stat().st_size < 2**17
+    tracemalloc.start()
+    try:
+        with pytest.raises(ImageError, match=r"bomb\.dcm: the deflated file is too large; at most 1,048,576 bytes"):
+            read_picture(tmp_path / "bomb.dcm")
+        assert tracemalloc.get_traced_memory()[1] < 2**23
+    finally:
+        tracemalloc.stop()
+    (tmp_path / "cut.dcm").write_bytes(deflated(np.random.default_rng(0).bytes(5000), end=-9))
+    with pytest.raises(ImageError, match="the deflated file was cut short"):
+        read_picture(tmp_path / "cut.dcm")
+
+
 @st.composite
 def damages(draw):
     """A function from bytes to damaged bytes: changed, lost and inserted bytes, most of them in the header."""
@@ -84,19 +155,19 @@ def damages(draw):
 @hypothesis.settings(
     deadline=None, max_examples=400, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
 )
-@hypothesis.given(st.sampled_from([*FILES, *ENCODED]), damages(), st.booleans())
-def test_any_damage_gives_a_picture_or_a_reason(originals, tmp_path, name, damage, quiet):
-    picture = read(tmp_path, name, damage(originals[name]), quiet)
-    if picture is not None:
+@hypothesis.given(st.sampled_from([*FILES, *ENCODED]), damages(), st.booleans(), st.sampled_from(INTENSITIES))
+def test_any_damage_gives_a_picture_or_a_reason(originals, tmp_path, name, damage, quiet, intensity):
+    picture = read(tmp_path, name, damage(originals[name]), quiet, intensity)
+    if picture is not None and not (name.startswith("gray16") and intensity == "clinical"):
         assert picture.pixels.ndim == (2 if name.endswith(".dcm") else 3)
 
 
 @hypothesis.settings(
     deadline=None, max_examples=200, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
 )
-@hypothesis.given(st.sampled_from(COMPRESSED), damages(), st.booleans())
-def test_any_damage_to_compressed_dicom_gives_a_picture_or_a_reason(shared, tmp_path, name, damage, quiet):
-    picture = read(tmp_path, name, damage((shared / "data" / "dicom" / name).read_bytes()), quiet)
+@hypothesis.given(st.sampled_from(COMPRESSED), damages(), st.booleans(), st.sampled_from(INTENSITIES))
+def test_any_damage_to_compressed_dicom_gives_a_picture_or_a_reason(shared, tmp_path, name, damage, quiet, intensity):
+    picture = read(tmp_path, name, damage((shared / "data" / "dicom" / name).read_bytes()), quiet, intensity)
     assert picture is None or picture.pixels.ndim == 2
 
 

@@ -103,8 +103,41 @@ def test_a_file_that_is_not_there_or_a_folder_is_an_os_error(tmp_path):
         (tmp_path / f"folder{suffix}").mkdir()
         with pytest.raises(IsADirectoryError):
             read_picture(tmp_path / f"folder{suffix}")
-    with pytest.raises(ImageError, match="a file without suffix"):
+    with pytest.raises(FileNotFoundError):
         read_picture(tmp_path / "none")
+
+
+@pytest.mark.parametrize("name", ["1.2.840.7", "IM000001", "x.png", "x.tif", "x.seg"])
+def test_dicom_is_known_by_its_content_under_any_name(kit, tmp_path, name):
+    (tmp_path / name).write_bytes((kit.folder / "files" / "mono2_12bit.dcm").read_bytes())
+    expected = read_picture(kit.folder / "files" / "mono2_12bit.dcm").pixels
+    np.testing.assert_array_equal(read_picture(tmp_path / name).pixels, expected)
+
+
+@pytest.mark.parametrize("name", ["scan", "scan.1", "scan.bmp"])
+def test_pictures_are_known_by_their_content_under_any_name(kit, tmp_path, name):
+    source = kit.folder / "files" / "rgb8.png"
+    for form in ("png", "jpeg"):
+        with Image.open(source) as image:
+            image.save(tmp_path / f"x.{form}")
+        (tmp_path / name).write_bytes((tmp_path / f"x.{form}").read_bytes())
+        np.testing.assert_array_equal(read_picture(tmp_path / name).pixels, read_picture(tmp_path / f"x.{form}").pixels)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("notes.txt", b"text", r"cannot read \.txt; allowed: \.png, \.jpg, \.jpeg, \.dcm, or one of these under any"),
+        ("none", b"", "cannot read a file without suffix"),
+        ("x.7", bytes(128) + b"DICE", r"cannot read \.7"),
+        ("x.dcm", b"\x89PNG\r\n\x1a\n" + bytes(200), "not a DICOM file"),
+        ("x.png", b"", "not a png or jpg"),
+    ],
+)
+def test_what_is_known_neither_by_content_nor_by_name_is_refused(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ImageError, match=rf"^{name}: {message}"):
+        read_picture(tmp_path / name)
 
 
 def test_a_palette_with_transparency_reads_without_a_warning(tmp_path):

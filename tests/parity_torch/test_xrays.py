@@ -10,8 +10,8 @@ from PIL import Image
 
 import jaxseg
 from benchmarks.torch_models.unet import BackboneUNet
-from jaxseg.images.coco import decode_rle
-from jaxseg.images.write import WRITERS
+from jaxseg.masks.coco import decode_rle
+from jaxseg.masks.write import WRITERS
 from jaxseg.predict.segment import Segmenter
 
 pytestmark = [pytest.mark.torch, pytest.mark.shared]

@@ -14,7 +14,7 @@ from PIL import Image
 from jaxseg.card import Card
 from jaxseg.images.preprocess import cxas
 from jaxseg.images.read import read_picture
-from jaxseg.predict import folder
+from jaxseg.predict import folder, products
 from jaxseg.predict.segment import Prepared, Segmentation
 
 
@@ -60,9 +60,11 @@ def start(source, output, output_type="npy", *, segmenter=None, settings=None, r
     source, output = Path(source), Path(output)
     sources = folder.find_images(source, recursive=recursive, output=output)
     jobs = folder.plan(sources, source, output)
-    run = folder.Run(output, output_type, {"threshold": 0.5} if settings is None else settings)
+    segmenter = segmenter or FakeSegmenter()
+    product = products.masks(output_type, segmenter.card.class_names, "cxas")
+    run = folder.Run(output, (product,), {"threshold": 0.5} if settings is None else settings)
     todo = folder.begin(jobs, run, overwrite=overwrite)
-    return run, jobs, folder.segment_files(todo, segmenter or FakeSegmenter(), run)
+    return run, jobs, folder.segment_files(todo, segmenter, run)
 
 
 def finish(*args, **options):

@@ -15,7 +15,7 @@ from fake_segmenter import FakeSegmenter, draw, finish, start, statuses, summary
 from flax import nnx
 
 import jaxseg
-from jaxseg.images import write
+from jaxseg.masks import write
 from jaxseg.predict import folder
 
 
@@ -53,26 +53,28 @@ def test_good_and_bad_files_are_all_accounted_for(segmenter, kit, tmp_path):
     written = summary(output)
     assert written["complete"]
     assert written["jaxseg"] == jaxseg.__version__
-    assert (written["output_type"], written["settings"]) == ("npy", {"threshold": 0.5})
+    assert (written["products"], written["settings"]) == (["npy"], {"threshold": 0.5})
     assert written["counts"] == {"done": 6, "skipped": 0, "failed": 2, "pending": 0}
     assert statuses(output) == {
-        f"{name}.npy": "failed" if name in ("bad", "empty") else "done"
+        name: "failed" if name in ("bad", "empty") else "done"
         for name in ("a", "UPPER", "sub/deeper/a", "e", "film", "clipped", "bad", "empty")
     }
-    assert written["files"]["bad.npy"]["reason"] == "bad.jpg: not a png or jpg file, or damaged"
-    assert written["files"]["clipped.npy"]["notes"][0].startswith("clipped.png: 16-bit grey values")
-    assert sorted(tree(output)) == sorted(name for name, status in statuses(output).items() if status == "done")
+    assert written["files"]["bad"]["reason"] == "bad.jpg: not a png or jpg file, or damaged"
+    assert written["files"]["clipped"]["notes"][0].startswith("clipped.png: 16-bit grey values")
+    assert sorted(tree(output)) == sorted(
+        f"{name}.npy" for name, status in statuses(output).items() if status == "done"
+    )
     for name, entry in written["files"].items():
         assert set(entry["seconds"]) == ({"read"} if entry["status"] == "failed" else {"read", "compute", "write"})
         if entry["status"] == "done":
-            masks = np.load(output / name)
+            masks = np.load(output / f"{name}.npy")
             assert 0 < masks.mean() < 1
             np.testing.assert_array_equal(masks, segmenter(entry["source"]).masks)
-            assert entry["output"] == str(output / name)
+            assert entry["outputs"]["npy"]["path"] == f"{name}.npy"
     assert run.count("failed") == 2
 
 
-@pytest.mark.parametrize("output_type", write.WRITERS)
+@pytest.mark.parametrize("output_type", [kind for kind in write.WRITERS if kind != "dicom-seg"])
 def test_a_second_run_does_nothing_again(images, tmp_path, output_type):
     output = tmp_path / "out"
     finish(images, output, output_type)
@@ -120,11 +122,11 @@ def test_an_image_gone_bad_is_failed_until_it_is_good_again(images, tmp_path):
     for _ in range(3):  # the old mask is still there, but not of this image
         run, outcomes = finish(images, tmp_path / "out")
         assert list(outcomes) == ["a.png"]
-        assert statuses(tmp_path / "out")["a.npy"] == "failed"
+        assert statuses(tmp_path / "out")["a"] == "failed"
         assert run.count("failed") == 1
     (images / "a.png").write_bytes(good)
     finish(images, tmp_path / "out")
-    assert statuses(tmp_path / "out")["a.npy"] == "done"
+    assert statuses(tmp_path / "out")["a"] == "done"
 
 
 def test_other_settings_are_refused_unless_overwriting(images, tmp_path):
@@ -143,7 +145,7 @@ def test_results_of_other_settings_are_stale_until_they_are_redone(images, tmp_p
     output, new = tmp_path / "out", {"threshold": 0.7}
     finish(images, output)
     finish(images / "a.png", output, settings=new, overwrite=True)
-    assert statuses(output) == {"a.npy": "done", "b.npy": "stale", "c.npy": "stale", "d.npy": "stale"}
+    assert statuses(output) == {"a": "done", "b": "stale", "c": "stale", "d": "stale"}
     _, outcomes = finish(images, output, settings=new)
     assert sorted(outcomes) == ["b.png", "c.png", "d.png"]
 
@@ -221,8 +223,8 @@ def test_a_full_disk_fails_the_file_not_the_run(images, tmp_path, monkeypatch):
 
     monkeypatch.setitem(write.WRITERS, "npy", full)
     run, _ = finish(images, tmp_path / "out")
-    assert statuses(tmp_path / "out") == {"a.npy": "done", "b.npy": "failed", "c.npy": "done", "d.npy": "done"}
-    assert "No space left on device" in summary(tmp_path / "out")["files"]["b.npy"]["reason"]
+    assert statuses(tmp_path / "out") == {"a": "done", "b": "failed", "c": "done", "d": "done"}
+    assert "No space left on device" in summary(tmp_path / "out")["files"]["b"]["reason"]
     assert run.complete
 
 
@@ -234,17 +236,17 @@ def test_only_what_is_done_goes_into_the_merged_file(images, tmp_path):
     fake = FakeSegmenter()
     run, jobs, outcomes = start(images, tmp_path / "out", "json", segmenter=fake)
     assert len(list(outcomes)) == 2
-    path = folder.merge_folder(jobs, run, folder.merged_path(run, tmp_path / "in"), fake)
+    path = folder.merge_masks(jobs, run, folder.merged_path(run, tmp_path / "in", ".json"), fake)
     assert path == tmp_path / "out" / "in_all.json"
     merged = json.loads(path.read_text())
     assert [os.path.basename(image["file_name"]) for image in merged["images"]] == ["a.png", "c.png", "d.png", "in.png"]
-    assert folder.merged_path(run, tmp_path / "summary").name == "summary_all.json"
-    assert folder.merged_path(run, tmp_path / "in") == path  # its own may be replaced
+    assert folder.merged_path(run, tmp_path / "summary", ".json").name == "summary_all.json"
+    assert folder.merged_path(run, tmp_path / "in", ".json") == path  # its own may be replaced
     with pytest.raises(ValueError, match="in_all.json is in the way: it was not made from"):
-        folder.merged_path(run, tmp_path / "other" / "in")
+        folder.merged_path(run, tmp_path / "other" / "in", ".json")
     (tmp_path / "out" / "truth.json").write_text('{"images": [], "annotations": [], "categories": []}')
     with pytest.raises(ValueError, match="truth.json is in the way"):
-        folder.merged_path(run, tmp_path / "truth")
+        folder.merged_path(run, tmp_path / "truth", ".json")
 
 
 def test_memory_does_not_grow_with_the_folder(tmp_path):

@@ -108,7 +108,7 @@ def test_ctrl_c_leaves_no_partial_file_and_a_true_account(server, source, expect
     assert found.items() <= expected["npy"].items()
     if (output / "summary.json").exists():
         assert not summary(output)["complete"]
-        assert {name for name, status in statuses(output).items() if status == "done"} <= found.keys()
+        assert {f"{name}.npy" for name, status in statuses(output).items() if status == "done"} <= found.keys()
     _, outcomes = finish(source, output)
     assert len(outcomes) == COUNT - len(found)  # what was complete is not done again
     assert tree(output) == expected["npy"]

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from fake_segmenter import draw, finish, statuses, summary, tree
 
-from jaxseg.predict import folder
 from jaxseg.predict.folder import find_images, plan
 
 
@@ -23,6 +22,8 @@ def planned(tmp_path, *names: str) -> list[str]:
     [
         (["a.png", "b.JPG", "c.dcm"], ["a", "b", "c"]),
         (["study.001.png", "1.2.276.0.dcm"], ["study.001", "1.2.276.0"]),
+        (["1.2.840.113.7", "1.2.840.113.8", "IM0001"], ["1.2.840.113.7", "1.2.840.113.8", "IM0001"]),
+        (["IM1", "IM1.dcm"], ["IM1", "IM1_dcm"]),
         (["sub/a.png", "sub/deep/a.png", "a.png"], ["sub/a", "sub/deep/a", "a"]),
         (["a.png", "a.jpg", "b.png"], ["a_png", "a_jpg", "b"]),
         (["a.png", "A.png"], ["a_png", "A_png_"]),  # one name on some file systems
@@ -62,7 +63,7 @@ def test_tricky_names_run_and_run_again(tmp_path, output_type):
     run, outcomes = finish(tmp_path / "in", output, output_type, recursive=True)
     assert [str(outcome.error) for outcome in outcomes.values()] == ["None"] * 12
     assert len(tree(output)) == 12 * (3 if output_type == "png" else 1)
-    assert all((output / key).exists() for key in run.files)
+    assert all((output / entry["outputs"][output_type]["path"]).exists() for entry in run.files.values())
     assert finish(tmp_path / "in", output, output_type, recursive=True)[1] == {}
     assert len(statuses(output)) == 12
     assert os.listdir(tmp_path) == ["in", "out"] or os.listdir(tmp_path) == ["out", "in"]
@@ -100,7 +101,7 @@ def test_a_single_file_is_found_if_it_can_be_read(images):
 
 def test_a_hidden_file_is_done_when_it_is_asked_for(tmp_path):
     finish(draw(tmp_path / "..png"), tmp_path / "out")
-    assert statuses(tmp_path / "out") == {"_.npy": "done"}
+    assert statuses(tmp_path / "out") == {"_": "done"}
 
 
 def test_a_path_without_images_is_an_error_with_a_hint(images):
@@ -138,7 +139,7 @@ def test_a_folder_that_cannot_be_read_is_told(images, monkeypatch):
         onerror(PermissionError(13, "Permission denied", str(root / "secret")))
         yield from ()
 
-    monkeypatch.setattr(folder.os, "walk", walk)
+    monkeypatch.setattr("os.walk", walk)
     with pytest.raises(PermissionError, match="secret"):
         find_images(images, recursive=True)
 

@@ -61,7 +61,7 @@ def test_a_folders_coco_file_never_replaces_an_images(tmp_path):
     draw(tmp_path / "q" / "img" / "b.png")
     finish(tmp_path / "pa" / "img.png", tmp_path / "out", "json")
     run, _ = finish(tmp_path / "q" / "img", tmp_path / "out", "json")
-    assert folder.merged_path(run, tmp_path / "q" / "img").name == "img_all.json"
+    assert folder.merged_path(run, tmp_path / "q" / "img", ".json").name == "img_all.json"
 
 
 def test_links_to_folders_are_followed_once(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import strategies as st
 from pycocotools import mask as reference
 
-from jaxseg.images import coco
+from jaxseg.masks import coco
 
 COMMON = [np.zeros((5, 7), bool), np.ones((5, 7), bool), np.ones((1, 1), bool), np.zeros((1, 1), bool), np.eye(9) > 0]
 

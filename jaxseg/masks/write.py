@@ -11,8 +11,11 @@ import numpy as np
 from PIL import Image
 
 from jaxseg.files import atomic_file, atomic_folder, safe_name
-from jaxseg.images import coco
-from jaxseg.images.png import encode_bits
+from jaxseg.masks import coco
+from jaxseg.masks.png import encode_bits
+
+PREVIEW, DRAWING, MEASUREMENTS, SEG = ".preview.jpg", ".lines.jpg", ".measurements.json", ".seg.dcm"
+RESULTS = (PREVIEW, DRAWING, SEG)  # ends of names; they may lie among the images where these are their own output
 
 
 class Masks(Protocol):
@@ -89,7 +92,21 @@ def write_json(masks: Masks, base: Path, *, source: str, categories: Sequence[st
     return path
 
 
+def write_seg(masks: Masks, base: Path, *, notes: list[str], **options) -> Path:
+    """Writes `<base>.seg.dcm`: one DICOM SEG object; what was repaired or dropped goes into `notes`.
+
+    Args:
+      options: of `jaxseg.masks.dicom_seg.write_dicom_seg`.
+    """
+    from jaxseg.masks.dicom_seg import write_dicom_seg
+
+    path, found = write_dicom_seg(masks, base, **options)
+    notes.extend(found)
+    return path
+
+
 WRITERS: dict[str, Callable[..., Path]] = {
+    "dicom-seg": write_seg,
     "json": write_json,
     "npy": write_npy,
     "npz": write_npz,
@@ -100,7 +117,9 @@ WRITERS: dict[str, Callable[..., Path]] = {
 
 def output_path(base: Path, output_type: str) -> Path:
     """Returns what a writer makes of `base`: a folder for pictures, else a file."""
-    return base if output_type in ("png", "jpg") else base.with_name(f"{base.name}.{output_type}")
+    if output_type in ("png", "jpg"):
+        return base
+    return base.with_name(base.name + (SEG if output_type == "dicom-seg" else f".{output_type}"))
 
 
 def file_names(labels: Sequence[str]) -> list[str]:

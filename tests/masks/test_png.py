@@ -10,7 +10,7 @@ import pytest
 from hypothesis import strategies as st
 from PIL import Image
 
-from jaxseg.images.png import encode_bits
+from jaxseg.masks.png import encode_bits
 
 
 def decoded(content: bytes) -> np.ndarray:

@@ -1,0 +1,168 @@
+"""A run of a network over a file or a folder: what `segment` and `extract` share."""
+
+import dataclasses
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from jaxseg import registry
+from jaxseg.cli import options
+from jaxseg.cli.progress import download_progress, progress
+from jaxseg.files import printable
+
+
+@dataclasses.dataclass(frozen=True)
+class Design:
+    """What a command makes of each image (`products`), what that depends on, and of all images at last.
+
+    `merge` is a suffix and a function (jobs, run, path) that writes the folder's file of that suffix; or None.
+    """
+
+    products: tuple
+    settings: dict
+    merge: tuple[str, Callable] | None = None
+
+
+def run_images(source, output, *, recursive, overwrite, report, design, **settings) -> None:
+    """Runs and exits with 1 where something failed.
+
+    Args:
+      source, output, recursive, overwrite, report: of the command line.
+      design: (Segmenter, settings of its masks) -> Design.
+      settings: of `make_segmenter`.
+    """
+    start = time.perf_counter()
+    from jaxseg import files
+    from jaxseg.predict import folder
+
+    if report:
+        _refuse_report(report)
+    with options.usage_errors("--input"):
+        sources = folder.find_images(source, recursive=recursive, output=output)
+    segmenter, identity = make_segmenter(**settings)
+    plan = design(segmenter, identity)
+    run = folder.Run(output, plan.products, plan.settings)
+    jobs = folder.plan(sources, source, output)
+    output.mkdir(parents=True, exist_ok=True)
+    with files.only_writer(output):
+        todo = folder.begin(jobs, run, overwrite=overwrite)
+        merged = folder.merged_path(run, source, plan.merge[0]) if plan.merge else None
+        loaded = time.perf_counter()
+        if todo:
+            segmenter.compile()
+        with progress(len(todo), "images") as step:
+            for outcome in folder.segment_files(todo, segmenter, run):
+                _tell(outcome, step)
+        if merged:
+            plan.merge[1](jobs, run, merged)
+    seconds = {"start": loaded - start, "compile": segmenter.compile_seconds}
+    seconds["images"] = time.perf_counter() - loaded - segmenter.compile_seconds
+    if report:
+        _write_report(report, run, segmenter, seconds)
+    options.say(_conclusion(run))
+    if run.count("failed"):
+        sys.exit(1)
+
+
+def make_segmenter(
+    *, model, gpus, weights, labels_file, batch_size, threshold, classes, preprocessing, intensity, dtype
+):
+    """The Segmenter of the command's options, and all that its masks depend on."""
+    from jaxseg import labels
+    from jaxseg.card import CARD_FILE
+    from jaxseg.devices import select_devices
+    from jaxseg.predict.segment import Segmenter
+    from jaxseg.weights.load import load, model_path
+
+    if model is None and weights and (model_path(weights) / CARD_FILE).is_file():
+        name, weights = weights, None
+    else:
+        with options.usage_errors("--model"):
+            entry = registry.find_available(model or "cxas")
+        name = entry.name
+        if entry.class_names and not (weights and weights.is_dir()):
+            with options.usage_errors("--classes"):  # before the weights are read
+                labels.select(entry.class_names, classes)
+    with options.usage_errors("--gpus"):
+        devices = select_devices(gpus)
+    names = labels.read_names(labels_file) if labels_file else None
+    with download_progress() as update:
+        network = load(name, weights, dtype=dtype, class_names=names, progress=update)
+    with options.usage_errors("--classes, --batch-size"):
+        segmenter = Segmenter(
+            network,
+            threshold=threshold,
+            classes=classes,
+            batch_size=batch_size,
+            devices=devices,
+            preprocessing=preprocessing,
+            intensity=intensity,
+        )
+    card = network.card
+    identity = {
+        "model": card.model,
+        "weights_sha256": card.params_sha256 or card.source_sha256,
+        "threshold": threshold,
+        "classes": list(segmenter.names),
+        "preprocessing": preprocessing or card.preprocessing,
+        "intensity": intensity,
+        "dtype": dict(card.config)["dtype"],
+    }
+    return segmenter, identity
+
+
+def mask_products(segmenter, output_type: str | None, *, labelmap: bool, preview: bool, masks: bool = True) -> tuple:
+    """The products `masks` (in the given format, else the model's) and `preview`, as far as they are wanted."""
+    from jaxseg.predict import products
+
+    card = segmenter.card
+    found = []
+    if masks:
+        output_type = output_type or registry.find(card.model).output_type
+        found.append(products.masks(output_type, card.class_names, card.model, labelmap=labelmap))
+    if preview:
+        found.append(products.previews(segmenter.intensity))
+    return tuple(found)
+
+
+def _tell(outcome, step) -> None:
+    from jaxseg.predict.folder import describe
+
+    name = outcome.item.source.name
+    for note in outcome.notes:
+        options.say(f"Warning: {printable(note)}")
+    if outcome.error is not None:
+        reason = describe(outcome.error).removeprefix(f"{name}: ")
+        options.say(f"Failed: {printable(str(outcome.item.source))}: {printable(reason)}")
+    step(name)
+
+
+def _conclusion(run) -> str:
+    parts = [f"{run.count('done')} done", f"{run.count('skipped')} were there", f"{run.count('failed')} failed"]
+    return f"{', '.join(parts)}: {run.output / 'summary.json'} lists them"
+
+
+def _refuse_report(path: Path) -> None:
+    """Raises where a report cannot be written, or would replace what is no report."""
+    with options.usage_errors("--report"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.name == "summary.json":
+            raise ValueError(f"{path}: that name belongs to the account of the output folder")
+        if path.exists() and b'"environment"' not in path.read_bytes()[:100]:
+            raise ValueError(f"{path} is no report of jaxseg; name another file")
+
+
+def _write_report(path: Path, run, segmenter, seconds: dict[str, float]) -> None:
+    import json
+
+    from jaxseg.files import atomic_file
+    from jaxseg.predict.environment import environment
+
+    content = {"environment": environment(), "settings": run.settings, "products": [p.kind for p in run.products]}
+    content |= {"devices": [str(device) for device in segmenter.devices], "batch_size": segmenter.batch_size}
+    content |= {"seconds": {stage: round(value, 3) for stage, value in seconds.items()}, "files": run.files}
+    content["weights"] = {name: getattr(segmenter.card, name) for name in ("source", "source_sha256", "params_sha256")}
+    _refuse_report(path)
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

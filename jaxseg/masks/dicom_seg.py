@@ -1,0 +1,209 @@
+"""Writes masks as one DICOM Segmentation object of an image, by highdicom.
+
+A segment for every class that has a pixel; patient, study and the reference come from the image's own header. An
+X-ray is a projection: its object refers to the image, with "spatial locations preserved", and has no position and
+orientation, only the image's own Pixel Spacing where it has one. Imager Pixel Spacing is left out: it holds at the
+detector, not in the patient. An image that lies in the patient (CT, MR) passes its plane on.
+
+Memory: one byte a pixel and non-empty class, and an eighth of that for the file; a label map needs one class at a time.
+"""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pydicom
+
+from jaxseg import __version__, codes
+from jaxseg.files import atomic_file
+from jaxseg.images.checks import ImageError
+from jaxseg.images.kinds import kind_of
+from jaxseg.masks.source_header import read_header
+from jaxseg.masks.write import SEG, Masks
+from jaxseg.palette import palette
+
+_SERIES_NUMBER = 1000  # behind the images of the study
+_MAX_SEGMENTS = 1000
+_SRGB_TO_XYZ = np.array(  # adapted to D50
+    [[0.4360747, 0.3850649, 0.1430804], [0.2225045, 0.7168786, 0.0606169], [0.0139322, 0.0971045, 0.7141733]]
+)
+
+
+def check_source(path: str | Path) -> None:
+    """Raises ImageError where a file is no DICOM file, so that no DICOM SEG can refer to it; OSError if unreadable."""
+    path = Path(path)
+    if kind_of(path) != "dicom":
+        raise ImageError(f"a DICOM SEG refers to a DICOM image; {path.name} is none (choose another -ot)")
+
+
+def write_dicom_seg(
+    masks: Masks, base: Path, *, source: str | Path, algorithm: str, labelmap: bool = False, **_
+) -> tuple[Path, list[str]]:
+    """Writes `<base>.seg.dcm`: a segment for every class that has a pixel, in the order of the masks.
+
+    Args:
+      base: the file's path without its suffixes.
+      source: the DICOM image that the masks belong to.
+      algorithm: the model's name.
+      labelmap: write one frame that holds the segments' numbers, instead of a binary frame a segment.
+
+    Returns:
+      The file's path, and notes on values of the image's header that were repaired, left out or made anew.
+
+    Raises:
+      ValueError: no class has a pixel, the masks are not of the image's size, classes of a label map overlap, highdicom
+        is not installed or cannot refer to such an image. ImageError: the source cannot be read as a DICOM image.
+    """
+    check_source(source)
+    header, notes = read_header(Path(source))
+    size = (header.Rows, header.Columns)
+    if masks.size != size:
+        raise ValueError(f"the masks are {masks.size}, {Path(source).name} is {size}: give the image they were made of")
+    if size[0] * size[1] < 8:
+        raise ValueError(f"{Path(source).name} is {size}: highdicom packs frames of fewer than 8 pixels wrongly")
+    kept, pixels = _label_map(masks) if labelmap else _stack(masks)
+    dataset = _segmentation(header, pixels, masks, kept, algorithm, labelmap=labelmap)
+    path = base.with_name(base.name + SEG)
+    with atomic_file(path) as temporary:
+        dataset.save_as(temporary)
+    return path, notes
+
+
+def _stack(masks) -> tuple[list[int], np.ndarray]:
+    """The classes that have a pixel, and their masks, (1, H, W, segments) bool, as highdicom wants them."""
+    kept = _check_count([k for k in range(len(masks.names)) if masks.mask(k).any()])
+    stack = np.empty((len(kept), *masks.size), bool)
+    for i, k in enumerate(kept):
+        stack[i] = masks.mask(k)
+    return kept, np.moveaxis(stack, 0, -1)[None]
+
+
+def _label_map(masks) -> tuple[list[int], np.ndarray]:
+    """The classes that have a pixel, and (1, H, W) of their places in this list, from 1; 0 is none."""
+    labels, kept = np.zeros(masks.size, np.uint16), []
+    for k in range(len(masks.names)):
+        mask = masks.mask(k)
+        if not mask.any():
+            continue
+        if (taken := labels[mask].max()) > 0:
+            raise ValueError(
+                f"a label map holds one class a pixel, but {masks.names[kept[taken - 1]]!r} and {masks.names[k]!r} "
+                "overlap: write binary segments, or choose classes that do not overlap"
+            )
+        kept.append(k)
+        labels[mask] = len(kept)
+    return _check_count(kept), labels[None]
+
+
+def _check_count(kept) -> list[int]:
+    if not kept:
+        raise ValueError("no class has a pixel: nothing to store as DICOM SEG")
+    if len(kept) > _MAX_SEGMENTS:
+        raise ValueError(f"{len(kept)} classes have pixels; a DICOM SEG holds {_MAX_SEGMENTS}: choose classes")
+    return kept
+
+
+def _segmentation(header, pixels, masks, kept, algorithm, *, labelmap) -> pydicom.Dataset:
+    highdicom = _highdicom()
+    uid = highdicom.UID
+    try:
+        dataset = highdicom.seg.Segmentation(
+            source_images=[_for_highdicom(header)],
+            pixel_array=pixels,
+            segmentation_type="LABELMAP" if labelmap else "BINARY",
+            segment_descriptions=_descriptions(highdicom, masks, kept, algorithm),
+            series_instance_uid=uid(),
+            series_number=_SERIES_NUMBER,
+            sop_instance_uid=uid(),
+            instance_number=1,
+            manufacturer="jaxseg",
+            manufacturer_model_name=codes.long_string(algorithm),
+            software_versions=__version__,
+            device_serial_number="none",
+            content_label="JAXSEG",
+            content_description=codes.long_string(f"Segments of {algorithm}"),
+            series_description=codes.long_string(f"Segments of {algorithm}"),
+        )
+    except (KeyError, ValueError) as error:  # of the image's class; all else was checked
+        reason = "it does not know this class" if isinstance(error, KeyError) else error
+        raise ValueError(f"highdicom cannot refer to an image of class {header.SOPClassUID}: {reason}") from None
+    shared = dataset.SharedFunctionalGroupsSequence[0]
+    if "PixelMeasuresSequence" in shared and not shared.PixelMeasuresSequence[0]:
+        del shared.PixelMeasuresSequence
+    dataset.SpecificCharacterSet, dataset.PatientName = header.SpecificCharacterSet, header.PatientName
+    dataset.PatientOrientation = header.PatientOrientation
+    dataset.CodingSchemeIdentificationSequence = [_scheme()]
+    return dataset
+
+
+def _for_highdicom(header) -> pydicom.Dataset:
+    """The header as highdicom takes a source.
+
+    It warns of names that are one word, so they come later; for classes that may have frames it looks for the spacing
+    in functional groups.
+    """
+    source, shared, measures = copy.deepcopy(header), pydicom.Dataset(), pydicom.Dataset()
+    source.PatientName = None
+    if "PixelSpacing" in header:
+        measures.PixelSpacing = header.PixelSpacing
+    shared.PixelMeasuresSequence = [measures]
+    source.SharedFunctionalGroupsSequence, source.NumberOfFrames = [shared], 1
+    return source
+
+
+def _descriptions(highdicom, masks, kept, algorithm) -> list:
+    identification = highdicom.AlgorithmIdentificationSequence(
+        name=codes.long_string(algorithm),
+        family=pydicom.sr.codedict.codes.DCM.ArtificialIntelligence,
+        version=codes.long_string(__version__),
+    )
+    colours = palette(max(masks.indices) + 1)
+    return [
+        _description(highdicom, number, masks.names[k], colours[masks.indices[k]], identification)
+        for number, k in enumerate(kept, 1)
+    ]
+
+
+def _description(highdicom, number, name, colour, identification):
+    code = codes.code_for(name)
+    description = highdicom.seg.SegmentDescription(
+        segment_number=number,
+        segment_label=codes.long_string(name),
+        segmented_property_category=_concept(highdicom, code.category),
+        segmented_property_type=_concept(highdicom, code.type),
+        algorithm_type="AUTOMATIC",
+        algorithm_identification=identification,
+    )
+    description.RecommendedDisplayCIELabValue = _cielab(colour)
+    if code.modifiers:
+        kind = description.SegmentedPropertyTypeCodeSequence[0]
+        kind.SegmentedPropertyTypeModifierCodeSequence = [_concept(highdicom, m) for m in code.modifiers]
+    return description
+
+
+def _cielab(colour) -> list[int]:
+    """An sRGB colour as DICOM's three 16-bit numbers for L*, a*, b* under D50 (PS3.3 C.10.7.1.1)."""
+    srgb = np.asarray(colour) / 255
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    ratios = _SRGB_TO_XYZ @ linear / _SRGB_TO_XYZ.sum(axis=1)  # to white
+    x, y, z = np.where(ratios > 216 / 24389, np.cbrt(ratios), (24389 / 27 * ratios + 16) / 116)
+    scaled = [(116 * y - 16) * 655.35, (500 * (x - y) + 128) * 257, (200 * (y - z) + 128) * 257]
+    return [int(value) for value in np.clip(np.rint(scaled), 0, 65535)]
+
+
+def _concept(highdicom, code):
+    return highdicom.sr.CodedConcept(code.value, code.scheme, code.meaning)
+
+
+def _scheme() -> pydicom.Dataset:
+    scheme = pydicom.Dataset()
+    scheme.CodingSchemeDesignator, scheme.CodingSchemeName = codes.PRIVATE, "Private codes of jaxseg"
+    return scheme
+
+
+def _highdicom():
+    try:
+        import highdicom
+    except ImportError:
+        raise ValueError("DICOM SEG needs highdicom: pip install 'jaxseg[dicom-seg]'") from None
+    return highdicom

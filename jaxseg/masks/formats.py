@@ -1,0 +1,261 @@
+"""The formats that masks come in: pictures, numpy's files, COCO. Files come from strangers; sizes are checked first.
+
+Every reader returns a `Stack`, which knows how many masks there are and how large, and decodes those that are asked
+for, one at a time.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from jaxseg.images.checks import ImageError, check_size
+from jaxseg.masks.coco import decode_rle
+
+MAX_CLASSES = 1000
+PICTURES = (".png", ".jpg", ".jpeg")
+_MAX_JSON = 2**30  # bytes
+_DARK, _BRIGHT = 32, 223  # what a lossy mask stays out of, but at its edges
+
+
+@dataclasses.dataclass(frozen=True)
+class Stack:
+    """Masks of one image in a file or a folder, not decoded yet.
+
+    Attributes:
+      count: number of masks.
+      size: their height and width.
+      read: indices in ascending order -> (H, W) arrays in the same order; bool unless they are of numpy files.
+      names: what the file calls them, if it does.
+      flat: whether the file holds one (H, W) array, which may be a label map.
+    """
+
+    count: int
+    size: tuple[int, int]
+    read: Callable[[Sequence[int]], Iterator[np.ndarray]]
+    names: tuple[str, ...] | None = None
+    flat: bool = False
+
+
+def open_pictures(paths: Sequence[Path], names: Sequence[str] | None = None) -> Stack:
+    """Reads a png or jpg a class, called `names`, or else as the files are."""
+    _check_count(len(paths))
+    sizes = [_picture_size(path) for path in paths]
+    for path, size in zip(paths, sizes, strict=True):
+        if size != sizes[0]:
+            raise ImageError(
+                f"{paths[0].name} is {sizes[0][0]} x {sizes[0][1]}, but {path.name} is {size[0]} x {size[1]}: masks of "
+                "an image have one size; give the folder of a single image"
+            )
+    names = tuple(path.stem for path in paths) if names is None else tuple(names)
+    return Stack(len(paths), sizes[0], lambda indices: (_read_picture(paths[k]) for k in indices), names)
+
+
+def open_npy(path: Path) -> Stack:
+    """Reads (K, H, W) or (H, W) bool or whole numbers from a `.npy` file."""
+    with path.open("rb") as file:
+        shape, fortran, dtype = _header(file)
+        offset = file.tell()
+    length = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    if path.stat().st_size < offset + length:
+        raise ImageError(f"the file is cut off: {shape} {dtype} needs {offset + length:,} bytes")
+    array = np.memmap(path, dtype, "r", offset, shape, "F" if fortran else "C")
+    masks = array if array.ndim == 3 else array[None]
+    return Stack(len(masks), shape[-2:], lambda indices: (masks[k] for k in indices), flat=array.ndim == 2)
+
+
+def open_npz(path: Path) -> Stack:
+    """Reads the array `arr_0`, or the only one, of a `.npz` file, as `open_npy`."""
+    with _zip_errors(), zipfile.ZipFile(path) as archive:
+        names = [name for name in archive.namelist() if name.endswith(".npy")]
+        name = "arr_0.npy" if "arr_0.npy" in names else names[0] if len(names) == 1 else None
+        if name is None:
+            raise ImageError(f"holds {len(names)} arrays; one is needed, or one that is called arr_0")
+        with archive.open(name) as file:
+            shape, fortran, dtype = _header(file)
+            length = int(np.prod(shape, dtype=object)) * dtype.itemsize
+            if archive.getinfo(name).file_size != file.tell() + length:
+                raise ImageError(f"the array does not have the length that {shape} {dtype} needs: damaged")
+    if fortran:
+        raise ImageError("the array is in Fortran order; write numpy.ascontiguousarray of it")
+    count = 1 if len(shape) == 2 else shape[0]
+    read = functools.partial(_unzip, path, name, shape[-2:], dtype)
+    return Stack(count, shape[-2:], read, flat=len(shape) == 2)
+
+
+def open_coco(path: Path, image: Path | None) -> Stack:
+    """Reads the masks of one image from a COCO file; `image` tells which, where there are several.
+
+    Annotations must hold compressed run lengths. Several of one category are joined.
+    """
+    if path.stat().st_size > _MAX_JSON:
+        raise ImageError(f"the file has more than {_MAX_JSON:,} bytes; write a file an image")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ImageError(f"no JSON file ({error})") from None
+    try:
+        chosen = _choose_image(content["images"], image)
+        size = int(chosen["height"]), int(chosen["width"])
+        names = {entry["id"]: entry["name"] for entry in content["categories"]}
+        places = {category: k for k, category in enumerate(sorted(names))}
+        found = [[] for _ in places]
+        for entry in content["annotations"]:
+            if entry["image_id"] == chosen["id"]:
+                found[places[entry["category_id"]]].append(entry["segmentation"])
+    except ImageError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise ImageError(
+            f"no COCO file: images, categories or annotations are not as they should be ({error})"
+        ) from None
+    if not all(isinstance(name, str) for name in names.values()):
+        raise ImageError("the names of the categories must be texts")
+    check_size(*size)
+    _check_count(len(names))
+    return Stack(
+        len(names),
+        size,
+        lambda indices: (_join(found[k], size) for k in indices),
+        tuple(names[c] for c in sorted(names)),
+    )
+
+
+def _check_count(count: int) -> None:
+    if not 1 <= count <= MAX_CLASSES:
+        raise ImageError(f"{count} masks; from 1 to {MAX_CLASSES} can be read")
+
+
+@contextlib.contextmanager
+def _picture_errors(path: Path) -> Iterator[None]:
+    """Names the picture in errors, and turns what Pillow raises on damage, which is almost anything, into one."""
+    try:
+        yield
+    except ImageError as error:
+        raise ImageError(f"{path.name}: {error}") from None
+    except MemoryError:
+        raise
+    except UnidentifiedImageError:
+        raise ImageError(f"{path.name}: not a png or jpg file, or damaged") from None
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno:
+            raise
+        raise ImageError(f"{path.name}: damaged picture ({error})") from None
+
+
+def _picture_size(path: Path) -> tuple[int, int]:
+    with _picture_errors(path), Image.open(path, formats=("PNG", "JPEG")) as image:
+        check_size(image.height, image.width)
+        if getattr(image, "n_frames", 1) > 1 or image.mode.startswith(("I", "F")):
+            raise ImageError("a mask must be one picture of 1 or 8 bits, black and white")
+        return image.height, image.width
+
+
+def _read_picture(path: Path) -> np.ndarray:
+    """Returns the (H, W) bool mask of a picture: what is brighter than 127; a png may hold 0 and 1 instead."""
+    with _picture_errors(path), Image.open(path, formats=("PNG", "JPEG")) as image:
+        image.load()
+        if image.mode == "1":
+            return np.asarray(image.convert("L")) > 0  # in Pillow's own bool array True is the byte 255
+        image.info.pop("transparency", None)
+        return _black_and_white(np.asarray(image if image.mode == "L" else image.convert("RGB")))
+
+
+def _black_and_white(pixels: np.ndarray) -> np.ndarray:
+    """Returns the (H, W) bool mask of a picture's pixels; ImageError unless they are those of a mask."""
+    if pixels.ndim == 3:
+        low, pixels = pixels.min(axis=2), pixels.max(axis=2)
+        if (pixels - low > _DARK).any():
+            raise ImageError("the picture is coloured; a mask is black and white, a picture a class")
+    top = int(pixels.max())
+    if top == 1:
+        return pixels > 0
+    if 0 < top <= 127:
+        raise ImageError(f"has values up to {top}: a mask has 0 and 255, or 0 and 1, a picture a class")
+    if np.count_nonzero((pixels > _DARK) & (pixels < _BRIGHT)) > pixels.size / 4:
+        raise ImageError("has many shades of grey: it is a picture, not a mask")
+    return pixels > 127
+
+
+def _header(file) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Reads the header of a .npy file: shape, whether in Fortran order, type; nothing is allocated or unpickled."""
+    try:
+        version = np.lib.format.read_magic(file)
+        if version not in ((1, 0), (2, 0)):
+            raise ImageError(f"version {version} of the format cannot hold masks")
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read(file)
+    except ImageError:
+        raise
+    except Exception as error:  # numpy raises almost anything on damaged headers
+        if isinstance(error, OSError) and error.errno:
+            raise
+        raise ImageError(f"no numpy file, or damaged ({error})") from None
+    if dtype.kind not in "biu":
+        raise ImageError(f"masks must be bool or whole numbers, got {dtype}; threshold probabilities first")
+    if len(shape) not in (2, 3) or any(type(side) is not int or side < 0 for side in shape):
+        raise ImageError(f"masks must be (K, H, W) or (H, W), got {shape}")
+    check_size(*shape[-2:])
+    _check_count(shape[0] if len(shape) == 3 else 1)
+    return shape, fortran, dtype
+
+
+@contextlib.contextmanager
+def _zip_errors() -> Iterator[None]:
+    try:
+        yield
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, UnicodeDecodeError) as error:
+        raise ImageError(f"no .npz file, or damaged ({error})") from None
+
+
+def _unzip(path: Path, name: str, size: tuple[int, int], dtype: np.dtype, indices) -> Iterator[np.ndarray]:
+    """Yields the masks of an array in a zip file; what lies between them is read and let go."""
+    length = size[0] * size[1] * dtype.itemsize
+    with _zip_errors(), zipfile.ZipFile(path) as archive, archive.open(name) as file:
+        _header(file)
+        place = 0
+        for k in indices:
+            for _ in range(place, k):
+                _exactly(file, length)
+            yield np.frombuffer(_exactly(file, length), dtype).reshape(size)
+            place = k + 1
+
+
+def _exactly(file, length: int) -> bytes:
+    content = file.read(length)
+    if len(content) != length:
+        raise ImageError("the array is cut off")
+    return content
+
+
+def _choose_image(images: list, wanted: Path | None) -> dict:
+    """Returns the entry of the image that is wanted, by its file's name."""
+    if images and all(isinstance(entry, list) for entry in images):
+        images = [entry for group in images for entry in group]  # as the original writes it
+    if wanted is not None and len(images) > 1:
+        same = [entry for entry in images if Path(entry["file_name"]).name == wanted.name]
+        exact = [entry for entry in same if Path(entry["file_name"]) == wanted]
+        images = exact or same
+    if len(images) != 1:
+        which = "none" if not images else f"{len(images)}"
+        given = f" is called {wanted.name}" if wanted is not None else "; tell which with image="
+        raise ImageError(f"{which} of the images{given}")
+    return images[0]
+
+
+def _join(segmentations: list, size: tuple[int, int]) -> np.ndarray:
+    mask = np.zeros(size, bool)
+    for rle in segmentations:
+        if not isinstance(rle, dict):
+            raise ImageError("holds polygons; compress them with pycocotools: encode what frPyObjects returns")
+        if list(rle.get("size", [])) != list(size):
+            raise ImageError(f"an annotation's size is {rle.get('size')}, its image's is {list(size)}")
+        mask |= decode_rle(rle)
+    return mask

@@ -1,0 +1,134 @@
+"""Finds masks in a folder of results, by the account that `jaxseg segment` keeps there, or in a folder of truth."""
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+
+from jaxseg.files import safe_name, sha256
+from jaxseg.images.kinds import stem
+from jaxseg.masks.formats import PICTURES
+from jaxseg.masks.write import SEG
+
+SUMMARY_FILE = "summary.json"
+_MAX_SUMMARY = 2**28  # bytes
+_KINDS = ("npy", "npz", "png", "dicom-seg", "json", "jpg")  # of several results the first is taken; jpg is lossy
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What a run's `summary.json` says.
+
+    Attributes:
+      classes: names of the masks, in their order.
+      by_source: path of an image -> its entry; `by_hash`: hex SHA-256 of an image -> its entry.
+      paths: of all results, in the folder.
+    """
+
+    classes: tuple[str, ...]
+    by_source: dict[str, dict]
+    by_hash: dict[str, dict]
+    paths: frozenset[str]
+
+
+def find_masks(folder: str | Path, image: str | Path) -> Path:
+    """Returns where a folder of results, or of truth, holds the masks of an image.
+
+    The `summary.json` of `jaxseg segment` decides, if there is one: by the image's place, else by its content.
+    Without it, the names do: `<name>` (a folder), or `<name>` with .npy, .npz, .json, .seg.dcm, .png or .jpg.
+
+    Raises:
+      ValueError: there are none, several, or only ones that are out of date.
+    """
+    folder, image = Path(folder), Path(image)
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder")
+    summary = read_summary(folder)
+    if summary is not None:
+        return _find_listed(folder, image, summary)
+    found = named_masks(folder, image)
+    if len(found) != 1:
+        what = f"several: {', '.join(path.name for path in found)}" if found else "none"
+        raise ValueError(
+            f"{folder}: looked for the masks of {image.name} as {safe_name(stem(image))} (a folder), or with .npy, "
+            f".npz, .json, {SEG}, .png or .jpg, and found {what}; name the masks themselves"
+        )
+    return found[0]
+
+
+def named_masks(folder: Path, image: Path) -> list[Path]:
+    """Returns the files and folders in `folder` that are called after the image; the image itself is none of them."""
+    base = folder / safe_name(stem(image))
+    files = [base.with_name(base.name + suffix) for suffix in (".npy", ".npz", ".json", SEG, *PICTURES)]
+    own = image.resolve()
+    found = [path for path in files if path.is_file() and path.resolve() != own]
+    return [base, *found] if base.is_dir() else found
+
+
+def classes_of(path: Path) -> tuple[str, ...] | None:
+    """Returns the classes of the run that wrote the masks at `path`; None if no summary in a folder above names it.
+
+    Raises:
+      ValueError: the nearest summary is damaged.
+    """
+    path = path.resolve()
+    for folder in path.parents:
+        summary = read_summary(folder)
+        if summary is not None:
+            return summary.classes or None if path.relative_to(folder).as_posix() in summary.paths else None
+    return None
+
+
+def read_summary(folder: Path) -> Summary | None:
+    """Returns the account that jaxseg keeps in a folder; None if there is none, or one of another program.
+
+    Raises:
+      ValueError: it is damaged.
+    """
+    path = folder / SUMMARY_FILE
+    if not path.is_file():
+        return None
+    status = path.stat()
+    if status.st_size > _MAX_SUMMARY:
+        raise ValueError(f"{path} has more than {_MAX_SUMMARY:,} bytes: no summary of jaxseg")
+    return _parse(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=2)  # one summary tells of many images
+def _parse(path: Path, _size: int, _time: int) -> Summary | None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or "jaxseg" not in content:
+            return None
+        classes, entries = content["settings"].get("classes", []), content["files"].values()  # `extract` lists none
+        texts = [*classes, *(entry["source"] for entry in entries), *(entry.get("sha256", "") for entry in entries)]
+        paths = [output["path"] for entry in entries for output in entry["outputs"].values()]
+        if not all(isinstance(text, str) for text in texts + paths):
+            raise TypeError("a name or path is no text")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path} is no summary of jaxseg, or damaged ({error!r}); name the masks themselves") from None
+    by_source = {entry["source"]: entry for entry in entries}
+    by_hash = {entry["sha256"]: entry for entry in entries if "sha256" in entry}
+    return Summary(tuple(classes), by_source, by_hash, frozenset(paths))
+
+
+def _find_listed(folder: Path, image: Path, summary: Summary) -> Path:
+    """The masks of an image by the account of its folder, which may come from a stranger."""
+    entry = summary.by_source.get(str(image.resolve()))
+    if entry is None and image.is_file():
+        entry = summary.by_hash.get(sha256(image))  # it was moved since
+    if entry is None:
+        raise ValueError(f"{folder / SUMMARY_FILE} lists no masks of {image}; they are of other images")
+    outdated = []
+    for kind in _KINDS:
+        output = entry["outputs"].get(kind)
+        if output is None:
+            continue
+        path = (folder / output["path"]).resolve()
+        if not path.is_relative_to(folder.resolve()):
+            raise ValueError(f"{folder / SUMMARY_FILE} names {output['path']}, which is outside of its folder: damaged")
+        if path.exists() and output.get("stamp"):
+            return folder / output["path"]
+        outdated.append(output["path"])
+    state = f"{', '.join(outdated)}: missing or out of date" if outdated else "none were made"
+    raise ValueError(f"{folder}: no masks of {image.name} ({state}); run jaxseg segment again")

@@ -1,0 +1,92 @@
+"""The classes and columns of a page; both grow while images are read, and keep their numbers and colours."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+from jaxseg import labels
+from jaxseg.draw.visualize import preview_classes
+from jaxseg.files import printable
+from jaxseg.palette import palette
+from jaxseg.report.reading import Column, unit
+
+MAX_CLASSES = 2000  # of all images together
+_MAX_COLOURS = 1000
+_TABLE_CLASSES = ("heart", "right lung", "left lung")  # whose measurements the table shows at first
+
+
+@dataclasses.dataclass
+class Catalogue:
+    """What the images of a page have.
+
+    Attributes:
+      classes: name -> number.
+      ranks: name -> place in the palette; what is shown at first gets the colours that differ most.
+      shown: the classes that are shown at first.
+      columns: column -> number.
+    """
+
+    classes: dict[str, int] = dataclasses.field(default_factory=dict)
+    ranks: dict[str, int] = dataclasses.field(default_factory=dict)
+    shown: set[str] = dataclasses.field(default_factory=set)
+    columns: dict[Column, int] = dataclasses.field(default_factory=dict)
+
+    def add(self, names: Sequence[str], columns: Iterable[Column]) -> None:
+        """Takes in the classes and columns of an image.
+
+        Raises:
+          ValueError: the page would have too many classes; nothing was taken in then.
+        """
+        new = [name for name in names if name not in self.classes]
+        if len(self.classes) + len(new) > MAX_CLASSES:
+            raise ValueError(f"with its classes the page would have more than {MAX_CLASSES:,}; choose with classes")
+        shown = [name for name in preview_classes(names) if name not in self.classes]
+        self.shown.update(shown)
+        for name in new:
+            self.classes[name] = len(self.classes)
+        for name in (*shown, *new):
+            self.ranks.setdefault(name, len(self.ranks))
+        for column in columns:
+            self.columns.setdefault(column, len(self.columns))
+
+    def colours(self, names: Sequence[str]):
+        """Returns the colours of classes, (K, 3) uint8."""
+        return palette(min(len(self.ranks), _MAX_COLOURS))[[self.ranks[name] % _MAX_COLOURS for name in names]]
+
+    def content(self) -> dict:
+        """Returns all of it as the page's program reads it."""
+        names = list(self.classes)
+        colours = [f"#{bytes(colour).hex()}" for colour in self.colours(names)] if names else []
+        classes = [
+            {"name": printable(name), "colour": colour, "on": name in self.shown}
+            for name, colour in zip(names, colours, strict=True)
+        ]
+        endings = {column.ending: column.feature for column in self.columns}
+        kinds = [{"ending": ending, "feature": feature, "unit": unit(ending)} for ending, feature in endings.items()]
+        columns = self._columns(list(endings))
+        return {"classes": classes, "groups": self._groups(), "kinds": kinds, "columns": columns}
+
+    def _groups(self) -> list[dict]:
+        """The groups of CXAS, where all classes are of it."""
+        if not set(self.classes) <= set(labels.CXAS):
+            return []
+        groups = []
+        for name, members in labels.CXAS_GROUPS.items():
+            there = {self.classes[labels.CXAS[k]] for k in members if labels.CXAS[k] in self.classes}
+            if len(there) > 1:
+                groups.append({"name": name, "members": sorted(there)})
+        return groups
+
+    def _columns(self, endings: list[str]) -> list[tuple[int, int, bool]]:
+        """The place of a column's ending, the number of its class or -1, and whether the table shows it at first."""
+        first = next((column.ending for column in self.columns if column.class_name), "")
+        preferred = [name for name in _TABLE_CLASSES if name in self.classes]
+        in_table = preferred or [name for name in self.classes if name in self.shown][:3]
+        places = {ending: place for place, ending in enumerate(endings)}
+        return [
+            (
+                places[column.ending],
+                self.classes[column.class_name] if column.class_name else -1,
+                not column.class_name or (column.ending == first and column.class_name in in_table),
+            )
+            for column in self.columns
+        ]

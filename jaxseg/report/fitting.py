@@ -1,0 +1,84 @@
+"""What a page holds of one image: as much as there is room for."""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from jaxseg.draw.visualize import preview_classes
+from jaxseg.report.catalogue import Catalogue
+from jaxseg.report.outlines import figure_size, jpeg, outline, painted, reduced, resized
+from jaxseg.report.page import block
+from jaxseg.report.reading import Reading
+
+# From the best on: longer side of the picture, quality of its JPEG, tolerance of the outlines.
+_OUTLINED = ((768, 82, 0.75), (640, 70, 1.0), (512, 55, 2.0), (256, 50, 3.0))
+_PAINTED = ((256, 78), (256, 60), (192, 50), (128, 45))
+
+WHOLE, SMALLER, NO_PICTURE, NO_VALUES = "whole", "smaller", "no picture", "no values"
+
+
+def fitting(
+    record: dict, reading: Reading, catalogue: Catalogue, *, number: int, outlined: bool, room: float
+) -> tuple[str, str]:
+    """Returns the blocks of an image, and what had to be left out: `WHOLE` (nothing), `SMALLER`, and so on.
+
+    Args:
+      record: name and links.
+      reading: what is to be shown; the catalogue has its classes and columns.
+      number: of the image in the page.
+      outlined: whether the masks are outlines beside the picture, or painted on it.
+      room: in bytes. The poorest blocks are returned even where they do not fit.
+    """
+    rich = record | _measured(reading, catalogue)
+    text = block(rich, class_="record")
+    for loss, picture in _pictures(reading, catalogue, outlined=outlined):
+        found = text + block(picture, id=f"picture-{number}")
+        if len(found) <= room:
+            return found, loss
+    if len(text) <= room:
+        return text, NO_PICTURE
+    return block(record, class_="record"), NO_VALUES
+
+
+def _pictures(reading: Reading, catalogue: Catalogue, *, outlined: bool) -> Iterator[tuple[str, dict]]:
+    """Yields pictures with their masks, each of fewer bytes than the one before; made when they are asked for."""
+    shape, last = reading.pixels.shape, None
+    if outlined:
+        pixels = np.count_nonzero(reading.masks, axis=(1, 2))
+        large_first = [k for k in np.argsort(-pixels, kind="stable") if pixels[k]]  # small ones stay in sight
+        for side, quality, tolerance in _OUTLINED:
+            size = figure_size(shape, side)
+            small = resized(reading.pixels, size)
+            paths = [
+                (catalogue.classes[reading.names[k]], outline(reduced(reading.masks[k], size), tolerance))
+                for k in large_first
+            ]
+            yield last or WHOLE, {"size": size, "jpeg": jpeg(small, quality), "outlines": paths}
+            last = SMALLER
+        return
+    chosen = [reading.names.index(name) for name in preview_classes(reading.names)]
+    colours = catalogue.colours([reading.names[k] for k in chosen])
+    for side, quality in _PAINTED:
+        size = figure_size(shape, side)
+        picture = painted(reading.pixels, [reading.masks[k] for k in chosen], colours, size)
+        yield last or WHOLE, {"size": size, "jpeg": jpeg(picture, quality)}
+        last = SMALLER
+
+
+def _measured(reading: Reading, catalogue: Catalogue) -> dict:
+    """Values by number of their column, null where there is none, and the columns of every reason."""
+    values: list = [None] * (1 + max((catalogue.columns[column] for column in reading.values), default=-1))
+    for column, value in reading.values.items():
+        values[catalogue.columns[column]] = _rounded(value)
+    reasons: dict[str, list[int]] = {}
+    for column, reason in reading.reasons.items():
+        reasons.setdefault(reason, []).append(catalogue.columns[column])
+    return {"values": values, "reasons": list(reasons.items())}
+
+
+def _rounded(value: float) -> float | int | None:
+    """A number with six digits: more say nothing of a mask."""
+    if isinstance(value, (int, np.integer)):
+        return int(value)
+    return float(f"{value:.6g}") if math.isfinite(value) else None

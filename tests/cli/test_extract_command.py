@@ -1,0 +1,187 @@
+"""`jaxseg extract` and `jaxseg cxas`, and what `segment` makes beside masks, as users type them."""
+
+import csv
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import jaxseg
+from jaxseg import labels
+from jaxseg.measure.features import measure
+from jaxseg.measure.table import read_csv
+
+
+@pytest.fixture
+def films(images, kit):
+    """Two pictures and a DICOM film with a pixel spacing."""
+    shutil.copy(kit.folder / "files" / "mono2_12bit.dcm", images / "film.dcm")
+    return images
+
+
+@pytest.fixture
+def run(jaxseg_command, tiny, tmp_path):
+    """Runs a command on images with the tiny network into the folder `out`."""
+
+    def command(name, source, *options):
+        return jaxseg_command(name, "-i", source, "-o", tmp_path / "out", "--weights", tiny, *options)
+
+    return command
+
+
+def coarse(path, tiny, **options):
+    """The masks of an image at the network's size, computed apart."""
+    result = jaxseg.segment(path, jaxseg.load("cxas", tiny), **options)
+    return np.unpackbits(result.bits, axis=2).astype(bool)
+
+
+def test_one_score_is_called_score_and_equals_the_masks_measured_by_hand(run, tiny, films, tmp_path):
+    code, _, err = run("extract", films, "-f", "Cardio-Thoracic Ratio")
+    assert (code, "3 done" in err) == (0, True), err
+    with (tmp_path / "out" / "images.csv").open(newline="") as file:
+        assert next(csv.reader(file)) == ["filename", "score", "reason"]
+    table = {row["filename"]: row for row in read_csv(tmp_path / "out" / "images.csv")}
+    assert list(table) == ["film.dcm", "one.png", "two.jpg"]
+    for name, row in table.items():
+        expected = measure(coarse(films / name, tiny), labels.CXAS, "CTR")
+        np.testing.assert_equal(row["score"], expected.values["CTR"])
+        assert bool(row["reason"]) == math.isnan(expected.values["CTR"])
+
+
+def test_several_features_have_columns_of_their_own(run, tiny, films, tmp_path):
+    code, _, _ = run("extract", films / "one.png", "-f", "CTR", "-f", "SCD", "-f", "area", "-f", "box")
+    (row,) = read_csv(tmp_path / "out" / "one.csv")
+    assert code == 0
+    assert {"CTR", "SCD", "heart_area", "left lung_x", "left lung_width"} <= row.keys()
+    masks = coarse(films / "one.png", tiny)
+    assert row["heart_area"] == masks[labels.CXAS.index("heart")].sum()
+    assert len([name for name in row if name.endswith("_area")]) == 159
+
+
+def test_masks_previews_and_drawings_are_stored_on_request(run, tiny, films, tmp_path):
+    options = ["-f", "CTR", "-f", "SCD", "-s", "-ot", "npy", "--draw", "--preview"]
+    code, _, err = run("extract", films, *options)
+    assert code == 0, err
+    for name in ("film", "one", "two"):
+        assert np.load(tmp_path / "out" / f"{name}.npy").shape[0] == 159
+        for picture in (f"{name}.lines.jpg", f"{name}.preview.jpg"):
+            with Image.open(tmp_path / "out" / picture) as shown:
+                shown.load()
+    entry = json.loads((tmp_path / "out" / "summary.json").read_text())["files"]["film"]
+    assert set(entry["outputs"]) == {"measurements", "npy", "preview", "drawing"}
+    assert "3 were there" in run("extract", films, *options)[2]
+
+
+def test_lengths_in_mm_follow_the_pixel_spacing(run, tiny, films, tmp_path):
+    import pydicom
+
+    dataset = pydicom.dcmread(films / "film.dcm")
+    dataset.ImagerPixelSpacing = [0.2, 0.4]
+    dataset.save_as(films / "film.dcm")
+    run("extract", films / "film.dcm", "-f", "area")
+    (row,) = read_csv(tmp_path / "out" / "film.csv")
+    size = np.array([dataset.Rows, dataset.Columns])
+    pixel = np.prod(size * [0.2, 0.4] / 64)  # the network's grid has 64 x 64 pixels
+    found = {name.removesuffix("_mm2"): value for name, value in row.items() if name.endswith("_mm2")}
+    assert len(found) == 159
+    assert any(found.values())
+    for name, value in found.items():
+        assert value == pytest.approx(row[name] * pixel)
+
+
+def test_what_cannot_be_measured_is_an_empty_cell_with_a_reason_or_the_originals_value(run, films, tmp_path):
+    code, _, _ = run("extract", films / "one.png", "-f", "perimeter", "--threshold", "1")
+    (row,) = read_csv(tmp_path / "out" / "one.csv")
+    assert code == 0
+    assert math.isnan(row["heart_perimeter"])
+    assert "empty" in row["reason"]
+    run("extract", films / "one.png", "-f", "perimeter", "--threshold", "1", "--original-values", "--overwrite")
+    assert read_csv(tmp_path / "out" / "one.csv")[0]["heart_perimeter"] == -1
+
+
+def test_a_bad_file_has_a_row_with_its_reason(run, films, tmp_path):
+    (films / "bad.dcm").write_bytes(b"no dicom")
+    code, _, err = run("extract", films, "-f", "SCD")
+    rows = read_csv(tmp_path / "out" / "images.csv")
+    assert (code, "1 failed" in err) == (1, True)
+    assert [row["filename"] for row in rows] == ["bad.dcm", "film.dcm", "one.png", "two.jpg"]
+    assert "not a DICOM file" in rows[0]["reason"]
+
+
+def test_a_run_that_was_cut_short_makes_up_the_table(run, films, tmp_path):
+    run("extract", films / "one.png", "-f", "CTR")
+    code, _, err = run("extract", films, "-f", "CTR")
+    assert (code, "2 done, 1 were there" in err) == (0, True)
+    assert len(read_csv(tmp_path / "out" / "images.csv")) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["extract"], "Missing option '-f'"),
+        (["extract", "-f", "CTRR"], "did you mean 'CTR'"),
+        (["cxas", "--mode", "extract"], "needs -f/--feature"),
+        (["cxas", "-f", "CTR"], "-f/--feature: for --mode extract"),
+        (["cxas", "--mode", "measure"], "'measure' is not one of"),
+    ],
+)
+def test_wrong_options_are_one_line(run, films, arguments, words):
+    code, _, err = run(arguments[0], films, *arguments[1:])
+    assert (code, words in err, err.count("\n")) == (2, True, 1), err
+
+
+def test_cxas_segments_unless_told_to_extract(run, films, tmp_path):
+    code, _, err = run("cxas", films, "-ot", "npy", "-s")
+    assert (code, (tmp_path / "out" / "one.npy").is_file()) == (0, True), err
+    code, _, err = run("cxas", films, "--mode", "extract", "-f", "CTR", "-s", "-ot", "npy")
+    assert (code, (tmp_path / "out" / "images.csv").is_file()) == (0, True), err
+
+
+def test_dicom_seg_holds_the_masks_and_refuses_pictures(run, films, tmp_path):
+    import highdicom
+
+    code, _, err = run("segment", films, "-ot", "dicom-seg", "--classes", "lung halves, heart", "--threshold", "0.4")
+    assert code == 1
+    assert err.count("a DICOM SEG refers to a DICOM image") == 2
+    assert "1 done, 0 were there, 2 failed" in err
+    run("segment", films / "film.dcm", "-ot", "npy", "--classes", "lung halves, heart", "--threshold", "0.4")
+    masks = np.load(tmp_path / "out" / "film.npy")
+    found = highdicom.seg.segread(tmp_path / "out" / "film.seg.dcm")
+    names = [found.get_segment_description(i).segment_label for i in found.segment_numbers]
+    expected = {
+        name: mask for name, mask in zip(("heart", "right lung", "left lung"), masks, strict=True) if mask.any()
+    }
+    assert set(names) == set(expected)
+    frames = found.pixel_array.reshape(-1, *masks.shape[1:])
+    for name, frame in zip(names, frames, strict=True):
+        np.testing.assert_array_equal(frame, expected[name])
+
+
+def test_results_beside_the_images_are_not_taken_for_images(jaxseg_command, tiny, films):
+    arguments = ["segment", "-i", films, "-o", films, "--weights", tiny, "--preview", "-ot", "npy"]
+    assert "3 done" in jaxseg_command(*arguments)[2]
+    assert "3 were there" in jaxseg_command(*arguments)[2]
+
+
+def test_intensity_is_a_setting_of_the_masks(run, films):
+    run("segment", films / "film.dcm", "-ot", "npy")
+    code, _, err = run("segment", films / "film.dcm", "-ot", "npy", "--intensity", "clinical")
+    assert (code, "made with another intensity" in err) == (1, True)
+
+
+def test_python_measures_images_results_and_masks(tiny, films):
+    model = jaxseg.load("cxas", tiny)
+    path = films / "one.png"
+    masks = coarse(path, tiny)
+    whole = jaxseg.extract(jaxseg.segment(path, model), "area, CTR")
+    np.testing.assert_equal(whole.values, jaxseg.extract(masks, ["area", "CTR"]).values)
+    np.testing.assert_equal(jaxseg.extract(path, "CTR", model=model).values["CTR"], whole.values["CTR"])
+    assert (
+        jaxseg.extract(masks[:2], "area", names=("a", "b"), pixel_mm=(2, 3)).values["b_area_mm2"] == 6 * masks[1].sum()
+    )
+    for bad, words in (((path, "CTR"), "measured with a model"), ((masks[:3], "area"), "give their names")):
+        with pytest.raises(ValueError, match=words):
+            jaxseg.extract(*bad)

@@ -1,0 +1,130 @@
+"""`jaxseg show`: a picture of any masks over their image, and errors that say what to do."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxseg import labels
+from jaxseg.data import phantom
+
+
+@pytest.fixture
+def case(tmp_path):
+    """A phantom as a png file, and its masks as an npy file."""
+    image, masks = phantom.draw(0, 96)
+    Image.fromarray(image).save(tmp_path / "one.png")
+    np.save(tmp_path / "masks.npy", masks)
+    return tmp_path, masks
+
+
+def test_masks_are_shown_with_their_names(case, jaxseg_command):
+    folder, _ = case
+    (folder / "names.json").write_text(json.dumps(phantom.CLASSES))
+    arguments = ("show", "-i", folder / "one.png", "--masks", folder / "masks.npy", "--labels", folder / "names.json")
+    code, out, err = jaxseg_command(
+        *arguments, "--classes", "heart", "--title", "truth", "-o", folder / "new" / "a.png"
+    )
+    assert (code, out, err) == (0, "", "")
+    with Image.open(folder / "new" / "a.png") as shown:
+        assert (shown.format, shown.mode) == ("PNG", "RGB")
+        assert shown.width > 768
+        assert (np.asarray(shown) == (230, 159, 0)).all(axis=-1).any()
+    assert jaxseg_command(*arguments, "-o", folder / "b.JPG")[0] == 0
+    with Image.open(folder / "b.JPG") as shown:
+        assert shown.format == "JPEG"
+
+
+def test_options_change_the_picture(case, jaxseg_command):
+    folder, _ = case
+    pictures = set()
+    for options in ([], ["--alpha", "0"], ["--no-sides"], ["--title", "x"], ["--classes", "class_002"]):
+        arguments = (
+            "show",
+            "-i",
+            folder / "one.png",
+            "--masks",
+            folder / "masks.npy",
+            *options,
+            "-o",
+            folder / "a.png",
+        )
+        assert jaxseg_command(*arguments, "--overwrite")[0] == 0
+        pictures.add((folder / "a.png").read_bytes())
+    assert len(pictures) == 5
+
+
+def test_masks_are_found_in_the_results_of_segment(images, tiny, tmp_path, jaxseg_command):
+    code, _, err = jaxseg_command("segment", "-i", images, "-o", tmp_path / "out", "--weights", tiny, "-g", "cpu")
+    assert code == 0, err
+    for name in ("one.png", "two.jpg"):
+        arguments = ("show", "-i", images / name, "--masks", tmp_path / "out", "--classes", "lung halves, heart")
+        code, _, err = jaxseg_command(*arguments, "-o", tmp_path / f"{name}.png")
+        assert (code, err) == (0, "")
+
+
+def test_a_folder_of_class_pictures_is_read_as_it_is(case, jaxseg_command):
+    folder, masks = case
+    (folder / "classes").mkdir()
+    for name, mask in zip(("heart", "lung"), masks, strict=False):
+        Image.fromarray(mask).save(folder / "classes" / f"{name}.png")
+    arguments = ("show", "-i", folder / "one.png", "--masks", folder / "classes", "--classes", "heart,lung")
+    assert jaxseg_command(*arguments, "-o", folder / "a.png")[0] == 0
+
+
+def test_a_folder_with_a_picture_an_image_is_searched(case, jaxseg_command):
+    folder, masks = case
+    (folder / "heart").mkdir()
+    for name in ("one", "other"):
+        Image.fromarray(masks[2]).save(folder / "heart" / f"{name}.png")
+    arguments = ("show", "-i", folder / "one.png", "--masks", folder / "heart", "--classes", "heart")
+    assert jaxseg_command(*arguments, "-o", folder / "a.png")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "message"),
+    [
+        ({"-o": "a.tif"}, 2, "--output: .*a.tif must end in .png, .jpg, .jpeg"),
+        ({"-o": "one.png", "--overwrite": None}, 2, "--output: .*one.png is the image itself"),
+        ({"-o": "masks.npy"}, 2, "--output: .*masks.npy must end in"),
+        ({"-o": "there.png"}, 2, "--output: .*there.png exists; name another file, or replace it with --overwrite"),
+        ({"--masks": "none.npy"}, 2, "none.npy"),
+        ({"--masks": "empty"}, 2, "--masks: .*looked for the masks of one.png"),
+        ({"--masks": "one.png"}, 1, "Error: one.png: has many shades of grey"),
+        ({"--masks": "small.npy"}, 1, "the masks are 8 x 8, but the image is 96 x 96"),
+        ({"--masks": "values.npy"}, 1, "values.npy: has values from 0 to 3"),
+        ({"--classes": "hart"}, 2, "--classes: unknown class 'hart'"),
+        ({"--labels": "bad.json"}, 2, "--labels: .*bad.json is no JSON file"),
+        ({"-i": "masks.npy"}, 1, "masks.npy: cannot read .npy"),
+    ],
+)
+def test_what_is_wrong_is_said_and_nothing_is_written(case, jaxseg_command, change, code, message):
+    folder, masks = case
+    np.save(folder / "small.npy", masks[:, :8, :8])
+    np.save(folder / "values.npy", masks * np.uint8(3))
+    (folder / "bad.json").write_text("{")
+    (folder / "there.png").touch()
+    arguments = {"-i": "one.png", "--masks": "masks.npy", "-o": "a.png"} | change
+    (folder / "empty").mkdir()
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    flat = [part for key, value in arguments.items() for part in ((key, value) if value else (key,))]
+    paths = {"-i", "--masks", "-o", "--labels"}
+    flat = [folder / part if k and flat[k - 1] in paths else part for k, part in enumerate(flat)]
+    status, out, err = jaxseg_command("show", *flat)
+    assert (status, out) == (code, ""), err
+    assert re.search(message, err), err
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_159_classes_are_shown_by_a_choice(case, jaxseg_command):
+    folder, masks = case
+    np.save(folder / "all.npy", np.resize(masks, (len(labels.CXAS), 96, 96)))
+    sizes = []
+    for options in ([], ["--classes", "all"]):
+        arguments = ("show", "-i", folder / "one.png", "--masks", folder / "all.npy", *options)
+        assert jaxseg_command(*arguments, "-o", folder / f"{len(options)}.png")[0] == 0
+        with Image.open(folder / f"{len(options)}.png") as shown:
+            sizes.append(shown.width)
+    assert sizes[1] > sizes[0]

@@ -1,0 +1,117 @@
+"""The reader of DICOM SEG refuses what is no set of masks of one image, and survives damage."""
+
+import shutil
+import warnings
+
+import numpy as np
+import pydicom
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from seg_kit import size_of, some_masks, written
+
+from jaxseg.images.checks import ImageError
+from jaxseg.masks.read_seg import read_dicom_seg
+
+pytest.importorskip("highdicom")
+
+
+@pytest.fixture(scope="session")
+def image(kit):
+    return kit.folder / "files" / "mono2_12bit.dcm"
+
+
+def edited(path, edit):
+    dataset = pydicom.dcmread(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        edit(dataset)
+        dataset.save_as(path)
+
+
+def several_positions(dataset):
+    for number, group in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+        group.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID = f"1.2.{number}"
+
+
+def repeated_segment(dataset):
+    groups = dataset.PerFrameFunctionalGroupsSequence
+    groups[1].SegmentIdentificationSequence[0].ReferencedSegmentNumber = 1
+
+
+DAMAGES = {
+    "an image, or an object": lambda d: setattr(d, "SOPClassUID", "1.2.840.10008.5.1.4.1.1.7"),
+    "type is FRACTIONAL": lambda d: setattr(d, "SegmentationType", "FRACTIONAL"),
+    "100000 frames, but": lambda d: setattr(d, "NumberOfFrames", 100000),
+    "65535 x 65535": lambda d: (setattr(d, "Rows", 65535), setattr(d, "Columns", 65535)),
+    "5 segments of 30000 x 2000|frames need": lambda d: (setattr(d, "Rows", 30000), setattr(d, "Columns", 2000)),
+    "two segments have the number 1": lambda d: setattr(d.SegmentSequence[1], "SegmentNumber", 1),
+    "1001 segments": lambda d: d.SegmentSequence.extend(
+        [segment(number, d.SegmentSequence[0]) for number in range(6, 1002)]
+    ),
+    "segment 2, which is not described": lambda d: setattr(d.SegmentSequence[1], "SegmentNumber", 77),
+    "cut short": lambda d: setattr(d, "PixelData", d.PixelData[:100]),
+    "several source frames": several_positions,
+    "a segment has several frames": repeated_segment,
+    "SegmentLabel": lambda d: delattr(d.SegmentSequence[0], "SegmentLabel"),
+    "cannot read it as DICOM SEG": lambda d: delattr(d, "PixelData"),
+}
+
+
+def segment(number, like):
+    new = pydicom.Dataset()
+    new.SegmentNumber, new.SegmentLabel = number, like.SegmentLabel
+    return new
+
+
+@pytest.mark.parametrize("message", DAMAGES)
+def test_objects_that_are_no_masks_of_one_image_are_refused(image, tmp_path, message):
+    path, _, _ = written(image, tmp_path)
+    edited(path, DAMAGES[message])
+    with pytest.raises(ImageError, match=rf"^out\.seg\.dcm: .*({message})"):
+        read_dicom_seg(path)
+
+
+def test_a_label_map_with_a_value_that_no_segment_describes_is_refused(image, tmp_path):
+    path, _, _ = written(image, tmp_path, some_masks(size_of(image), overlapping=False), labelmap=True)
+    edited(path, lambda d: setattr(d, "PixelData", b"\x63" + d.PixelData[1:]))
+    with pytest.raises(ImageError, match="the value 99, which no segment describes"):
+        read_dicom_seg(path)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_damaged_objects_give_masks_or_a_reason(image, tmp_path, data):
+    whole = tmp_path / "whole"
+    if not whole.exists():
+        whole.mkdir()
+        written(image, whole)
+    content = bytearray((whole / "out.seg.dcm").read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(132, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path / "damaged.dcm"
+    path.write_bytes(content[: data.draw(st.integers(200, len(content)))])
+    try:
+        names, masks = read_dicom_seg(path)
+    except ImageError:
+        return
+    assert masks.shape == (len(names), *masks.shape[1:])
+    assert masks.dtype == bool
+
+
+def test_pictures_and_images_are_no_segmentations(image, tmp_path):
+    shutil.copy(image, tmp_path / "x.dcm")
+    with pytest.raises(ImageError, match="no DICOM SEG"):
+        read_dicom_seg(tmp_path / "x.dcm")
+    (tmp_path / "x.png").write_bytes(bytes(1000))
+    with pytest.raises(ImageError, match=r"^x\.png: "):
+        read_dicom_seg(tmp_path / "x.png")
+    with pytest.raises(FileNotFoundError):
+        read_dicom_seg(tmp_path / "missing.dcm")
+
+
+def test_frames_of_a_compressed_label_map_are_decoded(image, tmp_path):
+    masks = some_masks(size_of(image), overlapping=False)
+    path, _, _ = written(image, tmp_path, masks, labelmap=True)
+    edited(path, lambda d: d.compress(pydicom.uid.RLELossless, generate_instance_uid=False))
+    np.testing.assert_array_equal(read_dicom_seg(path)[1], masks.data[[0, 1, 3, 4, 5]])

@@ -1,0 +1,141 @@
+"""The masks of an image are found in a folder of results: never another image's, never outside of the folder."""
+
+import hashlib
+import json
+import os
+
+import numpy as np
+import pytest
+
+from jaxseg.masks.results import classes_of, find_masks
+
+
+@pytest.fixture
+def image(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "one.png").write_bytes(b"an image")
+    return tmp_path / "images" / "one.png"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "out").mkdir()
+    return tmp_path / "out"
+
+
+def write_summary(folder, source, outputs, **more) -> None:
+    entry = {"source": str(source), "status": "done", "outputs": outputs} | more
+    content = {"jaxseg": "0.1", "settings": {"classes": ["heart"]}, "files": {"one": entry}}
+    (folder / "summary.json").write_text(json.dumps(content))
+
+
+def output(path, stamp=(1, 2)) -> dict:
+    return {"path": path, "stamp": list(stamp)}
+
+
+def test_the_summary_says_where_the_masks_are(folder, image):
+    (folder / "sub").mkdir()
+    (folder / "sub" / "one_png.npz").touch()
+    (folder / "one.npy").touch()  # of another image, perhaps
+    write_summary(folder, image, {"npz": output("sub/one_png.npz"), "preview": output("one.preview.jpg")})
+    assert find_masks(folder, image) == folder / "sub" / "one_png.npz"
+    assert classes_of(folder / "sub" / "one_png.npz") == ("heart",)
+    assert classes_of(folder / "one.npy") is None
+
+
+def test_of_several_kinds_one_without_loss_is_taken(folder, image):
+    (folder / "one").mkdir()
+    (folder / "one.json").touch()
+    write_summary(folder, image, {"jpg": output("one"), "json": output("one.json")})
+    assert find_masks(folder, image) == folder / "one.json"
+
+
+def test_an_image_that_was_moved_is_known_by_its_content(folder, image):
+    (folder / "one.npy").touch()
+    digest = hashlib.sha256(image.read_bytes()).hexdigest()
+    write_summary(folder, "elsewhere/one.png", {"npy": output("one.npy")}, sha256=digest)
+    assert find_masks(folder, image) == folder / "one.npy"
+    image.write_bytes(b"another patient's image of the same name")
+    with pytest.raises(ValueError, match=r"lists no masks of .*one.png; they are of other images"):
+        find_masks(folder, image)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "message"),
+    [
+        ({"npy": output("one.npy", ())}, r"one.npy: missing or out of date\); run jaxseg segment again"),
+        ({"npy": output("gone.npy")}, "gone.npy: missing or out of date"),
+        ({"preview": output("one.preview.jpg")}, "none were made"),
+        ({"npy": output("../secret.npy")}, r"names ../secret.npy, which is outside of its folder"),
+        ({"npy": output("link.npy")}, "names link.npy, which is outside of its folder"),
+    ],
+)
+def test_what_cannot_be_trusted_is_refused(folder, image, outputs, message):
+    (folder / "one.npy").touch()
+    (folder.parent / "secret.npy").touch()
+    os.symlink(folder.parent / "secret.npy", folder / "link.npy")
+    write_summary(folder, image, outputs)
+    with pytest.raises(ValueError, match=message):
+        find_masks(folder, image)
+
+
+def test_an_absolute_path_in_a_summary_is_refused(folder, image):
+    write_summary(folder, image, {"npy": output(str(image))})
+    with pytest.raises(ValueError, match="outside of its folder"):
+        find_masks(folder, image)
+
+
+@pytest.mark.parametrize(
+    "text", ["{", '{"jaxseg": 1}', '{"jaxseg": 1, "settings": {"classes": [1]}, "files": {}}', "[" * 9999]
+)
+def test_a_damaged_summary_is_refused(folder, image, text):
+    (folder / "one.npy").touch()
+    (folder / "summary.json").write_text(text)
+    with pytest.raises(ValueError, match=r"summary.json is no summary of jaxseg, or damaged"):
+        find_masks(folder, image)
+
+
+def test_the_summary_of_another_program_says_nothing(folder, image):
+    (folder / "one.npy").touch()
+    (folder / "summary.json").write_text('{"foreground_mean": {"Dice": 0.9}}')
+    assert find_masks(folder, image) == folder / "one.npy"
+    assert classes_of(folder / "one.npy") is None
+
+
+def test_a_summary_that_changed_is_read_again(folder, image):
+    for name in ("a.npy", "b.npy"):
+        (folder / name).touch()
+        write_summary(folder, image, {"npy": output(name)})
+        stamp = 10**18 + ord(name[0])
+        os.utime(folder / "summary.json", ns=(stamp, stamp))
+        assert find_masks(folder, image) == folder / name
+
+
+@pytest.mark.parametrize("name", ["one.npy", "one.npz", "one.json", "one.seg.dcm", "one.png", "one.jpg"])
+def test_without_a_summary_the_name_decides(folder, image, name):
+    (folder / name).touch()
+    (folder / "one_more.npy").touch()
+    assert find_masks(folder, image) == folder / name
+
+
+def test_a_folder_can_hold_the_masks(folder, image):
+    (folder / "one").mkdir()
+    assert find_masks(folder, image) == folder / "one"
+
+
+def test_none_and_several_are_refused(folder, image):
+    with pytest.raises(
+        ValueError, match=r"looked for the masks of one.png as one \(a folder\), or with .npy.*found none"
+    ):
+        find_masks(folder, image)
+    np.save(folder / "one.npy", 0)
+    (folder / "one.png").touch()
+    with pytest.raises(ValueError, match=r"found several: one.npy, one.png; name the masks themselves"):
+        find_masks(folder, image)
+    with pytest.raises(ValueError, match="is no folder"):
+        find_masks(image, image)
+
+
+def test_the_image_is_not_taken_for_its_own_mask(image):
+    with pytest.raises(ValueError, match="found none"):
+        find_masks(image.parent, image)

@@ -1,0 +1,118 @@
+"""Whatever an image's header holds, what is taken over from it is valid, and the rest is told."""
+
+import warnings
+
+import pydicom
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from seg_kit import changed, errors_of_dciodvfy, written
+
+from jaxseg.masks.read_seg import read_dicom_seg
+
+pytest.importorskip("highdicom")
+
+
+@pytest.fixture(scope="session")
+def image(kit):
+    return kit.folder / "files" / "mono2_12bit.dcm"
+
+
+BROKEN = {
+    "StudyInstanceUID": b"1.02.3",
+    "SeriesInstanceUID": None,
+    "PatientName": b"A" * 80,
+    "PatientID": b"\x07id",
+    "PatientBirthDate": b"19991332",
+    "PatientSex": b"female",
+    "PatientAge": b"62",
+    "PatientWeight": b"heavy",
+    "StudyDate": b"2020.01.31",
+    "StudyTime": b"10:20:30",
+    "StudyID": b"S" * 40,
+    "AccessionNumber": b"a\\b",
+    "ReferringPhysicianName": b"a^b=c=d=e",
+    "PatientIdentityRemoved": b"YES",
+    "PixelSpacing": b"0\\0",
+    "ImagePositionPatient": b"1\\2\\3",
+    "PatientOrientation": b"left\\foot",
+    "LossyImageCompression": b"yes",
+    "SpecificCharacterSet": b"ISO_IR 999",
+}
+
+
+@pytest.mark.system
+def test_dciodvfy_finds_no_error_however_broken_the_header_is(image, tmp_path):
+    broken = changed(image, tmp_path / "broken.dcm", **BROKEN)
+    path, notes, found = written(broken, tmp_path)
+    assert errors_of_dciodvfy(path) == []
+    told = {note.split()[0] for note in notes}
+    assert {"StudyInstanceUID", "PatientName", "PatientAge", "PixelSpacing", "position"} <= told
+    assert (found.StudyDate, found.StudyTime) == ("20200131", "102030")
+    assert not any("AAAA" in note for note in notes), "a note names no patient"
+    empty = changed(image, tmp_path / "empty.dcm", **dict.fromkeys(BROKEN), SOPInstanceUID=None, SOPClassUID=None)
+    path, notes, _ = written(empty, tmp_path)
+    assert errors_of_dciodvfy(path) == []
+
+
+CLASSES = {
+    "1.2.840.10008.5.1.4.1.1.1": {"ImagerPixelSpacing": b".2\\.2"},
+    "1.2.840.10008.5.1.4.1.1.1.1": {"FrameOfReferenceUID": b"1.2.3"},
+    "1.2.840.10008.5.1.4.1.1.7": {"PatientOrientation": b"L\\F"},
+    "1.2.840.10008.5.1.4.1.1.7.2": {"NumberOfFrames": b"1"},
+    "1.2.840.10008.5.1.4.1.1.12.1": {"PixelSpacing": b".2\\.2"},
+    "1.2.840.10008.5.1.4.1.1.12.2": {},
+}
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("uid", CLASSES)
+def test_every_class_of_x_ray_images_can_be_referred_to(image, tmp_path, uid):
+    source = changed(image, tmp_path / "x.dcm", SOPClassUID=uid.encode(), **CLASSES[uid])
+    path, notes, found = written(source, tmp_path)
+    assert errors_of_dciodvfy(path) == []
+    assert notes == []
+    assert found.SourceImageSequence[0].ReferencedSOPClassUID == uid
+
+
+def test_names_in_any_character_set_are_carried_over(image, tmp_path):
+    for encoding, name in (
+        (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎"),
+        ("ISO_IR 100", "Müller^Zoë"),
+        ("ISO_IR 192", "Яна"),
+    ):
+        dataset = pydicom.dcmread(image)
+        dataset.SpecificCharacterSet, dataset.PatientName = encoding, name
+        dataset.save_as(tmp_path / "x.dcm")
+        assert str(written(tmp_path / "x.dcm", tmp_path)[2].PatientName) == name
+
+
+def test_the_same_wrong_study_stays_one_study(image, tmp_path):
+    source = changed(image, tmp_path / "x.dcm", StudyInstanceUID=b"1.02.3")
+    studies = {written(source, tmp_path)[2].StudyInstanceUID for _ in range(2)}
+    assert len(studies) == 1
+
+
+TEXT = st.binary(max_size=70)
+TAGS = sorted(BROKEN.keys() - {"SpecificCharacterSet"})  # with a broken one pydicom does not write the file
+TAGS += ["SOPInstanceUID", "SOPClassUID", "FrameOfReferenceUID", "ImageOrientationPatient", "SliceThickness"]
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.dictionaries(st.sampled_from(TAGS), TEXT | st.none() | st.sampled_from([b"1.2.3", b"1\\2", b"20200101"])))
+def test_any_header_gives_a_segmentation_or_a_reason(image, tmp_path, raw):
+    source = changed(image, tmp_path / "x.dcm", **raw)
+    try:
+        path, _, found = written(source, tmp_path)
+    except ValueError as error:
+        reason = str(error)
+        if "highdicom cannot refer to an image of class" not in reason:
+            raise
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for element in found.iterall():
+            assert element.VR
+        for element in found:
+            pydicom.dataelem.DataElement(element.tag, element.VR, element.value)  # checks the value
+    assert read_dicom_seg(path)[1].shape[0] == 5

@@ -1,0 +1,298 @@
+"""The page in headless Chromium, opened from its file without a network."""
+
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+from report_kit import NAMES, masks_of, write_pair, write_pairs
+
+from jaxseg.masks.write import file_names
+from jaxseg.report.build import write_report
+
+pytestmark = pytest.mark.system("chromium", "chromedriver")
+
+HOSTILE = (
+    "<script>alert(1)<",
+    '"onmouseover="document.title=1"',
+    "<img src=x onerror=alert(1)>",
+    "javascript:alert(1)",
+)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """One browser for all tests; it keeps what pages say on their console."""
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = which("chromium")
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-dev-shm-usage",
+        "--disable-gpu",
+        "--window-size=1400,900",
+    ):
+        options.add_argument(f"--{argument}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    with webdriver.Chrome(options=options, service=Service(which("chromedriver"))) as driver:
+        driver.execute_cdp_cmd("Network.enable", {})
+        driver.execute_cdp_cmd(
+            "Network.emulateNetworkConditions",
+            {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0},
+        )
+        yield driver
+
+
+def which(program: str) -> str:
+    import shutil
+
+    found = shutil.which(program)
+    assert found, f"{program} is not installed"
+    return found
+
+
+def show(browser, page):
+    """Opens a page, waits for its first figure, and checks that nothing was said on the console."""
+    browser.get(page.resolve().as_uri())
+    until(lambda: browser.execute_script("return document.querySelectorAll('article').length > 0"))
+    assert browser.get_log("browser") == []
+
+
+def until(condition, seconds=5.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "the page did not get there"
+        time.sleep(0.03)
+
+
+def ask(browser, expression: str):
+    return browser.execute_script(f"return {expression}")
+
+
+def texts(browser, selector: str) -> list[str]:
+    return ask(browser, f"Array.from(document.querySelectorAll({selector!r}), (e) => e.textContent)")
+
+
+def paths(browser, number: int) -> list[str]:
+    """The names of the classes that are drawn in a figure."""
+    browser.execute_script(f"document.getElementById('image-{number}').scrollIntoView()")
+    until(lambda: ask(browser, f"!!document.querySelector('#image-{number} svg')"))
+    return texts(browser, f"#image-{number} path title")
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """Five images, one of them without masks; CTR can be measured in all others but one."""
+    folder = tmp_path_factory.mktemp("report")
+    names = (*NAMES, "right hemidiaphragm", "lung")
+    for i in range(5):
+        own = masks_of(i)
+        dome = np.zeros_like(own[:1])
+        dome[0, 38:42, 6:20] = i != 2
+        write_pair(folder / "data", f"image_{i}.png", np.concatenate([own, dome, own[:2].any(0)[None]]), names)
+    (folder / "data" / "image_4.json").unlink()
+    page = folder / "report.html"
+    failures = write_report(sorted((folder / "data").glob("*.png")), folder / "data", page, title="Five images")
+    assert len(failures) == 1
+    return page
+
+
+def test_it_opens_from_its_file_without_a_word_on_the_console(browser, report):
+    show(browser, report)
+    assert browser.title == "Five images"
+    assert texts(browser, "#facts") == ["5 images · 5 classes · 1 could not be shown"]
+    assert "image_4.png: looked for the masks" in texts(browser, "#failures li")[0]
+    assert texts(browser, "#clinical") == ["Not for clinical use."]
+    assert texts(browser, "tbody th, tbody td:first-child")[:5] == [f"image_{i}.png" for i in range(5)]
+    assert paths(browser, 0) == ["lung", "left lung", "right lung", "heart", "right hemidiaphragm"]
+    assert browser.get_log("browser") == []
+
+
+def test_a_class_that_is_switched_off_leaves_the_picture(browser, report):
+    show(browser, report)
+    before = paths(browser, 1)
+    figure = browser.find_element("css selector", "#image-1 figure")
+    seen = figure.screenshot_as_png
+    browser.find_element("css selector", "#class-list li:nth-child(3) input").click()
+    assert set(before) - set(paths(browser, 1)) == {"heart"}
+    hidden = figure.screenshot_as_png
+    assert hidden != seen
+    browser.find_element("css selector", "#class-list li:nth-child(3) input").click()
+    browser.execute_script("document.activeElement.blur()")
+    assert paths(browser, 1) == before
+    assert figure.screenshot_as_png == seen
+
+
+def test_all_none_default_and_search_switch_what_is_listed(browser, report):
+    show(browser, report)
+    browser.find_element("id", "none").click()
+    assert paths(browser, 0) == []
+    browser.find_element("id", "find-class").send_keys("right")
+    browser.find_element("id", "all").click()
+    assert sorted(paths(browser, 0)) == ["right hemidiaphragm", "right lung"]
+    assert texts(browser, "#shown") == ["2 of 5 shown"]
+    browser.find_element("id", "default").click()
+    assert len(paths(browser, 0)) == 5
+    browser.execute_script("document.querySelector('#groups').open = true")
+
+
+def test_a_group_switches_its_members(browser, tmp_path):
+    folder = tmp_path / "a"
+    folder.mkdir()
+    names = ("right lung", "left lung", "heart")
+    Image.fromarray(np.arange(3000, dtype=np.int64).reshape(60, 50).astype(np.uint8)).save(tmp_path / "a.png")
+    for name, mask in zip(file_names(names), masks_of(0), strict=True):
+        Image.fromarray(mask).save(folder / f"{name}.png")
+    write_report([tmp_path / "a.png"], tmp_path, tmp_path / "r.html")
+    show(browser, tmp_path / "r.html")
+    assert "lung halves" in texts(browser, "#groups label")
+    browser.execute_script("document.querySelector('#groups').open = true")
+    browser.find_element("xpath", "//*[@id='groups']//label[.='lung halves']/input").click()
+    assert paths(browser, 0) == ["heart"]
+    assert texts(browser, "#shown") == ["1 of 3 shown"]
+
+
+def column(browser, number: int) -> list[str]:
+    return texts(browser, f"#measurements tbody td:nth-child({number})")
+
+
+def test_columns_sort_by_mouse_and_keyboard_and_gaps_come_last(browser, report):
+    show(browser, report)
+    heads = texts(browser, "#measurements thead th")
+    assert heads == ["File", "CTR", "SCD (px)", "right lung area (px)", "left lung area (px)", "heart area (px)"]
+    button = "#measurements thead th:nth-child(2) button"
+    browser.find_element("css selector", button).click()
+    first = [float(text) for text in column(browser, 2) if text != "–"]
+    assert column(browser, 2)[3:] == ["–", "–"]
+    assert first == sorted(first)
+    assert ask(browser, "document.querySelectorAll('th')[1].ariaSort") == "ascending"
+    assert texts(browser, "#cards h3") == column(browser, 1)
+    browser.switch_to.active_element.send_keys("\ue007")  # Enter: the button has kept the focus
+    assert ask(browser, "document.querySelectorAll('th')[1].ariaSort") == "descending"
+    assert [float(text) for text in column(browser, 2) if text != "–"] == first[::-1]
+    assert column(browser, 2)[3:] == ["–", "–"]
+    browser.find_element("css selector", "#measurements thead th:nth-child(1) button").click()
+    assert column(browser, 1) == [f"image_{i}.png" for i in range(5)]
+
+
+def test_what_is_missing_tells_why(browser, report):
+    show(browser, report)
+    missing = ask(browser, "Array.from(document.querySelectorAll('#measurements td.missing'), (e) => e.title)")
+    assert "the mask of 'right hemidiaphragm' is empty" in missing
+    assert any("looked for the masks of image_4.png" in reason for reason in missing)
+    assert "No CTR: the mask of 'right hemidiaphragm' is empty." in texts(browser, "#image-2 p")
+
+
+def test_the_filter_acts_on_table_images_and_histograms(browser, report):
+    show(browser, report)
+    browser.find_element("id", "filter").send_keys("IMAGE_1")
+    visible = "filter((e) => !e.hidden).map((e) => e.querySelector('a, h3').textContent)"
+    assert ask(browser, f"Array.from(document.querySelectorAll('#measurements tbody tr')).{visible}") == ["image_1.png"]
+    assert ask(browser, f"Array.from(document.querySelectorAll('article')).{visible}") == ["image_1.png"]
+    assert "n = 1" in texts(browser, "#histograms figcaption")[0]
+    assert texts(browser, "#matches") == ["1 of 5 images"]
+
+
+def test_histograms_count_every_value_once_and_name_what_is_missing(browser, report):
+    show(browser, report)
+    captions = texts(browser, "#histograms figcaption")
+    counts = ask(
+        browser,
+        "Array.from(document.querySelectorAll('#histograms figure'), (f) => "
+        "Array.from(f.querySelectorAll('rect'), (r) => Number(r.dataset.count)).reduce((a, b) => a + b, 0))",
+    )
+    assert counts == [3, 0, 4, 4, 4]
+    assert captions[0].startswith("CTRn = 3 · median 0.")
+    assert captions[0].endswith("not measured in 1")
+    assert "n = 0" in captions[1]
+    labels = texts(browser, "#histograms figure:first-child text")
+    assert {"images", "ratio"} <= set(labels)
+
+
+@pytest.mark.parametrize("values", ["[0.1,0.2,0.30000000000000004,0.4]", "[5,5,5]", "[0,0]", "[-3,1e6,12,13]", "[7]"])
+def test_bins_hold_their_values(browser, report, values):
+    show(browser, report)
+    counts, edges, numbers = ask(
+        browser,
+        f"((v) => {{ const b = bins(v); return [b.counts, [...b.counts, 0].map((_, i) => b.edge(i)), v]; }})({values})",
+    )
+    assert sum(counts) == len(numbers)
+    assert edges == sorted(edges)
+    assert edges[0] <= min(numbers) * (1 + 1e-9)
+    assert max(numbers) <= edges[-1]
+    for count, low, high in zip(counts, edges, edges[1:], strict=False):
+        slack = 1e-9 * abs(high)
+        assert sum(low + slack < n < high - slack for n in numbers) <= count
+    assert len(counts) <= 60
+
+
+def test_columns_are_chosen_and_all_classes_listed(browser, report):
+    show(browser, report)
+    browser.find_element("css selector", "#columns summary").click()
+    browser.find_element("css selector", "#columns input[type=search]").send_keys("dome")
+    browser.find_element("css selector", "#columns input[type=search]").clear()
+    browser.find_element("css selector", "#columns input[type=search]").send_keys("hemidia")
+    browser.find_element("css selector", "#columns li:not([hidden]) input").click()
+    assert "right hemidiaphragm area (px)" in texts(browser, "#measurements thead th")
+    browser.execute_script("document.querySelector('#image-0 details').open = true")
+    until(lambda: len(texts(browser, "#image-0 tbody tr")) == 5)
+    assert texts(browser, "#image-0 tbody tr:nth-child(3) td") == ["heart", f"{masks_of(0)[2].sum():,}"]
+
+
+def test_links_open_the_files(browser, report):
+    show(browser, report)
+    links = ask(browser, "Array.from(document.querySelectorAll('#image-1 .links a'), (a) => a.href)")
+    data = report.parent.resolve() / "data"
+    assert links == [(data / "image_1.png").as_uri(), (data / "image_1.json").as_uri()]
+
+
+def test_hostile_names_are_shown_as_text(browser, tmp_path):
+    images, masks = [], []
+    for i, name in enumerate(HOSTILE):
+        image, path = write_pair(tmp_path / "data", f"{name}.png", masks_of(i), (name, "</script>", "b"))
+        images.append(image)
+        masks.append(path)
+    write_report(images, masks, tmp_path / "r.html", title="</title><script>alert(2)</script>")
+    show(browser, tmp_path / "r.html")
+    assert browser.title == "</title><script>alert(2)</script>"
+    assert texts(browser, "h1") == ["</title><script>alert(2)</script>"]
+    assert texts(browser, "article h3") == [f"{name}.png" for name in HOSTILE]
+    assert set(HOSTILE) <= set(texts(browser, "#class-list label"))
+    assert ask(browser, "document.querySelectorAll('img, [onmouseover], [onerror]').length") == 0
+    assert ask(browser, "document.querySelectorAll('script:not([type])').length") == 1
+    addresses = ask(browser, "Array.from(document.links, (a) => a.protocol)")
+    assert set(addresses) == {"file:"}
+    links = ask(browser, "Array.from(document.querySelectorAll('.links a:first-child'), (a) => a.href)")
+    assert links == [image.resolve().as_uri() for image in images]
+    assert browser.get_log("browser") == []
+
+
+def test_the_policy_stops_programs_that_are_not_of_the_page(browser, tmp_path):
+    images, masks = write_pairs(tmp_path, 1)
+    write_report(images, masks, tmp_path / "r.html")
+    page = tmp_path / "r.html"
+    page.write_text(page.read_text().replace("<footer", "<script>document.title = 'mine'</script><footer", 1))
+    browser.get(page.resolve().as_uri())
+    assert browser.title == "Segmentation report"
+    assert any("Content Security Policy" in entry["message"] for entry in browser.get_log("browser"))
+
+
+def test_of_300_images_there_are_small_pictures_table_and_histograms(browser, tmp_path):
+    images, masks = write_pairs(tmp_path / "data", 300, size=(48, 50))
+    write_report(images, masks, tmp_path / "r.html")
+    assert (tmp_path / "r.html").stat().st_size < 2_000_000
+    show(browser, tmp_path / "r.html")
+    assert len(column(browser, 1)) == 300
+    assert paths(browser, 299) == []
+    assert (
+        ask(browser, "document.querySelector('#image-299 image').href.baseVal.slice(0, 23)")
+        == "data:image/jpeg;base64,"
+    )
+    assert ask(browser, "document.querySelectorAll('#class-list input').length") == 0
+    assert texts(browser, "#class-list li") == list(NAMES)
+    assert ask(browser, "document.querySelectorAll('figure svg image').length") < 100  # only those near the screen
+    assert "n = 300" in texts(browser, "#histograms figcaption")[2]
+    assert browser.get_log("browser") == []
