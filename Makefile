@@ -21,7 +21,7 @@ test-quick: $(READY)
 # The quick tests with the lowest versions that setup.cfg allows, in an environment of its own.
 test-lowest:
 	$(PYTHON) -m venv $(VENV)-lowest
-	$(VENV)-lowest/bin/python -m pip install --quiet --editable '.[test]' --constraint tests/lowest.txt
+	$(VENV)-lowest/bin/python -m pip install --quiet --editable '.[test,dicom-seg]' --constraint tests/lowest.txt
 	$(VENV)-lowest/bin/python $(PYTEST) --ignore tests/parity_torch -m "not slow"
 
 test-torch: $(READY)

@@ -32,8 +32,10 @@ def demo(output, steps, gpus):
     from jaxseg import demo as job
     from jaxseg.cli.progress import progress
     from jaxseg.devices import select_devices
+    from jaxseg.draw.save import save_picture
     from jaxseg.predict import folder, products
     from jaxseg.predict.segment import Segmenter
+    from jaxseg.report.build import write_report
 
     with options.usage_errors("--gpus"):
         device = select_devices(gpus)[0]
@@ -57,10 +59,14 @@ def demo(output, steps, gpus):
             raise outcome.error
     predictions = np.stack([segmenter(path).masks for path in paths])
     means = job.scores(predictions, truths)
-    job.write_picture(job.sheet(paths[: cfg.shown], predictions, truths, means), output / "contact_sheet.png")
+    save_picture(job.sheet(paths[: cfg.shown], predictions, truths, means), output / "contact_sheet.png")
+
+    notice = "Phantoms drawn from formulas, segmented by jaxseg demo"
+    write_report(paths, output / "masks", output / "report.html", title=notice, features="area, centroid")
 
     click.echo(f"Dice on {len(paths)} unseen phantoms (1 is perfect):")
     for name, value in means.items():
         click.echo(f"  {name:12s} {value:.3f}")
-    click.echo(f"Look at {output / 'contact_sheet.png'}; masks in {output / 'masks'}, the model in {output / 'model'}.")
+    click.echo(f"Look at {output / 'contact_sheet.png'}, or open {output / 'report.html'} in a browser.")
+    click.echo(f"Masks are in {output / 'masks'}, the model is in {output / 'model'}.")
     click.echo(f"Segment anything with it: jaxseg segment -i {output / 'images'} -o out --weights {output / 'model'}")

@@ -7,8 +7,6 @@ import click
 from jaxseg.cli import options
 from jaxseg.files import printable
 
-FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
-
 
 @click.command()
 @click.option(
@@ -59,6 +57,7 @@ FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 def show(source, masks, output, classes, labels_file, intensity, overwrite, **look):
     """Show masks over an X-ray, with a legend: truth or prediction, of any model."""
     from jaxseg import labels
+    from jaxseg.draw.save import save_picture
     from jaxseg.draw.visualize import visualize
     from jaxseg.images.read import read_picture
     from jaxseg.masks.read import open_masks, select
@@ -73,7 +72,7 @@ def show(source, masks, output, classes, labels_file, intensity, overwrite, **lo
     picture = read_picture(source, intensity=intensity)
     for note in picture.notes:
         options.say(f"Warning: {printable(note)}")
-    _write(visualize(picture, opened, classes=classes, **look), output)
+    save_picture(visualize(picture, opened, classes=classes, **look), output)
 
 
 def _of_image(masks: Path, image: Path) -> Path:
@@ -89,6 +88,8 @@ def _of_image(masks: Path, image: Path) -> Path:
 
 
 def _refuse_output(output: Path, source: Path, *, overwrite: bool) -> None:
+    from jaxseg.draw.save import FORMATS
+
     with options.usage_errors("--output"):
         if output.suffix.lower() not in FORMATS:
             raise ValueError(f"{output} must end in {', '.join(FORMATS)}")
@@ -96,18 +97,3 @@ def _refuse_output(output: Path, source: Path, *, overwrite: bool) -> None:
             raise ValueError(f"{output} is the image itself; name another file")
         if output.exists() and not overwrite:
             raise ValueError(f"{output} exists; name another file, or replace it with --overwrite")
-
-
-def _write(picture, output: Path) -> None:
-    """Writes a picture whole or not at all."""
-    import io
-
-    from jaxseg.files import atomic_file
-
-    content = io.BytesIO()  # Pillow, given a file, passes over short writes
-    picture.save(
-        content, FORMATS[output.suffix.lower()], **({} if output.suffix.lower() == ".png" else {"quality": 92})
-    )
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(output) as temporary:
-        temporary.write_bytes(content.getvalue())

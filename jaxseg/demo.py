@@ -5,7 +5,6 @@ Nothing here is anatomy of real X-rays: phantoms are drawn from formulas.
 
 import dataclasses
 import importlib.resources
-import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,8 +18,8 @@ from PIL import Image
 from jaxseg.card import CARD_FILE, read_card
 from jaxseg.data import phantom
 from jaxseg.draw.overlay import overlay
+from jaxseg.draw.save import save_picture
 from jaxseg.draw.sheet import contact_sheet
-from jaxseg.files import atomic_file
 from jaxseg.images.preprocess import cxas
 from jaxseg.images.read import from_array, read_picture
 from jaxseg.ops.losses import binary_cross_entropy, dice_loss
@@ -64,14 +63,6 @@ def refuse_foreign(output: Path) -> None:
         raise ValueError(f"{output} holds other things than an earlier demo; name another folder")
 
 
-def write_picture(picture: Image.Image, path: Path) -> None:
-    """Writes a png file whole or not at all."""
-    content = io.BytesIO()  # Pillow, given a file, passes over short writes
-    picture.save(content, "PNG")
-    with atomic_file(path) as temporary:
-        temporary.write_bytes(content.getvalue())
-
-
 def train(cfg: DemoConfig, on_step: Callable[[int, float], None]) -> nnx.Module:
     """Trains a small U-Net on phantoms and returns it; `on_step(step, loss)` is called after every step."""
     model = create(
@@ -97,7 +88,7 @@ def write_unseen(folder: Path, cfg: DemoConfig) -> tuple[list[Path], np.ndarray]
     for i in range(cfg.unseen):
         image, truth = phantom.draw(UNSEEN + i, 2 * cfg.size)  # another size than the network's, as in life
         paths.append(folder / f"phantom_{i:02d}.png")
-        write_picture(Image.fromarray(image), paths[-1])
+        save_picture(Image.fromarray(image), paths[-1])
         truths.append(truth)
     return paths, np.stack(truths)
 

@@ -104,7 +104,7 @@ def _check_count(kept) -> list[int]:
 
 
 def _segmentation(header, pixels, masks, kept, algorithm, *, labelmap) -> pydicom.Dataset:
-    highdicom = _highdicom()
+    highdicom = require_highdicom()
     uid = highdicom.UID
     try:
         dataset = highdicom.seg.Segmentation(
@@ -201,7 +201,8 @@ def _scheme() -> pydicom.Dataset:
     return scheme
 
 
-def _highdicom():
+def require_highdicom():
+    """Returns the module highdicom; ValueError where it is not installed."""
     try:
         import highdicom
     except ImportError:

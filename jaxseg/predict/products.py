@@ -1,13 +1,13 @@
 """What runs make of every image: masks, previews, measurements and their drawings, beside each other in one folder."""
 
 import functools
-import io
 import json
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from jaxseg.draw.save import save_picture
 from jaxseg.draw.visualize import preview
 from jaxseg.files import atomic_file
 from jaxseg.images.preprocess import display
@@ -33,6 +33,9 @@ def masks(output_type: str, class_names: tuple[str, ...], model: str, *, labelma
     check = None
     if output_type == "dicom-seg":
         from jaxseg.masks.dicom_seg import check_source as check
+        from jaxseg.masks.dicom_seg import require_highdicom
+
+        require_highdicom()  # now rather than after the first image
     return Product(output_type, functools.partial(output_path, output_type=output_type), write, check)
 
 
@@ -41,7 +44,7 @@ def previews(intensity: str) -> Product:
 
     def write(job: Job, segmentation: Segmentation) -> list[str]:
         image = display(read_picture(job.source, intensity=intensity))
-        _write_jpeg(preview(image, segmentation), _beside(job.base, PREVIEW))
+        save_picture(preview(image, segmentation), _beside(job.base, PREVIEW))
         return []
 
     return Product("preview", functools.partial(_beside, suffix=PREVIEW), write)
@@ -65,7 +68,7 @@ def drawings(features: tuple[str, ...], intensity: str) -> Product:
     def write(job: Job, segmentation: Segmentation) -> list[str]:
         image = display(read_picture(job.source, intensity=intensity))
         drawn = draw_lines(image, measure_segmentation(segmentation, features))
-        _write_jpeg(Image.fromarray(drawn), _beside(job.base, DRAWING))
+        save_picture(Image.fromarray(drawn), _beside(job.base, DRAWING))
         return []
 
     return Product("drawing", functools.partial(_beside, suffix=DRAWING), write)
@@ -85,10 +88,3 @@ def measure_segmentation(
 
 def _beside(base: Path, suffix: str) -> Path:
     return base.with_name(base.name + suffix)
-
-
-def _write_jpeg(picture: Image.Image, path: Path) -> None:
-    data = io.BytesIO()  # Pillow, given a file, passes over short writes: a full disk would cut the picture
-    picture.save(data, "JPEG", quality=90)
-    with atomic_file(path) as temporary:
-        temporary.write_bytes(data.getvalue())
