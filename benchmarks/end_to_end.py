@@ -117,7 +117,7 @@ def summary(rounds: list[dict], options: argparse.Namespace) -> dict:
     """The medians of both sides, their ratio, every round, and what they were made with."""
     import torch
 
-    from jaxseg.predict.environment import environment
+    from jaxseg.environment import environment
 
     medians = {
         side: {

@@ -22,7 +22,7 @@ def demo(output, steps, gpus):
     """Train a small network on phantom X-rays for a minute, then segment unseen ones.
 
     Phantoms are drawn from formulas, so the truth is known; they are not anatomy of real X-rays. The folder gets the
-    phantoms, a PNG a class, the model, and contact_sheet.png.
+    phantoms, a PNG a class, the model, contact_sheet.png and report.html.
     """
     import dataclasses
 
@@ -57,6 +57,7 @@ def demo(output, steps, gpus):
     for outcome in folder.segment_files(folder.begin(jobs, run, overwrite=True), segmenter, run):
         if outcome.error is not None:
             raise outcome.error
+    folder.conclude(run)
     predictions = np.stack([segmenter(path).masks for path in paths])
     means = job.scores(predictions, truths)
     save_picture(job.sheet(paths[: cfg.shown], predictions, truths, means), output / "contact_sheet.png")
@@ -64,7 +65,12 @@ def demo(output, steps, gpus):
     notice = "Phantoms drawn from formulas, segmented by jaxseg demo"
     write_report(paths, output / "masks", output / "report.html", title=notice, features="area, centroid")
 
-    click.echo(f"Dice on {len(paths)} unseen phantoms (1 is perfect):")
+    _tell(output, len(paths), means)
+
+
+def _tell(output: Path, count: int, means: dict[str, float]) -> None:
+    """Says what came out, and where it is."""
+    click.echo(f"Dice on {count} unseen phantoms (1 is perfect):")
     for name, value in means.items():
         click.echo(f"  {name:12s} {value:.3f}")
     click.echo(f"Look at {output / 'contact_sheet.png'}, or open {output / 'report.html'} in a browser.")

@@ -21,6 +21,15 @@ gpus = click.option(
     help="auto (the first accelerator, else the CPU), cpu, gpu, tpu, or indices such as 0 or 0,1: the batch is "
     "spread over them. The original's default, 0, fails without a GPU.",
 )
+training_gpus = click.option(
+    "-g",
+    "--gpus",
+    default="all",
+    show_default=True,
+    metavar="DEVICES",
+    help="all (every device of the kind that JAX prefers, of all hosts), cpu, gpu, tpu, or indices such as 0,1: each "
+    "batch is spread over them.",
+)
 weights = click.option(
     "--weights",
     type=click.Path(path_type=Path),
@@ -116,8 +125,8 @@ def of_extraction(required: bool) -> Callable[[Callable], Callable]:
                 "features",
                 multiple=True,
                 required=required,
-                help="What to measure, again for each: CTR (Cardio-Thoracic Ratio), SCD (Spine-Center Distance), area, "
-                "perimeter, compactness, centroid, box, convexity.",
+                help="What to measure, again for each or with commas: CTR (Cardio-Thoracic Ratio), SCD (Spine-Center "
+                "Distance), area, perimeter, compactness, centroid, box, convexity.",
             ),
             click.option("-s", "--store_seg", is_flag=True, help="Store the masks too."),
             click.option("--draw", is_flag=True, help="Also write <image>.lines.jpg: what was measured, drawn."),

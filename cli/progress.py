@@ -10,12 +10,19 @@ from jaxseg.files import printable
 
 
 @contextlib.contextmanager
-def progress(total: int, what: str, *, every: int = 1) -> Iterator[Callable[[str], None]]:
-    """Yields `step(text)`, to be called once for every item that is done; `every` thins out plain lines."""
+def progress(total: int, what: str, *, every: int = 1, done: int = 0) -> Iterator[Callable[[str], None]]:
+    """Yields `step(text)`, to be called once for every item that is done.
+
+    Args:
+      total: how many items there are.
+      what: their name.
+      every: thins out plain lines.
+      done: how many were done before.
+    """
     if sys.stderr.isatty():
-        yield from _bar(total, what)
+        yield from _bar(total, what, done)
     else:
-        yield from _lines(total, what, every)
+        yield from _lines(total, what, every, done)
 
 
 @contextlib.contextmanager
@@ -39,26 +46,24 @@ def download_progress() -> Iterator[Callable[[int, int | None], None]]:
         yield update
 
 
-def _bar(total: int, what: str) -> Iterator[Callable[[str], None]]:
+def _bar(total: int, what: str, before: int) -> Iterator[Callable[[str], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     rate, last = TextColumn("{task.fields[rate]}"), TextColumn("{task.fields[text]}", markup=False)
     columns = (what, BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn(), last)
     with Progress(*columns, console=_console()) as bar:
-        task = bar.add_task(what, total=total, text="", rate="")
+        task = bar.add_task(what, total=total, completed=before, text="", rate="")
         start = time.perf_counter()
 
         def step(text: str) -> None:
             done = bar.tasks[0].completed + 1
-            rate = done / (time.perf_counter() - start)
+            rate = (done - before) / (time.perf_counter() - start)
             bar.update(task, advance=1, text=printable(text), rate=f"{rate:.2f}/s")
 
         yield step
 
 
-def _lines(total: int, what: str, every: int) -> Iterator[Callable[[str], None]]:
-    done = 0
-
+def _lines(total: int, what: str, every: int, done: int) -> Iterator[Callable[[str], None]]:
     def step(text: str) -> None:
         nonlocal done
         done += 1

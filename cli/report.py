@@ -35,9 +35,15 @@ from jaxseg.cli import options
     show_default=True,
     help="How grey values are shown. clinical: as a viewer does. original: as the network saw them.",
 )
+@click.option(
+    "--sides/--no-sides",
+    default=True,
+    show_default=True,
+    help="Mark the patient's right and left, as they are in frontal pictures that are not mirrored.",
+)
 @click.option("--recursive", is_flag=True, help="Sub-folders too.")
 @click.option("--overwrite", is_flag=True, help="Replace a file even if it is no report.")
-def report(source, masks, output, features, classes, title, intensity, recursive, overwrite):
+def report(source, masks, output, features, classes, title, intensity, sides, recursive, overwrite):
     """Write one HTML page about images and their masks, to be opened in a browser without a network.
 
     It shows up to 200 images with classes to switch on and off, up to 5,000 as small pictures, and their measurements
@@ -58,6 +64,8 @@ def report(source, masks, output, features, classes, title, intensity, recursive
         _check_output(output, images, overwrite)
     with options.usage_errors("--masks"):
         places = _places(masks, source)
+    with options.usage_errors("--classes"):
+        _check_classes(masks, classes)
     root = source if source.is_dir() else None
     with progress(len(images), "images") as step:
 
@@ -77,11 +85,22 @@ def report(source, masks, output, features, classes, title, intensity, recursive
             features=features,
             classes=classes,
             intensity=intensity,
+            sides=sides,
             on_image=tell,
         )
     options.say(f"{len(images) - len(failures)} shown, {len(failures)} failed: {output}")
     if failures:
         sys.exit(1)
+
+
+def _check_classes(masks: Path, classes: str | None) -> None:
+    """Raises ValueError at once, not for every image, where the results' own list of classes lacks one."""
+    from jaxseg.masks.read import select
+    from jaxseg.masks.results import read_summary
+
+    summary = read_summary(masks) if masks.is_dir() else None
+    if summary is not None and summary.classes:
+        select(summary.classes, classes)
 
 
 def _places(masks: Path, source: Path) -> Path | list[Path]:

@@ -1,10 +1,15 @@
 """A run of a network over a file or a folder: what `segment` and `extract` share."""
 
 import dataclasses
+import functools
+import hashlib
+import json
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+import click
 
 from jaxseg import registry
 from jaxseg.cli import options
@@ -16,12 +21,12 @@ from jaxseg.files import printable
 class Design:
     """What a command makes of each image (`products`), what that depends on, and of all images at last.
 
-    `merge` is a suffix and a function (jobs, run, path) that writes the folder's file of that suffix; or None.
+    A merge is a suffix and a function (jobs, run, path) that writes the file of that suffix from all results.
     """
 
-    products: tuple
+    products: list
     settings: dict
-    merge: tuple[str, Callable] | None = None
+    merges: list[tuple[str, Callable]]
 
 
 def run_images(source, output, *, recursive, overwrite, report, design, **settings) -> None:
@@ -29,7 +34,7 @@ def run_images(source, output, *, recursive, overwrite, report, design, **settin
 
     Args:
       source, output, recursive, overwrite, report: of the command line.
-      design: (Segmenter, settings of its masks) -> Design.
+      design: (Segmenter, all that its predictions depend on) -> Design.
       settings: of `make_segmenter`.
     """
     start = time.perf_counter()
@@ -42,20 +47,21 @@ def run_images(source, output, *, recursive, overwrite, report, design, **settin
         sources = folder.find_images(source, recursive=recursive, output=output)
     segmenter, identity = make_segmenter(**settings)
     plan = design(segmenter, identity)
-    run = folder.Run(output, plan.products, plan.settings)
+    run = folder.Run(output, tuple(plan.products), plan.settings)
     jobs = folder.plan(sources, source, output)
     output.mkdir(parents=True, exist_ok=True)
     with files.only_writer(output):
         todo = folder.begin(jobs, run, overwrite=overwrite)
-        merged = folder.merged_path(run, source, plan.merge[0]) if plan.merge else None
+        merges = [(merge, folder.merged_path(run, source, suffix)) for suffix, merge in plan.merges]
         loaded = time.perf_counter()
         if todo:
             segmenter.compile()
         with progress(len(todo), "images") as step:
             for outcome in folder.segment_files(todo, segmenter, run):
                 _tell(outcome, step)
-        if merged:
-            plan.merge[1](jobs, run, merged)
+        for merge, path in merges:
+            merge(jobs, run, path)
+        folder.conclude(run)
     seconds = {"start": loaded - start, "compile": segmenter.compile_seconds}
     seconds["images"] = time.perf_counter() - loaded - segmenter.compile_seconds
     if report:
@@ -68,7 +74,10 @@ def run_images(source, output, *, recursive, overwrite, report, design, **settin
 def make_segmenter(
     *, model, gpus, weights, labels_file, batch_size, threshold, classes, preprocessing, intensity, dtype
 ):
-    """The Segmenter of the command's options, and all that its masks depend on."""
+    """The Segmenter of the command's options, and all that its predictions depend on.
+
+    `classes` are as `labels.select` takes them, or a function that gives them of a label set.
+    """
     from jaxseg import labels
     from jaxseg.card import CARD_FILE
     from jaxseg.devices import select_devices
@@ -81,9 +90,9 @@ def make_segmenter(
         with options.usage_errors("--model"):
             entry = registry.find_available(model or "cxas")
         name = entry.name
-        if entry.class_names and not (weights and weights.is_dir()):
-            with options.usage_errors("--classes"):  # before the weights are read
-                labels.select(entry.class_names, classes)
+        if entry.class_names and not (weights and weights.is_dir()):  # before the weights are read
+            with options.usage_errors("--classes"):
+                labels.select(entry.class_names, classes(entry.class_names) if callable(classes) else classes)
     with options.usage_errors("--gpus"):
         devices = select_devices(gpus)
     names = labels.read_names(labels_file) if labels_file else None
@@ -93,7 +102,7 @@ def make_segmenter(
         segmenter = Segmenter(
             network,
             threshold=threshold,
-            classes=classes,
+            classes=classes(network.card.class_names) if callable(classes) else classes,
             batch_size=batch_size,
             devices=devices,
             preprocessing=preprocessing,
@@ -104,7 +113,7 @@ def make_segmenter(
         "model": card.model,
         "weights_sha256": card.params_sha256 or card.source_sha256,
         "threshold": threshold,
-        "classes": list(segmenter.names),
+        "labels_sha256": hashlib.sha256(json.dumps(card.class_names).encode()).hexdigest(),
         "preprocessing": preprocessing or card.preprocessing,
         "intensity": intensity,
         "dtype": dict(card.config)["dtype"],
@@ -112,18 +121,38 @@ def make_segmenter(
     return segmenter, identity
 
 
-def mask_products(segmenter, output_type: str | None, *, labelmap: bool, preview: bool, masks: bool = True) -> tuple:
-    """The products `masks` (in the given format, else the model's) and `preview`, as far as they are wanted."""
+def mask_products(
+    segmenter, settings: dict, output_type: str | None, *, labelmap: bool, preview: bool, masks: bool = True
+) -> list:
+    """The products `masks` (in the given format, else the model's) and `preview`, as far as they are wanted.
+
+    What they alone depend on is added to `settings`.
+    """
     from jaxseg.predict import products
 
     card = segmenter.card
     found = []
+    if masks or preview:
+        settings["classes"] = list(segmenter.names)
+    if labelmap and not (masks and output_type == "dicom-seg"):
+        raise click.UsageError("--labelmap: for DICOM SEG; ask for it with -ot dicom-seg")
     if masks:
         output_type = output_type or registry.find(card.model).output_type
+        if output_type == "dicom-seg":
+            settings["labelmap"] = labelmap
         found.append(products.masks(output_type, card.class_names, card.model, labelmap=labelmap))
     if preview:
         found.append(products.previews(segmenter.intensity))
-    return tuple(found)
+    return found
+
+
+def mask_merges(segmenter, products: list, source: Path) -> list[tuple[str, Callable]]:
+    """The merge of a folder's COCO files, where there are any."""
+    from jaxseg.predict.folder import merge_masks
+
+    if not (source.is_dir() and any(product.kind == "json" for product in products)):
+        return []
+    return [(".json", functools.partial(merge_masks, segmenter=segmenter))]
 
 
 def _tell(outcome, step) -> None:
@@ -154,10 +183,8 @@ def _refuse_report(path: Path) -> None:
 
 
 def _write_report(path: Path, run, segmenter, seconds: dict[str, float]) -> None:
-    import json
-
+    from jaxseg.environment import environment
     from jaxseg.files import atomic_file
-    from jaxseg.predict.environment import environment
 
     content = {"environment": environment(), "settings": run.settings, "products": [p.kind for p in run.products]}
     content |= {"devices": [str(device) for device in segmenter.devices], "batch_size": segmenter.batch_size}

@@ -72,7 +72,9 @@ def show(source, masks, output, classes, labels_file, intensity, overwrite, **lo
     picture = read_picture(source, intensity=intensity)
     for note in picture.notes:
         options.say(f"Warning: {printable(note)}")
-    save_picture(visualize(picture, opened, classes=classes, **look), output)
+    shown = visualize(picture, opened, classes=classes, **look)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    save_picture(shown, output)
 
 
 def _of_image(masks: Path, image: Path) -> Path:

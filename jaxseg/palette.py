@@ -5,7 +5,8 @@ from functools import cache
 import numpy as np
 
 # Okabe and Ito 2008, "Color Universal Design", without black, which no radiograph shows.
-_OKABE_ITO = [tuple(bytes.fromhex(c)) for c in ("e69f00", "56b4e9", "009e73", "f0e442", "0072b2", "d55e00", "cc79a7")]
+OKABE_ITO = [tuple(bytes.fromhex(c)) for c in ("e69f00", "56b4e9", "009e73", "f0e442", "0072b2", "d55e00", "cc79a7")]
+_LEAST_LIGHT, _LEAST_CHROMA = 0.55, 0.06  # in OKLab: an outline is seen on dark lungs, and is not taken for grey
 
 
 def palette(num_classes: int) -> np.ndarray:
@@ -35,10 +36,10 @@ def _colours(count: int) -> tuple[tuple[int, int, int], ...]:
     levels = np.arange(0, 256, 17)
     candidates = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1).reshape(-1, 3)
     light, green_red, blue_yellow = np.moveaxis(_oklab(candidates)[:, 0], -1, 0)
-    candidates = candidates[(light > 0.45) & (np.hypot(green_red, blue_yellow) > 0.06)]
+    candidates = candidates[(light > _LEAST_LIGHT) & (np.hypot(green_red, blue_yellow) > _LEAST_CHROMA)]
     seen = _oklab(candidates)
-    chosen, nearest = list(_OKABE_ITO), np.inf
-    for colour in _OKABE_ITO:
+    chosen, nearest = list(OKABE_ITO), np.inf
+    for colour in OKABE_ITO:
         nearest = np.minimum(nearest, _distance(seen, _oklab(np.array([colour]))))
     while len(chosen) < count:
         best = int(np.argmax(nearest))

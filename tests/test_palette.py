@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxseg.palette import _OKABE_ITO, _oklab, palette
+from jaxseg.palette import OKABE_ITO, _oklab, palette
 
 
 def test_palette_has_no_two_colours_alike():
@@ -13,7 +13,7 @@ def test_palette_has_no_two_colours_alike():
 
 
 def test_palette_begins_with_okabe_ito():
-    assert palette(7).tolist() == [list(colour) for colour in _OKABE_ITO]
+    assert palette(7).tolist() == [list(colour) for colour in OKABE_ITO]
 
 
 @pytest.mark.parametrize("num_classes", [0, 1, 7, 8, 9, 36, 200, 201])
@@ -28,6 +28,14 @@ def test_colours_stay_apart_for_the_colour_blind(eyes, num_classes, least):
     seen = _oklab(palette(num_classes))[:, eyes]
     apart = np.linalg.norm(seen[:, None] - seen[None], axis=-1) + np.eye(num_classes)
     assert apart.min() > least
+
+
+def test_colours_are_seen_on_dark_lungs():
+    """WCAG 2.1 asks for a contrast of 3 between graphics and what lies behind: here lungs of grey value 30."""
+    srgb = np.concatenate([palette(159), [[30, 30, 30]]]) / 255
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    *colours, lung = linear @ [0.2126, 0.7152, 0.0722] + 0.05
+    assert min(colours) / lung > 3
 
 
 def test_palette_can_be_changed_without_harm():

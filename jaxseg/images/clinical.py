@@ -83,9 +83,12 @@ def _through_palette(stored: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray
 
 def _rescaled(stored: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
     """The values after modality LUT, or rescale slope and intercept."""
-    for name, other, default in (("RescaleSlope", "RescaleIntercept", 0), ("RescaleIntercept", "RescaleSlope", 1)):
-        if name in dataset and other not in dataset:
-            setattr(dataset, other, default)  # else pydicom ignores the one that is there
+    defaults = {"RescaleSlope": 1, "RescaleIntercept": 0}
+    empty = [name for name in defaults if dataset.get(name) is None]
+    for name in empty:  # pydicom applies both or none
+        dataset.pop(name, None)
+        if len(empty) == 1:
+            setattr(dataset, name, defaults[name])
     values = _applied("modality LUT", apply_modality_lut, stored, dataset)
     if not np.isfinite(values).all():
         raise ImageError("rescale slope and intercept make values that are not finite")
@@ -149,7 +152,7 @@ def _numbers(dataset: pydicom.Dataset, name: str) -> list[float] | None:
         if value in (None, ""):
             return []
         return [float(number) for number in (value if isinstance(value, pydicom.multival.MultiValue) else [value])]
-    except (ValueError, TypeError, Warning):
+    except (ValueError, TypeError):
         return None
 
 
@@ -161,7 +164,7 @@ def _padding(stored: np.ndarray, dataset: pydicom.Dataset) -> tuple[np.ndarray |
             return None, []
         limit = dataset.get("PixelPaddingRangeLimit")
         ends = sorted(_as_stored(number, dataset) for number in (value, value if limit is None else limit))
-    except (ValueError, TypeError, Warning):
+    except (ValueError, TypeError):
         return None, ["the padding value is no number and was left out"]
     padded = (stored >= ends[0]) & (stored <= ends[1])
     if not padded.any():

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 import struct
 import threading
 import warnings
@@ -27,15 +28,46 @@ _IN_EXTRA = (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLossless, uid.
 _FRAME_HEADERS = b"\xc0\xc1\xc2\xc3\xc5\xc6\xc7\xc9\xca\xcb\xcd\xce\xcf\xf7"  # second bytes of JPEG's and JPEG-LS's
 _END = b"\xff\xd9"  # of JPEG, JPEG-LS and JPEG 2000, in whose data these bytes do not occur
 
-_one_at_a_time = threading.Lock()
+_threads = threading.Lock()
+_silence = contextlib.ExitStack()  # holds Python's filters, which are those of all threads
+_silent = 0  # how many want silence
+_reading = threading.local()  # `remarks`: what pydicom says of the file that this thread reads
 
 
 @contextlib.contextmanager
-def without_remarks() -> Iterator[None]:
-    """Silences pydicom's warnings on values; one thread at a time, for Python's filters are those of all threads."""
-    with _one_at_a_time, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+def without_remarks() -> Iterator[list[str]]:
+    """Takes what pydicom remarks on in this thread, instead of letting it out; yields the list of it.
+
+    Python's filters of warnings come back when the last thread that wants silence is done.
+    """
+    global _silent
+    with _threads:
+        if not _silent:
+            _silence.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")
+        _silent += 1
+    _reading.remarks = []
+    try:
+        yield _reading.remarks
+    finally:
+        _reading.remarks = None
+        with _threads:
+            _silent -= 1
+            if not _silent:
+                _silence.close()
+
+
+def _take_remark(record: logging.LogRecord) -> bool:
+    """Keeps what pydicom logs, as it does with all that it warns of; what other threads log passes."""
+    remarks = getattr(_reading, "remarks", None)
+    if remarks is None:
+        return True
+    remarks.append(" ".join(record.getMessage().split()))
+    return False
+
+
+for _name in ("pydicom", "pydicom.pixels.decoders.base"):
+    logging.getLogger(_name).addFilter(_take_remark)
 
 
 def open_dicom(path: Path, *, tags: tuple[str, ...] | None = None) -> pydicom.Dataset:

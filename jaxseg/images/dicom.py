@@ -1,8 +1,6 @@
 """Reads DICOM X-rays: as the original's reader does, or as a viewer shows them."""
 
-import logging
 import math
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +9,7 @@ from pydicom.errors import InvalidDicomError
 
 from jaxseg.images.checks import ImageError, check_grey, check_size
 from jaxseg.images.clinical import COLOURS, clinical_grey
-from jaxseg.images.decode import open_dicom, stored_pixels
+from jaxseg.images.decode import open_dicom, stored_pixels, without_remarks
 from jaxseg.images.picture import Picture
 
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # SOP classes; the second: label maps
@@ -19,7 +17,6 @@ SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
 SPACING_RANGE_MM = (1e-3, 100.0)
 
 _NEEDED = ("Rows", "Columns", "PhotometricInterpretation", "BitsStored")
-_reading = threading.local()  # `remarks`: what pydicom says of the file that this thread reads
 
 
 def read_dicom(path: Path, intensity: str = "original") -> Picture:
@@ -33,20 +30,10 @@ def read_dicom(path: Path, intensity: str = "original") -> Picture:
       ImageError: no DICOM file, no pixels, several frames, colour, a constant image, or damaged.
       OSError: the file cannot be read.
     """
-    _reading.remarks = remarks = []
     try:
-        dataset = open_dicom(path)
-        check_tags(dataset, intensity)
-        stored = stored_pixels(dataset)
-        if intensity == "original":
-            pixels, limits, notes = _rescaled(_upright(stored, dataset), dataset), None, []
-        else:
-            pixels, limits, notes = clinical_grey(stored, dataset)
-        pixels = check_grey(pixels)
-        spacing_mm, unclear = read_spacing(dataset)
-        if dataset.get("SOPClassUID") in SEGMENTATIONS:
-            notes = [*notes, "this is a DICOM segmentation (a mask), no X-ray"]
-        return Picture(pixels, (*remarks, *notes, *unclear), spacing_mm, limits)
+        with without_remarks() as remarks:
+            pixels, limits, spacing_mm, notes = _read(path, intensity)
+        return Picture(pixels, (*dict.fromkeys(remarks), *notes), spacing_mm, limits)
     except (ImageError, MemoryError):
         raise
     except InvalidDicomError:
@@ -56,8 +43,21 @@ def read_dicom(path: Path, intensity: str = "original") -> Picture:
             raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ImageError(f"cannot decode the pixels ({reason})") from None
-    finally:
-        _reading.remarks = None
+
+
+def _read(path: Path, intensity: str):
+    """The pixels, their limits, the spacing, and notes."""
+    dataset = open_dicom(path)
+    check_tags(dataset, intensity)
+    stored = stored_pixels(dataset)
+    if intensity == "original":
+        pixels, limits, notes = _rescaled(_upright(stored, dataset), dataset), None, []
+    else:
+        pixels, limits, notes = clinical_grey(stored, dataset)
+    spacing_mm, unclear = read_spacing(dataset)
+    if dataset.get("SOPClassUID") in SEGMENTATIONS:
+        notes = [*notes, "this is a DICOM segmentation (a mask), no X-ray"]
+    return check_grey(pixels), limits, spacing_mm, [*notes, *unclear]
 
 
 def check_tags(dataset: pydicom.Dataset, intensity: str = "original") -> None:
@@ -97,7 +97,7 @@ def read_spacing(dataset: pydicom.Dataset) -> tuple[tuple[float, float] | None, 
             if value in (None, ""):
                 continue
             row, column = (float(number) for number in value)
-        except (ValueError, TypeError, Warning):  # text for a number, one number, three
+        except (ValueError, TypeError):  # text for a number, one number, three
             return None, [f"{name} is not two numbers and was left out; lengths in millimetres are not known"]
         low, high = SPACING_RANGE_MM
         if all(math.isfinite(number) and low <= number <= high for number in (row, column)):
@@ -113,22 +113,10 @@ def _upright(stored: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
 
 
 def _rescaled(stored: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
+    given = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
     slope, intercept = (
-        float(dataset.get(name, default)) for name, default in (("RescaleSlope", 1), ("RescaleIntercept", 0))
+        float(default if value is None else value) for value, default in zip(given, (1, 0), strict=True)
     )
     if (slope, intercept) == (1.0, 0.0):
         return stored
     return stored * slope + intercept
-
-
-def _take_remark(record: logging.LogRecord) -> bool:
-    """Keeps what pydicom logs while this thread reads a file; all else is logged as usual."""
-    remarks = getattr(_reading, "remarks", None)
-    if remarks is None:
-        return True
-    remarks.append(" ".join(record.getMessage().split()))
-    return False
-
-
-for _name in ("pydicom", "pydicom.pixels.decoders.base"):
-    logging.getLogger(_name).addFilter(_take_remark)

@@ -1,9 +1,9 @@
 """Writes masks as one DICOM Segmentation object of an image, by highdicom.
 
 A segment for every class that has a pixel; patient, study and the reference come from the image's own header. An
-X-ray is a projection: its object refers to the image, with "spatial locations preserved", and has no position and
-orientation, only the image's own Pixel Spacing where it has one. Imager Pixel Spacing is left out: it holds at the
-detector, not in the patient. An image that lies in the patient (CT, MR) passes its plane on.
+X-ray is a projection: its object refers to the image, with "spatial locations preserved", and has no geometry of its
+own. Pixel Spacing has no place in it without the thickness of a slice (highdicom's reader refuses such an object). An
+image that lies in the patient (CT, MR) passes its plane on.
 
 Memory: one byte a pixel and non-empty class, and an eighth of that for the file; a label map needs one class at a time.
 """

@@ -161,10 +161,9 @@ def _name_arrays(stack: Stack, path: Path, names: tuple[str, ...] | None) -> Sta
 
 
 def _open_seg(path: Path) -> Stack:
-    from jaxseg.masks.read_seg import read_dicom_seg
+    from jaxseg.masks.read_seg import open_dicom_seg
 
-    names, masks = read_dicom_seg(path)
-    return Stack(len(names), masks.shape[1:], lambda indices: (masks[k] for k in indices), tuple(names))
+    return open_dicom_seg(path)
 
 
 def _read(path: Path, stack: Stack, indices: Sequence[int]) -> Iterator[np.ndarray]:

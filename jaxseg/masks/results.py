@@ -127,8 +127,17 @@ def _find_listed(folder: Path, image: Path, summary: Summary) -> Path:
         path = (folder / output["path"]).resolve()
         if not path.is_relative_to(folder.resolve()):
             raise ValueError(f"{folder / SUMMARY_FILE} names {output['path']}, which is outside of its folder: damaged")
-        if path.exists() and output.get("stamp"):
+        if path.exists() and output.get("stamp") and _is_of(image, entry, output["stamp"]):
             return folder / output["path"]
         outdated.append(output["path"])
     state = f"{', '.join(outdated)}: missing or out of date" if outdated else "none were made"
     raise ValueError(f"{folder}: no masks of {image.name} ({state}); run jaxseg segment again")
+
+
+def _is_of(image: Path, entry: dict, stamp: list) -> bool:
+    """Whether an image still is what its masks were made from: the same size and time, else the same content."""
+    try:
+        status = image.stat()
+        return [status.st_size, status.st_mtime_ns] == list(stamp) or entry.get("sha256") == sha256(image)
+    except OSError:  # whoever reads the image tells
+        return True

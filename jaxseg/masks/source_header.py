@@ -14,6 +14,7 @@ import pydicom
 from pydicom.datadict import dictionary_VR
 from pydicom.multival import MultiValue
 from pydicom.uid import SecondaryCaptureImageStorage, generate_uid
+from pydicom.valuerep import format_number_as_ds
 
 from jaxseg.images.checks import ImageError, check_size
 from jaxseg.images.decode import open_dicom, without_remarks
@@ -38,7 +39,7 @@ def read_header(path: Path) -> tuple[pydicom.Dataset, list[str]]:
     """Returns the tags of a single-frame DICOM image that an object made from it takes over, all of them valid.
 
     Tags that such objects must have are there, empty or with a new identifier where the file has none. Of the
-    geometry there is either all that a plane in the patient needs, or no position and orientation at all.
+    geometry there is either all that a plane in the patient needs, or nothing.
 
     Returns:
       The tags, without pixels, and a note for every value that was repaired, left out or made anew.
@@ -110,12 +111,16 @@ def _checked(dataset, keyword, notes) -> str | None:
 
 def _identifier(dataset, keyword, notes) -> str:
     values = _values(dataset, keyword)
+    if keyword == "SOPInstanceUID" and not values:
+        values = _values(dataset.file_meta, "MediaStorageSOPInstanceUID")  # the same one
     given = str(values[0]) if len(values) == 1 else ""
     if _uid(given):
         return given
     notes.append(f"{keyword} is new: the image has {'no valid one' if values else 'none'}")
     # The same wrong identifier becomes the same right one, so that what is of one study stays of one study.
-    return str(generate_uid(entropy_srcs=[keyword, given])) if given else str(generate_uid())
+    # Where there is none, that of the image stands in, so that another run gives the same.
+    origin = given or str(dataset.get("SOPInstanceUID") or "")
+    return str(generate_uid(entropy_srcs=[keyword, origin] if origin else None))
 
 
 def _sop_class(dataset, notes) -> str:
@@ -159,22 +164,22 @@ def _take_lossy(dataset, header) -> None:
 
 
 def _take_plane(dataset, header, notes) -> None:
-    """Takes over the plane in the patient where it is whole, and else at most the spacing of the pixels."""
+    """Takes over the plane in the patient where it is whole, and else no geometry at all."""
     plane = {keyword: _numbers(dataset, keyword, count) for keyword, count in _PLANE.items()}
-    spacing = plane["PixelSpacing"]
-    if spacing is not None and min(float(value) for value in spacing) <= 0:
-        plane["PixelSpacing"] = spacing = None
-    if "PixelSpacing" in dataset and spacing is None:
-        notes.append("PixelSpacing is left out: no two positive numbers")
-    whole = all(plane.values()) and _orthonormal(plane["ImageOrientationPatient"]) and "FrameOfReferenceUID" in header
-    if whole:
+    whole = all(plane.values()) and min(float(value) for value in plane["PixelSpacing"]) > 0
+    if whole and _orthonormal(plane["ImageOrientationPatient"]):
         for keyword, values in plane.items():
             setattr(header, keyword, values if len(values) > 1 else values[0])
+        if "FrameOfReferenceUID" not in header:
+            notes.append("FrameOfReferenceUID is new: the image has none")
+            header.FrameOfReferenceUID = str(
+                generate_uid(entropy_srcs=["FrameOfReferenceUID", header.SeriesInstanceUID])
+            )
         return
+    for keyword in ("FrameOfReferenceUID", "PositionReferenceIndicator"):  # a place without coordinates is none
+        header.pop(keyword, None)
     if "ImagePositionPatient" in dataset or "ImageOrientationPatient" in dataset:
         notes.append("position and orientation are left out: the image has them only in part, or invalid ones")
-    if spacing is not None:
-        header.PixelSpacing = spacing
 
 
 def _numbers(dataset, keyword, count) -> list[str] | None:
@@ -226,8 +231,9 @@ def _time(text: str) -> str | None:
 
 def _decimal(text: str) -> str | None:
     text = text.strip()
-    valid = re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", text, re.ASCII) and len(text) <= 16
-    return text if valid and math.isfinite(float(text)) else None
+    if not re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", text, re.ASCII) or not math.isfinite(float(text)):
+        return None
+    return text if len(text) <= 16 else format_number_as_ds(float(text))
 
 
 def _code_string(text: str) -> str | None:
@@ -236,7 +242,8 @@ def _code_string(text: str) -> str | None:
 
 
 def _age(text: str) -> str | None:
-    return text.strip() if re.fullmatch(r"\d{3}[DWMY]", text.strip(), re.ASCII) else None
+    age = text.strip().upper()
+    return age.zfill(4) if re.fullmatch(r"\d{1,3}[DWMY]", age, re.ASCII) else None
 
 
 def _uid(text: str) -> str | None:

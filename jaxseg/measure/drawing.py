@@ -12,11 +12,9 @@ from PIL import Image, ImageDraw, ImageFont
 from jaxseg.measure.features import FEATURES, Measurements
 from jaxseg.measure.shapes import Line
 from jaxseg.measure.table import summary
+from jaxseg.palette import OKABE_ITO
 
-# Okabe and Ito 2008, "Color Universal Design".
-_ORANGE, _SKY, _GREEN, _YELLOW, _BLUE, _VERMILION, _PURPLE = (
-    tuple(bytes.fromhex(c)) for c in ("e69f00", "56b4e9", "009e73", "f0e442", "0072b2", "d55e00", "cc79a7")
-)
+_ORANGE, _SKY, _GREEN, _YELLOW, _BLUE, _VERMILION, _PURPLE = OKABE_ITO
 _COLOURS = {
     "midline": _YELLOW,
     "heart right": _ORANGE,

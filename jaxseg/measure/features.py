@@ -114,6 +114,21 @@ def find_all(features: str | Sequence[str]) -> tuple[Feature, ...]:
     return found
 
 
+def classes_for(features: Sequence[Feature], names: Sequence[str]) -> list[str] | None:
+    """Returns the labels to segment for features, of those that a model has; None: all.
+
+    Raises:
+      ValueError: it lacks labels that each of the features needs.
+    """
+    if any(feature.classes is None for feature in features):
+        return None
+    missing = {f.name: [label for label in f.classes if label not in names] for f in features}
+    if all(missing.values()):
+        name, labels = next(iter(missing.items()))
+        raise ValueError(f"{name} cannot be measured with this model: it has no class {_listed(labels)}")
+    return [label for feature in features for label in feature.classes if label in names]
+
+
 def measure(
     masks: np.ndarray,
     names: Sequence[str],
@@ -140,7 +155,7 @@ def measure(
       ValueError: a feature is unknown, or the masks, names or sizes are not as said above.
     """
     found = find_all(features)
-    masks, names = np.asarray(masks), tuple(names)
+    masks, names = np.asarray(masks), names if isinstance(names, str) else tuple(names)
     _check(masks, names, pixel_mm)
     masks = masks.view(np.uint8) > 0  # True is the byte 255 in arrays of Pillow
     regions = {name: Region(mask, pixel_mm) for name, mask in zip(names, masks, strict=True)}
@@ -184,10 +199,13 @@ def _absent(feature: Feature, pixel_mm, original: float) -> dict[str, float]:
 
 
 def _not_segmented(missing: list[str]) -> str:
-    if len(missing) == 1:
-        return f"class {missing[0]!r} was not segmented"
+    one = len(missing) == 1
+    return f"{'class' if one else 'classes'} {_listed(missing)} {'was' if one else 'were'} not segmented"
+
+
+def _listed(missing: list[str]) -> str:
     more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-    return f"classes {', '.join(map(repr, missing[:3]))}{more} were not segmented"
+    return f"{', '.join(map(repr, missing[:3]))}{more}"
 
 
 def _outlines(name: str, region: Region, label: str) -> list[Line]:
@@ -215,6 +233,8 @@ def _check(masks, names, pixel_mm) -> None:
         raise ValueError(f"masks must be bool, got {masks.dtype}; threshold probabilities first, as in probs > 0.5")
     if masks.ndim != 3 or not masks.size:
         raise ValueError(f"masks must be (K, H, W) with pixels, got {masks.shape}")
+    if isinstance(names, str):
+        raise ValueError(f"names must be a list of names, got the text {names!r}")
     if len(names) != len(masks):
         raise ValueError(f"names must be as many as the {len(masks)} masks, got {len(names)}")
     unfit = next((name for name in names if not name or names.count(name) > 1), None)

@@ -1,7 +1,7 @@
 """Tables of measurements: CSV with a row an image, and JSON of one image, from which tables are merged.
 
-A table has the columns `filename`, those of the features, and `reason`. A single score feature has the column `score`,
-several have theirs by name. What could not be measured is an empty cell, and `reason` says why.
+A table has the columns `filename`, those of the features, and `reason`. A score that is the only feature has the column
+`score`; of several features it has its name. What could not be measured is an empty cell, and `reason` says why.
 
 Spreadsheets run what looks like a formula. Text that starts with one of = + - @, a tab, a line break, or the
 apostrophe itself is written behind an apostrophe, which `read_csv` takes off again. What cannot be UTF-8 in a file's
@@ -40,19 +40,22 @@ def write_csv(rows: Sequence[Row], path: Path) -> None:
     _write(lambda: iter(rows), path)
 
 
-def merge(parts: Sequence[tuple[str, Path | str]], path: Path) -> None:
+def merge(parts: Sequence[tuple[str, Path | str]], path: Path, *, features: Sequence[str] = ()) -> None:
     """Writes the table of images whose measurements lie in files, with one of them in memory at a time.
 
     Args:
       parts: for every image its file's name, and the file of its measurements (the JSON of `to_json`), or a sentence
         that says why there are none.
       path: of the table, as in `write_csv`.
+      features: names of those asked for; scores have a column even where no image could be read.
 
     Raises:
       ValueError: a file holds no measurements; OSError: it cannot be read.
     """
     parts = list(parts)
-    _write(lambda: ((name, read_json(part) if isinstance(part, Path) else part) for name, part in parts), path)
+    _write(
+        lambda: ((name, read_json(part) if isinstance(part, Path) else part) for name, part in parts), path, features
+    )
 
 
 def columns_of(images: Iterable[Measurements]) -> list[str]:
@@ -150,18 +153,18 @@ def summary(reasons: dict[str, str], *, most: int | None = None) -> str:
     return "; ".join(parts)
 
 
-def _write(rows: Callable[[], Iterator[Row]], path: Path) -> None:
-    scores: set[str] = set()
+def _write(rows: Callable[[], Iterator[Row]], path: Path, features: Sequence[str] = ()) -> None:
+    asked = set(features)
 
     def images() -> Iterator[Measurements]:
         for _, measured in rows():
             if isinstance(measured, Measurements):
-                scores.update(name for name in measured.features if name in _SCORES)
+                asked.update(measured.features)
                 yield measured
 
     columns = columns_of(images())
-    single = next(iter(scores)) if len(scores) == 1 else None
-    head = [FILENAME, *(SCORE if column == single else column for column in columns), REASON]
+    columns += [name for name in _SCORES if name in asked and name not in columns]
+    head = [FILENAME, *(SCORE if column in _SCORES and asked == {column} else column for column in columns), REASON]
     options = {"encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
     with atomic_file(path) as temporary, temporary.open("w", **options) as file:
         writer = csv.writer(file)

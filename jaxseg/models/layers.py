@@ -26,6 +26,7 @@ class BatchNorm(nnx.Module):
         self.momentum = momentum
         self.epsilon = epsilon
         self.use_running_average = False
+        self.axis = None  # of the devices whose batches are one, under pmap; see `across`
 
     def set_view(self, use_running_average: bool | None = None):
         """Called by `nnx.view`."""
@@ -46,11 +47,25 @@ class BatchNorm(nnx.Module):
     def _batch_statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         axes = tuple(range(x.ndim - 1))
         count = x.size // x.shape[-1]
-        mean, var = x.mean(axes), x.var(axes)
+        if self.axis is None:
+            mean, var = x.mean(axes), x.var(axes)
+        else:
+            count *= jax.lax.axis_size(self.axis)
+            mean = jax.lax.pmean(x.mean(axes), self.axis)
+            var = jax.lax.pmean(jnp.square(x - mean.reshape((1,) * len(axes) + (-1,))).mean(axes), self.axis)
         unbiased = var * (count / max(count - 1, 1))
         self.mean.set_value((1 - self.momentum) * self.mean[...] + self.momentum * mean)
         self.var.set_value((1 - self.momentum) * self.var[...] + self.momentum * unbiased)
         return mean, var
+
+
+def across(model: nnx.Module, axis: str) -> nnx.Module:
+    """Returns a view of a model whose batch norms take their statistics over all devices of a `pmap` axis."""
+    view = nnx.view(model)
+    for _, module in nnx.iter_modules(view):
+        if isinstance(module, BatchNorm):
+            module.axis = axis
+    return view
 
 
 class ConvNorm(nnx.Module):

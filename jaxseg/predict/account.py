@@ -9,7 +9,16 @@ from pathlib import Path
 from jaxseg import __version__
 from jaxseg.files import atomic_file, safe_name, sha256, sweep
 from jaxseg.images.kinds import stem
+from jaxseg.masks.write import WRITERS
 from jaxseg.predict.inputs import SUMMARY_FILE, Job, folded
+
+# The settings that only some kinds of products depend on; on all others every kind does.
+_ONLY_OF = {
+    "classes": (*WRITERS, "preview"),
+    "labelmap": ("dicom-seg",),
+    "features": ("measurements", "drawing"),
+    "original_values": ("measurements",),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +51,7 @@ class Run:
         that a run which was killed resumes (outputs appear whole); the stamp is empty where it is out of date.
       earlier: the same for images that this run does not touch.
       merged: file made of all results of a folder -> that folder.
+      moved: former paths of images that were recognised by their content.
     """
 
     output: Path
@@ -50,6 +60,7 @@ class Run:
     files: dict[str, dict] = dataclasses.field(default_factory=dict)
     earlier: dict[str, dict] = dataclasses.field(default_factory=dict)
     merged: dict[str, str] = dataclasses.field(default_factory=dict)
+    moved: list[str] = dataclasses.field(default_factory=list)
     complete: bool = False
 
     def key(self, job: Job) -> str:
@@ -91,6 +102,8 @@ def begin(jobs: list[Job], run: Run, *, overwrite: bool = False) -> list[Job]:
         places = {product.kind: product.place(job.base) for product in run.products}
         if not overwrite:
             _check_same_image(job, run, entry)
+            if entry.get("source", str(job.source.resolve())) != str(job.source.resolve()):
+                run.moved.append(entry["source"])
         if not overwrite and job.stamp and all(_is_whole(job, entry, kind, place) for kind, place in places.items()):
             run.files[key] = entry | {"source": str(job.source.resolve()), "status": "skipped"}
             continue
@@ -114,6 +127,12 @@ def done(run: Run, job: Job, notes: list[str], seconds: dict) -> None:
     run.files[run.key(job)] = entry | {"notes": notes, "sha256": sha256(job.source), "seconds": seconds}
 
 
+def conclude(run: Run) -> None:
+    """Writes down that the run is complete."""
+    run.complete = True
+    run.write_summary()
+
+
 def failed(run: Run, job: Job, reason: str, notes: list[str], seconds: dict) -> None:
     """Writes down that a job failed; what is left of its products is out of date."""
     entry = _entry(run, job, "failed", {product.kind: () for product in run.products}, run.files[run.key(job)])
@@ -133,7 +152,9 @@ def merged_path(run: Run, source: Path, suffix: str) -> Path:
         name += "_all"
     path = run.output / f"{name}{suffix}"
     origin = str(source.resolve())
-    if os.path.lexists(path) and run.merged.get(path.name) != origin:
+    known = run.merged.get(path.name)
+    ours = known is not None and (known == origin or any(Path(image).is_relative_to(known) for image in run.moved))
+    if os.path.lexists(path) and not ours:
         raise ValueError(
             f"{path} is in the way: it was not made from {source}; name another output folder, or remove it"
         )
@@ -142,11 +163,14 @@ def merged_path(run: Run, source: Path, suffix: str) -> Path:
 
 
 def _entry(run: Run, job: Job, status: str, stamps: dict[str, tuple], previous: dict) -> dict:
-    """An entry with the products' stamps; those of other kinds stay, unless they belong to another image."""
+    """An entry with the products' stamps; other kinds are out of date if the image is another now."""
     source = str(job.source.resolve())
     outputs = {kind: output for kind, output in previous["outputs"].items() if kind not in stamps}
-    if previous.get("source", source) != source and not _same_image(job, previous):
-        outputs = {kind: output | {"stamp": ()} for kind, output in outputs.items()}
+    moved = previous.get("source", source) != source
+    changed = [kind for kind, output in outputs.items() if output["stamp"] and (moved or output["stamp"] != job.stamp)]
+    if changed:
+        stamp = job.stamp if _same_content(job, previous) else ()
+        outputs |= {kind: outputs[kind] | {"stamp": stamp} for kind in changed}
     for product in run.products:
         place = product.place(job.base).relative_to(run.output).as_posix()
         outputs[product.kind] = {"path": place, "stamp": stamps[product.kind]}
@@ -184,9 +208,14 @@ def _check_same_image(job: Job, run: Run, entry: dict) -> None:
 
 def _same_image(job: Job, entry: dict) -> bool:
     """Whether a result was made from this image, which may have been moved since; two patients' names may agree."""
-    if entry["source"] == str(job.source.resolve()):
-        return True
-    return job.source.is_file() and entry.get("sha256") == sha256(job.source)
+    return entry["source"] == str(job.source.resolve()) or _same_content(job, entry)
+
+
+def _same_content(job: Job, entry: dict) -> bool:
+    try:
+        return "sha256" in entry and entry["sha256"] == sha256(job.source)
+    except OSError:  # it cannot be read; the run says why
+        return False
 
 
 def _is_whole(job: Job, entry: dict, kind: str, place: Path) -> bool:
@@ -223,7 +252,7 @@ def _previous(run: Run, overwrite: bool) -> dict[str, dict]:
         )
     run.settings = settings | run.settings  # `segment` and `extract` have some settings of their own
     if changed:
-        files = {key: _outdated(entry) for key, entry in files.items()}
+        files = {key: _outdated(entry, changed) for key, entry in files.items()}
     return files
 
 
@@ -235,6 +264,11 @@ def _read_entry(entry: dict) -> dict:
     return entry | {"source": str(entry["source"]), "outputs": outputs}
 
 
-def _outdated(entry: dict) -> dict:
-    outputs = {kind: output | {"stamp": ()} for kind, output in entry["outputs"].items()}
+def _outdated(entry: dict, changed: list[str]) -> dict:
+    """The entry, with the products that depend on one of the changed settings out of date."""
+    outputs = entry["outputs"]
+    kinds = [kind for kind in outputs if any(kind in _ONLY_OF.get(setting, (kind,)) for setting in changed)]
+    if not kinds:
+        return entry
+    outputs = outputs | {kind: outputs[kind] | {"stamp": ()} for kind in kinds}
     return entry | {"status": "stale", "outputs": outputs}

@@ -47,8 +47,12 @@ def extract(
     """
     found = known.find_all(features)
     if model is not None:
-        if not isinstance(model, Segmenter) and "classes" not in options and all(f.classes for f in found):
-            options["classes"] = [f"label:{label}" for feature in found for label in feature.classes]
+        if isinstance(image, Segmentation):
+            raise ValueError("a Segmentation is measured without a model")
+        card = None if isinstance(model, Segmenter) else getattr(model, "card", None)
+        if card is not None and options.get("classes") is None:
+            needed = known.classes_for(found, card.class_names)
+            options["classes"] = needed and [f"label:{label}" for label in needed]
         image = segment(image, model, **options)
     elif options:
         raise ValueError(f"options {', '.join(options)} belong to segmenting; give a model too")
@@ -61,12 +65,14 @@ def extract(
     masks = np.asarray(image)
     if names is None:
         if masks.ndim != 3 or len(masks) != len(labels.CXAS):
-            raise ValueError(f"masks of shape {masks.shape} are not CXAS's classes; give their names")
+            raise ValueError(
+                f"masks of shape {masks.shape} are not those of CXAS's classes: give names, or a model for an image"
+            )
         names = labels.CXAS
     return measure(masks, tuple(names), features, pixel_mm=pixel_mm, original_values=original_values)
 
 
-def merge_tables(jobs: list[Job], run: Run, path: Path, *, root: Path) -> None:
+def merge_tables(jobs: list[Job], run: Run, path: Path, *, root: Path, features: tuple[str, ...]) -> None:
     """Writes the table of a run, a row an image; one that failed has its reason alone."""
     place = next(product.place for product in run.products if product.kind == "measurements")
     rows = []
@@ -74,4 +80,4 @@ def merge_tables(jobs: list[Job], run: Run, path: Path, *, root: Path) -> None:
         entry = run.files[run.key(job)]
         name = job.source.relative_to(root).as_posix() if root.is_dir() else job.source.name
         rows.append((name, entry.get("reason") if entry["status"] == "failed" else place(job.base)))
-    table.merge(rows, path)
+    table.merge(rows, path, features=features)

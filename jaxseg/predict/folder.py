@@ -5,12 +5,23 @@ from pathlib import Path
 
 from jaxseg.masks.write import merge_coco
 from jaxseg.predict import account
-from jaxseg.predict.account import Run, begin, merged_path
+from jaxseg.predict.account import Run, begin, conclude, merged_path
 from jaxseg.predict.inputs import Job, find_images, plan
 from jaxseg.predict.segment import Segmenter
 from jaxseg.predict.stream import Outcome, stream
 
-__all__ = ["Job", "Run", "begin", "describe", "find_images", "merge_masks", "merged_path", "plan", "segment_files"]
+__all__ = [
+    "Job",
+    "Run",
+    "begin",
+    "conclude",
+    "describe",
+    "find_images",
+    "merge_masks",
+    "merged_path",
+    "plan",
+    "segment_files",
+]
 
 
 def segment_files(
@@ -35,7 +46,6 @@ def segment_files(
             else:
                 account.failed(run, outcome.item, describe(outcome.error), list(outcome.notes), seconds)
             yield outcome
-        run.complete = True
     finally:
         run.write_summary()
 

@@ -41,6 +41,7 @@ def write_report(
     features: str | Sequence[str] = "CTR,SCD,area",
     classes: str | Sequence[str] | None = None,
     intensity: str = "clinical",
+    sides: bool = True,
     max_bytes: int = MAX_BYTES,
     on_image: Callable[[Path, str, tuple[str, ...]], None] | None = None,
 ) -> list[tuple[Path, str]]:
@@ -48,7 +49,7 @@ def write_report(
 
     Up to 200 images have outlines that the reader switches on and off; of more, small pictures show the masks of the
     classes that a preview shows. The page is made to be passed on, so it names no patient: of a DICOM file it shows
-    no tag. It does show the names of files, and its links tell their place.
+    no tag but one for which it cannot be read. It does show the names of files, and its links tell their place.
 
     Args:
       images: from 1 to 5,000 files.
@@ -62,6 +63,7 @@ def write_report(
         stored, on the grid of their image.
       classes: labels or groups to show and measure; scores use those they need in any case. Not given: all.
       intensity: how grey values are shown, as in `read_picture`.
+      sides: whether to mark the patient's right and left, as they are in frontal pictures that are not mirrored.
       max_bytes: of the page. To keep it, pictures become smaller, and then fewer; the page says so.
       on_image: called after every image with its path, the reason why it failed or "", and the notes of reading it.
 
@@ -80,7 +82,8 @@ def write_report(
         places = [None] * len(images)
     else:
         search, settings, places = None, {}, list(map(Path, masks))
-    about = {"title": printable(title) or "Segmentation report", "version": __version__, "settings": settings}
+    about = {"title": printable(title) or "Segmentation report", "version": __version__}
+    about |= {"settings": settings, "sides": sides}
     about["names"] = {feature.name: (*feature.aliases, feature.name)[0] for feature in found}
     failures: list[tuple[Path, str]] = []
     with atomic_file(path) as temporary, temporary.open("wb") as file:

@@ -188,6 +188,11 @@ function showColumns() {
   document.addEventListener("click", (event) => {
     if (!byId("columns").contains(event.target)) byId("columns").open = false;
   });
+  byId("columns").addEventListener("keydown", (event) => {
+    if (event.key !== "Escape") return;
+    byId("columns").open = false;
+    byId("columns").querySelector("summary").focus();
+  });
 }
 
 // ---- histograms
@@ -205,6 +210,7 @@ function bins(values) {
 
 function histogram(values, unit) {
   const { counts, edge } = bins(values);
+  const edgeText = (i) => edge(i).toLocaleString("en-GB", { maximumFractionDigits: 12 });
   const [width, height, left, bottom, top] = [300, 150, 40, 36, 8];
   const most = Math.max(...counts), inner = width - left - 10, tall = height - bottom - top;
   const x = (i) => left + (inner * i) / counts.length, y = (count) => top + tall * (1 - count / most);
@@ -214,14 +220,16 @@ function histogram(values, unit) {
     made.append(drawing("text", { x: left - 6, y: y(count) + 4, "text-anchor": "end" }, number(count)));
   }
   counts.forEach((count, i) => {
-    const title = drawing("title", {}, `${number(edge(i))} to ${number(edge(i + 1))}: ${plural(count, "image")}`);
+    const title = drawing("title", {}, `${edgeText(i)} to ${edgeText(i + 1)}: ${plural(count, "image")}`);
     const box = { x: x(i) + 0.5, y: y(count), width: inner / counts.length - 1, height: y(0) - y(count), "data-count": count };
     made.append(drawing("rect", box, title));
   });
-  const every = Math.ceil(counts.length / 5);
+  const widest = 6.5 * Math.max(...[...counts, 0].map((_, i) => edgeText(i).length)); // pixels, at most
+  const room = Math.max(widest + 6, 1.5 * widest - 4); // the last text ends at the border, the others are centred
+  const every = Math.ceil(counts.length * Math.max(1 / 5, room / inner));
   for (let i = 0; i <= counts.length; i += every) {
     const anchor = i === counts.length ? "end" : "middle";
-    made.append(drawing("text", { x: anchor === "end" ? width : x(i), y: height - bottom + 15, "text-anchor": anchor }, number(edge(i))));
+    made.append(drawing("text", { x: anchor === "end" ? width : x(i), y: height - bottom + 15, "text-anchor": anchor }, edgeText(i)));
   }
   made.append(drawing("text", { x: left + inner / 2, y: height - 4, "text-anchor": "middle" }, unit));
   const middle = top + tall / 2;
@@ -326,7 +334,7 @@ function showFigure(figure) {
   const image = drawing("image", { href: `data:image/jpeg;base64,${jpeg}`, width, height });
   const group = drawing("g", { transform: "translate(0.5 0.5)" }); // paths run through the centres of pixels
   const label = `${records[i].name}: the image with its masks`;
-  const picture = drawing("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label }, image, group);
+  const picture = drawing("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label }, image, group, ...sideMarks(width, height));
   const button = element("button", { type: "button" }, "Enlarge");
   button.addEventListener("click", () => {
     const large = figure.parentElement.classList.toggle("large");
@@ -337,6 +345,13 @@ function showFigure(figure) {
   figure.replaceChildren(picture, button);
   figures.set(figure, { group, outlines });
   showOutlines(figures.get(figure));
+}
+
+function sideMarks(width, height) {
+  if (!about.sides) return [];
+  const size = Math.max(width, height) / 26, y = height - size / 2;
+  const mark = (text, x, anchor) => drawing("text", { x, y, "text-anchor": anchor, "font-size": size, "stroke-width": size / 8 }, text);
+  return [mark("R", size / 2, "start"), mark("L", width - size / 2, "end")];
 }
 
 function showOutlines({ group, outlines }) {

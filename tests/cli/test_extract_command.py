@@ -13,6 +13,7 @@ import jaxseg
 from jaxseg import labels
 from jaxseg.measure.features import measure
 from jaxseg.measure.table import read_csv
+from jaxseg.weights.store import save_model
 
 
 @pytest.fixture
@@ -118,6 +119,22 @@ def test_a_run_that_was_cut_short_makes_up_the_table(run, films, tmp_path):
     assert len(read_csv(tmp_path / "out" / "images.csv")) == 3
 
 
+def test_the_table_of_a_folder_that_was_moved_is_made_again(run, films, tmp_path):
+    run("extract", films, "-f", "CTR")
+    (tmp_path / "elsewhere").mkdir()
+    films.rename(tmp_path / "elsewhere" / "images")
+    code, _, err = run("extract", tmp_path / "elsewhere" / "images", "-f", "CTR")
+    assert (code, "3 were there" in err) == (0, True), err
+    shutil.rmtree(tmp_path / "elsewhere" / "images")
+    (tmp_path / "elsewhere" / "images").mkdir()
+    Image.new("L", (40, 40), 9).save(tmp_path / "elsewhere" / "images" / "other.png")
+    other = tmp_path / "other" / "images"
+    other.mkdir(parents=True)
+    Image.fromarray(np.random.default_rng(5).integers(0, 256, (40, 40), np.uint8)).save(other / "new.png")
+    code, _, err = run("extract", other, "-f", "CTR")
+    assert (code, "images.csv is in the way" in err) == (1, True), err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -166,6 +183,49 @@ def test_results_beside_the_images_are_not_taken_for_images(jaxseg_command, tiny
     assert "3 were there" in jaxseg_command(*arguments)[2]
 
 
+def test_a_map_of_labels_is_a_setting_of_dicom_seg_alone(run, films):
+    film = ["segment", films / "film.dcm", "--classes", "heart"]
+    assert run(*film, "-ot", "npy")[0] == 0
+    assert run(*film, "-ot", "dicom-seg", "--labelmap")[0] == 0
+    code, _, err = run(*film, "-ot", "dicom-seg")
+    assert (code, "made with another labelmap" in err) == (1, True)
+    assert "1 were there" in run(*film, "-ot", "npy")[2]
+    for command in (["segment", films, "-ot", "npy"], ["extract", films, "-ot", "dicom-seg", "-f", "CTR"]):
+        code, _, err = run(*command, "--labelmap")
+        assert (code, "ask for it with -ot dicom-seg" in err) == (2, True)
+
+
+def test_masks_of_some_classes_and_measurements_of_all_share_a_folder(run, films, tmp_path):
+    assert run("segment", films, "-ot", "npy", "--classes", "heart")[0] == 0
+    assert run("extract", films, "-f", "CTR,area")[0] == 0
+    assert run("extract", films, "-f", "SCD", "--overwrite")[0] == 0
+    assert "3 were there" in run("segment", films, "-ot", "npy", "--classes", "heart")[2]
+
+
+def test_other_names_of_the_classes_are_another_setting(jaxseg_command, films, tmp_path):
+    model = jaxseg.create("paxray", backbone="resnet18", width=4)
+    weights, size = save_model(model, tmp_path / "model", model.card), len(model.card.class_names)
+    for shift, code in ((0, 0), (1, 1)):
+        names = tmp_path / f"{shift}.json"
+        names.write_text(json.dumps(["lung", "heart", *map(str, range(size - 2))][:: -1 if shift else 1]))
+        common = ["-i", films / "one.png", "-o", tmp_path / "out", "--weights", weights, "--labels", names]
+        done = jaxseg_command("segment", *common, "-ot", "npy", "--classes", "heart")
+        assert (done[0], "made with another labels_sha256" in done[2]) == (code, bool(code)), done[2]
+
+
+def test_the_masks_of_a_folder_come_as_one_coco_file_too(run, films, tmp_path):
+    assert run("extract", films, "-f", "CTR", "-s", "-ot", "json")[0] == 0
+    assert len(json.loads((tmp_path / "out" / "images.json").read_text())["images"]) == 3
+
+
+def test_a_model_without_the_classes_is_refused(jaxseg_command, tiny_paxray, films, tmp_path):
+    common = ["-i", films / "one.png", "-o", tmp_path / "out", "--weights", tiny_paxray]
+    code, _, err = jaxseg_command("extract", *common, "-f", "CTR")
+    assert (code, "--feature: CTR cannot be measured with this model" in err, err.count("\n")) == (2, True, 1), err
+    with pytest.raises(ValueError, match="it has no class 'right hemidiaphragm', 'heart', 'lung'"):
+        jaxseg.extract(films / "one.png", "CTR", model=jaxseg.load("paxray", tiny_paxray))
+
+
 def test_intensity_is_a_setting_of_the_masks(run, films):
     run("segment", films / "film.dcm", "-ot", "npy")
     code, _, err = run("segment", films / "film.dcm", "-ot", "npy", "--intensity", "clinical")
@@ -182,6 +242,6 @@ def test_python_measures_images_results_and_masks(tiny, films):
     assert (
         jaxseg.extract(masks[:2], "area", names=("a", "b"), pixel_mm=(2, 3)).values["b_area_mm2"] == 6 * masks[1].sum()
     )
-    for bad, words in (((path, "CTR"), "measured with a model"), ((masks[:3], "area"), "give their names")):
+    for bad, words in (((path, "CTR"), "measured with a model"), ((masks[:3], "area"), "give names, or a model")):
         with pytest.raises(ValueError, match=words):
             jaxseg.extract(*bad)

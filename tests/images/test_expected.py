@@ -79,7 +79,6 @@ def test_every_row_of_the_table_is_tested(rows):
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("intensity", ["original", "clinical"])
-@pytest.mark.filterwarnings("ignore")  # as users read
 def test_a_file_gives_a_picture_or_its_reason(rows, dicom, name, intensity):
     reason = FILES[name][intensity == "clinical"]
     if reason is not READ:

@@ -10,6 +10,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 
 from jaxseg.masks.dicom_seg import write_dicom_seg
+from jaxseg.masks.read import read_masks
 
 NAMES = ("lung", "posterior 3rd rib right", "heart", "trachea", "class_000", "left\\lung\n\u00e4")
 
@@ -86,3 +87,9 @@ def written(source, folder, masks=None, **options):
 def errors_of_dciodvfy(path):
     result = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True, check=False)
     return [line for line in (result.stdout + result.stderr).splitlines() if line.startswith("Error")]
+
+
+def read_dicom_seg(path):
+    """Labels and masks of all segments."""
+    found = read_masks(path)
+    return found.names, found.masks

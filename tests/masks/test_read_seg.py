@@ -8,10 +8,11 @@ import pydicom
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from seg_kit import size_of, some_masks, written
+from seg_kit import read_dicom_seg, size_of, some_masks, written
 
 from jaxseg.images.checks import ImageError
-from jaxseg.masks.read_seg import read_dicom_seg
+from jaxseg.masks import read_seg
+from jaxseg.masks.read_seg import open_dicom_seg
 
 pytest.importorskip("highdicom")
 
@@ -44,7 +45,7 @@ DAMAGES = {
     "type is FRACTIONAL": lambda d: setattr(d, "SegmentationType", "FRACTIONAL"),
     "100000 frames, but": lambda d: setattr(d, "NumberOfFrames", 100000),
     "65535 x 65535": lambda d: (setattr(d, "Rows", 65535), setattr(d, "Columns", 65535)),
-    "5 segments of 30000 x 2000|frames need": lambda d: (setattr(d, "Rows", 30000), setattr(d, "Columns", 2000)),
+    "frames need": lambda d: (setattr(d, "Rows", 30000), setattr(d, "Columns", 2000)),
     "two segments have the number 1": lambda d: setattr(d.SegmentSequence[1], "SegmentNumber", 1),
     "1001 segments": lambda d: d.SegmentSequence.extend(
         [segment(number, d.SegmentSequence[0]) for number in range(6, 1002)]
@@ -103,9 +104,9 @@ def test_pictures_and_images_are_no_segmentations(image, tmp_path):
     shutil.copy(image, tmp_path / "x.dcm")
     with pytest.raises(ImageError, match="no DICOM SEG"):
         read_dicom_seg(tmp_path / "x.dcm")
-    (tmp_path / "x.png").write_bytes(bytes(1000))
-    with pytest.raises(ImageError, match=r"^x\.png: "):
-        read_dicom_seg(tmp_path / "x.png")
+    (tmp_path / "y.dcm").write_bytes(bytes(1000))
+    with pytest.raises(ImageError, match=r"^y\.dcm: cannot read it as DICOM SEG \("):
+        read_dicom_seg(tmp_path / "y.dcm")
     with pytest.raises(FileNotFoundError):
         read_dicom_seg(tmp_path / "missing.dcm")
 
@@ -115,3 +116,23 @@ def test_frames_of_a_compressed_label_map_are_decoded(image, tmp_path):
     path, _, _ = written(image, tmp_path, masks, labelmap=True)
     edited(path, lambda d: d.compress(pydicom.uid.RLELossless, generate_instance_uid=False))
     np.testing.assert_array_equal(read_dicom_seg(path)[1], masks.data[[0, 1, 3, 4, 5]])
+
+
+def test_only_the_segments_that_are_asked_for_are_decoded(image, tmp_path, monkeypatch):
+    masks = some_masks(size_of(image))
+    path, _, _ = written(image, tmp_path, masks)
+    decoded, bits = [], read_seg._bits
+    monkeypatch.setattr(read_seg, "_bits", lambda dataset, place: decoded.append(place) or bits(dataset, place))
+    stack = open_dicom_seg(path)
+    assert decoded == []
+    (mask,) = stack.read([3])
+    np.testing.assert_array_equal(mask, masks.data[4])
+    assert decoded == [3]
+
+
+def test_a_segment_without_a_frame_is_empty(image, tmp_path):
+    path, _, _ = written(image, tmp_path)
+    edited(path, lambda d: d.SegmentSequence.append(segment(9, d.SegmentSequence[0])))
+    names, masks = read_dicom_seg(path)
+    assert names[5] == names[0]
+    assert masks.any(axis=(1, 2)).tolist() == [True] * 5 + [False]

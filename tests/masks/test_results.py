@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,7 +25,8 @@ def folder(tmp_path):
 
 
 def write_summary(folder, source, outputs, **more) -> None:
-    entry = {"source": str(source), "status": "done", "outputs": outputs} | more
+    digest = {"sha256": hashlib.sha256(source.read_bytes()).hexdigest()} if isinstance(source, Path) else {}
+    entry = {"source": str(source), "status": "done", "outputs": outputs} | digest | more
     content = {"jaxseg": "0.1", "settings": {"classes": ["heart"]}, "files": {"one": entry}}
     (folder / "summary.json").write_text(json.dumps(content))
 
@@ -57,6 +59,16 @@ def test_an_image_that_was_moved_is_known_by_its_content(folder, image):
     assert find_masks(folder, image) == folder / "one.npy"
     image.write_bytes(b"another patient's image of the same name")
     with pytest.raises(ValueError, match=r"lists no masks of .*one.png; they are of other images"):
+        find_masks(folder, image)
+
+
+def test_masks_of_an_image_that_has_changed_since_are_not_its_masks(folder, image):
+    (folder / "one.npy").touch()
+    status = image.stat()
+    write_summary(folder, image, {"npy": output("one.npy", (status.st_size, status.st_mtime_ns))}, sha256="another")
+    assert find_masks(folder, image) == folder / "one.npy"
+    image.write_bytes(b"another image under this name")
+    with pytest.raises(ValueError, match=r"one.npy: missing or out of date"):
         find_masks(folder, image)
 
 

@@ -6,9 +6,7 @@ import pydicom
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from seg_kit import changed, errors_of_dciodvfy, written
-
-from jaxseg.masks.read_seg import read_dicom_seg
+from seg_kit import changed, errors_of_dciodvfy, read_dicom_seg, size_of, some_masks, written
 
 pytest.importorskip("highdicom")
 
@@ -42,12 +40,15 @@ BROKEN = {
 
 
 @pytest.mark.system
-def test_dciodvfy_finds_no_error_however_broken_the_header_is(image, tmp_path):
+def test_dciodvfy_finds_no_error_however_broken_the_header_is(image, tmp_path, caplog):
     broken = changed(image, tmp_path / "broken.dcm", **BROKEN)
-    path, notes, found = written(broken, tmp_path)
+    masks = some_masks(size_of(image))
+    caplog.clear()
+    path, notes, found = written(broken, tmp_path, masks)
+    assert caplog.records == []  # what pydicom has to say names values
     assert errors_of_dciodvfy(path) == []
     told = {note.split()[0] for note in notes}
-    assert {"StudyInstanceUID", "PatientName", "PatientAge", "PixelSpacing", "position"} <= told
+    assert {"StudyInstanceUID", "PatientName", "PatientWeight", "position"} <= told
     assert (found.StudyDate, found.StudyTime) == ("20200131", "102030")
     assert not any("AAAA" in note for note in notes), "a note names no patient"
     empty = changed(image, tmp_path / "empty.dcm", **dict.fromkeys(BROKEN), SOPInstanceUID=None, SOPClassUID=None)
@@ -91,6 +92,36 @@ def test_the_same_wrong_study_stays_one_study(image, tmp_path):
     source = changed(image, tmp_path / "x.dcm", StudyInstanceUID=b"1.02.3")
     studies = {written(source, tmp_path)[2].StudyInstanceUID for _ in range(2)}
     assert len(studies) == 1
+
+
+@pytest.mark.system
+def test_a_projection_takes_no_frame_of_reference_over(image, tmp_path):
+    source = changed(image, tmp_path / "x.dcm", FrameOfReferenceUID=b"1.2.3", PixelSpacing=b".2\\.2")
+    path, _, found = written(source, tmp_path)
+    assert errors_of_dciodvfy(path) == []
+    assert "FrameOfReferenceUID" not in found
+
+
+def test_what_can_be_repaired_without_loss_is(image, tmp_path):
+    source = changed(image, tmp_path / "x.dcm", PatientAge=b"7y", PatientWeight=b"70.000000000000001")
+    _, notes, found = written(source, tmp_path)
+    assert notes == ["PatientAge is repaired to a valid AS", "PatientWeight is repaired to a valid DS"]
+    assert (found.PatientAge, found.PatientWeight) == ("007Y", 70)
+
+
+def test_a_plane_without_frame_of_reference_gets_one_for_its_series(shared, tmp_path):
+    source = changed(shared / "data" / "dicom" / "CT_small.dcm", tmp_path / "x.dcm", FrameOfReferenceUID=None)
+    (_, first, one), (_, _, two) = written(source, tmp_path), written(source, tmp_path)
+    assert first == ["FrameOfReferenceUID is new: the image has none"]
+    assert one.FrameOfReferenceUID == two.FrameOfReferenceUID
+
+
+def test_an_image_without_identifier_is_referred_to_by_that_of_its_file(image, tmp_path):
+    source = changed(image, tmp_path / "x.dcm", SOPInstanceUID=None)
+    _, notes, found = written(source, tmp_path)
+    meta = pydicom.filereader.read_file_meta_info(source)
+    assert found.SourceImageSequence[0].ReferencedSOPInstanceUID == meta.MediaStorageSOPInstanceUID
+    assert notes == []
 
 
 TEXT = st.binary(max_size=70)

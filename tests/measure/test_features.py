@@ -8,7 +8,8 @@ from phantoms import GOLDEN, NAMES, phantom
 from PIL import Image
 
 from jaxseg.labels import CXAS
-from jaxseg.measure.features import FEATURES, find, find_all, measure
+from jaxseg.measure.features import FEATURES, classes_for, find, find_all, measure
+from jaxseg.measure.ratios import CTR_CLASSES
 
 EVERY = [feature.name for feature in FEATURES]
 
@@ -19,6 +20,14 @@ def original(name):
     for feature, found in GOLDEN[name].items():
         values |= {feature: found["score"]} if feature in ("CTR", "SCD") else found
     return values
+
+
+def test_only_the_classes_that_features_need_are_segmented():
+    assert set(classes_for(find_all("CTR"), CXAS)) == {"heart", "lung", "right hemidiaphragm"}
+    assert classes_for(find_all("CTR,area"), CXAS) is None
+    assert classes_for(find_all("CTR,SCD"), ["lung", "heart", "right hemidiaphragm"]) == list(CTR_CLASSES)
+    with pytest.raises(ValueError, match="CTR cannot be measured with this model: it has no class 'heart', 'lung'"):
+        classes_for(find_all("CTR"), ["right hemidiaphragm"])
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -49,6 +49,19 @@ def test_one_score_is_called_score_and_several_by_their_names(tmp_path):
     assert lines_of(tmp_path / "two.csv")[0] == ["filename", "CTR", "SCD", "reason"]
 
 
+def test_a_score_beside_another_feature_keeps_its_name(tmp_path):
+    both = Measurements({"CTR": 0.5, "heart_area": 4}, {}, ("CTR", "area"))
+    table.write_csv([("a", both), ("b", "the file cannot be read")], tmp_path / "t.csv")
+    assert lines_of(tmp_path / "t.csv")[0] == ["filename", "CTR", "heart_area", "reason"]
+
+
+@pytest.mark.parametrize(("features", "head"), [(["SCD"], ["score"]), (["SCD", "CTR"], ["CTR", "SCD"]), (["area"], [])])
+def test_scores_have_a_column_even_where_no_image_could_be_read(tmp_path, features, head):
+    table.merge([("a", "no picture")], tmp_path / "t.csv", features=features)
+    assert lines_of(tmp_path / "t.csv")[0] == ["filename", *head, "reason"]
+    assert table.read_csv(tmp_path / "t.csv")[0]["reason"] == "no picture"
+
+
 def test_columns_in_mm_of_some_images_stand_beside_those_in_pixels(tmp_path):
     images = [heart(), heart(pixel_mm=(2.0, 2.0))]
     assert table.columns_of(images) == ["heart_area", "heart_area_mm2", "heart_perimeter", "heart_perimeter_mm"]

@@ -70,7 +70,9 @@ def start(source, output, output_type="npy", *, segmenter=None, settings=None, r
 def finish(*args, **options):
     """Does a run; returns it with {source's name: outcome}."""
     run, _, outcomes = start(*args, **options)
-    return run, {outcome.item.source.name: outcome for outcome in outcomes}
+    done = {outcome.item.source.name: outcome for outcome in outcomes}
+    folder.conclude(run)
+    return run, done
 
 
 def summary(output: Path) -> dict:

@@ -1,6 +1,7 @@
 """Several things made of one image are accounted for together, and none replaces what belongs to something else."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ def product(kind: str, suffix: str) -> Product:
     return Product(kind, place, write)
 
 
-MASKS, PREVIEW, LINES = product("npy", ".npy"), product("preview", ".preview.jpg"), product("lines", ".lines.jpg")
+MASKS, PREVIEW, LINES = product("npy", ".npy"), product("preview", ".preview.jpg"), product("drawing", ".lines.jpg")
 
 
 def work(images: list[Path], output: Path, *products: Product, settings=None, overwrite=False) -> list[str]:
@@ -68,12 +69,35 @@ def test_products_of_other_runs_stay_in_the_account(images, tmp_path):
     work(images, output, LINES, settings={"features": ["CTR"]})
     assert {kind: entry["path"] for kind, entry in files(output)["a"]["outputs"].items()} == {
         "npy": "a.npy",
-        "lines": "a.lines.jpg",
+        "drawing": "a.lines.jpg",
     }
     assert work(images, output, MASKS) == []  # features are none of its settings
     with pytest.raises(ValueError, match="made with another features"):
         work(images, output, LINES, settings={"features": ["SCD"]})
     assert json.loads((output / "summary.json").read_text())["settings"] == {"features": ["CTR"]}
+
+
+def test_other_features_leave_the_masks_as_they_are(images, tmp_path):
+    output = tmp_path / "out"
+    work(images, output, MASKS, settings={"threshold": 0.5, "classes": ["heart"]})
+    work(images, output, LINES, settings={"threshold": 0.5, "features": ["CTR"]})
+    work(images[:1], output, LINES, settings={"threshold": 0.5, "features": ["SCD"]}, overwrite=True)
+    live = {key: {kind for kind, o in entry["outputs"].items() if o["stamp"]} for key, entry in files(output).items()}
+    assert live == {"a": {"npy", "drawing"}, "b": {"npy"}}
+    work(images[:1], output, LINES, settings={"threshold": 0.3, "features": ["SCD"]}, overwrite=True)
+    live = {key: {kind for kind, o in entry["outputs"].items() if o["stamp"]} for key, entry in files(output).items()}
+    assert live == {"a": {"drawing"}, "b": set()}
+
+
+def test_what_was_made_before_the_image_changed_is_out_of_date(images, tmp_path):
+    output = tmp_path / "out"
+    work(images, output, MASKS)
+    images[0].write_text("a, taken again")
+    os.utime(images[1], ns=(0, 0))  # as a copy's: the content is the same
+    assert work(images, output, PREVIEW) == ["a.png", "b.png"]
+    assert files(output)["a"]["outputs"]["npy"]["stamp"] == []
+    assert files(output)["b"]["outputs"]["npy"]["stamp"] == files(output)["b"]["outputs"]["preview"]["stamp"]
+    assert work(images, output, MASKS) == ["a.png"]
 
 
 def test_what_is_left_of_another_image_is_out_of_date(images, tmp_path):

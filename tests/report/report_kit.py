@@ -1,11 +1,15 @@
 """Folders of images and masks for reports, and what stands in a page."""
 
 import json
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "images"))
+from dicom_files import write_dicom as write_dicom
 
 NAMES = ("right lung", "left lung", "heart")
 

@@ -1,23 +1,19 @@
 """The page in headless Chromium, opened from its file without a network."""
 
+import shutil
 import time
 
 import numpy as np
 import pytest
 from PIL import Image
-from report_kit import NAMES, masks_of, write_pair, write_pairs
+from report_kit import NAMES, masks_of, write_dicom, write_pair, write_pairs
 
 from jaxseg.masks.write import file_names
 from jaxseg.report.build import write_report
 
 pytestmark = pytest.mark.system("chromium", "chromedriver")
 
-HOSTILE = (
-    "<script>alert(1)<",
-    '"onmouseover="document.title=1"',
-    "<img src=x onerror=alert(1)>",
-    "javascript:alert(1)",
-)
+HOSTILE = ("<script>alert(1)<", '"onmouseover="document.title=1', "<img src=x onerror=alert(1)>", "javascript:alert(1)")
 
 
 @pytest.fixture(scope="module")
@@ -28,13 +24,7 @@ def browser():
 
     options = webdriver.ChromeOptions()
     options.binary_location = which("chromium")
-    for argument in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-dev-shm-usage",
-        "--disable-gpu",
-        "--window-size=1400,900",
-    ):
+    for argument in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "disable-gpu", "window-size=1400,900"):
         options.add_argument(f"--{argument}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     with webdriver.Chrome(options=options, service=Service(which("chromedriver"))) as driver:
@@ -47,11 +37,8 @@ def browser():
 
 
 def which(program: str) -> str:
-    import shutil
-
-    found = shutil.which(program)
-    assert found, f"{program} is not installed"
-    return found
+    assert shutil.which(program), f"{program} is not installed"
+    return shutil.which(program)
 
 
 def show(browser, page):
@@ -108,13 +95,13 @@ def test_it_opens_from_its_file_without_a_word_on_the_console(browser, report):
     assert texts(browser, "#clinical") == ["Not for clinical use."]
     assert texts(browser, "tbody th, tbody td:first-child")[:5] == [f"image_{i}.png" for i in range(5)]
     assert paths(browser, 0) == ["lung", "left lung", "right lung", "heart", "right hemidiaphragm"]
+    assert texts(browser, "#image-0 figure text") == ["R", "L"]
     assert browser.get_log("browser") == []
 
 
 def test_a_class_that_is_switched_off_leaves_the_picture(browser, report):
     show(browser, report)
-    before = paths(browser, 1)
-    figure = browser.find_element("css selector", "#image-1 figure")
+    before, figure = paths(browser, 1), browser.find_element("css selector", "#image-1 figure")
     seen = figure.screenshot_as_png
     browser.find_element("css selector", "#class-list li:nth-child(3) input").click()
     assert set(before) - set(paths(browser, 1)) == {"heart"}
@@ -136,7 +123,6 @@ def test_all_none_default_and_search_switch_what_is_listed(browser, report):
     assert texts(browser, "#shown") == ["2 of 5 shown"]
     browser.find_element("id", "default").click()
     assert len(paths(browser, 0)) == 5
-    browser.execute_script("document.querySelector('#groups').open = true")
 
 
 def test_a_group_switches_its_members(browser, tmp_path):
@@ -208,8 +194,7 @@ def test_histograms_count_every_value_once_and_name_what_is_missing(browser, rep
     assert captions[0].startswith("CTRn = 3 · median 0.")
     assert captions[0].endswith("not measured in 1")
     assert "n = 0" in captions[1]
-    labels = texts(browser, "#histograms figure:first-child text")
-    assert {"images", "ratio"} <= set(labels)
+    assert {"images", "ratio"} <= set(texts(browser, "#histograms figure:first-child text"))
 
 
 @pytest.mark.parametrize("values", ["[0.1,0.2,0.30000000000000004,0.4]", "[5,5,5]", "[0,0]", "[-3,1e6,12,13]", "[7]"])
@@ -229,14 +214,24 @@ def test_bins_hold_their_values(browser, report, values):
     assert len(counts) <= 60
 
 
+@pytest.mark.parametrize("values", ["[71296, 442112, 2019878, 96960]", "[0.500001, 0.500002]", "[12345678, 12345679]"])
+def test_the_numbers_below_a_histogram_differ_and_stand_apart(browser, report, values):
+    show(browser, report)
+    browser.execute_script(f"document.querySelector('#histograms').replaceChildren(histogram({values}, ''))")
+    box = "((b) => [t.textContent, b.x, b.x + b.width])(t.getBBox())"
+    found = ask(browser, f"Array.from(document.querySelectorAll('#histograms text[y=\"129\"]'), (t) => {box})")
+    assert len({text for text, _, _ in found}) == len(found) > 1
+    assert all(end < start for (_, _, end), (_, start, _) in zip(found, found[1:], strict=False))
+
+
 def test_columns_are_chosen_and_all_classes_listed(browser, report):
     show(browser, report)
     browser.find_element("css selector", "#columns summary").click()
-    browser.find_element("css selector", "#columns input[type=search]").send_keys("dome")
-    browser.find_element("css selector", "#columns input[type=search]").clear()
     browser.find_element("css selector", "#columns input[type=search]").send_keys("hemidia")
     browser.find_element("css selector", "#columns li:not([hidden]) input").click()
     assert "right hemidiaphragm area (px)" in texts(browser, "#measurements thead th")
+    browser.switch_to.active_element.send_keys("\ue00c")  # Escape
+    assert not ask(browser, "document.querySelector('#columns').open")
     browser.execute_script("document.querySelector('#image-0 details').open = true")
     until(lambda: len(texts(browser, "#image-0 tbody tr")) == 5)
     assert texts(browser, "#image-0 tbody tr:nth-child(3) td") == ["heart", f"{masks_of(0)[2].sum():,}"]
@@ -249,17 +244,22 @@ def test_links_open_the_files(browser, report):
     assert links == [(data / "image_1.png").as_uri(), (data / "image_1.json").as_uri()]
 
 
-def test_hostile_names_are_shown_as_text(browser, tmp_path):
+@pytest.mark.filterwarnings("ignore:Invalid value for VR")
+def test_hostile_names_and_tags_are_shown_as_text(browser, tmp_path):
     images, masks = [], []
     for i, name in enumerate(HOSTILE):
         image, path = write_pair(tmp_path / "data", f"{name}.png", masks_of(i), (name, "</script>", "b"))
         images.append(image)
         masks.append(path)
-    write_report(images, masks, tmp_path / "r.html", title="</title><script>alert(2)</script>")
+    images.append(
+        write_dicom(tmp_path / "tag.dcm", np.zeros((60, 50), np.uint8), PhotometricInterpretation="<script>3")
+    )
+    write_report(images, [*masks, path], tmp_path / "r.html", title="</title><script>alert(2)</script>")
     show(browser, tmp_path / "r.html")
     assert browser.title == "</title><script>alert(2)</script>"
     assert texts(browser, "h1") == ["</title><script>alert(2)</script>"]
-    assert texts(browser, "article h3") == [f"{name}.png" for name in HOSTILE]
+    assert texts(browser, "article h3") == [*(f"{name}.png" for name in HOSTILE), "tag.dcm"]
+    assert "<script>3 is colour" in texts(browser, "#failures li")[0]
     assert set(HOSTILE) <= set(texts(browser, "#class-list label"))
     assert ask(browser, "document.querySelectorAll('img, [onmouseover], [onerror]').length") == 0
     assert ask(browser, "document.querySelectorAll('script:not([type])').length") == 1
@@ -282,15 +282,14 @@ def test_the_policy_stops_programs_that_are_not_of_the_page(browser, tmp_path):
 
 def test_of_300_images_there_are_small_pictures_table_and_histograms(browser, tmp_path):
     images, masks = write_pairs(tmp_path / "data", 300, size=(48, 50))
-    write_report(images, masks, tmp_path / "r.html")
+    write_report(images, masks, tmp_path / "r.html", sides=False)
     assert (tmp_path / "r.html").stat().st_size < 2_000_000
     show(browser, tmp_path / "r.html")
     assert len(column(browser, 1)) == 300
     assert paths(browser, 299) == []
-    assert (
-        ask(browser, "document.querySelector('#image-299 image').href.baseVal.slice(0, 23)")
-        == "data:image/jpeg;base64,"
-    )
+    picture = ask(browser, "document.querySelector('#image-299 image').href.baseVal")
+    assert picture.startswith("data:image/jpeg;base64,")
+    assert texts(browser, "article figure text") == []
     assert ask(browser, "document.querySelectorAll('#class-list input').length") == 0
     assert texts(browser, "#class-list li") == list(NAMES)
     assert ask(browser, "document.querySelectorAll('figure svg image').length") < 100  # only those near the screen

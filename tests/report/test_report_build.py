@@ -1,20 +1,16 @@
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from report_kit import NAMES, masks_of, read_page, write_pair, write_pairs
+from report_kit import NAMES, masks_of, read_page, write_dicom, write_pair, write_pairs
 
 from jaxseg import labels
 from jaxseg.masks.write import file_names
 from jaxseg.measure.features import measure
 from jaxseg.report import build
 from jaxseg.report.build import write_report
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "images"))
-from dicom_files import write_dicom
 
 HOSTILE = ("<script>alert(1)<", "\"onmouseover='alert(1)'", "a\u202egnp", "line\nbreak")
 
@@ -158,7 +154,9 @@ def test_the_settings_of_the_run_are_shown(tmp_path):
     for name, mask in zip(file_names(NAMES), masks_of(0), strict=True):
         Image.fromarray(mask).save(folder / f"{name}.png")
     entry = {"source": str(images[0].resolve()), "status": "done"}
-    entry["outputs"] = {"png": {"path": "image_000", "stamp": [1, 2]}}
+    status = images[0].stat()
+    stamp = [status.st_size, status.st_mtime_ns]
+    entry["outputs"] = {"png": {"path": "image_000", "stamp": stamp}}
     settings = {"model": "<b>UNet</b>", "classes": list(NAMES), "threshold": 0.5, "weights_sha256": None}
     summary = {"jaxseg": "0.1", "settings": settings, "files": {"image_000": entry}}
     (out / "summary.json").write_text(json.dumps(summary))
