@@ -24,8 +24,6 @@ def demo(output, steps, gpus):
     Phantoms are drawn from formulas, so the truth is known; they are not anatomy of real X-rays. The folder gets the
     phantoms, a PNG a class, the model, contact_sheet.png and report.html.
     """
-    import dataclasses
-
     import jax
     import numpy as np
 
@@ -40,19 +38,16 @@ def demo(output, steps, gpus):
     with options.usage_errors("--gpus"):
         device = select_devices(gpus)[0]
     jax.config.update("jax_default_device", device)
-    job.refuse_foreign(output)
-    cfg = job.read_config()
-    if steps:
-        cfg = dataclasses.replace(cfg, steps=steps)
-    click.echo(f"Training a small U-Net on {cfg.phantoms} phantom X-rays of {cfg.size} x {cfg.size} pixels ...")
-    with progress(cfg.steps, "training", every=max(1, cfg.steps // 10)) as step:
-        model = job.train(cfg, lambda i, loss: step(f"loss {loss:.3f}"))
-    model = job.save(model, output / "model")
+    config = job.start(output, steps)
+    total, size = config.trainer.max_steps, config.data.size
+    click.echo(f"Training a small U-Net on {config.data.train} phantom X-rays of {size} x {size} pixels ...")
+    with progress(total, "training", every=max(1, total // 10)) as step:
+        model = job.train(config, output, device, lambda _, __, values: step(f"loss {values['loss']:.3f}"))
 
-    paths, truths = job.write_unseen(output / "images", cfg)
+    paths, truths = job.write_unseen(output / "images", 2 * size)  # another size than the network's, as in life
     segmenter = Segmenter(model, devices=[device])
     product = products.masks("png", model.card.class_names, "demo")
-    run = folder.Run(output / "masks", (product,), {"model": "demo", "seed": cfg.seed, "steps": cfg.steps})
+    run = folder.Run(output / "masks", (product,), {"model": "demo", "seed": config.seed, "steps": total})
     jobs = folder.plan(paths, output / "images", output / "masks")
     for outcome in folder.segment_files(folder.begin(jobs, run, overwrite=True), segmenter, run):
         if outcome.error is not None:
@@ -60,7 +55,7 @@ def demo(output, steps, gpus):
     folder.conclude(run)
     predictions = np.stack([segmenter(path).masks for path in paths])
     means = job.scores(predictions, truths)
-    save_picture(job.sheet(paths[: cfg.shown], predictions, truths, means), output / "contact_sheet.png")
+    save_picture(job.sheet(paths[: job.SHOWN], predictions, truths, means), output / "contact_sheet.png")
 
     notice = "Phantoms drawn from formulas, segmented by jaxseg demo"
     write_report(paths, output / "masks", output / "report.html", title=notice, features="area, centroid")
@@ -74,5 +69,7 @@ def _tell(output: Path, count: int, means: dict[str, float]) -> None:
     for name, value in means.items():
         click.echo(f"  {name:12s} {value:.3f}")
     click.echo(f"Look at {output / 'contact_sheet.png'}, or open {output / 'report.html'} in a browser.")
-    click.echo(f"Masks are in {output / 'masks'}, the model is in {output / 'model'}.")
-    click.echo(f"Segment anything with it: jaxseg segment -i {output / 'images'} -o out --weights {output / 'model'}")
+    click.echo(f"Masks are in {output / 'masks'}, the training run is in {output / 'training'}.")
+    click.echo(
+        f"Segment anything with it: jaxseg segment -i {output / 'images'} -o out --weights {output / 'training'}"
+    )

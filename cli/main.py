@@ -11,12 +11,14 @@ from jaxseg import __version__
 from jaxseg.cli.convert import convert
 from jaxseg.cli.cxas import cxas
 from jaxseg.cli.demo import demo
+from jaxseg.cli.evaluate import evaluate
 from jaxseg.cli.extract import extract
 from jaxseg.cli.models import models
 from jaxseg.cli.options import say
 from jaxseg.cli.report import report
 from jaxseg.cli.segment import segment
 from jaxseg.cli.show import show
+from jaxseg.cli.train import train
 
 MAX_LINES = 20  # of one error
 
@@ -31,7 +33,7 @@ def cli():
     """
 
 
-for command in (segment, extract, cxas, show, report, convert, models, demo):
+for command in (segment, extract, cxas, show, report, train, evaluate, convert, models, demo):
     command.params.append(click.Option(["--debug"], is_flag=True, expose_value=False, help="Show tracebacks."))
     command.context_settings["token_normalize_func"] = lambda name: name.replace("_", "-")
     cli.add_command(command)
@@ -43,7 +45,7 @@ def main(args: list[str] | None = None) -> None:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: nothing half-written stays
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # what fails there comes back as an exception
     try:
         sys.exit(cli.main(args, prog_name="jaxseg", standalone_mode=False) or 0)
     except Exception as error:
@@ -62,7 +64,8 @@ def _report(error: Exception) -> int:
         return 1
     if isinstance(error, click.UsageError):
         where = error.ctx.command_path if error.ctx else "jaxseg"
-        say(f"Error: {_one_line(error.format_message())} ('{where} --help' explains)")
+        first, *lines = error.format_message().rstrip().split("\n")
+        _say_lines(f"{first} ('{where} --help' explains)", lines)
         return 2
     if isinstance(error, click.ClickException):
         text = error.format_message()
@@ -73,9 +76,13 @@ def _report(error: Exception) -> int:
     else:
         text = f"{type(error).__name__}: {_one_line(str(error))} (--debug shows where)"
     first, *lines = text.split("\n")
+    _say_lines(first, lines)
+    return 1
+
+
+def _say_lines(first: str, lines: list[str]) -> None:
     more = [f"... and {len(lines) - MAX_LINES} more (--debug shows all)"] if len(lines) > MAX_LINES else []
     say("\n".join([f"Error: {first}", *lines[:MAX_LINES], *more]))
-    return 1
 
 
 def _one_line(text: str) -> str:

@@ -3,90 +3,59 @@
 Nothing here is anatomy of real X-rays: phantoms are drawn from formulas.
 """
 
-import dataclasses
-import importlib.resources
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import numpy as np
-import optax
-import yaml
 from flax import nnx
 from PIL import Image
 
-from jaxseg.card import CARD_FILE, read_card
 from jaxseg.data import phantom
 from jaxseg.draw.overlay import overlay
 from jaxseg.draw.save import save_picture
 from jaxseg.draw.sheet import contact_sheet
-from jaxseg.images.preprocess import cxas
-from jaxseg.images.read import from_array, read_picture
-from jaxseg.ops.losses import binary_cross_entropy, dice_loss
+from jaxseg.images.read import read_picture
 from jaxseg.ops.metrics import dice
 from jaxseg.palette import palette
-from jaxseg.train.step import finish_step, make_step
-from jaxseg.weights.load import create, load
-from jaxseg.weights.store import save_model
+from jaxseg.train import run
+from jaxseg.train.config import Config
+from jaxseg.train.phantom import UNSEEN
+from jaxseg.weights.load import load
 
-NOTE = "trained on phantoms that were drawn from formulas: its masks of real X-rays mean nothing"
-UNSEEN = 1_000_000  # seeds from here on are never trained on
-
-
-@dataclasses.dataclass(frozen=True)
-class DemoConfig:
-    """The values of `configs/demo.yaml`."""
-
-    seed: int
-    size: int
-    backbone: str
-    width: int
-    phantoms: int
-    batch_size: int
-    steps: int
-    learning_rate: float
-    unseen: int
-    shown: int
+TRAINING = "training"  # sub-folder of the run
+COUNT = 12  # phantoms that are segmented after training
+SHOWN = 3  # of these, in the contact sheet
 
 
-def read_config() -> DemoConfig:
-    """Returns the packaged configuration."""
-    text = importlib.resources.files("jaxseg.configs").joinpath("demo.yaml").read_text(encoding="utf-8")
-    return DemoConfig(**yaml.safe_load(text))
+def start(output: Path, steps: int | None) -> Config:
+    """Makes the folder of a demo and its training run; an earlier demo is replaced.
+
+    Raises:
+      ValueError: the folder holds other things.
+    """
+    training = output / TRAINING
+    if output.exists() and any(output.iterdir()):
+        config = training / run.CONFIG_FILE
+        if not config.is_file() or "task: phantom" not in config.read_text(encoding="utf-8"):
+            raise ValueError(f"{output} holds other things than an earlier demo; name another folder")
+        shutil.rmtree(training)
+    return run.open_run("demo", training, overrides=[f"trainer.max_steps={steps}"] if steps else [])
 
 
-def refuse_foreign(output: Path) -> None:
-    """Raises ValueError unless the folder is new, empty or of an earlier demo: its contents are replaced."""
-    if not output.exists() or not any(output.iterdir()):
-        return
-    if not (output / "model" / CARD_FILE).is_file() or read_card(output / "model").note != NOTE:
-        raise ValueError(f"{output} holds other things than an earlier demo; name another folder")
+def train(config: Config, output: Path, device: jax.Device, on_step: Callable) -> nnx.Module:
+    """Trains on phantoms and returns the model as users would load it."""
+    run.train(config, output / TRAINING, devices=[device], on_step=on_step)
+    return load(output / TRAINING)
 
 
-def train(cfg: DemoConfig, on_step: Callable[[int, float], None]) -> nnx.Module:
-    """Trains a small U-Net on phantoms and returns it; `on_step(step, loss)` is called after every step."""
-    model = create(
-        "cxas", seed=cfg.seed, class_names=phantom.CLASSES, backbone=cfg.backbone, width=cfg.width, init="torch"
-    )
-    model.card = dataclasses.replace(model.card, input_size=(cfg.size, cfg.size), note=NOTE)
-    images, masks = _phantoms(range(cfg.seed, cfg.seed + cfg.phantoms), cfg.size)
-    schedule = optax.cosine_decay_schedule(cfg.learning_rate, cfg.steps)
-    step, state = make_step(model, optax.adam(schedule), _loss)
-    rng = np.random.default_rng(cfg.seed)
-    for i in range(cfg.steps):
-        chosen = rng.choice(len(images), cfg.batch_size, replace=False)
-        state, loss = step(state, images[chosen], masks[chosen], jax.random.key(i))
-        on_step(i + 1, float(loss))
-    finish_step(model, state)
-    return model
-
-
-def write_unseen(folder: Path, cfg: DemoConfig) -> tuple[list[Path], np.ndarray]:
+def write_unseen(folder: Path, size: int) -> tuple[list[Path], np.ndarray]:
     """Draws phantoms that were not trained on as png files; returns their paths and true masks (N, K, H, W)."""
     folder.mkdir(parents=True, exist_ok=True)
     paths, truths = [], []
-    for i in range(cfg.unseen):
-        image, truth = phantom.draw(UNSEEN + i, 2 * cfg.size)  # another size than the network's, as in life
+    for i in range(COUNT):
+        image, truth = phantom.draw(UNSEEN + i, size)
         paths.append(folder / f"phantom_{i:02d}.png")
         save_picture(Image.fromarray(image), paths[-1])
         truths.append(truth)
@@ -109,18 +78,3 @@ def sheet(paths: list[Path], predictions: np.ndarray, truths: np.ndarray, means:
     figures = ", ".join(f"{name} {value:.2f}" for name, value in means.items())
     caption = f"Phantoms drawn from formulas, unseen in training; not real X-rays. Mean Dice: {figures}."
     return contact_sheet(rows, titles=["phantom", "truth", "jaxseg"], legend=legend, caption=caption, sides=True)
-
-
-def save(model: nnx.Module, folder: Path) -> nnx.Module:
-    """Writes the model directory and loads it again, so that what is shown is what users would load."""
-    return load(save_model(model, folder, model.card, overwrite=True))
-
-
-def _phantoms(seeds: range, size: int) -> tuple[np.ndarray, np.ndarray]:
-    drawn = [phantom.draw(seed, size) for seed in seeds]
-    images = np.stack([cxas(from_array(image), (size, size)) for image, _ in drawn])
-    return images, np.stack([masks.transpose(1, 2, 0) for _, masks in drawn]).astype(np.float32)
-
-
-def _loss(logits: jax.Array, target: jax.Array) -> jax.Array:
-    return binary_cross_entropy(logits, target) + dice_loss(logits, target)

@@ -17,7 +17,7 @@ PARAMS_FOLDER = "params"
 
 
 def save_model(model: nnx.Module, folder: str | Path, card: Card, *, overwrite: bool = False) -> Path:
-    """Writes a model directory in one step: it is complete or not there.
+    """Writes a model directory in one step: it is complete or not there. Of several hosts one calls this.
 
     Raises:
       FileExistsError: the folder exists and `overwrite` is False, or it is no model directory.
@@ -26,11 +26,17 @@ def save_model(model: nnx.Module, folder: str | Path, card: Card, *, overwrite: 
     if folder.exists() and not (overwrite and _is_model(folder)):
         raise FileExistsError(f"{folder} exists; name a new folder, or overwrite a model directory on purpose")
     with atomic_folder(folder) as temporary:
-        with ocp.StandardCheckpointer() as checkpointer:
+        with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as checkpointer:
             checkpointer.save((temporary / PARAMS_FOLDER).resolve(), _arrays(model))
         digest = files.sha256(temporary / PARAMS_FOLDER)
         dataclasses.replace(card, jaxseg=__version__, params_sha256=digest).write(temporary)
     return folder
+
+
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """Orbax would wait for the other processes of a run, which do not write."""
+    this = jax.process_index()
+    return ocp.options.MultiprocessingOptions(primary_host=this, active_processes={this})
 
 
 def _is_model(folder: Path) -> bool:

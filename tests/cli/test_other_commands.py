@@ -79,7 +79,7 @@ def test_the_demo_finds_the_lungs_of_unseen_phantoms(jaxseg_process, tmp_path):
     with Image.open(tmp_path / "demo" / "contact_sheet.png") as sheet:
         assert sheet.size[0] > 500
     assert len(list((tmp_path / "demo" / "masks" / "phantom_00").glob("*.png"))) == 6
-    assert "real X-rays mean nothing" in read_card(tmp_path / "demo" / "model").note
+    assert "real X-rays mean nothing" in read_card(tmp_path / "demo" / "training" / "model").note
 
 
 def test_the_demo_replaces_nothing_but_a_demo(jaxseg_command, tiny, tmp_path):
@@ -103,11 +103,33 @@ def test_the_readme_maps_every_original_command():
         assert command in text
 
 
+def trains(words, jaxseg_command, tmp_path):
+    """Runs a training command on a few small pictures, for one step of a narrow network."""
+    data = tmp_path / "data"
+    data.mkdir()
+    rng = np.random.default_rng(0)
+    pairs = [{"image": f"{i}.png", "target": f"{i}.npy"} for i in range(3)]
+    for pair in pairs:
+        Image.fromarray(rng.integers(0, 256, (40, 40), np.uint8)).save(data / pair["image"])
+        np.save(data / pair["target"], rng.random((2, 40, 40)) > 0.5)
+    lists = {"label_dict": {"0": "heart", "1": "lung"}, "train": pairs, "val": pairs[:1], "test": pairs[1:]}
+    (data / "paxray.json").write_text(json.dumps(lists))
+    small = {"trainer.max_steps": 1, "model.width": 4, "model.backbone": "resnet18", "data.load_size": 64}
+    places = {"DATA": data, "OUT": tmp_path / "out"}
+    words = [str(places.get(word, word)) for word in words] + ["-g", "0", "--set", "data.crop_size=64"]
+    code, _, err = jaxseg_command(*words, *[part for k, v in small.items() for part in ("--set", f"{k}={v}")])
+    assert code == 0, err
+    assert jaxseg_command("evaluate", "--run", tmp_path / "out", "-g", "0")[0] == 0
+
+
 @pytest.mark.parametrize("row", rows(), ids=lambda row: row[0])
 def test_every_row_of_the_readme_that_exists_runs(row, jaxseg_command, tiny, tiny_paxray, images, tmp_path):
     _, ours = row
     paxray = "-m paxray" in ours
     words = shlex.split(ours)[1:]
+    if words[0] == "train":
+        trains(words, jaxseg_command, tmp_path)
+        return
     places = {"IMAGES": images, "OUT": tmp_path / "out"}
     words = [str(places.get(word, word)) for word in words] + ["--weights", str(tiny_paxray if paxray else tiny)]
     code, _, err = jaxseg_command(*words)

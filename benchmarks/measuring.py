@@ -1,0 +1,78 @@
+"""All features of an image's 159 masks: jaxseg against the original's steps with OpenCV, in turn.
+
+python benchmarks/measuring.py [--rounds 11]
+"""
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from jaxseg.environment import environment
+from jaxseg.labels import CXAS
+from jaxseg.measure.features import FEATURES, measure
+
+RESULTS = Path(__file__).parent / "results" / "measuring.json"
+
+
+def masks_of_an_image() -> np.ndarray:
+    """159 overlapping ellipses, (159, 512, 512) bool, of sizes as anatomy has them."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:512, :512]
+    found = np.zeros((159, 512, 512), bool)
+    for mask in found:
+        cy, cx = rng.uniform(100, 412, 2)
+        ry, rx = rng.uniform(8, 110, 2)
+        mask[:] = ((y - cy) / ry) ** 2 + ((x - cx) / rx) ** 2 < 1 + 0.2 * np.sin(x / 5)
+    return found
+
+
+def with_opencv(masks: np.ndarray) -> dict:
+    """The six features of every class, each from the mask anew, as the original computes them."""
+    values = {}
+    for name, mask in zip(CXAS, masks, strict=True):
+        byte = mask.astype(np.uint8)
+        values[f"{name}_area"] = int(byte.sum())
+        moments = cv2.moments(byte)
+        values[f"{name}_cx"] = int(moments["m10"] / moments["m00"])
+        values[f"{name}_box"] = cv2.boundingRect(byte)
+        lengths = []
+        for _ in range(2):  # perimeter, and again for compactness
+            contour = cv2.findContours(byte, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0][0]
+            lengths.append(cv2.arcLength(contour, closed=False))
+        values[f"{name}_perimeter"] = lengths[0]
+        values[f"{name}_compactness"] = 4 * np.pi * byte.sum() / lengths[1] ** 2
+        contour = cv2.findContours(byte, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0][0]
+        values[f"{name}_convexity"] = byte.sum() / cv2.contourArea(cv2.convexHull(contour))
+    return values
+
+
+def main() -> None:
+    """Times both sides and writes the medians."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=11)
+    rounds = parser.parse_args().rounds
+    masks = masks_of_an_image()
+    features = [feature.name for feature in FEATURES if feature.kind == "per class"]
+    ours, theirs = measure(masks, CXAS, features).values, with_opencv(masks)
+    worst = max(abs(ours[name] - theirs[name]) for name in theirs if not name.endswith("_box"))
+    seconds: dict[str, list[float]] = {"jaxseg": [], "opencv": []}
+    for _ in range(rounds):
+        for side, run in (("jaxseg", lambda: measure(masks, CXAS, features)), ("opencv", lambda: with_opencv(masks))):
+            start = time.perf_counter()
+            run()
+            seconds[side].append(time.perf_counter() - start)
+    medians = {side: round(statistics.median(values), 4) for side, values in seconds.items()}
+    ratio = statistics.median(b / a for a, b in zip(seconds["jaxseg"], seconds["opencv"], strict=True))
+    result = {"seconds_an_image": medians, "opencv_over_jaxseg": round(ratio, 2), "largest_difference": worst}
+    result |= {"all": seconds, "rounds": rounds, "opencv": cv2.__version__, "environment": environment()}
+    RESULTS.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps({k: result[k] for k in ("seconds_an_image", "opencv_over_jaxseg", "largest_difference")}))
+
+
+if __name__ == "__main__":
+    main()

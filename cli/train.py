@@ -1,0 +1,56 @@
+"""`jaxseg train`: trains a model as a configuration says; goes on where a run was cut short."""
+
+import contextlib
+from pathlib import Path
+
+import click
+
+from jaxseg.cli import options
+from jaxseg.cli.progress import progress
+
+
+@click.command()
+@click.option("-t", "--config", "source", help="A YAML file, or the name of one that comes with jaxseg: paxray, demo.")
+@click.option("-i", "--input", "data", type=click.Path(path_type=Path), help="Folder of the data.")
+@click.option(
+    "-o", "--output", "folder", type=click.Path(path_type=Path, file_okay=False), help="Folder of the run.  [runs/NAME]"
+)
+@click.option("--resume", is_flag=True, help="Go on with the run in the folder, exactly where it was cut short.")
+@click.option("--set", "overrides", multiple=True, metavar="NAME=VALUE", help="Replace a setting: trainer.epochs=2.")
+@options.training_gpus
+@click.option("--hosts", is_flag=True, help="Several hosts that find each other: Slurm, Cloud TPU, Kubernetes, MPI.")
+@click.option("--coordinator", metavar="HOST:PORT", help="Of several hosts: address of the first.")
+@click.option("--num-processes", type=click.IntRange(1), help="Of several hosts: how many there are.")
+@click.option("--process-id", type=click.IntRange(0), help="Of several hosts: the number of this one.")
+def train(source, data, folder, resume, overrides, gpus, hosts, **others):
+    """Train a model.
+
+    The folder gets the resolved configuration, versions, metrics.jsonl, checkpoints and pictures, and model/, the best
+    by validation, which --weights of other commands takes.
+    """
+    from jaxseg.train import run
+    from jaxseg.train.mesh import join_hosts
+
+    if source is None and folder is None:
+        raise click.UsageError("name a configuration with -t, or a run to go on with: -o RUN --resume")
+    folder = folder or Path("runs") / Path(source).stem
+    if hosts or any(value is not None for value in others.values()):
+        with options.usage_errors("--coordinator, --num-processes, --process-id"):
+            join_hosts(*others.values())
+    with options.usage_errors("--gpus"):
+        devices = run.training_devices(gpus)
+    with options.usage_errors("--config, --output"):
+        config = run.open_run(source, folder, data=data, overrides=overrides, resume=resume)
+    with contextlib.ExitStack() as stack:
+        steps = []
+
+        def on_step(number: int, total: int, values: dict) -> None:
+            if not steps:
+                every = config.trainer.log_every
+                steps.append(stack.enter_context(progress(total, "steps", every=every, done=number - 1)))
+            steps[0](f"loss {values['loss']:.4f}")
+
+        scores = run.train(config, folder, devices=devices, on_step=on_step, tell=options.say)
+    for name, value in scores.items():
+        click.echo(f"{name}\t{value:.4f}")
+    options.say(f"The run is in {folder}, its model in {folder / 'model'}")

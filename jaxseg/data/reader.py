@@ -1,0 +1,85 @@
+"""Makes batches of examples from records: threads, and what happens to bad records. Numpy only."""
+
+import errno
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+import numpy as np
+
+# An OSError with another number says something of the machine, so no record is left out for it.
+_OF_THE_FILE = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
+
+Transform = Callable[[dict[str, Any], np.random.Generator], dict[str, np.ndarray]]  # a pure function of both
+
+
+class Source(Protocol):
+    """Records by number. Source and transform are numpy only and can be pickled: they may run in worker processes."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Returns a record: a dict of arrays and plain values. ValueError or OSError where it is bad."""
+
+    def name(self, index: int) -> str:
+        """Returns the file that an error names."""
+
+
+class RecordError(ValueError):
+    """A record that cannot be used; the message names its file."""
+
+
+class Reader:
+    """A function from rows of a plan to a batch, with threads of its own; pickled without them.
+
+    Rows are "position" (place in the stream, from which the transform's generator is made) and "index" (of the record
+    in the source), each (b,) int64, and at will "weight". A batch has what the transform makes, stacked; "index", that
+    of the record read; "wanted", that of the record asked for; and "weight" as given. They differ where `skip` is set
+    and records were bad: then the next good one of the source is read.
+    """
+
+    def __init__(self, source: Source, transform: Transform, *, seed: int, threads: int, skip: bool):
+        self.source, self._transform, self._seed = source, transform, seed
+        self._threads, self._skip = threads, skip
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="jaxseg-read")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_pool"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _pool=ThreadPoolExecutor(state["_threads"], thread_name_prefix="jaxseg-read"))
+
+    def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        pairs = list(zip(rows["position"].tolist(), rows["index"].tolist(), strict=True))
+        once = list(dict.fromkeys(pairs))  # the copies that fill a batch are read once
+        made = dict(zip(once, self._pool.map(self._example, once), strict=True))
+        batch = self._stacked([made[pair] for pair in pairs])
+        return batch | {"weight": rows["weight"]} if "weight" in rows else batch
+
+    def close(self) -> None:
+        """Ends the threads."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _example(self, pair: tuple[int, int]) -> dict[str, np.ndarray]:
+        position, wanted = pair
+        total = len(self.source)
+        index = wanted
+        while True:
+            try:
+                example = self._transform(self.source[index], np.random.default_rng((self._seed, position)))
+                return {**example, "index": np.int64(index), "wanted": np.int64(wanted)}
+            except (ValueError, OSError) as error:
+                problem = RecordError(f"record {index}, {self.source.name(index)}: {error}")
+                if not self._skip or (isinstance(error, OSError) and error.errno not in _OF_THE_FILE):
+                    raise problem from error
+                index = (index + 1) % total
+                if index == wanted:
+                    raise RecordError(f"none of the {total} records can be used; the last: {problem}") from error
+
+    def _stacked(self, examples: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        shapes = [{key: (np.shape(value), np.asarray(value).dtype) for key, value in x.items()} for x in examples]
+        for example, shape in zip(examples, shapes, strict=True):
+            if shape != shapes[0]:
+                names = [self.source.name(int(x["index"])) for x in (examples[0], example)]
+                raise ValueError(f"{names[0]} and {names[1]} cannot be in one batch: {shapes[0]} and {shape}")
+        return {key: np.stack([example[key] for example in examples]) for key in examples[0]}

@@ -1,0 +1,83 @@
+"""The record of a run: `metrics.jsonl`, and TensorBoard events where the extra `tensorboard` is installed."""
+
+import contextlib
+import json
+import math
+from pathlib import Path
+
+import jax
+
+from jaxseg.files import atomic_file
+
+METRICS_FILE = "metrics.jsonl"
+WALL_TIMES = ("seconds", "examples_per_second")  # keys that differ from run to run
+
+
+class Log:
+    """Writes a line of JSON for every entry, at once; only the first of several hosts writes. A context manager.
+
+    Args:
+      folder: of the run.
+      step: entries after it, of a run that was cut short and goes on from there, are dropped.
+    """
+
+    def __init__(self, folder: Path, step: int):
+        self._writes = jax.process_index() == 0
+        if not self._writes:
+            return
+        path = folder / METRICS_FILE
+        kept = [entry for entry in read_metrics(path) if entry["step"] <= step]
+        with atomic_file(path) as temporary:
+            temporary.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
+        self._file = path.open("a", encoding="utf-8")
+        self._board = _board(folder, step)
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._writes:
+            with contextlib.suppress(OSError):  # what `write` could not write
+                self._file.close()
+            if self._board is not None:
+                self._board.close()
+
+    def write(self, split: str, step: int, epoch: int, values: dict[str, float]) -> None:
+        """Adds an entry: what was measured on a split after a step; null where a number is not finite."""
+        if not self._writes:
+            return
+        shown = {name: value if math.isfinite(value) else None for name, value in values.items()}  # JSON has no NaN
+        try:
+            self._file.write(json.dumps({"split": split, "step": step, "epoch": epoch} | shown) + "\n")
+            self._file.flush()
+        except OSError as error:  # which names no file
+            raise OSError(error.errno, error.strerror, self._file.name) from None
+        for name, value in values.items() if self._board is not None else ():
+            self._board.add_scalar(f"{split}/{name}", value, step)
+
+
+def read_metrics(path: Path) -> list[dict]:
+    """Returns the entries of a `metrics.jsonl`; a last line that was cut short is left out.
+
+    Raises:
+      ValueError: another line is damaged.
+    """
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    entries = []
+    for number, line in enumerate(lines[:-1], 1):  # behind the last line break is nothing, or what a kill left
+        try:
+            entry = json.loads(line)
+            entries.append(entry | {"step": int(entry["step"])})
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"{path}, line {number}: no entry of a run: {line[:80]!r}") from None
+    return entries
+
+
+def _board(folder: Path, step: int):
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)

@@ -1,0 +1,155 @@
+"""The folder of a run: opened new or to go on with, trained in, and evaluated."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+
+from jaxseg.devices import select_devices
+from jaxseg.environment import environment
+from jaxseg.files import atomic_file, only_writer, sweep
+from jaxseg.train import loop, task
+from jaxseg.train.checkpoint import Checkpoints
+from jaxseg.train.config import Config, read_config, to_mapping, write_config
+
+CONFIG_FILE, VERSIONS_FILE, FACTS_FILE = "config.yaml", "versions.json", "data.json"
+
+
+def training_devices(spec: str) -> list[jax.Device]:
+    """Returns the devices to train on: "all" of the kind that JAX prefers, of all hosts, or what `select_devices` does.
+
+    Raises:
+      ValueError: there is no such device, or some are named where several hosts take part.
+    """
+    if spec == "all":
+        return jax.devices()
+    if jax.process_count() > 1:
+        raise ValueError(f"{spec!r} names devices of one host; with several hosts all take part: -g all")
+    return select_devices(spec)
+
+
+def open_run(
+    source: str | Path | None,
+    folder: Path,
+    *,
+    data: Path | None = None,
+    overrides: Sequence[str] = (),
+    resume: bool = False,
+) -> Config:
+    """Returns the configuration of a run that is new or goes on; nothing is written yet.
+
+    Args:
+      source: a YAML file or the name of a packaged one; may be None where the run is there already.
+      folder: of the run.
+      data: folder of the data, in place of `data.root`.
+      overrides: such as "trainer.epochs=2".
+      resume: go on with a run that is there. Where there is none, one is started, if there is a source.
+
+    Raises:
+      ValueError: the configuration is wrong, or not that of the run which is there; the folder holds other things.
+    """
+    stored = folder / CONFIG_FILE
+    overrides = [*overrides, *([f"data.root={json.dumps(str(data.resolve()))}"] if data is not None else [])]
+    if resume and stored.is_file():
+        config = read_config(stored, task.sections)
+        wanted = read_config(source or stored, task.sections, overrides)
+        changed = _differences(to_mapping(config), to_mapping(wanted))
+        if changed:
+            raise ValueError(f"{folder} was started with another {', '.join(changed)}; start a new run in a new folder")
+        return config
+    if source is None:
+        what = "no run to go on with" if resume else "no configuration was named"
+        raise ValueError(f"{folder}: {what}; give one with -t")
+    config = read_config(source, task.sections, overrides)
+    if jax.process_index() == 0:  # another of several hosts may find what this one has begun already
+        _refuse_other_things(folder)
+    return config
+
+
+def train(
+    config: Config,
+    folder: Path,
+    *,
+    devices: Sequence[jax.Device],
+    on_step: Callable = lambda *_: None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> dict[str, float]:
+    """Trains in the folder of a run, made if it is new, and returns the last validation; see `jaxseg.train.loop.fit`.
+
+    Raises:
+      ValueError: also where the data, the batch and the devices do not fit; nothing was written then.
+    """
+    problem = task.make_problem(config)
+    under_way = loop.prepare(config, problem, folder, devices=devices, on_step=on_step, tell=tell)
+    if jax.process_index() > 0:
+        return loop.fit(under_way)
+    folder.mkdir(parents=True, exist_ok=True)
+    with only_writer(folder):
+        sweep(folder)
+        if not (folder / CONFIG_FILE).is_file():
+            _write_json(folder / VERSIONS_FILE, environment())
+            write_config(config, folder / CONFIG_FILE)
+        if problem.facts:
+            _write_json(folder / FACTS_FILE, problem.facts)
+        return loop.fit(under_way)
+
+
+def evaluate(folder: Path, split: str, *, devices: Sequence[jax.Device], step: int | None = None) -> dict[str, float]:
+    """Evaluates a run's best checkpoint, or that of a step, writes `evaluation_<split>.json` and returns its content.
+
+    Raises:
+      ValueError: the folder holds no run, or no such split or checkpoint.
+    """
+    if not (folder / CONFIG_FILE).is_file():
+        raise ValueError(f"{folder} holds no run: it has no {CONFIG_FILE}")
+    config = read_config(folder / CONFIG_FILE, task.sections)
+    problem = task.make_problem(config)
+    if not problem.splits.get(split):
+        known = ", ".join(name for name, records in problem.splits.items() if len(records))
+        raise ValueError(f"the data have no split {split!r} with examples; there are: {known}")
+    if not (folder / loop.CHECKPOINTS).is_dir():
+        raise ValueError(f"{folder} has no checkpoint yet")
+    with Checkpoints(folder / loop.CHECKPOINTS, read_only=True) as checkpoints:
+        step = _checkpoint(checkpoints, step, folder)
+        scores = {"step": step} | loop.evaluate_checkpoint(config, problem, checkpoints, step, split, devices)
+    if jax.process_index() == 0:
+        _write_json(folder / f"evaluation_{split}.json", scores)
+    return scores
+
+
+def _refuse_other_things(folder: Path) -> None:
+    """Raises where a folder holds more than a run that was killed at once may have left."""
+    if folder.exists() and any(p.name != VERSIONS_FILE and not p.name.startswith(".jaxseg-") for p in folder.iterdir()):
+        there = (folder / CONFIG_FILE).is_file()
+        resume = ", or go on with the run in it with --resume" if there else ""
+        raise ValueError(f"{folder} is not empty; name a new folder{resume}")
+
+
+def _checkpoint(checkpoints: Checkpoints, step: int | None, folder: Path) -> int:
+    steps = checkpoints.steps()
+    if not steps:
+        raise ValueError(f"{folder} has no checkpoint yet")
+    if step is None:
+        best = checkpoints.best()
+        return steps[-1] if best is None else best
+    if step not in steps:
+        raise ValueError(f"there is no checkpoint of step {step}; there are {', '.join(map(str, steps))}")
+    return step
+
+
+def _differences(one: dict, other: dict, prefix: str = "") -> list[str]:
+    """The names of the settings in which two configurations differ."""
+    found = []
+    for name in sorted(one.keys() | other.keys()):
+        a, b = one.get(name), other.get(name)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += _differences(a, b, f"{prefix}{name}.")
+        elif a != b:
+            found.append(prefix + name)
+    return found
+
+
+def _write_json(path: Path, content: dict) -> None:
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,59 @@
+"""What the engine knows of a method: a Problem, made by the method's own file from its section of the config."""
+
+import dataclasses
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from flax import nnx
+
+TASKS = {"paxray": "jaxseg.train.paxray", "phantom": "jaxseg.train.phantom"}  # name -> module
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A model, its data, its loss and its metrics.
+
+    Attributes:
+      model: with its `card`, in any mode.
+      splits: "train" and, where there are, "val" and "test": sources with `len`, `[i] -> record` and `name(i)`.
+      augment: (record, numpy Generator) -> arrays of one example, for training.
+      prepare: the same for evaluation, without chance.
+      loss: (model in training mode, batch, key) -> (mean loss, {name: scalar}).
+      scores: (model in evaluation mode, batch) -> {name: (B, ...)}, what is measured of every example.
+      summarise: {name: (N, ...)} of a whole split -> {name: number}.
+      target: the number of which the highest is best.
+      draw: (model, records) -> a picture of predictions; None: there is none.
+      facts: whatever else of the data should be kept with the run, as JSON takes it.
+    """
+
+    model: nnx.Module
+    splits: Mapping[str, Sequence]
+    augment: Callable
+    prepare: Callable
+    loss: Callable
+    scores: Callable
+    summarise: Callable[[dict[str, np.ndarray]], dict[str, float]]
+    target: str
+    draw: Callable | None = None
+    facts: Mapping = dataclasses.field(default_factory=dict)
+
+
+def sections(task: str) -> dict[str, type]:
+    """Returns the dataclasses of a task's own sections of the config: "data", "model" and "loss".
+
+    Raises:
+      ValueError: there is no such task.
+    """
+    return _module(task).SECTIONS
+
+
+def make_problem(config) -> Problem:
+    """Returns the problem of a config; reads what its data are, and makes the untrained model."""
+    return _module(config.task).make_problem(config)
+
+
+def _module(task: str):
+    if task not in TASKS:
+        raise ValueError(f"task: {task!r} is not one of {', '.join(TASKS)}")
+    return importlib.import_module(TASKS[task])

@@ -1,0 +1,96 @@
+"""YAML of settings: what PyYAML's safe loader reads, less what surprises people and what can exhaust a machine.
+
+Text is text unless it is a number, true, false or null as YAML 1.2 writes them: `1e-3` is a number; `no`, `1:30`, `010`
+and `2024-01-01` are text. A name that is given twice, an alias and a deep nesting are refused.
+"""
+
+import re
+from typing import Any
+
+import yaml
+
+from jaxseg.files import printable
+
+MAX_CHARACTERS = 200_000
+MAX_DEPTH = 20
+
+_SCALARS = (  # tag, pattern, first characters; whole numbers come first, as every one of them also reads as a float
+    ("tag:yaml.org,2002:null", r"^(?:~|null|)$", ["~", "n", ""]),
+    ("tag:yaml.org,2002:bool", r"^(?:true|false)$", list("tf")),
+    ("tag:yaml.org,2002:int", r"^[-+]?(?:0|[1-9][0-9]*)$", list("-+0123456789")),
+    (
+        "tag:yaml.org,2002:float",
+        r"^[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]*)(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$",
+        list("-+.0123456789"),
+    ),
+)
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader with the scalars above, without repeated names, aliases and deep nesting."""
+
+    yaml_implicit_resolvers = {}
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent):
+            raise yaml.MarkedYAMLError(None, None, "aliases (*name) are not read; write the value", event.start_mark)
+        if self.depth >= MAX_DEPTH:
+            raise yaml.MarkedYAMLError(None, None, f"nested deeper than {MAX_DEPTH} levels", event.start_mark)
+        self.depth += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.depth -= 1
+
+    def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict:
+        seen = set()
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if key.tag != "tag:yaml.org,2002:str":
+                raise yaml.MarkedYAMLError(None, None, "a name must be text", key.start_mark)
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(None, None, f"{key.value!r} is given twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what `_Loader` reads; it quotes text that any reader of YAML could take for something else."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+for _tag, _pattern, _first in _SCALARS:
+    _Loader.add_implicit_resolver(_tag, re.compile(_pattern), _first)
+    _Dumper.add_implicit_resolver(_tag, re.compile(_pattern), _first)
+
+
+def parse(text: str, source: str) -> Any:
+    """Returns the content of one YAML document: dicts, lists, text, numbers, booleans and None.
+
+    Args:
+      text: the document.
+      source: what it is called in messages.
+
+    Raises:
+      ValueError: it is not YAML of the kind described above, or longer than MAX_CHARACTERS.
+    """
+    if len(text) > MAX_CHARACTERS:
+        raise ValueError(f"{source} has more than {MAX_CHARACTERS} characters; a configuration is shorter")
+    try:
+        return yaml.load(text, _Loader)  # a subclass of the safe loader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        reason = error.problem or error.context or "not YAML"
+        raise ValueError(f"{source}{place}: {printable(reason)}") from None
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        reason = str(error).splitlines()[0] if str(error) else "not YAML"
+        raise ValueError(f"{source}: {printable(reason)}") from None
+
+
+def dump(value: Any) -> str:
+    """Returns YAML from which `parse` reads an equal value; value is of dicts, lists and plain values."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)

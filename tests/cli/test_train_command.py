@@ -1,0 +1,234 @@
+"""`jaxseg train` and `jaxseg evaluate`: settings, messages, exit codes, progress, and the model that is left."""
+
+import dataclasses
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from jaxseg.cli.main import main
+from jaxseg.cli.progress import progress
+from jaxseg.train import run, task
+from jaxseg.train.config import packaged
+
+TINY = ("data.size=32", "data.train=16", "data.val=4", "model.width=4", "trainer.batch_size=4", "trainer.max_steps=4")
+
+
+def words(folder, *rest, settings=(), config="demo") -> list[str]:
+    sets = [word for setting in (*TINY, *settings) for word in ("--set", setting)]
+    return ["train", "-t", config, "-o", str(folder), "-g", "0", *sets, *rest]
+
+
+def says(err: str, *parts: str) -> None:
+    assert all(part in err for part in parts), err
+    assert "Traceback" not in err
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run by the command, with what it said."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    with pytest.raises(SystemExit) as stop:
+        main(words(folder, settings=("trainer.checkpoint_steps=2", "trainer.log_every=2")))
+    assert not stop.value.code
+    return folder
+
+
+def test_training_prints_the_scores_and_where_the_model_is(jaxseg_command, tmp_path):
+    code, out, err = jaxseg_command(*words(tmp_path / "run", settings=("trainer.log_every=2",)))
+    assert code == 0
+    scores = dict(line.split("\t") for line in out.splitlines())
+    assert {"dice", "dice heart"} <= scores.keys()
+    assert all(0 <= float(value) <= 1 or value == "nan" for value in scores.values())
+    assert [line.split(":")[0] for line in err.splitlines()] == [
+        "steps 2/4",
+        "steps 4/4",
+        "step 4",
+        err.splitlines()[3],
+    ]
+    says(err, "The run is in", "its model in")
+
+
+def test_its_model_segments(jaxseg_command, trained, tmp_path):
+    picture = tmp_path / "x.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50), np.uint8)).save(picture)
+    code, _, err = jaxseg_command("segment", "-i", picture, "-o", tmp_path / "out", "--weights", trained, "-ot", "npy")
+    assert code == 0, err
+    assert np.load(next((tmp_path / "out").glob("*.npy"))).shape == (6, 40, 50)
+
+
+def test_evaluation_takes_the_best_or_a_step(jaxseg_command, trained):
+    code, out, _ = jaxseg_command("evaluate", "--run", trained, "--split", "val", "-g", "0")
+    assert code == 0
+    assert out.splitlines()[0] == "step\t4"
+    stored = json.loads((trained / "evaluation_val.json").read_text())
+    assert out.splitlines()[1] == f"dice\t{stored['dice']:.4f}"
+    code, out, _ = jaxseg_command("evaluate", "--run", trained, "--split", "val", "--step", 2, "-g", "0")
+    assert (code, out.splitlines()[0]) == (0, "step\t2")
+
+
+@pytest.mark.parametrize(
+    ("rest", "message"),
+    [
+        (["--split", "test"], "the data have no split 'test' with examples; there are: train, val"),
+        (["--split", "val", "--step", "3"], "there is no checkpoint of step 3; there are 2, 4"),
+        (["--split", "val", "-g", "99"], "no device 99"),
+    ],
+)
+def test_a_wrong_evaluation_is_a_usage_error(jaxseg_command, trained, rest, message):
+    code, _, err = jaxseg_command("evaluate", "--run", trained, *rest)
+    assert code == 2
+    says(err, message, "'jaxseg evaluate --help' explains")
+    assert len(err.splitlines()) == 1
+
+
+def test_evaluation_of_no_run_is_a_usage_error(jaxseg_command, tmp_path):
+    code, _, err = jaxseg_command("evaluate", "--run", tmp_path)
+    assert (code, len(err.splitlines())) == (2, 1)
+    says(err, "holds no run: it has no config.yaml")
+
+
+def test_several_wrong_settings_are_a_line_each(jaxseg_command, tmp_path):
+    wrong = ("trainer.precision=fp8", "trainer.epoch=3", "data.size=7")
+    code, _, err = jaxseg_command(*words(tmp_path / "run", settings=wrong))
+    assert code == 2
+    first, *lines = err.splitlines()
+    says(first, "3 problems in the settings of demo.yaml", "('jaxseg train --help' explains)")
+    assert sorted(line.split(":")[0] for line in lines) == ["data.size", "trainer.epoch", "trainer.precision"]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "name a configuration with -t, or a run to go on with"),
+        (["-t", "nonsense"], "no configuration nonsense: give a YAML file or one of"),
+        (["-t", "demo", "--set", "trainer.epochs"], "an override has the form trainer.epochs=2"),
+        (["-t", "demo", "-g", "tpu"], "no tpu found"),
+        (["-t", "demo", "--num-processes", "2"], "belong together: give all three, or none"),
+        (["-o", "none", "--resume"], "none: no run to go on with; give one with -t"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(jaxseg_command, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = jaxseg_command("train", *arguments)
+    assert code == 2
+    says(err, message)
+    assert len(err.splitlines()) <= 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_of_ones_own_is_a_configuration_and_stored_resolved(jaxseg_command, tmp_path):
+    (tmp_path / "mine.yaml").write_text(packaged()["demo"])
+    folder = tmp_path / "run"
+    code, _, err = jaxseg_command(*words(folder, config=tmp_path / "mine.yaml", settings=("trainer.max_steps=1",)))
+    assert code == 0, err
+    stored = yaml.safe_load((folder / "config.yaml").read_text())
+    assert stored["data"]["size"] == 32
+    assert stored["trainer"]["max_steps"] == 1
+    assert stored["trainer"]["keep_last"] == 2  # a default
+
+
+def test_going_on_with_other_settings_or_without_saying_so_is_refused(jaxseg_command, trained):
+    code, _, err = jaxseg_command(*words(trained, "--resume", settings=("trainer.epochs=99",)))
+    assert code == 2
+    says(err, "was started with another trainer.checkpoint_steps, trainer.epochs, trainer.log_every")
+    code, _, err = jaxseg_command(*words(trained))
+    assert code == 2
+    says(err, "is not empty", "--resume")
+    code, out, err = jaxseg_command("train", "-o", trained, "--resume", "-g", "0")
+    assert code == 0
+    says(err, "going on after step 4 of 4")
+    assert out.startswith("dice\t")
+
+
+def test_a_damaged_checkpoint_is_told_of(jaxseg_command, trained, tmp_path):
+    folder = shutil.copytree(trained, tmp_path / "run")
+    (folder / "checkpoints" / "4" / "data" / "metadata").unlink()
+    code, _, err = jaxseg_command("train", "-o", folder, "--resume", "-g", "0")
+    assert code == 0
+    says(err, "the checkpoint of step 4 is damaged", "damaged-4", "going on after step 2 of 4")
+    assert len([line for line in err.splitlines() if "is damaged" in line]) == 1
+    for step in ("2", "4"):
+        (folder / "checkpoints" / step / "data" / "metadata").write_text("")
+    code, _, err = jaxseg_command("train", "-o", folder, "--resume", "-g", "0")
+    assert (code, len(err.splitlines())) == (1, 1)
+    says(err, "Error: no checkpoint in", "can be read")
+
+
+def test_missing_data_are_one_line_and_leave_no_run(jaxseg_command, tmp_path):
+    missing, folder = tmp_path / "none", tmp_path / "run"
+    code, _, err = jaxseg_command("train", "-t", "paxray_sample", "-i", missing, "-o", folder, "-g", "0")
+    assert (code, len(err.splitlines())) == (1, 1)
+    says(err, f"{missing / 'paxray.json'}: No such file or directory")
+    assert not folder.exists()
+
+
+def test_a_loss_that_is_not_finite_is_one_line_and_exit_code_1(jaxseg_command, tmp_path, monkeypatch):
+    make = task.make_problem
+
+    def spoilt(config):
+        problem = make(config)
+        return dataclasses.replace(problem, loss=lambda *args: (problem.loss(*args)[0] * np.float32(np.nan), {}))
+
+    monkeypatch.setattr(task, "make_problem", spoilt)
+    code, _, err = jaxseg_command(*words(tmp_path / "run"))
+    assert (code, len(err.splitlines())) == (1, 1)
+    says(err, "Error: the loss is nan at step 1; its examples: phantom ", "lower optimizer.learning_rate")
+
+
+def test_ctrl_c_is_stopped_and_exit_code_1(jaxseg_command, tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "train", interrupted)
+    code, _, err = jaxseg_command(*words(tmp_path / "run"))
+    assert (code, err.split()) == (1, ["Stopped."])
+
+
+class Terminal:
+    """Stands for a terminal's stderr."""
+
+    def __init__(self):
+        self.text = ""
+
+    def write(self, text: str) -> int:
+        self.text += text
+        return len(text)
+
+    def flush(self) -> None:
+        pass
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_gets_a_bar_from_where_the_run_goes_on(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    with progress(10, "steps", done=4) as step:
+        for i in range(5, 11):
+            step(f"loss {i}\x1b[2J")
+    assert "10/10" in sys.stderr.text
+    assert "loss 10\\x1b[2J" in sys.stderr.text  # text of unknown origin does not steer the terminal
+
+
+def test_elsewhere_there_is_a_line_every_so_many_steps(capsys):
+    with progress(10, "steps", every=4, done=3) as step:
+        for i in range(4, 11):
+            step(f"loss {i}")
+    assert capsys.readouterr().err.splitlines() == ["steps 4/10: loss 4", "steps 8/10: loss 8", "steps 10/10: loss 10"]
+
+
+def test_the_name_of_the_configuration_names_the_folder(jaxseg_command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    seen = []
+    monkeypatch.setattr(run, "train", lambda config, folder, **_: seen.append(folder) or {})
+    assert jaxseg_command("train", "-t", "demo", "-g", "0")[0] == 0
+    assert seen == [Path("runs") / "demo"]

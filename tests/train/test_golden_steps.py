@@ -1,0 +1,85 @@
+"""Three steps of PAX-Ray's recipe equal PyTorch's: losses, gradients, parameters and running statistics."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from jaxseg.models.unet import UNet, UNetConfig, torch_names
+from jaxseg.ops.losses import binary_cross_entropy, binary_dice_loss
+from jaxseg.train.learner import initial_state, make_learner
+from jaxseg.train.optim import make_optimizer
+from jaxseg.train.settings import OptimizerConfig, ScheduleConfig
+from jaxseg.weights.fill import LEAVES, fill
+
+NAME, STEPS = "train/paxray_unet_resnet50", 3
+RECIPE = OptimizerConfig("adamw", 1e-3, beta2=0.99, weight_decay=1e-4, bias_learning_rate=2.0, bias_weight_decay=False)
+
+
+def loss(model, batch, key):
+    logits = model(batch["image"])
+    parts = {"dice": binary_dice_loss(logits, batch["target"]), "ce": binary_cross_entropy(logits, batch["target"])}
+    return sum(parts.values()), parts
+
+
+def keep_gradients() -> optax.GradientTransformation:
+    """A transformation whose state is what it was given."""
+    return optax.GradientTransformation(
+        lambda params: jax.tree.map(np.zeros_like, params), lambda updates, state, params=None: (updates, updates)
+    )
+
+
+def in_torch_layout(model: nnx.Module, cfg: UNetConfig, *trees: dict) -> dict[str, np.ndarray]:
+    """Returns arrays of a state by their PyTorch names, in PyTorch's layout."""
+    names, found = torch_names(cfg), {}
+    for path, module in nnx.iter_modules(model):
+        for leaf, (theirs, axes) in LEAVES.get(type(module), {}).items():
+            for tree in trees:
+                for key in (*path, leaf):
+                    tree = tree.get(key) if isinstance(tree, dict) else None
+                if tree is not None:
+                    array = np.asarray(tree)
+                    array = array if axes is None else array.transpose(np.argsort(axes))
+                    found[f"{names['.'.join(map(str, path))]}.{theirs}"] = array
+    return found
+
+
+def moved(now: dict, start: dict, order: list[str]) -> np.ndarray:
+    """The golden's four columns: sum, norm, and both of the change since the start; in float64."""
+    rows = []
+    for name in order:
+        x, change = now[name].astype(np.float64), now[name].astype(np.float64) - start[name]
+        rows.append([x.sum(), np.sqrt((x**2).sum()), change.sum(), np.sqrt((change**2).sum())])
+    return np.array(rows)
+
+
+def first_four(now: dict, order: list[str]) -> np.ndarray:
+    return np.concatenate([now[name].ravel()[:4] for name in order])
+
+
+@pytest.mark.slow
+def test_three_steps_of_the_paxray_recipe_equal_pytorch(kit):
+    entry, _ = kit.golden(NAME)
+    order, parameters = entry["params"]["tensor_order"], entry["params"]["parameter_order"]
+    cfg = UNetConfig("resnet50", num_classes=166)
+    weights = kit.weights("paxray_unet_resnet50")
+    unused = kit.manifest("paxray_unet_resnet50").get("unused", ())
+    model = fill(nnx.eval_shape(lambda: UNet(cfg, rngs=nnx.Rngs(0))), weights, torch_names(cfg), ignored=unused)
+    recipe = make_optimizer(RECIPE, ScheduleConfig(), steps_per_epoch=1, epochs=STEPS)
+    learner = make_learner(model, optax.chain(keep_gradients(), recipe), loss)
+    step, state = jax.jit(learner.step, donate_argnums=0), initial_state(learner, model, seed=0)
+    start, metrics = in_torch_layout(model, cfg, state["params"], state["stats"]), []
+    for i in range(STEPS):
+        batch = {"image": kit.input(NAME, f"x{i}"), "target": kit.input(NAME, f"target{i}").astype(np.uint8)}
+        state, found = step(state, {name: array.transpose(0, 2, 3, 1) for name, array in batch.items()})
+        metrics.append({name: float(value) for name, value in found.items()})
+        now = in_torch_layout(model, cfg, state["params"], state["stats"])
+        if i == 0:
+            gradients = in_torch_layout(model, cfg, state["optimizer"][0])
+            kit.check(NAME, "grad1_stats", moved(gradients, gradients, parameters)[:, :2])
+        if i in (0, 2):
+            kit.check(NAME, f"after{i + 1}_stats", moved(now, start, order))
+            kit.check(NAME, f"after{i + 1}_first4", first_four(now, order))
+    kit.check(NAME, "loss", np.array([entry["loss"] for entry in metrics]))
+    kit.check(NAME, "loss_parts", np.array([[entry["dice"], entry["ce"]] for entry in metrics]))

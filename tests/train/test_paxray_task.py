@@ -1,0 +1,147 @@
+"""Training of PAX-Ray on the sample in the shared data: it learns, and what it records."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from torch_writer import save
+
+import jaxseg
+from jaxseg.models import resnet
+from jaxseg.train import paxray, run, task
+from jaxseg.train.log import read_metrics
+
+SMALL = (
+    "data.load_size=64",
+    "data.crop_size=56",
+    "data.threads=2",
+    "model.width=4",
+    "trainer.validate_every=100",
+    "trainer.checkpoint_every=100",
+    "trainer.pictures_every=0",
+    "trainer.log_every=1",
+)
+NAMES = ("right lung", "left lung", "lung", "heart", "foreground")
+
+
+@pytest.fixture
+def configured(shared, tmp_path):
+    """The configuration of a small network on the sample, with some settings changed."""
+
+    def make(*settings, folder="run"):
+        overrides = [*SMALL, *settings]
+        return run.open_run("paxray_sample", tmp_path / folder, data=shared / "data/paxray", overrides=overrides)
+
+    return make
+
+
+def test_a_few_steps_lower_the_loss_and_leave_a_model_with_its_card(configured, tmp_path):
+    folder = tmp_path / "run"
+    config = configured(
+        "trainer.max_steps=16", "data.train_fraction=0.5", "data.subset_seed=3", "trainer.pictures_every=9"
+    )
+    scores = run.train(config, folder, devices=jax.devices()[:1])
+    losses = [entry["loss"] for entry in read_metrics(folder / "metrics.jsonl") if entry["split"] == "train"]
+    assert len(losses) == 16
+    assert np.mean(losses[-4:]) < 0.95 * np.mean(losses[:4])
+    assert {"dice", "iou", *(f"dice {name}" for name in NAMES), *(f"iou {name}" for name in NAMES)} <= scores.keys()
+    card = jaxseg.load(folder).card
+    assert card.class_names == NAMES
+    assert (card.model, card.preprocessing, card.input_size) == ("paxray", "paxray", (64, 64))
+    facts = json.loads((folder / "data.json").read_text())
+    listed = json.loads((Path(config.data.root) / "paxray.json").read_text())
+    everything = {entry["image"] for entry in listed["train"]}
+    assert len(facts["train"]) == round(len(everything) / 2)
+    assert set(facts["train"]) < everything
+    assert facts["train"] == sorted(facts["train"])
+    assert facts["val"] == [entry["image"] for entry in listed["val"]]
+    assert [path.name for path in (folder / "pictures").iterdir()] == ["step_0000016.png"]
+
+
+def test_the_card_says_how_pictures_were_normalised(configured):
+    problem = task.make_problem(configured("data.preprocessing=cxas"))
+    assert problem.model.card.preprocessing == "cxas"
+    record = problem.splits["train"][0]
+    other = task.make_problem(configured("data.preprocessing=paxray")).splits["train"][0]
+    assert np.abs(other["image"]).max() > 50 * np.abs(record["image"]).max()  # the original forgets to divide by 255
+
+
+def test_training_sees_crops_and_validation_the_whole_picture(configured):
+    problem = task.make_problem(configured())
+    record = problem.splits["train"][0]
+    assert problem.augment(record, np.random.default_rng(0))["image"].shape == (56, 56, 3)
+    assert problem.prepare(record, None)["target"].shape == (64, 64, len(NAMES))
+
+
+@pytest.mark.parametrize("parts", [("dice",), ("ce",), ("class_dice",), ("dice", "ce")])
+def test_the_loss_is_the_sum_of_its_parts(configured, parts):
+    problem = task.make_problem(configured(f"loss.parts=[{','.join(parts)}]"))
+    example = problem.augment(problem.splits["train"][0], np.random.default_rng(0))
+    batch = {name: example[name][None] for name in ("image", "target")}
+    value, found = problem.loss(nnx.view(problem.model, deterministic=True), batch, jax.random.key(0))
+    assert tuple(found) == parts
+    assert float(value) == pytest.approx(sum(map(float, found.values())), rel=1e-6)
+    assert all(part > 0 for part in found.values())
+
+
+def test_no_part_of_a_loss_is_refused(configured):
+    with pytest.raises(ValueError, match="loss.parts: name at least one of dice, ce, class_dice"):
+        configured("loss.parts=[]")
+
+
+def state_dict(cfg: resnet.ResNetConfig) -> dict[str, np.ndarray]:
+    """A torchvision ResNet's tensors, drawn at random."""
+    rng, found = np.random.default_rng(0), {}
+    backbone = resnet.ResNet(cfg, rngs=nnx.Rngs(0))
+    by_path = {".".join(map(str, path)): module for path, module in nnx.iter_modules(backbone)}
+    for ours, theirs in resnet.torch_names(cfg).items():
+        module = by_path[ours]
+        if isinstance(module, nnx.Conv):
+            shape = np.transpose(module.kernel[...], (3, 2, 0, 1)).shape
+            found[f"{theirs}.weight"] = rng.normal(size=shape).astype(np.float32)
+            continue
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            found[f"{theirs}.{name}"] = rng.uniform(0.5, 1, module.scale[...].shape).astype(np.float32)
+        found[f"{theirs}.num_batches_tracked"] = np.array(3, np.int64)
+    return found | {"fc.weight": np.zeros((7, 32), np.float32), "fc.bias": np.zeros(7, np.float32)}  # not ours
+
+
+def test_a_torchvision_file_fills_the_backbone_and_another_depth_is_refused(configured, tmp_path):
+    trunk = task.make_problem(configured()).model.cfg.trunk
+    tensors = state_dict(trunk)
+    path = save(tmp_path / "resnet18.pth", tensors)
+    setting = f"model.backbone_weights={json.dumps(str(path))}"
+    problem = task.make_problem(configured(setting))
+    kernel = np.asarray(problem.model.backbone.stem.conv.kernel[...])
+    np.testing.assert_array_equal(kernel, tensors["conv1.weight"].transpose(2, 3, 1, 0))
+    np.testing.assert_array_equal(problem.model.backbone.stem.norm.mean[...], tensors["bn1.running_mean"])
+    with pytest.raises(ValueError, match="^model.backbone_weights: [0-9]+ problems"):
+        task.make_problem(configured(setting, "model.backbone=resnet34"))
+
+
+def test_weights_that_are_not_there_are_one_line(configured, tmp_path):
+    with pytest.raises((ValueError, OSError), match="none.pth"):
+        task.make_problem(configured(f"model.backbone_weights={json.dumps(str(tmp_path / 'none.pth'))}"))
+
+
+def test_a_split_without_pictures_is_left_out(configured, shared, tmp_path):
+    root = shutil.copytree(shared / "data/paxray", tmp_path / "data")
+    table = json.loads((root / "paxray.json").read_text())
+    (root / "paxray.json").write_text(json.dumps(table | {"test": []}))
+    config = configured()
+    moved = dataclasses.replace(config, data=dataclasses.replace(config.data, root=str(root)))
+    assert set(task.make_problem(moved).splits) == {"train", "val"}
+    (root / "paxray.json").write_text(json.dumps(table | {"train": []}))
+    with pytest.raises(ValueError, match="lists nothing to train on"):
+        task.make_problem(moved)
+
+
+def test_sections_are_those_of_the_task():
+    assert task.sections("paxray") is paxray.SECTIONS
+    with pytest.raises(ValueError, match="'x' is not one of paxray, phantom"):
+        task.sections("x")
