@@ -8,7 +8,7 @@ import jax
 
 import jaxseg
 
-PACKAGES = ("jax", "jaxlib", "flax", "numpy", "pillow", "pydicom")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow", "pydicom")
 
 
 def environment() -> dict:

@@ -140,7 +140,7 @@ class TrainerConfig:
     checkpoint_every: Count = 1
     checkpoint_steps: Count | None = None
     keep_last: Count = 2
-    keep_best: CountOrZero = 1
+    keep_best: Count = 1
     log_every: Count = 10
     pictures_every: CountOrZero = 0
 
@@ -150,6 +150,8 @@ class TrainerConfig:
     def _problems(self) -> Iterator[str]:
         if self.batch_size % self.accumulate:
             yield f"accumulate: a batch of {self.batch_size} cannot be divided into {self.accumulate} equal parts"
+        if self.batch_norm == "replica" and self.parallel == "jit":
+            yield "batch_norm: replica is of parallel: pmap; jit sees the whole batch"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
