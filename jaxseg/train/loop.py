@@ -195,10 +195,11 @@ def _train(run: Run, state: State, compiled, batches, checkpoints: Checkpoints, 
         state, metrics = compiled(state, batch)
         run.step += 1
         pending.append((run.step, metrics, indices))
-        validates, stores = _validates(run), _stores(run)
-        while len(pending) > (0 if validates or stores else 1):
+        validates, stores, draws = _validates(run), _stores(run), _draws(run)
+        stops = validates or stores or draws
+        while len(pending) > (0 if stops else 1):
             _settle(run, *pending.popleft(), log)
-        if not (validates or stores):
+        if not stops:
             continue
         single, score = run.placement.take_state(state), None
         if validates:
@@ -206,7 +207,7 @@ def _train(run: Run, state: State, compiled, batches, checkpoints: Checkpoints, 
             log.write("val", run.step, run.epoch, scores)
             score = scores[run.problem.target]
             run.tell(f"step {run.step}: {', '.join(f'{name} {value:.4f}' for name, value in scores.items())}")
-        if run.problem.draw is not None and run.due(run.config.trainer.pictures_every):
+        if draws:
             _write_picture(run, single)
         better = score is not None and score > best
         if stores or better:
@@ -220,10 +221,7 @@ def _train(run: Run, state: State, compiled, batches, checkpoints: Checkpoints, 
 def _settle(run: Run, step: int, metrics: dict, indices: np.ndarray, log: Log) -> None:
     """Reads what a step measured, stops where it is not finite, and records it."""
     values = run.placement.fetch(metrics)
-    for name in (
-        "loss",
-        "gradient_norm",
-    ):  # one that is not finite spoils the parameters, and with them all that follows
+    for name in ("loss", "gradient_norm"):  # one that is not finite spoils the parameters, and all that follows
         if not math.isfinite(values[name]):
             what = f"the {name.replace('_', ' ')} is {values[name]} at step {step}"
             raise TrainingError(
@@ -265,6 +263,10 @@ def _validates(run: Run) -> bool:
 def _stores(run: Run) -> bool:
     steps = run.config.trainer.checkpoint_steps
     return run.due(run.config.trainer.checkpoint_every) or bool(steps and run.step % steps == 0)
+
+
+def _draws(run: Run) -> bool:
+    return run.problem.draw is not None and run.due(run.config.trainer.pictures_every)
 
 
 def _finish(run: Run, checkpoints: Checkpoints) -> None:

@@ -175,6 +175,13 @@ def test_the_model_directory_is_that_of_the_best_checkpoint(trained):
     assert scores["dice"] == pytest.approx(best["dice"], abs=1e-6)
 
 
+def test_pictures_come_at_their_own_epochs(tmp_path):
+    changed = {"trainer__checkpoint_steps": None, "trainer__validate_every": 3, "trainer__checkpoint_every": 3}
+    train(tmp_path / "run", **changed, trainer__max_steps=8, trainer__pictures_every=1)
+    pictures = sorted(path.name for path in (tmp_path / "run" / "pictures").iterdir())
+    assert pictures == ["step_0000004.png", "step_0000008.png"]
+
+
 def test_evaluation_writes_its_numbers_and_touches_nothing_else(trained):
     before = sorted(path.name for path in (trained / "checkpoints").rglob("*"))
     found = run.evaluate(trained, "train", devices=jax.devices()[:1], step=4)
