@@ -1,4 +1,4 @@
-"""Losses. Logits and targets are (B, H, W, K); every loss is a float32 scalar."""
+"""Losses. Logits, probabilities and targets are (B, H, W, K); every loss is a float32 scalar."""
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +47,24 @@ def dice_loss(logits: jax.Array, target: jax.Array) -> jax.Array:
     probs = jax.nn.sigmoid(logits)
     overlap = jnp.sum(probs * target, (1, 2))  # (B, K)
     return jnp.mean(1 - (2 * overlap + 1) / (jnp.sum(probs**2 + target**2, (1, 2)) + 1))
+
+
+def probability_dice_loss(probs: jax.Array, target: jax.Array) -> jax.Array:
+    """Returns Post-DAE's Dice loss, of probabilities and not of logits: one minus the mean over images and channels.
+
+    The Dice of each is `(2 sum p t + 1e-5) / (sum p + sum t + 1e-5)`, so a perfect one of masks is 1, of empty ones
+    too. Exchanging the two arguments changes nothing.
+
+    Args:
+      probs: (B, H, W, K) in [0, 1].
+      target: (B, H, W, K) in [0, 1], any dtype.
+
+    Source: balazsborsos/dae_postprocessing.
+    """
+    probs, target = _matched(probs, target)
+    overlap = jnp.sum(probs * target, (1, 2))  # (B, K)
+    total = jnp.sum(probs, (1, 2)) + jnp.sum(target, (1, 2))
+    return 1 - jnp.mean((2 * overlap + 1e-5) / (total + 1e-5))
 
 
 def _matched(logits: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:

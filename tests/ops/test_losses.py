@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxseg.ops.losses import binary_cross_entropy, binary_dice_loss, dice_loss
+from jaxseg.ops.losses import binary_cross_entropy, binary_dice_loss, dice_loss, probability_dice_loss
 from jaxseg.ops.metrics import dice
 
 CASES = ["dice_ce", "dice_only", "ce_only", "empty_target", "full_target", "one_class_nhw"]
@@ -23,6 +23,24 @@ def test_paxray_losses_and_gradients_equal_the_original(kit, case):
     total, gradient = jax.value_and_grad(lambda x: sum(f(x, target) for f in used.values()))(logits)
     kit.check(name, "loss", total)
     kit.check(name, "grad_logits", np.asarray(gradient).transpose(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("case", ["dice", "dice_empty", "dice_multichannel"])
+def test_dae_loss_and_gradient_equal_the_original(kit, case):
+    name = f"dae_loss/{case}"
+    entry, _ = kit.golden(name)
+    probs, target = (jnp.asarray(kit.input(name, key).transpose(0, 2, 3, 1)) for key in ("y_pred", "y_true"))
+    target = target * (0 if "params" in entry else 1)  # of dice_empty: "multiplied by 0"
+    loss, gradient = jax.value_and_grad(probability_dice_loss)(probs, target)
+    kit.check(name, "loss", loss)
+    kit.check(name, "grad_y_pred", np.asarray(gradient).transpose(0, 3, 1, 2))
+    kit.check(name, "loss_swapped", probability_dice_loss(target, probs))
+
+
+def test_dae_loss_is_0_for_equal_masks_and_for_empty_ones():
+    masks = jnp.zeros((2, 4, 4, 2)).at[0, :2, :, 0].set(1)
+    assert float(probability_dice_loss(masks, masks)) == pytest.approx(0, abs=1e-6)
+    assert float(probability_dice_loss(1 - masks, masks)) == pytest.approx(1, abs=1e-5)
 
 
 def test_dice_loss_counts_small_classes_like_large_ones():
