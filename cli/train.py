@@ -15,7 +15,11 @@ from jaxseg.cli.progress import progress
 @click.option(
     "-o", "--output", "folder", type=click.Path(path_type=Path, file_okay=False), help="Folder of the run.  [runs/NAME]"
 )
-@click.option("--resume", is_flag=True, help="Go on with the run in the folder, exactly where it was cut short.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on with the run in the folder, exactly where it was cut short; its data may have moved (-i).",
+)
 @click.option("--set", "overrides", multiple=True, metavar="NAME=VALUE", help="Replace a setting: trainer.epochs=2.")
 @options.training_gpus
 @click.option("--hosts", is_flag=True, help="Several hosts that find each other: Slurm, Cloud TPU, Kubernetes, MPI.")

@@ -77,17 +77,24 @@ def _validated(fields: object, path: Path) -> Card:
     problems = [f"{name}: unknown field" for name in sorted(set(fields) - known)]
     problems += [f"{name}: missing" for name in sorted(required - set(fields))]
     config, names, size = fields.get("config"), fields.get("class_names"), fields.get("input_size", [512, 512])
-    if not isinstance(config, dict) or not all(isinstance(v, (str, int, float, bool)) for v in config.values()):
-        problems.append("config: must map names to words and numbers")
+    if not isinstance(config, dict) or not all(map(_is_setting, config.values())):
+        problems.append("config: must map names to words, numbers and lists of whole numbers")
     if not isinstance(names, list) or not names or not all(isinstance(n, str) and n for n in names):
         problems.append("class_names: must be a list of names")
-    if not isinstance(size, list) or len(size) != 2 or not all(type(n) is int and 32 <= n <= 8192 for n in size):
-        problems.append("input_size: must be two whole numbers from 32 to 8192")
+    if not isinstance(size, list) or len(size) != 2 or not all(type(n) is int and 8 <= n <= 8192 for n in size):
+        problems.append("input_size: must be two whole numbers from 8 to 8192")
     texts = known - {"config", "class_names", "input_size"}
     problems += [f"{name}: must be text" for name in sorted(texts & set(fields)) if not isinstance(fields[name], str)]
     if isinstance(names, list) and len({str(name) for name in names}) != len(names):
         problems.append("class_names: a name stands there twice")
     if problems:
         raise ValueError(f"{path}: " + printable("; ".join(problems)))
+    config = {name: tuple(value) if isinstance(value, list) else value for name, value in config.items()}
     typed = {"config": tuple(sorted(config.items())), "class_names": tuple(names), "input_size": tuple(size)}
     return Card(**fields | typed)
+
+
+def _is_setting(value: object) -> bool:
+    if isinstance(value, list):
+        return all(type(number) is int for number in value)
+    return isinstance(value, (str, int, float, bool))

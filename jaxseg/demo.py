@@ -3,6 +3,7 @@
 Nothing here is anatomy of real X-rays: phantoms are drawn from formulas.
 """
 
+import dataclasses
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -41,7 +42,12 @@ def start(output: Path, steps: int | None) -> Config:
         if not config.is_file() or "task: phantom" not in config.read_text(encoding="utf-8"):
             raise ValueError(f"{output} holds other things than an earlier demo; name another folder")
         shutil.rmtree(training)
-    return run.open_run("demo", training, overrides=[f"trainer.max_steps={steps}"] if steps else [])
+    config = run.open_run("demo", training)
+    if steps is None:
+        return config
+    per_epoch = config.data.train // config.trainer.batch_size
+    epochs = max(config.trainer.epochs, -(-steps // per_epoch))  # as many as so many steps need
+    return dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, epochs=epochs, max_steps=steps))
 
 
 def train(config: Config, output: Path, device: jax.Device, on_step: Callable) -> nnx.Module:

@@ -15,7 +15,7 @@ class Entry:
       architecture: key of `jaxseg.models.ARCHITECTURES`; None where this version has no such model.
       config: hyper-parameters that differ from the architecture's defaults.
       class_names: label set; None where the user's files name the classes.
-      preprocessing: key of `jaxseg.images.preprocess.PREPROCESSING`.
+      preprocessing: key of `jaxseg.images.preprocess.PREPROCESSING`; "mask" of models that take masks, no images.
       output_type: what `jaxseg segment` writes unless told otherwise.
       weights_file: the released file; None where nothing was released.
       drive_file: Google Drive id of that file, where it can be fetched directly.
@@ -80,7 +80,9 @@ ENTRIES = (
         name="post_dae",
         title="anatomical post-processing of masks (Post-DAE)",
         project="balazsborsos/dae_postprocessing",
-        citation="Larrazabal et al. 2020, arXiv:2006.13791",
+        citation="Larrazabal et al. 2020, doi 10.1109/TMI.2020.3005297",
+        architecture="dae",
+        preprocessing="mask",
     ),
     Entry(
         name="segae",

@@ -53,11 +53,7 @@ class Batches(grain.DatasetIterator):
             self._stop()
             raise
         self._next += 1
-        for wanted, index in zip(batch.pop("wanted").tolist(), batch["index"].tolist(), strict=True):
-            while wanted != index:  # the reader took the next good one
-                name = self._read.source.name(wanted)
-                self.skipped[name] = self.skipped.get(name, 0) + 1
-                wanted = (wanted + 1) % len(self._read.source)
+        self._count(batch.pop("wanted"), batch["index"], batch.get("weight"))
         return batch
 
     def get_state(self) -> dict[str, Any]:
@@ -85,6 +81,17 @@ class Batches(grain.DatasetIterator):
             self._closed = True
             self._stop()
             self._read.close()
+
+    def _count(self, wanted: np.ndarray, read: np.ndarray, weight: np.ndarray | None) -> None:
+        """Counts the bad records in whose place the reader took others; where these have a weight, it becomes 0."""
+        total = len(self._read.source)
+        for row in np.flatnonzero(wanted != read):
+            passed = int(read[row] - wanted[row]) % total
+            if weight is not None:  # of an evaluation: the row stands for one record, or for none where it fills up
+                passed, weight[row] = int(weight[row]), 0
+            for index in range(int(wanted[row]), int(wanted[row]) + passed):
+                name = self._read.source.name(index % total)
+                self.skipped[name] = self.skipped.get(name, 0) + 1
 
     def _start(self) -> grain.DatasetIterator:
         # Grain reads 500 batches ahead unless told otherwise.
@@ -144,9 +151,7 @@ def training_batches(
       ValueError: an option is impossible, or there are fewer records than a batch has.
       RecordError: while iterating: a record is bad.
     """
-    _check(source, batch_size, process_index, process_count, {"threads": threads, "buffer": buffer})
-    if on_error not in ON_ERROR:
-        raise ValueError(f"on_error is {on_error!r}; known: {', '.join(ON_ERROR)}")
+    _check(source, batch_size, process_index, process_count, on_error, {"threads": threads, "buffer": buffer})
     if not 0 <= seed < 2**32:
         raise ValueError(f"the seed must be in [0, 2^32), got {seed}")
     if workers < 0:
@@ -170,17 +175,20 @@ def evaluation_batches(
     process_count: int = 1,
     threads: int = 4,
     buffer: int = 2,
+    on_error: str = "stop",
 ) -> Batches:
     """Returns every record once, in order; every process gets the same number of batches.
 
     Args:
-      source: the records; a bad one raises RecordError.
+      source: the records.
       transform: makes an example of a record; its generator hangs on the record's number.
       batch_size: of all processes together; rows are shared out as in `training_batches`.
       process_index: number of this process.
       process_count: how many there are.
       threads: that read at the same time.
       buffer: batches that are made ahead.
+      on_error: "stop": a bad record raises RecordError. "skip": another stands in its place with the weight 0, and it
+        is counted in `skipped`.
 
     Returns:
       Batches as those of `training_batches`, with "weight", (b,) float32: 1; 0 for the copies of the last record that
@@ -188,8 +196,9 @@ def evaluation_batches(
 
     Raises:
       ValueError: an option is impossible, or there is no record.
+      RecordError: while iterating: a record is bad, or with "skip" all of them.
     """
-    _check(source, batch_size, process_index, process_count, {"threads": threads, "buffer": buffer})
+    _check(source, batch_size, process_index, process_count, on_error, {"threads": threads, "buffer": buffer})
     total = len(source)
     if total < 1:
         raise ValueError("there is no record to evaluate")
@@ -198,8 +207,9 @@ def evaluation_batches(
         _evaluation_rows, batch_size=batch_size, start=process_index * share, count=share, total=total
     )
     plan = grain.MapDataset.range(-(-total // batch_size)).map(rows)
+    read = Reader(source, transform, seed=0, threads=threads, skip=on_error == "skip")
     key = {"records": total, "batch_size": batch_size}
-    return Batches(plan, Reader(source, transform, seed=0, threads=threads, skip=False), key, 0, buffer)
+    return Batches(plan, read, key, 0, buffer)
 
 
 def prefetch_to_device(batches: Batches, put: Callable[[dict], Any], size: int = 2) -> Iterator[tuple[Any, dict]]:
@@ -244,7 +254,9 @@ def _evaluation_rows(number: int, *, batch_size: int, start: int, count: int, to
     return {"position": index, "index": index, "weight": (places < total).astype(np.float32)}
 
 
-def _check(source: Source, batch_size: int, process_index: int, process_count: int, positive: dict[str, int]) -> None:
+def _check(
+    source: Source, batch_size: int, process_index: int, process_count: int, on_error: str, positive: dict[str, int]
+) -> None:
     for name, value in {"batch_size": batch_size, "process_count": process_count, **positive}.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
@@ -252,6 +264,8 @@ def _check(source: Source, batch_size: int, process_index: int, process_count: i
         raise ValueError(f"batch_size {batch_size} cannot be shared by {process_count} processes")
     if not 0 <= process_index < process_count:
         raise ValueError(f"process_index {process_index} is not one of {process_count} processes")
+    if on_error not in ON_ERROR:
+        raise ValueError(f"on_error is {on_error!r}; known: {', '.join(ON_ERROR)}")
 
 
 def _mark_flags_as_parsed() -> None:

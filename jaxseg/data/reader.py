@@ -1,14 +1,17 @@
 """Makes batches of examples from records: threads, and what happens to bad records. Numpy only."""
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 # An OSError with another number says something of the machine, so no record is left out for it.
 _OF_THE_FILE = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
+
+_LISTED = 8  # names in a message
 
 Transform = Callable[[dict[str, Any], np.random.Generator], dict[str, np.ndarray]]  # a pure function of both
 
@@ -27,6 +30,12 @@ class Source(Protocol):
 
 class RecordError(ValueError):
     """A record that cannot be used; the message names its file."""
+
+
+def listed(names: Sequence[str]) -> str:
+    """Returns names for a message, the first of many."""
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more
 
 
 class Reader:
@@ -69,7 +78,8 @@ class Reader:
                 example = self._transform(self.source[index], np.random.default_rng((self._seed, position)))
                 return {**example, "index": np.int64(index), "wanted": np.int64(wanted)}
             except (ValueError, OSError) as error:
-                problem = RecordError(f"record {index}, {self.source.name(index)}: {error}")
+                name = self.source.name(index)
+                problem = RecordError(f"record {index}, {name}: {str(error).removeprefix(f'{Path(name).name}: ')}")
                 if not self._skip or (isinstance(error, OSError) and error.errno not in _OF_THE_FILE):
                     raise problem from error
                 index = (index + 1) % total

@@ -4,7 +4,10 @@ import dataclasses
 import importlib
 
 # architecture -> (module, model class, config class); modules are imported when asked for
-ARCHITECTURES = {"unet": ("jaxseg.models.unet", "UNet", "UNetConfig")}
+ARCHITECTURES = {
+    "unet": ("jaxseg.models.unet", "UNet", "UNetConfig"),
+    "dae": ("jaxseg.models.dae", "DAE", "DAEConfig"),
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Layers that follow PyTorch where flax differs; arrays are (B, H, W, C)."""
 
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -8,6 +9,8 @@ import numpy as np
 from flax import nnx
 
 INITS = ("torch", "lecun")
+DTYPES = ("float32", "bfloat16")
+_NHWC = ("NHWC", "HWIO", "NHWC")
 
 
 class BatchNorm(nnx.Module):
@@ -132,6 +135,101 @@ def conv(
         precision=jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None,
         rngs=rngs,
     )
+
+
+class ConvTranspose(nnx.Module):
+    """PyTorch's `ConvTranspose2d(kernel_size=3, padding=1, output_padding=1)`; (B, H, W, C) to (B, 2H, 2W, C').
+
+    That is under stride 2; under another stride s the output has (H - 1) s + 2 rows. The kernel is (3, 3, C', C).
+    """
+
+    def __init__(
+        self,
+        num_in: int,
+        num_out: int,
+        *,
+        stride: int = 2,
+        init: str = "torch",
+        dtype: jnp.dtype = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        bound = (num_out * 9) ** -0.5  # PyTorch takes the outputs for the inputs here
+        kernel_init = _uniform(bound) if init == "torch" else nnx.initializers.lecun_normal(in_axis=-1, out_axis=-2)
+        bias_init = _uniform(bound) if init == "torch" else nnx.initializers.zeros_init()
+        self.kernel = nnx.Param(kernel_init(rngs.params(), (3, 3, num_out, num_in)))
+        self.bias = nnx.Param(bias_init(rngs.params(), (num_out,)))
+        self.stride = stride
+        self.dtype = dtype
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x, kernel, bias = (a.astype(self.dtype) for a in (x, self.kernel[...], self.bias[...]))
+        upscale = sub_pixel_transpose if self.stride == 2 else functools.partial(dilated_transpose, stride=self.stride)
+        return upscale(x, kernel) + bias.reshape(1, 1, 1, -1)
+
+
+def dilated_transpose(x: jax.Array, kernel: jax.Array, *, stride: int = 2) -> jax.Array:
+    """Transposes a 3x3 convolution as XLA has it: over the input with zeros between its pixels.
+
+    Args:
+      x: (B, H, W, C).
+      kernel: (3, 3, C', C).
+      stride: of the convolution that is transposed.
+
+    Returns:
+      (B, (H - 1) stride + 2, (W - 1) stride + 2, C').
+    """
+    padding = ((1, 2), (1, 2))  # PyTorch's padding and output_padding of 1
+    return jax.lax.conv_transpose(
+        x, kernel, (stride, stride), padding, transpose_kernel=True, dimension_numbers=_NHWC, precision=_precision(x)
+    )
+
+
+def sub_pixel_transpose(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`dilated_transpose` with stride 2 as four small convolutions, one for each of four neighbouring pixels.
+
+    Of each axis an even pixel sees the kernel's middle alone, an odd one the end at its pixel and the start at the next.
+    `benchmarks/transposed_conv.py` measures the two forms.
+    """
+    batch, height, width, _ = x.shape
+    x = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))
+    taps = {0: (1,), 1: (2, 0)}
+    parts = []
+    for down in (0, 1):
+        for across in (0, 1):
+            small = jnp.take(jnp.take(kernel, jnp.array(taps[down]), 0), jnp.array(taps[across]), 1)
+            seen = x[:, : height + down, : width + across]
+            parts.append(
+                jax.lax.conv_general_dilated(
+                    seen,
+                    small.swapaxes(2, 3),
+                    (1, 1),
+                    "VALID",
+                    dimension_numbers=_NHWC,
+                    precision=_precision(x),
+                )
+            )
+    pixels = jnp.stack(parts, 3).reshape(batch, height, width, 2, 2, -1)
+    return pixels.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, -1)
+
+
+def linear(
+    num_in: int, num_out: int, *, init: str = "torch", dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs
+) -> nnx.Linear:
+    """Returns a linear layer with bias, initialised and computed as `conv` is."""
+    torch = init == "torch"
+    return nnx.Linear(
+        num_in,
+        num_out,
+        kernel_init=_uniform(num_in**-0.5) if torch else nnx.initializers.lecun_normal(),
+        bias_init=_uniform(num_in**-0.5) if torch else nnx.initializers.zeros_init(),
+        dtype=dtype,
+        precision=jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None,
+        rngs=rngs,
+    )
+
+
+def _precision(x: jax.Array) -> jax.lax.Precision | None:
+    return jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
 
 
 def _uniform(bound: float) -> nnx.initializers.Initializer:

@@ -1,16 +1,15 @@
 """Backbone U-Net of CXAS (Seibold et al. 2023, arXiv:2306.03934) and PAX-Ray (2022, arXiv:2210.07043). NHWC."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from jaxseg.models import resnet
-from jaxseg.models.layers import INITS, ConvNorm, conv
+from jaxseg.models.layers import DTYPES, INITS, ConvNorm, conv
 from jaxseg.ops.resize import bilinear
-
-DTYPES = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +26,8 @@ class UNetConfig:
       init: "torch" (PyTorch's defaults; torchvision's for the backbone) or "lecun" (flax's).
       dtype: dtype of the arithmetic, "float32" or "bfloat16"; parameters are float32.
     """
+
+    OUTPUTS: ClassVar[str] = "num_classes"
 
     backbone: str = "resnet50"
     num_classes: int = 159

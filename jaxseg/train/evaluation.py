@@ -2,33 +2,57 @@
 
 import collections
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
 
 from jaxseg.data.pipeline import evaluation_batches
+from jaxseg.data.reader import listed
+from jaxseg.train.checkpoint import Checkpoints
+from jaxseg.train.config import Config
 from jaxseg.train.learner import State
 from jaxseg.train.mesh import Placement
+from jaxseg.train.prepare import Run, prepare
 from jaxseg.train.task import Problem
 
 
-def evaluate(
-    problem: Problem, split: str, placement: Placement, evaluation: Callable, state: State, batch_size: int
-) -> dict[str, float]:
+def evaluate(run: Run, split: str, evaluation: Callable, state: State) -> dict[str, float]:
     """Returns what is measured of a split.
 
     Args:
-      evaluation: of `Placement.compile_evaluation`.
+      evaluation: of `run.compile_evaluation`.
       state: as `Placement.take_state` gives it.
     """
-    source, found = problem.splits[split], collections.defaultdict(list)
-    share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-    with contextlib.closing(evaluation_batches(source, problem.prepare, batch_size=batch_size, **share)) as batches:
+    cfg, found = run.config.data, collections.defaultdict(list)
+    devices = len(run.placement.devices)
+    options = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    options |= {"threads": cfg.threads, "on_error": cfg.on_error}
+    options["batch_size"] = -(-run.config.trainer.batch_size // devices) * devices
+    with contextlib.closing(evaluation_batches(run.problem.splits[split], run.problem.prepare, **options)) as batches:
         for batch in batches:
             batch.pop("index", None)
-            results = evaluation(state, placement.put_evaluation_batch(batch))
+            results = evaluation(state, run.placement.put_evaluation_batch(batch))
             weight = np.asarray(results.pop("weight"))
             for name, values in results.items():
                 found[name].append(np.asarray(values)[weight > 0])
-    return problem.summarise({name: np.concatenate(parts) for name, parts in found.items()})
+    if batches.skipped:
+        run.tell(f"{len(batches.skipped)} bad records of {split} were not measured: {listed([*batches.skipped])}")
+    return run.problem.summarise({name: np.concatenate(parts) for name, parts in found.items()})
+
+
+def evaluate_checkpoint(
+    config: Config,
+    problem: Problem,
+    checkpoints: Checkpoints,
+    step: int,
+    split: str,
+    *,
+    devices: Sequence[jax.Device],
+    tell: Callable[[str], None],
+) -> dict[str, float]:
+    """Returns what is measured of a split with the checkpoint of a step, on any number of devices."""
+    run = prepare(config, problem, checkpoints.folder.parent, devices=devices[:1], tell=tell)
+    run.placement = Placement("jit", tuple(devices))
+    state, _ = checkpoints.restore(step, run.fresh())
+    return evaluate(run, split, run.compile_evaluation(), state)

@@ -2,78 +2,31 @@
 
 import collections
 import contextlib
-import dataclasses
+import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import numpy as np
 
 from jaxseg.data.pipeline import prefetch_to_device, training_batches
+from jaxseg.data.reader import listed
 from jaxseg.draw.save import save_picture
 from jaxseg.train.checkpoint import Checkpoints, clear_when_full
-from jaxseg.train.config import Config
 from jaxseg.train.evaluation import evaluate
-from jaxseg.train.learner import AXIS, Learner, State, initial_state, make_learner
+from jaxseg.train.learner import State
 from jaxseg.train.log import METRICS_FILE, Log, read_metrics
-from jaxseg.train.mesh import Placement, make_placement
-from jaxseg.train.optim import learning_rate, make_optimizer
-from jaxseg.train.task import Problem
+from jaxseg.train.prepare import Run
 from jaxseg.weights.store import save_model
 
 CHECKPOINTS, MODEL, PICTURES = "checkpoints", "model", "pictures"
 PICTURED = 4  # examples in a picture
-NAMED = 8  # examples in a message
 
 
 class TrainingError(ValueError):
     """A run cannot go on; the message says at which step, and what is kept."""
-
-
-@dataclasses.dataclass
-class Run:
-    """A run under way: what does not change while it goes on, and where it is.
-
-    Attributes:
-      steps_per_epoch, total: numbers of optimisation steps.
-      step: how many were taken.
-      rate: step -> learning rate.
-      on_step: called with (step, total, metrics or None) after every step.
-      tell: called with a line for the user.
-    """
-
-    config: Config
-    problem: Problem
-    folder: Path
-    placement: Placement
-    learner: Learner
-    steps_per_epoch: int
-    total: int
-    rate: Callable
-    on_step: Callable
-    tell: Callable[[str], None]
-    step: int = 0
-    since: tuple[float, int] = (0.0, 0)
-
-    @property
-    def epoch(self) -> int:
-        """Whole epochs that were taken."""
-        return self.step // self.steps_per_epoch
-
-    def due(self, every: int) -> bool:
-        """Whether the step just taken ends an epoch that is a multiple of `every`, or the run."""
-        if self.step == self.total:
-            return every > 0
-        return every > 0 and self.step % (every * self.steps_per_epoch) == 0
-
-    def speed(self, step: int) -> dict[str, float]:
-        """Returns the seconds since this was last asked, and how many examples a second were trained on."""
-        (then, before), self.since = self.since, (time.perf_counter(), step)
-        seconds = max(self.since[0] - then, 1e-6)
-        examples = (step - before) * self.config.trainer.batch_size
-        return {"seconds": round(seconds, 3), "examples_per_second": round(examples / seconds, 2)}
 
 
 def fit(run: Run) -> dict[str, float]:
@@ -101,59 +54,6 @@ def fit(run: Run) -> dict[str, float]:
     return _last_validation(run.folder)
 
 
-def evaluate_checkpoint(
-    config: Config, problem: Problem, checkpoints: Checkpoints, step: int, split: str, devices: Sequence[jax.Device]
-) -> dict[str, float]:
-    """Returns what is measured of a split with the checkpoint of a step."""
-    run = prepare(config, problem, checkpoints.folder.parent, devices=devices)
-    state, _ = checkpoints.restore(step, _fresh(run))
-    evaluation = run.placement.compile_evaluation(run.learner, problem.scores)
-    return evaluate(problem, split, run.placement, evaluation, state, config.trainer.batch_size)
-
-
-def _fresh(run: Run) -> State:
-    """The state at step 0, on all devices."""
-    return jax.device_put(initial_state(run.learner, run.problem.model, seed=run.config.seed), run.placement.replicated)
-
-
-def prepare(
-    config: Config,
-    problem: Problem,
-    folder: Path,
-    *,
-    devices: Sequence[jax.Device],
-    on_step: Callable = lambda *_: None,
-    tell: Callable[[str], None] = lambda _: None,
-) -> Run:
-    """Returns a run that has not begun; nothing is written.
-
-    Raises:
-      ValueError: data, batch and devices do not fit.
-    """
-    cfg = config.trainer
-    placement = make_placement(cfg.parallel, devices, cfg.batch_size, accumulate=cfg.accumulate)
-    steps_per_epoch = len(problem.splits["train"]) // cfg.batch_size
-    if steps_per_epoch == 0:
-        raise ValueError(
-            f"trainer.batch_size: {cfg.batch_size} is more than the {len(problem.splits['train'])} training examples"
-        )
-    total = cfg.epochs * steps_per_epoch if cfg.max_steps is None else cfg.max_steps
-    times = {"steps_per_epoch": steps_per_epoch, "epochs": cfg.epochs}
-    transform = make_optimizer(config.optimizer, config.schedule, **times, clip_norm=cfg.clip_norm)
-    rate = learning_rate(config.optimizer, config.schedule, **times)
-    learner = make_learner(
-        problem.model,
-        transform,
-        problem.loss,
-        axis=AXIS if cfg.parallel == "pmap" else None,
-        batch_norm=cfg.batch_norm,
-        accumulate=cfg.accumulate,
-        remat=cfg.remat,
-        ema=cfg.ema,
-    )
-    return Run(config, problem, folder, placement, learner, steps_per_epoch, total, rate, on_step, tell)
-
-
 def _batches(run: Run):
     cfg, data = run.config.trainer, run.config.data
     return training_batches(
@@ -171,7 +71,7 @@ def _batches(run: Run):
 
 def _restored(run: Run, checkpoints: Checkpoints, batches) -> State:
     """The state to start from, on the devices; `run.step` and the position in the data follow it."""
-    single = _fresh(run)
+    single = run.fresh()
     found = checkpoints.restore_latest(single, run.tell)
     if found is not None:
         run.step, single, position = found
@@ -185,7 +85,7 @@ def _train(run: Run, state: State, compiled, batches, checkpoints: Checkpoints, 
 
     What a step measured is read when the next is under way.
     """
-    evaluation = run.placement.compile_evaluation(run.learner, run.problem.scores)
+    evaluation = run.compile_evaluation()
     pending: collections.deque = collections.deque()
     position = batches.get_state()
     best, run.since = checkpoints.best_score(), (time.perf_counter(), run.step)
@@ -203,7 +103,7 @@ def _train(run: Run, state: State, compiled, batches, checkpoints: Checkpoints, 
             continue
         single, score = run.placement.take_state(state), None
         if validates:
-            scores = evaluate(run.problem, "val", run.placement, evaluation, single, run.config.trainer.batch_size)
+            scores = evaluate(run, "val", evaluation, single)
             log.write("val", run.step, run.epoch, scores)
             score = scores[run.problem.target]
             run.tell(f"step {run.step}: {', '.join(f'{name} {value:.4f}' for name, value in scores.items())}")
@@ -223,9 +123,10 @@ def _settle(run: Run, step: int, metrics: dict, indices: np.ndarray, log: Log) -
     values = run.placement.fetch(metrics)
     for name in ("loss", "gradient_norm"):  # one that is not finite spoils the parameters, and all that follows
         if not math.isfinite(values[name]):
+            names = [run.problem.splits["train"].name(int(i)) for i in indices]
             what = f"the {name.replace('_', ' ')} is {values[name]} at step {step}"
             raise TrainingError(
-                f"{what}; its examples: {_names(run, indices)}. The checkpoints before it are kept; lower "
+                f"{what}; its examples: {listed(names)}. The checkpoints before it are kept; lower "
                 "optimizer.learning_rate, set trainer.clip_norm, or look at these files"
             )
     run.on_step(step, run.total, values)
@@ -236,17 +137,10 @@ def _settle(run: Run, step: int, metrics: dict, indices: np.ndarray, log: Log) -
         )
 
 
-def _names(run: Run, indices: np.ndarray) -> str:
-    """The names of a batch's examples, the first of many."""
-    names = [run.problem.splits["train"].name(int(i)) for i in indices[:NAMED]]
-    return ", ".join(names) + (f" and {len(indices) - NAMED} more" if len(indices) > NAMED else "")
-
-
 def _tell_of_skipped(run: Run, skipped: dict[str, int]) -> None:
     if skipped:
-        names = ", ".join(f"{name} ({times} times)" for name, times in list(skipped.items())[:NAMED])
-        more = f" and {len(skipped) - NAMED} more" if len(skipped) > NAMED else ""
-        run.tell(f"{len(skipped)} bad records were skipped, others taken in their place: {names}{more}")
+        names = listed([f"{name} ({times} times)" for name, times in skipped.items()])
+        run.tell(f"{len(skipped)} bad records were skipped, others taken in their place: {names}")
 
 
 def _last_validation(folder: Path) -> dict[str, float]:
@@ -272,7 +166,7 @@ def _draws(run: Run) -> bool:
 def _finish(run: Run, checkpoints: Checkpoints) -> None:
     """Makes sure of the model directory: a run that was killed may have stored its best step and not the model."""
     step = checkpoints.best() or run.total
-    state, _ = checkpoints.restore(step, _fresh(run))
+    state, _ = checkpoints.restore(step, run.fresh())
     _write_model(run, state)
 
 
@@ -290,11 +184,21 @@ def _write_model(run: Run, state: State) -> None:
             save_model(run.learner.trained(local), run.folder / MODEL, run.problem.model.card, overwrite=True)
 
 
+def _readable(run: Run) -> Iterator[dict]:
+    """The records to be pictured; bad ones are left out where they are skipped in training."""
+    split = run.problem.splits.get("val", run.problem.splits["train"])
+    for i in range(len(split)):
+        try:
+            yield split[i]
+        except (ValueError, OSError):
+            if run.config.data.on_error == "stop":
+                raise
+
+
 def _write_picture(run: Run, state: State) -> None:
     if jax.process_count() > 1:
         return  # a picture is drawn by one host, and computing takes them all
-    split = run.problem.splits.get("val", run.problem.splits["train"])
-    records = [split[i] for i in range(min(PICTURED, len(split)))]
+    records = list(itertools.islice(_readable(run), PICTURED))
     (run.folder / PICTURES).mkdir(exist_ok=True)
     picture = run.problem.draw(run.learner.trained(state), records)
     save_picture(picture, run.folder / PICTURES / f"step_{run.step:07d}.png")

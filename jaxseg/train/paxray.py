@@ -63,6 +63,10 @@ class DataConfig(LoadingConfig):
     def _problems(self):
         if self.load_size % 8:
             yield f"load_size: {self.load_size} is not a multiple of 8"
+        if self.crop_size > self.load_size:
+            yield f"crop_size: {self.crop_size} is more than load_size, {self.load_size}"
+        elif self.resize_prob and int(self.load_size * self.resize_scale) <= self.crop_size:
+            yield f"resize_scale: {self.resize_scale:g} times load_size leaves no more than crop_size, {self.crop_size}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

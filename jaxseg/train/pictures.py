@@ -22,7 +22,7 @@ def predictions_sheet(model: nnx.Module, examples: Sequence[dict], class_names: 
       examples: of a transform: "image" (H, W, 3) float32 and "target" (H, W, K) of 0 and 1.
       class_names: K names; the first dozen is drawn.
     """
-    logits = np.asarray(jax.jit(lambda x: model(x))(np.stack([example["image"] for example in examples])))
+    logits = np.asarray(jax.jit(type(model).__call__)(model, np.stack([example["image"] for example in examples])))
     rows = []
     for example, values in zip(examples, logits, strict=True):
         grey = example["image"].mean(axis=2)

@@ -1,5 +1,6 @@
 """The folder of a run: opened new or to go on with, trained in, and evaluated."""
 
+import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,8 +13,11 @@ from jaxseg.files import atomic_file, only_writer, sweep
 from jaxseg.train import loop, task
 from jaxseg.train.checkpoint import Checkpoints
 from jaxseg.train.config import Config, read_config, to_mapping, write_config
+from jaxseg.train.evaluation import evaluate_checkpoint
+from jaxseg.train.prepare import prepare
 
 CONFIG_FILE, VERSIONS_FILE, FACTS_FILE = "config.yaml", "versions.json", "data.json"
+MOVABLE = ("data.root", "data.threads", "data.workers")  # where and how data are read: no result hangs on it
 
 
 def training_devices(spec: str) -> list[jax.Device]:
@@ -50,21 +54,22 @@ def open_run(
       ValueError: the configuration is wrong, or not that of the run which is there; the folder holds other things.
     """
     stored = folder / CONFIG_FILE
-    overrides = [*overrides, *([f"data.root={json.dumps(str(data.resolve()))}"] if data is not None else [])]
+    overrides = [*overrides, *_root(data)]
     if resume and stored.is_file():
         config = read_config(stored, task.sections)
         wanted = read_config(source or stored, task.sections, overrides)
-        changed = _differences(to_mapping(config), to_mapping(wanted))
+        changed = [name for name in _differences(to_mapping(config), to_mapping(wanted)) if name not in MOVABLE]
         if changed:
             raise ValueError(f"{folder} was started with another {', '.join(changed)}; start a new run in a new folder")
-        return config
+        moved = [override for override in overrides if override.partition("=")[0].strip() in MOVABLE]
+        return _located(read_config(stored, task.sections, moved))
     if source is None:
         what = "no run to go on with" if resume else "no configuration was named"
         raise ValueError(f"{folder}: {what}; give one with -t")
     config = read_config(source, task.sections, overrides)
     if jax.process_index() == 0:  # another of several hosts may find what this one has begun already
         _refuse_other_things(folder)
-    return config
+    return _located(config)
 
 
 def train(
@@ -81,7 +86,8 @@ def train(
       ValueError: also where the data, the batch and the devices do not fit; nothing was written then.
     """
     problem = task.make_problem(config)
-    under_way = loop.prepare(config, problem, folder, devices=devices, on_step=on_step, tell=tell)
+    _refuse_other_data(folder / FACTS_FILE, problem)
+    under_way = prepare(config, problem, folder, devices=devices, on_step=on_step, tell=tell)
     if jax.process_index() > 0:
         return loop.fit(under_way)
     folder.mkdir(parents=True, exist_ok=True)
@@ -89,21 +95,32 @@ def train(
         sweep(folder)
         if not (folder / CONFIG_FILE).is_file():
             _write_json(folder / VERSIONS_FILE, environment())
-            write_config(config, folder / CONFIG_FILE)
+        write_config(config, folder / CONFIG_FILE)
         if problem.facts:
             _write_json(folder / FACTS_FILE, problem.facts)
         return loop.fit(under_way)
 
 
-def evaluate(folder: Path, split: str, *, devices: Sequence[jax.Device], step: int | None = None) -> dict[str, float]:
+def evaluate(
+    folder: Path,
+    split: str,
+    *,
+    devices: Sequence[jax.Device],
+    step: int | None = None,
+    data: Path | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> dict[str, float]:
     """Evaluates a run's best checkpoint, or that of a step, writes `evaluation_<split>.json` and returns its content.
+
+    Args:
+      data: folder of the data, in place of the run's own.
 
     Raises:
       ValueError: the folder holds no run, or no such split or checkpoint.
     """
     if not (folder / CONFIG_FILE).is_file():
         raise ValueError(f"{folder} holds no run: it has no {CONFIG_FILE}")
-    config = read_config(folder / CONFIG_FILE, task.sections)
+    config = read_config(folder / CONFIG_FILE, task.sections, _root(data))
     problem = task.make_problem(config)
     if not problem.splits.get(split):
         known = ", ".join(name for name, records in problem.splits.items() if len(records))
@@ -112,7 +129,8 @@ def evaluate(folder: Path, split: str, *, devices: Sequence[jax.Device], step: i
         raise ValueError(f"{folder} has no checkpoint yet")
     with Checkpoints(folder / loop.CHECKPOINTS, read_only=True) as checkpoints:
         step = _checkpoint(checkpoints, step, folder)
-        scores = {"step": step} | loop.evaluate_checkpoint(config, problem, checkpoints, step, split, devices)
+        scores = evaluate_checkpoint(config, problem, checkpoints, step, split, devices=devices, tell=tell)
+    scores = {"step": step} | scores
     if jax.process_index() == 0:
         _write_json(folder / f"evaluation_{split}.json", scores)
     return scores
@@ -124,6 +142,25 @@ def _refuse_other_things(folder: Path) -> None:
         there = (folder / CONFIG_FILE).is_file()
         resume = ", or go on with the run in it with --resume" if there else ""
         raise ValueError(f"{folder} is not empty; name a new folder{resume}")
+
+
+def _refuse_other_data(path: Path, problem: task.Problem) -> None:
+    """Raises where a run goes on and its data are not those that it was started with."""
+    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(dict(problem.facts))):
+        raise ValueError(f"the data are not those that the run was started with, which {path} lists; start a new run")
+
+
+def _root(data: Path | None) -> list[str]:
+    """The override that `-i` stands for."""
+    return [] if data is None else [f"data.root={json.dumps(str(data.resolve()))}"]
+
+
+def _located(config: Config) -> Config:
+    """A configuration with the whole path of its data, so that the run can go on from another working directory."""
+    if not hasattr(config.data, "root"):
+        return config
+    root = str(Path(config.data.root).expanduser().resolve())
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, root=root))
 
 
 def _checkpoint(checkpoints: Checkpoints, step: int | None, folder: Path) -> int:

@@ -109,7 +109,7 @@ class TrainerConfig:
     Attributes:
       epochs: passes over the training data.
       batch_size: examples a step, over all devices and accumulated parts together.
-      max_steps: optimizer steps after which training ends early; null: none.
+      max_steps: optimizer steps after which training ends before its last epoch; null: all are taken.
       parallel: "jit" (one program over all devices) or "pmap" (a copy of the program a device).
       precision: dtype of the arithmetic; parameters and the optimizer are float32.
       accumulate: parts that a batch is computed in, one after another, to save memory.

@@ -9,12 +9,12 @@ import numpy as np
 from flax import nnx
 
 from jaxseg.files import printable
-from jaxseg.models.layers import BatchNorm
+from jaxseg.models.layers import BatchNorm, ConvTranspose
 
 # layer type -> our leaf: (their leaf, axes that turn theirs into ours)
 LEAVES = {
     nnx.Conv: {"kernel": ("weight", (2, 3, 1, 0)), "bias": ("bias", None)},
-    nnx.ConvTranspose: {"kernel": ("weight", (2, 3, 1, 0)), "bias": ("bias", None)},  # transpose_kernel=True
+    ConvTranspose: {"kernel": ("weight", (2, 3, 1, 0)), "bias": ("bias", None)},
     nnx.Linear: {"kernel": ("weight", (1, 0)), "bias": ("bias", None)},
     BatchNorm: {
         "scale": ("weight", None),

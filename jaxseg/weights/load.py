@@ -33,7 +33,7 @@ def create(name: str, *, seed: int = 0, class_names: Sequence[str] | None = None
     entry = registry.find_available(name)
     kind = architecture(entry.architecture)
     if class_names is not None and not isinstance(class_names, str):
-        config = {"num_classes": len(class_names)} | config
+        config = {kind.config.OUTPUTS: len(class_names)} | config
     cfg = kind.make_config(**dict(entry.config) | config)
     model = kind.model(cfg, rngs=nnx.Rngs(seed))
     model.card = _card(entry, cfg, class_names)
@@ -194,7 +194,7 @@ def recognise(tensors: Mapping[str, np.ndarray], path: Path) -> registry.Entry:
         if config is None:
             continue
         entries = [entry for entry in registry.ENTRIES if entry.architecture == key]
-        same = [entry for entry in entries if entry.num_classes == config.num_classes]
+        same = [entry for entry in entries if entry.num_classes in (None, config.num_classes)]
         if len(same) == 1:
             return same[0]
         names = ", ".join(entry.name for entry in entries)
@@ -216,7 +216,8 @@ def _card(entry: registry.Entry, cfg, class_names: Sequence[str] | None) -> Card
         names = entry.class_names
     names = _checked_names(labels.numbered(cfg.num_classes) if names is None else names, cfg.num_classes)
     config = tuple(sorted(dataclasses.asdict(cfg).items()))
-    return Card(entry.name, entry.architecture, config, names, entry.preprocessing)
+    size = getattr(cfg, "image_size", Card.input_size)  # a U-Net takes any, and was trained with the card's default
+    return Card(entry.name, entry.architecture, config, names, entry.preprocessing, size)
 
 
 def _checked_names(names: Sequence[str], count: int) -> tuple[str, ...]:

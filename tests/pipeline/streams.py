@@ -54,5 +54,5 @@ def same(first: list[dict], second: list[dict]) -> None:
             np.testing.assert_array_equal(a[key], b[key])
 
 
-def train(count: int = 13, transform=noisy, **options):
-    return training_batches(Numbers(count), transform, **{"batch_size": 4, "seed": 5, **options})
+def train(count: int = 13, transform=noisy, *, bad=(), error=None, **options):
+    return training_batches(Numbers(count, bad, error), transform, **{"batch_size": 4, "seed": 5, **options})

@@ -41,6 +41,29 @@ def test_bad_records_are_replaced_by_the_next_good_ones_and_counted():
         assert other.skipped == {"file2.png": 4, "file3.png": 8, "file7.png": 4}
 
 
+@pytest.mark.parametrize("bad", [(2,), (9,), (0, 1, 2, 3), (8, 9)])
+def test_bad_records_of_an_evaluation_have_no_weight_and_are_counted_once(bad):
+    batches = evaluation_batches(Numbers(10, bad=bad), noisy, batch_size=4, on_error="skip")
+    with contextlib.closing(batches):
+        found = [(batch["value"][:, 0, 0], batch["weight"]) for batch in batches]
+    values, weights = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    assert values.shape == (12,)
+    assert values[weights > 0].tolist() == [i for i in range(10) if i not in bad]
+    assert batches.skipped == {f"file{i}.png": 1 for i in bad}
+
+
+def test_an_evaluation_of_nothing_but_bad_records_stops():
+    batches = evaluation_batches(Numbers(3, bad=(0, 1, 2)), noisy, batch_size=2, on_error="skip")
+    with contextlib.closing(batches), pytest.raises(RecordError, match="none of the 3 records can be used"):
+        next(batches)
+
+
+def test_a_message_that_begins_with_the_file_does_not_name_it_twice():
+    bad = train(1, bad=(0,), error=ValueError("file0.png: not a picture"), batch_size=1)
+    with contextlib.closing(bad), pytest.raises(RecordError, match=r"^record 0, file0.png: not a picture(\n|$)"):
+        next(bad)
+
+
 @pytest.mark.parametrize(
     ("source", "reason"),
     [

@@ -124,6 +124,34 @@ def test_a_torchvision_file_fills_the_backbone_and_another_depth_is_refused(conf
         task.make_problem(configured(setting, "model.backbone=resnet34"))
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["data.crop_size=72"], "data.crop_size: 72 is more than load_size, 64"),
+        (["data.resize_scale=0.5"], "data.resize_scale: 0.5 times load_size leaves no more than crop_size, 56"),
+    ],
+)
+def test_a_crop_that_cannot_be_cut_is_refused_at_once(configured, settings, message):
+    with pytest.raises(ValueError, match=message):
+        configured(*settings)
+
+
+def test_a_run_finds_its_data_from_elsewhere_and_where_they_have_moved(configured, shared, tmp_path, monkeypatch):
+    root, folder = shutil.copytree(shared / "data/paxray", tmp_path / "paxray"), tmp_path / "run"
+    monkeypatch.chdir(tmp_path)
+    overrides = [*SMALL, "trainer.max_steps=1"]
+    config = run.open_run("paxray_sample", folder, overrides=overrides)
+    assert config.data.root == str(root)
+    scores = run.train(config, folder, devices=jax.devices()[:1])
+    moved = root.rename(tmp_path / "moved")
+    found = run.evaluate(folder, "val", devices=jax.devices()[:1], data=moved)
+    assert found["dice"] == pytest.approx(scores["dice"], abs=1e-6)
+    again = run.open_run(None, folder, data=moved, resume=True)
+    assert again.data == dataclasses.replace(config.data, root=str(moved))
+    assert run.train(again, folder, devices=jax.devices()[:1]) == scores
+    assert run.open_run("paxray_sample", folder, overrides=overrides, resume=True) == again  # no -i: where they are now
+
+
 def test_weights_that_are_not_there_are_one_line(configured, tmp_path):
     with pytest.raises((ValueError, OSError), match="none.pth"):
         task.make_problem(configured(f"model.backbone_weights={json.dumps(str(tmp_path / 'none.pth'))}"))

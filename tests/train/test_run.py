@@ -1,34 +1,17 @@
-"""Runs by the library: losses that are not finite, bad records, folders, what a run leaves and how it is evaluated."""
+"""Runs by the library: folders, going on, what a run leaves and how it is evaluated."""
 
 import dataclasses
 import json
-import threading
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_runs import metrics, overrides, steps
+from tiny_runs import SHORT, configured, metrics, overrides, train
 
 import jaxseg
-from jaxseg.data.pipeline import training_batches
-from jaxseg.data.reader import RecordError
-from jaxseg.train import loop, run, task
+from jaxseg.train import run, task
 from jaxseg.train.checkpoint import Checkpoints
 from jaxseg.train.log import read_metrics
-
-SHORT = {"trainer__max_steps": 6, "trainer__pictures_every": 0, "trainer__ema": None}
-
-
-def configured(folder, **changed):
-    return run.open_run("demo", folder, overrides=overrides(**SHORT | changed))
-
-
-def train(folder, config=None, **changed):
-    """Trains a tiny model on one device; returns the last validation and what was told."""
-    told = []
-    config = config or configured(folder, **changed)
-    return run.train(config, folder, devices=jax.devices()[:1], tell=told.append), told
 
 
 @pytest.fixture(scope="module")
@@ -38,113 +21,9 @@ def trained(tmp_path_factory):
     return folder
 
 
-@dataclasses.dataclass(frozen=True)
-class Spoilt:
-    """A source some records of which are bad: they raise, or are marked."""
-
-    source: object
-    bad: frozenset
-    error: Exception | None = None
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, i):
-        if i in self.bad and self.error is not None:
-            raise self.error
-        return self.source[i] | {"bad": i in self.bad}
-
-    def name(self, i) -> str:
-        return self.source.name(i)
-
-
-@pytest.fixture
-def spoil(monkeypatch):
-    """Makes records of the training split bad, and changes the loss at will."""
-    make = task.make_problem
-
-    def change(bad=(), error=None, loss=None):
-        def changed(config):
-            problem = make(config)
-            splits = {**problem.splits, "train": Spoilt(problem.splits["train"], frozenset(bad), error)}
-
-            def augment(record, rng):
-                example = problem.augment(record, rng)
-                return example | {"image": example["image"] * np.float32(np.nan if record["bad"] else 1)}
-
-            return dataclasses.replace(problem, splits=splits, augment=augment, loss=loss or problem.loss)
-
-        monkeypatch.setattr(task, "make_problem", changed)
-
-    return change
-
-
-def order(config) -> list[list[int]]:
-    """The records of every batch of the first epoch."""
-    source = Spoilt(task.make_problem(config).splits["train"], frozenset())
-    batches = training_batches(source, lambda record, rng: {}, batch_size=4, seed=config.seed)
-    found = [next(batches)["index"].tolist() for _ in range(4)]
-    batches.close()
-    return found
-
-
-def test_a_loss_that_is_not_finite_stops_before_its_step_is_stored(tmp_path, spoil):
-    config = configured(tmp_path / "run")
-    batch = order(config)[2]
-    spoil(batch[1:2])
-    with pytest.raises(loop.TrainingError, match="the loss is nan at step 3; its examples: ") as caught:
-        train(tmp_path / "run", config)
-    assert all(f"phantom {i}" in str(caught.value) for i in batch)
-    assert "\n" not in str(caught.value)
-    assert steps(tmp_path / "run") == [1, 2]
-    assert [entry["step"] for entry in metrics(tmp_path / "run")] == [1, 2]
-
-
-def test_a_gradient_that_is_not_finite_stops_too(tmp_path, spoil):
-    """Else the loss is finite, and the parameters of the next checkpoint are not."""
-
-    def loss(model, batch, key):
-        value = jnp.mean(model(batch["image"]))
-        return jnp.sqrt(value * 0.0), {}
-
-    spoil(loss=loss)
-    with pytest.raises(loop.TrainingError, match="the gradient norm is nan at step 1"):
-        train(tmp_path / "run")
-    assert steps(tmp_path / "run") == []
-
-
-def test_many_examples_are_not_all_named(tmp_path, spoil):
-    spoil(range(16))
-    with pytest.raises(loop.TrainingError, match="and 8 more. The checkpoints before it are kept"):
-        train(tmp_path / "run", trainer__batch_size=16)
-
-
-def test_a_bad_record_stops_the_run_with_its_name(tmp_path, spoil):
-    config = configured(tmp_path / "run")
-    bad = order(config)[2][0]
-    spoil([bad], ValueError("not a picture"))
-    with pytest.raises(RecordError, match=f"record {bad}, phantom {bad}: not a picture"):
-        train(tmp_path / "run", config)
-    assert steps(tmp_path / "run") == [1, 2]
-
-
-def test_bad_records_are_skipped_counted_and_told_of_on_request(tmp_path, spoil):
-    config = configured(tmp_path / "run", data__on_error="skip", trainer__max_steps=8, trainer__checkpoint_steps=None)
-    bad = order(config)[1][:2]
-    spoil(bad, ValueError("not a picture"))
-    _, told = train(tmp_path / "run", config)
-    assert told[-1].startswith("2 bad records were skipped, others taken in their place: phantom ")
-    assert all(f"phantom {i} (2 times)" in told[-1] for i in bad)  # in two epochs
-
-
-def test_threads_are_ended_when_a_run_ends_or_fails(tmp_path, spoil):
-    spoil([0, 1, 2, 3, 4, 5], ValueError("x"))
-    with pytest.raises(RecordError):
-        train(tmp_path / "run")
-    ours = [thread for thread in threading.enumerate() if thread.name.startswith("jaxseg-read")]
-    for thread in ours:
-        thread.join(5)
-    assert not any(thread.is_alive() for thread in ours)
+def test_a_run_takes_its_epochs_and_no_more(tmp_path):
+    train(tmp_path / "run", trainer__epochs=1, trainer__max_steps=7)
+    assert max(entry["step"] for entry in metrics(tmp_path / "run")) == 4
 
 
 def test_a_run_leaves_what_others_read(trained):
@@ -256,6 +135,22 @@ def test_going_on_needs_the_same_settings(trained):
         run.open_run(None, trained, resume=True, overrides=["trainer.epochs=9", "optimizer.learning_rate=1"])
     with pytest.raises(ValueError, match="was started with another .*task"):
         run.open_run("paxray", trained, resume=True)
+
+
+def test_a_run_goes_on_with_other_workers(trained):
+    config = run.open_run(
+        "demo",
+        trained,
+        resume=True,
+        overrides=overrides(**SHORT, trainer__checkpoint_steps=None, trainer__keep_last=3, data__workers=2),
+    )
+    assert config.data.workers == 2
+    assert dataclasses.replace(config.data, workers=0) == run.open_run(None, trained, resume=True).data
+
+
+def test_evaluation_takes_any_number_of_devices(trained):
+    one, three = (run.evaluate(trained, "val", devices=jax.devices()[:n]) for n in (1, 3))
+    assert three == pytest.approx(one, abs=1e-6, nan_ok=True)
 
 
 def test_nothing_to_go_on_with_is_an_error_unless_a_configuration_is_named(tmp_path):

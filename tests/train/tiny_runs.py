@@ -22,6 +22,7 @@ SETTINGS = {
     "model": {"width": 4},
     "trainer": {"epochs": 3, "max_steps": STEPS, "batch_size": 4, "checkpoint_steps": 1, "log_every": 1},
 }
+SHORT = {"trainer__max_steps": 6, "trainer__pictures_every": 0, "trainer__ema": None}  # of runs by the library
 SETTINGS["trainer"] |= {"validate_every": 1, "checkpoint_every": 1, "pictures_every": 2, "ema": 0.9}
 
 
@@ -38,22 +39,39 @@ def command(folder: Path, *rest: str, **changed) -> list[str]:
     return ["train", "-t", "demo", "-o", str(folder), "-g", "cpu", *sets, *rest]
 
 
+def configured(folder: Path, **changed):
+    """The configuration of a new, short run."""
+    from jaxseg.train import run
+
+    return run.open_run("demo", folder, overrides=overrides(**SHORT | changed))
+
+
+def train(folder: Path, config=None, **changed) -> tuple[dict, list[str]]:
+    """Trains in this process on one device; the last validation and what was told."""
+    import jax
+
+    from jaxseg.train import run
+
+    told = []
+    config = config or configured(folder, **changed)
+    return run.train(config, folder, devices=jax.devices()[:1], tell=told.append), told
+
+
 def finished(folder: Path) -> dict[str, np.ndarray]:
     """Every array of a run's newest checkpoint, by name, and of its model directory."""
     import jax
     from flax import nnx
 
     import jaxseg
-    from jaxseg.train import loop, task
+    from jaxseg.train import task
     from jaxseg.train.checkpoint import Checkpoints
     from jaxseg.train.config import read_config
-    from jaxseg.train.learner import initial_state
+    from jaxseg.train.prepare import prepare
 
     config = read_config(folder / "config.yaml", task.sections)
-    run = loop.prepare(config, task.make_problem(config), folder, devices=jax.devices()[:1])
-    target = jax.device_put(initial_state(run.learner, run.problem.model, seed=1), run.placement.replicated)
+    run = prepare(config, task.make_problem(config), folder, devices=jax.devices()[:1])
     with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
-        state, _ = checkpoints.restore(checkpoints.steps()[-1], target)
+        state, _ = checkpoints.restore(checkpoints.steps()[-1], run.fresh())
     model = nnx.to_pure_dict(nnx.state(jaxseg.load(folder)))
     leaves, _ = jax.tree_util.tree_flatten_with_path({"state": state, "model": model})
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
