@@ -11,6 +11,7 @@ from jaxseg import __version__
 from jaxseg.cli.convert import convert
 from jaxseg.cli.cxas import cxas
 from jaxseg.cli.demo import demo
+from jaxseg.cli.denoise import denoise
 from jaxseg.cli.evaluate import evaluate
 from jaxseg.cli.extract import extract
 from jaxseg.cli.models import models
@@ -33,7 +34,7 @@ def cli():
     """
 
 
-for command in (segment, extract, cxas, show, report, train, evaluate, convert, models, demo):
+for command in (segment, denoise, extract, cxas, show, report, train, evaluate, convert, models, demo):
     command.params.append(click.Option(["--debug"], is_flag=True, expose_value=False, help="Show tracebacks."))
     command.context_settings["token_normalize_func"] = lambda name: name.replace("_", "-")
     cli.add_command(command)

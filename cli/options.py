@@ -143,6 +143,28 @@ def of_extraction(required: bool) -> Callable[[Callable], Callable]:
     return decorate
 
 
+_OF_DENOISING = (
+    click.option(
+        "--union",
+        is_flag=True,
+        help="Restore the classes as one mask; each pixel of the result goes to the nearest class. For a model that "
+        "was trained on all of them together, such as both lungs.",
+    ),
+    click.option(
+        "--largest-component",
+        type=click.IntRange(1),
+        help="Of a restored mask keep so many connected parts, the largest.  [default: all]",
+    ),
+)
+
+
+def of_denoising(command: Callable) -> Callable:
+    """Gives a command the options of restoring masks."""
+    for option in reversed(_OF_DENOISING):
+        command = option(command)
+    return command
+
+
 def say(text: str) -> None:
     """Prints a line on stderr; names of files and tensors in it cannot steer the terminal."""
     click.echo("\n".join(printable(line) for line in text.split("\n")), err=True)

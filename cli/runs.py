@@ -58,7 +58,7 @@ def run_images(source, output, *, recursive, overwrite, report, design, **settin
             segmenter.compile()
         with progress(len(todo), "images") as step:
             for outcome in folder.segment_files(todo, segmenter, run):
-                _tell(outcome, step)
+                tell(outcome, step)
         for merge, path in merges:
             merge(jobs, run, path)
         folder.conclude(run)
@@ -66,7 +66,7 @@ def run_images(source, output, *, recursive, overwrite, report, design, **settin
     seconds["images"] = time.perf_counter() - loaded - segmenter.compile_seconds
     if report:
         _write_report(report, run, segmenter, seconds)
-    options.say(_conclusion(run))
+    options.say(conclusion(run))
     if run.count("failed"):
         sys.exit(1)
 
@@ -117,6 +117,7 @@ def make_segmenter(
         "preprocessing": preprocessing or card.preprocessing,
         "intensity": intensity,
         "dtype": dict(card.config)["dtype"],
+        "denoise": None,
     }
     return segmenter, identity
 
@@ -155,7 +156,40 @@ def mask_merges(segmenter, products: list, source: Path) -> list[tuple[str, Call
     return [(".json", functools.partial(merge_masks, segmenter=segmenter))]
 
 
-def _tell(outcome, step) -> None:
+def make_denoiser(*, weights, gpus="auto", **settings):
+    """The Denoiser of the command's options, and all that its results depend on."""
+    from jaxseg.devices import select_devices
+    from jaxseg.predict.denoise import Denoiser
+    from jaxseg.weights.load import load
+
+    with options.usage_errors("--gpus"):
+        devices = select_devices(gpus)
+    with options.usage_errors("the model of masks"):
+        model = load(weights)
+        denoiser = Denoiser(model, devices=devices, **settings)
+    identity = {"weights_sha256": model.card.params_sha256 or model.card.source_sha256}
+    return denoiser, identity | {name: getattr(denoiser, name) for name in ("threshold", "largest_component", "union")}
+
+
+def chain_denoiser(segmenter, settings: dict, weights: Path, classes: str | None, **options_of_denoiser) -> None:
+    """Lets a segmenter's masks of the classes be restored before they are given out; notes it in `settings`."""
+    from jaxseg.masks.read import select
+
+    denoiser, identity = make_denoiser(weights=weights, **options_of_denoiser)
+    with options.usage_errors("--denoise-classes"):
+        names = denoiser.card.class_names
+        if classes is not None:
+            names = tuple(segmenter.names[k] for k in select(segmenter.names, classes))
+        elif not set(names) <= set(segmenter.names):
+            raise ValueError(
+                "name those of the classes that the model of masks restores, such as 'right lung,left lung'"
+            )
+    segmenter.after = functools.partial(denoiser.segmentation, names=names)
+    settings["denoise"] = identity | {"classes": list(names)}
+
+
+def tell(outcome, step) -> None:
+    """Shows what became of a file."""
     from jaxseg.predict.folder import describe
 
     name = outcome.item.source.name
@@ -167,7 +201,8 @@ def _tell(outcome, step) -> None:
     step(name)
 
 
-def _conclusion(run) -> str:
+def conclusion(run) -> str:
+    """Returns the last line of a run."""
     parts = [f"{run.count('done')} done", f"{run.count('skipped')} were there", f"{run.count('failed')} failed"]
     return f"{', '.join(parts)}: {run.output / 'summary.json'} lists them"
 

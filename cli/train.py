@@ -33,18 +33,20 @@ def train(source, data, folder, resume, overrides, gpus, hosts, **others):
     by validation, which --weights of other commands takes.
     """
     from jaxseg.train import run
+    from jaxseg.train.config import stored_folder
     from jaxseg.train.mesh import join_hosts
 
     if source is None and folder is None:
         raise click.UsageError("name a configuration with -t, or a run to go on with: -o RUN --resume")
-    folder = folder or Path("runs") / Path(source).stem
+    with options.usage_errors("--config"):
+        folder = folder or stored_folder(source) or Path("runs") / Path(source).stem
     if hosts or any(value is not None for value in others.values()):
         with options.usage_errors("--coordinator, --num-processes, --process-id"):
             join_hosts(*others.values())
     with options.usage_errors("--gpus"):
         devices = run.training_devices(gpus)
     with options.usage_errors("--config, --output"):
-        config = run.open_run(source, folder, data=data, overrides=overrides, resume=resume)
+        config = run.open_run(source, folder, data=data, overrides=overrides, resume=resume, tell=options.say)
     with contextlib.ExitStack() as stack:
         steps = []
 

@@ -7,6 +7,8 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "convert": "jaxseg.weights.load",
     "create": "jaxseg.weights.load",
+    "denoise": "jaxseg.predict.denoise",
+    "Denoiser": "jaxseg.predict.denoise",
     "extract": "jaxseg.predict.extract",
     "functional": "jaxseg.weights.load",
     "load": "jaxseg.weights.load",

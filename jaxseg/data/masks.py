@@ -42,10 +42,11 @@ class MaskFolder:
       files: the masks. None: all png, jpg and npy files of the folder itself, by name; what is in folders of it, and
         files whose names begin with a dot, are not among them.
       ignored: how many entries of the folder are none of these; counted where `files` is not given.
+      blank: empty and full masks are records too: what a segmenter made is measured whatever it is.
 
     Raises:
       ValueError: the folder holds no mask, or an option is impossible; of a record: its file is damaged, too large,
-        has other channels, is no mask, is empty or full. An empty or full mask has no shape to be learnt.
+        has other channels, is no mask, or is empty or full without `blank`: it has no shape to be learnt.
       OSError: the folder or a file cannot be read.
     """
 
@@ -55,6 +56,7 @@ class MaskFolder:
     grey: str = "soft"
     files: tuple[Path, ...] | None = None
     ignored: int = 0
+    blank: bool = dataclasses.field(default=False, kw_only=True)
 
     def __post_init__(self):
         if self.grey not in GREY:
@@ -88,7 +90,7 @@ class MaskFolder:
             masks = [_read_picture(path, threshold=self.grey == "threshold")]
         resized = np.stack([_resized(mask, self.size) for mask in masks], -1)
         for state, value in (("empty", 0), ("full: every pixel is foreground", 1)):
-            if (resized == value).all():
+            if not self.blank and (resized == value).all():
                 raise ImageError(f"{path.name}: the mask is {state}, at {self.size[0]} x {self.size[1]}")
         return {"mask": resized}
 

@@ -44,8 +44,12 @@ class Stack:
     flat: bool = False
 
 
-def open_pictures(paths: Sequence[Path], names: Sequence[str] | None = None) -> Stack:
-    """Reads a png or jpg a class, called `names`, or else as the files are."""
+def open_pictures(paths: Sequence[Path], names: Sequence[str] | None = None, *, threshold: bool = False) -> Stack:
+    """Reads a png or jpg a class, called `names`, or else as the files are.
+
+    Args:
+      threshold: also read pictures with many shades of grey, which are cut at 127 as all are.
+    """
     _check_count(len(paths))
     sizes = [_picture_size(path) for path in paths]
     for path, size in zip(paths, sizes, strict=True):
@@ -55,7 +59,9 @@ def open_pictures(paths: Sequence[Path], names: Sequence[str] | None = None) -> 
                 "an image have one size; give the folder of a single image"
             )
     names = tuple(path.stem for path in paths) if names is None else tuple(names)
-    return Stack(len(paths), sizes[0], lambda indices: (_read_picture(paths[k]) for k in indices), names)
+    return Stack(
+        len(paths), sizes[0], lambda indices: (_read_picture(paths[k], threshold=threshold) for k in indices), names
+    )
 
 
 def open_npy(path: Path) -> Stack:
@@ -158,13 +164,15 @@ def _picture_size(path: Path) -> tuple[int, int]:
         return image.height, image.width
 
 
-def _read_picture(path: Path) -> np.ndarray:
+def _read_picture(path: Path, *, threshold: bool = False) -> np.ndarray:
     """Returns the (H, W) bool mask of a picture: what is brighter than 127; a png may hold 0 and 1 instead."""
     with _picture_errors(path), Image.open(path, formats=("PNG", "JPEG")) as image:
         image.load()
         if image.mode == "1":
             return np.asarray(image.convert("L")) > 0  # in Pillow's own bool array True is the byte 255
         image.info.pop("transparency", None)
+        if threshold:
+            return np.asarray(image.convert("L")) > 127
         return _black_and_white(np.asarray(image if image.mode == "L" else image.convert("RGB")))
 
 

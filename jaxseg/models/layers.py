@@ -187,17 +187,17 @@ def dilated_transpose(x: jax.Array, kernel: jax.Array, *, stride: int = 2) -> ja
 def sub_pixel_transpose(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """`dilated_transpose` with stride 2 as four small convolutions, one for each of four neighbouring pixels.
 
-    Of each axis an even pixel sees the kernel's middle alone, an odd one the end at its pixel and the start at the next.
+    Of each axis an even pixel sees the kernel's middle alone, an odd one its end here and its start one pixel on.
     `benchmarks/transposed_conv.py` measures the two forms.
     """
     batch, height, width, _ = x.shape
     x = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))
-    taps = {0: (1,), 1: (2, 0)}
+    taps = {0: slice(1, 2), 1: slice(None, None, -2)}  # slices, for XLA makes gathers of lists of numbers
     parts = []
-    for down in (0, 1):
-        for across in (0, 1):
-            small = jnp.take(jnp.take(kernel, jnp.array(taps[down]), 0), jnp.array(taps[across]), 1)
-            seen = x[:, : height + down, : width + across]
+    for row in (0, 1):
+        for column in (0, 1):
+            small = kernel[taps[row], taps[column]]
+            seen = x[:, : height + row, : width + column]
             parts.append(
                 jax.lax.conv_general_dilated(
                     seen,

@@ -33,6 +33,23 @@ def bilinear_taps(size_in: int, size_out: int) -> tuple[np.ndarray, np.ndarray, 
     return low, np.minimum(low + 1, size_in - 1), source - low.astype(np.float32)
 
 
+def bilinear_array(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Returns a plane resized bilinearly without antialiasing, as `cv2.resize` does; for one at a time, on the host.
+
+    Args:
+      plane: (H, W) bool or numbers.
+      size: height and width of the result.
+
+    Returns:
+      `size`, float32.
+    """
+    low, high, weight = bilinear_taps(plane.shape[0], size[0])
+    weight = weight[:, None]
+    rows = plane[low] * (1 - weight) + plane[high] * weight
+    low, high, weight = bilinear_taps(plane.shape[1], size[1])
+    return (rows[:, low] * (1 - weight) + rows[:, high] * weight).astype(np.float32, copy=False)
+
+
 def _check(size_in: int, size_out: int) -> None:
     if size_in < 1 or size_out < 1:
         raise ValueError(f"sizes must be at least 1, got {size_in} -> {size_out}")

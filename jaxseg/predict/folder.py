@@ -6,6 +6,7 @@ from pathlib import Path
 from jaxseg.masks.write import merge_coco
 from jaxseg.predict import account
 from jaxseg.predict.account import Run, begin, conclude, merged_path
+from jaxseg.predict.denoise_files import FileDenoiser
 from jaxseg.predict.inputs import Job, find_images, plan
 from jaxseg.predict.segment import Segmenter
 from jaxseg.predict.stream import Outcome, stream
@@ -15,11 +16,13 @@ __all__ = [
     "Run",
     "begin",
     "conclude",
+    "denoise_files",
     "describe",
     "find_images",
     "merge_masks",
     "merged_path",
     "plan",
+    "process",
     "segment_files",
 ]
 
@@ -28,15 +31,30 @@ def segment_files(
     todo: list[Job], segmenter: Segmenter, run: Run, *, readers: int = 2, writers: int = 2
 ) -> Iterator[Outcome]:
     """Segments the jobs that `begin` returned, makes the run's products, and yields Outcomes; `run` keeps account."""
-    outcomes = stream(
+    read, write = _reader(run, segmenter), _writer(run)
+    return process(
         todo,
-        _reader(run, segmenter),
+        run,
+        read,
         segmenter.predict,
-        _writer(run),
+        lambda job, _, segmentation: write(job, segmentation),
         batch_size=segmenter.batch_size,
         readers=readers,
         writers=writers,
     )
+
+
+def denoise_files(todo: list[Job], denoiser: FileDenoiser, run: Run) -> Iterator[Outcome]:
+    """Restores the masks of the jobs that `begin` returned, as `segment_files` segments images."""
+    size = denoiser.denoiser.batch_size
+    return process(todo, run, lambda job: denoiser.read(job.source), denoiser.restore, _writer(run), batch_size=size)
+
+
+def process(
+    todo: list[Job], run: Run, read: Callable, compute: Callable, write: Callable, *, batch_size: int, **threads: int
+) -> Iterator[Outcome]:
+    """Does jobs by `jaxseg.predict.stream.stream`, yields its Outcomes, and keeps account of them in `run`."""
+    outcomes = stream(todo, read, compute, write, batch_size=batch_size, **threads)
     try:
         for outcome in outcomes:
             seconds = {stage: round(value, 4) for stage, value in outcome.seconds.items()}
@@ -73,8 +91,8 @@ def _reader(run: Run, segmenter: Segmenter) -> Callable:
 
 
 def _writer(run: Run) -> Callable:
-    def write(job: Job, _, segmentation) -> list[str]:
+    def write(job: Job, *made) -> list[str]:
         job.base.parent.mkdir(parents=True, exist_ok=True)
-        return [note for product in run.products for note in product.write(job, segmentation)]
+        return [note for product in run.products for note in product.write(job, *made)]
 
     return write

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -104,6 +104,7 @@ class Segmenter:
       intensity: of `jaxseg.images.read.INTENSITIES`: "original" reads grey values as the published weights saw them,
         "clinical" as a viewer shows them (window, palette, 16-bit pictures by their range).
       probabilities: also keep the sigmoid values.
+      after: changes every Segmentation before it is given out, such as by a denoiser; not with probabilities.
     """
 
     def __init__(
@@ -117,10 +118,13 @@ class Segmenter:
         preprocessing: str | None = None,
         intensity: str = "original",
         probabilities: bool = False,
+        after: Callable[[Segmentation], Segmentation] | None = None,
     ):
         card = getattr(model, "card", None)
         if card is None:
             raise ValueError(f"a model from jaxseg.load or jaxseg.create is needed, got {type(model).__name__}")
+        if card.preprocessing == "mask":
+            raise ValueError(f"model {card.model!r} takes masks, not images; `jaxseg denoise` applies it to them")
         name = preprocessing or card.preprocessing
         if name not in PREPROCESSING:
             raise ValueError(f"unknown preprocessing {name!r}; known: {', '.join(PREPROCESSING)}")
@@ -139,6 +143,11 @@ class Segmenter:
         self.names = tuple(card.class_names[i] for i in self.indices)
         self.threshold = threshold
         self.intensity = intensity
+        if after is not None and probabilities:
+            raise ValueError(
+                "probabilities are the network's own; they cannot be kept where masks are changed after it"
+            )
+        self.after = after
         self._cutoff = _logit(threshold)
         chosen = None if len(self.indices) == len(card.class_names) else self.indices
         self._options = (chosen, probabilities)
@@ -185,10 +194,11 @@ class Segmenter:
             bits, scores = self._compiled(self._state, x, self._cutoff)
         bits, scores = np.asarray(bits), None if scores is None else np.asarray(scores)
         kept = [None] * len(images) if scores is None else scores
-        return [
+        found = [
             Segmentation(self.names, self.indices, image.size, bits[i], kept[i], image.notes, image.spacing_mm)
             for i, image in enumerate(images)
         ]
+        return found if self.after is None else [self.after(segmentation) for segmentation in found]
 
 
 def segment(image: str | Path | np.ndarray, model: nnx.Module | Segmenter, **options) -> Segmentation:

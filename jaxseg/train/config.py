@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from jaxseg.files import atomic_file, printable
-from jaxseg.train import yaml_text
+from jaxseg.train import original_yml, yaml_text
 from jaxseg.train.mapping import Range, build, convert, shown, to_mapping, unknown_setting
 from jaxseg.train.settings import OptimizerConfig, ScheduleConfig, TrainerConfig
 
@@ -59,15 +59,20 @@ class Config:
 
 
 def read_config(
-    source: str | Path, sections: Callable[[str], Mapping[str, type]], overrides: Iterable[str] = ()
+    source: str | Path,
+    sections: Callable[[str], Mapping[str, type]],
+    overrides: Iterable[str] = (),
+    *,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Config:
     """Returns the configuration of a YAML file, with some settings replaced.
 
     Args:
       source: path of a file; or, where there is no such file, the name of one that comes with jaxseg ("paxray",
-        "configs/paxray.yaml").
+        "configs/paxray.yaml"). A configuration of the original Post-DAE program is read too.
       sections: name of a task -> {"data", "model", "loss"} -> dataclass; a ValueError for a name it does not know.
       overrides: such as "trainer.epochs=2"; what follows the = is YAML.
+      tell: called with a line for each setting of an original program that has no effect.
 
     Raises:
       ValueError: the file cannot be read or is not YAML; or, one line each, all that is wrong with its settings.
@@ -78,6 +83,11 @@ def read_config(
     if not isinstance(raw, dict):
         raise ValueError(f"{name} holds {'nothing' if raw is None else 'no settings'}; it needs lines of `name: value`")
     problems: list[str] = []
+    if original_yml.is_original(raw):
+        try:
+            raw = original_yml.translated(raw, tell)
+        except ValueError as error:
+            problems += str(error).split("\n")
     for override in overrides:
         _override(raw, override, problems)
     config = None if problems else _config(raw, sections, problems)
@@ -92,6 +102,16 @@ def write_config(config: Config, path: Path) -> None:
     text = yaml_text.dump(to_mapping(config))
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def stored_folder(source: str | Path) -> Path | None:
+    """Returns where the configuration of an original program has its run stored; None: it does not say, or is ours.
+
+    Raises:
+      ValueError, OSError: as `read_config`.
+    """
+    text, name = _read(source)
+    return original_yml.run_folder(yaml_text.parse(text, name))
 
 
 def packaged() -> dict[str, str]:

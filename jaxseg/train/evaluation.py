@@ -14,7 +14,7 @@ from jaxseg.train.config import Config
 from jaxseg.train.learner import State
 from jaxseg.train.mesh import Placement
 from jaxseg.train.prepare import Run, prepare
-from jaxseg.train.task import Problem
+from jaxseg.train.task import Examination, Problem
 
 
 def evaluate(run: Run, split: str, evaluation: Callable, state: State) -> dict[str, float]:
@@ -50,9 +50,18 @@ def evaluate_checkpoint(
     *,
     devices: Sequence[jax.Device],
     tell: Callable[[str], None],
-) -> dict[str, float]:
-    """Returns what is measured of a split with the checkpoint of a step, on any number of devices."""
+) -> tuple[dict[str, float], Examination | None]:
+    """Returns what is measured of a split with the checkpoint of a step, on any number of devices.
+
+    Then what the method examines, where it does; with several hosts it does not, as one alone cannot compute.
+    """
     run = prepare(config, problem, checkpoints.folder.parent, devices=devices[:1], tell=tell)
     run.placement = Placement("jit", tuple(devices))
     state, _ = checkpoints.restore(step, run.fresh())
-    return evaluate(run, split, run.compile_evaluation(), state)
+    scores = evaluate(run, split, run.compile_evaluation(), state)
+    if problem.examine is None:
+        return scores, None
+    if jax.process_count() > 1:
+        tell("evaluate on one host for the table and the picture")
+        return scores, None
+    return scores, problem.examine(run.learner.trained(state), problem.splits[split])

@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 
 from jaxseg.devices import select_devices
+from jaxseg.draw.save import save_picture
 from jaxseg.environment import environment
 from jaxseg.files import atomic_file, only_writer, sweep
 from jaxseg.train import loop, task
@@ -15,6 +16,7 @@ from jaxseg.train.checkpoint import Checkpoints
 from jaxseg.train.config import Config, read_config, to_mapping, write_config
 from jaxseg.train.evaluation import evaluate_checkpoint
 from jaxseg.train.prepare import prepare
+from jaxseg.weights.load import load
 
 CONFIG_FILE, VERSIONS_FILE, FACTS_FILE = "config.yaml", "versions.json", "data.json"
 MOVABLE = ("data.root", "data.threads", "data.workers")  # where and how data are read: no result hangs on it
@@ -40,6 +42,7 @@ def open_run(
     data: Path | None = None,
     overrides: Sequence[str] = (),
     resume: bool = False,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Config:
     """Returns the configuration of a run that is new or goes on; nothing is written yet.
 
@@ -49,6 +52,7 @@ def open_run(
       data: folder of the data, in place of `data.root`.
       overrides: such as "trainer.epochs=2".
       resume: go on with a run that is there. Where there is none, one is started, if there is a source.
+      tell: called with a line for the user, where the settings are an original program's.
 
     Raises:
       ValueError: the configuration is wrong, or not that of the run which is there; the folder holds other things.
@@ -66,7 +70,7 @@ def open_run(
     if source is None:
         what = "no run to go on with" if resume else "no configuration was named"
         raise ValueError(f"{folder}: {what}; give one with -t")
-    config = read_config(source, task.sections, overrides)
+    config = read_config(source, task.sections, overrides, tell=tell)
     if jax.process_index() == 0:  # another of several hosts may find what this one has begun already
         _refuse_other_things(folder)
     return _located(config)
@@ -86,6 +90,8 @@ def train(
       ValueError: also where the data, the batch and the devices do not fit; nothing was written then.
     """
     problem = task.make_problem(config)
+    for note in problem.notes:
+        tell(note)
     _refuse_other_data(folder / FACTS_FILE, problem)
     under_way = prepare(config, problem, folder, devices=devices, on_step=on_step, tell=tell)
     if jax.process_index() > 0:
@@ -103,25 +109,29 @@ def train(
 
 def evaluate(
     folder: Path,
-    split: str,
+    split: str | None = None,
     *,
     devices: Sequence[jax.Device],
     step: int | None = None,
     data: Path | None = None,
     tell: Callable[[str], None] = lambda _: None,
-) -> dict[str, float]:
+    show: Callable[[str], None] = lambda _: None,
+) -> dict:
     """Evaluates a run's best checkpoint, or that of a step, writes `evaluation_<split>.json` and returns its content.
 
     Args:
+      split: None: "test" where there is one, else "val".
       data: folder of the data, in place of the run's own.
+      show: called with the table of what the method examines, where it does; the picture is `evaluation_<split>.png`.
 
     Raises:
       ValueError: the folder holds no run, or no such split or checkpoint.
     """
-    if not (folder / CONFIG_FILE).is_file():
-        raise ValueError(f"{folder} holds no run: it has no {CONFIG_FILE}")
-    config = read_config(folder / CONFIG_FILE, task.sections, _root(data))
+    config = _stored(folder, _root(data))
     problem = task.make_problem(config)
+    if split is None:
+        split = "test" if problem.splits.get("test") else "val"
+        tell(f"the split is {split}")
     if not problem.splits.get(split):
         known = ", ".join(name for name, records in problem.splits.items() if len(records))
         raise ValueError(f"the data have no split {split!r} with examples; there are: {known}")
@@ -129,11 +139,56 @@ def evaluate(
         raise ValueError(f"{folder} has no checkpoint yet")
     with Checkpoints(folder / loop.CHECKPOINTS, read_only=True) as checkpoints:
         step = _checkpoint(checkpoints, step, folder)
-        scores = evaluate_checkpoint(config, problem, checkpoints, step, split, devices=devices, tell=tell)
-    scores = {"step": step} | scores
+        found = evaluate_checkpoint(config, problem, checkpoints, step, split, devices=devices, tell=tell)
+    return _kept(folder / f"evaluation_{split}.json", {"step": step} | found[0], found[1], show)
+
+
+def compare_masks(
+    folder: Path,
+    masks: Sequence[Path],
+    truth: Path,
+    *,
+    devices: Sequence[jax.Device],
+    show: Callable[[str], None] = lambda _: None,
+) -> dict:
+    """Measures what a run's model makes of other masks, writes `evaluation_masks.json` and returns its content.
+
+    Args:
+      masks: folders, such as of a segmenter at several stages of its training.
+      truth: folder of the true masks, with the same names.
+      devices: the first is used.
+      show: as of `evaluate`.
+
+    Raises:
+      ValueError: the folder holds no run, or one of a method that takes no masks; masks are missing or bad.
+    """
+    config = _stored(folder)
+    names = [path.name for path in masks]
+    rows = {name if names.count(name) == 1 else str(path): path for name, path in zip(names, masks, strict=True)}
+    if len(rows) < len(masks):
+        raise ValueError("a folder of masks is named twice")
+    with jax.default_device(devices[0]):
+        examination = task.compare(config, load(folder), rows, truth)
+    return _kept(folder / "evaluation_masks.json", {}, examination, show)
+
+
+def _stored(folder: Path, overrides: Sequence[str] = ()) -> Config:
+    """The configuration of the run in a folder."""
+    if not (folder / CONFIG_FILE).is_file():
+        raise ValueError(f"{folder} holds no run: it has no {CONFIG_FILE}")
+    return read_config(folder / CONFIG_FILE, task.sections, overrides)
+
+
+def _kept(path: Path, scores: dict, examination: task.Examination | None, show: Callable[[str], None]) -> dict:
+    """Writes what was measured, and returns it."""
+    found = scores | (dict(examination.numbers) if examination else {})
     if jax.process_index() == 0:
-        _write_json(folder / f"evaluation_{split}.json", scores)
-    return scores
+        _write_json(path, found)
+        if examination and examination.picture is not None:
+            save_picture(examination.picture, path.with_suffix(".png"))
+    if examination:
+        show(examination.table)
+    return found
 
 
 def _refuse_other_things(folder: Path) -> None:

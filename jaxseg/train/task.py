@@ -3,11 +3,26 @@
 import dataclasses
 import importlib
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from flax import nnx
+from PIL import Image
 
-TASKS = {"paxray": "jaxseg.train.paxray", "phantom": "jaxseg.train.phantom"}  # name -> module
+TASKS = {  # name -> module
+    "paxray": "jaxseg.train.paxray",
+    "phantom": "jaxseg.train.phantom",
+    "post_dae": "jaxseg.train.post_dae",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Examination:
+    """What a method alone can say of a model: numbers as JSON takes them, lines for people, a picture or None."""
+
+    numbers: Mapping
+    table: str
+    picture: Image.Image | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +40,8 @@ class Problem:
       target: the number of which the highest is best.
       draw: (model, records) -> a picture of predictions; None: there is none.
       facts: whatever else of the data should be kept with the run, as JSON takes it.
+      notes: lines for the user about the data.
+      examine: (model in evaluation mode, source) -> Examination, of what `scores` does not measure; None: nothing.
     """
 
     model: nnx.Module
@@ -37,6 +54,8 @@ class Problem:
     target: str
     draw: Callable | None = None
     facts: Mapping = dataclasses.field(default_factory=dict)
+    notes: Sequence[str] = ()
+    examine: Callable[[nnx.Module, Sequence], Examination] | None = None
 
 
 def sections(task: str) -> dict[str, type]:
@@ -51,6 +70,25 @@ def sections(task: str) -> dict[str, type]:
 def make_problem(config) -> Problem:
     """Returns the problem of a config; reads what its data are, and makes the untrained model."""
     return _module(config.task).make_problem(config)
+
+
+def compare(config, model: nnx.Module, masks: Mapping[str, Path], truth: Path) -> Examination:
+    """Returns what a method measures of masks from elsewhere against the true ones.
+
+    Args:
+      config: of the run that the model is of.
+      model: in evaluation mode.
+      masks: folders by the names of their rows.
+      truth: the folder of the true masks.
+
+    Raises:
+      ValueError: the method has no such measure; masks are missing or bad.
+    """
+    module = _module(config.task)
+    if not hasattr(module, "compare"):
+        able = [task for task in TASKS if hasattr(_module(task), "compare")]
+        raise ValueError(f"a run of {config.task} does not take masks; runs of {', '.join(able)} do")
+    return module.compare(config, model, masks, truth)
 
 
 def _module(task: str):

@@ -77,7 +77,8 @@ def load(
             known = ", ".join(e.name for e in registry.ENTRIES)
             raise ValueError(f"{str(name_or_path)!r} is neither a model name ({known}) nor an existing path")
     model = _from_path(path, entry, dtype, class_names)
-    return nnx.view(model, use_running_average=True, deterministic=True)
+    # A model may have no batch norm, or no dropout.
+    return nnx.view(model, use_running_average=True, deterministic=True, raise_if_not_found=False)
 
 
 def convert(
@@ -155,7 +156,7 @@ def _from_torch(
     tensors = read_torch_file(path)
     entry = entry or recognise(tensors, path)
     kind = architecture(entry.architecture)
-    found = _config_of(kind, tensors)
+    found = _config_of(kind, tensors, path)
     _refuse_other(entry, found, path, class_names)
     cfg = kind.make_config(**dict(entry.config))  # the published shapes, so that any misfit is reported
     if found and (class_names is not None or not entry.class_names):
@@ -190,7 +191,7 @@ def _refuse_other(entry: registry.Entry, found, path: Path, class_names: Sequenc
 def recognise(tensors: Mapping[str, np.ndarray], path: Path) -> registry.Entry:
     """Returns the entry whose network has these tensors; ValueError naming the models that would fit otherwise."""
     for key in ARCHITECTURES:
-        config = _config_of(architecture(key), tensors)
+        config = _config_of(architecture(key), tensors, path)
         if config is None:
             continue
         entries = [entry for entry in registry.ENTRIES if entry.architecture == key]
@@ -204,10 +205,13 @@ def recognise(tensors: Mapping[str, np.ndarray], path: Path) -> registry.Entry:
     raise ValueError(f"{path} holds none of the models {names}; its first tensors are {first}")
 
 
-def _config_of(kind, tensors: Mapping[str, np.ndarray]):
+def _config_of(kind, tensors: Mapping[str, np.ndarray], path: Path):
     prefix = wrapper_prefix(tensors, kind.torch_names(kind.config()).values())
     shapes = {name.removeprefix(prefix): array.shape for name, array in tensors.items()}
-    return kind.config_from_shapes(shapes)
+    try:
+        return kind.config_from_shapes(shapes)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def _card(entry: registry.Entry, cfg, class_names: Sequence[str] | None) -> Card:

@@ -1,0 +1,141 @@
+"""Post-DAE on real lung masks: what training makes of it, what the original's network makes, and on a weak segmenter.
+
+    python benchmarks/post_dae.py --masks ../shared/data/lung_masks --folder runs/post_dae
+
+Every step is a command of jaxseg, printed as it runs; one that is done is not done again, so a second call goes on. All
+together take about 70 minutes on 2 cores; --only names some of the parts.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from jaxseg.data import phantom
+from jaxseg.environment import environment
+from jaxseg.train.phantom import UNSEEN
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+SIZE = 128
+SCALED = [f"data.size={SIZE}", "data.corruption.scaled=true"]
+RUNS = {  # part -> configuration and overrides
+    "working": ("post_dae", []),
+    "original": ("post_dae_original", SCALED),
+    "code_64": ("post_dae", ["model.intermediate=[64, 64]"]),
+    "code_2048": ("post_dae", ["model.intermediate=[2048, 2048]"]),
+}
+PHANTOMS, TESTED = 240, 40
+STAGES = (20, 40, 80, 160)  # steps of the segmenter
+
+
+def main() -> None:
+    """Runs the parts and writes the JSON and the plots."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    shared = Path(os.environ.get("JAXSEG_SHARED", ROOT.parent / "shared"))
+    parser.add_argument("--masks", type=Path, default=shared / "data" / "lung_masks")
+    parser.add_argument("--folder", type=Path, default=Path("runs") / "post_dae")
+    parser.add_argument("--only", choices=[*RUNS, "segmenter"], nargs="+", default=[*RUNS, "segmenter"])
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    for part in options.only:
+        if part == "segmenter":
+            on_a_segmenter(options.folder / part)
+        else:
+            on_lungs(options.folder / part, options.masks, *RUNS[part])
+    summarise(options.folder)
+
+
+def on_lungs(folder: Path, masks: Path, config: str, overrides: list[str]) -> None:
+    """Trains on 80 % of the masks and evaluates on the others."""
+    train(folder, config, masks, overrides)
+    jaxseg("evaluate", "--run", folder, done=folder / "evaluation_val.json")
+
+
+def on_a_segmenter(folder: Path) -> None:
+    """Trains on lungs of phantoms; evaluates on what a segmenter makes of others after few steps of training."""
+    write_phantoms(folder / "lungs", None, 0, PHANTOMS)
+    write_phantoms(folder / "truth", folder / "images", UNSEEN, TESTED)
+    train(folder / "run", "post_dae", folder / "lungs", [])
+    predicted = []
+    for steps in STAGES:
+        stage = folder / f"after_{steps:03d}_steps"
+        train(
+            folder / f"segmenter_{steps}", "demo", None, [f"trainer.max_steps={steps}", "trainer.validate_every=1000"]
+        )
+        masks = folder / f"masks_{steps}"
+        wanted = ["-ot", "npy", "--classes", "right lung,left lung"]
+        weights = folder / f"segmenter_{steps}"
+        jaxseg(
+            "segment", "-i", folder / "images", "-o", masks, "--weights", weights, *wanted, done=masks / "summary.json"
+        )
+        stage.mkdir(exist_ok=True)
+        for path in sorted(masks.glob("*.npy")):
+            save(np.load(path).any(0), stage / f"{path.stem}.png")
+        predicted += ["--masks", stage]
+    done = folder / "run" / "evaluation_masks.json"
+    jaxseg("evaluate", "--run", folder / "run", *predicted, "--truth", folder / "truth", done=done)
+
+
+def write_phantoms(masks: Path, images: Path | None, first: int, count: int) -> None:
+    """Draws phantoms and writes both lungs as one mask, and the pictures."""
+    for folder in (masks, images):
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+    for i in range(count):
+        image, parts = phantom.draw(first + i, 224)
+        save(parts[:2].any(0), masks / f"phantom_{i:03d}.png")
+        if images is not None:
+            Image.fromarray(image).save(images / f"phantom_{i:03d}.png")
+
+
+def save(mask: np.ndarray, path: Path) -> None:
+    """Writes a mask as a picture of 0 and 255."""
+    Image.fromarray(mask.astype(np.uint8) * 255).save(path)
+
+
+def train(folder: Path, config: str, data: Path | None, overrides: list[str]) -> None:
+    """Trains a run that is not there yet, and keeps its seconds."""
+    arguments = ["train", "-t", config, "-o", folder, *(["-i", data] if data else [])]
+    arguments += [word for override in overrides for word in ("--set", override)]
+    start = time.perf_counter()
+    if jaxseg(*arguments, done=folder / "model"):
+        (folder.parent / f"{folder.name}.seconds").write_text(f"{time.perf_counter() - start:.0f}\n")
+
+
+def jaxseg(*arguments: object, done: Path) -> bool:
+    """Runs a command unless what it makes is there."""
+    if done.exists():
+        return False
+    words = [str(argument) for argument in arguments]
+    print("jaxseg " + shlex.join(words), flush=True)
+    subprocess.run([sys.executable, "-m", "jaxseg.cli", *words], check=True)
+    return True
+
+
+def summarise(folder: Path) -> None:
+    """Gathers the numbers of all parts that are there; plots go beside the JSON."""
+    found = {}
+    for part in [*RUNS, "segmenter"]:
+        run = folder / part / "run" if part == "segmenter" else folder / part
+        name = "evaluation_masks" if part == "segmenter" else "evaluation_val"
+        if not (run / f"{name}.json").is_file():
+            continue
+        seconds = int((run.parent / f"{run.name}.seconds").read_text())
+        found[part] = {"training_seconds": seconds} | json.loads((run / f"{name}.json").read_text())
+        (RESULTS / f"post_dae_{part}.png").write_bytes((run / f"{name}.png").read_bytes())
+    result = {"command": "python benchmarks/post_dae.py", "date": str(date.today()), "size": SIZE} | found
+    result["environment"] = environment()
+    (RESULTS / "post_dae.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
