@@ -27,11 +27,13 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 SIZE = 128
 SCALED = [f"data.size={SIZE}", "data.corruption.scaled=true"]
+SHORT = ["trainer.epochs=100"]  # enough to compare sizes of the code
 RUNS = {  # part -> configuration and overrides
     "working": ("post_dae", []),
-    "original": ("post_dae_original", SCALED),
-    "code_64": ("post_dae", ["model.intermediate=[64, 64]"]),
-    "code_2048": ("post_dae", ["model.intermediate=[2048, 2048]"]),
+    "original": ("post_dae_original", [*SCALED, "trainer.validate_every=20"]),
+    "code_16": ("post_dae", [*SHORT, "model.intermediate=[16, 16]"]),
+    "code_64": ("post_dae", [*SHORT, "model.intermediate=[64, 64]"]),
+    "code_512": ("post_dae", SHORT),
 }
 PHANTOMS, TESTED = 240, 40
 STAGES = (20, 40, 80, 160)  # steps of the segmenter
