@@ -63,7 +63,7 @@ def denoise(source, output, classes, labels_file, soft, grey, preview, recursive
     names = labels.read_names(labels_file) if labels_file else None
     denoiser, settings = make_denoiser(**others)
     settings |= {"classes": classes, "soft": soft, "grey": grey}
-    jobs = folder.plan(sources, source, output)
+    jobs = folder.plan(sources, source, output, name_of=lambda path: path.stem)
     suffixes = {job.base: job.source.suffix for job in jobs}
     products = [denoise_files.files(suffixes, soft=soft), *([denoise_files.previews()] if preview else [])]
     run = folder.Run(output, tuple(products), {"denoise": settings})

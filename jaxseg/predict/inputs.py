@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from jaxseg.files import safe_name
@@ -92,14 +92,14 @@ def _is_output(folder: Path) -> bool:
         return b'"jaxseg"' in file.read(500)
 
 
-def plan(sources: list[Path], root: Path, output: Path) -> list[Job]:
-    """Returns a job for every image: the output is named after the file up to its last dot.
+def plan(sources: list[Path], root: Path, output: Path, *, name_of: Callable[[Path], str] = stem) -> list[Job]:
+    """Returns a job for every file: the output is named after an image up to its last dot, or as `name_of` says.
 
     Sub-folders are mirrored. Images that would get the same output name ("a.png", "a.jpg"), or that of a
     mirrored folder or of the summary, keep their suffix in it ("a_png", "a_jpg").
     """
     folders = [s.parent.relative_to(root) if root.is_dir() else Path() for s in sources]
-    wanted = [folder / safe_name(stem(s)) for folder, s in zip(folders, sources, strict=True)]
+    wanted = [folder / safe_name(name_of(s)) for folder, s in zip(folders, sources, strict=True)]
     counts = collections.Counter(folded(path) for path in wanted)
     counts.update({folded(path) for folder in folders for path in (folder, *folder.parents)})
     counts.update({folded(Path(SUMMARY_FILE)), folded(Path(SUMMARY_FILE).with_suffix(""))})
@@ -107,7 +107,7 @@ def plan(sources: list[Path], root: Path, output: Path) -> list[Job]:
     jobs = []
     for source, path in zip(sources, wanted, strict=True):
         if counts[folded(path)] > 1:
-            name = path.name + source.name[len(stem(source)) :].replace(".", "_")
+            name = path.name + source.name[len(name_of(source)) :].replace(".", "_")
             while folded(path.with_name(name)) in taken:
                 name += "_"
             path = path.with_name(name)
