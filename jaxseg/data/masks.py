@@ -17,7 +17,7 @@ from jaxseg.files import printable
 from jaxseg.images.checks import ImageError
 from jaxseg.masks.formats import PICTURES
 from jaxseg.masks.read import open_masks
-from jaxseg.ops.indices import bilinear_taps
+from jaxseg.ops.indices import bilinear_array
 
 GREY = ("soft", "threshold")
 SPLITS = ("disjoint", "original")
@@ -88,7 +88,7 @@ class MaskFolder:
             masks = stack.read(range(stack.count))
         else:
             masks = [_read_picture(path, threshold=self.grey == "threshold")]
-        resized = np.stack([_resized(mask, self.size) for mask in masks], -1)
+        resized = np.stack([_fitted(mask, self.size) for mask in masks], -1)
         for state, value in (("empty", 0), ("full: every pixel is foreground", 1)):
             if not self.blank and (resized == value).all():
                 raise ImageError(f"{path.name}: the mask is {state}, at {self.size[0]} x {self.size[1]}")
@@ -165,11 +165,6 @@ def _read_picture(path: Path, *, threshold: bool) -> np.ndarray:
     return pixels
 
 
-def _resized(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Returns a bool or uint8 mask resized bilinearly as `cv2.resize` does, float32 in [0, 1]."""
-    scale = np.float32(1 if mask.dtype == bool else 255)
-    low, high, weight = bilinear_taps(mask.shape[0], size[0])
-    weight = weight[:, None]
-    rows = mask[low] * (1 - weight) + mask[high] * weight
-    low, high, weight = bilinear_taps(mask.shape[1], size[1])
-    return (rows[:, low] * (1 - weight) + rows[:, high] * weight) / scale
+def _fitted(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Returns a bool mask, or uint8 of 0 to 255, resized, float32 in [0, 1]."""
+    return bilinear_array(mask, size) / np.float32(1 if mask.dtype == bool else 255)

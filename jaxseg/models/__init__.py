@@ -7,17 +7,19 @@ import importlib
 ARCHITECTURES = {
     "unet": ("jaxseg.models.unet", "UNet", "UNetConfig"),
     "dae": ("jaxseg.models.dae", "DAE", "DAEConfig"),
+    "segae": ("jaxseg.models.segae", "SegAE", "SegAEConfig"),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """A model class with its config class and its PyTorch names."""
+    """A model class with its config class and its PyTorch names; `torch_unused(cfg)` names tensors it has no use for."""
 
     model: type
     config: type
     torch_names: object
     config_from_shapes: object
+    torch_unused: object
 
     def make_config(self, **values):
         """Returns a config; an unknown or impossible value is a ValueError that lists what is allowed."""
@@ -34,4 +36,10 @@ def architecture(name: str) -> Architecture:
         raise ValueError(f"unknown architecture {name!r}; known: {', '.join(ARCHITECTURES)}")
     module_name, model, config = ARCHITECTURES[name]
     module = importlib.import_module(module_name)
-    return Architecture(getattr(module, model), getattr(module, config), module.torch_names, module.config_from_shapes)
+    return Architecture(
+        getattr(module, model),
+        getattr(module, config),
+        module.torch_names,
+        module.config_from_shapes,
+        getattr(module, "torch_unused", lambda cfg: ()),
+    )

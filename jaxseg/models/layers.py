@@ -71,6 +71,10 @@ def across(model: nnx.Module, axis: str) -> nnx.Module:
     return view
 
 
+class Table(nnx.Variable):
+    """An array that a user gives to a model: zeros until then, stored with the model, never trained."""
+
+
 class ConvNorm(nnx.Module):
     """A convolution followed by batch normalisation, (B, H, W, C_in) -> (B, H', W', C_out).
 

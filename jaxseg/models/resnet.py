@@ -1,6 +1,7 @@
 """ResNet feature extractor (He et al. 2016, arXiv:1512.03385; stride in the 3x3 as torchvision). Arrays are NHWC."""
 
 import dataclasses
+from collections.abc import Collection
 
 import jax
 import jax.numpy as jnp
@@ -20,13 +21,17 @@ VARIANTS = {
 
 @dataclasses.dataclass(frozen=True)
 class ResNetConfig:
-    """One of the five published depths; `width` 64 is the published width."""
+    """One of the five published depths; `width` 64 is the published width.
+
+    A stem with a bias is no part of the published network: SegAE has one, which PyTorch initialises as any convolution.
+    """
 
     variant: str = "resnet50"
     in_channels: int = 3
     width: int = 64
     init: str = "torch"
     dtype: str = "float32"
+    stem_bias: bool = False
 
     def __post_init__(self):
         if self.variant not in VARIANTS:
@@ -72,7 +77,8 @@ class ResNet(nnx.Module):
     def __init__(self, cfg: ResNetConfig, *, rngs: nnx.Rngs):
         blocks, bottleneck = VARIANTS[cfg.variant]
         options = {"init": "torchvision" if cfg.init == "torch" else cfg.init, "dtype": jnp.dtype(cfg.dtype)}
-        self.stem = ConvNorm(cfg.in_channels, cfg.width, 7, stride=2, **options, rngs=rngs)
+        stem = options | ({"use_bias": True, "init": cfg.init} if cfg.stem_bias else {})
+        self.stem = ConvNorm(cfg.in_channels, cfg.width, 7, stride=2, **stem, rngs=rngs)
         self.stages = nnx.List()
         num_in = cfg.width
         for i, count in enumerate(blocks):
@@ -116,3 +122,18 @@ def torch_names(cfg: ResNetConfig, stem: tuple[str, str] = ("conv1", "bn1"), pre
                     f"{ours}.shortcut.norm": f"{theirs}.downsample.1",
                 }
     return names
+
+
+def variant_of(names: Collection[str], prefix: str = "") -> str | None:
+    """Returns which of `VARIANTS` has the tensors of a torchvision checkpoint; None if none has.
+
+    Args:
+      names: of all tensors.
+      prefix: what stands before those of the network.
+    """
+    counts = []
+    for stage in range(1, 5):
+        start = f"{prefix}layer{stage}."
+        counts.append(len({name.removeprefix(start).split(".")[0] for name in names if name.startswith(start)}))
+    found = (tuple(counts), f"{prefix}layer1.0.conv3.weight" in names)
+    return next((name for name, variant in VARIANTS.items() if variant == found), None)

@@ -149,12 +149,7 @@ def config_from_shapes(shapes: dict[str, tuple[int, ...]]) -> UNetConfig | None:
     stem, out = shapes.get("backbone.backbone.layer0.0.weight"), shapes.get("head.out.conv.weight")
     if stem is None or out is None or len(stem) != 4 or len(out) != 4:
         return None
-    bottleneck = "backbone.backbone.layer1.0.conv3.weight" in shapes
-    counts = []
-    for stage in range(1, 5):
-        blocks = {name.split(".")[3] for name in shapes if name.startswith(f"backbone.backbone.layer{stage}.")}
-        counts.append(len(blocks))
-    for name, variant in resnet.VARIANTS.items():
-        if variant == (tuple(counts), bottleneck):
-            return UNetConfig(backbone=name, num_classes=out[0], in_channels=stem[1], width=stem[0])
-    return None
+    backbone = resnet.variant_of(shapes, "backbone.backbone.")
+    if backbone is None:
+        return None
+    return UNetConfig(backbone=backbone, num_classes=out[0], in_channels=stem[1], width=stem[0])

@@ -191,7 +191,7 @@ def test_records_come_as_batches_and_a_bad_one_is_named_or_skipped(tmp_path):
         save(tmp_path / f"{i}.png", square())
     (tmp_path / "3.png").write_bytes(b"no picture")
     masks = pickle.loads(pickle.dumps(MaskFolder(tmp_path, SIZE)))  # noqa: S301 (our own)
-    with pytest.raises(RecordError, match=r"record 3, 3.png: 3.png: not a png or jpg file, or damaged"):
+    with pytest.raises(RecordError, match=r"record 3, 3.png: not a png or jpg file, or damaged"):
         next(evaluation_batches(masks, as_read, batch_size=5))
     batches = training_batches(masks, as_read, batch_size=5, seed=0, on_error="skip")
     assert next(batches)["mask"].shape == (5, *SIZE, 1)

@@ -1,4 +1,4 @@
-"""Three steps of PAX-Ray's recipe equal PyTorch's: losses, gradients, parameters and running statistics."""
+"""Three steps of the originals' recipes equal PyTorch's: losses, gradients, parameters and running statistics."""
 
 import jax
 import numpy as np
@@ -6,8 +6,9 @@ import optax
 import pytest
 from flax import nnx
 
+from jaxseg.models import dae
 from jaxseg.models.unet import UNet, UNetConfig, torch_names
-from jaxseg.ops.losses import binary_cross_entropy, binary_dice_loss
+from jaxseg.ops.losses import binary_cross_entropy, binary_dice_loss, probability_dice_loss
 from jaxseg.train.learner import initial_state, make_learner
 from jaxseg.train.optim import make_optimizer
 from jaxseg.train.settings import OptimizerConfig, ScheduleConfig
@@ -30,9 +31,9 @@ def keep_gradients() -> optax.GradientTransformation:
     )
 
 
-def in_torch_layout(model: nnx.Module, cfg: UNetConfig, *trees: dict) -> dict[str, np.ndarray]:
+def in_torch_layout(model: nnx.Module, names: dict[str, str], *trees: dict) -> dict[str, np.ndarray]:
     """Returns arrays of a state by their PyTorch names, in PyTorch's layout."""
-    names, found = torch_names(cfg), {}
+    found = {}
     for path, module in nnx.iter_modules(model):
         for leaf, (theirs, axes) in LEAVES.get(type(module), {}).items():
             for tree in trees:
@@ -69,17 +70,51 @@ def test_three_steps_of_the_paxray_recipe_equal_pytorch(kit):
     recipe = make_optimizer(RECIPE, ScheduleConfig(), steps_per_epoch=1, epochs=STEPS)
     learner = make_learner(model, optax.chain(keep_gradients(), recipe), loss)
     step, state = jax.jit(learner.step, donate_argnums=0), initial_state(learner, model, seed=0)
-    start, metrics = in_torch_layout(model, cfg, state["params"], state["stats"]), []
+    names = torch_names(cfg)
+    start, metrics = in_torch_layout(model, names, state["params"], state["stats"]), []
     for i in range(STEPS):
         batch = {"image": kit.input(NAME, f"x{i}"), "target": kit.input(NAME, f"target{i}").astype(np.uint8)}
         state, found = step(state, {name: array.transpose(0, 2, 3, 1) for name, array in batch.items()})
         metrics.append({name: float(value) for name, value in found.items()})
-        now = in_torch_layout(model, cfg, state["params"], state["stats"])
+        now = in_torch_layout(model, names, state["params"], state["stats"])
         if i == 0:
-            gradients = in_torch_layout(model, cfg, state["optimizer"][0])
+            gradients = in_torch_layout(model, names, state["optimizer"][0])
             kit.check(NAME, "grad1_stats", moved(gradients, gradients, parameters)[:, :2])
         if i in (0, 2):
             kit.check(NAME, f"after{i + 1}_stats", moved(now, start, order))
             kit.check(NAME, f"after{i + 1}_first4", first_four(now, order))
     kit.check(NAME, "loss", np.array([entry["loss"] for entry in metrics]))
     kit.check(NAME, "loss_parts", np.array([[entry["dice"], entry["ce"]] for entry in metrics]))
+
+
+def test_three_steps_of_post_dae_equal_pytorch(kit):
+    name = "train/dae_small"
+    entry, _ = kit.golden(name)
+    order = entry["params"]["tensor_order"]
+    arguments = kit.manifest("dae_small")["constructor"]["kwargs"]
+    cfg = dae.DAEConfig(**{key: tuple(value) for key, value in arguments.items()}, strides=(2, 2, 2))
+    names = dae.torch_names(cfg)
+    model = fill(nnx.eval_shape(lambda: dae.DAE(cfg, rngs=nnx.Rngs(0))), kit.weights("dae_small"), names)
+
+    def dice(model, batch, key):
+        return probability_dice_loss(model(batch["x"]), batch["y"]), {}
+
+    recipe = make_optimizer(
+        OptimizerConfig("adam", 1e-4), ScheduleConfig(), steps_per_epoch=1, epochs=STEPS, clip_norm=0.5
+    )
+    learner = make_learner(model, optax.chain(keep_gradients(), recipe), dice)
+    step, state = jax.jit(learner.step), initial_state(learner, model, seed=0)
+    start, values = in_torch_layout(model, names, state["params"]), []
+    for i in range(STEPS):
+        batch = {key: kit.input(name, f"{key}{i}").transpose(0, 2, 3, 1) for key in ("x", "y")}
+        state, found = step(state, batch)
+        values.append(float(found["loss"]))
+        now = in_torch_layout(model, names, state["params"])
+        if i == 0:
+            gradients = in_torch_layout(model, names, state["optimizer"][0])
+            kit.check(name, "grad1_stats", moved(gradients, gradients, order)[:, :2])
+        if i in (0, 2):
+            kit.check(name, f"after{i + 1}_stats", moved(now, start, order))
+            kit.check(name, f"after{i + 1}_first4", first_four(now, order))
+        kit.check(name, f"grad_norm_step{i + 1}", np.float32(found["gradient_norm"]))
+    kit.check(name, "loss", np.array(values))

@@ -1,0 +1,101 @@
+"""Post-DAE on the command line: the original's configuration, evaluation of levels and of a segmenter's masks."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from jaxseg.cli.main import main
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "train"))
+from mask_runs import overrides, write_masks
+
+
+@pytest.fixture(scope="module")
+def masks(tmp_path_factory):
+    return write_masks(tmp_path_factory.mktemp("masks") / "masks")
+
+
+@pytest.fixture(scope="module")
+def trained(masks, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "run"
+    sets = [word for setting in overrides() for word in ("--set", setting)]
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "-t", "post_dae", "-i", str(masks), "-o", str(folder), "-g", "0", *sets])
+    assert not stop.value.code
+    return folder
+
+
+def test_evaluation_is_a_table_a_plot_and_numbers(jaxseg_command, trained):
+    code, out, err = jaxseg_command("evaluate", "--run", trained, "-g", "0")
+    assert code == 0
+    assert "the split is val" in err
+    lines = out.splitlines()
+    assert lines[0].startswith("corruption  Dice before")
+    assert [line.split()[0] for line in lines[1:6]] == ["clean", "light", "original", "strong", "heavy"]
+    numbers = json.loads((trained / "evaluation_val.json").read_text())
+    assert numbers["corruption"]["clean"]["before"]["dice"]["mean"] == 1
+    assert f"dice\t{numbers['dice']:.4f}" in lines
+    with Image.open(trained / "evaluation_val.png") as plot:
+        assert plot.width > 900
+    assert jaxseg_command("evaluate", "--run", trained, "--split", "train", "-g", "0")[0] == 0
+    code, _, err = jaxseg_command("evaluate", "--run", trained, "--split", "test", "-g", "0")
+    assert code == 2
+    assert "there are: train, val" in err
+
+
+def test_masks_of_a_segmenter_are_measured(jaxseg_command, trained, masks, tmp_path):
+    shutil.copytree(masks, tmp_path / "early")
+    Image.fromarray(np.zeros((48, 48), np.uint8)).save(tmp_path / "early" / "mask_00.png")
+    words = ["evaluate", "--run", trained, "--masks", tmp_path / "early", "--masks", masks, "--truth", masks]
+    code, out, _ = jaxseg_command(*words)
+    assert code == 0
+    assert out.splitlines()[0].startswith("masks")
+    assert out.splitlines()[1].startswith("early")
+    assert "1 -> " in out.splitlines()[1]
+    numbers = json.loads((trained / "evaluation_masks.json").read_text())
+    assert list(numbers["masks"]) == ["early", "masks"]
+    assert numbers["masks"]["masks"]["before"]["dice"]["mean"] == 1
+    assert (trained / "evaluation_masks.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--masks", "MASKS"], "--masks and --truth belong together"),
+        (["--masks", "MASKS", "--truth", "MASKS", "--split", "val"], "leave them out"),
+        (["--masks", "MASKS", "--masks", "MASKS", "--truth", "MASKS"], "named twice"),
+        (["--masks", "MISSING", "--truth", "MASKS"], "missing"),
+    ],
+)
+def test_wrong_evaluations_are_one_line(jaxseg_command, trained, masks, words, message):
+    words = [{"MASKS": masks, "MISSING": masks.parent / "missing"}.get(word, word) for word in words]
+    code, _, err = jaxseg_command("evaluate", "--run", trained, *words)
+    assert code == 2
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
+def test_the_originals_configuration_trains_as_it_is(jaxseg_command, masks, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = {"random_seed": 1, "img_size": [32, 32], "features": [4, 6], "decoder_features": [4, 4], "gpus": 1}
+    given |= {"intermediate": [8, 16], "batch_size": 4, "max_epochs": 1, "learning_rate": 0.001, "strategy": None}
+    content = {"training_configuration": given, "store_model_to": "stored/lungs"}
+    Path("example_config.yml").write_text(yaml.safe_dump(content))
+    code, out, err = jaxseg_command("train", "-t", "example_config.yml", "-i", masks, "-g", "0")
+    assert code == 0, err
+    assert "gpus: 1 has no effect" in err
+    assert out.startswith("dice\t")
+    assert Path("stored/lungs/model/card.json").is_file()
+    card = json.loads(Path("stored/lungs/model/card.json").read_text())
+    assert card["config"]["decoder_activation"] == "sigmoid"
+    given["img_size"] = [32, 64]
+    Path("example_config.yml").write_text(yaml.safe_dump(content))
+    code, _, err = jaxseg_command("train", "-t", "example_config.yml", "-i", masks, "-o", "other", "-g", "0")
+    assert code == 2
+    assert "img_size" in err
