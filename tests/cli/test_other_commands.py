@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mask_runs import overrides, write_masks
 from PIL import Image
 from torch_writer import save
 
@@ -104,6 +105,15 @@ def test_the_readme_maps_every_original_command():
         assert command in text
 
 
+def trains_on_masks(words, jaxseg_command, tmp_path):
+    """Runs a training command on a few small masks, for two epochs of a narrow network."""
+    places = {"MASKS": write_masks(tmp_path / "masks"), "OUT": tmp_path / "out"}
+    words = [str(places.get(word, word)) for word in words] + ["-g", "0"]
+    code, _, err = jaxseg_command(*words, *[part for setting in overrides() for part in ("--set", setting)])
+    assert code == 0, err
+    assert jaxseg_command("evaluate", "--run", tmp_path / "out", "-g", "0")[0] == 0
+
+
 def trains(words, jaxseg_command, tmp_path):
     """Runs a training command on a few small pictures, for one step of a narrow network."""
     data = tmp_path / "data"
@@ -129,7 +139,7 @@ def test_every_row_of_the_readme_that_exists_runs(row, jaxseg_command, tiny, tin
     paxray = "-m paxray" in ours
     words = shlex.split(ours)[1:]
     if words[0] == "train":
-        trains(words, jaxseg_command, tmp_path)
+        (trains_on_masks if "MASKS" in words else trains)(words, jaxseg_command, tmp_path)
         return
     places = {"IMAGES": images, "OUT": tmp_path / "out"}
     words = [str(places.get(word, word)) for word in words] + ["--weights", str(tiny_paxray if paxray else tiny)]

@@ -2,18 +2,15 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from mask_runs import overrides, write_masks
 from PIL import Image
 
 from jaxseg.cli.main import main
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "train"))
-from mask_runs import overrides, write_masks
 
 
 @pytest.fixture(scope="module")
