@@ -27,10 +27,11 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 SIZE = 128
 SCALED = [f"data.size={SIZE}", "data.corruption.scaled=true"]
-SHORT = ["trainer.epochs=100"]  # enough to compare sizes of the code
+SHORT = ["trainer.epochs=100"]  # enough to compare sizes of the code, and for the regular phantoms
 RUNS = {  # part -> configuration and overrides
     "working": ("post_dae", []),
     "original": ("post_dae_original", [*SCALED, "trainer.validate_every=20"]),
+    "original_seed_1": ("post_dae_original", [*SCALED, "trainer.validate_every=20", "seed=1"]),
     "code_16": ("post_dae", [*SHORT, "model.intermediate=[16, 16]"]),
     "code_64": ("post_dae", [*SHORT, "model.intermediate=[64, 64]"]),
     "code_512": ("post_dae", SHORT),
@@ -66,7 +67,7 @@ def on_a_segmenter(folder: Path) -> None:
     """Trains on lungs of phantoms; evaluates on what a segmenter makes of others after few steps of training."""
     write_phantoms(folder / "lungs", None, 0, PHANTOMS)
     write_phantoms(folder / "truth", folder / "images", UNSEEN, TESTED)
-    train(folder / "run", "post_dae", folder / "lungs", [])
+    train(folder / "run", "post_dae", folder / "lungs", SHORT)
     predicted = []
     for steps in STAGES:
         stage = folder / f"after_{steps:03d}_steps"
