@@ -27,12 +27,11 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 SIZE = 128
 SCALED = [f"data.size={SIZE}", "data.corruption.scaled=true"]
-CODES = ["trainer.epochs=50"]  # enough to compare sizes of the code
+CODES = ["trainer.epochs=40"]  # enough to compare sizes of the code
 SHORT = ["trainer.epochs=100"]  # enough for phantoms, which are alike
 RUNS = {  # part -> configuration and overrides
     "working": ("post_dae", []),
     "original": ("post_dae_original", [*SCALED, "trainer.validate_every=20"]),
-    "original_seed_1": ("post_dae_original", [*SCALED, "trainer.validate_every=20", "seed=1"]),
     "code_16": ("post_dae", [*CODES, "model.intermediate=[16, 16]"]),
     "code_64": ("post_dae", [*CODES, "model.intermediate=[64, 64]"]),
     "code_512": ("post_dae", CODES),
