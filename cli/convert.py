@@ -12,8 +12,13 @@ from jaxseg.cli import options
 @click.argument("destination", type=click.Path(path_type=Path))
 @click.option("-m", "--model", help="The file's model (`jaxseg models`).  [default: recognised by its tensors]")
 @options.labels
+@click.option(
+    "--embeddings",
+    type=click.Path(path_type=Path),
+    help="Text embeddings to store with segae: label_embedding.pkl of the original project, .npz or .npy.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace a model directory that stands at DESTINATION.")
-def convert(source, destination, model, labels_file, overwrite):
+def convert(source, destination, model, labels_file, embeddings, overwrite):
     """Convert the PyTorch file SOURCE to the model directory DESTINATION.
 
     Reads .pth, .pt, .ckpt and .pkl without PyTorch and without executing anything in them. DESTINATION gets the
@@ -26,7 +31,7 @@ def convert(source, destination, model, labels_file, overwrite):
         with options.usage_errors("--model"):
             registry.find_available(model)
     names = labels.read_names(labels_file) if labels_file else None
-    load.convert(source, destination, model=model, class_names=names, overwrite=overwrite)
+    load.convert(source, destination, model=model, class_names=names, embeddings=embeddings, overwrite=overwrite)
     click.echo(f"{destination}: {_line(destination)}")
 
 

@@ -55,13 +55,14 @@ def denoise(source, output, classes, labels_file, soft, grey, preview, recursive
     """
     from jaxseg import files, labels
     from jaxseg.predict import denoise_files, folder
+    from jaxseg.predict.denoise import refuse_soft
 
     with options.usage_errors("--input, --output"):
         sources = denoise_files.find_mask_files(source, recursive=recursive, output=output)
-    if soft and others["union"]:
-        raise click.UsageError("--soft: a union has no probabilities of its classes; leave out one of the two")
     names = labels.read_names(labels_file) if labels_file else None
     denoiser, settings = make_denoiser(**others)
+    with options.usage_errors("--soft"):
+        refuse_soft(denoiser, soft=soft)
     settings |= {"classes": classes, "soft": soft, "grey": grey}
     jobs = folder.plan(sources, source, output, name_of=lambda path: path.stem)
     suffixes = {job.base: job.source.suffix for job in jobs}

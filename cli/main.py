@@ -16,6 +16,7 @@ from jaxseg.cli.evaluate import evaluate
 from jaxseg.cli.extract import extract
 from jaxseg.cli.models import models
 from jaxseg.cli.options import say
+from jaxseg.cli.prepare import prepare
 from jaxseg.cli.report import report
 from jaxseg.cli.segment import segment
 from jaxseg.cli.show import show
@@ -34,9 +35,10 @@ def cli():
     """
 
 
-for command in (segment, denoise, extract, cxas, show, report, train, evaluate, convert, models, demo):
-    command.params.append(click.Option(["--debug"], is_flag=True, expose_value=False, help="Show tracebacks."))
-    command.context_settings["token_normalize_func"] = lambda name: name.replace("_", "-")
+for command in (segment, denoise, extract, cxas, show, report, prepare, train, evaluate, convert, models, demo):
+    for one in (command, *getattr(command, "commands", {}).values()):
+        one.params.append(click.Option(["--debug"], is_flag=True, expose_value=False, help="Show tracebacks."))
+        one.context_settings["token_normalize_func"] = lambda name: name.replace("_", "-")
     cli.add_command(command)
 
 

@@ -184,7 +184,7 @@ def chain_denoiser(segmenter, settings: dict, weights: Path, classes: str | None
             raise ValueError(
                 "name those of the classes that the model of masks restores, such as 'right lung,left lung'"
             )
-    segmenter.after = functools.partial(denoiser.segmentation, names=names)
+    segmenter.after = functools.partial(denoiser.segmentations, names=names)
     settings["denoise"] = identity | {"classes": list(names)}
 
 

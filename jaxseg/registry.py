@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 
-from jaxseg import labels
+from jaxseg import labels, organs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,7 +15,8 @@ class Entry:
       architecture: key of `jaxseg.models.ARCHITECTURES`; None where this version has no such model.
       config: hyper-parameters that differ from the architecture's defaults.
       class_names: label set; None where the user's files name the classes.
-      preprocessing: key of `jaxseg.images.preprocess.PREPROCESSING`; "mask" of models that take masks, no images.
+      preprocessing: key of `jaxseg.images.preprocess.PREPROCESSING`; "mask" of models that take masks, no images;
+        "slice_and_mask" of SegAE, which takes both.
       output_type: what `jaxseg segment` writes unless told otherwise.
       weights_file: the released file; None where nothing was released.
       drive_file: Google Drive id of that file, where it can be fetched directly.
@@ -86,9 +87,13 @@ ENTRIES = (
     ),
     Entry(
         name="segae",
+        aliases=("quality_sentinel",),
         title="how good is this mask? (SegAE / Quality Sentinel)",
         project="Schuture/Quality-Sentinel",
         citation="Chen et al. 2024, arXiv:2406.00327",
+        architecture="segae",
+        class_names=organs.NAMES,
+        preprocessing="slice_and_mask",
         weights_file="best_resnet50_model_40_samples.pth",
         weights_page="https://github.com/Schuture/Quality-Sentinel",
         licence="not stated by its authors",

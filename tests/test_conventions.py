@@ -24,9 +24,10 @@ ALLOWED = {
     "draw": {"draw", "masks", "images", "jaxseg"},
     "measure": {"measure", "draw", "jaxseg"},
     "report": {"report", "images", "masks", "draw", "measure", "jaxseg"},
-    "data": {"data", "images", "masks", "ops", "jaxseg"},
-    "train": {"train", "models", "ops", "data", "weights", "images", "draw", "jaxseg"},
-    "predict": {"predict", "models", "ops", "weights", "images", "masks", "draw", "measure", "jaxseg"},
+    "volumes": {"volumes", "images", "ops", "jaxseg"},
+    "data": {"data", "images", "volumes", "masks", "ops", "jaxseg"},
+    "train": {"train", "models", "ops", "data", "weights", "images", "volumes", "draw", "jaxseg"},
+    "predict": {"predict", "models", "ops", "weights", "images", "volumes", "masks", "draw", "measure", "jaxseg"},
 }
 ONLY_IN = {
     "orbax": {"train/checkpoint.py", "weights/store.py"},

@@ -13,7 +13,7 @@ ARCHITECTURES = {
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """A model class with its config class and its PyTorch names; `torch_unused(cfg)` names tensors it has no use for."""
+    """A model class, its config class and its PyTorch names; `torch_unused(cfg)` are tensors it has no use for."""
 
     model: type
     config: type

@@ -71,6 +71,9 @@ class SegAE(nnx.Module):
 
     The answer is not bounded, as in the original: it may leave [0, 1]. Any H and W work. The text embedding of the
     organ's name conditions two layers by products. `embeddings` holds those of all classes, see `with_embeddings`.
+
+    Max |difference| from the original (PyTorch 2.13, float32, CPU, (2, 2, 256, 256)) with the parity kit's weights:
+    7e-7 on a Dice of 0.7, and 1.1e-5 of the layers on the way.
     """
 
     def __init__(self, cfg: SegAEConfig, *, rngs: nnx.Rngs):

@@ -65,9 +65,7 @@ def optimal_pairs(similarity: jax.Array) -> jax.Array:
     return jnp.zeros(count, jnp.int32).at[rows].set(partners.astype(jnp.int32))
 
 
-def ranking_loss(
-    prediction: jax.Array, target: jax.Array, partner: jax.Array, *, margin: float = 1e-4
-) -> jax.Array:
+def ranking_loss(prediction: jax.Array, target: jax.Array, partner: jax.Array, *, margin: float = 1e-4) -> jax.Array:
     """Returns how much the predictions of pairs contradict the order of their true Dice.
 
     `relu(margin - (p_i - p_j) (t_i - t_j))` with j the partner of i, averaged over the batch.

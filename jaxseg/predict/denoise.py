@@ -51,8 +51,8 @@ class Denoiser:
             raise ValueError(f"a model of masks is needed, such as a trained post_dae; got {given}")
         if not 0 <= threshold <= 1:
             raise ValueError(f"threshold must be in [0, 1], got {threshold}")
-        if largest_component is not None and largest_component < 1:
-            raise ValueError(f"largest_component must be at least 1, got {largest_component}")
+        if largest_component is not None and (type(largest_component) is not int or largest_component < 1):
+            raise ValueError(f"largest_component must be a whole number of at least 1, got {largest_component!r}")
         cfg = model.cfg
         if cfg.in_channels != cfg.out_channels:
             raise ValueError(f"the model makes {cfg.out_channels} masks of {cfg.in_channels}; as many are needed")
@@ -105,24 +105,27 @@ class Denoiser:
             found = [_largest(mask, self.largest_component) for mask in found]
         return _shared(found[0], before) if self.union else found
 
-    def segmentation(self, found: Segmentation, names: Sequence[str]) -> Segmentation:
-        """Returns a segmentation whose masks of these names are restored; empty ones stay, with a note.
+    def segmentations(self, found: Sequence[Segmentation], names: Sequence[str]) -> list[Segmentation]:
+        """Returns segmentations whose masks of these names are restored; empty and full ones stay, with a note.
 
         Raises:
-          ValueError: it has no mask of a name, or more or fewer than the model takes.
+          ValueError: one has no mask of a name, or more or fewer than the model takes.
         """
-        missing = [name for name in names if name not in found.names]
-        if missing:
-            raise ValueError(f"there is no mask of {', '.join(missing)} to denoise; there are {', '.join(found.names)}")
-        bits, notes = found.bits.copy(), list(found.notes)
-        places = [found.names.index(name) for name in names]
-        before = {k: np.unpackbits(bits[k], axis=1).view(bool) for k in places}
-        kept, said = self.choose(before, dict(zip(places, names, strict=True)))
-        if kept:
-            masks = [before[k] for k in kept]
-            for k, mask in zip(kept, self.masks(self.probabilities(self.group(masks)), masks), strict=True):
+        befores = [_masks_of(segmentation, names) for segmentation in found]
+        called = [dict(zip(before, names, strict=True)) for before in befores]
+        chosen = [self.choose(before, name) for before, name in zip(befores, called, strict=True)]
+        groups = [
+            self.group([before[k] for k in kept]) if kept else []
+            for before, (kept, _) in zip(befores, chosen, strict=True)
+        ]
+        answers = iter(self.probabilities([mask for group in groups for mask in group]))
+        restored = []
+        for segmentation, before, group, (kept, notes) in zip(found, befores, groups, chosen, strict=True):
+            bits, mine = segmentation.bits.copy(), [next(answers) for _ in group]
+            for k, mask in zip(kept, self.masks(mine, [before[k] for k in kept]) if kept else [], strict=True):
                 bits[k] = np.packbits(mask, axis=1)
-        return dataclasses.replace(found, bits=bits, notes=(*notes, *said))
+            restored.append(dataclasses.replace(segmentation, bits=bits, notes=(*segmentation.notes, *notes)))
+        return restored
 
     def choose(self, masks: dict[int, np.ndarray], names: dict[int, str]) -> tuple[list[int], list[str]]:
         """Returns which masks of an image are restored, and notes on those that are not: empty or full ones.
@@ -132,7 +135,8 @@ class Denoiser:
         if self.channels > 1:
             if len(masks) != self.channels:
                 raise ImageError(f"the model takes {self.channels} masks together, got {len(masks)}")
-            return list(masks), []
+            if not all(blank(mask) for mask in masks.values()):
+                return list(masks), []
         odd = {k: state for k, mask in masks.items() if (state := blank(mask))}
         return [k for k in masks if k not in odd], [
             f"{names[k]}: the mask is {state}, and stays as it is" for k, state in odd.items()
@@ -162,8 +166,7 @@ def denoise(
     if isinstance(model, Denoiser) and options:
         raise ValueError(f"options {', '.join(options)} belong to the Denoiser; make it with them")
     denoiser = model if isinstance(model, Denoiser) else Denoiser(model, **options)
-    if soft and denoiser.union:
-        raise ValueError("soft probabilities of a union have no classes; ask for one of the two")
+    refuse_soft(denoiser, soft=soft)
     mask = np.asarray(mask)
     if mask.ndim not in (2, 3) or 0 in mask.shape:
         raise ImageError(f"masks must be (H, W) or (K, H, W), got {mask.shape}")
@@ -171,7 +174,7 @@ def denoise(
     if len(planes) != denoiser.channels and denoiser.channels > 1:
         raise ImageError(f"the model takes {denoiser.channels} masks together, got {len(planes)}")
     for k, plane in enumerate(planes):
-        if (state := blank(plane)) and denoiser.channels == 1:
+        if (state := blank(plane)) and (denoiser.channels == 1 or all(map(blank, planes))):
             where = f"mask {k}" if mask.ndim == 3 else "the mask"
             raise ImageError(f"{where} is {state}: there is no shape in it to restore")
     answers = denoiser.probabilities(denoiser.group(planes))
@@ -180,6 +183,22 @@ def denoise(
     else:
         found = denoiser.masks(answers, planes)
     return np.stack(found).reshape(mask.shape)
+
+
+def _masks_of(segmentation: Segmentation, names: Sequence[str]) -> dict[int, np.ndarray]:
+    """The masks of these names at the network's size, by their number."""
+    missing = [name for name in names if name not in segmentation.names]
+    if missing:
+        there = ", ".join(segmentation.names)
+        raise ValueError(f"there is no mask of {', '.join(missing)} to denoise; there are {there}")
+    places = [segmentation.names.index(name) for name in names]
+    return {k: np.unpackbits(segmentation.bits[k], axis=1).view(bool) for k in places}
+
+
+def refuse_soft(denoiser: Denoiser, *, soft: bool) -> None:
+    """Raises where probabilities are asked for together with what is done to masks alone."""
+    if soft and (denoiser.union or denoiser.largest_component):
+        raise ValueError("probabilities have neither a union nor largest parts; leave those out, or soft")
 
 
 def checked(mask: np.ndarray, *, grey: str = "refuse") -> np.ndarray:
@@ -213,7 +232,7 @@ def checked(mask: np.ndarray, *, grey: str = "refuse") -> np.ndarray:
 
 def blank(mask: np.ndarray) -> str:
     """Returns "empty" or "full" of a mask without a shape, else ""."""
-    high, low = mask.max() > 0, mask.min() > 0
+    high, low = mask.max() > 0.5, mask.min() > 0.5  # soft masks may be 0 and 1 nowhere
     return "" if high and not low else "full" if high else "empty"
 
 

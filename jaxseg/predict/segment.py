@@ -13,12 +13,18 @@ import numpy as np
 from flax import nnx
 
 from jaxseg import labels
+from jaxseg.card import Card
 from jaxseg.devices import shardings
 from jaxseg.images.preprocess import PREPROCESSING
 from jaxseg.images.read import INTENSITIES, Picture, from_array, read_picture
 from jaxseg.models.layers import fold_batch_norm
 from jaxseg.ops.indices import nearest_indices
 from jaxseg.ops.resize import bilinear
+
+_NO_IMAGES = {  # preprocessing of models that segment nothing -> what they do
+    "mask": "takes masks, not images; `jaxseg denoise` applies it to them",
+    "slice_and_mask": "segments nothing: it says how good a mask of a CT is",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +110,7 @@ class Segmenter:
       intensity: of `jaxseg.images.read.INTENSITIES`: "original" reads grey values as the published weights saw them,
         "clinical" as a viewer shows them (window, palette, 16-bit pictures by their range).
       probabilities: also keep the sigmoid values.
-      after: changes every Segmentation before it is given out, such as by a denoiser; not with probabilities.
+      after: changes the Segmentations of a batch before they are given out, such as a denoiser; not with probabilities.
     """
 
     def __init__(
@@ -118,16 +124,12 @@ class Segmenter:
         preprocessing: str | None = None,
         intensity: str = "original",
         probabilities: bool = False,
-        after: Callable[[Segmentation], Segmentation] | None = None,
+        after: Callable[[list[Segmentation]], list[Segmentation]] | None = None,
     ):
         card = getattr(model, "card", None)
         if card is None:
             raise ValueError(f"a model from jaxseg.load or jaxseg.create is needed, got {type(model).__name__}")
-        if card.preprocessing == "mask":
-            raise ValueError(f"model {card.model!r} takes masks, not images; `jaxseg denoise` applies it to them")
-        name = preprocessing or card.preprocessing
-        if name not in PREPROCESSING:
-            raise ValueError(f"unknown preprocessing {name!r}; known: {', '.join(PREPROCESSING)}")
+        name = _preprocessing_of(card, preprocessing)
         if intensity not in INTENSITIES:
             raise ValueError(f"unknown intensity {intensity!r}; known: {', '.join(INTENSITIES)}")
         if not 0 <= threshold <= 1:
@@ -198,7 +200,7 @@ class Segmenter:
             Segmentation(self.names, self.indices, image.size, bits[i], kept[i], image.notes, image.spacing_mm)
             for i, image in enumerate(images)
         ]
-        return found if self.after is None else [self.after(segmentation) for segmentation in found]
+        return found if self.after is None else self.after(found)
 
 
 def segment(image: str | Path | np.ndarray, model: nnx.Module | Segmenter, **options) -> Segmentation:
@@ -239,6 +241,15 @@ def _forward(graphdef, state, images, cutoff, chosen, probabilities):
     bits = jnp.sum(octets.astype(jnp.uint8) * weights, axis=3, dtype=jnp.uint8)
     scores = jax.nn.sigmoid(logits).transpose(0, 3, 1, 2) if probabilities else None
     return bits.transpose(0, 3, 1, 2), scores
+
+
+def _preprocessing_of(card: Card, wanted: str | None) -> str:
+    if card.preprocessing in _NO_IMAGES:
+        raise ValueError(f"model {card.model!r} {_NO_IMAGES[card.preprocessing]}")
+    name = wanted or card.preprocessing
+    if name not in PREPROCESSING:
+        raise ValueError(f"unknown preprocessing {name!r}; known: {', '.join(PREPROCESSING)}")
+    return name
 
 
 def _logit(probability: float) -> np.float32:

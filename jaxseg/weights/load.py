@@ -10,6 +10,7 @@ from flax import nnx
 from jaxseg import files, labels, registry
 from jaxseg.card import CARD_FILE, Card
 from jaxseg.models import ARCHITECTURES, architecture
+from jaxseg.weights.embeddings import embedded
 from jaxseg.weights.fill import fill, refuse_not_finite, wrapper_prefix
 from jaxseg.weights.home import default_weights
 from jaxseg.weights.store import restore_model, save_model
@@ -46,6 +47,7 @@ def load(
     *,
     dtype: str | None = None,
     class_names: Sequence[str] | None = None,
+    embeddings: str | Path | None = None,
     progress=None,
 ) -> nnx.Module:
     """Returns a model with weights, in evaluation mode.
@@ -57,6 +59,7 @@ def load(
         the caches or downloaded once.
       dtype: "float32" or "bfloat16" arithmetic, instead of the model's own.
       class_names: names of the output channels, instead of the model's own.
+      embeddings: file of text embeddings, which segae needs once (`label_embedding.pkl`, .npz or .npy).
       progress: called while weights are downloaded, with (bytes done, bytes in all or None).
 
     Raises:
@@ -77,6 +80,8 @@ def load(
             known = ", ".join(e.name for e in registry.ENTRIES)
             raise ValueError(f"{str(name_or_path)!r} is neither a model name ({known}) nor an existing path")
     model = _from_path(path, entry, dtype, class_names)
+    if embeddings is not None:
+        model = embedded(model, embeddings)
     # A model may have no batch norm, or no dropout.
     return nnx.view(model, use_running_average=True, deterministic=True, raise_if_not_found=False)
 
@@ -87,6 +92,7 @@ def convert(
     *,
     model: str | None = None,
     class_names: Sequence[str] | None = None,
+    embeddings: str | Path | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Writes the model directory of a PyTorch file and returns its path.
@@ -96,6 +102,7 @@ def convert(
       destination: the new folder: Orbax parameters and `card.json`.
       model: the model's name; None: recognised by the file's tensors.
       class_names: names of the output channels, where the published ones do not fit.
+      embeddings: file of text embeddings to store with segae (`label_embedding.pkl`, .npz or .npy).
       overwrite: replace a model directory that stands at `destination`.
 
     Raises:
@@ -103,6 +110,8 @@ def convert(
     """
     entry = registry.find_available(model) if model else None
     filled = _from_torch(Path(source).expanduser(), entry, None, class_names)
+    if embeddings is not None:
+        filled = embedded(filled, embeddings)
     return save_model(filled, Path(destination).expanduser(), filled.card, overwrite=overwrite)
 
 
@@ -159,13 +168,13 @@ def _from_torch(
     found = _config_of(kind, tensors, path)
     _refuse_other(entry, found, path, class_names)
     cfg = kind.make_config(**dict(entry.config))  # the published shapes, so that any misfit is reported
-    if found and (class_names is not None or not entry.class_names):
+    if found and (class_names is not None or not (entry.class_names and entry.config)):
         cfg = found
     if dtype:
         cfg = dataclasses.replace(cfg, dtype=dtype)
     model = nnx.eval_shape(lambda: kind.model(cfg, rngs=nnx.Rngs(0)))
     try:
-        model = fill(model, tensors, kind.torch_names(cfg))
+        model = fill(model, tensors, kind.torch_names(cfg), ignored=kind.torch_unused(cfg))
     except ValueError as error:
         raise ValueError(f"{path} does not fit model {entry.name!r}: {error}") from None
     refuse_not_finite(model, path)

@@ -126,6 +126,24 @@ def test_a_picture_is_cut_at_the_middle_where_that_is_wanted():
         denoise(picture, Echo(), grey="cut")
 
 
+def test_probabilities_are_masks_and_are_not_taken_for_full():
+    soft = np.where(blob(), np.float32(0.99), np.float32(0.01))
+    assert np.array_equal(denoise(soft, Echo()), blob())
+    assert np.array_equal(denoise(np.where(blob(), 253, 2).astype(np.uint8), Echo()), blob())
+
+
+@pytest.mark.parametrize("options", [{"union": True}, {"largest_component": 1}])
+def test_soft_answers_have_no_parts(options):
+    with pytest.raises(ValueError, match="neither a union nor largest parts"):
+        denoise(blob(), Echo(), soft=True, **options)
+
+
+def test_several_channels_without_any_shape_are_refused():
+    with pytest.raises(ValueError, match="mask 0 is empty"):
+        denoise(np.zeros((2, 32, 32), bool), Echo(channels=2))
+    assert denoise(np.stack([blob(), np.zeros((32, 32), bool)]), Echo(channels=2)).any()
+
+
 def test_soft_edges_are_no_picture():
     soft = np.zeros((32, 32), np.float32)
     soft[8:24, 8:24] = 1
@@ -150,6 +168,7 @@ def test_any_array_is_a_mask_in_range_or_refused(array):
     [
         ({"threshold": 2}, "threshold must be in"),
         ({"largest_component": 0}, "at least 1"),
+        ({"largest_component": 1.5}, "a whole number"),
         ({"batch_size": 3, "devices": 2}, "cannot be split over 2"),
     ],
 )
@@ -200,11 +219,12 @@ def segmentation(masks: dict[str, np.ndarray]) -> Segmentation:
 def test_masks_of_a_segmentation_are_restored_and_the_others_stay():
     found = segmentation({"heart": blob(), "lung": blob(), "rib": np.zeros((32, 32), bool)})
     inverted = Denoiser(Echo(answer=lambda x: 1 - x))
-    after = inverted.segmentation(found, ["lung", "rib"])
+    after, again = inverted.segmentations([found, found], ["lung", "rib"])
+    assert np.array_equal(after.bits, again.bits)
     assert np.array_equal(np.unpackbits(after.bits[1], axis=1).view(bool), ~blob())
     assert np.array_equal(after.bits[0], found.bits[0])
     assert np.array_equal(after.bits[2], found.bits[2])
     assert after.notes == ("before", "rib: the mask is empty, and stays as it is")
     assert np.array_equal(found.bits[1], np.packbits(blob(), axis=1))
     with pytest.raises(ValueError, match="no mask of liver"):
-        inverted.segmentation(found, ["liver"])
+        inverted.segmentations([found], ["liver"])

@@ -1,0 +1,95 @@
+"""Volumes in memory: opened once, the least recently used ones dropped beyond a limit; masks at a bit a voxel."""
+
+import collections
+import dataclasses
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class PackedMask:
+    """A mask (D, H, W) at a bit a voxel of its bounding box.
+
+    Attributes:
+      shape: of the whole.
+      box: first and last + 1 slice, row and column of the part that holds the mask; empty for an empty mask.
+      bits: (slices of the box, bytes of a slice) uint8.
+    """
+
+    shape: tuple[int, int, int]
+    box: tuple[slice, slice, slice]
+    bits: np.ndarray
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory."""
+        return self.bits.nbytes
+
+    def plane(self, z: int) -> np.ndarray:
+        """Returns slice z, (H, W) bool."""
+        plane = np.zeros(self.shape[1:], bool)
+        slices, rows, columns = self.box
+        if slices.start <= z < slices.stop:
+            size = rows.stop - rows.start, columns.stop - columns.start
+            flat = np.unpackbits(self.bits[z - slices.start], count=size[0] * size[1])
+            plane[rows, columns] = flat.reshape(size).view(bool)
+        return plane
+
+    def array(self) -> np.ndarray:
+        """Returns the whole, (D, H, W) bool."""
+        return np.stack([self.plane(z) for z in range(self.shape[0])])
+
+
+def pack(mask: np.ndarray) -> PackedMask:
+    """Packs a mask (D, H, W) of bool."""
+    places = [np.flatnonzero(mask.any(axes)) for axes in ((1, 2), (0, 2), (0, 1))]
+    box = tuple(slice(int(found[0]), int(found[-1]) + 1) if found.size else slice(0, 0) for found in places)
+    part = mask[box]
+    return PackedMask(mask.shape, box, np.packbits(part.reshape(len(part), part[0].size if len(part) else 0), axis=1))
+
+
+class Cache:
+    """Values by key, made where they are asked for, from any thread; pickled without its values.
+
+    Attributes:
+      limit: bytes that are kept; a single value may be larger, and is then kept alone.
+      held: bytes that are kept now.
+    """
+
+    def __init__(self, limit: int):
+        if limit < 0:
+            raise ValueError(f"the limit of memory must be at least 0 bytes, got {limit}")
+        self.limit = limit
+        self.held = 0
+        self._values: collections.OrderedDict[Any, Any] = collections.OrderedDict()
+        self._making: dict[Any, threading.Lock] = {}
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, int]:
+        return {"limit": self.limit}
+
+    def __setstate__(self, state: dict[str, int]) -> None:
+        self.__init__(state["limit"])
+
+    def get(self, key: Any, make: Callable[[], Any]) -> Any:
+        """Returns the value of a key, with `nbytes`; `make` is called by one thread at a time for a key."""
+        with self._lock:
+            if key in self._values:
+                self._values.move_to_end(key)
+                return self._values[key]
+            making = self._making.setdefault(key, threading.Lock())
+        with making:
+            with self._lock:
+                if key in self._values:
+                    return self._values[key]
+            value = make()
+            with self._lock:
+                self._values[key] = value
+                self.held += value.nbytes
+                while self.held > self.limit and len(self._values) > 1:
+                    self.held -= self._values.popitem(last=False)[1].nbytes
+                self._making.pop(key, None)
+            return value

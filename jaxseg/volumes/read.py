@@ -1,0 +1,111 @@
+"""Reads volumes: NIfTI, NumPy files, and folders of DICOM slices. The content of a file, not a guess, decides."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from jaxseg.files import printable
+from jaxseg.volumes import arrays, nifti, volume
+from jaxseg.volumes.volume import Header, Volume, VolumeError, check_dtype, check_shape
+
+SUFFIXES = (*nifti.SUFFIXES, *arrays.SUFFIXES)
+
+
+def suffix_of(path: Path) -> str:
+    """Returns a volume's suffix, ".nii.gz" as one; "" where it is none of `SUFFIXES`."""
+    name = path.name.lower()
+    return next((suffix for suffix in sorted(SUFFIXES, key=len, reverse=True) if name.endswith(suffix)), "")
+
+
+def stem(path: Path) -> str:
+    """Returns a volume's name without its suffix."""
+    return path.name[: len(path.name) - len(suffix_of(path))]
+
+
+def read_volume(path: str | Path, *, canonical: bool = False) -> Volume:
+    """Reads a volume.
+
+    Args:
+      path: a .nii, .nii.gz, .npy or .npz file, or a folder with the DICOM slices of one series.
+      canonical: turn it to the patient's axes, see `jaxseg.volumes.volume.canonical`; not so by default, as in the
+        original, whose slices lie as the file stores them.
+
+    Returns:
+      (D, H, W) integers or floats as stored, rescaled where the file says so: a CT is in Hounsfield units.
+
+    Raises:
+      VolumeError: the file is of another kind, damaged, too large or no volume; or has no orientation to turn to.
+      ValueError: nibabel, which reads NIfTI, is not installed.
+      OSError: the file cannot be opened.
+    """
+    path = Path(path)
+    found = _read(path, {"dicom": "read_series", "nifti": "read_nifti", "array": "read_array"})
+    name = printable(path.name)
+    found = dataclasses.replace(found, name=name, notes=tuple(f"{name}: {note}" for note in found.notes))
+    return volume.canonical(found) if canonical else found
+
+
+def read_header(path: str | Path) -> Header:
+    """Reads shape, type and affine of a volume without its voxels; raises as `read_volume`."""
+    return _read(Path(path), {"dicom": "series_header", "nifti": "nifti_header", "array": "array_header"})
+
+
+def from_array(array: np.ndarray, name: str = "the volume") -> Volume:
+    """Takes a volume as an array (D, H, W) of bool, integers or floats.
+
+    Raises:
+      VolumeError: another shape or type.
+    """
+    array = np.asarray(array)
+    try:
+        check_shape(array.shape)
+        check_dtype(array.dtype)
+    except VolumeError as error:
+        raise VolumeError(f"{name}: {error}") from None
+    return Volume(array.astype(array.dtype.newbyteorder("="), copy=False), name=name)
+
+
+def read_labels(path: str | Path, *, canonical: bool = False) -> Volume:
+    """Reads a volume of whole numbers, such as classes, to the smallest unsigned type that holds them.
+
+    Raises:
+      VolumeError: a value is negative, not whole or above 65535; or as `read_volume`.
+    """
+    return as_labels(read_volume(path, canonical=canonical))
+
+
+def as_labels(found: Volume) -> Volume:
+    """Returns a volume as whole numbers, uint8 or uint16; raises VolumeError where it holds anything else."""
+    array = found.array
+    if array.dtype == bool:
+        return dataclasses.replace(found, array=array.astype(np.uint8))
+    low, high = array.min(), array.max()
+    if not (low >= 0 and high < 2**16):  # also refuses NaN
+        raise VolumeError(f"{found.name}: labels are whole numbers from 0 to 65535, this holds {low:g} to {high:g}")
+    wanted = np.uint8 if high < 2**8 else np.uint16
+    labels = array.astype(wanted, copy=False)
+    if array.dtype.kind == "f" and not np.array_equal(labels, array):
+        raise VolumeError(f"{found.name}: labels are whole numbers, this holds values between them (a CT?)")
+    return dataclasses.replace(found, array=labels)
+
+
+def _read(path: Path, functions: dict[str, str]) -> Volume | Header:
+    kind = "dicom" if path.is_dir() else {".npy": "array", ".npz": "array", "": ""}.get(suffix_of(path), "nifti")
+    try:
+        if not kind:
+            raise VolumeError(
+                f"cannot read {path.suffix or 'a file without suffix'}; allowed: {', '.join(SUFFIXES)}, or a folder of "
+                "DICOM slices"
+            )
+        return getattr(_module(kind), functions[kind])(path)
+    except VolumeError as error:
+        raise VolumeError(f"{printable(path.name)}: {error}") from None
+
+
+def _module(kind: str):
+    if kind == "dicom":
+        from jaxseg.volumes import series  # pydicom is slow to import
+
+        return series
+    return nifti if kind == "nifti" else arrays

@@ -1,0 +1,138 @@
+"""Text embeddings of class names: reads SegAE's `label_embedding.pkl`, .npz and .npy; nothing in them is executed."""
+
+import contextlib
+import dataclasses
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from flax import nnx
+
+from jaxseg import files
+from jaxseg.models.segae import SegAE, with_embeddings
+from jaxseg.weights.torch_file import load_torch_file
+
+MAX_BYTES = 64 * 2**20  # the original's file has 0.4 MB
+_FLOATS = ("float16", "float32", "float64")
+
+
+def read_embeddings(path: str | Path, *, shape: tuple[int, int] = (145, 512)) -> np.ndarray:
+    """Returns a table of text embeddings: a row for each class.
+
+    Args:
+      path: a pickle of a dict from every class (0, 1, ...) to a tensor (E,) or (1, E), as the original project's; an
+        .npz with `embeddings` (N, E), whose rows belong to the classes in `ids` (N,) where that is there; or an .npy.
+      shape: (N, E), as the model needs it.
+
+    Returns:
+      (N, E) float32.
+
+    Raises:
+      ValueError: the file is damaged, too large, unsafe, or holds something else; OSError: it cannot be opened.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; give the file of the text embeddings")
+    if path.stat().st_size > MAX_BYTES:
+        raise ValueError(f"{path} has over {MAX_BYTES // 2**20} MB; no table of text embeddings has")
+    try:
+        with path.open("rb") as file:
+            start = file.read(6)
+        if path.suffix.lower() == ".npz":
+            table = _from_npz(path, shape)
+        elif start == b"\x93NUMPY":
+            with path.open("rb") as file:
+                table = _array(file, shape, _FLOATS)
+        else:
+            table = _from_pickle(path, shape)
+    except ValueError as error:
+        message = str(error).removeprefix(f"{path}: ")
+        raise ValueError(f"{path}: {files.printable(message)}") from None
+    if not np.isfinite(table).all() or not table.any(axis=1).all():
+        raise ValueError(f"{path}: some text embedding has values that are not finite, or zeros only")
+    return np.ascontiguousarray(table, np.float32)
+
+
+def embedded(model: nnx.Module, path: str | Path) -> nnx.Module:
+    """Returns a copy of a SegAE with the text embeddings of a file, which its card then names.
+
+    Raises:
+      ValueError: the model takes none, or `read_embeddings` refuses the file.
+    """
+    if not isinstance(model, SegAE):
+        name = model.card.model if hasattr(model, "card") else type(model).__name__
+        raise ValueError(f"model {name!r} takes no text embeddings; only segae does")
+    path = Path(path).expanduser()
+    model = with_embeddings(model, read_embeddings(path, shape=(model.cfg.num_labels, model.cfg.embedding_size)))
+    note = f"text embeddings: {path.name}, sha256 {files.sha256(path)}"
+    model.card = dataclasses.replace(model.card, note=note)
+    return model
+
+
+def _from_pickle(path: Path, shape: tuple[int, int]) -> np.ndarray:
+    tree, (count, size) = load_torch_file(path), shape
+    if type(tree) is not dict or set(tree) != set(range(count)) or not all(type(key) is int for key in tree):
+        found = f"{len(tree)} entries" if type(tree) is dict else f"a {type(tree).__name__}"
+        raise ValueError(f"must hold a dict from the classes 0 to {count - 1} to their text embeddings, got {found}")
+    for key, row in tree.items():
+        if type(row) is not np.ndarray or row.shape not in ((size,), (1, size)) or row.dtype.name not in _FLOATS:
+            found = f"{row.shape} {row.dtype}" if type(row) is np.ndarray else f"a {type(row).__name__}"
+            raise ValueError(
+                f"the text embedding of class {key} must be ({size},) or (1, {size}) decimals, got {found}"
+            )
+    return np.stack([tree[i].reshape(size) for i in range(count)]).astype(np.float32)
+
+
+def _from_npz(path: Path, shape: tuple[int, int]) -> np.ndarray:
+    with _damage(), zipfile.ZipFile(path) as archive:
+        members = {name.removesuffix(".npy") for name in archive.namelist()}
+        if "embeddings" not in members:
+            raise ValueError(f"has no array `embeddings`, only {', '.join(sorted(members)[:5])}")
+        with archive.open("embeddings.npy") as file:
+            table = _array(file, shape, _FLOATS)
+        if "ids" not in members:
+            return table
+        with archive.open("ids.npy") as file:
+            ids = _array(file, shape[:1], ("int32", "int64"))
+    if not np.array_equal(np.sort(ids), np.arange(shape[0])):
+        raise ValueError(f"`ids` must be the classes 0 to {shape[0] - 1}, each once")
+    return table[np.argsort(ids)]
+
+
+def _array(file, shape: tuple[int, ...], dtypes: tuple[str, ...]) -> np.ndarray:
+    """Reads an .npy of the one shape that fits, so that nothing is allocated by what the file declares."""
+    with _damage():
+        found, fortran, dtype = _header(file)
+        if found != shape or dtype.name not in dtypes:
+            raise ValueError(f"must be {shape} {' or '.join(dtypes)}, got {found} {dtype}")
+        size = int(np.prod(shape)) * dtype.itemsize
+        content = file.read(size + 1)
+    if len(content) != size:
+        raise ValueError(f"has {'fewer' if len(content) < size else 'more'} values than its header says; it is damaged")
+    array = np.frombuffer(content, dtype)
+    return array.reshape(shape[::-1]).T if fortran else array.reshape(shape)
+
+
+def _header(file) -> tuple[tuple[int, ...], bool, np.dtype]:
+    try:
+        version = np.lib.format.read_magic(file)
+        if version == (1, 0):
+            return np.lib.format.read_array_header_1_0(file)
+    except ValueError as error:
+        raise ValueError(f"is damaged, or no file of numpy ({error})") from None
+    # The other versions may declare a header of 4 GB.
+    raise ValueError(f"is an .npy of version {version}, which no array of numbers needs")
+
+
+@contextlib.contextmanager
+def _damage() -> Iterator[None]:
+    """Turns what zipfile and numpy raise on damaged files into a ValueError."""
+    try:
+        yield
+    except ValueError:
+        raise
+    except Exception as error:  # numpy raises almost anything on damaged headers
+        if isinstance(error, OSError) and error.errno:
+            raise
+        raise ValueError(f"is damaged, or no file of numpy ({error})") from None
