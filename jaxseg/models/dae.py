@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxseg.models.layers import DTYPES, INITS, BatchNorm, ConvTranspose, conv, linear
+from jaxseg.models.recompute import recomputable
 
 ACTIVATIONS = {"sigmoid": nnx.sigmoid, "relu": nnx.relu}
 NORMS = ("none", "batch")
@@ -110,6 +111,7 @@ class Encode(nnx.Module):
             self.convs.append(conv(num_out, num_out, 3, **options))
         self.norms = nnx.List([BatchNorm(num_out) for _ in self.convs if cfg.norm == "batch"])
 
+    @recomputable
     def __call__(self, x: jax.Array) -> jax.Array:
         for i, layer in enumerate(self.convs):
             x = layer(x)
@@ -130,6 +132,7 @@ class Decode(nnx.Module):
         widths = (num_mid,) if last else (num_mid, num_out)  # the answer itself is not normalised
         self.norms = nnx.List([BatchNorm(width) for width in widths if cfg.norm == "batch"])
 
+    @recomputable
     def __call__(self, x: jax.Array) -> jax.Array:
         x = self.upconv(x)
         x = self.conv(nnx.relu(self.norms[0](x) if self.norms else x))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxseg.models.layers import ConvNorm, max_pool
+from jaxseg.models.recompute import recomputable
 
 # name -> (blocks per stage, bottleneck blocks?); Table 1 of the paper
 VARIANTS = {
@@ -60,6 +61,7 @@ class Block(nnx.Module):
             else None
         )
 
+    @recomputable
     def __call__(self, x: jax.Array) -> jax.Array:
         shortcut = x if self.shortcut is None else self.shortcut(x)
         *inner, last = self.convs

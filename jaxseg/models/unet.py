@@ -9,6 +9,7 @@ from flax import nnx
 
 from jaxseg.models import resnet
 from jaxseg.models.layers import DTYPES, INITS, ConvNorm, conv
+from jaxseg.models.recompute import recomputable
 from jaxseg.ops.resize import bilinear
 
 
@@ -70,6 +71,7 @@ class Up(nnx.Module):
             ]
         )
 
+    @recomputable
     def __call__(self, x: jax.Array, skip: jax.Array) -> jax.Array:
         x = jnp.concatenate([skip, bilinear(x, skip.shape[1:3])], axis=-1)  # (B, H, W, C_skip + C_x)
         for layer in self.convs:

@@ -14,6 +14,7 @@ import logging
 import math
 import os
 import re
+import shutil
 import sys
 import warnings
 import zlib
@@ -25,9 +26,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental.multihost_utils import sync_global_devices
 
+from jaxseg.train.interrupts import uninterrupted
 from jaxseg.train.learner import State
 
 ITEMS = ("state", "data")
+REMOVED = ".jaxseg-removed"  # checkpoints go there whole before they are removed, or a kill would leave half of one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,9 +75,11 @@ class Checkpoints:
             enable_async_checkpointing=background and not read_only,
             cleanup_tmp_directories=not read_only,
             create=not read_only,
+            todelete_subdir=REMOVED,
             read_only=read_only,
         )
-        self.folder = folder.resolve()
+        self.folder, self._read_only = folder.resolve(), read_only
+        self._sweep()
         self._manager = ocp.CheckpointManager(self.folder, options=options, item_names=ITEMS)
         for step in self.steps():
             record = self._read_record(step)
@@ -86,8 +91,9 @@ class Checkpoints:
 
     def __exit__(self, kind, *_) -> None:
         try:
-            with clear_when_full("a checkpoint", self.folder):
+            with uninterrupted(), clear_when_full("a checkpoint", self.folder):
                 self._manager.close()
+                self._sweep()
         except OSError:
             if kind is None:  # else it would hide the error that ended the run
                 raise
@@ -118,13 +124,16 @@ class Checkpoints:
         record["own_crc32"] = _own_checksum(record)
         items = ocp.args.Composite(state=ocp.args.StandardSave(named), data=ocp.args.JsonSave(record))
         self._records[step] = record
-        with clear_when_full("a checkpoint", self.folder):
+        with uninterrupted(), clear_when_full("a checkpoint", self.folder):
+            self._manager.wait_until_finished()  # nothing is moved there while it is swept
+            self._sweep()
             self._manager.save(step, args=items, force=True)
 
     def wait(self) -> None:
         """Waits until all is written; raises as `save` does."""
-        with clear_when_full("a checkpoint", self.folder):
+        with uninterrupted(), clear_when_full("a checkpoint", self.folder):
             self._manager.wait_until_finished()
+            self._sweep()
 
     def restore(self, step: int, target: State) -> tuple[State, dict]:
         """Returns the state and the position in the data of a step.
@@ -165,6 +174,11 @@ class Checkpoints:
         if problems:
             raise ValueError(f"no checkpoint in {self.folder} can be read: {next(iter(problems.values()))}")
         return None
+
+    def _sweep(self) -> None:
+        """Removes what is no longer kept; a kill meanwhile leaves it to the next run."""
+        if not self._read_only and jax.process_index() == 0:
+            shutil.rmtree(self.folder / REMOVED, ignore_errors=True)
 
     def _attempt(self, step: int, wanted: dict[str, jax.Array]) -> dict[str, jax.Array] | str:
         """The arrays of a step, or why they cannot be used; nothing of the error is kept."""

@@ -31,6 +31,7 @@ def evaluate(run: Run, split: str, evaluation: Callable, state: State) -> dict[s
     options["batch_size"] = -(-run.config.trainer.batch_size // devices) * devices
     with contextlib.closing(evaluation_batches(run.problem.splits[split], run.problem.prepare, **options)) as batches:
         for batch in batches:
+            run.pause()
             batch.pop("index", None)
             results = evaluation(state, run.placement.put_evaluation_batch(batch))
             weight = np.asarray(results.pop("weight"))

@@ -13,6 +13,7 @@ import optax
 from flax import nnx
 
 from jaxseg.models.layers import across
+from jaxseg.models.recompute import recomputing
 
 AXIS = "data"  # of the devices that share a batch under pmap
 
@@ -28,8 +29,8 @@ class Learner:
       transform: the optimizer.
       loss: (model, batch, key) -> (mean loss of the batch, {name: scalar}).
       accumulate: parts into which a batch is cut, one after the other; their gradients are averaged.
-      remat: compute activations again in the backward pass instead of keeping them: slower, less memory.
-      ema: decay of the moving average of the parameters, with which the model is evaluated; None: none.
+      ema: decay of the moving average of the parameters after each step, with which the model is evaluated; it is
+        corrected for its start as Adam's are. None: none.
       axis: name of the device axis under pmap; None under jit, which sees the whole batch.
     """
 
@@ -38,7 +39,6 @@ class Learner:
     transform: optax.GradientTransformation
     loss: Callable
     accumulate: int = 1
-    remat: bool = False
     ema: float | None = None
     axis: str | None = None
 
@@ -62,7 +62,9 @@ class Learner:
         params = optax.apply_updates(state["params"], updates)
         new = state | {"params": params, "stats": stats, "optimizer": optimizer, "step": state["step"] + 1}
         if self.ema is not None:
-            new["average"] = optax.incremental_update(params, state["average"], 1 - self.ema)
+            # Adam's correction of the start: the first parameters, random ones, do not count.
+            share = (1 - self.ema) / (1 - jnp.float32(self.ema) ** new["step"].astype(jnp.float32))
+            new["average"] = optax.incremental_update(params, state["average"], jnp.minimum(share, 1))
         return new, metrics | {"gradient_norm": optax.tree.norm(gradients)}
 
     def trained(self, state: State) -> nnx.Module:
@@ -93,8 +95,6 @@ class Learner:
             value, metrics = self.loss(model, batch, key)
             return value, ({"loss": value} | metrics, nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.Param))))
 
-        if self.remat:
-            objective = jax.checkpoint(objective)
         (_, (metrics, stats)), gradients = jax.value_and_grad(objective, has_aux=True)(params)
         return gradients, metrics, stats
 
@@ -106,6 +106,7 @@ def make_learner(
     *,
     axis: str | None = None,
     batch_norm: str = "global",
+    remat: bool = False,
     **options,
 ) -> Learner:
     """Returns the Learner of a model.
@@ -117,10 +118,12 @@ def make_learner(
       axis: name of the device axis under pmap.
       batch_norm: under pmap, "global" takes statistics over all devices, as jit does; "replica" over each one's share,
         as PyTorch's DataParallel.
-      **options: `accumulate`, `remat`, `ema` of Learner.
+      remat: keep less for the backward pass and compute it again there: slower, less memory.
+      **options: `accumulate`, `ema` of Learner.
 
     Raises:
-      ValueError: statistics of each replica were asked for, and there are no replicas.
+      ValueError: statistics of each replica were asked for, and there are no replicas; or `remat` of a model that
+        has no part for it.
     """
     if batch_norm == "replica" and axis is None:
         raise ValueError("trainer.batch_norm: 'replica' needs trainer.parallel: pmap; under jit the batch is one")
@@ -128,6 +131,8 @@ def make_learner(
     training = nnx.view(model, use_running_average=False, deterministic=False, **modes)
     if axis is not None and batch_norm == "global":
         training = across(training, axis)
+    if remat:
+        training = recomputing(training)
     evaluating = nnx.view(model, use_running_average=True, deterministic=True, **modes)
     return Learner(nnx.graphdef(training), nnx.graphdef(evaluating), transform, loss, axis=axis, **options)
 

@@ -16,9 +16,11 @@ from jaxseg.data.reader import listed
 from jaxseg.draw.save import save_picture
 from jaxseg.train.checkpoint import Checkpoints, clear_when_full
 from jaxseg.train.evaluation import evaluate
+from jaxseg.train.interrupts import uninterrupted
 from jaxseg.train.learner import State
 from jaxseg.train.log import METRICS_FILE, Log, read_metrics
 from jaxseg.train.prepare import Run
+from jaxseg.train.task import begun
 from jaxseg.weights.store import save_model
 
 CHECKPOINTS, MODEL, PICTURES = "checkpoints", "model", "pictures"
@@ -33,7 +35,8 @@ def fit(run: Run) -> dict[str, float]:
     """Trains a model, from the newest checkpoint in the folder if there is one, and returns the last validation.
 
     The folder gets `metrics.jsonl`, `checkpoints/`, `pictures/`, and the model directory `model/` of the best
-    validation, or of the last step where there is no validation split.
+    validation, or of the last step where there is no validation split. Ctrl-C and SIGTERM act between steps, and
+    between batches of a validation; a second one at once.
 
     Raises:
       TrainingError: the loss or its gradient is not finite. RecordError: a record is bad. ValueError: all checkpoints
@@ -41,7 +44,7 @@ def fit(run: Run) -> dict[str, float]:
     """
     compiled = run.placement.compile(run.learner)
     cfg = run.config.trainer
-    with contextlib.ExitStack() as stack:
+    with uninterrupted() as run.pause, contextlib.ExitStack() as stack:
         folder = run.folder / CHECKPOINTS
         checkpoints = stack.enter_context(Checkpoints(folder, keep_last=cfg.keep_last, keep_best=cfg.keep_best))
         batches = stack.enter_context(contextlib.closing(_batches(run)))
@@ -71,13 +74,29 @@ def _batches(run: Run):
 
 def _restored(run: Run, checkpoints: Checkpoints, batches) -> State:
     """The state to start from, on the devices; `run.step` and the position in the data follow it."""
-    single = run.fresh()
-    found = checkpoints.restore_latest(single, run.tell)
-    if found is not None:
-        run.step, single, position = found
-        batches.set_state(position)
-        run.tell(f"going on after step {run.step} of {run.total}")
+    found = checkpoints.restore_latest(run.fresh(), run.tell)
+    if found is None:
+        run.problem = begun(run.problem)
+        return run.placement.put_state(run.fresh())
+    run.step, single, position = found
+    _refuse_other_replicas(run, position)
+    batches.set_state(position)
+    run.tell(f"going on after step {run.step} of {run.total}")
     return run.placement.put_state(single)
+
+
+def _replicas(run: Run) -> dict[str, int]:
+    """What a position says besides where batch statistics hang on the number of devices."""
+    return {"replicas": len(run.placement.devices)} if run.config.trainer.batch_norm == "replica" else {}
+
+
+def _refuse_other_replicas(run: Run, position: dict) -> None:
+    for name, count in _replicas(run).items():
+        if position.get(name, count) != count:
+            raise ValueError(
+                f"the run took batch statistics on each of {position[name]} devices (trainer.batch_norm: replica), and "
+                f"cannot go on with {count}: name as many with -g, or start a new run"
+            )
 
 
 def _train(run: Run, state: State, compiled, batches, checkpoints: Checkpoints, log: Log) -> dict:
@@ -91,6 +110,7 @@ def _train(run: Run, state: State, compiled, batches, checkpoints: Checkpoints, 
     best, run.since = checkpoints.best_score(), (time.perf_counter(), run.step)
     stream = prefetch_to_device(batches, lambda batch: _put(run, batch))
     while run.step < run.total:
+        run.pause()
         (batch, indices), position = next(stream)
         state, metrics = compiled(state, batch)
         run.step += 1
@@ -101,21 +121,35 @@ def _train(run: Run, state: State, compiled, batches, checkpoints: Checkpoints, 
             _settle(run, *pending.popleft(), log)
         if not stops:
             continue
-        single, score = run.placement.take_state(state), None
-        if validates:
-            scores = evaluate(run, "val", evaluation, single)
-            log.write("val", run.step, run.epoch, scores)
-            score = scores[run.problem.target]
-            run.tell(f"step {run.step}: {', '.join(f'{name} {value:.4f}' for name, value in scores.items())}")
-        if draws:
-            _write_picture(run, single)
+        single, score, failure = run.placement.take_state(state), None, None
+        try:
+            if validates:
+                score = _validate(run, evaluation, single, log)
+            if draws:
+                _write_picture(run, single)
+        except Exception as error:
+            if jax.process_count() > 1:  # the other hosts would wait for this one
+                raise
+            failure = error
         better = score is not None and score > best
-        if stores or better:
-            checkpoints.save(run.step, single, position, score=score)
+        if stores or better or failure:
+            checkpoints.save(run.step, single, position | _replicas(run), score=score)
         if better:
             best = score
             _write_model(run, single)
+        if failure:
+            what = "validation" if validates and score is None else "its picture"
+            run.tell(f"step {run.step} is kept as a checkpoint, though {what} failed")
+            raise failure
     return position
+
+
+def _validate(run: Run, evaluation, state: State, log: Log) -> float:
+    """Measures the validation split, records it, and returns the score."""
+    scores = evaluate(run, "val", evaluation, state)
+    log.write("val", run.step, run.epoch, scores)
+    run.tell(f"step {run.step}: {', '.join(f'{name} {value:.4f}' for name, value in scores.items())}")
+    return scores[run.problem.target]
 
 
 def _settle(run: Run, step: int, metrics: dict, indices: np.ndarray, log: Log) -> None:

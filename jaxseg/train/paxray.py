@@ -4,6 +4,7 @@ Source: Seibold et al. 2022, arXiv:2210.07043; ConstantinSeibold/multilabel_segm
 """
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -77,7 +78,8 @@ class ModelConfig:
       backbone: "resnet18", "resnet34", "resnet50", "resnet101" or "resnet152".
       width: channels of the stem; 64 is the published width.
       dropout: before the classifier; the original builds it and never calls it.
-      backbone_weights: a torchvision ResNet's .pth, such as that of ImageNet; null: random.
+      backbone_weights: a torchvision ResNet's .pth, such as that of ImageNet, from which a new run starts; null:
+        random. A run that goes on, or is evaluated, has no need of the file.
     """
 
     backbone: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"] = "resnet50"
@@ -101,8 +103,8 @@ LOSSES = {"dice": binary_dice_loss, "ce": binary_cross_entropy, "class_dice": di
 
 
 def make_problem(config: Config) -> Problem:
-    """Returns the problem of a config: reads the lists of the data set, and the backbone's weights if there are."""
-    cfg, size = config.data, (config.data.load_size,) * 2
+    """Returns the problem of a config: reads the lists of the data set."""
+    cfg, size, weights = config.data, (config.data.load_size,) * 2, config.model.backbone_weights
     data = read_paxray(Path(cfg.root), cfg.file)
     names = data.names
     train = data.splits["train"]
@@ -136,6 +138,7 @@ def make_problem(config: Config) -> Problem:
         "dice",
         draw,
         facts,
+        begin=functools.partial(_with_backbone, path=weights) if weights else None,
     )
 
 
@@ -158,13 +161,16 @@ def _model(config: Config, names: tuple[str, ...], size: tuple[int, int]):
     options = {"backbone": cfg.backbone, "width": cfg.width, "dropout": cfg.dropout, "dtype": config.trainer.precision}
     model = create("paxray", seed=config.seed, class_names=names, **options)
     model.card = dataclasses.replace(model.card, input_size=size, preprocessing=config.data.preprocessing)
-    if cfg.backbone_weights:
-        path = Path(cfg.backbone_weights).expanduser()
-        try:
-            names_there = resnet.torch_names(model.cfg.trunk)
-            fill(model.backbone, read_torch_file(path), names_there, ignored=("fc.weight", "fc.bias"))
-        except ValueError as error:
-            raise ValueError(f"model.backbone_weights: {error}") from None
+    return model
+
+
+def _with_backbone(model, path: str):
+    """Fills the backbone with a torchvision file."""
+    try:
+        names = resnet.torch_names(model.cfg.trunk)
+        fill(model.backbone, read_torch_file(Path(path).expanduser()), names, ignored=("fc.weight", "fc.bias"))
+    except ValueError as error:
+        raise ValueError(f"model.backbone_weights: {error}") from None
     return model
 
 

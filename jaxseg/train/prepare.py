@@ -25,6 +25,7 @@ class Run:
       rate: step -> learning rate.
       on_step: called with (step, total, metrics or None) after every step.
       tell: called with a line for the user.
+      pause: called where the run may be left, between steps and between batches of an evaluation.
     """
 
     config: Config
@@ -39,6 +40,7 @@ class Run:
     tell: Callable[[str], None]
     step: int = 0
     since: tuple[float, int] = (0.0, 0)
+    pause: Callable[[], None] = lambda: None
 
     @property
     def epoch(self) -> int:

@@ -58,6 +58,8 @@ def open_run(
       ValueError: the configuration is wrong, or not that of the run which is there; the folder holds other things.
     """
     stored = folder / CONFIG_FILE
+    if source or stored.is_file():
+        _refuse_no_data(source or stored, overrides, data)
     overrides = [*overrides, *_root(data)]
     if resume and stored.is_file():
         config = read_config(stored, task.sections)
@@ -93,13 +95,17 @@ def train(
     for note in problem.notes:
         tell(note)
     _refuse_other_data(folder / FACTS_FILE, problem)
+    if not (folder / loop.CHECKPOINTS).is_dir():
+        problem = task.begun(problem)  # before anything is written
     under_way = prepare(config, problem, folder, devices=devices, on_step=on_step, tell=tell)
     if jax.process_index() > 0:
         return loop.fit(under_way)
     folder.mkdir(parents=True, exist_ok=True)
     with only_writer(folder):
         sweep(folder)
-        if not (folder / CONFIG_FILE).is_file():
+        if (folder / CONFIG_FILE).is_file():
+            _tell_of_versions(folder / VERSIONS_FILE, tell)
+        else:
             _write_json(folder / VERSIONS_FILE, environment())
         write_config(config, folder / CONFIG_FILE)
         if problem.facts:
@@ -127,7 +133,7 @@ def evaluate(
     Raises:
       ValueError: the folder holds no run, or no such split or checkpoint.
     """
-    config = _stored(folder, _root(data))
+    config = _stored(folder, data)
     problem = task.make_problem(config)
     if split is None:
         split = "test" if problem.splits.get("test") else "val"
@@ -172,11 +178,12 @@ def compare_masks(
     return _kept(folder / "evaluation_masks.json", {}, examination, show)
 
 
-def _stored(folder: Path, overrides: Sequence[str] = ()) -> Config:
-    """The configuration of the run in a folder."""
+def _stored(folder: Path, data: Path | None = None) -> Config:
+    """The configuration of the run in a folder, with other data where these are given."""
     if not (folder / CONFIG_FILE).is_file():
         raise ValueError(f"{folder} holds no run: it has no {CONFIG_FILE}")
-    return read_config(folder / CONFIG_FILE, task.sections, overrides)
+    _refuse_no_data(folder / CONFIG_FILE, (), data)
+    return read_config(folder / CONFIG_FILE, task.sections, _root(data))
 
 
 def _kept(path: Path, scores: dict, examination: task.Examination | None, show: Callable[[str], None]) -> dict:
@@ -203,6 +210,35 @@ def _refuse_other_data(path: Path, problem: task.Problem) -> None:
     """Raises where a run goes on and its data are not those that it was started with."""
     if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(dict(problem.facts))):
         raise ValueError(f"the data are not those that the run was started with, which {path} lists; start a new run")
+
+
+def _tell_of_versions(path: Path, tell: Callable[[str], None]) -> None:
+    """Tells where a run goes on under other versions than it was started with."""
+    now = _versions(environment())
+    try:
+        then = _versions(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, AttributeError):
+        tell(f"{path} cannot be read, which says under which versions the run was started")
+        return
+    changed = [f"{name} {then.get(name, 'unknown')} (now {now[name]})" for name in now if then.get(name) != now[name]]
+    if changed:
+        tell(f"the run was started under other versions, and may not go on to the bit: {', '.join(changed)}")
+
+
+def _versions(found: dict) -> dict[str, str]:
+    return {"jaxseg": found.get("jaxseg"), "Python": found.get("python")} | dict(found.get("versions", {}))
+
+
+def _refuse_no_data(source: str | Path, overrides: Sequence[str], data: Path | None) -> None:
+    """Raises where data are named for a task that takes none; other faults of the settings are told of later."""
+    if data is None:
+        return
+    try:
+        config = read_config(source, task.sections, overrides)
+    except ValueError:
+        return
+    if not hasattr(config.data, "root"):
+        raise ValueError(f"-i: {config.task} takes no data, it makes its own; leave -i out")
 
 
 def _root(data: Path | None) -> list[str]:

@@ -114,8 +114,10 @@ class TrainerConfig:
       precision: dtype of the arithmetic; parameters and the optimizer are float32.
       accumulate: parts that a batch is computed in, one after another, to save memory.
       clip_norm: largest norm of all gradients together; null: not clipped.
-      remat: activations are computed again in the backward pass instead of being kept.
-      ema: decay of a running mean of the parameters, which is then validated and published; null: none.
+      remat: of every block of the network only the inputs are kept for the backward pass, and the rest is computed
+        again there. It saves memory on accelerators; on CPUs, XLA undoes it.
+      ema: decay of a running mean of the parameters, which is then validated and published; null: none. As Adam's, it
+        is corrected for its start, so that the random parameters there do not count.
       batch_norm: statistics over the "global" batch or over each "replica" (device) alone.
       validate_every: epochs.
       checkpoint_every: epochs.

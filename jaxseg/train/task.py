@@ -30,7 +30,7 @@ class Problem:
     """A model, its data, its loss and its metrics.
 
     Attributes:
-      model: with its `card`, in any mode.
+      model: with its `card`, in any mode; its arrays are random.
       splits: "train" and, where there are, "val" and "test": sources with `len`, `[i] -> record` and `name(i)`.
       augment: (record, numpy Generator) -> arrays of one example, for training.
       prepare: the same for evaluation, without chance.
@@ -42,6 +42,8 @@ class Problem:
       facts: whatever else of the data should be kept with the run, as JSON takes it.
       notes: lines for the user about the data.
       examine: (model in evaluation mode, source) -> Examination, of what `scores` does not measure; None: nothing.
+      begin: (model) -> the same with the arrays that a new run starts from, such as weights of a file that a run which
+        goes on has no need of; None: random ones.
     """
 
     model: nnx.Module
@@ -56,6 +58,7 @@ class Problem:
     facts: Mapping = dataclasses.field(default_factory=dict)
     notes: Sequence[str] = ()
     examine: Callable[[nnx.Module, Sequence], Examination] | None = None
+    begin: Callable[[nnx.Module], nnx.Module] | None = None
 
 
 def sections(task: str) -> dict[str, type]:
@@ -70,6 +73,17 @@ def sections(task: str) -> dict[str, type]:
 def make_problem(config) -> Problem:
     """Returns the problem of a config; reads what its data are, and makes the untrained model."""
     return _module(config.task).make_problem(config)
+
+
+def begun(problem: Problem) -> Problem:
+    """Returns a problem whose model has the arrays that a new run starts from.
+
+    Raises:
+      ValueError, OSError: they cannot be read, or are of another model.
+    """
+    if problem.begin is None:
+        return problem
+    return dataclasses.replace(problem, model=problem.begin(problem.model), begin=None)
 
 
 def compare(config, model: nnx.Module, masks: Mapping[str, Path], truth: Path) -> Examination:

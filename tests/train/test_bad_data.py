@@ -3,6 +3,7 @@
 import dataclasses
 import threading
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -148,3 +149,22 @@ def test_going_on_with_other_data_is_refused(tmp_path, spoil):
     spoil(facts={"train": ("b.png", "a.png")})
     with pytest.raises(ValueError, match=r"the data are not those that the run was started with, which .*data.json"):
         train(folder, config)
+
+
+@pytest.mark.parametrize("fails", ["validation", "its picture"])
+def test_an_epoch_is_kept_when_its_validation_or_picture_fails(tmp_path, monkeypatch, fails):
+    def failing(*_):
+        raise OSError("disk")
+
+    name = {"validation": "evaluate", "its picture": "_write_picture"}[fails]
+    changed = {"trainer__checkpoint_steps": None, "trainer__pictures_every": 1}
+    config, told = configured(tmp_path / "run", **changed), []
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, name, failing)
+        with pytest.raises(OSError, match="disk"):
+            run.train(config, tmp_path / "run", devices=jax.devices()[:1], tell=told.append)
+    assert told[-1] == f"step 4 is kept as a checkpoint, though {fails} failed"
+    assert steps(tmp_path / "run") == [4]
+    _, told = train(tmp_path / "run", config)
+    assert told[0] == "going on after step 4 of 6"
+    assert steps(tmp_path / "run")[-1] == 6

@@ -4,13 +4,15 @@ import errno
 import math
 import resource
 import shutil
+import signal
 
 import jax
 import numpy as np
 import pytest
 
 from jaxseg.devices import shardings
-from jaxseg.train.checkpoint import Checkpoints
+from jaxseg.train import checkpoint
+from jaxseg.train.checkpoint import REMOVED, Checkpoints
 
 POSITION = {"next_batch": 3, "skipped": {"a.png": 1}, "records": 16}
 
@@ -191,6 +193,45 @@ def test_read_only_leaves_what_another_process_is_writing(folder):
     with Checkpoints(folder) as checkpoints:
         assert checkpoints.steps() == [1, 2]
     assert not half.exists()  # left by a kill: the one writer there is removes it
+
+
+def test_what_a_kill_left_half_removed_is_no_checkpoint_and_goes_at_the_next_start(folder):
+    half = folder / REMOVED / "1"
+    half.parent.mkdir()
+    (folder / "1").rename(half)
+    shutil.rmtree(half / "data")
+    with Checkpoints(folder, read_only=True) as checkpoints:
+        assert checkpoints.steps() == [2]
+    assert half.is_dir()
+    with Checkpoints(folder) as checkpoints:
+        assert checkpoints.steps() == [2]
+        assert {path.name for path in folder.iterdir()} == {"2"}
+
+
+def test_a_kill_while_one_is_removed_leaves_none_that_is_not_whole(folder, monkeypatch):
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", lambda *_, **__: None)  # as far as a killed process gets
+    write(folder, [3], keep_last=1)
+    monkeypatch.undo()
+    assert {path.name for path in folder.iterdir()} == {"2", "3", REMOVED}  # 2 is the best
+    assert {path.name for path in (folder / REMOVED / "1").iterdir()} >= {"state", "data"}
+    write(folder, [4, 5], keep_last=1)
+    assert {path.name for path in folder.iterdir()} == {"2", "5"}
+
+
+@pytest.mark.parametrize("method", ["save", "wait_until_finished", "close"])
+def test_an_interruption_waits_for_orbax(folder, monkeypatch, method):
+    """In the middle of it, it would leave locks held and threads that wait for what never comes."""
+    orbax = getattr(checkpoint.ocp.CheckpointManager, method)
+
+    def interrupted(*args, **options):
+        monkeypatch.setattr(checkpoint.ocp.CheckpointManager, method, orbax)
+        signal.raise_signal(signal.SIGINT)
+        return orbax(*args, **options)
+
+    monkeypatch.setattr(checkpoint.ocp.CheckpointManager, method, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write(folder, [3])
+    assert latest(folder) == (3, [])
 
 
 @pytest.mark.parametrize("background", [True, False])

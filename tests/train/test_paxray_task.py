@@ -116,12 +116,27 @@ def test_a_torchvision_file_fills_the_backbone_and_another_depth_is_refused(conf
     tensors = state_dict(trunk)
     path = save(tmp_path / "resnet18.pth", tensors)
     setting = f"model.backbone_weights={json.dumps(str(path))}"
-    problem = task.make_problem(configured(setting))
+    problem = task.begun(task.make_problem(configured(setting)))
     kernel = np.asarray(problem.model.backbone.stem.conv.kernel[...])
     np.testing.assert_array_equal(kernel, tensors["conv1.weight"].transpose(2, 3, 1, 0))
     np.testing.assert_array_equal(problem.model.backbone.stem.norm.mean[...], tensors["bn1.running_mean"])
     with pytest.raises(ValueError, match="^model.backbone_weights: [0-9]+ problems"):
-        task.make_problem(configured(setting, "model.backbone=resnet34"))
+        task.begun(task.make_problem(configured(setting, "model.backbone=resnet34")))
+
+
+def test_the_backbone_is_read_for_a_new_run_alone(configured, tmp_path):
+    path, folder = tmp_path / "resnet18.pth", tmp_path / "run"
+    tensors = state_dict(task.make_problem(configured()).model.cfg.trunk)
+    config = configured(f"model.backbone_weights={json.dumps(str(path))}", "trainer.max_steps=1")
+    options = {"devices": jax.devices()[:1]}
+    with pytest.raises((ValueError, OSError), match="resnet18.pth"):
+        run.train(config, folder, **options)
+    assert not folder.exists()  # nothing is written before
+    save(path, tensors)
+    scores = run.train(config, folder, **options)
+    path.unlink()
+    assert run.train(config, folder, **options) == scores
+    assert run.evaluate(folder, "val", **options)["dice"] == pytest.approx(scores["dice"], abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +169,7 @@ def test_a_run_finds_its_data_from_elsewhere_and_where_they_have_moved(configure
 
 def test_weights_that_are_not_there_are_one_line(configured, tmp_path):
     with pytest.raises((ValueError, OSError), match="none.pth"):
-        task.make_problem(configured(f"model.backbone_weights={json.dumps(str(tmp_path / 'none.pth'))}"))
+        task.begun(task.make_problem(configured(f"model.backbone_weights={json.dumps(str(tmp_path / 'none.pth'))}")))
 
 
 def test_a_split_without_pictures_is_left_out(configured, shared, tmp_path):

@@ -96,7 +96,8 @@ def test_ten_kills_at_random_points_change_no_bit_and_no_number(server, expected
 
 def test_a_run_that_is_interrupted_or_out_of_disk_says_so_and_goes_on(server, expected, tmp_path):
     folder, output = tmp_path / "run", tmp_path / "output"
-    assert end_after(server, folder, output, 4, signal.SIGTERM) == 1  # which is Ctrl-C to the command
+    code = end_after(server, folder, output, 4, signal.SIGTERM)  # which is Ctrl-C to the command
+    assert code == 1, output.read_text()
     assert output.read_text().splitlines()[-1] == "Stopped."
     assert "Traceback" not in output.read_text()
     assert 0 < steps(folder)[-1] < STEPS

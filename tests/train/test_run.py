@@ -164,3 +164,35 @@ def test_two_runs_cannot_write_into_one_folder(trained):
 
     with only_writer(trained), pytest.raises(ValueError, match="another run is writing into"):
         train(trained, run.open_run(None, trained, resume=True))
+
+
+def test_a_task_that_makes_its_data_says_so_when_some_are_named(tmp_path, trained):
+    with pytest.raises(ValueError, match="^-i: phantom takes no data, it makes its own; leave -i out$"):
+        run.open_run("demo", tmp_path / "run", data=tmp_path)
+    with pytest.raises(ValueError, match="^-i: phantom takes no data"):
+        run.evaluate(trained, "val", devices=jax.devices()[:1], data=tmp_path)
+    with pytest.raises(ValueError, match="trainer.epochs: -1 is"):
+        run.open_run("demo", tmp_path / "run", data=tmp_path, overrides=["trainer.epochs=-1"])
+
+
+def test_a_run_that_goes_on_under_other_versions_says_which(tmp_path):
+    config = configured(tmp_path / "run", trainer__max_steps=1)
+    train(tmp_path / "run", config)
+    path = tmp_path / "run" / "versions.json"
+    stored = json.loads(path.read_text())
+    now = stored["versions"]["jax"]
+    path.write_text(json.dumps(stored | {"versions": stored["versions"] | {"jax": "0.0.1"}}))
+    line = "the run was started under other versions, and may not go on to the bit: jax 0.0.1 (now {})"
+    assert train(tmp_path / "run", config)[1] == [line.format(now), "going on after step 1 of 1"]
+    path.write_text("half")
+    assert "cannot be read" in train(tmp_path / "run", config)[1][0]
+
+
+def test_statistics_of_each_replica_need_as_many_to_go_on(tmp_path):
+    folder = tmp_path / "run"
+    options = {"trainer__parallel": "pmap", "trainer__batch_norm": "replica"}
+    run.train(configured(folder, **options, trainer__max_steps=1), folder, devices=jax.devices()[:2])
+    config = run.open_run(None, folder, resume=True)
+    with pytest.raises(ValueError, match="on each of 2 devices .* cannot go on with 4: name as many with -g"):
+        run.train(config, folder, devices=jax.devices()[:4])
+    assert run.train(config, folder, devices=jax.devices()[:2])["dice"] >= 0

@@ -5,6 +5,7 @@ As a program it is the server: everything is imported once, and each run is a fo
 
 import contextlib
 import dataclasses
+import faulthandler
 import json
 import os
 import resource
@@ -16,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 STEPS = 12  # in epochs of 4
-TIMEOUT_S = 120
+TIMEOUT_S = 120  # for a run to get as far as is waited for
+HANGS_S = TIMEOUT_S + 60  # after which it is ended
 SETTINGS = {
     "data": {"size": 32, "train": 16, "val": 4, "threads": 2},
     "model": {"width": 4},
@@ -118,11 +120,12 @@ def serve() -> None:
         process = os.fork()
         if process == 0:
             code = 70
-            signal.alarm(TIMEOUT_S)  # ends a run that hangs
+            signal.alarm(HANGS_S)
             try:
                 descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
                 os.dup2(descriptor, 1)
                 os.dup2(descriptor, 2)
+                faulthandler.dump_traceback_later(HANGS_S - 5, file=descriptor)  # where it hangs
                 if max_file_bytes is not None:
                     resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, max_file_bytes))
                 main(arguments)
