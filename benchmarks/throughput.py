@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import torch
@@ -72,7 +73,7 @@ def jax_side(given: np.ndarray, truth: np.ndarray) -> dict[str, Callable]:
     model = jaxseg.create("post_dae", image_size=(SIZE, SIZE))
     apply, params = jaxseg.functional(model)
     transform = optax.chain(optax.clip_by_global_norm(CLIP), optax.adam(RATE))
-    state = {"params": nnx.to_pure_dict(params)}
+    state = {"params": jax.tree.map(jnp.copy, nnx.to_pure_dict(params))}  # the step gives its state away
     state["optimizer"] = transform.init(state["params"])
     graphdef = nnx.graphdef(model)
     given, truth = jax.device_put((given, truth))
