@@ -9,10 +9,7 @@ together take about 70 minutes on 2 cores; --only names some of the parts.
 import argparse
 import json
 import os
-import shlex
-import subprocess
 import sys
-import time
 from datetime import date
 from pathlib import Path
 
@@ -24,6 +21,10 @@ from jaxseg.environment import environment
 from jaxseg.train.phantom import UNSEEN
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.runs import jaxseg, train, training_seconds  # noqa: E402
+
 RESULTS = ROOT / "benchmarks" / "results"
 SIZE = 128
 SCALED = [f"data.size={SIZE}", "data.corruption.scaled=true"]
@@ -105,25 +106,6 @@ def save(mask: np.ndarray, path: Path) -> None:
     Image.fromarray(mask.astype(np.uint8) * 255).save(path)
 
 
-def train(folder: Path, config: str, data: Path | None, overrides: list[str]) -> None:
-    """Trains a run that is not there yet, and keeps its seconds."""
-    arguments = ["train", "-t", config, "-o", folder, *(["-i", data] if data else [])]
-    arguments += [word for override in overrides for word in ("--set", override)]
-    start = time.perf_counter()
-    if jaxseg(*arguments, done=folder / "model"):
-        (folder.parent / f"{folder.name}.seconds").write_text(f"{time.perf_counter() - start:.0f}\n")
-
-
-def jaxseg(*arguments: object, done: Path) -> bool:
-    """Runs a command unless what it makes is there."""
-    if done.exists():
-        return False
-    words = [str(argument) for argument in arguments]
-    print("jaxseg " + shlex.join(words), flush=True)
-    subprocess.run([sys.executable, "-m", "jaxseg.cli", *words], check=True)
-    return True
-
-
 def summarise(folder: Path) -> None:
     """Gathers the numbers of all parts that are there; plots go beside the JSON."""
     found = {}
@@ -132,8 +114,7 @@ def summarise(folder: Path) -> None:
         name = "evaluation_masks" if part == "segmenter" else "evaluation_val"
         if not (run / f"{name}.json").is_file():
             continue
-        seconds = int((run.parent / f"{run.name}.seconds").read_text())
-        found[part] = {"training_seconds": seconds} | json.loads((run / f"{name}.json").read_text())
+        found[part] = {"training_seconds": training_seconds(run)} | json.loads((run / f"{name}.json").read_text())
         (RESULTS / f"post_dae_{part}.png").write_bytes((run / f"{name}.png").read_bytes())
     result = {"command": "python benchmarks/post_dae.py", "date": str(date.today()), "size": SIZE} | found
     result["environment"] = environment()

@@ -13,6 +13,7 @@ TASKS = {  # name -> module
     "paxray": "jaxseg.train.paxray",
     "phantom": "jaxseg.train.phantom",
     "post_dae": "jaxseg.train.post_dae",
+    "segae": "jaxseg.train.segae",
 }
 
 

@@ -13,6 +13,8 @@ from torch_writer import save
 
 from jaxseg import registry
 from jaxseg.card import read_card
+from tests import segae_runs
+from tests.predict import scoring_files
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 
@@ -95,7 +97,7 @@ def rows() -> list[tuple[str, str]]:
     """The rows of the README's table of commands: (the original's, ours), where ours exists."""
     table = re.search(r"<!-- commands -->(.*?)<!-- end -->", README.read_text(), re.S).group(1)
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.strip().splitlines()[2:]]
-    return [(row[0], row[1].strip("`")) for row in cells if row[1].startswith("`jaxseg")]
+    return [(row[0], row[1].strip("`")) for row in cells if row[1].startswith("`jaxseg ")]
 
 
 def test_the_readme_maps_every_original_command():
@@ -112,6 +114,29 @@ def trains_on_masks(words, jaxseg_command, tmp_path):
     code, _, err = jaxseg_command(*words, *[part for setting in overrides() for part in ("--set", setting)])
     assert code == 0, err
     assert jaxseg_command("evaluate", "--run", tmp_path / "out", "-g", "0")[0] == 0
+
+
+def trains_on_volumes(words, jaxseg_command, tmp_path):
+    """Runs SegAE's training command on small volumes, for an epoch of a narrow network."""
+    data = segae_runs.save_data(tmp_path / "data")
+    embeddings = segae_runs.save_embeddings(tmp_path / "embeddings.npz")
+    places = {"SEGAE_DATA": data, "OUT": tmp_path / "out"}
+    small = segae_runs.OVERRIDES | {"trainer.epochs": 1, "data.embeddings": embeddings}
+    words = [str(places.get(word, word)) for word in words] + ["-g", "0"]
+    code, _, err = jaxseg_command(*words, *[part for k, v in small.items() for part in ("--set", f"{k}={v}")])
+    assert code == 0, err
+    code, out, _ = jaxseg_command("evaluate", "--run", tmp_path / "out", "-g", "0")
+    assert code == 0
+    assert "rank_correlation" in out
+
+
+def scores(words, jaxseg_command, tmp_path):
+    """Runs the scoring command on small cases."""
+    weights = scoring_files.save(tmp_path / "model")
+    places = {"CASES": scoring_files.save_cases(tmp_path / "cases"), "CSV": tmp_path / "out.csv"}
+    code, _, err = jaxseg_command(*[str(places.get(word, word)) for word in words], "--weights", weights)
+    assert code == 0, err
+    assert places["CSV"].is_file()
 
 
 def trains(words, jaxseg_command, tmp_path):
@@ -138,8 +163,10 @@ def test_every_row_of_the_readme_that_exists_runs(row, jaxseg_command, tiny, tin
     _, ours = row
     paxray = "-m paxray" in ours
     words = shlex.split(ours)[1:]
-    if words[0] == "train":
-        (trains_on_masks if "MASKS" in words else trains)(words, jaxseg_command, tmp_path)
+    if words[0] in ("train", "score"):
+        special = {"MASKS": trains_on_masks, "SEGAE_DATA": trains_on_volumes, "CASES": scores}
+        run = next((run for place, run in special.items() if place in words), trains)
+        run(words, jaxseg_command, tmp_path)
         return
     places = {"IMAGES": images, "OUT": tmp_path / "out"}
     words = [str(places.get(word, word)) for word in words] + ["--weights", str(tiny_paxray if paxray else tiny)]

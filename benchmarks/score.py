@@ -1,0 +1,245 @@
+"""Predicted Dice of the organs of a CT: jaxseg's Scorer against the original's steps in PyTorch, in turn, in one run.
+
+    python benchmarks/score.py --rounds 3
+
+The network is the published one (ResNet-50, 256 px) with the parity kit's random weights, and ten slices of every mask
+are scored. The PyTorch side goes slice by slice, as published: crop, resize by Pillow, a batch of one. Reading files is
+timed apart, as both sides would do the same. Both use all processors. Needs `pip install 'jaxseg[bench,nifti]'`.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.end_to_end import processor  # noqa: E402
+
+RESULTS = ROOT / "benchmarks" / "results"
+BACKBONE, SIZE, SLICES, MARGIN = "resnet50", 256, 10, 20
+LOW, HIGH = -200, 200  # HU
+SHIFT, CT_SCALE, MASK_SCALE = 0.5, 0.25, 0.5
+TOLERANCE = 1e-4
+PAUSE_S = 0.2  # the threads of one side spin for a while after their work
+
+Case = tuple[np.ndarray, dict[str, tuple[np.ndarray, int]]]  # a CT; masks and classes by the names of organs
+Side = Callable[[], dict[str, float]]
+
+
+def main() -> None:
+    """Times both sides in turn, compares what they predict, and writes the JSON."""
+    options = arguments()
+    start = time.perf_counter()
+    case = read_case(options.case, 3 if options.quick else None)
+    reading = time.perf_counter() - start
+    with tempfile.TemporaryDirectory() as folder:
+        weights = make_weights(Path(folder) / "segae.pth")
+        sides = {"jaxseg": jax_side(case, weights, options.embeddings), "torch": torch_side(case, weights, options)}
+    started = time.perf_counter()
+    predicted = {"jaxseg": sides["jaxseg"]()}  # compiles
+    first = time.perf_counter() - started
+    predicted["torch"] = sides["torch"]()
+    difference = compare(predicted["jaxseg"], predicted["torch"])
+    rounds = [{side: seconds(run) for side, run in sides.items()} for _ in range(options.rounds)]
+    result = summary(rounds, case, options)
+    result["seconds"] |= {"reading": round(reading, 2), "first_call_of_jaxseg": round(first, 2)}
+    result |= {"largest_difference": difference, "rounds": rounds}
+    if options.output:
+        options.output.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps({key: result[key] for key in ("organs", "slices", "seconds", "torch_over_jaxseg")}, indent=1))
+
+
+def arguments() -> argparse.Namespace:
+    """The options; leaves where the run cannot work."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    data = Path(os.environ.get("JAXSEG_SHARED", ROOT.parent / "shared")) / "data"
+    parser.add_argument("--case", type=Path, default=data / "ct" / "totalseg" / "s0001")
+    parser.add_argument("--embeddings", type=Path, default=data / "segae" / "label_embedding.npz")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="one round of three organs; no JSON without --output")
+    parser.add_argument("--output", type=Path, help="default: benchmarks/results/score.json")
+    options = parser.parse_args()
+    for package, extra in (("torch", "bench"), ("nibabel", "nifti")):
+        if importlib.util.find_spec(package) is None:
+            sys.exit(f"{package} is missing: pip install 'jaxseg[{extra}]'")
+    if not (options.case / "segmentations").is_dir():
+        sys.exit(f"{options.case} has no folder `segmentations`; name a case of TotalSegmentator with --case")
+    if options.rounds < 1:
+        sys.exit(f"--rounds must be at least 1, got {options.rounds}")
+    if options.quick:
+        options.rounds = 1
+    elif options.output is None:
+        options.output = RESULTS / "score.json"
+    return options
+
+
+def read_case(folder: Path, most: int | None) -> Case:
+    """A CT with those of its masks that hold something and whose organ has a class; the first `most` of them."""
+    from jaxseg import organs
+    from jaxseg.volumes.pair import check_ct, check_mask, check_pair
+    from jaxseg.volumes.read import read_volume, stem
+
+    ct = read_volume(folder / "ct.nii.gz")
+    check_ct(ct)
+    found = {}
+    for path in sorted((folder / "segmentations").iterdir()):
+        name = stem(path)
+        try:
+            organ = organs.find(name)
+        except ValueError:
+            continue  # the DAP-Atlas has no such class
+        mask = read_volume(path)
+        check_pair(ct, mask)
+        if mask.array.any():
+            found[name] = check_mask(mask).array, organ.id
+        if len(found) == most:
+            break
+    if not found:
+        sys.exit(f"{folder / 'segmentations'} holds no mask of an organ that has a class")
+    return ct.array, found
+
+
+def jax_side(case: Case, weights: Path, embeddings: Path) -> Side:
+    """Scores all organs with jaxseg: full batches over slices and organs, crops in threads."""
+    import jaxseg
+    from jaxseg import organs
+    from jaxseg.predict.score import Request, Scorer
+
+    scorer = Scorer(jaxseg.load(weights, embeddings=embeddings), slices=SLICES)
+    ct, masks = case
+
+    def run() -> dict[str, float]:
+        requests = (Request(ct, mask, organs.find(organ)) for mask, organ in masks.values())
+        return {name: found.mean for name, found in zip(masks, scorer.scores(requests), strict=True)}
+
+    return run
+
+
+def torch_side(case: Case, weights: Path, options: argparse.Namespace) -> Side:
+    """Scores all organs as the original does: one organ after the other, slice by slice, a batch of one."""
+    import torch
+
+    from benchmarks.torch_models.segae import QualitySentinel
+    from jaxseg.weights.embeddings import read_embeddings
+
+    model = QualitySentinel(backbone=BACKBONE)
+    model.load_state_dict(torch.load(weights, weights_only=True))
+    model.eval()
+    table = torch.from_numpy(read_embeddings(options.embeddings))
+    ct, masks = case
+
+    @torch.inference_mode()
+    def run() -> dict[str, float]:
+        scores = {}
+        for name, (mask, organ) in masks.items():
+            values = [model(network_input(ct[z], mask[z]), table[organ : organ + 1]).item() for z in chosen(mask)]
+            scores[name] = sum(values) / len(values)
+        return scores
+
+    return run
+
+
+def chosen(mask: np.ndarray) -> list[int]:
+    """Numbers of the slices that the original scores."""
+    found = [z for z in range(len(mask)) if mask[z].any()]
+    if len(found) <= SLICES:
+        return found
+    return [found[int(len(found) / SLICES * k)] for k in range(SLICES)]
+
+
+def network_input(ct: np.ndarray, mask: np.ndarray):
+    """The original's crop of a slice as its network takes it, a (1, 2, 256, 256) tensor."""
+    import torch
+
+    rows, columns = np.nonzero(mask)
+    sides = [[rows.min() - MARGIN, rows.max() + MARGIN], [columns.min() - MARGIN, columns.max() + MARGIN]]
+    sides = [clipped(side, length) for side, length in zip(sides, mask.shape, strict=True)]
+    lengths = [end - start for start, end in sides]
+    short, half = int(lengths[0] > lengths[1]), abs(lengths[0] - lengths[1]) // 2
+    sides[short] = clipped([sides[short][0] - half, sides[short][1] + half], mask.shape[short])
+    part = tuple(slice(*side) for side in sides)
+    unit = (np.clip(ct[part], LOW, HIGH) - LOW) / (HIGH - LOW)
+    planes = []
+    for plane, scale in ((unit, CT_SCALE), (mask[part], MASK_SCALE)):
+        grey = torch.from_numpy(plane.astype(np.float32)).mul(255).byte().numpy()
+        resized = Image.fromarray(grey).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+        planes.append((torch.from_numpy(np.array(resized)).float() / 255 - SHIFT) / scale)
+    return torch.stack(planes)[None]
+
+
+def clipped(side: Sequence[int], length: int) -> list[int]:
+    """A start and an end, kept in the slice."""
+    return [max(0, side[0]), min(length, side[1])]
+
+
+def make_weights(path: Path) -> Path:
+    """Writes the parity kit's weights as the original would."""
+    import torch
+
+    data = ROOT / "tests" / "data"
+    spec = importlib.util.spec_from_file_location("parity_fill", data / "fill.py")
+    fill = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(fill)
+    manifest = json.loads((data / "manifests" / f"segae_{BACKBONE}.json").read_text())
+    torch.save({name: torch.from_numpy(array) for name, array in fill.state_dict(manifest, 0).items()}, path)
+    return path
+
+
+def compare(ours: dict[str, float], theirs: dict[str, float]) -> float:
+    """Returns the largest difference of the two; raises where it is not within the tolerance."""
+    if list(ours) != list(theirs):
+        raise ValueError(f"jaxseg scored {', '.join(ours)}; PyTorch {', '.join(theirs)}")
+    apart = {name: abs(ours[name] - theirs[name]) for name in theirs}
+    worst = max(apart, key=lambda name: (not apart[name] <= TOLERANCE, apart[name]))
+    if not apart[worst] <= TOLERANCE:  # also where it is not a number
+        raise ValueError(f"{worst}: jaxseg predicts {ours[worst]:.6f}, PyTorch {theirs[worst]:.6f}")
+    return apart[worst]
+
+
+def seconds(run: Side) -> float:
+    """How long a side takes."""
+    time.sleep(PAUSE_S)
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def summary(rounds: list[dict[str, float]], case: Case, options: argparse.Namespace) -> dict:
+    """Medians of both sides, the whole and for a slice, the median of the rounds' ratios, and what ran where."""
+    import torch
+
+    from jaxseg.environment import environment
+
+    slices = sum(len(chosen(mask)) for mask, _ in case[1].values())
+    medians = {side: statistics.median(one[side] for one in rounds) for side in ("jaxseg", "torch")}
+    quick = " --quick" if options.quick else ""
+    return {
+        "what": "ten slices of every organ of a CT, as published (eager PyTorch, slice by slice) against jaxseg",
+        "command": f"python benchmarks/score.py --rounds {options.rounds}{quick}",
+        "date": time.strftime("%Y-%m-%d"),
+        "case": options.case.name,
+        "ct": list(case[0].shape),
+        "model": f"segae, {BACKBONE}, {SIZE} px",
+        "organs": len(case[1]),
+        "slices": slices,
+        "seconds": {side: round(value, 3) for side, value in medians.items()},
+        "seconds_a_slice": {side: round(value / slices, 5) for side, value in medians.items()},
+        "torch_over_jaxseg": round(statistics.median(one["torch"] / one["jaxseg"] for one in rounds), 2),
+        "environment": environment() | {"torch": torch.__version__, "processor": processor()},
+        "torch_threads": torch.get_num_threads(),
+    }
+
+
+if __name__ == "__main__":
+    main()

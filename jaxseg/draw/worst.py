@@ -1,0 +1,96 @@
+"""Sheets of masks on their CT slices with what is thought of them: those to look at first."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw
+from scipy import ndimage
+
+from jaxseg.draw.legend import BACKGROUND, FAINT, TEXT, cut, font_of, line_height
+from jaxseg.palette import OKABE_ITO
+
+CONTOUR = OKABE_ITO[0]
+MOST_COLUMNS = 6
+_CELL, _GAP, _MARGIN = 220, 12, 0.6  # pixels; _MARGIN round the mask, of its longer side
+
+
+@dataclasses.dataclass(frozen=True)
+class WorstMask:
+    """A mask to be looked at.
+
+    Attributes:
+      ct: (h, w) Hounsfield units.
+      mask: (h, w) bool.
+      title: such as case and organ.
+      score: predicted Dice.
+      truth: true Dice, where it is known.
+    """
+
+    ct: np.ndarray
+    mask: np.ndarray
+    title: str
+    score: float
+    truth: float | None = None
+
+
+def worst_sheet(rows: Sequence[WorstMask], *, window: tuple[float, float] = (40.0, 400.0)) -> Image.Image:
+    """Draws the outlines of masks on their slices, each zoomed to the mask, in the order given.
+
+    Args:
+      rows: one at least.
+      window: centre and width, in HU, of the grey values.
+
+    Returns:
+      An RGB picture.
+
+    Raises:
+      ValueError: there is no mask, or a mask and its slice are not (h, w) of one shape.
+    """
+    if not rows:
+        raise ValueError("there is no mask to draw")
+    columns = min(MOST_COLUMNS, len(rows)) if len(rows) < 4 else min(MOST_COLUMNS, math.ceil(math.sqrt(len(rows))))
+    font = font_of(14)
+    line = line_height(font)
+    high = _CELL + 2 * line + _GAP
+    size = columns * (_CELL + _GAP) + _GAP, math.ceil(len(rows) / columns) * high + _GAP
+    sheet = Image.new("RGB", size, BACKGROUND)
+    pen = ImageDraw.Draw(sheet)
+    for i, row in enumerate(rows):
+        x, y = _GAP + i % columns * (_CELL + _GAP), _GAP + i // columns * high
+        tile = _tile(row, window)
+        sheet.paste(tile, (x + (_CELL - tile.width) // 2, y + (_CELL - tile.height) // 2))
+        pen.text((x, y + _CELL + line // 2 + 2), cut(row.title, font, _CELL), TEXT, font, anchor="lm")
+        known = "" if row.truth is None else f", true {row.truth:.2f}"
+        pen.text((x, y + _CELL + line + line // 2), f"predicted {row.score:.2f}{known}", FAINT, font, anchor="lm")
+    return sheet
+
+
+def _tile(row: WorstMask, window: tuple[float, float]) -> Image.Image:
+    if row.ct.shape != row.mask.shape or row.ct.ndim != 2 or not row.ct.size:
+        raise ValueError(f"slice and mask must be (h, w) of one shape, got {row.ct.shape} and {row.mask.shape}")
+    part = _zoom(row.mask)
+    ct, mask = row.ct[part].astype(np.float64), row.mask[part].astype(bool)
+    centre, width = window
+    grey = np.clip((np.nan_to_num(ct) - centre) / width + 0.5, 0, 1)
+    scale = _CELL / max(ct.shape)
+    size = [max(1, round(scale * length)) for length in ct.shape[::-1]]
+    shown = Image.fromarray(np.rint(255 * grey).astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
+    picture = np.array(shown.convert("RGB"))
+    large = np.array(Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.NEAREST)) > 0
+    picture[large & ~ndimage.binary_erosion(large, iterations=2)] = CONTOUR
+    return Image.fromarray(picture)
+
+
+def _zoom(mask: np.ndarray) -> tuple[slice, slice]:
+    """The part round the mask, about square; the whole slice where it is empty."""
+    if not mask.any():
+        return slice(None), slice(None)
+    ends = [np.flatnonzero(mask.any(axis))[[0, -1]] for axis in (1, 0)]
+    half = (0.5 + _MARGIN) * max(last - first + 1 for first, last in ends) + 4
+    middle = [(first + last + 1) / 2 for first, last in ends]
+    return tuple(
+        slice(max(0, round(centre - half)), min(length, round(centre + half)))
+        for centre, length in zip(middle, mask.shape, strict=True)
+    )
