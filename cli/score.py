@@ -10,6 +10,7 @@ from jaxseg.cli import options
 from jaxseg.cli.progress import progress
 
 _PATH = click.Path(path_type=Path)
+WORST = 20  # masks of a picture that an earlier run left
 
 
 @click.command()
@@ -56,7 +57,11 @@ _PATH = click.Path(path_type=Path)
     show_default=True,
     help="original: face is the left cheek and urinary_bladder the prostate, as in the original's table.",
 )
-@click.option("--canonical", is_flag=True, help="Turn volumes to the patient's axes; the original does not.")
+@click.option(
+    "--canonical/--as-stored",
+    default=None,
+    help="Turn volumes to the patient's axes, or not.  [default: as the model was trained; the original: not]",
+)
 @click.option("--batch-size", type=click.IntRange(1), help="Slices at once.  [default: 10 on CPUs, else 128]")
 @options.gpus
 @click.option("--overwrite", is_flag=True, help="Score again what the CSV holds.")
@@ -90,8 +95,11 @@ def _check(given: set[str], settings: dict) -> None:
         raise click.UsageError("--dataset needs -o, the CSV")
     if "mask" in given and any(settings[name] for name in ("output", "worst", "rank")):
         raise click.UsageError("-o, --worst and --rank are for many masks: --labels or --dataset")
-    if settings["rank"] and not settings["output"]:
-        raise click.UsageError("--rank needs -o, the CSV beside which it writes")
+    for name in ("rank", "overwrite"):
+        if settings[name] and not settings["output"]:
+            raise click.UsageError(f"--{name} needs -o, the CSV")
+    if settings["columns"] != "auto" and "dataset" not in given:
+        raise click.UsageError("--organs belongs to --dataset")
 
 
 def _slices(text: str) -> int | None:
@@ -115,10 +123,16 @@ def _scorer(settings: dict):
         model = open_model(settings["weights"] or "segae", embeddings=settings["embeddings"])
         batch = {"batch_size": settings["batch_size"], "devices": devices}
         scorer = Scorer(model, slices=slices, names=settings["names"], **batch)
+    if settings["canonical"] is None:
+        settings["canonical"] = scorer.canonical
+    elif settings["canonical"] != scorer.canonical:
+        known = "turned to the patient's axes" if scorer.canonical else "as stored"
+        options.say(f"Warning: the model was trained on volumes {known}")
     card = model.card
     embeddings = hashlib.sha256(model.embeddings[...].tobytes()).hexdigest()
     identity = {"weights": card.params_sha256 or card.source_sha256, "embeddings": embeddings}
-    identity |= {"slices": settings["slices"]}
+    identity |= {"slices": settings["slices"], "size": scorer.size, "dtype": dict(card.config)["dtype"]}
+    identity |= {"kind": "dataset" if settings["dataset"] else "labels"}
     return scorer, identity | {name: settings[name] for name in ("names", "canonical")}
 
 
@@ -126,24 +140,18 @@ def _one(settings: dict) -> None:
     """Scores one mask."""
     from jaxseg import organs
     from jaxseg.predict import score as scoring
-    from jaxseg.volumes.read import read_volume
 
     with options.usage_errors("--organ"):
-        organs.find(settings["organ"], names=settings["names"])  # before anything is read
-    with options.usage_errors("--ct, --mask"):
-        ct, mask = (read_volume(settings[name], canonical=settings["canonical"]) for name in ("ct", "mask"))
-        ct, mask, notes = scoring.checked_pair(ct, mask)
-    for note in notes:
-        options.say(f"Warning: {note}")
+        organ = organs.find(settings["organ"], names=settings["names"])  # before anything is read
     scorer, _ = _scorer(settings)
-    with options.usage_errors("--organ"):
-        organ = scorer.organ(settings["organ"])
-    found = next(scorer.scores([scoring.Request(ct.array, mask.array, organ)]))
+    with options.usage_errors("--ct, --mask, --organ"):
+        volumes, way = (settings["ct"], settings["mask"]), {"canonical": settings["canonical"], "per_slice": True}
+        found = scoring.score(*volumes, organ.id, scorer, **way)
     if settings["per_slice"]:
         for z, predicted in zip(found.slices, found.dice, strict=True):
             click.echo(f"slice {z}\t{predicted:.4f}")
     if found.mean is None:
-        options.say(f"{mask.name}: the mask is empty, so there is nothing to score")
+        options.say(f"{settings['mask'].name}: the mask is empty, so there is nothing to score")
     click.echo(f"{organ.name}\t{'n/a' if found.mean is None else format(found.mean, '.4f')}")
 
 
@@ -169,7 +177,7 @@ def _many(settings: dict) -> None:
         files.sweep(output.parent)
         with options.usage_errors("-o"):
             table = Table(output, columns, identity, overwrite=settings["overwrite"])
-        todo = [case for case in cases if not table.has(case)]
+            todo = [case for case in cases if not table.has(case)]
         failed = 0
         with progress(len(cases), "cases", done=len(cases) - len(todo)) as step:
             for case, record in zip(todo, score_cases(todo, scorer, canonical=settings["canonical"]), strict=True):
@@ -198,8 +206,10 @@ def _cases(settings: dict) -> tuple:
     for option in ("ct", "labels"):
         if not settings[option].exists():
             raise click.UsageError(f"--{option}: {settings[option]}: no such file")
-    ct = settings["ct"]
-    return (Case(stem(ct) or ct.name, ct, labels=settings["labels"], table=table),)
+    ct = settings["ct"].resolve()
+    name = stem(ct) or ct.name
+    name = ct.parent.name if name == "ct" else name  # CASE/ct.nii.gz
+    return (Case(name, ct, labels=settings["labels"], table=table, source=str(ct)),)
 
 
 def _columns(cases: tuple, settings: dict) -> list[str]:
@@ -224,6 +234,8 @@ def _show(record, settings: dict) -> None:
             for z, predicted in zip(found.slices, found.dice, strict=True):
                 click.echo(f"{name}, slice {z}\t{predicted:.4f}")
         click.echo(f"{name}\t{found.mean:.4f}")
+    if not scores:
+        options.say("nothing was scored")
     if record.failed:
         sys.exit(1)
 
@@ -240,18 +252,24 @@ def _tell(record) -> None:
 
 
 def _further(table, cases: tuple, settings: dict) -> None:
-    """Writes what is wanted beside the CSV."""
+    """Writes what is wanted beside the CSV, and anew what an earlier run left there."""
     from jaxseg.draw.save import save_picture
     from jaxseg.predict.score_pictures import worst_picture
+    from jaxseg.predict.score_table import ORDERS
 
-    if settings["per_slice"]:
+    def there(end: str) -> Path | None:
+        path = table.path.with_name(f"{table.path.stem}.{end}")
+        return path if path.exists() else None
+
+    if settings["per_slice"] or there("slices.csv"):
         options.say(f"slices: {table.write_slices()}")
-    if settings["rank"]:
-        options.say(f"order: {table.write_order(settings['rank'])}")
-    if settings["worst"]:
-        rows = table.ordered()[: settings["worst"]]
-        for row in rows:
-            click.echo(f"{row.case}\t{row.organ}\t{row.score.mean:.4f}")
+    for order in ORDERS:
+        if settings["rank"] == order or there(f"{order}.csv"):
+            options.say(f"order: {table.write_order(order)}")
+    rows = table.ordered()[: settings["worst"] or WORST]
+    for row in rows if settings["worst"] else ():
+        click.echo(f"{row.case}\t{row.organ}\t{row.score.mean:.4f}")
+    if rows and (settings["worst"] or there("worst.png")):
         picture = worst_picture(rows, cases, canonical=settings["canonical"])
         if picture is not None:
             path = table.path.with_name(f"{table.path.stem}.worst.png")

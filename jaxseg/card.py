@@ -25,6 +25,8 @@ class Card:
       source: file name of the weights' origin; `source_sha256` its digest. Empty when trained here.
       params_sha256: digest of the parameters beside the card, checked when they are loaded.
       licence: of the weights.
+      orientation: how volumes lie that the model was trained on: "canonical" (turned to the patient's axes), or "" (as
+        their files store them).
       note: anything a user must know, such as "trained on phantoms".
       jaxseg: version that wrote the card.
     """
@@ -39,6 +41,7 @@ class Card:
     source_sha256: str = ""
     params_sha256: str = ""
     licence: str = ""
+    orientation: str = ""
     note: str = ""
     jaxseg: str = ""
 

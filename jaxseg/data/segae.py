@@ -17,7 +17,7 @@ import numpy as np
 from jaxseg.data.segae_layout import Case, read_layout
 from jaxseg.data.volume_cache import Cache, PackedMask, pack
 from jaxseg.files import printable
-from jaxseg.volumes.crop import bounds, crop_window, dice, normalise, spread, to_bytes
+from jaxseg.volumes.crop import bounds, crop_window, dice, normalise, to_bytes
 from jaxseg.volumes.pair import check_ct, check_mask, check_pair
 from jaxseg.volumes.read import read_labels, read_volume
 from jaxseg.volumes.volume import Volume, VolumeError
@@ -127,11 +127,13 @@ class SegaeSplit:
         """Returns a source with a record for single slices of every mask.
 
         Args:
-          count: of slices a mask, spread as the original scores masks; None: all that can be used.
+          count: of slices a mask, evenly over those that can be used, a single one in the middle; None: all of them.
         """
         items = []
         for item in self.items:
-            places = range(len(item.slices)) if count is None else spread(len(item.slices), count)
+            total = len(item.slices)
+            most = total if count is None else min(count, total)
+            places = [int((k + 0.5) * total / most) for k in range(most)]
             items += [dataclasses.replace(item, slices=(item.slices[k],)) for k in places]
         return dataclasses.replace(self, items=tuple(items))
 

@@ -87,8 +87,9 @@ class Cache:
                     return self._values[key]
             value = make()
             with self._lock:
+                before = self._values.pop(key, None)  # of a thread that waited for an older lock of the key
+                self.held += value.nbytes - (0 if before is None else before.nbytes)
                 self._values[key] = value
-                self.held += value.nbytes
                 while self.held > self.limit and len(self._values) > 1:
                     self.held -= self._values.popitem(last=False)[1].nbytes
                 self._making.pop(key, None)

@@ -11,7 +11,7 @@ from jaxseg.palette import OKABE_ITO
 
 OTHERS = (128, 132, 140)
 _SIDE, _GAP, _LEFT, _LEGEND, _FINE = 420, 16, 64, 240, 3  # pixels; _FINE times as large while points are drawn
-_TICKS = 6
+_TICKS, _STEPS = 8, (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 100.0, 1000.0, 1e6)
 
 
 def scatter(
@@ -50,6 +50,7 @@ def scatter(
     font = font_of(15)
     line = line_height(font)
     low, high = min(0.0, true.min(), predicted.min()), max(1.0, true.max(), predicted.max())
+    low, high = low - 0.03 * (high - low), high + 0.03 * (high - low)  # so that no point is cut
     top = line + 2 * _GAP
     width = _LEFT + _SIDE + _GAP + (_LEGEND if len(colours) > 1 or "" not in colours else 0)
     picture = Image.new("RGB", (width, top + _SIDE + 2 * line + 2 * _GAP), BACKGROUND)
@@ -93,12 +94,14 @@ def _place(x: float, y: float, low: float, high: float, side: int) -> tuple[floa
 def _draw_axes(picture: Image.Image, font, top: int, low: float, high: float, axes: tuple[str, str]) -> None:
     pen, line = ImageDraw.Draw(picture), line_height(font)
     pen.rectangle([_LEFT - 1, top - 1, _LEFT + _SIDE, top + _SIDE], outline=FAINT)
-    for value in np.linspace(0, 1, _TICKS):
+    step = next((step for step in _STEPS if (high - low) / step < _TICKS), _STEPS[-1])
+    for value in np.arange(np.ceil(low / step), np.floor(high / step) + 1) * step:
         x, y = _place(value, value, low, high, _SIDE)
+        shown = f"{value:.1f}" if step < 1 else f"{value:g}"
         pen.line([_LEFT + x, top + _SIDE, _LEFT + x, top + _SIDE + 5], fill=FAINT)
-        pen.text((_LEFT + x, top + _SIDE + 8), f"{value:.1f}", FAINT, font, anchor="mt")
+        pen.text((_LEFT + x, top + _SIDE + 8), shown, FAINT, font, anchor="mt")
         pen.line([_LEFT - 6, top + y, _LEFT - 1, top + y], fill=FAINT)
-        pen.text((_LEFT - 10, top + y), f"{value:.1f}", FAINT, font, anchor="rm")
+        pen.text((_LEFT - 10, top + y), shown, FAINT, font, anchor="rm")
     pen.text((_LEFT + _SIDE // 2, top + _SIDE + 8 + line), axes[0], TEXT, font, anchor="mt")
     name = Image.new("RGB", (_SIDE, line), BACKGROUND)
     ImageDraw.Draw(name).text((_SIDE // 2, line // 2), axes[1], TEXT, font, anchor="mm")

@@ -107,6 +107,7 @@ class Scorer:
         if self.batch_size < 1 or self.batch_size % len(devices):
             raise ValueError(f"batch size {self.batch_size} cannot be split over {len(devices)} devices")
         self.card = getattr(model, "card", None)
+        self.canonical = getattr(self.card, "orientation", "") == "canonical"
         height, width = self.card.input_size if self.card else model.cfg.image_size
         if height != width:
             raise ValueError(f"crops are squares; the model's card says {height} x {width}")
@@ -217,7 +218,7 @@ def score(
     model: str | Path | nnx.Module | Scorer,
     *,
     per_slice: bool = False,
-    canonical: bool = False,
+    canonical: bool | None = None,
     embeddings: str | Path | None = None,
     **options,
 ) -> float | MaskScore | None:
@@ -230,7 +231,8 @@ def score(
       model: a training run, a model directory, a PyTorch file, "segae" for the published weights, a SegAE, or a
         `Scorer`, which saves the preparation where there are many masks.
       per_slice: return a `MaskScore`, with every slice that was looked at, instead of the mean.
-      canonical: turn both volumes to the patient's axes first; the original does not.
+      canonical: turn both volumes to the patient's axes first; None: as the model was trained, which is not so in the
+        original.
       embeddings: file of text embeddings, where the model comes without.
       **options: of `Scorer`: slices, names, batch_size, devices, threads.
 
@@ -246,8 +248,10 @@ def score(
         given = ", ".join([*options, *(["embeddings"] if embeddings is not None else [])])
         raise ValueError(f"options {given} belong to the Scorer; make it with them")
     organs.find(organ, names=options.get("names", "right"))  # before anything is loaded
-    scan, found, notes = checked_pair(_volume(ct, "the CT", canonical), _volume(mask, "the mask", canonical))
     scorer = model if isinstance(model, Scorer) else Scorer(open_model(model, embeddings=embeddings), **options)
+    if canonical is None:  # arrays do not say how they lie
+        canonical = scorer.canonical and not any(isinstance(given, np.ndarray) for given in (ct, mask))
+    scan, found, notes = checked_pair(_volume(ct, "the CT", canonical), _volume(mask, "the mask", canonical))
     for note in notes:
         _log.warning("%s", note)
     result = next(scorer.scores([Request(scan.array, found.array, scorer.organ(organ))]))

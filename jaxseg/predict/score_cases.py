@@ -32,6 +32,7 @@ class Case:
       labels: in place of masks, a volume of labels.
       table: of it, label -> organ.
       problem: why it cannot be scored.
+      source: where the CT is, for cases whose names do not tell.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Case:
     labels: Path | None = None
     table: Mapping[int, Organ] = dataclasses.field(default_factory=dict)
     problem: str = ""
+    source: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -47,13 +49,12 @@ class Case:
         return tuple(self.masks) or tuple(organ.name for organ in self.table.values())
 
     def fingerprint(self) -> str:
-        """Hangs on the names, sizes and times of all files."""
+        """Hangs on the names, sizes and times of all files, as far as they are there."""
         digest = hashlib.sha256(repr(sorted((k, organ.id) for k, organ in self.table.items())).encode())
         for path in (self.ct, self.labels, *(self.masks[name] for name in sorted(self.masks))):
             for file in sorted(path.iterdir()) if path is not None and path.is_dir() else [path]:
                 if file is not None:
-                    found = file.stat()
-                    digest.update(f"{file.name}\0{found.st_size}\0{found.st_mtime_ns}\n".encode())
+                    digest.update(f"{file.name}\0{_stamp(file)}\n".encode())
         return digest.hexdigest()
 
 
@@ -63,6 +64,7 @@ class Record:
 
     Attributes:
       case: its name.
+      fingerprint: of its files, taken before they were read.
       scores: organ's name -> its score.
       absent: organ's name -> why there is none: "empty", or "no class" of the DAP-Atlas.
       failed: organ's name -> what is wrong with its mask; "" stands for the case itself.
@@ -70,6 +72,7 @@ class Record:
     """
 
     case: str
+    fingerprint: str = ""
     scores: dict[str, MaskScore] = dataclasses.field(default_factory=dict)
     absent: dict[str, str] = dataclasses.field(default_factory=dict)
     failed: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -126,7 +129,7 @@ def score_cases(cases: Iterable[Case], scorer: Scorer, *, canonical: bool = Fals
 
     def requests() -> Iterator[Request]:
         for case in cases:
-            record = Record(case.name)
+            record = Record(case.name, case.fingerprint())
             records.append(record)
             try:
                 for name, request in read(case, record):
@@ -155,15 +158,19 @@ class _Reader:
             raise VolumeError(case.problem)
         ct = read_volume(case.ct, canonical=self.canonical)
         record.notes += [*check_ct(ct), *ct.notes]
-        for name, organ, mask in self._labelled(case, ct) if case.labels else self._masks(case, ct, record):
+        for name, organ, mask in self._labelled(case, ct, record) if case.labels else self._masks(case, ct, record):
             if mask.any():
                 yield name, Request(ct.array, mask, organ)
             else:
                 record.absent[name] = "empty"
 
-    def _labelled(self, case: Case, ct: Volume) -> Iterator[tuple[str, Organ, np.ndarray]]:
+    def _labelled(self, case: Case, ct: Volume, record: Record) -> Iterator[tuple[str, Organ, np.ndarray]]:
         labels = read_labels(case.labels, canonical=self.canonical)
         check_pair(ct, labels)
+        unnamed = sorted(set(np.unique(labels.array).tolist()) - {0, *case.table})
+        if unnamed:
+            shown = ", ".join(map(str, unnamed[:10])) + (", ..." if len(unnamed) > 10 else "")
+            record.notes.append(f"{labels.name}: labels without a name are left out: {shown}")
         for label, organ in case.table.items():
             yield organ.name, organ, labels.array == label
 
@@ -206,6 +213,14 @@ def _ahead(function: Callable, items: Iterable, count: int) -> Iterator[tuple]:
                 yield first, future.result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _stamp(file: Path) -> str:
+    try:
+        found = file.stat()
+    except OSError:
+        return "missing"
+    return f"{found.st_size} {found.st_mtime_ns}"
 
 
 def _words(error: Exception) -> str:

@@ -8,23 +8,24 @@ from jaxseg.draw.worst import WorstMask, worst_sheet
 from jaxseg.predict.score_cases import Case
 from jaxseg.predict.score_table import Row
 from jaxseg.volumes.read import read_labels, read_volume
-from jaxseg.volumes.volume import VolumeError
+
+MOST = 60  # masks of a picture
 
 
 def worst_picture(rows: Sequence[Row], cases: Sequence[Case], *, canonical: bool = False) -> Image.Image | None:
     """Returns a sheet of masks, each on its slice with the lowest predicted Dice; None where none can be read.
 
     Args:
-      rows: in the order of the sheet.
+      rows: in the order of the sheet, which has the first 60.
       cases: whose volumes are read again, each CT once.
       canonical: as they were scored.
     """
-    known, found = {case.name: case for case in cases}, {}
+    rows, known, found = rows[:MOST], {case.name: case for case in cases}, {}
     for name in dict.fromkeys(row.case for row in rows):
         mine = [row for row in rows if row.case == name and name in known]
         try:
             found |= _of_case(known[name], mine, canonical=canonical) if mine else {}
-        except (VolumeError, OSError):  # it has gone since it was scored
+        except (ValueError, OSError, IndexError, KeyError):  # it has gone or changed since it was scored
             continue
     tiles = [found[row.case, row.organ] for row in rows if (row.case, row.organ) in found]
     return worst_sheet(tiles) if tiles else None
@@ -41,5 +42,7 @@ def _of_case(case: Case, rows: Sequence[Row], *, canonical: bool) -> dict[tuple[
         else:
             mask = read_volume(case.masks[row.organ], canonical=canonical).array[z] > 0
         title = f"{case.name}, {row.organ}, slice {z}"
+        if mask.shape != ct[z].shape:
+            raise ValueError(f"{row.organ} is no longer of the shape that was scored")
         found[row.case, row.organ] = WorstMask(ct[z], mask, title, row.score.mean)
     return found

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from jaxseg.predict.score_cases import Case, Record
 ORDERS = {"annotate": False, "trust": True}  # which masks to look at first -> is the best predicted the first?
 FIRST, NOT_AVAILABLE = "CT_Sample", "n/a"  # as in the original's CSV
 BESIDE = ("slices.csv", *(f"{order}.csv" for order in ORDERS), "worst.png")  # what is written beside the table
+WRITE_S = 5.0  # seconds after which a growing CSV is written anew
 MAX_LINE = 2**26  # characters of a case's line
 
 
@@ -53,35 +55,44 @@ class Table:
         self.path, self.columns, self.settings = path, tuple(columns), dict(settings)
         self.account = path.with_name(f"{path.stem}.scores.jsonl")
         self._lines: dict[str, dict] = {}
+        self._written = 0.0
         if self.account.is_file():
             self._read(overwrite)
         else:
-            beside = [path, *(path.with_name(f"{path.stem}.{end}") for end in BESIDE)]
-            if other := next((file for file in beside if file.exists()), None):
+            if other := next((file for file in [path, *self._beside()] if file.exists()), None):
                 raise ValueError(f"{other} is there, and was not written by `jaxseg score`; name another file")
         if not self._lines:
+            for file in [path, *self._beside()]:
+                file.unlink(missing_ok=True)  # of a run that is begun anew
             with atomic_file(self.account) as temporary:
                 temporary.write_text(json.dumps({"jaxseg_score": 1, "settings": self.settings}) + "\n")
 
     def has(self, case: Case) -> bool:
-        """Whether a case was scored, without a failure, from the files as they are now."""
+        """Whether a case was scored, without a failure, from the files as they are now.
+
+        Raises:
+          ValueError: another case of this name was.
+        """
         line = self._lines.get(case.name)
+        if line is not None and line.get("source", "") != case.source:
+            raise ValueError(f"{self.path} has a row {case.name} of another case; name another file")
         return line is not None and not line["failed"] and line["fingerprint"] == case.fingerprint()
 
     def add(self, case: Case, record: Record) -> None:
-        """Keeps a case, and writes the CSV."""
+        """Keeps a case, and writes the CSV, though not more often than every few seconds: call `write` at last."""
         scores = {
             name: {"id": score.organ.id, "slices": score.slices, "predicted": score.dice}
             for name, score in record.scores.items()
         }
-        line = {"case": case.name, "fingerprint": case.fingerprint(), "scores": scores}
-        line |= {"absent": record.absent, "failed": record.failed}
+        line = {"case": case.name, "source": case.source, "fingerprint": record.fingerprint}
+        line |= {"scores": scores, "absent": record.absent, "failed": record.failed}
         with self.account.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
             file.flush()
             os.fsync(file.fileno())
         self._lines[case.name] = json.loads(json.dumps(line))
-        self.write()
+        if time.monotonic() - self._written > WRITE_S:
+            self.write()
 
     def write(self) -> None:
         """Writes the CSV: the original's columns, "n/a" where there is no score."""
@@ -90,6 +101,7 @@ class Table:
             means = {row.organ: f"{row.score.mean:.6f}" for row in self._rows(case)}
             rows.append([case, *(means.get(name, NOT_AVAILABLE) for name in self.columns)])
         write_csv(self.path, rows)
+        self._written = time.monotonic()
 
     def ordered(self, *, best_first: bool = False) -> list[Row]:
         """Returns all masks by predicted Dice."""
@@ -116,6 +128,9 @@ class Table:
         write_csv(path, rows)
         return path
 
+    def _beside(self) -> list[Path]:
+        return [self.path.with_name(f"{self.path.stem}.{end}") for end in BESIDE]
+
     def _rows(self, case: str) -> list[Row]:
         found = []
         for name, entry in self._lines[case]["scores"].items():
@@ -124,7 +139,7 @@ class Table:
         return found
 
     def _read(self, overwrite: bool) -> None:
-        first, *lines = self.account.read_text(encoding="utf-8").split("\n")
+        first, *lines = self.account.read_bytes().decode("utf-8", "replace").split("\n")
         try:
             head = json.loads(first[:MAX_LINE])
             settings = head["settings"] if head["jaxseg_score"] == 1 else None

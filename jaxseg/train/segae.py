@@ -28,6 +28,7 @@ from jaxseg.train.settings import LoadingConfig
 from jaxseg.train.task import Examination, Problem
 from jaxseg.volumes.crop import HU_RANGE
 from jaxseg.weights.embeddings import embedded
+from jaxseg.weights.home import home
 from jaxseg.weights.load import create
 
 Share = Annotated[float, Range(0, 1)]
@@ -41,15 +42,13 @@ class DataConfig(LoadingConfig):
     Attributes:
       root: folder of the data set; `-i` of the command.
       embeddings: file of the text embeddings, from which a new run starts (`label_embedding.pkl`, .npz or .npy). A run
-        that goes on, or is evaluated, has no need of it.
+        that goes on, or is evaluated, has no need of it. Looked for in `root` and beside published weights too.
       size: side of the network's input.
       train_cases, val_cases: names of cases, of either split; null: as the folders say.
       overlap: pixels that mask and truth share in a slice that can be used.
-      val_slices: of every mask that validation measures, spread over it; null: all that can be used.
+      val_slices: of every mask that validation measures, evenly over it; null: all that can be used.
       canonical: turn volumes to the patient's axes, which the original does not.
       memory_gb: of volumes that are kept in memory.
-      embedding_noise: standard deviation of what is added to text embeddings in training, so that the network is not
-        lost at organs that it was not trained on.
     """
 
     root: str
@@ -61,7 +60,6 @@ class DataConfig(LoadingConfig):
     val_slices: Annotated[int, Range(1, 10_000)] | None = 1
     canonical: bool = False
     memory_gb: Annotated[float, Range(0, 10_000, above=True)] = 4.0
-    embedding_noise: Annotated[float, Range(0, 100)] = 0.0
     degrade_share: Share = 0.0
     degrade_dice: tuple[Share, Share] = Augmentation.degrade_dice
     kinds: tuple[str, ...] = tuple(KINDS)
@@ -139,7 +137,7 @@ def make_problem(config: Config) -> Problem:
         splits,
         cfg.augmentation(),
         Example(cfg.size),
-        functools.partial(loss, cfg=config.loss, noise=cfg.embedding_noise),
+        functools.partial(loss, cfg=config.loss),
         scores,
         lambda found: summary(found["true"], found["predicted"]),
         "correlation",
@@ -147,15 +145,14 @@ def make_problem(config: Config) -> Problem:
         shown,
         data.notes,
         functools.partial(examine, prepare=Example(cfg.size), on_error=cfg.on_error),
-        begin=functools.partial(_with_embeddings, path=cfg.embeddings),
+        begin=functools.partial(_with_embeddings, path=_found(cfg)),
     )
 
 
-def loss(model, batch: dict, key: jax.Array, *, cfg: LossConfig, noise: float = 0.0) -> tuple:
-    """The squared error weighted by the true Dice, and the pairs in the wrong order; `key` draws the noise."""
+def loss(model, batch: dict, key: jax.Array, *, cfg: LossConfig) -> tuple:
+    """The squared error weighted by the true Dice, and the pairs in the wrong order; `key` is not needed."""
     embedding = model.embeddings[...][batch["label"]]  # (B, E)
-    given = embedding + noise * jax.random.normal(key, embedding.shape) if noise else embedding
-    predicted, parts = model(batch["image"], given), {}
+    predicted, parts = model(batch["image"], embedding), {}
     if cfg.mse:
         parts["mse"] = cfg.mse * weighted_mse(predicted, batch["dice"])
     if cfg.ranking:
@@ -240,20 +237,26 @@ def _model(config: Config):
     cfg = config.model
     options = {"backbone": cfg.backbone, "width": cfg.width, "hidden": cfg.hidden, "dtype": config.trainer.precision}
     model = create("segae", seed=config.seed, **options)
-    note = f"text embeddings: {Path(config.data.embeddings).name}"
-    if config.data.canonical:
-        note += "; trained on volumes turned to the patient's axes (canonical)"
-    model.card = dataclasses.replace(model.card, input_size=(config.data.size,) * 2, note=note)
+    known = {"note": f"text embeddings: {Path(config.data.embeddings).name}"}
+    known |= {"orientation": "canonical" if config.data.canonical else ""}
+    model.card = dataclasses.replace(model.card, input_size=(config.data.size,) * 2, **known)
     return model
 
 
-def _with_embeddings(model, path: str):
+def _found(cfg: DataConfig) -> Path:
+    """The file of embeddings: as named, or of that name in the data or where published weights are looked for."""
+    path = Path(cfg.embeddings).expanduser()
+    places = [path, Path(cfg.root) / path.name, home() / "segae" / path.name]
+    return next((place for place in places if place.is_file()), path)
+
+
+def _with_embeddings(model, path: Path):
     """Gives a model the text embeddings of a file."""
     card = model.card
     try:
         model = embedded(model, path)
     except FileNotFoundError:
-        hint = "name the original project's label_embedding.pkl, or an .npz or .npy"
+        hint = "name the original project's label_embedding.pkl, or an .npz or .npy, or put it beside the data"
         raise ValueError(f"data.embeddings: {path}: no such file; {hint}") from None
     except ValueError as error:
         raise ValueError(f"data.embeddings: {error}") from None

@@ -73,8 +73,13 @@ def test_a_data_set_is_scored_and_gone_on_with(jaxseg_command, weights, root, tm
     code, _, err = jaxseg_command(*command, "--slices", "3")
     assert code == 2
     assert "written with another slices" in err
+    np.save(root / "s2" / "segmentations" / "spleen.npy", box(1, 2))
+    jaxseg_command(*command)  # what stands beside the table follows it
+    assert [row[0] for row in read(tmp_path / "out" / "r.annotate.csv")] == ["rank", "1", "2", "3", "4"]
+    assert len(read(tmp_path / "out" / "r.slices.csv")) == 1 + 10 + 3 + 4 + 1
     code, _, err = jaxseg_command(*command, "--slices", "3", "--overwrite")
     assert "2 done" in err
+    assert not (tmp_path / "out" / "r.worst.png").exists()
 
 
 @pytest.mark.parametrize(("columns", "count"), [("v1", 105), ("v2", 118), ("present", 5)])
@@ -125,6 +130,8 @@ def test_a_volume_of_labels_is_scored_by_a_table_of_names(jaxseg_command, weight
         (["--slices", "none"], "--slices: 'none' is neither a whole number"),
         (["--rank", "trust"], "are for many masks"),
         (["--dataset", "x"], "name one of --mask, --labels"),
+        (["--overwrite"], "--overwrite needs -o"),
+        (["--organs", "v2"], "--organs belongs to --dataset"),
         (["--label-names", "x"], "--label-names belongs to --labels"),
         (["--mask", "nowhere.npy"], "nowhere.npy"),
     ],

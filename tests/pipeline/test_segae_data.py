@@ -81,7 +81,8 @@ def test_an_example_is_the_crop_of_the_middle_slice(data):
 def test_single_slices_are_records(data):
     source = data.splits["val"]
     assert [item.slices for item in source.of_slices().items] == [(2,), (3,), (1,), (2,), (3,), (4,), (1,), (2,), (3,)]
-    assert [item.slices for item in source.of_slices(2).items] == [(2,), (3,), (1,), (3,), (1,), (2,)]
+    assert [item.slices for item in source.of_slices(2).items] == [(2,), (3,), (2,), (4,), (1,), (3,)]
+    assert [item.slices for item in source.of_slices(1).items] == [(3,), (3,), (2,)]
     assert Example(16)(source.of_slices()[8])["slice"] == 3
 
 

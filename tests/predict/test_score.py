@@ -1,5 +1,7 @@
 """Scores of masks: the golden volume, batches, the original's call, and what is refused."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -130,6 +132,18 @@ def test_models_that_cannot_score_are_refused(scorer, tmp_path, monkeypatch):
     monkeypatch.setenv("JAXSEG_HOME", str(tmp_path))
     with pytest.raises(OSError, match="best_resnet50_model_40_samples.pth"):
         segae_inference(ct(), box(), 13)
+
+
+def test_a_model_trained_on_turned_volumes_turns_them(tmp_path, scorer):
+    mine = model()
+    mine.card = dataclasses.replace(mine.card, orientation="canonical")
+    turned = Scorer(mine, threads=2)
+    for name, array in (("ct.nii.gz", ct()), ("mask.nii.gz", box(row=3))):
+        save_nifti(tmp_path / name, array)
+    pair = tmp_path / "ct.nii.gz", tmp_path / "mask.nii.gz"
+    assert score(*pair, "liver", turned) == score(*pair, "liver", scorer, canonical=True)
+    assert score(*pair, "liver", turned) != score(*pair, "liver", scorer)
+    assert score(ct(), box(), "liver", turned) == pytest.approx(score(ct(), box(), "liver", scorer), abs=1e-6)
 
 
 def test_it_scores_on_several_devices(scorer):

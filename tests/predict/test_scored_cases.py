@@ -39,6 +39,7 @@ def filled(path, cases, scorer, **options) -> Table:
     todo = [case for case in cases if not table.has(case)]
     for case, record in zip(todo, score_cases(todo, scorer), strict=True):
         table.add(case, record)
+    table.write()
     return table
 
 
@@ -108,11 +109,13 @@ def test_all_labels_of_a_volume_are_scored(tmp_path, scorer):
     np.save(tmp_path / "ct.npy", ct())
     labels = np.where(box() > 0, 13, 0).astype(np.uint8)
     labels[3:5, :5, :5] = 26
+    labels[0, 0, 0] = 200
     np.save(tmp_path / "labels.npy", labels)
     case = Case("one", tmp_path / "ct.npy", labels=tmp_path / "labels.npy", table=dap_table())
     (record,) = score_cases([case], scorer)
     assert set(record.scores) == {"liver", "spleen"}
     assert record.scores["spleen"].slices == (3, 4)
+    assert record.notes == ["labels.npy: labels without a name are left out: 200"]
     assert len(record.absent) == len(dap_table()) - 2
 
 
@@ -142,7 +145,8 @@ def test_a_second_run_goes_on_and_changed_files_are_scored_again(root, tmp_path,
 def test_a_failed_case_is_tried_again(tmp_path):
     (tmp_path / "ct.npy").write_bytes(b"x")
     case, table = Case("s1", tmp_path / "ct.npy"), Table(tmp_path / "r.csv", COLUMNS, SETTINGS)
-    table.add(case, Record("s1", failed={"": "broken"}))
+    table.add(case, Record("s1", case.fingerprint(), failed={"": "broken"}))
+    table.write()
     assert not Table(tmp_path / "r.csv", COLUMNS, SETTINGS).has(case)
     assert read(tmp_path / "r.csv")[1] == ["s1", "n/a", "n/a", "n/a"]
 
@@ -158,6 +162,32 @@ def test_a_line_that_was_cut_short_does_not_count(root, tmp_path, scorer, kept):
     filled(tmp_path / "r.csv", find_cases(root), scorer)
     lines = [json.loads(line) for line in account.read_text().splitlines()]
     assert sorted(line["case"] for line in lines[1:])[-1] == "s2"
+
+
+def test_a_file_that_goes_while_it_is_scored_is_scored_again(root, tmp_path, scorer):
+    (case, _), table = find_cases(root), Table(tmp_path / "r.csv", COLUMNS, SETTINGS)
+    record = next(iter(score_cases([case], scorer)))
+    np.save(root / "s1" / "segmentations" / "liver.npy", box(3, 9))
+    table.add(case, record)
+    assert not table.has(case)
+
+
+def test_a_link_to_nowhere_fails_alone(root, tmp_path, scorer):
+    (root / "s1" / "segmentations" / "aorta.npy").symlink_to(tmp_path / "nowhere.npy")
+    records = list(score_cases(find_cases(root), scorer))
+    assert set(records[0].failed) == {"aorta"}
+    assert "liver" in records[0].scores
+    filled(tmp_path / "r.csv", find_cases(root), scorer)
+    assert len(read(tmp_path / "r.csv")) == 3
+
+
+def test_a_row_of_another_case_is_not_replaced(tmp_path):
+    (tmp_path / "ct.npy").write_bytes(b"x")
+    table = Table(tmp_path / "r.csv", COLUMNS, SETTINGS)
+    one, other = (Case("ct", tmp_path / "ct.npy", source=source) for source in ("here", "there"))
+    table.add(one, Record("ct", one.fingerprint()))
+    with pytest.raises(ValueError, match="has a row ct of another case"):
+        table.has(other)
 
 
 def test_other_settings_and_files_of_others_are_refused(root, tmp_path, scorer):
