@@ -95,7 +95,7 @@ def _draw_axes(picture: Image.Image, font, top: int, low: float, high: float, ax
     pen, line = ImageDraw.Draw(picture), line_height(font)
     pen.rectangle([_LEFT - 1, top - 1, _LEFT + _SIDE, top + _SIDE], outline=FAINT)
     step = next((step for step in _STEPS if (high - low) / step < _TICKS), _STEPS[-1])
-    for value in np.arange(np.ceil(low / step), np.floor(high / step) + 1) * step:
+    for value in np.arange(np.ceil(low / step), np.floor(high / step) + 1) * step + 0.0:  # no -0
         x, y = _place(value, value, low, high, _SIDE)
         shown = f"{value:.1f}" if step < 1 else f"{value:g}"
         pen.line([_LEFT + x, top + _SIDE, _LEFT + x, top + _SIDE + 5], fill=FAINT)

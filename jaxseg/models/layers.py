@@ -137,8 +137,14 @@ def conv(
         bias_init=_uniform(bound) if init == "torch" else nnx.initializers.zeros_init(),
         dtype=dtype,
         precision=jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None,
+        conv_general_dilated=_pointwise if kernel == 1 else jax.lax.conv_general_dilated,
         rngs=rngs,
     )
+
+
+def _pointwise(x: jax.Array, kernel: jax.Array, strides, padding, *, precision=None, **_) -> jax.Array:
+    """A 1x1 convolution as a product of matrices, which on CPUs takes XLA half the time of a convolution."""
+    return jnp.matmul(x[:, :: strides[0], :: strides[1]], kernel[0, 0], precision=precision)
 
 
 class ConvTranspose(nnx.Module):
