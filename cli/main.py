@@ -18,10 +18,12 @@ from jaxseg.cli.models import models
 from jaxseg.cli.options import say
 from jaxseg.cli.prepare import prepare
 from jaxseg.cli.report import report
+from jaxseg.cli.sample import sample
 from jaxseg.cli.score import score
 from jaxseg.cli.segment import segment
 from jaxseg.cli.show import show
 from jaxseg.cli.train import train
+from jaxseg.cli.tune import tune
 
 MAX_LINES = 20  # of one error
 
@@ -36,7 +38,23 @@ def cli():
     """
 
 
-for command in (segment, denoise, score, extract, cxas, show, report, prepare, train, evaluate, convert, models, demo):
+for command in (
+    segment,
+    denoise,
+    score,
+    sample,
+    extract,
+    cxas,
+    show,
+    report,
+    prepare,
+    train,
+    tune,
+    evaluate,
+    convert,
+    models,
+    demo,
+):
     for one in (command, *getattr(command, "commands", {}).values()):
         one.params.append(click.Option(["--debug"], is_flag=True, expose_value=False, help="Show tracebacks."))
         one.context_settings["token_normalize_func"] = lambda name: name.replace("_", "-")

@@ -83,3 +83,147 @@ def segae(cts, labels, pseudo, output, table_file, **settings):
     options.say(f"{len(splits) - failed} cases made, {there} were there, {failed} failed; {output / 'summary.json'}")
     if failed:
         sys.exit(1)
+
+
+_OUTPUT = click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of the set."
+)
+_SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything drawn.")
+
+
+@prepare.command()
+@click.argument("raw", type=_FOLDER)
+@_OUTPUT
+@click.option("--train", type=click.IntRange(1), default=1000, show_default=True, help="Digits to train on.")
+@click.option("--validate", type=click.IntRange(0), default=200, show_default=True, help="Digits to validate with.")
+@click.option("--test", type=click.IntRange(0), default=200, show_default=True, help="Digits to test with.")
+@click.option(
+    "--noise",
+    type=click.FloatRange(0, 10),
+    default=0.36,
+    show_default=True,
+    help="Standard deviation of the noise on images in 0 to 1.",
+)
+@_SEED
+def mnist(raw, output, **settings):
+    """Build a set with noisy annotators from the four files of MNIST in RAW, packed (.gz) or not.
+
+    Three annotators err in their own ways: one draws too much, one too little, one another shape.
+    """
+    from jaxseg.data import mnist_prepare
+
+    chosen = mnist_prepare.Settings(**settings)
+    _make_whole(
+        mnist_prepare.prepare_mnist(raw, output, chosen),
+        output,
+        chosen.train + chosen.validate + chosen.test,
+        "digits",
+        "RAW, --output",
+    )
+
+
+@prepare.command()
+@click.argument("dicom_root", type=_FOLDER)
+@_OUTPUT
+@click.option("--xml", "xml_root", type=_FOLDER, help="Folder of the XML files.  [default: they are in DICOM_ROOT]")
+@click.option(
+    "--val-fraction",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.1,
+    show_default=True,
+    help="Of the patients, for validation.",
+)
+@click.option(
+    "--test-fraction",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.2,
+    show_default=True,
+    help="Of the patients, for testing.",
+)
+@_SEED
+@click.option(
+    "--least-readers",
+    type=click.IntRange(1),
+    default=2,
+    show_default=True,
+    help="Take nodules that so many readers outlined.",
+)
+@click.option(
+    "--least-pixels",
+    type=click.IntRange(1),
+    default=31,
+    show_default=True,
+    help="Take slices whose consensus has so many pixels; 31 as in the published set.",
+)
+@click.option("--most-pixels", type=click.IntRange(1), help="And at most so many.  [default: what a crop holds]")
+@click.option("--clahe", is_flag=True, help="Spread the contrast of the crops by CLAHE in the lung window.")
+def lidc(dicom_root, output, xml_root, **settings):
+    """Build the set of lung nodules from LIDC-IDRI in DICOM_ROOT: DICOM series and an XML file for every CT.
+
+    Slices of 64 x 64 pixels with the masks of every reader, patients in one split each, and tables and a picture of
+    what there is (meta). A second run makes what is missing.
+    """
+    from jaxseg import files
+    from jaxseg.data import lidc_crops, lidc_prepare, lidc_summary
+    from jaxseg.draw.counts import count_bars
+    from jaxseg.draw.save import save_picture
+
+    with options.usage_errors("--val-fraction, --test-fraction, --least-pixels, --most-pixels"):
+        chosen = lidc_crops.Settings(**settings)
+    with options.usage_errors("DICOM_ROOT, --xml"):
+        patients, notes = lidc_prepare.find_studies(dicom_root, xml_root)
+    for note in notes:
+        options.say(note)
+    output.mkdir(parents=True, exist_ok=True)
+    failed, slices = {}, 0
+    with files.only_writer(output):
+        with options.usage_errors("--output"):
+            splits = lidc_prepare.begin(patients, output, chosen)
+        with progress(len(splits), "patients", every=10) as step:
+            for outcome in lidc_prepare.prepare(patients, output, chosen, splits):
+                slices += outcome.slices
+                if outcome.error:
+                    failed[outcome.patient] = outcome.error
+                    options.say(f"{outcome.patient}: {outcome.error}")
+                step(f"{outcome.patient}: {outcome.slices} slices of {outcome.nodules} nodules for {outcome.split}")
+        counts = lidc_summary.conclude(output, chosen, failed, notes)
+        tables = {title: counts[name] for name, title in lidc_summary.PANELS.items()}
+        save_picture(count_bars(tables, caption=lidc_summary.caption(counts)), output / "meta" / "summary.png")
+    there = len(patients) - len(splits)
+    made = f"{len(splits) - len(failed)} patients made ({slices} slices), {there} were there, {len(failed)} failed"
+    options.say(f"{made}; {output / lidc_prepare.SUMMARY}")
+    if failed:
+        sys.exit(1)
+
+
+@prepare.command()
+@click.option(
+    "--kind",
+    type=click.Choice(["annotators", "xray"]),
+    required=True,
+    help="annotators: nodules with several annotators, as the LIDC set. xray: chest X-rays, as PAX-Ray.",
+)
+@_OUTPUT
+@click.option("--train", type=click.IntRange(1), default=60, show_default=True, help="Phantoms to train on.")
+@click.option("--validate", type=click.IntRange(0), default=12, show_default=True, help="Phantoms to validate with.")
+@click.option("--test", type=click.IntRange(0), default=12, show_default=True, help="Phantoms to test with.")
+@click.option("--size", type=click.IntRange(32, 2048), help="Side in pixels.  [default: 64; 256 for xray]")
+@_SEED
+def phantom(kind, output, train, validate, test, size, seed):
+    """Build a set of phantoms, drawn from formulas: nothing about real patients, but all there is to try training.
+
+    A nodule has four slices.
+    """
+    from jaxseg.data.phantom_sets import prepare_phantoms
+
+    counts = {"train": train, "validate": validate, "test": test}
+    making = prepare_phantoms(kind, output, counts, seed=seed, size=size or (64 if kind == "annotators" else 256))
+    _make_whole(making, output, sum(counts.values()), "phantoms", "--output")
+
+
+def _make_whole(making, output, total, what, option):
+    """Runs what makes a folder as a whole, with progress."""
+    with options.usage_errors(option), progress(total, what, every=max(1, total // 10)) as step:
+        for line in making:
+            step(line)
+    options.say(f"{total} {what} made; {output / 'summary.json'}")

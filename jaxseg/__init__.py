@@ -13,6 +13,8 @@ _PUBLIC = {
     "functional": "jaxseg.weights.load",
     "load": "jaxseg.weights.load",
     "read_torch_file": "jaxseg.weights.torch_file",
+    "sample": "jaxseg.predict.sample",
+    "Sampler": "jaxseg.predict.sample",
     "score": "jaxseg.predict.score",
     "Scorer": "jaxseg.predict.score",
     "segae_inference": "jaxseg.predict.score",

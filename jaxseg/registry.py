@@ -16,7 +16,7 @@ class Entry:
       config: hyper-parameters that differ from the architecture's defaults.
       class_names: label set; None where the user's files name the classes.
       preprocessing: key of `jaxseg.images.preprocess.PREPROCESSING`; "mask" of models that take masks, no images;
-        "slice_and_mask" of SegAE, which takes both.
+        "slice_and_mask" of SegAE, which takes both; "as_stored" of models that take images as their files hold them.
       output_type: what `jaxseg segment` writes unless told otherwise.
       weights_file: the released file; None where nothing was released.
       drive_file: Google Drive id of that file, where it can be fetched directly.
@@ -103,12 +103,16 @@ ENTRIES = (
         title="learning from annotators who disagree (confusion-matrix VAE)",
         project="rCampSemp/learn-vae-noisy-label",
         citation="see the project's page",
+        architecture="cmvae",
+        preprocessing="as_stored",
     ),
     Entry(
         name="prob_unet",
         title="probabilistic U-Net",
         project="rCampSemp/learn-vae-noisy-label",
         citation="Kohl et al. 2018, arXiv:1806.05034",
+        architecture="prob_unet",
+        preprocessing="as_stored",
     ),
 )
 

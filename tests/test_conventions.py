@@ -32,6 +32,8 @@ ALLOWED = {
 ONLY_IN = {
     "orbax": {"train/checkpoint.py", "weights/store.py"},
     "grain": {"data/pipeline.py"},
+    "optuna": {"train/study.py"},
+    "mlflow": {"train/tracking.py"},
     "pydicom": {"images", "masks"},
     "highdicom": {"masks/dicom_seg.py"},
     "flax": {"models", "weights", "train", "predict", "demo.py"},

@@ -63,5 +63,3 @@ def test_models_are_found_by_name_and_alias():
     assert [entry.name for entry in registry.ENTRIES] == ["cxas", "paxray", "post_dae", "segae", "cmvae", "prob_unet"]
     with pytest.raises(ValueError, match="did you mean 'cxas'"):
         registry.find("cxsa")
-    with pytest.raises(ValueError, match="not in this version"):
-        registry.find_available("cmvae")

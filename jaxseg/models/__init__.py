@@ -8,18 +8,24 @@ ARCHITECTURES = {
     "unet": ("jaxseg.models.unet", "UNet", "UNetConfig"),
     "dae": ("jaxseg.models.dae", "DAE", "DAEConfig"),
     "segae": ("jaxseg.models.segae", "SegAE", "SegAEConfig"),
+    "cmvae": ("jaxseg.models.cmvae", "CMVAE", "CMVAEConfig"),
+    "prob_unet": ("jaxseg.models.prob_unet", "ProbUNet", "ProbUNetConfig"),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """A model class, its config class and its PyTorch names; `torch_unused(cfg)` are tensors it has no use for."""
+    """A model class, its config class and its PyTorch names; `torch_unused(cfg)` are tensors it has no use for.
+
+    `config_from_modules(cfg, modules)` completes a config where a file holds the modules themselves.
+    """
 
     model: type
     config: type
     torch_names: object
     config_from_shapes: object
     torch_unused: object
+    config_from_modules: object
 
     def make_config(self, **values):
         """Returns a config; an unknown or impossible value is a ValueError that lists what is allowed."""
@@ -42,4 +48,5 @@ def architecture(name: str) -> Architecture:
         module.torch_names,
         module.config_from_shapes,
         getattr(module, "torch_unused", lambda cfg: ()),
+        getattr(module, "config_from_modules", None),
     )

@@ -6,6 +6,8 @@ import numpy as np
 
 from jaxseg.ops.indices import bilinear_taps
 
+ODD = ("floor", "truncate")
+
 
 def bilinear(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     """Returns `x` resized bilinearly without antialiasing, corners not aligned.
@@ -26,3 +28,68 @@ def bilinear(x: jax.Array, size: tuple[int, int]) -> jax.Array:
             weight = jnp.asarray(np.expand_dims(weight, [a for a in range(4) if a != axis]), x.dtype)
             x = jnp.take(x, low, axis=axis) * (1 - weight) + jnp.take(x, high, axis=axis) * weight
     return x
+
+
+def double_aligned(x: jax.Array) -> jax.Array:
+    """Returns `x` at twice its height and width, bilinearly with the corners aligned.
+
+    Args:
+      x: (B, H, W, C), any float dtype.
+
+    Returns:
+      (B, 2H, 2W, C), the dtype of `x`; equals `torch.nn.functional.interpolate(scale_factor=2, mode="bilinear",
+      align_corners=True)`.
+    """
+    # Output 2k lies k / (2n - 1) before input k, output 2k + 1 lies (n - 1 - k) / (2n - 1) after it. So slices do,
+    # where `bilinear` gathers: the gradient of a gather is a scatter, which is slow.
+    for axis in (1, 2):
+        length = x.shape[axis]
+        before = np.arange(length) / (2 * length - 1)
+        shape = [-1 if a == axis else 1 for a in range(4)]
+        before, after = (jnp.asarray(weight.reshape(shape), x.dtype) for weight in (before, before[::-1]))
+        first, last = (jax.lax.slice_in_dim(x, k, k + 1, axis=axis) for k in (0, length - 1))
+        previous = jnp.concatenate([first, jax.lax.slice_in_dim(x, 0, length - 1, axis=axis)], axis)
+        following = jnp.concatenate([jax.lax.slice_in_dim(x, 1, length, axis=axis), last], axis)
+        pairs = jnp.stack([x + (previous - x) * before, x + (following - x) * after], axis + 1)
+        x = pairs.reshape(*x.shape[:axis], 2 * length, *x.shape[axis + 1 :])
+    return x
+
+
+def pad_or_crop(x: jax.Array, size: tuple[int, int], *, odd: str = "floor") -> jax.Array:
+    """Returns `x` with zeros around it, or cropped, to a size; the middle stays in the middle.
+
+    Args:
+      x: (B, H, W, C).
+      size: height and width of the result.
+      odd: where an odd number of rows or columns goes. "floor": half, rounded down, before the map, so that cropping 7
+        takes 4 before and 3 after it, as the originals under PyTorch >= 1.13; "truncate": half, rounded towards zero,
+        so that cropping 7 takes 3 before and 4 after it, as under the older PyTorch that they name.
+
+    Returns:
+      (B, *size, C).
+
+    Raises:
+      ValueError: `odd` is unknown.
+    """
+    if odd not in ODD:
+        raise ValueError(f"odd is {odd!r}; known: {', '.join(ODD)}")
+    padding = [(0, 0, 0)] * 4
+    for axis, length in ((1, size[0]), (2, size[1])):
+        missing = length - x.shape[axis]  # below zero: cropped
+        before = missing // 2 if odd == "floor" else int(missing / 2)
+        padding[axis] = (before, missing - before, 0)
+    return jax.lax.pad(x, jnp.zeros((), x.dtype), padding)
+
+
+def halve(x: jax.Array) -> jax.Array:
+    """Returns the means of 2x2 pixels: (B, H, W, C) -> (B, ceil(H/2), ceil(W/2), C).
+
+    At odd sizes the last row and column have means of the pixels that there are, as PyTorch's `avg_pool2d` with
+    `ceil_mode=True`.
+    """
+    batch, height, width, channels = x.shape
+    rows, columns = -(-height // 2), -(-width // 2)
+    x = jnp.pad(x, ((0, 0), (0, 2 * rows - height), (0, 2 * columns - width), (0, 0)))
+    sums = x.reshape(batch, rows, 2, columns, 2, channels).sum((2, 4))
+    counts = [np.minimum(2, length - np.arange(0, length, 2)) for length in (height, width)]
+    return sums / jnp.asarray(np.outer(*counts).reshape(1, rows, columns, 1), x.dtype)

@@ -275,13 +275,8 @@ def segae_inference(ct_data: np.ndarray, mask: np.ndarray, class_: int, *, model
     """
     if isinstance(class_, str):
         raise ValueError(f"class_ is a whole number from 0 to {len(organs.NAMES) - 1}; score takes names")
-    found = score(ct_data, mask, class_, _published(published_model()) if model is None else model)
+    found = score(ct_data, mask, class_, published_model() if model is None else model)
     return "n/a" if found is None else found
-
-
-@functools.lru_cache(1)
-def _published(model: nnx.Module) -> Scorer:
-    return Scorer(model)
 
 
 def checked_pair(ct: Volume, mask: Volume) -> tuple[Volume, Volume, tuple[str, ...]]:

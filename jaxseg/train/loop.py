@@ -141,6 +141,8 @@ def _train(run: Run, state: State, compiled, batches, checkpoints: Checkpoints, 
             what = "validation" if validates and score is None else "its picture"
             run.tell(f"step {run.step} is kept as a checkpoint, though {what} failed")
             raise failure
+        if score is not None and run.step < run.total:
+            run.on_validation(run.epoch, score)
     return position
 
 

@@ -24,6 +24,8 @@ class Run:
       step: how many were taken.
       rate: step -> learning rate.
       on_step: called with (step, total, metrics or None) after every step.
+      on_validation: called with (epochs taken, score) after a validation that is not the last, once all of it is
+        kept; an exception from it ends the run there.
       tell: called with a line for the user.
       pause: called where the run may be left, between steps and between batches of an evaluation.
     """
@@ -38,6 +40,7 @@ class Run:
     rate: Callable
     on_step: Callable
     tell: Callable[[str], None]
+    on_validation: Callable[[int, float], None] = lambda *_: None
     step: int = 0
     since: tuple[float, int] = (0.0, 0)
     pause: Callable[[], None] = lambda: None
@@ -77,6 +80,7 @@ def prepare(
     *,
     devices: Sequence[jax.Device],
     on_step: Callable = lambda *_: None,
+    on_validation: Callable[[int, float], None] = lambda *_: None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Run:
     """Returns a run that has not begun; nothing is written.
@@ -104,5 +108,6 @@ def prepare(
         accumulate=cfg.accumulate,
         remat=cfg.remat,
         ema=cfg.ema,
+        timed=problem.timed,
     )
-    return Run(config, problem, folder, placement, learner, steps_per_epoch, total, rate, on_step, tell)
+    return Run(config, problem, folder, placement, learner, steps_per_epoch, total, rate, on_step, tell, on_validation)

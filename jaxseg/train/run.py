@@ -84,6 +84,7 @@ def train(
     *,
     devices: Sequence[jax.Device],
     on_step: Callable = lambda *_: None,
+    on_validation: Callable[[int, float], None] = lambda *_: None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> dict[str, float]:
     """Trains in the folder of a run, made if it is new, and returns the last validation; see `jaxseg.train.loop.fit`.
@@ -97,7 +98,8 @@ def train(
     _refuse_other_data(folder / FACTS_FILE, problem)
     if not (folder / loop.CHECKPOINTS).is_dir():
         problem = task.begun(problem)  # before anything is written
-    under_way = prepare(config, problem, folder, devices=devices, on_step=on_step, tell=tell)
+    calls = {"on_step": on_step, "on_validation": on_validation, "tell": tell}
+    under_way = prepare(config, problem, folder, devices=devices, **calls)
     if jax.process_index() > 0:
         return loop.fit(under_way)
     folder.mkdir(parents=True, exist_ok=True)

@@ -10,9 +10,11 @@ from flax import nnx
 from PIL import Image
 
 TASKS = {  # name -> module
+    "cmvae": "jaxseg.train.cmvae",
     "paxray": "jaxseg.train.paxray",
     "phantom": "jaxseg.train.phantom",
     "post_dae": "jaxseg.train.post_dae",
+    "prob_unet": "jaxseg.train.prob_unet",
     "segae": "jaxseg.train.segae",
 }
 
@@ -45,6 +47,7 @@ class Problem:
       examine: (model in evaluation mode, source) -> Examination, of what `scores` does not measure; None: nothing.
       begin: (model) -> the same with the arrays that a new run starts from, such as weights of a file that a run which
         goes on has no need of; None: random ones.
+      timed: the loss takes `step=` too, how many steps were taken before.
     """
 
     model: nnx.Module
@@ -60,6 +63,7 @@ class Problem:
     notes: Sequence[str] = ()
     examine: Callable[[nnx.Module, Sequence], Examination] | None = None
     begin: Callable[[nnx.Module], nnx.Module] | None = None
+    timed: bool = False
 
 
 def sections(task: str) -> dict[str, type]:

@@ -10,6 +10,7 @@ from flax import nnx
 
 from jaxseg.files import printable
 from jaxseg.models.layers import BatchNorm, ConvTranspose, Table
+from jaxseg.models.norms import GroupNorm, PReLU
 
 # layer type -> our leaf: (their leaf, axes that turn theirs into ours)
 LEAVES = {
@@ -22,6 +23,8 @@ LEAVES = {
         "mean": ("running_mean", None),
         "var": ("running_var", None),
     },
+    GroupNorm: {"scale": ("weight", None), "bias": ("bias", None)},
+    PReLU: {"slope": ("weight", None)},
 }
 
 

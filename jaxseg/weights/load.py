@@ -15,6 +15,7 @@ from jaxseg.weights.fill import fill, refuse_not_finite, wrapper_prefix
 from jaxseg.weights.home import default_weights
 from jaxseg.weights.store import restore_model, save_model
 from jaxseg.weights.torch_file import read_torch_file
+from jaxseg.weights.torch_modules import read_torch_modules
 
 TORCH_SUFFIXES = (".pth", ".pt", ".ckpt", ".pkl")
 
@@ -218,7 +219,10 @@ def _config_of(kind, tensors: Mapping[str, np.ndarray], path: Path):
     prefix = wrapper_prefix(tensors, kind.torch_names(kind.config()).values())
     shapes = {name.removeprefix(prefix): array.shape for name, array in tensors.items()}
     try:
-        return kind.config_from_shapes(shapes)
+        found = kind.config_from_shapes(shapes)
+        if found is None or kind.config_from_modules is None:
+            return found
+        return kind.config_from_modules(found, read_torch_modules(path))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 

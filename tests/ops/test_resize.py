@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jaxseg.ops.indices import nearest_indices
-from jaxseg.ops.resize import bilinear
+from jaxseg.ops.resize import bilinear, double_aligned, halve, pad_or_crop
 
 GOLDEN = "ops/torch_operators"
 
@@ -44,3 +44,40 @@ def test_bilinear_keeps_bfloat16():
 def test_sizes_of_nothing_are_refused():
     with pytest.raises(ValueError, match="sizes must be at least 1, got 5 -> 0"):
         nearest_indices(5, 0)
+
+
+def test_doubling_with_aligned_corners_equals_pytorch(kit):
+    x = jnp.asarray(kit.input(GOLDEN, "x").transpose(0, 2, 3, 1))
+    kit.check(GOLDEN, "bilinear_x2_align_corners", np.asarray(double_aligned(x)).transpose(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 4), (3, 2), (32, 7)])
+def test_doubling_interpolates_at_evenly_spaced_places_from_corner_to_corner(size):
+    x = np.random.default_rng(0).standard_normal((1, *size, 1)).astype(np.float32)
+    expected = x[0, ..., 0]
+    for _ in range(2):
+        length = expected.shape[0]
+        places = np.linspace(0, length - 1, 2 * length)
+        expected = np.stack([np.interp(places, np.arange(length), column) for column in expected.T])
+    np.testing.assert_allclose(double_aligned(jnp.asarray(x))[0, ..., 0], expected, atol=1e-5)
+
+
+def test_halving_equals_pytorchs_average_pooling_at_odd_sizes(kit):
+    x = jnp.asarray(kit.input(GOLDEN, "x").transpose(0, 2, 3, 1))
+    kit.check(GOLDEN, "avgpool2_ceil", np.asarray(halve(x)).transpose(0, 3, 1, 2))
+
+
+def test_cropping_an_odd_difference_equals_pytorch(kit):
+    x = jnp.asarray(kit.input(GOLDEN, "p").transpose(0, 2, 3, 1))
+    kit.check(GOLDEN, "pad_negative_floor", np.asarray(pad_or_crop(x, (7, 7))).transpose(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize(("odd", "cropped", "padded"), [("floor", 4, 1), ("truncate", 3, 1)])
+def test_where_odd_rows_go_is_what_the_option_says(odd, cropped, padded):
+    x = jnp.arange(14.0 * 4).reshape(1, 14, 4, 1)
+    np.testing.assert_array_equal(pad_or_crop(x, (7, 4), odd=odd), x[:, cropped : cropped + 7])
+    found = pad_or_crop(x, (17, 4), odd=odd)
+    np.testing.assert_array_equal(found[:, padded : padded + 14], x)
+    assert float(jnp.abs(found).sum()) == float(x.sum())
+    with pytest.raises(ValueError, match="odd is 'up'; known: floor, truncate"):
+        pad_or_crop(x, (7, 7), odd="up")

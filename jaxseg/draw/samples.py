@@ -1,0 +1,109 @@
+"""Pictures of sampled masks: the image, its clean mask, the first samples, where they agree, and confusion matrices."""
+
+import numpy as np
+from PIL import Image
+
+from jaxseg.draw.legend import BACKGROUND
+from jaxseg.draw.overlay import overlay
+from jaxseg.draw.sheet import contact_sheet
+from jaxseg.palette import palette
+
+_CELL = 256  # pixels
+_LINE = 2  # pixels between the matrices' pictures
+_SEPARATOR = 90  # their grey
+
+
+def samples_sheet(
+    image: np.ndarray,
+    clean: np.ndarray,
+    masks: np.ndarray,
+    agreement: np.ndarray,
+    entropy: np.ndarray,
+    confusion: np.ndarray | None = None,
+    *,
+    classes: int = 2,
+    title: str = "",
+) -> Image.Image:
+    """Draws one image with its samples, as of `jaxseg.sample`, in two rows.
+
+    Args:
+      image: (H, W, C) finite numbers, stretched from their 1st to their 99th percentile; three channels are colours.
+      clean: (H, W) uint8 classes; 0 is not outlined.
+      masks: (n, H, W) uint8 classes; as many are shown as fit into a row.
+      agreement: (H, W) from 1 / classes, black, to 1, white.
+      entropy: (H, W) bits, from 0, black, to log2(classes), white.
+      confusion: (K, K, H, W) in [0, 1], shown as K x K pictures; None: none.
+      classes: K, two at least.
+      title: begins the caption.
+
+    Returns:
+      An RGB picture.
+    """
+    picture = enlarged(shown_image(image))
+    colours = palette(classes - 1)
+
+    def outlined(mask: np.ndarray, alpha: float) -> np.ndarray:
+        large = enlarged(mask)
+        return overlay(picture, np.stack([large == k for k in range(1, classes)]), alpha=alpha, colors=colours)
+
+    low = 1 / classes
+    cells = {"image": picture, "clean": outlined(clean, 0)}
+    cells["agreement"] = enlarged(grey((agreement - low) / (1 - low)))
+    cells["entropy"] = enlarged(grey(entropy / np.log2(classes)))
+    if confusion is not None:
+        cells["confusion matrix"] = confusion_picture(confusion)
+    legend = [(f"class {k + 1}", tuple(int(part) for part in colour)) for k, colour in enumerate(colours)]
+    legend = legend if classes > 2 else []
+    words = [title] if title else []
+    words += [
+        f"{len(masks)} samples; agreement: black {low:.0%}, white 100%; entropy: white {np.log2(classes):.2g} bits"
+    ]
+    if confusion is not None:
+        words.append("confusion matrix: a row an annotated class, a column a true class, from 0; black 0, white 1")
+    maps = contact_sheet([list(cells.values())], titles=list(cells), legend=[], cell=_CELL)
+    shown = [outlined(mask, 0.35) for mask in masks[: len(cells)]]
+    missing = len(cells) - len(shown)
+    titles = [f"sample {i + 1}" for i in range(len(shown))] + [""] * missing
+    shown += [np.full((1, 1, 3), BACKGROUND, np.uint8)] * missing
+    drawn = contact_sheet([shown], titles=titles, legend=legend, caption="; ".join(words), cell=_CELL)
+    sheet = Image.new("RGB", (maps.width, maps.height + drawn.height), BACKGROUND)
+    sheet.paste(maps, (0, 0))
+    sheet.paste(drawn, (0, maps.height))
+    return sheet
+
+
+def confusion_picture(confusion: np.ndarray) -> np.ndarray:
+    """Returns confusion matrices as one picture, (K * (H + 2) - 2, K * (W + 2) - 2) uint8; 0 is black, 1 white.
+
+    Args:
+      confusion: (K, K, H, W) in [0, 1]; the first axis goes down, the second to the right.
+    """
+    rows, columns, height, width = confusion.shape
+    size = rows * (height + _LINE) - _LINE, columns * (width + _LINE) - _LINE
+    found = np.full(size, _SEPARATOR, np.uint8)
+    for i in range(rows):
+        for j in range(columns):
+            top, left = i * (height + _LINE), j * (width + _LINE)
+            found[top : top + height, left : left + width] = grey(confusion[i, j])
+    return found
+
+
+def grey(values: np.ndarray) -> np.ndarray:
+    """Returns values in [0, 1] as uint8 from 0 to 255; what lies outside is cut."""
+    return np.rint(255 * np.clip(np.asarray(values, np.float64), 0, 1)).astype(np.uint8)
+
+
+def shown_image(image: np.ndarray) -> np.ndarray:
+    """Returns an (H, W, C) image as a picture, (H, W) or of three channels (H, W, 3) uint8."""
+    values = np.asarray(image, np.float64)
+    values = values if values.shape[2] == 3 else values.mean(-1)
+    low, high = np.percentile(values, (1, 99))
+    if high <= low:  # nearly all is background
+        low, high = values.min(), values.max()
+    return grey((values - low) / (high - low) if high > low else np.zeros_like(values))
+
+
+def enlarged(picture: np.ndarray) -> np.ndarray:
+    """Returns a small picture with each pixel repeated, so that outlines are thin; a large one as it is."""
+    times = max(1, _CELL // max(picture.shape[:2]))
+    return picture.repeat(times, axis=0).repeat(times, axis=1)

@@ -1,0 +1,111 @@
+"""Reads and writes the small uncompressed TIFF files in which slices with several annotators are published.
+
+Needs tifffile (extra `tiff`): Pillow cannot open 64-bit floats, and inverts the bits of these masks.
+"""
+
+import importlib
+import math
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from jaxseg.files import atomic_file
+from jaxseg.images.checks import MAX_PIXELS, ImageError
+
+SUFFIXES = (".tif", ".tiff")
+MAX_PAGES = 4096
+_MAX_AXES = 4
+
+
+def read_tiff(path: str | Path) -> np.ndarray:
+    """Reads the one array that a TIFF file holds, in the shape that its writer gave it.
+
+    The pages of a file and what they say of themselves are held against the file's size before any pixel is read, and
+    compressed files are refused, so that no file can ask for more memory than it takes itself (eight times that for
+    masks, which are stored at a bit a pixel).
+
+    Args:
+      path: the file.
+
+    Returns:
+      An array of one to four axes in native byte order: bool where a pixel has a bit, else whole or floating-point
+      numbers, such as (1, 64, 64) float64, (1, 64, 64, A) bool, (28, 28, 3) float64 or (28, 28) uint8.
+
+    Raises:
+      ImageError: the file is no TIFF, compressed, too large, cut short, holds several arrays, or is damaged; or
+        tifffile is not installed.
+      OSError: the file cannot be read.
+    """
+    path = Path(path)
+    tifffile = _tifffile()
+    size = path.stat().st_size
+    if not path.is_file():
+        raise ImageError(f"{path.name}: is no file")
+    try:
+        with tifffile.TiffFile(path) as file:
+            series = _checked(tifffile, file, size)
+            array = series.asarray()
+    except (ImageError, MemoryError) as error:
+        if isinstance(error, MemoryError):
+            raise
+        raise ImageError(f"{path.name}: {error}") from None
+    except Exception as error:  # tifffile raises almost anything on damaged files
+        if isinstance(error, OSError) and error.errno:
+            raise
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise ImageError(f"{path.name}: not a TIFF file, or damaged ({reason})") from None
+    if array.shape != tuple(series.shape):
+        raise ImageError(f"{path.name}: damaged: its array is {array.shape}, its tags say {tuple(series.shape)}")
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def write_tiff(path: Path, array: np.ndarray) -> None:
+    """Writes an array as the published files are written: uncompressed, little-endian, its shape in the description.
+
+    Args:
+      path: ends in .tif or .tiff; a file there is replaced as a whole.
+      array: of bool (a bit a pixel), uint8, uint16, int16, int32, float32 or float64, with two to four axes.
+
+    Raises:
+      ValueError: the suffix, the type or the shape is another; or tifffile is not installed.
+      OSError: the file cannot be written.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"{path.name} must end in {' or '.join(SUFFIXES)}")
+    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8 or not 2 <= array.ndim <= _MAX_AXES or not array.size:
+        raise ValueError(f"{path.name}: cannot hold {array.shape} {array.dtype}")
+    colour = array.ndim == 3 and array.shape[-1] == 3 and array.dtype != bool
+    kind = "rgb" if colour else "miniswhite" if array.dtype == bool else "minisblack"
+    tifffile = _tifffile()
+    with atomic_file(path) as temporary:
+        tifffile.imwrite(temporary, np.ascontiguousarray(array), byteorder="<", photometric=kind)
+
+
+def _tifffile() -> ModuleType:
+    try:
+        return importlib.import_module("tifffile")
+    except ImportError:
+        raise ImageError("TIFF files need tifffile; pip install 'jaxseg[tiff]'") from None
+
+
+def _checked(tifffile: ModuleType, file, size: int):
+    """The one series of a file, whose pixels are all in the file."""
+    if len(file.pages) > MAX_PAGES:
+        raise ImageError(f"has {len(file.pages)} pages; at most {MAX_PAGES} can be read")
+    if len(file.series) != 1:
+        raise ImageError(f"holds {len(file.series)} arrays; one is needed")
+    series = file.series[0]
+    shape, dtype = tuple(series.shape), series.dtype
+    if dtype is None or dtype.kind not in "biuf" or not 1 <= len(shape) <= _MAX_AXES:
+        raise ImageError(f"holds {shape} {dtype}; whole or floating-point numbers of one to four axes can be read")
+    count = math.prod(shape)
+    if not 1 <= count <= MAX_PIXELS:
+        raise ImageError(f"holds {shape}; between 1 and {MAX_PIXELS:,} values can be read")
+    page = series.keyframe
+    if page.compression != tifffile.COMPRESSION.NONE:
+        raise ImageError(f"is compressed ({page.compression.name}); write it without compression")
+    bits = 1 if dtype.kind == "b" else 8 * dtype.itemsize
+    if count * bits > 8 * size:
+        raise ImageError(f"is cut short: {shape} {dtype} needs more than its {size:,} bytes")
+    return series

@@ -1,0 +1,156 @@
+"""How far sets of masks lie from each other: the generalised energy distance under both definitions, and its parts.
+
+All functions take arrays of numpy or of jax, the latter under `jax.jit` and `jax.vmap` too. Masks are (..., N, H, W) of
+bool: N annotations or samples of one image. Distances are 1 - intersection over union, in [0, 1].
+"""
+
+from typing import Any
+
+import numpy as np
+
+EMPTY_PUBLISHED, EMPTY_ORIGINAL = 0.0, 1.0  # distance of two empty masks
+_NAMES = ("distance_to_annotators", "distance_between_samples", "distance_between_annotators")
+
+
+def distances(a: Any, b: Any, *, empty: float = EMPTY_PUBLISHED) -> Any:
+    """Returns the distance of every mask of one set to every mask of another.
+
+    Args:
+      a: (..., N, H, W) bool.
+      b: (..., M, H, W) bool.
+      empty: distance of two empty masks. 0: they agree, as in the published figures; 1: as in the original, whose
+        Jaccard index of them is 0.
+
+    Returns:
+      (..., N, M) in [0, 1]: float64 of numpy arrays, float32 of jax's.
+
+    Raises:
+      ValueError: the shapes do not fit, or the masks are not bool.
+    """
+    if a.ndim < 3 or b.ndim != a.ndim or a.shape[-2:] != b.shape[-2:] or a.shape[:-3] != b.shape[:-3]:
+        raise ValueError(f"masks must be (..., N, H, W) and (..., M, H, W) of one size, got {a.shape} and {b.shape}")
+    if a.dtype != bool or b.dtype != bool:
+        raise ValueError(f"masks must be bool, got {a.dtype} and {b.dtype}; threshold them first")
+    kind = "float64" if isinstance(a, np.ndarray) and isinstance(b, np.ndarray) else "float32"
+    a, b = (masks.reshape(*masks.shape[:-2], masks.shape[-2] * masks.shape[-1]).astype(kind) for masks in (a, b))
+    overlap = a @ b.swapaxes(-1, -2)  # (..., N, M); whole numbers below 2^24, so exact
+    union = a.sum(-1)[..., :, None] + b.sum(-1)[..., None, :] - overlap
+    nothing = (union == 0).astype(kind)
+    return (1 - overlap / (union + nothing)) * (1 - nothing) + empty * nothing
+
+
+def energy_distance_published(annotations: Any, samples: Any, *, present: Any = None) -> Any:
+    """Returns the generalised energy distance as published: 2 E d(S, Y) - E d(S, S') - E d(Y, Y').
+
+    The pairs of a mask with itself are in the means, so it is 0 for equal sets and never below, and one annotation or
+    one sample is enough. Two empty masks are at the distance 0.
+
+    Args:
+      annotations: (..., N, H, W) bool, Y.
+      samples: (..., M, H, W) bool, S.
+      present: (..., N) bool, which annotations there are; None: all.
+
+    Returns:
+      (...) in [0, 2]; NaN where no annotation is present.
+
+    Raises:
+      ValueError: as `distances`; or there is no annotation or no sample, or `present` has another shape.
+
+    Source: Kohl et al. 2018, arXiv:1806.05034, where it is called the squared distance; the distances in it are not.
+    """
+    cross, among_samples, among = _means(annotations, samples, present, EMPTY_PUBLISHED, with_itself=True)
+    return 2 * cross - among_samples - among
+
+
+def energy_distance_original(annotations: Any, samples: Any, *, present: Any = None) -> Any:
+    """Returns what the original calls the generalised energy distance: it adds what the published one subtracts.
+
+    2 E d(S, Y) + E d(S, S') + E d(Y, Y'), the last two over pairs of different masks, two empty masks at the distance
+    1. Samples that are all alike lower it, so it is for comparison with the original's figures alone.
+
+    Args:
+      annotations: (..., N, H, W) bool, Y; two at least.
+      samples: (..., M, H, W) bool, S; two at least.
+      present: (..., N) bool, which annotations there are; None: all.
+
+    Returns:
+      (...) in [0, 4]; NaN where fewer than two annotations are present (the original divides by zero there).
+
+    Raises:
+      ValueError: as `energy_distance_published`; or there are fewer than two annotations or samples.
+
+    Source: rCampSemp/learn-vae-noisy-label.
+    """
+    for name, masks in (("annotations", annotations), ("samples", samples)):
+        if masks.ndim >= 3 and masks.shape[-3] < 2:
+            raise ValueError(f"the original's distance needs two {name} at least, got {masks.shape}")
+    cross, among_samples, among = _means(annotations, samples, present, EMPTY_ORIGINAL, with_itself=False)
+    return 2 * cross + among_samples + among
+
+
+def mean_distances(annotations: Any, samples: Any, *, present: Any = None) -> dict[str, Any]:
+    """Returns how far samples lie from the annotators, and how far both lie from their like.
+
+    Args:
+      annotations: (..., N, H, W) bool.
+      samples: (..., M, H, W) bool.
+      present: (..., N) bool, which annotations there are; None: all.
+
+    Returns:
+      "distance_to_annotators", "distance_between_samples", "distance_between_annotators": (...) in [0, 1], the last two
+      over pairs of different masks; NaN where there is no pair. Two empty masks are at the distance 0.
+
+    Raises:
+      ValueError: as `energy_distance_published`.
+    """
+    return dict(zip(_NAMES, _means(annotations, samples, present, EMPTY_PUBLISHED, with_itself=False), strict=True))
+
+
+def dice_original(prediction: Any, truth: Any) -> Any:
+    """Returns the original's Dice coefficient of each mask: 2 |A and B| / (|A| + |B| + 1e-8), 0 for two empty masks.
+
+    Args:
+      prediction: (..., H, W) bool.
+      truth: (..., H, W) bool.
+
+    Returns:
+      (...) in [0, 1]: float64 of numpy arrays, float32 of jax's.
+
+    Raises:
+      ValueError: the shapes differ, or the masks are not bool.
+
+    Source: rCampSemp/learn-vae-noisy-label (`seg_score`, whose result is the mean of these).
+    """
+    if prediction.shape != truth.shape or prediction.ndim < 2:
+        raise ValueError(f"masks must have one shape (..., H, W), got {prediction.shape} and {truth.shape}")
+    if prediction.dtype != bool or truth.dtype != bool:
+        raise ValueError(f"masks must be bool, got {prediction.dtype} and {truth.dtype}; threshold them first")
+    kind = "float64" if isinstance(prediction, np.ndarray) and isinstance(truth, np.ndarray) else "float32"
+    overlap = (prediction & truth).sum((-2, -1)).astype(kind)
+    total = prediction.sum((-2, -1)).astype(kind) + truth.sum((-2, -1)).astype(kind)
+    return 2 * overlap / (total + 1e-8)
+
+
+def _means(annotations: Any, samples: Any, present: Any, empty: float, *, with_itself: bool) -> tuple[Any, Any, Any]:
+    """Returns the mean distances (...) of samples to annotations, between samples, and between annotations."""
+    cross = distances(annotations, samples, empty=empty)
+    if 0 in cross.shape[-2:]:
+        raise ValueError(f"one annotation and one sample at least, got {annotations.shape} and {samples.shape}")
+    if present is not None and present.shape != annotations.shape[:-2]:
+        raise ValueError(f"present must be {annotations.shape[:-2]}, got {present.shape}")
+    rows = np.ones(annotations.shape[:-2], cross.dtype) if present is None else present.astype(cross.dtype)
+    columns = np.ones(samples.shape[:-2], cross.dtype)
+    found = [_mean(cross, rows[..., :, None] * columns[..., None, :])]
+    for masks, weights in ((samples, columns), (annotations, rows)):
+        pairs = weights[..., :, None] * weights[..., None, :]
+        if not with_itself:
+            count = masks.shape[-3]
+            others = 1 - np.eye(count, dtype=cross.dtype)
+            pairs = pairs * others.reshape((1,) * (pairs.ndim - 2) + (count, count))
+        found.append(_mean(distances(masks, masks, empty=empty), pairs))
+    return tuple(found)
+
+
+def _mean(table: Any, weights: Any) -> Any:
+    with np.errstate(invalid="ignore"):  # no pair: not a number
+        return (table * weights).sum((-2, -1)) / weights.sum((-2, -1))

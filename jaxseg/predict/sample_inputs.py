@@ -1,0 +1,191 @@
+"""The images that models of disagreeing annotators take: read as their files hold them, checked, brought to size."""
+
+import errno
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from jaxseg.images.checks import MAX_PIXELS, ImageError, check_size
+from jaxseg.images.tiff import SUFFIXES as TIFFS
+from jaxseg.images.tiff import read_tiff
+from jaxseg.ops.indices import bilinear_array
+
+SUFFIXES = (*TIFFS, ".npy", ".npz", ".png")
+NORMALISE = ("none", "zscore")
+_MEMBER = "image.npy"  # of an .npz
+
+
+def find_image_files(path: Path, *, recursive: bool = False, output: Path) -> list[Path]:
+    """Returns the image files that `path` means, sorted; in a folder those with one of `SUFFIXES`.
+
+    What is hidden, or in the folder `output`, is left out.
+
+    Raises:
+      FileNotFoundError: there is no such path.
+      ValueError: a folder holds none, the file is of another kind, or the output folder is that of the images.
+    """
+    if path.is_file():
+        if path.suffix.lower() not in SUFFIXES:
+            raise ValueError(f"{path}: images are read from {', '.join(SUFFIXES)} files")
+        found, folder = [path], path.parent
+    elif path.is_dir():
+        entries = path.rglob("*") if recursive else path.iterdir()
+        found, folder = sorted(p for p in entries if _is_image_file(p, output)), path
+    else:
+        raise FileNotFoundError(f"{path}: no such file or folder")
+    if output.resolve() == folder.resolve():
+        raise ValueError(f"{output} holds the images themselves; name another folder for the samples")
+    if not found:
+        hint = "" if recursive else " (--recursive looks into sub-folders)"
+        raise ValueError(f"{path}: no {', '.join(SUFFIXES)} file in this folder{hint}")
+    return found
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Reads the one image of a file as it is stored: nothing is scaled but `.png`, which is divided by 255.
+
+    Args:
+      path: `.tif` or `.tiff` (uncompressed), `.npy`, `.npz` with an array called `image`, or `.png` of 8 bits, grey or
+        RGB. Nothing is unpickled.
+
+    Returns:
+      An array of whole or floating-point numbers, (H, W), (H, W, C) or, as LIDC's files hold them, (1, H, W).
+
+    Raises:
+      ImageError: the file is of another kind, damaged, too large, or holds no image.
+      OSError: the file cannot be read.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix in TIFFS:
+        return read_tiff(path)
+    readers = {".npy": _read_npy, ".npz": _read_npz, ".png": _read_png}
+    if suffix not in readers:
+        raise ImageError(f"{path.name}: images are read from {', '.join(SUFFIXES)} files")
+    try:
+        return readers[suffix](path)
+    except ImageError as error:
+        raise ImageError(f"{path.name}: {error}") from None
+    except MemoryError:
+        raise
+    except UnidentifiedImageError:
+        raise ImageError(f"{path.name}: no png file, or damaged") from None
+    except Exception as error:  # numpy, zipfile and Pillow raise almost anything on damaged files
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # zipfile seeks where it is told to
+            raise
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise ImageError(f"{path.name}: no {suffix} file, or damaged ({reason})") from None
+
+
+def checked_image(image: np.ndarray, channels: int, *, normalise: str = "none") -> np.ndarray:
+    """Returns an image as a model of so many channels takes it.
+
+    Args:
+      image: (H, W), (H, W, C), or for a model of one channel (1, H, W); whole or floating-point numbers.
+      channels: C of the model.
+      normalise: "none", or "zscore": less its mean, divided by its standard deviation, as LIDC's crops are.
+
+    Returns:
+      (H, W, C) float32.
+
+    Raises:
+      ImageError: its shape, type or values are no such image's. ValueError: `normalise` is unknown.
+    """
+    if normalise not in NORMALISE:
+        raise ValueError(f"normalise is {normalise!r}; known: {', '.join(NORMALISE)}")
+    image = np.asarray(image)
+    if image.dtype.kind not in "iuf":
+        raise ImageError(f"an image holds whole or floating-point numbers, got {image.dtype}")
+    planes, shape = image, image.shape
+    if channels == 1 and len(shape) == 3 and shape[0] == 1 and shape[2] != 1:
+        planes = image[0]
+    if planes.ndim == 2:
+        planes = planes[..., None]
+    if planes.ndim != 3 or planes.shape[2] != channels:
+        wanted = "(H, W)" if channels == 1 else f"(H, W, {channels})"
+        raise ImageError(f"images of the model have {channels} channel(s), {wanted}; got {shape}")
+    check_size(*planes.shape[:2])
+    with np.errstate(over="ignore", invalid="ignore"):
+        planes = planes.astype(np.float32)
+    if not np.isfinite(planes).all():
+        raise ImageError("the image has values that are not finite in float32 (NaN, infinite or too large)")
+    return planes if normalise == "none" else _zscored(planes)
+
+
+def resized_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Returns an (H, W, C) image resized bilinearly to `size`, float32."""
+    return np.stack([bilinear_array(plane, size) for plane in np.moveaxis(image, -1, 0)], axis=-1)
+
+
+def resized_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Returns (..., h, w) values resized to (..., *size): each pixel takes that of the pixel that its centre is in."""
+    rows, columns = (
+        ((np.arange(new) + 0.5) * old / new).astype(np.intp) for old, new in zip(labels.shape[-2:], size, strict=True)
+    )
+    return labels[..., rows[:, None], columns]
+
+
+def _zscored(image: np.ndarray) -> np.ndarray:
+    wide = image.astype(np.float64)
+    deviation = wide.std()
+    if deviation == 0:
+        raise ImageError(f"the image is constant, so it has no z-score: every value is {wide.flat[0]:g}")
+    return ((wide - wide.mean()) / deviation).astype(np.float32)
+
+
+def _is_image_file(path: Path, output: Path) -> bool:
+    if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
+        return False
+    return path.is_file() and not path.resolve().is_relative_to(output.resolve())
+
+
+def _read_npy(path: Path) -> np.ndarray:
+    with path.open("rb") as file:
+        need = _checked_header(file)
+        if path.stat().st_size - file.tell() < need:
+            raise ImageError(f"is cut short: its array needs {need:,} bytes")
+        file.seek(0)
+        return _native(np.lib.format.read_array(file, allow_pickle=False))
+
+
+def _read_npz(path: Path) -> np.ndarray:
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        if _MEMBER not in names:
+            there = ", ".join(name.removesuffix(".npy") for name in names[:5]) or "nothing"
+            raise ImageError(f"must hold an array called image; it holds {there}")
+        with archive.open(_MEMBER) as file:
+            _checked_header(file)
+        with archive.open(_MEMBER) as file:  # reads as much as the header says
+            array = np.lib.format.read_array(file, allow_pickle=False)
+            file.read(1)  # at the end zipfile compares its checksum
+        return _native(array)
+
+
+def _checked_header(file) -> int:
+    """Reads the header of a .npy file, and returns how many bytes its array has; nothing is allocated."""
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise ImageError(f"is of version {version[0]}.{version[1]} of the format; 1.0 and 2.0 can be read")
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    if dtype.kind not in "iuf":
+        raise ImageError(f"an image holds whole or floating-point numbers, got {dtype}")
+    count = int(np.prod(shape, dtype=object))
+    if len(shape) not in (2, 3) or not 1 <= count <= MAX_PIXELS:
+        raise ImageError(f"an image is (H, W) or (H, W, C) of at most {MAX_PIXELS:,} values, got {shape}")
+    return count * dtype.itemsize
+
+
+def _native(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False))
+
+
+def _read_png(path: Path) -> np.ndarray:
+    with Image.open(path, formats=("PNG",)) as picture:
+        check_size(picture.height, picture.width)
+        if picture.mode not in ("L", "RGB") or "transparency" in picture.info or getattr(picture, "n_frames", 1) > 1:
+            raise ImageError(f"a png must be one picture of 8 bits, grey or RGB, without transparency: {picture.mode}")
+        return np.asarray(picture, np.float32) / np.float32(255)

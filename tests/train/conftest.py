@@ -1,0 +1,32 @@
+"""Runs that cost nothing, for the tests of searches."""
+
+import json
+
+import pytest
+from tune_runs import score_of
+
+from jaxseg.train.config import write_config
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Runs that cost nothing, of two validations; returns the configurations that were trained."""
+    from jaxseg.train import run, tune
+
+    trained = []
+
+    def train(config, folder, *, on_validation, **_):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_config(config, folder / "config.yaml")
+        for name in ("checkpoints", "model"):
+            (folder / name).mkdir(exist_ok=True)
+        score = score_of(config)
+        trained.append(config)
+        on_validation(1, score / 2)
+        entries = [{"split": "val", "step": 4 * i, "epoch": i, "dice": score * i / 2} for i in (1, 2)]
+        entries.append({"split": "train", "step": 8, "epoch": 2, "loss": 0.5, "dice": 9.0})
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+
+    monkeypatch.setattr(run, "train", train)
+    monkeypatch.setattr(tune, "_checked", lambda *_: ("dice", "the data"))
+    return trained
