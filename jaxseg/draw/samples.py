@@ -51,13 +51,12 @@ def samples_sheet(
     cells["agreement"] = enlarged(grey((agreement - low) / (1 - low)))
     cells["entropy"] = enlarged(grey(entropy / np.log2(classes)))
     if confusion is not None:
-        cells["confusion matrix"] = confusion_picture(confusion)
+        cells["confusion matrix"] = enlarged(confusion_picture(confusion))
     legend = [(f"class {k + 1}", tuple(int(part) for part in colour)) for k, colour in enumerate(colours)]
     legend = legend if classes > 2 else []
     words = [title] if title else []
-    words += [
-        f"{len(masks)} samples; agreement: black {low:.0%}, white 100%; entropy: white {np.log2(classes):.2g} bits"
-    ]
+    words += [f"{len(masks)} samples; agreement: black {low:.0%}, white 100%"]
+    words += [f"entropy in bits: black 0, white {np.log2(classes):.3g}"]
     if confusion is not None:
         words.append("confusion matrix: a row an annotated class, a column a true class, from 0; black 0, white 1")
     maps = contact_sheet([list(cells.values())], titles=list(cells), legend=[], cell=_CELL)

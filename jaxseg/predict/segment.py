@@ -23,7 +23,8 @@ from jaxseg.ops.resize import bilinear
 
 _NO_IMAGES = {  # preprocessing of models that segment nothing -> what they do
     "mask": "takes masks, not images; `jaxseg denoise` applies it to them",
-    "slice_and_mask": "segments nothing: it says how good a mask of a CT is",
+    "slice_and_mask": "segments nothing: it says how good a mask of a CT is; `jaxseg score` asks it",
+    "as_stored": "takes arrays as its data set holds them; `jaxseg sample` applies it to them",
 }
 
 

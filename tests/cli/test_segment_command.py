@@ -109,7 +109,6 @@ def test_several_devices_share_the_batch(jaxseg_command, tiny, images, tmp_path)
     ("options", "words"),
     [
         (["-m", "cxsa"], "did you mean 'cxas'"),
-        (["-m", "prob_unet"], "not in this version"),
         (["-g", "99"], "no device 99; JAX sees 0: cpu"),
         (["-g", "first"], "neither auto, cpu, gpu, tpu nor indices"),
         (["-g", "tpu"], "no tpu found"),

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from jaxseg.images import tiff
 from jaxseg.predict.sample_inputs import read_image, resized_labels
 
 
@@ -17,7 +18,6 @@ def image(*shape: int) -> np.ndarray:
 
 
 def test_every_kind_of_file_is_read_as_stored(tmp_path):
-    tiff = pytest.importorskip("jaxseg.images.tiff")
     pytest.importorskip("tifffile")
     plane = image()
     tiff.write_tiff(tmp_path / "a.tif", plane[None])

@@ -17,6 +17,8 @@ from jaxseg.train.config import read_config
 from jaxseg.train.log import read_metrics
 from tests.pipeline.annotator_files import save_mnist
 
+pytestmark = pytest.mark.slow
+
 SMALL = {
     "trainer.epochs": 2,
     "trainer.batch_size": 4,

@@ -69,7 +69,11 @@ def close(found, wanted, relative=1e-5):
 
 def gradients(learner, state, batch):
     key = jax.random.key(0)
-    return jax.jit(lambda state, batch: learner._gradients(state["params"], state["stats"], batch, key))(state, batch)
+
+    def run(state, batch):
+        return learner._gradients(learner.loss, state["params"], state["stats"], batch, key)
+
+    return jax.jit(run)(state, batch)
 
 
 @pytest.mark.parametrize("graph_mode", [True, False], ids=["graph", "tree"])

@@ -186,5 +186,5 @@ def test_a_split_without_pictures_is_left_out(configured, shared, tmp_path):
 
 def test_sections_are_those_of_the_task():
     assert task.sections("paxray") is paxray.SECTIONS
-    with pytest.raises(ValueError, match="'x' is not one of paxray, phantom"):
+    with pytest.raises(ValueError, match="'x' is not one of cmvae, paxray, phantom"):
         task.sections("x")

@@ -14,6 +14,9 @@ from jaxseg.train.trials import COMPLETE, FAILED, PRUNED, table
 pytest.importorskip("optuna")
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory):
     """A search of two trials that were trained."""
