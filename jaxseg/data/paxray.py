@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxseg import npy
 from jaxseg.files import printable
 from jaxseg.images.preprocess import PREPROCESSING
 from jaxseg.images.read import read_picture
@@ -152,7 +153,10 @@ def read_target(path: Path, classes: int, size: tuple[int, int], picture_size: t
       ValueError: the file is no such array, is cut short or does not fit the picture.
       OSError: it cannot be opened.
     """
-    masks = _mapped(path)
+    try:
+        masks = npy.mapped(path)
+    except npy.NpyError as error:
+        raise ValueError(f"{path.name}: {error}") from None
     if masks.dtype not in (np.bool_, np.uint8) or masks.ndim != 3 or masks.shape[0] != classes:
         found = f"{masks.shape} {masks.dtype}"
         raise ValueError(f"{path.name}: a target must be ({classes}, H, W) of bool or uint8, got {found}")
@@ -226,15 +230,6 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except OSError:  # such as a name that is too long
         return False
-
-
-def _mapped(path: Path) -> np.ndarray:
-    try:
-        return np.lib.format.open_memmap(path, mode="r")  # refuses pickled objects, and more than the file holds
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:  # numpy raises almost anything on damaged headers
-        raise ValueError(f"{path.name}: not a .npy file, or damaged ({' '.join(str(error).split())[:120]})") from None
 
 
 def _first(problems: list, between: str = "; ") -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from jaxseg import npy
 from jaxseg.images.checks import ImageError, check_size
 from jaxseg.masks.coco import decode_rle
 
@@ -67,14 +68,13 @@ def open_pictures(paths: Sequence[Path], names: Sequence[str] | None = None, *, 
 def open_npy(path: Path) -> Stack:
     """Reads (K, H, W) or (H, W) bool or whole numbers from a `.npy` file."""
     with path.open("rb") as file:
-        shape, fortran, dtype = _header(file)
-        offset = file.tell()
-    length = int(np.prod(shape, dtype=object)) * dtype.itemsize
-    if path.stat().st_size < offset + length:
-        raise ImageError(f"the file is cut off: {shape} {dtype} needs {offset + length:,} bytes")
-    array = np.memmap(path, dtype, "r", offset, shape, "F" if fortran else "C")
+        _header(file)
+    try:
+        array = npy.mapped(path)
+    except npy.NpyError as error:
+        raise ImageError(str(error)) from None
     masks = array if array.ndim == 3 else array[None]
-    return Stack(len(masks), shape[-2:], lambda indices: (masks[k] for k in indices), flat=array.ndim == 2)
+    return Stack(len(masks), masks.shape[-2:], lambda indices: (masks[k] for k in indices), flat=array.ndim == 2)
 
 
 def open_npz(path: Path) -> Stack:
@@ -85,9 +85,9 @@ def open_npz(path: Path) -> Stack:
         if name is None:
             raise ImageError(f"holds {len(names)} arrays; one is needed, or one that is called arr_0")
         with archive.open(name) as file:
-            shape, fortran, dtype = _header(file)
-            length = int(np.prod(shape, dtype=object)) * dtype.itemsize
-            if archive.getinfo(name).file_size != file.tell() + length:
+            header = _header(file)
+            shape, fortran, dtype = header
+            if archive.getinfo(name).file_size != file.tell() + header.nbytes:
                 raise ImageError(f"the array does not have the length that {shape} {dtype} needs: damaged")
     if fortran:
         raise ImageError("the array is in Fortran order; write numpy.ascontiguousarray of it")
@@ -192,27 +192,19 @@ def _black_and_white(pixels: np.ndarray) -> np.ndarray:
     return pixels > 127
 
 
-def _header(file) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Reads the header of a .npy file: shape, whether in Fortran order, type; nothing is allocated or unpickled."""
+def _header(file) -> npy.Header:
+    """Reads the header of a .npy file, and refuses what cannot be masks."""
     try:
-        version = np.lib.format.read_magic(file)
-        if version not in ((1, 0), (2, 0)):
-            raise ImageError(f"version {version} of the format cannot hold masks")
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(file)
-    except ImageError:
-        raise
-    except Exception as error:  # numpy raises almost anything on damaged headers
-        if isinstance(error, OSError) and error.errno:
-            raise
-        raise ImageError(f"no numpy file, or damaged ({error})") from None
-    if dtype.kind not in "biu":
-        raise ImageError(f"masks must be bool or whole numbers, got {dtype}; threshold probabilities first")
-    if len(shape) not in (2, 3) or any(type(side) is not int or side < 0 for side in shape):
-        raise ImageError(f"masks must be (K, H, W) or (H, W), got {shape}")
-    check_size(*shape[-2:])
-    _check_count(shape[0] if len(shape) == 3 else 1)
-    return shape, fortran, dtype
+        header = npy.read_header(file)
+    except npy.NpyError as error:
+        raise ImageError(str(error)) from None
+    if header.dtype.kind not in "biu":
+        raise ImageError(f"masks must be bool or whole numbers, got {header.dtype}; threshold probabilities first")
+    if len(header.shape) not in (2, 3):
+        raise ImageError(f"masks must be (K, H, W) or (H, W), got {header.shape}")
+    check_size(*header.shape[-2:])
+    _check_count(header.shape[0] if len(header.shape) == 3 else 1)
+    return header
 
 
 @contextlib.contextmanager

@@ -22,14 +22,16 @@ class GroupNorm(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Normalises (B, H, W, C); same shape and dtype."""
-        batch, height, width, channels = x.shape
-        size = channels // self.num_groups
-        groups = x.astype(jnp.float32).reshape(batch, height * width, self.num_groups, size)
-        mean = groups.mean((1, 3), keepdims=True)  # (B, 1, G, 1)
-        factor = jax.lax.rsqrt(groups.var((1, 3), keepdims=True) + self.epsilon)
-        scale, bias = (array[...].reshape(1, 1, self.num_groups, size) for array in (self.scale, self.bias))
-        factor = factor * scale
-        return (groups * factor + (bias - mean * factor)).reshape(x.shape).astype(x.dtype)
+        pixels = x.astype(jnp.float32).reshape(x.shape[0], -1, x.shape[-1])  # four axes: XLA is slow
+        mean = self._of_groups(pixels.mean(1))
+        factor = jax.lax.rsqrt(self._of_groups(jnp.square(pixels - mean).mean(1)) + self.epsilon)
+        factor = factor * self.scale[...].reshape(1, 1, -1)
+        return (pixels * factor + (self.bias[...].reshape(1, 1, -1) - mean * factor)).reshape(x.shape).astype(x.dtype)
+
+    def _of_groups(self, means: jax.Array) -> jax.Array:
+        """(B, C) means of channels -> (B, 1, C) means of their groups."""
+        groups = means.reshape(means.shape[0], self.num_groups, -1)
+        return jnp.broadcast_to(groups.mean(-1, keepdims=True), groups.shape).reshape(means.shape[0], 1, -1)
 
 
 def instance_norm(num_features: int) -> GroupNorm:

@@ -1,12 +1,14 @@
 """The images that models of disagreeing annotators take: read as their files hold them, checked, brought to size."""
 
 import errno
+import math
 import zipfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from jaxseg import npy
 from jaxseg.images.checks import MAX_PIXELS, ImageError, check_size
 from jaxseg.images.tiff import SUFFIXES as TIFFS
 from jaxseg.images.tiff import read_tiff
@@ -143,11 +145,7 @@ def _is_image_file(path: Path, output: Path) -> bool:
 
 def _read_npy(path: Path) -> np.ndarray:
     with path.open("rb") as file:
-        need = _checked_header(file)
-        if path.stat().st_size - file.tell() < need:
-            raise ImageError(f"is cut short: its array needs {need:,} bytes")
-        file.seek(0)
-        return _native(np.lib.format.read_array(file, allow_pickle=False))
+        return _array(file)
 
 
 def _read_npz(path: Path) -> np.ndarray:
@@ -157,30 +155,19 @@ def _read_npz(path: Path) -> np.ndarray:
             there = ", ".join(name.removesuffix(".npy") for name in names[:5]) or "nothing"
             raise ImageError(f"must hold an array called image; it holds {there}")
         with archive.open(_MEMBER) as file:
-            _checked_header(file)
-        with archive.open(_MEMBER) as file:  # reads as much as the header says
-            array = np.lib.format.read_array(file, allow_pickle=False)
-            file.read(1)  # at the end zipfile compares its checksum
-        return _native(array)
+            return _array(file)
 
 
-def _checked_header(file) -> int:
-    """Reads the header of a .npy file, and returns how many bytes its array has; nothing is allocated."""
-    version = np.lib.format.read_magic(file)
-    if version not in ((1, 0), (2, 0)):
-        raise ImageError(f"is of version {version[0]}.{version[1]} of the format; 1.0 and 2.0 can be read")
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(file)
-    if dtype.kind not in "iuf":
-        raise ImageError(f"an image holds whole or floating-point numbers, got {dtype}")
-    count = int(np.prod(shape, dtype=object))
-    if len(shape) not in (2, 3) or not 1 <= count <= MAX_PIXELS:
-        raise ImageError(f"an image is (H, W) or (H, W, C) of at most {MAX_PIXELS:,} values, got {shape}")
-    return count * dtype.itemsize
-
-
-def _native(array: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False))
+def _array(file) -> np.ndarray:
+    try:
+        header = npy.read_header(file)
+        if header.dtype.kind not in "iuf":
+            raise ImageError(f"an image holds whole or floating-point numbers, got {header.dtype}")
+        if len(header.shape) not in (2, 3) or not 1 <= math.prod(header.shape) <= MAX_PIXELS:
+            raise ImageError(f"an image is (H, W) or (H, W, C) of at most {MAX_PIXELS:,} values, got {header.shape}")
+        return np.ascontiguousarray(npy.read_values(file, header))
+    except npy.NpyError as error:
+        raise ImageError(str(error)) from None
 
 
 def _read_png(path: Path) -> np.ndarray:

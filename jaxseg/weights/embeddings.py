@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from flax import nnx
 
-from jaxseg import files
+from jaxseg import files, npy
 from jaxseg.models.segae import SegAE, with_embeddings
 from jaxseg.weights.torch_file import load_torch_file
 
@@ -103,36 +103,20 @@ def _from_npz(path: Path, shape: tuple[int, int]) -> np.ndarray:
 def _array(file, shape: tuple[int, ...], dtypes: tuple[str, ...]) -> np.ndarray:
     """Reads an .npy of the one shape that fits, so that nothing is allocated by what the file declares."""
     with _damage():
-        found, fortran, dtype = _header(file)
-        if found != shape or dtype.name not in dtypes:
-            raise ValueError(f"must be {shape} {' or '.join(dtypes)}, got {found} {dtype}")
-        size = int(np.prod(shape)) * dtype.itemsize
-        content = file.read(size + 1)
-    if len(content) != size:
-        raise ValueError(f"has {'fewer' if len(content) < size else 'more'} values than its header says; it is damaged")
-    array = np.frombuffer(content, dtype)
-    return array.reshape(shape[::-1]).T if fortran else array.reshape(shape)
-
-
-def _header(file) -> tuple[tuple[int, ...], bool, np.dtype]:
-    try:
-        version = np.lib.format.read_magic(file)
-        if version == (1, 0):
-            return np.lib.format.read_array_header_1_0(file)
-    except ValueError as error:
-        raise ValueError(f"is damaged, or no file of numpy ({error})") from None
-    # The other versions may declare a header of 4 GB.
-    raise ValueError(f"is an .npy of version {version}, which no array of numbers needs")
+        header = npy.read_header(file)
+        if header.shape != shape or header.dtype.name not in dtypes:
+            raise ValueError(f"must be {shape} {' or '.join(dtypes)}, got {header.shape} {header.dtype}")
+        return npy.read_values(file, header)
 
 
 @contextlib.contextmanager
 def _damage() -> Iterator[None]:
-    """Turns what zipfile and numpy raise on damaged files into a ValueError."""
+    """Turns what zipfile raises on damaged files into a ValueError."""
     try:
         yield
     except ValueError:
         raise
-    except Exception as error:  # numpy raises almost anything on damaged headers
+    except Exception as error:  # zipfile raises almost anything on damage
         if isinstance(error, OSError) and error.errno:
             raise
         raise ValueError(f"is damaged, or no file of numpy ({error})") from None

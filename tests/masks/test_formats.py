@@ -157,12 +157,12 @@ def header(shape, descr="|b1") -> bytes:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "no numpy file"),
-        (b"\x93NUMPY\x01\x00\x10\x00not a header....", "no numpy file"),
+        (b"", "no .npy file"),
+        (b"\x93NUMPY\x01\x00\x10\x00not a header....", "no .npy file"),
         (header((3, 10**5, 10**5)), "the image is 100000 x 100000"),
         (header((10**9, 8, 8)), "1000000000 masks; from 1 to 1000 can be read"),
         (header((1000, 8192, 8192)), "cut off"),
-        (header((3, 8, 8))[:-1] + b"\n\0\0", "cut off: .* needs 320 bytes"),
+        (header((3, 8, 8))[:-1] + b"\n\0\0", "cut off: .* needs 192 bytes"),
         (header((8,)), r"masks must be \(K, H, W\) or \(H, W\), got \(8,\)"),
         (header((0, 8, 8)), "0 masks"),
         (header((3, 8, 8), "|O"), "masks must be bool or whole numbers, got object"),

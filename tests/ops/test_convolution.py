@@ -1,0 +1,92 @@
+"""Convolutions whose kernels' gradients are products of matrices equal XLA's."""
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxseg.models.layers import conv
+from jaxseg.ops.convolution import convolution, kernel_gradient
+
+HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def by_xla(x, kernel, strides, padding):
+    dimensions = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=dimensions, precision=HIGHEST)
+
+
+def made(seed, shape, kernel_shape):
+    rng = np.random.default_rng(seed)
+    return (rng.standard_normal(s).astype(np.float32) for s in (shape, kernel_shape))
+
+
+@given(
+    seed=st.integers(0, 99),
+    sizes=st.tuples(st.integers(1, 3), st.integers(3, 7), st.integers(3, 7)),
+    channels=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    stride=st.integers(1, 2),
+    padding=st.tuples(*[st.tuples(st.integers(0, 2), st.integers(0, 2))] * 2),
+)
+@settings(max_examples=25, deadline=None)
+def test_value_and_both_gradients_equal_xlas_for_any_geometry(seed, sizes, channels, kernel, stride, padding):
+    if kernel == (1, 1):
+        padding = ((0, 0), (0, 0))
+    x, weights = made(seed, (*sizes, channels[0]), (*kernel, *channels))
+    geometry = (stride, stride), padding
+
+    def results(form):
+        y, pull = jax.vjp(lambda x, k: form(x, k, *geometry), x, weights)
+        return y, *pull(jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape))
+
+    ours = results(lambda *given: convolution(*given, precision=HIGHEST))
+    for got, wanted in zip(ours, results(by_xla), strict=True):
+        np.testing.assert_allclose(got, wanted, atol=2e-5)
+
+
+def test_the_products_are_what_cpus_compute():
+    x, kernel = made(0, (2, 8, 8, 3), (3, 3, 3, 5))
+    gradient = jax.grad(lambda k: convolution(x, k, (1, 1), ((1, 1), (1, 1))).sum())
+    text = jax.jit(gradient).lower(kernel).compile().as_text()
+    assert " dot(" in text
+    assert " convolution(" not in text
+    wanted = jax.grad(lambda k: by_xla(x, k, (1, 1), ((1, 1), (1, 1))).sum())(kernel)
+    change = jnp.ones((2, 8, 8, 5), jnp.float32)
+    np.testing.assert_allclose(kernel_gradient(x, change, (3, 3), ((1, 1), (1, 1))), wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_other_devices_keep_their_convolutions(platform):
+    x, kernel = made(0, (2, 8, 8, 3), (3, 3, 3, 5))
+    gradient = jax.jit(jax.grad(lambda k: convolution(x, k, (1, 1), ((1, 1), (1, 1))).sum()))
+    text = jax.export.export(gradient, platforms=[platform])(kernel).mlir_module()
+    assert "stablehlo.convolution" in text
+    assert "stablehlo.dot_general" not in text
+
+
+def test_gradients_keep_the_dtype_and_sum_in_float32():
+    x, kernel = (jnp.asarray(a, jnp.bfloat16) for a in made(0, (4, 64, 64, 2), (3, 3, 2, 2)))
+    gradient = jax.grad(lambda k: convolution(x, k, (1, 1), ((1, 1), (1, 1))).astype(jnp.float32).sum())(kernel)
+    wanted = jax.grad(lambda k: by_xla(x.astype(jnp.float32), k, (1, 1), ((1, 1), (1, 1))).sum())(
+        kernel.astype(jnp.float32)
+    )
+    assert gradient.dtype == jnp.bfloat16
+    np.testing.assert_allclose(gradient.astype(jnp.float32), wanted, rtol=0.02, atol=0.5)
+
+
+def test_layers_are_mapped_and_recomputed_as_before():
+    x, _ = made(1, (3, 6, 6, 2), (1, 1, 1, 1))
+    from flax import nnx
+
+    graph, state = nnx.split(conv(2, 3, 3, rngs=nnx.Rngs(0)))
+    loss = lambda state, x: jnp.square(nnx.merge(graph, state)(x[None])).sum()  # noqa: E731
+    each = jax.vmap(jax.grad(loss), (None, 0))(state, x)
+    whole = jax.grad(lambda s: jnp.square(nnx.merge(graph, s)(x)).sum())(state)
+    kept = jax.grad(lambda s: jax.checkpoint(lambda s: jnp.square(nnx.merge(graph, s)(x)).sum())(s))(state)
+    for one, all_, again in zip(*map(jax.tree.leaves, (each, whole, kept)), strict=True):
+        np.testing.assert_allclose(one.sum(0), all_, rtol=1e-4, atol=1e-4)
+        np.testing.assert_array_equal(all_, again)
