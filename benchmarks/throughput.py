@@ -8,7 +8,6 @@ reading or corrupting masks. Both sides use all processors.
 
 import argparse
 import json
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -30,9 +29,9 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.end_to_end import processor  # noqa: E402
 from benchmarks.torch_models.dae import DAE  # noqa: E402
+from benchmarks.turns import in_turn, summary  # noqa: E402
 
 BATCH, SIZE, RATE, CLIP = 8, 512, 1e-4, 0.5
-PAUSE_S = 0.2  # the threads of one side spin for a while after their work
 
 
 def main() -> None:
@@ -44,23 +43,11 @@ def main() -> None:
     rng = np.random.default_rng(0)
     given, truth = (rng.random((BATCH, SIZE, SIZE, 1), np.float32).round() for _ in range(2))
     sides = {"jaxseg": jax_side(given, truth), "pytorch": torch_side(given, truth)}
-    seconds = {what: {side: [] for side in sides} for what in ("inference", "training step")}
-    for runs in sides.values():
-        for run in runs.values():
-            run()  # compiles, and fills caches
-    for _ in range(options.rounds):
-        for what, times in seconds.items():
-            for side, runs in sides.items():
-                time.sleep(PAUSE_S)
-                start = time.perf_counter()
-                runs[what]()
-                times[side].append(time.perf_counter() - start)
     result = {"model": options.model, "batch": [BATCH, SIZE, SIZE, 1], "rounds": options.rounds}
-    for what, times in seconds.items():
-        medians = {side: round(statistics.median(values), 4) for side, values in times.items()}
-        ratios = [b / a for a, b in zip(times["jaxseg"], times["pytorch"], strict=True)]
-        result[what] = {"seconds": medians, "pytorch_over_jaxseg": round(statistics.median(ratios), 2), "all": times}
-        print(what, medians, result[what]["pytorch_over_jaxseg"])
+    for what in ("inference", "training step"):
+        runs = {side: of[what] for side, of in sides.items()}
+        result[what] = summary(in_turn(runs, options.rounds), "jaxseg")
+        print(what, {side: row["median_s"] for side, row in result[what].items()})
     result |= {"command": f"python benchmarks/throughput.py --model {options.model} --rounds {options.rounds}"}
     result |= {"date": time.strftime("%Y-%m-%d"), "torch": torch.__version__, "torch_threads": torch.get_num_threads()}
     result["environment"] = environment() | {"processor": processor()}

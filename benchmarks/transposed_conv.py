@@ -3,14 +3,12 @@
     python benchmarks/transposed_conv.py --rounds 31
 
 At the model's own shapes, forward and forward with backward (the gradients of the input and of the kernel), float32.
-PyTorch takes part where it is installed, NCHW and eager, as the original runs. `--quick` takes small shapes and few
-rounds, and writes nothing unless told where.
+PyTorch takes part where it is installed, NCHW and eager, as the original runs.
 """
 
 import argparse
 import importlib.util
 import json
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -23,9 +21,13 @@ from jaxseg.environment import environment
 from jaxseg.models.layers import dilated_transpose, sub_pixel_transpose
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.end_to_end import processor  # noqa: E402
+from benchmarks.turns import in_turn, summary  # noqa: E402
+
 RESULTS = ROOT / "benchmarks" / "results" / "transposed_conv.json"
 BATCH = 8
-PAUSE_S = 0.01
 SHAPES = [  # height and width, channels in and out: the five levels of 512 x 512 masks, and the first of 128 x 128
     (16, 32, 16),
     (32, 16, 16),
@@ -42,16 +44,10 @@ def main() -> None:
     """Times every form at every shape, prints a table and writes the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=31)
-    parser.add_argument("--quick", action="store_true", help="small shapes, 3 rounds, no result unless --output")
-    parser.add_argument("--output", type=Path, help=f"default: {RESULTS.relative_to(ROOT)}; none with --quick")
-    options = parser.parse_args()
-    rounds = 3 if options.quick else options.rounds
-    output = options.output or (None if options.quick else RESULTS)
-    shapes = [shape for shape in SHAPES if shape[0] <= 32] if options.quick else SHAPES
-    rows = [measured(*shape, rounds) for shape in shapes]
+    rounds = parser.parse_args().rounds
+    rows = [measured(*shape, rounds) for shape in SHAPES]
     print(table(rows))
-    if output is not None:
-        output.write_text(json.dumps(result(rows, rounds, sys.argv[1:]), indent=1) + "\n")
+    RESULTS.write_text(json.dumps(result(rows, rounds, sys.argv[1:]), indent=1) + "\n")
 
 
 def measured(size: int, num_in: int, num_out: int, rounds: int) -> dict:
@@ -66,21 +62,11 @@ def measured(size: int, num_in: int, num_out: int, rounds: int) -> dict:
     row = {"input": [BATCH, size, size, num_in], "channels_out": num_out}
     for which in PASSES:
         answers = {name: run[which]() for name, run in runs.items()}  # compiles, too
-        seconds = {name: [] for name in runs}
-        for _ in range(rounds):
-            for name, run in runs.items():
-                time.sleep(PAUSE_S)  # the threads of one side spin for a while after their work
-                run[which]()
-                start = time.perf_counter()
-                run[which]()
-                seconds[name].append(time.perf_counter() - start)
-        dilated = seconds["dilated"]
-        ratios = {
-            name: statistics.median(a / b for a, b in zip(dilated, own, strict=True)) for name, own in seconds.items()
-        }
+        times = summary(in_turn({name: run[which] for name, run in runs.items()}, rounds), "dilated")
         row[which] = {
-            "milliseconds": {name: round(1e3 * statistics.median(own), 3) for name, own in seconds.items()},
-            "dilated_over": {name: round(ratio, 2) for name, ratio in ratios.items() if name != "dilated"},
+            "milliseconds": {name: round(1e3 * found["median_s"], 3) for name, found in times.items()},
+            "dilated_over": {n: round(1 / found["over_dilated"], 2) for n, found in times.items() if n != "dilated"},
+            "noisy": {name: found["noisy"] for name, found in times.items()},
             "largest_relative_difference": difference(answers),
         }
     return row
@@ -163,9 +149,6 @@ def table(rows: list[dict]) -> str:
 
 def result(rows: list[dict], rounds: int, words: list[str]) -> dict:
     """Everything that was found, and what it was found with."""
-    sys.path.insert(0, str(ROOT))
-    from benchmarks.end_to_end import processor
-
     versions = {}
     if "PyTorch" in rows[0]["forward"]["milliseconds"]:
         import torch

@@ -29,7 +29,8 @@ def evaluate(folder, data, split, step, masks, truth, gpus):
     """Evaluate a run's best checkpoint; the numbers also go into evaluation_SPLIT.json in its folder.
 
     For Post-DAE that is Dice and Hausdorff distance before and after, at several levels of corruption, as a table and
-    in evaluation_SPLIT.png.
+    in evaluation_SPLIT.png. For annotators who disagree it is the Dice of the clean mask, the distances of sampled
+    masks and annotators, and baselines that need no network, as means with standard errors.
     """
     from jaxseg.train import run
 

@@ -171,11 +171,11 @@ def lidc(dicom_root, output, xml_root, **settings):
     with options.usage_errors("--val-fraction, --test-fraction, --least-pixels, --most-pixels"):
         chosen = lidc_crops.Settings(**settings)
     with options.usage_errors("DICOM_ROOT, --xml"):
-        patients, notes = lidc_prepare.find_studies(dicom_root, xml_root)
-    for note in notes:
-        options.say(note)
+        found = lidc_prepare.find_studies(dicom_root, xml_root)
+    patients, failed, slices = found.patients, dict(found.damaged), 0
+    for line in [*found.notes, *(f"{path}: {error}" for path, error in failed.items())]:
+        options.say(line)
     output.mkdir(parents=True, exist_ok=True)
-    failed, slices = {}, 0
     with files.only_writer(output):
         with options.usage_errors("--output"):
             splits = lidc_prepare.begin(patients, output, chosen)
@@ -186,12 +186,16 @@ def lidc(dicom_root, output, xml_root, **settings):
                     failed[outcome.patient] = outcome.error
                     options.say(f"{outcome.patient}: {outcome.error}")
                 step(f"{outcome.patient}: {outcome.slices} slices of {outcome.nodules} nodules for {outcome.split}")
-        counts = lidc_summary.conclude(output, chosen, failed, notes)
+        counts = lidc_summary.conclude(output, chosen, failed, found.notes)
         tables = {title: counts[name] for name, title in lidc_summary.PANELS.items()}
         save_picture(count_bars(tables, caption=lidc_summary.caption(counts)), output / "meta" / "summary.png")
-    there = len(patients) - len(splits)
-    made = f"{len(splits) - len(failed)} patients made ({slices} slices), {there} were there, {len(failed)} failed"
-    options.say(f"{made}; {output / lidc_prepare.SUMMARY}")
+    for split, wanted in chosen.fractions.items():
+        if wanted and not counts["slices"].get(split):
+            options.say(f"{split} has no slice: there are too few patients with such nodules")
+    there, bad = len(patients) - len(splits), len(set(failed) & set(splits))
+    made = f"{len(splits) - bad} patients made ({slices} slices), {there} were there, {bad} failed"
+    unread = f", {len(found.damaged)} XML files were not read" if found.damaged else ""
+    options.say(f"{made}{unread}; {output / lidc_prepare.SUMMARY}")
     if failed:
         sys.exit(1)
 

@@ -54,7 +54,8 @@ from jaxseg.cli.runs import conclusion, tell
     type=click.Choice(["prior", "image"]),
     default="prior",
     show_default=True,
-    help="Of a cmvae: latent vectors are drawn without regard to the image, as the original does, or for the image.",
+    help="Of a cmvae, what its confusion matrices hang on. prior: on chance alone, as in the original, so that they do "
+    "not know the image. image: on the image too.",
 )
 @click.option(
     "--normalise",

@@ -64,6 +64,8 @@ def read_card(folder: Path) -> Card:
             raise ValueError(f"{path} is larger than {MAX_CARD_BYTES} bytes; no card is")
         fields = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
+        if (folder / "checkpoints").is_dir():
+            raise ValueError(f"{folder}: the training run has no model yet: its first validation writes one") from None
         raise ValueError(
             f"{folder} is no model directory: it has no {CARD_FILE} (`jaxseg convert` writes one)"
         ) from None

@@ -66,7 +66,7 @@ class AnnotatedSlices:
         held = self.cache.get(paths[0], lambda: _Held(*self.read(*paths)))
         count = held.labels.shape[-1]
         if count > self.annotators:
-            raise ImageError(f"{paths[0].name}: has {count} annotators; {self.annotators} at most were asked for")
+            raise ImageError(f"{paths[0].name}: has {count} annotators, and data.annotators is {self.annotators}")
         labels = np.zeros((*held.truth.shape, self.annotators), np.uint8)
         labels[..., :count] = held.labels
         present = np.arange(self.annotators) < count
@@ -152,51 +152,6 @@ def fill_absent(record: dict[str, Any], rng: np.random.Generator) -> dict[str, A
     own = labels[..., present]
     repeats = own[..., np.asarray(rng.choice(count, absent))]
     return {**record, "labels": np.concatenate([own, repeats], -1), "present": np.ones_like(present)}
-
-
-@dataclasses.dataclass(frozen=True)
-class TurnHalf:
-    """The transform of training: with a probability, image and masks are turned by 180 degrees, as the original does.
-
-    Attributes:
-      probability: of turning.
-    """
-
-    probability: float = 0.5
-
-    def __post_init__(self):
-        if not 0 <= self.probability <= 1:
-            raise ValueError(f"the probability must be in [0, 1], got {self.probability}")
-
-    def __call__(self, record: dict[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        if rng.random() >= self.probability:
-            return record
-        turned = {key: np.ascontiguousarray(record[key][::-1, ::-1]) for key in ("image", "labels", "truth")}
-        return {**record, **turned}
-
-
-@dataclasses.dataclass(frozen=True)
-class OneAnnotator:
-    """A transform that gives every sample the mask of one of its annotators, drawn at random for each by itself.
-
-    For one draw a batch, as the original has it, `jaxseg.ops.annotators.draw_annotator` draws on the device.
-
-    Attributes:
-      before: a transform that comes first, such as `TurnHalf()`; None: nothing.
-    """
-
-    before: Callable[[dict[str, Any], np.random.Generator], dict[str, Any]] | None = None
-
-    def __call__(self, record: dict[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        if self.before is not None:
-            record = self.before(record, rng)
-        place = int(rng.choice(np.flatnonzero(record["present"])))
-        return {**record, "label": np.ascontiguousarray(record["labels"][..., place])}
-
-
-def as_read(record: dict[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """The transform of evaluation: none."""
-    return record
 
 
 def _check(split: str, annotators: int) -> None:

@@ -44,6 +44,12 @@ class Settings:
         if self.most_pixels is not None and self.most_pixels < self.least_pixels:
             raise ValueError(f"most_pixels, {self.most_pixels}, is below least_pixels, {self.least_pixels}")
 
+    @property
+    def fractions(self) -> dict[str, float]:
+        """Split -> share of the patients."""
+        others = {"test": self.test_fraction, "validate": self.val_fraction}
+        return {"train": 1 - sum(others.values())} | others
+
 
 def describe(nodule: Nodule, stack: Stack, settings: Settings) -> dict[str, Any]:
     """Returns what the record of a patient says of a nodule, for JSON.

@@ -115,7 +115,9 @@ def fill(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def place(annotation: Annotation, stack: Stack) -> Placed:
-    """Returns an annotation as a mask: what inclusions enclose, without what exclusions enclose.
+    """Returns an annotation as a mask: what inclusions enclose, without what exclusions in them enclose.
+
+    In a slice the outlines count from the largest to the smallest, so that an inclusion in an exclusion is kept.
 
     Raises:
       ValueError: an outline lies in no slice of the CT, or leaves it.
@@ -126,12 +128,14 @@ def place(annotation: Annotation, stack: Stack) -> Placed:
         raise ValueError(f"nodule {annotation.nodule}: an outline leaves the slices, which are {stack.size}")
     (top, left), (bottom, right) = points.min(0).tolist(), points.max(0).tolist()
     first, size = min(slices), (bottom - top + 1, right - left + 1)
-    masks = {inclusion: np.zeros((max(slices) - first + 1, *size), bool) for inclusion in (True, False)}
-    for k, outline in zip(slices, annotation.outlines, strict=True):
-        masks[outline.inclusion][k - first] |= fill(outline.points - [top, left], size)
+    mask = np.zeros((max(slices) - first + 1, *size), bool)
+    enclosed = [fill(outline.points - [top, left], size) for outline in annotation.outlines]
+    parts = list(zip(enclosed, slices, annotation.outlines, strict=True))
+    for inside, k, outline in sorted(parts, key=lambda part: (-part[0].sum(), not part[2].inclusion)):
+        mask[k - first][inside] = outline.inclusion
     counts = [len(outline.points) for outline in annotation.outlines]
     positions = np.column_stack([np.repeat(stack.z[slices], counts), points * np.array(stack.spacing_mm)])
-    return Placed(annotation, (first, top, left), masks[True] & ~masks[False], positions)
+    return Placed(annotation, (first, top, left), mask, positions)
 
 
 def group(placed: Sequence[Placed], tolerance_mm: float) -> list[tuple[int, ...]]:
@@ -183,10 +187,12 @@ def join(placed: Sequence[Placed]) -> Nodule:
 def find_nodules(annotations: Sequence[Annotation], stack: Stack) -> list[Nodule]:
     """Returns the nodules of a CT, those first that the first reader names first; one slice spacing is the tolerance.
 
+    Annotations that enclose no pixel are left out.
+
     Raises:
       ValueError: an outline lies in no slice of the CT, or leaves it.
     """
-    placed = [place(annotation, stack) for annotation in annotations]
+    placed = [each for each in (place(annotation, stack) for annotation in annotations) if each.mask.any()]
     return [join([placed[i] for i in indices]) for indices in group(placed, stack.step_mm)]
 
 

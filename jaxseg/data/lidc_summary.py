@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxseg import __version__
+from jaxseg.data.annotators import SPLITS
 from jaxseg.data.lidc_crops import Settings
 from jaxseg.data.lidc_prepare import MADE_BY, SUMMARY, read_records, write_json
 from jaxseg.data.lidc_xml import RATINGS
@@ -80,7 +81,8 @@ def count(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Returns how many there are of what, of the records of patients.
 
     Returns:
-      "patients", "nodules", "slices": of each split; "marks": of nodules below 3 mm and of none; and tables of a class
+      "patients", "nodules", "slices": of each split; "marks": of nodules below 3 mm, of none, and outlines that
+      enclose nothing; and tables of a class
       and its number: "nodules_per_patient", "readers_per_nodule", "diameter_mm", "malignancy" (median of the readers),
       "malignancy_range" (of the readers of a nodule: how far they are apart), "slices_per_nodule", "pixels_per_slice",
       "annotators_per_slice", "left_out".
@@ -88,7 +90,7 @@ def count(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     nodules = [nodule for record in records for nodule in record["nodules"]]
     written = [nodule for nodule in nodules if nodule["slices"]]
     rated = [[value for value in nodule["malignancy_by_reader"] if value is not None] for nodule in nodules]
-    splits = sorted({record["split"] for record in records})
+    splits = [split for split in SPLITS if any(record["split"] == split for record in records)]
     of_split = {split: [record for record in records if record["split"] == split] for split in splits}
     pixels = [number for nodule in written for number in nodule["pixels"]]
     return {
@@ -98,7 +100,7 @@ def count(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             split: sum(len(nodule["slices"]) for record in found for nodule in record["nodules"])
             for split, found in of_split.items()
         },
-        "marks": {name: sum(record.get(name, 0) for record in records) for name in ("small", "no_nodules")},
+        "marks": {name: sum(record.get(name, 0) for record in records) for name in ("small", "no_nodules", "empty")},
         "nodules_per_patient": _table(len(record["nodules"]) for record in records),
         "readers_per_nodule": _table(len(nodule["readers"]) for nodule in nodules),
         "diameter_mm": _classes((nodule["diameter_mm"] for nodule in nodules), DIAMETERS_MM),

@@ -10,7 +10,7 @@ Source: LeCun et al. 1998, doi 10.1109/5.726791; rCampSemp/learn-vae-noisy-label
 import csv
 import dataclasses
 import gzip
-import json
+import math
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,15 +18,15 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from jaxseg import __version__
 from jaxseg.data.degrade import degrade
+from jaxseg.data.whole_set import check_replaceable, write_summary
 from jaxseg.files import atomic_file, atomic_folder
 from jaxseg.images.tiff import write_tiff
 from jaxseg.ops.metrics import dice
 
 IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 FOLDERS = ("Gaussian", "GT", "Over", "Under", "Wrong")
-MAX_ITEMS, MAX_SIDE = 2**20, 256  # of an idx file
+MAX_ITEMS, MAX_SIDE, MAX_BYTES = 2**20, 256, 2**28  # of an idx file
 # Mean and standard deviation of the Dice with the truth, as in the published set.
 LEVELS = {"Over": (0.75, 0.04), "Under": (0.48, 0.15), "Wrong": (0.44, 0.10)}
 COLUMNS = ("split", "number", "digit", "source_index", "gt_pixels", "over_dice", "under_dice", "wrong_dice")
@@ -79,7 +79,7 @@ def prepare_mnist(raw: Path, out: Path, settings: Settings) -> Iterator[str]:
         something else.
       OSError: a file cannot be read or written.
     """
-    check_folder(out)
+    check_replaceable(out, _MADE_BY)
     sets = read_mnist(raw)
     chosen = _chosen({name: len(images) for name, (images, _) in sets.items()}, settings)
     rows = []
@@ -96,18 +96,6 @@ def prepare_mnist(raw: Path, out: Path, settings: Settings) -> Iterator[str]:
                 rows.append(_row(split, number, int(labels[index]), index, made))
                 yield f"{split} {number}"
         _write_tables(folder, settings, rows)
-
-
-def check_folder(out: Path) -> None:
-    """Raises ValueError where a folder holds something else than a set that `jaxseg prepare mnist` made."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    try:
-        found = json.loads((out / "summary.json").read_bytes()[: 2**20])
-    except (OSError, ValueError):
-        found = None
-    if not isinstance(found, dict) or found.get("made_by") != _MADE_BY:
-        raise ValueError(f"{out}: holds files that `jaxseg prepare mnist` did not write; name another folder")
 
 
 def read_mnist(raw: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -153,7 +141,9 @@ def read_idx(path: Path, *, axes: int) -> np.ndarray:
             shape = tuple(int(side) for side in np.frombuffer(head, ">u4", offset=4))
             if not 1 <= shape[0] <= MAX_ITEMS or any(not 1 <= side <= MAX_SIDE for side in shape[1:]):
                 raise ValueError(f"{path.name}: holds {shape}, more than can be read")
-            count = int(np.prod(shape, dtype=np.int64))
+            count = math.prod(shape)
+            if count > MAX_BYTES or (not packed and path.stat().st_size - len(head) != count):
+                raise ValueError(f"{path.name}: its header announces {shape}, and the rest of it has another length")
             content = file.read(count + 1)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"{path.name}: damaged ({error})") from None
@@ -256,11 +246,8 @@ def _write_tables(folder: Path, settings: Settings, rows: list[tuple]) -> None:
         for split in splits
     }
     content = {
-        "made_by": _MADE_BY,
-        "jaxseg": __version__,
         "settings": dataclasses.asdict(settings),
         "digits": {split: sum(row[0] == split for row in rows) for split in splits},
         "mean_dice": means,
     }
-    with atomic_file(folder / "summary.json") as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_summary(folder, _MADE_BY, content)

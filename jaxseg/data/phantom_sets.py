@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from jaxseg import __version__
 from jaxseg.data import phantom
+from jaxseg.data.whole_set import check_replaceable, write_summary
 from jaxseg.files import atomic_folder
 from jaxseg.images.tiff import write_tiff
 
@@ -50,25 +50,13 @@ def prepare_phantoms(
         raise ValueError(f"at least 1 phantom to train and 0 others, got {dict(counts)}")
     if seed < 0 or not 32 <= size <= 2048:
         raise ValueError(f"the seed must be at least 0 and the size from 32 to 2048, got {seed} and {size}")
-    check_folder(out)
+    check_replaceable(out, _MADE_BY)
     with atomic_folder(out) as folder:
         make = _write_nodules if kind == "annotators" else _write_xrays
         yield from make(folder, counts, seed, size)
-        content = {"made_by": _MADE_BY, "jaxseg": __version__, "kind": kind, "seed": seed, "size": size}
+        content = {"kind": kind, "seed": seed, "size": size}
         content |= {"counts": dict(counts), "notice": "phantoms drawn from formulas; not real patients"}
-        (folder / "summary.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-def check_folder(out: Path) -> None:
-    """Raises ValueError where a folder holds something else than a set that `jaxseg prepare phantom` made."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    try:
-        found = json.loads((out / "summary.json").read_bytes()[: 2**20])
-    except (OSError, ValueError):
-        found = None
-    if not isinstance(found, dict) or found.get("made_by") != _MADE_BY:
-        raise ValueError(f"{out}: holds files that `jaxseg prepare phantom` did not write; name another folder")
+        write_summary(folder, _MADE_BY, content)
 
 
 def draw_nodule(seed: int, size: int = 64) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -56,6 +56,8 @@ def samples_sheet(
     legend = legend if classes > 2 else []
     words = [title] if title else []
     words += [f"{len(masks)} samples; agreement: black {low:.0%}, white 100%"]
+    if not masks.any():
+        words.append("all samples are empty")
     words += [f"entropy in bits: black 0, white {np.log2(classes):.3g}"]
     if confusion is not None:
         words.append("confusion matrix: a row an annotated class, a column a true class, from 0; black 0, white 1")

@@ -238,11 +238,16 @@ def sample(model: ProbUNet, image: jax.Array, num_samples: int, key: jax.Array) 
     Returns:
       "logits" (S, H, W, K) and "masks" (S, H, W, K) bool. Under `jax.jit`, what is not used is not computed.
     """
-    keys = jax.random.split(key, num_samples)
-    noise = jax.vmap(lambda key: jax.random.normal(key, (model.cfg.latent,)))(keys)
+    noise = noise_of(model, key, num_samples)
     begun, prior = model.begin(image[None])
     logits = jax.vmap(lambda noise: model.combine.finish(begun, draw(prior, noise[None]))[0])(noise)
     return {"logits": logits, "masks": logits > 0}
+
+
+def noise_of(model: ProbUNet, key: jax.Array, num_samples: int) -> jax.Array:
+    """Returns the standard normal numbers (S, Z) of `sample`."""
+    keys = jax.random.split(key, num_samples)
+    return jax.vmap(lambda key: jax.random.normal(key, (model.cfg.latent,)))(keys)
 
 
 def regularised(model: ProbUNet) -> list[jax.Array]:

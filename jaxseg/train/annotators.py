@@ -5,7 +5,8 @@ Source: rCampSemp/learn-vae-noisy-label.
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -30,15 +31,17 @@ MEASURES = {  # name -> what it says
     "dice": "Dice of the clean mask",
     "dice_majority": "Dice of the samples' majority",
     "dice_union": "Dice of the samples' union, as the original measures the probabilistic U-Net",
-    "ged_published": "generalised energy distance as published",
-    "ged_original": "the same as the original computes it",
+    "ged_published": "generalised energy distance as published: subtracts the diversities",
+    "ged_original": "generalised energy distance of the original's code: adds the diversities",
     "distance_to_annotators": "mean distance of samples and annotators",
     "distance_between_samples": "mean distance between samples",
     "distance_between_annotators": "mean distance between annotators",
     "kl": "KL divergence",
     "baseline_majority": "Dice of the annotators' majority vote",
+    "baseline_majority_ged": "generalised energy distance as published, of that vote",
     "baseline_annotator": "mean Dice of single annotators",
 }
+UNDEFINED = ("ged_original", "distance_between_annotators")  # NaN for an image with one annotator
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,6 +83,9 @@ class DataConfig(LoadingConfig):
         root = Path(self.root)
         if not (root / "train").is_dir():
             raise ValueError(f"{root}: has no folder train; the layouts are those of `jaxseg prepare lidc` and `mnist`")
+        for layout, name in {"lidc": "scans", "mnist": "Gaussian"}.items():
+            if layout != self.layout and (root / "train" / name).is_dir():
+                raise ValueError(f"{root}: looks like {layout}, and data.layout is {self.layout}")
         found = {}
         for split, folder in FOLDERS.items():
             if not (root / folder).is_dir():
@@ -117,6 +123,7 @@ def measures(
     labels = jnp.moveaxis(batch["labels"] > 0, -1, 1)  # (B, A, H, W)
     count = present.sum(-1)
     votes = (labels & present[:, :, None, None]).sum(1)
+    majority = 2 * votes >= count[:, None, None]
     each = dice_original(labels, jnp.broadcast_to(truth[:, None], labels.shape))
     return {
         "dice": dice_original(clean, truth),
@@ -125,15 +132,18 @@ def measures(
         "ged_published": energy_distance_published(labels, samples, present=present),
         "ged_original": energy_distance_original(labels, samples, present=present),
         **mean_distances(labels, samples, present=present),
-        "baseline_majority": dice_original(2 * votes >= count[:, None, None], truth),
+        "baseline_majority": dice_original(majority, truth),
+        "baseline_majority_ged": energy_distance_published(labels, majority[:, None], present=present),
         "baseline_annotator": jnp.where(present, each, 0).sum(-1) / count.astype(each.dtype),
         **others,
     }
 
 
 def summarise(found: dict[str, np.ndarray]) -> dict[str, float]:
-    """Returns the means of all images; those of which a measure says nothing are left out of its mean."""
-    return {name: _mean(found[name]) for name in MEASURES if name in found and not name.startswith("baseline")}
+    """Returns the means of all images; images without a value are left out, and so are measures without any."""
+    names = [name for name in MEASURES if name in found and not name.startswith("baseline")]
+    rows = {name: _row(name, found[name]) for name in names}
+    return {name: row["mean"] for name, row in rows.items() if row["count"]}
 
 
 def examine(model, source: Sequence, *, scores: Callable, on_error: str = "stop", batch_size: int = 16) -> Examination:
@@ -154,17 +164,13 @@ def examine(model, source: Sequence, *, scores: Callable, on_error: str = "stop"
             batch.pop("index", None)
             found.append({name: np.asarray(values)[real] for name, values in measure(model, batch).items()})
     values = {name: np.concatenate([part[name] for part in found]) for name in MEASURES if name in found[0]}
-    rows = {name: _row(of) for name, of in values.items()}
-    lines = [[MEASURES[name], f"{row['mean']:.4f}", f"+- {row['standard_error']:.4f}"] for name, row in rows.items()]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    table = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines]
+    rows = {name: _row(name, of) for name, of in values.items()}
     count = len(next(iter(values.values())))
-    table.append(f"means of {count} images with their standard errors; distances are 1 - intersection over union")
-    return Examination({"images": count, "measures": rows}, "\n".join(table))
+    return Examination({"images": count, "measures": rows}, _table(rows, count))
 
 
 def sheet(
-    records: Sequence[dict], clean: np.ndarray, samples: np.ndarray, matrices: np.ndarray | None = None
+    records: Sequence[dict], clean: np.ndarray, samples: np.ndarray, more: Mapping[str, np.ndarray] | None = None
 ) -> Image.Image:
     """Returns a picture with a row an image: itself, its annotators, the truth, the clean mask, samples, their mean.
 
@@ -172,17 +178,16 @@ def sheet(
       records: N.
       clean: (N, H, W) bool.
       samples: (N, S, H, W) bool.
-      matrices: (N, H, W) in [0, 1], such as the probability that an annotator misses the object; None: not shown.
+      more: titles -> (N, H, W) in [0, 1], such as the probability that an annotator misses the object.
     """
     titles = ["image", "annotators", "truth", "clean", *(f"sample {i + 1}" for i in range(SHOWN)), "mean of samples"]
-    rows = []
+    rows, more = [], more or {}
     for i, record in enumerate(records):
         labels = record["labels"][..., record["present"]].mean(-1)
         planes = [_grey(record["image"].mean(-1)), labels, record["truth"], clean[i], *samples[i, :SHOWN]]
-        planes += [samples[i].mean(0), *([] if matrices is None else [matrices[i]])]
+        planes += [samples[i].mean(0), *(plane[i] for plane in more.values())]
         rows.append([np.rint(255 * np.asarray(plane, np.float32)).astype(np.uint8) for plane in planes])
-    titles += [] if matrices is None else ["missed by annotators"]
-    return contact_sheet(rows, titles=titles, legend=[], cell=128)
+    return contact_sheet(rows, titles=[*titles, *more], legend=[], cell=128)
 
 
 def _grey(image: np.ndarray) -> np.ndarray:
@@ -190,12 +195,30 @@ def _grey(image: np.ndarray) -> np.ndarray:
     return np.clip((image - low) / max(high - low, 1e-6), 0, 1)
 
 
-def _mean(values: np.ndarray) -> float:
-    values = values[np.isfinite(values)].astype(np.float64)
-    return float(values.mean()) if values.size else 0.0
+def _row(name: str, values: np.ndarray) -> dict[str, float | int]:
+    """Mean, standard error (population deviation, as the original's) and how many images have a value."""
+    values = values.astype(np.float64)
+    if name in UNDEFINED:
+        values = values[~np.isnan(values)]
+    if not values.size:
+        return {"mean": math.nan, "standard_error": math.nan, "count": 0}
+    error = values.std() / math.sqrt(values.size)
+    return {"mean": float(values.mean()), "standard_error": float(error), "count": int(values.size)}
 
 
-def _row(values: np.ndarray) -> dict[str, float | int]:
-    values = values[np.isfinite(values)].astype(np.float64)
-    error = values.std() / np.sqrt(values.size) if values.size else 0.0
-    return {"mean": _mean(values), "standard_error": float(error), "count": int(values.size)}
+def _table(rows: Mapping[str, dict], count: int) -> str:
+    """The rows for people."""
+    lines = []
+    for name, row in rows.items():
+        of = "" if row["count"] == count else f"of {row['count']} images"
+        found = [f"{row['mean']:.4f}", f"+- {row['standard_error']:.4f}"] if row["count"] else ["n/a", ""]
+        lines.append([name, MEASURES[name], *found, of])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    table = [
+        "  ".join([*map(str.ljust, line[:2], widths[:2]), *map(str.rjust, line[2:4], widths[2:4]), line[4]]).rstrip()
+        for line in lines
+    ]
+    table.append(f"means of {count} images with their standard errors; distances are 1 - intersection over union")
+    if rows["baseline_majority"]["mean"] == 1:
+        table.append("the truth is the annotators' majority vote")
+    return "\n".join(table)

@@ -42,8 +42,8 @@ class LossConfig:
 
     Attributes:
       beta: the weight at its highest.
-      schedule: "anneal" rises evenly in the first `ramp_up` of the epochs, "cyclic" five times over, "constant" not.
-        The original anneals whatever it is asked.
+      schedule: "anneal" rises evenly in the first `ramp_up` of the epochs, "cyclic" five times over (with five epochs
+        or fewer it stays 0, as in the original), "constant" not. The original anneals whatever it is asked.
       ramp_up: share of the epochs.
       kl_twice: the original adds the term in its loss and once more in its training loop.
     """
@@ -115,16 +115,21 @@ def scores(model, batch: dict, *, count: int) -> dict[str, jax.Array]:
 
 
 def draw(model, records: Sequence[dict]) -> Image.Image:
-    """A sheet of images with their annotators, the clean masks and sampled ones."""
+    """A sheet of images: annotators, clean and sampled masks, the reconstruction and two sampled confusion matrices."""
     images = jnp.asarray(np.stack([record["image"] for record in records]))
     keys = jax.random.split(jax.random.key(0), len(records))
     found = jax.jit(_sampled, static_argnums=3)(model, images, keys, 16)
-    missed = np.asarray(found["matrices"])[..., 0, 1].mean(1)  # the object, annotated as background
-    return annotators.sheet(records, np.asarray(found["clean"]), np.asarray(found["masks"]), missed)
+    more = {"reconstruction": np.asarray(found["reconstruction"])}
+    for i, matrix in enumerate(np.moveaxis(np.asarray(found["matrices"])[:, :2], 1, 0)):
+        more |= {f"missed, {i + 1}": matrix[..., 0, 1], f"drawn beside, {i + 1}": matrix[..., 1, 0]}
+    return annotators.sheet(records, np.asarray(found["clean"]), np.asarray(found["masks"]), more)
 
 
 def _sampled(model, images: jax.Array, keys: jax.Array, count: int) -> dict[str, jax.Array]:
-    """Clean masks (B, H, W) bool, `count` sampled ones of each (B, S, H, W), their matrices, and the KL term (B,)."""
+    """Clean masks (B, H, W) bool, `count` sampled ones of each (B, S, H, W), their matrices, and the KL term (B,).
+
+    The reconstruction (B, H, W) is the noisy mask at the middle of the Gaussian that the network finds for the image.
+    """
     features = model.maps(images)["decoder0"]
     logits = model.logits(features)
     mean, log_variance = model.confusion.encode(features)
@@ -132,7 +137,9 @@ def _sampled(model, images: jax.Array, keys: jax.Array, count: int) -> dict[str,
     found = jax.vmap(functools.partial(drawn, model))(logits, z)
     kl = jax.vmap(lambda m, v: kl_to_standard_normal(m[None], v[None]))(mean, log_variance)
     clean = jnp.argmax(logits, axis=-1) > 0
-    return {"clean": clean, "masks": found["masks"] > 0, "matrices": found["matrices"], "kl": kl}
+    middle = jax.vmap(functools.partial(drawn, model))(logits, mean[:, None])["masks"][:, 0] > 0
+    masks = found["masks"] > 0
+    return {"clean": clean, "masks": masks, "matrices": found["matrices"], "kl": kl, "reconstruction": middle}
 
 
 def _model(config: Config, shape: tuple[int, int, int]):

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from jaxseg.models.prob_unet import regularised, sample
+from jaxseg.models.prob_unet import draw as latent
+from jaxseg.models.prob_unet import noise_of, regularised
 from jaxseg.ops.annotator_losses import gaussian_kl, negative_elbo, sum_of_norms
 from jaxseg.ops.annotators import draw_annotator
 from jaxseg.train import annotators
@@ -95,9 +96,8 @@ def scores(model, batch: dict, *, count: int) -> dict[str, jax.Array]:
     keys = jax.vmap(jax.random.key)(batch["seed"])
     found = _sampled(model, batch["image"], keys, count)
     target = batch["truth"][..., None]
-    _, prior = model.begin(batch["image"])
     posterior = model.posterior(model.with_target(batch["image"], target))
-    return measures(found["clean"], found["masks"], batch, {"kl": gaussian_kl(*posterior, *prior)})
+    return measures(found["clean"], found["masks"], batch, {"kl": gaussian_kl(*posterior, *found["prior"])})
 
 
 def draw(model, records: Sequence[dict]) -> Image.Image:
@@ -109,9 +109,12 @@ def draw(model, records: Sequence[dict]) -> Image.Image:
 
 
 def _sampled(model, images: jax.Array, keys: jax.Array, count: int) -> dict[str, jax.Array]:
-    """Masks at the mean of the prior (B, H, W) bool, and `count` sampled ones of each (B, S, H, W)."""
-    masks = jax.vmap(lambda image, key: sample(model, image, count, key)["masks"][..., 0])(images, keys)
-    return {"clean": model(images)[..., 0] > 0, "masks": masks}
+    """Masks at the mean of the prior (B, H, W) bool, `count` sampled ones of each (B, S, H, W), and the prior."""
+    begun, prior = model.begin(images)
+    noise = jax.vmap(lambda key: noise_of(model, key, count))(keys)  # (B, S, Z)
+    drawn = jax.vmap(lambda noise: model.combine.finish(begun, latent(prior, noise)), 1, 1)(noise)
+    clean = model.combine.finish(begun, prior[0])
+    return {"clean": clean[..., 0] > 0, "masks": drawn[..., 0] > 0, "prior": prior}
 
 
 def _model(config: Config, shape: tuple[int, int, int]):

@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from jaxseg.data.annotators import lidc_slices
+from jaxseg.data.annotators import SPLITS, lidc_slices
 from jaxseg.data.lidc_crops import SIDE, Settings, z_score
-from jaxseg.data.lidc_prepare import begin, find_studies, prepare, read_records
+from jaxseg.data.lidc_prepare import begin, find_studies, make_patient, prepare, read_records
 from jaxseg.data.lidc_summary import METADATA, conclude
 from jaxseg.images.tiff import read_tiff
 from tests.pipeline.lidc_files import box, four_readers, message, nodule, roi, save_study
@@ -25,10 +25,18 @@ def study(root, patient: int, sessions=four_readers, **options):
 
 
 def made(root, out, settings=ALL):
-    patients, notes = find_studies(root)
-    outcomes = list(prepare(patients, out, settings, begin(patients, out, settings)))
-    conclude(out, settings, {o.patient: o.error for o in outcomes if o.error}, notes)
+    found = find_studies(root)
+    outcomes = list(prepare(found.patients, out, settings, begin(found.patients, out, settings)))
+    conclude(out, settings, {o.patient: o.error for o in outcomes if o.error}, found.notes)
     return outcomes
+
+
+def one_nodule(root, patient: int):
+    return study(root, patient, [nodule(roi(3, box(30, 40, 8, 8), series=f"1.2.{patient}"))] * 2)
+
+
+def slices_of(out):
+    return {split: sorted({p.name[4:8] for p in (out / split / "scans").glob("*.tif")}) for split in SPLITS}
 
 
 def test_slices_masks_consensus_and_crops_are_those_of_the_study(tmp_path):
@@ -71,7 +79,7 @@ def test_the_tables_have_the_published_columns_and_say_what_is_there(tmp_path, s
     assert [(row["readers"], row["malignancy_by_reader"]) for row in nodules] == [("3", "2 4 5"), ("1", "1")]
     assert nodules[1]["left_out"] == "outlined by 1 of the readers"
     summary = json.loads((tmp_path / "out/meta/summary.json").read_text())
-    assert summary["marks"] == {"small": 1, "no_nodules": 1}
+    assert summary["marks"] == {"small": 1, "no_nodules": 1, "empty": 0}
     assert summary["readers_per_nodule"] == {"1": 1, "2": 0, "3": 1}
     assert (summary["nodules"], summary["slices"]) == ({"train": 2}, {"train": 4})
     assert summary["malignancy"] == {"1": 1, "2": 0, "3": 0, "4": 1}
@@ -110,17 +118,89 @@ def test_a_crop_at_the_edge_is_moved_into_the_slice(tmp_path):
 def test_patients_have_one_split_each_whatever_is_added_later(tmp_path):
     settings = Settings(val_fraction=0.25, test_fraction=0.25, seed=3)
     for patient in range(1, 9):
-        study(tmp_path / "raw", patient, [nodule(roi(3, box(30, 40, 8, 8), series=f"1.2.{patient}"))] * 2)
+        one_nodule(tmp_path / "raw", patient)
     first = {o.patient: o.split for o in made(tmp_path / "raw", tmp_path / "out", settings)}
     assert sorted(first.values()) == ["test"] * 2 + ["train"] * 4 + ["validate"] * 2
     assert made(tmp_path / "raw", tmp_path / "out", settings) == []
-    study(tmp_path / "raw", 9, [nodule(roi(3, box(30, 40, 8, 8), series="1.2.9"))] * 2)
+    one_nodule(tmp_path / "raw", 9)
     assert [o.patient for o in made(tmp_path / "raw", tmp_path / "out", settings)] == ["0009"]
     records = read_records(tmp_path / "out")
     assert {record["patient"]: record["split"] for record in records if record["patient"] != "0009"} == first
     for split in ("train", "validate", "test"):
         names = {path.name[4:8] for path in (tmp_path / "out" / split / "scans").iterdir()}
         assert names == {record["patient"] for record in records if record["split"] == split}
+
+
+def test_slices_of_a_stopped_run_are_removed_so_that_no_patient_is_in_two_splits(tmp_path):
+    settings = Settings(val_fraction=0.25, test_fraction=0.25, seed=3)
+    for patient in range(1, 5):
+        one_nodule(tmp_path / "raw", patient)
+    found = find_studies(tmp_path / "raw").patients
+    splits = begin(found, tmp_path / "out", settings)
+    for patient, split in splits.items():  # stopped before any record is written
+        make_patient(patient, found[patient], tmp_path / "out" / split, settings)
+    (tmp_path / "out/train/scans/mine.tif").write_bytes(b"another's")
+    for patient in range(5, 13):
+        one_nodule(tmp_path / "raw", patient)
+    made(tmp_path / "raw", tmp_path / "out", settings)
+    (tmp_path / "out/train/scans/mine.tif").unlink()
+    there = [name for names in slices_of(tmp_path / "out").values() for name in names]
+    assert sorted(there) == [f"{patient:04}" for patient in range(1, 13)]
+
+
+def test_a_patient_with_another_study_than_before_is_made_again_in_its_split(tmp_path):
+    for patient in range(1, 9):
+        one_nodule(tmp_path / "raw", patient)
+    settings = Settings(val_fraction=0.25, test_fraction=0.25, seed=3)
+    made(tmp_path / "raw", tmp_path / "out", settings)
+    before = slices_of(tmp_path / "out")
+    text = message(*[nodule(roi(3, box(20, 20, 9, 9), series="1.9"))] * 2, series="1.9")
+    save_study(tmp_path / "raw/second", text, series="1.9", patient="LIDC-IDRI-0002")
+    again = made(tmp_path / "raw", tmp_path / "out", settings)
+    assert [(o.patient, o.nodules, o.slices) for o in again] == [("0002", 2, 2)]
+    assert slices_of(tmp_path / "out") == before
+    (tmp_path / "raw/second/069.xml").rename(tmp_path / "raw/second/069.txt")
+    assert [(o.patient, o.slices) for o in made(tmp_path / "raw", tmp_path / "out", settings)] == [("0002", 1)]
+    assert sum(1 for _ in (tmp_path / "out").rglob("scans/pid_0002*")) == 1
+
+
+def test_splits_are_drawn_over_patients_with_nodules_alone(tmp_path):
+    for patient in range(1, 5):
+        one_nodule(tmp_path / "raw", patient)
+    for patient in range(5, 20):
+        study(tmp_path / "raw", patient, [nodule(roi(3, box(30, 40, 8, 8), series=f"1.2.{patient}"))])
+    made(tmp_path / "raw", tmp_path / "out", Settings(val_fraction=0.25, test_fraction=0.25))
+    assert {split: len(names) for split, names in slices_of(tmp_path / "out").items()} == {
+        "train": 2,
+        "validate": 1,
+        "test": 1,
+    }
+
+
+def test_an_outline_that_encloses_nothing_makes_no_reader(tmp_path):
+    line = roi(3, [(30, 40), (33, 43)])
+    study(tmp_path / "raw", 35, [nodule(roi(3, box(30, 40, 8, 8))), nodule(line)])
+    made(tmp_path / "raw", tmp_path / "out")
+    record = read_records(tmp_path / "out")[0]
+    assert [len(found["readers"]) for found in record["nodules"]] == [1]
+    assert record["empty"] == 1
+
+
+def test_an_island_in_what_is_excluded_is_kept(tmp_path):
+    outlines = [roi(3, box(33, 43, 12, 12), inclusion="FALSE"), roi(3, box(36, 46, 5, 5)), roi(3, box(30, 40, 20, 20))]
+    study(tmp_path / "raw", 35, [nodule(*outlines)] * 2)
+    made(tmp_path / "raw", tmp_path / "out")
+    masks = read_tiff(tmp_path / "out/train/masks/annots/pid_0035_nod_0_slice_0.tif")
+    assert masks[0].sum((0, 1)).tolist() == [400 - 144 + 25] * 2
+
+
+def test_a_copy_of_the_annotations_is_left_out_with_a_note(tmp_path):
+    folder = study(tmp_path / "raw", 35)
+    text = next(folder.glob("*.xml")).read_bytes()
+    (folder / "copy.xml").write_bytes(text)
+    found = find_studies(tmp_path / "raw")
+    assert len(found.patients["0035"]) == 1
+    assert "the same as" in found.notes[0]
 
 
 def test_two_studies_of_a_patient_count_their_nodules_on(tmp_path):
@@ -151,16 +231,18 @@ def test_files_that_do_not_belong_together_are_named(tmp_path):
     (tmp_path / "raw/lost.xml").write_text(message("", series="1.2.77"))
     (tmp_path / "raw/bad.xml").write_text("<!DOCTYPE x><LidcReadMessage/>")
     save_study(tmp_path / "raw/broken", None, series="1.2.97", PatientID="?!")
-    patients, notes = find_studies(tmp_path / "raw")
-    assert list(patients) == ["0035"]
-    assert len(notes) == 4
+    found = find_studies(tmp_path / "raw")
+    assert list(found.patients) == ["0035"]
+    assert found.damaged == {
+        str(tmp_path / "raw/bad.xml"): "has a document type (DOCTYPE), which no file of the archive has; it is not read"
+    }
+    assert len(found.notes) == 3
     for words in (
         "broken: 000001.dcm: the patient's ID '?!' has neither",
-        "bad.xml: has a document type",
         "lost.xml: no CT series 1.2.77",
-        "none: has no annotations",
+        "none: no annotations of it were read",
     ):
-        assert any(words in note for note in notes)
+        assert any(words in note for note in found.notes)
     (tmp_path / "raw/again.xml").write_text(message("", series="1.2.35"))
     with pytest.raises(ValueError, match=r"are both of the series 1\.2\.35"):
         find_studies(tmp_path / "raw")

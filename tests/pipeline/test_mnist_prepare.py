@@ -102,3 +102,22 @@ def test_missing_files_too_many_digits_and_other_folders_are_refused(tmp_path):
     for options in ({"train": 0}, {"noise": -1}, {"seed": -1}):
         with pytest.raises(ValueError, match=r"at least|noise must be"):
             Settings(**options)
+
+
+def test_what_a_user_put_into_a_set_is_not_deleted_with_it(tmp_path):
+    raw = tmp_path / "raw"
+    save_mnist_files(raw)
+    list(prepare_mnist(raw, tmp_path / "out", SMALL))
+    list(prepare_mnist(raw, tmp_path / "out", SMALL))  # a set alone is replaced
+    (tmp_path / "out/run").mkdir()
+    with pytest.raises(ValueError, match="is replaced as a whole, and `jaxseg prepare mnist` did not write run"):
+        list(prepare_mnist(raw, tmp_path / "out", SMALL))
+    assert (tmp_path / "out/run").is_dir()
+
+
+def test_a_small_file_that_announces_much_is_refused(tmp_path):
+    (tmp_path / "x").write_bytes(bytes([0, 0, 8, 3]) + np.array([2**20, 256, 256], ">u4").tobytes())
+    for content in ((tmp_path / "x").read_bytes(), gzip.compress((tmp_path / "x").read_bytes())):
+        (tmp_path / "x").write_bytes(content)
+        with pytest.raises(ValueError, match="the rest of it has another length"):
+            read_idx(tmp_path / "x", axes=3)

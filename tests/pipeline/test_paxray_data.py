@@ -112,7 +112,7 @@ def test_only_the_sampled_pixels_are_looked_at(tmp_path):
         (np.zeros((3, 8, 8), np.float32), "got .* float32"),
         (np.zeros((3, 16, 8), bool), "another shape than its picture: it is 16 x 8, the picture 8 x 8"),
         (np.zeros((3, 0, 8), bool), "x.npy"),
-        (np.array([{}], object), "not a .npy file, or damaged"),
+        (np.array([{}], object), "holds Python objects"),
     ],
 )
 def test_targets_that_do_not_fit_are_refused(tmp_path, array, reason):

@@ -161,6 +161,25 @@ def test_measures_are_those_of_numpy():
         assert found["baseline_annotator"][i] == pytest.approx(np.mean(single), abs=1e-5)
 
 
+def test_what_one_annotator_does_not_tell_is_no_perfect_score():
+    names = ("dice", "ged_original", "distance_between_annotators", "kl")
+    values = {name: np.array([np.nan, np.nan]) for name in names} | {"dice": np.array([0.5, 0.7])}
+    found = annotators.summarise(values)
+    assert set(found) == {"dice", "kl"}
+    assert np.isnan(found["kl"])  # has diverged
+    assert annotators.summarise({"ged_original": np.array([np.nan, 2.5])}) == {"ged_original": 2.5}
+    rows = {name: annotators._row(name, of) for name, of in values.items()}
+    rows["baseline_majority"] = rows["ged_original"] | {"mean": 1.0}
+    table = annotators._table(rows, 2)
+    assert "n/a" in next(line for line in table.splitlines() if line.startswith("ged_original"))
+    assert table.endswith("the truth is the annotators' majority vote")
+
+
+def test_a_set_of_the_other_layout_is_told(lidc):
+    with pytest.raises(ValueError, match="looks like lidc, and data.layout is mnist"):
+        annotators.DataConfig(root=str(lidc), layout="mnist").splits()
+
+
 def record() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     truth = np.zeros((12, 12), np.uint8)
@@ -193,8 +212,8 @@ def test_the_default_is_the_half_turn_and_greys_change_alone():
     [
         ({"model__norm": "xx"}, "norm"),
         ({"model__depth": 6}, "depth"),
-        ({"data__annotators": 3}, "3 at most were asked for"),
-        ({"data__layout": "mnist"}, "no such folder"),
+        ({"data__annotators": 3}, "annotators, and data.annotators is 3"),
+        ({"data__layout": "mnist"}, "looks like lidc"),
         ({"loss__beta": -1}, "beta"),
     ],
 )

@@ -222,3 +222,9 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, tensors):
 def test_wrong_arguments_are_value_errors_in_words(call):
     with pytest.raises(ValueError, match="list of names|unknown model|needed"):
         call()
+
+
+def test_a_run_without_a_model_yet_is_told_as_such(tmp_path):
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    with pytest.raises(ValueError, match="the training run has no model yet"):
+        jaxseg.load(tmp_path / "run")

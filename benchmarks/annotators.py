@@ -1,0 +1,192 @@
+"""Annotators who disagree, on LIDC: jaxseg beside PyTorch with the original's data loading, same epochs and batch.
+
+    python benchmarks/annotators.py --data ../shared/data/lidc --folder runs/annotators
+
+Networks, losses and rates are the original's, 20 epochs with a batch of 5, several seeds. PyTorch lists the folders and
+reads the files again for every item, and repeats annotators at random, as the original does; an annotator is drawn for
+every batch on both sides. All are measured alike, on `validate`, after the last epoch. `cmvae_consistent` are jaxseg's
+runs, measured with confusion matrices that are normalised in sampling as in training. `best` is jaxseg's own setting.
+Runs of jaxseg are its commands; what is done is not done again.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import sys
+import time
+from datetime import date
+from pathlib import Path
+
+import jax
+import numpy as np
+import tifffile
+import torch
+
+from jaxseg.data.annotator_augment import with_seed
+from jaxseg.data.annotators import AnnotatedSlices, lidc_slices
+from jaxseg.environment import environment
+from jaxseg.train.annotators import MEASURES, measures
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.runs import jaxseg, train, training_seconds  # noqa: E402
+from benchmarks.torch_models import cmvae, prob_unet  # noqa: E402
+
+RESULTS = ROOT / "benchmarks" / "results"
+EPOCHS, BATCH, SAMPLES = 20, 5, 16
+SEEDS = {"cmvae": 3, "prob_unet": 8}  # the probabilistic U-Net has hardly begun to learn by then: seeds differ widely
+BETA, RAMP_UP = {"cmvae": 20.0, "prob_unet": 5.0}, 0.3
+LAST = ["data.draw=batch", f"trainer.epochs={EPOCHS}", f"trainer.validate_every={EPOCHS}"]
+RUNS = {f"{network}_{seed}": ("jaxseg", network, seed) for network in BETA for seed in range(SEEDS[network])}
+RUNS |= {f"torch_{network}_{seed}": ("torch", network, seed) for network in BETA for seed in range(SEEDS[network])}
+RUNS |= {f"cmvae_consistent_{seed}": ("consistent", "cmvae", seed) for seed in range(SEEDS["cmvae"])}
+RUNS |= {"best": ("best", "cmvae", 0)}
+
+
+def main() -> None:
+    """Runs the parts and writes the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    shared = Path(os.environ.get("JAXSEG_SHARED", ROOT.parent / "shared")) / "data"
+    parser.add_argument("--data", type=Path, default=shared / "lidc")
+    parser.add_argument("--folder", type=Path, default=Path("runs") / "annotators")
+    parser.add_argument("--only", choices=RUNS, nargs="*", default=list(RUNS), help="none: only writes the results")
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    for part in options.only:
+        kind, network, seed = RUNS[part]
+        if kind == "torch":
+            on_torch(options.folder / part, options.data, network, seed)
+            continue
+        if kind == "consistent":
+            with_consistent_matrices(options.folder / part, options.folder / f"{network}_{seed}")
+            continue
+        config, overrides = ("cmvae_lidc_best", []) if kind == "best" else (f"{network}_lidc", [f"seed={seed}", *LAST])
+        train(options.folder / part, config, options.data, overrides)
+        jaxseg("evaluate", "--run", options.folder / part, done=options.folder / part / "evaluation_val.json")
+    summarise(options.folder)
+
+
+def with_consistent_matrices(folder: Path, trained: Path) -> None:
+    """Measures a trained run again, with confusion matrices that are normalised in sampling as in training."""
+    if not folder.exists():
+        shutil.copytree(trained, folder, ignore=shutil.ignore_patterns("evaluation*", "pictures", "tensorboard"))
+        path = folder / "config.yaml"
+        path.write_text(path.read_text().replace("cm_normalisation: original", "cm_normalisation: consistent"))
+    jaxseg("evaluate", "--run", folder, done=folder / "evaluation_val.json")
+
+
+def on_torch(folder: Path, data: Path, network: str, seed: int) -> None:
+    """Trains and measures the PyTorch network."""
+    if (folder / "evaluation_val.json").exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    model, optimizer = torch_side(network)
+    start = time.perf_counter()
+    for epoch in range(EPOCHS):
+        weight = BETA[network] * min(1.0, epoch / max(int(EPOCHS * RAMP_UP), 1))
+        value = torch_epoch(model, optimizer, data / "train", network, rng, weight)
+        print(f"{folder.name}: epoch {epoch + 1}/{EPOCHS}, loss {value:.4f}", flush=True)
+    (folder.parent / f"{folder.name}.seconds").write_text(f"{time.perf_counter() - start:.0f}\n")
+    found = measured(model, network, lidc_slices(data, "validate"))
+    (folder / "evaluation_val.json").write_text(json.dumps({"measures": found}, indent=1) + "\n")
+
+
+def torch_side(network: str) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+    """A new network and its optimizer, with the original's values."""
+    model = cmvae.CMVAE(1, 64, 24, 3, 2) if network == "cmvae" else prob_unet.ProbUNet()
+    return model, torch.optim.AdamW(model.parameters(), 1e-4, weight_decay=1e-3)
+
+
+def torch_epoch(model, optimizer, root: Path, network: str, rng: np.random.Generator, weight: float) -> float:
+    """Trains an epoch as the original does, and returns the last loss."""
+    count = len(list((root / "scans").iterdir()))
+    for indices in rng.permutation(count)[: count // BATCH * BATCH].reshape(-1, BATCH):
+        image, mask = read_batch(root, indices, rng)
+        if network == "cmvae":
+            value, _ = cmvae.loss(model(image), mask[:, 0], weight)
+        else:
+            value, _ = model.loss(image, mask)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+    return value.item()
+
+
+def read_batch(root: Path, indices: np.ndarray, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images and one annotator's masks, (B, 1, H, W) each; every item lists the folder and opens its files."""
+    images, annotations = [], []
+    for index in indices:
+        name = sorted(path.name for path in (root / "scans").iterdir())[index]
+        image = tifffile.imread(root / "scans" / name).astype(np.float32)
+        tifffile.imread(root / "masks" / "GT" / name)  # read by the original for every item too
+        marks = tifffile.imread(root / "masks" / "annots" / name)[0].transpose(2, 0, 1).astype(np.float32)
+        if rng.random() < 0.5:
+            image, marks = image[:, ::-1, ::-1], marks[:, ::-1, ::-1]
+        images.append(image.copy())
+        annotations.append(marks.copy())
+    most = max(map(len, annotations))
+    padded = [np.concatenate([a, a[rng.choice(len(a), most - len(a))]]) for a in annotations]
+    chosen = np.stack(padded)[:, rng.integers(most)][:, None]
+    return torch.from_numpy(np.stack(images)), torch.from_numpy(chosen)
+
+
+@torch.inference_mode()
+def measured(model: torch.nn.Module, network: str, source: AnnotatedSlices) -> dict[str, dict[str, float]]:
+    """Means and standard errors of what `jaxseg evaluate` measures."""
+    model.eval()
+    torch.manual_seed(0)
+    values, compute = {name: [] for name in MEASURES}, jax.jit(lambda *given: measures(*given, {}))
+    for i in range(len(source)):
+        record = with_seed(source[i], np.random.default_rng(0))
+        image = torch.from_numpy(record["image"].transpose(2, 0, 1)[None])
+        if network == "cmvae":
+            logits = model(image)[0]
+            matrices = model.cm_network.decode(torch.randn(SAMPLES, 6))
+            noisy = cmvae.noisy_logits(logits.expand(SAMPLES, -1, -1, -1), matrices, "sum")
+            clean, masks = logits.argmax(1) > 0, noisy.argmax(1) > 0
+        else:
+            prior, features = model.prior(image), model.unet(image)
+            clean = model.fcomb(features, prior.mean)[:, 0] > 0
+            masks = torch.cat([model.fcomb(features, prior.sample())[:, 0] > 0 for _ in range(SAMPLES)])
+        batch = {name: record[name][None] for name in ("labels", "present", "truth")}
+        for name, value in compute(clean.numpy(), masks.numpy()[None], batch).items():
+            values[name].append(float(value[0]))
+    rows = {}
+    for name, found in values.items():
+        known = np.array([value for value in found if np.isfinite(value)])
+        if known.size:
+            rows[name] = {"mean": float(known.mean()), "standard_error": float(known.std() / np.sqrt(known.size))}
+    return rows
+
+
+def summarise(folder: Path) -> None:
+    """Gathers all parts that are there, and the means of the seeds."""
+    found, result = {}, {"command": "python benchmarks/annotators.py", "date": str(date.today()), "epochs": EPOCHS}
+    for part in RUNS:
+        path = folder / part / "evaluation_val.json"
+        if path.is_file():
+            rows = json.loads(path.read_text())["measures"]
+            found[part] = {"measures": rows}
+    if "best" in found:
+        found["best"]["training_seconds"] = training_seconds(folder / "best")
+    for group in (*BETA, *(f"torch_{network}" for network in BETA), "cmvae_consistent"):
+        seeds = [rows for part, rows in found.items() if part.rpartition("_")[0] == group]
+        if len(seeds) < 2:
+            continue
+        values = {name: [rows["measures"][name]["mean"] for rows in seeds] for name in seeds[0]["measures"]}
+        result[group] = {
+            name: {"mean": statistics.mean(of), "standard_error": statistics.stdev(of) / len(of) ** 0.5}
+            for name, of in values.items()
+        }
+        result[group]["seeds"] = len(seeds)
+    result |= {"runs": found, "environment": environment() | {"torch": torch.__version__}}
+    (RESULTS / "noisy_labels.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
