@@ -13,6 +13,7 @@ from jaxseg.cli.cxas import cxas
 from jaxseg.cli.demo import demo
 from jaxseg.cli.denoise import denoise
 from jaxseg.cli.evaluate import evaluate
+from jaxseg.cli.export import export
 from jaxseg.cli.extract import extract
 from jaxseg.cli.models import models
 from jaxseg.cli.options import say
@@ -52,6 +53,7 @@ for command in (
     tune,
     evaluate,
     convert,
+    export,
     models,
     demo,
 ):
@@ -67,7 +69,8 @@ def main(args: list[str] | None = None) -> None:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: nothing half-written stays
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # what fails there comes back as an exception
+    for library in ("absl", "tifffile"):  # what fails there comes back as an exception
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     try:
         sys.exit(cli.main(args, prog_name="jaxseg", standalone_mode=False) or 0)
     except Exception as error:

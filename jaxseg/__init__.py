@@ -12,6 +12,7 @@ _PUBLIC = {
     "extract": "jaxseg.predict.extract",
     "functional": "jaxseg.weights.load",
     "load": "jaxseg.weights.load",
+    "load_exported": "jaxseg.predict.exported",
     "read_torch_file": "jaxseg.weights.torch_file",
     "sample": "jaxseg.predict.sample",
     "Sampler": "jaxseg.predict.sample",

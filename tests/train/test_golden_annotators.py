@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import optax
+import pytest
 from flax import nnx
 from test_golden_steps import first_four, in_torch_layout, keep_gradients, moved
 
@@ -12,6 +13,8 @@ from jaxseg.train.learner import initial_state, make_learner
 from jaxseg.train.optim import make_optimizer
 from jaxseg.train.settings import OptimizerConfig, ScheduleConfig
 from jaxseg.weights.fill import fill
+
+pytestmark = pytest.mark.slow
 
 STEPS = 3
 RECIPE = OptimizerConfig("adamw", 1e-4, weight_decay=1e-3)

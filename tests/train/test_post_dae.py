@@ -18,6 +18,8 @@ from jaxseg.train.config import read_config
 from jaxseg.train.log import read_metrics
 from jaxseg.train.post_dae import CorruptionConfig, DataConfig, spoil
 
+pytestmark = pytest.mark.slow
+
 WORKING = {"data__warp": 0.1, "data__elastic": 0.03, "data__heavy_share": 0.3, "data__clean_share": 0.3}
 
 

@@ -14,6 +14,8 @@ from jaxseg.train.config import read_config
 from jaxseg.train.log import read_metrics
 from tests.segae_runs import opened, save_data, save_embeddings, train
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):

@@ -1,0 +1,104 @@
+"""`jaxseg export`: a model compiled ahead of time, as one StableHLO file."""
+
+from pathlib import Path
+
+import click
+
+from jaxseg import registry
+from jaxseg.cli import options
+from jaxseg.cli.progress import download_progress
+from jaxseg.files import printable
+
+
+@click.command(short_help="Model to a StableHLO file that runs without its code.")
+@click.option("-m", "--model", help="`jaxseg models` lists them.  [default: what the weights say]")
+@options.weights
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The file, .stablehlo; <file>.json beside it says what it is.",
+)
+@click.option(
+    "--platforms",
+    default="cpu,cuda,tpu",
+    show_default=True,
+    metavar="NAMES",
+    help="On which it is to run, of cpu, cuda, rocm, tpu; none of them need be here.",
+)
+@click.option(
+    "--image-size",
+    metavar="H,W",
+    help="Height and width of the images, where the network takes any.  [default: those it was trained on]",
+)
+@options.labels
+@click.option(
+    "--embeddings",
+    type=click.Path(path_type=Path),
+    help="Text embeddings of a segae that comes without: label_embedding.pkl of the original project, .npz or .npy.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16"]),
+    help="Arithmetic; bfloat16 is meant for accelerators.  [default: the model's]",
+)
+@click.option("--overwrite", is_flag=True, help="Replace an exported model that stands at the output.")
+def export(model, weights, output, platforms, image_size, labels_file, embeddings, dtype, overwrite):
+    """Export a model's inference, parameters included, for batches of any size.
+
+    jaxseg.load_exported, or any program that reads jax.export's files, runs it without the model's code. Images must
+    be prepared as the JSON file says. The weights' licence holds for the file too.
+    """
+    if model is None and weights is None:
+        raise click.UsageError("name a model with --model, or weights with --weights")
+    if model is not None:
+        with options.usage_errors("--model"):
+            registry.find_available(model)
+    from jaxseg.devices import select_devices
+    from jaxseg.predict.export import check_destination, check_platforms, export_model
+    from jaxseg.predict.exported import need_flatbuffers
+
+    with options.usage_errors("--platforms"):
+        names = check_platforms(tuple(name.strip().lower() for name in platforms.split(",")))
+    with options.usage_errors("--image-size"):
+        size = _size(image_size)
+    with options.usage_errors("--output"):
+        check_destination(output, overwrite=overwrite)
+    need_flatbuffers()  # before weights are fetched
+    select_devices("cpu")  # nothing is computed
+    network = _loaded(model, weights, labels_file, embeddings, dtype)
+    facts = export_model(network, output, platforms=names, image_size=size, overwrite=overwrite)
+    click.echo(printable(f"{output}: {_line(facts)}"))
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    sides = [side.strip() for side in text.split(",")]
+    if len(sides) != 2 or not all(side.isascii() and side.isdecimal() and len(side) < 6 for side in sides):
+        raise ValueError(f"{text!r} must be height and width, such as 512,512")
+    return int(sides[0]), int(sides[1])
+
+
+def _loaded(model, weights, labels_file, embeddings, dtype):
+    """The model of the command's options."""
+    from jaxseg import labels
+    from jaxseg.weights.load import load
+
+    names = labels.read_names(labels_file) if labels_file else None
+    with download_progress() as update:
+        chosen = {"dtype": dtype, "class_names": names, "embeddings": embeddings, "progress": update}
+        return load(model, weights, **chosen) if model else load(weights, **chosen)
+
+
+def _line(facts) -> str:
+    taken = ", ".join(f"{one.name} {_shape(one)}" for one in facts.inputs)
+    given = ", ".join(f"{one.name} {_shape(one)}" for one in facts.outputs)
+    licence = f"; licence of the weights: {facts.licence}" if facts.licence else ""
+    size = f"{facts.bytes / 2**20:.1f} MiB"
+    return f"model {facts.model}, {taken} to {given}, for {', '.join(facts.platforms)}, {size}{licence}"
+
+
+def _shape(tensor) -> str:
+    return f"({', '.join(map(str, tensor.shape))}) {tensor.dtype}"
