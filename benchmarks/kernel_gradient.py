@@ -29,6 +29,8 @@ SHAPES = {  # batch, height and width, channels in and out
     "cmvae, finest": (5, 64, 24, 24),
     "cmvae, finest, joined": (5, 64, 48, 24),
     "cmvae, joined": (5, 32, 96, 24),
+    "post_dae, finest": (8, 512, 16, 16),
+    "post_dae, middle": (8, 128, 16, 16),
     "unet, encoder": (1, 128, 64, 64),
     "unet, encoder, deepest": (1, 16, 512, 512),
     "unet, decoder, deepest": (1, 16, 2048, 1024),

@@ -13,7 +13,6 @@ from jaxseg.ops.convolution import convolution
 INITS = ("torch", "lecun")
 DTYPES = ("float32", "bfloat16")
 _NHWC = ("NHWC", "HWIO", "NHWC")
-_NO_PADDING = ((0, 0), (0, 0))
 
 
 class BatchNorm(nnx.Module):
@@ -206,7 +205,16 @@ def sub_pixel_transpose(x: jax.Array, kernel: jax.Array) -> jax.Array:
         for column in (0, 1):
             small = kernel[taps[row], taps[column]]
             seen = x[:, : height + row, : width + column]
-            parts.append(convolution(seen, small.swapaxes(2, 3), (1, 1), _NO_PADDING, precision=_precision(x)))
+            parts.append(
+                jax.lax.conv_general_dilated(
+                    seen,
+                    small.swapaxes(2, 3),
+                    (1, 1),
+                    "VALID",
+                    dimension_numbers=_NHWC,
+                    precision=_precision(x),
+                )
+            )
     pixels = jnp.stack(parts, 3).reshape(batch, height, width, 2, 2, -1)
     return pixels.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, -1)
 

@@ -1,7 +1,7 @@
 """Convolutions as XLA computes them, but for the gradient of the kernel on CPUs; arrays are (B, H, W, C).
 
-On CPUs XLA's convolution for that gradient takes up to six times as long as a product of matrices for each of the
-kernel's columns (`benchmarks/kernel_gradient.py`).
+On CPUs XLA's convolution for that gradient takes up to five times as long as a product of matrices for each of the
+kernel's columns; up to 16 channels it is the faster one (`benchmarks/kernel_gradient.py`).
 """
 
 import functools
@@ -9,6 +9,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+_FEW = 16  # channels
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 Pairs = tuple[tuple[int, int], tuple[int, int]]
 
@@ -20,7 +21,7 @@ def convolution(
 
     The signature is that of `jax.lax.conv_general_dilated`, so that `nnx.Conv` takes it; options other than the
     precision are taken to be as `jaxseg.models.layers.conv` has them. Derivatives are those of reverse mode alone
-    (`jax.grad`, not `jax.jvp`) where the kernel has 2 to 9 pixels and strides are 1.
+    (`jax.grad`, not `jax.jvp`) where the kernel has 2 to 9 pixels, more than 16 channels in and out, and strides of 1.
 
     Args:
       x: (B, H, W, C).
@@ -36,7 +37,7 @@ def convolution(
     if pixels == 1:
         return jnp.matmul(x[:, :: strides[0], :: strides[1]], kernel[0, 0], precision=precision)
     padding = tuple(map(tuple, padding))
-    if pixels <= 9 and tuple(strides) == (1, 1):
+    if pixels <= 9 and min(kernel.shape[2:]) > _FEW and tuple(strides) == (1, 1):
         return _dense(x, kernel, padding, precision)
     return _plain(x, kernel, padding, precision, strides)
 

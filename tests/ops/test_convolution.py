@@ -27,7 +27,7 @@ def made(seed, shape, kernel_shape):
 @given(
     seed=st.integers(0, 99),
     sizes=st.tuples(st.integers(1, 3), st.integers(3, 7), st.integers(3, 7)),
-    channels=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    channels=st.tuples(st.integers(15, 19), st.integers(15, 19)),
     kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
     stride=st.integers(1, 2),
     padding=st.tuples(*[st.tuples(st.integers(0, 2), st.integers(0, 2))] * 2),
@@ -49,19 +49,19 @@ def test_value_and_both_gradients_equal_xlas_for_any_geometry(seed, sizes, chann
 
 
 def test_the_products_are_what_cpus_compute():
-    x, kernel = made(0, (2, 8, 8, 3), (3, 3, 3, 5))
+    x, kernel = made(0, (2, 8, 8, 17), (3, 3, 17, 18))
     gradient = jax.grad(lambda k: convolution(x, k, (1, 1), ((1, 1), (1, 1))).sum())
     text = jax.jit(gradient).lower(kernel).compile().as_text()
     assert " dot(" in text
     assert " convolution(" not in text
     wanted = jax.grad(lambda k: by_xla(x, k, (1, 1), ((1, 1), (1, 1))).sum())(kernel)
-    change = jnp.ones((2, 8, 8, 5), jnp.float32)
+    change = jnp.ones((2, 8, 8, 18), jnp.float32)
     np.testing.assert_allclose(kernel_gradient(x, change, (3, 3), ((1, 1), (1, 1))), wanted, atol=1e-4)
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 def test_other_devices_keep_their_convolutions(platform):
-    x, kernel = made(0, (2, 8, 8, 3), (3, 3, 3, 5))
+    x, kernel = made(0, (2, 8, 8, 17), (3, 3, 17, 18))
     gradient = jax.jit(jax.grad(lambda k: convolution(x, k, (1, 1), ((1, 1), (1, 1))).sum()))
     text = jax.export.export(gradient, platforms=[platform])(kernel).mlir_module()
     assert "stablehlo.convolution" in text
@@ -69,7 +69,7 @@ def test_other_devices_keep_their_convolutions(platform):
 
 
 def test_gradients_keep_the_dtype_and_sum_in_float32():
-    x, kernel = (jnp.asarray(a, jnp.bfloat16) for a in made(0, (4, 64, 64, 2), (3, 3, 2, 2)))
+    x, kernel = (jnp.asarray(a, jnp.bfloat16) for a in made(0, (4, 64, 64, 17), (3, 3, 17, 17)))
     gradient = jax.grad(lambda k: convolution(x, k, (1, 1), ((1, 1), (1, 1))).astype(jnp.float32).sum())(kernel)
     wanted = jax.grad(lambda k: by_xla(x.astype(jnp.float32), k, (1, 1), ((1, 1), (1, 1))).sum())(
         kernel.astype(jnp.float32)
@@ -79,10 +79,10 @@ def test_gradients_keep_the_dtype_and_sum_in_float32():
 
 
 def test_layers_are_mapped_and_recomputed_as_before():
-    x, _ = made(1, (3, 6, 6, 2), (1, 1, 1, 1))
+    x, _ = made(1, (3, 6, 6, 17), (1, 1, 1, 1))
     from flax import nnx
 
-    graph, state = nnx.split(conv(2, 3, 3, rngs=nnx.Rngs(0)))
+    graph, state = nnx.split(conv(17, 18, 3, rngs=nnx.Rngs(0)))
     loss = lambda state, x: jnp.square(nnx.merge(graph, state)(x[None])).sum()  # noqa: E731
     each = jax.vmap(jax.grad(loss), (None, 0))(state, x)
     whole = jax.grad(lambda s: jnp.square(nnx.merge(graph, s)(x)).sum())(state)
@@ -90,3 +90,9 @@ def test_layers_are_mapped_and_recomputed_as_before():
     for one, all_, again in zip(*map(jax.tree.leaves, (each, whole, kept)), strict=True):
         np.testing.assert_allclose(one.sum(0), all_, rtol=1e-4, atol=1e-4)
         np.testing.assert_array_equal(all_, again)
+
+
+def test_few_channels_are_left_to_xla():
+    x, kernel = made(0, (2, 8, 8, 16), (3, 3, 16, 40))
+    gradient = jax.jit(jax.grad(lambda k: convolution(x, k, (1, 1), ((1, 1), (1, 1))).sum()))
+    assert "stablehlo.dot_general" not in gradient.lower(kernel).as_text()
