@@ -28,16 +28,14 @@ def made(seed, shape, kernel_shape):
     seed=st.integers(0, 99),
     sizes=st.tuples(st.integers(1, 3), st.integers(3, 7), st.integers(3, 7)),
     channels=st.tuples(st.integers(15, 19), st.integers(15, 19)),
-    kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    kernel=st.sampled_from([1, 3]),
     stride=st.integers(1, 2),
-    padding=st.tuples(*[st.tuples(st.integers(0, 2), st.integers(0, 2))] * 2),
 )
 @settings(max_examples=25, deadline=None)
-def test_value_and_both_gradients_equal_xlas_for_any_geometry(seed, sizes, channels, kernel, stride, padding):
-    if kernel == (1, 1):
-        padding = ((0, 0), (0, 0))
-    x, weights = made(seed, (*sizes, channels[0]), (*kernel, *channels))
-    geometry = (stride, stride), padding
+def test_value_and_both_gradients_equal_xlas(seed, sizes, channels, kernel, stride):
+    """With the padding of PyTorch alone: XLA's own convolutions fail on CPUs where it is as large as the kernel."""
+    x, weights = made(seed, (*sizes, channels[0]), (kernel, kernel, *channels))
+    geometry = (stride, stride), ((kernel // 2, kernel // 2),) * 2
 
     def results(form):
         y, pull = jax.vjp(lambda x, k: form(x, k, *geometry), x, weights)
@@ -46,6 +44,25 @@ def test_value_and_both_gradients_equal_xlas_for_any_geometry(seed, sizes, chann
     ours = results(lambda *given: convolution(*given, precision=HIGHEST))
     for got, wanted in zip(ours, results(by_xla), strict=True):
         np.testing.assert_allclose(got, wanted, atol=2e-5)
+
+
+@given(
+    seed=st.integers(0, 99),
+    sizes=st.tuples(st.integers(1, 3), st.integers(3, 7), st.integers(3, 7)),
+    kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    padding=st.tuples(*[st.tuples(st.integers(0, 3), st.integers(0, 3))] * 2),
+)
+@settings(max_examples=25, deadline=None)
+def test_the_gradient_of_a_kernel_is_the_sum_over_pixels_for_any_padding(seed, sizes, kernel, padding):
+    x, _ = made(seed, (*sizes, 3), (1,))
+    padded = np.pad(x, ((0, 0), *padding, (0, 0)))
+    rows, columns = (padded.shape[1 + axis] - kernel[axis] + 1 for axis in (0, 1))
+    _, change = made(seed, (1,), (sizes[0], rows, columns, 2))
+    wanted = [
+        [np.einsum("bhwc,bhwd->cd", padded[:, i : i + rows, j : j + columns], change) for j in range(kernel[1])]
+        for i in range(kernel[0])
+    ]
+    np.testing.assert_allclose(kernel_gradient(x, change, kernel, padding), wanted, atol=1e-4)
 
 
 def test_the_products_are_what_cpus_compute():
