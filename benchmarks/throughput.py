@@ -1,108 +1,124 @@
-"""Inference and a training step of a network: jaxseg against PyTorch as published (eager, NCHW), in turn, float32.
+"""Inference and training steps of every model: jaxseg against PyTorch as published, and tuned, in turn (A B C A B C).
 
-    python benchmarks/throughput.py --model post_dae --rounds 9
+    python benchmarks/throughput.py --platform cpu
 
-So far for post_dae: batches of 8 masks of 512 x 512; a step is forward, Dice loss, backward, clipping and Adam, without
-reading or corrupting masks. Both sides use all processors.
+"Published": eager, NCHW, float32. "Tuned": channels last, `torch.compile`, frozen weights in inference, a fused
+optimizer; bfloat16 by autocast. Every side is a process of its own, which waits while the others run. Compilation and
+warm-up are apart, samples in which other processes took part are thrown away. Rows are kept one by one: a second call
+measures what is missing. Writes `results/throughput_PLATFORM.json`, `.md` and `.png`.
 """
 
 import argparse
 import json
+import os
+import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-
-import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
-import torch
-from flax import nnx
-
-import jaxseg
-from jaxseg.environment import environment
-from jaxseg.ops.losses import probability_dice_loss
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import turns  # noqa: E402
 from benchmarks.end_to_end import processor  # noqa: E402
-from benchmarks.torch_models.dae import DAE  # noqa: E402
-from benchmarks.turns import in_turn, summary  # noqa: E402
+from benchmarks.throughput_report import plot, table  # noqa: E402
+from benchmarks.worker import SIDES  # noqa: E402
+from benchmarks.workloads import WHAT, WORKLOADS  # noqa: E402
+from jaxseg.environment import environment  # noqa: E402
 
-BATCH, SIZE, RATE, CLIP = 8, 512, 1e-4, 0.5
+RESULTS = ROOT / "benchmarks" / "results"
+PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
 
 
 def main() -> None:
-    """Times both sides in turn and writes the JSON."""
+    """Measures all rows that are asked for and writes them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=["post_dae"], default="post_dae")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--platform", choices=PLATFORMS, default="cpu")
+    parser.add_argument("--models", nargs="*", choices=WORKLOADS, default=list(WORKLOADS))
+    parser.add_argument("--what", nargs="*", choices=WHAT, default=list(WHAT))
+    parser.add_argument("--dtypes", nargs="*", choices=["float32", "bfloat16"], default=["float32"])
+    parser.add_argument("--batches", nargs="*", type=int, help="in place of the published ones")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--again", action="store_true", help="measure rows anew that are there")
     options = parser.parse_args()
-    rng = np.random.default_rng(0)
-    given, truth = (rng.random((BATCH, SIZE, SIZE, 1), np.float32).round() for _ in range(2))
-    sides = {"jaxseg": jax_side(given, truth), "pytorch": torch_side(given, truth)}
-    result = {"model": options.model, "batch": [BATCH, SIZE, SIZE, 1], "rounds": options.rounds}
-    for what in ("inference", "training step"):
-        runs = {side: of[what] for side, of in sides.items()}
-        result[what] = summary(in_turn(runs, options.rounds), "jaxseg")
-        print(what, {side: row["median_s"] for side, row in result[what].items()})
-    result |= {"command": f"python benchmarks/throughput.py --model {options.model} --rounds {options.rounds}"}
-    result |= {"date": time.strftime("%Y-%m-%d"), "torch": torch.__version__, "torch_threads": torch.get_num_threads()}
-    result["environment"] = environment() | {"processor": processor()}
-    path = ROOT / "benchmarks" / "results" / f"throughput_{options.model}.json"
+    path = RESULTS / f"throughput_{options.platform}.json"
+    result = json.loads(path.read_text()) if path.exists() else {"rows": {}}
+    for model in options.models:
+        for what in options.what:
+            usual = WORKLOADS[model].batches[WHAT.index(what)]
+            for batch in options.batches or [usual]:
+                for dtype in options.dtypes:
+                    name = f"{model}, {what}, {batch}, {dtype}"
+                    if name in result["rows"] and not options.again:
+                        continue
+                    row = measured(options.platform, model, what, batch, dtype, options.rounds)
+                    result["rows"][name] = row
+                    result |= {"platform": options.platform, "processor": processor(), "environment": environment()}
+                    path.write_text(json.dumps(result, indent=1) + "\n")
+                    print(name, {side: found["median_s"] for side, found in row["sides"].items()}, flush=True)
+    result["peak"] = result.get("peak") or peaks(options.platform, options.dtypes)
     path.write_text(json.dumps(result, indent=1) + "\n")
+    path.with_suffix(".md").write_text(table(result))
+    plot(result, path.with_suffix(".png"))
 
 
-def jax_side(given: np.ndarray, truth: np.ndarray) -> dict[str, Callable]:
-    """Inference and a step of our network, each without arguments, returning once it is computed."""
-    model = jaxseg.create("post_dae", image_size=(SIZE, SIZE))
-    apply, params = jaxseg.functional(model)
-    transform = optax.chain(optax.clip_by_global_norm(CLIP), optax.adam(RATE))
-    state = {"params": jax.tree.map(jnp.copy, nnx.to_pure_dict(params))}  # the step gives its state away
-    state["optimizer"] = transform.init(state["params"])
-    graphdef = nnx.graphdef(model)
-    given, truth = jax.device_put((given, truth))
-    infer = jax.jit(apply)
+class Side:
+    """A process that measures when it is told to."""
 
-    def step(state: dict, given: jax.Array, truth: jax.Array) -> dict:
-        def loss(params):
-            return probability_dice_loss(nnx.merge(graphdef, params)(given), truth)
+    def __init__(self, platform: str, side: str, *arguments: object):
+        command = [sys.executable, ROOT / "benchmarks" / "worker.py", "--side", side]
+        for name, value in zip(("--model", "--what", "--batch", "--dtype"), arguments, strict=True):
+            command += [name, value]
+        variables = os.environ | {"JAX_PLATFORMS": PLATFORMS[platform]}
+        if platform == "cpu":
+            variables |= {"CUDA_VISIBLE_DEVICES": ""}
+        self.process = subprocess.Popen(
+            [str(part) for part in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=variables, text=True
+        )
+        self.facts = self._answer()
+        self.calls = max(1, round(turns.SHORTEST_S / self.facts.pop("first")["seconds"]))
 
-        gradients = jax.grad(loss)(state["params"])
-        updates, optimizer = transform.update(gradients, state["optimizer"], state["params"])
-        return {"params": optax.apply_updates(state["params"], updates), "optimizer": optimizer}
+    def sample(self) -> turns.Sample:
+        """Returns one measurement."""
+        self.process.stdin.write(f"{self.calls}\n")
+        self.process.stdin.flush()
+        return turns.Sample(**self._answer())
 
-    compiled = jax.jit(step, donate_argnums=0)
+    def close(self) -> dict:
+        """Ends the process, and returns its peak memory."""
+        self.process.stdin.close()
+        found = self._answer()
+        self.process.wait()
+        return found
 
-    def train():
-        nonlocal state
-        state = jax.block_until_ready(compiled(state, given, truth))
+    def _answer(self) -> dict:
+        for line in self.process.stdout:
+            if line.startswith("> "):
+                return json.loads(line[2:])
+        sys.exit(f"a side ended with {self.process.wait()}; its messages are above")
 
-    return {"inference": lambda: jax.block_until_ready(infer(params, given)), "training step": train}
+
+def measured(platform: str, model: str, what: str, batch: int, dtype: str, rounds: int) -> dict:
+    """Measures all sides in turn."""
+    sides = [side for side in SIDES if not (side == "published" and dtype == "bfloat16")]
+    running = {side: Side(platform, side, model, what, batch, dtype) for side in sides}
+    samples = turns.taken_in_turn({side: one.sample for side, one in running.items()}, rounds)
+    row = {"date": time.strftime("%Y-%m-%d"), "rounds": rounds, "batch": batch, "dtype": dtype}
+    row["sides"] = turns.summary(samples, "jaxseg")
+    for side, one in running.items():
+        row["sides"][side] |= one.facts | one.close()
+    return row
 
 
-def torch_side(given: np.ndarray, truth: np.ndarray) -> dict[str, Callable]:
-    """The same of the original's network."""
-    model = DAE(image_size=(SIZE, SIZE))
-    optimizer = torch.optim.Adam(model.parameters(), RATE)
-    given, truth = (torch.from_numpy(array.transpose(0, 3, 1, 2).copy()) for array in (given, truth))
-
-    @torch.inference_mode()
-    def infer():
-        model(given)
-
-    def train():
-        answer = model(given)
-        overlap, total = (answer * truth).sum((1, 2, 3)), answer.sum((1, 2, 3)) + truth.sum((1, 2, 3))
-        loss = 1 - ((2 * overlap + 1e-5) / (total + 1e-5)).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-        optimizer.step()
-
-    return {"inference": infer, "training step": train}
+def peaks(platform: str, dtypes: list[str]) -> dict:
+    """What the device does at most, measured in a process of its own."""
+    code = "import json, sys; from benchmarks import jax_side; print(json.dumps(jax_side.peak(sys.argv[1])))"
+    variables = os.environ | {"JAX_PLATFORMS": PLATFORMS[platform], "PYTHONPATH": str(ROOT)}
+    found = {}
+    for dtype in dtypes:
+        ran = subprocess.run([sys.executable, "-c", code, dtype], env=variables, capture_output=True, text=True)
+        found[dtype] = json.loads(ran.stdout) if ran.returncode == 0 else {}
+    return found
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ A sample in which other processes used more than 5 % of the machine is thrown aw
 never gets quiet, the last is kept and counted as noisy.
 """
 
+import functools
 import os
 import statistics
 import time
@@ -42,16 +43,24 @@ def in_turn(
       shortest: seconds of a sample; a side is called as often as that takes.
       pause: seconds between sides.
     """
-    calls = {}
+    takers = {}
     for name, run in runs.items():
         run()
-        calls[name] = max(1, round(shortest / sample(run, 1).seconds))
-    samples: dict[str, list[Sample]] = {name: [] for name in runs}
+        calls = max(1, round(shortest / sample(run, 1).seconds))
+        takers[name] = functools.partial(sample, run, calls)
+    return taken_in_turn(takers, rounds, pause=pause)
+
+
+def taken_in_turn(
+    takers: Mapping[str, Callable[[], Sample]], rounds: int, *, pause: float = PAUSE_S
+) -> dict[str, list[Sample]]:
+    """Returns `rounds` samples of every side, which its function takes when it is called."""
+    samples: dict[str, list[Sample]] = {name: [] for name in takers}
     for _ in range(rounds):
-        for name, run in runs.items():
+        for name, take in takers.items():
             for _ in range(ATTEMPTS):
                 time.sleep(pause)
-                taken = sample(run, calls[name])
+                taken = take()
                 if taken.others <= LIMIT:
                     break
             samples[name].append(taken)

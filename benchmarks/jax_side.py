@@ -1,0 +1,122 @@
+"""jaxseg's side of the throughput: inference and training steps of every model, as functions without arguments."""
+
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+import jaxseg
+from benchmarks.flops import counted
+from benchmarks.workloads import RATE, WORKLOADS, inputs
+from jaxseg.models.layers import fold_batch_norm
+from jaxseg.models.prob_unet import regularised
+from jaxseg.ops.annotator_losses import confusion_vae_loss, negative_elbo, sum_of_norms
+from jaxseg.ops.losses import binary_cross_entropy, binary_dice_loss, probability_dice_loss
+from jaxseg.ops.ranking import weighted_mse
+from jaxseg.train.learner import initial_state, make_learner
+
+NAMES = {"unet": "cxas"}
+
+
+def make(model: str, what: str, batch: int, dtype: str) -> tuple[Callable[[], None], dict]:
+    """Returns what runs once and waits, and the seconds of compilation, operations and bytes.
+
+    Args:
+      model: of `WORKLOADS`.
+      what: "inference" or "training step".
+      batch: examples.
+      dtype: of the arithmetic, "float32" or "bfloat16".
+    """
+    given = jax.device_put(inputs(model, batch))
+    network = _network(model, dtype)
+    start = time.perf_counter()
+    if what == "inference":
+        apply, state = jaxseg.functional(fold_batch_norm(network))
+        arguments = [given[name] for name in ("image", "embedding") if name in given]
+        lowered = jax.jit(apply).lower(state, *arguments)
+        compiled = lowered.compile()
+        run = lambda: jax.block_until_ready(compiled(state, *arguments))  # noqa: E731
+        count = counted(apply, state, *arguments)
+    else:
+        learner = make_learner(network, _optimizer(model), _LOSSES[model])
+        state = initial_state(learner, network, seed=0)
+        lowered = jax.jit(learner.step, donate_argnums=0).lower(state, given)
+        compiled, count = lowered.compile(), counted(learner.step, state, given)
+
+        def run() -> None:
+            nonlocal state
+            state, _ = jax.block_until_ready(compiled(state, given))
+
+    seconds = time.perf_counter() - start
+    run()
+    cost = lowered.cost_analysis() or {}
+    facts = {"compile_s": round(seconds, 2), "counted_flops": count, "xla_flops": cost.get("flops")}
+    return run, facts | {"bytes": cost.get("bytes accessed"), "device": str(jax.devices()[0].device_kind)}
+
+
+def _network(model: str, dtype: str) -> nnx.Module:
+    work = WORKLOADS[model]
+    options = {"image_size": work.image[:2]} if model == "post_dae" else {}
+    return jaxseg.create(NAMES.get(model, model), dtype=dtype, **options)
+
+
+def _optimizer(model: str) -> optax.GradientTransformation:
+    if model == "post_dae":
+        return optax.chain(optax.clip_by_global_norm(0.5), optax.adam(RATE))
+    return optax.adam(RATE) if model == "segae" else optax.adamw(RATE, weight_decay=1e-3)
+
+
+def _unet(model, batch, key):
+    logits = model(batch["image"], rngs=nnx.Rngs(dropout=key))
+    return binary_cross_entropy(logits, batch["target"]) + binary_dice_loss(logits, batch["target"]), {}
+
+
+def _post_dae(model, batch, key):
+    return probability_dice_loss(model(batch["image"]), batch["target"]), {}
+
+
+def _segae(model, batch, key):
+    return weighted_mse(model(batch["image"], batch["embedding"]), batch["target"]), {}
+
+
+def _cmvae(model, batch, key):
+    found = model.outputs(batch["image"], batch["noise"])
+    return confusion_vae_loss(**found, labels=batch["target"][..., 0], kl_weight=1.0)[0], {}
+
+
+def _prob_unet(model, batch, key):
+    found = model.outputs(batch["image"], batch["target"], batch["noise"])
+    found.pop("z")
+    norms = sum_of_norms(regularised(model))
+    return negative_elbo(target=batch["target"], **found, beta=5.0)[0] + np.float32(1e-5) * norms, {}
+
+
+_LOSSES = {"unet": _unet, "post_dae": _post_dae, "segae": _segae, "cmvae": _cmvae, "prob_unet": _prob_unet}
+
+
+def peak(dtype: str) -> dict[str, float]:
+    """Returns what the device does at most: operations a second of a large product, bytes a second of a large copy."""
+    size = 4096 if jax.default_backend() == "cpu" else 16384
+    a = jnp.ones((size, size), dtype) + jax.random.normal(jax.random.key(0), (size, size), dtype)
+    precision = jax.lax.Precision.HIGHEST if dtype == "float32" else None
+    product = jax.jit(lambda a: jnp.matmul(a, a, precision=precision))
+    big = jax.random.normal(jax.random.key(1), (2**28,), jnp.float32)  # 1 GiB
+    copy = jax.jit(lambda x: -x)
+    return {
+        "flops_per_s": 2 * size**3 / _fastest(lambda: product(a)),
+        "bytes_per_s": 2 * big.nbytes / _fastest(lambda: copy(big)),
+    }
+
+
+def _fastest(run: Callable[[], jax.Array]) -> float:
+    jax.block_until_ready(run())
+    found = []
+    for _ in range(5):
+        start = time.perf_counter()
+        jax.block_until_ready(run())
+        found.append(time.perf_counter() - start)
+    return min(found)

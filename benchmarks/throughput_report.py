@@ -1,0 +1,79 @@
+"""The throughput as a table and a plot."""
+
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+COLOURS = {"jaxseg": (31, 119, 180), "published": (200, 200, 200), "tuned": (120, 120, 120)}
+TITLES = {"jaxseg": "jaxseg", "published": "PyTorch as published", "tuned": "PyTorch tuned"}
+_WIDTH, _LABEL, _BAR, _GAP = 980, 330, 14, 12
+
+
+def table(result: dict) -> str:
+    """Returns a Markdown table of all rows: medians, ratios to jaxseg, share of the machine's peak, memory."""
+    lines = [
+        "| model, what, batch, dtype | jaxseg | published | tuned | published / jaxseg | tuned / jaxseg | of the peak "
+        "| GB: jaxseg | published | tuned | date |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, row in result["rows"].items():
+        sides = row["sides"]
+        times = [_seconds(sides.get(side)) for side in COLOURS]
+        ratios = [f"{sides[side]['over_jaxseg']:.2f}" if side in sides else "" for side in ("published", "tuned")]
+        memory = [f"{_memory(sides[side]):.1f}" if side in sides else "" for side in COLOURS]
+        cells = [name, *times, *ratios, share(row, result), *memory, row["date"]]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def share(row: dict, result: dict) -> str:
+    """The operations of a row a second, as a share of those of a large product."""
+    peak = result.get("peak", {}).get(row["dtype"], {}).get("flops_per_s")
+    count = row["sides"]["jaxseg"].get("counted_flops")
+    return f"{count / row['sides']['jaxseg']['median_s'] / peak:.0%}" if peak and count else ""
+
+
+def plot(result: dict, path: Path) -> None:
+    """Draws how long PyTorch takes where jaxseg takes 1, a bar a side."""
+    rows = [
+        (name, side, found["over_jaxseg"])
+        for name, row in result["rows"].items()
+        for side, found in row["sides"].items()
+        if side != "jaxseg"
+    ]
+    names = list(result["rows"])
+    most = max([1.0, *(ratio for *_, ratio in rows)])
+    height = 60 + len(names) * (2 * _BAR + _GAP)
+    picture = Image.new("RGB", (_WIDTH, height), "white")
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(13)
+    scale = (_WIDTH - _LABEL - 190) / most
+    draw.text(
+        (10, 10),
+        f"PyTorch's seconds by jaxseg's, {result['platform']}: right of the line jaxseg is faster",
+        "black",
+        font,
+    )
+    for i, name in enumerate(names):
+        top = 50 + i * (2 * _BAR + _GAP)
+        draw.text((10, top + 5), name, "black", font)
+        for j, side in enumerate(("published", "tuned")):
+            ratio = next((r for n, s, r in rows if (n, s) == (name, side)), None)
+            if ratio is None:
+                continue
+            y = top + j * _BAR
+            draw.rectangle((_LABEL, y, _LABEL + ratio * scale, y + _BAR - 2), COLOURS[side])
+            draw.text((_LABEL + ratio * scale + 5, y - 2), f"{ratio:.2f} {TITLES[side]}", "black", font)
+    line = _LABEL + scale
+    draw.line((line, 40, line, height - 5), COLOURS["jaxseg"], 2)
+    picture.save(path)
+
+
+def _seconds(side: dict | None) -> str:
+    if side is None:
+        return ""
+    low, high = side["quartiles_s"]
+    return f"{1e3 * side['median_s']:.1f} ms ({1e3 * low:.1f} to {1e3 * high:.1f})"
+
+
+def _memory(side: dict) -> float:
+    return side.get("device_gb") or side["peak_gb"]
