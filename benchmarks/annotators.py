@@ -5,7 +5,8 @@
 Networks, losses and rates are the original's, 20 epochs with a batch of 5, several seeds. PyTorch lists the folders and
 reads the files again for every item, and repeats annotators at random, as the original does; an annotator is drawn for
 every batch on both sides. All are measured alike, on `validate`, after the last epoch. `cmvae_consistent` are jaxseg's
-runs, measured with confusion matrices that are normalised in sampling as in training. `best` is jaxseg's own setting.
+runs, measured with confusion matrices that are normalised in sampling as in training. `best` is jaxseg's own setting,
+`faster_prob_unet` a higher rate and more epochs.
 Runs of jaxseg are its commands; what is done is not done again.
 """
 
@@ -43,7 +44,8 @@ LAST = ["data.draw=batch", f"trainer.epochs={EPOCHS}", f"trainer.validate_every=
 RUNS = {f"{network}_{seed}": ("jaxseg", network, seed) for network in BETA for seed in range(SEEDS[network])}
 RUNS |= {f"torch_{network}_{seed}": ("torch", network, seed) for network in BETA for seed in range(SEEDS[network])}
 RUNS |= {f"cmvae_consistent_{seed}": ("consistent", "cmvae", seed) for seed in range(SEEDS["cmvae"])}
-RUNS |= {"best": ("best", "cmvae", 0)}
+RUNS |= {"faster_prob_unet": ("faster", "prob_unet", 0), "best": ("best", "cmvae", 0)}
+FASTER = ["optimizer.learning_rate=1e-3", "trainer.epochs=40", "trainer.validate_every=10"]
 
 
 def main() -> None:
@@ -63,7 +65,8 @@ def main() -> None:
         if kind == "consistent":
             with_consistent_matrices(options.folder / part, options.folder / f"{network}_{seed}")
             continue
-        config, overrides = ("cmvae_lidc_best", []) if kind == "best" else (f"{network}_lidc", [f"seed={seed}", *LAST])
+        config = "cmvae_lidc_best" if kind == "best" else f"{network}_lidc"
+        overrides = {"best": [], "faster": FASTER}.get(kind, [f"seed={seed}", *LAST])
         train(options.folder / part, config, options.data, overrides)
         jaxseg("evaluate", "--run", options.folder / part, done=options.folder / part / "evaluation_val.json")
     summarise(options.folder)

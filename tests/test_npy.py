@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -99,6 +100,7 @@ def test_many_threads_read_headers_at_the_same_time(monkeypatch):
     def watched(file):
         inside.append(1)
         most.append(len(inside))
+        time.sleep(1e-4)  # lets the other threads come
         try:
             return parse(file)
         finally:

@@ -22,6 +22,7 @@ from jaxseg.data.lidc_crops import Settings, cut_slices, describe
 from jaxseg.data.lidc_nodules import find_nodules
 from jaxseg.data.lidc_series import Series, find_files, read_slices
 from jaxseg.data.lidc_xml import Reading, read_lidc_xml
+from jaxseg.data.whole_set import read_summary
 from jaxseg.files import atomic_file, printable, sweep
 from jaxseg.images.tiff import write_tiff
 
@@ -270,13 +271,7 @@ def _used_splits(settings: Settings) -> list[str]:
 
 def _stored(out: Path) -> dict[str, Any] | None:
     """The settings of a set that is there; None where there is none."""
-    path = out / SUMMARY
-    if not path.is_file():
-        return None
-    try:
-        found = json.loads(path.read_bytes()[: 2**26])
-    except ValueError:
-        found = None
-    if not isinstance(found, dict) or found.get("made_by") != MADE_BY or not isinstance(found.get("settings"), dict):
-        raise ValueError(f"{out}: its {SUMMARY} was not written by `jaxseg prepare lidc`; name another folder")
-    return found["settings"]
+    found = read_summary(out / SUMMARY, MADE_BY)
+    if found is not None and not isinstance(found.get("settings"), dict):
+        raise ValueError(f"{out / SUMMARY}: damaged, it has no settings; name another folder")
+    return found["settings"] if found else None

@@ -18,6 +18,7 @@ from jaxseg.data.segae import OVERLAP, Volumes, index_case
 from jaxseg.data.segae_layout import SPLITS, read_layout
 from jaxseg.data.segae_sources import Scan
 from jaxseg.data.volume_cache import Cache
+from jaxseg.data.whole_set import read_summary
 from jaxseg.files import atomic_file, atomic_folder, printable, safe_name, sweep
 from jaxseg.organs import Organ
 from jaxseg.volumes.nifti import write_nifti
@@ -233,15 +234,9 @@ def _small(array: np.ndarray) -> np.ndarray:
 
 
 def _summary(out: Path) -> dict | None:
-    path = out / "summary.json"
-    if not path.is_file():
-        return None
-    try:
-        found = json.loads(path.read_bytes()[: 2**26])
-    except ValueError:
-        found = None
-    if not isinstance(found, dict) or found.get("made_by") != _MADE_BY or not isinstance(found.get("settings"), dict):
-        raise ValueError(f"{out}: its summary.json was not written by `jaxseg prepare segae`; name another folder")
+    found = read_summary(out / "summary.json", _MADE_BY)
+    if found is not None and not isinstance(found.get("settings"), dict):
+        raise ValueError(f"{out}: its summary.json is damaged, it has no settings; name another folder")
     return found
 
 

@@ -12,6 +12,7 @@ from jaxseg.models.layers import DTYPES, INITS, BatchNorm, conv, linear
 from jaxseg.models.norms import GroupNorm, PReLU, instance_norm
 from jaxseg.models.recompute import recomputable
 from jaxseg.ops.annotator_losses import noisy_logits, normalised_matrices
+from jaxseg.ops.annotators import sample_noise
 from jaxseg.ops.resize import ODD, double_aligned, pad_or_crop
 
 NORMS = ("in", "bn", "gn", "ln")
@@ -215,8 +216,7 @@ def sample(
     """
     if source not in SOURCES:
         raise ValueError(f"unknown source {source!r}; known: {', '.join(SOURCES)}")
-    keys = jax.random.split(key, num_samples)
-    noise = jax.vmap(lambda key: jax.random.normal(key, (model.cfg.latent,)))(keys)
+    noise = sample_noise(key, num_samples, model.cfg.latent)
     features = model.maps(image[None])["decoder0"]
     if source == "image":
         mean, log_variance = model.confusion.encode(features)

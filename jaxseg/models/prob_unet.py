@@ -10,6 +10,7 @@ from flax import nnx
 from jaxseg.models.layers import DTYPES, INITS, conv
 from jaxseg.models.norms import instance_norm
 from jaxseg.models.recompute import recomputable
+from jaxseg.ops.annotators import sample_noise
 from jaxseg.ops.resize import ODD, double_aligned, halve, pad_or_crop
 
 Gaussian = tuple[jax.Array, jax.Array]  # mean and logarithm of the standard deviation, each (B, Z)
@@ -238,16 +239,10 @@ def sample(model: ProbUNet, image: jax.Array, num_samples: int, key: jax.Array) 
     Returns:
       "logits" (S, H, W, K) and "masks" (S, H, W, K) bool. Under `jax.jit`, what is not used is not computed.
     """
-    noise = noise_of(model, key, num_samples)
+    noise = sample_noise(key, num_samples, model.cfg.latent)
     begun, prior = model.begin(image[None])
     logits = jax.vmap(lambda noise: model.combine.finish(begun, draw(prior, noise[None]))[0])(noise)
     return {"logits": logits, "masks": logits > 0}
-
-
-def noise_of(model: ProbUNet, key: jax.Array, num_samples: int) -> jax.Array:
-    """Returns the standard normal numbers (S, Z) of `sample`."""
-    keys = jax.random.split(key, num_samples)
-    return jax.vmap(lambda key: jax.random.normal(key, (model.cfg.latent,)))(keys)
 
 
 def regularised(model: ProbUNet) -> list[jax.Array]:

@@ -36,3 +36,8 @@ def draw_annotator(key: jax.Array, labels: jax.Array, present: jax.Array, *, per
         place = jax.random.randint(for_batch, (), 0, present.shape[1], own.dtype)
         own = jnp.where(present[:, place], place, own)
     return jnp.take_along_axis(labels, own[:, None, None, None], axis=3)[..., 0]
+
+
+def sample_noise(key: jax.Array, count: int, length: int) -> jax.Array:
+    """Returns (count, length) standard normal numbers; row i hangs on `jax.random.split(key, count)[i]` alone."""
+    return jax.vmap(lambda key: jax.random.normal(key, (length,)))(jax.random.split(key, count))

@@ -20,7 +20,7 @@ from jaxseg.masks.write import PREVIEW
 from jaxseg.ops.indices import bilinear_array
 from jaxseg.predict.account import Product
 from jaxseg.predict.denoise import Denoiser, blank
-from jaxseg.predict.inputs import Job
+from jaxseg.predict.inputs import Job, find_by_suffix
 
 SUFFIXES = (*PICTURES, ".npy", ".npz")
 ADDED, REMOVED, KEPT = (90, 200, 120), (230, 90, 80), (190, 190, 190)
@@ -45,33 +45,8 @@ class Restored:
 
 
 def find_mask_files(path: Path, *, recursive: bool = False, output: Path) -> list[Path]:
-    """Returns the mask files that `path` means, sorted; in a folder those with one of `SUFFIXES`.
-
-    Raises:
-      FileNotFoundError: there is no such path.
-      ValueError: a folder holds none, or the output folder is the folder itself.
-    """
-    if path.is_file():
-        if path.suffix.lower() not in SUFFIXES:
-            raise ValueError(f"{path}: masks are read from {', '.join(SUFFIXES)} files")
-        found, folder = [path], path.parent
-    elif path.is_dir():
-        entries = path.rglob("*") if recursive else path.iterdir()
-        found, folder = sorted(p for p in entries if _is_mask_file(p, output)), path
-    else:
-        raise FileNotFoundError(f"{path}: no such file or folder")
-    if output.resolve() == folder.resolve():
-        raise ValueError(f"{output} holds the masks themselves; name another folder for the restored ones")
-    if not found:
-        hint = "" if recursive else " (--recursive looks into sub-folders)"
-        raise ValueError(f"{path}: no {', '.join(SUFFIXES)} file in this folder{hint}")
-    return found
-
-
-def _is_mask_file(path: Path, output: Path) -> bool:
-    if path.suffix.lower() not in SUFFIXES or path.name.startswith(".") or path.name.endswith(PREVIEW):
-        return False
-    return path.is_file() and not path.resolve().is_relative_to(output.resolve())
+    """Returns the mask files that `path` means; raises as `jaxseg.predict.inputs.find_by_suffix`."""
+    return find_by_suffix(path, SUFFIXES, "masks", recursive=recursive, output=output, results="restored ones")
 
 
 class FileDenoiser:

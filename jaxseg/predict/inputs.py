@@ -9,7 +9,7 @@ from pathlib import Path
 from jaxseg.files import safe_name
 from jaxseg.images.kinds import SUFFIXES, check_kind, kind_of, stem
 from jaxseg.masks.results import SUMMARY_FILE
-from jaxseg.masks.write import RESULTS
+from jaxseg.masks.write import PREVIEW, RESULTS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +50,49 @@ def find_images(path: Path, *, recursive: bool = False, output: Path | None = No
         hint = "" if recursive else " (--recursive looks into sub-folders)"
         raise ValueError(f"{path}: no {', '.join(SUFFIXES)} file in this folder{hint}")
     return images
+
+
+def find_by_suffix(
+    path: Path, suffixes: tuple[str, ...], what: str, *, recursive: bool, output: Path, results: str
+) -> list[Path]:
+    """Returns the files that `path` means, sorted; in a folder those with one of the suffixes.
+
+    What is hidden, a preview, or in the folder `output` is left out.
+
+    Args:
+      path: a file or a folder.
+      suffixes: small letters; those of files may be large.
+      what: is read, for messages, such as "masks".
+      recursive: look into sub-folders.
+      output: folder of the results.
+      results: what they are, for messages.
+
+    Raises:
+      FileNotFoundError: there is no such path.
+      ValueError: a folder holds none, the file is of another kind, or the output folder is that of the files.
+    """
+    known = ", ".join(suffixes)
+    if path.is_file():
+        if path.suffix.lower() not in suffixes:
+            raise ValueError(f"{path}: {what} are read from {known} files")
+        found, folder = [path], path.parent
+    elif path.is_dir():
+        entries = path.rglob("*") if recursive else path.iterdir()
+        found, folder = sorted(p for p in entries if _is_of(p, suffixes, output)), path
+    else:
+        raise FileNotFoundError(f"{path}: no such file or folder")
+    if output.resolve() == folder.resolve():
+        raise ValueError(f"{output} holds the {what} themselves; name another folder for the {results}")
+    if not found:
+        hint = "" if recursive else " (--recursive looks into sub-folders)"
+        raise ValueError(f"{path}: no {known} file in this folder{hint}")
+    return found
+
+
+def _is_of(path: Path, suffixes: tuple[str, ...], output: Path) -> bool:
+    if path.suffix.lower() not in suffixes or path.name.startswith(".") or path.name.endswith(PREVIEW):
+        return False
+    return path.is_file() and not path.resolve().is_relative_to(output.resolve())
 
 
 def _is_image(file: Path) -> bool:

@@ -16,6 +16,7 @@ from jaxseg.card import Card
 from jaxseg.devices import shardings
 from jaxseg.images.checks import ImageError
 from jaxseg.models.cmvae import SOURCES, drawn
+from jaxseg.ops.annotators import sample_noise
 from jaxseg.predict.sample_inputs import NORMALISE, checked_image, read_image, resized_image, resized_labels
 from jaxseg.weights.load import load
 
@@ -119,7 +120,7 @@ class Sampler:
         pixels = max(size[0] * size[1], prepared.image[..., 0].size)
         if pixels * (n + 4 * self.classes**2) > MAX_BYTES:
             raise ValueError(f"{n:,} masks of this image need more than {MAX_BYTES:,} bytes; draw fewer at once")
-        noise = _noise(_key(key), n, self._latent)
+        noise = np.asarray(sample_noise(_key(key), n, self._latent))
         begun, clean, finite = self._begin(jax.device_put(prepared.network, self._replicated))
         share = self._share(n, size[0] * size[1])
         masks, total = np.empty((n, *size), np.uint8), 0.0
@@ -229,11 +230,6 @@ def _key(key: int | jax.Array) -> jax.Array:
     if not isinstance(key, (int, np.integer)) or isinstance(key, bool) or not 0 <= key < 2**32:
         raise ValueError(f"key must be a seed from 0 to {2**32 - 1} or a key of jax.random, got {key!r}")
     return jax.random.key(np.uint32(key))
-
-
-def _noise(key: jax.Array, n: int, length: int) -> np.ndarray:
-    """(n, Z) standard normal numbers: those of the models' own `sample`."""
-    return np.asarray(jax.vmap(lambda key: jax.random.normal(key, (length,)))(jax.random.split(key, n)))
 
 
 @functools.partial(jax.jit, static_argnums=0, static_argnames="source")

@@ -13,6 +13,7 @@ from jaxseg.images.checks import MAX_PIXELS, ImageError, check_size
 from jaxseg.images.tiff import SUFFIXES as TIFFS
 from jaxseg.images.tiff import read_tiff
 from jaxseg.ops.indices import bilinear_array
+from jaxseg.predict.inputs import find_by_suffix
 
 SUFFIXES = (*TIFFS, ".npy", ".npz", ".png")
 NORMALISE = ("none", "zscore")
@@ -20,29 +21,8 @@ _MEMBER = "image.npy"  # of an .npz
 
 
 def find_image_files(path: Path, *, recursive: bool = False, output: Path) -> list[Path]:
-    """Returns the image files that `path` means, sorted; in a folder those with one of `SUFFIXES`.
-
-    What is hidden, or in the folder `output`, is left out.
-
-    Raises:
-      FileNotFoundError: there is no such path.
-      ValueError: a folder holds none, the file is of another kind, or the output folder is that of the images.
-    """
-    if path.is_file():
-        if path.suffix.lower() not in SUFFIXES:
-            raise ValueError(f"{path}: images are read from {', '.join(SUFFIXES)} files")
-        found, folder = [path], path.parent
-    elif path.is_dir():
-        entries = path.rglob("*") if recursive else path.iterdir()
-        found, folder = sorted(p for p in entries if _is_image_file(p, output)), path
-    else:
-        raise FileNotFoundError(f"{path}: no such file or folder")
-    if output.resolve() == folder.resolve():
-        raise ValueError(f"{output} holds the images themselves; name another folder for the samples")
-    if not found:
-        hint = "" if recursive else " (--recursive looks into sub-folders)"
-        raise ValueError(f"{path}: no {', '.join(SUFFIXES)} file in this folder{hint}")
-    return found
+    """Returns the image files that `path` means; raises as `jaxseg.predict.inputs.find_by_suffix`."""
+    return find_by_suffix(path, SUFFIXES, "images", recursive=recursive, output=output, results="samples")
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -135,12 +115,6 @@ def _zscored(image: np.ndarray) -> np.ndarray:
     if deviation == 0:
         raise ImageError(f"the image is constant, so it has no z-score: every value is {wide.flat[0]:g}")
     return ((wide - wide.mean()) / deviation).astype(np.float32)
-
-
-def _is_image_file(path: Path, output: Path) -> bool:
-    if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
-        return False
-    return path.is_file() and not path.resolve().is_relative_to(output.resolve())
 
 
 def _read_npy(path: Path) -> np.ndarray:

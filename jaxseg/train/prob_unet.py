@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image
 
 from jaxseg.models.prob_unet import draw as latent
-from jaxseg.models.prob_unet import noise_of, regularised
+from jaxseg.models.prob_unet import regularised
 from jaxseg.ops.annotator_losses import gaussian_kl, negative_elbo, sum_of_norms
-from jaxseg.ops.annotators import draw_annotator
+from jaxseg.ops.annotators import draw_annotator, sample_noise
 from jaxseg.train import annotators
 from jaxseg.train.annotators import DataConfig, measures, summarise, with_seed
 from jaxseg.train.config import Config
@@ -111,7 +111,7 @@ def draw(model, records: Sequence[dict]) -> Image.Image:
 def _sampled(model, images: jax.Array, keys: jax.Array, count: int) -> dict[str, jax.Array]:
     """Masks at the mean of the prior (B, H, W) bool, `count` sampled ones of each (B, S, H, W), and the prior."""
     begun, prior = model.begin(images)
-    noise = jax.vmap(lambda key: noise_of(model, key, count))(keys)  # (B, S, Z)
+    noise = jax.vmap(lambda key: sample_noise(key, count, model.cfg.latent))(keys)  # (B, S, Z)
     drawn = jax.vmap(lambda noise: model.combine.finish(begun, latent(prior, noise)), 1, 1)(noise)
     clean = model.combine.finish(begun, prior[0])
     return {"clean": clean[..., 0] > 0, "masks": drawn[..., 0] > 0, "prior": prior}

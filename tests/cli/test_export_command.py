@@ -12,7 +12,6 @@ from tests.predict.mask_models import saved
 
 
 def test_the_file_runs_elsewhere_and_the_line_says_what_it_is(jaxseg_process, tiny, tmp_path):
-    pytest.importorskip("flatbuffers")
     path = tmp_path / "new" / "model.stablehlo"
     code, out, err = jaxseg_process("export", "-m", "cxas", "--weights", tiny, "-o", path, "--image-size", "32, 40")
     assert (code, err) == (0, "")
@@ -26,7 +25,6 @@ def test_the_file_runs_elsewhere_and_the_line_says_what_it_is(jaxseg_process, ti
 
 
 def test_a_run_is_exported_without_naming_its_model_and_replaced_on_request(jaxseg_command, tmp_path):
-    pytest.importorskip("flatbuffers")
     saved(tmp_path / "run" / "model")
     arguments = ["export", "--weights", tmp_path / "run", "-o", tmp_path / "m.stablehlo", "--platforms", "CPU"]
     code, out, err = jaxseg_command(*arguments)
@@ -37,7 +35,6 @@ def test_a_run_is_exported_without_naming_its_model_and_replaced_on_request(jaxs
 
 
 def test_a_segae_needs_its_embeddings(jaxseg_command, tmp_path):
-    pytest.importorskip("flatbuffers")
     model = jaxseg.create("segae", backbone="resnet18", width=4, num_labels=3, embedding_size=4)
     card, table = model.card, np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
     weights = save_model(model, tmp_path / "bare", card)
@@ -65,7 +62,6 @@ def test_a_segae_needs_its_embeddings(jaxseg_command, tmp_path):
     ],
 )
 def test_wrong_options_are_one_line(jaxseg_command, tiny, tmp_path, arguments, code, words):
-    pytest.importorskip("flatbuffers")
     given = [tiny if word == "TINY" else word for word in arguments]
     found, _, err = jaxseg_command("export", "-o", tmp_path / "m.stablehlo", *given)
     assert (found, words in err, err.count("\n")) == (code, True, 1), err

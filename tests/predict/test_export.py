@@ -73,7 +73,6 @@ def images(model: nnx.Module, count: int) -> np.ndarray:
 
 @pytest.mark.parametrize("name", TINY)
 def test_an_exported_model_equals_the_live_one_for_batches_of_two_sizes(tmp_path, name):
-    pytest.importorskip("flatbuffers")
     model = tiny(name)
     facts = export_model(model, tmp_path / "new" / "model.stablehlo", image_size=SIZE)
     exported = jaxseg.load_exported(tmp_path / "new" / "model.stablehlo")
@@ -187,7 +186,6 @@ def test_the_size_is_that_of_the_card_unless_told():
 
 
 def test_only_what_jaxseg_exported_is_replaced_and_on_purpose(tmp_path):
-    pytest.importorskip("flatbuffers")
     model, path = tiny("prob_unet"), tmp_path / "model.stablehlo"
     export = {"platforms": ["cpu"], "image_size": SIZE}
     export_model(tiny("cxas"), path, **export)

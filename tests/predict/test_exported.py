@@ -17,8 +17,6 @@ import jaxseg
 from jaxseg.predict.export import export_model
 from jaxseg.predict.exported import beside, load_exported, read_facts
 
-pytest.importorskip("flatbuffers")
-
 SIZE = (16, 24)
 
 

@@ -18,7 +18,6 @@ def image(*shape: int) -> np.ndarray:
 
 
 def test_every_kind_of_file_is_read_as_stored(tmp_path):
-    pytest.importorskip("tifffile")
     plane = image()
     tiff.write_tiff(tmp_path / "a.tif", plane[None])
     np.save(tmp_path / "b.npy", np.asfortranarray(plane))

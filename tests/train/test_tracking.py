@@ -3,10 +3,7 @@
 import sys
 import types
 
-import pytest
 from tune_runs import RATE, RATES, search
-
-pytest.importorskip("optuna")
 
 
 class Server(types.ModuleType):

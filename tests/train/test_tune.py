@@ -11,9 +11,6 @@ from jaxseg.train.config import read_config, write_config
 from jaxseg.train.task import sections
 from jaxseg.train.trials import COMPLETE, FAILED, PRUNED, table
 
-pytest.importorskip("optuna")
-
-
 pytestmark = pytest.mark.slow
 
 
