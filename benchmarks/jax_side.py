@@ -12,7 +12,7 @@ from flax import nnx
 import jaxseg
 from benchmarks.flops import counted
 from benchmarks.workloads import RATE, WORKLOADS, inputs
-from jaxseg.models.layers import fold_batch_norm
+from jaxseg.models.inference import for_inference
 from jaxseg.models.prob_unet import regularised
 from jaxseg.ops.annotator_losses import confusion_vae_loss, negative_elbo, sum_of_norms
 from jaxseg.ops.losses import binary_cross_entropy, binary_dice_loss, probability_dice_loss
@@ -35,7 +35,7 @@ def make(model: str, what: str, batch: int, dtype: str) -> tuple[Callable[[], No
     network = _network(model, dtype)
     start = time.perf_counter()
     if what == "inference":
-        apply, state = jaxseg.functional(fold_batch_norm(network))
+        apply, state = jaxseg.functional(for_inference(network))
         arguments = [given[name] for name in ("image", "embedding") if name in given]
         lowered = jax.jit(apply).lower(state, *arguments)
         compiled = lowered.compile()

@@ -32,6 +32,8 @@ def train(source, data, folder, resume, overrides, gpus, hosts, **others):
     The folder gets the resolved configuration, versions, metrics.jsonl, checkpoints and pictures, and model/, the best
     by validation, which --weights of other commands takes.
     """
+    from jaxseg.devices import only_cpus
+    from jaxseg.memory import keep_freed_memory
     from jaxseg.train import run
     from jaxseg.train.config import stored_folder
     from jaxseg.train.mesh import join_hosts
@@ -43,10 +45,12 @@ def train(source, data, folder, resume, overrides, gpus, hosts, **others):
     if hosts or any(value is not None for value in others.values()):
         with options.usage_errors("--coordinator, --num-processes, --process-id"):
             join_hosts(*others.values())
-    with options.usage_errors("--gpus"):
-        devices = run.training_devices(gpus)
     with options.usage_errors("--config, --output"):
         config = run.open_run(source, folder, data=data, overrides=overrides, resume=resume, tell=options.say)
+    if config.trainer.keep_memory and only_cpus(gpus):
+        keep_freed_memory()  # before the devices start
+    with options.usage_errors("--gpus"):
+        devices = run.training_devices(gpus)
     with contextlib.ExitStack() as stack:
         steps = []
 

@@ -1,5 +1,8 @@
 """Which devices compute, and how a batch is spread over them."""
 
+import importlib.metadata
+import importlib.util
+
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -35,6 +38,18 @@ def select_devices(spec: str = "auto") -> list[jax.Device]:
     if max(indices) >= len(devices) or len(set(indices)) != len(indices):
         raise ValueError(f"no device {spec}; {_seen()}, counted from 0, each once")
     return [devices[i] for i in indices]
+
+
+def only_cpus(spec: str) -> bool:
+    """Whether CPUs alone will compute for what a user named, without starting JAX's devices.
+
+    Where a plugin for accelerators is installed and nothing else is said, the answer is no.
+    """
+    platforms = jax.config.jax_platforms or ""
+    if spec.strip().lower() == "cpu" or platforms == "cpu":
+        return True
+    plugins = importlib.metadata.entry_points(group="jax_plugins")
+    return not platforms and not plugins and importlib.util.find_spec("libtpu") is None
 
 
 def data_mesh(devices: list[jax.Device]) -> Mesh:

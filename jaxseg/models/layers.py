@@ -53,7 +53,9 @@ class BatchNorm(nnx.Module):
         axes = tuple(range(x.ndim - 1))
         count = x.size // x.shape[-1]
         if self.axis is None:
-            mean, var = x.mean(axes), x.var(axes)
+            mean = x.mean(axes)
+            # the variance does not change with the mean that is taken: one sum less in the gradient
+            var = jnp.square(x - jax.lax.stop_gradient(mean).reshape((1,) * len(axes) + (-1,))).mean(axes)
         else:
             count *= jax.lax.axis_size(self.axis)
             mean = jax.lax.pmean(x.mean(axes), self.axis)
@@ -263,30 +265,3 @@ def _drawn(by_numpy: Callable, by_jax: Callable) -> nnx.initializers.Initializer
         return jnp.asarray(by_numpy(rng, shape), dtype)
 
     return init
-
-
-def max_pool(x: jax.Array) -> jax.Array:
-    """Max-pools 3x3 with stride 2 and padding 1: (B, H, W, C) -> (B, ceil(H/2), ceil(W/2), C)."""
-    return nnx.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
-
-
-def fold_batch_norm(model: nnx.Module) -> nnx.Module:
-    """Returns a copy of `model` for inference with every batch norm merged into its convolution.
-
-    The result equals the evaluation mode of `model` up to rounding, and shares no array with it that
-    was changed. It cannot be trained further as a batch-normalised network.
-    """
-    graphdef, state = nnx.split(model)
-    model = nnx.merge(graphdef, jax.tree.map(lambda a: a, state))  # new variables that hold the same arrays
-    for _, module in nnx.iter_modules(model):
-        if isinstance(module, ConvNorm) and module.norm is not None:
-            layer, norm = module.conv, module.norm
-            # In numpy: as separate JAX operations the many shapes took 2 s to compile.
-            scale, shift, mean, var = (np.asarray(v[...]) for v in (norm.scale, norm.bias, norm.mean, norm.var))
-            factor = scale / np.sqrt(var + np.float32(norm.epsilon))
-            bias = np.float32(0) if layer.bias is None else np.asarray(layer.bias[...])
-            layer.bias = nnx.Param(jnp.asarray((bias - mean) * factor + shift))
-            layer.kernel.set_value(jnp.asarray(np.asarray(layer.kernel[...]) * factor))
-            layer.use_bias = True
-            module.norm = None
-    return model

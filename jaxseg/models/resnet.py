@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxseg.models.layers import ConvNorm, max_pool
+from jaxseg.models.layers import ConvNorm
 from jaxseg.models.recompute import recomputable
+from jaxseg.ops.pooling import max_pool
 
 # name -> (blocks per stage, bottleneck blocks?); Table 1 of the paper
 VARIANTS = {

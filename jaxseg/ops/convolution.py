@@ -1,7 +1,8 @@
-"""Convolutions as XLA computes them, but for the gradient of the kernel on CPUs; arrays are (B, H, W, C).
+"""Convolutions as XLA computes them, but for some on CPUs; arrays are (B, H, W, C).
 
-On CPUs XLA's convolution for that gradient takes up to five times as long as a product of matrices for each of the
-kernel's columns; up to 16 channels it is the faster one (`benchmarks/kernel_gradient.py`).
+There XLA's convolution for the kernel's gradient takes up to five times as long as a product of matrices for each of
+the kernel's columns; up to 16 channels it is the faster one (`benchmarks/kernel_gradient.py`). And 3x3 convolutions of
+many channels are faster by Winograd's algorithm, forward and backward (`benchmarks/winograd.py`).
 """
 
 import functools
@@ -9,7 +10,10 @@ import functools
 import jax
 import jax.numpy as jnp
 
-_FEW = 16  # channels
+from jaxseg.ops.winograd import pays, transformed, winograd
+
+_FEW = 16  # channels, up to which XLA's gradient of a kernel is the faster one
+_BLOCKS = 48  # channels, from which that gradient is faster in blocks of rows
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 Pairs = tuple[tuple[int, int], tuple[int, int]]
 
@@ -21,7 +25,7 @@ def convolution(
 
     The signature is that of `jax.lax.conv_general_dilated`, so that `nnx.Conv` takes it; options other than the
     precision are taken to be as `jaxseg.models.layers.conv` has them. Derivatives are those of reverse mode alone
-    (`jax.grad`, not `jax.jvp`) where the kernel has 2 to 9 pixels, more than 16 channels in and out, and strides of 1.
+    (`jax.grad`, not `jax.jvp`) where the kernel has 2 to 9 pixels and more than 16 channels in and out.
 
     Args:
       x: (B, H, W, C).
@@ -35,10 +39,12 @@ def convolution(
     """
     pixels = kernel.shape[0] * kernel.shape[1]
     if pixels == 1:
-        return jnp.matmul(x[:, :: strides[0], :: strides[1]], kernel[0, 0], precision=precision)
+        x = x[:, :: strides[0], :: strides[1]]  # flat for the product: of four axes its gradient takes thrice as long
+        rows = jnp.matmul(x.reshape(-1, x.shape[-1]), kernel[0, 0], precision=precision)
+        return rows.reshape(*x.shape[:-1], -1)
     padding = tuple(map(tuple, padding))
-    if pixels <= 9 and min(kernel.shape[2:]) > _FEW and tuple(strides) == (1, 1):
-        return _dense(x, kernel, padding, precision)
+    if pixels <= 9 and min(kernel.shape[2:]) > _FEW:
+        return _dense(x, kernel, padding, precision, tuple(strides))
     return _plain(x, kernel, padding, precision, strides)
 
 
@@ -46,56 +52,105 @@ def _plain(x: jax.Array, kernel: jax.Array, padding: Pairs, precision, strides: 
     return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=_DIMENSIONS, precision=precision)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _dense(x: jax.Array, kernel: jax.Array, padding: Pairs, precision) -> jax.Array:
-    return _plain(x, kernel, padding, precision, (1, 1))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _dense(x: jax.Array, kernel: jax.Array, padding: Pairs, precision, strides: tuple[int, int]) -> jax.Array:
+    by_xla = functools.partial(_plain, padding=padding, precision=precision, strides=strides)
+    if not _wide(x, kernel, padding, strides):
+        return by_xla(x, kernel)
+    return jax.lax.platform_dependent(x, kernel, cpu=functools.partial(_winograd, precision=precision), default=by_xla)
 
 
-def _forward(x: jax.Array, kernel: jax.Array, padding: Pairs, precision):
-    return _dense(x, kernel, padding, precision), (x, kernel)
+def _wide(x: jax.Array, kernel: jax.Array, padding: Pairs, strides: tuple[int, int]) -> bool:
+    return strides == (1, 1) and padding == ((1, 1), (1, 1)) and pays(kernel, x.shape[:3])
 
 
-def _backward(padding: Pairs, precision, kept, change: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _winograd(x: jax.Array, kernel: jax.Array, precision) -> jax.Array:
+    return winograd(x, transformed(kernel), precision=precision)
+
+
+def _forward(x: jax.Array, kernel: jax.Array, padding: Pairs, precision, strides: tuple[int, int]):
+    return _dense(x, kernel, padding, precision, strides), (x, kernel)
+
+
+def _backward(padding: Pairs, precision, strides: tuple[int, int], kept, change: jax.Array):
     x, kernel = kept
-    of_x = jax.vjp(lambda x: _plain(x, kernel, padding, precision, (1, 1)), x)[1](change)[0]
+    plain = functools.partial(_plain, padding=padding, precision=precision, strides=strides)
 
-    def by_xla(x: jax.Array, change: jax.Array) -> jax.Array:
-        return jax.vjp(lambda kernel: _plain(x, kernel, padding, precision, (1, 1)), kernel)[1](change)[0]
+    def by_xla(x: jax.Array, kernel: jax.Array, change: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jax.vjp(plain, x, kernel)[1](change)
 
-    by_products = functools.partial(kernel_gradient, size=kernel.shape[:2], padding=padding)
-    return of_x, jax.lax.platform_dependent(x, change, cpu=by_products, default=by_xla)
+    def by_winograd(x: jax.Array, kernel: jax.Array, change: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jax.vjp(functools.partial(_winograd, precision=precision), x, kernel)[1](change)
+
+    def by_products(x: jax.Array, kernel: jax.Array, change: jax.Array) -> tuple[jax.Array, jax.Array]:
+        of_x = jax.vjp(lambda x: plain(x, kernel), x)[1](change)[0]
+        return of_x, kernel_gradient(x, change, kernel.shape[:2], padding, strides)
+
+    on_cpus = by_winograd if _wide(x, kernel, padding, strides) else by_products
+    return jax.lax.platform_dependent(x, kernel, change, cpu=on_cpus, default=by_xla)
 
 
 _dense.defvjp(_forward, _backward)
 
 
-def kernel_gradient(x: jax.Array, change: jax.Array, size: tuple[int, int], padding: Pairs) -> jax.Array:
-    """Returns the gradient (h, w, C, C') of the kernel of a convolution with strides of 1, by products of matrices.
+def kernel_gradient(
+    x: jax.Array, change: jax.Array, size: tuple[int, int], padding: Pairs, strides: tuple[int, int] = (1, 1)
+) -> jax.Array:
+    """Returns the gradient (h, w, C, C') of the kernel of a convolution, by products of matrices.
 
     Args:
       x: (B, H, W, C), what was convolved.
       change: (B, H', W', C'), the gradient of the result.
       size: (h, w) of the kernel.
       padding: zeros before and after the rows and the columns.
+      strides: of the rows and columns.
     """
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    if strides != (1, 1):
+        return _by_pixels(x, change, size, strides).astype(x.dtype)
+    form = _by_columns if min(x.shape[-1], change.shape[-1]) < _BLOCKS else _by_blocks
+    return form(x, change, size).astype(x.dtype)
+
+
+def _by_blocks(x: jax.Array, change: jax.Array, size: tuple[int, int]) -> jax.Array:
+    # The copies of 32 rows of one image stay in the processor's cache.
+    batch, height, width, _ = change.shape
+    rows = max(rows for rows in range(1, 33) if height % rows == 0)
+
+    def add(place: jax.Array, total: jax.Array) -> jax.Array:
+        start = (place // (height // rows), place % (height // rows) * rows, 0, 0)
+        block = jax.lax.dynamic_slice(change, start, (1, rows, width, change.shape[-1]))
+        seen = jax.lax.dynamic_slice(x, start, (1, rows + size[0] - 1, *x.shape[2:]))
+        return total + _by_columns(seen, block, size)
+
+    empty = jnp.zeros((*size, x.shape[-1], change.shape[-1]), jnp.float32)
+    return jax.lax.fori_loop(0, batch * (height // rows), add, empty)
+
+
+def _by_columns(x: jax.Array, change: jax.Array, size: tuple[int, int]) -> jax.Array:
     # A pixel of the kernel sees x moved by its row and column. Here x is moved by the columns alone, and `change` by
     # the rows, the other way: h + w copies in place of h w.
     rows, columns = size
     width, channels = change.shape[2], change.shape[3]
-    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     moved = [jnp.pad(change, ((0, 0), (row, rows - 1 - row), (0, 0), (0, 0))) for row in range(rows)]
-    moved = jnp.concatenate(moved, -1).reshape(-1, rows * channels)
-    products = []
-    for column in range(columns):
-        seen = x[:, :, column : column + width].reshape(-1, x.shape[-1])
-        products.append(
-            jax.lax.dot_general(
-                seen,
-                moved,
-                (((0,), (0,)), ((), ())),
-                precision=jax.lax.Precision.HIGHEST,
-                preferred_element_type=jnp.float32,
-            )
-        )
+    moved = jnp.concatenate(moved, -1)
+    products = [_product(x[:, :, column : column + width], moved) for column in range(columns)]
     found = jnp.stack(products).reshape(columns, x.shape[-1], rows, channels)
-    return found.transpose(2, 0, 1, 3).astype(x.dtype)
+    return found.transpose(2, 0, 1, 3)
+
+
+def _by_pixels(x: jax.Array, change: jax.Array, size: tuple[int, int], strides: tuple[int, int]) -> jax.Array:
+    height, width = ((n - 1) * stride + 1 for n, stride in zip(change.shape[1:3], strides, strict=True))
+    products = [
+        _product(x[:, row : row + height : strides[0], column : column + width : strides[1]], change)
+        for row in range(size[0])
+        for column in range(size[1])
+    ]
+    return jnp.stack(products).reshape(*size, x.shape[-1], -1)
+
+
+def _product(x: jax.Array, change: jax.Array) -> jax.Array:
+    """Returns the sum over all pixels of the outer products of two maps' channels, in float32."""
+    flat = [array.reshape(-1, array.shape[-1]) for array in (x, change)]
+    options = {"precision": jax.lax.Precision.HIGHEST, "preferred_element_type": jnp.float32}
+    return jax.lax.dot_general(*flat, (((0,), (0,)), ((), ())), **options)

@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 
 from jaxseg import __version__, files
-from jaxseg.models.layers import fold_batch_norm
+from jaxseg.models.inference import fold_batch_norm
 from jaxseg.models.segae import NO_EMBEDDINGS, SegAE
 from jaxseg.predict.exported import (
     BATCH,

@@ -18,7 +18,7 @@ from flax import nnx
 
 from jaxseg import organs
 from jaxseg.devices import shardings
-from jaxseg.models.layers import fold_batch_norm
+from jaxseg.models.inference import for_inference
 from jaxseg.models.segae import NO_EMBEDDINGS, SegAE, embedding_of
 from jaxseg.organs import Organ
 from jaxseg.predict.score_model import open_model, published_model
@@ -116,7 +116,7 @@ class Scorer:
         self.model = model
         replicated, self._split = shardings(devices)
         view = nnx.view(model, use_running_average=True, deterministic=True, raise_if_not_found=False)
-        self._graphdef, state = nnx.split(fold_batch_norm(view))
+        self._graphdef, state = nnx.split(for_inference(view, devices[0].platform))
         self._state = jax.device_put(state, replicated)
 
     def organ(self, organ: int | str) -> Organ:

@@ -17,7 +17,7 @@ from jaxseg.card import Card
 from jaxseg.devices import shardings
 from jaxseg.images.preprocess import PREPROCESSING
 from jaxseg.images.read import INTENSITIES, Picture, from_array, read_picture
-from jaxseg.models.layers import fold_batch_norm
+from jaxseg.models.inference import for_inference
 from jaxseg.ops.indices import nearest_indices
 from jaxseg.ops.resize import bilinear
 
@@ -159,7 +159,7 @@ class Segmenter:
         self._preprocess = PREPROCESSING[name]
         replicated, self._split = shardings(devices)
         view = nnx.view(model, use_running_average=True, deterministic=True)
-        self._graphdef, state = nnx.split(fold_batch_norm(view))
+        self._graphdef, state = nnx.split(for_inference(view, devices[0].platform))
         self._state = jax.device_put(state, replicated)
 
     def __call__(self, image: str | Path | np.ndarray) -> Segmentation:

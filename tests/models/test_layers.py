@@ -14,9 +14,9 @@ from jaxseg.models.layers import (
     conv,
     dilated_transpose,
     linear,
-    max_pool,
     sub_pixel_transpose,
 )
+from jaxseg.ops.pooling import max_pool
 
 GOLDEN = "ops/torch_operators"
 

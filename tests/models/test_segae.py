@@ -9,7 +9,8 @@ from tiny_segae import answer, evaluation, inputs, small, table
 
 import jaxseg
 from jaxseg.models import segae
-from jaxseg.models.layers import BatchNorm, Table, fold_batch_norm
+from jaxseg.models.inference import fold_batch_norm, for_inference
+from jaxseg.models.layers import BatchNorm, Table
 from jaxseg.models.segae import SegAE, SegAEConfig, embedding_of, with_embeddings
 from jaxseg.weights.fill import fill
 
@@ -41,7 +42,7 @@ def models(kit) -> dict[str, nnx.Module]:
 @pytest.mark.parametrize("folded", [False, True], ids=["plain", "folded"])
 def test_every_stage_and_the_predicted_dice_equal_the_original(kit, models, golden, folded):
     model = models[golden.split("/")[0]]
-    graphdef, state = nnx.split(fold_batch_norm(model) if folded else model)
+    graphdef, state = nnx.split(for_inference(model) if folded else model)
 
     @jax.jit
     def forward(state, x, embedding):

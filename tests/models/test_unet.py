@@ -8,7 +8,8 @@ from flax import nnx
 
 import jaxseg
 from jaxseg.models import unet
-from jaxseg.models.layers import BatchNorm, fold_batch_norm
+from jaxseg.models.inference import fold_batch_norm, for_inference
+from jaxseg.models.layers import BatchNorm
 from jaxseg.weights.fill import fill
 
 NAMES = {  # ours -> the golden's
@@ -49,7 +50,7 @@ def nchw(array) -> np.ndarray:
 @pytest.mark.parametrize("folded", [False, True], ids=["plain", "folded"])
 def test_every_map_and_the_logits_equal_the_original(kit, models, name, case, folded):
     golden = f"{name}/{case}"
-    model = fold_batch_norm(models[name]) if folded else models[name]
+    model = for_inference(models[name]) if folded else models[name]
     graphdef, state = nnx.split(model)
 
     @jax.jit

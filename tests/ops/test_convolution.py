@@ -113,3 +113,13 @@ def test_few_channels_are_left_to_xla():
     x, kernel = made(0, (2, 8, 8, 16), (3, 3, 16, 40))
     gradient = jax.jit(jax.grad(lambda k: convolution(x, k, (1, 1), ((1, 1), (1, 1))).sum()))
     assert "stablehlo.dot_general" not in gradient.lower(kernel).as_text()
+
+
+@pytest.mark.parametrize(("height", "channels"), [(64, (48, 50)), (37, (48, 48)), (20, (64, 48))])
+def test_blocks_of_rows_give_the_same_gradient(height, channels):
+    x, kernel = made(0, (2, height, 6, channels[0]), (3, 3, *channels))
+    geometry = (1, 1), ((1, 1), (1, 1))
+    y, pull = jax.vjp(lambda k: convolution(x, k, *geometry, precision=HIGHEST), kernel)
+    change = jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape)
+    wanted = jax.vjp(lambda k: by_xla(x, k, *geometry), kernel)[1](change)[0]
+    np.testing.assert_allclose(pull(change)[0], wanted, atol=2e-4)
