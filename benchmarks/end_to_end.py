@@ -1,153 +1,169 @@
-"""A folder of X-rays to PNG masks: jaxseg's command against the original's steps in PyTorch, in turn, in one run.
+"""The jobs that users run, from files to results: jaxseg against PyTorch as published, in turn, on processors.
 
-    python benchmarks/end_to_end.py --images ../shared/data/cxr --rounds 3
+    python benchmarks/end_to_end.py --rounds 5
+    python benchmarks/end_to_end.py --jobs png denoise --rounds 3
 
-Each side runs in a process of its own, so that peak memory is its own. Reported apart: start-up (imports, weights),
-compilation, and the steady state per image. Needs `pip install 'jaxseg[bench]'`.
+png, json, features: a folder of X-rays to masks or measurements. score: a CT with its organs. epoch: a LIDC epoch of
+both networks of annotators. samples: 1,000 masks of an image from each. denoise: 256 lung masks. Weights are random
+ones, the same on both sides, and what both make is compared. Writes `results/end_to_end.json` and `.md`; rows of other
+jobs stay. Needs `pip install 'jaxseg[bench,nifti,tiff]' opencv-python-headless`.
 """
 
 import argparse
 import importlib.util
 import json
 import os
-import platform
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import jobs_compare, jobs_one_process, jobs_process, jobs_torch  # noqa: E402
+from benchmarks.turns import processor  # noqa: E402
+from jaxseg.files import atomic_file  # noqa: E402
+
 RESULTS = ROOT / "benchmarks" / "results"
+ROWS = {  # job -> its rows
+    "png": ["png"],
+    "json": ["json"],
+    "features": ["features"],
+    "score": ["score"],
+    "epoch": ["epoch_cmvae", "epoch_prob_unet"],
+    "samples": ["samples_cmvae", "samples_prob_unet"],
+    "denoise": ["denoise"],
+}
+PACKAGES = {  # job -> packages besides torch, and what installs them
+    "features": {"cv2": "opencv-python-headless"},
+    "score": {"nibabel": "'jaxseg[nifti]'"},
+    "epoch": {"tifffile": "'jaxseg[tiff]'"},
+    "samples": {"tifffile": "'jaxseg[tiff]'"},
+    "denoise": {"cv2": "opencv-python-headless"},
+}
+FILES = {"score": "ct/totalseg/s0001", "epoch": "lidc", "samples": "lidc", "denoise": "lung_masks"}
+QUICK_IMAGES, QUICK_MASKS = 2, 24
 
 
 def main() -> None:
-    """Runs both sides alternately and writes the JSON."""
+    """Measures the jobs one after the other; every row is written when it is there."""
+    if sys.argv[1:2] == ["--part"]:
+        part(*sys.argv[2:])
+        return
+    options = arguments()
+    command = " ".join(["python benchmarks/end_to_end.py", *sys.argv[1:]])
+    facts = {"command": command, "date": time.strftime("%Y-%m-%d"), "processor": processor()}
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        versions = json.loads(jobs_process.printed(jobs_process.own("environment"), log)[1])
+        for job in options.jobs:
+            for name in ROWS[job]:
+                print(f"{name}: {time.strftime('%H:%M:%S')}", flush=True)
+                row = measured(name, options, Path(folder) / name) | facts
+                print(name, json.dumps(brief(row)), flush=True)
+                if options.output:
+                    write(options.output, name, row, facts | {"environment": versions})
+
+
+def arguments() -> argparse.Namespace:
+    """The options; leaves where the run cannot work."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     shared = Path(os.environ.get("JAXSEG_SHARED", ROOT.parent / "shared"))
-    parser.add_argument("--images", type=Path, default=shared / "data" / "cxr")
-    parser.add_argument("--weights", type=Path, help="a CXAS .pth; default: the parity kit's, made for the run")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--output", type=Path, default=RESULTS / "end_to_end.json")
-    parser.add_argument("--torch-side", nargs=3, metavar=("WEIGHTS", "IMAGES", "OUT"), help=argparse.SUPPRESS)
+    parser.add_argument("--jobs", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--data", type=Path, default=shared / "data", help="default: $JAXSEG_SHARED/data")
+    parser.add_argument("--images", type=Path, help="a folder of X-rays; default: DATA/cxr")
+    parser.add_argument("--weights", type=Path, help="a CXAS .pth for the X-rays; default: random ones")
+    parser.add_argument("--quick", action="store_true", help="small jobs, one round; no files without --output")
+    parser.add_argument("--output", type=Path, help="default: benchmarks/results/end_to_end.json")
     options = parser.parse_args()
-    if importlib.util.find_spec("torch") is None:
-        sys.exit("PyTorch is missing: `make test-torch` installs it, or pip install 'jaxseg[bench]'")
-    if not options.torch_side and not options.images.is_dir():
-        sys.exit(f"{options.images} is no folder; name one with --images")
-    if options.torch_side:
-        print(json.dumps(torch_side(*map(Path, options.torch_side))))
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        weights = options.weights or make_weights(Path(folder) / "UNet_ResNet50_default.pth")
-        rounds = [
-            {side: measure(side, weights, options.images, Path(folder) / f"{side}{i}") for side in ("jaxseg", "torch")}
-            for i in range(options.rounds)
-        ]
-    result = summary(rounds, options)
-    options.output.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result["medians"], indent=1))
+    options.images = options.images or options.data / "cxr"
+    if options.rounds < 1:
+        sys.exit(f"--rounds must be at least 1, got {options.rounds}")
+    for job in options.jobs:
+        for package, install in ({"torch": "'jaxseg[bench]'"} | PACKAGES.get(job, {})).items():
+            if importlib.util.find_spec(package) is None:
+                sys.exit(f"{job} needs {package}: pip install {install}, or name other jobs with --jobs")
+        folder = options.data / FILES[job] if job in FILES else options.images
+        if not folder.is_dir():
+            sys.exit(f"{folder} is no folder; name the data with --data, X-rays with --images")
+    if not options.quick:
+        options.output = options.output or RESULTS / "end_to_end.json"
+    return options
 
 
-def measure(side: str, weights: Path, images: Path, output: Path) -> dict:
-    """Runs one side in a process; returns its seconds by stage, seconds an image and peak memory in GB."""
-    report = output.with_suffix(".json")
-    if side == "jaxseg":
-        command = [sys.executable, "-m", "jaxseg.cli", "segment", "-i", images, "-o", output, "--weights", weights]
-        command += ["--report", report]
+def measured(name: str, options: argparse.Namespace, folder: Path) -> dict:
+    """Measures a row, in processes of their own: the memory of this one would count as theirs where it is larger."""
+    folder.mkdir()
+    how = {"rounds": options.rounds, "quick": options.quick}
+    if name in jobs_one_process.JOBS:
+        return jobs_one_process.row(name, options.data, folder, **how)
+    if name == "denoise":
+        count = QUICK_MASKS if options.quick else jobs_process.MASKS
+        source = jobs_process.few(options.data / "lung_masks", count, folder / "masks")
+        return jobs_process.row(name, source, folder, weights=None, **how)
+    source = jobs_process.few(options.images, QUICK_IMAGES, folder / "images") if options.quick else options.images
+    return jobs_process.row(name, source, folder, weights=options.weights, **how)
+
+
+def part(name: str, *given: str) -> None:
+    """What this script does in a process of its own; prints JSON."""
+    if name == "steady":
+        job, data, folder, path, how = given
+        found = jobs_one_process.steady(job, Path(data), Path(folder), **json.loads(how))
+        Path(path).write_text(json.dumps(found))
+    elif name == "once":
+        job, data, folder, how = given
+        jobs_one_process.once(job, Path(data), Path(folder), **json.loads(how))
+    elif name == "environment":
+        import torch
+
+        from jaxseg.environment import environment
+
+        print(json.dumps(environment() | {"torch": torch.__version__, "torch_threads": torch.get_num_threads()}))
+    elif name == "weights":
+        jobs_torch.make_weights(Path(given[0]))
+    elif name == "compare":
+        folder = Path(given[1])
+        print(json.dumps(jobs_compare.compare(given[0], folder / "jaxseg", folder / "torch")))
     else:
-        command = [sys.executable, __file__, "--torch-side", weights, images, output]
-    start = time.perf_counter()
-    process = subprocess.Popen(
-        [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    printed = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        sys.exit(f"the {side} side failed: {' '.join(map(str, command))}")
-    seconds = json.loads(report.read_text())["seconds"] if side == "jaxseg" else json.loads(printed)
-    count = sum(1 for path in output.iterdir() if path.is_dir())
-    return {
-        "seconds": seconds | {"whole": round(time.perf_counter() - start, 3)},
-        "seconds_an_image": round(seconds["images"] / count, 3),
-        "peak_gb": round(usage.ru_maxrss / 1e6, 2),
-        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
-    }
+        print(json.dumps(jobs_torch.SIDES[name](*map(Path, given))))
 
 
-def torch_side(weights: Path, images: Path, output: Path) -> dict:
-    """The original's steps for every image, one after the other; returns seconds by stage."""
-    start = time.perf_counter()
-    sys.path.insert(0, str(ROOT))
-    import torch
-
-    from benchmarks.torch_models import pipeline
-    from benchmarks.torch_models.unet import BackboneUNet
-    from jaxseg.labels import CXAS
-
-    model = BackboneUNet().eval()
-    state = torch.load(weights, weights_only=True)["model"]
-    model.load_state_dict({name.removeprefix("module."): tensor for name, tensor in state.items()})
-    loaded = time.perf_counter()
-    for path in sorted(images.iterdir()):
-        image = pipeline.read_image(path)
-        _, masks = pipeline.predict(model, pipeline.preprocess(image))
-        resized = pipeline.resize_masks(masks, image.shape[1:])
-        pipeline.write_masks(resized, output / path.stem, CXAS)
-    return {"start": loaded - start, "images": time.perf_counter() - loaded}
+def brief(row: dict) -> dict:
+    """What is worth a line on the screen."""
+    sides = {side: [found["median_s"], found["whole"]["median_s"]] for side, found in row["sides"].items()}
+    ratios = [row["sides"]["torch"]["over_jaxseg"], row["sides"]["torch"]["whole"]["over_jaxseg"]]
+    return {"seconds and whole": sides, "torch over jaxseg": ratios, "agreement": row.get("agreement")}
 
 
-def make_weights(path: Path) -> Path:
-    """Writes the parity kit's CXAS weights as the original would."""
-    import torch
-
-    data = ROOT / "tests" / "data"
-    spec = importlib.util.spec_from_file_location("parity_fill", data / "fill.py")
-    fill = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(fill)
-    manifest = json.loads((data / "manifests" / "cxas_unet_resnet50.json").read_text())
-    state = {"module." + name: torch.from_numpy(array) for name, array in fill.state_dict(manifest, 0).items()}
-    torch.save({"model": state}, path)
-    return path
+def write(path: Path, name: str, row: dict, facts: dict) -> None:
+    """Adds a row to the JSON file, and writes the table beside it."""
+    standing = json.loads(path.read_text()) if path.exists() else {}
+    jobs = standing.get("jobs", {}) | {name: row}
+    jobs = {name: jobs[name] for names in ROWS.values() for name in names if name in jobs}
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(facts | {"jobs": jobs}, indent=1) + "\n")
+    with atomic_file(path.with_suffix(".md")) as temporary:
+        temporary.write_text(table(jobs))
 
 
-def summary(rounds: list[dict], options: argparse.Namespace) -> dict:
-    """The medians of both sides, their ratio, every round, and what they were made with."""
-    import torch
-
-    from jaxseg.environment import environment
-
-    medians = {
-        side: {
-            key: statistics.median(one[side][key] for one in rounds)
-            for key in ("seconds_an_image", "peak_gb", "cpu_seconds")
-        }
-        for side in ("jaxseg", "torch")
-    }
-    for stage in ("start", "compile"):
-        medians["jaxseg"][f"{stage}_seconds"] = statistics.median(one["jaxseg"]["seconds"][stage] for one in rounds)
-    medians["torch"]["start_seconds"] = statistics.median(one["torch"]["seconds"]["start"] for one in rounds)
-    ratios = [one["torch"]["seconds_an_image"] / one["jaxseg"]["seconds_an_image"] for one in rounds]
-    return {
-        "what": "X-rays to PNG masks of 159 classes, as published (eager PyTorch) against jaxseg",
-        "command": f"python benchmarks/end_to_end.py --rounds {options.rounds}",
-        "date": time.strftime("%Y-%m-%d"),
-        "files": len(list(options.images.iterdir())),
-        "medians": medians | {"torch_over_jaxseg": round(statistics.median(ratios), 2)},
-        "environment": environment() | {"torch": torch.__version__, "processor": processor()},
-        "rounds": rounds,
-    }
-
-
-def processor() -> str:
-    """The processor's name, where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+def table(jobs: dict[str, dict]) -> str:
+    """Returns a Markdown table of all rows: the steady state, and from the start of the process to its end."""
+    lines = [
+        "| job | what | seconds of | jaxseg | PyTorch | PyTorch / jaxseg | from start to end: jaxseg | PyTorch "
+        "| PyTorch / jaxseg | GB: jaxseg | PyTorch | date |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, row in jobs.items():
+        ours, theirs = row["sides"]["jaxseg"], row["sides"]["torch"]
+        cells = [name, row["what"], row["item"]]
+        for one, other in ((ours, theirs), (ours["whole"], theirs["whole"])):
+            cells += [f"{one['median_s']:.3g}", f"{other['median_s']:.3g}", f"{other['over_jaxseg']:.2f}"]
+        cells += [f"{side['peak_gb']:.1f}" if "peak_gb" in side else "" for side in (ours, theirs)]
+        lines.append("| " + " | ".join([*cells, row["date"]]) + " |")
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Counts the multiplications and additions of a function by hand: of its convolutions and products of matrices."""
+"""Counts the operations of a function by hand."""
 
 import math
 from collections.abc import Callable
@@ -7,12 +7,15 @@ import jax
 from jax.extend import core
 from jax.interpreters import partial_eval
 
+_ARITHMETIC = {"add", "add_any", "sub", "mul", "div", "max", "min", "neg", "square", "integer_pow", "abs", "sign"}
+_ARITHMETIC |= {"gt", "lt", "ge", "le", "eq", "ne", "select_n", "and", "or", "not"}
+
 
 def counted(function: Callable, *arguments) -> int:
-    """Returns the operations of convolutions and matrix products in a function, two for each multiply and add.
+    """Returns the operations of a function: two for each multiply and add of a convolution or product, one for each
+    number that arithmetic gives or a sum takes.
 
-    All else (norms, activations, losses) is left out: a few per cent. Multiplications with padding are not counted,
-    as XLA does not count them.
+    Exponentials and the like are not among them, nor multiplications with padding, as XLA does not count them.
     """
     jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
     used, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))  # as XLA, without what nobody needs
@@ -31,6 +34,10 @@ def _count(jaxpr: core.Jaxpr) -> int:
             total += max(_count(branch.jaxpr) for branch in equation.params["branches"])
         elif name == "scan":
             total += equation.params["length"] * _count(equation.params["jaxpr"].jaxpr)
+        elif name in _ARITHMETIC:
+            total += equation.outvars[0].aval.size
+        elif name in ("reduce_sum", "reduce_max", "reduce_min"):
+            total += equation.invars[0].aval.size
         else:
             total += sum(_count(inner) for inner in _inner(equation))
     return total

@@ -21,8 +21,7 @@ from jaxseg.ops.convolution import kernel_gradient
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.end_to_end import processor  # noqa: E402
-from benchmarks.turns import in_turn, summary  # noqa: E402
+from benchmarks.turns import in_turn, processor, summary  # noqa: E402
 
 PADDING = ((1, 1), (1, 1))
 SHAPES = {  # batch, height and width, channels in and out

@@ -7,12 +7,12 @@ import argparse
 import json
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from jaxseg.environment import environment
 from jaxseg.labels import CXAS
 from jaxseg.measure.features import FEATURES, measure
 
@@ -31,10 +31,10 @@ def masks_of_an_image() -> np.ndarray:
     return found
 
 
-def with_opencv(masks: np.ndarray) -> dict:
-    """The six features of every class, each from the mask anew, as the original computes them."""
+def with_opencv(masks: np.ndarray, names: Sequence[str] = CXAS) -> dict:
+    """The six features of every class, none empty, each from the mask anew, as the original computes them."""
     values = {}
-    for name, mask in zip(CXAS, masks, strict=True):
+    for name, mask in zip(names, masks, strict=True):
         byte = mask.astype(np.uint8)
         values[f"{name}_area"] = int(byte.sum())
         moments = cv2.moments(byte)
@@ -53,6 +53,8 @@ def with_opencv(masks: np.ndarray) -> dict:
 
 def main() -> None:
     """Times both sides and writes the medians."""
+    from jaxseg.environment import environment  # loads JAX, which would count as PyTorch's in end_to_end.py
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=11)
     rounds = parser.parse_args().rounds

@@ -20,8 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import turns  # noqa: E402
-from benchmarks.end_to_end import processor  # noqa: E402
 from benchmarks.throughput_report import plot, table  # noqa: E402
+from benchmarks.turns import processor  # noqa: E402
 from benchmarks.worker import SIDES  # noqa: E402
 from benchmarks.workloads import WHAT, WORKLOADS  # noqa: E402
 from jaxseg.environment import environment  # noqa: E402

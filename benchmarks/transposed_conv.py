@@ -23,8 +23,7 @@ from jaxseg.models.layers import dilated_transpose, sub_pixel_transpose
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.end_to_end import processor  # noqa: E402
-from benchmarks.turns import in_turn, summary  # noqa: E402
+from benchmarks.turns import in_turn, processor, summary  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "transposed_conv.json"
 BATCH = 8

@@ -6,6 +6,7 @@ never gets quiet, the last is kept and counted as noisy.
 
 import functools
 import os
+import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -69,11 +70,11 @@ def taken_in_turn(
 
 def sample(run: Callable[[], object], calls: int) -> Sample:
     """Calls a function several times and measures one call."""
-    busy, own, start = _busy_seconds(), time.process_time(), time.perf_counter()
+    busy, own, start = busy_seconds(), time.process_time(), time.perf_counter()
     for _ in range(calls):
         run()
     wall, own = time.perf_counter() - start, time.process_time() - own
-    busy = _busy_seconds() - busy
+    busy = busy_seconds() - busy
     others = max(0.0, busy - own) / (wall * (os.cpu_count() or 1)) if _STAT.exists() and wall >= 0.1 else 0.0
     return Sample(wall / calls, own / wall, others)
 
@@ -97,13 +98,22 @@ def summary(samples: Mapping[str, list[Sample]], base: str) -> dict:
     return found
 
 
-def _rounded(seconds: float) -> float:
-    return float(f"{seconds:.4g}")
-
-
-def _busy_seconds() -> float:
+def busy_seconds() -> float:
     """Seconds that all processors worked since the machine started; 0 where the system does not tell."""
     if not _STAT.exists():
         return 0.0
     user, nice, system, _, _, interrupts, soft, steal, *_ = map(int, _STAT.read_text().split("\n", 1)[0].split()[1:])
     return (user + nice + system + interrupts + soft + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def processor() -> str:
+    """The processor's name, where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _rounded(seconds: float) -> float:
+    return float(f"{seconds:.4g}")

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.turns import sample  # noqa: E402
 from benchmarks.workloads import WHAT, WORKLOADS  # noqa: E402
+from jaxseg.memory import keep_freed_memory  # noqa: E402
 
 SIDES = ("jaxseg", "published", "tuned")
 
@@ -28,6 +29,8 @@ def main() -> None:
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     options = parser.parse_args()
     arguments = (options.model, options.what, options.batch, options.dtype)
+    if WORKLOADS[options.model].large and options.what == "training step" and options.side != "published":
+        keep_freed_memory()  # as `jaxseg train` does with the published settings; PyTorch's tuned side has it too
     if options.side == "jaxseg":
         from benchmarks import jax_side
 
