@@ -5,8 +5,8 @@
 
 png, json, features: a folder of X-rays to masks or measurements. score: a CT with its organs. epoch: a LIDC epoch of
 both networks of annotators. samples: 1,000 masks of an image from each. denoise: 256 lung masks. Weights are random
-ones, the same on both sides, and what both make is compared. Writes `results/end_to_end.json` and `.md`; rows of other
-jobs stay. Needs `pip install 'jaxseg[bench,nifti,tiff]' opencv-python-headless`.
+ones, the same on both sides, and what both make is compared (but for epochs). Writes `results/end_to_end.json` and
+`.md`; rows of other jobs stay. Needs `pip install 'jaxseg[bench,nifti,tiff]' opencv-python-headless`.
 """
 
 import argparse

@@ -30,8 +30,8 @@ def _count(jaxpr: core.Jaxpr) -> int:
             total += _convolution(equation)
         elif name == "dot_general":
             total += _product(equation)
-        elif name == "cond":  # as of code for different platforms: all compute the same
-            total += max(_count(branch.jaxpr) for branch in equation.params["branches"])
+        elif name == "cond":  # of code for different platforms the last is for all that have none of their own
+            total += _count(equation.params["branches"][-1].jaxpr)
         elif name == "scan":
             total += equation.params["length"] * _count(equation.params["jaxpr"].jaxpr)
         elif name in _ARITHMETIC:

@@ -12,7 +12,7 @@ from flax import nnx
 import jaxseg
 from benchmarks.flops import counted
 from benchmarks.workloads import RATE, WORKLOADS, inputs
-from jaxseg.models.inference import fold_batch_norm, for_inference
+from jaxseg.models.inference import for_inference
 from jaxseg.models.prob_unet import regularised
 from jaxseg.ops.annotator_losses import confusion_vae_loss, negative_elbo, sum_of_norms
 from jaxseg.ops.losses import binary_cross_entropy, binary_dice_loss, probability_dice_loss
@@ -34,12 +34,13 @@ def make(model: str, what: str, batch: int, dtype: str) -> tuple[Callable[[], No
     given = jax.device_put(inputs(model, batch))
     network = _network(model, dtype)
     if what == "inference":
+        direct = jaxseg.functional(network)  # its operations are the model's; Winograd's are fewer
         apply, state = jaxseg.functional(for_inference(network))
-        direct = jaxseg.functional(fold_batch_norm(network))  # its operations are the model's; Winograd's are fewer
         arguments = [given[name] for name in ("image", "embedding") if name in given]
+        facts = _counts(*direct, *arguments)
+        del network, direct
         compiled, seconds = _compiled(jax.jit(apply), state, *arguments)
         run = lambda: jax.block_until_ready(compiled(state, *arguments))  # noqa: E731
-        facts = _counts(direct[0], direct[1], *arguments)
     else:
         learner = make_learner(network, _optimizer(model), _LOSSES[model])
         state = initial_state(learner, network, seed=0)

@@ -3,12 +3,14 @@
     python benchmarks/throughput.py --platform cpu
 
 "Published": eager, NCHW, float32. "Tuned": channels last, `torch.compile`, frozen weights in inference, a fused
-optimizer; bfloat16 by autocast. Every side is a process of its own, which waits while the others run. Compilation and
-warm-up are apart, samples in which other processes took part are thrown away. Rows are kept one by one: a second call
-measures what is missing. Writes `results/throughput_PLATFORM.json`, `.md` and `.png`.
+optimizer; bfloat16 by autocast; in training steps of the large networks it keeps freed memory, as jaxseg does there.
+Every side is a process of its own, which waits while the others run. Compilation and warm-up are apart; samples in
+which other processes took part are taken again. Rows are kept one by one: a second call measures what is missing.
+Writes `results/throughput_PLATFORM.json`, `.md` and `.png`.
 """
 
 import argparse
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -32,6 +34,7 @@ PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
 
 def main() -> None:
     """Measures all rows that are asked for and writes them."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU is for one side at a time
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--platform", choices=PLATFORMS, default="cpu")
     parser.add_argument("--models", nargs="*", choices=WORKLOADS, default=list(WORKLOADS))
@@ -53,10 +56,12 @@ def main() -> None:
                         continue
                     row = measured(options.platform, model, what, batch, dtype, options.rounds)
                     result["rows"][name] = row
-                    result |= {"platform": options.platform, "processor": processor(), "environment": environment()}
+                    row |= {"processor": processor(), "environment": environment()}
+                    row["environment"]["versions"]["torch"] = importlib.metadata.version("torch")
+                    result["platform"] = options.platform
                     path.write_text(json.dumps(result, indent=1) + "\n")
                     print(name, {side: found["median_s"] for side, found in row["sides"].items()}, flush=True)
-    result["peak"] = result.get("peak") or peaks(options.platform, options.dtypes)
+    result["peak"] = result.get("peak", {}) | peaks(options.platform, options.dtypes)
     path.write_text(json.dumps(result, indent=1) + "\n")
     path.with_suffix(".md").write_text(table(result))
     plot(result, path.with_suffix(".png"))
@@ -116,8 +121,8 @@ def peaks(platform: str, dtypes: list[str]) -> dict:
     variables = os.environ | {"JAX_PLATFORMS": PLATFORMS[platform], "PYTHONPATH": str(ROOT)}
     found = {}
     for dtype in dtypes:
-        ran = subprocess.run([sys.executable, "-c", code, dtype], env=variables, capture_output=True, text=True)
-        found[dtype] = json.loads(ran.stdout) if ran.returncode == 0 else {}
+        ran = subprocess.run([sys.executable, "-c", code, dtype], env=variables, stdout=subprocess.PIPE, check=True)
+        found[dtype] = json.loads(ran.stdout)
     return found
 
 

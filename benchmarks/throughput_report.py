@@ -4,6 +4,10 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from benchmarks.workloads import WHAT, WORKLOADS
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
 COLOURS = {"jaxseg": (31, 119, 180), "published": (200, 200, 200), "tuned": (120, 120, 120)}
 TITLES = {"jaxseg": "jaxseg", "published": "PyTorch as published", "tuned": "PyTorch tuned"}
 _WIDTH, _LABEL, _BAR, _GAP = 980, 330, 14, 12
@@ -21,9 +25,36 @@ def table(result: dict) -> str:
         times = [_seconds(sides.get(side)) for side in COLOURS]
         ratios = [f"{sides[side]['over_jaxseg']:.2f}" if side in sides else "" for side in ("published", "tuned")]
         memory = [f"{_memory(sides[side]):.1f}" if side in sides else "" for side in COLOURS]
+        name += " (other processes took part)" if any(side["noisy"] for side in sides.values()) else ""
         cells = [name, *times, *ratios, share(row, result), *memory, row["date"]]
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", _machines(result), _not_run(result)]) + "\n"
+
+
+def _machines(result: dict) -> str:
+    found = {}
+    for row in result["rows"].values():
+        facts = row["environment"]
+        versions = ", ".join(f"{name} {facts['versions'][name]}" for name in ("jax", "torch"))
+        device = row["sides"]["jaxseg"]["device"]
+        device = f"{row['processor']}, {facts['cpus']} cores and threads" if device == "cpu" else device
+        found.setdefault(f"{device}, {versions}", None)
+    return f"Measured on: {'; '.join(found)}."
+
+
+def _not_run(result: dict) -> str:
+    """Names what of the usual batches has no row, and the platforms without a file of results."""
+    usual = [
+        f"{model}, {what}, {batch}, {dtype}"
+        for dtype in ("float32", "bfloat16")
+        for model, work in WORKLOADS.items()
+        for what, batch in zip(WHAT, work.batches, strict=True)
+    ]
+    missing = [name for name in usual if name not in result["rows"]]
+    missing += [
+        f"all of {name}" for name in ("cpu", "gpu", "tpu") if not (RESULTS / f"throughput_{name}.json").exists()
+    ]
+    return f"Not run: {'; '.join(missing) or 'nothing'}."
 
 
 def share(row: dict, result: dict) -> str:

@@ -27,8 +27,11 @@ def make(model: str, what: str, batch: int, dtype: str, *, tuned: bool) -> tuple
       what: "inference" or "training step".
       batch: examples.
       dtype: "float32", or "bfloat16" under autocast.
-      tuned: channels last, compiled, with frozen weights in inference and a fused optimizer; else eager, NCHW.
+      tuned: channels last, compiled, with frozen weights in inference (which `torch.inference_mode` rules out) and a
+        fused optimizer; on GPUs the fastest convolutions are searched for. Else eager, NCHW, PyTorch's defaults (on
+        GPUs they allow TF32 in convolutions, while jaxseg's float32 is full float32).
     """
+    torch.backends.cudnn.benchmark = tuned
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
     network = _network(model).to(device)
@@ -148,7 +151,7 @@ def _cmvae(network: torch.nn.Module, given: dict) -> torch.Tensor:
 
 
 def _prob_unet(network: torch.nn.Module, given: dict) -> torch.Tensor:
-    return network.loss(given["image"], given["target"])[0]
+    return network.loss(given["image"], given["target"], given["noise"])[0]
 
 
 _LOSSES = {"unet": _unet, "post_dae": _post_dae, "segae": _segae, "cmvae": _cmvae, "prob_unet": _prob_unet}

@@ -64,7 +64,7 @@ def taken_in_turn(
                 taken = take()
                 if taken.others <= LIMIT:
                     break
-            samples[name].append(taken)
+            samples[name].append(taken)  # the last attempt may be noisy; `summary` counts those and leaves them out
     return samples
 
 
@@ -83,15 +83,18 @@ def summary(samples: Mapping[str, list[Sample]], base: str) -> dict:
     """Returns medians, quartiles and all samples, and the ratios to the side `base`, as they go into a JSON file."""
     found = {}
     for name, taken in samples.items():
-        seconds = [one.seconds for one in taken]
-        ratios = [one / ours.seconds for one, ours in zip(seconds, samples[base], strict=True)]
+        quiet = [one.seconds for one in taken if one.others <= LIMIT]
+        seconds = quiet or [one.seconds for one in taken]
+        pairs = [(one, ours) for one, ours in zip(taken, samples[base], strict=True)]
+        ratios = [one.seconds / ours.seconds for one, ours in pairs if max(one.others, ours.others) <= LIMIT]
+        ratios = ratios or [one.seconds / ours.seconds for one, ours in pairs]
         quartiles = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else [seconds[0]] * 3
         found[name] = {
             "median_s": _rounded(statistics.median(seconds)),
             "quartiles_s": [_rounded(quartiles[0]), _rounded(quartiles[2])],
             f"over_{base}": round(statistics.median(ratios), 3),
             "noisy": sum(one.others > LIMIT for one in taken),
-            "samples_s": [_rounded(value) for value in seconds],
+            "samples_s": [_rounded(one.seconds) for one in taken],
             "cpu_s_per_s": [round(one.cpu, 2) for one in taken],
             "others": [round(one.others, 3) for one in taken],
         }

@@ -6,6 +6,7 @@ end of its input.
 
 import argparse
 import json
+import os
 import resource
 import sys
 from pathlib import Path
@@ -29,7 +30,8 @@ def main() -> None:
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     options = parser.parse_args()
     arguments = (options.model, options.what, options.batch, options.dtype)
-    if WORKLOADS[options.model].large and options.what == "training step" and options.side != "published":
+    training = WORKLOADS[options.model].large and options.what == "training step"
+    if training and options.side != "published" and os.environ.get("JAX_PLATFORMS") == "cpu":
         keep_freed_memory()  # as `jaxseg train` does with the published settings; PyTorch's tuned side has it too
     if options.side == "jaxseg":
         from benchmarks import jax_side

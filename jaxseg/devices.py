@@ -49,7 +49,8 @@ def only_cpus(spec: str) -> bool:
     if spec.strip().lower() == "cpu" or platforms == "cpu":
         return True
     plugins = importlib.metadata.entry_points(group="jax_plugins")
-    return not platforms and not plugins and importlib.util.find_spec("libtpu") is None
+    modules = [name for name in ("jax_plugins", "libtpu") if importlib.util.find_spec(name)]
+    return not platforms and not plugins and not modules
 
 
 def data_mesh(devices: list[jax.Device]) -> Mesh:

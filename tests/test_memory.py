@@ -1,5 +1,6 @@
 """Freed memory that the process keeps costs no page faults when it is asked for again."""
 
+import platform
 import subprocess
 import sys
 
@@ -27,13 +28,7 @@ def faults(how: str) -> int:
     return int(ran.stdout)
 
 
-def has_glibc() -> bool:
-    import platform
-
-    return platform.libc_ver()[0] == "glibc"
-
-
-@pytest.mark.skipif(not has_glibc(), reason="only glibc can be told to")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told to")
 def test_memory_is_used_again_without_page_faults():
     assert faults("given back") > 1000
     assert faults("kept") < 100
@@ -42,3 +37,21 @@ def test_memory_is_used_again_without_page_faults():
 def test_other_systems_are_left_alone(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     assert keep_freed_memory() is False
+
+
+def test_training_asks_for_it_before_the_devices_start(tmp_path):
+    program = """
+import sys
+import jaxseg.memory
+from jax._src import xla_bridge
+jaxseg.memory.keep_freed_memory = lambda: sys.exit(3 + bool(xla_bridge._backends))
+from jaxseg.cli.main import main
+main(["train", "-t", "demo", "-o", sys.argv[1], "--set", "trainer.keep_memory=" + sys.argv[2], "-g", sys.argv[3]])
+"""
+
+    def ended(*arguments: str) -> int:
+        command = [sys.executable, "-c", program, tmp_path / "run", *arguments]
+        return subprocess.run(command, capture_output=True).returncode
+
+    assert ended("true", "cpu") == 3
+    assert ended("false", "77") != 3  # and not where the run does not ask for it

@@ -20,7 +20,8 @@ class BatchNorm(nnx.Module):
 
     Training normalises by the biased batch variance and stores the unbiased one, with PyTorch's
     momentum (the share of the new batch). Statistics are computed in float32 whatever the compute
-    dtype. `nnx.view(model, use_running_average=True)` gives the evaluation mode.
+    dtype. `nnx.view(model, use_running_average=True)` gives the evaluation mode. Derivatives of first order alone are
+    right in training.
     """
 
     def __init__(self, num_features: int, *, momentum: float = 0.1, epsilon: float = 1e-5):

@@ -31,7 +31,7 @@ def convolution(
       x: (B, H, W, C).
       kernel: (h, w, C, C').
       strides: of the rows and columns.
-      padding: zeros before and after the rows and the columns.
+      padding: zeros before and after the rows and the columns; a 1x1 kernel has none.
       precision: of the products.
 
     Returns:
@@ -41,7 +41,7 @@ def convolution(
     if pixels == 1:
         x = x[:, :: strides[0], :: strides[1]]  # flat for the product: of four axes its gradient takes thrice as long
         rows = jnp.matmul(x.reshape(-1, x.shape[-1]), kernel[0, 0], precision=precision)
-        return rows.reshape(*x.shape[:-1], -1)
+        return rows.reshape(*x.shape[:-1], kernel.shape[-1])
     padding = tuple(map(tuple, padding))
     if pixels <= 9 and min(kernel.shape[2:]) > _FEW:
         return _dense(x, kernel, padding, precision, tuple(strides))
@@ -108,14 +108,16 @@ def kernel_gradient(
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     if strides != (1, 1):
         return _by_pixels(x, change, size, strides).astype(x.dtype)
-    form = _by_columns if min(x.shape[-1], change.shape[-1]) < _BLOCKS else _by_blocks
-    return form(x, change, size).astype(x.dtype)
+    rows = max(rows for rows in range(1, 33) if change.shape[1] % rows == 0)
+    few = min(x.shape[-1], change.shape[-1]) < _BLOCKS or rows < 8
+    if few or jax.device_count() > 1:  # a loop over images would gather those of all devices
+        return _by_columns(x, change, size).astype(x.dtype)
+    return _by_blocks(x, change, size, rows).astype(x.dtype)
 
 
-def _by_blocks(x: jax.Array, change: jax.Array, size: tuple[int, int]) -> jax.Array:
+def _by_blocks(x: jax.Array, change: jax.Array, size: tuple[int, int], rows: int) -> jax.Array:
     # The copies of 32 rows of one image stay in the processor's cache.
     batch, height, width, _ = change.shape
-    rows = max(rows for rows in range(1, 33) if height % rows == 0)
 
     def add(place: jax.Array, total: jax.Array) -> jax.Array:
         start = (place // (height // rows), place % (height // rows) * rows, 0, 0)

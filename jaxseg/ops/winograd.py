@@ -42,16 +42,17 @@ def winograd(x: jax.Array, kernel: jax.Array, *, precision=None) -> jax.Array:
     """Returns the convolution of (B, H, W, C) with a transformed kernel (4, 4, C, C'): (B, H, W, C')."""
     batch, height, width, channels = x.shape
     rows, columns = (height + 1) // 2, (width + 1) // 2  # of tiles of 2x2; the last reach over odd sizes
-    tiles = _tiles(x).reshape(16, -1, channels)
-    kernel = kernel.reshape(16, channels, -1)
+    tiles = _tiles(x).reshape(16, batch * rows * columns, channels)
+    outputs = kernel.shape[-1]
+    kernel = kernel.reshape(16, channels, outputs)
     products = jax.lax.dot_general(tiles, kernel, (((2,), (1,)), ((0,), (0,))), precision=precision)
-    products = products.reshape(4, 4, batch, rows, columns, -1)
+    products = products.reshape(4, 4, batch, rows, columns, outputs)
 
     def two(a: jax.Array, b: jax.Array, c: jax.Array, d: jax.Array) -> list[jax.Array]:
         return [a + b + c, b - c - d]
 
     pairs = [jnp.stack(two(*row), 3) for row in two(*products)]  # (B, rows, columns, 2, C')
-    found = jnp.stack(pairs, 2).reshape(batch, 2 * rows, 2 * columns, -1)
+    found = jnp.stack(pairs, 2).reshape(batch, 2 * rows, 2 * columns, outputs)
     return found[:, :height, :width]
 
 

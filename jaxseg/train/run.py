@@ -19,7 +19,7 @@ from jaxseg.train.prepare import prepare
 from jaxseg.weights.load import load
 
 CONFIG_FILE, VERSIONS_FILE, FACTS_FILE = "config.yaml", "versions.json", "data.json"
-MOVABLE = ("data.root", "data.threads", "data.workers")  # where and how data are read: no result hangs on it
+MOVABLE = ("data.root", "data.threads", "data.workers", "trainer.keep_memory")  # no result hangs on them
 
 
 def training_devices(spec: str) -> list[jax.Device]:
@@ -73,7 +73,8 @@ def open_run(
         what = "no run to go on with" if resume else "no configuration was named"
         raise ValueError(f"{folder}: {what}; give one with -t")
     config = read_config(source, task.sections, overrides, tell=tell)
-    if jax.process_index() == 0:  # another of several hosts may find what this one has begun already
+    # another of several hosts may find what the first has begun already; asking for its number starts the devices
+    if not jax.distributed.is_initialized() or jax.process_index() == 0:
         _refuse_other_things(folder)
     return _located(config)
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxseg.models.layers import conv
+from jaxseg.ops import convolution as module
 from jaxseg.ops.convolution import convolution, kernel_gradient
 
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -115,11 +116,52 @@ def test_few_channels_are_left_to_xla():
     assert "stablehlo.dot_general" not in gradient.lower(kernel).as_text()
 
 
-@pytest.mark.parametrize(("height", "channels"), [(64, (48, 50)), (37, (48, 48)), (20, (64, 48))])
-def test_blocks_of_rows_give_the_same_gradient(height, channels):
+@pytest.mark.parametrize(("height", "channels", "rows"), [(64, (48, 50), 32), (33, (48, 48), 11), (20, (64, 48), 20)])
+def test_blocks_of_rows_give_the_same_gradient(monkeypatch, height, channels, rows):
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    calls = []
+    blocks = module._by_blocks
+    monkeypatch.setattr(module, "_by_blocks", lambda *given: calls.append(given[-1]) or blocks(*given))
     x, kernel = made(0, (2, height, 6, channels[0]), (3, 3, *channels))
     geometry = (1, 1), ((1, 1), (1, 1))
     y, pull = jax.vjp(lambda k: convolution(x, k, *geometry, precision=HIGHEST), kernel)
     change = jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape)
     wanted = jax.vjp(lambda k: by_xla(x, k, *geometry), kernel)[1](change)[0]
     np.testing.assert_allclose(pull(change)[0], wanted, atol=2e-4)
+    assert calls[0] == rows
+
+
+@pytest.mark.parametrize(("devices", "height"), [(2, 64), (1, 37)])
+def test_images_on_several_devices_and_odd_heights_are_one_product(monkeypatch, devices, height):
+    monkeypatch.setattr(jax, "device_count", lambda: devices)
+    monkeypatch.setattr(module, "_by_blocks", None)
+    x, change = made(0, (2, height, 6, 48), (2, height, 6, 48))
+    assert kernel_gradient(x, change, (3, 3), ((1, 1), (1, 1))).shape == (3, 3, 48, 48)
+
+
+@pytest.mark.parametrize("channels", [17, 48, 512])
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
+def test_bfloat16_has_gradients_in_bfloat16(channels, strides):
+    x, kernel = (a.astype(jnp.bfloat16) for a in made(0, (1, 32, 16, channels), (3, 3, channels, 48)))
+    y, pull = jax.vjp(lambda x, k: convolution(x, k, strides, ((1, 1), (1, 1))), x, kernel)
+    assert [a.dtype for a in (y, *pull(y))] == [jnp.bfloat16] * 3
+
+
+def test_wide_convolutions_work_under_vmap_remat_and_export():
+    x, kernel = made(0, (2, 24, 24, 256), (3, 3, 256, 512))
+    wanted = by_xla(x, kernel, (1, 1), ((1, 1), (1, 1)))
+
+    def convolve(x, kernel):
+        return convolution(x, kernel, (1, 1), ((1, 1), (1, 1)), precision=HIGHEST)
+
+    tolerance = 1e-5 * np.abs(wanted).max()
+    mapped = jax.vmap(lambda x: convolve(x[None], kernel)[0])(x)
+    np.testing.assert_allclose(mapped, wanted, atol=tolerance)
+    gradient = jax.grad(lambda k: jax.checkpoint(convolve)(x, k).sum())(kernel)
+    plain = jax.grad(lambda k: by_xla(x, k, (1, 1), ((1, 1), (1, 1))).sum())(kernel)
+    np.testing.assert_allclose(gradient, plain, atol=1e-5 * np.abs(plain).max())
+    (batch,) = jax.export.symbolic_shape("batch")
+    shapes = (jax.ShapeDtypeStruct((batch, 24, 24, 256), jnp.float32), jax.ShapeDtypeStruct(kernel.shape, jnp.float32))
+    exported = jax.export.export(jax.jit(convolve), platforms=["cpu", "cuda", "tpu"])(*shapes)
+    found = jax.export.deserialize(exported.serialize()).call(x, kernel)
+    np.testing.assert_allclose(found, wanted, atol=tolerance)

@@ -145,6 +145,8 @@ def test_a_run_goes_on_with_other_workers(trained):
         overrides=overrides(**SHORT, trainer__checkpoint_steps=None, trainer__keep_last=3, data__workers=2),
     )
     assert config.data.workers == 2
+    assert not config.trainer.keep_memory
+    assert run.open_run(None, trained, resume=True, overrides=["trainer.keep_memory=true"]).trainer.keep_memory
     assert dataclasses.replace(config.data, workers=0) == run.open_run(None, trained, resume=True).data
 
 

@@ -1,0 +1,60 @@
+"""What the benchmarks' tables say: operations counted, samples chosen, rows named that were not run."""
+
+import jax
+import pytest
+
+from benchmarks import jax_side, turns
+from benchmarks.flops import counted
+from benchmarks.throughput_report import plot, table
+from benchmarks.turns import Sample
+
+
+@pytest.mark.parametrize("what", ["inference", "training step"])
+@pytest.mark.parametrize("model", ["cmvae", "prob_unet"])
+def test_operations_by_hand_agree_with_xlas_within_a_twentieth(model, what):
+    run, facts = jax_side.make(model, what, 2, "float32")
+    run()
+    assert facts["counted_flops"] == pytest.approx(facts["xla_flops"], rel=0.05)
+
+
+def test_a_convolution_is_two_operations_a_product():
+    x, kernel = jax.numpy.ones((2, 5, 5, 3)), jax.numpy.ones((3, 3, 3, 4))
+
+    def convolve(x, kernel):
+        return jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    assert counted(convolve, x, kernel) == 2 * 2 * 3 * 3 * 4 * 9 * 3
+
+
+def test_noisy_samples_are_taken_again_and_left_out(monkeypatch):
+    monkeypatch.setattr(turns.time, "sleep", lambda _: None)
+    noise = iter([0.5, 0.5, 0.0] + [0.5] * 20)
+    taken = turns.taken_in_turn({"ours": lambda: Sample(1.0, 1.0, next(noise))}, 2)
+    assert [one.others for one in taken["ours"]] == [0.0, 0.5]
+    found = turns.summary(
+        {"ours": [Sample(1.0, 1.0, 0.0), Sample(9.0, 1.0, 0.5)], "theirs": [Sample(2.0, 1.0, 0.0)] * 2}, "ours"
+    )
+    assert found["ours"]["median_s"] == 1.0
+    assert found["theirs"]["over_ours"] == 2.0
+    assert found["ours"]["noisy"] == 1
+
+
+def test_the_table_names_machine_and_what_was_not_run(tmp_path):
+    side = {"median_s": 0.1, "quartiles_s": [0.1, 0.2], "noisy": 0, "peak_gb": 1.0, "over_jaxseg": 1.5, "device": "cpu"}
+    row = {"sides": {"jaxseg": side | {"counted_flops": 1e9}, "published": side}, "dtype": "float32", "date": "today"}
+    row |= {"processor": "a processor", "environment": {"cpus": 2, "versions": {"jax": "1.2", "torch": "3.4"}}}
+    result = {
+        "platform": "cpu",
+        "rows": {"unet, inference, 1, float32": row},
+        "peak": {"float32": {"flops_per_s": 2e10}},
+    }
+    text = table(result)
+    assert "| unet, inference, 1, float32 | 100.0 ms (100.0 to 200.0) | 100.0 ms" in text
+    assert "50%" in text
+    assert "a processor, 2 cores and threads, jax 1.2, torch 3.4" in text
+    missing = text.split("Not run: ")[1]
+    assert "unet, training step, 3, float32; " in missing
+    assert "unet, inference, 1, bfloat16; " in missing
+    assert "unet, inference, 1, float32" not in missing
+    plot(result, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 1000
