@@ -84,6 +84,8 @@ def plot(result: dict, path: Path) -> None:
         "black",
         font,
     )
+    line = _LABEL + scale
+    draw.line((line, 40, line, height - 5), COLOURS["jaxseg"], 2)
     for i, name in enumerate(names):
         top = 50 + i * (2 * _BAR + _GAP)
         draw.text((10, top + 5), name, "black", font)
@@ -93,9 +95,8 @@ def plot(result: dict, path: Path) -> None:
                 continue
             y = top + j * _BAR
             draw.rectangle((_LABEL, y, _LABEL + ratio * scale, y + _BAR - 2), COLOURS[side])
-            draw.text((_LABEL + ratio * scale + 5, y - 2), f"{ratio:.2f} {TITLES[side]}", "black", font)
-    line = _LABEL + scale
-    draw.line((line, 40, line, height - 5), COLOURS["jaxseg"], 2)
+            place, text = (_LABEL + ratio * scale + 5, y - 2), f"{ratio:.2f} {TITLES[side]}"
+            draw.text(place, text, "black", font, stroke_width=2, stroke_fill="white")
     picture.save(path)
 
 

@@ -65,7 +65,8 @@ def _wide(x: jax.Array, kernel: jax.Array, padding: Pairs, strides: tuple[int, i
 
 
 def _winograd(x: jax.Array, kernel: jax.Array, precision) -> jax.Array:
-    return winograd(x, transformed(kernel), precision=precision)
+    # of a kernel that is a constant of the program XLA would compute the transform while it compiles, for a minute
+    return winograd(x, transformed(jax.lax.optimization_barrier(kernel)), precision=precision)
 
 
 def _forward(x: jax.Array, kernel: jax.Array, padding: Pairs, precision, strides: tuple[int, int]):

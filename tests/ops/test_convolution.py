@@ -1,5 +1,7 @@
 """Convolutions whose kernels' gradients are products of matrices equal XLA's."""
 
+import re
+
 import jax
 import jax.export
 import jax.numpy as jnp
@@ -165,3 +167,12 @@ def test_wide_convolutions_work_under_vmap_remat_and_export():
     exported = jax.export.export(jax.jit(convolve), platforms=["cpu", "cuda", "tpu"])(*shapes)
     found = jax.export.deserialize(exported.serialize()).call(x, kernel)
     np.testing.assert_allclose(found, wanted, atol=tolerance)
+
+
+def test_a_kernel_that_is_a_constant_is_not_transformed_by_the_compiler():
+    """It took XLA a minute for each of the U-Net's."""
+    x, kernel = made(0, (1, 24, 24, 256), (3, 3, 256, 512))
+    program = jax.jit(lambda x: convolution(x, kernel, (1, 1), ((1, 1), (1, 1)), precision=HIGHEST)).lower(x).compile()
+    text = program.as_text()
+    assert re.search(r"f32\[3,3,256,512\]\S* constant", text)
+    assert not re.search(r"f32\[(4,4,|16,|4,)256,512\]\S* constant", text)
