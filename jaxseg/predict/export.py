@@ -84,7 +84,9 @@ def check_platforms(platforms: Sequence[str]) -> tuple[str, ...]:
 
 
 def inference(model: nnx.Module, *, image_size: tuple[int, int] | None = None) -> Inference:
-    """Returns a model's inference: evaluation mode, batch norm folded where `jaxseg segment` folds it.
+    """Returns a model's inference: evaluation mode, batch norm folded.
+
+    CPUs transform kernels for Winograd's algorithm at every call: the program is one for all platforms.
 
     A segae takes organs by their class numbers, with its text embeddings in the function; the others take one array.
 
