@@ -31,6 +31,7 @@ from jaxseg.train.learner import State
 
 ITEMS = ("state", "data")
 REMOVED = ".jaxseg-removed"  # checkpoints go there whole before they are removed, or a kill would leave half of one
+HALF_WRITTEN = "[0-9]*.orbax-checkpoint-tmp*"  # left by a kill; Orbax removes them at a time of its own, if it saves
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,13 +74,12 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=_Kept(self._records, keep_last, max(keep_best, 1)),
             enable_async_checkpointing=background and not read_only,
-            cleanup_tmp_directories=not read_only,
             create=not read_only,
             todelete_subdir=REMOVED,
             read_only=read_only,
         )
         self.folder, self._read_only = folder.resolve(), read_only
-        self._sweep()
+        self._sweep(HALF_WRITTEN)
         self._manager = ocp.CheckpointManager(self.folder, options=options, item_names=ITEMS)
         for step in self.steps():
             record = self._read_record(step)
@@ -175,10 +175,12 @@ class Checkpoints:
             raise ValueError(f"no checkpoint in {self.folder} can be read: {next(iter(problems.values()))}")
         return None
 
-    def _sweep(self) -> None:
-        """Removes what is no longer kept; a kill meanwhile leaves it to the next run."""
+    def _sweep(self, *more: str) -> None:
+        """Removes what is no longer kept, and what more patterns name; a kill meanwhile leaves it to the next run."""
         if not self._read_only and jax.process_index() == 0:
-            shutil.rmtree(self.folder / REMOVED, ignore_errors=True)
+            for pattern in (REMOVED, *more):
+                for place in self.folder.glob(pattern):
+                    shutil.rmtree(place, ignore_errors=True)
 
     def _attempt(self, step: int, wanted: dict[str, jax.Array]) -> dict[str, jax.Array] | str:
         """The arrays of a step, or why they cannot be used; nothing of the error is kept."""
