@@ -20,6 +20,9 @@ def for_inference(model: nnx.Module, platform: str | None = None) -> nnx.Module:
       platform: "cpu", "gpu" or "tpu"; None: that of the first device.
     """
     model = fold_batch_norm(model)
+    for _, module in nnx.iter_modules(model):
+        if isinstance(module, nnx.Conv) and module.dtype == jnp.bfloat16:  # it would be rounded so at every call
+            module.kernel.set_value(jnp.asarray(np.asarray(module.kernel[...]).astype(jnp.bfloat16)))
     if (platform or jax.default_backend()) == "cpu":
         for _, module in nnx.iter_modules(model):
             if isinstance(module, ConvNorm) and _suits(module.conv):

@@ -2,7 +2,8 @@
 
 There XLA's convolution for the kernel's gradient takes up to five times as long as a product of matrices for each of
 the kernel's columns; up to 16 channels it is the faster one (`benchmarks/kernel_gradient.py`). And 3x3 convolutions of
-many channels are faster by Winograd's algorithm, forward and backward (`benchmarks/winograd.py`).
+many channels are faster by Winograd's algorithm, forward and backward (`benchmarks/winograd.py`); in bfloat16 these and
+1x1 convolutions are faster as products that sum in float32 (`jaxseg.ops.half`).
 """
 
 import functools
@@ -10,6 +11,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from jaxseg.ops import half
 from jaxseg.ops.winograd import pays, transformed, winograd
 
 _FEW = 16  # channels, up to which XLA's gradient of a kernel is the faster one
@@ -40,7 +42,8 @@ def convolution(
     pixels = kernel.shape[0] * kernel.shape[1]
     if pixels == 1:
         x = x[:, :: strides[0], :: strides[1]]  # flat for the product: of four axes its gradient takes thrice as long
-        rows = jnp.matmul(x.reshape(-1, x.shape[-1]), kernel[0, 0], precision=precision)
+        product = half.product if x.dtype == jnp.bfloat16 else functools.partial(jnp.matmul, precision=precision)
+        rows = product(x.reshape(-1, x.shape[-1]), kernel[0, 0])
         return rows.reshape(*x.shape[:-1], kernel.shape[-1])
     padding = tuple(map(tuple, padding))
     if pixels <= 9 and min(kernel.shape[2:]) > _FEW:
@@ -55,13 +58,19 @@ def _plain(x: jax.Array, kernel: jax.Array, padding: Pairs, precision, strides: 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def _dense(x: jax.Array, kernel: jax.Array, padding: Pairs, precision, strides: tuple[int, int]) -> jax.Array:
     by_xla = functools.partial(_plain, padding=padding, precision=precision, strides=strides)
-    if not _wide(x, kernel, padding, strides):
+    form = _form_on_cpus(x, kernel, padding, strides)
+    if form == "xla":
         return by_xla(x, kernel)
-    return jax.lax.platform_dependent(x, kernel, cpu=functools.partial(_winograd, precision=precision), default=by_xla)
+    on_cpus = half.by_taps if form == "taps" else functools.partial(_winograd, precision=precision)
+    return jax.lax.platform_dependent(x, kernel, cpu=on_cpus, default=by_xla)
 
 
-def _wide(x: jax.Array, kernel: jax.Array, padding: Pairs, strides: tuple[int, int]) -> bool:
-    return strides == (1, 1) and padding == ((1, 1), (1, 1)) and pays(kernel, x.shape[:3])
+def _form_on_cpus(x: jax.Array, kernel: jax.Array, padding: Pairs, strides: tuple[int, int]) -> str:
+    if strides != (1, 1) or padding != ((1, 1), (1, 1)):
+        return "xla"
+    if half.pays(kernel):
+        return "taps"
+    return "winograd" if pays(kernel, x.shape[:3]) else "xla"
 
 
 def _winograd(x: jax.Array, kernel: jax.Array, precision) -> jax.Array:
@@ -84,10 +93,14 @@ def _backward(padding: Pairs, precision, strides: tuple[int, int], kept, change:
         return jax.vjp(functools.partial(_winograd, precision=precision), x, kernel)[1](change)
 
     def by_products(x: jax.Array, kernel: jax.Array, change: jax.Array) -> tuple[jax.Array, jax.Array]:
-        of_x = jax.vjp(lambda x: plain(x, kernel), x)[1](change)[0]
+        if form == "taps":
+            of_x = half.by_taps(change, kernel[::-1, ::-1].swapaxes(2, 3))
+        else:
+            of_x = jax.vjp(lambda x: plain(x, kernel), x)[1](change)[0]
         return of_x, kernel_gradient(x, change, kernel.shape[:2], padding, strides)
 
-    on_cpus = by_winograd if _wide(x, kernel, padding, strides) else by_products
+    form = _form_on_cpus(x, kernel, padding, strides)
+    on_cpus = by_winograd if form == "winograd" else by_products
     return jax.lax.platform_dependent(x, kernel, change, cpu=on_cpus, default=by_xla)
 
 

@@ -40,3 +40,15 @@ def test_elsewhere_there_are_none(model, platform):
 def test_strides_and_bfloat16_keep_their_kernels():
     model = jaxseg.create("cxas", num_classes=2, backbone="resnet18", width=64, dtype="bfloat16")
     assert not of_kind(for_inference(model, "cpu"), Winograd)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_bfloat16_keeps_rounded_kernels_and_answers_alike(platform):
+    model = jaxseg.create("cxas", num_classes=2, backbone="resnet18", width=64, dtype="bfloat16")
+    model = nnx.view(model, use_running_average=True, deterministic=True)
+    ready = for_inference(model, platform)
+    assert {layer.kernel[...].dtype for layer in of_kind(ready, nnx.Conv)} == {jnp.dtype(jnp.bfloat16)}
+    assert {layer.kernel[...].dtype for layer in of_kind(model, nnx.Conv)} == {jnp.dtype(jnp.float32)}
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((1, 64, 64, 3)), jnp.float32)
+    wanted = np.asarray(model(x), np.float32)
+    np.testing.assert_allclose(np.asarray(ready(x), np.float32), wanted, atol=0.05 * np.abs(wanted).max())
