@@ -22,7 +22,7 @@ def for_inference(model: nnx.Module, platform: str | None = None) -> nnx.Module:
     model = fold_batch_norm(model)
     for _, module in nnx.iter_modules(model):
         if isinstance(module, nnx.Conv) and module.dtype == jnp.bfloat16:  # it would be rounded so at every call
-            module.kernel.set_value(jnp.asarray(np.asarray(module.kernel[...]).astype(jnp.bfloat16)))
+            module.kernel.set_value(jax.device_put(np.asarray(module.kernel.get_value()).astype(jnp.bfloat16)))
     if (platform or jax.default_backend()) == "cpu":
         for _, module in nnx.iter_modules(model):
             if isinstance(module, ConvNorm) and _suits(module.conv):
@@ -42,11 +42,11 @@ def fold_batch_norm(model: nnx.Module) -> nnx.Module:
         if isinstance(module, ConvNorm) and module.norm is not None:
             layer, norm = module.conv, module.norm
             # In numpy: as separate JAX operations the many shapes took 2 s to compile.
-            scale, shift, mean, var = (np.asarray(v[...]) for v in (norm.scale, norm.bias, norm.mean, norm.var))
+            scale, shift, mean, var = (np.asarray(v.get_value()) for v in (norm.scale, norm.bias, norm.mean, norm.var))
             factor = scale / np.sqrt(var + np.float32(norm.epsilon))
-            bias = np.float32(0) if layer.bias is None else np.asarray(layer.bias[...])
+            bias = np.float32(0) if layer.bias is None else np.asarray(layer.bias.get_value())
             layer.bias = nnx.Param(jnp.asarray((bias - mean) * factor + shift))
-            layer.kernel.set_value(jnp.asarray(np.asarray(layer.kernel[...]) * factor))
+            layer.kernel.set_value(jax.device_put(np.asarray(layer.kernel.get_value()) * factor))
             layer.use_bias = True
             module.norm = None
     return model
@@ -60,8 +60,9 @@ class Winograd(nnx.Module):
     """
 
     def __init__(self, conv: nnx.Conv):
-        self.kernel = nnx.Param(jax.jit(transformed)(conv.kernel[...]))  # at once; each operation alone would compile
-        self.bias = nnx.Param(conv.bias[...])
+        # At once: each operation alone would compile.
+        self.kernel = nnx.Param(jax.jit(transformed)(conv.kernel.get_value()))
+        self.bias = nnx.Param(conv.bias.get_value())
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return winograd(x, self.kernel[...], precision=jax.lax.Precision.HIGHEST) + self.bias[...].reshape(1, 1, 1, -1)
