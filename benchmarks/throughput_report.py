@@ -16,9 +16,9 @@ _WIDTH, _LABEL, _BAR, _GAP = 980, 330, 14, 12
 def table(result: dict) -> str:
     """Returns a Markdown table of all rows: medians, ratios to jaxseg, share of the machine's peak, memory."""
     lines = [
-        "| model, what, batch, dtype | jaxseg | published | tuned | published / jaxseg | tuned / jaxseg | of the peak "
-        "| GB: jaxseg | published | tuned | date |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| model, what, batch, dtype | jaxseg | published | tuned | published / jaxseg | tuned / jaxseg "
+        "| of the peak: operations | bytes | GB: jaxseg | published | tuned | date |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, row in result["rows"].items():
         sides = row["sides"]
@@ -26,7 +26,7 @@ def table(result: dict) -> str:
         ratios = [f"{sides[side]['over_jaxseg']:.2f}" if side in sides else "" for side in ("published", "tuned")]
         memory = [f"{_memory(sides[side]):.1f}" if side in sides else "" for side in COLOURS]
         name += " (other processes took part)" if any(side["noisy"] for side in sides.values()) else ""
-        cells = [name, *times, *ratios, share(row, result), *memory, row["date"]]
+        cells = [name, *times, *ratios, *shares(row, result), *memory, row["date"]]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", _machines(result), _not_run(result)]) + "\n"
 
@@ -57,11 +57,14 @@ def _not_run(result: dict) -> str:
     return f"Not run: {'; '.join(missing) or 'nothing'}."
 
 
-def share(row: dict, result: dict) -> str:
-    """The operations of a row a second, as a share of those of a large product."""
-    peak = result.get("peak", {}).get(row["dtype"], {}).get("flops_per_s")
-    count = row["sides"]["jaxseg"].get("counted_flops")
-    return f"{count / row['sides']['jaxseg']['median_s'] / peak:.0%}" if peak and count else ""
+def shares(row: dict, result: dict) -> list[str]:
+    """The operations and bytes of a row a second, as shares of those of a large product and a large copy."""
+    peak, ours = result.get("peak", {}).get(row["dtype"], {}), row["sides"]["jaxseg"]
+    found = []
+    for name in ("flops", "bytes"):
+        most, count = peak.get(f"{name}_per_s"), ours.get(name)
+        found.append(f"{count / ours['median_s'] / most:.0%}" if most and count else "")
+    return found
 
 
 def plot(result: dict, path: Path) -> None:

@@ -4,18 +4,19 @@ import jax
 import pytest
 
 from benchmarks import jax_side, turns
-from benchmarks.flops import counted
+from benchmarks.counts import operations, traffic
 from benchmarks.throughput_report import plot, table
 from benchmarks.turns import Sample
 
 
 @pytest.mark.parametrize("what", ["inference", "training step"])
 @pytest.mark.parametrize("model", ["cmvae", "prob_unet"])
-def test_operations_by_hand_agree_with_xlas_within_a_twentieth(model, what):
+def test_operations_and_bytes_by_hand_agree_with_xlas_within_a_twentieth(model, what):
     with jax.numpy_dtype_promotion("standard"):  # optax's Adam needs it
         run, facts = jax_side.make(model, what, 2, "float32")
         run()
-    assert facts["counted_flops"] == pytest.approx(facts["xla_flops"], rel=0.05)
+    assert facts["flops"] == pytest.approx(facts["xla_flops"], rel=0.05)
+    assert facts["bytes"] == pytest.approx(facts["xla_bytes"], rel=0.05)
 
 
 def test_a_convolution_is_two_operations_a_product():
@@ -24,7 +25,15 @@ def test_a_convolution_is_two_operations_a_product():
     def convolve(x, kernel):
         return jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
-    assert counted(convolve, x, kernel) == 2 * 2 * 3 * 3 * 4 * 9 * 3
+    assert operations(convolve, x, kernel) == 2 * 2 * 3 * 3 * 4 * 9 * 3
+
+
+def test_bytes_are_those_read_and_written_before_fusion():
+    x = jax.numpy.ones((10, 20))
+    assert traffic(lambda x: -x, x) == 2 * 800
+    assert traffic(lambda x: x + x, x) == 3 * 800
+    assert traffic(lambda x: x * 2 + x * 2, x) == (4 + 800) + 3 * 800 + 3 * 800  # 2 in full; the product once
+    assert traffic(lambda x: x[:5], x) == 2 * 400
 
 
 def test_noisy_samples_are_taken_again_and_left_out(monkeypatch):
@@ -42,16 +51,20 @@ def test_noisy_samples_are_taken_again_and_left_out(monkeypatch):
 
 def test_the_table_names_machine_and_what_was_not_run(tmp_path):
     side = {"median_s": 0.1, "quartiles_s": [0.1, 0.2], "noisy": 0, "peak_gb": 1.0, "over_jaxseg": 1.5, "device": "cpu"}
-    row = {"sides": {"jaxseg": side | {"counted_flops": 1e9}, "published": side}, "dtype": "float32", "date": "today"}
+    row = {
+        "sides": {"jaxseg": side | {"flops": 1e9, "bytes": 2e8}, "published": side},
+        "dtype": "float32",
+        "date": "today",
+    }
     row |= {"processor": "a processor", "environment": {"cpus": 2, "versions": {"jax": "1.2", "torch": "3.4"}}}
     result = {
         "platform": "cpu",
         "rows": {"unet, inference, 1, float32": row},
-        "peak": {"float32": {"flops_per_s": 2e10}},
+        "peak": {"float32": {"flops_per_s": 2e10, "bytes_per_s": 1e10}},
     }
     text = table(result)
     assert "| unet, inference, 1, float32 | 100.0 ms (100.0 to 200.0) | 100.0 ms" in text
-    assert "50%" in text
+    assert "| 50% | 20% |" in text
     assert "a processor, 2 cores and threads, jax 1.2, torch 3.4" in text
     missing = text.split("Not run: ")[1]
     assert "unet, training step, 3, float32; " in missing

@@ -89,7 +89,7 @@ def wrapper_prefix(tensors: Iterable[str], modules: Iterable[str]) -> str:
 def refuse_not_finite(model: nnx.Module, source: Path) -> None:
     """Raises ValueError where a parameter or statistic is NaN or infinite: its masks would be empty without a word."""
     for path, leaf in nnx.to_flat_state(nnx.state(model)):
-        if not np.isfinite(np.asarray(leaf[...])).all():
+        if not np.isfinite(np.asarray(leaf.get_value())).all():
             name = ".".join(map(str, path))
             raise ValueError(f"{source}: {name} has values that are not finite; the weights are damaged or diverged")
 
