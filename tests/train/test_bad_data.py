@@ -14,6 +14,8 @@ from jaxseg.data.pipeline import training_batches
 from jaxseg.data.reader import RecordError
 from jaxseg.train import loop, run, task
 
+pytestmark = pytest.mark.usefixtures("plain")
+
 
 @dataclasses.dataclass(frozen=True)
 class Spoilt:

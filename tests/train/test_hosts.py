@@ -16,7 +16,8 @@ from flax import nnx
 from jaxseg.train.log import WALL_TIMES, read_metrics
 from jaxseg.weights.store import restore_model
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("plain")]
+PROGRAM = Path(__file__).with_name("plain_network.py")
 LIMIT_S = 180
 SETTINGS = {
     "seed": 5,
@@ -44,7 +45,7 @@ def free_port() -> int:
 
 def train(folder: Path, *processes: list[str], devices: int) -> list[str]:
     """Runs `jaxseg train` in as many processes at a time as option lists are given; returns what each wrote."""
-    command = [sys.executable, "-m", "jaxseg.cli", "train", "-o", str(folder)]
+    command = [sys.executable, str(PROGRAM), "train", "-o", str(folder)]
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
     logs = [folder.with_name(f"{folder.name}-{i}.txt") for i in range(len(processes))]  # a pipe could fill up
     started, end = [], time.monotonic() + LIMIT_S

@@ -15,7 +15,7 @@ from tiny_runs import STEPS, TIMEOUT_S, Server, command, finished, metrics, step
 
 from jaxseg.train.log import read_metrics
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("plain")]
 
 
 @pytest.fixture(scope="module")

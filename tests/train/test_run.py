@@ -13,9 +13,11 @@ from jaxseg.train import run, task
 from jaxseg.train.checkpoint import Checkpoints
 from jaxseg.train.log import read_metrics
 
+pytestmark = pytest.mark.usefixtures("plain")
+
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(plain, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained") / "run"
     train(folder, trainer__checkpoint_steps=None, trainer__keep_last=3)
     return folder

@@ -11,11 +11,11 @@ from jaxseg.train.config import read_config, write_config
 from jaxseg.train.task import sections
 from jaxseg.train.trials import COMPLETE, FAILED, PRUNED, table
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("plain")]
 
 
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory):
+def searched(plain, tmp_path_factory):
     """A search of two trials that were trained."""
     folder = tmp_path_factory.mktemp("searched") / "search"
     told = []

@@ -1,6 +1,7 @@
 """Tiny runs of `jaxseg train` on phantoms: their command line, what is left of them, and a server that starts them.
 
-As a program it is the server: everything is imported once, and each run is a fork, before JAX has touched a device.
+As a program it is the server: everything is imported once, and each run is a fork, before JAX has touched a device. Its
+network is the plain one, as that of the tests that read what is left must be.
 """
 
 import contextlib
@@ -15,6 +16,7 @@ import traceback
 from pathlib import Path
 
 import numpy as np
+from plain_network import PLACE
 
 STEPS = 12  # in epochs of 4
 TIMEOUT_S = 120  # for a run to get as far as is waited for
@@ -114,7 +116,9 @@ def serve() -> None:
     import jaxseg.train.phantom  # noqa: F401
     import jaxseg.train.run  # noqa: F401
     from jaxseg.cli.main import main
+    from jaxseg.models import ARCHITECTURES
 
+    ARCHITECTURES |= PLACE
     for line in sys.stdin:
         arguments, output, max_file_bytes = json.loads(line)
         process = os.fork()

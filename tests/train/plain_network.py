@@ -1,0 +1,37 @@
+"""A network of three layers in place of the U-Net, for tests of runs: its program is compiled in a second, not ten.
+
+As a program it is `jaxseg` with that network.
+"""
+
+import jax
+from flax import nnx
+
+from jaxseg.models import ARCHITECTURES
+from jaxseg.models.layers import ConvNorm, conv
+from jaxseg.models.unet import UNetConfig, config_from_shapes, torch_names
+from jaxseg.ops.resize import bilinear
+
+__all__ = ["PLACE", "Plain", "UNetConfig", "config_from_shapes", "torch_names"]
+
+
+class Plain(nnx.Module):
+    """A convolution with batch norm at a quarter of the size, dropout, and a classifier; as the U-Net to its users."""
+
+    def __init__(self, cfg: UNetConfig, *, rngs: nnx.Rngs):
+        self.cfg = cfg
+        self.reduce = ConvNorm(cfg.in_channels, 4 * cfg.width, 7, stride=4, init=cfg.init, rngs=rngs)
+        self.dropout = nnx.Dropout(cfg.dropout)
+        self.classify = conv(4 * cfg.width, cfg.num_classes, 1, init=cfg.init, rngs=rngs)
+
+    def __call__(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
+        features = self.dropout(nnx.relu(self.reduce(x)), rngs=rngs)
+        return bilinear(self.classify(features), x.shape[1:3])
+
+
+PLACE = {"unet": ("plain_network", "Plain", "UNetConfig")}
+
+if __name__ == "__main__":
+    from jaxseg.cli.main import main
+
+    ARCHITECTURES |= PLACE
+    main()
