@@ -29,6 +29,29 @@ def shared() -> Path:
     return SHARED
 
 
+@pytest.fixture(scope="module")
+def plain():
+    """Segmentation networks are plain ones for a module that is about runs, not about the U-Net."""
+    from plain_network import PLACE
+
+    from jaxseg.models import ARCHITECTURES
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, place in PLACE.items():
+            patch.setitem(ARCHITECTURES, name, place)
+        yield
+
+
+@pytest.fixture(scope="module")
+def shallow():
+    """A ResNet-18 has one block a stage, not two, for a module that is not about it: there is half as much to compile."""
+    from jaxseg.models.resnet import VARIANTS
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(VARIANTS, "resnet18", ((1, 1, 1, 1), False))
+        yield
+
+
 def pytest_collection_modifyitems(items):
     """Leaves out what this machine lacks, with the reason; with JAXSEG_REQUIRE_ALL=1 (CI) the tests run and fail."""
     for item in items:

@@ -22,6 +22,9 @@ TINY = {
     "trainer.validate_every": 1,
     "trainer.checkpoint_every": 1,
 }
+# What a run need not have where corruptions and schedules are not the point; all such runs are one program.
+LIGHT = {"data__heavy_share": 0.0, "data__warp": 0.0, "data__elastic": 0.0}
+LIGHT |= {"schedule__name": "constant", "optimizer__learning_rate": 0.01}
 
 
 def write_masks(folder: Path, count: int = 10, size: int = 48) -> Path:

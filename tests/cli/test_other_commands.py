@@ -121,11 +121,11 @@ def trains_on_masks(words, jaxseg_command, tmp_path):
 
 
 def trains_on_volumes(words, jaxseg_command, tmp_path):
-    """Runs SegAE's training command on small volumes, for an epoch of a narrow network."""
+    """Runs SegAE's training command on small volumes, for one step of a narrow network."""
     data = segae_runs.save_data(tmp_path / "data")
     embeddings = segae_runs.save_embeddings(tmp_path / "embeddings.npz")
     places = {"SEGAE_DATA": data, "OUT": tmp_path / "out"}
-    small = segae_runs.OVERRIDES | {"trainer.epochs": 1, "data.embeddings": embeddings}
+    small = segae_runs.OVERRIDES | {"trainer.max_steps": 1, "model.width": 4, "data.embeddings": embeddings}
     words = [str(places.get(word, word)) for word in words] + ["-g", "0"]
     code, _, err = jaxseg_command(*words, *[part for k, v in small.items() for part in ("--set", f"{k}={v}")])
     assert code == 0, err
@@ -135,11 +135,12 @@ def trains_on_volumes(words, jaxseg_command, tmp_path):
 
 
 def trains_on_slices(words, jaxseg_command, tmp_path):
-    """Runs a training command on a few slices with several annotators."""
+    """Runs a training command on a few slices with several annotators, for one step of a narrow network."""
     for split in ("train", "validate"):
         annotator_files.save_lidc(tmp_path / "slices", split, size=16)
     places = {"SLICES": tmp_path / "slices", "OUT": tmp_path / "out"}
-    small = {"trainer.epochs": 1, "trainer.batch_size": 2, "data.samples": 2}
+    small = {"trainer.max_steps": 1, "trainer.batch_size": 2, "data.samples": 2}
+    small |= {"model.width": 4, "model.depth": 2} if "cmvae_lidc" in words else {"model.filters": [4, 8]}
     words = [str(places.get(word, word)) for word in words] + ["-g", "0"]
     code, _, err = jaxseg_command(*words, *[part for k, v in small.items() for part in ("--set", f"{k}={v}")])
     assert code == 0, err

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from mask_runs import overrides, write_masks
+from mask_runs import LIGHT, overrides, write_masks
 from PIL import Image
 
 from jaxseg.cli.main import main
@@ -21,7 +21,7 @@ def masks(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(masks, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "run"
-    sets = [word for setting in overrides() for word in ("--set", setting)]
+    sets = [word for setting in overrides(**LIGHT) for word in ("--set", setting)]
     with pytest.raises(SystemExit) as stop:
         main(["train", "-t", "post_dae", "-i", str(masks), "-o", str(folder), "-g", "0", *sets])
     assert not stop.value.code

@@ -16,6 +16,7 @@ from jaxseg.cli.progress import progress
 from jaxseg.train import run, task
 from jaxseg.train.config import packaged
 
+pytestmark = pytest.mark.usefixtures("shallow")
 TINY = ("data.size=32", "data.train=16", "data.val=4", "model.width=4", "trainer.batch_size=4", "trainer.max_steps=4")
 
 
@@ -30,7 +31,7 @@ def says(err: str, *parts: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(shallow, tmp_path_factory):
     """A run by the command, with what it said."""
     folder = tmp_path_factory.mktemp("trained") / "run"
     with pytest.raises(SystemExit) as stop:

@@ -1,22 +1,11 @@
-"""Runs that cost little or nothing, for the tests of runs and of searches."""
+"""Runs that cost nothing, for the tests of searches."""
 
 import json
 
 import pytest
-from plain_network import PLACE
 from tune_runs import score_of
 
-from jaxseg.models import ARCHITECTURES
 from jaxseg.train.config import write_config
-
-
-@pytest.fixture(scope="module")
-def plain():
-    """Segmentation networks are plain ones for a module that is about runs, not about the U-Net."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, place in PLACE.items():
-            patch.setitem(ARCHITECTURES, name, place)
-        yield
 
 
 @pytest.fixture

@@ -20,11 +20,11 @@ from tests.pipeline.annotator_files import save_mnist
 pytestmark = pytest.mark.slow
 
 SMALL = {
-    "trainer.epochs": 2,
+    "trainer.epochs": 20,  # of which few are taken: schedules are part of the program, and it is one for all tests
+    "trainer.max_steps": 6,
     "trainer.batch_size": 4,
     "trainer.log_every": 1,
     "data.samples": 4,
-    "trainer.pictures_every": 2,
 }
 NETWORKS = {
     "cmvae": {"model.width": 8, "model.depth": 2, "optimizer.learning_rate": 0.003, "loss.beta": 0.1},
@@ -65,7 +65,8 @@ def losses(folder) -> list[float]:
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_the_loss_falls_and_the_object_is_found(lidc, tmp_path, network):
-    scores = train(tmp_path / "run", lidc, f"{network}_lidc", trainer__epochs=20, trainer__validate_every=10)
+    often = {"trainer__validate_every": 10, "trainer__pictures_every": 20}
+    scores = train(tmp_path / "run", lidc, f"{network}_lidc", trainer__max_steps=60, **often)
     found = losses(tmp_path / "run")
     assert np.mean(found[-6:]) < 0.8 * np.mean(found[:6])
     assert scores["dice"] > 0.6
@@ -93,7 +94,7 @@ def test_packaged_configurations_have_the_published_values_and_train(lidc, tmp_p
         data = tmp_path / "mnist"
         for split in ("train", "validate"):
             save_mnist(data, split, 4)
-    scores = train(tmp_path / "run", data, config, trainer__epochs=1)
+    scores = train(tmp_path / "run", data, config, trainer__max_steps=1)
     assert 0 <= scores["dice"] <= 1
 
 
@@ -120,7 +121,12 @@ def test_it_trains_on_several_devices(lidc, tmp_path, network, parallel):
 
 def test_the_kl_term_follows_its_schedule(lidc, tmp_path):
     for schedule, share in (("constant", 1), ("anneal", 0.5)):
-        changed = {"loss__schedule": schedule, "loss__ramp_up": 1.0, "optimizer__learning_rate": 1e-9}
+        changed = {
+            "trainer__epochs": 2,
+            "loss__schedule": schedule,
+            "loss__ramp_up": 1.0,
+            "optimizer__learning_rate": 1e-9,
+        }
         train(tmp_path / schedule, lidc, "cmvae_lidc", **changed)
         kl = [entry["kl"] for entry in read_metrics(tmp_path / schedule / "metrics.jsonl") if entry["split"] == "train"]
         assert share == 1 or kl[:3] == [0, 0, 0]

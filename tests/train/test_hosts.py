@@ -17,7 +17,7 @@ from jaxseg.train.log import WALL_TIMES, read_metrics
 from jaxseg.weights.store import restore_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("plain")]
-PROGRAM = Path(__file__).with_name("plain_network.py")
+PROGRAM = Path(__file__).resolve().parents[1] / "plain_network.py"
 LIMIT_S = 180
 SETTINGS = {
     "seed": 5,

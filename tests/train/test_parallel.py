@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from test_learner import Plain, close, examples, loss, unet
+from test_learner import Normed, Plain, close, examples, loss, unet
 
 from jaxseg.models.layers import BatchNorm, across
 from jaxseg.train.learner import AXIS, initial_state, make_learner
@@ -19,7 +19,7 @@ BATCH, STEPS = 16, 3
 SGD = optax.chain(optax.trace(0.0), optax.scale(-0.1))  # its state holds the gradients
 
 
-def trained(parallel: str, count: int, *, make=unet, steps: int = STEPS, loss=loss, **options):
+def trained(parallel: str, count: int, *, make=unet, steps: int = STEPS, loss=loss, data=examples, **options):
     """Returns the metrics of all steps of SGD, the gradients of the first, and the last state."""
     model = make()
     axis = AXIS if parallel == "pmap" else None
@@ -28,7 +28,7 @@ def trained(parallel: str, count: int, *, make=unet, steps: int = STEPS, loss=lo
     step, state = placement.compile(learner), placement.put_state(initial_state(learner, model, seed=0))
     metrics, gradients = [], None
     for i in range(steps):
-        state, found = step(state, placement.put_batch(jax.tree.map(np.asarray, examples(BATCH, i))))
+        state, found = step(state, placement.put_batch(jax.tree.map(np.asarray, data(BATCH, i))))
         metrics.append(placement.fetch(found))
         if gradients is None:
             gradients = jax.tree.map(np.asarray, placement.take_state(state)["optimizer"][0].trace)
@@ -36,8 +36,8 @@ def trained(parallel: str, count: int, *, make=unet, steps: int = STEPS, loss=lo
 
 
 @functools.cache
-def one_device(accumulate: int = 1):
-    return trained("jit", 1, accumulate=accumulate)
+def one_device(make=unet, accumulate: int = 1):
+    return trained("jit", 1, make=make, accumulate=accumulate)
 
 
 def losses(metrics) -> list[float]:
@@ -64,13 +64,19 @@ def test_eight_devices_equal_one(parallel):
 
 @pytest.mark.parametrize("parallel", ["jit", "pmap"])
 def test_accumulated_parts_on_two_devices_equal_those_on_one(parallel):
-    equal(trained(parallel, 2, accumulate=2), one_device(accumulate=2))
+    equal(trained(parallel, 2, make=Normed, accumulate=2), one_device(Normed, accumulate=2))
 
 
 def test_statistics_of_each_replica_are_those_of_its_share_alone():
     """As PyTorch's DataParallel normalises: every device by its own share; gradients are the mean over shares."""
-    found = trained("pmap", 2, batch_norm="replica", steps=1)
-    model, batch = unet(), examples(BATCH)
+
+    def uneven(count: int, seed: int = 0) -> dict:
+        batch = examples(count, seed)
+        return batch | {"image": batch["image"] * np.repeat(np.float32([1, 3]), count // 2).reshape(-1, 1, 1, 1)}
+
+    options = {"make": Normed, "data": uneven, "steps": 1}
+    found, together = trained("pmap", 2, batch_norm="replica", **options), trained("jit", 1, **options)
+    model, batch = Normed(), uneven(BATCH)
     learner = make_learner(model, SGD, loss)
     start, apart = initial_state(learner, model, seed=0), []
     for share in (slice(0, BATCH // 2), slice(BATCH // 2, None)):
@@ -80,7 +86,7 @@ def test_statistics_of_each_replica_are_those_of_its_share_alone():
     assert found[0][0]["loss"] == pytest.approx(float(value), rel=1e-5)
     close(found[1], gradients, 1e-4)
     close(found[2]["stats"], stats)
-    assert abs(found[0][0]["loss"] / one_device()[0][0]["loss"] - 1) > 1e-4  # the global statistics give another
+    assert abs(found[0][0]["loss"] / together[0][0]["loss"] - 1) > 1e-4  # the global statistics give another
 
 
 def test_replica_statistics_without_replicas_are_refused():

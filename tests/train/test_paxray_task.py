@@ -26,6 +26,7 @@ SMALL = (
     "trainer.pictures_every=0",
     "trainer.log_every=1",
 )
+pytestmark = pytest.mark.usefixtures("shallow")
 NAMES = ("right lung", "left lung", "lung", "heart", "foreground")
 
 

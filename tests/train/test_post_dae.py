@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from mask_runs import overrides, train, write_masks
+from mask_runs import LIGHT, overrides, train, write_masks
 from PIL import Image
 
 import jaxseg
@@ -33,8 +33,7 @@ def losses(folder) -> list[float]:
 
 
 def test_the_loss_falls_and_the_model_restores(masks, tmp_path):
-    options = {"trainer__epochs": 40, "trainer__validate_every": 20, "optimizer__learning_rate": 0.01}
-    scores, _ = train(tmp_path / "run", masks, data__warp=0.0, data__elastic=0.0, **options)
+    scores, _ = train(tmp_path / "run", masks, trainer__epochs=40, trainer__validate_every=20, **LIGHT)
     found = losses(tmp_path / "run")
     assert np.mean(found[-8:]) < 0.6 * np.mean(found[:8])
     assert scores["dice"] > 0.7
@@ -45,7 +44,7 @@ def test_the_loss_falls_and_the_model_restores(masks, tmp_path):
 
 def test_both_packaged_configurations_train(masks, tmp_path):
     for name in ("post_dae", "post_dae_original"):
-        scores, _ = train(tmp_path / name, masks, config=name)
+        scores, _ = train(tmp_path / name, masks, config=name, trainer__epochs=1)
         assert 0 <= scores["dice"] <= 1
         assert 0 < scores["dice_before"] < 1
         model = jaxseg.load(tmp_path / name)
@@ -66,11 +65,11 @@ def test_the_published_values_are_in_the_original_configuration():
 
 
 def test_the_same_seed_is_the_same_run_and_a_resumed_one_too(masks, tmp_path):
-    train(tmp_path / "whole", masks, trainer__epochs=4, **WORKING)
-    train(tmp_path / "again", masks, trainer__epochs=4, **WORKING)
+    train(tmp_path / "whole", masks, trainer__epochs=3, **WORKING)
+    train(tmp_path / "again", masks, trainer__epochs=3, **WORKING)
     assert losses(tmp_path / "whole") == losses(tmp_path / "again")
     stopped = tmp_path / "stopped"
-    config = run.open_run("post_dae", stopped, data=masks, overrides=overrides(trainer__epochs=4, **WORKING))
+    config = run.open_run("post_dae", stopped, data=masks, overrides=overrides(trainer__epochs=3, **WORKING))
 
     def stop(step, total, values):
         if step == 5:
@@ -78,13 +77,20 @@ def test_the_same_seed_is_the_same_run_and_a_resumed_one_too(masks, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         run.train(config, stopped, devices=jax.devices()[:1], on_step=stop)
-    train(stopped, masks, resume=True, trainer__epochs=4, **WORKING)
+    train(stopped, masks, resume=True, trainer__epochs=3, **WORKING)
     assert losses(stopped) == losses(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("parallel", ["jit", "pmap"])
 def test_it_trains_on_several_devices(masks, tmp_path, parallel):
-    scores, _ = train(tmp_path / "run", masks, devices=2, trainer__parallel=parallel, **WORKING)
+    scores, _ = train(
+        tmp_path / "run",
+        masks,
+        devices=2,
+        trainer__parallel=parallel,
+        trainer__epochs=1,
+        **WORKING | {"data__heavy_share": 0.0},
+    )
     assert np.isfinite(losses(tmp_path / "run")).all()
     assert 0 <= scores["dice"] <= 1
 
@@ -131,7 +137,7 @@ def test_two_channels_train_together(tmp_path):
         stack = np.zeros((2, 40, 40), bool)
         stack[0, 5 + i : 20, 5:20], stack[1, 22:38, 20 : 30 + i] = True, True
         np.save(folder / f"{i}.npy", stack)
-    scores, _ = train(tmp_path / "run", folder, data__channels=2)
+    scores, _ = train(tmp_path / "run", folder, data__channels=2, trainer__epochs=1, **LIGHT)
     assert 0 <= scores["dice"] <= 1
     model = jaxseg.load(tmp_path / "run")
     assert (model.cfg.in_channels, model.cfg.out_channels) == (2, 2)
@@ -155,9 +161,9 @@ def test_a_bad_mask_stops_the_run_and_is_named_or_is_skipped(tmp_path, name):
     else:
         Image.fromarray(content).save(folder / name)
     with pytest.raises(RecordError, match=name) as error:
-        train(tmp_path / "stopped", folder)
+        train(tmp_path / "stopped", folder, **LIGHT)
     assert words in str(error.value)
-    _, told = train(tmp_path / "skipped", folder, data__on_error="skip")
+    _, told = train(tmp_path / "skipped", folder, data__on_error="skip", trainer__epochs=1, **LIGHT)
     assert any(name in line for line in told)
 
 
@@ -165,7 +171,7 @@ def test_other_entries_are_left_out_with_a_count(tmp_path):
     folder = write_masks(tmp_path / "masks")
     (folder / "notes.txt").write_text("x")
     (folder / "more").mkdir()
-    _, told = train(tmp_path / "run", folder)
+    _, told = train(tmp_path / "run", folder, trainer__epochs=1, **LIGHT)
     assert any("2 of the entries" in line for line in told)
     facts = json.loads((tmp_path / "run" / "data.json").read_text())
     assert not set(facts["train"]) & set(facts["val"])
@@ -191,7 +197,7 @@ def test_impossible_settings_are_told_before_anything_is_written(masks, tmp_path
 
 
 def test_a_picture_of_restored_masks_is_drawn(masks, tmp_path):
-    train(tmp_path / "run", masks, trainer__pictures_every=2)
+    train(tmp_path / "run", masks, trainer__pictures_every=2, **LIGHT)
     with Image.open(tmp_path / "run" / "pictures" / "step_0000004.png") as sheet:
         assert sheet.width > 3 * 256
 

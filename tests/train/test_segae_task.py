@@ -14,7 +14,7 @@ from jaxseg.train.config import read_config
 from jaxseg.train.log import read_metrics
 from tests.segae_runs import opened, save_data, save_embeddings, train
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shallow")]
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def trained(data, tmp_path_factory):
+def trained(shallow, data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained") / "run"
     train(folder, data, trainer__epochs=12, optimizer__learning_rate=0.003)
     return folder

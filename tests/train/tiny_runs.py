@@ -16,15 +16,14 @@ import traceback
 from pathlib import Path
 
 import numpy as np
-from plain_network import PLACE
 
-STEPS = 12  # in epochs of 4
+STEPS = 20  # in epochs of 4
 TIMEOUT_S = 120  # for a run to get as far as is waited for
 HANGS_S = TIMEOUT_S + 60  # after which it is ended
 SETTINGS = {
     "data": {"size": 32, "train": 16, "val": 4, "threads": 2},
     "model": {"width": 4},
-    "trainer": {"epochs": 3, "max_steps": STEPS, "batch_size": 4, "checkpoint_steps": 1, "log_every": 1},
+    "trainer": {"epochs": 5, "max_steps": STEPS, "batch_size": 4, "checkpoint_steps": 1, "log_every": 1},
 }
 SHORT = {"trainer__max_steps": 6, "trainer__pictures_every": 0, "trainer__ema": None}  # of runs by the library
 SETTINGS["trainer"] |= {"validate_every": 1, "checkpoint_every": 1, "pictures_every": 2, "ema": 0.9}
@@ -113,6 +112,8 @@ class Server:
 
 def serve() -> None:
     """Runs a command in a process of its own for every line; tells its number, then its exit code."""
+    from plain_network import PLACE
+
     import jaxseg.train.phantom  # noqa: F401
     import jaxseg.train.run  # noqa: F401
     from jaxseg.cli.main import main
@@ -151,4 +152,5 @@ def _answer(number: int) -> None:
 
 
 if __name__ == "__main__":
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
     serve()

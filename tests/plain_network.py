@@ -19,9 +19,9 @@ class Plain(nnx.Module):
 
     def __init__(self, cfg: UNetConfig, *, rngs: nnx.Rngs):
         self.cfg = cfg
-        self.reduce = ConvNorm(cfg.in_channels, 4 * cfg.width, 7, stride=4, init=cfg.init, rngs=rngs)
+        self.reduce = ConvNorm(cfg.in_channels, 16 * cfg.width, 7, stride=4, init=cfg.init, rngs=rngs)
         self.dropout = nnx.Dropout(cfg.dropout)
-        self.classify = conv(4 * cfg.width, cfg.num_classes, 1, init=cfg.init, rngs=rngs)
+        self.classify = conv(16 * cfg.width, cfg.num_classes, 1, init=cfg.init, rngs=rngs)
 
     def __call__(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
         features = self.dropout(nnx.relu(self.reduce(x)), rngs=rngs)
