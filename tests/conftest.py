@@ -44,7 +44,7 @@ def plain():
 
 @pytest.fixture(scope="module")
 def shallow():
-    """A ResNet-18 has one block a stage, not two, for a module that is not about it: there is half as much to compile."""
+    """A ResNet-18 has one block a stage, not two, for a module that is not about it: half as much to compile."""
     from jaxseg.models.resnet import VARIANTS
 
     with pytest.MonkeyPatch.context() as patch:
