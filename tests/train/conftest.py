@@ -1,11 +1,24 @@
-"""Runs that cost nothing, for the tests of searches."""
+"""Runs that cost nothing, for the tests of searches, and small ones of PAX-Ray."""
 
 import json
 
 import pytest
+from paxray_runs import PAXRAY
 from tune_runs import score_of
 
 from jaxseg.train.config import write_config
+
+
+@pytest.fixture
+def configured(shared, tmp_path):
+    """The configuration of a small network on the sample, with some settings changed."""
+    from jaxseg.train import run
+
+    def make(*settings, folder="run"):
+        overrides = [*PAXRAY, *settings]
+        return run.open_run("paxray_sample", tmp_path / folder, data=shared / "data/paxray", overrides=overrides)
+
+    return make
 
 
 @pytest.fixture
