@@ -191,7 +191,12 @@ def trains(words, jaxseg_command, tmp_path):
     assert jaxseg_command("evaluate", "--run", tmp_path / "out", "-g", "0")[0] == 0
 
 
-@pytest.mark.parametrize("row", rows(), ids=lambda row: row[0])
+def marked(row: tuple[str, str]):
+    """A row as a parameter; those that train from annotators compile for half a minute each."""
+    return pytest.param(row, id=row[0], marks=[pytest.mark.slow] if "SLICES" in row[1] else [])
+
+
+@pytest.mark.parametrize("row", [marked(row) for row in rows()])
 def test_every_row_of_the_readme_that_exists_runs(row, jaxseg_command, tiny, tiny_paxray, images, tmp_path):
     _, ours = row
     paxray = "-m paxray" in ours

@@ -109,7 +109,7 @@ def test_a_run_that_is_interrupted_or_out_of_disk_says_so_and_goes_on(server, ex
 def check_full_disk(server, folder, output) -> None:
     """The run is one clear line, and the checkpoints before it stay."""
     before = steps(folder)
-    server.start(command(folder, "--resume"), output, max_file_bytes=100_000)  # writes fail as on a full disk
+    server.start(command(folder, "--resume"), output, max_file_bytes=30_000)  # checkpoints fail as on a full disk
     assert server.end() == 1
     told = [line for line in output.read_text().splitlines() if not line.startswith(("steps ", "step ", "going on"))]
     assert len(told) == 1, told
