@@ -24,7 +24,8 @@ def operations(function: Callable, *arguments) -> int:
 def traffic(function: Callable, *arguments) -> int:
     """Returns the bytes that are read and written where every operation reads its operands and writes its result.
 
-    That is a program before anything is fused: where fusion keeps a map in registers, less is moved.
+    That is a program before anything is fused: where fusion keeps a map in registers, less is moved. Of operations that
+    XLA is given as several (`gather`, `logistic`, `stack`, powers) all of them count.
     """
     return _traffic(_needed(function, *arguments))
 

@@ -24,6 +24,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks import jobs_compare, jobs_one_process, jobs_process, jobs_torch  # noqa: E402
 from benchmarks.turns import processor  # noqa: E402
 from jaxseg.files import atomic_file  # noqa: E402
+from jaxseg.xla import use_all_cores  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 ROWS = {  # job -> its rows
@@ -49,6 +50,7 @@ QUICK_IMAGES, QUICK_MASKS = 2, 24
 def main() -> None:
     """Measures the jobs one after the other; every row is written when it is there."""
     if sys.argv[1:2] == ["--part"]:
+        use_all_cores()  # as `jaxseg`'s commands do
         part(*sys.argv[2:])
         return
     options = arguments()

@@ -1,4 +1,4 @@
-"""Convolutions in bfloat16 on CPUs: XLA's own, as products that sum in float32, and both PyTorch's and XLA's float32.
+"""Convolutions in bfloat16 on CPUs: XLA's own, products that sum in float32, PyTorch's; beside two in float32.
 
     python benchmarks/half.py --rounds 9
 

@@ -112,7 +112,7 @@ def peak(dtype: str) -> dict[str, float]:
     size = 4096 if jax.default_backend() == "cpu" else 16384
     a = jnp.ones((size, size), dtype) + jax.random.normal(jax.random.key(0), (size, size), dtype)
     precision = jax.lax.Precision.HIGHEST if dtype == "float32" else None
-    # On CPUs sums in float32 are the fast ones of bfloat16, as jaxseg has them.
+    # XLA's fast products of bfloat16 on CPUs are those that give float32, as jaxseg has them.
     product = jax.jit(lambda a: jnp.matmul(a, a, precision=precision, preferred_element_type=jnp.float32))
     big = jax.random.normal(jax.random.key(1), (2**28,), jnp.float32)  # 1 GiB
     copy = jax.jit(lambda x: -x)

@@ -17,7 +17,7 @@ def table(result: dict) -> str:
     """Returns a Markdown table of all rows: medians, ratios to jaxseg, share of the machine's peak, memory."""
     lines = [
         "| model, what, batch, dtype | jaxseg | published | tuned | published / jaxseg | tuned / jaxseg "
-        "| of the peak: operations | bytes | GB: jaxseg | published | tuned | date |",
+        "| of the peak: operations | bytes before fusion | GB: jaxseg | published | tuned | date |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, row in result["rows"].items():
@@ -28,7 +28,7 @@ def table(result: dict) -> str:
         name += " (other processes took part)" if any(side["noisy"] for side in sides.values()) else ""
         cells = [name, *times, *ratios, *shares(row, result), *memory, row["date"]]
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", _machines(result), _not_run(result)]) + "\n"
+    return "\n".join([*lines, "", _machines(result), _agreement(result), _not_run(result)]) + "\n"
 
 
 def _machines(result: dict) -> str:
@@ -40,6 +40,17 @@ def _machines(result: dict) -> str:
         device = f"{row['processor']}, {facts['cpus']} cores and threads" if device == "cpu" else device
         found.setdefault(f"{device}, {versions}", None)
     return f"Measured on: {'; '.join(found)}."
+
+
+def _agreement(result: dict) -> str:
+    """How the counts by hand compare with XLA's."""
+    ours = [row["sides"]["jaxseg"] for row in result["rows"].values()]
+    found = []
+    for what, name in (("operations", "flops"), ("bytes", "bytes")):
+        ratios = [side[name] / side[f"xla_{name}"] for side in ours if side.get(f"xla_{name}")]
+        if ratios:
+            found.append(f"{what} {min(ratios):.3f} to {max(ratios):.3f}")
+    return f"Counted by hand, in parts of XLA's count: {', '.join(found) or 'nothing'}."
 
 
 def _not_run(result: dict) -> str:

@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.turns import sample  # noqa: E402
 from benchmarks.workloads import WHAT, WORKLOADS  # noqa: E402
 from jaxseg.memory import keep_freed_memory  # noqa: E402
+from jaxseg.xla import use_all_cores  # noqa: E402
 
 SIDES = ("jaxseg", "published", "tuned")
 
@@ -34,6 +35,7 @@ def main() -> None:
     if training and options.side != "published" and os.environ.get("JAX_PLATFORMS") == "cpu":
         keep_freed_memory()  # as `jaxseg train` does with the published settings; PyTorch's tuned side has it too
     if options.side == "jaxseg":
+        use_all_cores()  # as `jaxseg`'s commands do
         from benchmarks import jax_side
 
         run, facts = jax_side.make(*arguments)

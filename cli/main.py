@@ -25,6 +25,7 @@ from jaxseg.cli.segment import segment
 from jaxseg.cli.show import show
 from jaxseg.cli.train import train
 from jaxseg.cli.tune import tune
+from jaxseg.xla import use_all_cores
 
 MAX_LINES = 20  # of one error
 
@@ -68,6 +69,7 @@ def main(args: list[str] | None = None) -> None:
     args = sys.argv[1:] if args is None else args
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: nothing half-written stays
+    use_all_cores()
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     for library in ("absl", "tifffile"):  # what fails there comes back as an exception
         logging.getLogger(library).setLevel(logging.CRITICAL)

@@ -13,6 +13,9 @@ import jax
 import pytest
 from parity_kit import DATA, SHARED, Kit
 
+from jaxseg.xla import use_all_cores
+
+use_all_cores()  # as the commands do that run in this process
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

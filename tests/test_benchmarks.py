@@ -52,7 +52,7 @@ def test_noisy_samples_are_taken_again_and_left_out(monkeypatch):
 def test_the_table_names_machine_and_what_was_not_run(tmp_path):
     side = {"median_s": 0.1, "quartiles_s": [0.1, 0.2], "noisy": 0, "peak_gb": 1.0, "over_jaxseg": 1.5, "device": "cpu"}
     row = {
-        "sides": {"jaxseg": side | {"flops": 1e9, "bytes": 2e8}, "published": side},
+        "sides": {"jaxseg": side | {"flops": 1e9, "bytes": 2e8, "xla_flops": 1.25e9}, "published": side},
         "dtype": "float32",
         "date": "today",
     }
@@ -66,6 +66,7 @@ def test_the_table_names_machine_and_what_was_not_run(tmp_path):
     assert "| unet, inference, 1, float32 | 100.0 ms (100.0 to 200.0) | 100.0 ms" in text
     assert "| 50% | 20% |" in text
     assert "a processor, 2 cores and threads, jax 1.2, torch 3.4" in text
+    assert "in parts of XLA's count: operations 0.800 to 0.800." in text
     missing = text.split("Not run: ")[1]
     assert "unet, training step, 3, float32; " in missing
     assert "unet, inference, 1, bfloat16; " in missing

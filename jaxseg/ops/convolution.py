@@ -11,8 +11,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from jaxseg.ops import half
-from jaxseg.ops.winograd import pays, transformed, winograd
+from jaxseg.ops import half, winograd
 
 _FEW = 16  # channels, up to which XLA's gradient of a kernel is the faster one
 _BLOCKS = 48  # channels, from which that gradient is faster in blocks of rows
@@ -27,7 +26,8 @@ def convolution(
 
     The signature is that of `jax.lax.conv_general_dilated`, so that `nnx.Conv` takes it; options other than the
     precision are taken to be as `jaxseg.models.layers.conv` has them. Derivatives are those of reverse mode alone
-    (`jax.grad`, not `jax.jvp`) where the kernel has 2 to 9 pixels and more than 16 channels in and out.
+    (`jax.grad`, not `jax.jvp`) where the kernel has 2 to 9 pixels and more than 16 channels in and out, or, in
+    bfloat16, one pixel.
 
     Args:
       x: (B, H, W, C).
@@ -70,12 +70,13 @@ def _form_on_cpus(x: jax.Array, kernel: jax.Array, padding: Pairs, strides: tupl
         return "xla"
     if half.pays(kernel):
         return "taps"
-    return "winograd" if pays(kernel, x.shape[:3]) else "xla"
+    return "winograd" if winograd.pays(kernel, x.shape[:3]) else "xla"
 
 
 def _winograd(x: jax.Array, kernel: jax.Array, precision) -> jax.Array:
     # of a kernel that is a constant of the program XLA would compute the transform while it compiles, for a minute
-    return winograd(x, transformed(jax.lax.optimization_barrier(kernel)), precision=precision)
+    transformed = winograd.transformed(jax.lax.optimization_barrier(kernel))
+    return winograd.winograd(x, transformed, precision=precision)
 
 
 def _forward(x: jax.Array, kernel: jax.Array, padding: Pairs, precision, strides: tuple[int, int]):
@@ -84,6 +85,7 @@ def _forward(x: jax.Array, kernel: jax.Array, padding: Pairs, precision, strides
 
 def _backward(padding: Pairs, precision, strides: tuple[int, int], kept, change: jax.Array):
     x, kernel = kept
+    form = _form_on_cpus(x, kernel, padding, strides)
     plain = functools.partial(_plain, padding=padding, precision=precision, strides=strides)
 
     def by_xla(x: jax.Array, kernel: jax.Array, change: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -99,7 +101,6 @@ def _backward(padding: Pairs, precision, strides: tuple[int, int], kept, change:
             of_x = jax.vjp(lambda x: plain(x, kernel), x)[1](change)[0]
         return of_x, kernel_gradient(x, change, kernel.shape[:2], padding, strides)
 
-    form = _form_on_cpus(x, kernel, padding, strides)
     on_cpus = by_winograd if form == "winograd" else by_products
     return jax.lax.platform_dependent(x, kernel, change, cpu=on_cpus, default=by_xla)
 

@@ -1,7 +1,8 @@
 """bfloat16 on CPUs: convolutions as products of matrices that sum in float32; arrays are (B, H, W, C).
 
-Processors with units for products of bfloat16 matrices (Intel's AMX) take a third to a fifth of float32's time there.
-XLA uses them in products whose result is float32 alone, and never in its convolutions (`benchmarks/half.py`).
+Processors with units for products of bfloat16 matrices (Intel's AMX) take a third to a fifth of float32's time there,
+but XLA uses them in products whose result is float32 alone, not in its convolutions (`benchmarks/half.py`, forward, on
+such a processor; on others bfloat16 was not measured, and float32 is the better choice).
 """
 
 import jax
@@ -32,7 +33,7 @@ def _forward(x: jax.Array, matrix: jax.Array) -> tuple:
 
 def _backward(kept: tuple, change: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, matrix = kept
-    return product(change, matrix.T), jnp.matmul(x.T, change)  # the second gains nothing as a sum in float32
+    return product(change, matrix.T), jnp.matmul(x.T, change)
 
 
 product.defvjp(_forward, _backward)

@@ -31,7 +31,7 @@ from jaxseg.train.learner import State
 
 ITEMS = ("state", "data")
 REMOVED = ".jaxseg-removed"  # checkpoints go there whole before they are removed, or a kill would leave half of one
-HALF_WRITTEN = "[0-9]*.orbax-checkpoint-tmp*"  # left by a kill; Orbax removes them at a time of its own, if it saves
+HALF_WRITTEN = "[0-9]*.orbax-checkpoint-tmp*"  # left by a kill; Orbax's own removal ends when it next saves
 
 
 @dataclasses.dataclass(frozen=True)

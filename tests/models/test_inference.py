@@ -6,8 +6,8 @@ import pytest
 from flax import nnx
 
 import jaxseg
-from jaxseg.models.inference import Winograd, for_inference
-from jaxseg.models.layers import BatchNorm
+from jaxseg.models.inference import Winograd, fold_batch_norm, for_inference
+from jaxseg.models.layers import BatchNorm, ConvNorm
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +47,10 @@ def test_bfloat16_keeps_rounded_kernels_and_answers_alike(platform):
     model = jaxseg.create("cxas", num_classes=2, backbone="resnet18", width=64, dtype="bfloat16")
     model = nnx.view(model, use_running_average=True, deterministic=True)
     ready = for_inference(model, platform)
-    assert {layer.kernel[...].dtype for layer in of_kind(ready, nnx.Conv)} == {jnp.dtype(jnp.bfloat16)}
+    kept = {layer.conv.kernel[...].dtype for layer in of_kind(ready, ConvNorm)}
+    assert kept == {jnp.dtype(jnp.bfloat16)}
     assert {layer.kernel[...].dtype for layer in of_kind(model, nnx.Conv)} == {jnp.dtype(jnp.float32)}
     x = jnp.asarray(np.random.default_rng(0).standard_normal((1, 64, 64, 3)), jnp.float32)
+    np.testing.assert_array_equal(ready(x), fold_batch_norm(model)(x))
     wanted = np.asarray(model(x), np.float32)
     np.testing.assert_allclose(np.asarray(ready(x), np.float32), wanted, atol=0.05 * np.abs(wanted).max())

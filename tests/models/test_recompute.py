@@ -18,9 +18,9 @@ def unet() -> nnx.Module:
 
 
 def shallow() -> nnx.Module:
-    """The same on a ResNet with a block a stage."""
+    """The same on a ResNet of few blocks, one of which adds its input as it is."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(resnet.VARIANTS, "resnet50", ((1, 1, 1, 1), True))
+        patch.setitem(resnet.VARIANTS, "resnet50", ((2, 1, 1, 1), True))
         return unet()
 
 

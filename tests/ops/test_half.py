@@ -100,3 +100,23 @@ def test_a_symbolic_batch_and_vmap_work():
     each = jax.vmap(lambda x: whole(x[None])[0])(x)
     for found in (program.call(x), each):
         np.testing.assert_allclose(found.astype(jnp.float32), wanted, rtol=2**-6, atol=0.02 * np.abs(wanted).max())
+
+
+def test_images_on_several_devices_give_the_same_gradients():
+    x, kernel, one = drawn(2, (8, 6, 6, 128), (3, 3, 128, 128), (1, 1, 128, 16))
+    gradients = jax.jit(jax.grad(lambda x, *k: jnp.square(ours(ours(x, k[0]), k[1])).sum(), (0, 1, 2)))
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), "data")
+    split = jax.device_put(x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data")))
+    for found, wanted in zip(gradients(split, kernel, one), gradients(x, kernel, one), strict=True):
+        wanted = np.asarray(wanted, np.float32)
+        np.testing.assert_allclose(np.asarray(found, np.float32), wanted, atol=0.01 * np.abs(wanted).max())
+
+
+def test_gradients_are_exported_for_all_platforms_at_once():
+    kernel, one = drawn(3, (3, 3, 128, 128), (1, 1, 128, 16))
+    (batch,) = jax.export.symbolic_shape("batch")
+    images = jax.ShapeDtypeStruct((batch, 6, 6, 128), jnp.bfloat16)
+    gradient = jax.jit(jax.grad(lambda x: ours(ours(x, kernel), one).sum()))
+    program = jax.export.export(gradient, platforms=["cpu", "cuda", "tpu"])(images)
+    (x,) = drawn(4, (2, 6, 6, 128))
+    np.testing.assert_array_equal(program.call(x), gradient(x))

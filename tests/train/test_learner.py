@@ -51,16 +51,17 @@ class Normed(nnx.Module):
 
 
 class Blocks(nnx.Module):
-    """Two blocks of a ResNet, which can be computed again."""
+    """Two blocks of a ResNet, which can be computed again; the second adds its input as it is."""
 
     def __init__(self):
         options = {"bottleneck": False, "options": {}, "rngs": nnx.Rngs(1)}
-        self.layers = nnx.List([resnet.Block(3, 4, 2, **options), resnet.Block(4, 2, 1, **options)])
+        self.layers = nnx.List([resnet.Block(3, 4, 2, **options), resnet.Block(4, 4, 1, **options)])
+        self.last = conv(4, 2, 1, rngs=nnx.Rngs(2))
 
     def __call__(self, x, *, rngs=None):
         for layer in self.layers:
             x = layer(x)
-        return bilinear(x, (32, 32))
+        return bilinear(self.last(x), (32, 32))
 
 
 class Plain(nnx.Module):

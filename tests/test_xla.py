@@ -1,0 +1,61 @@
+"""XLA on CPUs computes on all cores; what a user has set stays, and versions that were not tried are left alone."""
+
+import importlib.metadata
+import os
+import subprocess
+import sys
+
+import pytest
+
+from jaxseg.xla import use_all_cores
+
+FLAG = "--xla_cpu_experimental_ynn_fusion_type"
+PROGRAM = """
+import jax, jax.numpy as jnp, sys
+from jaxseg.xla import use_all_cores
+if sys.argv[1] == "all":
+    assert use_all_cores()
+x, kernel = jnp.ones((2, 32, 32, 24)), jnp.ones((3, 3, 24, 24))
+convolve = lambda x, k: jax.lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+text = jax.jit(convolve).lower(x, kernel).compile().as_text()
+print("ynn" in text, float(convolve(x, kernel)[0, 5, 5, 0]))
+"""
+
+
+def run(how: str) -> list[str]:
+    variables = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    ran = subprocess.run(
+        [sys.executable, "-c", PROGRAM, how], capture_output=True, text=True, check=True, env=variables
+    )
+    return ran.stdout.split()
+
+
+def test_convolutions_leave_the_library_that_takes_one_core():
+    assert run("all") == ["False", "216.0"]
+    assert run("as it is") == ["True", "216.0"]  # else there is nothing left to do
+
+
+def test_flags_of_the_user_stay(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false")
+    assert use_all_cores()
+    assert os.environ["XLA_FLAGS"] == f"--xla_cpu_enable_fast_math=false {FLAG}=LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
+    monkeypatch.setenv("XLA_FLAGS", f"{FLAG}=")
+    assert not use_all_cores()
+    assert os.environ["XLA_FLAGS"] == f"{FLAG}="
+
+
+@pytest.mark.parametrize(("version", "known"), [("0.10.2", True), ("0.12.0.1", True), ("0.13.0", False), ("x", False)])
+def test_only_versions_that_were_tried_get_the_flag(monkeypatch, version, known):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    monkeypatch.setattr(importlib.metadata, "version", lambda _: version)
+    assert use_all_cores() is known
+    assert ("XLA_FLAGS" in os.environ) is known
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+
+
+def test_commands_use_all_cores():
+    code = "import os, sys; from jaxseg.cli.main import main\ntry: main(['models'])\nexcept SystemExit: pass\n"
+    code += "print(os.environ.get('XLA_FLAGS'))"
+    variables = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=variables)
+    assert FLAG in ran.stdout
