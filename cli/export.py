@@ -41,7 +41,7 @@ from jaxseg.files import printable
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "bfloat16"]),
-    help="Arithmetic; bfloat16 is meant for accelerators.  [default: the model's]",
+    help="Arithmetic; bfloat16 is for accelerators, and processors with AMX.  [default: the model's]",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an exported model that stands at the output.")
 def export(model, weights, output, platforms, image_size, labels_file, embeddings, dtype, overwrite):
