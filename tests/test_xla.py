@@ -38,7 +38,10 @@ def test_convolutions_leave_the_library_that_takes_one_core():
 def test_flags_of_the_user_stay(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false")
     assert use_all_cores()
-    assert os.environ["XLA_FLAGS"] == f"--xla_cpu_enable_fast_math=false {FLAG}=LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
+    assert (
+        os.environ["XLA_FLAGS"]
+        == f"--xla_cpu_enable_fast_math=false {FLAG}=-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
+    )
     monkeypatch.setenv("XLA_FLAGS", f"{FLAG}=")
     assert not use_all_cores()
     assert os.environ["XLA_FLAGS"] == f"{FLAG}="
