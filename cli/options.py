@@ -93,7 +93,8 @@ _OF_IMAGES = (
     click.option(
         "--dtype",
         type=click.Choice(["float32", "bfloat16"]),
-        help="Arithmetic; bfloat16 is for accelerators, and processors with AMX; it changes masks at their edges.  [default: the model's]",
+        help="Arithmetic; bfloat16 is for accelerators, and processors with AMX; it changes masks at their edges.  "
+        "[default: the model's]",
     ),
     click.option("--labelmap", is_flag=True, help="With -ot dicom-seg: one map of labels; classes must not overlap."),
     click.option("--preview", is_flag=True, help="Also write <image>.preview.jpg: the masks over the image."),
