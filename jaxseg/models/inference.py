@@ -14,7 +14,7 @@ def for_inference(model: nnx.Module, platform: str | None = None) -> nnx.Module:
 
     On CPUs 3x3 convolutions of many channels keep their kernel transformed for Winograd's algorithm. The result equals
     the evaluation mode of `model` up to rounding (1e-5 of the largest logit of the published U-Net in float32). Kernels
-    of layers that compute in bfloat16 are kept in it.
+    of convolutions before a batch norm that compute in bfloat16 are kept in it.
 
     Args:
       model: any of the package's.
