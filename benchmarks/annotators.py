@@ -25,10 +25,10 @@ import numpy as np
 import tifffile
 import torch
 
-from jaxseg.data.annotator_augment import with_seed
-from jaxseg.data.annotators import AnnotatedSlices, lidc_slices
+from jaxseg.annotators.augment import with_seed
+from jaxseg.annotators.data import AnnotatedSlices, lidc_slices
+from jaxseg.annotators.task import MEASURES, measures
 from jaxseg.environment import environment
-from jaxseg.train.annotators import MEASURES, measures
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))

@@ -18,11 +18,11 @@ import jax
 import numpy as np
 import torch
 
-from jaxseg.data.pipeline import prefetch_to_device, training_batches
 from jaxseg.environment import environment
-from jaxseg.train.config import read_config
-from jaxseg.train.prepare import prepare
-from jaxseg.train.task import make_problem, sections
+from jaxseg.training.batches import prefetch_to_device, training_batches
+from jaxseg.training.config.config import read_config
+from jaxseg.training.prepare import prepare
+from jaxseg.training.task import make_problem, sections
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxseg.environment import environment
-from jaxseg.ops import half
-from jaxseg.ops.convolution import convolution
+from jaxseg.nn import bfloat16 as half
+from jaxseg.nn.convolution import convolution
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))

@@ -12,12 +12,12 @@ from flax import nnx
 import jaxseg
 from benchmarks.counts import operations, traffic
 from benchmarks.workloads import RATE, WORKLOADS, inputs
-from jaxseg.models.inference import for_inference
-from jaxseg.models.prob_unet import regularised
-from jaxseg.ops.annotator_losses import confusion_vae_loss, negative_elbo, sum_of_norms
-from jaxseg.ops.losses import binary_cross_entropy, binary_dice_loss, probability_dice_loss
-from jaxseg.ops.ranking import weighted_mse
-from jaxseg.train.learner import initial_state, make_learner
+from jaxseg.annotators.losses import confusion_vae_loss, negative_elbo, sum_of_norms
+from jaxseg.annotators.prob_unet import regularised
+from jaxseg.nn.inference import for_inference
+from jaxseg.nn.losses import binary_cross_entropy, binary_dice_loss, probability_dice_loss
+from jaxseg.segae.losses import weighted_mse
+from jaxseg.training.learner import initial_state, make_learner
 
 NAMES = {"unet": "cxas"}
 

@@ -143,7 +143,7 @@ def samples(network: str, data: Path, folder: Path, *, quick: bool) -> Job:
     def compare(first: dict[str, np.ndarray]) -> dict[str, float]:
         import jax
 
-        from jaxseg.ops.annotators import sample_noise
+        from jaxseg.annotators.draws import sample_noise
 
         noise = np.asarray(sample_noise(jax.random.key(0), count, LATENT))
         answers = {"torch": passes(noise=noise, reusing=True)(), "torch_repeating": passes(noise=noise)()}
@@ -159,7 +159,7 @@ def samples(network: str, data: Path, folder: Path, *, quick: bool) -> Job:
 def sampler(weights: Path, path: Path, count: int) -> Callable[[], np.ndarray]:
     """Returns what draws masks (S, H, W) uint8 with jaxseg, and what they agree on besides."""
     import jaxseg
-    from jaxseg.predict.sample_inputs import read_image
+    from jaxseg.annotators.images import read_image
 
     drawing, image = jaxseg.Sampler(jaxseg.load(weights)), read_image(path)
     return lambda: jaxseg.sample(image, drawing, count, 0).masks

@@ -44,7 +44,7 @@ def make_weights(path: Path) -> Path:
 def png(weights: Path, source: Path, output: Path) -> dict[str, float]:
     """Masks at the size of their X-rays, a picture a class; returns seconds by stage."""
     from benchmarks.torch_models import pipeline
-    from jaxseg.labels import CXAS
+    from jaxseg.vocabulary.labels import CXAS
 
     def write(path: Path, masks, size: tuple[int, int]) -> None:
         pipeline.write_masks(pipeline.resize_masks(masks, size), output / path.stem, CXAS)
@@ -59,8 +59,8 @@ def coco(weights: Path, source: Path, output: Path) -> dict[str, float]:
     "encode" is the part of the seconds that it takes, so that a reader can leave it out.
     """
     from benchmarks.torch_models import pipeline
-    from jaxseg.labels import CXAS
     from jaxseg.masks.coco import annotation, dataset
+    from jaxseg.vocabulary.labels import CXAS
 
     images, annotations, encoding = [], [], 0.0
 
@@ -153,7 +153,7 @@ def _over_images(
 
 def _features(masks: np.ndarray, with_opencv: Callable) -> dict[str, float]:
     """The features by the names of their columns."""
-    from jaxseg.labels import CXAS
+    from jaxseg.vocabulary.labels import CXAS
 
     there = masks.any((1, 2))
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from jaxseg.environment import environment
-from jaxseg.ops.convolution import kernel_gradient
+from jaxseg.nn.convolution import kernel_gradient
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))

@@ -13,8 +13,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from jaxseg.labels import CXAS
-from jaxseg.measure.features import FEATURES, measure
+from jaxseg.anatomy.measure.features import FEATURES, measure
+from jaxseg.vocabulary.labels import CXAS
 
 RESULTS = Path(__file__).parent / "results" / "measuring.json"
 

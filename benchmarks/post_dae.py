@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from jaxseg.data import phantom
+from jaxseg.anatomy.phantom_task import UNSEEN
+from jaxseg.datasets import phantom
 from jaxseg.environment import environment
-from jaxseg.train.phantom import UNSEEN
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))

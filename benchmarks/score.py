@@ -86,7 +86,7 @@ def arguments() -> argparse.Namespace:
 
 def read_case(folder: Path, most: int | None) -> Case:
     """A CT with those of its masks that hold something and whose organ has a class; the first `most` of them."""
-    from jaxseg import organs
+    from jaxseg.vocabulary import organs
     from jaxseg.volumes.pair import check_ct, check_mask, check_pair
     from jaxseg.volumes.read import read_volume, stem
 
@@ -113,8 +113,8 @@ def read_case(folder: Path, most: int | None) -> Case:
 def jax_side(case: Case, weights: Path, embeddings: Path) -> Side:
     """Scores all organs with jaxseg: full batches over slices and organs, crops in threads."""
     import jaxseg
-    from jaxseg import organs
-    from jaxseg.predict.score import Request, Scorer
+    from jaxseg.segae.score import Request, Scorer
+    from jaxseg.vocabulary import organs
 
     scorer = Scorer(jaxseg.load(weights, embeddings=embeddings), slices=SLICES)
     ct, masks = case

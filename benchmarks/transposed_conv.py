@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from jaxseg.environment import environment
-from jaxseg.models.layers import dilated_transpose, sub_pixel_transpose
+from jaxseg.nn.layers import dilated_transpose, sub_pixel_transpose
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))

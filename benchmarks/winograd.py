@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from jaxseg.environment import environment
-from jaxseg.ops.winograd import transformed, winograd
+from jaxseg.nn.winograd import transformed, winograd
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))

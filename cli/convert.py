@@ -24,7 +24,8 @@ def convert(source, destination, model, labels_file, embeddings, overwrite):
     Reads .pth, .pt, .ckpt and .pkl without PyTorch and without executing anything in them. DESTINATION gets the
     parameters (Orbax) and card.json: model, hyper-parameters, class names, the source's SHA-256 and licence.
     """
-    from jaxseg import labels, registry
+    from jaxseg import registry
+    from jaxseg.vocabulary import labels
     from jaxseg.weights import load
 
     if model:

@@ -27,12 +27,13 @@ def demo(output, steps, gpus):
     import jax
     import numpy as np
 
-    from jaxseg import demo as job
+    from jaxseg.anatomy import demo as job
+    from jaxseg.anatomy import products
+    from jaxseg.anatomy.segment import Segmenter
     from jaxseg.cli.progress import progress
     from jaxseg.devices import select_devices
     from jaxseg.draw.save import save_picture
-    from jaxseg.predict import folder, products
-    from jaxseg.predict.segment import Segmenter
+    from jaxseg.folder_runs import folder
     from jaxseg.report.build import write_report
 
     with options.usage_errors("--gpus"):

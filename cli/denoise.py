@@ -53,9 +53,11 @@ def denoise(source, output, classes, labels_file, soft, grey, preview, recursive
     Each result has the size, shape and format of its mask (jpg becomes png). A folder goes on past bad files, as
     `jaxseg segment` does, and a second run skips what is done.
     """
-    from jaxseg import files, labels
-    from jaxseg.predict import denoise_files, folder
-    from jaxseg.predict.denoise import refuse_soft
+    from jaxseg import files
+    from jaxseg.folder_runs import folder
+    from jaxseg.post_dae import mask_files as denoise_files
+    from jaxseg.post_dae.denoise import refuse_soft
+    from jaxseg.vocabulary import labels
 
     with options.usage_errors("--input, --output"):
         sources = denoise_files.find_mask_files(source, recursive=recursive, output=output)

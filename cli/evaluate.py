@@ -32,7 +32,7 @@ def evaluate(folder, data, split, step, masks, truth, gpus):
     in evaluation_SPLIT.png. For annotators who disagree it is the Dice of the clean mask, the distances of sampled
     masks and annotators, and baselines that need no network, as means with standard errors.
     """
-    from jaxseg.train import run
+    from jaxseg.training import run
 
     if bool(masks) != (truth is not None):
         raise click.UsageError("--masks and --truth belong together")

@@ -56,8 +56,8 @@ def export(model, weights, output, platforms, image_size, labels_file, embedding
         with options.usage_errors("--model"):
             registry.find_available(model)
     from jaxseg.devices import select_devices
-    from jaxseg.predict.export import check_destination, check_platforms, export_model
-    from jaxseg.predict.exported import need_flatbuffers
+    from jaxseg.export.export import check_destination, check_platforms, export_model
+    from jaxseg.export.exported import need_flatbuffers
 
     with options.usage_errors("--platforms"):
         names = check_platforms(tuple(name.strip().lower() for name in platforms.split(",")))
@@ -83,7 +83,7 @@ def _size(text: str | None) -> tuple[int, int] | None:
 
 def _loaded(model, weights, labels_file, embeddings, dtype):
     """The model of the command's options."""
-    from jaxseg import labels
+    from jaxseg.vocabulary import labels
     from jaxseg.weights.load import load
 
     names = labels.read_names(labels_file) if labels_file else None

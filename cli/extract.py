@@ -18,7 +18,7 @@ def extract(source, output, output_type, features, store_seg, draw, original_val
     the original's; columns in mm are added where a DICOM file tells its pixel spacing. What cannot be measured is an
     empty cell, and the last column says why.
     """
-    from jaxseg.measure.features import classes_for, find_all
+    from jaxseg.anatomy.measure.features import classes_for, find_all
 
     with options.usage_errors("--feature"):
         found = find_all(",".join(features))
@@ -30,8 +30,8 @@ def extract(source, output, output_type, features, store_seg, draw, original_val
         return None if store_seg or preview or labels is None else [f"label:{label}" for label in labels]
 
     def design(segmenter, settings) -> Design:
-        from jaxseg.predict import products
-        from jaxseg.predict.extract import merge_tables
+        from jaxseg.anatomy import products
+        from jaxseg.anatomy.extract import merge_tables
 
         merges = [(".csv", functools.partial(merge_tables, root=source, features=names))]
         made = [products.measurements(names, original_values=original_values)]

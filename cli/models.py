@@ -4,7 +4,8 @@ import json
 
 import click
 
-from jaxseg import labels, registry
+from jaxseg import registry
+from jaxseg.vocabulary import labels
 
 
 @click.command()

@@ -61,7 +61,8 @@ def segae(cts, labels, pseudo, output, table_file, **settings):
     of DICOM slices will do too. A second run makes what is missing.
     """
     from jaxseg import files
-    from jaxseg.data import segae_prepare, segae_sources
+    from jaxseg.segae import prepare as segae_prepare
+    from jaxseg.segae import sources as segae_sources
 
     with options.usage_errors("CTS, LABELS, --pseudo"):
         scans, notes = segae_sources.find_scans(cts, labels, pseudo)
@@ -110,7 +111,7 @@ def mnist(raw, output, **settings):
 
     Three annotators err in their own ways: one draws too much, one too little, one another shape.
     """
-    from jaxseg.data import mnist_prepare
+    from jaxseg.annotators import mnist as mnist_prepare
 
     chosen = mnist_prepare.Settings(**settings)
     _make_whole(
@@ -164,8 +165,10 @@ def lidc(dicom_root, output, xml_root, **settings):
     what there is (meta). A second run makes what is missing.
     """
     from jaxseg import files
-    from jaxseg.data import lidc_crops, lidc_prepare, lidc_summary
-    from jaxseg.draw.counts import count_bars
+    from jaxseg.annotators.lidc import crops as lidc_crops
+    from jaxseg.annotators.lidc import prepare as lidc_prepare
+    from jaxseg.annotators.lidc import summary as lidc_summary
+    from jaxseg.annotators.lidc.counts import count_bars
     from jaxseg.draw.save import save_picture
 
     with options.usage_errors("--val-fraction, --test-fraction, --least-pixels, --most-pixels"):
@@ -218,7 +221,7 @@ def phantom(kind, output, train, validate, test, size, seed):
 
     A nodule has four slices.
     """
-    from jaxseg.data.phantom_sets import prepare_phantoms
+    from jaxseg.datasets.phantom_sets import prepare_phantoms
 
     counts = {"train": train, "validate": validate, "test": test}
     making = prepare_phantoms(kind, output, counts, seed=seed, size=size or (64 if kind == "annotators" else 256))

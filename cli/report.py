@@ -50,10 +50,10 @@ def report(source, masks, output, features, classes, title, intensity, sides, re
     in a table and as histograms. It stays under 100 MB. An image that cannot be shown is listed with its reason, and
     the exit code is 1. Patients' names and numbers are not in the page, but names of files are.
     """
+    from jaxseg.anatomy.measure.features import find_all
     from jaxseg.cli.progress import progress
     from jaxseg.files import printable
-    from jaxseg.measure.features import find_all
-    from jaxseg.predict.inputs import find_images
+    from jaxseg.folder_runs.inputs import find_images
     from jaxseg.report.build import write_report
 
     with options.usage_errors("--features"):

@@ -39,7 +39,7 @@ def run_images(source, output, *, recursive, overwrite, report, design, **settin
     """
     start = time.perf_counter()
     from jaxseg import files
-    from jaxseg.predict import folder
+    from jaxseg.folder_runs import folder
 
     if report:
         _refuse_report(report)
@@ -78,10 +78,10 @@ def make_segmenter(
 
     `classes` are as `labels.select` takes them, or a function that gives them of a label set.
     """
-    from jaxseg import labels
+    from jaxseg.anatomy.segment import Segmenter
     from jaxseg.card import CARD_FILE
     from jaxseg.devices import select_devices
-    from jaxseg.predict.segment import Segmenter
+    from jaxseg.vocabulary import labels
     from jaxseg.weights.load import load, model_path
 
     if model is None and weights and (model_path(weights) / CARD_FILE).is_file():
@@ -129,7 +129,7 @@ def mask_products(
 
     What they alone depend on is added to `settings`.
     """
-    from jaxseg.predict import products
+    from jaxseg.anatomy import products
 
     card = segmenter.card
     found = []
@@ -149,7 +149,7 @@ def mask_products(
 
 def mask_merges(segmenter, products: list, source: Path) -> list[tuple[str, Callable]]:
     """The merge of a folder's COCO files, where there are any."""
-    from jaxseg.predict.folder import merge_masks
+    from jaxseg.folder_runs.folder import merge_masks
 
     if not (source.is_dir() and any(product.kind == "json" for product in products)):
         return []
@@ -159,7 +159,7 @@ def mask_merges(segmenter, products: list, source: Path) -> list[tuple[str, Call
 def make_denoiser(*, weights, gpus="auto", **settings):
     """The Denoiser of the command's options, and all that its results depend on."""
     from jaxseg.devices import select_devices
-    from jaxseg.predict.denoise import Denoiser
+    from jaxseg.post_dae.denoise import Denoiser
     from jaxseg.weights.load import load
 
     with options.usage_errors("--gpus"):
@@ -190,7 +190,7 @@ def chain_denoiser(segmenter, settings: dict, weights: Path, classes: str | None
 
 def tell(outcome, step) -> None:
     """Shows what became of a file."""
-    from jaxseg.predict.folder import describe
+    from jaxseg.folder_runs.folder import describe
 
     name = outcome.item.source.name
     for note in outcome.notes:

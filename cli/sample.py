@@ -76,8 +76,9 @@ def sample(source, output, count, seed, output_type, preview, recursive, overwri
     second run skips what is done.
     """
     from jaxseg import files
-    from jaxseg.predict import folder, sample_files
-    from jaxseg.predict.sample_inputs import find_image_files
+    from jaxseg.annotators import image_files as sample_files
+    from jaxseg.annotators.images import find_image_files
+    from jaxseg.folder_runs import folder
 
     with options.usage_errors("--input, --output"):
         sources = find_image_files(source, recursive=recursive, output=output)
@@ -100,8 +101,8 @@ def sample(source, output, count, seed, output_type, preview, recursive, overwri
 
 def _make_sampler(*, weights, gpus, latent, normalise, resize):
     """The Sampler of the command's options, and all that its samples depend on."""
+    from jaxseg.annotators.sample import Sampler
     from jaxseg.devices import select_devices
-    from jaxseg.predict.sample import Sampler
     from jaxseg.weights.load import load
 
     with options.usage_errors("--gpus"):

@@ -113,8 +113,8 @@ def _slices(text: str) -> int | None:
 def _scorer(settings: dict):
     """The Scorer of the command's options, and all that its scores depend on."""
     from jaxseg.devices import select_devices
-    from jaxseg.predict.score import Scorer
-    from jaxseg.predict.score_model import open_model
+    from jaxseg.segae.published import open_model
+    from jaxseg.segae.score import Scorer
 
     slices = _slices(settings["slices"])
     with options.usage_errors("--gpus"):
@@ -138,8 +138,8 @@ def _scorer(settings: dict):
 
 def _one(settings: dict) -> None:
     """Scores one mask."""
-    from jaxseg import organs
-    from jaxseg.predict import score as scoring
+    from jaxseg.segae import score as scoring
+    from jaxseg.vocabulary import organs
 
     with options.usage_errors("--organ"):
         organ = organs.find(settings["organ"], names=settings["names"])  # before anything is read
@@ -158,8 +158,8 @@ def _one(settings: dict) -> None:
 def _many(settings: dict) -> None:
     """Scores a volume of labels or a data set."""
     from jaxseg import files
-    from jaxseg.predict.score_cases import score_cases
-    from jaxseg.predict.score_table import Table
+    from jaxseg.segae.cases import score_cases
+    from jaxseg.segae.table import Table
 
     cases = _cases(settings)
     output = settings["output"]
@@ -193,8 +193,8 @@ def _many(settings: dict) -> None:
 
 
 def _cases(settings: dict) -> tuple:
-    from jaxseg.data import segae_sources
-    from jaxseg.predict.score_cases import Case, find_cases
+    from jaxseg.segae import sources as segae_sources
+    from jaxseg.segae.cases import Case, find_cases
     from jaxseg.volumes.read import stem
 
     if settings["dataset"]:
@@ -214,7 +214,7 @@ def _cases(settings: dict) -> tuple:
 
 def _columns(cases: tuple, settings: dict) -> list[str]:
     """The organs of the CSV."""
-    from jaxseg.organs import totalsegmentator
+    from jaxseg.vocabulary.organs import totalsegmentator
 
     there = sorted({name for case in cases for name in case.names})
     if settings["labels"]:
@@ -254,8 +254,8 @@ def _tell(record) -> None:
 def _further(table, cases: tuple, settings: dict) -> None:
     """Writes what is wanted beside the CSV, and anew what an earlier run left there."""
     from jaxseg.draw.save import save_picture
-    from jaxseg.predict.score_pictures import worst_picture
-    from jaxseg.predict.score_table import ORDERS
+    from jaxseg.segae.score_pictures import worst_picture
+    from jaxseg.segae.table import ORDERS
 
     def there(end: str) -> Path | None:
         path = table.path.with_name(f"{table.path.stem}.{end}")

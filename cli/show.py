@@ -56,11 +56,11 @@ from jaxseg.files import printable
 @click.option("--overwrite", is_flag=True, help="Replace the output file.")
 def show(source, masks, output, classes, labels_file, intensity, overwrite, **look):
     """Show masks over an X-ray, with a legend: truth or prediction, of any model."""
-    from jaxseg import labels
     from jaxseg.draw.save import save_picture
     from jaxseg.draw.visualize import visualize
     from jaxseg.images.read import read_picture
     from jaxseg.masks.read import open_masks, select
+    from jaxseg.vocabulary import labels
 
     _refuse_output(output, source, overwrite=overwrite)
     with options.usage_errors("--labels"):

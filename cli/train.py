@@ -34,9 +34,9 @@ def train(source, data, folder, resume, overrides, gpus, hosts, **others):
     """
     from jaxseg.devices import only_cpus
     from jaxseg.memory import keep_freed_memory
-    from jaxseg.train import run
-    from jaxseg.train.config import stored_folder
-    from jaxseg.train.mesh import join_hosts
+    from jaxseg.training import run
+    from jaxseg.training.config.config import stored_folder
+    from jaxseg.training.mesh import join_hosts
 
     if source is None and folder is None:
         raise click.UsageError("name a configuration with -t, or a run to go on with: -o RUN --resume")

@@ -51,9 +51,10 @@ def tune(source, data, folder, trials, gpus, **others):
     Needs optuna: pip install 'jaxseg[tune]'. Where MLflow is installed, trials are logged to MLFLOW_TRACKING_URI, else
     to mlruns/ in the folder.
     """
-    from jaxseg.train import run, study
-    from jaxseg.train import tune as search
-    from jaxseg.train.trials import BEST_FILE, table
+    from jaxseg.training import run
+    from jaxseg.tuning import study
+    from jaxseg.tuning import tune as search
+    from jaxseg.tuning.trials import BEST_FILE, table
 
     if source is None and folder is None:
         raise click.UsageError("name a configuration with -t, or a search to go on with: -o FOLDER")

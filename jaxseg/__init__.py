@@ -1,26 +1,32 @@
 """jaxseg: medical image segmentation in JAX. Importing it loads nothing heavy; see the README for a tour."""
 
 import importlib
+from pathlib import Path
 
 __version__ = "0.1.0"
+
+# In a clone, cli/ and configs/ lie beside this folder; an installed package has them inside it.
+_root = Path(__file__).resolve().parents[1]
+if (_root / "setup.cfg").is_file() and (_root / "cli" / "main.py").is_file():
+    __path__.append(str(_root))
 
 _PUBLIC = {
     "convert": "jaxseg.weights.load",
     "create": "jaxseg.weights.load",
-    "denoise": "jaxseg.predict.denoise",
-    "Denoiser": "jaxseg.predict.denoise",
-    "extract": "jaxseg.predict.extract",
+    "denoise": "jaxseg.post_dae.denoise",
+    "Denoiser": "jaxseg.post_dae.denoise",
+    "extract": "jaxseg.anatomy.extract",
     "functional": "jaxseg.weights.load",
     "load": "jaxseg.weights.load",
-    "load_exported": "jaxseg.predict.exported",
+    "load_exported": "jaxseg.export.exported",
     "read_torch_file": "jaxseg.weights.torch_file",
-    "sample": "jaxseg.predict.sample",
-    "Sampler": "jaxseg.predict.sample",
-    "score": "jaxseg.predict.score",
-    "Scorer": "jaxseg.predict.score",
-    "segae_inference": "jaxseg.predict.score",
-    "segment": "jaxseg.predict.segment",
-    "Segmenter": "jaxseg.predict.segment",
+    "sample": "jaxseg.annotators.sample",
+    "Sampler": "jaxseg.annotators.sample",
+    "score": "jaxseg.segae.score",
+    "Scorer": "jaxseg.segae.score",
+    "segae_inference": "jaxseg.segae.score",
+    "segment": "jaxseg.anatomy.segment",
+    "Segmenter": "jaxseg.anatomy.segment",
     "visualize": "jaxseg.draw.visualize",
 }
 

@@ -17,7 +17,7 @@ class Card:
 
     Attributes:
       model: registry name, such as "cxas".
-      architecture: key of `jaxseg.models.ARCHITECTURES`.
+      architecture: key of `jaxseg.architectures.ARCHITECTURES`.
       config: hyper-parameters as sorted (name, value) pairs.
       class_names: a name for every output channel.
       preprocessing: how an image becomes the network's input, see `jaxseg.images.preprocess`.

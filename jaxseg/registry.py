@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 
-from jaxseg import labels, organs
+from jaxseg.vocabulary import labels, organs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -12,7 +12,7 @@ class Entry:
 
     Attributes:
       name: the name here and on the command line; `aliases` mean the same.
-      architecture: key of `jaxseg.models.ARCHITECTURES`; None where this version has no such model.
+      architecture: key of `jaxseg.architectures.ARCHITECTURES`; None where this version has no such model.
       config: hyper-parameters that differ from the architecture's defaults.
       class_names: label set; None where the user's files name the classes.
       preprocessing: key of `jaxseg.images.preprocess.PREPROCESSING`; "mask" of models that take masks, no images;

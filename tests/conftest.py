@@ -15,6 +15,8 @@ from parity_kit import DATA, SHARED, Kit
 
 from jaxseg.xla import use_all_cores
 
+pytest_plugins = ["training_fixtures"]
+
 use_all_cores()  # as the commands do that run in this process
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -37,7 +39,7 @@ def plain():
     """Segmentation networks are plain ones for a module that is about runs, not about the U-Net."""
     from plain_network import PLACE
 
-    from jaxseg.models import ARCHITECTURES
+    from jaxseg.architectures import ARCHITECTURES
 
     with pytest.MonkeyPatch.context() as patch:
         for name, place in PLACE.items():
@@ -48,7 +50,7 @@ def plain():
 @pytest.fixture(scope="module")
 def shallow():
     """A ResNet-18 has one block a stage, not two, for a module that is not about it: half as much to compile."""
-    from jaxseg.models.resnet import VARIANTS
+    from jaxseg.nn.resnet import VARIANTS
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(VARIANTS, "resnet18", ((1, 1, 1, 1), False))

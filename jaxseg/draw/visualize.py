@@ -10,7 +10,6 @@ from typing import Protocol
 import numpy as np
 from PIL import Image, ImageDraw
 
-from jaxseg import labels as label_sets
 from jaxseg.draw.legend import BACKGROUND, FAINT, TEXT, cut, draw_entry, entry_width, font_of, line_height, mark_sides
 from jaxseg.draw.overlay import Region, check_alpha, check_colors, paint, region, to_rgb
 from jaxseg.images.preprocess import display
@@ -18,6 +17,7 @@ from jaxseg.images.read import Picture, from_array, read_picture
 from jaxseg.masks.formats import Stack
 from jaxseg.masks.read import LoadedMasks, open_masks, select
 from jaxseg.palette import palette
+from jaxseg.vocabulary import labels as label_sets
 
 # Of the 159 overlapping classes of CXAS: those that show the chest without hiding each other.
 PREVIEW_CLASSES = (
@@ -45,7 +45,7 @@ _SMALLEST_FONT, _WIDEST_LEGEND = 11, 0.8  # pixels; share of the picture's width
 
 
 class Masks(Protocol):
-    """What can be shown; `LoadedMasks` and `jaxseg.predict.segment.Segmentation` have it."""
+    """What can be shown; `LoadedMasks` and `jaxseg.anatomy.segment.Segmentation` have it."""
 
     names: tuple[str, ...]
     size: tuple[int, int]

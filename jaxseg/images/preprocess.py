@@ -3,7 +3,7 @@
 import numpy as np
 
 from jaxseg.images.picture import Picture, luminance
-from jaxseg.ops.indices import bilinear_taps, nearest_indices
+from jaxseg.nn.indices import bilinear_taps, nearest_indices
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet
 STD = (0.229, 0.224, 0.225)

@@ -14,13 +14,14 @@ from pathlib import Path
 import numpy as np
 import pydicom
 
-from jaxseg import __version__, codes
+from jaxseg import __version__
 from jaxseg.files import atomic_file
 from jaxseg.images.checks import ImageError
 from jaxseg.images.kinds import kind_of
 from jaxseg.masks.source_header import read_header
 from jaxseg.masks.write import SEG, Masks
 from jaxseg.palette import palette
+from jaxseg.vocabulary import codes
 
 _SERIES_NUMBER = 1000  # behind the images of the study
 _MAX_SEGMENTS = 1000

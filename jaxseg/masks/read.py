@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxseg import labels
 from jaxseg.images.checks import ImageError
 from jaxseg.images.kinds import stem
 from jaxseg.masks.formats import PICTURES, Stack, open_coco, open_npy, open_npz, open_pictures
 from jaxseg.masks.results import classes_of, find_masks
 from jaxseg.masks.write import file_names
+from jaxseg.vocabulary import labels
 
 __all__ = ["LoadedMasks", "class_pictures", "find_masks", "open_masks", "read_masks", "select"]
 
@@ -54,7 +54,7 @@ def read_masks(
         `summary.json` of the run that wrote the file, else those of CXAS for 159 masks, else class_000, class_001, ...
         With names, an (H, W) array is a label map: 0 is no class, k the k-th name; a first name "background" is that 0.
       image: file of the image, which a COCO file of several images is searched for.
-      classes: only these labels or groups, as `jaxseg.labels.select` takes them; only they are decoded.
+      classes: only these labels or groups, as `jaxseg.vocabulary.labels.select` takes them; only they are decoded.
 
     Returns:
       LoadedMasks, in the order of the names.

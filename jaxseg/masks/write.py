@@ -19,7 +19,7 @@ RESULTS = (PREVIEW, DRAWING, SEG)  # ends of names; they may lie among the image
 
 
 class Masks(Protocol):
-    """What the writers need; `jaxseg.predict.segment.Segmentation` has it."""
+    """What the writers need; `jaxseg.anatomy.segment.Segmentation` has it."""
 
     names: tuple[str, ...]
     indices: tuple[int, ...]

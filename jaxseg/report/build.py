@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from jaxseg import __version__
+from jaxseg.anatomy.measure.features import find_all
 from jaxseg.files import atomic_file, printable, safe_name
 from jaxseg.masks.read import find_masks
 from jaxseg.masks.results import read_summary
-from jaxseg.measure.features import find_all
 from jaxseg.report.catalogue import Catalogue
 from jaxseg.report.fitting import NO_PICTURE, NO_VALUES, SMALLER, fitting
 from jaxseg.report.page import block, frame, link
@@ -59,7 +59,7 @@ def write_report(
       root: folder of the images. They are shown by their path in it, and looked up in the same sub-folder of masks,
         unless these have a summary. Not given: images are shown by their names.
       title: of the page.
-      features: what to measure, as `jaxseg.measure.features.find_all` takes it. Masks are measured as they are
+      features: what to measure, as `jaxseg.anatomy.measure.features.find_all` takes it. Masks are measured as they are
         stored, on the grid of their image.
       classes: labels or groups to show and measure; scores use those they need in any case. Not given: all.
       intensity: how grey values are shown, as in `read_picture`.

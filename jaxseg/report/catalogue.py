@@ -3,11 +3,11 @@
 import dataclasses
 from collections.abc import Iterable, Sequence
 
-from jaxseg import labels
 from jaxseg.draw.visualize import preview_classes
 from jaxseg.files import printable
 from jaxseg.palette import palette
 from jaxseg.report.reading import Column, unit
+from jaxseg.vocabulary import labels
 
 MAX_CLASSES = 2000  # of all images together
 _MAX_COLOURS = 1000

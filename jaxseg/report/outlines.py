@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from jaxseg.anatomy.measure.contours import all_contours, simplify
 from jaxseg.draw.overlay import overlay
-from jaxseg.measure.contours import all_contours, simplify
 
 
 def figure_size(size: tuple[int, int], side: int) -> tuple[int, int]:

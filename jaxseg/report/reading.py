@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxseg.anatomy.measure.features import Feature, Measurements, measure
 from jaxseg.images.checks import ImageError
 from jaxseg.images.preprocess import display
 from jaxseg.images.read import read_picture
 from jaxseg.masks.read import read_masks, select
-from jaxseg.measure.features import Feature, Measurements, measure
 
 MAX_NAME = 200  # characters of a class's name
 
@@ -67,7 +67,7 @@ def read_image(
       image: a png, jpg or DICOM file.
       masks: what `jaxseg.masks.read.read_masks` reads.
       features: what to measure. Scores use any class they need, the others are measured of the chosen classes.
-      classes: labels or groups, as `jaxseg.labels.select` takes them; not given: all.
+      classes: labels or groups, as `jaxseg.vocabulary.labels.select` takes them; not given: all.
       intensity: how grey values are shown, as in `read_picture`.
 
     Raises:

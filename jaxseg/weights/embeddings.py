@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 
 from jaxseg import files, npy
-from jaxseg.models.segae import SegAE, with_embeddings
+from jaxseg.segae.model import SegAE, with_embeddings
 from jaxseg.weights.torch_file import load_torch_file
 
 MAX_BYTES = 64 * 2**20  # the original's file has 0.4 MB

@@ -9,8 +9,8 @@ import numpy as np
 from flax import nnx
 
 from jaxseg.files import printable
-from jaxseg.models.layers import BatchNorm, ConvTranspose, Table
-from jaxseg.models.norms import GroupNorm, PReLU
+from jaxseg.nn.layers import BatchNorm, ConvTranspose, Table
+from jaxseg.nn.norms import GroupNorm, PReLU
 
 # layer type -> our leaf: (their leaf, axes that turn theirs into ours)
 LEAVES = {

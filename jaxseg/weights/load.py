@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 from flax import nnx
 
-from jaxseg import files, labels, registry
+from jaxseg import files, registry
+from jaxseg.architectures import ARCHITECTURES, architecture
 from jaxseg.card import CARD_FILE, Card
-from jaxseg.models import ARCHITECTURES, architecture
+from jaxseg.vocabulary import labels
 from jaxseg.weights.embeddings import embedded
 from jaxseg.weights.fill import fill, refuse_not_finite, wrapper_prefix
 from jaxseg.weights.home import default_weights

@@ -8,9 +8,9 @@ import orbax.checkpoint as ocp
 from flax import nnx
 
 from jaxseg import __version__, files
+from jaxseg.architectures import architecture
 from jaxseg.card import CARD_FILE, Card, read_card
 from jaxseg.files import atomic_folder
-from jaxseg.models import architecture
 from jaxseg.weights.fill import refuse_not_finite
 
 PARAMS_FOLDER = "params"

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import jaxseg
-from jaxseg import labels
+from jaxseg.vocabulary import labels
 from jaxseg.weights.store import save_model
 
 

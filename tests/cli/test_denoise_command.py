@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 import jaxseg
-from jaxseg import labels
-from jaxseg.predict import denoise
+from jaxseg.post_dae import denoise
+from jaxseg.vocabulary import labels
 from jaxseg.weights.store import save_model
 
 TINY = {"features": (4, 6), "decoder_features": (4, 4), "intermediate": (8, 16), "strides": (2, 2)}

@@ -4,11 +4,11 @@ import json
 
 import numpy as np
 import pytest
+from mask_models import saved
 
 import jaxseg
-from jaxseg.models.segae import with_embeddings
+from jaxseg.segae.model import with_embeddings
 from jaxseg.weights.store import save_model
-from tests.predict.mask_models import saved
 
 
 def test_the_file_runs_elsewhere_and_the_line_says_what_it_is(jaxseg_process, tiny, tmp_path):

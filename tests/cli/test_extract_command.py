@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 import jaxseg
-from jaxseg import labels
-from jaxseg.measure.features import measure
-from jaxseg.measure.table import read_csv
+from jaxseg.anatomy.measure.features import measure
+from jaxseg.anatomy.measure.table import read_csv
+from jaxseg.vocabulary import labels
 from jaxseg.weights.store import save_model
 
 

@@ -5,17 +5,19 @@ import re
 import shlex
 from pathlib import Path
 
+import annotator_files
+import lidc_files
+import mnist_files
 import numpy as np
 import pytest
+import scoring_files
+import segae_runs
 from mask_runs import overrides, write_masks
 from PIL import Image
 from torch_writer import save
 
 from jaxseg import registry
 from jaxseg.card import read_card
-from tests import segae_runs
-from tests.pipeline import annotator_files, lidc_files, mnist_files
-from tests.predict import scoring_files
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 

@@ -2,11 +2,11 @@
 
 import json
 
+from lidc_files import four_readers, message, save_study
+from mnist_files import save_mnist_files
 from PIL import Image
 
-from jaxseg.data.annotators import lidc_slices, mnist_slices
-from tests.pipeline.lidc_files import four_readers, message, save_study
-from tests.pipeline.mnist_files import save_mnist_files
+from jaxseg.annotators.data import lidc_slices, mnist_slices
 
 
 def save_archive(root):

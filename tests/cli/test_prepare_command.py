@@ -3,9 +3,8 @@
 import json
 
 import pytest
-
-from tests.pipeline.segae_files import ct, labels
-from tests.volumes.volume_files import save_nifti
+from segae_files import ct, labels
+from volume_files import save_nifti
 
 
 @pytest.fixture

@@ -6,8 +6,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-
-from tests.predict.scoring_files import box, save, save_cases
+from scoring_files import box, save, save_cases
 
 
 @pytest.fixture(scope="module")

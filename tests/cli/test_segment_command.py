@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import jaxseg
-from jaxseg import labels
+from jaxseg.vocabulary import labels
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxseg import labels
-from jaxseg.data import phantom
+from jaxseg.datasets import phantom
+from jaxseg.vocabulary import labels
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from PIL import Image
 
 from jaxseg.cli.main import main
 from jaxseg.cli.progress import progress
-from jaxseg.train import run, task
-from jaxseg.train.config import packaged
+from jaxseg.training import run, task
+from jaxseg.training.config.config import packaged
 
 pytestmark = pytest.mark.usefixtures("shallow")
 TINY = ("data.size=32", "data.train=16", "data.val=4", "model.width=4", "trainer.batch_size=4", "trainer.max_steps=4")

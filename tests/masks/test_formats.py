@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from jaxseg.anatomy.segment import Segmentation
 from jaxseg.images.checks import ImageError
 from jaxseg.masks.read import read_masks
 from jaxseg.masks.write import WRITERS
-from jaxseg.predict.segment import Segmentation
 
 NAMES = ("lung", "heart", "L/R: odd name")
 

@@ -10,8 +10,8 @@ import torch
 from flax import nnx
 
 from benchmarks.torch_models import cmvae as theirs
-from jaxseg.models import cmvae as ours
-from jaxseg.ops.annotator_losses import confusion_vae_loss, kl_schedule
+from jaxseg.annotators import cmvae as ours
+from jaxseg.annotators.losses import confusion_vae_loss, kl_schedule
 from jaxseg.weights.fill import LEAVES, fill
 from jaxseg.weights.load import convert, load
 

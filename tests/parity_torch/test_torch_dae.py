@@ -10,9 +10,9 @@ import torch
 from flax import nnx
 
 from benchmarks.torch_models.dae import DAE
-from jaxseg.models import dae
-from jaxseg.models.layers import ConvTranspose, dilated_transpose, sub_pixel_transpose
-from jaxseg.ops.losses import probability_dice_loss
+from jaxseg.nn.layers import ConvTranspose, dilated_transpose, sub_pixel_transpose
+from jaxseg.nn.losses import probability_dice_loss
+from jaxseg.post_dae import model as dae
 from jaxseg.weights.fill import LEAVES, fill
 
 pytestmark = pytest.mark.torch

@@ -10,8 +10,8 @@ import torch
 from flax import nnx
 
 from benchmarks.torch_models import prob_unet as theirs
-from jaxseg.models import prob_unet as ours
-from jaxseg.ops.annotator_losses import negative_elbo, sum_of_norms
+from jaxseg.annotators import prob_unet as ours
+from jaxseg.annotators.losses import negative_elbo, sum_of_norms
 from jaxseg.weights.fill import LEAVES, fill
 
 pytestmark = pytest.mark.torch

@@ -12,8 +12,9 @@ import torch
 from flax import nnx
 
 from benchmarks.torch_models.segae import QualitySentinel
-from jaxseg.models import resnet, segae
-from jaxseg.models.segae import SegAE, SegAEConfig
+from jaxseg.nn import resnet
+from jaxseg.segae import model as segae
+from jaxseg.segae.model import SegAE, SegAEConfig
 from jaxseg.weights.embeddings import read_embeddings
 from jaxseg.weights.fill import LEAVES, fill
 from jaxseg.weights.load import load

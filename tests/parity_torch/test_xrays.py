@@ -10,9 +10,9 @@ from PIL import Image
 
 import jaxseg
 from benchmarks.torch_models.unet import BackboneUNet
+from jaxseg.anatomy.segment import Segmenter
 from jaxseg.masks.coco import decode_rle
 from jaxseg.masks.write import WRITERS
-from jaxseg.predict.segment import Segmenter
 
 pytestmark = [pytest.mark.torch, pytest.mark.shared]
 FILES = ("00000001_000.png", "16747_3_1.jpg", "covid-19-pneumonia-58-prior.jpg", "h0001.png", "tb0005.png",

@@ -6,11 +6,11 @@ import pytest
 from PIL import Image
 from report_kit import NAMES, masks_of, read_page, write_dicom, write_pair, write_pairs
 
-from jaxseg import labels
+from jaxseg.anatomy.measure.features import measure
 from jaxseg.masks.write import file_names
-from jaxseg.measure.features import measure
 from jaxseg.report import build
 from jaxseg.report.build import write_report
+from jaxseg.vocabulary import labels
 
 HOSTILE = ("<script>alert(1)<", "\"onmouseover='alert(1)'", "a\u202egnp", "line\nbreak")
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from volume_files import AFFINE, save_nifti
 
 from jaxseg.volumes import nifti
 from jaxseg.volumes.read import read_header, read_labels, read_volume
 from jaxseg.volumes.volume import VolumeError
-from tests.volumes.volume_files import AFFINE, save_nifti
 
 RAMP = np.arange(2 * 3 * 4, dtype=np.int16).reshape(2, 3, 4) * 50 - 500
 

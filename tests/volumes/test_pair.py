@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+from volume_files import AFFINE
 
 from jaxseg.volumes.pair import check_ct, check_mask, check_pair
 from jaxseg.volumes.read import read_volume
 from jaxseg.volumes.volume import Volume, VolumeError, canonical
-from tests.volumes.volume_files import AFFINE
 
 HU = np.linspace(-1000, 1500, 24).reshape(2, 3, 4)
 

@@ -3,10 +3,10 @@
 import nibabel
 import numpy as np
 import pytest
+from volume_files import save_series
 
 from jaxseg.volumes.read import read_header, read_volume
 from jaxseg.volumes.volume import VolumeError
-from tests.volumes.volume_files import save_series
 
 STORED = (np.arange(4 * 3 * 5, dtype=np.uint16).reshape(4, 3, 5) * 40).astype(np.uint16)
 

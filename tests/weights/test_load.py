@@ -18,7 +18,7 @@ TINY = {"backbone": "resnet18", "width": 4}
 @pytest.fixture(scope="module")
 def tensors() -> dict[str, np.ndarray]:
     """A U-Net of 166 classes, narrow, in PyTorch's layout."""
-    from jaxseg.models import unet
+    from jaxseg.anatomy import unet
     from jaxseg.weights.fill import LEAVES
 
     cfg = unet.UNetConfig(num_classes=166, **TINY)

@@ -8,9 +8,10 @@ from click.testing import CliRunner
 from torch_writer import save
 
 import jaxseg
-from jaxseg import organs, registry
+from jaxseg import registry
 from jaxseg.cli.main import cli
-from jaxseg.models.segae import SegAE, SegAEConfig, embedding_of
+from jaxseg.segae.model import SegAE, SegAEConfig, embedding_of
+from jaxseg.vocabulary import organs
 from jaxseg.weights.load import recognise
 from jaxseg.weights.store import save_model
 from jaxseg.weights.torch_file import read_torch_file

@@ -1,0 +1,237 @@
+"""The PAX-Ray data set as published: chest X-rays and masks of anatomy that overlap, one channel a class.
+
+A folder with `paxray.json` (`label_dict`: class names under "0", "1", ...; `train`, `val` and `test`: lists of
+`{"image": ..., "target": ...}`, paths in the folder), pictures, and targets as `.npy`, (K, H, W) of bool or 0 and 1.
+
+Source: Seibold et al. 2022, arXiv:2210.03416; ConstantinSeibold/multilabel_segmentation_paxray.
+"""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxseg import npy
+from jaxseg.files import printable
+from jaxseg.images.preprocess import PREPROCESSING
+from jaxseg.images.read import read_picture
+from jaxseg.nn.indices import nearest_indices
+
+SPLITS = ("train", "val", "test")
+MAX_LIST_BYTES = 2**26
+_STRETCH = 0.02  # by how much the shapes of a picture and its target may differ
+
+Pair = tuple[Path, Path]  # picture, target
+
+
+@dataclasses.dataclass(frozen=True)
+class Paxray:
+    """The lists of a data set.
+
+    Attributes:
+      root: its folder; the paths begin with it.
+      names: of the K classes, in the order of the targets' channels.
+      splits: "train", "val", "test" -> pairs of picture and target, in the order of the file.
+    """
+
+    root: Path
+    names: tuple[str, ...]
+    splits: dict[str, tuple[Pair, ...]]
+
+
+def read_paxray(root: str | Path, file: str = "paxray.json") -> Paxray:
+    """Reads the lists of a data set and looks whether every file of them is there.
+
+    Args:
+      root: the data set's folder.
+      file: the lists' name in it.
+
+    Raises:
+      ValueError: the lists are not as published, name a file outside the folder, or name files that are missing.
+      OSError: the lists cannot be opened.
+    """
+    root = Path(root).resolve()
+    path = root / file
+    table = _table(path)
+    problems: list[str] = []
+    names = _names(table.get("label_dict"), problems)
+    splits = {split: _pairs(root, split, table.get(split), problems) for split in SPLITS}
+    if problems:
+        raise ValueError(f"{file}: {_first(problems)}")
+    files = dict.fromkeys(path for pairs in splits.values() for pair in pairs for path in pair)
+    missing = [printable(path.relative_to(root).as_posix()) for path in files if not _is_file(path)]
+    if missing:
+        raise ValueError(f"{len(missing)} of {len(files)} files named in {file} are missing: {_first(missing, ', ')}")
+    return Paxray(root, names, splits)
+
+
+def subset(pairs: Sequence[Pair], fraction: float, seed: int) -> tuple[Pair, ...]:
+    """Returns a random part of a split, in the order of the pictures' names.
+
+    The split is sorted first, so its order in the file does not matter; with one seed a smaller part lies in a larger.
+
+    Args:
+      pairs: the split.
+      fraction: in (0, 1]; the number is rounded, and at least one.
+      seed: of the choice.
+
+    Raises:
+      ValueError: the fraction is out of range.
+    """
+    if not 0 < fraction <= 1:
+        raise ValueError(f"the fraction must be in (0, 1], got {fraction}")
+    ordered = sorted(pairs, key=lambda pair: pair[0].as_posix())
+    count = max(1, round(fraction * len(ordered)))
+    chosen = np.random.default_rng(seed).permutation(len(ordered))[:count]
+    return tuple(ordered[i] for i in sorted(chosen))
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """A source of records at one size.
+
+    A record holds "image", (H, W, 3) float32 as `PREPROCESSING` makes it; "target", (H, W, ceil(K / 8)) uint8, where
+    bit k % 8 of byte k // 8 is class k, since eight classes a byte are moved eight times as fast; and "classes", K.
+    The transforms of `jaxseg.anatomy.augment` unpack it.
+
+    Attributes:
+      pairs: picture and target of each record.
+      classes: K, which every target must have.
+      size: H and W.
+      preprocessing: a key of `jaxseg.images.preprocess.PREPROCESSING`, to be stored with the model. "paxray": as the
+        original trains, values in 0..255 normalised as if they were in 0..1. "cxas": values in 0..1 normalised.
+      root: what names of records leave out.
+    """
+
+    pairs: tuple[Pair, ...]
+    classes: int
+    size: tuple[int, int] = (512, 512)
+    preprocessing: str = "paxray"
+    root: Path | None = None
+
+    def __post_init__(self):
+        if self.preprocessing not in PREPROCESSING:
+            raise ValueError(f"unknown preprocessing {self.preprocessing!r}; known: {', '.join(PREPROCESSING)}")
+        if len(self.size) != 2 or min(self.size) < 1:
+            raise ValueError(f"the size must be two positive numbers, got {self.size}")
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        image, target = self.pairs[index]
+        picture = read_picture(image)
+        masks = read_target(target, self.classes, self.size, picture.size)
+        return {
+            "image": PREPROCESSING[self.preprocessing](picture, self.size),
+            "target": masks,
+            "classes": self.classes,
+        }
+
+    def name(self, index: int) -> str:
+        """Returns the picture's path, from the root where that is given."""
+        path = self.pairs[index][0]
+        return printable((path.relative_to(self.root) if self.root else path).as_posix())
+
+
+def read_target(path: Path, classes: int, size: tuple[int, int], picture_size: tuple[int, int]) -> np.ndarray:
+    """Reads masks by memory map, only the pixels that nearest neighbour sampling needs.
+
+    Args:
+      path: a `.npy` file, (K, h, w) of bool or of uint8 0 and 1.
+      classes: K.
+      size: H and W that are wanted.
+      picture_size: of the picture that the masks belong to; h and w may be others of the same ratio.
+
+    Returns:
+      (H, W, ceil(K / 8)) uint8, bit k % 8 of byte k // 8 is class k.
+
+    Raises:
+      ValueError: the file is no such array, is cut short or does not fit the picture.
+      OSError: it cannot be opened.
+    """
+    try:
+        masks = npy.mapped(path)
+    except npy.NpyError as error:
+        raise ValueError(f"{path.name}: {error}") from None
+    if masks.dtype not in (np.bool_, np.uint8) or masks.ndim != 3 or masks.shape[0] != classes:
+        found = f"{masks.shape} {masks.dtype}"
+        raise ValueError(f"{path.name}: a target must be ({classes}, H, W) of bool or uint8, got {found}")
+    height, width = masks.shape[1:]
+    if abs(height * picture_size[1] - width * picture_size[0]) > _STRETCH * height * picture_size[1]:
+        sizes = f"{height} x {width}, the picture {picture_size[0]} x {picture_size[1]}"
+        raise ValueError(f"{path.name}: the target has another shape than its picture: it is {sizes}")
+    rows, columns = nearest_indices(height, size[0]), nearest_indices(width, size[1])
+    planes = np.zeros((-(-classes // 8), *size), np.uint8)
+    for k in range(classes):
+        plane = np.asarray(masks[k]).view(np.uint8)[rows].take(columns, 1)  # a bool of a file may hold any byte
+        if plane.max() > 1:
+            raise ValueError(f"{path.name}: a target must hold 0 and 1, class {k} holds {plane.max()}")
+        planes[k // 8] |= plane << np.uint8(k % 8)
+    return np.ascontiguousarray(planes.transpose(1, 2, 0))
+
+
+def _table(path: Path) -> dict:
+    with path.open("rb") as file:
+        content = file.read(MAX_LIST_BYTES + 1)
+    if len(content) > MAX_LIST_BYTES:
+        raise ValueError(f"{path.name}: more than {MAX_LIST_BYTES:,} bytes; this is not the list of a data set")
+    try:
+        table = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path.name}: not JSON ({error})") from None
+    if not isinstance(table, dict):
+        raise ValueError(f"{path.name}: must be a JSON object with label_dict, {', '.join(SPLITS)}")
+    return table
+
+
+def _names(table: Any, problems: list[str]) -> tuple[str, ...]:
+    if not isinstance(table, dict) or not table:
+        problems.append("label_dict must be an object of class names, under 0, 1, ...")
+        return ()
+    names = [table.get(str(k)) for k in range(len(table))]
+    bad = [k for k, name in enumerate(names) if not isinstance(name, str) or not name.strip()]
+    if bad:
+        problems.append(f"label_dict has {len(table)} entries, and no name under {_first(bad, ', ')}")
+    return tuple(names)
+
+
+def _pairs(root: Path, split: str, entries: Any, problems: list[str]) -> tuple[Pair, ...]:
+    if not isinstance(entries, list):
+        problems.append(f"{split} must be a list of image and target")
+        return ()
+    pairs = []
+    for number, entry in enumerate(entries):
+        paths = [entry.get(key) if isinstance(entry, dict) else None for key in ("image", "target")]
+        if not all(isinstance(path, str) and path and "\0" not in path for path in paths):
+            problems.append(f"{split}[{number}] must have the texts image and target")
+            continue
+        resolved = [_inside(root, path) for path in paths]
+        outside = [printable(text) for text, path in zip(paths, resolved, strict=True) if path is None]
+        problems += [f"{split}[{number}]: {text!r} lies outside the data set's folder" for text in outside]
+        pairs.append(tuple(resolved))
+    return tuple(pairs)
+
+
+def _inside(root: Path, text: str) -> Path | None:
+    """The path that a text names in a folder, links followed; None where it leads out of it or nowhere."""
+    try:
+        path = (root / text).resolve()
+    except (OSError, RuntimeError, ValueError):  # such as a circle of links
+        return None
+    return path if path.is_relative_to(root) else None
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # such as a name that is too long
+        return False
+
+
+def _first(problems: list, between: str = "; ") -> str:
+    rest = f"{between}and {len(problems) - 5} more" if len(problems) > 5 else ""
+    return between.join(str(problem) for problem in problems[:5]) + rest

@@ -1,0 +1,86 @@
+"""The demonstration: a small U-Net learns phantoms in a minute, then does the main job on unseen ones.
+
+Nothing here is anatomy of real X-rays: phantoms are drawn from formulas.
+"""
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+from PIL import Image
+
+from jaxseg.anatomy.phantom_task import UNSEEN
+from jaxseg.datasets import phantom
+from jaxseg.draw.overlay import overlay
+from jaxseg.draw.save import save_picture
+from jaxseg.draw.sheet import contact_sheet
+from jaxseg.images.read import read_picture
+from jaxseg.nn.metrics import dice
+from jaxseg.palette import palette
+from jaxseg.training import run
+from jaxseg.training.config.config import Config
+from jaxseg.weights.load import load
+
+TRAINING = "training"  # sub-folder of the run
+COUNT = 12  # phantoms that are segmented after training
+SHOWN = 3  # of these, in the contact sheet
+
+
+def start(output: Path, steps: int | None) -> Config:
+    """Makes the folder of a demo and its training run; an earlier demo is replaced.
+
+    Raises:
+      ValueError: the folder holds other things.
+    """
+    training = output / TRAINING
+    if output.exists() and any(output.iterdir()):
+        config = training / run.CONFIG_FILE
+        if not config.is_file() or "task: phantom" not in config.read_text(encoding="utf-8"):
+            raise ValueError(f"{output} holds other things than an earlier demo; name another folder")
+        shutil.rmtree(training)
+    config = run.open_run("demo", training)
+    if steps is None:
+        return config
+    per_epoch = config.data.train // config.trainer.batch_size
+    epochs = max(config.trainer.epochs, -(-steps // per_epoch))  # as many as so many steps need
+    return dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, epochs=epochs, max_steps=steps))
+
+
+def train(config: Config, output: Path, device: jax.Device, on_step: Callable) -> nnx.Module:
+    """Trains on phantoms and returns the model as users would load it."""
+    run.train(config, output / TRAINING, devices=[device], on_step=on_step)
+    return load(output / TRAINING)
+
+
+def write_unseen(folder: Path, size: int) -> tuple[list[Path], np.ndarray]:
+    """Draws phantoms that were not trained on as png files; returns their paths and true masks (N, K, H, W)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths, truths = [], []
+    for i in range(COUNT):
+        image, truth = phantom.draw(UNSEEN + i, size)
+        paths.append(folder / f"phantom_{i:02d}.png")
+        save_picture(Image.fromarray(image), paths[-1])
+        truths.append(truth)
+    return paths, np.stack(truths)
+
+
+def scores(predictions: np.ndarray, truths: np.ndarray) -> dict[str, float]:
+    """Returns the mean Dice of every class over images; both (N, K, H, W) bool."""
+    return dict(zip(phantom.CLASSES, np.nanmean(dice(predictions, truths), axis=0).tolist(), strict=True))
+
+
+def sheet(paths: list[Path], predictions: np.ndarray, truths: np.ndarray, means: dict[str, float]) -> Image.Image:
+    """Returns a picture with a row for every path: the phantom, its true masks, the predicted ones."""
+    colours = palette(len(phantom.CLASSES))
+    rows = []
+    for path, prediction, truth in zip(paths, predictions, truths, strict=False):
+        image = read_picture(path).pixels
+        rows.append([image, overlay(image, truth), overlay(image, prediction)])
+    legend = [(name, tuple(map(int, colour))) for name, colour in zip(means, colours, strict=True)]
+    figures = ", ".join(f"{name} {value:.2f}" for name, value in means.items())
+    caption = f"Phantoms drawn from formulas, unseen in training; not real X-rays. Mean Dice: {figures}."
+    return contact_sheet(rows, titles=["phantom", "truth", "jaxseg"], legend=legend, caption=caption, sides=True)

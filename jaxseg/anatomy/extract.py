@@ -1,0 +1,83 @@
+"""Measurements of anatomy from images or masks, and the tables of a run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from flax import nnx
+
+from jaxseg.anatomy.measure import features as known
+from jaxseg.anatomy.measure import table
+from jaxseg.anatomy.measure.features import Measurements, measure
+from jaxseg.anatomy.products import measure_segmentation
+from jaxseg.anatomy.segment import Segmentation, Segmenter, segment
+from jaxseg.folder_runs.account import Run
+from jaxseg.folder_runs.inputs import Job
+from jaxseg.vocabulary import labels
+
+
+def extract(
+    image: str | Path | np.ndarray | Segmentation,
+    features: str | Sequence[str],
+    *,
+    model: nnx.Module | Segmenter | None = None,
+    names: Sequence[str] | None = None,
+    pixel_mm: tuple[float, float] | None = None,
+    original_values: bool = False,
+    **options,
+) -> Measurements:
+    """Measures the anatomy in an X-ray or in masks.
+
+    Args:
+      image: with a model, what `jaxseg.segment` takes; else its result, or masks (K, H, W) bool.
+      features: of `jaxseg.anatomy.measure.features.FEATURES`, a list or one comma-separated string: CTR, SCD, area,
+        perimeter, compactness, centroid, box, convexity.
+      model: segments the image first, as `jaxseg.segment`, only the classes that the features need.
+      names: (K,) labels of masks given as an array; those of CXAS where K is 159.
+      pixel_mm: height and width of a pixel of masks given as an array; adds columns in mm.
+      original_values: -1 (boxes of 0) where the original gives them for what cannot be measured, instead of NaN.
+      **options: of `jaxseg.segment`.
+
+    Returns:
+      Measurements: `values` by column name, `reasons` for those that are NaN. Pixels are those of the network's grid
+      where an image or a Segmentation was given, as in the original; of the masks where masks were.
+
+    Raises:
+      ValueError: a feature is unknown, or the image, masks and names do not fit.
+    """
+    found = known.find_all(features)
+    if model is not None:
+        if isinstance(image, Segmentation):
+            raise ValueError("a Segmentation is measured without a model")
+        card = None if isinstance(model, Segmenter) else getattr(model, "card", None)
+        if card is not None and options.get("classes") is None:
+            needed = known.classes_for(found, card.class_names)
+            options["classes"] = needed and [f"label:{label}" for label in needed]
+        image = segment(image, model, **options)
+    elif options:
+        raise ValueError(f"options {', '.join(options)} belong to segmenting; give a model too")
+    if isinstance(image, Segmentation):
+        if names is not None or pixel_mm is not None:
+            raise ValueError("names and pixel_mm are for masks given as an array; a Segmentation has its own")
+        return measure_segmentation(image, features, original_values=original_values)
+    if isinstance(image, (str, Path)):
+        raise ValueError("an image file is measured with a model: extract(path, features, model=jaxseg.load('cxas'))")
+    masks = np.asarray(image)
+    if names is None:
+        if masks.ndim != 3 or len(masks) != len(labels.CXAS):
+            raise ValueError(
+                f"masks of shape {masks.shape} are not those of CXAS's classes: give names, or a model for an image"
+            )
+        names = labels.CXAS
+    return measure(masks, tuple(names), features, pixel_mm=pixel_mm, original_values=original_values)
+
+
+def merge_tables(jobs: list[Job], run: Run, path: Path, *, root: Path, features: tuple[str, ...]) -> None:
+    """Writes the table of a run, a row an image; one that failed has its reason alone."""
+    place = next(product.place for product in run.products if product.kind == "measurements")
+    rows = []
+    for job in jobs:
+        entry = run.files[run.key(job)]
+        name = job.source.relative_to(root).as_posix() if root.is_dir() else job.source.name
+        rows.append((name, entry.get("reason") if entry["status"] == "failed" else place(job.base)))
+    table.merge(rows, path, features=features)

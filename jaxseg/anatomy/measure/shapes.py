@@ -1,0 +1,154 @@
+"""Size, place and form of one mask, by the definitions of CXAS.
+
+A `Region` wraps a mask, (H, W) bool; lengths are in its pixels, and in mm as well where the size of a pixel is known.
+Every function returns its values by the ending of their column's name, and raises `Unmeasurable` where there are none.
+
+Perimeter, compactness and convexity are those of the original, with its limits: they follow the outline of one part of
+the mask alone, the one that starts lowest; that outline runs through the centres of pixels, and its last step, back to
+its start, is not counted; compactness and convexity set the area of the whole mask against it. Compactness and
+convexity have no values in mm: a picture that was stretched to a square grid shows another form than the body's.
+"""
+
+import dataclasses
+import math
+from functools import cached_property
+
+import numpy as np
+
+from jaxseg.anatomy.measure.contours import convex_hull, first_contour, polygon_area
+
+_EMPTY = "the mask is empty"
+_POINT = "the part of the mask that starts lowest is a single pixel"
+_FLAT = "the part of the mask that starts lowest is a straight line of pixels"
+
+
+class Unmeasurable(ValueError):
+    """What cannot be measured; the message says why.
+
+    Args:
+      reason: why.
+      crashes: whether the original stops with an error here, instead of giving a value.
+    """
+
+    def __init__(self, reason: str, *, crashes: bool = False):
+        super().__init__(reason)
+        self.crashes = crashes
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Line:
+    """What a feature measured, to be drawn: `kind` says what it shows; (N, 2) x, y in pixels of the masks."""
+
+    feature: str
+    kind: str
+    points: np.ndarray
+    label: str = ""
+
+
+class Region:
+    """One mask, with what several measurements need.
+
+    Args:
+      mask: (H, W) bool.
+      pixel_mm: height and width of a pixel in mm, if known.
+    """
+
+    def __init__(self, mask: np.ndarray, pixel_mm: tuple[float, float] | None = None):
+        self.mask, self.pixel_mm = mask, pixel_mm
+
+    @cached_property
+    def area(self) -> int:
+        """How many pixels the mask has."""
+        return int(np.count_nonzero(self.mask))
+
+    @cached_property
+    def box(self) -> tuple[int, int, int, int]:
+        """Left column, top row, width and height of the smallest box around all pixels."""
+        rows, columns = np.flatnonzero(self.mask.any(axis=1)), np.flatnonzero(self.mask.any(axis=0))
+        if not rows.size:
+            raise Unmeasurable(_EMPTY)
+        left, top = int(columns[0]), int(rows[0])
+        return left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top
+
+    @cached_property
+    def contour(self) -> np.ndarray:
+        """The outline of the part that starts lowest, (N, 2)."""
+        if not self.mask.any():
+            raise Unmeasurable(_EMPTY)
+        return first_contour(self.mask)
+
+    @cached_property
+    def hull(self) -> np.ndarray:
+        """The corners of the convex hull of `contour`, (M, 2)."""
+        return convex_hull(self.contour)
+
+    @cached_property
+    def perimeter(self) -> float:
+        """The length of `contour`, without the step that closes it."""
+        return self.length(1.0, 1.0)
+
+    def length(self, row: float, column: float) -> float:
+        """Returns the length of `contour` where rows and columns are that far apart."""
+        if len(self.contour) < 2:
+            raise Unmeasurable(_POINT)
+        steps = np.abs(np.diff(self.contour, axis=0))
+        # Added one after the other: the last digit is the original's.
+        return float(np.cumsum(np.hypot(steps[:, 0] * column, steps[:, 1] * row))[-1])
+
+
+def area(region: Region) -> dict[str, float]:
+    """Returns `area` in pixels, and `area_mm2`; an empty mask has the area 0."""
+    values = {"area": region.area}
+    if region.pixel_mm:
+        values["area_mm2"] = region.area * region.pixel_mm[0] * region.pixel_mm[1]
+    return values
+
+
+def perimeter(region: Region) -> dict[str, float]:
+    """Returns `perimeter`, the length of the outline in pixels, and `perimeter_mm`."""
+    values = {"perimeter": region.perimeter}
+    if region.pixel_mm:
+        values["perimeter_mm"] = region.length(*region.pixel_mm)
+    return values
+
+
+def compactness(region: Region) -> dict[str, float]:
+    """Returns `compactness`, 4 pi area / perimeter^2: about 1 for a disc, less for what is long or ragged."""
+    return {"compactness": 4 * math.pi * region.area / region.perimeter**2}
+
+
+def centroid(region: Region) -> dict[str, float]:
+    """Returns `cx` and `cy`, the mean place of the pixels without its fraction.
+
+    In mm, `centroid_x_mm` and `centroid_y_mm` keep the fraction and are counted from the centre of the first pixel.
+    """
+    left, top, width, height = region.box
+    part = region.mask[top : top + height, left : left + width]
+    x = left * region.area + int(np.arange(width) @ np.count_nonzero(part, axis=0))
+    y = top * region.area + int(np.arange(height) @ np.count_nonzero(part, axis=1))
+    values = {"cx": x // region.area, "cy": y // region.area}
+    if region.pixel_mm:
+        row, column = region.pixel_mm
+        values |= {"centroid_x_mm": x / region.area * column, "centroid_y_mm": y / region.area * row}
+    return values
+
+
+def box(region: Region) -> dict[str, float]:
+    """Returns `x` (left), `y` (top), `width` and `height` of the box around all pixels; `width_mm`, `height_mm`."""
+    values = dict(zip(("x", "y", "width", "height"), region.box, strict=True))
+    if region.pixel_mm:
+        row, column = region.pixel_mm
+        values |= {"width_mm": values["width"] * column, "height_mm": values["height"] * row}
+    return values
+
+
+def convexity(region: Region) -> dict[str, float]:
+    """Returns `convexity`, the area by that of the convex hull.
+
+    The hull runs through the centres of pixels, so that a convex mask is slightly above 1; that of several parts is
+    far above 1, as the hull is of one part alone.
+    """
+    hull_area = polygon_area(region.hull)
+    if not hull_area:
+        raise Unmeasurable(_POINT if len(region.contour) == 1 else _FLAT)
+    return {"convexity": region.area / hull_area}

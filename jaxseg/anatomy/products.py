@@ -1,0 +1,90 @@
+"""What runs make of every image: masks, previews, measurements and their drawings, beside each other in one folder."""
+
+import functools
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from jaxseg.anatomy.measure import table
+from jaxseg.anatomy.measure.drawing import draw_lines
+from jaxseg.anatomy.measure.features import Measurements, measure
+from jaxseg.anatomy.segment import Segmentation
+from jaxseg.draw.save import save_picture
+from jaxseg.draw.visualize import preview
+from jaxseg.files import atomic_file
+from jaxseg.folder_runs.account import Product
+from jaxseg.folder_runs.inputs import Job
+from jaxseg.images.preprocess import display
+from jaxseg.images.read import read_picture
+from jaxseg.masks.write import DRAWING, MEASUREMENTS, PREVIEW, WRITERS, output_path
+
+
+def masks(output_type: str, class_names: tuple[str, ...], model: str, *, labelmap: bool = False) -> Product:
+    """Masks in the format `output_type`, a key of `jaxseg.masks.write.WRITERS`."""
+
+    def write(job: Job, segmentation: Segmentation) -> list[str]:
+        notes: list[str] = []
+        options = {"source": str(job.source), "categories": class_names, "algorithm": model, "labelmap": labelmap}
+        WRITERS[output_type](segmentation, job.base, notes=notes, **options)
+        return [f"{job.source.name}: {note}" for note in notes]
+
+    check = None
+    if output_type == "dicom-seg":
+        from jaxseg.masks.dicom_seg import check_source as check
+        from jaxseg.masks.dicom_seg import require_highdicom
+
+        require_highdicom()  # now rather than after the first image
+    return Product(output_type, functools.partial(output_path, output_type=output_type), write, check)
+
+
+def previews(intensity: str) -> Product:
+    """`<base>.preview.jpg`: the masks over the image."""
+
+    def write(job: Job, segmentation: Segmentation) -> list[str]:
+        image = display(read_picture(job.source, intensity=intensity))
+        save_picture(preview(image, segmentation), _beside(job.base, PREVIEW))
+        return []
+
+    return Product("preview", functools.partial(_beside, suffix=PREVIEW), write)
+
+
+def measurements(features: tuple[str, ...], *, original_values: bool = False) -> Product:
+    """`<base>.measurements.json`: the features of an image, of which tables are made."""
+
+    def write(job: Job, segmentation: Segmentation) -> list[str]:
+        found = measure_segmentation(segmentation, features, original_values=original_values)
+        with atomic_file(_beside(job.base, MEASUREMENTS)) as temporary:
+            temporary.write_text(json.dumps(table.to_json(found)), encoding="utf-8")
+        return []
+
+    return Product("measurements", functools.partial(_beside, suffix=MEASUREMENTS), write)
+
+
+def drawings(features: tuple[str, ...], intensity: str) -> Product:
+    """`<base>.lines.jpg`: the lines that the features measure, over the image."""
+
+    def write(job: Job, segmentation: Segmentation) -> list[str]:
+        image = display(read_picture(job.source, intensity=intensity))
+        drawn = draw_lines(image, measure_segmentation(segmentation, features))
+        save_picture(Image.fromarray(drawn), _beside(job.base, DRAWING))
+        return []
+
+    return Product("drawing", functools.partial(_beside, suffix=DRAWING), write)
+
+
+def measure_segmentation(
+    segmentation: Segmentation, features: tuple[str, ...], *, original_values: bool = False
+) -> Measurements:
+    """Measures masks where the original does: at the network's size, before they are brought to the image's."""
+    coarse = np.unpackbits(segmentation.bits, axis=2).view(bool)  # (K, h, w)
+    pixel_mm = None
+    if segmentation.spacing_mm is not None:
+        extents = np.multiply(segmentation.spacing_mm, segmentation.size)
+        pixel_mm = tuple(float(extent) / side for extent, side in zip(extents, coarse.shape[1:], strict=True))
+    return measure(coarse, segmentation.names, features, pixel_mm=pixel_mm, original_values=original_values)
+
+
+def _beside(base: Path, suffix: str) -> Path:
+    return base.with_name(base.name + suffix)

@@ -1,0 +1,157 @@
+"""Backbone U-Net of CXAS (Seibold et al. 2023, arXiv:2306.03934) and PAX-Ray (2022, arXiv:2210.07043). NHWC."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxseg.nn import resnet
+from jaxseg.nn.layers import DTYPES, INITS, ConvNorm, conv
+from jaxseg.nn.recompute import recomputable
+from jaxseg.nn.resize import bilinear
+
+
+@dataclasses.dataclass(frozen=True)
+class UNetConfig:
+    """Hyper-parameters; the defaults are the published CXAS network.
+
+    Attributes:
+      backbone: "resnet18", "resnet34", "resnet50", "resnet101" or "resnet152".
+      num_classes: output channels, one independent logit each.
+      in_channels: channels of the input.
+      width: channels of the stem; all others are multiples of it.
+      dropout: share of the last features dropped in training. The originals build a dropout layer
+        (PAX-Ray: 0.2) that they never call, so 0.0 is faithful.
+      init: "torch" (PyTorch's defaults; torchvision's for the backbone) or "lecun" (flax's).
+      dtype: dtype of the arithmetic, "float32" or "bfloat16"; parameters are float32.
+    """
+
+    OUTPUTS: ClassVar[str] = "num_classes"
+
+    backbone: str = "resnet50"
+    num_classes: int = 159
+    in_channels: int = 3
+    width: int = 64
+    dropout: float = 0.0
+    init: str = "torch"
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        problems = []
+        if self.backbone not in resnet.VARIANTS:
+            problems.append(f"backbone: {self.backbone!r} is not one of {', '.join(resnet.VARIANTS)}")
+        for name, top in (("num_classes", 65_536), ("in_channels", 1024), ("width", 1024)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= top:
+                problems.append(f"{name}: {value!r} is not a whole number from 1 to {top}")
+        if not isinstance(self.dropout, (int, float)) or not 0 <= self.dropout < 1:
+            problems.append(f"dropout: {self.dropout!r} is not in [0, 1)")
+        if self.init not in INITS:
+            problems.append(f"init: {self.init!r} is not one of {', '.join(INITS)}")
+        if self.dtype not in DTYPES:
+            problems.append(f"dtype: {self.dtype!r} is not one of {', '.join(DTYPES)}")
+        if problems:
+            raise ValueError("; ".join(problems))
+
+    @property
+    def trunk(self) -> resnet.ResNetConfig:
+        return resnet.ResNetConfig(self.backbone, self.in_channels, self.width, self.init, self.dtype)
+
+
+class Up(nnx.Module):
+    """Merges a deep map into a finer one: two 3x3 convolutions on [skip, resized deep map]."""
+
+    def __init__(self, num_in: int, num_out: int, *, options: dict, rngs: nnx.Rngs):
+        self.convs = nnx.List(
+            [
+                ConvNorm(num_in, num_in // 2, 3, **options, rngs=rngs),
+                ConvNorm(num_in // 2, num_out, 3, **options, rngs=rngs),
+            ]
+        )
+
+    @recomputable
+    def __call__(self, x: jax.Array, skip: jax.Array) -> jax.Array:
+        x = jnp.concatenate([skip, bilinear(x, skip.shape[1:3])], axis=-1)  # (B, H, W, C_skip + C_x)
+        for layer in self.convs:
+            x = nnx.relu(layer(x))
+        return x
+
+
+class UNet(nnx.Module):
+    """U-Net on a ResNet: (B, H, W, 3) normalised float32 -> (B, H, W, K) float32 logits, any H and W.
+
+    Classes are independent: `sigmoid(logits) > 0.5` is the mask. Max |difference| from the original
+    (PyTorch 2.13, float32, CPU, (1, 3, 128, 128)) with the parity kit's weights: 3e-5 on logits up to 14.5.
+    """
+
+    def __init__(self, cfg: UNetConfig, *, rngs: nnx.Rngs):
+        self.cfg = cfg
+        self.backbone = resnet.ResNet(cfg.trunk, rngs=rngs)
+        f1, f2, f3, f4, f5 = cfg.trunk.channels
+        options = {"use_bias": True, "init": cfg.init, "dtype": jnp.dtype(cfg.dtype)}
+        self.reduce = ConvNorm(f5, f5 // 2, 3, **options, rngs=rngs)
+        outputs = (f3, f2, f1, 2 * f1)
+        inputs = (f4 + f5 // 2, f3 + f3, f2 + f2, f1 + f1)
+        self.ups = nnx.List([Up(i, o, options=options, rngs=rngs) for i, o in zip(inputs, outputs, strict=True)])
+        self.dropout = nnx.Dropout(cfg.dropout)
+        self.classify = conv(2 * f1, cfg.num_classes, 1, init=cfg.init, dtype=jnp.dtype(cfg.dtype), rngs=rngs)
+
+    def __call__(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
+        """Returns (B, H, W, K) float32 logits of (B, H, W, C) images; `rngs` feeds the dropout in training."""
+        return bilinear(self.coarse_logits(x, rngs=rngs), x.shape[1:3])
+
+    def coarse_logits(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
+        """Returns (B, ceil(H/4), ceil(W/4), K) float32 logits, before the last upsampling.
+
+        The originals upsample the 128 features and classify then; a 1x1 convolution and a resize whose
+        weights sum to one commute, so this order gives the same logits for 1/16 of the products.
+        """
+        features = self.dropout(self.features(x)["up4"], rngs=rngs)
+        return self.classify(features).astype(jnp.float32)
+
+    def features(self, x: jax.Array) -> dict[str, jax.Array]:
+        """Returns the named intermediates: f1 to f5 of the backbone, up1 to up4 of the decoder, each NHWC."""
+        if x.ndim != 4 or x.shape[-1] != self.cfg.in_channels:
+            raise ValueError(f"images must be (B, H, W, {self.cfg.in_channels}), got {x.shape}")
+        *skips, deepest = maps = self.backbone(x.astype(self.cfg.dtype))
+        named = {f"f{i + 1}": m for i, m in enumerate(maps)}
+        x = nnx.relu(self.reduce(deepest))
+        for i, (up, skip) in enumerate(zip(self.ups, reversed(skips), strict=True)):
+            named[f"up{i + 1}"] = x = up(x, skip)
+        return named
+
+
+def torch_names(cfg: UNetConfig) -> dict[str, str]:
+    """Returns our module paths -> module names in the released PyTorch checkpoints."""
+    trunk = resnet.torch_names(cfg.trunk, stem=("layer0.0", "layer0.1"), prefix="backbone.backbone.")
+    names = {f"backbone.{ours}": theirs for ours, theirs in trunk.items()}
+    names |= {
+        "reduce.conv": "head.up1.conv1.conv.0",
+        "reduce.norm": "head.up1.conv1.conv.1",
+        "classify": "head.out.conv",
+    }
+    for i in range(4):
+        theirs = f"head.up{i + 1}.conv{'2' if i == 0 else ''}.double_conv"
+        for j in range(2):
+            names |= {
+                f"ups.{i}.convs.{j}.conv": f"{theirs}.{3 * j}",
+                f"ups.{i}.convs.{j}.norm": f"{theirs}.{3 * j + 1}",
+            }
+    return names
+
+
+def config_from_shapes(shapes: dict[str, tuple[int, ...]]) -> UNetConfig | None:
+    """Returns the hyper-parameters of a PyTorch checkpoint, or None where it is no such U-Net.
+
+    Args:
+      shapes: tensor names (without a wrapper's prefix) and shapes of the checkpoint.
+    """
+    stem, out = shapes.get("backbone.backbone.layer0.0.weight"), shapes.get("head.out.conv.weight")
+    if stem is None or out is None or len(stem) != 4 or len(out) != 4:
+        return None
+    backbone = resnet.variant_of(shapes, "backbone.backbone.")
+    if backbone is None:
+        return None
+    return UNetConfig(backbone=backbone, num_classes=out[0], in_channels=stem[1], width=stem[0])

@@ -1,0 +1,297 @@
+"""U-Net with a variational autoencoder of the annotators' confusions (rCampSemp/learn-vae-noisy-label). NHWC."""
+
+import dataclasses
+import math
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxseg.annotators.draws import sample_noise
+from jaxseg.annotators.losses import noisy_logits, normalised_matrices
+from jaxseg.nn.layers import DTYPES, INITS, BatchNorm, conv, linear
+from jaxseg.nn.norms import GroupNorm, PReLU, instance_norm
+from jaxseg.nn.recompute import recomputable
+from jaxseg.nn.resize import ODD, double_aligned, pad_or_crop
+
+NORMS = ("in", "bn", "gn", "ln")
+CM_NORMALISATIONS = ("original", "consistent")
+SOURCES = ("prior", "image")
+
+
+@dataclasses.dataclass(frozen=True)
+class CMVAEConfig:
+    """Hyper-parameters; the defaults are the original's for LIDC.
+
+    Attributes:
+      in_channels: channels of the images.
+      num_classes: classes, background included; the segmentation is the largest logit.
+      image_size: height and width, the only ones the network can take.
+      width: channels of the finest level.
+      depth: levels, each half as large as the one before.
+      latent: length of the latent vector.
+      norm: "in" instance, "bn" batch or "gn" group norm (channels // 8 groups); "ln" is not layer norm in the original
+        either, but the same as "in".
+      odd: how maps of odd sizes are cropped, "floor" or "truncate"; see `jaxseg.nn.resize.pad_or_crop`.
+      cm_normalisation: of confusion matrices in `sample`. "original": divided by their sums as the original's scripts
+        do, although it trains with their softmax; "consistent": their softmax there too.
+      init: "torch" (PyTorch's defaults) or "lecun" (flax's).
+      dtype: dtype of the U-Net's arithmetic, "float32" or "bfloat16"; parameters and the autoencoder are float32.
+    """
+
+    OUTPUTS: ClassVar[str] = "num_classes"
+
+    in_channels: int = 1
+    num_classes: int = 2
+    image_size: tuple[int, int] = (64, 64)
+    width: int = 24
+    depth: int = 3
+    latent: int = 6
+    norm: str = "in"
+    odd: str = "floor"
+    cm_normalisation: str = "original"
+    init: str = "torch"
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        if problems := [*_wrong_values(self)] or [*_misfits(self)]:
+            raise ValueError("; ".join(problems))
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Channels of the encoder's levels, the finest first; the deepest has those of the level before."""
+        return tuple(self.width * 2**i for i in range(self.depth - 1)) + (self.width * 2 ** (self.depth - 2),)
+
+
+def _wrong_values(cfg: CMVAEConfig):
+    limits = {"in_channels": (1, 1024), "num_classes": (1, 64), "width": (1, 1024), "depth": (2, 10)}
+    limits |= {"latent": (2, 4096)}
+    for name, (low, top) in limits.items():
+        value = getattr(cfg, name)
+        if type(value) is not int or not low <= value <= top:
+            yield f"{name}: {value!r} is not a whole number from {low} to {top}"
+    size = cfg.image_size
+    if not isinstance(size, tuple) or len(size) != 2 or not all(type(n) is int and 8 <= n <= 8192 for n in size):
+        yield f"image_size: {size!r} must be two whole numbers from 8 to 8192"
+    allowed = {"norm": NORMS, "odd": ODD, "cm_normalisation": CM_NORMALISATIONS, "init": INITS, "dtype": DTYPES}
+    for name, words in allowed.items():
+        if getattr(cfg, name) not in words:
+            yield f"{name}: {getattr(cfg, name)!r} is not one of {', '.join(words)}"
+
+
+def _misfits(cfg: CMVAEConfig):
+    if cfg.norm == "gn" and any(n < 8 or n % (n // 8) for n in cfg.channels):
+        yield f"width: {cfg.width} gives channels {cfg.channels}, which do not divide into channels // 8 groups"
+    if min(cfg.image_size) < 2**cfg.depth:
+        yield f"depth: {cfg.depth} levels need images of at least {2**cfg.depth} pixels, got {cfg.image_size}"
+
+
+class Block(nnx.Module):
+    """Twice a 3x3 convolution, norm and PReLU; the first convolution has the stride."""
+
+    def __init__(self, cfg: CMVAEConfig, num_in: int, num_out: int, *, stride: int = 1, rngs: nnx.Rngs):
+        options = {"use_bias": False, "init": cfg.init, "dtype": jnp.dtype(cfg.dtype), "rngs": rngs}
+        self.convs = nnx.List(
+            [conv(num_in, num_out, 3, stride=stride, **options), conv(num_out, num_out, 3, **options)]
+        )
+        norm = {"bn": BatchNorm, "gn": lambda n: GroupNorm(n, n // 8)}.get(cfg.norm, instance_norm)
+        self.norms = nnx.List([norm(num_out) for _ in range(2)])
+        self.activations = nnx.List([PReLU() for _ in range(2)])
+
+    @recomputable
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for layer, norm, activation in zip(self.convs, self.norms, self.activations, strict=True):
+            x = activation(norm(layer(x)))
+        return x
+
+
+class Confusion(nnx.Module):
+    """The autoencoder: (B, H, W, C) features -> latent Gaussian (B, Z) -> (B, H, W, K, K) confusion matrices."""
+
+    def __init__(self, cfg: CMVAEConfig, *, rngs: nnx.Rngs):
+        self.shape = (cfg.num_classes, cfg.num_classes, *cfg.image_size)
+        pixels, hidden, options = math.prod(cfg.image_size), cfg.latent // 2, {"init": cfg.init, "rngs": rngs}
+        self.encoder = linear(cfg.width * pixels, hidden, **options)
+        self.mean = linear(hidden, cfg.latent, **options)
+        self.log_variance = linear(hidden, cfg.latent, **options)
+        self.decoder = linear(cfg.latent, cfg.num_classes**2 * pixels, **options)
+
+    def encode(self, features: jax.Array) -> tuple[jax.Array, jax.Array]:
+        x = features.astype(jnp.float32).transpose(0, 3, 1, 2).reshape(features.shape[0], -1)  # as PyTorch flattens
+        x = nnx.relu(self.encoder(x))
+        return self.mean(x), self.log_variance(x)
+
+    def decode(self, z: jax.Array) -> jax.Array:
+        matrices = nnx.softplus(self.decoder(z)).reshape(z.shape[0], *self.shape)  # (B, annotated, true, H, W)
+        return matrices.transpose(0, 3, 4, 1, 2)
+
+
+class CMVAE(nnx.Module):
+    """Segments, and says how annotators would err: (B, H, W, C) images -> (B, H, W, K) float32 clean logits.
+
+    `outputs` gives what training needs, `sample` what annotators might draw. The deepest level is enlarged, cropped
+    back and joined with itself, as in the original. The original takes square images alone.
+
+    Max |difference| from the original (PyTorch 2.13, float32, CPU, (2, 1, 64, 64)) with the parity kit's weights: 1e-5
+    on logits up to 15, 3e-5 on matrices up to 10.
+    """
+
+    def __init__(self, cfg: CMVAEConfig, *, rngs: nnx.Rngs):
+        self.cfg = cfg
+        widths = cfg.channels
+        inputs = (cfg.in_channels, *widths[:-1])
+        strides = (1, *[2] * (cfg.depth - 1))
+        encoders = zip(inputs, widths, strides, strict=True)
+        self.encoders = nnx.List([Block(cfg, n, m, stride=s, rngs=rngs) for n, m, s in encoders])
+        outputs = (widths[0], *widths[:-2], widths[-1])
+        decoders = zip(widths, (*outputs[1:], widths[-1]), outputs, strict=True)  # skip, level below, output
+        self.decoders = nnx.List([Block(cfg, n + m, o, rngs=rngs) for n, m, o in decoders])
+        self.classify = conv(cfg.width, cfg.num_classes, 1, init=cfg.init, dtype=jnp.dtype(cfg.dtype), rngs=rngs)
+        self.confusion = Confusion(cfg, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns (B, H, W, K) float32 clean logits of (B, H, W, C) images."""
+        return self.logits(self.maps(x)["decoder0"])
+
+    def logits(self, features: jax.Array) -> jax.Array:
+        """Returns (B, H, W, K) float32 clean logits of the last decoder's features."""
+        return self.classify(features).astype(jnp.float32)
+
+    def outputs(self, x: jax.Array, noise: jax.Array) -> dict[str, jax.Array]:
+        """Returns what the loss needs, by the names of `confusion_vae_loss`.
+
+        Args:
+          x: (B, H, W, C) images.
+          noise: (B, Z) standard normal numbers.
+
+        Returns:
+          "logits" (B, H, W, K) clean; "matrices" (B, H, W, K, K) confusion matrices, positive and not normalised,
+          annotated class before true class; "mean" and "log_variance" (B, Z) of the latent vector.
+        """
+        features = self.maps(x)["decoder0"]
+        mean, log_variance = self.confusion.encode(features)
+        matrices = self.confusion.decode(mean + noise * jnp.exp(0.5 * log_variance))
+        return {
+            "logits": self.logits(features),
+            "matrices": matrices,
+            "mean": mean,
+            "log_variance": log_variance,
+        }
+
+    def maps(self, x: jax.Array) -> dict[str, jax.Array]:
+        """Returns the named intermediates: encoder0 ..., then decoder_(depth - 1) to decoder0, each NHWC."""
+        size = (*self.cfg.image_size, self.cfg.in_channels)
+        if x.ndim != 4 or x.shape[1:] != size:
+            raise ValueError(f"images must be (B, {', '.join(map(str, size))}), got {x.shape}")
+        x, named, skips = x.astype(self.cfg.dtype), {}, []
+        for i, level in enumerate(self.encoders):
+            named[f"encoder{i}"] = x = level(x)
+            skips.append(x)
+        for i in reversed(range(self.cfg.depth)):
+            x = pad_or_crop(double_aligned(x), skips[i].shape[1:3], odd=self.cfg.odd)
+            named[f"decoder{i}"] = x = self.decoders[i](jnp.concatenate([skips[i], x], axis=-1))
+        return named
+
+
+def sample(
+    model: CMVAE, image: jax.Array, num_samples: int, key: jax.Array, *, source: str = "prior"
+) -> dict[str, jax.Array]:
+    """Returns what annotators might draw on an image; the network itself runs once, whatever the number.
+
+    Args:
+      model: in evaluation mode.
+      image: (H, W, C).
+      num_samples: S; under `jax.jit` a static number.
+      key: of the draws; sample i depends on `jax.random.split(key, S)[i]` alone.
+      source: "prior": latent vectors are drawn without regard to the image, as in the original. "image": from the
+        Gaussian that the network finds for the image, as in training.
+
+    Returns:
+      "logits" (H, W, K) clean, "matrices" (S, H, W, K, K) normalised, "noisy_logits" (S, H, W, K), and "masks"
+      (S, H, W) uint8, the class with the largest noisy logit. Under `jax.jit`, what is not used is not computed.
+
+    Raises:
+      ValueError: the source is unknown, or the image has another shape.
+    """
+    if source not in SOURCES:
+        raise ValueError(f"unknown source {source!r}; known: {', '.join(SOURCES)}")
+    noise = sample_noise(key, num_samples, model.cfg.latent)
+    features = model.maps(image[None])["decoder0"]
+    if source == "image":
+        mean, log_variance = model.confusion.encode(features)
+        noise = mean + noise * jnp.exp(0.5 * log_variance)
+    return drawn(model, model.logits(features)[0], noise)
+
+
+def drawn(model: CMVAE, logits: jax.Array, z: jax.Array) -> dict[str, jax.Array]:
+    """Returns what `sample` does, from the clean logits (H, W, K) of an image and latent vectors (S, Z)."""
+    how = "sum" if model.cfg.cm_normalisation == "original" else "softmax"
+
+    def one(z: jax.Array) -> dict[str, jax.Array]:
+        matrices = normalised_matrices(model.confusion.decode(z[None])[0], how)
+        noisy = noisy_logits(logits, matrices)
+        return {"matrices": matrices, "noisy_logits": noisy, "masks": jnp.argmax(noisy, axis=-1).astype(jnp.uint8)}
+
+    return {"logits": logits} | jax.vmap(one)(z)
+
+
+def torch_names(cfg: CMVAEConfig) -> dict[str, str]:
+    """Returns our module paths -> module names in the original's checkpoints."""
+    parts = {"encoder": "fc_encoder", "decoder": "fc_decoder", "mean": "fc_mu", "log_variance": "fc_var"}
+    names = {f"confusion.{ours}": f"cm_network.{theirs}" for ours, theirs in parts.items()} | {"classify": "conv_last"}
+    for side in ("encoders", "decoders"):
+        for i in range(cfg.depth):
+            for j in range(2):
+                kinds = enumerate(("convs", "norms", "activations"))
+                names |= {f"{side}.{i}.{kind}.{j}": f"{side}.{i}.{3 * j + k}" for k, kind in kinds}
+    return names
+
+
+def config_from_shapes(shapes: dict[str, tuple[int, ...]]) -> CMVAEConfig | None:
+    """Returns the hyper-parameters of a PyTorch checkpoint, or None where it is no such network.
+
+    What is not in the shapes: images are taken to be square, as the original's are, and the norm to be "in" unless it
+    is "bn": "gn" has the same tensors. Where a file holds the module itself, `config_from_modules` tells them apart.
+
+    Args:
+      shapes: tensor names (without a wrapper's prefix) and shapes of the checkpoint.
+
+    Raises:
+      ValueError: the image cannot be square.
+    """
+    stem, out = shapes.get("encoders.0.0.weight", ()), shapes.get("conv_last.weight", ())
+    latent, decoder = shapes.get("cm_network.fc_mu.weight", ()), shapes.get("cm_network.fc_decoder.weight", ())
+    if len(stem) != 4 or len(out) != 4 or len(latent) != 2 or len(decoder) != 2 or not out[0]:
+        return None
+    depth = 0
+    while f"encoders.{depth}.0.weight" in shapes:
+        depth += 1
+    side = math.isqrt(decoder[0] // out[0] ** 2)
+    if side**2 * out[0] ** 2 != decoder[0]:
+        raise ValueError(
+            f"its confusion matrices of {out[0]} classes have {decoder[0]} numbers, which is no square image: build a "
+            "jaxseg.annotators.cmvae.CMVAE of the right image_size, and fill it with jaxseg.weights.fill.fill"
+        )
+    norm = "bn" if "encoders.0.1.running_mean" in shapes else "in"
+    return CMVAEConfig(stem[1], out[0], (side, side), width=stem[0], depth=depth, latent=latent[0], norm=norm)
+
+
+def config_from_modules(cfg: CMVAEConfig, modules: dict[str, tuple[str, dict]]) -> CMVAEConfig:
+    """Returns the hyper-parameters with the norm of the modules that a PyTorch file holds, where it holds them.
+
+    Args:
+      cfg: what the tensors' shapes tell.
+      modules: paths -> class names and plain attributes of the modules.
+
+    Raises:
+      ValueError: the norm is none of the original's.
+    """
+    kind, attributes = next((v for name, v in modules.items() if name.endswith("encoders.0.1")), ("", {}))
+    if kind != "GroupNorm":
+        return cfg
+    groups = attributes.get("num_groups")
+    norm = {cfg.width // 8: "gn", cfg.width: "ln"}.get(groups)
+    if norm is None:
+        raise ValueError(f"its group norm has {groups} groups of {cfg.width} channels; the original has 1/8 or as many")
+    return dataclasses.replace(cfg, norm=norm)

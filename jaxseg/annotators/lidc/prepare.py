@@ -1,0 +1,277 @@
+"""Builds the LIDC set of slices with several annotators from LIDC-IDRI as the archive distributes it.
+
+The layout is that of learn-vae-noisy-label, which `jaxseg.annotators.data.lidc_slices` reads: `{train,validate,test}/`
+`scans/*.tif`, `masks/GT/*.tif` and `masks/annots/*.tif` under one name, `pid_{patient}_nod_{k}_slice_{z}.tif`, and
+meta/metadata.csv. meta/patients holds what was found in each patient, so that a second run makes what is missing, and
+again what has other series than before; slices without such a record are removed.
+
+Source: Armato et al. 2011, doi 10.1118/1.3528204; rCampSemp/learn-vae-noisy-label.
+"""
+
+import dataclasses
+import json
+import re
+import zlib
+from collections.abc import Iterator, Mapping, Sequence, Set
+from pathlib import Path
+from typing import Any
+
+from jaxseg import __version__, files
+from jaxseg.annotators.data import SPLITS
+from jaxseg.annotators.lidc.crops import Settings, cut_slices, describe
+from jaxseg.annotators.lidc.nodules import find_nodules
+from jaxseg.annotators.lidc.series import Series, find_files, read_slices
+from jaxseg.annotators.lidc.xml import Reading, read_lidc_xml
+from jaxseg.annotators.tiff import write_tiff
+from jaxseg.datasets.dataset_summary import read_summary
+from jaxseg.files import atomic_file, printable, sweep
+
+FOLDERS = ("scans", "masks/GT", "masks/annots")
+PATIENTS, SUMMARY = "meta/patients", "meta/summary.json"
+MADE_BY = "prepare lidc"
+_SLICE = re.compile(r"pid_(.+)_nod_\d+_slice_\d+\.tif")
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """A CT and its annotations.
+
+    Attributes:
+      series: the CT.
+      xml: the file of annotations.
+      reading: what it says.
+    """
+
+    series: Series
+    xml: Path
+    reading: Reading
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of a patient: `error` is "" where all is well; `slices` were written, of so many `nodules`."""
+
+    patient: str
+    split: str
+    nodules: int = 0
+    slices: int = 0
+    error: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What lies in a tree.
+
+    Attributes:
+      patients: patient -> studies, both in order.
+      damaged: files of annotations that cannot be read -> why.
+      notes: lines for people on what else is left out.
+    """
+
+    patients: dict[str, tuple[Study, ...]]
+    damaged: dict[str, str]
+    notes: list[str]
+
+
+def find_studies(root: Path, xml_root: Path | None = None) -> Found:
+    """Finds the CTs of a tree and their annotations, which belong together by the Series Instance UID.
+
+    Args:
+      root: folder of DICOM series, such as that of the archive's downloads.
+      xml_root: folder of the XML files; None: they lie in the tree too.
+
+    Raises:
+      ValueError: there is no CT with annotations, or a series is there twice, or has different files of annotations.
+      OSError: a folder or file cannot be read.
+    """
+    found, texts, left_out = find_files(root)
+    texts = find_files(xml_root)[1] if xml_root else texts
+    patients: dict[str, list[Study]] = {}
+    damaged: dict[str, str] = {}
+    notes, used = [f"left out: {each}" for each in left_out], {}
+    for path in texts:
+        try:
+            reading = read_lidc_xml(path)
+        except ValueError as error:
+            damaged[printable(str(path))] = str(error).removeprefix(f"{path.name}: ")
+            continue
+        if reading is None:  # of a chest X-ray
+            continue
+        series = found.get(reading.series)
+        if series is None:
+            notes.append(f"left out: {path}: no CT series {printable(reading.series) or 'without UID'} is there")
+            continue
+        if series.uid in used:
+            if files.sha256(path) == files.sha256(used[series.uid]):
+                notes.append(f"left out: {path}: the same as {used[series.uid]}")
+                continue
+            raise ValueError(f"{used[series.uid]} and {path} are both of the series {series.uid}; remove one of them")
+        used[series.uid] = path
+        patients.setdefault(series.patient, []).append(Study(series, path, reading))
+    notes += [
+        f"left out: {series.folder}: no annotations of it were read" for uid, series in found.items() if uid not in used
+    ]
+    if not patients:
+        raise ValueError(f"{root}: of {len(found)} CT series and {len(texts)} XML files none belong together")
+    ordered = {name: tuple(sorted(patients[name], key=lambda s: s.series.uid)) for name in sorted(patients)}
+    return Found(ordered, damaged, notes)
+
+
+def begin(patients: Mapping[str, Sequence[Study]], out: Path, settings: Settings) -> dict[str, str]:
+    """Looks whether the set can be written to a folder, and shares the patients out.
+
+    Slices of patients without a record, as a run that was stopped leaves them, are removed; so are record and slices
+    of patients whose series are not those of the record.
+
+    Returns:
+      The patients that are still to be made, and the split of each. The split hangs on the seed and on the patients
+      with a nodule that enough readers outlined; a patient that is there keeps its own.
+
+    Raises:
+      ValueError: the folder holds something else, or a set made with other settings.
+    """
+    stored = _stored(out)
+    wanted = json.loads(json.dumps(dataclasses.asdict(settings)))
+    if stored is None and out.exists() and any(path.name[0] != "." for path in out.iterdir()):
+        raise ValueError(f"{out}: holds files that `jaxseg prepare lidc` did not write; name another folder")
+    if stored is not None and stored != wanted:
+        other = [name for name, value in wanted.items() if stored.get(name) != value]
+        raise ValueError(f"{out}: was made with another {', '.join(other)}; name another folder")
+    for folder in [PATIENTS, *(f"{split}/{name}" for split in _used_splits(settings) for name in FOLDERS)]:
+        (out / folder).mkdir(parents=True, exist_ok=True)
+        sweep(out / folder)
+    write_json(out / SUMMARY, {"made_by": MADE_BY, "jaxseg": __version__, "settings": wanted})
+    records = {record["patient"]: record for record in read_records(out)}
+    shared = _share(patients, settings, {name: record["split"] for name, record in records.items()})
+    for name, studies in patients.items():
+        if name in records and records[name].get("series") != [study.series.uid for study in studies]:
+            (out / PATIENTS / f"{name}.json").unlink()
+            del records[name]
+    _remove_slices(out, _used_splits(settings), keep=set(records))
+    return {name: split for name, split in shared.items() if name not in records}
+
+
+def prepare(
+    patients: Mapping[str, Sequence[Study]], out: Path, settings: Settings, splits: Mapping[str, str]
+) -> Iterator[Outcome]:
+    """Makes the patients that `begin` named. One that cannot be made leaves no record, and does not stop the rest.
+
+    Yields:
+      What became of each.
+    """
+    for patient, split in splits.items():
+        try:
+            record = make_patient(patient, patients[patient], out / split, settings)
+        except (ValueError, OSError) as error:
+            if isinstance(error, OSError) and error.errno is None:
+                raise
+            yield Outcome(patient, split, error=printable(" ".join(str(error).split())))
+            continue
+        write_json(out / PATIENTS / f"{patient}.json", {"patient": patient, "split": split} | record)
+        slices = sum(len(nodule["slices"]) for nodule in record["nodules"])
+        yield Outcome(patient, split, len(record["nodules"]), slices)
+
+
+def make_patient(patient: str, studies: Sequence[Study], folder: Path, settings: Settings) -> dict[str, Any]:
+    """Writes the slices of a patient; nodules are counted on from study to study.
+
+    Returns:
+      {"series": UIDs, "small": marks of nodules below 3 mm, "no_nodules": marks of none, "empty": annotations that
+      enclose no pixel, "nodules": a list of what `describe` says, with "nodule_no" and "series"}.
+
+    Raises:
+      ValueError: a file is damaged, or annotations do not fit their CT.
+      OSError: a file cannot be read or written.
+    """
+    nodules: list[dict[str, Any]] = []
+    outlined = sum(len(study.reading.annotations) for study in studies)
+    made: dict[str, dict[str, Any]] = {}
+    for study in studies:
+        slices = read_slices(study.series)
+        try:
+            found = find_nodules(study.reading.annotations, slices.stack)
+        except ValueError as error:
+            raise ValueError(f"{study.xml.name}: {error}") from None
+        for nodule in found:
+            number = len(nodules)
+            described = describe(nodule, slices.stack, settings)
+            for z, arrays in cut_slices(nodule, slices, described["slices"], clahe=settings.clahe):
+                made[f"pid_{patient}_nod_{number}_slice_{z}.tif"] = arrays
+            nodules.append(described | {"nodule_no": number, "series": study.series.uid})
+    for name, arrays in made.items():  # when all is read: what cannot be made leaves nothing
+        for sub, array in arrays.items():
+            write_tiff(folder / sub / name, array)
+    return {
+        "series": [study.series.uid for study in studies],
+        "small": sum(study.reading.small for study in studies),
+        "no_nodules": sum(study.reading.no_nodules for study in studies),
+        "empty": outlined - sum(len(nodule["readers"]) for nodule in nodules),
+        "nodules": nodules,
+    }
+
+
+def read_records(out: Path) -> list[dict[str, Any]]:
+    """Returns what was found in every patient of a set, in the order of their names.
+
+    Raises:
+      ValueError: a record is damaged.
+    """
+    records = []
+    for path in sorted((out / PATIENTS).glob("*.json")):
+        try:
+            record = json.loads(path.read_bytes()[: 2**26])
+        except ValueError:
+            record = None
+        if not isinstance(record, dict) or not {"patient", "split", "nodules"} <= set(record):
+            raise ValueError(f"{path}: damaged; remove it, and run again")
+        records.append(record)
+    return records
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes JSON as a whole or not at all."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _share(patients: Mapping[str, Sequence[Study]], settings: Settings, there: Mapping[str, str]) -> dict[str, str]:
+    """patient -> split, by a draw that hangs on seed and names; those that are there keep theirs."""
+    promising = [name for name, studies in patients.items() if _most_readers(studies) >= settings.least_readers]
+    order = sorted(promising, key=lambda name: (zlib.crc32(f"{settings.seed} {name}".encode()), name))
+    fractions = {name: part for name, part in settings.fractions.items() if name != "train"}
+    enough = len(order) > len(fractions)  # for one patient at least in each
+    counts = {name: max(round(part * len(order)), int(enough and part > 0)) for name, part in fractions.items()}
+    for split in there.values():
+        counts[split] = counts.get(split, 0) - 1
+    splits = dict(there)
+    for name in order:
+        if name not in splits:
+            splits[name] = next((split for split, count in counts.items() if split != "train" and count > 0), "train")
+            counts[splits[name]] = counts.get(splits[name], 0) - 1
+    return {name: splits.get(name, "train") for name in patients}
+
+
+def _most_readers(studies: Sequence[Study]) -> int:
+    """How many readers outlined something in the study in which most did."""
+    return max(len({annotation.reader for annotation in study.reading.annotations}) for study in studies)
+
+
+def _remove_slices(out: Path, splits: Sequence[str], *, keep: Set[str]) -> None:
+    """Removes slices that this command wrote, but those of some patients."""
+    for folder in (out / split / name for split in splits for name in FOLDERS):
+        for path in folder.glob("pid_*.tif"):
+            match = _SLICE.fullmatch(path.name)
+            if match and match[1] not in keep:
+                path.unlink()
+
+
+def _used_splits(settings: Settings) -> list[str]:
+    return [split for split in SPLITS if settings.fractions[split]]
+
+
+def _stored(out: Path) -> dict[str, Any] | None:
+    """The settings of a set that is there; None where there is none."""
+    found = read_summary(out / SUMMARY, MADE_BY)
+    if found is not None and not isinstance(found.get("settings"), dict):
+        raise ValueError(f"{out / SUMMARY}: damaged, it has no settings; name another folder")
+    return found["settings"] if found else None

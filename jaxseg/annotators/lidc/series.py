@@ -1,0 +1,204 @@
+"""Finds the CT series of LIDC-IDRI in a tree of DICOM files, and reads the slices that are asked for."""
+
+import dataclasses
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxseg.annotators.lidc.nodules import Stack
+from jaxseg.files import printable
+from jaxseg.images.checks import ImageError, check_size
+from jaxseg.images.decode import open_dicom, stored_pixels, without_remarks
+from jaxseg.images.dicom import check_tags
+from jaxseg.images.kinds import kind_of
+
+_ONE = ("SeriesInstanceUID", "PatientID", "Modality")
+_SLICE = (
+    "SeriesInstanceUID",
+    "SOPInstanceUID",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "PixelSpacing",
+    "Rows",
+    "Columns",
+)
+_AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+_TURN = 1e-3
+_SAME_MM = 1e-3  # slices as near as this are one
+
+
+@dataclasses.dataclass(frozen=True)
+class Series:
+    """A series of CT slices.
+
+    Attributes:
+      uid: Series Instance UID.
+      patient: as the archive counts patients, such as "0035" of LIDC-IDRI-0035.
+      folder: of its files.
+    """
+
+    uid: str
+    patient: str
+    folder: Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Slices:
+    """A series, its slices sorted by position.
+
+    Attributes:
+      stack: where they lie.
+      paths: of every slice, in the order of `stack.z`.
+    """
+
+    stack: Stack
+    paths: tuple[Path, ...]
+
+
+def find_files(root: Path) -> tuple[dict[str, Series], list[Path], list[str]]:
+    """Returns the CT series of a tree by their UIDs, its XML files in the order of their paths, and folders left out.
+
+    Only the first DICOM file of a folder is looked at: in the archive a folder holds one series. Where it is damaged,
+    or its patient has no ID, the folder is left out.
+
+    Raises:
+      ValueError: two folders hold one series.
+      OSError: a folder or file cannot be read.
+    """
+    found: dict[str, Series] = {}
+    texts, left_out = [], []
+    for name_of, _, names in sorted(os.walk(root, onerror=_raise)):
+        folder = Path(name_of)
+        texts += [folder / name for name in sorted(names) if name.lower().endswith(".xml") and name[0] != "."]
+        first = next((path for path in _candidates(folder, names) if kind_of(path) == "dicom"), None)
+        if first is None:
+            continue
+        try:
+            series = _guarded(first, lambda path, folder=folder: _series(path, folder))
+        except ValueError as error:
+            left_out.append(f"{folder}: {error}")
+            continue
+        if series is None:  # no CT
+            continue
+        if series.uid in found:
+            both = f"{found[series.uid].folder} and {folder}"
+            raise ValueError(f"{both} hold the same series, {series.uid}; remove one of them")
+        found[series.uid] = series
+    return found, texts, left_out
+
+
+def patient_number(name: str) -> str:
+    """Returns what the set calls a patient: "0035" of LIDC-IDRI-0035, else the letters and digits of the name.
+
+    Raises:
+      ValueError: there are none.
+    """
+    found = re.fullmatch(r"LIDC-IDRI-(\d{4,})", name.strip())
+    number = found[1] if found else "".join(c for c in name if c.isascii() and c.isalnum())[:64]
+    if not number:
+        raise ValueError(f"the patient's ID {printable(name)[:40]!r} has neither letters nor digits")
+    return number
+
+
+def read_slices(series: Series) -> Slices:
+    """Reads the tags of the files of a series; where two lie at one place, the first by name is taken.
+
+    Raises:
+      ValueError: a file is damaged or no axial slice, or they differ in size, spacing or series.
+      OSError: a file cannot be read.
+    """
+    paths = [path for path in sorted(series.folder.iterdir()) if _is_dicom(path)]
+    read = [(path, *_guarded(path, _position)) for path in paths]
+    read = [each for each in read if each[1] == series.uid]
+    if not read:
+        raise ValueError(f"{series.folder}: holds no slice of the series {series.uid}")
+    for path, _, _, _, size, spacing in read:
+        if size != read[0][4] or not np.allclose(spacing, read[0][5], rtol=1e-3):
+            raise ValueError(f"{path.name} has another size or pixel spacing than {read[0][0].name}")
+    z, kept, places = [], [], {}
+    for path, _, uid, position, *_ in sorted(read, key=lambda each: (each[3], each[0])):
+        if not z or position - z[-1] > _SAME_MM:
+            z.append(position)
+            kept.append(path)
+        places[uid] = len(z) - 1
+    check_size(*read[0][4])
+    return Slices(Stack(np.array(z), places, read[0][4], read[0][5]), tuple(kept))
+
+
+def read_pixels(path: Path) -> np.ndarray:
+    """Returns a slice, (H, W) float64 in Hounsfield units.
+
+    Raises:
+      ValueError: it is damaged, or no slice of a CT.
+      OSError: it cannot be read.
+    """
+    return _guarded(path, _pixels)
+
+
+def _series(path: Path, folder: Path) -> Series | None:
+    tags = open_dicom(path, tags=_ONE)
+    if tags.get("Modality") != "CT":
+        return None
+    uid = printable(str(tags.get("SeriesInstanceUID") or ""))
+    return Series(uid, patient_number(str(tags.get("PatientID") or "")), folder)
+
+
+def _pixels(path: Path) -> np.ndarray:
+    dataset = open_dicom(path)
+    check_tags(dataset)
+    if dataset.PhotometricInterpretation != "MONOCHROME2":
+        raise ImageError(f"its pixels are {dataset.PhotometricInterpretation}; those of a CT are MONOCHROME2")
+    slope, intercept = (dataset.get(name) for name in ("RescaleSlope", "RescaleIntercept"))
+    found = stored_pixels(dataset) * float(1 if slope is None else slope) + float(intercept or 0)
+    if not np.isfinite(found).all():
+        raise ImageError("its rescale slope or intercept is not possible")
+    return found
+
+
+def _position(path: Path) -> tuple[str, str, float, tuple[int, int], tuple[float, float]]:
+    """Series, UID, place along the axis in millimetres, size, spacing."""
+    dataset = open_dicom(path, tags=_SLICE)
+    missing = [name for name in _SLICE if dataset.get(name) in (None, "")]
+    if missing:
+        raise ImageError(f"the tags {', '.join(missing)} are missing, so it is no slice with a place in space")
+    turn, position, spacing = (
+        tuple(float(number) for number in dataset[name].value)
+        for name in ("ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing")
+    )
+    if len(turn) != 6 or len(position) != 3 or len(spacing) != 2 or not np.isfinite([*turn, *position, *spacing]).all():
+        raise ImageError("its position, orientation or pixel spacing is not possible")
+    if np.abs(np.subtract(turn, _AXIAL)).max() > _TURN or min(spacing) <= 0:
+        raise ImageError("is no axial slice, so its position along the axis says nothing")
+    size = int(dataset.Rows), int(dataset.Columns)
+    return printable(str(dataset.SeriesInstanceUID)), printable(str(dataset.SOPInstanceUID)), position[2], size, spacing
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _candidates(folder: Path, names: list[str]) -> list[Path]:
+    paths = [folder / name for name in sorted(names) if not name.startswith(".") and not name.lower().endswith(".xml")]
+    return [path for path in paths if path.is_file()]
+
+
+def _is_dicom(path: Path) -> bool:
+    return path.is_file() and not path.name.startswith(".") and kind_of(path) == "dicom"
+
+
+def _guarded(path: Path, read: Callable[[Path], Any]) -> Any:
+    """What `read` returns; its errors name the file."""
+    try:
+        with without_remarks():
+            return read(path)
+    except MemoryError:
+        raise
+    except Exception as error:  # pydicom and its decoders raise almost anything on damaged files
+        if isinstance(error, OSError) and error.errno:
+            raise
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise ImageError(f"{path.name}: {reason}") from None

@@ -1,0 +1,192 @@
+"""Losses of learning from annotators who disagree: the confusion-matrix VAE's and the probabilistic U-Net's.
+
+Logits are (B, H, W, K), confusion matrices (B, H, W, K, K) with the true class in the last axis and the annotated one
+in the axis before it; latent vectors are (B, Z). All results are float32.
+"""
+
+from collections.abc import Iterable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxseg.nn.losses import binary_cross_entropy
+
+SCHEDULES = ("anneal", "cyclic", "constant")
+NORMALISATIONS = ("softmax", "sum")
+_CYCLES, _RISING = 5, 0.5  # cycles in a training, share of each in which the weight rises
+
+
+def kl_schedule(kind: str, num_epochs: int, *, ramp_up: float = 0.3) -> np.ndarray:
+    """Returns the factor of the KL term in every epoch.
+
+    Args:
+      kind: "anneal": rises evenly from 0, and is 1 from epoch `int(num_epochs * ramp_up)` on. "cyclic": five times
+        over, rises from 0 to 1 in the first half of a fifth of the epochs and stays there; 0 throughout where there are
+        five epochs or fewer, as in the original. "constant": 1.
+      num_epochs: of the training.
+      ramp_up: share of the epochs in which "anneal" rises.
+
+    Returns:
+      (num_epochs,) float32 in [0, 1].
+
+    Raises:
+      ValueError: the kind is unknown, or a number is impossible.
+
+    Source: rCampSemp/learn-vae-noisy-label, which anneals whatever it is asked. Cycles: Fu et al. 2019,
+    arXiv:1903.10145.
+    """
+    if kind not in SCHEDULES:
+        raise ValueError(f"unknown KL schedule {kind!r}; known: {', '.join(SCHEDULES)}")
+    if num_epochs < 1 or not 0 <= ramp_up <= 1:
+        raise ValueError(f"num_epochs must be at least 1 and ramp_up in [0, 1], got {num_epochs} and {ramp_up}")
+    factors = np.ones(num_epochs)
+    if kind == "anneal":
+        rising = int(num_epochs * ramp_up)
+        factors[:rising] = np.arange(rising) / max(rising, 1)
+    elif kind == "cyclic":
+        period = num_epochs / _CYCLES
+        values = np.arange(0, 1 + 1e-9, 1 / (period * _RISING))
+        for cycle in range(_CYCLES):
+            for i, value in enumerate(values):
+                if int(i + cycle * period) < num_epochs:
+                    factors[int(i + cycle * period)] = value
+    return factors.astype(np.float32)
+
+
+def normalised_matrices(matrices: jax.Array, how: str = "softmax") -> jax.Array:
+    """Returns confusion matrices whose columns sum to one: how each true class is annotated.
+
+    Args:
+      matrices: (..., K, K), not below zero.
+      how: "softmax" over the annotated classes, as the original trains; "sum": divided by their sums, as its scripts
+        sample.
+
+    Raises:
+      ValueError: `how` is unknown.
+    """
+    if how == "softmax":
+        return jax.nn.softmax(matrices, axis=-2)
+    if how == "sum":
+        return matrices / jnp.maximum(matrices.sum(-2, keepdims=True), jnp.finfo(matrices.dtype).tiny)
+    raise ValueError(f"unknown normalisation {how!r}; known: {', '.join(NORMALISATIONS)}")
+
+
+def noisy_logits(logits: jax.Array, matrices: jax.Array) -> jax.Array:
+    """Returns what annotators would draw: every pixel's confusion matrix times its logits.
+
+    Args:
+      logits: (..., K) of the clean segmentation; logits and not probabilities, as in the original.
+      matrices: (..., K, K), normalised.
+    """
+    # A sum of products is one fused loop; a product of many tiny matrices is not.
+    return (matrices * jnp.expand_dims(logits, -2)).sum(-1)
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Returns the mean cross-entropy of logits (..., K) and class numbers (...) of any dtype."""
+    if logits.shape[:-1] != labels.shape:
+        raise ValueError(f"logits must be (..., K) and labels (...), got {logits.shape} and {labels.shape}")
+    chosen = jax.nn.one_hot(labels.astype(jnp.int32), logits.shape[-1], dtype=logits.dtype)
+    return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - (chosen * logits).sum(-1))
+
+
+def kl_to_standard_normal(mean: jax.Array, log_variance: jax.Array) -> jax.Array:
+    """Returns the KL divergence of diagonal Gaussians (B, Z) from the standard normal: summed over Z, mean over B."""
+    return -0.5 * jnp.mean(jnp.sum(1 + log_variance - mean**2 - jnp.exp(log_variance), axis=-1))
+
+
+def confusion_vae_loss(
+    logits: jax.Array,
+    matrices: jax.Array,
+    mean: jax.Array,
+    log_variance: jax.Array,
+    labels: jax.Array,
+    *,
+    kl_weight: float | jax.Array,
+    kl_twice: bool = True,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns the loss of the confusion-matrix VAE and its parts.
+
+    Args:
+      logits: (B, H, W, K) of the clean segmentation.
+      matrices: (B, H, W, K, K), as the network gives them; normalised here by softmax.
+      mean, log_variance: (B, Z) of the latent vector.
+      labels: (B, H, W) one annotator's class numbers, any dtype.
+      kl_weight: the epoch's factor (`kl_schedule`) times beta.
+      kl_twice: the original adds the KL term in its loss and once more in its training loop.
+
+    Returns:
+      The loss, and its parts: "reconstruction" (cross-entropy of the noisy logits and the labels), "segmentation" (of
+      the clean logits and the labels), "pseudo_label" (of the noisy logits and the clean segmentation) and "kl" (with
+      its weight, once).
+
+    Source: rCampSemp/learn-vae-noisy-label.
+    """
+    noisy = noisy_logits(logits, normalised_matrices(matrices))
+    parts = {
+        "reconstruction": cross_entropy(noisy, labels),
+        "segmentation": cross_entropy(logits, labels),
+        "pseudo_label": cross_entropy(noisy, jnp.argmax(logits, axis=-1)),
+        "kl": kl_weight * kl_to_standard_normal(mean, log_variance),
+    }
+    return sum(parts.values()) + (parts["kl"] if kl_twice else 0.0), parts
+
+
+def gaussian_kl(mean: jax.Array, log_sigma: jax.Array, other_mean: jax.Array, other_log_sigma: jax.Array) -> jax.Array:
+    """Returns (B,) KL divergences of diagonal Gaussians (B, Z) from others; sigma is the standard deviation."""
+    ratio = jnp.exp(2 * (log_sigma - other_log_sigma))
+    distance = ((mean - other_mean) * jnp.exp(-other_log_sigma)) ** 2
+    return 0.5 * jnp.sum(ratio + distance - 1 - 2 * (log_sigma - other_log_sigma), axis=-1)
+
+
+def gaussian_log_prob(z: jax.Array, mean: jax.Array, log_sigma: jax.Array) -> jax.Array:
+    """Returns (B,) logarithms of the density of diagonal Gaussians (B, Z) at `z` (B, Z)."""
+    scaled = (z - mean) * jnp.exp(-log_sigma)
+    return -jnp.sum(0.5 * scaled**2 + log_sigma + 0.5 * np.float32(np.log(2 * np.pi)), axis=-1)
+
+
+def negative_elbo(
+    logits: jax.Array,
+    target: jax.Array,
+    posterior: tuple[jax.Array, jax.Array],
+    prior: tuple[jax.Array, jax.Array],
+    *,
+    beta: float | jax.Array,
+    z: jax.Array | None = None,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns the loss of the probabilistic U-Net, the negative evidence lower bound, and its parts.
+
+    Args:
+      logits: (B, H, W, K) of the reconstruction.
+      target: (B, H, W, K) one annotator's masks of 0 and 1, any dtype.
+      posterior, prior: means and logarithms of the standard deviations, each (B, Z).
+      beta: weight of the KL divergence.
+      z: (B, Z) the posterior's draw, at which the KL divergence is estimated; None: it is computed exactly.
+
+    Returns:
+      The loss, and its parts: "reconstruction" (binary cross-entropy, a mean over pixels as in the original and not a
+      sum as published) and "kl" (mean over the batch, with its weight).
+
+    Source: Kohl et al. 2018, arXiv:1806.05034, as in rCampSemp/learn-vae-noisy-label.
+    """
+    if z is None:
+        divergence = gaussian_kl(*posterior, *prior)
+    else:
+        divergence = gaussian_log_prob(z, *posterior) - gaussian_log_prob(z, *prior)
+    parts = {"reconstruction": binary_cross_entropy(logits, target), "kl": beta * jnp.mean(divergence)}
+    return sum(parts.values()), parts
+
+
+def sum_of_norms(arrays: Iterable[jax.Array]) -> jax.Array:
+    """Returns the sum of the L2 norms of arrays: not of their squares, as the original regularises.
+
+    The gradient at an array of zeros, such as new biases, is zero as in PyTorch.
+    """
+    squares = [jnp.sum(array.astype(jnp.float32) ** 2) for array in arrays]
+    positive = [square > 0 for square in squares]
+    # The inner choice keeps the root's infinite slope out of the gradient.
+    roots = [
+        jnp.where(p, jnp.sqrt(jnp.where(p, square, 1.0)), 0.0) for p, square in zip(positive, squares, strict=True)
+    ]
+    return sum(roots, jnp.zeros((), jnp.float32))

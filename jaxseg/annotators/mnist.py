@@ -1,0 +1,253 @@
+"""Builds a set with noisy annotators from MNIST: digits as the truth, and three annotators who err in their own ways.
+
+The layout is that of learn-vae-noisy-label, which `jaxseg.annotators.data.mnist_slices` reads:
+`{train,validate,test}/{Gaussian,GT,Over,Under,Wrong}/{i}_{folder}.tif`; beside it stand quality.csv, a line for every
+digit, and summary.json. The masks are made here; they are like the published ones in their Dice, not in each pixel.
+
+Source: LeCun et al. 1998, doi 10.1109/5.726791; rCampSemp/learn-vae-noisy-label.
+"""
+
+import csv
+import dataclasses
+import gzip
+import math
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from jaxseg.annotators.tiff import write_tiff
+from jaxseg.datasets.dataset_summary import check_replaceable, write_summary
+from jaxseg.datasets.degrade import degrade
+from jaxseg.files import atomic_file, atomic_folder
+from jaxseg.nn.metrics import dice
+
+IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+FOLDERS = ("Gaussian", "GT", "Over", "Under", "Wrong")
+MAX_ITEMS, MAX_SIDE, MAX_BYTES = 2**20, 256, 2**28  # of an idx file
+# Mean and standard deviation of the Dice with the truth, as in the published set.
+LEVELS = {"Over": (0.75, 0.04), "Under": (0.48, 0.15), "Wrong": (0.44, 0.10)}
+COLUMNS = ("split", "number", "digit", "source_index", "gt_pixels", "over_dice", "under_dice", "wrong_dice")
+
+_MADE_BY = "prepare mnist"
+_LIMITS = {"Over": (0.6, 0.9), "Under": (0.05, 0.85), "Wrong": (0.2, 0.7)}  # of single masks
+_TRIES = 24
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What a set is made with, as summary.json keeps it.
+
+    Attributes:
+      train, validate, test: numbers of digits. The first two are drawn from MNIST's 60,000 for training, without
+        repeats; the last from its 10,000 for testing.
+      noise: standard deviation of the Gaussian noise on images in [0, 1], which are clipped afterwards. 0.36 gives the
+        background the mean and the spread of the published images.
+      seed: of everything that is drawn.
+    """
+
+    train: int = 1000
+    validate: int = 200
+    test: int = 200
+    noise: float = 0.36
+    seed: int = 0
+
+    def __post_init__(self):
+        if min(self.train, self.validate, self.test) < 0 or self.train < 1:
+            raise ValueError(f"at least 1 digit to train and 0 others, got {self.train}, {self.validate}, {self.test}")
+        if not 0 <= self.noise <= 10:
+            raise ValueError(f"noise must be in [0, 10], got {self.noise}")
+        if self.seed < 0:
+            raise ValueError(f"the seed must be at least 0, got {self.seed}")
+
+
+def prepare_mnist(raw: Path, out: Path, settings: Settings) -> Iterator[str]:
+    """Makes the set, as a whole or not at all; the same files and settings give the same set.
+
+    Args:
+      raw: folder with the four idx files of MNIST, packed with gzip (`.gz`) or not.
+      out: folder of the set, which must not hold anything else; a set that is there is replaced.
+      settings: what it is made with.
+
+    Yields:
+      A line for every digit that is done.
+
+    Raises:
+      ValueError: a file is missing, damaged or does not fit, there are fewer digits than are asked for, or `out` holds
+        something else.
+      OSError: a file cannot be read or written.
+    """
+    check_replaceable(out, _MADE_BY)
+    sets = read_mnist(raw)
+    chosen = _chosen({name: len(images) for name, (images, _) in sets.items()}, settings)
+    rows = []
+    with atomic_folder(out) as folder:
+        for split, (source, indices) in chosen.items():
+            for name in FOLDERS:
+                (folder / split / name).mkdir(parents=True)
+            images, labels = sets[source]
+            for number, index in enumerate(indices.tolist()):
+                rng = np.random.default_rng([settings.seed, zlib.crc32(source.encode()), index])
+                made = annotate(images[index], rng, noise=settings.noise)
+                for name in FOLDERS:
+                    write_tiff(folder / split / name / f"{number}_{name}.tif", made[name])
+                rows.append(_row(split, number, int(labels[index]), index, made))
+                yield f"{split} {number}"
+        _write_tables(folder, settings, rows)
+
+
+def read_mnist(raw: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Returns "train" and "t10k": images (N, H, W) uint8, and labels (N,) uint8 of 0 to 9.
+
+    Raises:
+      ValueError: a file is missing or damaged, or images and labels do not fit.
+      OSError: a file cannot be read.
+    """
+    paths = {name: next((p for p in (raw / name, raw / f"{name}.gz") if p.is_file()), None) for name in IDX_FILES}
+    missing = [name for name, path in paths.items() if path is None]
+    if missing:
+        raise ValueError(f"{raw}: has no {', no '.join(missing)} (with or without .gz): MNIST is four files")
+    found = {}
+    for source in ("train", "t10k"):
+        images = read_idx(paths[f"{source}-images-idx3-ubyte"], axes=3)
+        labels = read_idx(paths[f"{source}-labels-idx1-ubyte"], axes=1)
+        if len(images) != len(labels) or (labels > 9).any():
+            values = f"{len(images)} images, {len(labels)} labels up to {labels.max()}"
+            raise ValueError(f"{raw}: the files of {source} do not fit each other: {values}")
+        found[source] = images, labels
+    return found
+
+
+def read_idx(path: Path, *, axes: int) -> np.ndarray:
+    """Reads an idx file of bytes, unpacking gzip; no more is unpacked than its header announces.
+
+    Args:
+      path: the file; packed where it begins as gzip does, whatever its name.
+      axes: how many it must have.
+
+    Raises:
+      ValueError: it is no such file, too large, cut short, or longer than its header says.
+      OSError: it cannot be read.
+    """
+    with path.open("rb") as start:
+        packed = start.read(2) == b"\x1f\x8b"
+    try:
+        with gzip.open(path) if packed else path.open("rb") as file:
+            head = file.read(4 + 4 * axes)
+            if head[:4] != bytes([0, 0, 8, axes]) or len(head) < 4 + 4 * axes:
+                raise ValueError(f"{path.name}: no idx file of bytes with {axes} axes")
+            shape = tuple(int(side) for side in np.frombuffer(head, ">u4", offset=4))
+            if not 1 <= shape[0] <= MAX_ITEMS or any(not 1 <= side <= MAX_SIDE for side in shape[1:]):
+                raise ValueError(f"{path.name}: holds {shape}, more than can be read")
+            count = math.prod(shape)
+            if count > MAX_BYTES or (not packed and path.stat().st_size - len(head) != count):
+                raise ValueError(f"{path.name}: its header announces {shape}, and the rest of it has another length")
+            content = file.read(count + 1)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path.name}: damaged ({error})") from None
+    if len(content) != count:
+        raise ValueError(f"{path.name}: its header announces {shape}, and the rest of the file has another length")
+    return np.frombuffer(content, np.uint8).reshape(shape)
+
+
+def annotate(digit: np.ndarray, rng: np.random.Generator, *, noise: float) -> dict[str, np.ndarray]:
+    """Returns a digit as a noisy image, its mask, and the masks of three annotators.
+
+    The truth is every pixel with ink. "Over" is the truth widened, "Under" narrowed, "Wrong" the digit turned, sheared,
+    moved and widened: each to a Dice drawn from `LEVELS`.
+
+    Args:
+      digit: (H, W) uint8.
+      rng: of all draws.
+      noise: standard deviation of the noise.
+
+    Returns:
+      "Gaussian", (H, W, 3) float64 in [0, 1] of whole multiples of 1/255; the others (H, W) uint8 of 0 and 1.
+
+    Raises:
+      ValueError: the digit has no ink.
+    """
+    truth = digit > 0
+    if not truth.any():
+        raise ValueError("a digit without ink has no mask; the images are damaged")
+    wanted = {name: float(np.clip(rng.normal(*LEVELS[name]), *_LIMITS[name])) for name in LEVELS}
+    masks = {
+        "GT": truth,
+        "Over": degrade(rng, truth, wanted["Over"], ("dilate",))[0] | truth,
+        "Under": degrade(rng, truth, wanted["Under"], ("erode",))[0] & truth,
+        "Wrong": _misread(rng, truth, wanted["Wrong"]),
+    }
+    grey = np.clip(digit / 255 + noise * rng.standard_normal(digit.shape), 0, 1)
+    image = np.rint(grey * 255) / 255
+    return {"Gaussian": np.repeat(image[:, :, None], 3, 2)} | {
+        name: mask.astype(np.uint8) for name, mask in masks.items()
+    }
+
+
+def _misread(rng: np.random.Generator, truth: np.ndarray, wanted: float) -> np.ndarray:
+    """The mask of another shape than the digit's whose Dice is nearest to the one that is wanted."""
+    move = _distortion(rng, truth)
+    best, apart = truth, np.inf
+    for strength in np.linspace(0.1, 1, _TRIES):
+        found = move(float(strength))
+        distance = abs(float(dice(found, truth)) - wanted)
+        if found.any() and distance < apart:
+            best, apart = found, distance
+    return best
+
+
+def _distortion(rng: np.random.Generator, truth: np.ndarray) -> Callable[[float], np.ndarray]:
+    """A way to distort a mask: strength in (0, 1] -> mask."""
+    angle, shear = rng.choice([-1, 1]) * rng.uniform(0.4, 1.0), rng.uniform(-0.5, 0.5)
+    direction, width = rng.normal(size=2), rng.uniform(1.0, 2.0)
+    shift = rng.uniform(7, 12) * direction / np.linalg.norm(direction)  # pixels
+    centre = np.array(ndimage.center_of_mass(truth))
+
+    def distorted(strength: float) -> np.ndarray:
+        cos, sin = np.cos(strength * angle), np.sin(strength * angle)
+        matrix = np.array([[cos, -sin], [sin, cos]]) @ np.array([[1, strength * shear], [0, 1]])
+        offset = centre - matrix @ (centre + strength * shift)
+        turned = ndimage.affine_transform(truth.astype(np.float32), matrix, offset, order=1) > 0.5
+        return ndimage.distance_transform_edt(~turned) <= width if turned.any() else turned
+
+    return distorted
+
+
+def _chosen(available: dict[str, int], settings: Settings) -> dict[str, tuple[str, np.ndarray]]:
+    """split -> (source, indices in it)."""
+    rng = np.random.default_rng(settings.seed)
+    wanted = {"train": settings.train + settings.validate, "t10k": settings.test}
+    for source, count in wanted.items():
+        if count > available[source]:
+            raise ValueError(f"{count} digits are asked for from the {available[source]} of {source}; ask for fewer")
+    order = {source: rng.permutation(available[source])[:count] for source, count in wanted.items()}
+    splits = {
+        "train": ("train", order["train"][: settings.train]),
+        "validate": ("train", order["train"][settings.train :]),
+        "test": ("t10k", order["t10k"]),
+    }
+    return {split: found for split, found in splits.items() if len(found[1])}
+
+
+def _row(split: str, number: int, digit: int, index: int, made: dict[str, np.ndarray]) -> tuple:
+    truth = made["GT"] > 0
+    scores = (round(float(dice(made[name] > 0, truth)), 4) for name in LEVELS)
+    return (split, number, digit, index, int(truth.sum()), *scores)
+
+
+def _write_tables(folder: Path, settings: Settings, rows: list[tuple]) -> None:
+    with atomic_file(folder / "quality.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
+    splits = sorted({row[0] for row in rows})
+    means = {
+        split: dict(zip(LEVELS, np.mean([r[5:] for r in rows if r[0] == split], 0).round(4).tolist(), strict=True))
+        for split in splits
+    }
+    content = {
+        "settings": dataclasses.asdict(settings),
+        "digits": {split: sum(row[0] == split for row in rows) for split in splits},
+        "mean_dice": means,
+    }
+    write_summary(folder, _MADE_BY, content)

@@ -1,0 +1,224 @@
+"""What training from annotators who disagree shares: data, measures of sampled masks, and pictures of them.
+
+Source: rCampSemp/learn-vae-noisy-label.
+"""
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from jaxseg.annotators.augment import Augmentation, with_seed
+from jaxseg.annotators.data import MNIST_ANNOTATORS, AnnotatedSlices, lidc_slices, mnist_slices
+from jaxseg.annotators.energy import dice_original, energy_distance_original, energy_distance_published, mean_distances
+from jaxseg.draw.sheet import contact_sheet
+from jaxseg.training.batches import evaluation_batches
+from jaxseg.training.config.mapping import Range, verify
+from jaxseg.training.config.settings import LoadingConfig
+from jaxseg.training.task import Examination
+
+Share = Annotated[float, Range(0, 1)]
+FOLDERS = {"train": "train", "val": "validate", "test": "test"}
+SHOWN = 4  # sampled masks of a picture's row
+MEASURES = {  # name -> what it says
+    "dice": "Dice of the clean mask",
+    "dice_majority": "Dice of the samples' majority",
+    "dice_union": "Dice of the samples' union, as the original measures the probabilistic U-Net",
+    "ged_published": "generalised energy distance as published: subtracts the diversities",
+    "ged_original": "generalised energy distance of the original's code: adds the diversities",
+    "distance_to_annotators": "mean distance of samples and annotators",
+    "distance_between_samples": "mean distance between samples",
+    "distance_between_annotators": "mean distance between annotators",
+    "kl": "KL divergence",
+    "baseline_majority": "Dice of the annotators' majority vote",
+    "baseline_majority_ged": "generalised energy distance as published, of that vote",
+    "baseline_annotator": "mean Dice of single annotators",
+}
+UNDEFINED = ("ged_original", "distance_between_annotators")  # NaN for an image with one annotator
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig(LoadingConfig):
+    """The data set, and what training does to it at random; see `jaxseg.annotators.augment.Augmentation`.
+
+    Attributes:
+      root: folder of the data set; `-i` of the command.
+      layout: of the "lidc" or the "mnist" set.
+      annotators: the most that a slice of LIDC has.
+      good_annotator: MNIST: the truth is one of the annotators, which the original's probabilistic U-Net leaves out.
+      draw: an annotator is drawn for every "sample", or one for the "batch" as in the original.
+      samples: masks drawn of every image that is measured.
+    """
+
+    root: str
+    layout: Literal["lidc", "mnist"] = "lidc"
+    annotators: Annotated[int, Range(2, 64)] = 4
+    good_annotator: bool = True
+    draw: Literal["sample", "batch"] = "sample"
+    samples: Annotated[int, Range(2, 1000)] = 16
+    turn: Share = 0.5
+    symmetry: bool = False
+    rotate: Annotated[float, Range(0, 180)] = 0.0
+    scale: Annotated[float, Range(0, 1, below=True)] = 0.0
+    contrast: Annotated[float, Range(0, 1, below=True)] = 0.0
+    brightness: Annotated[float, Range(0, 100)] = 0.0
+    noise: Annotated[float, Range(0, 100)] = 0.0
+
+    def __post_init__(self):
+        verify(self)
+
+    def augmentation(self) -> Augmentation:
+        """Returns the transform of training."""
+        return Augmentation(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Augmentation)})
+
+    def splits(self) -> dict[str, AnnotatedSlices]:
+        """Returns the splits that are there; ValueError where there is none to train on."""
+        root = Path(self.root)
+        if not (root / "train").is_dir():
+            raise ValueError(f"{root}: has no folder train; the layouts are those of `jaxseg prepare lidc` and `mnist`")
+        for layout, name in {"lidc": "scans", "mnist": "Gaussian"}.items():
+            if layout != self.layout and (root / "train" / name).is_dir():
+                raise ValueError(f"{root}: looks like {layout}, and data.layout is {self.layout}")
+        found = {}
+        for split, folder in FOLDERS.items():
+            if not (root / folder).is_dir():
+                continue
+            if self.layout == "lidc":
+                found[split] = lidc_slices(root, folder, annotators=self.annotators)
+            else:
+                wanted = MNIST_ANNOTATORS if self.good_annotator else MNIST_ANNOTATORS[:-1]
+                found[split] = mnist_slices(root, folder, annotators=wanted)
+        return found
+
+
+def shape_of(source: AnnotatedSlices) -> tuple[int, int, int]:
+    """Returns the (H, W, C) of the first image of a source, which all others must have."""
+    return source[0]["image"].shape
+
+
+def facts(splits: dict[str, AnnotatedSlices]) -> dict[str, list[str]]:
+    """Returns the names of all records."""
+    return {split: [source.name(i) for i in range(len(source))] for split, source in splits.items()}
+
+
+def measures(
+    clean: jax.Array, samples: jax.Array, batch: dict[str, jax.Array], others: dict[str, jax.Array]
+) -> dict[str, jax.Array]:
+    """Returns what is measured of every image, (B,) each; see `MEASURES`.
+
+    Args:
+      clean: (B, H, W) bool, the segmentation.
+      samples: (B, S, H, W) bool, what annotators might have drawn.
+      batch: "labels" (B, H, W, A), "present" (B, A), "truth" (B, H, W).
+      others: (B,) numbers of the method, such as "kl".
+    """
+    truth, present = batch["truth"] > 0, batch["present"]
+    labels = jnp.moveaxis(batch["labels"] > 0, -1, 1)  # (B, A, H, W)
+    count = present.sum(-1)
+    votes = (labels & present[:, :, None, None]).sum(1)
+    majority = 2 * votes >= count[:, None, None]
+    each = dice_original(labels, jnp.broadcast_to(truth[:, None], labels.shape))
+    return {
+        "dice": dice_original(clean, truth),
+        "dice_majority": dice_original(2 * samples.sum(1) >= samples.shape[1], truth),
+        "dice_union": dice_original(samples.any(1), truth),
+        "ged_published": energy_distance_published(labels, samples, present=present),
+        "ged_original": energy_distance_original(labels, samples, present=present),
+        **mean_distances(labels, samples, present=present),
+        "baseline_majority": dice_original(majority, truth),
+        "baseline_majority_ged": energy_distance_published(labels, majority[:, None], present=present),
+        "baseline_annotator": jnp.where(present, each, 0).sum(-1) / count.astype(each.dtype),
+        **others,
+    }
+
+
+def summarise(found: dict[str, np.ndarray]) -> dict[str, float]:
+    """Returns the means of all images; images without a value are left out, and so are measures without any."""
+    names = [name for name in MEASURES if name in found and not name.startswith("baseline")]
+    rows = {name: _row(name, found[name]) for name in names}
+    return {name: row["mean"] for name, row in rows.items() if row["count"]}
+
+
+def examine(model, source: Sequence, *, scores: Callable, on_error: str = "stop", batch_size: int = 16) -> Examination:
+    """Returns mean and standard error of every measure on a source, the baselines among them.
+
+    Args:
+      model: in evaluation mode.
+      source: of records.
+      scores: (model, batch) -> measures of every image.
+      on_error: "stop" raises where a record is bad, "skip" leaves it out.
+      batch_size: images at once.
+    """
+    measure, found = jax.jit(scores), []
+    options = {"batch_size": batch_size, "on_error": on_error}
+    with contextlib.closing(evaluation_batches(source, with_seed, **options)) as batches:
+        for batch in batches:
+            real = batch.pop("weight") > 0
+            batch.pop("index", None)
+            found.append({name: np.asarray(values)[real] for name, values in measure(model, batch).items()})
+    values = {name: np.concatenate([part[name] for part in found]) for name in MEASURES if name in found[0]}
+    rows = {name: _row(name, of) for name, of in values.items()}
+    count = len(next(iter(values.values())))
+    return Examination({"images": count, "measures": rows}, _table(rows, count))
+
+
+def sheet(
+    records: Sequence[dict], clean: np.ndarray, samples: np.ndarray, more: Mapping[str, np.ndarray] | None = None
+) -> Image.Image:
+    """Returns a picture with a row an image: itself, its annotators, the truth, the clean mask, samples, their mean.
+
+    Args:
+      records: N.
+      clean: (N, H, W) bool.
+      samples: (N, S, H, W) bool.
+      more: titles -> (N, H, W) in [0, 1], such as the probability that an annotator misses the object.
+    """
+    titles = ["image", "annotators", "truth", "clean", *(f"sample {i + 1}" for i in range(SHOWN)), "mean of samples"]
+    rows, more = [], more or {}
+    for i, record in enumerate(records):
+        labels = record["labels"][..., record["present"]].mean(-1)
+        planes = [_grey(record["image"].mean(-1)), labels, record["truth"], clean[i], *samples[i, :SHOWN]]
+        planes += [samples[i].mean(0), *(plane[i] for plane in more.values())]
+        rows.append([np.rint(255 * np.asarray(plane, np.float32)).astype(np.uint8) for plane in planes])
+    return contact_sheet(rows, titles=[*titles, *more], legend=[], cell=128)
+
+
+def _grey(image: np.ndarray) -> np.ndarray:
+    low, high = np.percentile(image, (1, 99))
+    return np.clip((image - low) / max(high - low, 1e-6), 0, 1)
+
+
+def _row(name: str, values: np.ndarray) -> dict[str, float | int]:
+    """Mean, standard error (population deviation, as the original's) and how many images have a value."""
+    values = values.astype(np.float64)
+    if name in UNDEFINED:
+        values = values[~np.isnan(values)]
+    if not values.size:
+        return {"mean": math.nan, "standard_error": math.nan, "count": 0}
+    error = values.std() / math.sqrt(values.size)
+    return {"mean": float(values.mean()), "standard_error": float(error), "count": int(values.size)}
+
+
+def _table(rows: Mapping[str, dict], count: int) -> str:
+    """The rows for people."""
+    lines = []
+    for name, row in rows.items():
+        of = "" if row["count"] == count else f"of {row['count']} images"
+        found = [f"{row['mean']:.4f}", f"+- {row['standard_error']:.4f}"] if row["count"] else ["n/a", ""]
+        lines.append([name, MEASURES[name], *found, of])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    table = [
+        "  ".join([*map(str.ljust, line[:2], widths[:2]), *map(str.rjust, line[2:4], widths[2:4]), line[4]]).rstrip()
+        for line in lines
+    ]
+    table.append(f"means of {count} images with their standard errors; distances are 1 - intersection over union")
+    if rows["baseline_majority"]["mean"] == 1:
+        table.append("the truth is the annotators' majority vote")
+    return "\n".join(table)

@@ -1,0 +1,150 @@
+"""Builds data sets out of nothing: phantoms in the layouts that training reads. They are no anatomy of real patients.
+
+Kind "annotators": nodule-like blobs with two to four annotators who disagree, in the layout of the LIDC set. Kind
+"xray": phantom chest X-rays with their anatomy, in the layout of PAX-Ray.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+from jaxseg.annotators.tiff import write_tiff
+from jaxseg.datasets import phantom
+from jaxseg.datasets.dataset_summary import check_replaceable, write_summary
+from jaxseg.files import atomic_folder
+
+KINDS = ("annotators", "xray")
+SLICES = 4  # of a phantom nodule
+MOST = 4  # annotators
+_MADE_BY = "prepare phantom"
+_UNMARKED = 0.04  # of an annotator's slices, in which he draws nothing; 83 of 2,319 in the LIDC set
+
+
+def prepare_phantoms(
+    kind: str, out: Path, counts: Mapping[str, int], *, seed: int = 0, size: int = 64
+) -> Iterator[str]:
+    """Makes a set, as a whole or not at all; the same options give the same set, and no phantom is in two splits.
+
+    Args:
+      kind: one of `KINDS`.
+      out: folder of the set; one that this function made is replaced.
+      counts: "train", "validate", "test" -> how many nodules (of `SLICES` slices each) or X-rays.
+      seed: of the first phantom; the others follow it.
+      size: side in pixels, at least 32.
+
+    Yields:
+      A line for every phantom that is done.
+
+    Raises:
+      ValueError: an option is impossible, or the folder holds something else.
+      OSError: a file cannot be written.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind is {kind!r}; known: {', '.join(KINDS)}")
+    if set(counts) - {"train", "validate", "test"} or min(counts.values(), default=0) < 0 or counts.get("train", 0) < 1:
+        raise ValueError(f"at least 1 phantom to train and 0 others, got {dict(counts)}")
+    if seed < 0 or not 32 <= size <= 2048:
+        raise ValueError(f"the seed must be at least 0 and the size from 32 to 2048, got {seed} and {size}")
+    check_replaceable(out, _MADE_BY)
+    with atomic_folder(out) as folder:
+        make = _write_nodules if kind == "annotators" else _write_xrays
+        yield from make(folder, counts, seed, size)
+        content = {"kind": kind, "seed": seed, "size": size}
+        content |= {"counts": dict(counts), "notice": "phantoms drawn from formulas; not real patients"}
+        write_summary(folder, _MADE_BY, content)
+
+
+def draw_nodule(seed: int, size: int = 64) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draws the slices of a phantom nodule and what its annotators outline: a phantom, not a real one.
+
+    Every annotator draws a little wider or narrower than the nodule, with a hand of his own, and now and then leaves a
+    slice out.
+
+    Args:
+      seed: integer >= 0; decides everything but the size.
+      size: S.
+
+    Returns:
+      (SLICES, S, S) float64 images, about Hounsfield units; (SLICES, S, S, n) bool, n from 2 to 4; and (SLICES, S, S)
+      bool, the nodule itself.
+    """
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:size, :size] - (size - 1) / 2
+    shift = rng.uniform(-0.05, 0.05, 2) * size
+    y, x = y - shift[0], x - shift[1]
+    angle, distance = np.arctan2(y, x), np.hypot(y, x)
+    radius = rng.uniform(0.09, 0.19) * size * _wave(rng, angle, 0.12)
+    bright, blur = rng.uniform(-250, 80), rng.uniform(0.6, 1.6)
+    hands = [(rng.choice([0.82, 0.95, 1.05, 1.25]), _wave(rng, angle, 0.06)) for _ in range(rng.integers(2, MOST + 1))]
+    images, labels, truth = [], [], []
+    for z in range(SLICES):
+        outline = radius * np.sqrt(1 - (0.45 * (z - (SLICES - 1) / 2) / (SLICES / 2)) ** 2)
+        inside = ndimage.gaussian_filter((distance < outline).astype(float), blur)
+        lung = _lung(rng, size)
+        images.append(lung * (1 - inside) + (bright + 30 * rng.normal(size=lung.shape)) * inside)
+        masks = [distance < outline * width * hand * _wave(rng, angle, 0.03) for width, hand in hands]
+        drawn = rng.random(len(masks)) >= _UNMARKED
+        drawn[0] = True
+        labels.append(np.stack([mask & there for mask, there in zip(masks, drawn, strict=True)], -1))
+        truth.append(distance < outline)
+    return np.stack(images), np.stack(labels), np.stack(truth)
+
+
+def _wave(rng: np.random.Generator, angle: np.ndarray, height: float) -> np.ndarray:
+    """A factor near 1 that changes with the angle, as an outline by hand does."""
+    waves = sum(rng.normal() / k * np.cos(k * angle + rng.uniform(0, 2 * np.pi)) for k in range(2, 6))
+    return np.clip(1 + height * waves, 0.6, 1.4)
+
+
+def _lung(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Lung with noise and a few vessels."""
+    vessels = np.zeros((size, size))
+    for _ in range(rng.integers(2, 6)):
+        start, direction = rng.uniform(0, size, 2), rng.normal(size=2)
+        for step in range(rng.integers(4, size // 2)):
+            row, column = np.rint(start + step * direction / np.linalg.norm(direction)).astype(int)
+            if 0 <= row < size and 0 <= column < size:
+                vessels[row, column] = 1
+    coarse = ndimage.gaussian_filter(rng.normal(size=(size, size)), 3)
+    return -850 + 300 * coarse + 700 * ndimage.gaussian_filter(vessels, 0.9) + 25 * rng.normal(size=(size, size))
+
+
+def _write_nodules(folder: Path, counts: Mapping[str, int], seed: int, size: int) -> Iterator[str]:
+    number = 0
+    for split, count in counts.items():
+        parts = [folder / split / name for name in ("scans", "masks/GT", "masks/annots")]
+        for path in parts if count else ():
+            path.mkdir(parents=True)
+        for _ in range(count):
+            images, labels, _ = draw_nodule(seed + number, size)
+            for z, (image, masks) in enumerate(zip(images, labels, strict=True)):
+                scan = (image - image.mean()) / image.std()
+                arrays = (scan[None], masks[None].mean(-1) >= 0.5, masks[None])
+                for path, array in zip(parts, arrays, strict=True):
+                    write_tiff(path / f"pid_{number:04}_nod_0_slice_{z}.tif", array)
+            number += 1
+            yield f"{split}: nodule {number}"
+
+
+def _write_xrays(folder: Path, counts: Mapping[str, int], seed: int, size: int) -> Iterator[str]:
+    for name in ("images", "labels"):
+        (folder / name).mkdir()
+    lists: dict[str, Any] = {"label_dict": {str(k): name for k, name in enumerate(phantom.CLASSES)}}
+    number = 0
+    for split, count in counts.items():
+        entries = lists["val" if split == "validate" else split] = []
+        for _ in range(count):
+            image, masks = phantom.draw(seed + number, size)
+            name = f"phantom_{number:05}"
+            Image.fromarray(image).save(folder / "images" / f"{name}.png")
+            np.save(folder / "labels" / f"{name}.npy", masks)
+            entries.append({"image": f"images/{name}.png", "target": f"labels/{name}.npy"})
+            number += 1
+            yield f"{split}: X-ray {number}"
+    lists |= {split: lists.get(split, []) for split in ("train", "val", "test")}
+    (folder / "paxray.json").write_text(json.dumps(lists, indent=1) + "\n", encoding="utf-8")

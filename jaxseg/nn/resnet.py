@@ -1,0 +1,142 @@
+"""ResNet feature extractor (He et al. 2016, arXiv:1512.03385; stride in the 3x3 as torchvision). Arrays are NHWC."""
+
+import dataclasses
+from collections.abc import Collection
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxseg.nn.layers import ConvNorm
+from jaxseg.nn.pooling import max_pool
+from jaxseg.nn.recompute import recomputable
+
+# name -> (blocks per stage, bottleneck blocks?); Table 1 of the paper
+VARIANTS = {
+    "resnet18": ((2, 2, 2, 2), False),
+    "resnet34": ((3, 4, 6, 3), False),
+    "resnet50": ((3, 4, 6, 3), True),
+    "resnet101": ((3, 4, 23, 3), True),
+    "resnet152": ((3, 8, 36, 3), True),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ResNetConfig:
+    """One of the five published depths; `width` 64 is the published width.
+
+    A stem with a bias is no part of the published network: SegAE has one, which PyTorch initialises as any convolution.
+    """
+
+    variant: str = "resnet50"
+    in_channels: int = 3
+    width: int = 64
+    init: str = "torch"
+    dtype: str = "float32"
+    stem_bias: bool = False
+
+    def __post_init__(self):
+        if self.variant not in VARIANTS:
+            raise ValueError(f"unknown backbone {self.variant!r}; known: {', '.join(VARIANTS)}")
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Channels of f1 (stem) to f5 (last stage)."""
+        expansion = 4 if VARIANTS[self.variant][1] else 1
+        return (self.width, *(self.width * 2**i * expansion for i in range(4)))
+
+
+class Block(nnx.Module):
+    """A residual block, basic (two 3x3) or bottleneck (1x1, 3x3, 1x1): (B, H, W, C) -> (B, H/s, W/s, C')."""
+
+    def __init__(self, num_in: int, width: int, stride: int, bottleneck: bool, *, options: dict, rngs: nnx.Rngs):
+        num_out = width * 4 if bottleneck else width
+        if bottleneck:
+            plan = [(num_in, width, 1, 1), (width, width, 3, stride), (width, num_out, 1, 1)]
+        else:
+            plan = [(num_in, width, 3, stride), (width, width, 3, 1)]
+        self.convs = nnx.List([ConvNorm(i, o, k, stride=s, **options, rngs=rngs) for i, o, k, s in plan])
+        self.shortcut = nnx.data(
+            ConvNorm(num_in, num_out, 1, stride=stride, **options, rngs=rngs)
+            if stride != 1 or num_in != num_out
+            else None
+        )
+
+    @recomputable
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shortcut = x if self.shortcut is None else self.shortcut(x)
+        *inner, last = self.convs
+        for layer in inner:
+            x = nnx.relu(layer(x))
+        return nnx.relu(last(x) + shortcut)
+
+
+class ResNet(nnx.Module):
+    """ResNet without its classifier: (B, H, W, 3) -> five maps, at H/4, H/4, H/8, H/16 and H/32 (rounded up).
+
+    The first map is the stem after its max-pool. Any height and width of at least 1 work.
+    """
+
+    def __init__(self, cfg: ResNetConfig, *, rngs: nnx.Rngs):
+        blocks, bottleneck = VARIANTS[cfg.variant]
+        options = {"init": "torchvision" if cfg.init == "torch" else cfg.init, "dtype": jnp.dtype(cfg.dtype)}
+        stem = options | ({"use_bias": True, "init": cfg.init} if cfg.stem_bias else {})
+        self.stem = ConvNorm(cfg.in_channels, cfg.width, 7, stride=2, **stem, rngs=rngs)
+        self.stages = nnx.List()
+        num_in = cfg.width
+        for i, count in enumerate(blocks):
+            stage = nnx.List()
+            for j in range(count):
+                stride = 2 if i > 0 and j == 0 else 1
+                stage.append(Block(num_in, cfg.width * 2**i, stride, bottleneck, options=options, rngs=rngs))
+                num_in = cfg.channels[i + 1]
+            self.stages.append(stage)
+
+    def __call__(self, x: jax.Array) -> list[jax.Array]:
+        x = max_pool(nnx.relu(self.stem(x)))
+        maps = [x]
+        for stage in self.stages:
+            for block in stage:
+                x = block(x)
+            maps.append(x)
+        return maps
+
+
+def torch_names(cfg: ResNetConfig, stem: tuple[str, str] = ("conv1", "bn1"), prefix: str = "") -> dict[str, str]:
+    """Returns our module paths -> module names in a torchvision checkpoint.
+
+    Args:
+      stem: what the checkpoint calls the stem's convolution and norm.
+      prefix: put before every one of their names.
+    """
+    names = {"stem.conv": prefix + stem[0], "stem.norm": prefix + stem[1]}
+    blocks, bottleneck = VARIANTS[cfg.variant]
+    for i, count in enumerate(blocks):
+        for j in range(count):
+            ours, theirs = f"stages.{i}.{j}", f"{prefix}layer{i + 1}.{j}"
+            for k in range(3 if bottleneck else 2):
+                names |= {
+                    f"{ours}.convs.{k}.conv": f"{theirs}.conv{k + 1}",
+                    f"{ours}.convs.{k}.norm": f"{theirs}.bn{k + 1}",
+                }
+            if j == 0 and (i > 0 or bottleneck):
+                names |= {
+                    f"{ours}.shortcut.conv": f"{theirs}.downsample.0",
+                    f"{ours}.shortcut.norm": f"{theirs}.downsample.1",
+                }
+    return names
+
+
+def variant_of(names: Collection[str], prefix: str = "") -> str | None:
+    """Returns which of `VARIANTS` has the tensors of a torchvision checkpoint; None if none has.
+
+    Args:
+      names: of all tensors.
+      prefix: what stands before those of the network.
+    """
+    counts = []
+    for stage in range(1, 5):
+        start = f"{prefix}layer{stage}."
+        counts.append(len({name.removeprefix(start).split(".")[0] for name in names if name.startswith(start)}))
+    found = (tuple(counts), f"{prefix}layer1.0.conv3.weight" in names)
+    return next((name for name, variant in VARIANTS.items() if variant == found), None)

@@ -1,0 +1,260 @@
+"""Anatomical post-processing: masks in, the masks that a denoising autoencoder takes them for out."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from scipy import ndimage
+
+from jaxseg.anatomy.segment import Segmentation
+from jaxseg.devices import shardings
+from jaxseg.images.checks import ImageError
+from jaxseg.nn.indices import bilinear_array
+
+GREY = ("refuse", "threshold")
+_SOFT = 1 / 4  # share of pixels between black and white that the soft edges of a mask may have
+_EIGHT = np.ones((3, 3), bool)  # neighbours
+
+
+class Denoiser:
+    """Restores many masks with one model: compiled once, in full batches.
+
+    A model of one channel restores every mask by itself; one of more takes as many masks at once, in its order.
+
+    Args:
+      model: of masks, from `jaxseg.load` or `jaxseg.create`, such as "post_dae".
+      threshold: a pixel belongs to the restored mask where its probability exceeds this; in [0, 1].
+      largest_component: how many connected parts (8 neighbours) are kept, the largest; None: all. 2 for both lungs.
+      union: masks of several classes are restored as one, and each pixel of the result goes to the class that is
+        nearest to it; for a model that was trained on all of them together, such as both lungs.
+      batch_size: masks in one call of the network; a multiple of the number of devices. None: 8, or one a device.
+      devices: JAX devices to spread the batch over; None: the first.
+    """
+
+    def __init__(
+        self,
+        model: nnx.Module,
+        *,
+        threshold: float = 0.5,
+        largest_component: int | None = None,
+        union: bool = False,
+        batch_size: int | None = None,
+        devices: Sequence[jax.Device] | None = None,
+    ):
+        card = getattr(model, "card", None)
+        if card is None or card.preprocessing != "mask":
+            given = type(model).__name__ if card is None else f"model {card.model!r}, which takes images"
+            raise ValueError(f"a model of masks is needed, such as a trained post_dae; got {given}")
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"threshold must be in [0, 1], got {threshold}")
+        if largest_component is not None and (type(largest_component) is not int or largest_component < 1):
+            raise ValueError(f"largest_component must be a whole number of at least 1, got {largest_component!r}")
+        cfg = model.cfg
+        if cfg.in_channels != cfg.out_channels:
+            raise ValueError(f"the model makes {cfg.out_channels} masks of {cfg.in_channels}; as many are needed")
+        if union and cfg.in_channels > 1:
+            raise ValueError(f"union is for models of one mask; this one takes {cfg.in_channels}")
+        devices = list(devices or jax.devices()[:1])
+        self.batch_size = -(-8 // len(devices)) * len(devices) if batch_size is None else batch_size
+        if self.batch_size < 1 or self.batch_size % len(devices):
+            raise ValueError(f"batch size {self.batch_size} cannot be split over {len(devices)} devices")
+        self.card, self.size, self.channels = card, tuple(cfg.image_size), cfg.in_channels
+        self.threshold, self.largest_component, self.union = threshold, largest_component, union
+        replicated, self._split = shardings(devices)
+        view = nnx.view(model, use_running_average=True, raise_if_not_found=False)
+        self._graphdef, state = nnx.split(view)
+        self._state = jax.device_put(state, replicated)
+
+    def probabilities(self, masks: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Returns the network's answers at its own size, (h, w) float32 each, to masks of any size.
+
+        Args:
+          masks: (H, W) bool or numbers in [0, 1]; for a model of C channels C for every group of them.
+        """
+        if len(masks) % self.channels:
+            raise ValueError(f"the model takes {self.channels} masks together, got {len(masks)}")
+        planes = [bilinear_array(mask, self.size) for mask in masks]
+        found: list[np.ndarray] = []
+        whole = self.batch_size * self.channels
+        for first in range(0, len(planes), whole):
+            part = np.stack(planes[first : first + whole]).reshape(-1, self.channels, *self.size)
+            batch = np.zeros((self.batch_size, *self.size, self.channels), np.float32)
+            batch[: len(part)] = part.transpose(0, 2, 3, 1)
+            answer = np.asarray(_forward(self._graphdef, self._state, jax.device_put(batch, self._split)))
+            found += list(answer[: len(part)].transpose(0, 3, 1, 2).reshape(-1, *self.size))
+        return found
+
+    def group(self, masks: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Returns what the network is to be shown of the masks of one image: themselves, or their union."""
+        return [np.maximum.reduce(list(masks))] if self.union else list(masks)
+
+    def masks(self, answers: Sequence[np.ndarray], before: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Returns the restored masks of an image, (H, W) bool each.
+
+        Args:
+          answers: of `probabilities` to what `group` made of `before`.
+          before: the masks, (H, W) bool or numbers in [0, 1].
+        """
+        size = before[0].shape
+        found = [bilinear_array(answer, size) > np.float32(self.threshold) for answer in answers]
+        if self.largest_component is not None:
+            found = [_largest(mask, self.largest_component) for mask in found]
+        return _shared(found[0], before) if self.union else found
+
+    def segmentations(self, found: Sequence[Segmentation], names: Sequence[str]) -> list[Segmentation]:
+        """Returns segmentations whose masks of these names are restored; empty and full ones stay, with a note.
+
+        Raises:
+          ValueError: one has no mask of a name, or more or fewer than the model takes.
+        """
+        befores = [_masks_of(segmentation, names) for segmentation in found]
+        called = [dict(zip(before, names, strict=True)) for before in befores]
+        chosen = [self.choose(before, name) for before, name in zip(befores, called, strict=True)]
+        groups = [
+            self.group([before[k] for k in kept]) if kept else []
+            for before, (kept, _) in zip(befores, chosen, strict=True)
+        ]
+        answers = iter(self.probabilities([mask for group in groups for mask in group]))
+        restored = []
+        for segmentation, before, group, (kept, notes) in zip(found, befores, groups, chosen, strict=True):
+            bits, mine = segmentation.bits.copy(), [next(answers) for _ in group]
+            for k, mask in zip(kept, self.masks(mine, [before[k] for k in kept]) if kept else [], strict=True):
+                bits[k] = np.packbits(mask, axis=1)
+            restored.append(dataclasses.replace(segmentation, bits=bits, notes=(*segmentation.notes, *notes)))
+        return restored
+
+    def choose(self, masks: dict[int, np.ndarray], names: dict[int, str]) -> tuple[list[int], list[str]]:
+        """Returns which masks of an image are restored, and notes on those that are not: empty or full ones.
+
+        A model of several channels restores all of them together, whatever is in them.
+        """
+        if self.channels > 1:
+            if len(masks) != self.channels:
+                raise ImageError(f"the model takes {self.channels} masks together, got {len(masks)}")
+            if not all(blank(mask) for mask in masks.values()):
+                return list(masks), []
+        odd = {k: state for k, mask in masks.items() if (state := blank(mask))}
+        return [k for k in masks if k not in odd], [
+            f"{names[k]}: the mask is {state}, and stays as it is" for k, state in odd.items()
+        ]
+
+
+def denoise(
+    mask: np.ndarray, model: nnx.Module | Denoiser, *, soft: bool = False, grey: str = "refuse", **options
+) -> np.ndarray:
+    """Restores a mask, or several of one image, with a denoising autoencoder (Post-DAE).
+
+    Args:
+      mask: (H, W) or (K, H, W), any size: bool, whole numbers 0 and 1 or 0 and 255, or floats in [0, 1]. It is resized
+        to the network's size and back, bilinearly, as in training.
+      model: from `jaxseg.load`, or a `Denoiser`, which saves the preparation where there are many masks.
+      soft: return probabilities instead of a mask.
+      grey: "refuse" masks that are pictures, with more than a quarter of their pixels between black and white, or
+        "threshold" them at the middle.
+      **options: of `Denoiser`: threshold, largest_component, union, devices.
+
+    Returns:
+      The shape of `mask`, bool; or float32 in [0, 1] if `soft`.
+
+    Raises:
+      ValueError: the mask is empty, full, of another shape or no mask; or an option is impossible.
+    """
+    if isinstance(model, Denoiser) and options:
+        raise ValueError(f"options {', '.join(options)} belong to the Denoiser; make it with them")
+    denoiser = model if isinstance(model, Denoiser) else Denoiser(model, **options)
+    refuse_soft(denoiser, soft=soft)
+    mask = np.asarray(mask)
+    if mask.ndim not in (2, 3) or 0 in mask.shape:
+        raise ImageError(f"masks must be (H, W) or (K, H, W), got {mask.shape}")
+    planes = [checked(plane, grey=grey) for plane in (mask if mask.ndim == 3 else mask[None])]
+    if len(planes) != denoiser.channels and denoiser.channels > 1:
+        raise ImageError(f"the model takes {denoiser.channels} masks together, got {len(planes)}")
+    for k, plane in enumerate(planes):
+        if (state := blank(plane)) and (denoiser.channels == 1 or all(map(blank, planes))):
+            where = f"mask {k}" if mask.ndim == 3 else "the mask"
+            raise ImageError(f"{where} is {state}: there is no shape in it to restore")
+    answers = denoiser.probabilities(denoiser.group(planes))
+    if soft:
+        found = [bilinear_array(answer, planes[0].shape) for answer in answers]
+    else:
+        found = denoiser.masks(answers, planes)
+    return np.stack(found).reshape(mask.shape)
+
+
+def _masks_of(segmentation: Segmentation, names: Sequence[str]) -> dict[int, np.ndarray]:
+    """The masks of these names at the network's size, by their number."""
+    missing = [name for name in names if name not in segmentation.names]
+    if missing:
+        there = ", ".join(segmentation.names)
+        raise ValueError(f"there is no mask of {', '.join(missing)} to denoise; there are {there}")
+    places = [segmentation.names.index(name) for name in names]
+    return {k: np.unpackbits(segmentation.bits[k], axis=1).view(bool) for k in places}
+
+
+def refuse_soft(denoiser: Denoiser, *, soft: bool) -> None:
+    """Raises where probabilities are asked for together with what is done to masks alone."""
+    if soft and (denoiser.union or denoiser.largest_component):
+        raise ValueError("probabilities have neither a union nor largest parts; leave those out, or soft")
+
+
+def checked(mask: np.ndarray, *, grey: str = "refuse") -> np.ndarray:
+    """Returns an (H, W) array as a mask: bool as it is, all else float32 in [0, 1].
+
+    Raises:
+      ImageError: its values are no mask's. ValueError: `grey` is unknown.
+    """
+    if grey not in GREY:
+        raise ValueError(f"grey is {grey!r}; known: {', '.join(GREY)}")
+    if mask.dtype == bool:
+        return mask
+    if mask.dtype.kind not in "iuf":
+        raise ImageError(f"a mask holds bool or numbers, got {mask.dtype}")
+    low, high = mask.min(), mask.max()
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise ImageError("the mask has values that are not finite")
+    top = 1 if mask.dtype.kind == "f" or high <= 1 else 255
+    if low < 0 or high > top:
+        allowed = "0 and 1 (floats: all between), or 0 and 255"
+        raise ImageError(f"has values from {low} to {high}; a mask has {allowed}")
+    values = mask.astype(np.float32) / np.float32(top)
+    if grey == "threshold":
+        return values > 0.5
+    if 0 < high <= top / 2:
+        raise ImageError(f"has values up to {high}, all below the middle: is it a label map? A mask has 0 and {top}")
+    if np.count_nonzero((values > 1 / 8) & (values < 7 / 8)) > _SOFT * values.size:
+        raise ImageError("has many shades of grey: it is a picture, not a mask; or cut it at the middle: threshold")
+    return values
+
+
+def blank(mask: np.ndarray) -> str:
+    """Returns "empty" or "full" of a mask without a shape, else ""."""
+    high, low = mask.max() > 0.5, mask.min() > 0.5  # soft masks may be 0 and 1 nowhere
+    return "" if high and not low else "full" if high else "empty"
+
+
+def _largest(mask: np.ndarray, count: int) -> np.ndarray:
+    """Returns a mask with no more than `count` of its connected parts, the largest."""
+    parts, total = ndimage.label(mask, _EIGHT)
+    if total <= count:
+        return mask
+    sizes = np.bincount(parts.ravel())[1:]
+    return np.isin(parts, 1 + np.argsort(-sizes, kind="stable")[:count])
+
+
+def _shared(union: np.ndarray, before: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Returns a union as masks of classes: each keeps its pixels in it, and those of none go to the nearest class."""
+    classes = [np.asarray(mask) > 0.5 for mask in before]
+    distances = np.stack([ndimage.distance_transform_edt(~mask) for mask in classes])
+    nearest = distances.argmin(0)
+    free = union & ~np.logical_or.reduce(classes)
+    return [union & mask | (free & (nearest == k)) for k, mask in enumerate(classes)]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _forward(graphdef, state, masks: jax.Array) -> jax.Array:
+    """(B, h, w, C) -> probabilities, the same shape."""
+    return nnx.merge(graphdef, state)(masks).astype(jnp.float32)

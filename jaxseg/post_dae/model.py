@@ -1,0 +1,244 @@
+"""Denoising autoencoder of Post-DAE (Larrazabal et al. 2020, doi 10.1109/TMI.2020.3005297). Arrays are NHWC."""
+
+import dataclasses
+import math
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxseg.nn.layers import DTYPES, INITS, BatchNorm, ConvTranspose, conv, linear
+from jaxseg.nn.recompute import recomputable
+
+ACTIVATIONS = {"sigmoid": nnx.sigmoid, "relu": nnx.relu}
+NORMS = ("none", "batch")
+
+
+@dataclasses.dataclass(frozen=True)
+class DAEConfig:
+    """Hyper-parameters; the defaults are the original's.
+
+    Attributes:
+      in_channels: channels of the masks.
+      out_channels: channels of the answer.
+      image_size: height and width, the only ones the network can take; multiples of the product of `strides`.
+      features: channels of the encoder's levels, the finest first.
+      decoder_features: channels of the decoder's levels, the coarsest first; the last two are equal, since the
+        original builds its last convolution so.
+      intermediate: widths of the linear layers in the middle, where the first is the size of the code. The last number
+        counts for nothing, here as in the original: the last layer is as wide as the encoder's output.
+      strides: of the levels; each halves the image under 2. Another stride s makes (H - 1) s + 2 rows of H, as the
+        original does, so the answer's size is not the mask's.
+      decoder_activation: at the end of every decoder level but the last, which has a sigmoid. "sigmoid" is the
+        original's, with which training collapses to one mean shape; "relu" works.
+      norm: after every convolution; "none" is the original's, "batch" works.
+      init: "torch" (PyTorch's defaults) or "lecun" (flax's).
+      dtype: dtype of the arithmetic, "float32" or "bfloat16"; parameters are float32.
+    """
+
+    OUTPUTS: ClassVar[str] = "out_channels"
+
+    in_channels: int = 1
+    out_channels: int = 1
+    image_size: tuple[int, int] = (512, 512)
+    features: tuple[int, ...] = (16, 32, 32, 32, 32)
+    decoder_features: tuple[int, ...] = (16, 16, 16, 16, 16)
+    intermediate: tuple[int, ...] = (512, 1024)
+    strides: tuple[int, ...] = (2, 2, 2, 2, 2)
+    decoder_activation: str = "sigmoid"
+    norm: str = "none"
+    init: str = "torch"
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        if problems := [*_wrong_numbers(self), *_wrong_words(self)] or [*_misfits(self)]:
+            raise ValueError("; ".join(problems))
+
+    @property
+    def num_classes(self) -> int:
+        """Output channels."""
+        return self.out_channels
+
+    @property
+    def code_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the encoder's output."""
+        height, width = (side // math.prod(self.strides) for side in self.image_size)
+        return height, width, self.features[-1]
+
+
+def _wrong_numbers(cfg: DAEConfig):
+    limits = {"in_channels": 1024, "out_channels": 1024, "image_size": 8192, "features": 4096}
+    limits |= {"decoder_features": 4096, "intermediate": 65_536, "strides": 8}
+    least = {"image_size": 8, "strides": 2}  # the smallest size that a card may have
+    for name, top in limits.items():
+        value, single, low = getattr(cfg, name), name.endswith("channels"), least.get(name, 1)
+        numbers = (value,) if single else value
+        whole = isinstance(numbers, tuple) and numbers and all(type(number) is int for number in numbers)
+        if not whole or not all(low <= number <= top for number in numbers):
+            kind = "a whole number" if single else "a tuple of whole numbers"
+            yield f"{name}: {value!r} must be {kind} from {low} to {top}"
+
+
+def _wrong_words(cfg: DAEConfig):
+    allowed = {"decoder_activation": tuple(ACTIVATIONS), "norm": NORMS, "init": INITS, "dtype": DTYPES}
+    for name, words in allowed.items():
+        if getattr(cfg, name) not in words:
+            yield f"{name}: {getattr(cfg, name)!r} is not one of {', '.join(words)}"
+
+
+def _misfits(cfg: DAEConfig):
+    step = math.prod(cfg.strides)
+    if len(cfg.image_size) != 2 or any(side % step for side in cfg.image_size):
+        yield f"image_size: {cfg.image_size} must be two multiples of {step}, the product of strides"
+    if not len(cfg.features) == len(cfg.decoder_features) == len(cfg.strides) >= 2:
+        counts = f"{len(cfg.features)}, {len(cfg.decoder_features)} and {len(cfg.strides)}"
+        yield f"features, decoder_features and strides: have {counts} levels; as many each, and at least 2"
+    if len(cfg.intermediate) < 2:
+        yield f"intermediate: {cfg.intermediate} must be two or more, the last of which counts for nothing"
+    if len(cfg.decoder_features) > 1 and cfg.decoder_features[-1] != cfg.decoder_features[-2]:
+        yield f"decoder_features: the last two must be equal, as in the original, got {cfg.decoder_features}"
+
+
+class Encode(nnx.Module):
+    """A level of the encoder: a convolution with a stride, and one without; the last level has only the first."""
+
+    def __init__(self, cfg: DAEConfig, level: int, *, rngs: nnx.Rngs):
+        num_in, num_out = (cfg.in_channels, *cfg.features)[level : level + 2]
+        options = {"init": cfg.init, "dtype": jnp.dtype(cfg.dtype), "rngs": rngs}
+        self.convs = nnx.List([conv(num_in, num_out, 3, stride=cfg.strides[level], **options)])
+        if level + 1 < len(cfg.features):
+            self.convs.append(conv(num_out, num_out, 3, **options))
+        self.norms = nnx.List([BatchNorm(num_out) for _ in self.convs if cfg.norm == "batch"])
+
+    @recomputable
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for i, layer in enumerate(self.convs):
+            x = layer(x)
+            x = nnx.relu(self.norms[i](x) if self.norms else x)
+        return x
+
+
+class Decode(nnx.Module):
+    """A level of the decoder: a transposed convolution, ReLU and a convolution; its activation is the network's."""
+
+    def __init__(self, cfg: DAEConfig, level: int, *, rngs: nnx.Rngs):
+        num_in, num_mid = (cfg.features[-1], *cfg.decoder_features)[level : level + 2]
+        last = level + 1 == len(cfg.decoder_features)
+        num_out = cfg.out_channels if last else num_mid
+        options = {"init": cfg.init, "dtype": jnp.dtype(cfg.dtype), "rngs": rngs}
+        self.upconv = ConvTranspose(num_in, num_mid, stride=cfg.strides[::-1][level], **options)
+        self.conv = conv(num_mid, num_out, 3, **options)
+        widths = (num_mid,) if last else (num_mid, num_out)  # the answer itself is not normalised
+        self.norms = nnx.List([BatchNorm(width) for width in widths if cfg.norm == "batch"])
+
+    @recomputable
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = self.upconv(x)
+        x = self.conv(nnx.relu(self.norms[0](x) if self.norms else x))
+        return self.norms[1](x) if len(self.norms) > 1 else x
+
+
+class DAE(nnx.Module):
+    """Denoising autoencoder of masks: (B, H, W, C) in [0, 1] -> (B, H, W, C') float32 probabilities.
+
+    H and W are those of the config. Max |difference| from the original (PyTorch 2.13, float32, CPU, (1, 1, 512, 512))
+    with the parity kit's weights: 5e-7, and 3e-6 of the layers on the way.
+    """
+
+    def __init__(self, cfg: DAEConfig, *, rngs: nnx.Rngs):
+        self.cfg = cfg
+        levels = range(len(cfg.features))
+        self.encode = nnx.List([Encode(cfg, level, rngs=rngs) for level in levels])
+        flat = math.prod(cfg.code_shape)
+        widths = (flat, *cfg.intermediate[:-1], flat)
+        options = {"init": cfg.init, "dtype": jnp.dtype(cfg.dtype), "rngs": rngs}
+        self.intermediate = nnx.List(
+            [linear(num_in, num_out, **options) for num_in, num_out in zip(widths[:-1], widths[1:], strict=True)]
+        )
+        self.decode = nnx.List([Decode(cfg, level, rngs=rngs) for level in levels])
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns (B, H, W, C') float32 probabilities of (B, H, W, C) masks."""
+        return nnx.sigmoid(self.logits(x))
+
+    def logits(self, x: jax.Array) -> jax.Array:
+        """Returns (B, H, W, C') float32 logits of (B, H, W, C) masks."""
+        return self.features(x)[f"decode_{len(self.decode) - 1}"].astype(jnp.float32)
+
+    def features(self, x: jax.Array) -> dict[str, jax.Array]:
+        """Returns the named intermediates: encode_0 ..., intermediate (B, h w c) in PyTorch's order, decode_0 ....
+
+        The last level of the decoder is there as logits.
+        """
+        size = (*self.cfg.image_size, self.cfg.in_channels)
+        if x.ndim != 4 or x.shape[1:] != size:
+            raise ValueError(f"masks must be (B, {', '.join(map(str, size))}), got {x.shape}; `jaxseg.denoise` resizes")
+        x, named = x.astype(self.cfg.dtype), {}
+        for i, level in enumerate(self.encode):
+            named[f"encode_{i}"] = x = level(x)
+        height, width, channels = self.cfg.code_shape
+        x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)  # channels first, as PyTorch flattens
+        for i, layer in enumerate(self.intermediate):
+            x = layer(x)
+            if i == 0:  # the original's other activations share one name, and get lost
+                x = nnx.relu(x)
+        named["intermediate"] = x
+        x = x.reshape(x.shape[0], channels, height, width).transpose(0, 2, 3, 1)
+        for i, level in enumerate(self.decode):
+            x = level(x if i == 0 else ACTIVATIONS[self.cfg.decoder_activation](x))
+            named[f"decode_{i}"] = x
+        return named
+
+
+def torch_names(cfg: DAEConfig) -> dict[str, str]:
+    """Returns our module paths -> module names in the original's checkpoints, which know no norms."""
+    names = {f"intermediate.{i}": f"intermediate.inter_{i}" for i in range(len(cfg.intermediate))}
+    for i in range(len(cfg.features)):
+        names |= {f"encode.{i}.convs.{j}": f"encode.encode_{i}.conv{j}" for j in range(2)}
+        names |= {f"decode.{i}.upconv": f"decode.decode_{i}.upconv0", f"decode.{i}.conv": f"decode.decode_{i}.conv0"}
+    return names
+
+
+def config_from_shapes(shapes: dict[str, tuple[int, ...]]) -> DAEConfig | None:
+    """Returns the hyper-parameters of a PyTorch checkpoint, or None where it is no such autoencoder.
+
+    What is not in the shapes: strides are taken to be 2, and images to be square, as the original's program makes
+    them; the last number of `intermediate`, which counts for nothing, is the default's.
+
+    Args:
+      shapes: tensor names (without a wrapper's prefix) and shapes of the checkpoint.
+
+    Raises:
+      ValueError: the image cannot be square.
+    """
+    encoder = _series(shapes, "encode.encode_{}.conv0.weight", 4)
+    decoder = _series(shapes, "decode.decode_{}.upconv0.weight", 4)
+    middle = _series(shapes, "intermediate.inter_{}.weight", 2)
+    out = shapes.get(f"decode.decode_{len(decoder) - 1}.conv0.weight")
+    if min(len(encoder), len(middle)) < 2 or len(decoder) != len(encoder) or out is None or len(out) != 4:
+        return None
+    features = tuple(shape[0] for shape in encoder)
+    side = math.isqrt(middle[0][1] // max(features[-1], 1))
+    if side == 0 or side**2 * features[-1] != middle[0][1]:
+        raise ValueError(
+            f"its code has {middle[0][1]} numbers of {features[-1]} channels, which is no square image: build a "
+            "jaxseg.post_dae.model.DAE of the right image_size, and fill it with jaxseg.weights.fill.fill"
+        )
+    return DAEConfig(
+        in_channels=encoder[0][1],
+        out_channels=out[0],
+        image_size=(side * 2 ** len(encoder),) * 2,
+        features=features,
+        decoder_features=tuple(shape[1] for shape in decoder),
+        intermediate=(*(shape[0] for shape in middle[:-1]), DAEConfig.intermediate[-1]),
+        strides=(2,) * len(encoder),
+    )
+
+
+def _series(shapes: dict[str, tuple[int, ...]], name: str, rank: int) -> list[tuple[int, ...]]:
+    """Returns the shapes of the tensors called `name` with 0, 1, ...; none where one has another rank."""
+    found = []
+    while name.format(len(found)) in shapes:
+        found.append(shapes[name.format(len(found))])
+    return found if all(len(shape) == rank for shape in found) else []

@@ -1,0 +1,88 @@
+"""What training does at random to the records of SegAE: slices, margins, worse masks, CTs of other scanners."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from jaxseg.datasets.degrade import KINDS, degrade
+from jaxseg.segae.crop import HU_RANGE, bounds, crop_window, draw_margins
+from jaxseg.segae.data import example, planes
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """The transform of training. The defaults are the original's: a random slice, and random margins.
+
+    Attributes:
+      size: S, side of the examples.
+      degrade_share: of the examples, those whose mask is made of the truth by `jaxseg.datasets.degrade`, with a Dice
+        drawn evenly from `degrade_dice`.
+      degrade_dice: lowest and highest Dice of these.
+      kinds: ways in which masks are degraded.
+      truth_share: of the examples, those whose mask is the truth.
+      window_jitter: by how many HU at most each end of the range that is told apart moves.
+      noise: standard deviation at most, in HU, of noise on the CT; that of an example is drawn evenly from 0 on.
+      flip_rows, flip_columns: probabilities of mirroring. With columns mirrored, "kidney left" is on the wrong side
+        where all CTs lie alike; where they do not, as in the original, the side says nothing in any case.
+      rotate: degrees at most.
+    """
+
+    size: int = 256
+    degrade_share: float = 0.0
+    degrade_dice: tuple[float, float] = (0.05, 0.98)
+    kinds: tuple[str, ...] = tuple(KINDS)
+    truth_share: float = 0.0
+    window_jitter: float = 0.0
+    noise: float = 0.0
+    flip_rows: float = 0.0
+    flip_columns: float = 0.0
+    rotate: float = 0.0
+
+    def __post_init__(self):
+        if self.size < 1:
+            raise ValueError(f"size must be at least 1, got {self.size}")
+        for name in ("degrade_share", "truth_share", "flip_rows", "flip_columns"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+        if self.degrade_share + self.truth_share > 1:
+            raise ValueError("degrade_share and truth_share are more than 1 together")
+        if not 0 < self.degrade_dice[0] <= self.degrade_dice[1] <= 1:
+            raise ValueError(f"degrade_dice must be two ascending numbers in (0, 1], got {self.degrade_dice}")
+        if not 0 <= self.window_jitter < (HU_RANGE[1] - HU_RANGE[0]) / 2:
+            raise ValueError(f"window_jitter must be in [0, 200) HU, got {self.window_jitter}")
+        if self.noise < 0 or not 0 <= self.rotate <= 180:
+            raise ValueError(f"noise must be at least 0 and rotate in [0, 180], got {self.noise} and {self.rotate}")
+        if not self.kinds or set(self.kinds) - set(KINDS):
+            raise ValueError(f"kinds must be of {', '.join(KINDS)}, got {', '.join(self.kinds) or 'none'}")
+
+    def __call__(self, record: dict[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        z = int(rng.choice(record["slices"]))
+        ct, truth, mask = planes(record, z)
+        choice = rng.random()
+        if choice < self.degrade_share:
+            mask, _ = degrade(rng, truth, rng.uniform(*self.degrade_dice), self.kinds)
+        elif choice < self.degrade_share + self.truth_share:
+            mask = truth
+        found = bounds(mask)
+        part = crop_window(found, mask.shape, draw_margins(rng, found)).part
+        ct, truth, mask = self._moved(rng, ct[part], truth[part], mask[part])
+        if self.noise:
+            ct = ct + rng.uniform(0, self.noise) * rng.standard_normal(ct.shape, np.float32)
+        low, high = HU_RANGE + self.window_jitter * rng.uniform(-1, 1, 2)
+        return example(ct, truth, mask, record["label"], z, size=self.size, hu_range=(low, high))
+
+    def _moved(self, rng: np.random.Generator, *parts: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Mirrors and turns CT, truth and mask alike."""
+        for axis, probability in enumerate((self.flip_rows, self.flip_columns)):
+            if rng.random() < probability:
+                parts = tuple(np.flip(part, axis) for part in parts)
+        if not self.rotate:
+            return parts
+        angle = rng.uniform(-self.rotate, self.rotate)
+        ct, truth, mask = parts
+        turned = [ndimage.rotate(m.view(np.uint8), angle, reshape=False, order=0).view(bool) for m in (truth, mask)]
+        if not turned[1].any():  # a mask of few pixels can fall between those of the turned grid
+            return parts
+        return ndimage.rotate(ct.astype(np.float32), angle, reshape=False, order=1, mode="nearest"), *turned

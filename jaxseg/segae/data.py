@@ -1,0 +1,294 @@
+"""Slices of CT volumes with masks of organs, good and bad ones, and how good each is: SegAE's training data.
+
+An example is {"image": (S, S, 2) float32, CT and mask as `jaxseg.segae.crop` makes them; "dice": float32, the overlap
+of the mask with the truth within the crop; "label": int32, the organ's class; "slice": int32}.
+
+Source: Chen et al. 2024, arXiv:2406.00327; Schuture/Quality-Sentinel.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxseg.datasets.volume_cache import Cache, PackedMask, pack
+from jaxseg.files import printable
+from jaxseg.segae.crop import bounds, crop_window, dice, normalise, to_bytes
+from jaxseg.segae.layout import Case, read_layout
+from jaxseg.volumes.pair import check_ct, check_mask, check_pair
+from jaxseg.volumes.read import read_labels, read_volume
+from jaxseg.volumes.volume import Volume, VolumeError
+
+OVERLAP = 20  # pixels that mask and truth must share in a slice for it to be used, as in the original
+MEMORY = 4 * 2**30  # bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """A mask and its slices.
+
+    Attributes:
+      case: that it is of.
+      organ: its name.
+      label: its class.
+      path: its file.
+      slices: those that can be used, ascending.
+      dice: of the whole volumes, mask and truth.
+      truth_voxels, mask_voxels: of the whole volumes.
+    """
+
+    case: Case
+    organ: str
+    label: int
+    path: Path
+    slices: tuple[int, ...]
+    dice: float
+    truth_voxels: int
+    mask_voxels: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Volumes:
+    """Opens volumes, and keeps them in memory within a limit.
+
+    Attributes:
+      cache: what is kept.
+      canonical: turn volumes to the patient's axes.
+    """
+
+    cache: Cache = dataclasses.field(default_factory=lambda: Cache(MEMORY))
+    canonical: bool = dataclasses.field(default=False, kw_only=True)
+
+    def ct(self, path: Path) -> np.ndarray:
+        """Returns a CT, (D, H, W) in Hounsfield units: int16 where that holds its values, else float32."""
+        return self.cache.get(path, lambda: _compact(self.checked_ct(path)))
+
+    def labels(self, path: Path) -> np.ndarray:
+        """Returns classes, (D, H, W) uint8 or uint16."""
+        return self.cache.get(path, lambda: np.ascontiguousarray(self.read_labels(path).array))
+
+    def mask(self, path: Path) -> PackedMask:
+        """Returns a mask at a bit a voxel."""
+        return self.cache.get(path, lambda: pack(self.read_mask(path).array))
+
+    def checked_ct(self, path: Path) -> Volume:
+        """Reads a CT; VolumeError where it cannot be Hounsfield units."""
+        ct = read_volume(path, canonical=self.canonical)
+        check_ct(ct)
+        return ct
+
+    def read_labels(self, path: Path) -> Volume:
+        """Reads classes."""
+        return read_labels(path, canonical=self.canonical)
+
+    def read_mask(self, path: Path) -> Volume:
+        """Reads a mask of 0 and 1."""
+        return check_mask(read_volume(path, canonical=self.canonical))
+
+
+@dataclasses.dataclass(frozen=True)
+class SegaeSplit:
+    """A source of records: one for every mask with slices that can be used.
+
+    A record is {"ct", "labels": (D, H, W) arrays, "mask": PackedMask, "slices": (n,) int64, "label": int}. It refers
+    to what the cache holds; `Example` and `Augmentation` make an example of it.
+
+    Attributes:
+      items: the masks.
+      volumes: that opens them.
+      root: what names of records leave out.
+    """
+
+    items: tuple[Item, ...]
+    volumes: Volumes
+    root: Path
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        item = self.items[index]
+        return {
+            "ct": self.volumes.ct(item.case.ct),
+            "labels": self.volumes.labels(item.case.label),
+            "mask": self.volumes.mask(item.path),
+            "slices": np.array(item.slices),
+            "label": item.label,
+        }
+
+    def name(self, index: int) -> str:
+        """Returns the path of a mask from the root."""
+        return printable(self.items[index].path.relative_to(self.root).as_posix())
+
+    def of_slices(self, count: int | None = None) -> "SegaeSplit":
+        """Returns a source with a record for single slices of every mask.
+
+        Args:
+          count: of slices a mask, evenly over those that can be used, a single one in the middle; None: all of them.
+        """
+        items = []
+        for item in self.items:
+            total = len(item.slices)
+            most = total if count is None else min(count, total)
+            places = [int((k + 0.5) * total / most) for k in range(most)]
+            items += [dataclasses.replace(item, slices=(item.slices[k],)) for k in places]
+        return dataclasses.replace(self, items=tuple(items))
+
+
+@dataclasses.dataclass(frozen=True)
+class SegaeData:
+    """A data set.
+
+    Attributes:
+      splits: "train", "val": those that are there.
+      unusable: of each split, masks without a slice that can be used: which are left out.
+      notes: lines for people about that.
+    """
+
+    splits: dict[str, SegaeSplit]
+    unusable: dict[str, tuple[str, ...]]
+    notes: tuple[str, ...]
+
+
+def read_segae(
+    root: str | Path, *, memory: int = MEMORY, canonical: bool = False, overlap: int = OVERLAP, threads: int = 4
+) -> SegaeData:
+    """Reads the layout of a data set, opens every volume once, and finds the slices that can be used.
+
+    A slice can be used where the mask and the voxels of its class share at least `overlap` pixels. The original draws
+    slices until it meets such a one, and another mask where it has fewer than two.
+
+    Args:
+      root: folder of the data set, see `jaxseg.segae.layout`.
+      memory: bytes of volumes that are kept in memory; masks take a bit a voxel of their bounding box.
+      canonical: turn volumes to the patient's axes; the original does not.
+      overlap: pixels, at least 1.
+      threads: that open volumes.
+
+    Raises:
+      ValueError: the layout is another; volumes are damaged, do not fit their CT, or are no CT, classes or masks; a
+        split has nothing to be used.
+      OSError: a file cannot be read.
+    """
+    if overlap < 1:
+        raise ValueError(f"the overlap must be at least 1 pixel, got {overlap}")
+    root = Path(root)
+    layout, volumes = read_layout(root), Volumes(Cache(memory), canonical=canonical)
+    cases = [(split, case) for split, found in layout.items() for case in found]
+    with ThreadPoolExecutor(threads, thread_name_prefix="jaxseg-index") as pool:
+        indexed = list(pool.map(lambda pair: index_case(pair[1], volumes, overlap), cases))
+    problems = [problem for _, found in indexed for problem in found]
+    if problems:
+        rest = f"\nand {len(problems) - 8} more" if len(problems) > 8 else ""
+        raise ValueError(f"{root}: {len(problems)} volumes cannot be used:\n" + "\n".join(problems[:8]) + rest)
+    items = {name: [] for name in layout}
+    for (split, _), (found, _) in zip(cases, indexed, strict=True):
+        items[split] += found
+    return _split_up(root, items, volumes, overlap)
+
+
+def _split_up(root: Path, items: dict[str, list[Item]], volumes: Volumes, overlap: int) -> SegaeData:
+    splits, unusable, notes = {}, {}, []
+    for split, found in items.items():
+        usable = tuple(item for item in found if item.slices)
+        empty = [item.path.relative_to(root).as_posix() for item in found if not item.slices]
+        if not usable:
+            raise ValueError(f"{root}: none of the {len(found)} masks of {split} has a slice that can be used")
+        splits[split], unusable[split] = SegaeSplit(usable, volumes, root), tuple(map(printable, empty))
+        if empty:
+            shown = ", ".join(unusable[split][:5]) + (", ..." if len(empty) > 5 else "")
+            shares = f"shares {overlap} pixels with the truth in any slice"
+            notes.append(f"{len(empty)} of {len(found)} masks of {split} are left out: none {shares} ({shown})")
+    return SegaeData(splits, unusable, tuple(notes))
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """The transform of evaluation: the slice in the middle of those of a record, with the fixed margins.
+
+    Attributes:
+      size: S.
+    """
+
+    size: int = 256
+
+    def __call__(self, record: dict[str, Any], rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
+        z = int(record["slices"][len(record["slices"]) // 2])
+        ct, truth, mask = planes(record, z)
+        part = crop_window(bounds(mask), mask.shape).part
+        return example(ct[part], truth[part], mask[part], record["label"], z, size=self.size)
+
+
+def planes(record: dict[str, Any], z: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns slice z of a record: CT, truth and mask, each (H, W)."""
+    return record["ct"][z], record["labels"][z] == record["label"], record["mask"].plane(z)
+
+
+def example(
+    ct: np.ndarray, truth: np.ndarray, mask: np.ndarray, label: int, z: int, *, size: int, **options
+) -> dict[str, np.ndarray]:
+    """Returns an example of a crop: CT in Hounsfield units, truth and mask (h, w); `options` go to `to_bytes`."""
+    return {
+        "image": normalise(to_bytes(ct, mask, size, **options)),
+        "dice": np.float32(dice(truth, mask)),
+        "label": np.int32(label),
+        "slice": np.int32(z),
+    }
+
+
+def index_case(case: Case, volumes: Volumes, overlap: int = OVERLAP) -> tuple[list[Item], list[str]]:
+    """Returns the masks of a case, and sentences on what is wrong with its volumes.
+
+    Args:
+      case: with the names of its files.
+      volumes: that opens them, and keeps them.
+      overlap: pixels that mask and truth share in a slice that can be used.
+
+    Raises:
+      OSError: a file cannot be read.
+    """
+    shown = printable(f"{case.ct.parent.parent.name}/{case.name}")
+    try:
+        ct, labels = volumes.checked_ct(case.ct), volumes.read_labels(case.label)
+        check_pair(ct, labels)
+    except VolumeError as error:
+        return [], [f"{shown}/{error}"]
+    volumes.cache.get(case.ct, lambda: _compact(ct))
+    volumes.cache.get(case.label, lambda: np.ascontiguousarray(labels.array))
+    items, problems = [], []
+    for organ, label, files in case.masks:
+        truth = labels.array == label
+        for path in files:
+            try:
+                mask = volumes.read_mask(path)
+                check_pair(ct, mask)
+            except VolumeError as error:
+                problems.append(f"{shown}/{printable(path.parent.name)}/{error}")
+                continue
+            packed = volumes.cache.get(path, lambda array=mask.array: pack(array))
+            slices = _usable(truth, mask.array, packed.box, overlap)
+            counts = np.count_nonzero(truth), np.count_nonzero(mask.array)
+            items.append(Item(case, organ, label, path, slices, dice(truth, mask.array), *map(int, counts)))
+    return items, problems
+
+
+def _usable(truth: np.ndarray, mask: np.ndarray, box: tuple[slice, ...], overlap: int) -> tuple[int, ...]:
+    shared = np.count_nonzero(truth[box] & mask[box], axis=(1, 2))
+    return tuple(int(z) + box[0].start for z in np.flatnonzero(shared >= overlap))
+
+
+def _compact(ct: Volume) -> np.ndarray:
+    array = ct.array
+    if array.dtype.kind in "iu":
+        limits = np.iinfo(np.int16)
+        fits = array.min() >= limits.min and array.max() <= limits.max
+        return np.ascontiguousarray(array, np.int16 if fits else np.float32)
+    return np.ascontiguousarray(array, np.float32)
+
+
+def case_names(items: Iterable[Item]) -> tuple[str, ...]:
+    """Returns the names of the cases of items, each once, in order."""
+    return tuple(dict.fromkeys(item.case.name for item in items))

@@ -1,0 +1,84 @@
+"""How predicted and true Dice agree, for all masks and for every organ: as numbers, as a table, as a plot."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy import stats
+
+from jaxseg.segae.scatter import scatter
+from jaxseg.training.task import Examination
+
+LEAST = 3  # masks, below which no correlation is told
+COLUMNS = {  # key -> heading
+    "count": "slices",
+    "true": "true Dice",
+    "predicted": "predicted",
+    "mae": "MAE",
+    "correlation": "linear",
+    "rank_correlation": "rank",
+}
+
+
+def summary(true: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    """Returns "correlation" (Pearson), "rank_correlation" (Spearman; ties share their mean rank) and "mae".
+
+    Args:
+      true: (N,) true Dice.
+      predicted: (N,) predicted Dice.
+
+    Returns:
+      Numbers; a correlation is 0 where one of the two is constant or there are fewer than three masks.
+    """
+    true, predicted = (np.asarray(values, np.float64) for values in (true, predicted))
+    if true.shape != predicted.shape or true.ndim != 1 or not true.size:
+        raise ValueError(f"true and predicted Dice must both be (N,), got {true.shape} and {predicted.shape}")
+    return {
+        "correlation": _pearson(true, predicted),
+        "rank_correlation": _pearson(stats.rankdata(true), stats.rankdata(predicted)),
+        "mae": float(np.abs(predicted - true).mean()),
+    }
+
+
+def quality_examination(true: np.ndarray, predicted: np.ndarray, organs: Sequence[str]) -> Examination:
+    """Returns the agreement over all slices and for every organ, the worst predicted first.
+
+    Args:
+      true, predicted: (N,) Dice of slices.
+      organs: N names.
+    """
+    names = np.array(organs)
+    whole = _row(true, predicted)
+    rows = {str(name): _row(true[names == name], predicted[names == name]) for name in np.unique(names)}
+    rows = dict(sorted(rows.items(), key=lambda item: -item[1]["mae"]))
+    shown = f"{whole['count']} slices: linear {whole['correlation']:.3f}, rank {whole['rank_correlation']:.3f}"
+    picture = scatter(true, predicted, groups=list(organs), title=f"{shown}, MAE {whole['mae']:.3f}")
+    return Examination({"all": whole, "organs": rows}, _table({"all": whole} | rows), picture)
+
+
+def _row(true: np.ndarray, predicted: np.ndarray) -> dict[str, float | int | None]:
+    numbers = {"count": len(true), "true": float(np.mean(true)), "predicted": float(np.mean(predicted))}
+    numbers |= summary(true, predicted)
+    if len(true) < LEAST:
+        numbers |= {"correlation": None, "rank_correlation": None}
+    return numbers
+
+
+def _table(rows: Mapping[str, Mapping]) -> str:
+    lines = [["organ", *COLUMNS.values()]]
+    lines += [[name, *(_cell(row[key]) for key in COLUMNS)] for name, row in rows.items()]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines)
+
+
+def _cell(value: float | int | None) -> str:
+    if value is None:
+        return "-"
+    return str(value) if isinstance(value, int) else f"{value:.3f}"
+
+
+def _pearson(a: np.ndarray, b: np.ndarray) -> float:
+    a, b = a - a.mean(), b - b.mean()
+    scale = np.linalg.norm(a) * np.linalg.norm(b)
+    if len(a) < LEAST or not scale > 1e-12:
+        return 0.0
+    return float(np.clip(a @ b / scale, -1, 1))

@@ -1,0 +1,254 @@
+"""Builds SegAE's training layout from CTs with labels, and masks by a network or by degrading the labels.
+
+The layout: `jaxseg.segae.layout`. Beside it stand quality.csv, a line for every mask, and summary.json.
+"""
+
+import csv
+import dataclasses
+import json
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from jaxseg import __version__
+from jaxseg.datasets.dataset_summary import read_summary
+from jaxseg.datasets.degrade import degrade
+from jaxseg.datasets.volume_cache import Cache
+from jaxseg.files import atomic_file, atomic_folder, printable, safe_name, sweep
+from jaxseg.segae.data import OVERLAP, Volumes, index_case
+from jaxseg.segae.layout import SPLITS, read_layout
+from jaxseg.segae.sources import Scan
+from jaxseg.vocabulary.organs import Organ
+from jaxseg.volumes.nifti import write_nifti
+from jaxseg.volumes.pair import check_ct, check_pair
+from jaxseg.volumes.read import read_labels, read_volume, stem
+from jaxseg.volumes.volume import Volume
+
+COLUMNS = (
+    "split",
+    "case",
+    "organ",
+    "dap_id",
+    "file",
+    "degradation",
+    "dice_3d",
+    "gt_voxels",
+    "mask_voxels",
+    "slices_with_20px_overlap",
+)
+DICE_RANGE = (0.1, 0.98)  # of degraded masks, spread evenly
+_MADE_BY = "prepare segae"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What a layout is made with, as summary.json keeps it.
+
+    Attributes:
+      per_organ: degraded masks for every organ of a case.
+      least_slices: an organ is taken where so many slices hold 20 pixels of it or more.
+      val_fraction: of the cases.
+      seed: of degrading, and of the choice of those cases.
+      canonical: turn the volumes to the patient's axes.
+      pseudo: masks come from a network, not from degrading.
+      labels: label -> name of the organ.
+    """
+
+    per_organ: int = 10
+    least_slices: int = 3
+    val_fraction: float = 0.2
+    seed: int = 0
+    canonical: bool = dataclasses.field(default=False, kw_only=True)
+    pseudo: bool = dataclasses.field(default=False, kw_only=True)
+    labels: Mapping[int, str] = dataclasses.field(default_factory=dict, kw_only=True)
+
+    def __post_init__(self):
+        if self.per_organ < 1 or self.least_slices < 1:
+            raise ValueError(f"per_organ, {self.per_organ}, and least_slices, {self.least_slices}, must be at least 1")
+        if not 0 <= self.val_fraction < 1:
+            raise ValueError(f"val_fraction must be in [0, 1), got {self.val_fraction}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of a case: `error` is "" where it is there; `masks` were written."""
+
+    case: str
+    split: str
+    masks: int = 0
+    error: str = ""
+
+
+def begin(scans: Sequence[Scan], out: Path, settings: Settings) -> dict[str, str]:
+    """Looks whether the layout can be written to a folder, and shares the cases out.
+
+    Cases that are there stay in their split, so more cases may come later.
+
+    Returns:
+      The cases that are still to be made, and the split of each.
+
+    Raises:
+      ValueError: the folder holds something else, or a layout made with other settings.
+    """
+    stored = _summary(out)
+    wanted = json.loads(json.dumps(dataclasses.asdict(settings)))
+    if stored is None and out.exists() and any(path.name[0] != "." for path in out.iterdir()):
+        raise ValueError(f"{out}: holds files that `jaxseg prepare segae` did not write; name another folder")
+    if stored is not None and stored["settings"] != wanted:
+        other = [name for name, value in wanted.items() if stored["settings"].get(name) != value]
+        raise ValueError(f"{out}: was made with another {', '.join(other)}; name another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    for split in SPLITS:
+        (out / split).mkdir(exist_ok=True)
+        sweep(out / split)
+    if stored is None:
+        _write_summary(out, settings, {}, {})
+    names = [scan.name for scan in scans]
+    there = {name: split for split in SPLITS for name in names if (out / split / name).is_dir()}
+    count = round(settings.val_fraction * len(names))
+    count = min(max(count, 1), len(names) - 1) if settings.val_fraction else 0
+    todo = sorted(set(names) - set(there), key=lambda name: (zlib.crc32(f"{settings.seed} {name}".encode()), name))
+    missing = max(0, count - sum(split == "val" for split in there.values()))
+    splits = {name: "val" if place < missing else "train" for place, name in enumerate(todo)}
+    return {name: splits[name] for name in names if name in splits}
+
+
+def prepare(
+    scans: Sequence[Scan], out: Path, settings: Settings, table: Mapping[int, Organ], splits: Mapping[str, str]
+) -> Iterator[Outcome]:
+    """Makes the cases that `begin` named, each as a whole or not at all, and at last the two tables.
+
+    A case that cannot be made does not stop the rest.
+
+    Yields:
+      What became of each.
+    """
+    failed: dict[str, str] = {}
+    for scan in scans:
+        if scan.name not in splits:
+            continue
+        split = splits[scan.name]
+        try:
+            masks = _make(scan, out / split / scan.name, settings, table)
+            yield Outcome(scan.name, split, masks)
+        except (ValueError, OSError) as error:
+            if isinstance(error, OSError) and error.errno is None:
+                raise
+            failed[scan.name] = printable(" ".join(str(error).split()))
+            yield Outcome(scan.name, split, error=failed[scan.name])
+    conclude(out, settings, failed)
+
+
+def conclude(out: Path, settings: Settings, failed: Mapping[str, str]) -> None:
+    """Measures every mask of the layout, and writes quality.csv and summary.json.
+
+    Args:
+      out: the layout.
+      settings: that it was made with.
+      failed: case -> why it could not be made.
+    """
+    rows, cases = [], {}
+    layout = read_layout(out) if any(any((out / split).iterdir()) for split in SPLITS) else {}
+    for split, found in layout.items():
+        for case in found:
+            items, problems = index_case(case, Volumes(Cache(0)), OVERLAP)
+            if problems:
+                raise ValueError(f"{problems[0]}; remove this case and run again")
+            cases[case.name] = {"split": split, "organs": len(case.masks), "masks": len(items)}
+            for item in items:
+                file = f"{item.path.parent.name}/{item.path.name}"
+                way = stem(item.path).rpartition("_")[2] if not settings.pseudo else ""
+                measured = round(item.dice, 4), item.truth_voxels, item.mask_voxels, len(item.slices)
+                rows.append((split, case.name, item.organ, item.label, file, way, *measured))
+    with atomic_file(out / "quality.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
+    _write_summary(out, settings, cases, failed)
+
+
+def _make(scan: Scan, folder: Path, settings: Settings, table: Mapping[int, Organ]) -> int:
+    """Writes a case; returns how many masks it has."""
+    ct = read_volume(scan.ct, canonical=settings.canonical)
+    check_ct(ct)
+    labels = _classes(read_labels(scan.label, canonical=settings.canonical), table)
+    check_pair(ct, labels)
+    taken = _organs(labels.array, settings.least_slices)
+    if not taken:
+        shares = f"{OVERLAP} pixels in {settings.least_slices} slices or more"
+        raise ValueError(f"{labels.name}: no organ of the table has {shares}; do its labels need --names?")
+    organs = {organ.id: organ for organ in table.values()}
+    with atomic_folder(folder) as temporary:
+        write_nifti(temporary / "ct.nii.gz", _small(ct.array), ct.affine)
+        write_nifti(temporary / "label.nii.gz", labels.array, ct.affine)
+        folders = {
+            label: temporary / f"{organs[label].name.replace(' ', '-').replace('_', '-')}_{label}" for label in taken
+        }
+        for path in folders.values():
+            path.mkdir()
+        if scan.stages:
+            return _write_stages(scan, ct, folders, settings, table)
+        return sum(_write_degraded(scan, labels.array == k, ct, path, settings, k) for k, path in folders.items())
+
+
+def _write_stages(
+    scan: Scan, ct: Volume, folders: Mapping[int, Path], settings: Settings, table: Mapping[int, Organ]
+) -> int:
+    for path in scan.stages:
+        found = _classes(read_labels(path, canonical=settings.canonical), table)
+        check_pair(ct, found)
+        for label, folder in folders.items():
+            write_nifti(folder / f"{safe_name(stem(path))}.nii.gz", found.array == label, ct.affine)
+    return len(scan.stages) * len(folders)
+
+
+def _write_degraded(scan: Scan, truth: np.ndarray, ct: Volume, folder: Path, settings: Settings, label: int) -> int:
+    for k, wanted in enumerate(np.linspace(*DICE_RANGE, settings.per_organ)):
+        rng = np.random.default_rng([settings.seed, zlib.crc32(scan.name.encode()), label, k])
+        mask, kind = degrade(rng, truth, float(wanted))
+        write_nifti(folder / f"degraded_{k:02}_{kind}.nii.gz", mask, ct.affine)
+    return settings.per_organ
+
+
+def _classes(labels: Volume, table: Mapping[int, Organ]) -> Volume:
+    """Labels as classes of the DAP-Atlas; what the table does not name becomes 0."""
+    classes = np.zeros(max(int(labels.array.max()), *table) + 1, np.uint8)
+    for label, organ in table.items():
+        classes[label] = organ.id
+    return dataclasses.replace(labels, array=classes[labels.array])
+
+
+def _organs(classes: np.ndarray, least_slices: int) -> list[int]:
+    """The classes with enough slices."""
+    pixels = np.stack([np.bincount(plane.ravel(), minlength=256) for plane in classes])
+    slices = (pixels >= OVERLAP).sum(0)
+    return [int(label) for label in np.flatnonzero(slices >= least_slices) if label]
+
+
+def _small(array: np.ndarray) -> np.ndarray:
+    """A CT as int16 where that loses nothing."""
+    small = array.astype(np.int16, copy=False) if abs(array).max() < 2**15 else array
+    if np.array_equal(small, array):
+        return small
+    return array.astype(np.int32) if array.dtype.kind in "iu" else array.astype(np.float32)
+
+
+def _summary(out: Path) -> dict | None:
+    found = read_summary(out / "summary.json", _MADE_BY)
+    if found is not None and not isinstance(found.get("settings"), dict):
+        raise ValueError(f"{out}: its summary.json is damaged, it has no settings; name another folder")
+    return found
+
+
+def _write_summary(out: Path, settings: Settings, cases: Mapping, failed: Mapping[str, str]) -> None:
+    masks = {split: sum(case["masks"] for case in cases.values() if case["split"] == split) for split in SPLITS}
+    content = {
+        "made_by": _MADE_BY,
+        "jaxseg": __version__,
+        "settings": dataclasses.asdict(settings),
+        "masks": masks,
+        "cases": cases,
+        "failed": dict(failed),
+    }
+    with atomic_file(out / "summary.json") as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,296 @@
+"""Checkpoints of a run, by Orbax: written in the background, whole or not at all, the last and the best kept.
+
+A checkpoint holds the whole state, by name, and a record: the position in the data, the score, and a checksum of every
+array, since Orbax gives wrong numbers without a word where a bit of a file has changed. Sizes, names and checksums are
+checked before a restored state is used.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import gc
+import json
+import logging
+import math
+import os
+import re
+import shutil
+import sys
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental.multihost_utils import sync_global_devices
+
+from jaxseg.training.interrupts import uninterrupted
+from jaxseg.training.learner import State
+
+ITEMS = ("state", "data")
+REMOVED = ".jaxseg-removed"  # checkpoints go there whole before they are removed, or a kill would leave half of one
+HALF_WRITTEN = "[0-9]*.orbax-checkpoint-tmp*"  # left by a kill; Orbax's own removal ends when it next saves
+
+
+@dataclasses.dataclass(frozen=True)
+class _Kept:
+    """Which checkpoints stay, asked by Orbax: the newest, the best, and what is no checkpoint of ours to remove."""
+
+    records: dict[int, dict]
+    last: int
+    best: int
+
+    def should_preserve(self, checkpoints: Sequence, *, context) -> list[bool]:
+        steps = sorted(info.step for info in checkpoints if info.step in self.records)
+        ranked = _ranked(self.records, steps)
+        removed = set(steps[: -self.last]) - set(ranked[: self.best])
+        return [info.step not in removed for info in checkpoints]
+
+
+class Checkpoints:
+    """The checkpoints in a folder; a context manager that waits for what is being written.
+
+    Args:
+      folder: of the checkpoints, made if need be.
+      keep_last: how many of the newest are kept.
+      keep_best: how many of those with the highest scores are kept besides; the best one always is.
+      background: write while the training goes on.
+      read_only: write and remove nothing, not even what another process has half written.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        keep_last: int = 2,
+        keep_best: int = 1,
+        background: bool = True,
+        read_only: bool = False,
+    ):
+        _leave_out_echoes()
+        self._records: dict[int, dict] = {}
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=_Kept(self._records, keep_last, max(keep_best, 1)),
+            enable_async_checkpointing=background and not read_only,
+            create=not read_only,
+            todelete_subdir=REMOVED,
+            read_only=read_only,
+        )
+        self.folder, self._read_only = folder.resolve(), read_only
+        self._sweep(HALF_WRITTEN)
+        self._manager = ocp.CheckpointManager(self.folder, options=options, item_names=ITEMS)
+        for step in self.steps():
+            record = self._read_record(step)
+            if record is not None:
+                self._records[step] = record
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        try:
+            with uninterrupted(), clear_when_full("a checkpoint", self.folder):
+                self._manager.close()
+                self._sweep()
+        except OSError:
+            if kind is None:  # else it would hide the error that ended the run
+                raise
+
+    def steps(self) -> list[int]:
+        """Returns the steps of which there is a checkpoint, ascending."""
+        return sorted(self._manager.all_steps())
+
+    def best(self) -> int | None:
+        """Returns the step with the highest score, of equal ones the first; None where none has a score."""
+        ranked = _ranked(self._records, self.steps())
+        return ranked[0] if ranked else None
+
+    def best_score(self) -> float:
+        """Returns the highest score; minus infinity where there is none."""
+        best = self.best()
+        return -math.inf if best is None else self._records[best]["score"]
+
+    def save(self, step: int, state: State, position: dict, *, score: float | None = None) -> None:
+        """Starts to write the checkpoint of a step; the state may be donated as soon as this returns.
+
+        Raises:
+          OSError: this one or the one before it could not be written; those before stay as they are.
+        """
+        named = _named(state)
+        known = score is not None and math.isfinite(score)
+        record = {"position": position, "score": float(score) if known else None, "crc32": _checksums(named)}
+        record["own_crc32"] = _own_checksum(record)
+        items = ocp.args.Composite(state=ocp.args.StandardSave(named), data=ocp.args.JsonSave(record))
+        self._records[step] = record
+        with uninterrupted(), clear_when_full("a checkpoint", self.folder):
+            self._manager.wait_until_finished()  # nothing is moved there while it is swept
+            self._sweep()
+            self._manager.save(step, args=items, force=True)
+
+    def wait(self) -> None:
+        """Waits until all is written; raises as `save` does."""
+        with uninterrupted(), clear_when_full("a checkpoint", self.folder):
+            self._manager.wait_until_finished()
+            self._sweep()
+
+    def restore(self, step: int, target: State) -> tuple[State, dict]:
+        """Returns the state and the position in the data of a step.
+
+        Args:
+          target: a state with the wanted shapes, dtypes and shardings.
+
+        Raises:
+          ValueError: the checkpoint is damaged, or of another model or optimizer.
+        """
+        wanted = _named(target)
+        with _left_behind():
+            found = self._attempt(step, wanted)
+        if isinstance(found, str):
+            raise ValueError(f"the checkpoint of step {step} is damaged or of another model: {found}")
+        leaves = [found[name] for name in wanted]
+        return jax.tree.unflatten(jax.tree.structure(target), leaves), self._records[step]["position"]
+
+    def restore_latest(self, target: State, tell: Callable[[str], None]) -> tuple[int, State, dict] | None:
+        """Returns step, state and position of the newest checkpoint that can be read; None where there is none.
+
+        Damaged ones after it are told of and moved out of the way, to `damaged-<step>` beside the checkpoints.
+
+        Raises:
+          ValueError: there are checkpoints, and none can be read; they stay where they are.
+        """
+        problems: dict[int, str] = {}
+        for step in reversed(self.steps()):
+            try:
+                found = self.restore(step, target)
+            except ValueError as error:
+                problems[step] = str(error)
+                continue
+            for damaged, problem in problems.items():
+                place = self._set_aside(damaged)
+                tell(f"{problem}; it is now {place}, and the one before it is used")
+            return step, *found
+        if problems:
+            raise ValueError(f"no checkpoint in {self.folder} can be read: {next(iter(problems.values()))}")
+        return None
+
+    def _sweep(self, *more: str) -> None:
+        """Removes what is no longer kept, and what more patterns name; a kill meanwhile leaves it to the next run."""
+        if not self._read_only and jax.process_index() == 0:
+            for pattern in (REMOVED, *more):
+                for place in self.folder.glob(pattern):
+                    shutil.rmtree(place, ignore_errors=True)
+
+    def _attempt(self, step: int, wanted: dict[str, jax.Array]) -> dict[str, jax.Array] | str:
+        """The arrays of a step, or why they cannot be used; nothing of the error is kept."""
+        abstract = {k: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for k, x in wanted.items()}
+        record = self._read_record(step)
+        if record is None:
+            return "its record cannot be read"
+        self._records[step] = record
+        try:
+            items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+            state = self._manager.restore(step, args=items)["state"]
+        except Exception as error:  # orbax, tensorstore and JSON raise almost anything on damaged files
+            return " ".join(str(error).split())[:200] or type(error).__name__
+        if state.keys() != wanted.keys() or any(state[k].shape != wanted[k].shape for k in wanted):
+            return "other names or shapes"
+        return state if _checksums(state) == record["crc32"] else "its arrays are not those that were written"
+
+    def _set_aside(self, step: int) -> Path:
+        """Moves a checkpoint out of the folder, to a name that is free, and returns its place."""
+        places = (self.folder.parent / f"damaged-{step}{again}" for again in ("", *(f"-{i}" for i in range(2, 1000))))
+        place = next(place for place in places if not place.exists())
+        if jax.process_count() > 1:
+            sync_global_devices("the place was chosen")
+        if jax.process_index() == 0:
+            (self.folder / str(step)).rename(place)
+        if jax.process_count() > 1:
+            sync_global_devices("the checkpoint was moved")
+        self._records.pop(step, None)
+        self._manager.reload()
+        return place
+
+    def _read_record(self, step: int) -> dict | None:
+        """What was stored beside a state; None where that cannot be read."""
+        try:
+            record = self._manager.restore(step, args=ocp.args.Composite(data=ocp.args.JsonRestore()))["data"]
+        except Exception:  # as in `_attempt`, which says so when this checkpoint is wanted
+            return None
+        whole = isinstance(record, dict) and record.get("own_crc32") == _own_checksum(record)
+        return record if whole else None
+
+
+@contextlib.contextmanager
+def clear_when_full(what: str, place: Path) -> Iterator[None]:
+    """Makes one line of what Orbax raises, in many, where something cannot be written, such as on a full disk.
+
+    Raises:
+      OSError: whatever went wrong.
+    """
+    try:
+        yield
+    except Exception as error:  # tensorstore gives a full disk as a ValueError or RuntimeError
+        reason = " ".join(str(error).split())
+        code = re.search(r"os_error_code='(\d+)'", reason)
+        text = os.strerror(int(code[1])) if code else reason[:300]
+        raise OSError(f"{what} could not be written to {place}: {text}; the checkpoints before it stay") from error
+
+
+@contextlib.contextmanager
+def _left_behind() -> Iterator[None]:
+    """Clears away at once, and without noise, what Orbax leaves half done where a file is damaged."""
+    logger = logging.getLogger("asyncio")
+    level = logger.level
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+            gc.collect()
+        finally:
+            logger.setLevel(level)
+
+
+@functools.cache
+def _leave_out_echoes() -> None:
+    """Once an array could not be written or read, Orbax's threads protest about every other one, at any later time."""
+    hook = sys.unraisablehook
+
+    def shown(unraisable) -> None:
+        of_orbax = getattr(unraisable.object, "__name__", "").startswith("_read_array")
+        if not of_orbax and str(unraisable.exc_value) != "Event loop is closed":
+            hook(unraisable)
+
+    sys.unraisablehook = shown
+
+
+def _named(state: State) -> dict[str, jax.Array]:
+    """The leaves of a state by their path: names that do not hang on containers or classes."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
+    named = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+    if len(named) != len(leaves):
+        raise ValueError("two arrays of the state have one name")
+    return {name: leaf if isinstance(leaf, jax.Array) else np.asarray(leaf) for name, leaf in named.items()}
+
+
+def _checksums(named: dict[str, jax.Array]) -> dict[str, int]:
+    """The CRC-32 of each array's bytes; every host has the arrays whole."""
+    found = {}
+    for name, array in named.items():
+        whole = array.addressable_shards[0].data if isinstance(array, jax.Array) else array
+        found[name] = zlib.crc32(np.ascontiguousarray(whole).reshape(-1).view(np.uint8))
+    return found
+
+
+def _own_checksum(record: dict) -> int:
+    """The CRC-32 of what a record says."""
+    said = {name: value for name, value in record.items() if name != "own_crc32"}
+    return zlib.crc32(json.dumps(said, sort_keys=True).encode())
+
+
+def _ranked(records: dict[int, dict], steps: Sequence[int]) -> list[int]:
+    """The steps that have a score, the highest first, of equal ones the earliest."""
+    scores = {step: records[step]["score"] for step in steps if step in records}
+    return sorted((s for s in scores if scores[s] is not None), key=lambda step: (-scores[step], step))

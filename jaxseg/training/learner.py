@@ -1,0 +1,158 @@
+"""A model's training as pure functions of one state: a pytree of plain dictionaries, which is also what is stored.
+
+The state holds "params" and "stats" (batch statistics) of the model, "optimizer", "step" (int32), "key" (uint32, of
+the random numbers), and "average" where an exponential moving average of the parameters is kept.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from jaxseg.nn.layers import across
+from jaxseg.nn.recompute import recomputing
+
+AXIS = "data"  # of the devices that share a batch under pmap
+
+State = dict
+
+
+@dataclasses.dataclass(frozen=True)
+class Learner:
+    """How a model is trained; holds no arrays.
+
+    Attributes:
+      graphdef: of the model in training mode; `evaluating` of the same model in evaluation mode.
+      transform: the optimizer.
+      loss: (model, batch, key) -> (mean loss of the batch, {name: scalar}).
+      accumulate: parts into which a batch is cut, one after the other; their gradients are averaged.
+      ema: decay of the moving average of the parameters after each step, with which the model is evaluated; it is
+        corrected for its start as Adam's are. None: none.
+      axis: name of the device axis under pmap; None under jit, which sees the whole batch.
+      timed: the loss changes in time: it takes `step=`, how many steps were taken before, int32, too.
+    """
+
+    graphdef: nnx.GraphDef
+    evaluating: nnx.GraphDef
+    transform: optax.GradientTransformation
+    loss: Callable
+    accumulate: int = 1
+    ema: float | None = None
+    axis: str | None = None
+    timed: bool = False
+
+    def step(self, state: State, batch: dict[str, jax.Array]) -> tuple[State, dict[str, jax.Array]]:
+        """Takes one optimisation step.
+
+        Args:
+          state: of `initial_state`, or of the step before.
+          batch: arrays with the examples along their first axis.
+
+        Returns:
+          The next state, and the loss, its parts and the norm of the gradients before the optimizer clips them.
+        """
+        key = jax.random.fold_in(jax.random.wrap_key_data(state["key"]), state["step"])
+        if self.axis is not None:
+            key = jax.random.fold_in(key, jax.lax.axis_index(self.axis))
+        loss = functools.partial(self.loss, step=state["step"]) if self.timed else self.loss
+        gradients, metrics, stats = self._gradients(loss, state["params"], state["stats"], batch, key)
+        if self.axis is not None:
+            gradients, metrics, stats = jax.lax.pmean((gradients, metrics, stats), self.axis)
+        updates, optimizer = self.transform.update(gradients, state["optimizer"], state["params"])
+        params = optax.apply_updates(state["params"], updates)
+        new = state | {"params": params, "stats": stats, "optimizer": optimizer, "step": state["step"] + 1}
+        if self.ema is not None:
+            # Adam's correction of the start: the first parameters, random ones, do not count.
+            share = (1 - self.ema) / (1 - jnp.float32(self.ema) ** new["step"].astype(jnp.float32))
+            new["average"] = optax.incremental_update(params, state["average"], jnp.minimum(share, 1))
+        return new, metrics | {"gradient_norm": optax.tree.norm(gradients)}
+
+    def trained(self, state: State) -> nnx.Module:
+        """Returns the model of a state in evaluation mode, with averaged parameters where these are kept."""
+        return nnx.merge(self.evaluating, _joined(state.get("average", state["params"]), state["stats"]))
+
+    def _gradients(self, loss, params, stats, batch, key):
+        """Returns the mean gradients and metrics over the parts of a batch, and the statistics after the last."""
+        if self.accumulate == 1:
+            return self._part(loss, params, stats, batch, key)
+        # Strided parts: each device's share of a sharded batch is cut, so that no example moves.
+        parts = jax.tree.map(lambda x: x.reshape(-1, self.accumulate, *x.shape[1:]).swapaxes(0, 1), batch)
+        keys = jax.random.split(key, self.accumulate)
+
+        def add(carry, part):
+            total, stats = carry
+            gradients, metrics, stats = self._part(loss, params, stats, *part)
+            return (jax.tree.map(jnp.add, total, gradients), stats), metrics
+
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        (total, stats), metrics = jax.lax.scan(add, (zeros, stats), (parts, keys))
+        mean = jax.tree.map(lambda x: x / self.accumulate, total)
+        return mean, jax.tree.map(lambda x: x.mean(axis=0), metrics), stats
+
+    def _part(self, loss, params, stats, batch, key):
+        def objective(params):
+            model = nnx.merge(self.graphdef, _joined(params, stats))
+            value, metrics = loss(model, batch, key)
+            return value, ({"loss": value} | metrics, nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.Param))))
+
+        (_, (metrics, stats)), gradients = jax.value_and_grad(objective, has_aux=True)(params)
+        return gradients, metrics, stats
+
+
+def make_learner(
+    model: nnx.Module,
+    transform: optax.GradientTransformation,
+    loss: Callable,
+    *,
+    axis: str | None = None,
+    batch_norm: str = "global",
+    remat: bool = False,
+    **options,
+) -> Learner:
+    """Returns the Learner of a model.
+
+    Args:
+      model: any model of the package.
+      transform: the optimizer.
+      loss: (model in training mode, batch, key) -> (mean loss of the batch, {name: scalar}).
+      axis: name of the device axis under pmap.
+      batch_norm: under pmap, "global" takes statistics over all devices, as jit does; "replica" over each one's share,
+        as PyTorch's DataParallel.
+      remat: keep less for the backward pass and compute it again there: slower, less memory.
+      **options: `accumulate`, `ema`, `timed` of Learner.
+
+    Raises:
+      ValueError: statistics of each replica were asked for, and there are no replicas; or `remat` of a model that
+        has no part for it.
+    """
+    if batch_norm == "replica" and axis is None:
+        raise ValueError("trainer.batch_norm: 'replica' needs trainer.parallel: pmap; under jit the batch is one")
+    modes = {"raise_if_not_found": False}  # a model may have no batch norm, or no dropout
+    training = nnx.view(model, use_running_average=False, deterministic=False, **modes)
+    if axis is not None and batch_norm == "global":
+        training = across(training, axis)
+    if remat:
+        training = recomputing(training)
+    evaluating = nnx.view(model, use_running_average=True, deterministic=True, **modes)
+    return Learner(nnx.graphdef(training), nnx.graphdef(evaluating), transform, loss, axis=axis, **options)
+
+
+def initial_state(learner: Learner, model: nnx.Module, *, seed: int) -> State:
+    """Returns the state at step 0, with copies of the model's arrays."""
+    params = jax.tree.map(jnp.copy, nnx.to_pure_dict(nnx.state(model, nnx.Param)))
+    stats = jax.tree.map(jnp.copy, nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.Param))))
+    state = {"params": params, "stats": stats, "optimizer": learner.transform.init(params)}
+    state |= {"step": jnp.zeros((), jnp.int32), "key": jax.random.key_data(jax.random.key(seed))}
+    return state | ({"average": jax.tree.map(jnp.copy, params)} if learner.ema is not None else {})
+
+
+def _joined(params: dict, stats: dict) -> dict:
+    """Merges two nested dictionaries that share inner keys."""
+    merged = dict(params)
+    for key, value in stats.items():
+        merged[key] = _joined(params[key], value) if key in params and isinstance(value, dict) else value
+    return merged

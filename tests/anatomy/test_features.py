@@ -1,0 +1,167 @@
+"""Measurements equal the original's on its phantoms; what cannot be measured is NaN with a reason."""
+
+import math
+
+import numpy as np
+import pytest
+from phantoms import GOLDEN, NAMES, phantom
+from PIL import Image
+
+from jaxseg.anatomy.measure.features import FEATURES, classes_for, find, find_all, measure
+from jaxseg.anatomy.measure.ratios import CTR_CLASSES
+from jaxseg.vocabulary.labels import CXAS
+
+EVERY = [feature.name for feature in FEATURES]
+
+
+def original(name):
+    """Returns all that the original measured on a phantom, by column."""
+    values = {}
+    for feature, found in GOLDEN[name].items():
+        values |= {feature: found["score"]} if feature in ("CTR", "SCD") else found
+    return values
+
+
+def test_only_the_classes_that_features_need_are_segmented():
+    assert set(classes_for(find_all("CTR"), CXAS)) == {"heart", "lung", "right hemidiaphragm"}
+    assert classes_for(find_all("CTR,area"), CXAS) is None
+    assert classes_for(find_all("CTR,SCD"), ["lung", "heart", "right hemidiaphragm"]) == list(CTR_CLASSES)
+    with pytest.raises(ValueError, match="CTR cannot be measured with this model: it has no class 'heart', 'lung'"):
+        classes_for(find_all("CTR"), ["right hemidiaphragm"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_measurements_are_the_originals_to_the_last_digit(kit, name):
+    found = measure(phantom(kit, name), CXAS, EVERY, original_values=True)
+    want = original(name)
+    assert found.values == want
+    assert {column: type(found.values[column]) for column in want} == {c: type(v) for c, v in want.items()}
+    assert found.reasons == {}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_without_the_originals_values_what_it_could_not_measure_is_nan_with_a_reason(kit, name):
+    found, want = measure(phantom(kit, name), CXAS, EVERY), original(name)
+    empty = {f"{label}_" for label in CXAS if not want[f"{label}_area"]}
+    for column, value in found.values.items():
+        label = column[: column.rindex("_") + 1] if "_" in column else ""
+        if want[column] == -1 or (label in empty and not column.endswith("_area")):
+            assert math.isnan(value), column
+            assert found.reasons[column]
+        else:
+            assert value == want[column]
+            assert column not in found.reasons
+
+
+def test_an_empty_mask_gives_the_area_nought_and_reasons():
+    masks = np.zeros((1, 8, 8), bool)
+    found = measure(masks, ["heart"], "area,box,centroid")
+    assert found.values["heart_area"] == 0
+    boxes = {"heart_x", "heart_y", "heart_width", "heart_height", "heart_cx", "heart_cy"}
+    assert found.reasons == dict.fromkeys(boxes, "the mask is empty")
+    old = measure(masks, ["heart"], "area,box,centroid", original_values=True, pixel_mm=(1, 1))
+    assert old.values["heart_x"] == old.values["heart_width"] == 0
+    assert old.values["heart_cx"] == -1
+    assert math.isnan(old.values["heart_width_mm"])  # the original has no such column
+    assert set(old.reasons) == {"heart_width_mm", "heart_height_mm", "heart_centroid_x_mm", "heart_centroid_y_mm"}
+
+
+@pytest.mark.parametrize("original_values", [True, False])
+def test_where_the_original_crashes_there_is_nan(original_values):
+    masks = np.zeros((len(CXAS), 64, 64), bool)
+    masks[[CXAS.index(name) for name in ("heart", "right hemidiaphragm", "lung")], 20:40, 30] = True
+    found = measure(masks, CXAS, "CTR,SCD", original_values=original_values)
+    assert all(math.isnan(value) for value in found.values.values())
+    assert found.reasons == {"CTR": "the mask of 'lung' is one pixel wide", "SCD": "no vertebra was found"}
+
+
+def test_classes_that_were_not_segmented_are_named():
+    masks = np.ones((2, 8, 8), bool)
+    found = measure(masks, ["heart", "right hemidiaphragm"], "CTR,SCD", pixel_mm=(1, 1))
+    assert found.reasons["CTR"] == found.reasons["CTR_heart_width_mm"] == "class 'lung' was not segmented"
+    assert found.reasons["SCD"] == (
+        "classes 'vertebrae L1', 'vertebrae L2', 'vertebrae L3' and 20 more were not segmented"
+    )
+    assert list(found.values) == ["CTR", "CTR_heart_width_mm", "CTR_thorax_width_mm", "SCD", "SCD_mm"]
+
+
+def test_columns_stand_by_feature_then_class_with_mm_behind_pixels():
+    found = measure(np.ones((2, 4, 4), bool), ["lung", "heart"], ["box", "area"], pixel_mm=(2, 3))
+    ends = ["x", "y", "width", "height", "width_mm", "height_mm"]
+    assert list(found.values) == [
+        *(f"{label}_{end}" for label in ("lung", "heart") for end in ends),
+        "lung_area",
+        "lung_area_mm2",
+        "heart_area",
+        "heart_area_mm2",
+    ]
+    assert found.features == ("box", "area")
+    assert found.values["heart_area_mm2"] == 96
+
+
+def test_the_order_of_classes_does_not_change_a_ratio(kit):
+    masks = phantom(kit, "plausible")
+    found = measure(masks[::-1], CXAS[::-1], "CTR,SCD")
+    assert found.values == {name: GOLDEN["plausible"][name]["score"] for name in ("CTR", "SCD")}
+
+
+def test_names_and_aliases_find_features():
+    assert find("cardio-thoracic ratio") is find("ctr") is find(" CTR ")
+    assert find("Spine-Center Distance").name == "SCD"
+    assert [f.name for f in find_all("area, CTR,area,Cardio-Thoracic Ratio")] == ["area", "CTR"]
+    assert find("CTR").classes == ("right hemidiaphragm", "heart", "lung")
+    assert find("box").classes is None
+
+
+def test_an_unknown_feature_gets_the_nearest_suggested():
+    with pytest.raises(ValueError, match="unknown feature 'perimetre'; did you mean 'perimeter'"):
+        find("perimetre")
+    with pytest.raises(ValueError, match="did you mean 'CTR'"):
+        find("Cardiothoracic ratio")
+    with pytest.raises(ValueError, match="no feature was named"):
+        find_all(" , ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"masks": np.ones((2, 4, 4))}, "must be bool"),
+        ({"masks": np.ones((4, 4), bool)}, r"must be \(K, H, W\)"),
+        ({"masks": np.ones((2, 0, 4), bool)}, "with pixels"),
+        ({"names": ["heart"]}, "as many as the 2 masks"),
+        ({"names": ["heart", "heart"]}, "'heart' 2 times"),
+        ({"names": ["heart", ""]}, "a name of its own"),
+        ({"features": "area,volume"}, "unknown feature 'volume'"),
+        ({"pixel_mm": (1.0, 0.0)}, "pixel_mm must be"),
+        ({"pixel_mm": (1.0, float("nan"))}, "pixel_mm must be"),
+        ({"pixel_mm": (1.0,)}, "pixel_mm must be"),
+        (
+            {"names": ["heart", "CTR_heart"], "features": "CTR,box", "pixel_mm": (1, 1)},
+            "the column 'CTR_heart_width_mm'",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused(changes, message):
+    arguments = {"masks": np.ones((2, 4, 4), bool), "names": ["heart", "lung"], "features": "area"} | changes
+    with pytest.raises(ValueError, match=message):
+        measure(**arguments)
+
+
+def test_lines_show_each_thing_once_in_the_grid_of_the_masks():
+    masks = np.zeros((1, 20, 30), bool)
+    masks[0, 4:8, 5:15] = True
+    found = measure(masks, ["heart"], "box,centroid,perimeter,compactness,convexity")
+    assert found.size == (20, 30)
+    assert [line.kind for line in found.lines] == ["box", "centroid", "contour", "hull"]
+    assert found.lines[0].points.tolist() == [[4.5, 3.5], [14.5, 3.5], [14.5, 7.5], [4.5, 7.5]]
+    assert found.lines[1].points.tolist() == [[9, 5]]
+    assert measure(np.zeros_like(masks), ["heart"], "box,convexity").lines == ()
+
+
+def test_bool_arrays_of_pillow_measure_like_others(kit):
+    masks = phantom(kit, "plausible")[[107, 121, 134]]
+    pillow = np.stack([np.asarray(Image.fromarray(mask)) for mask in masks])
+    assert pillow.view(np.uint8).max() == 255  # else the line in `measure` may go
+    names = ("right hemidiaphragm", "heart", "lung")
+    features = "CTR, perimeter, area, convexity"
+    assert measure(pillow, names, features).values == measure(masks, names, features).values

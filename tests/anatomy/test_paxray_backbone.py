@@ -1,0 +1,64 @@
+"""The backbone of PAX-Ray's U-Net begins with torchvision's weights, for a new run alone."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from torch_writer import save
+
+from jaxseg.nn import resnet
+from jaxseg.training import run, task
+
+pytestmark = pytest.mark.usefixtures("shallow")
+
+
+def state_dict(cfg: resnet.ResNetConfig) -> dict[str, np.ndarray]:
+    """A torchvision ResNet's tensors, drawn at random."""
+    rng, found = np.random.default_rng(0), {}
+    backbone = resnet.ResNet(cfg, rngs=nnx.Rngs(0))
+    by_path = {".".join(map(str, path)): module for path, module in nnx.iter_modules(backbone)}
+    for ours, theirs in resnet.torch_names(cfg).items():
+        module = by_path[ours]
+        if isinstance(module, nnx.Conv):
+            shape = np.transpose(module.kernel[...], (3, 2, 0, 1)).shape
+            found[f"{theirs}.weight"] = rng.normal(size=shape).astype(np.float32)
+            continue
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            found[f"{theirs}.{name}"] = rng.uniform(0.5, 1, module.scale[...].shape).astype(np.float32)
+        found[f"{theirs}.num_batches_tracked"] = np.array(3, np.int64)
+    return found | {"fc.weight": np.zeros((7, 32), np.float32), "fc.bias": np.zeros(7, np.float32)}  # not ours
+
+
+def test_a_torchvision_file_fills_the_backbone_and_another_depth_is_refused(configured, tmp_path):
+    trunk = task.make_problem(configured()).model.cfg.trunk
+    tensors = state_dict(trunk)
+    path = save(tmp_path / "resnet18.pth", tensors)
+    setting = f"model.backbone_weights={json.dumps(str(path))}"
+    problem = task.begun(task.make_problem(configured(setting)))
+    kernel = np.asarray(problem.model.backbone.stem.conv.kernel[...])
+    np.testing.assert_array_equal(kernel, tensors["conv1.weight"].transpose(2, 3, 1, 0))
+    np.testing.assert_array_equal(problem.model.backbone.stem.norm.mean[...], tensors["bn1.running_mean"])
+    with pytest.raises(ValueError, match="^model.backbone_weights: [0-9]+ problems"):
+        task.begun(task.make_problem(configured(setting, "model.backbone=resnet34")))
+
+
+def test_the_backbone_is_read_for_a_new_run_alone(configured, tmp_path):
+    path, folder = tmp_path / "resnet18.pth", tmp_path / "run"
+    tensors = state_dict(task.make_problem(configured()).model.cfg.trunk)
+    config = configured(f"model.backbone_weights={json.dumps(str(path))}", "trainer.max_steps=1")
+    options = {"devices": jax.devices()[:1]}
+    with pytest.raises((ValueError, OSError), match="resnet18.pth"):
+        run.train(config, folder, **options)
+    assert not folder.exists()  # nothing is written before
+    save(path, tensors)
+    scores = run.train(config, folder, **options)
+    path.unlink()
+    assert run.train(config, folder, **options) == scores
+    assert run.evaluate(folder, "val", **options)["dice"] == pytest.approx(scores["dice"], abs=1e-6)
+
+
+def test_weights_that_are_not_there_are_one_line(configured, tmp_path):
+    with pytest.raises((ValueError, OSError), match="none.pth"):
+        task.begun(task.make_problem(configured(f"model.backbone_weights={json.dumps(str(tmp_path / 'none.pth'))}")))

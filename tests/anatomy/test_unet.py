@@ -1,0 +1,167 @@
+"""The U-Net against the original: every intermediate, every golden, both NNX modes, folded and not."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import jaxseg
+from jaxseg.anatomy import unet
+from jaxseg.nn.inference import fold_batch_norm, for_inference
+from jaxseg.nn.layers import BatchNorm
+from jaxseg.weights.fill import fill
+
+NAMES = {  # ours -> the golden's
+    **{f"f{i}": f"feats_{i}_map" for i in range(1, 5)},
+    "f5": "feats_last_map",
+    **{f"up{i}": f"up{i}" for i in range(1, 5)},
+}
+FORWARD = [
+    ("cxas_unet_resnet50", "forward_1x3x128x128"),
+    ("cxas_unet_resnet50", "forward_2x3x96x160"),
+    ("cxas_unet_resnet50", "forward_1x3x101x76"),
+    ("paxray_unet_resnet50", "forward_1x3x96x128"),
+]
+
+
+def build(kit, name: str) -> nnx.Module:
+    tensors = kit.weights(name)
+    cfg = unet.UNetConfig(num_classes=tensors["head.out.conv.weight"].shape[0])
+    model = nnx.eval_shape(lambda: unet.UNet(cfg, rngs=nnx.Rngs(0)))
+    return nnx.view(fill(model, tensors, unet.torch_names(cfg)), use_running_average=True, deterministic=True)
+
+
+@pytest.fixture(scope="module")
+def models(kit) -> dict[str, nnx.Module]:
+    return {name: build(kit, name) for name in {name for name, _ in FORWARD}}
+
+
+def evaluate(model, x) -> np.ndarray:
+    apply, state = jaxseg.functional(nnx.view(model, use_running_average=True, deterministic=True))
+    return np.asarray(jax.jit(apply)(state, x))
+
+
+def nchw(array) -> np.ndarray:
+    return np.asarray(array).transpose(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize(("name", "case"), FORWARD)
+@pytest.mark.parametrize("folded", [False, True], ids=["plain", "folded"])
+def test_every_map_and_the_logits_equal_the_original(kit, models, name, case, folded):
+    golden = f"{name}/{case}"
+    model = for_inference(models[name]) if folded else models[name]
+    graphdef, state = nnx.split(model)
+
+    @jax.jit
+    def forward(state, x):
+        model = nnx.merge(graphdef, state)
+        return model.features(x), model(x)
+
+    x = jnp.asarray(kit.input(golden, "x").transpose(0, 2, 3, 1))
+    features, logits = forward(state, x)
+    for ours, theirs in NAMES.items():
+        kit.check(golden, theirs, nchw(features[ours]))
+    kit.check(golden, "feats_pooled", np.asarray(features["f5"]).mean((1, 2)))
+    kit.check(golden, "logits", nchw(logits))
+    kit.check(golden, "logits_class_mean", np.asarray(logits).mean((1, 2), dtype=np.float64))
+    kit.check(golden, "mask_area", (np.asarray(logits) > 0).sum((1, 2)))
+
+
+def test_folding_leaves_no_batch_norm_and_the_model_untouched():
+    model = jaxseg.create("cxas", num_classes=2, backbone="resnet18", width=4)
+    before = jax.tree.map(np.array, nnx.to_pure_dict(nnx.state(model)))
+    folded = fold_batch_norm(nnx.view(model, use_running_average=True, deterministic=True))
+    assert not any(isinstance(module, BatchNorm) for _, module in nnx.iter_modules(folded))
+    after = jax.tree.map(np.array, nnx.to_pure_dict(nnx.state(model)))
+    jax.tree.map(np.testing.assert_array_equal, before, after)
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet34", "resnet101", "resnet152"])
+def test_every_backbone_gives_logits_of_the_input_size(backbone):
+    cfg = unet.UNetConfig(backbone=backbone, width=4, num_classes=3)
+    model = nnx.eval_shape(lambda: unet.UNet(cfg, rngs=nnx.Rngs(0)))
+    apply, state = jaxseg.functional(nnx.view(model, use_running_average=True, deterministic=True))
+    abstract = jax.eval_shape(apply, state, jax.ShapeDtypeStruct((2, 33, 47, 3), jnp.float32))
+    assert abstract.shape == (2, 33, 47, 3)
+    assert abstract.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(("backbone", "parameters"), [("resnet18", 11_176_512), ("resnet50", 23_508_032)])
+def test_backbones_have_the_published_number_of_parameters(backbone, parameters):
+    cfg = unet.UNetConfig(backbone=backbone)
+    model = nnx.eval_shape(lambda: unet.UNet(cfg, rngs=nnx.Rngs(0)))
+    leaves = jax.tree.leaves(nnx.state(model.backbone, nnx.Param))
+    assert sum(np.prod(leaf.shape) for leaf in leaves) == parameters
+
+
+@pytest.mark.parametrize("graph", [True, False], ids=["graph", "tree"])
+def test_it_works_in_both_modes_of_nnx(graph):
+    with nnx.set_graph_mode(graph):
+        model = jaxseg.create("cxas", num_classes=2, backbone="resnet18", width=4)
+        apply, state = jaxseg.functional(nnx.view(model, use_running_average=True, deterministic=True))
+        x = jnp.ones((1, 32, 32, 3))
+        once = jax.jit(apply)(state, x)
+        stacked = jax.jit(jax.vmap(apply, in_axes=(None, 0)))(state, jnp.stack([x, 2 * x]))
+        gradient = jax.jit(jax.grad(lambda x: apply(state, x).sum()))(x)
+    np.testing.assert_allclose(stacked[0], once, atol=1e-5)
+    assert not np.allclose(stacked[1], once)
+    assert float(jnp.abs(gradient).max()) > 0
+
+
+def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters():
+    exact = jaxseg.create("cxas", num_classes=2, backbone="resnet18", width=8)
+    rough = jaxseg.create("cxas", num_classes=2, backbone="resnet18", width=8, dtype="bfloat16")
+    assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(rough))} == {jnp.dtype("float32")}
+    x = jax.random.normal(jax.random.key(0), (1, 64, 64, 3))
+    assert nnx.eval_shape(lambda m, x: m.features(x), rough, x)["up4"].dtype == jnp.bfloat16
+    a, b = (evaluate(model, x) for model in (exact, rough))
+    assert b.dtype == np.float32
+    assert 0 < np.abs(a - b).max() < 0.15 * np.abs(a).max()
+
+
+def test_dropout_is_inert_by_default_and_active_by_option():
+    x = jnp.ones((1, 32, 32, 3))
+
+    def trained(dropout, seed):
+        model = jaxseg.create("paxray", num_classes=2, backbone="resnet18", width=4, dropout=dropout)
+        apply, state = jaxseg.functional(model)
+        return jax.jit(lambda state, x: apply(state, x, rngs=nnx.Rngs(dropout=seed)))(state, x), model
+
+    np.testing.assert_array_equal(trained(0.0, seed=0)[0], trained(0.0, seed=1)[0])
+    active, model = trained(0.5, seed=0)
+    assert not np.array_equal(active, trained(0.5, seed=1)[0])
+    np.testing.assert_array_equal(evaluate(model, x), evaluate(model, x))
+
+
+def test_torch_initialisation_has_pytorchs_spread():
+    model = jaxseg.create("cxas", num_classes=2)
+    kernel = np.asarray(model.reduce.conv.kernel[...])
+    bound = (2048 * 9) ** -0.5  # uniform within 1 / sqrt(fan_in)
+    assert bound * 0.999 < np.abs(kernel).max() <= bound
+    assert np.abs(kernel.std() / (bound / 3**0.5) - 1) < 0.01
+    assert 0 < np.abs(np.asarray(model.reduce.conv.bias[...])).max() <= bound
+    trunk = np.asarray(model.backbone.stages[2][1].convs[1].conv.kernel[...])  # 3x3, 256 -> 256
+    assert np.abs(trunk.std() / (2 / (256 * 9)) ** 0.5 - 1) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"num_classes": 0}, "num_classes: 0"),
+        ({"backbone": "vgg"}, "resnet18"),
+        ({"dropout": 1.0}, "dropout: 1.0"),
+        ({"dtype": "fp8"}, "bfloat16"),
+        ({"init": "zeros"}, "torch"),
+        ({"wdith": 8}, "unknown hyper-parameter wdith; known: backbone"),
+    ],
+)
+def test_impossible_hyper_parameters_are_named(values, words):
+    with pytest.raises(ValueError, match=words):
+        jaxseg.create("cxas", **values)
+
+
+def test_wrong_channels_are_refused():
+    model = jaxseg.create("cxas", num_classes=2, backbone="resnet18", width=4)
+    with pytest.raises(ValueError, match=r"images must be \(B, H, W, 3\), got \(1, 32, 32, 1\)"):
+        model(jnp.ones((1, 32, 32, 1)))

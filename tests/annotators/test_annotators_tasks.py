@@ -1,0 +1,235 @@
+"""Training from annotators who disagree: both networks, draws, KL schedules, measures, and what is refused."""
+
+import functools
+import json
+
+import jax
+import numpy as np
+import pytest
+from annotator_files import save_mnist
+from PIL import Image
+
+import jaxseg
+from jaxseg.annotators import cmvae_task as cmvae
+from jaxseg.annotators import task as annotators
+from jaxseg.annotators.augment import Augmentation
+from jaxseg.annotators.energy import energy_distance_original, energy_distance_published
+from jaxseg.annotators.tiff import write_tiff
+from jaxseg.training import run, task
+from jaxseg.training.config.config import read_config
+from jaxseg.training.log import read_metrics
+
+pytestmark = pytest.mark.slow
+
+SMALL = {
+    "trainer.epochs": 20,  # of which few are taken: schedules are part of the program, and it is one for all tests
+    "trainer.max_steps": 6,
+    "trainer.batch_size": 4,
+    "trainer.log_every": 1,
+    "data.samples": 4,
+}
+NETWORKS = {
+    "cmvae": {"model.width": 8, "model.depth": 2, "optimizer.learning_rate": 0.003, "loss.beta": 0.1},
+    "prob_unet": {"model.filters": "[4, 8]", "optimizer.learning_rate": 0.01},
+}
+
+
+@pytest.fixture(scope="module")
+def lidc(tmp_path_factory):
+    """Bright discs; two to four annotators draw them larger or smaller."""
+    root = tmp_path_factory.mktemp("lidc")
+    y, x = np.mgrid[:16, :16]
+    for split, count in (("train", 12), ("validate", 6)):
+        for folder in ("scans", "masks/GT", "masks/annots"):
+            (root / split / folder).mkdir(parents=True)
+        for i in range(count):
+            rng = np.random.default_rng(100 * (split == "train") + i)
+            distance = np.hypot(y - rng.uniform(5, 10), x - rng.uniform(5, 10))
+            marks = np.stack([distance < 3 + k for k in range(2 + i % 3)], -1)
+            name = f"pid_{i:04}_nod_0_slice_0.tif"
+            image = 2.0 * (distance < 4) + rng.normal(0, 0.3, (16, 16))
+            write_tiff(root / split / "scans" / name, ((image - image.mean()) / image.std())[None])
+            write_tiff(root / split / "masks/annots" / name, marks[None])
+            write_tiff(root / split / "masks/GT" / name, marks.mean(-1)[None] >= 0.5)
+    return root
+
+
+def train(folder, data, config: str, *, devices: int = 1, resume: bool = False, on_step=lambda *_: None, **changed):
+    named = SMALL | NETWORKS[config.rpartition("_")[0]] | {k.replace("__", "."): v for k, v in changed.items()}
+    overrides = [] if resume else [f"{name}={value}" for name, value in named.items()]
+    found = run.open_run(None if resume else config, folder, data=data, overrides=overrides, resume=resume)
+    return run.train(found, folder, devices=jax.devices()[:devices], on_step=on_step)
+
+
+def losses(folder) -> list[float]:
+    return [entry["loss"] for entry in read_metrics(folder / "metrics.jsonl") if entry["split"] == "train"]
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_the_loss_falls_and_the_object_is_found(lidc, tmp_path, network):
+    often = {"trainer__validate_every": 10, "trainer__pictures_every": 20}
+    scores = train(tmp_path / "run", lidc, f"{network}_lidc", trainer__max_steps=60, **often)
+    found = losses(tmp_path / "run")
+    assert np.mean(found[-6:]) < 0.8 * np.mean(found[:6])
+    assert scores["dice"] > 0.6
+    assert scores["ged_published"] < scores["ged_original"]
+    with Image.open(next((tmp_path / "run" / "pictures").iterdir())) as picture:
+        assert picture.width > 1000
+    model = jaxseg.load(tmp_path / "run")
+    assert model(np.zeros((1, 16, 16, 1), np.float32)).shape[:3] == (1, 16, 16)
+    run.evaluate(tmp_path / "run", devices=jax.devices()[:1])
+    stored = json.loads((tmp_path / "run" / "evaluation_val.json").read_text())
+    assert stored["images"] == 6
+    assert {"mean", "standard_error", "count"} == set(stored["measures"]["ged_published"])
+    assert stored["measures"]["baseline_majority"]["mean"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("config", ["cmvae_lidc", "cmvae_mnist", "prob_unet_lidc", "prob_unet_mnist"])
+def test_packaged_configurations_have_the_published_values_and_train(lidc, tmp_path, config):
+    values = read_config(config, task.sections)
+    rate = 1e-3 if config == "cmvae_mnist" else 1e-4
+    rule = values.optimizer
+    assert (rule.name, rule.learning_rate, rule.weight_decay) == ("adamw", rate, 1e-3)
+    assert (values.trainer.batch_size, values.data.turn, values.loss.beta) == (5, 0.5, 20 if "cm" in config else 5)
+    data = lidc
+    if "mnist" in config:
+        data = tmp_path / "mnist"
+        for split in ("train", "validate"):
+            save_mnist(data, split, 4)
+    scores = train(tmp_path / "run", data, config, trainer__max_steps=1)
+    assert 0 <= scores["dice"] <= 1
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_resumed_run_is_the_same(lidc, tmp_path, network):
+    train(tmp_path / "whole", lidc, f"{network}_lidc")
+
+    def stop(step, total, values):
+        if step == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "stopped", lidc, f"{network}_lidc", on_step=stop)
+    train(tmp_path / "stopped", lidc, f"{network}_lidc", resume=True)
+    assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("parallel", ["jit", "pmap"])
+def test_it_trains_on_several_devices(lidc, tmp_path, network, parallel):
+    train(tmp_path / "run", lidc, f"{network}_lidc", devices=2, trainer__parallel=parallel)
+    assert np.isfinite(losses(tmp_path / "run")).all()
+
+
+def test_the_kl_term_follows_its_schedule(lidc, tmp_path):
+    for schedule, share in (("constant", 1), ("anneal", 0.5)):
+        changed = {
+            "trainer__epochs": 2,
+            "loss__schedule": schedule,
+            "loss__ramp_up": 1.0,
+            "optimizer__learning_rate": 1e-9,
+        }
+        train(tmp_path / schedule, lidc, "cmvae_lidc", **changed)
+        kl = [entry["kl"] for entry in read_metrics(tmp_path / schedule / "metrics.jsonl") if entry["split"] == "train"]
+        assert share == 1 or kl[:3] == [0, 0, 0]
+        assert min(kl[3:]) > 0
+
+
+def test_an_annotator_a_batch_is_the_originals_way(lidc):
+    cfg = functools.partial(annotators.DataConfig, root=str(lidc))
+    source = cfg().splits()["train"]
+    batch = {k: np.stack([source[i][k] for i in range(4)]) for k in ("image", "labels", "present", "truth")}
+    model = jaxseg.create("cmvae", width=8, depth=2, image_size=(16, 16))
+    common = {"step": 0, "cfg": cmvae.LossConfig(), "factors": np.ones(1, np.float32), "steps_per_epoch": 1}
+    values = {}
+    for draw in ("sample", "batch"):
+        found = [cmvae.loss(model, batch, jax.random.key(i), data=cfg(draw=draw), **common)[0] for i in range(3)]
+        values[draw] = np.array(found)
+    assert np.isfinite([*values["sample"], *values["batch"]]).all()
+    assert (values["sample"] != values["batch"]).any()
+
+
+def test_measures_are_those_of_numpy():
+    rng = np.random.default_rng(0)
+    labels, samples = rng.random((3, 9, 9, 4)) > 0.5, rng.random((3, 5, 9, 9)) > 0.5
+    present = np.arange(4) < np.array([[2], [3], [4]])
+    batch = {"labels": (labels & present[:, None, None]).astype(np.uint8), "present": present}
+    batch["truth"] = (rng.random((3, 9, 9)) > 0.5).astype(np.uint8)
+    clean = rng.random((3, 9, 9)) > 0.5
+    found = jax.jit(annotators.measures)(clean, samples, batch, {})
+    for i, count in enumerate((2, 3, 4)):
+        mine = np.moveaxis(labels[i, ..., :count], -1, 0)
+        assert found["ged_published"][i] == pytest.approx(energy_distance_published(mine, samples[i]), abs=1e-5)
+        assert found["ged_original"][i] == pytest.approx(energy_distance_original(mine, samples[i]), abs=1e-5)
+        truth = batch["truth"][i] > 0
+        votes = mine.mean(0) >= 0.5
+        dice = 2 * (votes & truth).sum() / (votes.sum() + truth.sum())
+        assert found["baseline_majority"][i] == pytest.approx(dice, abs=1e-5)
+        single = [2 * (one & truth).sum() / (one.sum() + truth.sum()) for one in mine]
+        assert found["baseline_annotator"][i] == pytest.approx(np.mean(single), abs=1e-5)
+
+
+def test_what_one_annotator_does_not_tell_is_no_perfect_score():
+    names = ("dice", "ged_original", "distance_between_annotators", "kl")
+    values = {name: np.array([np.nan, np.nan]) for name in names} | {"dice": np.array([0.5, 0.7])}
+    found = annotators.summarise(values)
+    assert set(found) == {"dice", "kl"}
+    assert np.isnan(found["kl"])  # has diverged
+    assert annotators.summarise({"ged_original": np.array([np.nan, 2.5])}) == {"ged_original": 2.5}
+    rows = {name: annotators._row(name, of) for name, of in values.items()}
+    rows["baseline_majority"] = rows["ged_original"] | {"mean": 1.0}
+    table = annotators._table(rows, 2)
+    assert "n/a" in next(line for line in table.splitlines() if line.startswith("ged_original"))
+    assert table.endswith("the truth is the annotators' majority vote")
+
+
+def test_a_set_of_the_other_layout_is_told(lidc):
+    with pytest.raises(ValueError, match="looks like lidc, and data.layout is mnist"):
+        annotators.DataConfig(root=str(lidc), layout="mnist").splits()
+
+
+def record() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    truth = np.zeros((12, 12), np.uint8)
+    truth[2:5, 3:9] = 1
+    image = truth[..., None] + rng.normal(0, 0.01, (12, 12, 1)).astype(np.float32)
+    return {"image": image.astype(np.float32), "labels": truth[..., None], "present": np.array([True]), "truth": truth}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_image_and_masks_are_moved_alike(seed):
+    change = Augmentation(symmetry=True, rotate=20, scale=0.1)
+    found = change(record(), np.random.default_rng(seed))
+    np.testing.assert_array_equal(found["labels"][..., 0], found["truth"])
+    assert np.mean((found["image"][..., 0] > 0.5) == found["truth"]) > 0.93
+    assert not np.array_equal(found["truth"], record()["truth"])
+
+
+def test_the_default_is_the_half_turn_and_greys_change_alone():
+    rng = np.random.default_rng(0)
+    turned = [np.array_equal(Augmentation()(record(), rng)["truth"], record()["truth"][::-1, ::-1]) for _ in range(40)]
+    assert 10 < sum(turned) < 30
+    found = Augmentation(0.0, contrast=0.3, brightness=0.5, noise=0.1)(record(), rng)
+    np.testing.assert_array_equal(found["truth"], record()["truth"])
+    assert found["image"].dtype == np.float32
+    assert not np.array_equal(found["image"], record()["image"])
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"model__norm": "xx"}, "norm"),
+        ({"model__depth": 6}, "depth"),
+        ({"data__annotators": 3}, "annotators, and data.annotators is 3"),
+        ({"data__layout": "mnist"}, "looks like lidc"),
+        ({"loss__beta": -1}, "beta"),
+    ],
+)
+def test_impossible_settings_are_told(lidc, tmp_path, changed, words):
+    with pytest.raises(ValueError, match=words):
+        train(tmp_path / "run", lidc, "cmvae_lidc", **changed)
+
+
+def test_a_folder_without_training_data_is_told(tmp_path):
+    with pytest.raises(ValueError, match="has no folder train; the layouts are"):
+        train(tmp_path / "run", tmp_path, "cmvae_lidc")

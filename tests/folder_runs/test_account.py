@@ -1,0 +1,147 @@
+"""Several things made of one image are accounted for together, and none replaces what belongs to something else."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from jaxseg.folder_runs import account
+from jaxseg.folder_runs.account import Product, Run, begin
+from jaxseg.folder_runs.inputs import plan
+
+
+def product(kind: str, suffix: str) -> Product:
+    def write(job, _) -> list[str]:
+        place(job.base).write_text(f"{kind} of {job.source.read_text()}")
+        return []
+
+    def place(base: Path) -> Path:
+        return base.with_name(base.name + suffix)
+
+    return Product(kind, place, write)
+
+
+MASKS, PREVIEW, LINES = product("npy", ".npy"), product("preview", ".preview.jpg"), product("drawing", ".lines.jpg")
+
+
+def work(images: list[Path], output: Path, *products: Product, settings=None, overwrite=False) -> list[str]:
+    """Does a run over the images; returns the names of those that had to be done."""
+    run = Run(output, products, settings or {})
+    todo = begin(plan(images, images[0], output), run, overwrite=overwrite)
+    for job in todo:
+        for one in products:
+            one.write(job, None)
+        account.done(run, job, [], {})
+    run.complete = True
+    run.write_summary()
+    return [job.source.name for job in todo]
+
+
+def files(output: Path) -> dict[str, dict]:
+    return json.loads((output / "summary.json").read_text())["files"]
+
+
+@pytest.fixture
+def images(tmp_path) -> list[Path]:
+    made = [tmp_path / "in" / f"{name}.png" for name in "ab"]
+    made[0].parent.mkdir()
+    for path in made:
+        path.write_text(path.stem)
+    return made
+
+
+def test_an_image_is_done_when_all_that_is_wanted_is_there(images, tmp_path):
+    output = tmp_path / "out"
+    assert work(images, output, MASKS) == ["a.png", "b.png"]
+    assert work(images, output, MASKS, PREVIEW) == ["a.png", "b.png"]
+    assert work(images, output, MASKS, PREVIEW) == []
+    assert work(images, output, PREVIEW) == []
+    (output / "b.preview.jpg").unlink()
+    assert work(images, output, MASKS) == []
+    assert work(images, output, MASKS, PREVIEW) == ["b.png"]
+    assert sorted(files(output)["a"]["outputs"]) == ["npy", "preview"]
+
+
+def test_products_of_other_runs_stay_in_the_account(images, tmp_path):
+    output = tmp_path / "out"
+    work(images, output, MASKS)
+    work(images, output, LINES, settings={"features": ["CTR"]})
+    assert {kind: entry["path"] for kind, entry in files(output)["a"]["outputs"].items()} == {
+        "npy": "a.npy",
+        "drawing": "a.lines.jpg",
+    }
+    assert work(images, output, MASKS) == []  # features are none of its settings
+    with pytest.raises(ValueError, match="made with another features"):
+        work(images, output, LINES, settings={"features": ["SCD"]})
+    assert json.loads((output / "summary.json").read_text())["settings"] == {"features": ["CTR"]}
+
+
+def test_other_features_leave_the_masks_as_they_are(images, tmp_path):
+    output = tmp_path / "out"
+    work(images, output, MASKS, settings={"threshold": 0.5, "classes": ["heart"]})
+    work(images, output, LINES, settings={"threshold": 0.5, "features": ["CTR"]})
+    work(images[:1], output, LINES, settings={"threshold": 0.5, "features": ["SCD"]}, overwrite=True)
+    live = {key: {kind for kind, o in entry["outputs"].items() if o["stamp"]} for key, entry in files(output).items()}
+    assert live == {"a": {"npy", "drawing"}, "b": {"npy"}}
+    work(images[:1], output, LINES, settings={"threshold": 0.3, "features": ["SCD"]}, overwrite=True)
+    live = {key: {kind for kind, o in entry["outputs"].items() if o["stamp"]} for key, entry in files(output).items()}
+    assert live == {"a": {"drawing"}, "b": set()}
+
+
+def test_what_was_made_before_the_image_changed_is_out_of_date(images, tmp_path):
+    output = tmp_path / "out"
+    work(images, output, MASKS)
+    images[0].write_text("a, taken again")
+    os.utime(images[1], ns=(0, 0))  # as a copy's: the content is the same
+    assert work(images, output, PREVIEW) == ["a.png", "b.png"]
+    assert files(output)["a"]["outputs"]["npy"]["stamp"] == []
+    assert files(output)["b"]["outputs"]["npy"]["stamp"] == files(output)["b"]["outputs"]["preview"]["stamp"]
+    assert work(images, output, MASKS) == ["a.png"]
+
+
+def test_what_is_left_of_another_image_is_out_of_date(images, tmp_path):
+    output, other = tmp_path / "out", tmp_path / "other" / "a.png"
+    work(images, output, MASKS, PREVIEW)
+    other.parent.mkdir()
+    other.write_text("another a")
+    with pytest.raises(ValueError, match=r"a.npy was made from .*in/a.png, not from .*other/a.png"):
+        work([other], output, LINES)
+    work([other], output, MASKS, overwrite=True)
+    outputs = files(output)["a"]["outputs"]
+    assert outputs["preview"]["stamp"] == []
+    assert outputs["npy"]["stamp"] != []
+
+
+def test_two_images_never_write_one_file(tmp_path):
+    source = [tmp_path / "in" / name for name in ("a.png", "a.preview.png")]
+    source[0].parent.mkdir()
+    for path in source:
+        path.write_text(path.stem)
+    picture = product("jpg-file", ".jpg")
+    with pytest.raises(ValueError, match=r"a.png and .*a.preview.png would both become .*a.preview.jpg"):
+        work(source, tmp_path / "out", PREVIEW, picture)
+    assert not (tmp_path / "out" / "summary.json").exists()
+
+
+def test_a_file_of_another_image_or_kind_is_in_the_way(images, tmp_path):
+    output = tmp_path / "out"
+    work(images, output, MASKS)
+    same_place = product("truth", ".npy")
+    with pytest.raises(ValueError, match=r"a.npy is in the way: it holds the npy result"):
+        work(images, output, same_place)
+    (output / "a.preview.jpg").write_text("precious")
+    with pytest.raises(ValueError, match=r"a.preview.jpg is in the way: it is nothing that jaxseg wrote"):
+        work(images, output, MASKS, PREVIEW, overwrite=True)
+    assert (output / "a.preview.jpg").read_text() == "precious"
+
+
+def test_a_failure_leaves_nothing_that_passes_for_done(images, tmp_path):
+    output = tmp_path / "out"
+    work(images, output, MASKS)
+    run = Run(output, (MASKS,), {})
+    (job, _) = begin(plan(images, images[0], output), run, overwrite=True)
+    account.failed(run, job, "disk full", [], {})
+    run.write_summary()
+    assert files(output)["a"]["status"] == "failed"
+    assert work(images, output, MASKS) == ["a.png", "b.png"]

@@ -1,0 +1,278 @@
+"""A folder run survives bad files, accounts for every file, and never passes an old result off as a new one."""
+
+import dataclasses
+import errno
+import gc
+import json
+import os
+import threading
+import weakref
+
+import jax
+import numpy as np
+import pytest
+from fake_segmenter import FakeSegmenter, draw, finish, start, statuses, summary, tree
+from flax import nnx
+
+import jaxseg
+from jaxseg.folder_runs import folder
+from jaxseg.masks import write
+
+
+@pytest.fixture
+def images(tmp_path):
+    """A folder with a.png to d.png."""
+    for name in "abcd":
+        draw(tmp_path / "in" / f"{name}.png")
+    return tmp_path / "in"
+
+
+@pytest.fixture(scope="module")
+def segmenter():
+    """A real one, of a tiny network with random weights."""
+    options = {"class_names": ("a", "b", "c"), "backbone": "resnet18", "width": 4}
+    model = nnx.eval_shape(lambda: jaxseg.create("cxas", **options))
+    rng = np.random.default_rng(0)
+    fill = lambda x: rng.uniform(-0.3 if x.ndim > 1 else 0.1, 0.3, x.shape).astype(np.float32)  # noqa: E731
+    nnx.update(model, jax.tree.map(fill, nnx.state(model)))
+    model.card = dataclasses.replace(model.card, input_size=(64, 64))
+    return jaxseg.Segmenter(model, batch_size=2)
+
+
+def test_good_and_bad_files_are_all_accounted_for(segmenter, kit, tmp_path):
+    source, output = tmp_path / "in", tmp_path / "out"
+    for name in ("a.png", "UPPER.PNG", "sub/deeper/a.png", "e.png", ".hidden.png"):
+        draw(source / name, size=(33, 47))
+    (source / "film.dcm").write_bytes((kit.folder / "files" / "mono1_12bit.dcm").read_bytes())
+    (source / "clipped.png").write_bytes((kit.folder / "files" / "gray16_range4095.png").read_bytes())
+    (source / "bad.jpg").write_bytes(b"no picture")
+    (source / "empty.dcm").write_bytes(b"")
+    (source / "notes.txt").write_text("no image")
+    run, outcomes = finish(source, output, segmenter=segmenter, recursive=True, settings={"threshold": 0.5})
+    assert len(outcomes) == 7  # two files are called a.png
+    written = summary(output)
+    assert written["complete"]
+    assert written["jaxseg"] == jaxseg.__version__
+    assert (written["products"], written["settings"]) == (["npy"], {"threshold": 0.5})
+    assert written["counts"] == {"done": 6, "skipped": 0, "failed": 2, "pending": 0}
+    assert statuses(output) == {
+        name: "failed" if name in ("bad", "empty") else "done"
+        for name in ("a", "UPPER", "sub/deeper/a", "e", "film", "clipped", "bad", "empty")
+    }
+    assert written["files"]["bad"]["reason"] == "bad.jpg: not a png or jpg file, or damaged"
+    assert written["files"]["clipped"]["notes"][0].startswith("clipped.png: 16-bit grey values")
+    assert sorted(tree(output)) == sorted(
+        f"{name}.npy" for name, status in statuses(output).items() if status == "done"
+    )
+    for name, entry in written["files"].items():
+        assert set(entry["seconds"]) == ({"read"} if entry["status"] == "failed" else {"read", "compute", "write"})
+        if entry["status"] == "done":
+            masks = np.load(output / f"{name}.npy")
+            assert 0 < masks.mean() < 1
+            np.testing.assert_array_equal(masks, segmenter(entry["source"]).masks)
+            assert entry["outputs"]["npy"]["path"] == f"{name}.npy"
+    assert run.count("failed") == 2
+
+
+@pytest.mark.parametrize("output_type", [kind for kind in write.WRITERS if kind != "dicom-seg"])
+def test_a_second_run_does_nothing_again(images, tmp_path, output_type):
+    output = tmp_path / "out"
+    finish(images, output, output_type)
+    times = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.name != "summary.json"}
+    again = FakeSegmenter()
+    run, outcomes = finish(images, output, output_type, segmenter=again)
+    assert outcomes == {}
+    assert again.prepared == []
+    assert set(statuses(output).values()) == {"skipped"}
+    assert run.complete
+    assert times == {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.name != "summary.json"}
+    redone, outcomes = finish(images, output, output_type, overwrite=True)
+    assert len(outcomes) == redone.count("done") == 4
+
+
+def test_a_changed_image_is_redone_and_no_other(images, tmp_path):
+    finish(images, tmp_path / "out")
+    draw(images / "b.png", size=(40, 41), seed=1)
+    _, outcomes = finish(images, tmp_path / "out")
+    assert list(outcomes) == ["b.png"]
+    assert np.load(tmp_path / "out" / "b.npy").shape == (3, 40, 41)
+    old = (images / "c.png").stat()
+    draw(images / "c.png", seed=2)  # same size of file or not: the time tells
+    os.utime(images / "c.png", ns=(old.st_atime_ns, old.st_mtime_ns + 1))
+    assert list(finish(images, tmp_path / "out")[1]) == ["c.png"]
+
+
+def test_an_image_that_changes_while_it_is_segmented_is_redone_next_time(images, tmp_path):
+    class Late(FakeSegmenter):
+        def predict(self, prepared):
+            if not (tmp_path / "out" / "a.npy").exists():
+                draw(images / "a.png", size=(50, 51))
+            return super().predict(prepared)
+
+    finish(images, tmp_path / "out", segmenter=Late())
+    _, outcomes = finish(images, tmp_path / "out")
+    assert list(outcomes) == ["a.png"]
+    assert np.load(tmp_path / "out" / "a.npy").shape == (3, 50, 51)
+
+
+def test_an_image_gone_bad_is_failed_until_it_is_good_again(images, tmp_path):
+    good = (images / "a.png").read_bytes()
+    finish(images, tmp_path / "out")
+    (images / "a.png").write_bytes(good[:200])
+    for _ in range(3):  # the old mask is still there, but not of this image
+        run, outcomes = finish(images, tmp_path / "out")
+        assert list(outcomes) == ["a.png"]
+        assert statuses(tmp_path / "out")["a"] == "failed"
+        assert run.count("failed") == 1
+    (images / "a.png").write_bytes(good)
+    finish(images, tmp_path / "out")
+    assert statuses(tmp_path / "out")["a"] == "done"
+
+
+def test_other_settings_are_refused_unless_overwriting(images, tmp_path):
+    output = tmp_path / "out"
+    finish(images, output, settings={"threshold": 0.5, "model": "x"})
+    before = tree(tmp_path), summary(output)
+    with pytest.raises(ValueError, match="made with another model, threshold; name another folder, or redo"):
+        finish(images, output, settings={"threshold": 0.7, "model": "y"})
+    assert (tree(tmp_path), summary(output)) == before
+    _, outcomes = finish(images, output, settings={"threshold": 0.7, "model": "y"}, overwrite=True)
+    assert len(outcomes) == 4
+    assert summary(output)["settings"] == {"threshold": 0.7, "model": "y"}
+
+
+def test_results_of_other_settings_are_stale_until_they_are_redone(images, tmp_path):
+    output, new = tmp_path / "out", {"threshold": 0.7}
+    finish(images, output)
+    finish(images / "a.png", output, settings=new, overwrite=True)
+    assert statuses(output) == {"a": "done", "b": "stale", "c": "stale", "d": "stale"}
+    _, outcomes = finish(images, output, settings=new)
+    assert sorted(outcomes) == ["b.png", "c.png", "d.png"]
+
+
+def test_an_interrupted_overwrite_leaves_nothing_that_passes_for_new(images, tmp_path):
+    output, new = tmp_path / "out", {"threshold": 0.7}
+    finish(images, output)
+    _, _, outcomes = start(images, output, settings=new, overwrite=True, segmenter=FakeSegmenter(seconds=0.01))
+    first = next(outcomes)
+    outcomes.close()
+    assert not summary(output)["complete"]
+    assert first.item.source.name == "a.png"
+    _, rest = finish(images, output, settings=new)
+    assert {"c.png", "d.png"} <= rest.keys()
+    assert "a.png" not in rest
+
+
+def test_runs_on_single_files_share_a_folder(images, tmp_path):
+    for name in "abcd":
+        finish(images / f"{name}.png", tmp_path / "out")
+    assert set(statuses(tmp_path / "out").values()) == {"done"}
+    run, outcomes = finish(images, tmp_path / "out")
+    assert (outcomes, run.count("skipped")) == ({}, 4)
+
+
+def test_output_types_share_a_folder_but_png_and_jpg_not(images, tmp_path):
+    output = tmp_path / "out"
+    for output_type in ("npy", "json", "png"):
+        assert len(finish(images, output, output_type)[1]) == 4
+    for output_type in ("npy", "json", "png"):
+        assert finish(images, output, output_type)[1] == {}
+    before = tree(output)
+    with pytest.raises(ValueError, match=r"a is in the way: it holds the png result"):
+        finish(images, output, "jpg")
+    assert tree(output) == before
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_jaxseg_did_not_make_is_never_replaced(images, tmp_path, overwrite):
+    output = tmp_path / "out"
+    (output / "b").mkdir(parents=True)
+    (output / "b" / "thesis.txt").write_text("precious")
+    (output / "c.json").write_text("precious")
+    before = tree(tmp_path)
+    for output_type, name in (("png", "b"), ("json", "c.json")):
+        with pytest.raises(ValueError, match=f"{name} is in the way"):
+            finish(images, output, output_type, overwrite=overwrite)
+    for content in ("{}", "[]", '{"settings": 1, "files": {}}', '{"settings": {}, "files": [1]}', "\x00", "{"):
+        (output / "summary.json").write_text(content)
+        with pytest.raises(ValueError, match="no summary of jaxseg"):
+            finish(images, output, "npy", overwrite=overwrite)
+        assert (output / "summary.json").read_text() == content
+    assert tree(tmp_path) == before
+
+
+def test_an_output_folder_that_cannot_be_made_or_written_is_an_os_error(images, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("x")
+    for output in (tmp_path / "file", tmp_path / "file" / "out"):
+        with pytest.raises(OSError, match="file"):
+            finish(images, output)
+
+    def read_only(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("tempfile.mkstemp", read_only)
+    with pytest.raises(PermissionError):
+        finish(images, tmp_path / "out")
+
+
+def test_a_full_disk_fails_the_file_not_the_run(images, tmp_path, monkeypatch):
+    def full(masks, base, **options):
+        if base.name == "b":
+            raise OSError(errno.ENOSPC, "No space left on device", str(base))
+        return write.write_npy(masks, base, **options)
+
+    monkeypatch.setitem(write.WRITERS, "npy", full)
+    run, _ = finish(images, tmp_path / "out")
+    assert statuses(tmp_path / "out") == {"a": "done", "b": "failed", "c": "done", "d": "done"}
+    assert "No space left on device" in summary(tmp_path / "out")["files"]["b"]["reason"]
+    assert run.complete
+
+
+def test_only_what_is_done_goes_into_the_merged_file(images, tmp_path):
+    (images / "bad.png").write_text("x")
+    draw(images / "in.png")
+    finish(images, tmp_path / "out", "json")
+    (images / "b.png").write_text("gone bad; its old masks are still there")
+    fake = FakeSegmenter()
+    run, jobs, outcomes = start(images, tmp_path / "out", "json", segmenter=fake)
+    assert len(list(outcomes)) == 2
+    path = folder.merge_masks(jobs, run, folder.merged_path(run, tmp_path / "in", ".json"), fake)
+    assert path == tmp_path / "out" / "in_all.json"
+    merged = json.loads(path.read_text())
+    assert [os.path.basename(image["file_name"]) for image in merged["images"]] == ["a.png", "c.png", "d.png", "in.png"]
+    assert folder.merged_path(run, tmp_path / "summary", ".json").name == "summary_all.json"
+    assert folder.merged_path(run, tmp_path / "in", ".json") == path  # its own may be replaced
+    with pytest.raises(ValueError, match="in_all.json is in the way: it was not made from"):
+        folder.merged_path(run, tmp_path / "other" / "in", ".json")
+    (tmp_path / "out" / "truth.json").write_text('{"images": [], "annotations": [], "categories": []}')
+    with pytest.raises(ValueError, match="truth.json is in the way"):
+        folder.merged_path(run, tmp_path / "truth", ".json")
+
+
+def test_memory_does_not_grow_with_the_folder(tmp_path):
+    alive, most, lock = [0], [0], threading.RLock()
+
+    def gone():
+        with lock:
+            alive[0] -= 1
+
+    def counted(value):
+        with lock:
+            alive[0] += 1
+            most[0] = max(most[0], alive[0])
+        weakref.finalize(value, gone)
+        return value
+
+    class Counting(FakeSegmenter):
+        def prepare(self, path):
+            return counted(super().prepare(path))
+
+        def predict(self, prepared):
+            return [counted(masks) for masks in super().predict(prepared)]
+
+    for i in range(200):
+        draw(tmp_path / "in" / f"{i}.png", size=(8, 8))
+    finish(tmp_path / "in", tmp_path / "out", segmenter=Counting(batch_size=2))
+    gc.collect()
+    assert alive == [0]
+    assert 0 < most[0] <= (2 * 2 + 2) + 2 * (2 * 2 + 2)  # read ahead; then image and masks, until they are written

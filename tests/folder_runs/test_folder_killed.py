@@ -1,0 +1,115 @@
+"""A run that is killed or interrupted at any moment leaves whole results only, and the next run makes up for it."""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from fake_segmenter import draw, finish, statuses, summary, tree
+from parity_kit import KIT
+
+COUNT = 25
+
+
+@pytest.fixture(scope="module")
+def server():
+    """Starts a run in a process of its own, and ends it when there are so many results, or a moment later."""
+    command = [sys.executable, KIT / "fake_segmenter.py"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as program:
+
+        def run(kill, count, source, output, output_type="npy", *, later=0.0, seconds=0.002, **options) -> int:
+            program.stdin.write(json.dumps([str(source), str(output), output_type, seconds, options]) + "\n")
+            program.stdin.flush()
+            process = int(program.stdout.readline())
+            end = time.monotonic() + 10
+            while time.monotonic() < end and len(results(output)) < count:
+                time.sleep(0.0005)
+            time.sleep(later)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, kill)
+            return int(program.stdout.readline())
+
+        yield run
+        program.stdin.close()
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("source")
+    for i in range(COUNT):
+        draw(folder / f"{i}.png", size=(300 + i, 400))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(source, tmp_path_factory) -> dict[str, dict[str, str]]:
+    """What a run that nobody disturbs makes."""
+    folder = tmp_path_factory.mktemp("expected")
+    for output_type in ("npy", "png", "json"):
+        finish(source, folder / output_type, output_type)
+    return {output_type: tree(folder / output_type) for output_type in ("npy", "png", "json")}
+
+
+def temporaries(output: Path) -> list[Path]:
+    return list(output.glob(".jaxseg-*"))
+
+
+def results(output: Path) -> list[str]:
+    return [path.name for path in output.glob("[!.]*") if path.name != "summary.json"]
+
+
+@pytest.mark.parametrize("output_type", ["npy", "png", "json"])
+def test_killed_runs_leave_whole_results_and_the_next_completes_them(server, source, expected, tmp_path, output_type):
+    rng, found = random.Random(0), {}
+    for count in range(0, COUNT, 3):
+        later = rng.choice([0, rng.uniform(0, 0.01)])
+        assert server(signal.SIGKILL, count, source, tmp_path, output_type, later=later) in (-signal.SIGKILL, 0)
+        whole = {name: digest for name, digest in tree(tmp_path).items() if not name.startswith(".jaxseg-")}
+        assert found.items() <= whole.items() <= expected[output_type].items()
+        if output_type == "png":
+            assert len(whole) == 3 * len(results(tmp_path))  # a picture for every class, or no folder
+        found = whole
+    assert len(found) > 0
+    finish(source, tmp_path, output_type)
+    assert tree(tmp_path) == expected[output_type]
+    assert temporaries(tmp_path) == []
+    assert summary(tmp_path)["complete"]
+    assert len(statuses(tmp_path)) == COUNT
+    assert set(statuses(tmp_path).values()) <= {"done", "skipped"}
+
+
+def test_results_of_other_settings_do_not_outlive_a_killed_overwrite(server, source, expected, tmp_path):
+    """After the kill, results of both settings lie side by side; none of the old may pass for one of the new."""
+    finish(source, tmp_path)
+    for path in tmp_path.glob("*.npy"):
+        path.write_bytes(b"old")
+    other = {"threshold": 0.7}
+    killed = server(signal.SIGKILL, 0, source, tmp_path, later=0.06, seconds=0.02, overwrite=True, settings=other)
+    assert killed == -signal.SIGKILL
+    assert any(path.read_bytes() == b"old" for path in tmp_path.glob("*.npy"))
+    if summary(tmp_path)["settings"] == other:
+        with pytest.raises(ValueError, match="threshold"):
+            finish(source, tmp_path)
+    finish(source, tmp_path, settings=other, overwrite=summary(tmp_path)["settings"] != other)
+    assert tree(tmp_path) == expected["npy"]
+
+
+@pytest.mark.parametrize("count", [0, 1, 12])
+def test_ctrl_c_leaves_no_partial_file_and_a_true_account(server, source, expected, tmp_path, count):
+    output = tmp_path / "output"
+    assert server(signal.SIGINT, count, source, output, later=0.01, seconds=0.02) == 130
+    assert temporaries(output) == []
+    found = tree(output)
+    assert found.items() <= expected["npy"].items()
+    if (output / "summary.json").exists():
+        assert not summary(output)["complete"]
+        assert {f"{name}.npy" for name, status in statuses(output).items() if status == "done"} <= found.keys()
+    _, outcomes = finish(source, output)
+    assert len(outcomes) == COUNT - len(found)  # what was complete is not done again
+    assert tree(output) == expected["npy"]

@@ -1,0 +1,126 @@
+"""Images are found by name and by content: DICOM trees, files without suffix, and what is to be left out."""
+
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.uid import ExplicitVRLittleEndian, MediaStorageDirectoryStorage
+
+from jaxseg.folder_runs.inputs import find_images, plan
+from jaxseg.images.read import read_picture
+
+
+def found(path: Path, **options) -> list[str]:
+    return [image.relative_to(path).as_posix() for image in find_images(path, **options)]
+
+
+@pytest.fixture
+def dicom(kit) -> bytes:
+    return (kit.folder / "files" / "mono2_12bit.dcm").read_bytes()
+
+
+@pytest.fixture
+def png(kit) -> bytes:
+    return (kit.folder / "files" / "gray8.png").read_bytes()
+
+
+@pytest.fixture
+def tree(tmp_path, dicom) -> Path:
+    """A folder with a DICOMDIR and three images, as on a CD."""
+    index = pydicom.Dataset()
+    index.file_meta = pydicom.dataset.FileMetaDataset()
+    index.file_meta.MediaStorageSOPClassUID = MediaStorageDirectoryStorage
+    index.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    index.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    index.FileSetID = "CD"
+    index.DirectoryRecordSequence = []
+    for number in range(3):
+        image = tmp_path / "cd" / f"PT{number:06}" / "ST000000" / "IM000000"
+        image.parent.mkdir(parents=True)
+        image.write_bytes(dicom)
+        record = pydicom.Dataset()
+        record.DirectoryRecordType, record.ReferencedFileID = "IMAGE", list(image.relative_to(tmp_path / "cd").parts)
+        index.DirectoryRecordSequence.append(record)
+    index.save_as(tmp_path / "cd" / "DICOMDIR", enforce_file_format=True)
+    return tmp_path / "cd"
+
+
+def test_a_dicomdir_tree_is_walked_and_its_index_left_out(kit, tree):
+    images = find_images(tree, recursive=True)
+    assert (tree / "DICOMDIR").is_file()
+    assert len(images) == 3
+    assert {image.suffix for image in images} == {""}
+    expected = read_picture(kit.folder / "files" / "mono2_12bit.dcm").pixels
+    for image in images:
+        np.testing.assert_array_equal(read_picture(image).pixels, expected)
+    assert len({job.base for job in plan(images, tree, tree / "out")}) == 3
+    (tree / "DICOMDIR").rename(tree / "index;1")
+    assert find_images(tree, recursive=True) == images
+    with pytest.raises(ValueError, match=r"no .png, .*--recursive looks into sub-folders"):
+        find_images(tree)
+
+
+def test_a_dicomdir_itself_is_refused_with_the_way_to_do_it(tree):
+    with pytest.raises(ValueError, match="DICOMDIR: a DICOMDIR lists .*; give its folder with --recursive"):
+        find_images(tree / "DICOMDIR")
+    with pytest.raises(ValueError, match="^DICOMDIR: a DICOMDIR lists .*; give its folder with --recursive"):
+        read_picture(tree / "DICOMDIR")
+
+
+def test_files_in_folders_are_known_by_their_content(tmp_path, dicom, png):
+    for name in ("1.2.840.7", "1.2.840.8", "IM001", "scan.ima"):
+        (tmp_path / name).write_bytes(dicom)
+    for name in ("picture", "picture.bak"):
+        (tmp_path / name).write_bytes(png)
+    (tmp_path / "jpeg").write_bytes(b"\xff\xd8\xff\xe0" + bytes(300))
+    for name, content in (("notes.txt", b"x"), ("empty", b""), ("a.json", b"{}"), ("short", bytes(128) + b"DIC")):
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "sub").mkdir()
+    names = ["1.2.840.7", "1.2.840.8", "IM001", "jpeg", "picture", "picture.bak", "scan.ima"]
+    assert found(tmp_path) == found(tmp_path, recursive=True) == names
+    bases = [job.base.name for job in plan(find_images(tmp_path), tmp_path, tmp_path / "out")]
+    assert len(set(bases)) == len(names)
+
+
+def test_a_file_with_the_suffix_of_an_image_counts_whatever_it_holds(tmp_path):
+    for name in ("a.png", "b.DCM", "c.jpeg"):
+        (tmp_path / name).write_bytes(b"")
+    assert found(tmp_path) == ["a.png", "b.DCM", "c.jpeg"]
+    assert find_images(tmp_path / "a.png") == [tmp_path / "a.png"]
+
+
+def test_hidden_files_and_results_are_left_out_of_folders(tmp_path, dicom, png):
+    for name in (".IM1", ".a.dcm", "a.seg.dcm", "b.SEG.DCM", "seg.dcm", "a.dcm"):
+        (tmp_path / name).write_bytes(dicom)
+    for name in ("a.preview.jpg", "a.lines.jpg", "preview.jpg"):
+        (tmp_path / name).write_bytes(png)
+    assert found(tmp_path) == found(tmp_path, recursive=True) == ["a.dcm", "preview.jpg", "seg.dcm"]
+    assert find_images(tmp_path / "a.seg.dcm") == [tmp_path / "a.seg.dcm"]  # asked for by name
+
+
+def test_a_single_file_is_known_by_its_content_too(tmp_path, dicom):
+    (tmp_path / "IM001").write_bytes(dicom)
+    assert find_images(tmp_path / "IM001") == [tmp_path / "IM001"]
+    (tmp_path / "IM001").write_bytes(dicom[1:])
+    with pytest.raises(
+        ValueError, match=r"IM001: cannot read a file without suffix; allowed: \.png, .* under any name"
+    ):
+        find_images(tmp_path / "IM001")
+
+
+def test_a_file_that_may_not_be_read_counts_so_that_the_run_tells_why(tmp_path, dicom, monkeypatch):
+    for name in ("secret", "open"):
+        (tmp_path / name).write_bytes(dicom)
+    whole = Path.open
+
+    def refuse(self, *args, **kwargs):
+        if self.name == "secret":
+            raise PermissionError(13, "Permission denied", str(self))
+        return whole(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    assert found(tmp_path) == ["open", "secret"]
+    assert find_images(tmp_path / "secret") == [tmp_path / "secret"]
+    with pytest.raises(PermissionError, match="secret"):
+        read_picture(tmp_path / "secret")

@@ -1,0 +1,262 @@
+"""Reading, computing and writing overlap; every item has one outcome, and memory does not grow with their number."""
+
+import collections
+import gc
+import itertools
+import threading
+import time
+import weakref
+
+import hypothesis
+import pytest
+from hypothesis import strategies as st
+
+from jaxseg.folder_runs.stream import stream
+
+
+class Value:
+    """Stands for an image or its masks; counts how many are alive."""
+
+    alive = collections.Counter()
+    most = collections.Counter()
+    lock = threading.RLock()
+
+    def __init__(self, item, kind):
+        self.item, self.notes = item, (f"note of {item}",)
+        with Value.lock:
+            Value.alive[kind] += 1
+            Value.most[kind] = max(Value.most[kind], Value.alive[kind])
+        weakref.finalize(self, Value._gone, kind)
+
+    @staticmethod
+    def _gone(kind):
+        with Value.lock:
+            Value.alive[kind] -= 1
+
+
+def read(item):
+    return Value(item, "read")
+
+
+def compute(values):
+    return [Value(value.item, "computed") for value in values]
+
+
+def write(item, value, result):
+    assert item == value.item == result.item
+    return f"file {item}"
+
+
+def workers() -> list[str]:
+    return [t.name for t in threading.enumerate() if t.name.startswith(("read_", "write_"))]
+
+
+def failing(function, bad, error=ValueError):
+    def wrapped(item, *rest):
+        if item in bad:
+            raise error(f"{function.__name__} {item}")
+        return function(item, *rest)
+
+    return wrapped
+
+
+@hypothesis.settings(deadline=None, max_examples=60)
+@hypothesis.given(
+    st.integers(0, 23),
+    st.integers(1, 5),
+    st.integers(1, 4),
+    st.integers(1, 4),
+    st.tuples(*[st.sets(st.integers(0, 22))] * 3),
+)
+def test_every_item_has_one_outcome_and_its_own_error(count, batch_size, readers, writers, bad):
+    bad_read, bad_compute, bad_write = bad
+    batches = []
+
+    def computed(values):
+        batches.append([value.item for value in values])
+        if bad_compute & set(batches[-1]):
+            raise ValueError("compute")
+        return compute(values)
+
+    outcomes = list(
+        stream(
+            iter(range(count)),
+            failing(read, bad_read),
+            computed,
+            failing(write, bad_write, OSError),
+            batch_size=batch_size,
+            readers=readers,
+            writers=writers,
+        )
+    )
+    readable = [item for item in range(count) if item not in bad_read]
+    assert [len(batch) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
+    assert list(itertools.chain(*batches)) == readable  # in order, the last batch alone may be smaller
+    lost = set(itertools.chain(*(batch for batch in batches if bad_compute & set(batch))))
+    assert sorted(outcome.item for outcome in outcomes) == list(range(count))
+    for outcome in outcomes:
+        item = outcome.item
+        stages = ["read", "compute", "write"]
+        if item in bad_read:
+            expected, stages = f"read {item}", stages[:1]
+        elif item in lost:
+            expected, stages = "compute", stages[:2]
+        else:
+            expected = f"write {item}" if item in bad_write else "None"
+        assert str(outcome.error) == expected
+        assert outcome.result == (f"file {item}" if expected == "None" else None)
+        assert outcome.notes == (() if item in bad_read else (f"note of {item}",))
+        assert list(outcome.seconds) == stages
+        assert min(outcome.seconds.values()) >= 0
+    assert workers() == []
+
+
+@pytest.mark.parametrize(("batch_size", "readers", "writers"), [(1, 1, 1), (1, 2, 2), (4, 2, 3)])
+@pytest.mark.parametrize("slow", ["read", "compute", "write"])
+def test_memory_is_bounded_whichever_stage_is_slow(batch_size, readers, writers, slow):
+    def delayed(function):
+        def wrapped(*args):
+            if function.__name__ == slow:
+                time.sleep(0.002)
+            return function(*args)
+
+        return wrapped
+
+    gc.collect()
+    Value.most.clear()
+    stages = [delayed(function) for function in (read, compute, write)]
+    done = sum(1 for _ in stream(range(120), *stages, batch_size=batch_size, readers=readers, writers=writers))
+    assert done == 120
+    ahead, behind = 2 * batch_size + readers, 2 * batch_size + writers
+    assert Value.most["computed"] <= behind
+    assert Value.most["read"] <= ahead + behind
+    gc.collect()
+    assert Value.alive.total() == 0
+
+
+def test_stages_overlap():
+    """Each stage waits for another one to be at work at the same time: one after the other, they would time out."""
+    both = {"read and compute": threading.Barrier(2), "compute and write": threading.Barrier(2)}
+
+    def read(item):
+        if item == 2:
+            both["read and compute"].wait(10)
+        return item
+
+    def compute(values):
+        if values == [0]:
+            both["read and compute"].wait(10)
+        if values == [2]:
+            both["compute and write"].wait(10)
+        return values
+
+    def write(item, value, result):
+        if item == 0:
+            both["compute and write"].wait(10)
+
+    outcomes = list(stream(range(4), read, compute, write, batch_size=1))
+    assert [outcome.error for outcome in outcomes] == [None] * 4
+
+
+def test_what_is_written_is_told_before_the_next_batch_is_done():
+    started, told = [], []
+    written = threading.Event()
+
+    def compute(values):
+        started.extend(values)
+        if values == [1]:
+            assert written.wait(10)
+        if values == [2]:
+            assert told == [0]
+        return values
+
+    def write(item, value, result):
+        if item == 0:
+            written.set()
+        else:
+            time.sleep(0.05)
+
+    for outcome in stream(range(3), lambda item: item, compute, write, batch_size=1, writers=2):
+        assert outcome.error is None
+        told.append(outcome.item)
+    assert sorted(told) == [0, 1, 2]
+
+
+def test_no_items_no_outcomes():
+    assert list(stream([], read, compute, write, batch_size=3)) == []
+    assert workers() == []
+
+
+def test_stopping_early_ends_the_threads_and_leaves_the_rest_alone():
+    seen = []
+
+    def slow(item):
+        seen.append(item)
+        time.sleep(0.005)
+        return Value(item, "read")
+
+    outcomes = stream(range(1000), slow, compute, write, batch_size=2)
+    first = next(outcomes)
+    assert first.error is None
+    assert workers() != []
+    outcomes.close()
+    assert workers() == []
+    assert len(seen) < 30
+
+
+@pytest.mark.parametrize("stage", ["compute", "consumer"])
+def test_ctrl_c_ends_the_threads_after_what_is_being_written(stage):
+    writing, finished = [], []
+
+    def slow_write(item, value, result):
+        writing.append(item)
+        time.sleep(0.02)
+        finished.append(item)
+
+    def interrupted(values):
+        if stage == "compute" and values[0].item == 6:
+            raise KeyboardInterrupt
+        return compute(values)
+
+    def run():
+        for outcome in stream(range(1000), read, interrupted, slow_write, batch_size=1):
+            if stage == "consumer" and outcome.item == 2:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    gc.collect()
+    assert workers() == []
+    assert sorted(writing) == sorted(finished)
+    assert len(finished) < 20
+
+
+def test_a_wrong_number_of_results_is_a_loud_error():
+    with pytest.raises(ValueError, match="zip"):
+        list(stream(range(4), read, lambda values: compute(values)[1:], write, batch_size=2))
+    assert workers() == []
+
+
+def test_stages_run_in_their_own_threads():
+    threads = {}
+
+    def note(stage, value):
+        threads.setdefault(stage, set()).add(threading.current_thread().name)
+        return value
+
+    list(
+        stream(
+            range(20),
+            lambda item: note("read", item),
+            lambda values: note("compute", values),
+            lambda item, value, result: note("write", item),
+            batch_size=2,
+            readers=2,
+            writers=3,
+        )
+    )
+    assert threads["compute"] == {threading.current_thread().name}
+    assert all(name.startswith("read_") for name in threads["read"])
+    assert all(name.startswith("write_") for name in threads["write"])
+    assert len(threads["read"]) <= 2
+    assert len(threads["write"]) <= 3

@@ -1,0 +1,114 @@
+"""A segmenter of numpy alone, folder runs with it, and a program that runs them in processes that can be killed."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from jaxseg.anatomy import products
+from jaxseg.anatomy.segment import Prepared, Segmentation
+from jaxseg.card import Card
+from jaxseg.folder_runs import folder
+from jaxseg.images.preprocess import cxas
+from jaxseg.images.read import read_picture
+
+
+@dataclasses.dataclass
+class FakeSegmenter:
+    """Masks are where the picture is brighter than some values, so that each picture has its own."""
+
+    batch_size: int = 1
+    seconds: float = 0.0
+    prepared: list[Path] = dataclasses.field(default_factory=list)
+    names: tuple[str, ...] = ("bright", "brighter", "brightest")
+
+    @property
+    def card(self) -> Card:
+        return Card("cxas", "unet", (), self.names, "cxas", (32, 32))
+
+    def prepare(self, path: Path) -> Prepared:
+        self.prepared.append(path)
+        picture = read_picture(path)
+        return Prepared(cxas(picture, (32, 32)), picture.size, picture.notes)
+
+    def predict(self, images: list[Prepared]) -> list[Segmentation]:
+        time.sleep(self.seconds)
+        cuts = [-1.0, 0.0, 1.0]
+        bits = [np.stack([np.packbits(image.x[:, :, 0] > cut, axis=1) for cut in cuts]) for image in images]
+        return [
+            Segmentation(self.names, (0, 1, 2), image.size, mask, None, image.notes)
+            for image, mask in zip(images, bits, strict=True)
+        ]
+
+
+def draw(path: Path, *, size=(20, 30), seed: int | None = None) -> Path:
+    """Writes a small picture of noise, another one for every name or seed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    seed = int(hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8], 16) if seed is None else seed
+    noise = np.random.default_rng(seed).integers(0, 256, size, np.uint8)
+    Image.fromarray(noise).save(path, format="PNG")
+    return path
+
+
+def start(source, output, output_type="npy", *, segmenter=None, settings=None, recursive=False, overwrite=False):
+    """Plans a run; returns it with its jobs and the generator of its outcomes."""
+    source, output = Path(source), Path(output)
+    sources = folder.find_images(source, recursive=recursive, output=output)
+    jobs = folder.plan(sources, source, output)
+    segmenter = segmenter or FakeSegmenter()
+    product = products.masks(output_type, segmenter.card.class_names, "cxas")
+    run = folder.Run(output, (product,), {"threshold": 0.5} if settings is None else settings)
+    todo = folder.begin(jobs, run, overwrite=overwrite)
+    return run, jobs, folder.segment_files(todo, segmenter, run)
+
+
+def finish(*args, **options):
+    """Does a run; returns it with {source's name: outcome}."""
+    run, _, outcomes = start(*args, **options)
+    done = {outcome.item.source.name: outcome for outcome in outcomes}
+    folder.conclude(run)
+    return run, done
+
+
+def summary(output: Path) -> dict:
+    return json.loads((output / "summary.json").read_text())
+
+
+def statuses(output: Path) -> dict[str, str]:
+    return {key: entry["status"] for key, entry in summary(output)["files"].items()}
+
+
+def tree(path: Path) -> dict[str, str]:
+    """Every file below a folder with the digest of its content, but the summary."""
+    files = (file for file in path.rglob("*") if file.is_file() and file.name != "summary.json")
+    return {file.relative_to(path).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def serve() -> None:
+    """Does a run in a process for every line [source, output, type, seconds, options]; tells its id, then status."""
+    for line in sys.stdin:
+        process = os.fork()
+        if process == 0:
+            try:
+                source, output, output_type, seconds, options = json.loads(line)
+                finish(source, output, output_type, segmenter=FakeSegmenter(seconds=seconds), **options)
+            except KeyboardInterrupt:
+                os._exit(130)
+            os._exit(0)
+        _answer(process)
+        _answer(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
+
+
+def _answer(number: int) -> None:
+    sys.stdout.write(f"{number}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,38 @@
+"""A network of four layers in place of the U-Net, for tests of runs: its program is compiled in a second, not ten.
+
+As a program it is `jaxseg` with that network.
+"""
+
+import jax
+from flax import nnx
+
+from jaxseg.anatomy.unet import UNetConfig, config_from_shapes, torch_names
+from jaxseg.architectures import ARCHITECTURES
+from jaxseg.nn.layers import ConvNorm, conv
+from jaxseg.nn.resize import bilinear
+
+__all__ = ["PLACE", "Plain", "UNetConfig", "config_from_shapes", "torch_names"]
+
+
+class Plain(nnx.Module):
+    """Two convolutions with batch norm at a quarter of the size, dropout, a classifier; to its users as the U-Net."""
+
+    def __init__(self, cfg: UNetConfig, *, rngs: nnx.Rngs):
+        self.cfg = cfg
+        self.reduce = ConvNorm(cfg.in_channels, 16 * cfg.width, 7, stride=4, init=cfg.init, rngs=rngs)
+        self.dense = ConvNorm(16 * cfg.width, 24, 3, init=cfg.init, rngs=rngs)
+        self.dropout = nnx.Dropout(cfg.dropout)
+        self.classify = conv(24, cfg.num_classes, 1, init=cfg.init, rngs=rngs)
+
+    def __call__(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
+        features = self.dropout(nnx.relu(self.dense(nnx.relu(self.reduce(x)))), rngs=rngs)
+        return bilinear(self.classify(features), x.shape[1:3])
+
+
+PLACE = {"unet": ("plain_network", "Plain", "UNetConfig")}
+
+if __name__ == "__main__":
+    from jaxseg.cli.main import main
+
+    ARCHITECTURES |= PLACE
+    main()

@@ -1,0 +1,81 @@
+"""Folders of images and masks for reports, and what stands in a page."""
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+from dicom_files import write_dicom as write_dicom
+from PIL import Image
+
+NAMES = ("right lung", "left lung", "heart")
+
+
+def masks_of(seed: int, size=(60, 50)) -> np.ndarray:
+    """(3, H, W) bool: two boxes and one between them, with a hole, all a little different by seed."""
+    height, width = size
+    masks = np.zeros((3, height, width), bool)
+    masks[0, 5:40, 4 : 18 + seed % 3] = True
+    masks[1, 5:40, 30:46] = True
+    masks[2, 20 : 38 + seed % 7, 15:34] = True
+    masks[2, 25:28, 20:24] = False
+    return masks
+
+
+def write_pair(folder: Path, name: str, masks: np.ndarray, names=NAMES) -> tuple[Path, Path]:
+    """Writes an image, and its masks as a COCO file, which holds their names; returns both paths."""
+    from jaxseg.masks import coco
+
+    folder.mkdir(parents=True, exist_ok=True)
+    image = folder / name
+    size = masks.shape[1:]
+    ramp = (np.arange(size[0])[:, None] * 3 + np.arange(size[1])[None]) % 256
+    Image.fromarray(ramp.astype(np.uint8)).save(image, "PNG")
+    annotations = [
+        coco.annotation(mask, annotation_id=k + 1, image_id=1, category_id=k)
+        for k, mask in enumerate(masks)
+        if mask.any()
+    ]
+    entry = {"id": 1, "file_name": name, "height": size[0], "width": size[1]}
+    content = json.dumps(coco.dataset([entry], list(names), annotations))
+    path = folder / f"{Path(name).stem}.json"
+    path.write_text(content, encoding="utf-8")
+    return image, path
+
+
+def write_pairs(folder: Path, count: int, *, size=(60, 50)) -> tuple[list[Path], list[Path]]:
+    """Writes a folder; returns its images and their masks."""
+    pairs = [write_pair(folder, f"image_{i:03d}.png", masks_of(i, size)) for i in range(count)]
+    return [image for image, _ in pairs], [masks for _, masks in pairs]
+
+
+class Blocks(HTMLParser):
+    """The blocks of JSON in a page, as a browser's parser finds them."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.records, self.pictures, self.about, self.tags, self._open = [], {}, None, [], None
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self._open = dict(attrs) if tag == "script" else None
+
+    def handle_endtag(self, tag):
+        self._open = None
+
+    def handle_data(self, data):
+        if not self._open or self._open.get("type") != "application/json":
+            return
+        content = json.loads(data)
+        if self._open.get("class") == "record":
+            self.records.append(content)
+        elif self._open["id"] == "about":
+            self.about = content
+        else:
+            self.pictures[int(self._open["id"].removeprefix("picture-"))] = content
+
+
+def read_page(path: Path) -> Blocks:
+    return Blocks(path.read_text(encoding="utf-8"))

@@ -1,0 +1,41 @@
+"""Volumes on disk for the tests."""
+
+from pathlib import Path
+
+import nibabel
+import numpy as np
+from dicom_files import write_dicom
+
+AFFINE = np.array([[-0.8, 0, 0, 40], [0, 0.9, 0, -20], [0, 0, 3, 7], [0, 0, 0, 1]], float)
+
+
+def save_nifti(path: Path, array: np.ndarray, affine=AFFINE, *, slope=None, inter=None, kind=nibabel.Nifti1Image):
+    """Writes (D, H, W) with nibabel; slope and intercept are put into the header, the stored values are `array`."""
+    image = kind(array.transpose(), affine, dtype=array.dtype)
+    if slope is not None:
+        content = array.astype(array.dtype.newbyteorder("<")).tobytes()  # x is the fastest axis
+        header = image.header.copy()
+        header["vox_offset"] = 352
+        header["scl_slope"], header["scl_inter"] = slope, inter
+        path.write_bytes(header.binaryblock + b"\0" * 4 + content)
+        return path
+    nibabel.save(image, path)
+    return path
+
+
+def save_series(folder: Path, array: np.ndarray, *, step=2.5, series="1.2.9", slope=1, intercept=-1024, **tags) -> Path:
+    """Writes stored values (D, H, W) as axial slices, the last one first by name; pixels of 0.7 by 0.6 mm."""
+    folder.mkdir(exist_ok=True)
+    for z, plane in enumerate(array):
+        given = {
+            "SeriesInstanceUID": series,
+            "SOPInstanceUID": f"{series}.{z + 1}",
+            "Modality": "CT",
+            "ImageOrientationPatient": [1, 0, 0, 0, 1, 0],
+            "ImagePositionPatient": [-10, -20, z * step],
+            "PixelSpacing": [0.7, 0.6],
+            "RescaleSlope": slope,
+            "RescaleIntercept": intercept,
+        }
+        write_dicom(folder / f"{len(array) - z:03}.dcm", plane, **given | tags)
+    return folder

@@ -1,0 +1,178 @@
+"""Convolutions whose kernels' gradients are products of matrices equal XLA's."""
+
+import re
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxseg.nn import convolution as module
+from jaxseg.nn.convolution import convolution, kernel_gradient
+from jaxseg.nn.layers import conv
+
+HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def by_xla(x, kernel, strides, padding):
+    dimensions = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=dimensions, precision=HIGHEST)
+
+
+def made(seed, shape, kernel_shape):
+    rng = np.random.default_rng(seed)
+    return (rng.standard_normal(s).astype(np.float32) for s in (shape, kernel_shape))
+
+
+@given(
+    seed=st.integers(0, 99),
+    sizes=st.tuples(st.integers(1, 3), st.integers(3, 7), st.integers(3, 7)),
+    channels=st.tuples(st.integers(15, 19), st.integers(15, 19)),
+    kernel=st.sampled_from([1, 3]),
+    stride=st.integers(1, 2),
+)
+@settings(max_examples=25, deadline=None)
+def test_value_and_both_gradients_equal_xlas(seed, sizes, channels, kernel, stride):
+    """With the padding of PyTorch alone: XLA's own convolutions fail on CPUs where it is as large as the kernel."""
+    x, weights = made(seed, (*sizes, channels[0]), (kernel, kernel, *channels))
+    geometry = (stride, stride), ((kernel // 2, kernel // 2),) * 2
+
+    def results(form):
+        y, pull = jax.vjp(lambda x, k: form(x, k, *geometry), x, weights)
+        return y, *pull(jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape))
+
+    ours = results(lambda *given: convolution(*given, precision=HIGHEST))
+    for got, wanted in zip(ours, results(by_xla), strict=True):
+        np.testing.assert_allclose(got, wanted, atol=2e-5)
+
+
+@given(
+    seed=st.integers(0, 99),
+    sizes=st.tuples(st.integers(1, 3), st.integers(3, 7), st.integers(3, 7)),
+    kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    padding=st.tuples(*[st.tuples(st.integers(0, 3), st.integers(0, 3))] * 2),
+)
+@settings(max_examples=25, deadline=None)
+def test_the_gradient_of_a_kernel_is_the_sum_over_pixels_for_any_padding(seed, sizes, kernel, padding):
+    x, _ = made(seed, (*sizes, 3), (1,))
+    padded = np.pad(x, ((0, 0), *padding, (0, 0)))
+    rows, columns = (padded.shape[1 + axis] - kernel[axis] + 1 for axis in (0, 1))
+    _, change = made(seed, (1,), (sizes[0], rows, columns, 2))
+    wanted = [
+        [np.einsum("bhwc,bhwd->cd", padded[:, i : i + rows, j : j + columns], change) for j in range(kernel[1])]
+        for i in range(kernel[0])
+    ]
+    np.testing.assert_allclose(kernel_gradient(x, change, kernel, padding), wanted, atol=1e-4)
+
+
+def test_the_products_are_what_cpus_compute():
+    x, kernel = made(0, (2, 8, 8, 17), (3, 3, 17, 18))
+    gradient = jax.grad(lambda k: convolution(x, k, (1, 1), ((1, 1), (1, 1))).sum())
+    text = jax.jit(gradient).lower(kernel).compile().as_text()
+    assert " dot(" in text
+    assert " convolution(" not in text
+    wanted = jax.grad(lambda k: by_xla(x, k, (1, 1), ((1, 1), (1, 1))).sum())(kernel)
+    change = jnp.ones((2, 8, 8, 18), jnp.float32)
+    np.testing.assert_allclose(kernel_gradient(x, change, (3, 3), ((1, 1), (1, 1))), wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_other_devices_keep_their_convolutions(platform):
+    x, kernel = made(0, (2, 8, 8, 17), (3, 3, 17, 18))
+    gradient = jax.jit(jax.grad(lambda k: convolution(x, k, (1, 1), ((1, 1), (1, 1))).sum()))
+    text = jax.export.export(gradient, platforms=[platform])(kernel).mlir_module()
+    assert "stablehlo.convolution" in text
+    assert "stablehlo.dot_general" not in text
+
+
+def test_gradients_keep_the_dtype_and_sum_in_float32():
+    x, kernel = (jnp.asarray(a, jnp.bfloat16) for a in made(0, (4, 64, 64, 17), (3, 3, 17, 17)))
+    gradient = jax.grad(lambda k: convolution(x, k, (1, 1), ((1, 1), (1, 1))).astype(jnp.float32).sum())(kernel)
+    wanted = jax.grad(lambda k: by_xla(x.astype(jnp.float32), k, (1, 1), ((1, 1), (1, 1))).sum())(
+        kernel.astype(jnp.float32)
+    )
+    assert gradient.dtype == jnp.bfloat16
+    np.testing.assert_allclose(gradient.astype(jnp.float32), wanted, rtol=0.02, atol=0.5)
+
+
+def test_layers_are_mapped_and_recomputed_as_before():
+    x, _ = made(1, (3, 6, 6, 17), (1, 1, 1, 1))
+    from flax import nnx
+
+    graph, state = nnx.split(conv(17, 18, 3, rngs=nnx.Rngs(0)))
+    loss = lambda state, x: jnp.square(nnx.merge(graph, state)(x[None])).sum()  # noqa: E731
+    each = jax.vmap(jax.grad(loss), (None, 0))(state, x)
+    whole = jax.grad(lambda s: jnp.square(nnx.merge(graph, s)(x)).sum())(state)
+    kept = jax.grad(lambda s: jax.checkpoint(lambda s: jnp.square(nnx.merge(graph, s)(x)).sum())(s))(state)
+    for one, all_, again in zip(*map(jax.tree.leaves, (each, whole, kept)), strict=True):
+        np.testing.assert_allclose(one.sum(0), all_, rtol=1e-4, atol=1e-4)
+        np.testing.assert_array_equal(all_, again)
+
+
+def test_few_channels_are_left_to_xla():
+    x, kernel = made(0, (2, 8, 8, 16), (3, 3, 16, 40))
+    gradient = jax.jit(jax.grad(lambda k: convolution(x, k, (1, 1), ((1, 1), (1, 1))).sum()))
+    assert "stablehlo.dot_general" not in gradient.lower(kernel).as_text()
+
+
+@pytest.mark.parametrize(("height", "channels", "rows"), [(64, (48, 50), 32), (33, (48, 48), 11), (20, (64, 48), 20)])
+def test_blocks_of_rows_give_the_same_gradient(monkeypatch, height, channels, rows):
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    calls = []
+    blocks = module._by_blocks
+    monkeypatch.setattr(module, "_by_blocks", lambda *given: calls.append(given[-1]) or blocks(*given))
+    x, kernel = made(0, (2, height, 6, channels[0]), (3, 3, *channels))
+    geometry = (1, 1), ((1, 1), (1, 1))
+    y, pull = jax.vjp(lambda k: convolution(x, k, *geometry, precision=HIGHEST), kernel)
+    change = jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape)
+    wanted = jax.vjp(lambda k: by_xla(x, k, *geometry), kernel)[1](change)[0]
+    np.testing.assert_allclose(pull(change)[0], wanted, atol=2e-4)
+    assert calls[0] == rows
+
+
+@pytest.mark.parametrize(("devices", "height"), [(2, 64), (1, 37)])
+def test_images_on_several_devices_and_odd_heights_are_one_product(monkeypatch, devices, height):
+    monkeypatch.setattr(jax, "device_count", lambda: devices)
+    monkeypatch.setattr(module, "_by_blocks", None)
+    x, change = made(0, (2, height, 6, 48), (2, height, 6, 48))
+    assert kernel_gradient(x, change, (3, 3), ((1, 1), (1, 1))).shape == (3, 3, 48, 48)
+
+
+@pytest.mark.parametrize("channels", [17, 48, 512])
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
+def test_bfloat16_has_gradients_in_bfloat16(channels, strides):
+    x, kernel = (a.astype(jnp.bfloat16) for a in made(0, (1, 32, 16, channels), (3, 3, channels, 48)))
+    y, pull = jax.vjp(lambda x, k: convolution(x, k, strides, ((1, 1), (1, 1))), x, kernel)
+    assert [a.dtype for a in (y, *pull(y))] == [jnp.bfloat16] * 3
+
+
+def test_wide_convolutions_work_under_vmap_remat_and_export():
+    x, kernel = made(0, (2, 24, 24, 256), (3, 3, 256, 512))
+    wanted = by_xla(x, kernel, (1, 1), ((1, 1), (1, 1)))
+
+    def convolve(x, kernel):
+        return convolution(x, kernel, (1, 1), ((1, 1), (1, 1)), precision=HIGHEST)
+
+    tolerance = 1e-5 * np.abs(wanted).max()
+    mapped = jax.vmap(lambda x: convolve(x[None], kernel)[0])(x)
+    np.testing.assert_allclose(mapped, wanted, atol=tolerance)
+    gradient = jax.grad(lambda k: jax.checkpoint(convolve)(x, k).sum())(kernel)
+    plain = jax.grad(lambda k: by_xla(x, k, (1, 1), ((1, 1), (1, 1))).sum())(kernel)
+    np.testing.assert_allclose(gradient, plain, atol=1e-5 * np.abs(plain).max())
+    (batch,) = jax.export.symbolic_shape("batch")
+    shapes = (jax.ShapeDtypeStruct((batch, 24, 24, 256), jnp.float32), jax.ShapeDtypeStruct(kernel.shape, jnp.float32))
+    exported = jax.export.export(jax.jit(convolve), platforms=["cpu", "cuda", "tpu"])(*shapes)
+    found = jax.export.deserialize(exported.serialize()).call(x, kernel)
+    np.testing.assert_allclose(found, wanted, atol=tolerance)
+
+
+def test_a_kernel_that_is_a_constant_is_not_transformed_by_the_compiler():
+    """It took XLA a minute for each of the U-Net's."""
+    x, kernel = made(0, (1, 24, 24, 256), (3, 3, 256, 512))
+    program = jax.jit(lambda x: convolution(x, kernel, (1, 1), ((1, 1), (1, 1)), precision=HIGHEST)).lower(x).compile()
+    text = program.as_text()
+    assert re.search(r"f32\[3,3,256,512\]\S* constant", text)
+    assert not re.search(r"f32\[(4,4,|16,|4,)256,512\]\S* constant", text)

@@ -1,0 +1,178 @@
+"""BatchNorm in training, pooling, convolution padding and transposed convolution against PyTorch's operators."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxseg.nn.layers import (
+    BatchNorm,
+    ConvTranspose,
+    conv,
+    dilated_transpose,
+    linear,
+    sub_pixel_transpose,
+)
+from jaxseg.nn.pooling import max_pool
+
+GOLDEN = "ops/torch_operators"
+
+
+def nhwc(array: np.ndarray):
+    return jnp.asarray(array.transpose(0, 2, 3, 1))
+
+
+def test_batch_norm_trains_like_pytorch_with_unbiased_running_variance(kit):
+    norm = BatchNorm(3)
+    out = norm(nhwc(kit.input(GOLDEN, "x")))
+    kit.check(GOLDEN, "batch_norm_train", np.asarray(out).transpose(0, 3, 1, 2))
+    kit.check(GOLDEN, "batch_norm_running_mean", norm.mean[...])
+    kit.check(GOLDEN, "batch_norm_running_var", norm.var[...])
+
+
+def test_batch_norm_in_evaluation_uses_and_keeps_its_statistics():
+    norm = BatchNorm(2)
+    norm.mean.set_value(jnp.asarray([1.0, 2.0]))
+    view = nnx.view(norm, use_running_average=True)
+    out = view(jnp.full((1, 2, 2, 2), 3.0))
+    np.testing.assert_allclose(out[0, 0, 0], np.array([2.0, 1.0]) / np.sqrt(1 + 1e-5), rtol=1e-6)
+    np.testing.assert_array_equal(norm.mean[...], [1.0, 2.0])
+
+
+def test_max_pool_equals_pytorch(kit):
+    out = max_pool(nhwc(kit.input(GOLDEN, "x")))
+    kit.check(GOLDEN, "maxpool3_s2_p1", np.asarray(out).transpose(0, 3, 1, 2))
+
+
+def test_strided_convolution_pads_both_sides():
+    layer = conv(1, 1, 3, stride=2, use_bias=False, rngs=nnx.Rngs(0))
+    layer.kernel.set_value(jnp.zeros((3, 3, 1, 1)).at[0, 0].set(1.0))
+    image = jnp.arange(16.0).reshape(1, 4, 4, 1)
+    out = layer(image)[0, :, :, 0]
+    np.testing.assert_array_equal(out, [[0, 0], [0, 5]])  # the tap reads one row and column before: padding, then 1,1
+
+
+@pytest.mark.parametrize("init", ["torch", "torchvision", "lecun"])
+def test_initialisers_have_one_spread_whether_traced_or_not(init):
+    deviation = {"torch": (16 * 9) ** -0.5 / 3**0.5, "torchvision": (2 / (64 * 9)) ** 0.5, "lecun": (16 * 9) ** -0.5}
+
+    def kernel():
+        return conv(16, 64, 3, init=init, rngs=nnx.Rngs(7)).kernel[...]
+
+    for drawn in (kernel(), jax.jit(kernel)()):
+        assert (drawn.shape, drawn.dtype) == ((3, 3, 16, 64), jnp.float32)
+        assert abs(float(drawn.std()) / deviation[init] - 1) < 0.03
+        assert abs(float(drawn.mean())) < 0.05 * deviation[init]
+    np.testing.assert_array_equal(kernel(), kernel())
+
+
+def by_definition(x: np.ndarray, kernel: np.ndarray, stride: int) -> np.ndarray:
+    """Every input pixel times the kernel, added into the output at `stride` times its place; the margin is cut off."""
+    batch, height, width, _ = x.shape
+    out = np.zeros((batch, (height - 1) * stride + 4, (width - 1) * stride + 4, kernel.shape[2]))
+    for i in range(height):
+        for j in range(width):
+            spread = np.einsum("bc,hwoc->bhwo", x[:, i, j], kernel, dtype=np.float64)
+            out[:, i * stride : i * stride + 3, j * stride : j * stride + 3] += spread
+    return out[:, 1:-1, 1:-1]  # padding 1 before and behind, output_padding 1 behind
+
+
+def transposed(kit) -> ConvTranspose:
+    """The layer with the kit's weights."""
+    layer = ConvTranspose(3, 4, rngs=nnx.Rngs(0))
+    layer.kernel.set_value(jnp.asarray(kit.input(GOLDEN, "w").transpose(2, 3, 1, 0)))
+    layer.bias.set_value(jnp.asarray(kit.input(GOLDEN, "b")))
+    return layer
+
+
+def drawn(*shape: int, seed: int = 0) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+
+
+def test_both_transposed_convolutions_equal_pytorch(kit):
+    layer, x = transposed(kit), nhwc(kit.input(GOLDEN, "x"))
+    dilated = dilated_transpose(x, layer.kernel[...]) + layer.bias[...].reshape(1, 1, 1, -1)
+    for out in (layer(x), dilated):
+        kit.check(GOLDEN, "conv_transpose_s2_p1_op1", np.asarray(out).transpose(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("stride", [2, 3, 4])
+def test_the_transposed_convolution_spreads_every_pixel_by_the_kernel(stride):
+    layer = ConvTranspose(3, 5, stride=stride, rngs=nnx.Rngs(1))
+    x = drawn(2, 4, 3, 3)
+    expected = by_definition(np.asarray(x), np.asarray(layer.kernel[...]), stride) + np.asarray(layer.bias[...])
+    assert expected.shape == (2, 3 * stride + 2, 2 * stride + 2, 5)
+    np.testing.assert_allclose(layer(x), expected, atol=1e-6)
+
+
+sizes = st.integers(1, 5)
+
+
+@settings(max_examples=12, deadline=None)
+@given(batch=st.integers(1, 2), height=sizes, width=sizes, num_in=st.integers(1, 3), num_out=st.integers(1, 3))
+def test_sub_pixel_equals_dilated_and_the_definition_at_any_shape(batch, height, width, num_in, num_out):
+    x, kernel = drawn(batch, height, width, num_in), drawn(3, 3, num_out, num_in, seed=1)
+    expected = by_definition(np.asarray(x), np.asarray(kernel), 2)
+    assert expected.shape == (batch, 2 * height, 2 * width, num_out)
+    for form in (sub_pixel_transpose, dilated_transpose):
+        np.testing.assert_allclose(jax.jit(form)(x, kernel), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 4, 8), (1, 5, 7, 3), (3, 1, 1, 2)])
+def test_gradients_of_both_transposed_convolutions_are_equal(shape):
+    x, kernel = drawn(*shape), drawn(3, 3, 4, shape[-1], seed=1)
+    weights = drawn(shape[0], 2 * shape[1], 2 * shape[2], 4, seed=2)
+
+    def gradients(form):
+        return jax.jit(jax.grad(lambda x, kernel: jnp.sum(weights * jnp.sin(form(x, kernel))), (0, 1)))(x, kernel)
+
+    for ours, theirs in zip(gradients(sub_pixel_transpose), gradients(dilated_transpose), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5 * float(jnp.abs(theirs).max()))
+
+
+def test_the_sub_pixel_form_has_no_gather_nor_scatter():
+    x, kernel = drawn(1, 4, 4, 3), drawn(3, 3, 2, 3)
+    step = jax.jit(jax.grad(lambda x, kernel: sub_pixel_transpose(x, kernel).sum(), (0, 1)))
+    text = step.lower(x, kernel).as_text()
+    assert "convolution" in text
+    assert "gather" not in text
+    assert "scatter" not in text
+
+
+@pytest.mark.parametrize("stride", [2, 3])
+def test_transposed_convolutions_compute_in_their_dtype_and_keep_float32_parameters(stride):
+    layer = ConvTranspose(3, 4, stride=stride, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    exact = ConvTranspose(3, 4, stride=stride, rngs=nnx.Rngs(0))
+    out, reference = layer(drawn(1, 3, 3, 3)), exact(drawn(1, 3, 3, 3))
+    assert (out.dtype, reference.dtype) == (jnp.bfloat16, jnp.float32)
+    assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(layer))} == {jnp.dtype("float32")}
+    assert 0 < float(jnp.abs(out.astype(jnp.float32) - reference).max()) < 0.05
+
+
+@pytest.mark.parametrize("init", ["torch", "lecun"])
+@pytest.mark.parametrize(
+    ("make", "num_bound", "num_spread"),
+    [
+        (lambda init: ConvTranspose(16, 64, init=init, rngs=nnx.Rngs(7)), 64 * 9, 16 * 9),
+        (lambda init: linear(150, 100, init=init, rngs=nnx.Rngs(7)), 150, 150),
+    ],
+    ids=["transposed", "linear"],
+)
+def test_the_other_layers_have_pytorchs_bounds_or_lecuns_spread(init, make, num_bound, num_spread):
+    bound = num_bound**-0.5
+
+    def arrays():
+        layer = make(init)
+        return layer.kernel[...], layer.bias[...]
+
+    for kernel, bias in (map(np.asarray, arrays()), map(np.asarray, jax.jit(arrays)())):
+        deviation = bound / 3**0.5 if init == "torch" else num_spread**-0.5
+        assert abs(kernel.std() / deviation - 1) < 0.03
+        if init == "torch":
+            assert bound * 0.99 < np.abs(kernel).max() <= bound
+            assert 0 < np.abs(bias).max() <= bound
+        else:
+            np.testing.assert_array_equal(bias, np.zeros(bias.shape))

@@ -1,0 +1,89 @@
+"""Winograd's convolution equals XLA's, and CPUs alone compute it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxseg.nn.convolution import convolution
+from jaxseg.nn.winograd import pays, transformed, winograd
+
+HIGHEST = jax.lax.Precision.HIGHEST
+PADDING = ((1, 1), (1, 1))
+
+
+def by_xla(x, kernel):
+    dimensions = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), PADDING, dimension_numbers=dimensions, precision=HIGHEST)
+
+
+def drawn(seed, *shapes):
+    rng = np.random.default_rng(seed)
+    return [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
+
+
+@given(
+    seed=st.integers(0, 99),
+    sizes=st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)),
+    channels=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+)
+@settings(max_examples=25, deadline=None)
+def test_it_equals_the_convolution_at_even_and_odd_sizes(seed, sizes, channels):
+    """Against numpy, since XLA's own fails on CPUs where an image is as small as its padding."""
+    x, kernel = drawn(seed, (*sizes, channels[0]), (3, 3, *channels))
+    padded = np.pad(x, ((0, 0), *PADDING, (0, 0)))
+    wanted = sum(
+        np.einsum("bhwc,cd->bhwd", padded[:, i : i + sizes[1], j : j + sizes[2]], kernel[i, j])
+        for i in range(3)
+        for j in range(3)
+    )
+    np.testing.assert_allclose(winograd(x, transformed(kernel), precision=HIGHEST), wanted, atol=3e-5)
+
+
+def test_a_wide_convolution_and_its_gradients_equal_xlas_within_float32():
+    x, kernel = drawn(0, (2, 17, 16, 256), (3, 3, 256, 512))
+
+    def results(form):
+        y, pull = jax.vjp(form, x, kernel)
+        return y, *pull(jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape))
+
+    ours = jax.jit(lambda: results(lambda x, k: convolution(x, k, (1, 1), PADDING, precision=HIGHEST)))
+    assert " convolution(" not in ours.lower().compile().as_text()
+    for got, wanted in zip(ours(), results(by_xla), strict=True):
+        np.testing.assert_allclose(got, wanted, atol=2e-6 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_other_devices_convolve_directly(platform):
+    shapes = jax.ShapeDtypeStruct((1, 32, 32, 512), jnp.float32), jax.ShapeDtypeStruct((3, 3, 512, 512), jnp.float32)
+    run = jax.jit(lambda x, k: convolution(x, k, (1, 1), PADDING, precision=HIGHEST))
+    text = jax.export.export(run, platforms=[platform])(*shapes).mlir_module()
+    assert text.count("stablehlo.convolution") == 1
+    assert "dot_general" not in text
+
+
+@pytest.mark.parametrize(
+    ("kernel", "image", "wanted"),
+    [
+        ((3, 3, 512, 256), None, True),
+        ((3, 3, 256, 256), None, False),  # too few channels
+        ((1, 1, 2048, 2048), None, False),
+        ((3, 3, 512, 512), (2, 16, 16), True),
+        ((3, 3, 512, 512), (1, 16, 16), False),  # too few pixels for a kernel that is transformed for them
+    ],
+)
+def test_where_it_pays(kernel, image, wanted):
+    assert pays(jax.ShapeDtypeStruct(kernel, jnp.float32), image) is wanted
+
+
+def test_a_symbolic_batch_counts_as_one():
+    (batch,) = jax.export.symbolic_shape("batch")
+    kernel = jax.ShapeDtypeStruct((3, 3, 512, 512), jnp.float32)
+    assert pays(kernel, (batch, 32, 32))
+    assert not pays(kernel, (batch, 16, 16))
+
+
+def test_bfloat16_stays_as_it_is():
+    assert not pays(jax.ShapeDtypeStruct((3, 3, 512, 512), jnp.bfloat16))

@@ -1,0 +1,210 @@
+"""Restoring mask files: formats, what stays, previews, resuming, and bad files."""
+
+import json
+
+import numpy as np
+import pytest
+from mask_models import Echo
+from PIL import Image
+
+from jaxseg.folder_runs import folder
+from jaxseg.post_dae import mask_files as denoise_files
+from jaxseg.post_dae.denoise import Denoiser
+from jaxseg.vocabulary import labels
+
+INVERT = {"answer": lambda x: 1 - x}
+
+
+def blob(height: int = 32, width: int = 32) -> np.ndarray:
+    mask = np.zeros((height, width), bool)
+    mask[height // 4 : -height // 4, width // 5 : -width // 5] = True
+    return mask
+
+
+def run(
+    source, output, model=None, *, preview=False, soft=False, classes=None, grey="refuse", recursive=False, **options
+):
+    """What `jaxseg denoise` does; returns {output name: entry}."""
+    sources = denoise_files.find_mask_files(source, recursive=recursive, output=output)
+    jobs = folder.plan(sources, source, output, name_of=lambda path: path.stem)
+    suffixes = {job.base: job.source.suffix for job in jobs}
+    products = [denoise_files.files(suffixes, soft=soft), *([denoise_files.previews()] if preview else [])]
+    account = folder.Run(output, tuple(products), {"denoise": {"classes": classes, "soft": soft}})
+    todo = folder.begin(jobs, account)
+    worker = denoise_files.FileDenoiser(
+        Denoiser(model or Echo(**INVERT), **options), classes=classes, grey=grey, soft=soft
+    )
+    list(folder.denoise_files(todo, worker, account))
+    folder.conclude(account)
+    return account.files
+
+
+def picture(path, array) -> None:
+    Image.fromarray(array.astype(np.uint8) * 255).save(path)
+
+
+@pytest.fixture
+def masks(tmp_path):
+    path = tmp_path / "masks"
+    path.mkdir()
+    return path
+
+
+def test_each_kind_of_file_gives_one_of_its_kind_and_shape(masks, tmp_path):
+    stack = np.stack([blob()])
+    picture(masks / "a.png", blob(40, 50))
+    picture(masks / "b.jpg", blob(64, 64))
+    np.save(masks / "c.npy", blob())
+    np.save(masks / "d.npy", stack.astype(np.uint8) * 255)
+    np.savez(masks / "e.npz", stack)
+    files = run(masks, tmp_path / "out")
+    assert {entry["status"] for entry in files.values()} == {"done"}
+    a, b = (np.asarray(Image.open(tmp_path / "out" / name)) for name in ("a.png", "b.png"))
+    assert a.shape == (40, 50)
+    assert set(np.unique(a)) == {0, 255}
+    assert ((b > 127) == ~blob(64, 64)).mean() > 0.9
+    c, d = (np.load(tmp_path / "out" / name) for name in ("c.npy", "d.npy"))
+    assert np.array_equal(c, ~blob())
+    assert d.dtype == bool
+    assert np.array_equal(d, ~stack)
+    with np.load(tmp_path / "out" / "e.npz") as archive:
+        assert archive.files == ["arr_0"]
+        assert np.array_equal(archive["arr_0"], ~stack)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_only_the_chosen_classes_of_a_file_change(masks, tmp_path, suffix):
+    rng = np.random.default_rng(0)
+    stack = rng.random((159, 32, 64)) > 0.5
+    (np.save if suffix == ".npy" else np.savez)(masks / f"x{suffix}", stack)
+    files = run(masks, tmp_path / "out", classes="heart,left lung", model=Echo((32, 64), **INVERT))
+    assert files["x"]["status"] == "done"
+    found = np.load(tmp_path / "out" / f"x{suffix}")
+    found = found if suffix == ".npy" else found["arr_0"]
+    changed = np.flatnonzero((found != stack).any((1, 2)))
+    assert changed.tolist() == sorted(labels.select(labels.CXAS, "heart,left lung"))
+
+
+def test_soft_results_are_probabilities(masks, tmp_path):
+    picture(masks / "a.png", blob())
+    half = Echo(answer=lambda x: 0.5 * x)
+    np.save(masks / "b.npy", np.stack([blob()]))
+    run(masks, tmp_path / "out", half, soft=True)
+    found = np.asarray(Image.open(tmp_path / "out" / "a.png"))
+    assert set(np.unique(found)) == {0, 128}
+    b = np.load(tmp_path / "out" / "b.npy")
+    assert b.dtype == np.float32
+    assert np.array_equal(b, 0.5 * np.stack([blob()]).astype(np.float32))
+
+
+def test_bad_files_are_named_and_the_rest_is_done(masks, tmp_path):
+    picture(masks / "good.png", blob())
+    picture(masks / "empty.png", np.zeros((8, 8), bool))
+    picture(masks / "full.png", np.ones((8, 8), bool))
+    Image.fromarray(np.tile(np.arange(256, dtype=np.uint8), (64, 1))).save(masks / "grey.png")
+    (masks / "cut.png").write_bytes((masks / "good.png").read_bytes()[:60])
+    np.save(masks / "two.npy", np.stack([blob(), blob()]))
+    np.save(masks / "float.npy", blob().astype(np.float32))
+    files = run(masks, tmp_path / "out")
+    assert files["good"]["status"] == "done"
+    reasons = {name: entry.get("reason", "") for name, entry in files.items()}
+    for name, words in {
+        "empty": "the mask is empty",
+        "full": "the mask is full",
+        "grey": "many shades of grey",
+        "cut": "cut.png",
+        "two": "name the classes",
+        "float": "float32",
+    }.items():
+        assert files[name]["status"] == "failed"
+        assert words in reasons[name]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["good.png", "summary.json"]
+
+
+def test_grey_pictures_are_cut_where_that_is_wanted(masks, tmp_path):
+    Image.fromarray(np.tile(np.arange(0, 256, 8, dtype=np.uint8), (32, 1))).save(masks / "grey.png")
+    files = run(masks, tmp_path / "out", Echo(), grey="threshold")
+    assert files["grey"]["status"] == "done"
+    found = np.asarray(Image.open(tmp_path / "out" / "grey.png")) > 127
+    assert np.array_equal(found, np.tile(np.arange(0, 256, 8) > 127, (32, 1)))
+
+
+def test_empty_classes_stay_with_a_note(masks, tmp_path):
+    np.save(masks / "x.npy", np.stack([blob(), np.zeros((32, 32), bool)]))
+    files = run(masks, tmp_path / "out", classes="class_000,class_001")
+    assert np.array_equal(np.load(tmp_path / "out" / "x.npy"), np.stack([~blob(), np.zeros((32, 32), bool)]))
+    assert files["x"]["notes"] == ["x.npy: class_001: the mask is empty, and stays as it is"]
+
+
+def test_a_file_of_empty_classes_alone_is_copied(masks, tmp_path):
+    np.save(masks / "x.npy", np.zeros((2, 32, 32), bool))
+    files = run(masks, tmp_path / "out", classes="class_000,class_001", preview=True)
+    assert files["x"]["status"] == "done"
+    assert not np.load(tmp_path / "out" / "x.npy").any()
+
+
+def test_a_second_run_skips_and_a_changed_mask_is_done_again(masks, tmp_path):
+    picture(masks / "a.png", blob())
+    picture(masks / "b.png", blob(40, 40))
+    run(masks, tmp_path / "out", preview=True)
+    assert {entry["status"] for entry in run(masks, tmp_path / "out", preview=True).values()} == {"skipped"}
+    picture(masks / "a.png", blob(50, 50))
+    files = run(masks, tmp_path / "out", preview=True)
+    assert {name: entry["status"] for name, entry in files.items()} == {"a": "done", "b": "skipped"}
+    with pytest.raises(ValueError, match="made with another denoise"):
+        run(masks, tmp_path / "out", soft=True)
+
+
+def test_the_preview_shows_what_was_added_and_removed(masks, tmp_path):
+    picture(masks / "a.png", blob(256, 256))
+    run(masks, tmp_path / "out", Echo((256, 256), **INVERT), preview=True)
+    with Image.open(tmp_path / "out" / "a.preview.jpg") as image:
+        pixels = np.asarray(image).astype(int)
+    green = (pixels[..., 1] > pixels[..., 0] + 60) & (pixels[..., 1] > 150)
+    red = (pixels[..., 0] > pixels[..., 1] + 60) & (pixels[..., 0] > 150)
+    assert red.sum() > 0.9 * blob(256, 256).sum()
+    assert green.sum() > 0.9 * (~blob(256, 256)).sum()
+
+
+def test_results_are_not_taken_for_masks_and_never_replace_them(masks, tmp_path):
+    picture(masks / "a.png", blob())
+    with pytest.raises(ValueError, match="holds the masks themselves"):
+        denoise_files.find_mask_files(masks, output=masks)
+    with pytest.raises(ValueError, match="holds the masks themselves"):
+        denoise_files.find_mask_files(masks / "a.png", output=masks)
+    run(masks, masks / "out", preview=True, recursive=True)
+    assert denoise_files.find_mask_files(masks, recursive=True, output=masks / "out") == [masks / "a.png"]
+    with pytest.raises(FileNotFoundError):
+        denoise_files.find_mask_files(tmp_path / "none", output=tmp_path / "out")
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(ValueError, match=r"no .png, .jpg"):
+        denoise_files.find_mask_files(tmp_path / "bare", output=tmp_path / "out")
+    (tmp_path / "x.txt").write_text("")
+    with pytest.raises(ValueError, match="masks are read from"):
+        denoise_files.find_mask_files(tmp_path / "x.txt", output=tmp_path / "out")
+
+
+def test_names_that_collide_keep_their_suffix_and_folders_are_mirrored(masks, tmp_path):
+    picture(masks / "a.png", blob())
+    np.save(masks / "a.npy", blob())
+    (masks / "sub").mkdir()
+    picture(masks / "sub" / "a.png", blob())
+    files = run(masks, tmp_path / "out", recursive=True)
+    assert sorted(files) == ["a_npy", "a_png", "sub/a"]
+    assert (tmp_path / "out" / "sub" / "a.png").is_file()
+    assert (tmp_path / "out" / "a_npy.npy").is_file()
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["counts"]["done"] == 3
+
+
+def test_a_full_disk_leaves_nothing_half_written(masks, tmp_path, monkeypatch):
+    np.save(masks / "a.npy", np.stack([blob()]))
+
+    def full(stack, found):
+        yield found[0]
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(denoise_files, "_planes", full)
+    files = run(masks, tmp_path / "out")
+    assert "No space" in files["a"]["reason"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["summary.json"]

@@ -1,0 +1,214 @@
+"""Training of Post-DAE: the original's steps, corruptions and shares, resuming, devices, and bad masks."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from mask_runs import LIGHT, overrides, train, write_masks
+from PIL import Image
+
+import jaxseg
+from jaxseg.nn.losses import probability_dice_loss
+from jaxseg.post_dae import task as post_dae
+from jaxseg.post_dae.task import CorruptionConfig, DataConfig, spoil
+from jaxseg.training import run, task
+from jaxseg.training.config.config import read_config
+from jaxseg.training.log import read_metrics
+from jaxseg.training.reader import RecordError
+
+pytestmark = pytest.mark.slow
+
+WORKING = {"data__warp": 0.1, "data__elastic": 0.03, "data__heavy_share": 0.3, "data__clean_share": 0.3}
+
+
+@pytest.fixture(scope="module")
+def masks(tmp_path_factory):
+    return write_masks(tmp_path_factory.mktemp("masks") / "masks")
+
+
+def losses(folder) -> list[float]:
+    return [entry["loss"] for entry in read_metrics(folder / "metrics.jsonl") if entry["split"] == "train"]
+
+
+def test_the_loss_falls_and_the_model_restores(masks, tmp_path):
+    scores, _ = train(tmp_path / "run", masks, trainer__epochs=40, trainer__validate_every=20, **LIGHT)
+    found = losses(tmp_path / "run")
+    assert np.mean(found[-8:]) < 0.6 * np.mean(found[:8])
+    assert scores["dice"] > 0.7
+    mask = np.asarray(Image.open(masks / "mask_00.png")) > 0
+    restored = jaxseg.denoise(mask, jaxseg.load(tmp_path / "run"))
+    assert 2 * (restored & mask).sum() / (restored.sum() + mask.sum()) > 0.7
+
+
+def test_both_packaged_configurations_train(masks, tmp_path):
+    for name in ("post_dae", "post_dae_original"):
+        scores, _ = train(tmp_path / name, masks, config=name, trainer__epochs=1)
+        assert 0 <= scores["dice"] <= 1
+        assert 0 < scores["dice_before"] < 1
+        model = jaxseg.load(tmp_path / name)
+        assert model.cfg.decoder_activation == ("relu" if name == "post_dae" else "sigmoid")
+        assert model.card.preprocessing == "mask"
+
+
+def test_the_published_values_are_in_the_original_configuration():
+    config = read_config("post_dae_original", task.sections)
+    assert (config.data.size, config.trainer.batch_size, config.trainer.epochs) == (512, 8, 200)
+    assert (config.optimizer.name, config.optimizer.learning_rate, config.trainer.clip_norm) == ("adam", 1e-4, 0.5)
+    assert config.data.corruption == CorruptionConfig()
+    problem = post_dae.make_problem  # its network is the architecture's default
+    assert callable(problem)
+    cfg = jaxseg.architectures.architecture("dae").config()
+    assert (config.model.features, config.model.decoder_features) == (cfg.features, cfg.decoder_features)
+    assert config.model.intermediate == cfg.intermediate
+
+
+def test_the_same_seed_is_the_same_run_and_a_resumed_one_too(masks, tmp_path):
+    train(tmp_path / "whole", masks, trainer__epochs=3, **WORKING)
+    train(tmp_path / "again", masks, trainer__epochs=3, **WORKING)
+    assert losses(tmp_path / "whole") == losses(tmp_path / "again")
+    stopped = tmp_path / "stopped"
+    config = run.open_run("post_dae", stopped, data=masks, overrides=overrides(trainer__epochs=3, **WORKING))
+
+    def stop(step, total, values):
+        if step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run.train(config, stopped, devices=jax.devices()[:1], on_step=stop)
+    train(stopped, masks, resume=True, trainer__epochs=3, **WORKING)
+    assert losses(stopped) == losses(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("parallel", ["jit", "pmap"])
+def test_it_trains_on_several_devices(masks, tmp_path, parallel):
+    scores, _ = train(
+        tmp_path / "run",
+        masks,
+        devices=2,
+        trainer__parallel=parallel,
+        trainer__epochs=1,
+        **WORKING | {"data__heavy_share": 0.0},
+    )
+    assert np.isfinite(losses(tmp_path / "run")).all()
+    assert 0 <= scores["dice"] <= 1
+
+
+def settings(**values) -> DataConfig:
+    small = CorruptionConfig(patch=4, radius=2, max_distance=3, swaps=20, max_patches=3, max_discs=2, as_original=False)
+    return DataConfig(root="masks", size=32, corruption=small, **values)
+
+
+def disc(count: int) -> jax.Array:
+    y, x = np.mgrid[:32, :32]
+    mask = ((y - 15.5) ** 2 + (x - 15.5) ** 2 < 100).astype(np.float32)
+    return jnp.asarray(np.tile(mask[None, ..., None], (count, 1, 1, 1)))
+
+
+def test_the_shares_are_those_of_the_configuration():
+    truth, keys = disc(400), jax.random.split(jax.random.key(3), 400)
+    shown = np.asarray(spoil(keys, truth, settings(clean_share=0.25, heavy_share=0.5)))
+    wrong = (np.abs(shown - np.asarray(truth)) > 0.5).mean((1, 2, 3))
+    assert (wrong == 0).mean() == pytest.approx(0.25, abs=0.07)
+    usual = np.asarray(spoil(keys, truth, settings()))
+    usual = (np.abs(usual - np.asarray(truth)) > 0.5).mean((1, 2, 3))
+    assert wrong.mean() > 1.5 * usual.mean()
+    assert (wrong > np.quantile(usual, 0.99)).mean() > 0.25
+    assert (np.asarray(spoil(keys, truth, settings(clean_share=1.0))) == np.asarray(truth)).all()
+
+
+def test_each_mask_has_its_own_corruption_and_the_same_key_the_same():
+    truth, keys = disc(4), jax.random.split(jax.random.key(0), 4)
+    shown = np.asarray(spoil(keys, truth, settings()))
+    assert (shown[0] != shown[1]).any()
+    np.testing.assert_array_equal(shown[2:], spoil(keys[2:], truth[2:], settings()))
+
+
+def test_scaled_lengths_fit_the_size():
+    assert CorruptionConfig(scaled=True).at(128).patch == 8
+    assert CorruptionConfig().at(128).patch == 32
+
+
+def test_two_channels_train_together(tmp_path):
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    for i in range(6):
+        stack = np.zeros((2, 40, 40), bool)
+        stack[0, 5 + i : 20, 5:20], stack[1, 22:38, 20 : 30 + i] = True, True
+        np.save(folder / f"{i}.npy", stack)
+    scores, _ = train(tmp_path / "run", folder, data__channels=2, trainer__epochs=1, **LIGHT)
+    assert 0 <= scores["dice"] <= 1
+    model = jaxseg.load(tmp_path / "run")
+    assert (model.cfg.in_channels, model.cfg.out_channels) == (2, 2)
+    assert jaxseg.denoise(stack, model).shape == (2, 40, 40)
+
+
+BAD = {
+    "empty.png": (np.zeros((20, 20), np.uint8), "the mask is empty"),
+    "full.png": (np.full((20, 20), 255, np.uint8), "full"),
+    "picture.png": (np.tile(np.arange(256, dtype=np.uint8), (64, 1)), "picture, not a mask"),
+    "channels.npy": (np.zeros((3, 20, 20), bool), "has 3 channels"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_mask_stops_the_run_and_is_named_or_is_skipped(tmp_path, name):
+    folder = write_masks(tmp_path / "masks", count=7)
+    content, words = BAD[name]
+    if name.endswith(".npy"):
+        np.save(folder / name, content)
+    else:
+        Image.fromarray(content).save(folder / name)
+    with pytest.raises(RecordError, match=name) as error:
+        train(tmp_path / "stopped", folder, **LIGHT)
+    assert words in str(error.value)
+    _, told = train(tmp_path / "skipped", folder, data__on_error="skip", trainer__epochs=1, **LIGHT)
+    assert any(name in line for line in told)
+
+
+def test_other_entries_are_left_out_with_a_count(tmp_path):
+    folder = write_masks(tmp_path / "masks")
+    (folder / "notes.txt").write_text("x")
+    (folder / "more").mkdir()
+    _, told = train(tmp_path / "run", folder, trainer__epochs=1, **LIGHT)
+    assert any("2 of the entries" in line for line in told)
+    facts = json.loads((tmp_path / "run" / "data.json").read_text())
+    assert not set(facts["train"]) & set(facts["val"])
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"data__heavy_share": 0.7, "data__clean_share": 0.5}, "more than 1 together"),
+        ({"data__size": 30}, "30"),
+        ({"model__strides": [2, 3]}, "only 2 can be trained"),
+        ({"model__decoder_features": [4, 6]}, "last two"),
+        ({"loss__parts": []}, "name dice, ce or both"),
+        ({"data__spacing_mm": [1.0]}, "spacing_mm"),
+        ({"data__corruption": {"patch": 0}}, "patch"),
+        ({"model__norm": "group"}, "none, batch"),
+    ],
+)
+def test_impossible_settings_are_told_before_anything_is_written(masks, tmp_path, changed, words):
+    with pytest.raises(ValueError, match=words):
+        train(tmp_path / "run", masks, **changed)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_picture_of_restored_masks_is_drawn(masks, tmp_path):
+    train(tmp_path / "run", masks, trainer__pictures_every=2, **LIGHT)
+    with Image.open(tmp_path / "run" / "pictures" / "step_0000004.png") as sheet:
+        assert sheet.width > 3 * 256
+
+
+def test_the_dice_part_is_the_loss_of_the_original():
+    model = jaxseg.create("post_dae", image_size=(32, 32), features=(4, 6), decoder_features=(4, 4), strides=(2, 2))
+    batch, key, cfg = {"mask": disc(2)}, jax.random.key(0), settings()
+    value, parts = post_dae.loss(model, batch, key, cfg=cfg, parts=("dice",))
+    _, for_spoiling = jax.random.split(key)
+    shown = spoil(jax.random.split(for_spoiling, 2), disc(2), cfg)
+    expected = probability_dice_loss(nnx.sigmoid(model.logits(shown)), disc(2))
+    assert float(value) == pytest.approx(float(expected), abs=1e-6)
+    assert list(parts) == ["dice_loss"]

@@ -1,0 +1,121 @@
+"""What a denoiser restores, measured: levels of corruption, masks of folders, tables, pictures, bad input."""
+
+import json
+
+import numpy as np
+import pytest
+from flax import nnx
+from mask_runs import write_masks
+from PIL import Image
+
+from jaxseg.post_dae import evaluate as restoration
+from jaxseg.post_dae.corruption_levels import LEVELS
+from jaxseg.post_dae.data import MaskFolder
+from jaxseg.post_dae.model import DAEConfig
+
+
+class Answer(nnx.Module):
+    """Answers with a function of what it is shown."""
+
+    def __init__(self, answer, size: int = 64):
+        self.cfg = DAEConfig(image_size=(size, size))
+        self.answer = answer
+
+    def __call__(self, x):
+        return self.answer(x)
+
+
+SAME, NOTHING = Answer(lambda x: x), Answer(lambda x: 0 * x)
+
+
+@pytest.fixture
+def source(tmp_path):
+    return MaskFolder(write_masks(tmp_path / "truth", count=10, size=64), (64, 64))
+
+
+def means(numbers: dict, measure: str, when: str) -> list:
+    return [row[when][measure]["mean"] for row in numbers.values()]
+
+
+def test_a_model_that_changes_nothing_has_the_same_numbers_before_and_after(source):
+    found = restoration.examine_levels(SAME, source)
+    rows = found.numbers["corruption"]
+    assert list(rows) == list(LEVELS) == ["clean", "light", "original", "strong", "heavy"]
+    for measure in ("dice", "hausdorff_95", "hausdorff"):
+        assert means(rows, measure, "before") == means(rows, measure, "after")
+    assert means(rows, "dice", "before")[0] == 1
+    assert means(rows, "hausdorff", "before")[0] == 0
+    dice = means(rows, "dice", "before")
+    assert dice == sorted(dice, reverse=True)
+    assert found.numbers == restoration.examine_levels(SAME, source).numbers
+    assert {rows["clean"]["before"]["dice"]["count"]} == {10}
+
+
+def test_an_empty_answer_has_a_dice_of_0_and_no_distance(source):
+    found = restoration.examine_levels(NOTHING, source)
+    rows = found.numbers["corruption"]
+    assert set(means(rows, "dice", "after")) == {0.0}
+    assert means(rows, "hausdorff", "after") == [None] * 5
+    assert rows["heavy"]["after"]["hausdorff"] == {
+        "mean": None,
+        "std": None,
+        "median": None,
+        "count": 0,
+        "left_out": 10,
+    }
+    assert json.loads(json.dumps(found.numbers)) == found.numbers
+    assert "0 -> 10" in found.table
+    assert " - " in found.table
+
+
+def test_the_table_and_the_picture_show_every_level(source):
+    found = restoration.examine_levels(SAME, source)
+    first, *lines = found.table.splitlines()
+    assert first.startswith("corruption  Dice before  Dice after  Hausdorff 95 % before")
+    assert [line.split()[0] for line in lines[:5]] == list(LEVELS)
+    assert "10 masks of 64 x 64, distances in pixels" in lines[5]
+    assert found.picture.width > 900
+
+
+def test_distances_are_in_mm_where_the_spacing_is_known(source):
+    pixels, mm = (restoration.examine_levels(SAME, source, spacing=s).numbers for s in (None, (0.5, 0.5)))
+    assert (pixels["unit"], mm["unit"]) == ("pixels", "mm")
+    for level in ("original", "heavy"):
+        one, other = (x["corruption"][level]["before"]["hausdorff"]["mean"] for x in (pixels, mm))
+        assert other == pytest.approx(0.5 * one)
+
+
+def test_folders_of_masks_are_measured_against_the_truth(source, tmp_path):
+    for name, move in (("early", 9), ("late", 2)):
+        (tmp_path / name).mkdir()
+        for path in source.files:
+            mask = np.asarray(Image.open(path))
+            Image.fromarray(np.roll(mask, move, 1)).save(tmp_path / name / path.name)
+    Image.fromarray(np.zeros((64, 64), np.uint8)).save(tmp_path / "early" / source.files[0].name)
+    rows = {name: tmp_path / name for name in ("early", "late")}
+    found = restoration.compare_folders(SAME, rows, tmp_path / "truth")
+    early, late = (found.numbers["masks"][name]["before"] for name in rows)
+    assert early["dice"]["mean"] < late["dice"]["mean"] < 1
+    assert late["hausdorff"]["mean"] == pytest.approx(2, abs=0.01)
+    assert (early["hausdorff"]["count"], early["hausdorff"]["left_out"]) == (9, 1)
+    assert early["dice"]["count"] == 10
+
+
+def test_a_missing_counterpart_is_named(source, tmp_path):
+    (tmp_path / "given").mkdir()
+    for path in source.files[1:]:
+        (tmp_path / "given" / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(ValueError, match=r"given has no counterpart of mask_00.png"):
+        restoration.compare_folders(SAME, {"given": tmp_path / "given"}, tmp_path / "truth")
+    (tmp_path / "given" / "other.png").write_bytes(source.files[0].read_bytes())
+    (tmp_path / "given" / "mask_00.png").write_bytes(source.files[0].read_bytes())
+    with pytest.raises(ValueError, match=r"truth has no counterpart of other.png"):
+        restoration.compare_folders(SAME, {"given": tmp_path / "given"}, tmp_path / "truth")
+
+
+def test_a_true_mask_that_is_empty_is_an_error(source, tmp_path):
+    Image.fromarray(np.zeros((64, 64), np.uint8)).save(source.files[3])
+    with pytest.raises(ValueError, match=r"mask_03.png: .*empty"):
+        restoration.examine_levels(SAME, source)
+    found = restoration.examine_levels(SAME, source, on_error="skip")
+    assert found.numbers["corruption"]["clean"]["before"]["dice"]["count"] == 9

@@ -1,0 +1,153 @@
+"""Scores of masks: the golden volume, batches, the original's call, and what is refused."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from scoring_files import box, ct, model, save
+from volume_files import AFFINE, save_nifti
+
+import jaxseg
+from jaxseg.segae.model import SegAE, SegAEConfig, torch_names, torch_unused, with_embeddings
+from jaxseg.segae.score import Request, Scorer, score, segae_inference
+from jaxseg.volumes.read import read_volume
+from jaxseg.volumes.volume import VolumeError
+from jaxseg.weights.fill import fill
+
+
+@pytest.fixture(scope="module")
+def scorer():
+    return Scorer(model(), threads=2)
+
+
+@pytest.mark.slow
+def test_the_golden_volume_is_met(kit):
+    from flax import nnx
+
+    name, folder = "segae_end_to_end/volume", kit.folder / "files" / "segae_case"
+    cfg = SegAEConfig()
+    network = nnx.eval_shape(lambda: SegAE(cfg, rngs=nnx.Rngs(0)))
+    network = fill(network, kit.weights("segae_resnet50"), torch_names(cfg), ignored=torch_unused(cfg))
+    table, rows = np.zeros((145, 512), np.float32), kit.input(name, "embedding")
+    table[[15, 26, 13]] = rows
+    network = with_embeddings(network, table)
+    network.card = jaxseg.create("segae", backbone="resnet18", width=4).card
+    found = [
+        score(folder / "ct.nii.gz", folder / f"{organ}.nii.gz", organ, network, per_slice=True)
+        for organ in ("kidney_left", "spleen", "liver")
+    ]
+    assert found[1].mean is None
+    kit.check(name, "predictions", np.float32([*found[0].dice, *found[2].dice]))
+    kit.check(name, "mean_dice", np.float32([found[0].mean, found[2].mean]))
+    ct_data, mask = (read_volume(folder / f"{part}.nii.gz").array for part in ("ct", "liver"))
+    assert segae_inference(ct_data, mask, 13, model=network) == pytest.approx(found[2].mean, abs=1e-5)
+    assert segae_inference(ct_data, np.zeros_like(mask), 13, model=network) == "n/a"
+
+
+@pytest.mark.parametrize("batch", [1, 7, 64])
+def test_a_mask_scores_the_same_in_any_batch(scorer, batch):
+    other = Scorer(scorer.model, batch_size=batch, threads=1)
+    masks = [box() > 0, box(3, 4) > 0, np.zeros(ct().shape, bool), box(2, 12, size=14) > 0]
+    requests = [
+        Request(ct(), mask, scorer.organ(organ)) for mask, organ in zip(masks, (13, 26, 7, "liver"), strict=True)
+    ]
+    for one, two in zip(scorer.scores(requests), other.scores(requests), strict=True):
+        assert one.slices == two.slices
+        np.testing.assert_allclose(one.dice, two.dice, rtol=1e-4, atol=1e-5)
+    assert [len(found.slices) for found in scorer.scores(requests)] == [10, 1, 0, 10]
+
+
+def test_masks_are_taken_from_a_generator_one_by_one(scorer):
+    taken = []
+
+    def requests():
+        for number in range(12):
+            taken.append(number)
+            yield Request(ct(), box() > 0, scorer.organ("liver"))
+
+    first = next(scorer.scores(requests()))
+    assert len(first.slices) == 10
+    assert len(taken) < 8
+
+
+def test_all_slices_are_looked_at_by_option(scorer):
+    found = score(ct(), box(), "liver", scorer.model, slices=None, per_slice=True)
+    assert found.slices == tuple(range(1, 13))
+    assert score(ct(), box(), "liver", scorer.model, slices=3, per_slice=True).slices == (1, 5, 9)
+
+
+def test_names_of_the_original_look_at_its_organs(scorer):
+    right, wrong = (Scorer(scorer.model, names=names).organ("urinary_bladder").name for names in ("right", "original"))
+    assert (right, wrong) == ("bladder", "prostate")
+
+
+def test_files_and_models_on_disk_are_read(tmp_path, scorer):
+    save(tmp_path / "model")
+    for name, array in (("ct.nii.gz", ct()), ("mask.nii.gz", box())):
+        save_nifti(tmp_path / name, array)
+    found = score(tmp_path / "ct.nii.gz", tmp_path / "mask.nii.gz", "liver", tmp_path / "model")
+    assert found == pytest.approx(score(ct(), box(), 13, scorer), abs=1e-5)
+    assert jaxseg.score is score
+    assert jaxseg.segae_inference is segae_inference
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"mask": box()[1:]}, "the mask is 13 x 30 x 34, the CT is 14 x 30 x 34"),
+        ({"mask": box().transpose(2, 1, 0)}, "axes may be in another order"),
+        ({"mask": np.where(box(), 2, 0) + box(3, 5, row=20)}, "a mask holds 0 and 1, this holds 0, 1, 2"),
+        ({"mask": box() * 0.4}, "a mask holds 0 and 1"),
+        ({"mask": np.where(box(), 1, np.nan)}, "NaN or infinite"),
+        ({"ct": np.where(box(), np.nan, ct())}, "NaN or infinite"),
+        ({"ct": ct() / 1000}, "look normalised already"),
+        ({"ct": np.clip(ct(), 0, 255)}, "look like those of a picture"),
+        ({"ct": ct()[3], "mask": box()[3]}, "give array"),
+        ({"organ": "lver"}, "did you mean 'liver'"),
+        ({"organ": 145}, "no organ 145"),
+    ],
+)
+def test_bad_input_is_refused(scorer, changed, words):
+    given = {"ct": ct(), "mask": box(), "organ": "liver"} | changed
+    with pytest.raises(ValueError, match=words):
+        score(given["ct"], given["mask"], given["organ"], scorer)
+
+
+def test_a_pair_that_lies_otherwise_is_refused(tmp_path, scorer):
+    turned = AFFINE.copy()
+    turned[:, 1] *= -1
+    save_nifti(tmp_path / "ct.nii.gz", ct())
+    save_nifti(tmp_path / "mask.nii.gz", box(), turned)
+    with pytest.raises(VolumeError, match="its axes are"):
+        score(tmp_path / "ct.nii.gz", tmp_path / "mask.nii.gz", "liver", scorer)
+
+
+def test_models_that_cannot_score_are_refused(scorer, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="a trained segae; got 'demo'|a trained segae; got 'cxas'"):
+        Scorer(jaxseg.create("cxas", backbone="resnet18", width=4, num_classes=2))
+    with pytest.raises(ValueError, match="no text embeddings"):
+        Scorer(jaxseg.create("segae", backbone="resnet18", width=4))
+    with pytest.raises(ValueError, match="options slices belong to the Scorer"):
+        score(ct(), box(), "liver", scorer, slices=3)
+    monkeypatch.setenv("JAXSEG_HOME", str(tmp_path))
+    with pytest.raises(OSError, match="best_resnet50_model_40_samples.pth"):
+        segae_inference(ct(), box(), 13)
+
+
+def test_a_model_trained_on_turned_volumes_turns_them(tmp_path, scorer):
+    mine = model()
+    mine.card = dataclasses.replace(mine.card, orientation="canonical")
+    turned = Scorer(mine, threads=2)
+    for name, array in (("ct.nii.gz", ct()), ("mask.nii.gz", box(row=3))):
+        save_nifti(tmp_path / name, array)
+    pair = tmp_path / "ct.nii.gz", tmp_path / "mask.nii.gz"
+    assert score(*pair, "liver", turned) == score(*pair, "liver", scorer, canonical=True)
+    assert score(*pair, "liver", turned) != score(*pair, "liver", scorer)
+    assert score(ct(), box(), "liver", turned) == pytest.approx(score(ct(), box(), "liver", scorer), abs=1e-6)
+
+
+def test_it_scores_on_several_devices(scorer):
+    import jax
+
+    both = Scorer(scorer.model, devices=jax.devices()[:2])
+    assert score(ct(), box(), "liver", both) == pytest.approx(score(ct(), box(), "liver", scorer), abs=1e-5)

@@ -1,0 +1,237 @@
+"""Cases in TotalSegmentator's layout, what goes wrong with them, and the table that is kept of them."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+from scoring_files import box, ct, model, save_cases
+from volume_files import AFFINE, save_nifti
+
+from jaxseg.segae.cases import Case, Record, find_cases, score_cases
+from jaxseg.segae.score import Request, Scorer
+from jaxseg.segae.score_pictures import worst_picture
+from jaxseg.segae.sources import dap_table
+from jaxseg.segae.table import Table
+
+SETTINGS = {"weights": "abc", "slices": 10}
+COLUMNS = ["brain", "liver", "spleen"]
+
+
+@pytest.fixture(scope="module")
+def scorer():
+    return Scorer(model(), threads=2)
+
+
+@pytest.fixture
+def root(tmp_path):
+    return save_cases(tmp_path / "cases")
+
+
+def read(path) -> list[list[str]]:
+    with path.open(newline="") as file:
+        return list(csv.reader(file))
+
+
+def filled(path, cases, scorer, **options) -> Table:
+    table = Table(path, COLUMNS, SETTINGS, **options)
+    todo = [case for case in cases if not table.has(case)]
+    for case, record in zip(todo, score_cases(todo, scorer), strict=True):
+        table.add(case, record)
+    table.write()
+    return table
+
+
+def test_every_mask_scores_as_if_it_were_alone(root, scorer):
+    first, second = score_cases(find_cases(root), scorer)
+    alone = next(scorer.scores([Request(ct(), box() > 0, scorer.organ("liver"))]))
+    assert len(first.scores["liver"].slices) == 10
+    np.testing.assert_allclose(first.scores["liver"].dice, alone.dice, rtol=1e-4, atol=1e-5)
+    assert set(first.scores) == {"liver", "spleen"}
+    assert first.absent["brain"] == "empty"
+    assert "spinal canal" in first.absent["spinal_cord"]
+    assert second.scores["liver"].slices == (5, 6, 7, 8)
+
+
+def test_bad_masks_and_cases_do_not_stop_the_others(root, scorer):
+    masks = root / "s1" / "segmentations"
+    np.save(masks / "liver.npy", box()[1:])
+    np.save(masks / "aorta.npy", np.float32(box()) * 0.5)
+    (masks / "colon.npy").write_bytes(b"\x93NUMPY nonsense")
+    (root / "s0" / "segmentations").mkdir(parents=True)
+    shutil.copytree(root / "s2", root / "s3")
+    np.save(root / "s3" / "ct.npy", np.random.default_rng(0).normal(size=ct().shape).astype(np.float32))
+    records = {record.case: record for record in score_cases(find_cases(root), scorer)}
+    assert list(records) == ["s0", "s1", "s2", "s3"]
+    assert "no ct.nii.gz" in records["s0"].failed[""]
+    assert set(records["s1"].failed) == {"liver", "aorta", "colon"}
+    assert "the mask is 13 x 30 x 34" in records["s1"].failed["liver"]
+    assert "holds 0, 0.5" in records["s1"].failed["aorta"]
+    assert set(records["s1"].scores) == {"spleen"}
+    assert set(records["s2"].scores) == {"liver"}
+    assert "look normalised already" in records["s3"].failed[""]
+
+
+def test_folders_that_are_no_whole_cases_are_told(root, tmp_path, scorer):
+    (root / "notes").mkdir()
+    (root / "s0").mkdir()
+    np.save(root / "s0" / "ct.npy", ct())
+    save_nifti(root / "s1" / "segmentations" / "liver.nii.gz", box())
+    save_nifti(root / "s2" / "ct.nii.gz", ct())
+    problems = {record.case: record.failed[""] for record in score_cases(find_cases(root), scorer)}
+    assert set(problems) == {"s0", "s1", "s2"}
+    assert "no folder segmentations" in problems["s0"]
+    assert "several files are masks of liver" in problems["s1"]
+    assert "ct.nii.gz and ct.npy" in problems["s2"]
+    with pytest.raises(ValueError, match="name the folder above it"):
+        find_cases(root / "s1")
+
+
+def test_a_ct_without_air_is_scored_with_a_remark(root, scorer):
+    np.save(root / "s2" / "ct.npy", ct() + 900)
+    record = list(score_cases(find_cases(root), scorer))[1]
+    assert "intercept" in record.notes[0]
+    assert set(record.scores) == {"liver"}
+
+
+def test_a_mask_that_lies_otherwise_fails(tmp_path, scorer):
+    (tmp_path / "s1" / "segmentations").mkdir(parents=True)
+    save_nifti(tmp_path / "s1" / "ct.nii.gz", ct())
+    turned = AFFINE.copy()
+    turned[:, 0] *= -1
+    save_nifti(tmp_path / "s1" / "segmentations" / "liver.nii.gz", box(), turned)
+    (record,) = score_cases(find_cases(tmp_path), scorer)
+    assert "its axes are" in record.failed["liver"]
+
+
+def test_all_labels_of_a_volume_are_scored(tmp_path, scorer):
+    np.save(tmp_path / "ct.npy", ct())
+    labels = np.where(box() > 0, 13, 0).astype(np.uint8)
+    labels[3:5, :5, :5] = 26
+    labels[0, 0, 0] = 200
+    np.save(tmp_path / "labels.npy", labels)
+    case = Case("one", tmp_path / "ct.npy", labels=tmp_path / "labels.npy", table=dap_table())
+    (record,) = score_cases([case], scorer)
+    assert set(record.scores) == {"liver", "spleen"}
+    assert record.scores["spleen"].slices == (3, 4)
+    assert record.notes == ["labels.npy: labels without a name are left out: 200"]
+    assert len(record.absent) == len(dap_table()) - 2
+
+
+def test_the_table_has_the_columns_of_the_original(root, tmp_path, scorer):
+    table = filled(tmp_path / "r.csv", find_cases(root), scorer)
+    head, first, second = read(tmp_path / "r.csv")
+    assert head == ["CT_Sample", *COLUMNS]
+    assert (first[0], first[1]) == ("s1", "n/a")
+    means = {(row.case, row.organ): row.score.mean for row in table.ordered()}
+    assert [float(first[2]), float(first[3])] == pytest.approx([means["s1", "liver"], means["s1", "spleen"]], abs=1e-6)
+    assert second == ["s2", "n/a", second[2], "n/a"]
+    assert [row.score.mean for row in table.ordered()] == sorted(row.score.mean for row in table.ordered())
+
+
+def test_a_second_run_goes_on_and_changed_files_are_scored_again(root, tmp_path, scorer):
+    filled(tmp_path / "r.csv", find_cases(root), scorer)
+    table = Table(tmp_path / "r.csv", COLUMNS, SETTINGS)
+    assert all(table.has(case) for case in find_cases(root))
+    np.save(root / "s2" / "segmentations" / "liver.npy", box(4, 9))
+    assert [table.has(case) for case in find_cases(root)] == [True, False]
+    filled(tmp_path / "r.csv", find_cases(root), scorer)
+    assert len((tmp_path / "r.scores.jsonl").read_text().splitlines()) == 4
+    slices = read(tmp_path / "r.csv")
+    assert [row[0] for row in slices] == ["CT_Sample", "s1", "s2"]
+
+
+def test_a_failed_case_is_tried_again(tmp_path):
+    (tmp_path / "ct.npy").write_bytes(b"x")
+    case, table = Case("s1", tmp_path / "ct.npy"), Table(tmp_path / "r.csv", COLUMNS, SETTINGS)
+    table.add(case, Record("s1", case.fingerprint(), failed={"": "broken"}))
+    table.write()
+    assert not Table(tmp_path / "r.csv", COLUMNS, SETTINGS).has(case)
+    assert read(tmp_path / "r.csv")[1] == ["s1", "n/a", "n/a", "n/a"]
+
+
+@pytest.mark.parametrize("kept", range(1, 400, 57))
+def test_a_line_that_was_cut_short_does_not_count(root, tmp_path, scorer, kept):
+    filled(tmp_path / "r.csv", find_cases(root), scorer)
+    account = tmp_path / "r.scores.jsonl"
+    whole = account.read_bytes()
+    account.write_bytes(whole[:-kept])
+    table = Table(tmp_path / "r.csv", COLUMNS, SETTINGS)
+    assert not table.has(find_cases(root)[1])
+    filled(tmp_path / "r.csv", find_cases(root), scorer)
+    lines = [json.loads(line) for line in account.read_text().splitlines()]
+    assert sorted(line["case"] for line in lines[1:])[-1] == "s2"
+
+
+def test_a_file_that_goes_while_it_is_scored_is_scored_again(root, tmp_path, scorer):
+    (case, _), table = find_cases(root), Table(tmp_path / "r.csv", COLUMNS, SETTINGS)
+    record = next(iter(score_cases([case], scorer)))
+    np.save(root / "s1" / "segmentations" / "liver.npy", box(3, 9))
+    table.add(case, record)
+    assert not table.has(case)
+
+
+def test_a_link_to_nowhere_fails_alone(root, tmp_path, scorer):
+    (root / "s1" / "segmentations" / "aorta.npy").symlink_to(tmp_path / "nowhere.npy")
+    records = list(score_cases(find_cases(root), scorer))
+    assert set(records[0].failed) == {"aorta"}
+    assert "liver" in records[0].scores
+    filled(tmp_path / "r.csv", find_cases(root), scorer)
+    assert len(read(tmp_path / "r.csv")) == 3
+
+
+def test_a_row_of_another_case_is_not_replaced(tmp_path):
+    (tmp_path / "ct.npy").write_bytes(b"x")
+    table = Table(tmp_path / "r.csv", COLUMNS, SETTINGS)
+    one, other = (Case("ct", tmp_path / "ct.npy", source=source) for source in ("here", "there"))
+    table.add(one, Record("ct", one.fingerprint()))
+    with pytest.raises(ValueError, match="has a row ct of another case"):
+        table.has(other)
+
+
+def test_other_settings_and_files_of_others_are_refused(root, tmp_path, scorer):
+    filled(tmp_path / "r.csv", find_cases(root), scorer)
+    with pytest.raises(ValueError, match="another weights; name another file, or --overwrite"):
+        Table(tmp_path / "r.csv", COLUMNS, SETTINGS | {"weights": "xyz"})
+    again = Table(tmp_path / "r.csv", COLUMNS, SETTINGS | {"weights": "xyz"}, overwrite=True)
+    assert not again.has(find_cases(root)[0])
+    (tmp_path / "mine.csv").write_text("precious\n")
+    with pytest.raises(ValueError, match="not written by `jaxseg score`"):
+        Table(tmp_path / "mine.csv", COLUMNS, SETTINGS, overwrite=True)
+    (tmp_path / "new.worst.png").write_text("precious\n")
+    with pytest.raises(ValueError, match="new.worst.png is there"):
+        Table(tmp_path / "new.csv", COLUMNS, SETTINGS)
+    (tmp_path / "odd.scores.jsonl").write_text("precious\n")
+    with pytest.raises(ValueError, match="no account of"):
+        Table(tmp_path / "odd.csv", COLUMNS, SETTINGS)
+    assert (tmp_path / "mine.csv").read_text() == (tmp_path / "odd.scores.jsonl").read_text() == "precious\n"
+
+
+@pytest.mark.parametrize(
+    "line", ['{"case": "s1"}', "[]", '{"case": "s1", "fingerprint": "x", "failed": {}, "scores": []}', "nan"]
+)
+def test_a_damaged_line_is_scored_again(root, tmp_path, scorer, line):
+    table = Table(tmp_path / "r.csv", COLUMNS, SETTINGS)
+    with table.account.open("a") as file:
+        file.write(line + "\n")
+    assert not Table(tmp_path / "r.csv", COLUMNS, SETTINGS).has(find_cases(root)[0])
+
+
+def test_orders_slices_and_pictures_are_of_the_masks(root, tmp_path, scorer):
+    cases = find_cases(root)
+    table = filled(tmp_path / "r.csv", cases, scorer)
+    worst, best = (read(table.write_order(order)) for order in ("annotate", "trust"))
+    assert worst[0] == ["rank", "case", "organ", "predicted_dice"]
+    assert [row[1:] for row in worst[1:]] == [row[1:] for row in best[:0:-1]]
+    assert len(read(table.write_slices())) == 1 + 10 + 3 + 4
+    picture = worst_picture(table.ordered()[:2], cases)
+    assert picture.width > 400
+    shutil.rmtree(root)
+    assert worst_picture(table.ordered(), cases) is None
+
+
+def test_names_that_a_spreadsheet_would_compute_are_text(tmp_path):
+    table = Table(tmp_path / "r.csv", ["=1+1"], SETTINGS)
+    table.write()
+    assert read(tmp_path / "r.csv")[0][1] == "'=1+1"

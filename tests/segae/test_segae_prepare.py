@@ -1,0 +1,196 @@
+"""Building SegAE's layout from CTs with labels."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from segae_files import ct, labels, organ
+from volume_files import AFFINE, save_nifti, save_series
+
+from jaxseg.segae import prepare as segae_prepare
+from jaxseg.segae import sources as segae_sources
+from jaxseg.segae.data import read_segae
+from jaxseg.vocabulary import organs
+from jaxseg.volumes.read import read_volume
+
+
+@pytest.fixture
+def folders(tmp_path):
+    for name in ("cts", "labels"):
+        (tmp_path / name).mkdir()
+    for seed, name in enumerate("abc"):
+        save_nifti(tmp_path / "cts" / f"{name}_0000.nii.gz", ct(seed).astype(np.int32))
+        save_nifti(tmp_path / "labels" / f"{name}.nii.gz", labels())
+    return tmp_path
+
+
+def run(folder, out="out", pseudo=None, table=None, **options):
+    scans, _ = segae_sources.find_scans(folder / "cts", folder / "labels", pseudo)
+    settings = segae_prepare.Settings(**{"per_organ": 3, "least_slices": 2, "pseudo": pseudo is not None} | options)
+    splits = segae_prepare.begin(scans, folder / out, settings)
+    table = table or segae_sources.dap_table()
+    return list(segae_prepare.prepare(scans, folder / out, settings, table, splits))
+
+
+def content(folder):
+    return {path.relative_to(folder): path.read_bytes()[10:] for path in folder.rglob("*.nii.gz")}  # less gzip's time
+
+
+def test_what_is_built_can_be_trained_on(folders):
+    outcomes = run(folders)
+    assert [(outcome.masks, outcome.error) for outcome in outcomes] == [(6, "")] * 3
+    data = read_segae(folders / "out")
+    left_out = {split: len(names) for split, names in data.unusable.items()}  # bad masks of small organs
+    assert all("/degraded_00_" in name for names in data.unusable.values() for name in names)
+    found = {split: len(source) + left_out[split] for split, source in data.splits.items()}
+    assert found == {"train": 12, "val": 6}
+    case = data.splits["train"].items[0].case
+    np.testing.assert_array_equal(read_volume(case.label).array, labels())
+    assert read_volume(case.ct).array.dtype == np.int16
+    np.testing.assert_allclose(read_volume(case.ct).affine, AFFINE, atol=1e-6)
+    assert [name for name, _, _ in case.masks] == ["kidney-left", "liver"]
+    rows = list(csv.DictReader((folders / "out" / "quality.csv").read_text().splitlines()))
+    assert len(rows) == 18
+    assert tuple(rows[0]) == segae_prepare.COLUMNS
+    for row in rows:
+        wanted = np.linspace(*segae_prepare.DICE_RANGE, 3)[int(row["file"].split("degraded_")[1][:2])]
+        assert float(row["dice_3d"]) == pytest.approx(wanted, abs=0.2)  # of two slices one is lost or none
+        assert row["file"].endswith(f"_{row['degradation']}.nii.gz")
+    summary = json.loads((folders / "out" / "summary.json").read_text())
+    assert summary["masks"] == {"train": 12, "val": 6}
+    assert summary["failed"] == {}
+
+
+def test_one_seed_builds_the_same_and_a_second_run_only_what_is_missing(folders):
+    run(folders)
+    run(folders, "again")
+    run(folders, "other", seed=1)
+    first = content(folders / "out")
+    assert content(folders / "again") == first
+    assert content(folders / "other") != first
+    assert run(folders) == []
+    missing = next((folders / "out" / "train").iterdir())
+    stamp = (folders / "out" / "val").stat().st_mtime_ns
+    for path in sorted(missing.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    missing.rmdir()
+    assert [(outcome.case, outcome.split) for outcome in run(folders)] == [(missing.name, "train")]
+    assert content(folders / "out") == first
+    assert (folders / "out" / "val").stat().st_mtime_ns == stamp
+
+
+def test_a_bad_case_does_not_stop_the_rest(folders):
+    (folders / "cts" / "a_0000.nii.gz").write_bytes(b"damaged")
+    save_nifti(folders / "labels" / "b.nii.gz", labels() * 0)
+    outcomes = {outcome.case: outcome for outcome in run(folders)}
+    assert "a_0000.nii.gz: not a NIfTI file" in outcomes["a"].error
+    assert "no organ of the table" in outcomes["b"].error
+    assert outcomes["c"].masks == 6
+    assert not list((folders / "out").rglob(".jaxseg*"))
+    assert set(json.loads((folders / "out" / "summary.json").read_text())["failed"]) == {"a", "b"}
+
+
+def test_pseudo_labels_are_taken_stage_by_stage(folders):
+    for name in "abc":
+        (folders / "pseudo" / name).mkdir(parents=True)
+        for stage in (5, 10):
+            save_nifti(
+                folders / "pseudo" / name / f"epoch_{stage:03}.nii.gz", np.where(organ(stage // 5), 13, 0).astype("u1")
+            )
+    assert {outcome.masks for outcome in run(folders, pseudo=folders / "pseudo")} == {4}
+    case = next((folders / "out" / "val").iterdir())
+    found = read_volume(case / "liver_13" / "epoch_010.nii.gz").array
+    np.testing.assert_array_equal(found, organ(2))
+    assert not read_volume(case / "kidney-left_15" / "epoch_005.nii.gz").array.any()
+    (folders / "pseudo" / "b" / "epoch_005.nii.gz").unlink()
+    (folders / "pseudo" / "b" / "epoch_010.nii.gz").unlink()
+    with pytest.raises(ValueError, match="1 cases have no pseudo labels.*: b"):
+        run(folders, "more", pseudo=folders / "pseudo")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("t.json", '{"0": "background", "13": "aorta", "15": "left kidney"}'),
+        ("t.json", '{"labels": {"background": 0, "aorta": 13, "kidney_left": 15}}'),
+        ("t.csv", "label,name\n0,background\n13,aorta\n15,kidney_left\n"),
+        ("t.csv", "13, aorta \n15,kidney left\n"),
+    ],
+)
+def test_labels_of_other_tables_become_classes_of_the_dap_atlas(folders, name, text):
+    (folders / name).write_text(text)
+    table = segae_sources.read_table(folders / name)
+    assert {label: organ.id for label, organ in table.items()} == {13: 114, 15: 15}
+    run(folders, table=table, per_organ=1)
+    case = next((folders / "out" / "val").iterdir())
+    assert sorted(path.name for path in case.iterdir() if path.is_dir()) == ["aorta_114", "kidney-left_15"]
+    np.testing.assert_array_equal(read_volume(case / "label.nii.gz").array == 114, labels() == 13)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("t.json", '{"1": "livver"}', "label 1: unknown organ 'livver'; did you mean 'liver'"),
+        ("t.json", "[1]", "must be an object"),
+        ("t.json", '{"a": 1', "not a table"),
+        ("t.json", '{"0": "background"}', "names no organ"),
+        ("t.json", '{"1": "liver", "2": "Liver"}', "twice"),
+        ("t.json", '{"-1": "liver"}', "out of range"),
+        ("t.json", '{"1": 2.5}', "not a label and a name"),
+        ("t.csv", "1\n", "has no name"),
+        ("t.csv", "1,liver\nx,spleen\n", "not a table"),
+    ],
+)
+def test_tables_that_are_wrong_are_refused(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        segae_sources.read_table(tmp_path / name)
+
+
+def test_the_table_of_the_dap_atlas_leaves_out_what_is_no_organ():
+    assert set(segae_sources.dap_table()) == set(range(2, len(organs.ORGANS)))
+
+
+def test_cases_are_found_in_folders_and_as_dicom(tmp_path):
+    case = tmp_path / "data" / "x"
+    case.mkdir(parents=True)
+    save_nifti(case / "ct.nii.gz", ct())
+    save_nifti(case / "label.nii.gz", labels())
+    scans, notes = segae_sources.find_scans(tmp_path / "data", tmp_path / "data")
+    assert [(scan.name, scan.ct.name, scan.label.name) for scan in scans] == [("x", "ct.nii.gz", "label.nii.gz")]
+    assert notes == ()
+    (tmp_path / "cts").mkdir()
+    save_series(tmp_path / "cts" / "x", (ct() + 1024).astype(np.uint16))
+    save_series(tmp_path / "cts" / "y", (ct() + 1024).astype(np.uint16))
+    scans, notes = segae_sources.find_scans(tmp_path / "cts", tmp_path / "data")
+    assert scans[0].ct == tmp_path / "cts" / "x"
+    assert notes == ("1 cases have no labels: y",)
+    with pytest.raises(ValueError, match=r"no CT has labels of the same name \(2 CT, 0 labels\)"):
+        segae_sources.find_scans(tmp_path / "cts", tmp_path / "cts")
+
+
+def test_foreign_folders_and_other_settings_are_refused(folders):
+    run(folders)
+    with pytest.raises(ValueError, match="another per_organ, seed"):
+        run(folders, per_organ=4, seed=2)
+    (folders / "foreign").mkdir()
+    (folders / "foreign" / "summary.json").write_text("{}")
+    with pytest.raises(ValueError, match="was not written by"):
+        run(folders, "foreign")
+    (folders / "foreign" / "summary.json").rename(folders / "foreign" / "notes.txt")
+    with pytest.raises(ValueError, match="holds files that"):
+        run(folders, "foreign")
+    assert (folders / "foreign" / "notes.txt").read_text() == "{}"
+
+
+def test_more_cases_leave_the_others_in_their_split(folders):
+    run(folders, val_fraction=0.4)
+    before = {split: {path.name for path in (folders / "out" / split).iterdir()} for split in ("train", "val")}
+    for seed, name in enumerate("defg"):
+        save_nifti(folders / "cts" / f"{name}.nii.gz", ct(seed))
+        save_nifti(folders / "labels" / f"{name}.nii.gz", labels())
+    assert len(run(folders, val_fraction=0.4)) == 4
+    after = {split: {path.name for path in (folders / "out" / split).iterdir()} for split in ("train", "val")}
+    assert all(before[split] <= after[split] for split in before)
+    assert len(after["val"]) == 3

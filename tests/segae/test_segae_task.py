@@ -1,0 +1,149 @@
+"""Training of SegAE: falling loss, resuming, devices, cases chosen by name, and what is refused."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from segae_runs import opened, save_data, save_embeddings, train
+
+import jaxseg
+from jaxseg.segae import task as segae
+from jaxseg.segae.model import embedding_of
+from jaxseg.training import run, task
+from jaxseg.training.config.config import read_config
+from jaxseg.training.log import read_metrics
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shallow")]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return save_data(tmp_path_factory.mktemp("segae") / "data")
+
+
+@pytest.fixture(scope="module")
+def trained(shallow, data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    train(folder, data, trainer__epochs=12, optimizer__learning_rate=0.003)
+    return folder
+
+
+def _width(path) -> int:
+    with Image.open(path) as picture:
+        return picture.width
+
+
+def losses(folder) -> list[float]:
+    return [entry["loss"] for entry in read_metrics(folder / "metrics.jsonl") if entry["split"] == "train"]
+
+
+def test_the_loss_falls_and_the_order_of_unseen_masks_is_learnt(trained):
+    found = losses(trained)
+    assert np.mean(found[-8:]) < 0.5 * np.mean(found[:4])
+    scores = [entry for entry in read_metrics(trained / "metrics.jsonl") if entry["split"] == "val"]
+    assert max(entry["correlation"] for entry in scores) > 0.5
+    assert {"rank_correlation", "mae"} <= scores[-1].keys()
+
+
+def test_a_run_leaves_a_model_with_its_embeddings_and_a_picture(trained, data):
+    model = jaxseg.load(trained)
+    table = np.load(data.parent / "embeddings.npz")["embeddings"]
+    np.testing.assert_array_equal(embedding_of(model, 13), table[13])
+    assert model.card.input_size == (32, 32)
+    assert "embeddings.npz" in model.card.note
+    assert _width(next((trained / "pictures").iterdir())) > 400
+
+
+def test_evaluation_tells_every_organ_and_draws(trained, capsys):
+    shown = []
+    found = run.evaluate(trained, devices=jax.devices()[:1], show=shown.append)
+    assert found["correlation"] > 0.5
+    stored = json.loads((trained / "evaluation_val.json").read_text())
+    assert stored["organs"]["liver"]["count"] == stored["all"]["count"] == 16
+    assert "liver" in "\n".join(shown)
+    assert (trained / "evaluation_val.png").is_file()
+
+
+def test_a_resumed_run_is_the_same_without_the_file_of_embeddings(data, tmp_path):
+    train(tmp_path / "whole", data, trainer__epochs=3)
+    table = save_embeddings(tmp_path / "own.npz")
+    config = opened(tmp_path / "stopped", data, trainer__epochs=3, data__embeddings=table)
+
+    def stop(step, total, values):
+        if step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run.train(config, tmp_path / "stopped", devices=jax.devices()[:1], on_step=stop)
+    table.unlink()
+    train(tmp_path / "stopped", data, resume=True)
+    assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("parallel", ["jit", "pmap"])
+def test_it_trains_on_several_devices(data, tmp_path, parallel):
+    scores, _ = train(tmp_path / "run", data, devices=2, trainer__parallel=parallel)
+    assert np.isfinite(losses(tmp_path / "run")).all()
+    assert -1 <= scores["correlation"] <= 1
+    table = np.load(data.parent / "embeddings.npz")["embeddings"]
+    np.testing.assert_array_equal(embedding_of(jaxseg.load(tmp_path / "run"), 13), table[13])
+
+
+def test_cases_are_chosen_by_name_from_either_split(data, tmp_path):
+    changed = {"data__train_cases": "[val_0, train_1]", "data__val_cases": "[train_0]"}
+    problem = task.make_problem(opened(tmp_path / "run", data, **changed))
+    names = {split: {item.case.name for item in source.items} for split, source in problem.splits.items()}
+    assert names == {"train": {"val_0", "train_1"}, "val": {"train_0"}}
+    only = task.make_problem(opened(tmp_path / "run", data, data__val_cases="[train_0]"))
+    assert {item.case.name for item in only.splits["train"].items} == {"train_1"}
+
+
+def test_the_published_values_are_in_the_configuration():
+    config = read_config("segae", task.sections)
+    assert (config.model.backbone, config.data.size, config.model.hidden) == ("resnet50", 256, 50)
+    assert (config.trainer.batch_size, config.trainer.epochs, config.schedule.name) == (128, 30, "cosine")
+    rule = config.optimizer
+    assert (rule.name, rule.learning_rate, rule.weight_decay) == ("adam_l2", 1e-3, 1e-4)
+    assert (config.loss.mse, config.loss.ranking, config.data.degrade_share, config.data.canonical) == (1, 1, 0, False)
+
+
+def test_the_weights_of_the_losses_count(data):
+    problem = {}
+    for mse, ranking in ((1.0, 1.0), (2.0, 0.0), (0.0, 3.0)):
+        problem[mse, ranking] = segae.LossConfig(mse=mse, ranking=ranking)
+    model = jaxseg.create("segae", backbone="resnet18", width=4)
+    rng = np.random.default_rng(0)
+    model.embeddings.set_value(jax.numpy.asarray(rng.normal(size=(145, 512)), jax.numpy.float32))
+    image = jax.numpy.asarray(rng.normal(size=(4, 32, 32, 2)), jax.numpy.float32)
+    batch = {"image": image, "dice": np.float32([0.1, 0.5, 0.9, 0.4]), "label": np.array([13, 15, 7, 6])}
+    both, one, other = (segae.loss(model, batch, None, cfg=cfg) for cfg in problem.values())
+    np.testing.assert_allclose(one[0], 2 * both[1]["mse"], rtol=1e-5)
+    np.testing.assert_allclose(other[0], 3 * both[1]["ranking"], rtol=1e-5)
+    assert "ranking" not in one[1]
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"data__val_cases": "[nobody]"}, "no case nobody; there are: train_0, train_1, val_0"),
+        ({"data__val_cases": "[train_0, train_1]"}, "nothing to train on"),
+        ({"data__train_cases": "[train_0]", "data__val_cases": "[train_0]"}, "val_cases: a case of train_cases"),
+        ({"trainer__batch_size": 1}, "no pairs to rank"),
+        ({"trainer__batch_size": 4, "trainer__accumulate": 4}, "no pairs to rank"),
+        ({"loss__mse": 0, "loss__ranking": 0}, "one of them must count"),
+        ({"data__degrade_share": 0.7, "data__truth_share": 0.7}, "more than 1 together"),
+        ({"data__embeddings": "nowhere.npz"}, "nowhere.npz: no such file; name the original project's"),
+    ],
+)
+def test_impossible_settings_are_told_before_anything_is_written(data, tmp_path, changed, words):
+    with pytest.raises(ValueError, match=words):
+        train(tmp_path / "run", data, **changed)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_class_without_a_text_embedding_is_refused(tmp_path):
+    wrong = save_data(tmp_path / "data", organ="liver_145")
+    with pytest.raises(ValueError, match="liver_145; they go from 1 to 144"):
+        train(tmp_path / "run", wrong)

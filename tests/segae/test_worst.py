@@ -1,0 +1,116 @@
+"""Sheets of masks: the outline is where the mask is, grey values are those of the window, all tiles fit."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from jaxseg.segae.worst import CONTOUR, WorstMask, worst_sheet
+
+
+def row(shape=(60, 80), box=(slice(20, 40), slice(30, 55)), **changes) -> WorstMask:
+    mask = np.zeros(shape, bool)
+    mask[box] = True
+    found = WorstMask(np.where(mask, 60, 0).astype(np.int16), mask, "s0001, liver", 0.42)
+    return dataclasses.replace(found, **changes)
+
+
+def outline(rows, **options) -> np.ndarray:
+    return (np.asarray(worst_sheet(rows, **options)) == np.asarray(CONTOUR)).all(-1)
+
+
+def runs(line: np.ndarray) -> list[int]:
+    """The lengths of what is True without a gap."""
+    ends = np.flatnonzero(np.diff(np.concatenate([[False], line, [False]])))
+    return (ends[1::2] - ends[::2]).tolist()
+
+
+def test_the_outline_is_two_pixels_wide_and_has_the_shape_of_the_mask():
+    found = outline([row()])
+    rows, columns = np.nonzero(found)
+    middle = (rows.min() + rows.max()) // 2, (columns.min() + columns.max()) // 2
+    assert runs(found[middle[0]]) == [2, 2]
+    assert runs(found[:, middle[1]]) == [2, 2]
+    height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
+    assert width / height == pytest.approx(25 / 20, rel=0.05)
+
+
+def test_small_masks_are_shown_as_large_as_large_ones_and_with_room_around():
+    small, large = (outline([row((512, 512), (slice(100, 100 + n), slice(90, 90 + n)))]) for n in (20, 200))
+    widths = [np.ptp(np.nonzero(found)[1]) for found in (small, large)]
+    assert widths[0] == pytest.approx(widths[1], rel=0.25)
+    assert np.nonzero(small)[1].min() > 30
+
+
+def test_grey_values_are_those_of_the_window():
+    levels = np.repeat(np.array([-400, -160, 40, 240, 900]), 20)
+    ct = np.tile(levels, (100, 1))
+    nothing = np.zeros(ct.shape, bool)
+    picture = np.asarray(worst_sheet([WorstMask(ct, nothing, "", 0.1)]))
+    line = picture[picture.shape[0] // 3]
+    columns = np.flatnonzero((line != line[0]).any(-1))
+    shown = [int(line[columns[0] + round((columns[-1] - columns[0]) * (i + 0.5) / 5)][0]) for i in range(1, 5)]
+    np.testing.assert_allclose(shown, [0, 128, 255, 255], atol=3)
+
+
+def test_an_empty_mask_is_the_whole_slice_without_an_outline():
+    picture = worst_sheet([row(mask=np.zeros((60, 80), bool))])
+    assert picture.size == worst_sheet([row()]).size
+    assert not outline([row(mask=np.zeros((60, 80), bool))]).any()
+
+
+@pytest.mark.parametrize(
+    "box", [(slice(0, 60), slice(0, 80)), (slice(0, 1), slice(0, 1)), (slice(59, 60), slice(0, 80))]
+)
+def test_masks_at_the_border_of_the_slice_are_drawn(box):
+    assert outline([row(box=box)]).sum() >= 4
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 30])
+def test_every_mask_has_a_tile_of_its_own(count):
+    shapes = [(60, 80), (20, 200), (200, 20), (1, 1), (7, 5)]
+    rows = []
+    for i in range(count):
+        mask = np.ones(shapes[i % 5], bool)
+        rows.append(WorstMask(np.zeros(mask.shape), mask, f"organ {i}", i / 30, truth=0.5 if i % 2 else None))
+    picture = worst_sheet(rows)
+    assert picture.mode == "RGB"
+    assert max(picture.size) < 3000
+    cells = (np.asarray(picture) == np.asarray(CONTOUR)).all(-1)
+    columns = picture.width // 232
+    high = (picture.height - 12) // -(-count // columns)
+    found = [cells[12 + i // columns * high :][:high, i % columns * 232 :][:, :232].any() for i in range(count)]
+    assert found == [True] * count
+
+
+def test_a_long_title_leaves_the_next_tile_alone():
+    pictures = [np.asarray(worst_sheet([row(title=title), row()])) for title in ("a", "a title without an end " * 50)]
+    half = pictures[0].shape[1] // 2
+    np.testing.assert_array_equal(pictures[0][:, half:], pictures[1][:, half:])
+    assert (pictures[0][:, :half] != pictures[1][:, :half]).any()
+
+
+def test_the_true_dice_is_told_where_it_is_known():
+    one, two = (np.asarray(worst_sheet([row(truth=truth)])) for truth in (None, 0.9))
+    changed = np.nonzero((one != two).any(-1))[0]
+    assert changed.min() > one.shape[0] * 0.75
+
+
+def test_values_that_are_not_finite_are_drawn_as_if_they_were_zero():
+    ct = np.full((60, 80), np.nan)
+    pictures = [np.asarray(worst_sheet([row(ct=values)])) for values in (ct, np.zeros((60, 80)))]
+    np.testing.assert_array_equal(*pictures)
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([], "no mask to draw"),
+        ([row(ct=np.zeros((80, 60)))], r"of one shape, got \(80, 60\) and \(60, 80\)"),
+        ([row(ct=np.zeros((2, 3, 4)), mask=np.zeros((2, 3, 4), bool))], r"must be \(h, w\)"),
+        ([row(ct=np.zeros((0, 4)), mask=np.zeros((0, 4), bool))], r"must be \(h, w\)"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(rows, words):
+    with pytest.raises(ValueError, match=words):
+        worst_sheet(rows)

@@ -1,0 +1,172 @@
+"""Runs whose data are not right: losses that are not finite, bad records, lists that have changed."""
+
+import dataclasses
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_runs import configured, metrics, steps, train
+
+import jaxseg
+from jaxseg.training import loop, run, task
+from jaxseg.training.batches import training_batches
+from jaxseg.training.reader import RecordError
+
+pytestmark = pytest.mark.usefixtures("plain")
+
+
+@dataclasses.dataclass(frozen=True)
+class Spoilt:
+    """A source some records of which are bad: they raise, or are marked."""
+
+    source: object
+    bad: frozenset
+    error: Exception | None = None
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, i):
+        if i in self.bad and self.error is not None:
+            raise self.error
+        return self.source[i] | {"bad": i in self.bad}
+
+    def name(self, i) -> str:
+        return self.source.name(i)
+
+
+@pytest.fixture
+def spoil(monkeypatch):
+    """Makes records of a split bad, and changes the loss and the facts at will."""
+    make = task.make_problem
+
+    def change(bad=(), error=None, loss=None, split="train", facts=None):
+        def changed(config):
+            problem = make(config)
+            splits = {**problem.splits, split: Spoilt(problem.splits[split], frozenset(bad), error)}
+
+            def augment(record, rng):
+                example = problem.augment(record, rng)
+                return example | {"image": example["image"] * np.float32(np.nan if record.get("bad") else 1)}
+
+            changes = {"splits": splits, "augment": augment, "loss": loss or problem.loss, "facts": facts or {}}
+            return dataclasses.replace(problem, **changes)
+
+        monkeypatch.setattr(task, "make_problem", changed)
+
+    return change
+
+
+def order(config) -> list[list[int]]:
+    """The records of every batch of the first epoch."""
+    source = Spoilt(task.make_problem(config).splits["train"], frozenset())
+    batches = training_batches(source, lambda record, rng: {}, batch_size=4, seed=config.seed)
+    found = [next(batches)["index"].tolist() for _ in range(4)]
+    batches.close()
+    return found
+
+
+def test_a_loss_that_is_not_finite_stops_before_its_step_is_stored(tmp_path, spoil):
+    config = configured(tmp_path / "run")
+    batch = order(config)[2]
+    spoil(batch[1:2])
+    with pytest.raises(loop.TrainingError, match="the loss is nan at step 3; its examples: ") as caught:
+        train(tmp_path / "run", config)
+    assert all(f"phantom {i}" in str(caught.value) for i in batch)
+    assert "\n" not in str(caught.value)
+    assert steps(tmp_path / "run") == [1, 2]
+    assert [entry["step"] for entry in metrics(tmp_path / "run")] == [1, 2]
+
+
+def test_a_gradient_that_is_not_finite_stops_too(tmp_path, spoil):
+    """Else the loss is finite, and the parameters of the next checkpoint are not."""
+
+    def loss(model, batch, key):
+        value = jnp.mean(model(batch["image"]))
+        return jnp.sqrt(value * 0.0), {}
+
+    spoil(loss=loss)
+    with pytest.raises(loop.TrainingError, match="the gradient norm is nan at step 1"):
+        train(tmp_path / "run")
+    assert steps(tmp_path / "run") == []
+
+
+def test_many_examples_are_not_all_named(tmp_path, spoil):
+    spoil(range(16))
+    with pytest.raises(loop.TrainingError, match="and 8 more. The checkpoints before it are kept"):
+        train(tmp_path / "run", trainer__batch_size=16)
+
+
+def test_a_bad_record_stops_the_run_with_its_name(tmp_path, spoil):
+    config = configured(tmp_path / "run")
+    bad = order(config)[2][0]
+    spoil([bad], ValueError("not a picture"))
+    with pytest.raises(RecordError, match=f"record {bad}, phantom {bad}: not a picture"):
+        train(tmp_path / "run", config)
+    assert steps(tmp_path / "run") == [1, 2]
+
+
+def test_bad_records_are_skipped_counted_and_told_of_on_request(tmp_path, spoil):
+    config = configured(tmp_path / "run", data__on_error="skip", trainer__max_steps=8, trainer__checkpoint_steps=None)
+    bad = order(config)[1][:2]
+    spoil(bad, ValueError("not a picture"))
+    _, told = train(tmp_path / "run", config)
+    assert told[-1].startswith("2 bad records were skipped, others taken in their place: phantom ")
+    assert all(f"phantom {i} (2 times)" in told[-1] for i in bad)  # in two epochs
+
+
+def test_bad_records_of_a_validation_are_left_out_on_request(tmp_path, spoil):
+    spoil([1], ValueError("not a picture"), split="val")
+    with pytest.raises(RecordError, match="record 1, phantom 500001: not a picture"):
+        train(tmp_path / "stopped")
+    scores, told = train(tmp_path / "run", data__on_error="skip", trainer__max_steps=4, trainer__pictures_every=1)
+    assert [path.name for path in (tmp_path / "run" / "pictures").iterdir()] == ["step_0000004.png"]
+    assert "1 bad records of val were not measured: phantom 500001" in told
+    problem = task.make_problem(configured(tmp_path / "other"))
+    examples = [problem.prepare(problem.splits["val"][i], None) for i in (0, 2, 3)]
+    batch = {name: np.stack([example[name] for example in examples]) for name in ("image", "target")}
+    found = problem.scores(jaxseg.load(tmp_path / "run"), batch)
+    wanted = problem.summarise({name: np.asarray(values) for name, values in found.items()})
+    assert scores["dice"] == pytest.approx(wanted["dice"], abs=1e-6)
+
+
+def test_threads_are_ended_when_a_run_ends_or_fails(tmp_path, spoil):
+    spoil([0, 1, 2, 3, 4, 5], ValueError("x"))
+    with pytest.raises(RecordError):
+        train(tmp_path / "run")
+    ours = [thread for thread in threading.enumerate() if thread.name.startswith("jaxseg-read")]
+    for thread in ours:
+        thread.join(5)
+    assert not any(thread.is_alive() for thread in ours)
+
+
+def test_going_on_with_other_data_is_refused(tmp_path, spoil):
+    folder = tmp_path / "run"
+    spoil(facts={"train": ("a.png", "b.png")})
+    train(folder, trainer__max_steps=1)
+    config = run.open_run(None, folder, resume=True)
+    train(folder, config)  # the same
+    spoil(facts={"train": ("b.png", "a.png")})
+    with pytest.raises(ValueError, match=r"the data are not those that the run was started with, which .*data.json"):
+        train(folder, config)
+
+
+@pytest.mark.parametrize("fails", ["validation", "its picture"])
+def test_an_epoch_is_kept_when_its_validation_or_picture_fails(tmp_path, monkeypatch, fails):
+    def failing(*_):
+        raise OSError("disk")
+
+    name = {"validation": "evaluate", "its picture": "_write_picture"}[fails]
+    changed = {"trainer__checkpoint_steps": None, "trainer__pictures_every": 1}
+    config, told = configured(tmp_path / "run", **changed), []
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, name, failing)
+        with pytest.raises(OSError, match="disk"):
+            run.train(config, tmp_path / "run", devices=jax.devices()[:1], tell=told.append)
+    assert told[-1] == f"step 4 is kept as a checkpoint, though {fails} failed"
+    assert steps(tmp_path / "run") == [4]
+    _, told = train(tmp_path / "run", config)
+    assert told[0] == "going on after step 4 of 6"
+    assert steps(tmp_path / "run")[-1] == 6

@@ -1,0 +1,233 @@
+"""One optimisation step: what it computes, keeps in float32, donates, and draws by chance."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from jaxseg.anatomy.unet import UNet, UNetConfig
+from jaxseg.nn import resnet
+from jaxseg.nn.layers import BatchNorm, conv
+from jaxseg.nn.losses import binary_cross_entropy
+from jaxseg.nn.resize import bilinear
+from jaxseg.training.learner import initial_state, make_learner
+from jaxseg.training.optim import scale_by_adam
+
+ADAM = optax.chain(scale_by_adam(0.9, 0.999, 1e-8), optax.scale(-1e-2))
+
+
+def loss(model, batch, key):
+    value = binary_cross_entropy(model(batch["image"], rngs=nnx.Rngs(dropout=key)), batch["target"])
+    return value, {"ce": value}
+
+
+def unet(**options) -> UNet:
+    """The U-Net on a ResNet with a block a stage, half as much to compile as the smallest published one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(resnet.VARIANTS, "resnet18", ((1, 1, 1, 1), False))
+        return UNet(UNetConfig("resnet18", num_classes=2, width=4, **options), rngs=nnx.Rngs(0))
+
+
+def examples(count: int, seed: int = 0) -> dict:
+    rng = np.random.default_rng(seed)
+    image = rng.standard_normal((count, 32, 32, 3)).astype(np.float32)
+    return {"image": jnp.asarray(image), "target": jnp.asarray((image[..., :2] > 0).astype(np.uint8))}
+
+
+class Normed(nnx.Module):
+    """A convolution, batch norm, a convolution."""
+
+    def __init__(self, *, dtype=jnp.float32):
+        self.first = conv(3, 8, 3, dtype=dtype, rngs=nnx.Rngs(1))
+        self.norm = BatchNorm(8)
+        self.last = conv(8, 2, 1, dtype=dtype, rngs=nnx.Rngs(2))
+
+    def __call__(self, x, *, rngs=None):
+        return self.last(nnx.relu(self.norm(self.first(x))))
+
+
+class Blocks(nnx.Module):
+    """Two blocks of a ResNet, which can be computed again; the second adds its input as it is."""
+
+    def __init__(self):
+        options = {"bottleneck": False, "options": {}, "rngs": nnx.Rngs(1)}
+        self.layers = nnx.List([resnet.Block(3, 4, 2, **options), resnet.Block(4, 4, 1, **options)])
+        self.last = conv(4, 2, 1, rngs=nnx.Rngs(2))
+
+    def __call__(self, x, *, rngs=None):
+        for layer in self.layers:
+            x = layer(x)
+        return bilinear(self.last(x), (32, 32))
+
+
+class Plain(nnx.Module):
+    """A network without statistics of the batch, so that the parts of a batch do not matter to each other."""
+
+    def __init__(self, *, dropout: float = 0.0):
+        self.layer = conv(3, 2, 3, rngs=nnx.Rngs(1))
+        self.dropout = nnx.Dropout(dropout)
+
+    def __call__(self, x, *, rngs=None):
+        return self.layer(self.dropout(x, rngs=rngs))
+
+
+def started(model, transform=None, **options):
+    learner = make_learner(model, transform or optax.sgd(0.1), loss, **options)
+    return learner, initial_state(learner, model, seed=3)
+
+
+def close(found, wanted, relative=1e-5):
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(wanted), strict=True):
+        a, b = np.asarray(a), np.asarray(b)
+        np.testing.assert_allclose(a, b, rtol=0, atol=relative * max(np.abs(b).max(), 1e-6), err_msg=str(path))
+
+
+def gradients(learner, state, batch):
+    key = jax.random.key(0)
+
+    def run(state, batch):
+        return learner._gradients(learner.loss, state["params"], state["stats"], batch, key)
+
+    return jax.jit(run)(state, batch)
+
+
+@pytest.mark.parametrize("graph_mode", [True, False], ids=["graph", "tree"])
+def test_steps_lower_the_loss_and_move_statistics_in_both_modes_of_nnx(graph_mode):
+    with nnx.set_graph_mode(graph_mode):
+        learner, state = started(unet(), ADAM)
+        before, batch, losses = jax.tree.map(np.asarray, state), examples(8), []
+        step = jax.jit(learner.step)
+        for _ in range(8):
+            state, metrics = step(state, batch)
+            losses.append(float(metrics["loss"]))
+            assert float(metrics["ce"]) == losses[-1]
+        logits = learner.trained(state)(batch["image"])
+    assert losses[-1] < 0.99 * losses[0]
+    assert int(state["step"]) == 8
+    assert logits.shape == (8, 32, 32, 2)
+    for part in ("params", "stats"):
+        leaves = zip(jax.tree.leaves(before[part]), jax.tree.leaves(state[part]), strict=True)
+        assert all((a != np.asarray(b)).any() for a, b in leaves), part
+
+
+def test_an_accumulated_step_is_the_mean_over_strided_parts():
+    batch = examples(12)
+    whole, state = started(Plain())
+    learner, _ = started(Plain(), accumulate=3)
+    found, metrics, _ = gradients(learner, state, batch)
+    apart = [gradients(whole, state, jax.tree.map(lambda x, i=i: x[i::3], batch)) for i in range(3)]
+    close(found, jax.tree.map(lambda *x: sum(x) / 3, *[part[0] for part in apart]))
+    close(metrics, jax.tree.map(lambda *x: sum(x) / 3, *[part[1] for part in apart]))
+    close(found, gradients(whole, state, batch)[0])  # without batch norm that is the whole batch's
+
+
+def test_statistics_of_accumulated_parts_follow_one_another():
+    batch = examples(8)
+    learner, state = started(Normed(), accumulate=2)
+    whole, _ = started(Normed())
+    found, _, stats = gradients(learner, state, batch)
+    first, _, after = gradients(whole, state, jax.tree.map(lambda x: x[0::2], batch))
+    second, _, last = gradients(whole, state | {"stats": after}, jax.tree.map(lambda x: x[1::2], batch))
+    close(stats, last)
+    close(found, jax.tree.map(lambda a, b: (a + b) / 2, first, second), 1e-4)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_remat_gives_the_same_gradients_and_statistics(accumulate):
+    batch = examples(4)
+    learner, state = started(Blocks(), accumulate=accumulate)
+    again, _ = started(Blocks(), accumulate=accumulate, remat=True)
+    for found, wanted in zip(gradients(again, state, batch), gradients(learner, state, batch), strict=True):
+        close(found, wanted, 1e-4)
+    parts = [str(jax.make_jaxpr(one.step)(state, batch)).count("prevent_cse") for one in (learner, again)]
+    assert parts[0] == 0
+    assert parts[1] >= 2
+    with pytest.raises(ValueError, match="Normed has no part that can be computed again"):
+        started(Normed(), remat=True)
+
+
+def test_the_average_follows_its_decay_and_is_what_is_evaluated():
+    learner, state = started(Plain(), ema=0.9)
+    average, params = jax.tree.map(np.asarray, (state["average"], state["params"]))
+    close(average, params, 0)
+    step, average = jax.jit(learner.step), jax.tree.map(np.zeros_like, average)
+    for i in range(3):
+        state, _ = step(state, examples(4, i))
+        average = jax.tree.map(lambda a, p: 0.9 * a + 0.1 * np.asarray(p), average, state["params"])
+        corrected = jax.tree.map(lambda a, i=i: a / (1 - 0.9 ** (i + 1)), average)  # as Adam; the start counts nothing
+        close(state["average"], corrected, 1e-5)
+    kernel = learner.trained(state).layer.kernel[...]
+    np.testing.assert_array_equal(kernel, state["average"]["layer"]["kernel"])
+    assert (np.asarray(kernel) != np.asarray(state["params"]["layer"]["kernel"])).any()
+
+
+def test_bfloat16_keeps_everything_that_is_stored_in_float32_and_lowers_the_loss():
+    model = Normed(dtype=jnp.bfloat16)
+    learner, state = started(model, ADAM, ema=0.5)
+    assert model.first(examples(2)["image"]).dtype == jnp.bfloat16
+    step, batch, losses = jax.jit(learner.step), examples(8), []
+    for _ in range(6):
+        state, metrics = step(state, batch)
+        losses.append(float(metrics["loss"]))
+    kinds = {leaf.dtype for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.floating)}
+    assert kinds == {np.dtype("float32")}
+    assert losses[-1] < losses[0]
+    assert metrics["loss"].dtype == jnp.float32
+
+
+def test_dropout_differs_from_step_to_step_and_repeats_from_the_same_state():
+    learner, state = started(Plain(dropout=0.5), optax.sgd(0.0))
+    step, batch = jax.jit(learner.step), examples(4)
+    after, first = step(state, batch)
+    _, second = step(after, batch)
+    _, again = step(state, batch)
+    assert float(first["loss"]) != float(second["loss"])
+    assert float(first["loss"]) == float(again["loss"])
+    other, _ = started(Plain(dropout=0.5), optax.sgd(0.0), accumulate=2)
+    assert float(jax.jit(other.step)(state, batch)[1]["loss"]) != float(first["loss"])
+
+
+def test_a_model_is_evaluated_without_dropout_and_by_running_statistics():
+    model = unet(dropout=0.5)
+    learner, state = started(model)
+    image = examples(2)["image"]
+    found = learner.trained(state)(image)
+    wanted = nnx.view(model, use_running_average=True, deterministic=True)(image)
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_the_norm_of_the_gradients_is_that_before_clipping():
+    batch = examples(4)
+    learner, state = started(Plain(), optax.chain(optax.clip_by_global_norm(1e-3), optax.sgd(1.0)))
+    before = state["params"]
+    wanted = optax.tree.norm(gradients(learner, state, batch)[0])
+    state, metrics = jax.jit(learner.step)(state, batch)
+    assert float(metrics["gradient_norm"]) == pytest.approx(float(wanted), rel=1e-5)
+    moved = optax.tree.norm(jax.tree.map(lambda a, b: a - b, state["params"], before))
+    assert float(moved) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_the_first_state_has_arrays_of_its_own():
+    model = Plain()
+    learner, state = started(model)
+    jax.jit(learner.step, donate_argnums=0)(state, examples(2))
+    assert state["params"]["layer"]["kernel"].is_deleted()
+    assert not model.layer.kernel[...].is_deleted()
+
+
+def test_batch_norm_under_an_axis_name_is_set_in_a_view_only():
+    model = unet()
+    make_learner(model, optax.sgd(0.1), loss, axis="data")
+    axes = {module.axis for _, module in nnx.iter_modules(model) if isinstance(module, BatchNorm)}
+    assert axes == {None}
+
+
+def test_a_learner_holds_no_arrays_and_is_frozen():
+    learner, _ = started(Plain())
+    assert not [leaf for leaf in jax.tree.leaves(learner.graphdef) if isinstance(leaf, jax.Array)]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        learner.ema = 0.5

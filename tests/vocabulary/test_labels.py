@@ -1,0 +1,66 @@
+"""Label sets, groups and the choice of classes."""
+
+import json
+
+import pytest
+
+from jaxseg import registry
+from jaxseg.vocabulary import labels
+
+
+def test_labels_and_groups_are_the_originals(kit):
+    facts = json.loads((kit.folder / "facts" / "cxas_labels.json").read_text())
+    assert list(labels.CXAS) == facts["labels"]
+    assert {name: list(members) for name, members in labels.CXAS_GROUPS.items()} == facts["groups"]
+
+
+def test_every_group_can_be_chosen():
+    for name, members in labels.CXAS_GROUPS.items():
+        assert labels.select(labels.CXAS, name.upper()) == tuple(sorted(set(members)))
+
+
+def test_a_group_wins_over_the_label_of_its_name_unless_asked():
+    assert labels.select(labels.CXAS, "trachea") == (154, 155)
+    assert labels.select(labels.CXAS, "label:trachea") == (154,)
+
+
+def test_choices_are_joined_sorted_and_unique():
+    chosen = labels.select(labels.CXAS, "heart, lung halves, Heart, label:aorta")
+    assert [labels.CXAS[i] for i in chosen] == ["heart", "aorta", "right lung", "left lung"]
+    assert labels.select(labels.CXAS, ["right lung"]) == (135,)
+    assert labels.select(labels.CXAS, None) == tuple(range(159))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [("hart", "did you mean 'heart'"), ("lung, xyzzy", "unknown class 'xyzzy'"), (" , ", "no class was named")],
+)
+def test_unknown_names_are_refused_with_suggestions(wanted, words):
+    with pytest.raises(ValueError, match=words):
+        labels.select(labels.CXAS, wanted)
+
+
+@pytest.mark.parametrize(
+    "content", ['["a", "b"]', '{"0": "a", "1": "b"}', '{"label_dict": {"1": "b", "0": "a"}, "train": []}']
+)
+def test_names_are_read_from_json(tmp_path, content):
+    (tmp_path / "x.json").write_text(content)
+    assert labels.read_names(tmp_path / "x.json") == ("a", "b")
+
+
+@pytest.mark.parametrize("content", ["", "[]", '["a", 1]', '{"0": "a", "2": "b"}', "3", "[" * 100_000])
+def test_files_without_names_are_refused(tmp_path, content):
+    (tmp_path / "x.json").write_text(content)
+    with pytest.raises(ValueError, match=r"x\.json"):
+        labels.read_names(tmp_path / "x.json")
+
+
+def test_paxray_labels_are_read(shared):
+    assert labels.read_names(shared / "data" / "paxray" / "paxray.json")[:2] == ("right lung", "left lung")
+
+
+def test_models_are_found_by_name_and_alias():
+    assert registry.find("unet_resnet50_default") is registry.find("cxas")
+    assert [entry.name for entry in registry.ENTRIES] == ["cxas", "paxray", "post_dae", "segae", "cmvae", "prob_unet"]
+    with pytest.raises(ValueError, match="did you mean 'cxas'"):
+        registry.find("cxsa")
