@@ -15,8 +15,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.turns import sample  # noqa: E402
 from benchmarks.workloads import WHAT, WORKLOADS  # noqa: E402
-from jaxseg.memory import keep_freed_memory  # noqa: E402
-from jaxseg.xla import use_all_cores  # noqa: E402
+from jaxseg.xla import (
+    keep_freed_memory,  # noqa: E402
+    use_all_cores,  # noqa: E402
+)
 
 SIDES = ("jaxseg", "published", "tuned")
 

@@ -50,7 +50,7 @@ def demo(output, steps, gpus):
     product = products.masks("png", model.card.class_names, "demo")
     run = folder.Run(output / "masks", (product,), {"model": "demo", "seed": config.seed, "steps": total})
     jobs = folder.plan(paths, output / "images", output / "masks")
-    for outcome in folder.segment_files(folder.begin(jobs, run, overwrite=True), segmenter, run):
+    for outcome in products.segment_files(folder.begin(jobs, run, overwrite=True), segmenter, run):
         if outcome.error is not None:
             raise outcome.error
     folder.conclude(run)

@@ -75,7 +75,7 @@ def denoise(source, output, classes, labels_file, soft, grey, preview, recursive
         todo = folder.begin(jobs, run, overwrite=overwrite)
         worker = denoise_files.FileDenoiser(denoiser, classes=classes, names=names, grey=grey, soft=soft)
         with progress(len(todo), "masks") as step:
-            for outcome in folder.denoise_files(todo, worker, run):
+            for outcome in denoise_files.denoise_files(todo, worker, run):
                 tell(outcome, step)
         folder.conclude(run)
     options.say(conclusion(run))

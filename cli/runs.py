@@ -39,6 +39,7 @@ def run_images(source, output, *, recursive, overwrite, report, design, **settin
     """
     start = time.perf_counter()
     from jaxseg import files
+    from jaxseg.anatomy.products import segment_files
     from jaxseg.folder_runs import folder
 
     if report:
@@ -57,7 +58,7 @@ def run_images(source, output, *, recursive, overwrite, report, design, **settin
         if todo:
             segmenter.compile()
         with progress(len(todo), "images") as step:
-            for outcome in folder.segment_files(todo, segmenter, run):
+            for outcome in segment_files(todo, segmenter, run):
                 tell(outcome, step)
         for merge, path in merges:
             merge(jobs, run, path)
@@ -149,7 +150,7 @@ def mask_products(
 
 def mask_merges(segmenter, products: list, source: Path) -> list[tuple[str, Callable]]:
     """The merge of a folder's COCO files, where there are any."""
-    from jaxseg.folder_runs.folder import merge_masks
+    from jaxseg.anatomy.products import merge_masks
 
     if not (source.is_dir() and any(product.kind == "json" for product in products)):
         return []

@@ -254,8 +254,8 @@ def _tell(record) -> None:
 def _further(table, cases: tuple, settings: dict) -> None:
     """Writes what is wanted beside the CSV, and anew what an earlier run left there."""
     from jaxseg.draw.save import save_picture
-    from jaxseg.segae.score_pictures import worst_picture
     from jaxseg.segae.table import ORDERS
+    from jaxseg.segae.worst import worst_picture
 
     def there(end: str) -> Path | None:
         path = table.path.with_name(f"{table.path.stem}.{end}")

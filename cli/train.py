@@ -33,10 +33,10 @@ def train(source, data, folder, resume, overrides, gpus, hosts, **others):
     by validation, which --weights of other commands takes.
     """
     from jaxseg.devices import only_cpus
-    from jaxseg.memory import keep_freed_memory
     from jaxseg.training import run
     from jaxseg.training.config.config import stored_folder
     from jaxseg.training.mesh import join_hosts
+    from jaxseg.xla import keep_freed_memory
 
     if source is None and folder is None:
         raise click.UsageError("name a configuration with -t, or a run to go on with: -o RUN --resume")

@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from jaxseg.memory import keep_freed_memory
+from jaxseg.xla import keep_freed_memory
 
 PROGRAM = """
 import resource, sys
-from jaxseg.memory import keep_freed_memory
+from jaxseg.xla import keep_freed_memory
 if sys.argv[1] == "kept" and not keep_freed_memory():
     sys.exit("not possible")
 def use():
@@ -42,9 +42,9 @@ def test_other_systems_are_left_alone(monkeypatch):
 def test_training_asks_for_it_before_the_devices_start(tmp_path):
     program = """
 import sys
-import jaxseg.memory
+import jaxseg.xla
 from jax._src import xla_bridge
-jaxseg.memory.keep_freed_memory = lambda: sys.exit(3 + bool(xla_bridge._backends))
+jaxseg.xla.keep_freed_memory = lambda: sys.exit(3 + bool(xla_bridge._backends))
 from jaxseg.cli.main import main
 main(["train", "-t", "demo", "-o", sys.argv[1], "--set", "trainer.keep_memory=" + sys.argv[2], "-g", sys.argv[3]])
 """

@@ -10,9 +10,10 @@ from jaxseg.anatomy.measure import features as known
 from jaxseg.anatomy.measure import table
 from jaxseg.anatomy.measure.features import Measurements, measure
 from jaxseg.anatomy.products import measure_segmentation
-from jaxseg.anatomy.segment import Segmentation, Segmenter, segment
+from jaxseg.anatomy.segment import Segmenter, segment
 from jaxseg.folder_runs.account import Run
 from jaxseg.folder_runs.inputs import Job
+from jaxseg.masks.segmentation import Segmentation
 from jaxseg.vocabulary import labels
 
 

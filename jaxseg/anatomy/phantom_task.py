@@ -11,9 +11,9 @@ from jaxseg.datasets import phantom
 from jaxseg.images.preprocess import cxas
 from jaxseg.images.read import from_array
 from jaxseg.nn.losses import binary_cross_entropy, dice_loss
+from jaxseg.settings import Range
 from jaxseg.training.config.config import Config
-from jaxseg.training.config.mapping import Range
-from jaxseg.training.config.settings import LoadingConfig
+from jaxseg.training.config.sections import LoadingConfig
 from jaxseg.training.task import Problem
 from jaxseg.weights.load import create
 

@@ -2,6 +2,7 @@
 
 import functools
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +11,18 @@ from PIL import Image
 from jaxseg.anatomy.measure import table
 from jaxseg.anatomy.measure.drawing import draw_lines
 from jaxseg.anatomy.measure.features import Measurements, measure
-from jaxseg.anatomy.segment import Segmentation
+from jaxseg.anatomy.segment import Segmenter
 from jaxseg.draw.save import save_picture
 from jaxseg.draw.visualize import preview
 from jaxseg.files import atomic_file
-from jaxseg.folder_runs.account import Product
+from jaxseg.folder_runs.account import Product, Run
+from jaxseg.folder_runs.folder import process, writer
 from jaxseg.folder_runs.inputs import Job
+from jaxseg.folder_runs.stream import Outcome
 from jaxseg.images.preprocess import display
 from jaxseg.images.read import read_picture
-from jaxseg.masks.write import DRAWING, MEASUREMENTS, PREVIEW, WRITERS, output_path
+from jaxseg.masks.segmentation import Segmentation
+from jaxseg.masks.write import DRAWING, MEASUREMENTS, PREVIEW, WRITERS, merge_coco, output_path
 
 
 def masks(output_type: str, class_names: tuple[str, ...], model: str, *, labelmap: bool = False) -> Product:
@@ -72,6 +76,39 @@ def drawings(features: tuple[str, ...], intensity: str) -> Product:
         return []
 
     return Product("drawing", functools.partial(_beside, suffix=DRAWING), write)
+
+
+def segment_files(
+    todo: list[Job], segmenter: Segmenter, run: Run, *, readers: int = 2, writers: int = 2
+) -> Iterator[Outcome]:
+    """Segments the jobs that `begin` returned, makes the run's products, and yields Outcomes; `run` keeps account."""
+    read, write = _reader(run, segmenter), writer(run)
+    return process(
+        todo,
+        run,
+        read,
+        segmenter.predict,
+        lambda job, _, segmentation: write(job, segmentation),
+        batch_size=segmenter.batch_size,
+        readers=readers,
+        writers=writers,
+    )
+
+
+def merge_masks(jobs: list[Job], run: Run, path: Path, segmenter: Segmenter) -> Path:
+    """Writes the folder's COCO file from those of the images that are done."""
+    place = next(product.place for product in run.products if product.kind == "json")
+    return merge_coco([place(job.base) for job in run.finished(jobs)], path, segmenter.card.class_names)
+
+
+def _reader(run: Run, segmenter: Segmenter) -> Callable:
+    def read(job: Job):
+        for product in run.products:
+            if product.check is not None:
+                product.check(job.source)
+        return segmenter.prepare(job.source)
+
+    return read
 
 
 def measure_segmentation(

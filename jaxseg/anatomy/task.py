@@ -18,9 +18,9 @@ from jaxseg.anatomy.pictures import predictions_sheet
 from jaxseg.nn import resnet
 from jaxseg.nn.losses import binary_cross_entropy, binary_dice_loss, dice_loss
 from jaxseg.nn.metrics import intersection_over_union, mean_scores
+from jaxseg.settings import Range, verify
 from jaxseg.training.config.config import Config
-from jaxseg.training.config.mapping import Range, verify
-from jaxseg.training.config.settings import LoadingConfig
+from jaxseg.training.config.sections import LoadingConfig
 from jaxseg.training.task import Problem
 from jaxseg.weights.fill import fill
 from jaxseg.weights.load import create

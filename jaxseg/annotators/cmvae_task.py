@@ -18,8 +18,8 @@ from jaxseg.annotators.cmvae import drawn
 from jaxseg.annotators.draws import draw_annotator
 from jaxseg.annotators.losses import confusion_vae_loss, kl_schedule, kl_to_standard_normal
 from jaxseg.annotators.task import DataConfig, measures, summarise, with_seed
+from jaxseg.settings import Range
 from jaxseg.training.config.config import Config
-from jaxseg.training.config.mapping import Range
 from jaxseg.training.task import Problem
 from jaxseg.weights.load import create
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxseg.annotators.tiff import SUFFIXES, read_tiff
 from jaxseg.datasets.volume_cache import Cache
 from jaxseg.files import printable
 from jaxseg.images.checks import ImageError, check_size
+from jaxseg.images.tiff import SUFFIXES, read_tiff
 
 SPLITS = ("train", "validate", "test")
 MNIST_ANNOTATORS = ("Over", "Under", "Wrong", "GT")  # the last is the truth, as a fourth and good annotator

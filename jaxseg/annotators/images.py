@@ -9,10 +9,10 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from jaxseg import npy
-from jaxseg.annotators.tiff import SUFFIXES as TIFFS
-from jaxseg.annotators.tiff import read_tiff
 from jaxseg.folder_runs.inputs import find_by_suffix
 from jaxseg.images.checks import MAX_PIXELS, ImageError, check_size
+from jaxseg.images.tiff import SUFFIXES as TIFFS
+from jaxseg.images.tiff import read_tiff
 from jaxseg.nn.indices import bilinear_array
 
 SUFFIXES = (*TIFFS, ".npy", ".npz", ".png")

@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from jaxseg.annotators.tiff import write_tiff
 from jaxseg.datasets.dataset_summary import check_replaceable, write_summary
 from jaxseg.datasets.degrade import degrade
 from jaxseg.files import atomic_file, atomic_folder
+from jaxseg.images.tiff import write_tiff
 from jaxseg.nn.metrics import dice
 
 IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")

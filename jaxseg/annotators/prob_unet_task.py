@@ -19,8 +19,8 @@ from jaxseg.annotators.losses import gaussian_kl, negative_elbo, sum_of_norms
 from jaxseg.annotators.prob_unet import draw as latent
 from jaxseg.annotators.prob_unet import regularised
 from jaxseg.annotators.task import DataConfig, measures, summarise, with_seed
+from jaxseg.settings import Range, verify
 from jaxseg.training.config.config import Config
-from jaxseg.training.config.mapping import Range, verify
 from jaxseg.training.task import Problem
 from jaxseg.weights.load import create
 

@@ -19,9 +19,9 @@ from jaxseg.annotators.augment import Augmentation, with_seed
 from jaxseg.annotators.data import MNIST_ANNOTATORS, AnnotatedSlices, lidc_slices, mnist_slices
 from jaxseg.annotators.energy import dice_original, energy_distance_original, energy_distance_published, mean_distances
 from jaxseg.draw.sheet import contact_sheet
+from jaxseg.settings import Range, verify
 from jaxseg.training.batches import evaluation_batches
-from jaxseg.training.config.mapping import Range, verify
-from jaxseg.training.config.settings import LoadingConfig
+from jaxseg.training.config.sections import LoadingConfig
 from jaxseg.training.task import Examination
 
 Share = Annotated[float, Range(0, 1)]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from scipy import ndimage
 
-from jaxseg.segae.crop import dice
+from jaxseg.nn.metrics import dice
 
 Family = Callable[[float], np.ndarray]  # strength in [0, 1], 0 changes nothing -> mask
 
@@ -118,12 +118,12 @@ def degrade(
     part = _room(mask)
     inner = mask[part]
     family = KINDS[kind](rng, inner)
-    best, apart = inner, abs(dice(inner, inner) - wanted)
+    best, apart = inner, abs(dice(inner, inner, axes=None) - wanted)
     low, high = 0.0, 1.0
     for _ in range(STEPS):
         strength = (low + high) / 2
         found = family(strength)
-        reached = dice(inner, found)
+        reached = float(dice(inner, found, axes=None))
         if abs(reached - wanted) < apart and found.any():
             best, apart = found, abs(reached - wanted)
         low, high = (strength, high) if reached > wanted else (low, strength)

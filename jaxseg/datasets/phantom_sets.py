@@ -13,10 +13,10 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from jaxseg.annotators.tiff import write_tiff
 from jaxseg.datasets import phantom
 from jaxseg.datasets.dataset_summary import check_replaceable, write_summary
 from jaxseg.files import atomic_folder
+from jaxseg.images.tiff import write_tiff
 
 KINDS = ("annotators", "xray")
 SLICES = 4  # of a phantom nodule

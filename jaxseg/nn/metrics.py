@@ -6,24 +6,32 @@ import numpy as np
 from scipy import ndimage
 
 
-def dice(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Returns the Dice coefficient of each mask.
+def dice(
+    prediction: np.ndarray,
+    truth: np.ndarray,
+    *,
+    axes: tuple[int, ...] | None = (-2, -1),
+    epsilon: float = 0.0,
+) -> np.ndarray:
+    """Returns the Dice coefficient of binary masks, 2 |A and B| / (|A| + |B| + epsilon).
 
     Args:
       prediction: (..., H, W) bool.
       truth: (..., H, W) bool.
+      axes: axes that belong to one mask; None: all of them, such as those of a volume (D, H, W).
+      epsilon: added to the denominator. SegAE's original uses 1e-6, which gives two empty masks a Dice of 0.
 
     Returns:
-      (...) float64 in [0, 1]; NaN where both masks are empty.
+      float64 in [0, 1], of the shape that remains without `axes`; NaN where the denominator is 0.
 
     Raises:
       ValueError: the shapes differ.
     """
     if prediction.shape != truth.shape:
         raise ValueError(f"masks must have one shape, got {prediction.shape} and {truth.shape}")
-    overlap = (prediction & truth).sum((-2, -1))
-    total = prediction.sum((-2, -1)) + truth.sum((-2, -1))
-    return np.where(total > 0, 2 * overlap / np.maximum(total, 1), np.nan)
+    overlap = np.count_nonzero(prediction & truth, axis=axes)
+    total = np.count_nonzero(prediction, axis=axes) + np.count_nonzero(truth, axis=axes) + epsilon
+    return np.where(total > 0, 2 * overlap / np.where(total > 0, total, 1), np.nan)
 
 
 def hausdorff(

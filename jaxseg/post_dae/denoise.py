@@ -10,9 +10,9 @@ import numpy as np
 from flax import nnx
 from scipy import ndimage
 
-from jaxseg.anatomy.segment import Segmentation
 from jaxseg.devices import shardings
 from jaxseg.images.checks import ImageError
+from jaxseg.masks.segmentation import Segmentation
 from jaxseg.nn.indices import bilinear_array
 
 GREY = ("refuse", "threshold")

@@ -17,8 +17,7 @@ import numpy as np
 from jaxseg.images.checks import ImageError
 from jaxseg.nn.metrics import dice, hausdorff
 from jaxseg.post_dae.bars import Panel, paired_bars
-from jaxseg.post_dae.corrupt import corrupt
-from jaxseg.post_dae.corruption_levels import LEVELS, SIDE
+from jaxseg.post_dae.corrupt import LEVELS, SIDE, corrupt
 from jaxseg.post_dae.data import MaskFolder
 from jaxseg.training.batches import evaluation_batches
 from jaxseg.training.reader import listed

@@ -13,8 +13,10 @@ from PIL import Image
 from jaxseg.draw.save import save_picture
 from jaxseg.draw.sheet import contact_sheet
 from jaxseg.files import atomic_file
-from jaxseg.folder_runs.account import Product
+from jaxseg.folder_runs.account import Product, Run
+from jaxseg.folder_runs.folder import process, writer
 from jaxseg.folder_runs.inputs import Job, find_by_suffix
+from jaxseg.folder_runs.stream import Outcome
 from jaxseg.images.checks import ImageError
 from jaxseg.masks.formats import PICTURES, Stack, open_pictures
 from jaxseg.masks.read import open_masks, select
@@ -105,6 +107,12 @@ class FileDenoiser:
             pairs = (dict(zip(kept, values, strict=True)) for values in (masks, soft if self.soft else masks))
             found.append(Restored(*pairs, tuple(notes)))
         return found
+
+
+def denoise_files(todo: list[Job], denoiser: FileDenoiser, run: Run) -> Iterator[Outcome]:
+    """Restores the masks of the jobs that `begin` returned, as `segment_files` segments images."""
+    size = denoiser.denoiser.batch_size
+    return process(todo, run, lambda job: denoiser.read(job.source), denoiser.restore, writer(run), batch_size=size)
 
 
 def files(suffixes: dict[Path, str], *, soft: bool) -> Product:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxseg.files import printable
-from jaxseg.training.config.mapping import shown, unknown_setting
+from jaxseg.settings import shown, unknown_setting
 
 MARK, FOLDER = "training_configuration", "store_model_to"
 

@@ -19,13 +19,12 @@ from PIL import Image
 from jaxseg.draw.sheet import contact_sheet
 from jaxseg.nn.losses import binary_cross_entropy, probability_dice_loss
 from jaxseg.post_dae import evaluate as restoration
-from jaxseg.post_dae.corrupt import Corruption, corrupt
-from jaxseg.post_dae.corruption_levels import HEAVY, SIDE
+from jaxseg.post_dae.corrupt import HEAVY, SIDE, Corruption, corrupt
 from jaxseg.post_dae.data import MaskFolder, as_read
 from jaxseg.post_dae.warp import warp
+from jaxseg.settings import Range, verify
 from jaxseg.training.config.config import Config
-from jaxseg.training.config.mapping import Range, verify
-from jaxseg.training.config.settings import LoadingConfig
+from jaxseg.training.config.sections import LoadingConfig
 from jaxseg.training.task import Examination, Problem
 from jaxseg.weights.load import create
 

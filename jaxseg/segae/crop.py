@@ -14,7 +14,6 @@ LEAST_MARGIN, ROOM = 10, 256  # of margins that are drawn
 SLICES = 10  # of a mask that the original scores
 _UNIT = np.arange(256, dtype=np.float32) / np.float32(255) - np.float32(0.5)
 _CT, _MASK = _UNIT / np.float32(0.25), _UNIT / np.float32(0.5)  # of every byte, (256,)
-_EPSILON = 1e-6
 
 
 class Window(NamedTuple):
@@ -129,13 +128,6 @@ def network_input(ct: np.ndarray, mask: np.ndarray, size: int = 256) -> np.ndarr
         raise ValueError(f"slices must be (H, W) of one shape, got {ct.shape} for the CT and {mask.shape} for the mask")
     part = crop_window(bounds(mask), mask.shape).part
     return normalise(to_bytes(ct[part], mask[part], size))
-
-
-def dice(truth: np.ndarray, mask: np.ndarray) -> float:
-    """Returns the overlap of two masks as the original measures it, 2 |A and B| / (|A| + |B| + 1e-6), in [0, 1)."""
-    truth, mask = truth.astype(bool, copy=False), mask.astype(bool, copy=False)
-    both, total = np.count_nonzero(truth & mask), np.count_nonzero(truth) + np.count_nonzero(mask)
-    return float(2 * both / (total + _EPSILON))
 
 
 def slices_with(mask: np.ndarray) -> np.ndarray:

@@ -16,7 +16,8 @@ import numpy as np
 
 from jaxseg.datasets.volume_cache import Cache, PackedMask, pack
 from jaxseg.files import printable
-from jaxseg.segae.crop import bounds, crop_window, dice, normalise, to_bytes
+from jaxseg.nn.metrics import dice
+from jaxseg.segae.crop import bounds, crop_window, normalise, to_bytes
 from jaxseg.segae.layout import Case, read_layout
 from jaxseg.volumes.pair import check_ct, check_mask, check_pair
 from jaxseg.volumes.read import read_labels, read_volume
@@ -233,7 +234,7 @@ def example(
     """Returns an example of a crop: CT in Hounsfield units, truth and mask (h, w); `options` go to `to_bytes`."""
     return {
         "image": normalise(to_bytes(ct, mask, size, **options)),
-        "dice": np.float32(dice(truth, mask)),
+        "dice": np.float32(true_dice(truth, mask)),
         "label": np.int32(label),
         "slice": np.int32(z),
     }
@@ -271,7 +272,7 @@ def index_case(case: Case, volumes: Volumes, overlap: int = OVERLAP) -> tuple[li
             packed = volumes.cache.get(path, lambda array=mask.array: pack(array))
             slices = _usable(truth, mask.array, packed.box, overlap)
             counts = np.count_nonzero(truth), np.count_nonzero(mask.array)
-            items.append(Item(case, organ, label, path, slices, dice(truth, mask.array), *map(int, counts)))
+            items.append(Item(case, organ, label, path, slices, true_dice(truth, mask.array), *map(int, counts)))
     return items, problems
 
 
@@ -292,3 +293,8 @@ def _compact(ct: Volume) -> np.ndarray:
 def case_names(items: Iterable[Item]) -> tuple[str, ...]:
     """Returns the names of the cases of items, each once, in order."""
     return tuple(dict.fromkeys(item.case.name for item in items))
+
+
+def true_dice(truth: np.ndarray, mask: np.ndarray) -> float:
+    """Returns the Dice coefficient of two masks of any one shape as the original computes it, in [0, 1)."""
+    return float(dice(truth.astype(bool, copy=False), mask.astype(bool, copy=False), axes=None, epsilon=1e-6))

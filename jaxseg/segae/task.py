@@ -21,10 +21,10 @@ from jaxseg.segae.data import OVERLAP, Example, Item, SegaeData, SegaeSplit, rea
 from jaxseg.segae.evaluate import quality_examination, summary
 from jaxseg.segae.losses import cosine_similarity, optimal_pairs, ranking_loss, weighted_mse
 from jaxseg.segae.worst import WorstMask, worst_sheet
+from jaxseg.settings import Range, verify
 from jaxseg.training.batches import evaluation_batches
 from jaxseg.training.config.config import Config
-from jaxseg.training.config.mapping import Range, verify
-from jaxseg.training.config.settings import LoadingConfig
+from jaxseg.training.config.sections import LoadingConfig
 from jaxseg.training.task import Examination, Problem
 from jaxseg.vocabulary import organs
 from jaxseg.weights.embeddings import embedded

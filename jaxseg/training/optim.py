@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxseg.training.config.settings import OptimizerConfig, ScheduleConfig
+from jaxseg.training.config.sections import OptimizerConfig, ScheduleConfig
 
 _MOST = 2**31 - 1  # steps are counted in int32
 _CLIP_EPSILON = 1e-6  # as torch.nn.utils.clip_grad_norm_

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from jaxseg.files import printable
+from jaxseg.settings import shown, to_mapping
 from jaxseg.training.config import yaml_text
 from jaxseg.training.config.config import Config
-from jaxseg.training.config.mapping import shown, to_mapping
 
 MAX_PARAMETERS, MAX_CHOICES, MAX_CHARACTERS = 32, 100, 100_000
 FORM = "it has the form optimizer.learning_rate=1e-5..1e-2 log, or optimizer.name=adam|sgd"

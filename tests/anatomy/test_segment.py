@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 import jaxseg
-from jaxseg.anatomy.segment import Segmentation, Segmenter
+from jaxseg.anatomy.segment import Segmenter
 from jaxseg.images.read import ImageError
+from jaxseg.masks.segmentation import Segmentation
 
 FILES = ["gray8_png", "mono2_12bit_dcm"]
 

@@ -14,7 +14,7 @@ from jaxseg.annotators import cmvae_task as cmvae
 from jaxseg.annotators import task as annotators
 from jaxseg.annotators.augment import Augmentation
 from jaxseg.annotators.energy import energy_distance_original, energy_distance_published
-from jaxseg.annotators.tiff import write_tiff
+from jaxseg.images.tiff import write_tiff
 from jaxseg.training import run, task
 from jaxseg.training.config.config import read_config
 from jaxseg.training.log import read_metrics

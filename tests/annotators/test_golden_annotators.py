@@ -9,7 +9,7 @@ from golden_steps import first_four, in_torch_layout, keep_gradients, moved
 
 from jaxseg.annotators import cmvae, prob_unet
 from jaxseg.annotators.losses import confusion_vae_loss, kl_schedule, negative_elbo, sum_of_norms
-from jaxseg.training.config.settings import OptimizerConfig, ScheduleConfig
+from jaxseg.training.config.sections import OptimizerConfig, ScheduleConfig
 from jaxseg.training.learner import initial_state, make_learner
 from jaxseg.training.optim import make_optimizer
 from jaxseg.weights.fill import fill

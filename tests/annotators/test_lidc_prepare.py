@@ -11,7 +11,7 @@ from jaxseg.annotators.data import SPLITS, lidc_slices
 from jaxseg.annotators.lidc.crops import SIDE, Settings, z_score
 from jaxseg.annotators.lidc.prepare import begin, find_studies, make_patient, prepare, read_records
 from jaxseg.annotators.lidc.summary import METADATA, conclude
-from jaxseg.annotators.tiff import read_tiff
+from jaxseg.images.tiff import read_tiff
 
 ALL = Settings(val_fraction=0, test_fraction=0)
 

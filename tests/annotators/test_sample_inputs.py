@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from jaxseg.annotators import tiff
 from jaxseg.annotators.images import read_image, resized_labels
+from jaxseg.images import tiff
 
 
 def image(*shape: int) -> np.ndarray:

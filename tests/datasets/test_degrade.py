@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxseg.datasets.degrade import KINDS, degrade
-from jaxseg.segae.crop import dice
+from jaxseg.nn.metrics import dice
 
 
 def ball(*shape, radii):
@@ -25,7 +25,7 @@ def test_the_dice_that_is_wanted_is_reached(kind, mask):
         assert made_by == kind
         assert found.dtype == bool
         assert found.shape == mask.shape
-        assert dice(mask, found) == pytest.approx(wanted, abs=0.06)
+        assert dice(mask, found, axes=None) == pytest.approx(wanted, abs=0.06)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -61,7 +61,7 @@ def test_any_mask_gives_a_mask_that_is_not_empty(seed, wanted, axes, data):
     assert found.any()
     assert found.shape == mask.shape
     assert np.array_equal(mask, before)
-    assert 0 <= dice(mask, found) <= 1
+    assert 0 <= dice(mask, found, axes=None) <= 1
 
 
 @pytest.mark.parametrize(

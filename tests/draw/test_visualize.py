@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import jaxseg
-from jaxseg.anatomy.segment import Segmentation
 from jaxseg.datasets import phantom
 from jaxseg.draw import visualize as module
 from jaxseg.draw.legend import BACKGROUND
 from jaxseg.draw.visualize import PREVIEW_CLASSES, preview, preview_classes, visualize
 from jaxseg.images.read import read_picture
 from jaxseg.masks.read import LoadedMasks, open_masks
+from jaxseg.masks.segmentation import Segmentation
 from jaxseg.palette import palette
 from jaxseg.vocabulary import labels
 

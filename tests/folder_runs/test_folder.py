@@ -15,6 +15,7 @@ from fake_segmenter import FakeSegmenter, draw, finish, start, statuses, summary
 from flax import nnx
 
 import jaxseg
+from jaxseg.anatomy.products import merge_masks
 from jaxseg.folder_runs import folder
 from jaxseg.masks import write
 
@@ -236,7 +237,7 @@ def test_only_what_is_done_goes_into_the_merged_file(images, tmp_path):
     fake = FakeSegmenter()
     run, jobs, outcomes = start(images, tmp_path / "out", "json", segmenter=fake)
     assert len(list(outcomes)) == 2
-    path = folder.merge_masks(jobs, run, folder.merged_path(run, tmp_path / "in", ".json"), fake)
+    path = merge_masks(jobs, run, folder.merged_path(run, tmp_path / "in", ".json"), fake)
     assert path == tmp_path / "out" / "in_all.json"
     merged = json.loads(path.read_text())
     assert [os.path.basename(image["file_name"]) for image in merged["images"]] == ["a.png", "c.png", "d.png", "in.png"]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxseg.annotators.tiff import write_tiff
+from jaxseg.images.tiff import write_tiff
 
 RNG = np.random.default_rng
 

@@ -12,11 +12,13 @@ import numpy as np
 from PIL import Image
 
 from jaxseg.anatomy import products
-from jaxseg.anatomy.segment import Prepared, Segmentation
+from jaxseg.anatomy.products import segment_files
+from jaxseg.anatomy.segment import Prepared
 from jaxseg.card import Card
 from jaxseg.folder_runs import folder
 from jaxseg.images.preprocess import cxas
 from jaxseg.images.read import read_picture
+from jaxseg.masks.segmentation import Segmentation
 
 
 @dataclasses.dataclass
@@ -65,7 +67,7 @@ def start(source, output, output_type="npy", *, segmenter=None, settings=None, r
     product = products.masks(output_type, segmenter.card.class_names, "cxas")
     run = folder.Run(output, (product,), {"threshold": 0.5} if settings is None else settings)
     todo = folder.begin(jobs, run, overwrite=overwrite)
-    return run, jobs, folder.segment_files(todo, segmenter, run)
+    return run, jobs, segment_files(todo, segmenter, run)
 
 
 def finish(*args, **options):

@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from jaxseg.anatomy.segment import Segmentation
 from jaxseg.images.checks import ImageError
 from jaxseg.masks.read import read_masks
+from jaxseg.masks.segmentation import Segmentation
 from jaxseg.masks.write import WRITERS
 
 NAMES = ("lung", "heart", "L/R: odd name")

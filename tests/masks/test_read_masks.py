@@ -9,11 +9,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from parity_kit import DATA
 
-from jaxseg.anatomy.segment import Segmentation
 from jaxseg.images.checks import ImageError
 from jaxseg.images.read import read_picture
 from jaxseg.masks import read as module
 from jaxseg.masks.read import open_masks, read_masks, select
+from jaxseg.masks.segmentation import Segmentation
 from jaxseg.masks.write import WRITERS
 from jaxseg.vocabulary import labels
 

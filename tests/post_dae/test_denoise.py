@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as arrays
 from mask_models import Echo, saved
 
 import jaxseg
-from jaxseg.anatomy.segment import Segmentation
+from jaxseg.masks.segmentation import Segmentation
 from jaxseg.post_dae.denoise import Denoiser, checked, denoise
 
 

@@ -8,7 +8,7 @@ from mask_models import Echo
 from PIL import Image
 
 from jaxseg.folder_runs import folder
-from jaxseg.post_dae import mask_files as denoise_files
+from jaxseg.post_dae import mask_files
 from jaxseg.post_dae.denoise import Denoiser
 from jaxseg.vocabulary import labels
 
@@ -25,16 +25,16 @@ def run(
     source, output, model=None, *, preview=False, soft=False, classes=None, grey="refuse", recursive=False, **options
 ):
     """What `jaxseg denoise` does; returns {output name: entry}."""
-    sources = denoise_files.find_mask_files(source, recursive=recursive, output=output)
+    sources = mask_files.find_mask_files(source, recursive=recursive, output=output)
     jobs = folder.plan(sources, source, output, name_of=lambda path: path.stem)
     suffixes = {job.base: job.source.suffix for job in jobs}
-    products = [denoise_files.files(suffixes, soft=soft), *([denoise_files.previews()] if preview else [])]
+    products = [mask_files.files(suffixes, soft=soft), *([mask_files.previews()] if preview else [])]
     account = folder.Run(output, tuple(products), {"denoise": {"classes": classes, "soft": soft}})
     todo = folder.begin(jobs, account)
-    worker = denoise_files.FileDenoiser(
+    worker = mask_files.FileDenoiser(
         Denoiser(model or Echo(**INVERT), **options), classes=classes, grey=grey, soft=soft
     )
-    list(folder.denoise_files(todo, worker, account))
+    list(mask_files.denoise_files(todo, worker, account))
     folder.conclude(account)
     return account.files
 
@@ -169,19 +169,19 @@ def test_the_preview_shows_what_was_added_and_removed(masks, tmp_path):
 def test_results_are_not_taken_for_masks_and_never_replace_them(masks, tmp_path):
     picture(masks / "a.png", blob())
     with pytest.raises(ValueError, match="holds the masks themselves"):
-        denoise_files.find_mask_files(masks, output=masks)
+        mask_files.find_mask_files(masks, output=masks)
     with pytest.raises(ValueError, match="holds the masks themselves"):
-        denoise_files.find_mask_files(masks / "a.png", output=masks)
+        mask_files.find_mask_files(masks / "a.png", output=masks)
     run(masks, masks / "out", preview=True, recursive=True)
-    assert denoise_files.find_mask_files(masks, recursive=True, output=masks / "out") == [masks / "a.png"]
+    assert mask_files.find_mask_files(masks, recursive=True, output=masks / "out") == [masks / "a.png"]
     with pytest.raises(FileNotFoundError):
-        denoise_files.find_mask_files(tmp_path / "none", output=tmp_path / "out")
+        mask_files.find_mask_files(tmp_path / "none", output=tmp_path / "out")
     (tmp_path / "bare").mkdir()
     with pytest.raises(ValueError, match=r"no .png, .jpg"):
-        denoise_files.find_mask_files(tmp_path / "bare", output=tmp_path / "out")
+        mask_files.find_mask_files(tmp_path / "bare", output=tmp_path / "out")
     (tmp_path / "x.txt").write_text("")
     with pytest.raises(ValueError, match="masks are read from"):
-        denoise_files.find_mask_files(tmp_path / "x.txt", output=tmp_path / "out")
+        mask_files.find_mask_files(tmp_path / "x.txt", output=tmp_path / "out")
 
 
 def test_names_that_collide_keep_their_suffix_and_folders_are_mirrored(masks, tmp_path):

@@ -9,7 +9,7 @@ from mask_runs import write_masks
 from PIL import Image
 
 from jaxseg.post_dae import evaluate as restoration
-from jaxseg.post_dae.corruption_levels import LEVELS
+from jaxseg.post_dae.corrupt import LEVELS
 from jaxseg.post_dae.data import MaskFolder
 from jaxseg.post_dae.model import DAEConfig
 

@@ -9,7 +9,6 @@ from jaxseg.segae.crop import (
     Window,
     bounds,
     crop_window,
-    dice,
     draw_margins,
     network_input,
     normalise,
@@ -122,12 +121,6 @@ def test_hounsfield_units_beyond_the_range_become_black_and_white():
 def test_integers_at_the_end_of_their_type_do_not_wrap():
     ct = np.array([[np.iinfo(np.int16).min, np.iinfo(np.int16).max]], np.int16)
     assert to_bytes(ct, np.ones((1, 2), bool), 2)[0, :, 0].tolist() == [0, 255]
-
-
-def test_dice_counts_as_the_original_does():
-    first, second = np.array([[1, 1, 0]]), np.array([[0, 1, 1]])
-    assert dice(first, second) == pytest.approx(2 / (4 + 1e-6), abs=1e-12)
-    assert dice(np.zeros(3), np.zeros(3)) == 0
 
 
 def test_slices_of_two_shapes_are_refused():

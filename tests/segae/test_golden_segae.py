@@ -9,7 +9,7 @@ from golden_steps import first_four, in_torch_layout, keep_gradients, moved
 
 from jaxseg.segae.losses import cosine_similarity, optimal_pairs, ranking_loss, weighted_mse
 from jaxseg.segae.model import SegAE, SegAEConfig, torch_names, torch_unused
-from jaxseg.training.config.settings import OptimizerConfig, ScheduleConfig
+from jaxseg.training.config.sections import OptimizerConfig, ScheduleConfig
 from jaxseg.training.learner import initial_state, make_learner
 from jaxseg.training.optim import make_optimizer
 from jaxseg.weights.fill import fill

@@ -11,9 +11,9 @@ from volume_files import AFFINE, save_nifti
 
 from jaxseg.segae.cases import Case, Record, find_cases, score_cases
 from jaxseg.segae.score import Request, Scorer
-from jaxseg.segae.score_pictures import worst_picture
 from jaxseg.segae.sources import dap_table
 from jaxseg.segae.table import Table
+from jaxseg.segae.worst import worst_picture
 
 SETTINGS = {"weights": "abc", "slices": 10}
 COLUMNS = ["brain", "liver", "spleen"]

@@ -13,8 +13,8 @@ from volume_files import AFFINE, save_nifti
 
 from jaxseg.datasets.volume_cache import Cache, pack
 from jaxseg.segae.augment import Augmentation
-from jaxseg.segae.crop import bounds, crop_window, dice, network_input
-from jaxseg.segae.data import Example, read_segae
+from jaxseg.segae.crop import bounds, crop_window, network_input
+from jaxseg.segae.data import Example, read_segae, true_dice
 from jaxseg.training.batches import evaluation_batches, training_batches
 
 
@@ -65,7 +65,7 @@ def test_slices_are_indexed_and_masks_without_any_are_told(data):
     assert source.name(1) == "train/a/liver_13/epoch_000.nii.gz"
     assert data.unusable["val"] == ("val/b/liver_13/epoch_001.nii.gz",)
     assert "1 of 4 masks of train are left out" in data.notes[0]
-    assert source.items[1].dice == pytest.approx(dice(organ(), organ(2)))
+    assert source.items[1].dice == pytest.approx(true_dice(organ(), organ(2)))
 
 
 def test_an_example_is_the_crop_of_the_middle_slice(data):
@@ -74,7 +74,7 @@ def test_an_example_is_the_crop_of_the_middle_slice(data):
     assert found["slice"] == 3
     assert found["label"] == 13
     assert found["dice"].dtype == np.float32
-    assert found["dice"] == pytest.approx(dice(organ()[3][window], organ(2)[3][window]))
+    assert found["dice"] == pytest.approx(true_dice(organ()[3][window], organ(2)[3][window]))
     np.testing.assert_array_equal(found["image"], network_input(ct()[3], organ(2)[3], 64))
 
 
@@ -240,3 +240,9 @@ def test_a_split_with_nothing_to_use_is_refused(tmp_path):
         read_segae(tmp_path)
     with pytest.raises(ValueError, match="overlap"):
         read_segae(tmp_path, overlap=0)
+
+
+def test_dice_counts_as_the_original_does():
+    first, second = np.array([[1, 1, 0]]), np.array([[0, 1, 1]])
+    assert true_dice(first, second) == pytest.approx(2 / (4 + 1e-6), abs=1e-12)
+    assert true_dice(np.zeros(3), np.zeros(3)) == 0

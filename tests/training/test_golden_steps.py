@@ -10,7 +10,7 @@ from golden_steps import first_four, in_torch_layout, keep_gradients, moved
 from jaxseg.anatomy.unet import UNet, UNetConfig, torch_names
 from jaxseg.nn.losses import binary_cross_entropy, binary_dice_loss, probability_dice_loss
 from jaxseg.post_dae import model as dae
-from jaxseg.training.config.settings import OptimizerConfig, ScheduleConfig
+from jaxseg.training.config.sections import OptimizerConfig, ScheduleConfig
 from jaxseg.training.learner import initial_state, make_learner
 from jaxseg.training.optim import make_optimizer
 from jaxseg.weights.fill import fill

@@ -9,7 +9,7 @@ import optax
 import pytest
 from flax import nnx
 
-from jaxseg.training.config.settings import OptimizerConfig, ScheduleConfig
+from jaxseg.training.config.sections import OptimizerConfig, ScheduleConfig
 from jaxseg.training.optim import clip_by_norm, is_bias, learning_rate, make_optimizer
 
 CONSTANT = ScheduleConfig()

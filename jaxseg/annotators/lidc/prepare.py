@@ -22,9 +22,9 @@ from jaxseg.annotators.lidc.crops import Settings, cut_slices, describe
 from jaxseg.annotators.lidc.nodules import find_nodules
 from jaxseg.annotators.lidc.series import Series, find_files, read_slices
 from jaxseg.annotators.lidc.xml import Reading, read_lidc_xml
-from jaxseg.annotators.tiff import write_tiff
 from jaxseg.datasets.dataset_summary import read_summary
 from jaxseg.files import atomic_file, printable, sweep
+from jaxseg.images.tiff import write_tiff
 
 FOLDERS = ("scans", "masks/GT", "masks/annots")
 PATIENTS, SUMMARY = "meta/patients", "meta/summary.json"

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 from jaxseg.files import atomic_file, printable
 from jaxseg.post_dae import original_config as original_yml
+from jaxseg.settings import Range, build, convert, shown, to_mapping, unknown_setting
 from jaxseg.training.config import yaml_text
-from jaxseg.training.config.mapping import Range, build, convert, shown, to_mapping, unknown_setting
-from jaxseg.training.config.settings import OptimizerConfig, ScheduleConfig, TrainerConfig
+from jaxseg.training.config.sections import OptimizerConfig, ScheduleConfig, TrainerConfig
 
 __all__ = [
     "Config",

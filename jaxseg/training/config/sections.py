@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from jaxseg.training.config.mapping import Range, shown, verify
+from jaxseg.settings import Range, shown, verify
 
 Count = Annotated[int, Range(1, 100_000_000)]
 CountOrZero = Annotated[int, Range(0, 100_000_000)]
@@ -117,7 +117,7 @@ class TrainerConfig:
       remat: of every block of the network only the inputs are kept for the backward pass, and the rest is computed
         again there. It saves memory on accelerators; on CPUs, XLA undoes it.
       keep_memory: where CPUs alone compute, the process keeps freed memory for its next use: for large networks up to
-        a third faster, for small ones slower (`jaxseg.memory.keep_freed_memory`; `jaxseg train` only).
+        a third faster, for small ones slower (`jaxseg.xla.keep_freed_memory`; `jaxseg train` only).
       ema: decay of a running mean of the parameters, which is then validated and published; null: none. As Adam's, it
         is corrected for its start, so that the random parameters there do not count.
       batch_norm: statistics over the "global" batch or over each "replica" (device) alone.

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from jaxseg.annotators.tiff import read_tiff, write_tiff
 from jaxseg.images.checks import ImageError
+from jaxseg.images.tiff import read_tiff, write_tiff
 
 RNG = np.random.default_rng
 EXAMPLES = {

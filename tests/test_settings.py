@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxseg.anatomy.unet import UNetConfig
-from jaxseg.training.config.mapping import Range, build, to_mapping
-from jaxseg.training.config.settings import OptimizerConfig, ScheduleConfig, TrainerConfig
+from jaxseg.settings import Range, build, to_mapping
+from jaxseg.training.config.sections import OptimizerConfig, ScheduleConfig, TrainerConfig
 
 
 @dataclasses.dataclass(frozen=True)
