@@ -204,7 +204,7 @@ def test_a_full_disk_leaves_nothing_half_written(masks, tmp_path, monkeypatch):
         yield found[0]
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(denoise_files, "_planes", full)
+    monkeypatch.setattr(mask_files, "_planes", full)
     files = run(masks, tmp_path / "out")
     assert "No space" in files["a"]["reason"]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["summary.json"]
