@@ -168,7 +168,7 @@ def lidc(dicom_root, output, xml_root, **settings):
     from jaxseg.annotators.lidc import crops as lidc_crops
     from jaxseg.annotators.lidc import prepare as lidc_prepare
     from jaxseg.annotators.lidc import summary as lidc_summary
-    from jaxseg.annotators.lidc.counts import count_bars
+    from jaxseg.draw.plots import count_bars
     from jaxseg.draw.save import save_picture
 
     with options.usage_errors("--val-fraction, --test-fraction, --least-pixels, --most-pixels"):
@@ -191,7 +191,9 @@ def lidc(dicom_root, output, xml_root, **settings):
                 step(f"{outcome.patient}: {outcome.slices} slices of {outcome.nodules} nodules for {outcome.split}")
         counts = lidc_summary.conclude(output, chosen, failed, found.notes)
         tables = {title: counts[name] for name, title in lidc_summary.PANELS.items()}
-        save_picture(count_bars(tables, caption=lidc_summary.caption(counts)), output / "meta" / "summary.png")
+        picture = count_bars(tables, caption=lidc_summary.caption(counts))
+        if picture is not None:
+            save_picture(picture, output / "meta" / "summary.png")
     for split, wanted in chosen.fractions.items():
         if wanted and not counts["slices"].get(split):
             options.say(f"{split} has no slice: there are too few patients with such nodules")

@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxseg.draw.plots import Panel, paired_bars
 from jaxseg.images.checks import ImageError
 from jaxseg.nn.metrics import dice, hausdorff
-from jaxseg.post_dae.bars import Panel, paired_bars
 from jaxseg.post_dae.corrupt import LEVELS, SIDE, corrupt
 from jaxseg.post_dae.data import MaskFolder
 from jaxseg.training.batches import evaluation_batches

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import stats
 
-from jaxseg.segae.scatter import scatter
+from jaxseg.draw.plots import scatter
 from jaxseg.training.task import Examination
 
 LEAST = 3  # masks, below which no correlation is told

@@ -6,11 +6,11 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from jaxseg.draw.plots import Axis, parallel_coordinates
 from jaxseg.draw.save import save_picture
 from jaxseg.files import atomic_file
 from jaxseg.training import task
 from jaxseg.training.config.config import read_config, write_config
-from jaxseg.tuning.coordinates import Axis, parallel_coordinates
 from jaxseg.tuning.space import Parameter
 
 TABLE_FILE, BEST_FILE, PICTURE_FILE = "trials.csv", "best.yaml", "coordinates.png"
@@ -104,7 +104,9 @@ def write_results(folder: Path, runs: Path, found: Found, space: Sequence[Parame
         write_config(read_config(runs / found.best.name / "config.yaml", task.sections), folder / BEST_FILE)
     drawn = [trial for trial in found.trials if trial.value is not None]
     if drawn:
-        save_picture(_picture(found.target, drawn, space), folder / PICTURE_FILE)
+        picture = _picture(found.target, drawn, space)
+        if picture is not None:
+            save_picture(picture, folder / PICTURE_FILE)
 
 
 def _picture(target: str, drawn: Sequence[Trial], space: Sequence[Parameter]):
