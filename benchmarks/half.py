@@ -88,7 +88,7 @@ def difference(*shape: int) -> float:
 def used(*shape: int) -> bool:
     """Whether jaxseg computes this shape as products."""
     kernel = jax.ShapeDtypeStruct((shape[-1], shape[-1], *shape[2:4]), jnp.bfloat16)
-    return shape[-1] == 1 or half.pays(kernel)
+    return shape[-1] == 1 or half.is_faster(kernel)
 
 
 def drawn(batch: int, size: int, num_in: int, num_out: int, kernel: int) -> tuple[jax.Array, jax.Array]:

@@ -9,8 +9,8 @@ from flax import nnx
 
 from jaxseg.nn import resnet
 from jaxseg.nn.layers import DTYPES, INITS, ConvNorm, conv
-from jaxseg.nn.recompute import recomputable
 from jaxseg.nn.resize import bilinear
+from jaxseg.nn.views import recomputable
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,10 +10,9 @@ from flax import nnx
 
 from jaxseg.annotators.draws import sample_noise
 from jaxseg.annotators.losses import noisy_logits, normalised_matrices
-from jaxseg.nn.layers import DTYPES, INITS, BatchNorm, conv, linear
-from jaxseg.nn.norms import GroupNorm, PReLU, instance_norm
-from jaxseg.nn.recompute import recomputable
+from jaxseg.nn.layers import DTYPES, INITS, BatchNorm, GroupNorm, PReLU, conv, instance_norm, linear
 from jaxseg.nn.resize import ODD, double_aligned, pad_or_crop
+from jaxseg.nn.views import recomputable
 
 NORMS = ("in", "bn", "gn", "ln")
 CM_NORMALISATIONS = ("original", "consistent")

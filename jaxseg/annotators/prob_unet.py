@@ -8,10 +8,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxseg.annotators.draws import sample_noise
-from jaxseg.nn.layers import DTYPES, INITS, conv
-from jaxseg.nn.norms import instance_norm
-from jaxseg.nn.recompute import recomputable
+from jaxseg.nn.layers import DTYPES, INITS, conv, instance_norm
 from jaxseg.nn.resize import ODD, double_aligned, halve, pad_or_crop
+from jaxseg.nn.views import recomputable
 
 Gaussian = tuple[jax.Array, jax.Array]  # mean and logarithm of the standard deviation, each (B, Z)
 

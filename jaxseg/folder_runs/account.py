@@ -9,7 +9,7 @@ from pathlib import Path
 from jaxseg import __version__
 from jaxseg.files import atomic_file, safe_name, sha256, sweep
 from jaxseg.folder_runs.inputs import SUMMARY_FILE, Job, folded
-from jaxseg.images.kinds import stem
+from jaxseg.images.read import stem
 from jaxseg.masks.write import WRITERS
 
 # The settings that only some kinds of products depend on; on all others every kind does.

@@ -10,8 +10,7 @@ import numpy as np
 import pydicom
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi, apply_windowing
 
-from jaxseg.images.checks import ImageError
-from jaxseg.images.picture import luminance
+from jaxseg.images.picture import ImageError, luminance
 
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "PALETTE COLOR")
 

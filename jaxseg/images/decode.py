@@ -17,7 +17,7 @@ from pydicom.encaps import get_frame
 from pydicom.filereader import read_dataset, read_file_meta_info, read_preamble
 from pydicom.pixels import get_decoder
 
-from jaxseg.images.checks import MAX_PIXELS, ImageError
+from jaxseg.images.picture import MAX_PIXELS, ImageError
 
 MAX_INFLATED = 4 * MAX_PIXELS  # bytes of a deflated file: 16-bit grey or 8-bit colour, and its tags
 

@@ -7,10 +7,9 @@ import numpy as np
 import pydicom
 from pydicom.errors import InvalidDicomError
 
-from jaxseg.images.checks import ImageError, check_grey, check_size
 from jaxseg.images.clinical import COLOURS, clinical_grey
 from jaxseg.images.decode import open_dicom, stored_pixels, without_remarks
-from jaxseg.images.picture import Picture
+from jaxseg.images.picture import ImageError, Picture, check_grey, check_size
 
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # SOP classes; the second: label maps
 SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")

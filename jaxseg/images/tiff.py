@@ -11,7 +11,7 @@ from types import ModuleType
 import numpy as np
 
 from jaxseg.files import atomic_file
-from jaxseg.images.checks import MAX_PIXELS, ImageError
+from jaxseg.images.picture import MAX_PIXELS, ImageError
 
 SUFFIXES = (".tif", ".tiff")
 MAX_PAGES = 4096

@@ -16,10 +16,11 @@ import pydicom
 
 from jaxseg import __version__
 from jaxseg.files import atomic_file
-from jaxseg.images.checks import ImageError
-from jaxseg.images.kinds import kind_of
+from jaxseg.images.picture import ImageError
+from jaxseg.images.read import kind_of
+from jaxseg.masks.formats import SEG
+from jaxseg.masks.segmentation import Masks
 from jaxseg.masks.source_header import read_header
-from jaxseg.masks.write import SEG, Masks
 from jaxseg.palette import palette
 from jaxseg.vocabulary import codes
 

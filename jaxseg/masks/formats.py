@@ -17,11 +17,12 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from jaxseg import npy
-from jaxseg.images.checks import ImageError, check_size
+from jaxseg.images.picture import ImageError, check_size
 from jaxseg.masks.coco import decode_rle
 
 MAX_CLASSES = 1000
 PICTURES = (".png", ".jpg", ".jpeg")
+SEG = ".seg.dcm"
 _MAX_JSON = 2**30  # bytes
 _DARK, _BRIGHT = 32, 223  # what a lossy mask stays out of, but at its edges
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxseg.images.checks import ImageError
-from jaxseg.images.kinds import stem
+from jaxseg.images.picture import ImageError
+from jaxseg.images.read import stem
 from jaxseg.masks.formats import PICTURES, Stack, open_coco, open_npy, open_npz, open_pictures
 from jaxseg.masks.results import classes_of, find_masks
 from jaxseg.masks.write import file_names

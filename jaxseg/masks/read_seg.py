@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from pydicom.pixels import pixel_array
 
-from jaxseg.images.checks import ImageError, check_size
 from jaxseg.images.decode import open_dicom, without_remarks
+from jaxseg.images.picture import ImageError, check_size
 from jaxseg.masks.formats import MAX_CLASSES, Stack
 
 _CLASSES = {"1.2.840.10008.5.1.4.1.1.66.4": "BINARY", "1.2.840.10008.5.1.4.1.1.66.7": "LABELMAP"}

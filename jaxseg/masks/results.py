@@ -6,9 +6,8 @@ import json
 from pathlib import Path
 
 from jaxseg.files import safe_name, sha256
-from jaxseg.images.kinds import stem
-from jaxseg.masks.formats import PICTURES
-from jaxseg.masks.write import SEG
+from jaxseg.images.read import stem
+from jaxseg.masks.formats import PICTURES, SEG
 
 SUMMARY_FILE = "summary.json"
 _MAX_SUMMARY = 2**28  # bytes

@@ -2,10 +2,25 @@
 
 import dataclasses
 import functools
+from typing import Protocol
 
 import numpy as np
 
 from jaxseg.nn.indices import nearest_indices
+
+
+class Masks(Protocol):
+    """What the writers need; `Segmentation` has it."""
+
+    names: tuple[str, ...]
+    indices: tuple[int, ...]
+    size: tuple[int, int]
+
+    def mask(self, k: int) -> np.ndarray:
+        """(H, W) bool."""
+
+    def packed_mask(self, k: int) -> np.ndarray:
+        """(H, ceil(W / 8)) uint8."""
 
 
 @dataclasses.dataclass(frozen=True)

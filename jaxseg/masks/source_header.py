@@ -16,8 +16,8 @@ from pydicom.multival import MultiValue
 from pydicom.uid import SecondaryCaptureImageStorage, generate_uid
 from pydicom.valuerep import format_number_as_ds
 
-from jaxseg.images.checks import ImageError, check_size
 from jaxseg.images.decode import open_dicom, without_remarks
+from jaxseg.images.picture import ImageError, check_size
 
 _TEXT = ("PatientName", "PatientID", "IssuerOfPatientID", "EthnicGroup", "AccessionNumber", "StudyID")
 _TEXT += ("StudyDescription", "ReferringPhysicianName", "PositionReferenceIndicator")

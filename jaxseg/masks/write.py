@@ -2,34 +2,24 @@
 
 import io
 import json
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from PIL import Image
 
 from jaxseg.files import atomic_file, atomic_folder, safe_name
 from jaxseg.masks import coco
-from jaxseg.masks.png import encode_bits
+from jaxseg.masks.formats import SEG
+from jaxseg.masks.segmentation import Masks
 
-PREVIEW, DRAWING, MEASUREMENTS, SEG = ".preview.jpg", ".lines.jpg", ".measurements.json", ".seg.dcm"
+PREVIEW, DRAWING, MEASUREMENTS = ".preview.jpg", ".lines.jpg", ".measurements.json"
 RESULTS = (PREVIEW, DRAWING, SEG)  # ends of names; they may lie among the images where these are their own output
-
-
-class Masks(Protocol):
-    """What the writers need; `jaxseg.anatomy.segment.Segmentation` has it."""
-
-    names: tuple[str, ...]
-    indices: tuple[int, ...]
-    size: tuple[int, int]
-
-    def mask(self, k: int) -> np.ndarray:
-        """(H, W) bool."""
-
-    def packed_mask(self, k: int) -> np.ndarray:
-        """(H, ceil(W / 8)) uint8."""
+_PNG = b"\x89PNG\r\n\x1a\n"
+_UP = 2  # each byte minus the one above: rows repeated by nearest-neighbour enlargement become zeros
 
 
 def write_npy(masks: Masks, base: Path, **_) -> Path:
@@ -165,3 +155,25 @@ def _write_array(masks: Masks, file) -> None:
     np.lib.format.write_array_header_1_0(file, {"descr": "|b1", "fortran_order": False, "shape": shape})
     for k in range(len(masks.names)):
         file.write(masks.mask(k).tobytes())
+
+
+def encode_bits(packed: np.ndarray, width: int) -> bytes:
+    """Returns a 1-bit grey PNG file.
+
+    Args:
+      packed: (H, ceil(width / 8)) uint8, eight pixels a byte, the first in the highest bit.
+      width: of the picture, in pixels.
+    """
+    height, row_bytes = packed.shape
+    if row_bytes != (width + 7) // 8:
+        raise ValueError(f"{row_bytes} bytes a row do not hold {width} pixels; {(width + 7) // 8} do")
+    rows = np.empty((height, 1 + row_bytes), np.uint8)
+    rows[:, 0] = _UP
+    rows[0, 1:] = packed[0]  # above the first row PNG assumes zeros
+    np.subtract(packed[1:], packed[:-1], out=rows[1:, 1:])
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)  # 1 bit, grey, no interlace
+    return _PNG + _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(rows, 1)) + _chunk(b"IEND", b"")
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 _CHANNELS = 2**14  # in times out, from which nine products are faster than XLA's convolution
 
 
-def pays(kernel: jax.Array) -> bool:
+def is_faster(kernel: jax.Array) -> bool:
     """Whether a CPU convolves faster `by_taps` with this kernel; others than (3, 3, C, C') never do."""
     many = kernel.shape[:2] == (3, 3) and kernel.shape[2] * kernel.shape[3] >= _CHANNELS
     return many and kernel.dtype == jnp.bfloat16

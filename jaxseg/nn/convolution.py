@@ -69,9 +69,9 @@ def _dense(x: jax.Array, kernel: jax.Array, padding: Pairs, precision, strides: 
 def _form_on_cpus(x: jax.Array, kernel: jax.Array, padding: Pairs, strides: tuple[int, int]) -> str:
     if strides != (1, 1) or padding != ((1, 1), (1, 1)):
         return "xla"
-    if half.pays(kernel):
+    if half.is_faster(kernel):
         return "taps"
-    return "winograd" if winograd.pays(kernel, x.shape[:3]) else "xla"
+    return "winograd" if winograd.is_faster(kernel, x.shape[:3]) else "xla"
 
 
 def _winograd(x: jax.Array, kernel: jax.Array, precision) -> jax.Array:

@@ -6,7 +6,7 @@ import numpy as np
 from flax import nnx
 
 from jaxseg.nn.layers import ConvNorm
-from jaxseg.nn.winograd import pays, transformed, winograd
+from jaxseg.nn.winograd import is_faster, transformed, winograd
 
 
 def for_inference(model: nnx.Module, platform: str | None = None) -> nnx.Module:
@@ -76,5 +76,5 @@ def _suits(layer: nnx.Module) -> bool:
         isinstance(layer, nnx.Conv)
         and layer.strides in (1, (1, 1))
         and layer.dtype == jnp.float32
-        and pays(layer.kernel[...])
+        and is_faster(layer.kernel[...])
     )

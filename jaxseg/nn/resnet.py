@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxseg.nn.layers import ConvNorm
-from jaxseg.nn.pooling import max_pool
-from jaxseg.nn.recompute import recomputable
+from jaxseg.nn.resize import max_pool
+from jaxseg.nn.views import recomputable
 
 # name -> (blocks per stage, bottleneck blocks?); Table 1 of the paper
 VARIANTS = {

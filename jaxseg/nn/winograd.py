@@ -12,7 +12,7 @@ _CHANNELS = 2**17  # in times out, from which it pays; with fewer it gains littl
 _PIXELS = 512  # of a batch, from which it pays although the kernel is transformed anew
 
 
-def pays(kernel: jax.Array, image: tuple[int, ...] | None = None) -> bool:
+def is_faster(kernel: jax.Array, image: tuple[int, ...] | None = None) -> bool:
     """Whether a CPU convolves faster so.
 
     Args:

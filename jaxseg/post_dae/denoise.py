@@ -11,7 +11,7 @@ from flax import nnx
 from scipy import ndimage
 
 from jaxseg.devices import shardings
-from jaxseg.images.checks import ImageError
+from jaxseg.images.picture import ImageError
 from jaxseg.masks.segmentation import Segmentation
 from jaxseg.nn.indices import bilinear_array
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxseg.images.checks import ImageError
+from jaxseg.images.picture import ImageError
 from jaxseg.nn.metrics import dice, hausdorff
 from jaxseg.post_dae.bars import Panel, paired_bars
 from jaxseg.post_dae.corrupt import LEVELS, SIDE, corrupt

@@ -17,7 +17,7 @@ from jaxseg.folder_runs.account import Product, Run
 from jaxseg.folder_runs.folder import process, writer
 from jaxseg.folder_runs.inputs import Job, find_by_suffix
 from jaxseg.folder_runs.stream import Outcome
-from jaxseg.images.checks import ImageError
+from jaxseg.images.picture import ImageError
 from jaxseg.masks.formats import PICTURES, Stack, open_pictures
 from jaxseg.masks.read import open_masks, select
 from jaxseg.masks.write import PREVIEW

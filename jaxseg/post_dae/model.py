@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxseg.nn.layers import DTYPES, INITS, BatchNorm, ConvTranspose, conv, linear
-from jaxseg.nn.recompute import recomputable
+from jaxseg.nn.views import recomputable
 
 ACTIVATIONS = {"sigmoid": nnx.sigmoid, "relu": nnx.relu}
 NORMS = ("none", "batch")

@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 
 from jaxseg.nn import resnet
-from jaxseg.nn.layers import DTYPES, INITS, Table, linear
+from jaxseg.nn.layers import DTYPES, INITS, EmbeddingTable, linear
 
 NO_EMBEDDINGS = (
     "give the file of the text embeddings, such as `embeddings='label_embedding.pkl'` of the original project "
@@ -85,7 +85,7 @@ class SegAE(nnx.Module):
         self.attention_hidden = linear(size + cfg.embedding_size, cfg.hidden, **options)
         self.hidden = linear(size, cfg.hidden, **options)
         self.dice = linear(cfg.hidden, 1, **options)
-        self.embeddings = Table(jnp.zeros((cfg.num_labels, cfg.embedding_size), jnp.float32))
+        self.embeddings = EmbeddingTable(jnp.zeros((cfg.num_labels, cfg.embedding_size), jnp.float32))
 
     def __call__(self, x: jax.Array, embedding: jax.Array) -> jax.Array:
         """Returns the (B,) float32 predicted Dice.

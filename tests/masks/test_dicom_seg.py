@@ -19,7 +19,7 @@ from seg_kit import (
     written,
 )
 
-from jaxseg.images.checks import ImageError
+from jaxseg.images.picture import ImageError
 from jaxseg.masks import dicom_seg
 from jaxseg.masks.dicom_seg import check_source
 from jaxseg.masks.write import write_npy

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from jaxseg.images.checks import ImageError
+from jaxseg.images.picture import ImageError
 from jaxseg.masks.read import read_masks
 from jaxseg.masks.segmentation import Segmentation
 from jaxseg.masks.write import WRITERS

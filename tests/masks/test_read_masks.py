@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from parity_kit import DATA
 
-from jaxseg.images.checks import ImageError
+from jaxseg.images.picture import ImageError
 from jaxseg.images.read import read_picture
 from jaxseg.masks import read as module
 from jaxseg.masks.read import open_masks, read_masks, select

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from seg_kit import read_dicom_seg, size_of, some_masks, written
 
-from jaxseg.images.checks import ImageError
+from jaxseg.images.picture import ImageError
 from jaxseg.masks import read_seg
 from jaxseg.masks.read_seg import open_dicom_seg
 

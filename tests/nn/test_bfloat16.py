@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxseg.nn.bfloat16 import by_taps, pays
+from jaxseg.nn.bfloat16 import by_taps, is_faster
 from jaxseg.nn.convolution import convolution
 
 PADDING = ((1, 1), (1, 1))
@@ -88,7 +88,7 @@ def test_cpus_multiply_and_other_devices_convolve():
     ],
 )
 def test_where_it_pays(kernel, dtype, wanted):
-    assert pays(jax.ShapeDtypeStruct(kernel, dtype)) is wanted
+    assert is_faster(jax.ShapeDtypeStruct(kernel, dtype)) is wanted
 
 
 def test_a_symbolic_batch_and_vmap_work():

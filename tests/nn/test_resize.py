@@ -4,10 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from jaxseg.nn import resize
 from jaxseg.nn.indices import nearest_indices
-from jaxseg.nn.resize import bilinear, double_aligned, halve, pad_or_crop
+from jaxseg.nn.resize import bilinear, double_aligned, halve, max_pool, pad_or_crop
 
 GOLDEN = "ops/torch_operators"
 
@@ -104,3 +107,49 @@ def test_whole_multiples_have_the_gradient_of_gathers(shape, size):
     np.testing.assert_allclose(moved, wanted, atol=1e-6)  # it is linear
     text = jax.jit(jax.grad(lambda x: bilinear(x, size).sum())).lower(x).as_text()
     assert "scatter" not in text
+
+
+def by_flax(x):
+    return nnx.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+
+
+def test_max_pool_equals_pytorch(kit):
+    out = max_pool(jnp.asarray(kit.input(GOLDEN, "x").transpose(0, 2, 3, 1)))
+    kit.check(GOLDEN, "maxpool3_s2_p1", np.asarray(out).transpose(0, 3, 1, 2))
+
+
+@given(
+    seed=st.integers(0, 99),
+    shape=st.tuples(st.integers(1, 2), st.integers(1, 9), st.integers(1, 9), st.integers(1, 3)),
+    levels=st.sampled_from([3, 1000]),
+)
+@settings(max_examples=30, deadline=None)
+def test_values_and_gradients_equal_xlas_among_equal_pixels_too(seed, shape, levels):
+    x = np.random.default_rng(seed).integers(0, levels, shape).astype(np.float32)
+    ours, theirs = (jax.vjp(pool, x) for pool in (max_pool, by_flax))
+    np.testing.assert_array_equal(ours[0], theirs[0])
+    change = jnp.arange(1.0, ours[0].size + 1).reshape(ours[0].shape)
+    np.testing.assert_allclose(ours[1](change)[0], theirs[1](change)[0], rtol=1e-6)
+
+
+def test_the_first_of_equal_pixels_has_the_gradient():
+    gradient = jax.grad(lambda x: max_pool(x).sum())(jnp.zeros((1, 3, 3, 1)))[0, :, :, 0]
+    np.testing.assert_array_equal(gradient, [[1, 1, 0], [1, 1, 0], [0, 0, 0]])
+
+
+def test_bfloat16_stays_bfloat16():
+    x = jnp.ones((1, 4, 4, 1), jnp.bfloat16)
+    assert max_pool(x).dtype == jnp.bfloat16
+    assert jax.grad(lambda x: max_pool(x).astype(jnp.float32).sum())(x).dtype == jnp.bfloat16
+
+
+def test_nothing_hides_a_value_that_is_no_number():
+    x = jnp.zeros((1, 4, 4, 1)).at[0, 1, 1, 0].set(jnp.nan)
+    assert jnp.isnan(max_pool(x)).all()
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_other_devices_keep_xlas_gradient(platform):
+    run = jax.jit(jax.grad(lambda x: max_pool(x).sum()))
+    text = jax.export.export(run, platforms=[platform])(jax.ShapeDtypeStruct((1, 8, 8, 2), jnp.float32)).mlir_module()
+    assert "select_and_scatter" in text

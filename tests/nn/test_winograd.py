@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxseg.nn.convolution import convolution
-from jaxseg.nn.winograd import pays, transformed, winograd
+from jaxseg.nn.winograd import is_faster, transformed, winograd
 
 HIGHEST = jax.lax.Precision.HIGHEST
 PADDING = ((1, 1), (1, 1))
@@ -75,15 +75,15 @@ def test_other_devices_convolve_directly(platform):
     ],
 )
 def test_where_it_pays(kernel, image, wanted):
-    assert pays(jax.ShapeDtypeStruct(kernel, jnp.float32), image) is wanted
+    assert is_faster(jax.ShapeDtypeStruct(kernel, jnp.float32), image) is wanted
 
 
 def test_a_symbolic_batch_counts_as_one():
     (batch,) = jax.export.symbolic_shape("batch")
     kernel = jax.ShapeDtypeStruct((3, 3, 512, 512), jnp.float32)
-    assert pays(kernel, (batch, 32, 32))
-    assert not pays(kernel, (batch, 16, 16))
+    assert is_faster(kernel, (batch, 32, 32))
+    assert not is_faster(kernel, (batch, 16, 16))
 
 
 def test_bfloat16_stays_as_it_is():
-    assert not pays(jax.ShapeDtypeStruct((3, 3, 512, 512), jnp.bfloat16))
+    assert not is_faster(jax.ShapeDtypeStruct((3, 3, 512, 512), jnp.bfloat16))

@@ -9,7 +9,7 @@ from tiny_segae import answer, evaluation, inputs, small, table
 
 import jaxseg
 from jaxseg.nn.inference import fold_batch_norm, for_inference
-from jaxseg.nn.layers import BatchNorm, Table
+from jaxseg.nn.layers import BatchNorm, EmbeddingTable
 from jaxseg.segae import model as segae
 from jaxseg.segae.model import SegAE, SegAEConfig, embedding_of, with_embeddings
 from jaxseg.weights.fill import fill
@@ -155,7 +155,7 @@ def test_embeddings_start_as_zeros_are_given_to_a_copy_and_are_no_parameters():
     assert given.embeddings[...].dtype == jnp.float32
     np.testing.assert_array_equal(embedding_of(given, 2), table()[2])
     assert given.card is model.card
-    assert [path for path, _ in nnx.to_flat_state(nnx.state(given, Table))] == [("embeddings",)]
+    assert [path for path, _ in nnx.to_flat_state(nnx.state(given, EmbeddingTable))] == [("embeddings",)]
     assert ("embeddings",) not in [path for path, _ in nnx.to_flat_state(nnx.state(given, nnx.Param))]
 
 

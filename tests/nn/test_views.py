@@ -8,8 +8,8 @@ from flax import nnx
 
 from jaxseg.anatomy.unet import UNet, UNetConfig
 from jaxseg.nn import resnet
-from jaxseg.nn.layers import BatchNorm, across, conv
-from jaxseg.nn.recompute import recomputing
+from jaxseg.nn.layers import BatchNorm, conv
+from jaxseg.nn.views import over_devices, recomputing
 from jaxseg.post_dae.model import DAE, DAEConfig
 
 
@@ -85,7 +85,7 @@ def test_values_gradients_and_statistics_are_the_same(make, graph_mode):
 def test_statistics_over_several_devices_are_the_same_under_pmap():
     shares = IMAGES.reshape(2, 2, *IMAGES.shape[1:])
     results = []
-    for model in (across(dae(), "i"), recomputing(across(dae(), "i"))):
+    for model in (over_devices(dae(), "i"), recomputing(over_devices(dae(), "i"))):
         run, params, stats = objective(model)
         step = jax.pmap(jax.value_and_grad(run, has_aux=True), "i", in_axes=(None, None, 0), devices=jax.devices()[:2])
         results.append(jax.tree.map(np.asarray, step(params, stats, shares)))

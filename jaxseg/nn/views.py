@@ -10,6 +10,17 @@ from collections.abc import Callable
 import jax
 from flax import nnx
 
+from jaxseg.nn.layers import BatchNorm
+
+
+def over_devices(model: nnx.Module, axis: str) -> nnx.Module:
+    """Returns a view of a model whose batch norms take their statistics over all devices of a `pmap` axis."""
+    view = nnx.view(model)
+    for _, module in nnx.iter_modules(view):
+        if isinstance(module, BatchNorm):
+            module.axis = axis
+    return view
+
 
 def recomputable(call: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     """Decorates `__call__` of a part, such as a residual block; it takes arrays alone and must draw nothing."""
