@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -135,8 +136,8 @@ class EmbeddingTable(nnx.Variable):
 class ConvNorm(nnx.Module):
     """A convolution followed by batch normalisation: (B, H, W, C) -> (B, H', W', C').
 
-    `jaxseg.nn.inference.fold_batch_norm` merges the two for inference; `norm` is None afterwards. The arguments are
-    those of `conv`.
+    `jaxseg.nn.inference.fold_batch_norm` merges the two for inference; `norm` is None afterwards, and `conv`
+    may be another layer than `nnx.Conv`. The arguments are those of `conv`.
     """
 
     def __init__(
@@ -151,8 +152,10 @@ class ConvNorm(nnx.Module):
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
-        self.conv = conv(num_in, num_out, kernel, stride=stride, use_bias=use_bias, init=init, dtype=dtype, rngs=rngs)
-        self.norm = nnx.data(BatchNorm(num_out))
+        self.conv: Any = conv(
+            num_in, num_out, kernel, stride=stride, use_bias=use_bias, init=init, dtype=dtype, rngs=rngs
+        )
+        self.norm: BatchNorm | None = nnx.data(BatchNorm(num_out))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = self.conv(x)

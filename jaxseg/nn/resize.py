@@ -59,9 +59,7 @@ def _by_slices(x: jax.Array, axis: int, factor: int) -> jax.Array:
     first, last = (jax.lax.slice_in_dim(x, k, k + 1, axis=axis) for k in (0, length - 1))
     previous = jnp.concatenate([first, jax.lax.slice_in_dim(x, 0, length - 1, axis=axis)], axis)
     following = jnp.concatenate([jax.lax.slice_in_dim(x, 1, length, axis=axis), last], axis)
-    places = [
-        (place + 0.5) / factor - 0.5 for place in range(factor)
-    ]  # of the new pixels' centres, from the old centre
+    places = [(place + 0.5) / factor - 0.5 for place in range(factor)]  # of the new centres, from the old one
     parts = [x * (1 - abs(place)) + (previous if place < 0 else following) * abs(place) for place in places]
     return jnp.stack(parts, axis + 1).reshape(*x.shape[:axis], factor * length, *x.shape[axis + 1 :])
 

@@ -169,7 +169,7 @@ def test_a_voi_table_that_is_too_short_is_refused(tmp_path):
 
 def test_of_several_windows_or_tables_the_first_counts_and_a_note_says_so(tmp_path):
     picture = read_clinical(tmp_path, WindowCenter=[1000, 5], WindowWidth=[501, 6])
-    assert picture.notes == ("x.dcm: 2 windows; the first was used (centre 1000, width 501)",)
+    assert picture.notes == ("x.dcm: the file has 2 windows; the first was used (centre 1000, width 501)",)
     expected = [by_window(value, 1000, 501, "LINEAR") for value in RAMP.ravel()]
     np.testing.assert_allclose(shown(picture).ravel(), expected, atol=1e-6)
     tables = pydicom.Sequence([*lut(np.arange(4000), 0, 16), *lut(np.zeros(4000), 0, 16)])
@@ -191,7 +191,7 @@ def test_of_several_windows_or_tables_the_first_counts_and_a_note_says_so(tmp_pa
         (b"5\\6 ", b"9 ", b"LINEAR", "incomplete"),
         (b"\\6", b"9\\8 ", b"LINEAR", "incomplete"),
         (b"5 ", None, b"LINEAR", "incomplete"),
-        (b"5 ", b"9 ", b"CUBIC ", "function CUBIC is not known"),
+        (b"5 ", b"9 ", b"CUBIC ", "function CUBIC is unknown"),
     ],
 )
 @pytest.mark.filterwarnings("ignore")

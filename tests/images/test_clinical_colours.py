@@ -55,7 +55,7 @@ def test_a_palette_gives_the_brightness_of_its_colours(tmp_path, depth, big_endi
     picture = read_clinical(tmp_path, stored=indices, big_endian=big_endian, **tags)
     expected = luminance(entries.astype(np.uint16))[np.clip(indices.astype(int) - 10, 0, 199)] / (2**depth - 1)
     np.testing.assert_allclose(shown(picture), expected, atol=1e-6)
-    with pytest.raises(ImageError, match=r"PALETTE COLOR is colour; .* \(--intensity clinical turns it to grey\)"):
+    with pytest.raises(ImageError, match=r"PALETTE COLOR is colour; .* \(--intensity clinical converts it to grey\)"):
         read_picture(tmp_path / "x.dcm")
 
 

@@ -278,7 +278,7 @@ def test_a_single_frame_may_be_counted(tmp_path):
 def test_the_spacing_of_pixels_is_read_or_told_to_make_no_sense(tmp_path, tags, spacing_mm, note, intensity):
     picture = read_picture(write_dicom(tmp_path / "x.dcm", RAMP, **tags), intensity=intensity)
     assert picture.spacing_mm == spacing_mm
-    own = [text for text in picture.notes if "lengths in millimetres are not known" in text]
+    own = [text for text in picture.notes if "lengths in millimetres are unknown" in text]
     assert len(own) == (note is not None)
     if note:
         assert re.search(note, own[0])

@@ -47,7 +47,7 @@ FILES = {  # what "original" and "clinical" say, or READ
 }
 NOTES = {  # where there are any
     "liver_1frame.dcm": ["this is a DICOM segmentation (a mask), no X-ray"],
-    "693_J2KI.dcm clinical": ["the padding value -2000 lies among the values of the picture and was left out"],
+    "693_J2KI.dcm clinical": ["the padding value -2000 lies among the values of the picture and was ignored"],
     "examples_overlay.dcm clinical": ["2 windows; the first was used (centre 450, width 790)"],
     "derived_slope_half_signed.dcm clinical": ["2 windows; the first was used (centre 40, width 400)"],
 }

@@ -179,12 +179,12 @@ def test_instance_norm_equals_pytorch(kit):
     norm = instance_norm(3)
     for variable, name in ((norm.scale, "g"), (norm.bias, "h")):
         variable.set_value(jnp.asarray(kit.input(GOLDEN, name)))
-    kit.check(GOLDEN, "instance_norm", np.asarray(norm(nhwc(kit, "x"))).transpose(0, 3, 1, 2))
+    kit.check(GOLDEN, "instance_norm", np.asarray(norm(nhwc(kit.input(GOLDEN, "x")))).transpose(0, 3, 1, 2))
 
 
 @pytest.mark.parametrize("groups", [2, 16])
 def test_group_norm_equals_pytorch(kit, groups):
-    found = GroupNorm(16, groups)(nhwc(kit, "y"))
+    found = GroupNorm(16, groups)(nhwc(kit.input(GOLDEN, "y")))
     kit.check(GOLDEN, f"group_norm_{groups}_of_16", np.asarray(found).transpose(0, 3, 1, 2))
 
 
