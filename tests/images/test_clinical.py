@@ -174,7 +174,7 @@ def test_of_several_windows_or_tables_the_first_counts_and_a_note_says_so(tmp_pa
     np.testing.assert_allclose(shown(picture).ravel(), expected, atol=1e-6)
     tables = pydicom.Sequence([*lut(np.arange(4000), 0, 16), *lut(np.zeros(4000), 0, 16)])
     picture = read_clinical(tmp_path, VOILUTSequence=tables, WindowCenter=5, WindowWidth=6)
-    assert picture.notes == ("x.dcm: 2 VOI LUTs; the first was used",)
+    assert picture.notes == ("x.dcm: the file has 2 VOI LUTs; the first was used",)
     np.testing.assert_array_equal(picture.pixels, RAMP)
 
 

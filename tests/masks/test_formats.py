@@ -101,9 +101,9 @@ def test_an_image_is_found_in_a_file_of_several(tmp_path):
     np.testing.assert_array_equal(read_masks(path, image="elsewhere/one.png").masks, masks)
     empty = read_masks(path, image="two.png", names=["lung", "heart"])
     assert (empty.names, empty.masks.shape, empty.masks.any()) == (("lung", "heart"), (2, 8, 8), False)
-    with pytest.raises(ImageError, match=r"all.json: 2 of the images; tell which with image="):
+    with pytest.raises(ImageError, match=r"all.json: the file has 2 images; choose one with image="):
         read_masks(path)
-    with pytest.raises(ImageError, match=r"all.json: none of the images is called three.png"):
+    with pytest.raises(ImageError, match=r"all.json: the file has no images called three.png"):
         read_masks(path, image="three.png")
 
 
@@ -124,12 +124,12 @@ WRONG_SIZE = POLYGON | {"segmentation": {"size": [2, 2], "counts": "04"}}
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"annotations": [POLYGON]}, "holds polygons; compress them"),
+        ({"annotations": [POLYGON]}, "holds polygons; convert them"),
         ({"annotations": [WRONG_SIZE]}, r"an annotation's size is \[2, 2\], its image's is \[24, 40\]"),
-        ({"annotations": [{"image_id": 1}]}, "no COCO file"),
-        ({"annotations": {}, "categories": 3}, "no COCO file"),
-        ({"images": ["one.png"]}, "no COCO file"),
-        ({"images": [{"id": 1, "file_name": "one.png", "height": "x", "width": 2}]}, "no COCO file"),
+        ({"annotations": [{"image_id": 1}]}, "not a COCO file"),
+        ({"annotations": {}, "categories": 3}, "not a COCO file"),
+        ({"images": ["one.png"]}, "not a COCO file"),
+        ({"images": [{"id": 1, "file_name": "one.png", "height": "x", "width": 2}]}, "not a COCO file"),
         ({"images": [{"id": 1, "file_name": "one.png", "height": 10**6, "width": 10**6}]}, "the image is 1000000 x"),
         ({"categories": [{"id": 0, "name": 7}, {"id": 1, "name": "b"}]}, "the names of the categories must be texts"),
         ({"categories": [], "annotations": []}, "0 masks; from 1 to 1000 can be read"),
@@ -144,7 +144,7 @@ def test_a_coco_file_that_is_wrong_is_refused(tmp_path, changes, message):
 def test_no_json_is_refused(tmp_path):
     for text in ("{", "[" * 100_000, "7", '["a"]'):
         (tmp_path / "a.json").write_text(text)
-        with pytest.raises(ImageError, match=r"a.json: no (JSON|COCO) file"):
+        with pytest.raises(ImageError, match=r"a.json: not a (JSON|COCO) file"):
             read_masks(tmp_path / "a.json")
 
 

@@ -289,5 +289,5 @@ def test_every_chunk_has_its_check_sum_and_the_data_its_exact_length():
 
 @pytest.mark.parametrize("width", [0, 8, 17, 100])
 def test_a_width_that_does_not_fit_the_rows_is_refused(width):
-    with pytest.raises(ValueError, match="2 bytes a row do not hold"):
+    with pytest.raises(ValueError, match="2 bytes per row do not hold"):
         encode_bits(np.zeros((4, 2), np.uint8), width)
