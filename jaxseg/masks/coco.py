@@ -72,7 +72,7 @@ def decode_rle(rle: dict) -> np.ndarray:
 
 
 def bounding_box(mask: np.ndarray) -> list[float]:
-    """Returns the smallest box [x, y, width, height] around the foreground of an (H, W) bool mask; zeros if it is empty."""
+    """Returns the smallest box [x, y, width, height] around an (H, W) bool mask; zeros if the mask is empty."""
     mask = _checked(mask)
     columns = np.flatnonzero(mask.any(axis=0))
     if columns.size == 0:

@@ -156,14 +156,14 @@ def test_what_cannot_be_written_is_refused_and_leaves_no_file(image, tmp_path):
     tiny = resized(image, tmp_path / "tiny.dcm", 1, 7)
     plane = changed(image, tmp_path / "ct.dcm", SOPClassUID=b"1.2.840.10008.5.1.4.1.1.2")
     cases = [
-        (picture, {}, "refers to a DICOM image; chest.png is none"),
+        (picture, {}, "refers to a DICOM image; chest.png is not one"),
         (frames, {}, "2 frames"),
         (unknown, {}, "does not know this class"),
         (tiny, {"masks": some_masks((1, 7))}, "fewer than 8 pixels"),
         (plane, {}, "no Frame Of Reference UID"),
         (image, {"masks": some_masks((5, 5))}, r"masks are \(5, 5\)"),
-        (image, {"masks": FakeMasks(np.zeros((6, *size), bool))}, "no class has a pixel"),
-        (image, {"labelmap": True, "masks": FakeMasks(np.zeros((6, *size), bool))}, "no class has a pixel"),
+        (image, {"masks": FakeMasks(np.zeros((6, *size), bool))}, "all classes are empty"),
+        (image, {"labelmap": True, "masks": FakeMasks(np.zeros((6, *size), bool))}, "all classes are empty"),
         (image, {"labelmap": True}, "'lung' and 'posterior 3rd rib right' overlap"),
     ]
     for source, options, message in cases:
@@ -175,7 +175,7 @@ def test_what_cannot_be_written_is_refused_and_leaves_no_file(image, tmp_path):
 def test_only_dicom_files_pass_as_sources(image, tmp_path):
     check_source(image)
     (tmp_path / "empty.dcm").touch()
-    with pytest.raises(ImageError, match=r"empty.dcm is none \(choose another -ot\)"):
+    with pytest.raises(ImageError, match=r"empty.dcm is not one \(choose another -ot\)"):
         check_source(tmp_path / "empty.dcm")
     with pytest.raises(FileNotFoundError):
         check_source(tmp_path / "missing.dcm")

@@ -102,7 +102,7 @@ def test_damaged_objects_give_masks_or_a_reason(image, tmp_path, data):
 
 def test_pictures_and_images_are_no_segmentations(image, tmp_path):
     shutil.copy(image, tmp_path / "x.dcm")
-    with pytest.raises(ImageError, match="no DICOM SEG"):
+    with pytest.raises(ImageError, match="not a DICOM SEG"):
         read_dicom_seg(tmp_path / "x.dcm")
     (tmp_path / "y.dcm").write_bytes(bytes(1000))
     with pytest.raises(ImageError, match=r"^y\.dcm: cannot read it as DICOM SEG \("):

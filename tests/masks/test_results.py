@@ -58,7 +58,7 @@ def test_an_image_that_was_moved_is_known_by_its_content(folder, image):
     write_summary(folder, "elsewhere/one.png", {"npy": output("one.npy")}, sha256=digest)
     assert find_masks(folder, image) == folder / "one.npy"
     image.write_bytes(b"another patient's image of the same name")
-    with pytest.raises(ValueError, match=r"lists no masks of .*one.png; they are of other images"):
+    with pytest.raises(ValueError, match=r"lists no masks of .*one.png, only of other images"):
         find_masks(folder, image)
 
 
@@ -103,7 +103,7 @@ def test_an_absolute_path_in_a_summary_is_refused(folder, image):
 def test_a_damaged_summary_is_refused(folder, image, text):
     (folder / "one.npy").touch()
     (folder / "summary.json").write_text(text)
-    with pytest.raises(ValueError, match=r"summary.json is no summary of jaxseg, or damaged"):
+    with pytest.raises(ValueError, match=r"summary.json is not a jaxseg summary, or is damaged"):
         find_masks(folder, image)
 
 
@@ -144,7 +144,7 @@ def test_none_and_several_are_refused(folder, image):
     (folder / "one.png").touch()
     with pytest.raises(ValueError, match=r"found several: one.npy, one.png; name the masks themselves"):
         find_masks(folder, image)
-    with pytest.raises(ValueError, match="is no folder"):
+    with pytest.raises(ValueError, match="is not a folder"):
         find_masks(image, image)
 
 
