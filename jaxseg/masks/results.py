@@ -107,10 +107,8 @@ def _parse(path: Path, _size: int, _time: int) -> Summary | None:
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict) or "jaxseg" not in content:
             return None
-        classes, entries = (
-            content["settings"].get("classes", []),
-            content["files"].values(),
-        )  # `extract` lists no classes
+        classes = content["settings"].get("classes", [])  # `extract` lists none
+        entries = content["files"].values()
         texts = [*classes, *(entry["source"] for entry in entries), *(entry.get("sha256", "") for entry in entries)]
         paths = [output["path"] for entry in entries for output in entry["outputs"].values()]
         if not all(isinstance(text, str) for text in texts + paths):

@@ -20,36 +20,28 @@ from pydicom.valuerep import format_number_as_ds
 from jaxseg.images.decode import open_dicom, without_remarks
 from jaxseg.images.picture import ImageError, check_size
 
-_TEXT: tuple[str, ...] = ("PatientName", "PatientID", "IssuerOfPatientID", "EthnicGroup", "AccessionNumber", "StudyID")
-_TEXT += ("StudyDescription", "ReferringPhysicianName", "PositionReferenceIndicator")
-_OTHER: tuple[str, ...] = (
-    "PatientBirthDate",
-    "PatientSex",
-    "PatientAge",
-    "PatientSize",
-    "PatientWeight",
-    "StudyDate",
-    "StudyTime",
+_TEXT = (
+    *("PatientName", "PatientID", "IssuerOfPatientID", "EthnicGroup", "AccessionNumber", "StudyID"),
+    *("StudyDescription", "ReferringPhysicianName", "PositionReferenceIndicator"),
 )
-_OTHER += ("FrameOfReferenceUID",)
-_REQUIRED: tuple[str, ...] = (
-    "PatientName",
-    "PatientID",
-    "PatientBirthDate",
-    "PatientSex",
-    "AccessionNumber",
-    "StudyID",
-    "StudyDate",
+_OTHER = (
+    *("PatientBirthDate", "PatientSex", "PatientAge", "PatientSize", "PatientWeight", "StudyDate", "StudyTime"),
+    "FrameOfReferenceUID",
 )
-_REQUIRED += ("StudyTime", "ReferringPhysicianName")  # may be empty
+_REQUIRED = (  # may be empty
+    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate"),
+    *("StudyTime", "ReferringPhysicianName"),
+)
 _UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 _PLANE = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2, "SliceThickness": 1}
 _LOSSY = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
 _DEIDENTIFIED = ("PatientIdentityRemoved", "DeidentificationMethod")
 _UNREADABLE = "\\"  # a value that is invalid in every representation
 _TERMS = {"PatientSex": ("M", "F", "O"), "PatientIdentityRemoved": ("YES", "NO")}
-_READ: tuple[str, ...] = (*_TEXT, *_OTHER, *_UIDS, *_PLANE, *_LOSSY, *_DEIDENTIFIED, "SOPClassUID", "Rows", "Columns")
-_READ += ("NumberOfFrames", "PatientOrientation", "SpecificCharacterSet")
+_READ = (
+    *(*_TEXT, *_OTHER, *_UIDS, *_PLANE, *_LOSSY, *_DEIDENTIFIED, "SOPClassUID", "Rows", "Columns"),
+    *("NumberOfFrames", "PatientOrientation", "SpecificCharacterSet"),
+)
 
 
 def read_header(path: Path) -> tuple[Dataset, list[str]]:
