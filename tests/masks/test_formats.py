@@ -61,8 +61,8 @@ RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
     ("array", "message"),
     [
         (RAMP, "has many shades of grey: it is a picture, not a mask"),
-        (RAMP // 50, "has values up to 5: a mask has 0 and 255, or 0 and 1"),
-        (np.stack([RAMP, RAMP * 0, RAMP * 0], -1), "the picture is coloured; a mask is black and white"),
+        (RAMP // 50, "has values up to 5: masks have 0 and 255, or 0 and 1"),
+        (np.stack([RAMP, RAMP * 0, RAMP * 0], -1), "the picture is coloured; masks are black and white"),
         (RAMP.astype(np.uint16), "a mask must be one picture of 1 or 8 bits"),
     ],
 )
@@ -131,7 +131,7 @@ WRONG_SIZE = POLYGON | {"segmentation": {"size": [2, 2], "counts": "04"}}
         ({"images": ["one.png"]}, "not a COCO file"),
         ({"images": [{"id": 1, "file_name": "one.png", "height": "x", "width": 2}]}, "not a COCO file"),
         ({"images": [{"id": 1, "file_name": "one.png", "height": 10**6, "width": 10**6}]}, "the image is 1000000 x"),
-        ({"categories": [{"id": 0, "name": 7}, {"id": 1, "name": "b"}]}, "the names of the categories must be texts"),
+        ({"categories": [{"id": 0, "name": 7}, {"id": 1, "name": "b"}]}, "the names of the categories must be strings"),
         ({"categories": [], "annotations": []}, "0 masks; from 1 to 1000 can be read"),
     ],
 )
