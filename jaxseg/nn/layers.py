@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,8 @@ from jax.typing import DTypeLike
 
 from jaxseg.nn.convolution import convolution
 
-INITS = ("torch", "lecun")
-DTYPES = ("float32", "bfloat16")
+Init = Literal["torch", "lecun"]
+Dtype = Literal["float32", "bfloat16"]
 _NHWC = ("NHWC", "HWIO", "NHWC")
 
 

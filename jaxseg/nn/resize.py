@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import numpy as np
 
 from jaxseg.nn.indices import bilinear_taps
 
-ODD = ("floor", "truncate")
+Odd = Literal["floor", "truncate"]
 
 
 def bilinear(x: jax.Array, size: tuple[int, int]) -> jax.Array:
@@ -89,7 +90,7 @@ def double_aligned(x: jax.Array) -> jax.Array:
     return x
 
 
-def pad_or_crop(x: jax.Array, size: tuple[int, int], *, odd: str = "floor") -> jax.Array:
+def pad_or_crop(x: jax.Array, size: tuple[int, int], *, odd: Odd = "floor") -> jax.Array:
     """Returns `x` padded with zeros or cropped to a size; its centre stays in the centre.
 
     Args:
@@ -106,8 +107,8 @@ def pad_or_crop(x: jax.Array, size: tuple[int, int], *, odd: str = "floor") -> j
     Raises:
       ValueError: `odd` is unknown.
     """
-    if odd not in ODD:
-        raise ValueError(f"odd is {odd!r}; known: {', '.join(ODD)}")
+    if odd not in get_args(Odd):
+        raise ValueError(f"odd is {odd!r}; known: {', '.join(get_args(Odd))}")
     padding = [(0, 0, 0)] * 4  # before, after and between
     for axis, length in ((1, size[0]), (2, size[1])):
         missing = length - x.shape[axis]  # negative if the map is cropped
