@@ -4,6 +4,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -61,7 +62,7 @@ class Runner:
         self._compiled: dict[tuple, Callable] = {}
         self.compile_seconds = 0.0
 
-    def __call__(self, *arrays: np.ndarray, shared: tuple = (), batch_size: int | None = None):
+    def __call__(self, *arrays: np.ndarray, shared: tuple = (), batch_size: int | None = None) -> Any:
         """Returns the function's answer for up to a batch of items, as numpy arrays.
 
         Args:
@@ -78,7 +79,7 @@ class Runner:
         answer = self.start(*arrays, shared=shared, batch_size=batch_size)
         return jax.tree.map(lambda leaf: np.asarray(leaf)[:count], answer)
 
-    def start(self, *arrays: np.ndarray, shared: tuple = (), batch_size: int | None = None):
+    def start(self, *arrays: np.ndarray, shared: tuple = (), batch_size: int | None = None) -> Any:
         """Returns the answer for a whole batch on the devices, without waiting for it; see `__call__`.
 
         The items that fill up a short batch are in it, at the end.
@@ -117,7 +118,7 @@ class Runner:
 
 # Nothing is donated: no answer has the size of the inputs, so XLA could not use their memory.
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _run(function: Callable, graphdef, state, shared: tuple, arrays: tuple):
+def _run(function: Callable, graphdef: nnx.GraphDef, state: nnx.State, shared: tuple, arrays: tuple) -> Any:
     return function(nnx.merge(graphdef, state), *shared, *arrays)
 
 
@@ -187,10 +188,10 @@ class Winograd(nnx.Module):
       conv: the convolution that it replaces.
     """
 
-    def __init__(self, conv: nnx.Conv):
+    def __init__(self, conv: nnx.Conv) -> None:
         # Under jit: otherwise each operation would be compiled by itself.
         self.kernel = nnx.Param(jax.jit(transformed)(conv.kernel.get_value()))
-        self.bias = nnx.Param(conv.bias.get_value())
+        self.bias = nnx.Param(jnp.zeros(conv.out_features) if conv.bias is None else conv.bias.get_value())
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return winograd(x, self.kernel[...], precision=jax.lax.Precision.HIGHEST) + self.bias[...].reshape(1, 1, 1, -1)

@@ -42,7 +42,7 @@ class ResNetConfig:
     dtype: Dtype = "float32"
     stem_bias: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         verify(self)
 
     @property
