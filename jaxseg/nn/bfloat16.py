@@ -2,8 +2,8 @@
 
 Processors with units for bfloat16 matrix products (Intel's AMX) compute such a product in a third to a fifth of the
 time of float32. XLA uses these units only for products whose result is float32, and not in its convolutions.
-`benchmarks/half.py` measured this for the forward pass on such a processor. On other processors bfloat16 was not
-measured, and float32 is the better choice.
+`benchmarks/convolutions.py` measured this for the forward pass on such a processor. On other processors bfloat16 was
+not measured, and float32 is the better choice.
 """
 
 import jax

@@ -1,9 +1,9 @@
 """Convolutions as XLA computes them, except the cases where CPUs have a faster way; arrays are (B, H, W, C).
 
-On CPUs:
+On CPUs, as `benchmarks/convolutions.py` measures:
 - XLA takes up to five times as long for the gradient of a kernel as one matrix product per column of the kernel does.
-  With up to 16 channels XLA is faster (`benchmarks/kernel_gradient.py`).
-- 3x3 convolutions of many channels are faster by Winograd's algorithm, forward and backward (`benchmarks/winograd.py`).
+  With up to 16 channels XLA is faster.
+- 3x3 convolutions of many channels are faster by Winograd's algorithm, forward and backward.
 - In bfloat16, these and 1x1 convolutions are faster as products accumulated in float32 (`jaxseg.nn.bfloat16`).
 """
 

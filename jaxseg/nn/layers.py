@@ -266,7 +266,7 @@ def sub_pixel_transpose(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
     Each of them computes one of four neighbouring output pixels. Along an axis, an even pixel reads only the middle of
     the kernel; an odd pixel reads the kernel's end at the same input pixel and its start at the next one.
-    `benchmarks/transposed_conv.py` measures the two forms.
+    `benchmarks/convolutions.py` measures the two forms.
 
     Args:
       x: (B, H, W, C).
