@@ -31,6 +31,7 @@ test-torch: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 $(BASE): setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)

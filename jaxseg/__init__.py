@@ -14,18 +14,22 @@ _PUBLIC = {
     "convert": "jaxseg.weights.load",
     "create": "jaxseg.weights.load",
     "denoise": "jaxseg.post_dae.denoise",
+    "denoise_folder": "jaxseg.post_dae.mask_files",
     "Denoiser": "jaxseg.post_dae.denoise",
     "extract": "jaxseg.anatomy.extract",
+    "extract_folder": "jaxseg.anatomy.folders",
     "functional": "jaxseg.weights.load",
     "load": "jaxseg.weights.load",
     "load_exported": "jaxseg.export.exported",
     "read_torch_file": "jaxseg.weights.torch_file",
     "sample": "jaxseg.annotators.sample",
+    "sample_folder": "jaxseg.annotators.image_files",
     "Sampler": "jaxseg.annotators.sample",
     "score": "jaxseg.segae.score",
     "Scorer": "jaxseg.segae.score",
     "segae_inference": "jaxseg.segae.score",
     "segment": "jaxseg.anatomy.segment",
+    "segment_folder": "jaxseg.anatomy.folders",
     "Segmenter": "jaxseg.anatomy.segment",
     "visualize": "jaxseg.draw.visualize",
 }
@@ -33,7 +37,7 @@ _PUBLIC = {
 __all__ = ["__version__", *_PUBLIC]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> object:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'jaxseg' has no attribute {name!r}")
     return getattr(importlib.import_module(_PUBLIC[name]), name)

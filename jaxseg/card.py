@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 from jaxseg.files import printable
 
@@ -17,7 +18,7 @@ class Card:
 
     Attributes:
       model: registry name, such as "cxas".
-      architecture: key of `jaxseg.architectures.ARCHITECTURES`.
+      architecture: name of the model class, a key of `jaxseg.registry.MODELS`.
       config: hyper-parameters as sorted (name, value) pairs.
       class_names: a name for every output channel.
       preprocessing: how an image becomes the network's input, see `jaxseg.images.preprocess`.
@@ -81,7 +82,9 @@ def _validated(fields: object, path: Path) -> Card:
     required = {"model", "architecture", "config", "class_names", "preprocessing"}
     problems = [f"{name}: unknown field" for name in sorted(set(fields) - known)]
     problems += [f"{name}: missing" for name in sorted(required - set(fields))]
-    config, names, size = fields.get("config"), fields.get("class_names"), fields.get("input_size", [512, 512])
+    config: Any = fields.get("config")
+    names: Any = fields.get("class_names")
+    size = fields.get("input_size", [512, 512])
     if not isinstance(config, dict) or not all(map(_is_setting, config.values())):
         problems.append("config: must map names to words, numbers and lists of whole numbers")
     if not isinstance(names, list) or not names or not all(isinstance(n, str) and n for n in names):

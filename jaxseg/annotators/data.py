@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxseg.datasets.volume_cache import Cache
 from jaxseg.files import printable
-from jaxseg.images.checks import ImageError, check_size
+from jaxseg.images.picture import ImageError, check_size
 from jaxseg.images.tiff import SUFFIXES, read_tiff
 
 SPLITS = ("train", "validate", "test")

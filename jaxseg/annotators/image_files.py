@@ -18,7 +18,7 @@ from jaxseg.folder_runs.account import Product, Run
 from jaxseg.folder_runs.folder import process
 from jaxseg.folder_runs.inputs import Job
 from jaxseg.folder_runs.stream import Outcome
-from jaxseg.images.checks import ImageError
+from jaxseg.images.picture import ImageError
 from jaxseg.masks.write import PREVIEW
 
 FORMATS = ("npz", "npy", "png")

@@ -10,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 
 from jaxseg import npy
 from jaxseg.folder_runs.inputs import find_by_suffix
-from jaxseg.images.checks import MAX_PIXELS, ImageError, check_size
+from jaxseg.images.picture import MAX_PIXELS, ImageError, check_size
 from jaxseg.images.tiff import SUFFIXES as TIFFS
 from jaxseg.images.tiff import read_tiff
 from jaxseg.nn.indices import bilinear_array

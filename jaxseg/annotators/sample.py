@@ -17,7 +17,7 @@ from jaxseg.annotators.draws import sample_noise
 from jaxseg.annotators.images import NORMALISE, checked_image, read_image, resized_image, resized_labels
 from jaxseg.card import Card
 from jaxseg.devices import shardings
-from jaxseg.images.checks import ImageError
+from jaxseg.images.picture import ImageError
 from jaxseg.weights.load import load
 
 MODELS = ("cmvae", "prob_unet")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from jaxseg.files import safe_name
-from jaxseg.images.kinds import SUFFIXES, check_kind, kind_of, stem
+from jaxseg.images.read import SUFFIXES, check_kind, kind_of, stem
 from jaxseg.masks.results import SUMMARY_FILE
 from jaxseg.masks.write import PREVIEW, RESULTS
 

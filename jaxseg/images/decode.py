@@ -1,4 +1,4 @@
-"""Opens DICOM files and decodes their pixels: within bounded memory, and never a part of a picture for the whole."""
+"""Opens DICOM files and decodes their pixels, within bounded memory; incomplete pictures are refused."""
 
 import contextlib
 import io
@@ -16,29 +16,32 @@ from pydicom import uid
 from pydicom.encaps import get_frame
 from pydicom.filereader import read_dataset, read_file_meta_info, read_preamble
 from pydicom.pixels import get_decoder
+from pydicom.pixels.decoders.base import Decoder
 
-from jaxseg.images.checks import MAX_PIXELS, ImageError
+from jaxseg.images.picture import MAX_PIXELS, ImageError
 
-MAX_INFLATED = 4 * MAX_PIXELS  # bytes of a deflated file: 16-bit grey or 8-bit colour, and its tags
+MAX_INFLATED = 4 * MAX_PIXELS  # bytes of a file after inflating: 16-bit grey or 8-bit colour, and its tags
 
-# The first that is installed decodes: one that refuses what is incomplete before one that fills it up (pylibjpeg), and
-# the same one whatever else is installed, so that lossy pictures are the same everywhere.
+# The first installed decoder of this list is used. Decoders that refuse incomplete data come before pylibjpeg, which
+# fills it up. The order is fixed, so that lossy pictures are the same on every machine with the same decoder.
 _DECODERS = ("pillow", "pyjpegls", "pydicom", "gdcm", "pylibjpeg")
 _IN_EXTRA = (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEGLosslessSV1)
-_FRAME_HEADERS = b"\xc0\xc1\xc2\xc3\xc5\xc6\xc7\xc9\xca\xcb\xcd\xce\xcf\xf7"  # second bytes of JPEG's and JPEG-LS's
-_END = b"\xff\xd9"  # of JPEG, JPEG-LS and JPEG 2000, in whose data these bytes do not occur
+_FRAME_HEADERS = (
+    b"\xc0\xc1\xc2\xc3\xc5\xc6\xc7\xc9\xca\xcb\xcd\xce\xcf\xf7"  # second byte of the frame headers of JPEG and JPEG-LS
+)
+_END = b"\xff\xd9"  # end marker of JPEG, JPEG-LS and JPEG 2000; these bytes do not occur in their data
 
 _threads = threading.Lock()
-_silence = contextlib.ExitStack()  # holds Python's filters, which are those of all threads
-_silent = 0  # how many want silence
-_reading = threading.local()  # `remarks`: what pydicom says of the file that this thread reads
+_silence = contextlib.ExitStack()  # holds Python's warning filters, which all threads share
+_silent = 0  # number of threads that silence warnings
+_reading = threading.local()  # `remarks`: pydicom's remarks on the file that this thread reads
 
 
 @contextlib.contextmanager
 def without_remarks() -> Iterator[list[str]]:
-    """Takes what pydicom remarks on in this thread, instead of letting it out; yields the list of it.
+    """Collects pydicom's log messages of this thread instead of emitting them; yields the list that receives them.
 
-    Python's filters of warnings come back when the last thread that wants silence is done.
+    Python's warnings are silenced meanwhile, and their filters are restored when the last such thread leaves.
     """
     global _silent
     with _threads:
@@ -58,7 +61,10 @@ def without_remarks() -> Iterator[list[str]]:
 
 
 def _take_remark(record: logging.LogRecord) -> bool:
-    """Keeps what pydicom logs, as it does with all that it warns of; what other threads log passes."""
+    """Collects a message that pydicom logs in a thread that collects remarks; messages of other threads pass.
+
+    pydicom logs everything that it warns of.
+    """
     remarks = getattr(_reading, "remarks", None)
     if remarks is None:
         return True
@@ -71,20 +77,20 @@ for _name in ("pydicom", "pydicom.pixels.decoders.base"):
 
 
 def open_dicom(path: Path, *, tags: tuple[str, ...] | None = None) -> pydicom.Dataset:
-    """Reads a DICOM file; a deflated one is inflated here, since pydicom would inflate it to any size.
+    """Reads a DICOM file; a deflated file is inflated here, because pydicom would inflate it to any size.
 
     Args:
       path: the file.
-      tags: read these alone, without pixels, where the file is not deflated.
+      tags: keywords of the tags to read, without pixels; None means all tags. A deflated file is always read whole.
 
     Raises:
-      ImageError: it is too large when inflated, or was cut short.
-      Exception: whatever pydicom raises on damaged files.
+      ImageError: the deflated file is too large when inflated, or is truncated.
+      Exception: any error that pydicom raises on damaged files.
       OSError: the file cannot be read.
     """
     meta = read_file_meta_info(path)
     if meta.get("TransferSyntaxUID") != uid.DeflatedExplicitVRLittleEndian:
-        return pydicom.dcmread(path, stop_before_pixels=tags is not None, specific_tags=tags and list(tags))
+        return pydicom.dcmread(path, stop_before_pixels=tags is not None, specific_tags=list(tags) if tags else None)
     with path.open("rb") as file:
         read_preamble(file, force=False)
         read_dataset(file, is_implicit_VR=False, is_little_endian=True, stop_when=lambda tag, *_: tag >> 16 != 2)
@@ -100,13 +106,17 @@ def open_dicom(path: Path, *, tags: tuple[str, ...] | None = None) -> pydicom.Da
 
 
 def stored_pixels(dataset: pydicom.Dataset) -> np.ndarray:
-    """Returns the stored values of a single frame: (Rows, Columns), or (Rows, Columns, 3) of RGB and YBR colours.
+    """Returns the stored values of a single frame.
 
-    YBR comes as RGB. The tags must have been checked for a bearable size.
+    Args:
+      dataset: a file of one frame whose size `jaxseg.images.dicom.check_tags` has checked.
+
+    Returns:
+      (Rows, Columns), or (Rows, Columns, 3) for RGB and YBR colours; YBR is converted to RGB.
 
     Raises:
-      ImageError: nothing here can decode them, or they are incomplete, or not as the tags say.
-      Exception: whatever pydicom and its decoders raise on damaged files.
+      ImageError: no installed decoder can decode the pixels, they are incomplete, or they contradict the tags.
+      Exception: any error that pydicom and its decoders raise on damaged files.
     """
     syntax = dataset.file_meta.TransferSyntaxUID
     try:
@@ -122,16 +132,16 @@ def stored_pixels(dataset: pydicom.Dataset) -> np.ndarray:
     pixels = dataset.pixel_array
     grey = dataset.PhotometricInterpretation in ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
     expected = (dataset.Rows, dataset.Columns) if grey else (dataset.Rows, dataset.Columns, 3)
-    if pixels.shape != expected:  # frames or samples that the tags do not announce
+    if pixels.shape != expected:  # frames or samples that the tags do not mention
         raise ImageError(f"the pixels are {pixels.shape}, the tags say {expected}")
     return pixels
 
 
-def _choose(syntax: uid.UID, decoder, dataset: pydicom.Dataset) -> str:
-    """The installed decoder to use for compressed pixels."""
+def _choose(syntax: uid.UID, decoder: Decoder | None, dataset: pydicom.Dataset) -> str:
+    """Returns the name of the installed decoder to use for compressed pixels."""
     found = set(decoder.available_plugins) if decoder is not None else set()
     if syntax == uid.JPEGExtended12Bit and dataset.BitsStored != 8:
-        found.discard("pillow")  # says that it can, and cannot
+        found.discard("pillow")  # claims to decode this and fails
     if not found:
         hint = "convert the file to Explicit VR Little Endian"
         if syntax in (*_IN_EXTRA, *uid.JPEGLSTransferSyntaxes):
@@ -141,15 +151,15 @@ def _choose(syntax: uid.UID, decoder, dataset: pydicom.Dataset) -> str:
 
 
 def _check_bits(dataset: pydicom.Dataset) -> None:
-    """pydicom takes the lower bits of every value, wherever the tags say that they are."""
+    """Checks that the bits of a value are the lowest ones: pydicom reads those, whatever the tags say."""
     high, stored = dataset.get("HighBit"), dataset.BitsStored
     if high is not None and int(high) != int(stored) - 1:
         raise ImageError(f"the {stored} bits of a value end at bit {high}; only bit {stored - 1} can be read (HighBit)")
 
 
 def _check_stream(dataset: pydicom.Dataset, syntax: uid.UID) -> None:
-    """Refuses compressed pictures of another size than the tags say, and those that were cut short."""
-    if syntax == uid.RLELossless:  # holds no size, and pydicom counts what it decodes
+    """Refuses compressed pictures whose size contradicts the tags, and truncated ones."""
+    if syntax == uid.RLELossless:  # has no size, and pydicom counts the decoded values
         return
     stream = get_frame(dataset.PixelData, 0, number_of_frames=1)
     *size, start = _jpeg2000_header(stream) if syntax in uid.JPEG2000TransferSyntaxes else _jpeg_header(stream)
@@ -160,19 +170,19 @@ def _check_stream(dataset: pydicom.Dataset, syntax: uid.UID) -> None:
 
 
 def _jpeg_header(stream: bytes) -> tuple[int, int, int]:
-    """Height, width and the place of the frame header of a JPEG or JPEG-LS stream."""
+    """Returns height, width and the position of the frame header of a JPEG or JPEG-LS stream."""
     at = 2
     while stream[:2] == b"\xff\xd8" and at + 9 <= len(stream) and stream[at] == 0xFF:
         if stream[at + 1] in _FRAME_HEADERS:
             return *struct.unpack_from(">HH", stream, at + 5), at
         at += 1 if stream[at + 1] == 0xFF else 2 + struct.unpack_from(">H", stream, at + 2)[0]
-    raise ImageError("the compressed picture is no JPEG, or damaged")
+    raise ImageError("the compressed picture is not a JPEG, or damaged")
 
 
 def _jpeg2000_header(stream: bytes) -> tuple[int, int, int]:
-    """Height, width and the place of the header of a JPEG 2000 stream."""
+    """Returns height, width and the position of the header of a JPEG 2000 stream."""
     at = stream.find(b"\xff\x4f\xff\x51")
     if at < 0 or at + 24 > len(stream):
-        raise ImageError("the compressed picture is no JPEG 2000, or damaged")
+        raise ImageError("the compressed picture is not a JPEG 2000, or damaged")
     right, bottom, left, top = struct.unpack_from(">4I", stream, at + 8)
     return bottom - top, right - left, at

@@ -1,4 +1,4 @@
-"""Reads DICOM X-rays: as the original's reader does, or as a viewer shows them."""
+"""Reads DICOM X-rays, either as the original's reader does or as a viewer shows them."""
 
 import math
 from pathlib import Path
@@ -7,12 +7,14 @@ import numpy as np
 import pydicom
 from pydicom.errors import InvalidDicomError
 
-from jaxseg.images.checks import ImageError, check_grey, check_size
-from jaxseg.images.clinical import COLOURS, clinical_grey
+from jaxseg.images.clinical import COLOURS, Limits, clinical_grey
 from jaxseg.images.decode import open_dicom, stored_pixels, without_remarks
-from jaxseg.images.picture import Picture
+from jaxseg.images.picture import ImageError, Picture, check_grey, check_size
 
-SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # SOP classes; the second: label maps
+SEGMENTATIONS = (
+    "1.2.840.10008.5.1.4.1.1.66.4",
+    "1.2.840.10008.5.1.4.1.1.66.7",
+)  # SOP classes; the second one is that of label maps
 SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
 SPACING_RANGE_MM = (1e-3, 100.0)
 
@@ -20,14 +22,21 @@ _NEEDED = ("Rows", "Columns", "PhotometricInterpretation", "BitsStored")
 
 
 def read_dicom(path: Path, intensity: str = "original") -> Picture:
-    """Reads a DICOM file of one frame. The notes begin with pydicom's remarks, such as more data than pixels.
+    """Reads a DICOM file of one frame.
 
-    With intensity "original", rescale slope and intercept are applied, MONOCHROME1 is inverted (stored value ->
-    2^bits - 1 - value, as the original's SimpleITK does), the VOI window and the padding value are ignored, colour is
-    refused. With "clinical": see `jaxseg.images.clinical`.
+    With intensity "original", rescale slope and intercept are applied and MONOCHROME1 is inverted (a stored value
+    becomes 2^bits - 1 - value, as in the original's SimpleITK). The VOI window and the padding value are ignored, and
+    colour is refused. `jaxseg.images.clinical` describes "clinical".
+
+    Args:
+      path: the file.
+      intensity: "original" or "clinical".
+
+    Returns:
+      The picture; its notes begin with pydicom's remarks, for example that the file has more data than pixels.
 
     Raises:
-      ImageError: no DICOM file, no pixels, several frames, colour, a constant image, or damaged.
+      ImageError: the file is not DICOM, is damaged, has no pixels, several frames or colour, or its image is constant.
       OSError: the file cannot be read.
     """
     try:
@@ -38,43 +47,55 @@ def read_dicom(path: Path, intensity: str = "original") -> Picture:
         raise
     except InvalidDicomError:
         raise ImageError("not a DICOM file (no DICM prefix)") from None
-    except Exception as error:  # pydicom and its decoders raise almost anything on damaged files
+    except Exception as error:  # on damaged files pydicom and its decoders raise errors of almost any type
         if isinstance(error, OSError) and error.errno:
             raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ImageError(f"cannot decode the pixels ({reason})") from None
 
 
-def _read(path: Path, intensity: str):
-    """The pixels, their limits, the spacing, and notes."""
+def _read(path: Path, intensity: str) -> tuple[np.ndarray, Limits, tuple[float, float] | None, list[str]]:
+    """Returns the pixels, their limits, the spacing, and notes."""
     dataset = open_dicom(path)
     check_tags(dataset, intensity)
     stored = stored_pixels(dataset)
+    pixels: np.ndarray
+    limits: Limits = None
+    notes: list[str] = []
     if intensity == "original":
-        pixels, limits, notes = _rescaled(_upright(stored, dataset), dataset), None, []
+        pixels = _rescaled(_upright(stored, dataset), dataset)
     else:
         pixels, limits, notes = clinical_grey(stored, dataset)
     spacing_mm, unclear = read_spacing(dataset)
     if dataset.get("SOPClassUID") in SEGMENTATIONS:
-        notes = [*notes, "this is a DICOM segmentation (a mask), no X-ray"]
+        notes = [*notes, "this is a DICOM segmentation (a mask), not an X-ray"]
     return check_grey(pixels), limits, spacing_mm, [*notes, *unclear]
 
 
 def check_tags(dataset: pydicom.Dataset, intensity: str = "original") -> None:
-    """Raises ImageError where the tags say that this is no single picture of a bearable size, grey if need be."""
+    """Checks the tags of a file before its pixels are decoded.
+
+    Args:
+      dataset: the file's tags.
+      intensity: "original" requires grey values; "clinical" also accepts the colours of `jaxseg.images.clinical`.
+
+    Raises:
+      ImageError: the file is not a single picture of integers, its size is not allowed, a tag is missing, or it has
+        colours that are not accepted.
+    """
     if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
         raise ImageError("the pixels are floating-point numbers, as in parametric maps; an X-ray holds integers")
     if "PixelData" not in dataset:
-        raise ImageError("no pixel data (a report, a plan, or a file that was cut short)")
+        raise ImageError("the file has no pixel data (it is a report, a plan, or was cut short)")
     if "TransferSyntaxUID" not in dataset.file_meta:
-        raise ImageError("the transfer syntax is missing, which tells how the pixels are stored")
+        raise ImageError("the transfer syntax, which defines how the pixels are stored, is missing")
     missing = [name for name in _NEEDED if dataset.get(name) in (None, "")]
     if missing:
         raise ImageError(f"the tags {', '.join(missing)} are missing")
     check_size(int(dataset.Rows), int(dataset.Columns))
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames != 1:
-        raise ImageError(f"{frames} frames; an X-ray is one picture")
+        raise ImageError(f"the file has {frames} frames; an X-ray is one picture")
     photometric = dataset.PhotometricInterpretation
     if photometric in ("MONOCHROME1", "MONOCHROME2"):
         return
@@ -82,14 +103,15 @@ def check_tags(dataset: pydicom.Dataset, intensity: str = "original") -> None:
         raise ImageError(f"{photometric} is colour that cannot be converted; an X-ray is MONOCHROME1 or MONOCHROME2")
     if intensity == "original":
         raise ImageError(
-            f"{photometric} is colour; an X-ray is MONOCHROME1 or MONOCHROME2 (--intensity clinical turns it to grey)"
+            f"{photometric} is colour; an X-ray is MONOCHROME1 or MONOCHROME2 "
+            "(--intensity clinical converts it to grey)"
         )
 
 
 def read_spacing(dataset: pydicom.Dataset) -> tuple[tuple[float, float] | None, list[str]]:
-    """Returns the distance of rows and of columns in millimetres, or None; and a note where it makes no sense.
+    """Returns the distance between rows and between columns in millimetres, or None; and notes.
 
-    The first of `SPACINGS` with a value counts.
+    The first of the tags `SPACINGS` that has a value is used. A note is returned if that value is impossible.
     """
     for name in SPACINGS:
         try:
@@ -97,12 +119,12 @@ def read_spacing(dataset: pydicom.Dataset) -> tuple[tuple[float, float] | None, 
             if value in (None, ""):
                 continue
             row, column = (float(number) for number in value)
-        except (ValueError, TypeError):  # text for a number, one number, three
-            return None, [f"{name} is not two numbers and was left out; lengths in millimetres are not known"]
+        except (ValueError, TypeError):  # text instead of numbers, or not two numbers
+            return None, [f"{name} is not two numbers and was ignored; lengths in millimetres are unknown"]
         low, high = SPACING_RANGE_MM
         if all(math.isfinite(number) and low <= number <= high for number in (row, column)):
             return (row, column), []
-        return None, [f"{name} ({row:g}, {column:g}) mm is not possible; lengths in millimetres are not known"]
+        return None, [f"{name} ({row:g}, {column:g}) mm is not possible; lengths in millimetres are unknown"]
     return None, []
 
 

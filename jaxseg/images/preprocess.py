@@ -1,41 +1,68 @@
-"""From pixels to the networks' input: (H, W, 3) float32, as each original computes it, to the bit."""
+"""Computes the networks' input from pictures, (H, W, 3) float32, exactly as each original does."""
 
 import numpy as np
 
 from jaxseg.images.picture import Picture, luminance
 from jaxseg.nn.indices import bilinear_taps, nearest_indices
 
-MEAN = (0.485, 0.456, 0.406)  # of ImageNet
+MEAN = (0.485, 0.456, 0.406)  # of ImageNet's channels
 STD = (0.229, 0.224, 0.225)
 
 
 def cxas(picture: Picture, size: tuple[int, int]) -> np.ndarray:
-    """Scales to [0, 1], normalises by ImageNet's mean and deviation, resizes by nearest neighbour.
+    """Returns CXAS's input: values in [0, 1], normalised by ImageNet's statistics, resized by nearest neighbour.
 
-    Picture files are divided by 255, DICOM values are scaled by the picture's limits, else by their minimum and
-    maximum. The aspect ratio is not kept.
+    Values of PNG and JPEG files are divided by 255. DICOM values are scaled by the picture's limits, or by their
+    minimum and maximum if it has none. The aspect ratio is not kept.
+
+    Args:
+      picture: an X-ray.
+      size: height and width of the result.
+
+    Returns:
+      (*size, 3) float32.
+
+    Source: ConstantinSeibold/ChestXRayAnatomySegmentation.
     """
     rows = nearest_indices(picture.size[0], size[0])
     columns = nearest_indices(picture.size[1], size[1])
-    x = picture.pixels[rows][:, columns]  # the rest works pixel by pixel, so sampling may come first
+    x = picture.pixels[rows][:, columns]  # sampling may come first: the other steps work pixel by pixel
     return _normalise(_unit(x, picture))
 
 
 def paxray(picture: Picture, size: tuple[int, int]) -> np.ndarray:
-    """Resizes values in 0..255 bilinearly, then subtracts and divides by mean and deviation meant for 0..1.
+    """Returns PAX-Ray's input: values in [0, 255], resized bilinearly, then normalised by statistics meant for [0, 1].
 
-    So the original trains and evaluates (its oddity P1), hence its weights expect it.
+    The original trains and evaluates so (its oddity P1), and its weights expect it.
+
+    Args:
+      picture: an X-ray.
+      size: height and width of the result.
+
+    Returns:
+      (*size, 3) float32.
+
+    Source: ConstantinSeibold/multilabel_segmentation_paxray.
     """
     return _normalise(paxray_folder(picture, size))
 
 
 def paxray_folder(picture: Picture, size: tuple[int, int]) -> np.ndarray:
-    """Resizes values in 0..255 bilinearly and does no more, as the original's folder inference.
+    """Returns the input of PAX-Ray's folder inference: values in [0, 255], resized bilinearly and not normalised.
 
-    Its weights were trained on something else; for reproducing its figures only.
+    The weights were trained with normalised input. Use this only to reproduce the original's figures.
+
+    Args:
+      picture: an X-ray.
+      size: height and width of the result.
+
+    Returns:
+      (*size, 3) float32 in [0, 255].
+
+    Source: ConstantinSeibold/multilabel_segmentation_paxray.
     """
     x = picture.pixels.astype(np.float32)
-    if x.ndim == 2:  # the original reads no DICOM; bring its range to that of a picture
+    if x.ndim == 2:  # the original does not read DICOM: scale it to the range of a PNG file
         x = np.repeat(_unit(picture.pixels, picture) * np.float32(255), 3, axis=2)
     for axis in (0, 1):
         low, high, weight = bilinear_taps(x.shape[axis], size[axis])
@@ -48,9 +75,10 @@ PREPROCESSING = {"cxas": cxas, "paxray": paxray, "paxray_folder": paxray_folder}
 
 
 def display(picture: Picture) -> np.ndarray:
-    """Returns a picture as a person should see it: (H, W) uint8.
+    """Returns a picture for display, (H, W) uint8.
 
-    Colours become their brightness; other values are scaled by the picture's limits, else by their range.
+    Colours are converted to their brightness. Other values are scaled by the picture's limits, or by their minimum and
+    maximum if it has none.
     """
     if picture.pixels.ndim == 3:
         return np.rint(luminance(picture.pixels)).astype(np.uint8)
@@ -58,14 +86,14 @@ def display(picture: Picture) -> np.ndarray:
 
 
 def _unit(x: np.ndarray, picture: Picture) -> np.ndarray:
-    """Values `x` of a picture in [0, 1] with three channels."""
+    """Returns values `x` of a picture in [0, 1] with three channels."""
     if x.ndim == 3:
         return x.astype(np.float32) / np.float32(255)
     return np.repeat(_scaled(x, picture)[:, :, None], 3, axis=2)
 
 
 def _scaled(x: np.ndarray, picture: Picture) -> np.ndarray:
-    """Grey values `x` of a picture in [0, 1]."""
+    """Returns grey values `x` of a picture, scaled to [0, 1]."""
     limits = picture.limits or (picture.pixels.min(), picture.pixels.max())
     low, high = np.float32(limits[0]), np.float32(limits[1])
     unit = (x.astype(np.float32) - low) / (high - low)

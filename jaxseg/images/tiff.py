@@ -7,11 +7,12 @@ import importlib
 import math
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
 from jaxseg.files import atomic_file
-from jaxseg.images.checks import MAX_PIXELS, ImageError
+from jaxseg.images.picture import MAX_PIXELS, ImageError
 
 SUFFIXES = (".tif", ".tiff")
 MAX_PAGES = 4096
@@ -89,7 +90,7 @@ def _tifffile() -> ModuleType:
         raise ImageError("TIFF files need tifffile; pip install 'jaxseg[tiff]'") from None
 
 
-def _checked(tifffile: ModuleType, file, size: int):
+def _checked(tifffile: ModuleType, file: Any, size: int) -> Any:
     """The one series of a file, whose pixels are all in the file."""
     if len(file.pages) > MAX_PAGES:
         raise ImageError(f"has {len(file.pages)} pages; at most {MAX_PAGES} can be read")

@@ -1,4 +1,7 @@
-"""COCO annotations: masks as compressed run lengths. Masks are (H, W) bool; boxes are x, y, width, height in pixels."""
+"""COCO annotations, with masks as compressed run lengths.
+
+Masks are (H, W) bool; boxes are [x, y, width, height] in pixels.
+"""
 
 import re
 from collections.abc import Iterable
@@ -6,14 +9,14 @@ from collections.abc import Iterable
 import numpy as np
 
 MAX_PIXELS = 2**31
-_MAX_CHARS = 7  # five bits each: enough for any run length or difference below 2**34
+_MAX_CHARS = 7  # of five bits each: enough for any run length or difference below 2**34
 
 
 def encode_rle(mask: np.ndarray) -> dict:
-    """Returns a mask as COCO's compressed run lengths, the same bytes as pycocotools writes.
+    """Returns a mask as COCO's compressed run lengths, with the same bytes as pycocotools writes.
 
-    The runs go down the columns, start with background, and from the fourth on are written as the difference from the
-    last but one; each number is packed into characters "0" to "o" of five bits and a continuation bit.
+    The runs go down the columns and start with background. From the fourth run on, the difference from the run two
+    before is written. Each number is packed into characters from "0" to "o", of five bits and a continuation bit each.
 
     Args:
       mask: (H, W) bool.
@@ -23,13 +26,16 @@ def encode_rle(mask: np.ndarray) -> dict:
 
     Raises:
       ValueError: the mask is not (H, W) bool, or has more than 2**31 pixels.
+
+    >>> encode_rle(np.array([[False, True], [False, True]]))
+    {'size': [2, 2], 'counts': '22'}
     """
     mask = _checked(mask)
     flat = mask.ravel(order="F")
     changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     edges = np.concatenate([[0], changes, [flat.size]])
     if flat.size and flat[0]:
-        edges = np.concatenate([[0], edges])  # the first run is of background, here empty
+        edges = np.concatenate([[0], edges])  # the first run is background, here of length 0
     runs = np.diff(edges)
     numbers = runs.copy()
     numbers[3:] -= runs[1:-2]
@@ -46,7 +52,10 @@ def decode_rle(rle: dict) -> np.ndarray:
       (H, W) bool.
 
     Raises:
-      ValueError: the size, a character or the sum of the runs is wrong; nothing of the mask's size is allocated before.
+      ValueError: the size, a character or the sum of the runs is wrong. This is checked before the mask is allocated.
+
+    >>> decode_rle({"size": [2, 2], "counts": "22"}).tolist()
+    [[False, True], [False, True]]
     """
     height, width = _size(rle)
     numbers = _unpack(_characters(rle))
@@ -63,7 +72,7 @@ def decode_rle(rle: dict) -> np.ndarray:
 
 
 def bounding_box(mask: np.ndarray) -> list[float]:
-    """Returns the smallest box [x, y, width, height] around the foreground of an (H, W) bool mask; 0s when empty."""
+    """Returns the smallest box [x, y, width, height] around an (H, W) bool mask; zeros if the mask is empty."""
     mask = _checked(mask)
     columns = np.flatnonzero(mask.any(axis=0))
     if columns.size == 0:
@@ -79,7 +88,14 @@ def area(mask: np.ndarray) -> int:
 
 
 def annotation(mask: np.ndarray, *, annotation_id: int, image_id: int, category_id: int) -> dict:
-    """Returns one entry of a data set's `annotations`: an (H, W) bool mask with its area and box."""
+    """Returns one entry of a data set's `annotations`: a mask with its area and box.
+
+    Args:
+      mask: (H, W) bool.
+      annotation_id: unique in the file.
+      image_id: id of the mask's image in the file.
+      category_id: id of the mask's class in the file.
+    """
     return {
         "id": annotation_id,
         "image_id": image_id,
@@ -92,12 +108,12 @@ def annotation(mask: np.ndarray, *, annotation_id: int, image_id: int, category_
 
 
 def dataset(images: list[dict], categories: list[str], annotations: Iterable[dict]) -> dict:
-    """Returns a whole COCO file, ready for `json.dump`.
+    """Returns the content of a COCO file, ready for `json.dump`.
 
     Args:
       images: one {"id", "file_name", ...} per image.
-      categories: the class names; the place in the list is the category's id, from 0.
-      annotations: entries made by `annotation`.
+      categories: names of the classes; the id of a category is its index, from 0.
+      annotations: results of `annotation`.
     """
     return {
         "info": {"description": "masks written by jaxseg"},
@@ -111,9 +127,11 @@ def dataset(images: list[dict], categories: list[str], annotations: Iterable[dic
 def _checked(mask: np.ndarray) -> np.ndarray:
     mask = np.asarray(mask)
     if mask.ndim != 2 or mask.dtype != bool:
-        raise ValueError(f"a mask must be (H, W) bool, got {mask.shape} {mask.dtype}: pass one class, `mask > 0`")
+        raise ValueError(
+            f"a mask must be (H, W) bool, got {mask.shape} {mask.dtype}: pass one class, for example `mask > 0`"
+        )
     if mask.size > MAX_PIXELS:
-        raise ValueError(f"a mask may have {MAX_PIXELS} pixels, got {mask.shape}: cut it into parts")
+        raise ValueError(f"a mask may have up to {MAX_PIXELS} pixels, got {mask.shape}: split it into parts")
     return mask
 
 
@@ -146,12 +164,12 @@ def _characters(rle: dict) -> np.ndarray:
         raise ValueError(
             f"counts must be COCO's compressed string, got {kind}: compress it with pycocotools frPyObjects"
         )
-    # latin-1 keeps one byte per character; what it cannot hold is none of ours either, and becomes a refused "!".
-    raw = counts if isinstance(counts, bytes) else re.sub(r"[^\x00-\xff]", "!", counts).encode("latin-1")
-    raw = np.frombuffer(raw, np.uint8)
+    # latin-1 keeps one byte per character; characters outside it become "!", which is refused below.
+    content = counts if isinstance(counts, bytes) else re.sub(r"[^\x00-\xff]", "!", counts).encode("latin-1")
+    raw = np.frombuffer(content, np.uint8)
     junk = np.flatnonzero((raw < 48) | (raw > 111))
     if junk.size:
-        raise ValueError(f"counts may hold the characters '0' to 'o', got {counts[junk[0]]!r} at place {junk[0]}")
+        raise ValueError(f"counts may hold the characters '0' to 'o', got {counts[junk[0]]!r} at position {junk[0]}")
     codes = raw - 48
     if codes.size == 0 or codes[-1] & 32:
         raise ValueError("counts end in the middle of a number: the annotation was cut off")

@@ -1,29 +1,34 @@
-"""Writes masks as one DICOM Segmentation object of an image, by highdicom.
+"""Writes the masks of an image as one DICOM Segmentation object, with highdicom.
 
-A segment for every class that has a pixel; patient, study and the reference come from the image's own header. An
-X-ray is a projection: its object refers to the image, with "spatial locations preserved", and has no geometry of its
-own. Pixel Spacing has no place in it without the thickness of a slice (highdicom's reader refuses such an object). An
-image that lies in the patient (CT, MR) passes its plane on.
+The object has one segment per non-empty class. Patient, study and the reference to the image come from the image's
+header. An X-ray is a projection: its object refers to the image with "spatial locations preserved" and has no geometry
+of its own. It has no Pixel Spacing either, which would need the thickness of a slice (highdicom's reader refuses such
+an object). If the image has a plane in the patient (CT, MR), the object takes it over.
 
-Memory: one byte a pixel and non-empty class, and an eighth of that for the file; a label map needs one class at a time.
+Memory: one byte per pixel and non-empty class, and an eighth of that for the file; a label map needs only one class at
+a time.
 """
 
 import copy
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pydicom
+from pydicom.sr.codedict import codes as dicom_codes
 
 from jaxseg import __version__
 from jaxseg.files import atomic_file
-from jaxseg.images.checks import ImageError
-from jaxseg.images.kinds import kind_of
+from jaxseg.images.picture import ImageError
+from jaxseg.images.read import kind_of
+from jaxseg.masks.formats import SEG
+from jaxseg.masks.segmentation import Masks
 from jaxseg.masks.source_header import read_header
-from jaxseg.masks.write import SEG, Masks
 from jaxseg.palette import palette
 from jaxseg.vocabulary import codes
 
-_SERIES_NUMBER = 1000  # behind the images of the study
+_SERIES_NUMBER = 1000  # after the images of the study
 _MAX_SEGMENTS = 1000
 _SRGB_TO_XYZ = np.array(  # adapted to D50
     [[0.4360747, 0.3850649, 0.1430804], [0.2225045, 0.7168786, 0.0606169], [0.0139322, 0.0971045, 0.7141733]]
@@ -31,35 +36,46 @@ _SRGB_TO_XYZ = np.array(  # adapted to D50
 
 
 def check_source(path: str | Path) -> None:
-    """Raises ImageError where a file is no DICOM file, so that no DICOM SEG can refer to it; OSError if unreadable."""
+    """Checks that a DICOM SEG can refer to a file.
+
+    Raises:
+      ImageError: it is not a DICOM file.
+      OSError: it cannot be read.
+    """
     path = Path(path)
     if kind_of(path) != "dicom":
-        raise ImageError(f"a DICOM SEG refers to a DICOM image; {path.name} is none (choose another -ot)")
+        raise ImageError(f"a DICOM SEG refers to a DICOM image; {path.name} is not one (choose another -ot)")
 
 
 def write_dicom_seg(
-    masks: Masks, base: Path, *, source: str | Path, algorithm: str, labelmap: bool = False, **_
+    masks: Masks, base: Path, *, source: str | Path, algorithm: str, labelmap: bool = False, **_: Any
 ) -> tuple[Path, list[str]]:
-    """Writes `<base>.seg.dcm`: a segment for every class that has a pixel, in the order of the masks.
+    """Writes `<base>.seg.dcm` with one segment per non-empty class, in the order of the masks.
 
     Args:
-      base: the file's path without its suffixes.
+      masks: the masks, of the size of the image.
+      base: path of the file without its suffixes.
       source: the DICOM image that the masks belong to.
-      algorithm: the model's name.
-      labelmap: write one frame that holds the segments' numbers, instead of a binary frame a segment.
+      algorithm: name of the model.
+      labelmap: whether to write one frame that holds the numbers of the segments, instead of one binary frame per
+        segment.
 
     Returns:
-      The file's path, and notes on values of the image's header that were repaired, left out or made anew.
+      The path of the file, and notes on values of the image's header that were repaired, left out or generated.
 
     Raises:
-      ValueError: no class has a pixel, the masks are not of the image's size, classes of a label map overlap, highdicom
-        is not installed or cannot refer to such an image. ImageError: the source cannot be read as a DICOM image.
+      ValueError: all classes are empty, the masks do not have the image's size, classes of a label map overlap, or
+        highdicom is not installed or cannot refer to such an image.
+      ImageError: the source cannot be read as a DICOM image.
+      OSError: a file cannot be read or written.
     """
     check_source(source)
     header, notes = read_header(Path(source))
     size = (header.Rows, header.Columns)
     if masks.size != size:
-        raise ValueError(f"the masks are {masks.size}, {Path(source).name} is {size}: give the image they were made of")
+        raise ValueError(
+            f"the masks are {masks.size}, {Path(source).name} is {size}: give the image they were computed from"
+        )
     if size[0] * size[1] < 8:
         raise ValueError(f"{Path(source).name} is {size}: highdicom packs frames of fewer than 8 pixels wrongly")
     kept, pixels = _label_map(masks) if labelmap else _stack(masks)
@@ -70,8 +86,8 @@ def write_dicom_seg(
     return path, notes
 
 
-def _stack(masks) -> tuple[list[int], np.ndarray]:
-    """The classes that have a pixel, and their masks, (1, H, W, segments) bool, as highdicom wants them."""
+def _stack(masks: Masks) -> tuple[list[int], np.ndarray]:
+    """Returns the non-empty classes and their masks, (1, H, W, segments) bool, as highdicom takes them."""
     kept = _check_count([k for k in range(len(masks.names)) if masks.mask(k).any()])
     stack = np.empty((len(kept), *masks.size), bool)
     for i, k in enumerate(kept):
@@ -79,16 +95,17 @@ def _stack(masks) -> tuple[list[int], np.ndarray]:
     return kept, np.moveaxis(stack, 0, -1)[None]
 
 
-def _label_map(masks) -> tuple[list[int], np.ndarray]:
-    """The classes that have a pixel, and (1, H, W) of their places in this list, from 1; 0 is none."""
-    labels, kept = np.zeros(masks.size, np.uint16), []
+def _label_map(masks: Masks) -> tuple[list[int], np.ndarray]:
+    """Returns the non-empty classes and a (1, H, W) map of their positions in this list, from 1; 0 means no class."""
+    labels = np.zeros(masks.size, np.uint16)
+    kept: list[int] = []
     for k in range(len(masks.names)):
         mask = masks.mask(k)
         if not mask.any():
             continue
         if (taken := labels[mask].max()) > 0:
             raise ValueError(
-                f"a label map holds one class a pixel, but {masks.names[kept[taken - 1]]!r} and {masks.names[k]!r} "
+                f"a label map holds one class per pixel, but {masks.names[kept[taken - 1]]!r} and {masks.names[k]!r} "
                 "overlap: write binary segments, or choose classes that do not overlap"
             )
         kept.append(k)
@@ -96,15 +113,19 @@ def _label_map(masks) -> tuple[list[int], np.ndarray]:
     return _check_count(kept), labels[None]
 
 
-def _check_count(kept) -> list[int]:
+def _check_count(kept: list[int]) -> list[int]:
     if not kept:
-        raise ValueError("no class has a pixel: nothing to store as DICOM SEG")
+        raise ValueError("all classes are empty: there is nothing to store as DICOM SEG")
     if len(kept) > _MAX_SEGMENTS:
-        raise ValueError(f"{len(kept)} classes have pixels; a DICOM SEG holds {_MAX_SEGMENTS}: choose classes")
+        raise ValueError(
+            f"{len(kept)} classes have pixels; a DICOM SEG holds up to {_MAX_SEGMENTS}: choose fewer classes"
+        )
     return kept
 
 
-def _segmentation(header, pixels, masks, kept, algorithm, *, labelmap) -> pydicom.Dataset:
+def _segmentation(
+    header: pydicom.Dataset, pixels: np.ndarray, masks: Masks, kept: list[int], algorithm: str, *, labelmap: bool
+) -> pydicom.Dataset:
     highdicom = require_highdicom()
     uid = highdicom.UID
     try:
@@ -125,7 +146,7 @@ def _segmentation(header, pixels, masks, kept, algorithm, *, labelmap) -> pydico
             content_description=codes.long_string(f"Segments of {algorithm}"),
             series_description=codes.long_string(f"Segments of {algorithm}"),
         )
-    except (KeyError, ValueError) as error:  # of the image's class; all else was checked
+    except (KeyError, ValueError) as error:  # the class of the image is the only thing not checked before
         reason = "it does not know this class" if isinstance(error, KeyError) else error
         raise ValueError(f"highdicom cannot refer to an image of class {header.SOPClassUID}: {reason}") from None
     shared = dataset.SharedFunctionalGroupsSequence[0]
@@ -137,11 +158,11 @@ def _segmentation(header, pixels, masks, kept, algorithm, *, labelmap) -> pydico
     return dataset
 
 
-def _for_highdicom(header) -> pydicom.Dataset:
-    """The header as highdicom takes a source.
+def _for_highdicom(header: pydicom.Dataset) -> pydicom.Dataset:
+    """Returns a copy of the header in the form that highdicom takes as a source.
 
-    It warns of names that are one word, so they come later; for classes that may have frames it looks for the spacing
-    in functional groups.
+    highdicom warns of names that are one word, so the name is set later. For classes that may have frames it looks for
+    the spacing in functional groups.
     """
     source, shared, measures = copy.deepcopy(header), pydicom.Dataset(), pydicom.Dataset()
     source.PatientName = None
@@ -152,10 +173,10 @@ def _for_highdicom(header) -> pydicom.Dataset:
     return source
 
 
-def _descriptions(highdicom, masks, kept, algorithm) -> list:
+def _descriptions(highdicom: ModuleType, masks: Masks, kept: list[int], algorithm: str) -> list[Any]:
     identification = highdicom.AlgorithmIdentificationSequence(
         name=codes.long_string(algorithm),
-        family=pydicom.sr.codedict.codes.DCM.ArtificialIntelligence,
+        family=dicom_codes.DCM.ArtificialIntelligence,
         version=codes.long_string(__version__),
     )
     colours = palette(max(masks.indices) + 1)
@@ -165,7 +186,7 @@ def _descriptions(highdicom, masks, kept, algorithm) -> list:
     ]
 
 
-def _description(highdicom, number, name, colour, identification):
+def _description(highdicom: ModuleType, number: int, name: str, colour: np.ndarray, identification: Any) -> Any:
     code = codes.code_for(name)
     description = highdicom.seg.SegmentDescription(
         segment_number=number,
@@ -182,17 +203,17 @@ def _description(highdicom, number, name, colour, identification):
     return description
 
 
-def _cielab(colour) -> list[int]:
-    """An sRGB colour as DICOM's three 16-bit numbers for L*, a*, b* under D50 (PS3.3 C.10.7.1.1)."""
+def _cielab(colour: np.ndarray) -> list[int]:
+    """Returns an sRGB colour as DICOM's three 16-bit numbers for L*, a* and b* under D50 (PS3.3 C.10.7.1.1)."""
     srgb = np.asarray(colour) / 255
     linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
-    ratios = _SRGB_TO_XYZ @ linear / _SRGB_TO_XYZ.sum(axis=1)  # to white
+    ratios = _SRGB_TO_XYZ @ linear / _SRGB_TO_XYZ.sum(axis=1)  # relative to white
     x, y, z = np.where(ratios > 216 / 24389, np.cbrt(ratios), (24389 / 27 * ratios + 16) / 116)
     scaled = [(116 * y - 16) * 655.35, (500 * (x - y) + 128) * 257, (200 * (y - z) + 128) * 257]
     return [int(value) for value in np.clip(np.rint(scaled), 0, 65535)]
 
 
-def _concept(highdicom, code):
+def _concept(highdicom: ModuleType, code: codes.Code) -> Any:
     return highdicom.sr.CodedConcept(code.value, code.scheme, code.meaning)
 
 
@@ -202,8 +223,12 @@ def _scheme() -> pydicom.Dataset:
     return scheme
 
 
-def require_highdicom():
-    """Returns the module highdicom; ValueError where it is not installed."""
+def require_highdicom() -> ModuleType:
+    """Returns the module highdicom.
+
+    Raises:
+      ValueError: it is not installed.
+    """
     try:
         import highdicom
     except ImportError:

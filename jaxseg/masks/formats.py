@@ -1,7 +1,7 @@
-"""The formats that masks come in: pictures, numpy's files, COCO. Files come from strangers; sizes are checked first.
+"""Opens the formats of masks: PNG and JPEG files, numpy's files and COCO. Files are untrusted: sizes are checked first.
 
-Every reader returns a `Stack`, which knows how many masks there are and how large, and decodes those that are asked
-for, one at a time.
+Every function `open_...` returns a `Stack`, which holds the number and size of the masks and decodes the requested
+ones, one at a time.
 """
 
 import contextlib
@@ -12,29 +12,32 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from jaxseg import npy
-from jaxseg.images.checks import ImageError, check_size
+from jaxseg.images.picture import ImageError, check_size
 from jaxseg.masks.coco import decode_rle
 
 MAX_CLASSES = 1000
 PICTURES = (".png", ".jpg", ".jpeg")
+SEG = ".seg.dcm"  # end of the name of a DICOM SEG file
 _MAX_JSON = 2**30  # bytes
-_DARK, _BRIGHT = 32, 223  # what a lossy mask stays out of, but at its edges
+_DARK, _BRIGHT = 32, 223  # values of a lossy mask lie between these only at its edges
 
 
 @dataclasses.dataclass(frozen=True)
 class Stack:
-    """Masks of one image in a file or a folder, not decoded yet.
+    """The masks of one image in a file or a folder, not decoded yet.
 
     Attributes:
       count: number of masks.
-      size: their height and width.
-      read: indices in ascending order -> (H, W) arrays in the same order; bool unless they are of numpy files.
-      names: what the file calls them, if it does.
+      size: height and width of the masks.
+      read: takes indices in ascending order and yields (H, W) arrays in the same order; they are bool, except those of
+        numpy files.
+      names: names of the masks in the file; None if it has none.
       flat: whether the file holds one (H, W) array, which may be a label map.
     """
 
@@ -46,10 +49,15 @@ class Stack:
 
 
 def open_pictures(paths: Sequence[Path], names: Sequence[str] | None = None, *, threshold: bool = False) -> Stack:
-    """Reads a png or jpg a class, called `names`, or else as the files are.
+    """Opens PNG or JPEG files, one per class.
 
     Args:
-      threshold: also read pictures with many shades of grey, which are cut at 127 as all are.
+      paths: the files, all of one size.
+      names: names of the classes; None means the names of the files.
+      threshold: whether pictures with many shades of grey are accepted; every picture is thresholded at 127.
+
+    Raises:
+      ImageError: a file is damaged or is not a mask, the sizes differ, or there are too many files.
     """
     _check_count(len(paths))
     sizes = [_picture_size(path) for path in paths]
@@ -66,7 +74,11 @@ def open_pictures(paths: Sequence[Path], names: Sequence[str] | None = None, *, 
 
 
 def open_npy(path: Path) -> Stack:
-    """Reads (K, H, W) or (H, W) bool or whole numbers from a `.npy` file."""
+    """Opens a `.npy` file of (K, H, W) or (H, W) bools or integers.
+
+    Raises:
+      ImageError: the file is damaged or holds another array.
+    """
     with path.open("rb") as file:
         _header(file)
     try:
@@ -74,11 +86,17 @@ def open_npy(path: Path) -> Stack:
     except npy.NpyError as error:
         raise ImageError(str(error)) from None
     masks = array if array.ndim == 3 else array[None]
-    return Stack(len(masks), masks.shape[-2:], lambda indices: (masks[k] for k in indices), flat=array.ndim == 2)
+    return Stack(
+        len(masks), (masks.shape[1], masks.shape[2]), lambda indices: (masks[k] for k in indices), flat=array.ndim == 2
+    )
 
 
 def open_npz(path: Path) -> Stack:
-    """Reads the array `arr_0`, or the only one, of a `.npz` file, as `open_npy`."""
+    """Opens the array `arr_0`, or the only array, of a `.npz` file as `open_npy` does.
+
+    Raises:
+      ImageError: the file is damaged or holds other arrays.
+    """
     with _zip_errors(), zipfile.ZipFile(path) as archive:
         names = [name for name in archive.namelist() if name.endswith(".npy")]
         name = "arr_0.npy" if "arr_0.npy" in names else names[0] if len(names) == 1 else None
@@ -91,39 +109,42 @@ def open_npz(path: Path) -> Stack:
                 raise ImageError(f"the array does not have the length that {shape} {dtype} needs: damaged")
     if fortran:
         raise ImageError("the array is in Fortran order; write numpy.ascontiguousarray of it")
-    count = 1 if len(shape) == 2 else shape[0]
-    read = functools.partial(_unzip, path, name, shape[-2:], dtype)
-    return Stack(count, shape[-2:], read, flat=len(shape) == 2)
+    count, size = 1 if len(shape) == 2 else shape[0], (shape[-2], shape[-1])
+    read = functools.partial(_unzip, path, name, size, dtype)
+    return Stack(count, size, read, flat=len(shape) == 2)
 
 
 def open_coco(path: Path, image: Path | None) -> Stack:
-    """Reads the masks of one image from a COCO file; `image` tells which, where there are several.
+    """Opens the masks of one image in a COCO file. Several annotations of one category are joined.
 
-    Annotations must hold compressed run lengths. Several of one category are joined.
+    Args:
+      path: the file; its annotations must be compressed run lengths.
+      image: file of the image; it may be None if the COCO file has only one image.
+
+    Raises:
+      ImageError: the file is not COCO, is damaged, has polygons, or does not list the image exactly once.
     """
     if path.stat().st_size > _MAX_JSON:
-        raise ImageError(f"the file has more than {_MAX_JSON:,} bytes; write a file an image")
+        raise ImageError(f"the file has more than {_MAX_JSON:,} bytes; write one file per image")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ImageError(f"no JSON file ({error})") from None
+        raise ImageError(f"not a JSON file ({error})") from None
     try:
         chosen = _choose_image(content["images"], image)
         size = int(chosen["height"]), int(chosen["width"])
         names = {entry["id"]: entry["name"] for entry in content["categories"]}
         places = {category: k for k, category in enumerate(sorted(names))}
-        found = [[] for _ in places]
+        found: list[list[dict]] = [[] for _ in places]
         for entry in content["annotations"]:
             if entry["image_id"] == chosen["id"]:
                 found[places[entry["category_id"]]].append(entry["segmentation"])
     except ImageError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise ImageError(
-            f"no COCO file: images, categories or annotations are not as they should be ({error})"
-        ) from None
+        raise ImageError(f"not a COCO file: images, categories or annotations are malformed ({error})") from None
     if not all(isinstance(name, str) for name in names.values()):
-        raise ImageError("the names of the categories must be texts")
+        raise ImageError("the names of the categories must be strings")
     check_size(*size)
     _check_count(len(names))
     return Stack(
@@ -141,7 +162,7 @@ def _check_count(count: int) -> None:
 
 @contextlib.contextmanager
 def _picture_errors(path: Path) -> Iterator[None]:
-    """Names the picture in errors, and turns what Pillow raises on damage, which is almost anything, into one."""
+    """Adds the file name to errors, and turns what Pillow raises on damaged files, almost any type, into ImageError."""
     try:
         yield
     except ImageError as error:
@@ -165,11 +186,11 @@ def _picture_size(path: Path) -> tuple[int, int]:
 
 
 def _read_picture(path: Path, *, threshold: bool = False) -> np.ndarray:
-    """Returns the (H, W) bool mask of a picture: what is brighter than 127; a png may hold 0 and 1 instead."""
+    """Returns the (H, W) bool mask of a picture: the pixels brighter than 127; a PNG may hold 0 and 1 instead."""
     with _picture_errors(path), Image.open(path, formats=("PNG", "JPEG")) as image:
         image.load()
         if image.mode == "1":
-            return np.asarray(image.convert("L")) > 0  # in Pillow's own bool array True is the byte 255
+            return np.asarray(image.convert("L")) > 0  # Pillow's own bool array stores True as 255
         image.info.pop("transparency", None)
         if threshold:
             return np.asarray(image.convert("L")) > 127
@@ -177,23 +198,23 @@ def _read_picture(path: Path, *, threshold: bool = False) -> np.ndarray:
 
 
 def _black_and_white(pixels: np.ndarray) -> np.ndarray:
-    """Returns the (H, W) bool mask of a picture's pixels; ImageError unless they are those of a mask."""
+    """Returns the (H, W) bool mask of a picture's pixels; raises ImageError if they are not those of a mask."""
     if pixels.ndim == 3:
         low, pixels = pixels.min(axis=2), pixels.max(axis=2)
         if (pixels - low > _DARK).any():
-            raise ImageError("the picture is coloured; a mask is black and white, a picture a class")
+            raise ImageError("the picture is coloured; masks are black and white, one picture per class")
     top = int(pixels.max())
     if top == 1:
         return pixels > 0
     if 0 < top <= 127:
-        raise ImageError(f"has values up to {top}: a mask has 0 and 255, or 0 and 1, a picture a class")
+        raise ImageError(f"has values up to {top}: masks have 0 and 255, or 0 and 1, one picture per class")
     if np.count_nonzero((pixels > _DARK) & (pixels < _BRIGHT)) > pixels.size / 4:
         raise ImageError("has many shades of grey: it is a picture, not a mask")
     return pixels > 127
 
 
-def _header(file) -> npy.Header:
-    """Reads the header of a .npy file, and refuses what cannot be masks."""
+def _header(file: IO[bytes]) -> npy.Header:
+    """Returns the header of a .npy file; refuses arrays that cannot be masks."""
     try:
         header = npy.read_header(file)
     except npy.NpyError as error:
@@ -212,11 +233,13 @@ def _zip_errors() -> Iterator[None]:
     try:
         yield
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, UnicodeDecodeError) as error:
-        raise ImageError(f"no .npz file, or damaged ({error})") from None
+        raise ImageError(f"not a .npz file, or damaged ({error})") from None
 
 
-def _unzip(path: Path, name: str, size: tuple[int, int], dtype: np.dtype, indices) -> Iterator[np.ndarray]:
-    """Yields the masks of an array in a zip file; what lies between them is read and let go."""
+def _unzip(
+    path: Path, name: str, size: tuple[int, int], dtype: np.dtype, indices: Sequence[int]
+) -> Iterator[np.ndarray]:
+    """Yields the masks of an array in a zip file; the bytes between them are read and dropped."""
     length = size[0] * size[1] * dtype.itemsize
     with _zip_errors(), zipfile.ZipFile(path) as archive, archive.open(name) as file:
         _header(file)
@@ -228,33 +251,33 @@ def _unzip(path: Path, name: str, size: tuple[int, int], dtype: np.dtype, indice
             place = k + 1
 
 
-def _exactly(file, length: int) -> bytes:
+def _exactly(file: IO[bytes], length: int) -> bytes:
     content = file.read(length)
     if len(content) != length:
         raise ImageError("the array is cut off")
     return content
 
 
-def _choose_image(images: list, wanted: Path | None) -> dict:
-    """Returns the entry of the image that is wanted, by its file's name."""
+def _choose_image(images: list[Any], wanted: Path | None) -> dict:
+    """Returns the entry of the wanted image, found by its file name."""
     if images and all(isinstance(entry, list) for entry in images):
-        images = [entry for group in images for entry in group]  # as the original writes it
+        images = [entry for group in images for entry in group]  # the original nests the list
     if wanted is not None and len(images) > 1:
         same = [entry for entry in images if Path(entry["file_name"]).name == wanted.name]
         exact = [entry for entry in same if Path(entry["file_name"]) == wanted]
         images = exact or same
     if len(images) != 1:
-        which = "none" if not images else f"{len(images)}"
-        given = f" is called {wanted.name}" if wanted is not None else "; tell which with image="
-        raise ImageError(f"{which} of the images{given}")
+        if wanted is None:
+            raise ImageError(f"the file has {len(images)} images; choose one with image=")
+        raise ImageError(f"the file has {len(images) or 'no'} images called {wanted.name}; it must have one")
     return images[0]
 
 
-def _join(segmentations: list, size: tuple[int, int]) -> np.ndarray:
+def _join(segmentations: list[dict], size: tuple[int, int]) -> np.ndarray:
     mask = np.zeros(size, bool)
     for rle in segmentations:
         if not isinstance(rle, dict):
-            raise ImageError("holds polygons; compress them with pycocotools: encode what frPyObjects returns")
+            raise ImageError("holds polygons; convert them to compressed run lengths with pycocotools (frPyObjects)")
         if list(rle.get("size", [])) != list(size):
             raise ImageError(f"an annotation's size is {rle.get('size')}, its image's is {list(size)}")
         mask |= decode_rle(rle)

@@ -1,15 +1,16 @@
-"""Reads masks: all that `jaxseg segment` writes, and what truth usually comes in."""
+"""Reads masks in every format that `jaxseg segment` writes and in the usual formats of reference masks."""
 
 import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from jaxseg.images.checks import ImageError
-from jaxseg.images.kinds import stem
+from jaxseg.images.picture import ImageError
+from jaxseg.images.read import stem
 from jaxseg.masks.formats import PICTURES, Stack, open_coco, open_npy, open_npz, open_pictures
 from jaxseg.masks.results import classes_of, find_masks
 from jaxseg.masks.write import file_names
@@ -18,12 +19,17 @@ from jaxseg.vocabulary import labels
 __all__ = ["LoadedMasks", "class_pictures", "find_masks", "open_masks", "read_masks", "select"]
 
 SUFFIXES = (*PICTURES, ".npy", ".npz", ".json", ".dcm")
-_MAX_BYTES = 2**34  # of the masks in memory, a byte a pixel: all classes of CXAS in 10,000 x 10,000
+_MAX_BYTES = 2**34  # of masks in memory, one byte per pixel: all classes of CXAS at 10,000 x 10,000
 
 
 @dataclasses.dataclass(frozen=True)
 class LoadedMasks:
-    """The masks of one image: (K, H, W) bool, and their K names."""
+    """The masks of one image.
+
+    Attributes:
+      names: (K,) names of the masks.
+      masks: (K, H, W) bool.
+    """
 
     names: tuple[str, ...]
     masks: np.ndarray
@@ -31,7 +37,7 @@ class LoadedMasks:
     @property
     def size(self) -> tuple[int, int]:
         """Height and width."""
-        return self.masks.shape[1:]
+        return self.masks.shape[1], self.masks.shape[2]
 
     def mask(self, k: int) -> np.ndarray:
         """Returns mask `k`, (H, W) bool."""
@@ -48,54 +54,78 @@ def read_masks(
     """Reads the masks of one image.
 
     Args:
-      path: a folder with a png or jpg a class, one such picture, a `.npy` or `.npz` file with bool or whole numbers
-        (K, H, W) or (H, W), a COCO `.json` file with run lengths, or a DICOM SEG object. Pictures are cut at 127.
-      names: of the K classes. Not given: what the file says (pictures: their names), else the classes in the
-        `summary.json` of the run that wrote the file, else those of CXAS for 159 masks, else class_000, class_001, ...
-        With names, an (H, W) array is a label map: 0 is no class, k the k-th name; a first name "background" is that 0.
-      image: file of the image, which a COCO file of several images is searched for.
-      classes: only these labels or groups, as `jaxseg.vocabulary.labels.select` takes them; only they are decoded.
+      path: a folder with one PNG or JPEG file per class, one such file, a `.npy` or `.npz` file with bools or integers
+        of shape (K, H, W) or (H, W), a COCO `.json` file with run lengths, or a DICOM SEG object. Pictures are
+        thresholded at 127.
+      names: names of the K classes. If they are not given, they are the names in the file (for pictures, the file
+        names), else the classes in the `summary.json` of the run that wrote the file, else the labels of CXAS for 159
+        masks, else class_000, class_001, ... If they are given, an (H, W) array is a label map: 0 is no class and k is
+        the k-th name. A first name "background" names the 0.
+      image: file of the image; it chooses the image in a COCO file that has several.
+      classes: labels or groups to read, as `jaxseg.vocabulary.labels.select` takes them; only these are decoded. None
+        means all.
 
     Returns:
-      LoadedMasks, in the order of the names.
+      The masks, in the order of the names.
 
     Raises:
-      ImageError: the file is damaged, too large, holds no masks, or does not fit the names.
+      ImageError: the file is damaged or too large, holds no masks, or does not fit the names.
       ValueError: a class is unknown.
-      OSError: there is no such file.
+      OSError: the file does not exist or cannot be read.
     """
     stack = open_masks(path, names=names, image=image)
+    found = _names_of(stack)
     with _naming(path):
-        chosen = select(stack.names, classes)
+        chosen = select(found, classes)
         if len(chosen) * stack.size[0] * stack.size[1] > _MAX_BYTES:
-            raise ImageError(f"{len(chosen)} masks of {stack.size[0]} x {stack.size[1]} are too many; choose classes")
+            raise ImageError(
+                f"{len(chosen)} masks of {stack.size[0]} x {stack.size[1]} are too many; choose fewer classes"
+            )
         masks = np.empty((len(chosen), *stack.size), bool)
         for target, mask in zip(masks, stack.read(chosen), strict=True):
             target[:] = mask
-    return LoadedMasks(tuple(stack.names[k] for k in chosen), masks)
+    return LoadedMasks(tuple(found[k] for k in chosen), masks)
 
 
 def open_masks(path: str | Path, *, names: Sequence[str] | None = None, image: str | Path | None = None) -> Stack:
-    """Opens masks as `read_masks` does; they are decoded when they are read, one at a time.
+    """Opens masks like `read_masks`; each mask is decoded when it is read.
+
+    Args:
+      path: as in `read_masks`.
+      names: as in `read_masks`.
+      image: as in `read_masks`.
 
     Returns:
-      A Stack with names, whose masks are bool; reading one may raise as `read_masks` does.
+      A `Stack` that has names and yields bool masks. Reading a mask may raise the errors of `read_masks`.
+
+    Raises:
+      ImageError, ValueError, OSError: as `read_masks`.
     """
     path, image = Path(path), None if image is None else Path(image)
     with _naming(path):
         if isinstance(names, str):
-            raise ValueError("names must be a list of texts, got one text")
+            raise ValueError("names must be a list of strings, got one string")
         stack = _open(path, image, None if names is None else tuple(names))
     return dataclasses.replace(stack, read=functools.partial(_read, path, stack))
 
 
 def select(names: Sequence[str], classes: str | Sequence[str] | None) -> tuple[int, ...]:
-    """Returns the indices of labels or groups among names; groups of CXAS also where only some of its labels are.
+    """Returns the indices of labels or groups in `names`.
+
+    Groups of CXAS are known also if `names` holds only some of its labels.
+
+    Args:
+      names: names of the masks.
+      classes: labels or groups, as `jaxseg.vocabulary.labels.select` takes them; None means all names.
 
     Raises:
-      ValueError: a label is unknown, or not among the names.
+      ValueError: a label is unknown or is not in `names`.
+
+    >>> select(["heart", "spine"], "spine")
+    (1,)
     """
     names = tuple(names)
+    classes = classes if classes is None or isinstance(classes, str) else tuple(classes)
     if classes is None or names in labels.GROUPS or not set(names) <= set(labels.CXAS):
         return labels.select(names, classes)
     wanted = [labels.CXAS[k] for k in labels.select(labels.CXAS, classes)]
@@ -106,12 +136,12 @@ def select(names: Sequence[str], classes: str | Sequence[str] | None) -> tuple[i
 
 
 def class_pictures(folder: Path) -> list[Path]:
-    """Returns the png and jpg files of a folder, sorted."""
+    """Returns the PNG and JPEG files of a folder, sorted by name."""
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES and not p.name.startswith("."))
 
 
 def _open(path: Path, image: Path | None, names: tuple[str, ...] | None) -> Stack:
-    """The masks at `path` with their names, undecoded."""
+    """Returns the masks at `path` with their names, not decoded yet."""
     suffix = path.suffix.lower()
     if path.is_dir():
         return _open_folder(path, names)
@@ -121,14 +151,20 @@ def _open(path: Path, image: Path | None, names: tuple[str, ...] | None) -> Stac
         return _name_arrays(open_npy(path) if suffix == ".npy" else open_npz(path), path, names)
     if suffix in (".json", ".dcm"):
         stack = open_coco(path, image) if suffix == ".json" else _open_seg(path)
-    else:  # of truth there is often a folder a class, with a picture an image
+    else:  # reference masks often have one folder per class, with one picture per image
         of_image = image is not None and path.stem == stem(image)
         stack = open_pictures([path], [path.resolve().parent.name] if of_image else None)
-    return dataclasses.replace(stack, names=_renamed(stack.names, names))
+    return dataclasses.replace(stack, names=_renamed(_names_of(stack), names))
+
+
+def _names_of(stack: Stack) -> tuple[str, ...]:
+    if stack.names is None:
+        raise ValueError("the masks have no names; give them with names=")
+    return stack.names
 
 
 def _open_folder(path: Path, names: tuple[str, ...] | None) -> Stack:
-    """A picture a class, in the order of the label set that knows them all: of the names, the run or CXAS."""
+    """Opens one picture per class, in the order of the label set that holds them all: `names`, the run's or CXAS's."""
     pictures = class_pictures(path)
     found = {picture.stem: picture for picture in pictures}
     if not pictures:
@@ -142,17 +178,18 @@ def _open_folder(path: Path, names: tuple[str, ...] | None) -> Stack:
             return open_pictures([found[name] for name in order], [known[name] for name in order])
         if names:
             unknown = sorted(set(found) - set(known))
-            raise ImageError(f"no class is called {unknown[0]!r}, as a picture is; the names are {', '.join(names)}")
+            raise ImageError(f"no class has the name {unknown[0]!r} of a picture; the names are {', '.join(names)}")
     return open_pictures(pictures)
 
 
 def _name_arrays(stack: Stack, path: Path, names: tuple[str, ...] | None) -> Stack:
-    """Gives names to masks from a numpy file; an (H, W) array with several names becomes as many masks."""
+    """Names the masks of a numpy file; an (H, W) array with several names is split into one mask per name."""
     if names and stack.flat and (len(names) > 1 or names[0].lower() == "background"):
         names = names[1:] if names[0].lower() == "background" else names
         if not names:
-            raise ImageError("no class has a name but the background")
-        return Stack(len(names), stack.size, lambda indices: _split(stack, len(names), indices), names)
+            raise ImageError("the names hold only the background; give the names of the classes")
+        count = len(names)
+        return Stack(count, stack.size, lambda indices: _split(stack, count, indices), names)
     if names is None:
         listed = classes_of(path) or ()
         fitting = [known for known in (listed, labels.CXAS) if len(known) == stack.count]
@@ -173,7 +210,7 @@ def _read(path: Path, stack: Stack, indices: Sequence[int]) -> Iterator[np.ndarr
 
 @contextlib.contextmanager
 def _naming(path: str | Path) -> Iterator[None]:
-    """Puts the name of the file before what is said against it."""
+    """Adds the name of the file to the messages of errors."""
     try:
         yield
     except ValueError as error:
@@ -182,7 +219,7 @@ def _naming(path: str | Path) -> Iterator[None]:
         raise kind(f"{name}: " + str(error).removeprefix(f"{name}: ")) from None
 
 
-def _renamed(found: Sequence, names: Sequence[str] | None) -> tuple[str, ...]:
+def _renamed(found: Sequence[Any], names: Sequence[str] | None) -> tuple[str, ...]:
     if names is None:
         return tuple(found)
     if len(names) != len(found):
@@ -190,8 +227,8 @@ def _renamed(found: Sequence, names: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _split(stack: Stack, count: int, indices: Sequence[int]):
-    """Yields the masks of a label map's values 1 + index."""
+def _split(stack: Stack, count: int, indices: Sequence[int]) -> Iterator[np.ndarray]:
+    """Yields the mask of the value 1 + index of a label map, for every index."""
     (values,) = stack.read([0])
     if values.min() < 0 or values.max() > count:
         raise ImageError(f"the label map has values from {values.min()} to {values.max()}, but {count} classes")
@@ -200,7 +237,7 @@ def _split(stack: Stack, count: int, indices: Sequence[int]):
 
 
 def _binary(mask: np.ndarray) -> np.ndarray:
-    """Returns an array of 0 and 1, or of 0 and 255, as bool."""
+    """Returns an array of 0 and 1, or of 0 and 255, as bool; raises ImageError for other values."""
     if mask.dtype == bool:
         return mask
     top = mask.max()

@@ -1,39 +1,43 @@
-"""Reads the masks of a DICOM Segmentation object of one image. Files come from strangers; sizes are checked first."""
+"""Reads the masks of a DICOM Segmentation object of one image. Files are untrusted: sizes are checked first."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from pydicom import Dataset
 from pydicom.pixels import pixel_array
 
-from jaxseg.images.checks import ImageError, check_size
 from jaxseg.images.decode import open_dicom, without_remarks
+from jaxseg.images.picture import ImageError, check_size
 from jaxseg.masks.formats import MAX_CLASSES, Stack
 
 _CLASSES = {"1.2.840.10008.5.1.4.1.1.66.4": "BINARY", "1.2.840.10008.5.1.4.1.1.66.7": "LABELMAP"}
 
 
 def open_dicom_seg(path: Path) -> Stack:
-    """Opens the segments of a DICOM SEG of one source frame: binary ones, or a label map.
+    """Opens the segments of a DICOM SEG of one source frame, binary or a label map.
 
     Returns:
-      A Stack with the segments' labels, in the order of the segments' numbers; a segment without a frame is empty, the
-      background of a label map is left out. The file's content is kept, its frames are decoded when they are read.
+      A `Stack` named by the labels of the segments, in the order of their numbers. A segment without a frame is empty;
+      the background of a label map is left out. The content of the file is kept in memory, and its frames are decoded
+      when they are read.
 
     Raises:
-      ImageError: no DICOM SEG, fractional, of several source frames, of more than 1000 segments, or damaged; reading
-        a mask may raise it too. OSError: the file cannot be opened.
+      ImageError: the file is not a DICOM SEG, is fractional or damaged, belongs to several source frames, or has more
+        than 1000 segments. Reading a mask may raise it too.
+      OSError: the file cannot be opened.
     """
     with _errors():
         dataset = open_dicom(path)
         kind = _CLASSES.get(dataset.get("SOPClassUID"))
         if kind is None:
-            raise ImageError("no DICOM SEG (an image, or an object of another kind)")
+            raise ImageError("not a DICOM SEG (an image, or an object of another kind)")
         if dataset.SegmentationType != kind:
             raise ImageError(
-                f"the segmentation type is {dataset.SegmentationType}; BINARY and LABELMAP can be read: a fractional "
-                "one must be thresholded first"
+                f"the segmentation type is {dataset.SegmentationType}; BINARY and LABELMAP can be read: threshold a "
+                "fractional one first"
             )
         labels = _labels(dataset)
         numbers = sorted(labels)
@@ -46,7 +50,7 @@ def open_dicom_seg(path: Path) -> Stack:
 
 @contextlib.contextmanager
 def _errors() -> Iterator[None]:
-    """Turns what pydicom and its decoders raise on damaged files, which is almost anything, into one error."""
+    """Turns what pydicom and its decoders raise on damaged files, almost any type, into ImageError."""
     try:
         with without_remarks():
             yield
@@ -59,8 +63,8 @@ def _errors() -> Iterator[None]:
         raise ImageError(f"cannot read it as DICOM SEG ({reason})") from None
 
 
-def _labels(dataset) -> dict[int, str]:
-    """Segment number -> label, without the background of a label map."""
+def _labels(dataset: Dataset) -> dict[int, str]:
+    """Returns a mapping from segment number to label, without the background of a label map."""
     labels = {}
     for segment in dataset.SegmentSequence:
         number = int(segment.SegmentNumber)
@@ -72,24 +76,25 @@ def _labels(dataset) -> dict[int, str]:
     return labels
 
 
-def _check_sizes(count, size, dataset) -> None:
+def _check_sizes(count: int, size: tuple[int, int], dataset: Dataset) -> None:
     check_size(*size)
     if not 1 <= count <= MAX_CLASSES:
-        raise ImageError(f"{count} segments; from 1 to {MAX_CLASSES} can be read")
+        raise ImageError(f"the file has {count} segments; from 1 to {MAX_CLASSES} can be read")
     frames, groups = _count(dataset), len(dataset.get("PerFrameFunctionalGroupsSequence") or [])
     if frames != groups:
-        raise ImageError(f"{frames} frames, but {groups} descriptions of frames: the file is damaged")
+        raise ImageError(f"the file has {frames} frames, but {groups} descriptions of frames: it is damaged")
     if len(_planes(dataset)) > 1:
-        raise ImageError("it belongs to several source frames; an X-ray is one picture")
+        raise ImageError("the file belongs to several source frames; an X-ray is one picture")
 
 
-def _count(dataset) -> int:
+def _count(dataset: Dataset) -> int:
     return int(dataset.get("NumberOfFrames") or 1)
 
 
-def _planes(dataset) -> set:
-    """What tells the planes of the frames apart: their positions, and the images that they were made from."""
-    positions, sources = set(), set()
+def _planes(dataset: Dataset) -> set[Any]:
+    """Returns the positions of the frames, or if these do not differ, the images that they were computed from."""
+    positions: set[Any] = set()
+    sources: set[Any] = set()
     for group in dataset.PerFrameFunctionalGroupsSequence:
         for plane in group.get("PlanePositionSequence") or []:
             positions.add(str(plane.get("ImagePositionPatient")))
@@ -103,13 +108,13 @@ def _planes(dataset) -> set:
     return positions if len(positions) > 1 else sources
 
 
-def _in_label_map(dataset, numbers) -> Callable[[int], np.ndarray]:
-    """Finds the mask of each number in a label map, which is decoded once."""
+def _in_label_map(dataset: Dataset, numbers: list[int]) -> Callable[[int], np.ndarray]:
+    """Returns a function from the number of a segment to its mask in a label map, which is decoded once."""
     if (frames := _count(dataset)) != 1:
         raise ImageError(f"a label map of {frames} frames belongs to several source frames; an X-ray is one picture")
     values = _frame(dataset, 0)
     if values.dtype not in (np.uint8, np.uint16):
-        raise ImageError(f"the label map has {values.dtype} values; 8 or 16 bits without sign can be read")
+        raise ImageError(f"the label map has {values.dtype} values; unsigned 8 or 16 bits can be read")
     described = np.zeros(2**16, bool)
     described[[int(dataset.get("PixelPaddingValue", 0)), *numbers]] = True
     unknown = values[~described[values]]
@@ -118,8 +123,8 @@ def _in_label_map(dataset, numbers) -> Callable[[int], np.ndarray]:
     return lambda number: values == number
 
 
-def _in_frames(dataset, numbers) -> Callable[[int], np.ndarray]:
-    """Finds the mask of each number in its frame, which is decoded each time."""
+def _in_frames(dataset: Dataset, numbers: list[int]) -> Callable[[int], np.ndarray]:
+    """Returns a function from the number of a segment to its mask, whose frame is decoded at each call."""
     shared = dataset.SharedFunctionalGroupsSequence[0]
     seen = [_segment_number(group, shared) for group in dataset.PerFrameFunctionalGroupsSequence]
     if len(set(seen)) < len(seen):
@@ -128,7 +133,7 @@ def _in_frames(dataset, numbers) -> Callable[[int], np.ndarray]:
         if number not in numbers:
             raise ImageError(f"a frame belongs to segment {number}, which is not described: the file is damaged")
     places = {number: place for place, number in enumerate(seen)}
-    frame = _frame
+    frame: Callable[[Dataset, int], np.ndarray] = _frame
     if dataset.BitsAllocated == 1 and not dataset.file_meta.TransferSyntaxUID.is_encapsulated:
         _check_bits(dataset)
         frame = _bits
@@ -136,33 +141,35 @@ def _in_frames(dataset, numbers) -> Callable[[int], np.ndarray]:
     return lambda number: frame(dataset, places[number]).astype(bool) if number in places else empty
 
 
-def _segment_number(group, shared) -> int:
-    """The segment of a frame: its own group says it, or the one that all frames share."""
+def _segment_number(group: Dataset, shared: Dataset) -> int:
+    """Returns the number of a frame's segment, from its own group or from the group that all frames share."""
     group = group if "SegmentIdentificationSequence" in group else shared
     return int(group.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
 
 
-def _size(dataset) -> tuple[int, int]:
+def _size(dataset: Dataset) -> tuple[int, int]:
     return int(dataset.Rows), int(dataset.Columns)
 
 
-def _frame(dataset, place: int) -> np.ndarray:
+def _frame(dataset: Dataset, place: int) -> np.ndarray:
     frame = pixel_array(dataset, index=place)
     if frame.shape != _size(dataset):
         raise ImageError(f"a frame is {frame.shape}, the tags say {_size(dataset)}")
     return frame
 
 
-def _check_bits(dataset) -> None:
+def _check_bits(dataset: Dataset) -> None:
     if not dataset.file_meta.TransferSyntaxUID.is_little_endian:
-        raise ImageError("big-endian bits cannot be read: write it in a little-endian transfer syntax")
+        raise ImageError("big-endian bits cannot be read: write the file in a little-endian transfer syntax")
     frames, (rows, columns), given = _count(dataset), _size(dataset), len(dataset.PixelData)
     if given * 8 < frames * rows * columns:
-        raise ImageError(f"{given} bytes of pixels, {frames} frames need {-(-frames * rows * columns // 8)}: cut short")
+        raise ImageError(
+            f"{given} bytes of pixels, but {frames} frames need {-(-frames * rows * columns // 8)}: cut short"
+        )
 
 
-def _bits(dataset, place: int) -> np.ndarray:
-    """A frame of bits; frames follow each other without a gap, also within a byte."""
+def _bits(dataset: Dataset, place: int) -> np.ndarray:
+    """Returns a frame of bits; frames follow each other without a gap, also within a byte."""
     rows, columns = _size(dataset)
     first = place * rows * columns
     last = first + rows * columns

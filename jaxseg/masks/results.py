@@ -1,4 +1,4 @@
-"""Finds masks in a folder of results, by the account that `jaxseg segment` keeps there, or in a folder of truth."""
+"""Finds the masks of an image in a folder of results, by the `summary.json` of `jaxseg segment`, or by their names."""
 
 import dataclasses
 import functools
@@ -6,23 +6,23 @@ import json
 from pathlib import Path
 
 from jaxseg.files import safe_name, sha256
-from jaxseg.images.kinds import stem
-from jaxseg.masks.formats import PICTURES
-from jaxseg.masks.write import SEG
+from jaxseg.images.read import stem
+from jaxseg.masks.formats import PICTURES, SEG
 
 SUMMARY_FILE = "summary.json"
 _MAX_SUMMARY = 2**28  # bytes
-_KINDS = ("npy", "npz", "png", "dicom-seg", "json", "jpg")  # of several results the first is taken; jpg is lossy
+_KINDS = ("npy", "npz", "png", "dicom-seg", "json", "jpg")  # the first available one is used; jpg is lossy
 
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """What a run's `summary.json` says.
+    """The content of a run's `summary.json`.
 
     Attributes:
       classes: names of the masks, in their order.
-      by_source: path of an image -> its entry; `by_hash`: hex SHA-256 of an image -> its entry.
-      paths: of all results, in the folder.
+      by_source: maps the path of an image to its entry.
+      by_hash: maps the hexadecimal SHA-256 of an image to its entry.
+      paths: paths of all results, relative to the folder.
     """
 
     classes: tuple[str, ...]
@@ -32,17 +32,22 @@ class Summary:
 
 
 def find_masks(folder: str | Path, image: str | Path) -> Path:
-    """Returns where a folder of results, or of truth, holds the masks of an image.
+    """Returns the path of an image's masks in a folder of results or of reference masks.
 
-    The `summary.json` of `jaxseg segment` decides, if there is one: by the image's place, else by its content.
-    Without it, the names do: `<name>` (a folder), or `<name>` with .npy, .npz, .json, .seg.dcm, .png or .jpg.
+    If the folder has a `summary.json` of `jaxseg segment`, the image is looked up there by its path, else by its
+    content. Otherwise the masks are found by their name: `<name>` (a folder), or `<name>` with .npy, .npz, .json,
+    .seg.dcm, .png or .jpg.
+
+    Args:
+      folder: the folder of results.
+      image: file of the image.
 
     Raises:
-      ValueError: there are none, several, or only ones that are out of date.
+      ValueError: the folder does not exist, or has no masks of the image, several, or only outdated ones.
     """
     folder, image = Path(folder), Path(image)
     if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder")
+        raise ValueError(f"{folder} is not a folder")
     summary = read_summary(folder)
     if summary is not None:
         return _find_listed(folder, image, summary)
@@ -57,7 +62,7 @@ def find_masks(folder: str | Path, image: str | Path) -> Path:
 
 
 def named_masks(folder: Path, image: Path) -> list[Path]:
-    """Returns the files and folders in `folder` that are called after the image; the image itself is none of them."""
+    """Returns the files and folders in `folder` that have the image's name, without the image itself."""
     base = folder / safe_name(stem(image))
     files = [base.with_name(base.name + suffix) for suffix in (".npy", ".npz", ".json", SEG, *PICTURES)]
     own = image.resolve()
@@ -66,7 +71,9 @@ def named_masks(folder: Path, image: Path) -> list[Path]:
 
 
 def classes_of(path: Path) -> tuple[str, ...] | None:
-    """Returns the classes of the run that wrote the masks at `path`; None if no summary in a folder above names it.
+    """Returns the classes of the run that wrote the masks at `path`.
+
+    They are None unless the nearest `summary.json` in a folder above lists `path`.
 
     Raises:
       ValueError: the nearest summary is damaged.
@@ -80,45 +87,48 @@ def classes_of(path: Path) -> tuple[str, ...] | None:
 
 
 def read_summary(folder: Path) -> Summary | None:
-    """Returns the account that jaxseg keeps in a folder; None if there is none, or one of another program.
+    """Returns the summary that jaxseg keeps in a folder; None if there is none, or it is another program's.
 
     Raises:
-      ValueError: it is damaged.
+      ValueError: the summary is damaged.
     """
     path = folder / SUMMARY_FILE
     if not path.is_file():
         return None
     status = path.stat()
     if status.st_size > _MAX_SUMMARY:
-        raise ValueError(f"{path} has more than {_MAX_SUMMARY:,} bytes: no summary of jaxseg")
+        raise ValueError(f"{path} has more than {_MAX_SUMMARY:,} bytes: it is not a jaxseg summary")
     return _parse(path, status.st_size, status.st_mtime_ns)
 
 
-@functools.lru_cache(maxsize=2)  # one summary tells of many images
+@functools.lru_cache(maxsize=2)  # one summary serves many images
 def _parse(path: Path, _size: int, _time: int) -> Summary | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict) or "jaxseg" not in content:
             return None
-        classes, entries = content["settings"].get("classes", []), content["files"].values()  # `extract` lists none
+        classes = content["settings"].get("classes", [])  # `extract` lists none
+        entries = content["files"].values()
         texts = [*classes, *(entry["source"] for entry in entries), *(entry.get("sha256", "") for entry in entries)]
         paths = [output["path"] for entry in entries for output in entry["outputs"].values()]
         if not all(isinstance(text, str) for text in texts + paths):
-            raise TypeError("a name or path is no text")
+            raise TypeError("a name or path is not a string")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{path} is no summary of jaxseg, or damaged ({error!r}); name the masks themselves") from None
+        raise ValueError(
+            f"{path} is not a jaxseg summary, or is damaged ({error!r}); name the masks themselves"
+        ) from None
     by_source = {entry["source"]: entry for entry in entries}
     by_hash = {entry["sha256"]: entry for entry in entries if "sha256" in entry}
     return Summary(tuple(classes), by_source, by_hash, frozenset(paths))
 
 
 def _find_listed(folder: Path, image: Path, summary: Summary) -> Path:
-    """The masks of an image by the account of its folder, which may come from a stranger."""
+    """Returns the path of an image's masks by the summary of its folder, which is untrusted."""
     entry = summary.by_source.get(str(image.resolve()))
     if entry is None and image.is_file():
-        entry = summary.by_hash.get(sha256(image))  # it was moved since
+        entry = summary.by_hash.get(sha256(image))  # the image was moved since
     if entry is None:
-        raise ValueError(f"{folder / SUMMARY_FILE} lists no masks of {image}; they are of other images")
+        raise ValueError(f"{folder / SUMMARY_FILE} lists no masks of {image}, only of other images")
     outdated = []
     for kind in _KINDS:
         output = entry["outputs"].get(kind)
@@ -126,7 +136,9 @@ def _find_listed(folder: Path, image: Path, summary: Summary) -> Path:
             continue
         path = (folder / output["path"]).resolve()
         if not path.is_relative_to(folder.resolve()):
-            raise ValueError(f"{folder / SUMMARY_FILE} names {output['path']}, which is outside of its folder: damaged")
+            raise ValueError(
+                f"{folder / SUMMARY_FILE} names {output['path']}, which is outside of its folder: it is damaged"
+            )
         if path.exists() and output.get("stamp") and _is_of(image, entry, output["stamp"]):
             return folder / output["path"]
         outdated.append(output["path"])
@@ -135,9 +147,9 @@ def _find_listed(folder: Path, image: Path, summary: Summary) -> Path:
 
 
 def _is_of(image: Path, entry: dict, stamp: list) -> bool:
-    """Whether an image still is what its masks were made from: the same size and time, else the same content."""
+    """Returns whether an image is unchanged since its masks were computed: the same size and time, or content."""
     try:
         status = image.stat()
         return [status.st_size, status.st_mtime_ns] == list(stamp) or entry.get("sha256") == sha256(image)
-    except OSError:  # whoever reads the image tells
+    except OSError:  # reading the image will report this error
         return True

@@ -1,24 +1,57 @@
-"""The masks of one image, packed at the network's size."""
+"""The masks of one image, packed at the network's size, and the protocol that the writers of masks need."""
 
 import dataclasses
 import functools
+from typing import Protocol
 
 import numpy as np
 
 from jaxseg.nn.indices import nearest_indices
 
 
-@dataclasses.dataclass(frozen=True)
-class Segmentation:
-    """The masks of one image.
+class Masks(Protocol):
+    """Masks of one image as the writers need them; `Segmentation` implements it.
 
     Attributes:
-      names: (K,) label of every mask; `indices` are their positions in the model's label set.
+      names: (K,) label of every mask.
+      indices: (K,) positions of the labels in the model's label set.
       size: height and width of the image.
-      bits: (K, h, w / 8) uint8, the masks at the network's size, eight columns a byte.
-      scores: (K, h, w) float32 sigmoid values at the network's size, where asked for.
-      notes: of the reader.
-      spacing_mm: distance of the image's rows and of its columns, where the file tells.
+    """
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    @property
+    def indices(self) -> tuple[int, ...]: ...
+
+    @property
+    def size(self) -> tuple[int, int]: ...
+
+    def mask(self, k: int) -> np.ndarray:
+        """Returns mask `k`, (H, W) bool."""
+
+    def packed_mask(self, k: int) -> np.ndarray:
+        """Returns mask `k`, (H, ceil(W / 8)) uint8, eight columns per byte, the first one in the highest bit."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Segmentation:
+    """The masks of one image, as a network computed them.
+
+    Attributes:
+      names: (K,) label of every mask.
+      indices: (K,) positions of the labels in the model's label set.
+      size: height and width of the image.
+      bits: (K, h, w / 8) uint8, the masks at the network's size (h, w), eight columns per byte.
+      scores: (K, h, w) float32 sigmoid values at the network's size; None unless they were requested.
+      notes: remarks of the image's reader.
+      spacing_mm: distance between the image's rows and between its columns in millimetres; None if it is unknown.
+
+    >>> mask = np.zeros((1, 8, 8), bool)
+    >>> mask[0, :4] = True
+    >>> found = Segmentation(("heart",), (0,), (2, 3), np.packbits(mask, axis=2))
+    >>> found.mask(0).tolist()
+    [[True, True, True], [False, False, False]]
     """
 
     names: tuple[str, ...]
@@ -30,18 +63,18 @@ class Segmentation:
     spacing_mm: tuple[float, float] | None = None
 
     def mask(self, k: int) -> np.ndarray:
-        """Returns mask `k` as (H, W) bool at the image's size (nearest neighbour, as the original)."""
+        """Returns mask `k` as (H, W) bool at the image's size, resized by nearest neighbour as in the original."""
         rows, columns = self._indices
         return np.unpackbits(self.bits[k], axis=1).view(bool).take(columns, axis=1).take(rows, axis=0)
 
     def packed_mask(self, k: int) -> np.ndarray:
-        """Returns mask `k` as (H, ceil(W / 8)) uint8, eight columns a byte, the first in the highest bit."""
+        """Returns mask `k` as (H, ceil(W / 8)) uint8, eight columns per byte, the first one in the highest bit."""
         rows, columns = self._indices
         return np.packbits(np.unpackbits(self.bits[k], axis=1).take(columns, axis=1), axis=1).take(rows, axis=0)
 
     @functools.cached_property
     def masks(self) -> np.ndarray:
-        """(K, H, W) bool at the image's size; made once, on first use."""
+        """(K, H, W) bool at the image's size; computed once, on first use."""
         masks = np.empty((len(self.names), *self.size), bool)
         for k in range(len(self.names)):
             masks[k] = self.mask(k)
@@ -49,10 +82,10 @@ class Segmentation:
 
     @functools.cached_property
     def probabilities(self) -> np.ndarray:
-        """(K, H, W) float32 in [0, 1] at the image's size; `masks` is this > threshold, up to rounding.
+        """(K, H, W) float32 in [0, 1] at the image's size; `masks` equals `probabilities > threshold`, up to rounding.
 
         Raises:
-          ValueError: they were not asked for.
+          ValueError: they were not requested.
         """
         if self.scores is None:
             raise ValueError("no probabilities were kept; ask for them with segment(..., probabilities=True)")

@@ -1,7 +1,7 @@
-"""What a DICOM object made from an image takes over from it: patient, study, identity and geometry, all valid.
+"""Reads the part of an image's DICOM header that derived objects take over: patient, study, identity and geometry.
 
-A value that breaks its value representation is repaired where that loses nothing, else left out. The notes name the
-tag, never the value: it may say who the patient is.
+All values in the result are valid. A value that breaks its value representation is repaired if that loses nothing, and
+otherwise left out. The notes name the tag and never the value, which may identify the patient.
 """
 
 import datetime
@@ -9,63 +9,74 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import pydicom
+from pydicom import Dataset
 from pydicom.datadict import dictionary_VR
 from pydicom.multival import MultiValue
 from pydicom.uid import SecondaryCaptureImageStorage, generate_uid
 from pydicom.valuerep import format_number_as_ds
 
-from jaxseg.images.checks import ImageError, check_size
 from jaxseg.images.decode import open_dicom, without_remarks
+from jaxseg.images.picture import ImageError, check_size
 
-_TEXT = ("PatientName", "PatientID", "IssuerOfPatientID", "EthnicGroup", "AccessionNumber", "StudyID")
-_TEXT += ("StudyDescription", "ReferringPhysicianName", "PositionReferenceIndicator")
-_OTHER = ("PatientBirthDate", "PatientSex", "PatientAge", "PatientSize", "PatientWeight", "StudyDate", "StudyTime")
-_OTHER += ("FrameOfReferenceUID",)
-_REQUIRED = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate")
-_REQUIRED += ("StudyTime", "ReferringPhysicianName")  # may be empty
+_TEXT = (
+    *("PatientName", "PatientID", "IssuerOfPatientID", "EthnicGroup", "AccessionNumber", "StudyID"),
+    *("StudyDescription", "ReferringPhysicianName", "PositionReferenceIndicator"),
+)
+_OTHER = (
+    *("PatientBirthDate", "PatientSex", "PatientAge", "PatientSize", "PatientWeight", "StudyDate", "StudyTime"),
+    "FrameOfReferenceUID",
+)
+_REQUIRED = (  # may be empty
+    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate"),
+    *("StudyTime", "ReferringPhysicianName"),
+)
 _UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 _PLANE = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2, "SliceThickness": 1}
 _LOSSY = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
 _DEIDENTIFIED = ("PatientIdentityRemoved", "DeidentificationMethod")
-_UNREADABLE = "\\"  # is valid in no representation
+_UNREADABLE = "\\"  # a value that is invalid in every representation
 _TERMS = {"PatientSex": ("M", "F", "O"), "PatientIdentityRemoved": ("YES", "NO")}
-_READ = (*_TEXT, *_OTHER, *_UIDS, *_PLANE, *_LOSSY, *_DEIDENTIFIED, "SOPClassUID", "Rows", "Columns")
-_READ += ("NumberOfFrames", "PatientOrientation", "SpecificCharacterSet")
+_READ = (
+    *(*_TEXT, *_OTHER, *_UIDS, *_PLANE, *_LOSSY, *_DEIDENTIFIED, "SOPClassUID", "Rows", "Columns"),
+    *("NumberOfFrames", "PatientOrientation", "SpecificCharacterSet"),
+)
 
 
-def read_header(path: Path) -> tuple[pydicom.Dataset, list[str]]:
-    """Returns the tags of a single-frame DICOM image that an object made from it takes over, all of them valid.
+def read_header(path: Path) -> tuple[Dataset, list[str]]:
+    """Returns the tags of a single-frame DICOM image that derived objects take over, all of them valid.
 
-    Tags that such objects must have are there, empty or with a new identifier where the file has none. Of the
-    geometry there is either all that a plane in the patient needs, or nothing.
+    Tags that such objects must have are always present: if the file has no value, they are empty or get a new
+    identifier. The geometry is either complete, with all tags of a plane in the patient, or absent.
 
     Returns:
-      The tags, without pixels, and a note for every value that was repaired, left out or made anew.
+      The tags, without pixels, and a note for every value that was repaired, left out or generated.
 
     Raises:
-      ImageError: no DICOM file, no image of a bearable size, several frames, or a header that cannot be read.
+      ImageError: the file is not DICOM, its size is not allowed, it has several frames, or its header cannot be read.
+      OSError: the file cannot be opened.
     """
-    with without_remarks():  # those that matter are notes here
+    with without_remarks():  # what matters becomes a note
         try:
             dataset = open_dicom(path, tags=_READ)
             rows, columns = int(dataset.Rows), int(dataset.Columns)
             frames = int(dataset.get("NumberOfFrames") or 1)
-        except Exception as error:  # pydicom raises almost anything on damaged files
+        except Exception as error:  # on damaged files pydicom raises errors of almost any type
             if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno):
                 raise
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ImageError(f"{path.name}: cannot read the header ({reason})") from None
         check_size(rows, columns)
         if frames != 1:
-            raise ImageError(f"{path.name}: {frames} frames; an X-ray is one picture")
+            raise ImageError(f"{path.name}: the file has {frames} frames; an X-ray is one picture")
         return _valid(dataset, rows, columns)
 
 
-def _valid(dataset, rows, columns) -> tuple[pydicom.Dataset, list[str]]:
-    header, notes = pydicom.Dataset(), []
-    header.SpecificCharacterSet = "ISO_IR 192"  # UTF-8 holds the text of every other character set
+def _valid(dataset: Dataset, rows: int, columns: int) -> tuple[Dataset, list[str]]:
+    header = Dataset()
+    notes: list[str] = []
+    header.SpecificCharacterSet = "ISO_IR 192"  # UTF-8, which holds the text of every other character set
     header.Rows, header.Columns = rows, columns
     for keyword in (*_TEXT, *_OTHER):
         value = _checked(dataset, keyword, notes)
@@ -81,19 +92,19 @@ def _valid(dataset, rows, columns) -> tuple[pydicom.Dataset, list[str]]:
     return header, notes
 
 
-def _values(dataset, keyword) -> list:
-    """The values of a tag as pydicom reads them; none where it is absent or empty."""
+def _values(dataset: Dataset, keyword: str) -> list[Any]:
+    """Returns the values of a tag as pydicom reads them; [] if it is absent or empty."""
     try:
         value = dataset.get(keyword)
-    except Exception:  # a value that breaks its representation, in whatever way
+    except Exception:  # a value may break its representation in any way
         return [_UNREADABLE]
     if value is None or value == "":
         return []
     return list(value) if isinstance(value, MultiValue) else [value]
 
 
-def _checked(dataset, keyword, notes) -> str | None:
-    """A tag's value in its representation; None where it has none, or none that can be repaired."""
+def _checked(dataset: Dataset, keyword: str, notes: list[str]) -> str | None:
+    """Returns a tag's valid or repaired value; None if it has no value or the value cannot be repaired."""
     vr = dictionary_VR(keyword)
     values = _values(dataset, keyword)
     given = " ".join(str(value) for value in values).strip()
@@ -103,27 +114,28 @@ def _checked(dataset, keyword, notes) -> str | None:
     if kept not in _TERMS.get(keyword, (kept,)):
         kept = None
     if kept is None:
-        notes.append(f"{keyword} is left out: no valid {vr}")
+        notes.append(f"{keyword} is left out: it is not a valid {vr}")
     elif kept != given:
         notes.append(f"{keyword} is repaired to a valid {vr}")
     return kept
 
 
-def _identifier(dataset, keyword, notes) -> str:
+def _identifier(dataset: Dataset, keyword: str, notes: list[str]) -> str:
+    """Returns a valid UID: the tag's value, or a new one that is generated from it."""
     values = _values(dataset, keyword)
     if keyword == "SOPInstanceUID" and not values:
-        values = _values(dataset.file_meta, "MediaStorageSOPInstanceUID")  # the same one
+        values = _values(dataset.file_meta, "MediaStorageSOPInstanceUID")  # the same identifier
     given = str(values[0]) if len(values) == 1 else ""
     if _uid(given):
         return given
     notes.append(f"{keyword} is new: the image has {'no valid one' if values else 'none'}")
-    # The same wrong identifier becomes the same right one, so that what is of one study stays of one study.
-    # Where there is none, that of the image stands in, so that another run gives the same.
+    # Equal invalid identifiers become equal valid ones, so that the images of a study stay together. A missing one is
+    # generated from that of the image, so that every run gives the same.
     origin = given or str(dataset.get("SOPInstanceUID") or "")
     return str(generate_uid(entropy_srcs=[keyword, origin] if origin else None))
 
 
-def _sop_class(dataset, notes) -> str:
+def _sop_class(dataset: Dataset, notes: list[str]) -> str:
     found = [*_values(dataset, "SOPClassUID"), *_values(dataset.file_meta, "MediaStorageSOPClassUID")]
     for value in found:
         if _uid(str(value)):
@@ -132,26 +144,26 @@ def _sop_class(dataset, notes) -> str:
     return str(SecondaryCaptureImageStorage)
 
 
-def _take_together(dataset, header, keywords, notes) -> None:
-    """Takes over tags that are valid only together."""
+def _take_together(dataset: Dataset, header: Dataset, keywords: tuple[str, ...], notes: list[str]) -> None:
+    """Copies tags that are valid only together."""
     present = any(_values(dataset, keyword) for keyword in keywords)
     values = [_checked(dataset, keyword, []) for keyword in keywords]
     if all(values):
         for keyword, value in zip(keywords, values, strict=True):
             setattr(header, keyword, value)
     elif present:
-        notes.append(f"{' and '.join(keywords)} are left out: valid only together")
+        notes.append(f"{' and '.join(keywords)} are left out: they are valid only together")
 
 
-def _take_orientation(dataset, header) -> None:
-    """Takes over the patient's orientation to rows and columns, which the masks share; else leaves it empty."""
+def _take_orientation(dataset: Dataset, header: Dataset) -> None:
+    """Copies the patient orientation of rows and columns, which the masks share; if it is invalid, sets it empty."""
     values = [str(value) for value in _values(dataset, "PatientOrientation")]
     valid = len(values) == 2 and all(re.fullmatch("[LRAPHF]{1,3}", value) for value in values)
     header.PatientOrientation = values if valid else ""
 
 
-def _take_lossy(dataset, header) -> None:
-    """Takes over that the image was once compressed with loss, and what is known of it."""
+def _take_lossy(dataset: Dataset, header: Dataset) -> None:
+    """Copies the tags which state that the image was once compressed with loss."""
     if _values(dataset, "LossyImageCompression") != ["01"]:
         return
     header.LossyImageCompression = "01"
@@ -163,8 +175,8 @@ def _take_lossy(dataset, header) -> None:
         header.LossyImageCompressionRatio = ratios
 
 
-def _take_plane(dataset, header, notes) -> None:
-    """Takes over the plane in the patient where it is whole, and else no geometry at all."""
+def _take_plane(dataset: Dataset, header: Dataset, notes: list[str]) -> None:
+    """Copies the plane in the patient if it is complete and valid; otherwise the header gets no geometry."""
     plane = {keyword: _numbers(dataset, keyword, count) for keyword, count in _PLANE.items()}
     whole = all(plane.values()) and min(float(value) for value in plane["PixelSpacing"]) > 0
     if whole and _orthonormal(plane["ImageOrientationPatient"]):
@@ -176,18 +188,20 @@ def _take_plane(dataset, header, notes) -> None:
                 generate_uid(entropy_srcs=["FrameOfReferenceUID", header.SeriesInstanceUID])
             )
         return
-    for keyword in ("FrameOfReferenceUID", "PositionReferenceIndicator"):  # a place without coordinates is none
+    for keyword in ("FrameOfReferenceUID", "PositionReferenceIndicator"):  # meaningless without coordinates
         header.pop(keyword, None)
     if "ImagePositionPatient" in dataset or "ImageOrientationPatient" in dataset:
-        notes.append("position and orientation are left out: the image has them only in part, or invalid ones")
+        notes.append("position and orientation are left out: they are incomplete or invalid in the image")
 
 
-def _numbers(dataset, keyword, count) -> list[str] | None:
+def _numbers(dataset: Dataset, keyword: str, count: int) -> list[str]:
+    """Returns the valid decimal strings of a tag; [] unless there are exactly `count`."""
     values = [_decimal(str(value)) for value in _values(dataset, keyword)]
-    return values if len(values) == count and None not in values else None
+    valid = [value for value in values if value is not None]
+    return valid if len(values) == len(valid) == count else []
 
 
-def _orthonormal(orientation) -> bool:
+def _orthonormal(orientation: list[str]) -> bool:
     numbers = [float(value) for value in orientation]
     row, column = numbers[:3], numbers[3:]
     length = [math.sqrt(sum(x * x for x in vector)) for vector in (row, column)]
@@ -196,7 +210,7 @@ def _orthonormal(orientation) -> bool:
 
 
 def _line(most: int) -> Callable[[str], str | None]:
-    """Repairs text of one line: what no screen shows becomes a blank; a text that is too long is none."""
+    """Returns a repair of one-line text: unprintable characters become blanks; text over `most` characters is None."""
 
     def repair(text: str) -> str | None:
         shown = "".join(c if c.isprintable() and c not in "\\\ufffd" else " " for c in text)
@@ -209,22 +223,24 @@ def _line(most: int) -> Callable[[str], str | None]:
 def _person(text: str) -> str | None:
     groups = text.split("=")
     lines = [_line(64)(group) if group.strip() else "" for group in groups]
-    if len(groups) > 3 or None in lines or any(line.count("^") > 4 for line in lines):
-        return None
-    return "=".join(lines)
+    valid = [line for line in lines if line is not None and line.count("^") <= 4]
+    return "=".join(valid) if len(valid) == len(groups) <= 3 else None
 
 
 def _date(text: str) -> str | None:
-    digits = re.sub(r"(\d{4})([.-])(\d\d)\2(\d\d)", r"\1\3\4", text.strip())  # 1993.08.22: as before DICOM
+    digits = re.sub(r"(\d{4})([.-])(\d\d)\2(\d\d)", r"\1\3\4", text.strip())  # 1993.08.22 is the form before DICOM
+    parts = re.fullmatch(r"(\d{4})(\d\d)(\d\d)", digits, re.ASCII)
+    if parts is None:
+        return None
     try:
-        datetime.date(*(int(part) for part in re.fullmatch(r"(\d{4})(\d\d)(\d\d)", digits, re.ASCII).groups()))
-    except (AttributeError, ValueError):
+        datetime.date(int(parts[1]), int(parts[2]), int(parts[3]))
+    except ValueError:
         return None
     return digits
 
 
 def _time(text: str) -> str | None:
-    digits = text.strip().replace(":", "")  # 10:20:30: as before DICOM
+    digits = text.strip().replace(":", "")  # 10:20:30 is the form before DICOM
     valid = re.fullmatch(r"([01]\d|2[0-3])([0-5]\d([0-5]\d(\.\d{1,6})?)?)?", digits, re.ASCII)
     return digits if valid else None
 

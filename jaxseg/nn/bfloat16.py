@@ -1,25 +1,38 @@
-"""bfloat16 on CPUs: convolutions as products of matrices that sum in float32; arrays are (B, H, W, C).
+"""Fast bfloat16 convolutions on CPUs, as matrix products accumulated in float32; arrays are (B, H, W, C).
 
-Processors with units for products of bfloat16 matrices (Intel's AMX) take a third to a fifth of float32's time there,
-but XLA uses them in products whose result is float32 alone, not in its convolutions (`benchmarks/half.py`, forward, on
-such a processor; on others bfloat16 was not measured, and float32 is the better choice).
+Processors with units for bfloat16 matrix products (Intel's AMX) compute such a product in a third to a fifth of the
+time of float32. XLA uses these units only for products whose result is float32, and not in its convolutions.
+`benchmarks/convolutions.py` measured this for the forward pass on such a processor. On other processors bfloat16 was
+not measured, and float32 is the better choice.
 """
 
 import jax
 import jax.numpy as jnp
 
-_CHANNELS = 2**14  # in times out, from which nine products are faster than XLA's convolution
+_CHANNELS = 2**14  # C * C' from which nine products are faster than XLA's convolution
 
 
-def pays(kernel: jax.Array) -> bool:
-    """Whether a CPU convolves faster `by_taps` with this kernel; others than (3, 3, C, C') never do."""
+def is_faster(kernel: jax.Array | jax.ShapeDtypeStruct) -> bool:
+    """Returns whether a CPU convolves faster with `by_taps` than with XLA's convolution.
+
+    Args:
+      kernel: (h, w, C, C'), any dtype. The answer is False unless it is a bfloat16 kernel (3, 3, C, C').
+    """
     many = kernel.shape[:2] == (3, 3) and kernel.shape[2] * kernel.shape[3] >= _CHANNELS
     return many and kernel.dtype == jnp.bfloat16
 
 
 @jax.custom_vjp
 def product(x: jax.Array, matrix: jax.Array) -> jax.Array:
-    """Returns the product of (N, C) with (C, C'), in bfloat16 summed in float32; it has reverse derivatives."""
+    """Returns a matrix product, accumulated in float32 on CPUs. Only reverse-mode derivatives are supported.
+
+    Args:
+      x: (N, C) bfloat16.
+      matrix: (C, C') bfloat16.
+
+    Returns:
+      (N, C') bfloat16.
+    """
     return jax.lax.platform_dependent(x, matrix, cpu=_rounded, default=jnp.matmul)
 
 
@@ -27,11 +40,11 @@ def _rounded(x: jax.Array, matrix: jax.Array) -> jax.Array:
     return _sums(x, matrix).astype(x.dtype)
 
 
-def _forward(x: jax.Array, matrix: jax.Array) -> tuple:
+def _forward(x: jax.Array, matrix: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     return product(x, matrix), (x, matrix)
 
 
-def _backward(kept: tuple, change: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _backward(kept: tuple[jax.Array, jax.Array], change: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, matrix = kept
     return product(change, matrix.T), jnp.matmul(x.T, change)
 
@@ -40,7 +53,15 @@ product.defvjp(_forward, _backward)
 
 
 def by_taps(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Returns the convolution of (B, H, W, C) with (3, 3, C, C'), strides and padding of 1, as nine products."""
+    """Returns a 3x3 convolution with stride 1 and padding 1, as nine matrix products accumulated in float32.
+
+    Args:
+      x: (B, H, W, C) bfloat16.
+      kernel: (3, 3, C, C') bfloat16.
+
+    Returns:
+      (B, H, W, C') bfloat16.
+    """
     height, width, channels = x.shape[1:]
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     total = jnp.float32(0)

@@ -1,30 +1,37 @@
-"""Layers that follow PyTorch where flax differs; arrays are (B, H, W, C)."""
+"""Layers that behave as PyTorch's where flax's differ; arrays are (B, H, W, C)."""
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 from jaxseg.nn.convolution import convolution
 
-INITS = ("torch", "lecun")
-DTYPES = ("float32", "bfloat16")
+Init = Literal["torch", "lecun"]
+Dtype = Literal["float32", "bfloat16"]
 _NHWC = ("NHWC", "HWIO", "NHWC")
 
 
 class BatchNorm(nnx.Module):
     """Batch normalisation with PyTorch's running statistics.
 
-    Training normalises by the biased batch variance and stores the unbiased one, with PyTorch's
-    momentum (the share of the new batch). Statistics are computed in float32 whatever the compute
-    dtype. `nnx.view(model, use_running_average=True)` gives the evaluation mode. Derivatives of first order alone are
-    right in training.
+    Training normalises by the biased variance of the batch and stores the unbiased one. The momentum is PyTorch's: the
+    weight of the new batch. Statistics are computed in float32, whatever the dtype of the input.
+    `nnx.view(model, use_running_average=True)` gives the evaluation mode. In training, only first-order gradients are
+    supported.
+
+    Args:
+      num_features: C, the number of channels.
+      momentum: weight of the new batch in the running statistics, in [0, 1].
+      epsilon: added to the variance.
     """
 
-    def __init__(self, num_features: int, *, momentum: float = 0.1, epsilon: float = 1e-5):
+    def __init__(self, num_features: int, *, momentum: float = 0.1, epsilon: float = 1e-5) -> None:
         self.scale = nnx.Param(jnp.ones((num_features,), jnp.float32))
         self.bias = nnx.Param(jnp.zeros((num_features,), jnp.float32))
         self.mean = nnx.BatchStat(jnp.zeros((num_features,), jnp.float32))
@@ -32,15 +39,15 @@ class BatchNorm(nnx.Module):
         self.momentum = momentum
         self.epsilon = epsilon
         self.use_running_average = False
-        self.axis = None  # of the devices whose batches are one, under pmap; see `across`
+        self.axis: str | None = None  # pmap axis of the devices that share one batch; see `over_devices`
 
-    def set_view(self, use_running_average: bool | None = None):
-        """Called by `nnx.view`."""
+    def set_view(self, use_running_average: bool | None = None) -> None:
+        """Sets the mode; `nnx.view` calls this method."""
         if use_running_average is not None:
             self.use_running_average = use_running_average
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalises (..., C) over all axes but the last; same shape and dtype."""
+        """Returns (..., C) normalised over all axes except the last, in the same shape and dtype."""
         if self.use_running_average:
             mean, var = self.mean[...], self.var[...]
         else:
@@ -55,7 +62,7 @@ class BatchNorm(nnx.Module):
         count = x.size // x.shape[-1]
         if self.axis is None:
             mean = x.mean(axes)
-            # the variance does not change with the mean that is taken: one sum less in the gradient
+            # The derivative of the variance by the mean is 0: stopping it saves one sum in the gradient.
             var = jnp.square(x - jax.lax.stop_gradient(mean).reshape((1,) * len(axes) + (-1,))).mean(axes)
         else:
             count *= jax.lax.axis_size(self.axis)
@@ -67,23 +74,70 @@ class BatchNorm(nnx.Module):
         return mean, var
 
 
-def across(model: nnx.Module, axis: str) -> nnx.Module:
-    """Returns a view of a model whose batch norms take their statistics over all devices of a `pmap` axis."""
-    view = nnx.view(model)
-    for _, module in nnx.iter_modules(view):
-        if isinstance(module, BatchNorm):
-            module.axis = axis
-    return view
+class GroupNorm(nnx.Module):
+    """Group normalisation: every image and group of channels by its mean and biased variance, then scale and shift.
+
+    With as many groups as channels it equals PyTorch's `InstanceNorm2d` (affine, without running statistics). Training
+    and evaluation are the same. Statistics are computed in float32, whatever the dtype of the input.
+
+    Args:
+      num_features: C, the number of channels.
+      num_groups: number of groups, a divisor of C.
+      epsilon: added to the variance.
+
+    Raises:
+      ValueError: the channels do not divide into the groups.
+
+    Source: Wu and He 2018, arXiv:1803.08494.
+    """
+
+    def __init__(self, num_features: int, num_groups: int, *, epsilon: float = 1e-5) -> None:
+        if num_groups < 1 or num_features % num_groups:
+            raise ValueError(f"{num_features} channels do not divide into {num_groups} groups")
+        self.scale = nnx.Param(jnp.ones((num_features,), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((num_features,), jnp.float32))
+        self.num_groups = num_groups
+        self.epsilon = epsilon
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns (B, H, W, C) normalised, in the same shape and dtype."""
+        pixels = x.astype(jnp.float32).reshape(x.shape[0], -1, x.shape[-1])  # on four axes XLA is slow
+        mean = self._mean_of_groups(pixels.mean(1))
+        factor = jax.lax.rsqrt(self._mean_of_groups(jnp.square(pixels - mean).mean(1)) + self.epsilon)
+        factor = factor * self.scale[...].reshape(1, 1, -1)
+        return (pixels * factor + (self.bias[...].reshape(1, 1, -1) - mean * factor)).reshape(x.shape).astype(x.dtype)
+
+    def _mean_of_groups(self, means: jax.Array) -> jax.Array:
+        """Returns the means of the groups, (B, 1, C), from the means of their channels, (B, C)."""
+        groups = means.reshape(means.shape[0], self.num_groups, -1)
+        return jnp.broadcast_to(groups.mean(-1, keepdims=True), groups.shape).reshape(means.shape[0], 1, -1)
 
 
-class Table(nnx.Variable):
-    """An array that a user gives to a model: zeros until then, stored with the model, never trained."""
+def instance_norm(num_features: int) -> GroupNorm:
+    """Returns the layer that normalises every channel of every image separately."""
+    return GroupNorm(num_features, num_features)
+
+
+class PReLU(nnx.Module):
+    """PyTorch's `PReLU()`: `x` if it is positive, else `slope * x`, with one learned slope that starts at 0.25."""
+
+    def __init__(self) -> None:
+        self.slope = nnx.Param(jnp.full((1,), 0.25, jnp.float32))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        slope = self.slope[...].astype(x.dtype).reshape((1,) * x.ndim)
+        return jnp.where(x > 0, x, slope * x)
+
+
+class EmbeddingTable(nnx.Variable):
+    """Embeddings that a user supplies: zeros until then, stored with the model and never trained."""
 
 
 class ConvNorm(nnx.Module):
-    """A convolution followed by batch normalisation, (B, H, W, C_in) -> (B, H', W', C_out).
+    """A convolution followed by batch normalisation: (B, H, W, C) -> (B, H', W', C').
 
-    `fold_batch_norm` merges the two for inference; `norm` is None from then on.
+    `jaxseg.nn.inference.fold_batch_norm` merges the two for inference; `norm` is None afterwards, and `conv`
+    may be another layer than `nnx.Conv`. The arguments are those of `conv`.
     """
 
     def __init__(
@@ -95,11 +149,13 @@ class ConvNorm(nnx.Module):
         stride: int = 1,
         use_bias: bool = False,
         init: str = "torch",
-        dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
-    ):
-        self.conv = conv(num_in, num_out, kernel, stride=stride, use_bias=use_bias, init=init, dtype=dtype, rngs=rngs)
-        self.norm = nnx.data(BatchNorm(num_out))
+    ) -> None:
+        self.conv: Any = conv(
+            num_in, num_out, kernel, stride=stride, use_bias=use_bias, init=init, dtype=dtype, rngs=rngs
+        )
+        self.norm: BatchNorm | None = nnx.data(BatchNorm(num_out))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = self.conv(x)
@@ -114,16 +170,26 @@ def conv(
     stride: int = 1,
     use_bias: bool = True,
     init: str = "torch",
-    dtype: jnp.dtype = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
     rngs: nnx.Rngs,
 ) -> nnx.Conv:
     """Returns a square convolution with PyTorch's padding of `kernel // 2` on every side.
 
     Args:
-      init: "torch" (PyTorch's default for `Conv2d`: uniform within 1 / sqrt(fan_in), bias too),
-        "torchvision" (its ResNets: normal with variance 2 / fan_out) or "lecun" (flax's default).
-      dtype: dtype of the arithmetic; parameters are float32. float32 means full float32 products on
+      num_in: number of input channels.
+      num_out: number of output channels.
+      kernel: height and width of the kernel.
+      stride: stride of the rows and columns.
+      use_bias: whether a bias is added.
+      init: initial parameters: "torch" (PyTorch's default for `Conv2d`: kernel and bias uniform within
+        1 / sqrt(fan_in)), "torchvision" (that of its ResNets: normal with variance 2 / fan_out, bias 0) or "lecun"
+        (flax's default).
+      dtype: dtype of the arithmetic; parameters are float32. With float32, products are computed in full float32 on
         every device (no TF32, no bfloat16 passes).
+      rngs: random keys for the initial parameters.
+
+    Returns:
+      A layer (B, H, W, num_in) -> (B, ceil(H / stride), ceil(W / stride), num_out) for odd kernels.
     """
     bound = (num_in * kernel * kernel) ** -0.5
     kernel_init = {
@@ -148,9 +214,10 @@ def conv(
 
 
 class ConvTranspose(nnx.Module):
-    """PyTorch's `ConvTranspose2d(kernel_size=3, padding=1, output_padding=1)`; (B, H, W, C) to (B, 2H, 2W, C').
+    """PyTorch's `ConvTranspose2d(kernel_size=3, padding=1, output_padding=1)`.
 
-    That is under stride 2; under another stride s the output has (H - 1) s + 2 rows. The kernel is (3, 3, C', C).
+    With stride 2 it maps (B, H, W, C) to (B, 2H, 2W, C'); with another stride s the output has (H - 1) s + 2 rows and
+    (W - 1) s + 2 columns. The kernel is (3, 3, C', C). The arguments are those of `conv`.
     """
 
     def __init__(
@@ -160,10 +227,10 @@ class ConvTranspose(nnx.Module):
         *,
         stride: int = 2,
         init: str = "torch",
-        dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
-    ):
-        bound = (num_out * 9) ** -0.5  # PyTorch takes the outputs for the inputs here
+    ) -> None:
+        bound = (num_out * 9) ** -0.5  # PyTorch counts the output channels as fan_in here
         kernel_init = _uniform(bound) if init == "torch" else nnx.initializers.lecun_normal(in_axis=-1, out_axis=-2)
         bias_init = _uniform(bound) if init == "torch" else nnx.initializers.zeros_init()
         self.kernel = nnx.Param(kernel_init(rngs.params(), (3, 3, num_out, num_in)))
@@ -178,12 +245,12 @@ class ConvTranspose(nnx.Module):
 
 
 def dilated_transpose(x: jax.Array, kernel: jax.Array, *, stride: int = 2) -> jax.Array:
-    """Transposes a 3x3 convolution as XLA has it: over the input with zeros between its pixels.
+    """Returns a transposed 3x3 convolution as XLA computes it: over the input with zeros between its pixels.
 
     Args:
       x: (B, H, W, C).
       kernel: (3, 3, C', C).
-      stride: of the convolution that is transposed.
+      stride: stride of the convolution that is transposed.
 
     Returns:
       (B, (H - 1) stride + 2, (W - 1) stride + 2, C').
@@ -195,14 +262,22 @@ def dilated_transpose(x: jax.Array, kernel: jax.Array, *, stride: int = 2) -> ja
 
 
 def sub_pixel_transpose(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`dilated_transpose` with stride 2 as four small convolutions, one for each of four neighbouring pixels.
+    """Returns `dilated_transpose` with stride 2, computed as four small convolutions.
 
-    Of each axis an even pixel sees the kernel's middle alone, an odd one its end here and its start one pixel on.
-    `benchmarks/transposed_conv.py` measures the two forms.
+    Each of them computes one of four neighbouring output pixels. Along an axis, an even pixel reads only the middle of
+    the kernel; an odd pixel reads the kernel's end at the same input pixel and its start at the next one.
+    `benchmarks/convolutions.py` measures the two forms.
+
+    Args:
+      x: (B, H, W, C).
+      kernel: (3, 3, C', C).
+
+    Returns:
+      (B, 2H, 2W, C').
     """
     batch, height, width, _ = x.shape
     x = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))
-    taps = {0: slice(1, 2), 1: slice(None, None, -2)}  # slices, for XLA makes gathers of lists of numbers
+    taps = {0: slice(1, 2), 1: slice(None, None, -2)}  # slices: XLA turns lists of indices into gathers
     parts = []
     for row in (0, 1):
         for column in (0, 1):
@@ -223,9 +298,17 @@ def sub_pixel_transpose(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def linear(
-    num_in: int, num_out: int, *, init: str = "torch", dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs
+    num_in: int, num_out: int, *, init: str = "torch", dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs
 ) -> nnx.Linear:
-    """Returns a linear layer with bias, initialised and computed as `conv` is."""
+    """Returns a linear layer with bias, initialised and computed as `conv` is.
+
+    Args:
+      num_in: number of input features.
+      num_out: number of output features.
+      init: "torch" (PyTorch's default: uniform within 1 / sqrt(num_in)) or "lecun" (flax's default).
+      dtype: dtype of the arithmetic; parameters are float32.
+      rngs: random keys for the initial parameters.
+    """
     torch = init == "torch"
     return nnx.Linear(
         num_in,
@@ -243,23 +326,28 @@ def _precision(x: jax.Array) -> jax.lax.Precision | None:
 
 
 def _uniform(bound: float) -> nnx.initializers.Initializer:
-    return _drawn(
+    return _sampled(
         lambda rng, shape: (2 * rng.random(shape, np.float32) - 1) * np.float32(bound),
         lambda key, shape: jax.random.uniform(key, shape, jnp.float32, -bound, bound),
     )
 
 
 def _normal(deviation: float) -> nnx.initializers.Initializer:
-    return _drawn(
+    return _sampled(
         lambda rng, shape: rng.standard_normal(shape, np.float32) * np.float32(deviation),
         lambda key, shape: deviation * jax.random.normal(key, shape, jnp.float32),
     )
 
 
-def _drawn(by_numpy: Callable, by_jax: Callable) -> nnx.initializers.Initializer:
-    """Draws with numpy, seeded by the key: JAX compiles a program a shape, 8 s for a U-Net. Traced keys need JAX."""
+def _sampled(by_numpy: Callable, by_jax: Callable) -> nnx.initializers.Initializer:
+    """Returns an initialiser that samples with numpy, seeded by the key.
 
-    def init(key: jax.Array, shape: Sequence[int], dtype: jnp.dtype = jnp.float32, out_sharding=None) -> jax.Array:
+    JAX would compile one program per shape, which takes 8 s for a U-Net. Traced keys need JAX.
+    """
+
+    def init(
+        key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32, out_sharding: object = None
+    ) -> jax.Array:
         if isinstance(key, jax.core.Tracer):
             return by_jax(key, shape).astype(dtype)
         rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())

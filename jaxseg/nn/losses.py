@@ -1,4 +1,4 @@
-"""Losses. Logits, probabilities and targets are (B, H, W, K); every loss is a float32 scalar."""
+"""Training losses. Logits, probabilities and targets are (B, H, W, K); every loss is a float32 scalar."""
 
 import jax
 import jax.numpy as jnp
@@ -10,20 +10,35 @@ def binary_cross_entropy(logits: jax.Array, target: jax.Array) -> jax.Array:
     Args:
       logits: (B, H, W, K).
       target: (B, H, W, K) of 0 and 1, any dtype.
+
+    Returns:
+      A float32 scalar, at least 0; the mean over all images, pixels and classes.
+
+    Raises:
+      ValueError: the shapes differ or are not (B, H, W, K).
+
+    >>> round(float(binary_cross_entropy(jnp.zeros((1, 2, 2, 1)), jnp.ones((1, 2, 2, 1)))), 4)
+    0.6931
     """
     logits, target = _matched(logits, target)
     return jnp.mean(jnp.maximum(logits, 0) - logits * target + jnp.log1p(jnp.exp(-jnp.abs(logits))))
 
 
 def binary_dice_loss(logits: jax.Array, target: jax.Array) -> jax.Array:
-    """Returns PAX-Ray's Dice loss: no factor 2, classes and pixels of an image together.
+    """Returns PAX-Ray's Dice loss, which has no factor 2 and sums over the classes and pixels of an image together.
 
-    `1 - (sum p t + 1) / (sum (p^2 + t^2) + 1)` with p the sigmoid of the logits, averaged over images. A perfect
-    prediction scores about 0.5.
+    It is `1 - (sum p t + 1) / (sum (p^2 + t^2) + 1)`, where p is the sigmoid of the logits, averaged over images. A
+    perfect prediction has a loss of about 0.5.
 
     Args:
       logits: (B, H, W, K).
       target: (B, H, W, K) of 0 and 1, any dtype.
+
+    Returns:
+      A float32 scalar in [0, 1].
+
+    Raises:
+      ValueError: the shapes differ or are not (B, H, W, K).
 
     Source: ConstantinSeibold/multilabel_segmentation_paxray.
     """
@@ -35,11 +50,17 @@ def binary_dice_loss(logits: jax.Array, target: jax.Array) -> jax.Array:
 
 
 def dice_loss(logits: jax.Array, target: jax.Array) -> jax.Array:
-    """Returns one minus the soft Dice of every image and class, averaged, so that small classes count like large ones.
+    """Returns one minus the soft Dice, averaged over images and classes; small classes weigh as much as large ones.
 
     Args:
       logits: (B, H, W, K).
       target: (B, H, W, K) of 0 and 1, any dtype.
+
+    Returns:
+      A float32 scalar in [0, 1].
+
+    Raises:
+      ValueError: the shapes differ or are not (B, H, W, K).
 
     Source: Milletari et al. 2016 (V-Net), arXiv:1606.04797.
     """
@@ -50,14 +71,20 @@ def dice_loss(logits: jax.Array, target: jax.Array) -> jax.Array:
 
 
 def probability_dice_loss(probs: jax.Array, target: jax.Array) -> jax.Array:
-    """Returns Post-DAE's Dice loss, of probabilities and not of logits: one minus the mean over images and channels.
+    """Returns Post-DAE's Dice loss of probabilities: one minus the mean Dice over images and channels.
 
-    The Dice of each is `(2 sum p t + 1e-5) / (sum p + sum t + 1e-5)`, so a perfect one of masks is 1, of empty ones
-    too. Exchanging the two arguments changes nothing.
+    The Dice of an image and channel is `(2 sum p t + 1e-5) / (sum p + sum t + 1e-5)`. It is 1 for two equal masks, also
+    if both are empty. The loss is symmetric in its arguments.
 
     Args:
-      probs: (B, H, W, K) in [0, 1].
+      probs: (B, H, W, K) in [0, 1]; probabilities, not logits.
       target: (B, H, W, K) in [0, 1], any dtype.
+
+    Returns:
+      A float32 scalar in [0, 1].
+
+    Raises:
+      ValueError: the shapes differ or are not (B, H, W, K).
 
     Source: balazsborsos/dae_postprocessing.
     """

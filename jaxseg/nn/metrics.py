@@ -1,6 +1,7 @@
-"""Metrics of masks. numpy and scipy only, and array methods where it says jax."""
+"""Metrics of masks, in numpy and scipy; functions whose docstring says so also take jax arrays."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -13,19 +14,26 @@ def dice(
     axes: tuple[int, ...] | None = (-2, -1),
     epsilon: float = 0.0,
 ) -> np.ndarray:
-    """Returns the Dice coefficient of binary masks, 2 |A and B| / (|A| + |B| + epsilon).
+    """Returns the Dice coefficient of pairs of binary masks, 2 |A and B| / (|A| + |B| + epsilon).
 
     Args:
       prediction: (..., H, W) bool.
       truth: (..., H, W) bool.
-      axes: axes that belong to one mask; None: all of them, such as those of a volume (D, H, W).
-      epsilon: added to the denominator. SegAE's original uses 1e-6, which gives two empty masks a Dice of 0.
+      axes: axes that belong to one mask; None means all axes, for example those of a volume (D, H, W).
+      epsilon: added to the denominator. The original of SegAE uses 1e-6, which gives two empty masks a Dice of 0.
 
     Returns:
-      float64 in [0, 1], of the shape that remains without `axes`; NaN where the denominator is 0.
+      (...) float64 in [0, 1], the shape without `axes`; NaN where the denominator is 0 (both masks are empty).
 
     Raises:
       ValueError: the shapes differ.
+
+    >>> a = np.array([[True, True], [False, False]])
+    >>> b = np.array([[True, False], [False, False]])
+    >>> round(float(dice(a, b)), 3)
+    0.667
+
+    Source: Dice 1945, doi 10.2307/1932409.
     """
     if prediction.shape != truth.shape:
         raise ValueError(f"masks must have one shape, got {prediction.shape} and {truth.shape}")
@@ -41,24 +49,26 @@ def hausdorff(
     percentile: float = 100,
     spacing: tuple[float, float] | None = None,
 ) -> np.ndarray:
-    """Returns the Hausdorff distance of the outlines of each pair of masks; symmetric.
+    """Returns the symmetric Hausdorff distance between the outlines of each pair of masks.
 
-    An outline is the pixels of a mask with a neighbour to the left, right, above or below that is not in it, or that
-    lies beyond the image. Of every pixel of one outline the distance to the nearest of the other is taken, between
-    centres; of all these the percentile, by linear interpolation; and of the two directions the larger. Some programs
-    take one percentile of both directions together, which differs below 100.
+    The outline of a mask consists of its pixels that have a neighbour to the left, right, above or below which is not
+    in the mask or lies outside the image. For every pixel of one outline, the distance between its centre and the
+    nearest centre of the other outline is computed. The result is the percentile of these distances, by linear
+    interpolation, and the larger one of the two directions. Some programs compute one percentile of both directions
+    together, which gives another result below 100.
 
     Args:
       prediction: (..., H, W) bool.
       truth: (..., H, W) bool.
-      percentile: 100: the largest distance, the Hausdorff distance proper; 95: that without outliers.
-      spacing: distance of rows and of columns in millimetres; None: the result is in pixels.
+      percentile: from 0 to 100. 100 gives the largest distance, which is the Hausdorff distance proper; 95 leaves
+        outliers out.
+      spacing: distance between rows and between columns in millimetres; None means that the result is in pixels.
 
     Returns:
-      (...) float64, in pixels or millimetres; NaN where either mask is empty, since then there is no distance.
+      (...) float64, in pixels or millimetres; NaN where a mask is empty, because then no distance is defined.
 
     Raises:
-      ValueError: the shapes differ, or the percentile or spacing is impossible.
+      ValueError: the shapes differ, the masks are not bool, or the percentile or spacing is impossible.
 
     Source: Huttenlocher et al. 1993, doi 10.1109/34.232073; Taha and Hanbury 2015, doi 10.1186/s12880-015-0068-x.
     """
@@ -78,18 +88,18 @@ def hausdorff(
     return result
 
 
-def intersection_over_union(prediction, truth):
-    """Returns PAX-Ray's intersection over union of each mask; for arrays of numpy or jax, under `jax.jit` too.
+def intersection_over_union(prediction: Any, truth: Any) -> Any:
+    """Returns PAX-Ray's intersection over union of each pair of masks; arrays are numpy's or jax's, also traced.
 
     Args:
       prediction: (B, H, W, K) bool.
       truth: (B, H, W, K) bool.
 
     Returns:
-      (B, K) float32, `intersection / (union + 1e-6)`, so 0 where both masks are empty.
+      (B, K) float32 in [0, 1], `intersection / (union + 1e-6)`, so it is 0 where both masks are empty.
 
     Raises:
-      ValueError: the shapes differ.
+      ValueError: the shapes differ or are not (B, H, W, K).
 
     Source: ConstantinSeibold/multilabel_segmentation_paxray.
     """
@@ -99,23 +109,35 @@ def intersection_over_union(prediction, truth):
     return overlap / ((prediction | truth).sum((1, 2)).astype("float32") + 1e-6)
 
 
-def dice_of_iou(iou):
-    """Returns the Dice coefficient that belongs to an intersection over union of one mask: `2 iou / (1 + iou)`."""
+def dice_of_iou(iou: Any) -> Any:
+    """Returns the Dice coefficient of the masks that have an intersection over union: `2 iou / (1 + iou)`.
+
+    Args:
+      iou: a number or an array of numpy or jax, in [0, 1].
+
+    Returns:
+      The same shape, in [0, 1].
+
+    >>> dice_of_iou(0.5)
+    0.6666666666666666
+    """
     return 2 * iou / (1 + iou)
 
 
 def mean_scores(iou: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Returns PAX-Ray's figures of a split: means over its images, then over classes.
+    """Returns PAX-Ray's scores of a data split: means over its images, then over classes.
 
     Args:
-      iou: (N, K), of `intersection_over_union`, a row an image.
-      names: of the K classes; a first one called "background" is left out of all figures.
+      iou: (N, K), the result of `intersection_over_union`, one row per image.
+      names: names of the K classes; if the first one is "background", it is left out of all scores.
 
     Returns:
-      "iou" and "dice", scalars; "class_iou" and "class_dice", (K,) or without the background (K - 1,). float64.
+      "iou" and "dice", scalars; "class_iou" and "class_dice", (K,), or (K - 1,) without the background. All float64.
 
     Raises:
-      ValueError: there is no image or no class, or the names are more or fewer.
+      ValueError: there is no image or no class, or the number of names is not K.
+
+    Source: ConstantinSeibold/multilabel_segmentation_paxray.
     """
     iou = np.asarray(iou, np.float64)
     if iou.ndim != 2 or iou.shape[1] != len(names):
@@ -131,7 +153,7 @@ def _hausdorff_of_two(a: np.ndarray, b: np.ndarray, percentile: float, spacing: 
     if not (a.any() and b.any()):
         return np.nan
     rows, columns = (np.flatnonzero((a | b).any(axis)) for axis in (1, 0))
-    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)  # no outline lies outside
+    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)  # all outlines lie inside
     outlines = [mask[box] & ~ndimage.binary_erosion(mask[box]) for mask in (a, b)]
     distances = [ndimage.distance_transform_edt(~outline, sampling=spacing) for outline in outlines]
     return max(

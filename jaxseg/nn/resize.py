@@ -1,6 +1,8 @@
-"""Resizing on the device with PyTorch's arithmetic; arrays are (B, H, W, C), sizes are (height, width)."""
+"""Resizing, padding and pooling on the device with PyTorch's arithmetic; arrays are (B, H, W, C)."""
 
 import functools
+from collections.abc import Callable
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,7 @@ import numpy as np
 
 from jaxseg.nn.indices import bilinear_taps
 
-ODD = ("floor", "truncate")
+Odd = Literal["floor", "truncate"]
 
 
 def bilinear(x: jax.Array, size: tuple[int, int]) -> jax.Array:
@@ -21,32 +23,35 @@ def bilinear(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     Returns:
       (B, *size, C), the dtype of `x`; equals `torch.nn.functional.interpolate(mode="bilinear",
       align_corners=False)`.
+
+    >>> bilinear(jax.numpy.arange(2.0).reshape(1, 2, 1, 1), (4, 1)).ravel().tolist()
+    [0.0, 0.25, 0.75, 1.0]
     """
     for axis, length in ((1, size[0]), (2, size[1])):
         if length % x.shape[axis]:
             x = _by_gathers(x, axis, length)
         elif length != x.shape[axis]:
-            x = _whole_times(x, axis, length // x.shape[axis])
+            x = _by_factor(x, axis, length // x.shape[axis])
     return x
 
 
 def _by_gathers(x: jax.Array, axis: int, length: int) -> jax.Array:
     # Two gathers and a weighted sum: XLA fuses them with what follows. Interpolation as a matrix product took 7 times
     # as long on a CPU for (1, 128, 128, 159) -> 512 x 512.
-    low, high, weight = bilinear_taps(x.shape[axis], length)
-    weight = jnp.asarray(np.expand_dims(weight, [a for a in range(4) if a != axis]), x.dtype)
+    low, high, upper = bilinear_taps(x.shape[axis], length)
+    weight = jnp.asarray(np.expand_dims(upper, [a for a in range(4) if a != axis]), x.dtype)
     return jnp.take(x, low, axis=axis) * (1 - weight) + jnp.take(x, high, axis=axis) * weight
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
-def _whole_times(x: jax.Array, axis: int, factor: int) -> jax.Array:
+def _by_factor(x: jax.Array, axis: int, factor: int) -> jax.Array:
     return _by_gathers(x, axis, factor * x.shape[axis])
 
 
-@_whole_times.defjvp
+@_by_factor.defjvp
 def _(axis: int, factor: int, given: tuple[jax.Array], changes: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    # The gradient of a gather is a scatter, which is slow; that of slices a quarter of it on a CPU. There a map that is
-    # kept for the backward pass is also made faster by slices, while gathers fuse with a threshold after them.
+    # The gradient of a gather is a scatter; on a CPU the gradient of slices takes a quarter of its time. A map that is
+    # kept for the backward pass is also computed faster by slices, while gathers fuse with a threshold after them.
     return _by_slices(*given, axis, factor), _by_slices(*changes, axis, factor)
 
 
@@ -55,13 +60,13 @@ def _by_slices(x: jax.Array, axis: int, factor: int) -> jax.Array:
     first, last = (jax.lax.slice_in_dim(x, k, k + 1, axis=axis) for k in (0, length - 1))
     previous = jnp.concatenate([first, jax.lax.slice_in_dim(x, 0, length - 1, axis=axis)], axis)
     following = jnp.concatenate([jax.lax.slice_in_dim(x, 1, length, axis=axis), last], axis)
-    places = [(place + 0.5) / factor - 0.5 for place in range(factor)]  # of the new pixels, from the old one's middle
+    places = [(place + 0.5) / factor - 0.5 for place in range(factor)]  # of the new centres, from the old one
     parts = [x * (1 - abs(place)) + (previous if place < 0 else following) * abs(place) for place in places]
     return jnp.stack(parts, axis + 1).reshape(*x.shape[:axis], factor * length, *x.shape[axis + 1 :])
 
 
 def double_aligned(x: jax.Array) -> jax.Array:
-    """Returns `x` at twice its height and width, bilinearly with the corners aligned.
+    """Returns `x` enlarged to twice its height and width, bilinearly with the corners aligned.
 
     Args:
       x: (B, H, W, C), any float dtype.
@@ -70,13 +75,13 @@ def double_aligned(x: jax.Array) -> jax.Array:
       (B, 2H, 2W, C), the dtype of `x`; equals `torch.nn.functional.interpolate(scale_factor=2, mode="bilinear",
       align_corners=True)`.
     """
-    # Output 2k lies k / (2n - 1) before input k, output 2k + 1 lies (n - 1 - k) / (2n - 1) after it. So slices do,
-    # where `bilinear` gathers: the gradient of a gather is a scatter, which is slow.
+    # Output 2k lies k / (2n - 1) before input k, and output 2k + 1 lies (n - 1 - k) / (2n - 1) after it. So slices are
+    # enough, and they are faster than gathers: the gradient of a gather is a scatter.
     for axis in (1, 2):
         length = x.shape[axis]
-        before = np.arange(length) / (2 * length - 1)
+        weights = np.arange(length) / (2 * length - 1)
         shape = [-1 if a == axis else 1 for a in range(4)]
-        before, after = (jnp.asarray(weight.reshape(shape), x.dtype) for weight in (before, before[::-1]))
+        before, after = (jnp.asarray(weight.reshape(shape), x.dtype) for weight in (weights, weights[::-1]))
         first, last = (jax.lax.slice_in_dim(x, k, k + 1, axis=axis) for k in (0, length - 1))
         previous = jnp.concatenate([first, jax.lax.slice_in_dim(x, 0, length - 1, axis=axis)], axis)
         following = jnp.concatenate([jax.lax.slice_in_dim(x, 1, length, axis=axis), last], axis)
@@ -85,15 +90,16 @@ def double_aligned(x: jax.Array) -> jax.Array:
     return x
 
 
-def pad_or_crop(x: jax.Array, size: tuple[int, int], *, odd: str = "floor") -> jax.Array:
-    """Returns `x` with zeros around it, or cropped, to a size; the middle stays in the middle.
+def pad_or_crop(x: jax.Array, size: tuple[int, int], *, odd: Odd = "floor") -> jax.Array:
+    """Returns `x` padded with zeros or cropped to a size; its centre stays in the centre.
 
     Args:
       x: (B, H, W, C).
       size: height and width of the result.
-      odd: where an odd number of rows or columns goes. "floor": half, rounded down, before the map, so that cropping 7
-        takes 4 before and 3 after it, as the originals under PyTorch >= 1.13; "truncate": half, rounded towards zero,
-        so that cropping 7 takes 3 before and 4 after it, as under the older PyTorch that they name.
+      odd: how an odd number of rows or columns is split. "floor": the part before the map is half of the number,
+        rounded down, so that cropping 7 removes 4 before and 3 after; so the originals do under PyTorch >= 1.13.
+        "truncate": it is rounded towards zero, so that cropping 7 removes 3 before and 4 after; so the originals do
+        under the older PyTorch that they name.
 
     Returns:
       (B, *size, C).
@@ -101,11 +107,11 @@ def pad_or_crop(x: jax.Array, size: tuple[int, int], *, odd: str = "floor") -> j
     Raises:
       ValueError: `odd` is unknown.
     """
-    if odd not in ODD:
-        raise ValueError(f"odd is {odd!r}; known: {', '.join(ODD)}")
-    padding = [(0, 0, 0)] * 4
+    if odd not in get_args(Odd):
+        raise ValueError(f"odd is {odd!r}; known: {', '.join(get_args(Odd))}")
+    padding = [(0, 0, 0)] * 4  # before, after and between
     for axis, length in ((1, size[0]), (2, size[1])):
-        missing = length - x.shape[axis]  # below zero: cropped
+        missing = length - x.shape[axis]  # negative if the map is cropped
         before = missing // 2 if odd == "floor" else int(missing / 2)
         padding[axis] = (before, missing - before, 0)
     return jax.lax.pad(x, jnp.zeros((), x.dtype), padding)
@@ -114,8 +120,8 @@ def pad_or_crop(x: jax.Array, size: tuple[int, int], *, odd: str = "floor") -> j
 def halve(x: jax.Array) -> jax.Array:
     """Returns the means of 2x2 pixels: (B, H, W, C) -> (B, ceil(H/2), ceil(W/2), C).
 
-    At odd sizes the last row and column have means of the pixels that there are, as PyTorch's `avg_pool2d` with
-    `ceil_mode=True`.
+    If a size is odd, the last row or column holds means of the pixels inside the map, as PyTorch's `avg_pool2d` with
+    `ceil_mode=True` computes them.
     """
     batch, height, width, channels = x.shape
     rows, columns = -(-height // 2), -(-width // 2)
@@ -123,3 +129,44 @@ def halve(x: jax.Array) -> jax.Array:
     sums = x.reshape(batch, rows, 2, columns, 2, channels).sum((2, 4))
     counts = [np.minimum(2, length - np.arange(0, length, 2)) for length in (height, width)]
     return sums / jnp.asarray(np.outer(*counts).reshape(1, rows, columns, 1), x.dtype)
+
+
+@jax.custom_vjp
+def max_pool(x: jax.Array) -> jax.Array:
+    """Returns the 3x3 max-pooling with stride 2 and padding 1: (B, H, W, C) -> (B, ceil(H/2), ceil(W/2), C).
+
+    The first of equal pixels gets the gradient, as in PyTorch. Only reverse-mode derivatives (`jax.grad`, not
+    `jax.jvp`) are supported.
+    """
+    return _pool_by_windows(x)
+
+
+def _max_pool_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return max_pool(x), x
+
+
+def _max_pool_backward(x: jax.Array, change: jax.Array) -> tuple[jax.Array]:
+    def by(pool: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array, jax.Array], jax.Array]:
+        return lambda x, change: jax.vjp(pool, x)[1](change)[0]
+
+    # XLA's gradient of a window's maximum takes four times as long on a CPU, because it keeps the places of all pixels.
+    return (jax.lax.platform_dependent(x, change, cpu=by(_pool_by_pairs), default=by(_pool_by_windows)),)
+
+
+max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+
+
+def _pool_by_windows(x: jax.Array) -> jax.Array:
+    padding = ((0, 0), (1, 1), (1, 1), (0, 0))
+    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), padding)
+
+
+def _pool_by_pairs(x: jax.Array) -> jax.Array:
+    odd = x.shape[1] % 2, x.shape[2] % 2
+    x = jnp.pad(x, ((0, 0), (1, odd[0]), (1, odd[1]), (0, 0)), constant_values=-jnp.inf)
+    x = _larger(_larger(x[:, :, :-1:2], x[:, :, 1::2]), x[:, :, 2::2])
+    return _larger(_larger(x[:, :-1:2], x[:, 1::2]), x[:, 2::2])
+
+
+def _larger(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.where((a >= b) | jnp.isnan(a), a, b)

@@ -1,18 +1,25 @@
-"""ResNet feature extractor (He et al. 2016, arXiv:1512.03385; stride in the 3x3 as torchvision). Arrays are NHWC."""
+"""ResNet feature extractor; arrays are NHWC.
+
+Source: He et al. 2016, arXiv:1512.03385; as in torchvision, the 3x3 convolution of a bottleneck block has the stride.
+"""
 
 import dataclasses
 from collections.abc import Collection
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxseg.nn.layers import ConvNorm
-from jaxseg.nn.pooling import max_pool
-from jaxseg.nn.recompute import recomputable
+from jaxseg.nn.layers import ConvNorm, Dtype, Init
+from jaxseg.nn.resize import max_pool
+from jaxseg.nn.views import recomputable
+from jaxseg.settings import Range, verify
 
-# name -> (blocks per stage, bottleneck blocks?); Table 1 of the paper
-VARIANTS = {
+Backbone = Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
+
+# name -> (blocks per stage, whether they are bottleneck blocks); Table 1 of the paper
+VARIANTS: dict[Backbone, tuple[tuple[int, ...], bool]] = {
     "resnet18": ((2, 2, 2, 2), False),
     "resnet34": ((3, 4, 6, 3), False),
     "resnet50": ((3, 4, 6, 3), True),
@@ -25,19 +32,18 @@ VARIANTS = {
 class ResNetConfig:
     """One of the five published depths; `width` 64 is the published width.
 
-    A stem with a bias is no part of the published network: SegAE has one, which PyTorch initialises as any convolution.
+    The published network has no bias in its stem. SegAE's stem has one, which PyTorch initialises as any convolution's.
     """
 
-    variant: str = "resnet50"
-    in_channels: int = 3
-    width: int = 64
-    init: str = "torch"
-    dtype: str = "float32"
+    variant: Backbone = "resnet50"
+    in_channels: Annotated[int, Range(1, 1024)] = 3
+    width: Annotated[int, Range(1, 1024)] = 64
+    init: Init = "torch"
+    dtype: Dtype = "float32"
     stem_bias: bool = False
 
-    def __post_init__(self):
-        if self.variant not in VARIANTS:
-            raise ValueError(f"unknown backbone {self.variant!r}; known: {', '.join(VARIANTS)}")
+    def __post_init__(self) -> None:
+        verify(self)
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -47,9 +53,14 @@ class ResNetConfig:
 
 
 class Block(nnx.Module):
-    """A residual block, basic (two 3x3) or bottleneck (1x1, 3x3, 1x1): (B, H, W, C) -> (B, H/s, W/s, C')."""
+    """A residual block, basic (two 3x3) or bottleneck (1x1, 3x3, 1x1), with stride s.
 
-    def __init__(self, num_in: int, width: int, stride: int, bottleneck: bool, *, options: dict, rngs: nnx.Rngs):
+    It maps (B, H, W, C) to (B, ceil(H/s), ceil(W/s), C').
+    """
+
+    def __init__(
+        self, num_in: int, width: int, stride: int, bottleneck: bool, *, options: dict[str, Any], rngs: nnx.Rngs
+    ) -> None:
         num_out = width * 4 if bottleneck else width
         if bottleneck:
             plan = [(num_in, width, 1, 1), (width, width, 3, stride), (width, num_out, 1, 1)]
@@ -72,20 +83,23 @@ class Block(nnx.Module):
 
 
 class ResNet(nnx.Module):
-    """ResNet without its classifier: (B, H, W, 3) -> five maps, at H/4, H/4, H/8, H/16 and H/32 (rounded up).
+    """ResNet without its classifier: (B, H, W, in_channels) -> five maps, at H/4, H/4, H/8, H/16 and H/32 (rounded up).
 
-    The first map is the stem after its max-pool. Any height and width of at least 1 work.
+    The first map is the output of the stem's max-pooling. Height and width may be any numbers from 1.
     """
 
-    def __init__(self, cfg: ResNetConfig, *, rngs: nnx.Rngs):
+    def __init__(self, cfg: ResNetConfig, *, rngs: nnx.Rngs) -> None:
         blocks, bottleneck = VARIANTS[cfg.variant]
-        options = {"init": "torchvision" if cfg.init == "torch" else cfg.init, "dtype": jnp.dtype(cfg.dtype)}
+        options: dict[str, Any] = {
+            "init": "torchvision" if cfg.init == "torch" else cfg.init,
+            "dtype": jnp.dtype(cfg.dtype),
+        }
         stem = options | ({"use_bias": True, "init": cfg.init} if cfg.stem_bias else {})
         self.stem = ConvNorm(cfg.in_channels, cfg.width, 7, stride=2, **stem, rngs=rngs)
-        self.stages = nnx.List()
+        self.stages: nnx.List[nnx.List[Block]] = nnx.List()
         num_in = cfg.width
         for i, count in enumerate(blocks):
-            stage = nnx.List()
+            stage: nnx.List[Block] = nnx.List()
             for j in range(count):
                 stride = 2 if i > 0 and j == 0 else 1
                 stage.append(Block(num_in, cfg.width * 2**i, stride, bottleneck, options=options, rngs=rngs))
@@ -103,11 +117,12 @@ class ResNet(nnx.Module):
 
 
 def torch_names(cfg: ResNetConfig, stem: tuple[str, str] = ("conv1", "bn1"), prefix: str = "") -> dict[str, str]:
-    """Returns our module paths -> module names in a torchvision checkpoint.
+    """Returns the mapping from our module paths to the module names of a torchvision checkpoint.
 
     Args:
-      stem: what the checkpoint calls the stem's convolution and norm.
-      prefix: put before every one of their names.
+      cfg: the network.
+      stem: names of the stem's convolution and norm in the checkpoint.
+      prefix: prefix of all names in the checkpoint.
     """
     names = {"stem.conv": prefix + stem[0], "stem.norm": prefix + stem[1]}
     blocks, bottleneck = VARIANTS[cfg.variant]
@@ -127,12 +142,12 @@ def torch_names(cfg: ResNetConfig, stem: tuple[str, str] = ("conv1", "bn1"), pre
     return names
 
 
-def variant_of(names: Collection[str], prefix: str = "") -> str | None:
-    """Returns which of `VARIANTS` has the tensors of a torchvision checkpoint; None if none has.
+def variant_of(names: Collection[str], prefix: str = "") -> Backbone | None:
+    """Returns the name in `VARIANTS` of the network in a torchvision checkpoint; None if no variant matches.
 
     Args:
-      names: of all tensors.
-      prefix: what stands before those of the network.
+      names: names of all tensors in the checkpoint.
+      prefix: prefix of the names that belong to the network.
     """
     counts = []
     for stage in range(1, 5):

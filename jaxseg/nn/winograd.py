@@ -1,23 +1,27 @@
-"""Winograd's convolution F(2x2, 3x3) as products of matrices: 3x3 kernels, strides and padding of 1; arrays are NHWC.
+"""Winograd's convolution F(2x2, 3x3) as matrix products: 3x3 kernels with stride 1 and padding 1; arrays are NHWC.
 
-Four pixels of the result take 16 products of the inputs' and outputs' channels in place of 36. On CPUs that is up to
-2.5 times as fast as XLA's convolution where there are many channels (`benchmarks/winograd.py`).
+Four pixels of the result take 16 products of input and output channels instead of 36. On CPUs this is up to 2.5 times
+as fast as XLA's convolution if there are many channels (`benchmarks/convolutions.py`).
+
 Source: Lavin and Gray 2016, arXiv:1509.09308.
 """
 
 import jax
 import jax.numpy as jnp
 
-_CHANNELS = 2**17  # in times out, from which it pays; with fewer it gains little and compiles longer
-_PIXELS = 512  # of a batch, from which it pays although the kernel is transformed anew
+_CHANNELS = 2**17  # C * C' from which it is faster; with fewer it gains little and compiles longer
+_PIXELS = 512  # pixels in a batch from which it is faster although the kernel is transformed at every call
+
+Precision = jax.lax.PrecisionLike
 
 
-def pays(kernel: jax.Array, image: tuple[int, ...] | None = None) -> bool:
-    """Whether a CPU convolves faster so.
+def is_faster(kernel: jax.Array | jax.ShapeDtypeStruct, image: tuple[int, ...] | None = None) -> bool:
+    """Returns whether a CPU convolves faster with `winograd` than with XLA's convolution.
 
     Args:
-      kernel: (3, 3, C, C'); others never do.
-      image: (B, H, W), where the kernel is transformed at every call; a symbolic B counts as 1.
+      kernel: (h, w, C, C'), any dtype. The answer is False unless it is a float32 kernel (3, 3, C, C').
+      image: (B, H, W) if the kernel is transformed at every call; None if it is transformed once. A symbolic B counts
+        as 1.
     """
     if kernel.shape[:2] != (3, 3) or kernel.shape[2] * kernel.shape[3] < _CHANNELS or kernel.dtype != jnp.float32:
         return False
@@ -30,7 +34,14 @@ def pays(kernel: jax.Array, image: tuple[int, ...] | None = None) -> bool:
 
 
 def transformed(kernel: jax.Array) -> jax.Array:
-    """Returns a kernel (3, 3, C, C') as `winograd` takes it, (4, 4, C, C')."""
+    """Returns a kernel in the form that `winograd` takes.
+
+    Args:
+      kernel: (3, 3, C, C').
+
+    Returns:
+      (4, 4, C, C'), the same dtype.
+    """
 
     def four(a: jax.Array, b: jax.Array, c: jax.Array) -> list[jax.Array]:
         return [a, (a + b + c) / 2, (a - b + c) / 2, c]
@@ -38,10 +49,19 @@ def transformed(kernel: jax.Array) -> jax.Array:
     return jnp.stack([jnp.stack(four(*row)) for row in four(*kernel)])
 
 
-def winograd(x: jax.Array, kernel: jax.Array, *, precision=None) -> jax.Array:
-    """Returns the convolution of (B, H, W, C) with a transformed kernel (4, 4, C, C'): (B, H, W, C')."""
+def winograd(x: jax.Array, kernel: jax.Array, *, precision: Precision = None) -> jax.Array:
+    """Returns a 3x3 convolution with stride 1 and padding 1.
+
+    Args:
+      x: (B, H, W, C), any height and width.
+      kernel: (4, 4, C, C'), the result of `transformed`.
+      precision: precision of the matrix products, as `jax.lax.dot_general` takes it.
+
+    Returns:
+      (B, H, W, C'), the dtype of `x`.
+    """
     batch, height, width, channels = x.shape
-    rows, columns = (height + 1) // 2, (width + 1) // 2  # of tiles of 2x2; the last reach over odd sizes
+    rows, columns = (height + 1) // 2, (width + 1) // 2  # number of 2x2 tiles; the last ones reach over odd sizes
     tiles = _tiles(x).reshape(16, batch * rows * columns, channels)
     outputs = kernel.shape[-1]
     kernel = kernel.reshape(16, channels, outputs)
@@ -57,10 +77,10 @@ def winograd(x: jax.Array, kernel: jax.Array, *, precision=None) -> jax.Array:
 
 
 def _tiles(x: jax.Array) -> jax.Array:
-    """Returns the overlapping 4x4 tiles of an image, transformed: (4, 4, B, rows, columns, C)."""
+    """Returns the overlapping 4x4 tiles of (B, H, W, C), transformed: (4, 4, B, rows, columns, C)."""
     height, width = x.shape[1:3]
     x = jnp.pad(x, ((0, 0), (1, 1 + height % 2), (1, 1 + width % 2), (0, 0)))
-    last_row, last_column = x.shape[1] - 3, x.shape[2] - 3  # where a tile starts
+    last_row, last_column = x.shape[1] - 3, x.shape[2] - 3  # where the last tile starts, plus one
 
     def four(a: jax.Array, b: jax.Array, c: jax.Array, d: jax.Array) -> list[jax.Array]:
         return [a - c, b + c, c - b, b - d]

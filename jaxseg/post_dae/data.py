@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from jaxseg.files import printable
-from jaxseg.images.checks import ImageError
+from jaxseg.images.picture import ImageError
 from jaxseg.masks.formats import PICTURES
 from jaxseg.masks.read import open_masks
 from jaxseg.nn.indices import bilinear_array

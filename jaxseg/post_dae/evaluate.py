@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxseg.draw.plots import Panel, paired_bars
-from jaxseg.images.checks import ImageError
+from jaxseg.images.picture import ImageError
 from jaxseg.nn.metrics import dice, hausdorff
 from jaxseg.post_dae.corrupt import LEVELS, SIDE, corrupt
 from jaxseg.post_dae.data import MaskFolder

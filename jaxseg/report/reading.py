@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxseg.anatomy.measure.features import Feature, Measurements, measure
-from jaxseg.images.checks import ImageError
+from jaxseg.images.picture import ImageError
 from jaxseg.images.preprocess import display
 from jaxseg.images.read import read_picture
 from jaxseg.masks.read import read_masks, select

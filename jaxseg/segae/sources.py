@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from jaxseg.files import printable
-from jaxseg.images.kinds import kind_of
+from jaxseg.images.read import kind_of
 from jaxseg.vocabulary import organs
 from jaxseg.volumes.read import SUFFIXES, stem, suffix_of
 

@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from jaxseg.nn.layers import across
-from jaxseg.nn.recompute import recomputing
+from jaxseg.nn.views import over_devices, recomputing
 
 AXIS = "data"  # of the devices that share a batch under pmap
 
@@ -134,7 +133,7 @@ def make_learner(
     modes = {"raise_if_not_found": False}  # a model may have no batch norm, or no dropout
     training = nnx.view(model, use_running_average=False, deterministic=False, **modes)
     if axis is not None and batch_norm == "global":
-        training = across(training, axis)
+        training = over_devices(training, axis)
     if remat:
         training = recomputing(training)
     evaluating = nnx.view(model, use_running_average=True, deterministic=True, **modes)

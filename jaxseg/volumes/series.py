@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxseg.images.checks import ImageError
 from jaxseg.images.decode import open_dicom, stored_pixels, without_remarks
 from jaxseg.images.dicom import check_tags
-from jaxseg.images.kinds import kind_of
+from jaxseg.images.picture import ImageError
+from jaxseg.images.read import kind_of
 from jaxseg.volumes.volume import Header, Volume, VolumeError, check_affine, check_shape
 
 _TAGS = (

@@ -9,8 +9,7 @@ import numpy as np
 from flax import nnx
 
 from jaxseg.files import printable
-from jaxseg.nn.layers import BatchNorm, ConvTranspose, Table
-from jaxseg.nn.norms import GroupNorm, PReLU
+from jaxseg.nn.layers import BatchNorm, ConvTranspose, EmbeddingTable, GroupNorm, PReLU
 
 # layer type -> our leaf: (their leaf, axes that turn theirs into ours)
 LEAVES = {
@@ -31,7 +30,7 @@ LEAVES = {
 def fill(
     model: nnx.Module, tensors: Mapping[str, np.ndarray], names: Mapping[str, str], *, ignored: Iterable[str] = ()
 ) -> nnx.Module:
-    """Returns `model` with every array taken from `tensors`, but for each Table, which becomes zeros.
+    """Returns `model` with every array taken from `tensors`, but for each EmbeddingTable, which becomes zeros.
 
     Args:
       model: any module; best an abstract one (`nnx.eval_shape`), whose arrays are not made twice.
@@ -66,7 +65,7 @@ def fill(
     problems += [f"unexpected  {printable(name)}" for name in tensors if name in unused]
     if problems:
         raise ValueError(f"{len(problems)} problems filling the model from the checkpoint:\n" + "\n".join(problems))
-    for _, table in nnx.to_flat_state(nnx.state(model, Table)):
+    for _, table in nnx.to_flat_state(nnx.state(model, EmbeddingTable)):
         if isinstance(table.get_value(), jax.ShapeDtypeStruct):
             table.set_value(jnp.zeros(table.shape, table.dtype))
     _refuse_unfilled(model)

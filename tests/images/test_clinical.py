@@ -1,4 +1,4 @@
-"""Intensity "clinical": DICOM values as a viewer shows them, against an independent calculation; 16-bit pictures."""
+"""Tests of intensity "clinical": DICOM values as a viewer shows them, against an independent calculation."""
 
 import math
 import re
@@ -18,7 +18,7 @@ quick = hypothesis.settings(
 
 
 def by_window(value: float, centre: float, width: float, function: str) -> float:
-    """DICOM PS3.3 C.11.2.1.2 and C.11.2.1.3, for an output from 0 to 1."""
+    """Returns values after a window by DICOM PS3.3 C.11.2.1.2 and C.11.2.1.3, in [0, 1]."""
     if function == "SIGMOID":
         power = -4 * (value - centre) / width
         return 1 / (1 + math.exp(power)) if power < 700 else 0.0
@@ -31,7 +31,7 @@ def by_window(value: float, centre: float, width: float, function: str) -> float
 
 @st.composite
 def contents(draw):
-    """Stored values, (H, W) of python integers, with bits and signedness."""
+    """Generates stored values, (H, W) Python integers, with their bits and signedness."""
     bits, signed = draw(st.integers(8, 16)), draw(st.booleans())
     low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
     height, width = draw(st.integers(1, 4)), draw(st.integers(1, 4))
@@ -75,7 +75,7 @@ def test_pixels_equal_an_independent_calculation(tmp_path, content, junk, big_en
     if min(flat) == max(flat) or window and np.ptp(expected) == 0:
         with pytest.raises(ImageError, match="alike|constant"):
             read_picture(path, intensity="clinical")
-    elif not window or np.ptp(expected) > 1e-6:  # else it depends on rounding
+    elif not window or np.ptp(expected) > 1e-6:  # otherwise the result depends on rounding
         picture = read_picture(path, intensity="clinical")
         assert picture.notes == ()
         np.testing.assert_allclose(shown(picture), 1 - expected if inverted else expected, atol=2e-6)
@@ -94,7 +94,7 @@ def test_pixels_equal_an_independent_calculation(tmp_path, content, junk, big_en
     vr=st.sampled_from(["US", "OW"]),
     inverted=st.booleans(),
 )
-def test_a_voi_table_gives_its_entries(tmp_path, content, bits, first, length, seed, vr, inverted):
+def test_a_voi_lut_gives_its_entries(tmp_path, content, bits, first, length, seed, vr, inverted):
     values, stored_bits, signed = content
     table = np.random.default_rng(seed).integers(0, 2**bits, length)
     tags = {"PhotometricInterpretation": f"MONOCHROME{1 if inverted else 2}"}
@@ -113,7 +113,7 @@ def test_a_voi_table_gives_its_entries(tmp_path, content, bits, first, length, s
     np.testing.assert_allclose(shown(picture), 1 - expected if inverted else expected, atol=2e-6)
 
 
-def test_a_modality_table_comes_before_the_window(tmp_path):
+def test_a_modality_lut_is_applied_before_the_window(tmp_path):
     table = np.arange(4096) * 3
     stored = np.array([[-3000, 5], [40, 30000]], np.int16)
     tags = {"ModalityLUTSequence": lut(table, -20, 16), "WindowCenter": 100, "WindowWidth": 201}
@@ -124,7 +124,7 @@ def test_a_modality_table_comes_before_the_window(tmp_path):
 
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
-def test_a_modality_table_over_all_signed_values(tmp_path, photometric, bits):
+def test_a_modality_lut_covers_all_signed_values(tmp_path, photometric, bits):
     half = 2 ** (bits - 1)
     table = half + np.arange(60001) * (half - 1) // 60000
     stored = np.array([[-32768, -30000, -5], [0, 29999, 32767]], np.int16)
@@ -132,13 +132,13 @@ def test_a_modality_table_over_all_signed_values(tmp_path, photometric, bits):
     picture = read_clinical(tmp_path, stored=stored, **tags)
     values = table[[0, 0, 29995, 30000, 59999, 60000]]
     assert picture.pixels.ravel().tolist() == (values if photometric[-1] == "2" else 3 * half - 1 - values).tolist()
-    table = np.arange(100, 0, -1)  # one table after the other
+    table = np.arange(100, 0, -1)  # two different tables
     picture = read_clinical(tmp_path, stored=stored, VOILUTSequence=lut(table, half + 50, 10), **tags)
     expected = (table[np.clip(values - half - 50, 0, 99)] - 1) / 99
     np.testing.assert_allclose(shown(picture).ravel(), expected if photometric[-1] == "2" else 1 - expected, atol=1e-6)
 
 
-def test_a_voi_table_after_a_fractional_slope_takes_the_nearest_entry(tmp_path):
+def test_a_voi_lut_after_a_fractional_slope_uses_the_nearest_entry(tmp_path):
     picture = read_clinical(tmp_path, RescaleSlope=0.001, RescaleIntercept=0, VOILUTSequence=lut([9, 5, 0, 7], 0, 16))
     assert picture.pixels.ravel().tolist() == [[9, 5, 0, 7][round(0.3 * i)] for i in range(12)]
 
@@ -155,26 +155,26 @@ def test_a_voi_table_after_a_fractional_slope_takes_the_nearest_entry(tmp_path):
     ],
 )
 @pytest.mark.filterwarnings("ignore")
-def test_tables_and_numbers_that_make_no_picture_are_refused(tmp_path, tags, message):
+def test_impossible_tables_and_numbers_are_refused(tmp_path, tags, message):
     with pytest.raises(ImageError, match=rf"x\.dcm: .*({message})"):
         read_clinical(tmp_path, **tags)
 
 
-def test_a_voi_table_that_is_too_short_is_refused(tmp_path):
+def test_a_voi_lut_that_is_too_short_is_refused(tmp_path):
     sequence = lut([1, 2, 3], 0, 16)
     sequence[0].LUTDescriptor = [4096, 0, 16]
     with pytest.raises(ImageError, match="VOI LUT cannot be applied"):
         read_clinical(tmp_path, VOILUTSequence=sequence)
 
 
-def test_of_several_windows_or_tables_the_first_counts_and_a_note_says_so(tmp_path):
+def test_the_first_of_several_windows_or_voi_luts_is_used_with_a_note(tmp_path):
     picture = read_clinical(tmp_path, WindowCenter=[1000, 5], WindowWidth=[501, 6])
-    assert picture.notes == ("x.dcm: 2 windows; the first was used (centre 1000, width 501)",)
+    assert picture.notes == ("x.dcm: the file has 2 windows; the first was used (centre 1000, width 501)",)
     expected = [by_window(value, 1000, 501, "LINEAR") for value in RAMP.ravel()]
     np.testing.assert_allclose(shown(picture).ravel(), expected, atol=1e-6)
     tables = pydicom.Sequence([*lut(np.arange(4000), 0, 16), *lut(np.zeros(4000), 0, 16)])
     picture = read_clinical(tmp_path, VOILUTSequence=tables, WindowCenter=5, WindowWidth=6)
-    assert picture.notes == ("x.dcm: 2 VOI LUTs; the first was used",)
+    assert picture.notes == ("x.dcm: the file has 2 VOI LUTs; the first was used",)
     np.testing.assert_array_equal(picture.pixels, RAMP)
 
 
@@ -191,11 +191,11 @@ def test_of_several_windows_or_tables_the_first_counts_and_a_note_says_so(tmp_pa
         (b"5\\6 ", b"9 ", b"LINEAR", "incomplete"),
         (b"\\6", b"9\\8 ", b"LINEAR", "incomplete"),
         (b"5 ", None, b"LINEAR", "incomplete"),
-        (b"5 ", b"9 ", b"CUBIC ", "function CUBIC is not known"),
+        (b"5 ", b"9 ", b"CUBIC ", "function CUBIC is unknown"),
     ],
 )
 @pytest.mark.filterwarnings("ignore")
-def test_a_window_that_is_not_possible_is_left_out_with_a_note(tmp_path, centre, width, function, note):
+def test_an_impossible_window_is_ignored_with_a_note(tmp_path, centre, width, function, note):
     tags = {"WindowCenter": centre, "WindowWidth": width, "VOILUTFunction": function}
     picture = read_clinical(tmp_path, **{name: value for name, value in tags.items() if value is not None})
     np.testing.assert_allclose(shown(picture), RAMP / 3300, atol=1e-6)
@@ -203,12 +203,12 @@ def test_a_window_that_is_not_possible_is_left_out_with_a_note(tmp_path, centre,
     assert re.search(note, picture.notes[0])
 
 
-def test_empty_window_tags_are_no_window(tmp_path):
+def test_empty_window_tags_mean_no_window(tmp_path):
     picture = read_clinical(tmp_path, WindowCenter="", WindowWidth="", VOILUTFunction="")
     assert (picture.notes, picture.limits) == ((), None)
 
 
-def test_a_window_in_fractions_of_a_grey_value(tmp_path):
+def test_a_window_may_have_fractions_of_a_grey_value(tmp_path):
     picture = read_clinical(tmp_path, WindowCenter=1500, WindowWidth=0.5, VOILUTFunction="LINEAR_EXACT")
     assert shown(picture).round(3).ravel().tolist() == [0] * 5 + [0.5] + [1] * 6
 
@@ -235,13 +235,13 @@ def test_padding_is_black_and_does_not_count_for_the_range(tmp_path, photometric
         (np.uint16, "US", 0, 600, 3),
         (np.uint16, "US", 600, 0, 3),
         (np.uint16, "US", 3300, 65535, 1),
-        (np.uint16, "SS", 3000, -1, 2),  # meant as 65535; some writers mix them up
-        (np.int16, "US", 65534, None, 0),  # meant as -2, which is not there
-        (np.int16, "US", 32768, 300, 2),  # meant as -32768
+        (np.uint16, "SS", 3000, -1, 2),  # means 65535; some writers confuse signed and unsigned
+        (np.int16, "US", 65534, None, 0),  # means -2, which does not occur
+        (np.int16, "US", 32768, 300, 2),  # means -32768
         (np.int16, "SS", -32768, 300, 2),
     ],
 )
-def test_a_range_of_padding_is_taken_from_either_end(tmp_path, dtype, vr, padding, limit, padded):
+def test_a_range_of_padding_may_be_given_from_either_end(tmp_path, dtype, vr, padding, limit, padded):
     dataset = pydicom.dcmread(write_dicom(tmp_path / "x.dcm", RAMP.astype(dtype)))
     dataset.add_new("PixelPaddingValue", vr, padding)
     if limit is not None:
@@ -249,7 +249,7 @@ def test_a_range_of_padding_is_taken_from_either_end(tmp_path, dtype, vr, paddin
     dataset.save_as(tmp_path / "x.dcm")
     picture = read_picture(tmp_path / "x.dcm", intensity="clinical")
     assert picture.notes == ()
-    assert (shown(picture) < 1e-6).sum() == padded + 1  # and the darkest that is left
+    assert (shown(picture) < 1e-6).sum() == padded + 1  # the padding and the darkest remaining value
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_a_range_of_padding_is_taken_from_either_end(tmp_path, dtype, vr, paddin
         ({"PixelPaddingValue": 0, "PixelPaddingRangeLimit": 5000}, "every pixel has the padding value"),
     ],
 )
-def test_padding_that_would_cut_into_the_picture_is_left_out_with_a_note(tmp_path, tags, note):
+def test_padding_that_overlaps_the_picture_is_ignored_with_a_note(tmp_path, tags, note):
     picture = read_clinical(tmp_path, **tags)
     assert note in picture.notes[0]
     np.testing.assert_allclose(shown(picture), RAMP / 3300, atol=1e-6)

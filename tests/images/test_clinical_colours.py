@@ -1,4 +1,4 @@
-"""Intensity "clinical" with colours and picture files, and what any intensity makes of limits."""
+"""Tests of intensity "clinical" with colours and PNG files, and of the limits of a picture."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ COLOURS = np.random.default_rng(0).integers(0, 256, (5, 6, 3), np.uint8)
 GREY = np.rint(luminance(COLOURS))
 
 
-def test_colours_become_their_brightness_as_in_picture_files(tmp_path):
+def test_rgb_is_converted_to_brightness_as_in_png_files(tmp_path):
     Image.fromarray(COLOURS).save(tmp_path / "x.png")
     expected = np.asarray(Image.fromarray(COLOURS).convert("L"))
     np.testing.assert_array_equal(display(read_picture(tmp_path / "x.png")), expected)
@@ -28,7 +28,7 @@ def test_colours_become_their_brightness_as_in_picture_files(tmp_path):
     np.testing.assert_allclose(shown(read_clinical(tmp_path, stored=wide, bits=12)), luminance(wide) / 4095, atol=1e-6)
 
 
-def test_ybr_colours_become_their_brightness(tmp_path):
+def test_ybr_is_converted_to_brightness(tmp_path):
     ybr = np.asarray(Image.fromarray(COLOURS).convert("YCbCr"))
     picture = read_clinical(tmp_path, stored=ybr, PhotometricInterpretation="YBR_FULL")
     assert np.abs(display(picture).astype(int) - GREY).max() <= 2
@@ -44,7 +44,7 @@ def test_colours_of_other_kinds_are_refused_in_both_intensities(tmp_path, photom
 
 @pytest.mark.parametrize("big_endian", [False, True])
 @pytest.mark.parametrize("depth", [8, 16])
-def test_a_palette_gives_the_brightness_of_its_colours(tmp_path, depth, big_endian):
+def test_a_palette_is_converted_to_the_brightness_of_its_colours(tmp_path, depth, big_endian):
     entries = np.random.default_rng(1).integers(0, 2**depth, (200, 3)).astype(f"{'>' if big_endian else '<'}u2")
     entries[0] = 2**depth - 1
     indices = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5
@@ -55,11 +55,11 @@ def test_a_palette_gives_the_brightness_of_its_colours(tmp_path, depth, big_endi
     picture = read_clinical(tmp_path, stored=indices, big_endian=big_endian, **tags)
     expected = luminance(entries.astype(np.uint16))[np.clip(indices.astype(int) - 10, 0, 199)] / (2**depth - 1)
     np.testing.assert_allclose(shown(picture), expected, atol=1e-6)
-    with pytest.raises(ImageError, match=r"PALETTE COLOR is colour; .* \(--intensity clinical turns it to grey\)"):
+    with pytest.raises(ImageError, match=r"PALETTE COLOR is colour; .* \(--intensity clinical converts it to grey\)"):
         read_picture(tmp_path / "x.dcm")
 
 
-def test_a_palette_that_is_missing_is_an_error(tmp_path):
+def test_a_missing_palette_is_an_error(tmp_path):
     with pytest.raises(ImageError, match="the palette cannot be applied"):
         read_clinical(tmp_path, stored=RAMP.astype(np.uint8), PhotometricInterpretation="PALETTE COLOR")
 
@@ -76,7 +76,7 @@ def test_sixteen_bit_pictures_are_scaled_by_their_range(tmp_path):
         read_picture(tmp_path / "flat.png", intensity="clinical")
 
 
-def test_eight_bit_pictures_read_alike_in_both_intensities(kit):
+def test_eight_bit_pictures_are_equal_in_both_intensities(kit):
     for name in ("gray8.png", "rgb8.png", "palette4.png", "bit1.png"):
         path = kit.folder / "files" / name
         np.testing.assert_array_equal(read_picture(path, intensity="clinical").pixels, read_picture(path).pixels)
@@ -87,7 +87,7 @@ def test_an_unknown_intensity_is_refused_before_the_file_is_opened(tmp_path):
         read_picture(tmp_path / "none.png", intensity="best")
 
 
-def test_what_is_outside_the_limits_is_black_or_white():
+def test_values_outside_the_limits_are_black_or_white():
     picture = from_array(np.array([[0.0, 5.0], [10.0, 20.0]]), spacing_mm=(0.1, 0.2))
     assert picture.spacing_mm == (0.1, 0.2)
     limited = type(picture)(picture.pixels, limits=(5, 10))

@@ -1,4 +1,4 @@
-"""Damaged files, of every kind and at every place, are refused with a reason: no crash, no half picture."""
+"""Tests that damaged files of every kind are refused with a reason, without a crash or a partial picture."""
 
 import io
 import tracemalloc
@@ -26,7 +26,7 @@ COMPRESSED = (
 
 @pytest.fixture(scope="module")
 def originals(kit) -> dict[str, bytes]:
-    """Small files of every kind that needs no shared data."""
+    """Returns small files of every kind that needs no shared data."""
     found = {name: (kit.folder / "files" / name).read_bytes() for name in FILES}
     noise = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
     for name, options in ENCODED.items():
@@ -37,7 +37,7 @@ def originals(kit) -> dict[str, bytes]:
 
 
 def read(folder, name: str, content: bytes, quiet: bool, intensity: str = "original"):
-    """The picture, or None where it is refused as it should be."""
+    """Returns the picture, or None if it is refused with an ImageError that names the file."""
     path = folder / name
     path.write_bytes(content)
     with warnings.catch_warnings():
@@ -63,19 +63,19 @@ def assert_cut_is_refused_or_complete(folder, name, content, step=1):
 
 
 @pytest.mark.parametrize("name", [*FILES, *ENCODED])
-def test_a_file_that_was_cut_short_is_refused_unless_all_pixels_are_there(originals, tmp_path, name):
+def test_a_truncated_file_is_refused_unless_all_pixels_are_present(originals, tmp_path, name):
     assert_cut_is_refused_or_complete(tmp_path, name, originals[name], step=1 if len(originals[name]) < 1000 else 7)
 
 
 @pytest.mark.parametrize("name", [name for name in COMPRESSED if not name.startswith("SC")])
-def test_a_compressed_dicom_file_that_was_cut_short_is_refused_likewise(shared, tmp_path, name):
+def test_a_truncated_compressed_dicom_file_is_refused(shared, tmp_path, name):
     content = (shared / "data" / "dicom" / name).read_bytes()
     assert_cut_is_refused_or_complete(tmp_path, name, content, step=23)
 
 
 @pytest.mark.parametrize("name", [*(name for name in COMPRESSED if name != "image_dfl.dcm"), "X-ray"])
 @pytest.mark.filterwarnings("ignore")
-def test_a_compressed_picture_that_was_cut_short_inside_a_whole_file_is_refused(kit, shared, tmp_path, name):
+def test_a_truncated_compressed_picture_in_a_complete_file_is_refused(kit, shared, tmp_path, name):
     if name == "X-ray":  # 8-bit JPEG
         (path,) = (shared / "data" / "cxr").glob("*.dcm")
     else:
@@ -107,7 +107,7 @@ def test_a_compressed_picture_that_claims_to_be_huge_is_refused_before_it_is_dec
 
 
 def deflated(content: bytes, *, end: int | None = None) -> bytes:
-    """A deflated DICOM file of this content."""
+    """Writes a deflated DICOM file with this content."""
     dataset = pydicom.Dataset()
     dataset.file_meta = pydicom.dataset.FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
@@ -119,7 +119,7 @@ def deflated(content: bytes, *, end: int | None = None) -> bytes:
     return buffer.getvalue()[: 144 + length] + (deflate.compress(content) + deflate.flush())[:end]
 
 
-def test_a_deflated_file_is_inflated_up_to_the_size_of_the_largest_picture_only(tmp_path, monkeypatch):
+def test_a_deflated_file_is_inflated_only_up_to_the_size_of_the_largest_picture(tmp_path, monkeypatch):
     assert 2 * decode.MAX_PIXELS < decode.MAX_INFLATED <= 4 * decode.MAX_PIXELS
     monkeypatch.setattr(decode, "MAX_INFLATED", 2**20)
     (tmp_path / "bomb.dcm").write_bytes(deflated(bytes(2**26)))
@@ -138,7 +138,7 @@ def test_a_deflated_file_is_inflated_up_to_the_size_of_the_largest_picture_only(
 
 @st.composite
 def damages(draw):
-    """A function from bytes to damaged bytes: changed, lost and inserted bytes, most of them in the header."""
+    """Generates functions that change, remove and insert bytes, most of them in the header."""
     place = st.one_of(st.floats(0, 0.999), st.floats(0, 0.2))
     word = st.sampled_from([b"\xff\xff\xff\xff", b"\0\0\0\0", b"\xff\xff\xff\x7f", b"\x80\0\0\0"])
     steps = draw(st.lists(st.tuples(place, word | st.binary(max_size=4), st.integers(0, 6)), min_size=1, max_size=4))

@@ -1,4 +1,4 @@
-"""DICOM files give the right grey values or a reason; what pydicom only remarks on is told."""
+"""Tests that DICOM files give the right grey values or a reason, and that pydicom's remarks are reported."""
 
 import io
 import logging
@@ -14,12 +14,13 @@ from PIL import Image
 from pydicom.encaps import encapsulate
 from pydicom.uid import HTJ2KLossless, JPEGBaseline8Bit, JPEGLosslessSV1
 
+from jaxseg.images.decode import without_remarks
 from jaxseg.images.preprocess import cxas
 from jaxseg.images.read import ImageError, from_array, read_picture
 
 
 def changed(kit, path, **tags):
-    """Writes the file mono2_12bit.dcm with other tags (None: without) to `path`."""
+    """Writes the file mono2_12bit.dcm with other tags to `path`; None removes a tag."""
     dataset = pydicom.dcmread(kit.folder / "files" / "mono2_12bit.dcm")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -35,7 +36,7 @@ def changed(kit, path, **tags):
     return path
 
 
-def test_monochrome1_is_inverted_back_to_the_picture_that_it_was_made_of(shared):
+def test_monochrome1_is_inverted_to_the_picture_that_it_was_computed_from(shared):
     inverted = read_picture(shared / "data" / "dicom" / "derived_mono1_12bit.dcm")
     original = read_picture(shared / "data" / "cxr" / "00000001_000.png").pixels[:, :, :1].astype(np.float32)
     low, high = original.min(), original.max()
@@ -88,7 +89,7 @@ PIXELS = 2 * 37 * 53  # bytes of mono2_12bit.dcm
         ({"RescaleIntercept": b"1\\2 "}, "cannot decode"),
     ],
 )
-def test_tags_that_fit_no_picture_are_refused(kit, tmp_path, tags, message, strict):
+def test_tags_that_contradict_the_picture_are_refused(kit, tmp_path, tags, message, strict):
     path = changed(kit, tmp_path / "x.dcm", **tags)
     with warnings.catch_warnings():
         warnings.simplefilter("error" if strict else "ignore")
@@ -118,13 +119,13 @@ def jpeg(kit, path, *pictures, **tags):
 SMOOTH = (np.add.outer(np.arange(40), np.arange(56)) * 2).astype(np.uint8)
 
 
-def test_a_jpeg_inside_dicom_reads_as_the_picture(kit, tmp_path):
+def test_a_jpeg_inside_dicom_is_read_as_the_jpeg_file(kit, tmp_path):
     picture = read_picture(jpeg(kit, tmp_path / "x.dcm", SMOOTH))
     assert np.abs(picture.pixels.astype(int) - SMOOTH).max() <= 2
     assert picture.notes == ()
 
 
-def test_a_jpeg_that_differs_from_the_tags_is_refused(kit, tmp_path):
+def test_a_jpeg_that_contradicts_the_tags_is_refused(kit, tmp_path):
     with pytest.raises(ImageError, match=r"x\.dcm: "):
         read_picture(jpeg(kit, tmp_path / "x.dcm", SMOOTH, Rows=39))
     with pytest.raises(ImageError, match=r"the compressed picture is \[1, 1\], the tags say \[40, 56\]"):
@@ -135,7 +136,7 @@ def test_a_jpeg_that_differs_from_the_tags_is_refused(kit, tmp_path):
         read_picture(jpeg(kit, tmp_path / "x.dcm", SMOOTH, SamplesPerPixel=3))
 
 
-def test_what_pydicom_only_remarks_on_is_told(kit, tmp_path, caplog):
+def test_remarks_of_pydicom_become_notes(kit, tmp_path, caplog):
     picture = read_picture(changed(kit, tmp_path / "x.dcm", Rows=36))
     assert picture.pixels.shape == (36, 53)
     assert len(picture.notes) == 1
@@ -145,14 +146,14 @@ def test_what_pydicom_only_remarks_on_is_told(kit, tmp_path, caplog):
 
 
 @pytest.mark.parametrize("intensity", ["original", "clinical"])
-def test_an_empty_slope_or_intercept_is_none(kit, tmp_path, intensity):
+def test_an_empty_slope_or_intercept_is_ignored(kit, tmp_path, intensity):
     for slope, intercept, factor, shift in ((b"", b"", 1, 0), (b"", b"7 ", 1, 7), (b"2 ", b"", 2, 0)):
         path = changed(kit, tmp_path / "x.dcm", RescaleSlope=slope, RescaleIntercept=intercept)
         expected = pydicom.dcmread(path).pixel_array.astype(float) * factor + shift
         np.testing.assert_array_equal(read_picture(path, intensity=intensity).pixels, expected)
 
 
-def test_a_remark_is_told_once(kit, tmp_path):
+def test_a_remark_is_reported_once(kit, tmp_path):
     (note,) = read_picture(changed(kit, tmp_path / "x.dcm", NumberOfFrames=0)).notes
     assert "assuming 1 frame" in note
 
@@ -180,11 +181,11 @@ def test_remarks_belong_to_the_file_that_is_read_and_other_messages_pass(kit, tm
     assert caplog.messages[-1] == "after an error"
 
 
-def test_a_decoder_that_fails_prints_no_traceback(kit, tmp_path, caplog, capfd):
+def test_a_failing_decoder_prints_no_traceback(kit, tmp_path, caplog, capfd):
     path = jpeg(kit, tmp_path / "x.dcm", SMOOTH)
     dataset = pydicom.dcmread(path)
     (frame,) = pydicom.encaps.generate_frames(dataset.PixelData, number_of_frames=1)
-    broken = frame.replace(b"\xff\xc0\x00\x0b\x08", b"\xff\xc0\x00\x0b\x09")  # of 9 bits
+    broken = frame.replace(b"\xff\xc0\x00\x0b\x08", b"\xff\xc0\x00\x0b\x09")  # declares 9 bits
     dataset.PixelData = encapsulate([broken])
     dataset.save_as(path)
     with pytest.raises(ImageError, match=r"exceptions were raised by all available plugins: pillow"):
@@ -200,8 +201,8 @@ def test_eight_bit_jpegs_are_decoded_by_pillow_whatever_else_is_installed(kit, t
         np.testing.assert_array_equal(read_picture(path).pixels, np.asarray(image))
 
 
-def test_the_original_intensity_keeps_values_as_the_weights_saw_them(kit):
-    for name in ("mono2_window", "mono2_padding"):  # neither window nor padding
+def test_intensity_original_keeps_the_values_that_the_weights_were_trained_on(kit):
+    for name in ("mono2_window", "mono2_padding"):  # neither the window nor the padding is applied
         path = kit.folder / "files" / f"{name}.dcm"
         np.testing.assert_array_equal(read_picture(path).pixels, pydicom.dcmread(path).pixel_array)
 
@@ -220,7 +221,7 @@ def test_the_original_intensity_keeps_values_as_the_weights_saw_them(kit):
         ({"NumberOfFrames": 3}, "3 frames"),
     ],
 )
-def test_what_cannot_be_shown_right_is_refused_in_both_intensities(tmp_path, tags, message, intensity):
+def test_pixels_that_cannot_be_shown_correctly_are_refused_in_both_intensities(tmp_path, tags, message, intensity):
     path = write_dicom(tmp_path / "x.dcm", RAMP, bits=12, **tags)
     with pytest.raises(ImageError, match=rf"^x\.dcm: .*{message}"):
         read_picture(path, intensity=intensity)
@@ -238,7 +239,7 @@ def test_what_cannot_be_shown_right_is_refused_in_both_intensities(tmp_path, tag
         ("1.2.3.4.5", r"stored as 1\.2\.3\.4\.5, which cannot be decoded here; convert the file"),
     ],
 )
-def test_what_nothing_decodes_is_told_by_its_name(kit, tmp_path, monkeypatch, syntax, message):
+def test_an_undecodable_transfer_syntax_is_named(kit, tmp_path, monkeypatch, syntax, message):
     path = jpeg(kit, tmp_path / "x.dcm", SMOOTH)
     dataset = pydicom.dcmread(path)
     dataset.file_meta.TransferSyntaxUID = pydicom.uid.UID(syntax)
@@ -249,7 +250,7 @@ def test_what_nothing_decodes_is_told_by_its_name(kit, tmp_path, monkeypatch, sy
         read_picture(path)
 
 
-def test_a_single_frame_may_be_counted(tmp_path):
+def test_a_number_of_frames_of_1_is_accepted(tmp_path):
     counted = read_picture(write_dicom(tmp_path / "x.dcm", RAMP, NumberOfFrames=1))
     np.testing.assert_array_equal(counted.pixels, RAMP)
 
@@ -275,10 +276,29 @@ def test_a_single_frame_may_be_counted(tmp_path):
     ],
 )
 @pytest.mark.filterwarnings("ignore")
-def test_the_spacing_of_pixels_is_read_or_told_to_make_no_sense(tmp_path, tags, spacing_mm, note, intensity):
+def test_the_pixel_spacing_is_read_or_reported_as_impossible(tmp_path, tags, spacing_mm, note, intensity):
     picture = read_picture(write_dicom(tmp_path / "x.dcm", RAMP, **tags), intensity=intensity)
     assert picture.spacing_mm == spacing_mm
-    own = [text for text in picture.notes if "lengths in millimetres are not known" in text]
+    own = [text for text in picture.notes if "lengths in millimetres are unknown" in text]
     assert len(own) == (note is not None)
     if note:
         assert re.search(note, own[0])
+
+
+def test_pydicoms_warnings_are_not_emitted_besides_the_notes(shared, tmp_path, recwarn):
+    assert len(read_picture(write_dicom(tmp_path / "x.dcm", RAMP, Rows=2)).notes) == 1
+    with pytest.raises(ImageError, match="no pixel data"):
+        read_picture(shared / "data" / "dicom" / "derived_truncated_jpeg_cxr.dcm")
+    assert [warning.message for warning in recwarn] == []
+
+
+def test_warnings_are_silenced_until_the_last_thread_leaves():
+    first, second, before = without_remarks(), without_remarks(), list(warnings.filters)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    warnings.warn("not heard", UserWarning, stacklevel=1)
+    second.__exit__(None, None, None)
+    assert warnings.filters == before
+    with pytest.raises(UserWarning, match="heard"):
+        warnings.warn("heard", UserWarning, stacklevel=1)

@@ -1,4 +1,4 @@
-"""Every file of the shared data's dicom/expected.csv reads as that table says a good reader reads it."""
+"""Tests that every file in the shared data's dicom/expected.csv is read as that table demands."""
 
 import csv
 import gzip
@@ -17,7 +17,7 @@ from jaxseg.images.read import ImageError, read_picture
 NO_PIXELS = "no pixel data"
 TO_GREY = r"is colour; .* \(--intensity clinical turns it to grey\)"
 READ = None
-FILES = {  # what "original" and "clinical" say, or READ
+FILES = {  # results of "original" and "clinical": a reason, or READ
     "CT_small.dcm": (READ, READ),
     "693_J2KI.dcm": (READ, READ),
     "MR_small.dcm": (READ, READ),
@@ -45,9 +45,9 @@ FILES = {  # what "original" and "clinical" say, or READ
     "derived_slope_half_signed.dcm": (READ, READ),
     "derived_truncated_jpeg_cxr.dcm": (NO_PIXELS, NO_PIXELS),
 }
-NOTES = {  # where there are any
+NOTES = {  # only of files that have notes
     "liver_1frame.dcm": ["this is a DICOM segmentation (a mask), no X-ray"],
-    "693_J2KI.dcm clinical": ["the padding value -2000 lies among the values of the picture and was left out"],
+    "693_J2KI.dcm clinical": ["the padding value -2000 lies among the values of the picture and was ignored"],
     "examples_overlay.dcm clinical": ["2 windows; the first was used (centre 450, width 790)"],
     "derived_slope_half_signed.dcm clinical": ["2 windows; the first was used (centre 40, width 400)"],
 }
@@ -66,7 +66,7 @@ def dicom(shared):
 
 
 def grey(path) -> np.ndarray:
-    """The greys from 0 to 1 as the network of CXAS sees them, before it normalises."""
+    """Returns the grey values in [0, 1] as CXAS's network gets them, before normalisation."""
     picture = read_picture(path)
     x = cxas(picture, picture.size)[:, :, 0].astype(float)
     return (x - x.min()) / (x.max() - x.min())
@@ -79,7 +79,7 @@ def test_every_row_of_the_table_is_tested(rows):
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("intensity", ["original", "clinical"])
-def test_a_file_gives_a_picture_or_its_reason(rows, dicom, name, intensity):
+def test_a_file_gives_a_picture_or_its_reason_of_failure(rows, dicom, name, intensity):
     reason = FILES[name][intensity == "clinical"]
     if reason is not READ:
         with pytest.raises(ImageError, match=rf"^{name}: .*{reason}"):
@@ -97,13 +97,13 @@ def test_a_file_gives_a_picture_or_its_reason(rows, dicom, name, intensity):
 
 
 @pytest.mark.parametrize("name", [name for name, (reason, _) in FILES.items() if reason is READ])
-def test_the_pixels_are_those_of_the_table(rows, dicom, name):
+def test_the_pixels_equal_those_of_the_table(rows, dicom, name):
     row = rows[name]
     values = read_picture(dicom / name).pixels.astype(float)
     stored = (values - float(row["intercept"] or 0)) / float(row["slope"] or 1)
     if row["photometric"] == "MONOCHROME1":
         stored = 2 ** int(row["bits_stored"]) - 1 - stored
-    if row["pixel_array"] != "ok":  # what the table's reader could not decode
+    if row["pixel_array"] != "ok":  # the table's reader could not decode this file
         row = rows["MR_small.dcm"] if name.startswith("MR_small") else {"dtype": "<u2", "min": 0, "max": 264}
     assert (stored.min(), stored.max()) == (float(row["min"]), float(row["max"]))
     content = stored.astype(row["dtype"].replace(">", "<")).tobytes()
@@ -142,7 +142,7 @@ def test_each_decoder_of_jpeg_ls_gives_the_same_pixels(dicom, monkeypatch, plugi
     np.testing.assert_array_equal(read_picture(dicom / "MR_small_jpeg_ls_lossless.dcm").pixels, expected)
 
 
-def test_the_same_picture_stored_five_ways_reads_the_same(dicom):
+def test_the_same_picture_in_five_encodings_is_read_alike(dicom):
     for intensity in ("original", "clinical"):
         first, *others = (
             read_picture(dicom / f"MR_small{kind}.dcm", intensity=intensity)
@@ -159,17 +159,17 @@ def test_rescaled_values_are_hounsfield_units(dicom):
         assert (pixels.min(), pixels.max()) == (-896, 1167)
 
 
-def test_half_slopes_and_signed_values_give_the_slice_of_the_volume(shared, dicom):
+def test_fractional_slopes_and_signed_values_give_the_slice_of_the_volume(shared, dicom):
     with gzip.open(shared / "data" / "ct" / "totalseg" / "s0001" / "ct.nii.gz") as file:
         volume = np.frombuffer(file.read()[352:], "<i4").reshape((122, 101, 112), order="F")
     expected = volume[:, ::-1, 90].T
     np.testing.assert_array_equal(read_picture(dicom / "derived_slope_half_signed.dcm").pixels, expected)
     picture = read_picture(dicom / "derived_slope_half_signed.dcm", intensity="clinical")
-    unit = np.clip((expected - 39.5) / 399 + 0.5, 0, 1)  # the first window: centre 40, width 400
+    unit = np.clip((expected - 39.5) / 399 + 0.5, 0, 1)  # the first window has centre 40 and width 400
     np.testing.assert_allclose((picture.pixels - picture.limits[0]) / np.ptp(picture.limits), unit, atol=1e-6)
 
 
-def test_monochrome1_gives_the_picture_that_it_was_made_of(shared, dicom):
+def test_monochrome1_gives_the_picture_that_it_was_computed_from(shared, dicom):
     expected = read_picture(shared / "data" / "cxr" / "00000001_000.png").pixels[:, :, 0]
     assert (expected.min(), expected.max()) == (0, 255)
     path = dicom / "derived_mono1_12bit.dcm"
@@ -178,7 +178,7 @@ def test_monochrome1_gives_the_picture_that_it_was_made_of(shared, dicom):
         np.testing.assert_array_equal(display(read_picture(path, intensity=intensity)), expected)
 
 
-def test_overlays_do_not_enter(dicom):
+def test_overlays_are_ignored(dicom):
     dataset = pydicom.dcmread(dicom / "examples_overlay.dcm")
     assert 0x60003000 in dataset
     np.testing.assert_array_equal(read_picture(dicom / "examples_overlay.dcm").pixels, dataset.pixel_array)
@@ -187,7 +187,7 @@ def test_overlays_do_not_enter(dicom):
     np.testing.assert_allclose(picture.pixels / picture.limits[1], unit, atol=1e-6)
 
 
-def test_colours_and_palettes_become_the_brightness_of_what_pydicom_shows(dicom):
+def test_colours_and_palettes_give_the_brightness_of_pydicoms_colours(dicom):
     for name in ("SC_rgb_jpeg_dcmtk.dcm", "SC_rgb_small_odd.dcm"):
         picture = read_picture(dicom / name, intensity="clinical")
         np.testing.assert_array_equal(picture.pixels, luminance(pydicom.dcmread(dicom / name).pixel_array))
@@ -202,6 +202,6 @@ def test_colours_and_palettes_become_the_brightness_of_what_pydicom_shows(dicom)
     assert picture.limits == (0, 65535)
 
 
-def test_a_segmentation_reads_as_zeros_and_ones(dicom):
+def test_a_segmentation_is_read_as_zeros_and_ones(dicom):
     for intensity in ("original", "clinical"):
         assert np.unique(read_picture(dicom / "liver_1frame.dcm", intensity=intensity).pixels).tolist() == [0, 1]

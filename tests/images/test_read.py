@@ -1,4 +1,4 @@
-"""X-rays are read as the original reads them, to the bit; every other file or array is refused with a reason."""
+"""Tests that X-rays are read exactly as the original reads them, and that other files and arrays are refused."""
 
 import io
 import struct
@@ -16,7 +16,7 @@ SIZE = (512, 512)
 
 
 def golden_names(prefix):
-    """Names of the goldens with the input files, before there are fixtures."""
+    """Returns the names of the goldens that have input files; fixtures are not available yet."""
     from parity_kit import DATA, Kit
 
     return [name for name in Kit(DATA).names(prefix) if not name.endswith(("refused", "label_npy"))]
@@ -33,7 +33,7 @@ def png(height: int, width: int, rows: bytes, *, colour=0, extra=b"") -> bytes:
 
 
 @pytest.mark.parametrize("name", golden_names("cxas_preprocess/"))
-def test_the_networks_input_equals_the_originals_to_the_bit(kit, name):
+def test_the_input_of_cxas_equals_the_originals_to_the_bit(kit, name):
     entry, arrays = kit.golden(name)
     picture = read_picture(kit.folder / entry["params"]["file"])
     assert list(picture.size) == entry["params"]["file_size"]
@@ -56,7 +56,7 @@ def test_the_input_of_paxray_equals_the_originals(kit, name):
     kit.check(name, "pretrained_row100", trained[:, 100])
 
 
-def test_the_original_refuses_the_same_files(kit, tmp_path):
+def test_files_that_the_original_refuses_are_refused(kit, tmp_path):
     refused = kit.golden("cxas_preprocess/refused")[0]["params"]["raises"]
     reasons = ["2 frames", "RGB is colour", "constant: every pixel is", "cannot read .tif"]
     (tmp_path / "x.tif").write_bytes(b"II*\0")
@@ -66,7 +66,7 @@ def test_the_original_refuses_the_same_files(kit, tmp_path):
             read_picture(path)
 
 
-def test_clipped_grey_values_are_told_and_only_those(kit, tmp_path):
+def test_only_clipped_grey_values_give_a_note(kit, tmp_path):
     clipped = read_picture(kit.folder / "files" / "gray16_range4095.png")
     assert len(clipped.notes) == 1
     assert clipped.notes[0].startswith("gray16_range4095.png: 16-bit grey values up to 4095 were clipped")
@@ -86,7 +86,7 @@ def test_suffixes_may_be_of_any_case(kit, tmp_path, name):
     np.testing.assert_array_equal(read_picture(path).pixels, read_picture(str(source)).pixels)
 
 
-def test_what_counts_among_pictures_is_the_content_not_png_or_jpg(kit, tmp_path):
+def test_the_content_decides_between_png_and_jpg(kit, tmp_path):
     (tmp_path / "x.JPEG").write_bytes((kit.folder / "files" / "rgb8.png").read_bytes())
     np.testing.assert_array_equal(
         read_picture(tmp_path / "x.JPEG").pixels, read_picture(kit.folder / "files" / "rgb8.png").pixels
@@ -96,7 +96,7 @@ def test_what_counts_among_pictures_is_the_content_not_png_or_jpg(kit, tmp_path)
         read_picture(tmp_path / "tif.png")
 
 
-def test_a_file_that_is_not_there_or_a_folder_is_an_os_error(tmp_path):
+def test_a_missing_file_or_a_folder_is_an_os_error(tmp_path):
     for suffix in (".png", ".dcm"):
         with pytest.raises(FileNotFoundError):
             read_picture(tmp_path / f"none{suffix}")
@@ -108,14 +108,14 @@ def test_a_file_that_is_not_there_or_a_folder_is_an_os_error(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["1.2.840.7", "IM000001", "x.png", "x.tif", "x.seg"])
-def test_dicom_is_known_by_its_content_under_any_name(kit, tmp_path, name):
+def test_dicom_is_recognised_by_its_content_under_any_name(kit, tmp_path, name):
     (tmp_path / name).write_bytes((kit.folder / "files" / "mono2_12bit.dcm").read_bytes())
     expected = read_picture(kit.folder / "files" / "mono2_12bit.dcm").pixels
     np.testing.assert_array_equal(read_picture(tmp_path / name).pixels, expected)
 
 
 @pytest.mark.parametrize("name", ["scan", "scan.1", "scan.bmp"])
-def test_pictures_are_known_by_their_content_under_any_name(kit, tmp_path, name):
+def test_pictures_are_recognised_by_their_content_under_any_name(kit, tmp_path, name):
     source = kit.folder / "files" / "rgb8.png"
     for form in ("png", "jpeg"):
         with Image.open(source) as image:
@@ -127,20 +127,20 @@ def test_pictures_are_known_by_their_content_under_any_name(kit, tmp_path, name)
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("notes.txt", b"text", r"cannot read \.txt; allowed: \.png, \.jpg, \.jpeg, \.dcm, or one of these under any"),
+        ("notes.txt", b"text", r"cannot read \.txt; allowed: \.png, \.jpg, \.jpeg, \.dcm, or a file with such content"),
         ("none", b"", "cannot read a file without suffix"),
         ("x.7", bytes(128) + b"DICE", r"cannot read \.7"),
         ("x.dcm", b"\x89PNG\r\n\x1a\n" + bytes(200), "not a DICOM file"),
         ("x.png", b"", "not a png or jpg"),
     ],
 )
-def test_what_is_known_neither_by_content_nor_by_name_is_refused(tmp_path, name, content, message):
+def test_files_recognised_neither_by_content_nor_by_name_are_refused(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ImageError, match=rf"^{name}: {message}"):
         read_picture(tmp_path / name)
 
 
-def test_a_palette_with_transparency_reads_without_a_warning(tmp_path):
+def test_a_palette_with_transparency_is_read_without_a_warning(tmp_path):
     colours = bytes(range(256)) * 3
     rows = b"".join(b"\0" + bytes(range(10 * i, 10 * i + 10)) for i in range(10))
     (tmp_path / "plain.png").write_bytes(png(10, 10, rows, colour=3, extra=chunk(b"PLTE", colours)))
@@ -155,7 +155,7 @@ def test_animated_and_multi_picture_files_are_refused(tmp_path):
     frames = [Image.new("L", (8, 8), value) for value in (0, 128)]
     for name, format in (("animated.png", "PNG"), ("multi.jpg", "MPO")):
         frames[0].save(tmp_path / name, format=format, save_all=True, append_images=frames[1:])
-        with pytest.raises(ImageError, match=f"{name}: 2 frames"):
+        with pytest.raises(ImageError, match=f"{name}: the file has 2 frames"):
             read_picture(tmp_path / name)
 
 
@@ -173,15 +173,15 @@ def test_declared_sizes_are_checked_before_anything_is_decoded(tmp_path, monkeyp
             read_picture(tmp_path / "huge.png")
 
 
-def test_a_compression_bomb_stays_within_the_largest_picture(tmp_path):
+def test_a_compression_bomb_stays_within_the_memory_of_the_largest_picture(tmp_path):
     side = 8192
     assert side * side == MAX_PIXELS
-    (tmp_path / "bomb.png").write_bytes(png(side, side, bytes(4 * (side + 1) * side)))  # four times what it declares
+    (tmp_path / "bomb.png").write_bytes(png(side, side, bytes(4 * (side + 1) * side)))  # four times the declared size
     assert (tmp_path / "bomb.png").stat().st_size < 300_000
     assert read_picture(tmp_path / "bomb.png").pixels.nbytes == 3 * MAX_PIXELS
 
 
-def test_the_x_rays_read_at_their_size_in_grey(shared):
+def test_the_x_rays_are_read_at_their_size_in_grey(shared):
     paths = sorted(path for path in (shared / "data" / "cxr").iterdir())
     assert len(paths) == 7
     for path in paths:
@@ -200,12 +200,12 @@ def test_the_x_rays_read_at_their_size_in_grey(shared):
 RAMP = np.arange(12).reshape(3, 4)
 
 
-def test_uint8_arrays_are_read_as_picture_files():
+def test_uint8_arrays_are_treated_as_png_files():
     grey = RAMP.astype(np.uint8)
     np.testing.assert_array_equal(from_array(grey).pixels, np.stack([grey] * 3, axis=-1))
     colour = np.stack([grey, grey + 1, grey + 2], axis=-1)
     np.testing.assert_array_equal(from_array(colour).pixels, colour)
-    constant = from_array(np.full((2, 2), 7, np.uint8))  # a picture file may be constant too
+    constant = from_array(np.full((2, 2), 7, np.uint8))  # a PNG file may be constant too
     assert len(np.unique(cxas(constant, (8, 8))[:, :, 0])) == 1
 
 
@@ -235,11 +235,11 @@ def test_other_numbers_are_scaled_by_their_range(kind):
         (np.where(np.eye(3) > 0, np.inf, 0), "not finite"),
         (np.where(np.eye(3) > 0, 1e300, 0), "not finite"),
         (np.where(np.eye(3) > 0, 3e38, -3e38), "not finite"),
-        (np.where(np.eye(3) > 0, 2**53 + 2, 2**53), "constant"),  # in float32, in which it would be divided by 0
+        (np.where(np.eye(3) > 0, 2**53 + 2, 2**53), "constant"),  # in float32, so the range would be 0
         (np.broadcast_to(np.uint8(1), (2**14, 2**13)), "between 1 and"),
     ],
 )
-def test_what_is_no_image_is_refused(array, message):
+def test_arrays_that_are_not_images_are_refused(array, message):
     with pytest.raises(ImageError, match=message):
         from_array(array)
 

@@ -1,4 +1,4 @@
-"""Small DICOM files for the tests, with any tags."""
+"""Writes and reads small DICOM files with any tags, for the tests."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ RAMP = np.arange(12, dtype=np.uint16).reshape(3, 4) * 300
 
 
 def write_dicom(path: Path, stored: np.ndarray, *, bits: int | None = None, big_endian: bool = False, **tags) -> Path:
-    """Writes a file of 8 or 16 bits a sample; `stored` is (H, W) or (H, W, 3) of those, signed or not."""
+    """Writes a file of 8 or 16 bits per sample; `stored` is (H, W) or (H, W, 3), signed or unsigned."""
     dataset = pydicom.Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRBigEndian if big_endian else ExplicitVRLittleEndian
@@ -35,7 +35,7 @@ def write_dicom(path: Path, stored: np.ndarray, *, bits: int | None = None, big_
     for name, value in tags.items():
         if value is None:
             delattr(dataset, name)
-        elif isinstance(value, bytes) and name != "PixelData":  # as it is, right or wrong
+        elif isinstance(value, bytes) and name != "PixelData":  # the bytes of the tag, valid or not
             tag = pydicom.tag.Tag(name)
             vr = pydicom.datadict.dictionary_VR(tag)
             dataset[tag] = pydicom.dataelem.RawDataElement(tag, vr, len(value), value, 0, False, not big_endian)
@@ -46,7 +46,7 @@ def write_dicom(path: Path, stored: np.ndarray, *, bits: int | None = None, big_
 
 
 def lut(table, first: int, bits: int, *, vr: str = "US") -> pydicom.Sequence:
-    """A sequence with one look-up table."""
+    """Returns a sequence with one look-up table."""
     item = pydicom.Dataset()
     item.add_new("LUTDescriptor", "SS" if first < 0 else "US", [len(table) % 2**16, first, bits])
     if vr == "OW":
@@ -57,12 +57,12 @@ def lut(table, first: int, bits: int, *, vr: str = "US") -> pydicom.Sequence:
 
 
 def read_clinical(path: Path, **tags) -> Picture:
-    """The picture of tags and a ramp from 0 to 3300, read with intensity clinical."""
+    """Returns the picture of a ramp from 0 to 3300 with the given tags, read with intensity "clinical"."""
     return read_picture(write_dicom(path / "x.dcm", tags.pop("stored", RAMP), **tags), intensity="clinical")
 
 
 def shown(picture: Picture) -> np.ndarray:
-    """The grey values of a picture from black 0 to white 1, as all that use it see them."""
+    """Returns the grey values of a picture from 0, black, to 1, white; asserts that all users of a picture agree."""
     unit = cxas(picture, picture.size)[:, :, 0] * STD[0] + MEAN[0]
     np.testing.assert_allclose(display(picture), unit * 255, atol=0.51)
     np.testing.assert_allclose(paxray_folder(picture, picture.size)[:, :, 2], unit * 255, atol=1e-3)

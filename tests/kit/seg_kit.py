@@ -1,4 +1,4 @@
-"""Masks, images and DICOM SEG objects for the tests of DICOM SEG."""
+"""Makes masks, images and DICOM SEG objects for the tests of DICOM SEG."""
 
 import dataclasses
 import subprocess
@@ -33,7 +33,7 @@ class FakeMasks:
 
 
 def some_masks(size, *, overlapping=True, seed=0):
-    """One mask a name, the third of them empty."""
+    """Returns one mask per name; the third one is empty."""
     rng = np.random.default_rng(seed)
     if overlapping:
         data = rng.random((len(NAMES), *size)) < 0.3
@@ -55,7 +55,7 @@ def size_of(path):
 
 
 def changed(image, path, **raw):
-    """Writes the image to `path` with tags of the given bytes as they are, valid or not; None: without the tag."""
+    """Writes the image to `path` with the given bytes as tags, valid or not; None removes a tag."""
     dataset = pydicom.dcmread(image)
     for keyword, value in raw.items():
         tag = Tag(keyword)
@@ -90,6 +90,6 @@ def errors_of_dciodvfy(path):
 
 
 def read_dicom_seg(path):
-    """Labels and masks of all segments."""
+    """Returns the labels and masks of all segments."""
     found = read_masks(path)
     return found.names, found.masks

@@ -1,4 +1,4 @@
-"""COCO run lengths equal those of pycocotools and of the original writer; damaged ones are refused."""
+"""Tests that COCO run lengths equal those of pycocotools and the original, and that damaged ones are refused."""
 
 import json
 import time
@@ -16,7 +16,7 @@ COMMON = [np.zeros((5, 7), bool), np.ones((5, 7), bool), np.ones((1, 1), bool), 
 
 @st.composite
 def masks(draw):
-    """Noise of any density, or a few rectangles, in a mask of 1x1 to 70x70; sometimes much longer than wide."""
+    """Generates masks of noise of any density or of a few rectangles, 1x1 to 70x70, sometimes much longer than wide."""
     height, width = draw(st.integers(1, 70)), draw(st.integers(1, 70))
     if draw(st.booleans()):
         height *= draw(st.sampled_from([1, 40]))
@@ -83,7 +83,7 @@ def test_the_annotations_equal_those_of_the_original(kit):
     assert json.loads(json.dumps(document)) == document
 
 
-def test_numbers_are_plain_and_the_keys_are_the_originals():
+def test_numbers_are_plain_python_and_the_keys_are_the_originals():
     entry = coco.annotation(np.eye(4) > 0, annotation_id=7, image_id=2, category_id=3)
     assert list(entry) == ["id", "image_id", "category_id", "segmentation", "area", "bbox", "iscrowd"]
     assert type(entry["area"]) is int
@@ -91,7 +91,7 @@ def test_numbers_are_plain_and_the_keys_are_the_originals():
     assert coco.bounding_box(np.zeros((4, 4), bool)) == [0.0, 0.0, 0.0, 0.0]
 
 
-def test_a_transposed_view_and_a_mask_without_pixels_work():
+def test_a_transposed_view_and_a_mask_of_size_0_are_encoded():
     view = (np.arange(60).reshape(6, 10) % 7 < 3).T[::2]
     assert_as_pycocotools(view)
     empty = coco.encode_rle(np.zeros((0, 4), bool))
@@ -105,7 +105,7 @@ def test_bytes_as_pycocotools_writes_them_are_read():
     np.testing.assert_array_equal(coco.decode_rle(raw), mask)
 
 
-def test_a_smooth_mask_of_a_full_size_film_is_quick():
+def test_a_smooth_mask_of_a_full_size_x_ray_is_encoded_quickly():
     y, x = np.ogrid[:2373, :2373]
     mask = (y - 1100) ** 2 + (x - 1300) ** 2 < 800**2
     seconds = []
@@ -113,7 +113,7 @@ def test_a_smooth_mask_of_a_full_size_film_is_quick():
         start = time.perf_counter()
         coco.encode_rle(mask)
         seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.1  # 0.01 on an idle machine; others may be working
+    assert min(seconds) < 0.1  # 0.01 on an idle machine, which may be busy
 
 
 @pytest.mark.parametrize(
@@ -122,10 +122,10 @@ def test_a_smooth_mask_of_a_full_size_film_is_quick():
         ({"size": [2, 2], "counts": "3"}, "cover 3 pixels"),
         ({"size": [2, 2], "counts": "5"}, "cover 5 pixels"),
         ({"size": [2, 2], "counts": "O5"}, "shortest -1"),
-        ({"size": [2, 2], "counts": "3p1"}, "got 'p' at place 1"),
-        ({"size": [2, 2], "counts": "3 1"}, "got ' ' at place 1"),
-        ({"size": [2, 2], "counts": "3é"}, "got 'é' at place 1"),
-        ({"size": [2, 2], "counts": b"3\xff"}, "at place 1"),
+        ({"size": [2, 2], "counts": "3p1"}, "got 'p' at position 1"),
+        ({"size": [2, 2], "counts": "3 1"}, "got ' ' at position 1"),
+        ({"size": [2, 2], "counts": "3é"}, "got 'é' at position 1"),
+        ({"size": [2, 2], "counts": b"3\xff"}, "at position 1"),
         ({"size": [2, 2], "counts": ""}, "cut off"),
         ({"size": [2, 2], "counts": "3o"}, "cut off"),
         ({"size": [2, 2], "counts": "oooooooo0"}, "9 characters"),
@@ -146,7 +146,7 @@ def test_damaged_run_lengths_are_refused(rle, message):
 
 @hypothesis.settings(deadline=None)
 @hypothesis.given(st.text(st.characters(min_codepoint=40, max_codepoint=120), max_size=30))
-def test_junk_is_refused_or_read_but_never_fails_otherwise(counts):
+def test_random_text_is_refused_or_read_and_raises_no_other_error(counts):
     try:
         mask = coco.decode_rle({"size": [6, 5], "counts": counts})
     except ValueError:
@@ -155,7 +155,7 @@ def test_junk_is_refused_or_read_but_never_fails_otherwise(counts):
 
 
 @pytest.mark.parametrize("mask", [np.zeros((2, 2), np.uint8), np.zeros((2, 2, 1), bool), np.zeros(4, bool)])
-def test_only_two_dimensional_bool_masks_are_taken(mask):
+def test_only_two_dimensional_bool_masks_are_accepted(mask):
     for function in (coco.encode_rle, coco.bounding_box, coco.area):
         with pytest.raises(ValueError, match=r"must be \(H, W\) bool"):
             function(mask)

@@ -1,4 +1,4 @@
-"""A DICOM SEG holds the masks bit for bit, says what they are, and refers to its image."""
+"""Tests that a DICOM SEG holds the masks bit for bit, describes them and refers to its image."""
 
 import sys
 
@@ -19,7 +19,7 @@ from seg_kit import (
     written,
 )
 
-from jaxseg.images.checks import ImageError
+from jaxseg.images.picture import ImageError
 from jaxseg.masks import dicom_seg
 from jaxseg.masks.dicom_seg import check_source
 from jaxseg.masks.write import write_npy
@@ -36,7 +36,7 @@ def image(kit):
 
 
 @pytest.mark.parametrize("labelmap", [False, True])
-def test_the_segments_are_the_npy_output_without_its_empty_classes(image, tmp_path, labelmap):
+def test_the_segments_equal_the_npy_output_without_its_empty_classes(image, tmp_path, labelmap):
     masks = some_masks(size_of(image), overlapping=not labelmap)
     path, notes, _ = written(image, tmp_path, masks, labelmap=labelmap)
     assert path == tmp_path / "out.seg.dcm"
@@ -73,16 +73,16 @@ def test_highdicoms_reader_opens_the_objects_of_the_shared_files(shared, tmp_pat
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.integers(1, 19), columns=st.integers(8, 19), seed=st.integers(0, 9), labelmap=st.booleans())
-def test_masks_of_any_size_come_back(image, tmp_path, rows, columns, seed, labelmap):
+def test_masks_of_any_size_are_read_back(image, tmp_path, rows, columns, seed, labelmap):
     source = tmp_path / "small.dcm"
     resized(image, source, rows, columns)
     masks = some_masks((rows, columns), overlapping=not labelmap, seed=seed)
-    masks.data[0, 0, 0] = not masks.data[1:, 0, 0].any()  # at least one pixel
+    masks.data[0, 0, 0] = not masks.data[1:, 0, 0].any()  # so at least one pixel is set
     path, _, _ = written(source, tmp_path, masks, labelmap=labelmap)
     np.testing.assert_array_equal(read_dicom_seg(path)[1], masks.data[masks.data.any(axis=(1, 2))])
 
 
-def test_the_object_says_what_made_it_and_of_what(image, tmp_path):
+def test_the_object_names_its_model_and_its_image(image, tmp_path):
     _, notes, found = written(image, tmp_path)
     source = pydicom.dcmread(image)
     assert (found.StudyInstanceUID, found.PatientID) == (source.StudyInstanceUID, source.PatientID)
@@ -105,7 +105,7 @@ def test_the_object_says_what_made_it_and_of_what(image, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("colour", "lab"),  # Lindbloom's CIE colour calculator, sRGB, D50
+    ("colour", "lab"),  # from Lindbloom's CIE colour calculator, sRGB, D50
     [((255, 255, 255), (100, 0, 0)), ((0, 0, 0), (0, 0, 0)), ((255, 0, 0), (54.29, 80.81, 69.89))],
 )
 def test_colours_are_cielab_under_d50(colour, lab):
@@ -113,7 +113,7 @@ def test_colours_are_cielab_under_d50(colour, lab):
     np.testing.assert_allclose((lightness / 655.35, a / 257 - 128, b / 257 - 128), lab, atol=0.02)
 
 
-def test_a_projection_gets_no_place_in_the_patient(shared, tmp_path):
+def test_a_projection_gets_no_geometry(shared, tmp_path):
     for name in PROJECTIONS:
         _, _, found = written(shared / "data" / name, tmp_path)
         text = str(found)
@@ -127,7 +127,7 @@ def test_a_projection_gets_no_place_in_the_patient(shared, tmp_path):
     assert str(found.PatientName) == str(source.PatientName)
 
 
-def test_an_image_in_the_patient_passes_its_plane_on(shared, tmp_path):
+def test_the_plane_of_a_ct_or_mr_image_is_copied(shared, tmp_path):
     for name in PLANES:
         source = quietly_read(shared / "data" / name)
         _, _, found = written(shared / "data" / name, tmp_path)
@@ -145,7 +145,7 @@ def test_dciodvfy_finds_no_error_in_the_shared_files(shared, tmp_path):
         assert errors_of_dciodvfy(path) == [], name
 
 
-def test_what_cannot_be_written_is_refused_and_leaves_no_file(image, tmp_path):
+def test_impossible_objects_are_refused_and_leave_no_file(image, tmp_path):
     size = size_of(image)
     folder = tmp_path / "out"
     folder.mkdir()
@@ -156,14 +156,14 @@ def test_what_cannot_be_written_is_refused_and_leaves_no_file(image, tmp_path):
     tiny = resized(image, tmp_path / "tiny.dcm", 1, 7)
     plane = changed(image, tmp_path / "ct.dcm", SOPClassUID=b"1.2.840.10008.5.1.4.1.1.2")
     cases = [
-        (picture, {}, "refers to a DICOM image; chest.png is none"),
+        (picture, {}, "refers to a DICOM image; chest.png is not one"),
         (frames, {}, "2 frames"),
         (unknown, {}, "does not know this class"),
         (tiny, {"masks": some_masks((1, 7))}, "fewer than 8 pixels"),
         (plane, {}, "no Frame Of Reference UID"),
         (image, {"masks": some_masks((5, 5))}, r"masks are \(5, 5\)"),
-        (image, {"masks": FakeMasks(np.zeros((6, *size), bool))}, "no class has a pixel"),
-        (image, {"labelmap": True, "masks": FakeMasks(np.zeros((6, *size), bool))}, "no class has a pixel"),
+        (image, {"masks": FakeMasks(np.zeros((6, *size), bool))}, "all classes are empty"),
+        (image, {"labelmap": True, "masks": FakeMasks(np.zeros((6, *size), bool))}, "all classes are empty"),
         (image, {"labelmap": True}, "'lung' and 'posterior 3rd rib right' overlap"),
     ]
     for source, options, message in cases:
@@ -172,16 +172,16 @@ def test_what_cannot_be_written_is_refused_and_leaves_no_file(image, tmp_path):
     assert list(folder.iterdir()) == []
 
 
-def test_only_dicom_files_pass_as_sources(image, tmp_path):
+def test_only_dicom_files_are_accepted_as_sources(image, tmp_path):
     check_source(image)
     (tmp_path / "empty.dcm").touch()
-    with pytest.raises(ImageError, match=r"empty.dcm is none \(choose another -ot\)"):
+    with pytest.raises(ImageError, match=r"empty.dcm is not one \(choose another -ot\)"):
         check_source(tmp_path / "empty.dcm")
     with pytest.raises(FileNotFoundError):
         check_source(tmp_path / "missing.dcm")
 
 
-def test_without_highdicom_one_line_says_what_to_install(image, tmp_path, monkeypatch):
+def test_without_highdicom_the_error_states_what_to_install(image, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "highdicom", None)
     with pytest.raises(ValueError, match=r"^DICOM SEG needs highdicom: pip install 'jaxseg\[dicom-seg\]'$"):
         written(image, tmp_path)

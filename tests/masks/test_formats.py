@@ -1,4 +1,4 @@
-"""Every format of masks: what is black and white is read, what is damaged or no mask is refused in a sentence."""
+"""Tests that every format of masks is read, and that damaged files and other content are refused with a reason."""
 
 import io
 import json
@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from jaxseg.images.checks import ImageError
+from jaxseg.images.picture import ImageError
 from jaxseg.masks.read import read_masks
 from jaxseg.masks.segmentation import Segmentation
 from jaxseg.masks.write import WRITERS
@@ -19,7 +19,7 @@ NAMES = ("lung", "heart", "L/R: odd name")
 
 
 def blocks(count=3, size=(24, 40), seed=0) -> np.ndarray:
-    """(K, H, W) bool of 8 x 8 blocks, which survive JPEG."""
+    """Returns (K, H, W) bool masks of 8 x 8 blocks, which JPEG preserves."""
     small = np.random.default_rng(seed).random((count, size[0] // 8, size[1] // 8)) > 0.5
     return small.repeat(8, 1).repeat(8, 2)
 
@@ -34,7 +34,7 @@ def save_picture(path, array, mode=None) -> None:
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA"])
-def test_a_picture_of_any_kind_is_a_mask_if_it_is_black_and_white(tmp_path, mode):
+def test_a_black_and_white_picture_of_any_mode_is_a_mask(tmp_path, mode):
     mask = blocks(1)[0]
     save_picture(tmp_path / "heart.png", mask.astype(np.uint8) * 255, mode)
     loaded = read_masks(tmp_path / "heart.png")
@@ -47,7 +47,7 @@ def test_a_picture_of_0_and_1_is_a_mask_too(tmp_path):
     np.testing.assert_array_equal(read_masks(tmp_path / "heart.png").masks, blocks(1))
 
 
-def test_a_picture_called_as_the_image_is_named_by_its_folder(tmp_path):
+def test_a_picture_with_the_name_of_the_image_is_named_by_its_folder(tmp_path):
     (tmp_path / "lungs").mkdir()
     save_picture(tmp_path / "lungs" / "0001.png", blocks(1)[0])
     assert read_masks(tmp_path / "lungs" / "0001.png", image="images/0001.jpg").names == ("lungs",)
@@ -61,12 +61,12 @@ RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
     ("array", "message"),
     [
         (RAMP, "has many shades of grey: it is a picture, not a mask"),
-        (RAMP // 50, "has values up to 5: a mask has 0 and 255, or 0 and 1"),
-        (np.stack([RAMP, RAMP * 0, RAMP * 0], -1), "the picture is coloured; a mask is black and white"),
+        (RAMP // 50, "has values up to 5: masks have 0 and 255, or 0 and 1"),
+        (np.stack([RAMP, RAMP * 0, RAMP * 0], -1), "the picture is coloured; masks are black and white"),
         (RAMP.astype(np.uint16), "a mask must be one picture of 1 or 8 bits"),
     ],
 )
-def test_a_picture_that_is_no_mask_is_refused(tmp_path, array, message):
+def test_a_picture_that_is_not_a_mask_is_refused(tmp_path, array, message):
     save_picture(tmp_path / "a.png", array)
     with pytest.raises(ImageError, match=f"^a.png: {message}"):
         read_masks(tmp_path / "a.png")
@@ -85,7 +85,7 @@ def test_pictures_that_do_not_belong_together_are_refused(tmp_path):
 
 
 def coco(tmp_path, **changes):
-    """A COCO file of two images; returns its path and the masks of the first."""
+    """Writes a COCO file of two images; returns its path and the masks of the first one."""
     masks = blocks(2)
     one = json.loads(
         WRITERS["json"](segmentation(masks, "ab"), tmp_path / "one", source="x/one.png", categories="ab").read_text()
@@ -96,14 +96,14 @@ def coco(tmp_path, **changes):
     return tmp_path / "all.json", masks
 
 
-def test_an_image_is_found_in_a_file_of_several(tmp_path):
+def test_an_image_is_found_in_a_coco_file_of_several_images(tmp_path):
     path, masks = coco(tmp_path)
     np.testing.assert_array_equal(read_masks(path, image="elsewhere/one.png").masks, masks)
     empty = read_masks(path, image="two.png", names=["lung", "heart"])
     assert (empty.names, empty.masks.shape, empty.masks.any()) == (("lung", "heart"), (2, 8, 8), False)
-    with pytest.raises(ImageError, match=r"all.json: 2 of the images; tell which with image="):
+    with pytest.raises(ImageError, match=r"all.json: the file has 2 images; choose one with image="):
         read_masks(path)
-    with pytest.raises(ImageError, match=r"all.json: none of the images is called three.png"):
+    with pytest.raises(ImageError, match=r"all.json: the file has no images called three.png"):
         read_masks(path, image="three.png")
 
 
@@ -112,7 +112,7 @@ def test_annotations_of_one_category_are_joined_and_nested_images_read(tmp_path)
     content = json.loads(path.read_text())
     for annotation in content["annotations"]:
         annotation["category_id"] = 1
-    content["images"] = [content["images"][:1]]  # as the original nests them
+    content["images"] = [content["images"][:1]]  # nested as in the original
     path.write_text(json.dumps(content))
     np.testing.assert_array_equal(read_masks(path).masks, [masks[0] & False, masks.any(axis=0)])
 
@@ -124,27 +124,27 @@ WRONG_SIZE = POLYGON | {"segmentation": {"size": [2, 2], "counts": "04"}}
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"annotations": [POLYGON]}, "holds polygons; compress them"),
+        ({"annotations": [POLYGON]}, "holds polygons; convert them"),
         ({"annotations": [WRONG_SIZE]}, r"an annotation's size is \[2, 2\], its image's is \[24, 40\]"),
-        ({"annotations": [{"image_id": 1}]}, "no COCO file"),
-        ({"annotations": {}, "categories": 3}, "no COCO file"),
-        ({"images": ["one.png"]}, "no COCO file"),
-        ({"images": [{"id": 1, "file_name": "one.png", "height": "x", "width": 2}]}, "no COCO file"),
+        ({"annotations": [{"image_id": 1}]}, "not a COCO file"),
+        ({"annotations": {}, "categories": 3}, "not a COCO file"),
+        ({"images": ["one.png"]}, "not a COCO file"),
+        ({"images": [{"id": 1, "file_name": "one.png", "height": "x", "width": 2}]}, "not a COCO file"),
         ({"images": [{"id": 1, "file_name": "one.png", "height": 10**6, "width": 10**6}]}, "the image is 1000000 x"),
-        ({"categories": [{"id": 0, "name": 7}, {"id": 1, "name": "b"}]}, "the names of the categories must be texts"),
+        ({"categories": [{"id": 0, "name": 7}, {"id": 1, "name": "b"}]}, "the names of the categories must be strings"),
         ({"categories": [], "annotations": []}, "0 masks; from 1 to 1000 can be read"),
     ],
 )
-def test_a_coco_file_that_is_wrong_is_refused(tmp_path, changes, message):
+def test_a_malformed_coco_file_is_refused(tmp_path, changes, message):
     path, _ = coco(tmp_path, **changes)
     with pytest.raises(ImageError, match=f"all.json: .*{message}"):
         read_masks(path, image="one.png")
 
 
-def test_no_json_is_refused(tmp_path):
+def test_a_file_that_is_not_json_is_refused(tmp_path):
     for text in ("{", "[" * 100_000, "7", '["a"]'):
         (tmp_path / "a.json").write_text(text)
-        with pytest.raises(ImageError, match=r"a.json: no (JSON|COCO) file"):
+        with pytest.raises(ImageError, match=r"a.json: not a (JSON|COCO) file"):
             read_masks(tmp_path / "a.json")
 
 
@@ -179,7 +179,7 @@ def test_a_wrong_header_is_refused_before_anything_is_allocated(tmp_path, conten
         read_masks(tmp_path / "a.npz")
 
 
-def test_the_array_of_an_archive_must_be_clear(tmp_path):
+def test_an_archive_of_several_arrays_is_refused_unless_one_is_arr_0(tmp_path):
     np.savez(tmp_path / "two.npz", a=blocks(), b=blocks())
     with pytest.raises(ImageError, match="holds 2 arrays; one is needed, or one that is called arr_0"):
         read_masks(tmp_path / "two.npz")
@@ -206,7 +206,7 @@ def test_damage_gives_masks_or_one_clear_error(tmp_path, kind, data):
     assert error is None or (error.startswith("one") and "\n" not in error)
 
 
-def test_other_suffixes_and_missing_files(tmp_path):
+def test_other_suffixes_and_missing_files_are_refused(tmp_path):
     (tmp_path / "a.tif").write_bytes(b"")
     with pytest.raises(ImageError, match=r"a.tif: cannot read masks from .tif; allowed: .png, .jpg"):
         read_masks(tmp_path / "a.tif")

@@ -1,4 +1,4 @@
-"""Masks come back as they were written, with their names; what is damaged or no mask is refused in a sentence."""
+"""Tests that masks are read back as they were written, with their names, and that other files are refused."""
 
 import json
 from types import SimpleNamespace
@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from parity_kit import DATA
 
-from jaxseg.images.checks import ImageError
+from jaxseg.images.picture import ImageError
 from jaxseg.images.read import read_picture
 from jaxseg.masks import read as module
 from jaxseg.masks.read import open_masks, read_masks, select
@@ -21,7 +21,7 @@ NAMES = ("lung", "heart", "L/R: odd name")
 
 
 def blocks(count=3, size=(24, 40), seed=0) -> np.ndarray:
-    """(K, H, W) bool of 8 x 8 blocks, which survive JPEG."""
+    """Returns (K, H, W) bool masks of 8 x 8 blocks, which JPEG preserves."""
     small = np.random.default_rng(seed).random((count, size[0] // 8, size[1] // 8)) > 0.5
     return small.repeat(8, 1).repeat(8, 2)
 
@@ -33,7 +33,7 @@ def segmentation(masks: np.ndarray, names) -> Segmentation:
 @pytest.mark.parametrize("kind", ["json", "npy", "npz", "png", "jpg"])
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(1, 4), st.integers(1, 5), st.integers(1, 5), st.integers(0, 99))
-def test_what_jaxseg_writes_is_read_again(tmp_path, kind, count, rows, columns, seed):
+def test_every_written_format_is_read_back(tmp_path, kind, count, rows, columns, seed):
     masks, names = blocks(count, (8 * rows, 8 * columns), seed), labels.CXAS[:count]
     path = WRITERS[kind](segmentation(masks, names), tmp_path / "one", source="one.png", categories=names)
     loaded = read_masks(path, names=names if kind in ("npy", "npz") else None)
@@ -55,20 +55,18 @@ def test_only_the_chosen_classes_are_read(tmp_path, kind):
         read_masks(path, classes="hart")
 
 
-def test_pictures_come_in_the_order_of_the_labels_and_under_their_names(tmp_path):
+def test_pictures_get_the_order_and_names_of_the_labels(tmp_path):
     masks = blocks()
     path = WRITERS["png"](segmentation(masks, NAMES), tmp_path / "one")
     assert read_masks(path).names == tuple(sorted(["L_R: odd name", "heart", "lung"]))
     named = read_masks(path, names=("spine", *NAMES))
     assert named.names == NAMES
     np.testing.assert_array_equal(named.masks, masks)
-    with pytest.raises(
-        ImageError, match="one: no class is called 'L_R: odd name', as a picture is; the names are lung"
-    ):
+    with pytest.raises(ImageError, match="one: no class has the name 'L_R: odd name' of a picture; the names are lung"):
         read_masks(path, names=["lung", "heart"])
 
 
-def test_pictures_of_cxas_classes_come_in_its_order(tmp_path):
+def test_pictures_of_cxas_classes_get_the_order_of_cxas(tmp_path):
     masks = blocks(2)
     path = WRITERS["png"](segmentation(masks, ("vertebrae C1", "heart")), tmp_path / "one")
     assert read_masks(path).names == ("vertebrae C1", "heart")
@@ -93,7 +91,7 @@ def test_names_come_from_the_run_that_wrote_the_masks(tmp_path):
     assert read_masks(tmp_path / "three").names == NAMES
 
 
-def test_names_of_arrays_without_a_run(tmp_path):
+def test_arrays_without_a_run_get_default_names(tmp_path):
     np.save(tmp_path / "few.npy", blocks())
     np.save(tmp_path / "all.npy", blocks(159, (8, 8)))
     assert read_masks(tmp_path / "few.npy").names == ("class_000", "class_001", "class_002")
@@ -101,7 +99,7 @@ def test_names_of_arrays_without_a_run(tmp_path):
     assert read_masks(tmp_path / "few.npy", names=NAMES).names == NAMES
     with pytest.raises(ImageError, match=r"few.npy: holds 3 masks, but 2 names were given"):
         read_masks(tmp_path / "few.npy", names=NAMES[:2])
-    with pytest.raises(ValueError, match="names must be a list of texts"):
+    with pytest.raises(ValueError, match="names must be a list of strings"):
         read_masks(tmp_path / "few.npy", names="heart")
 
 
@@ -124,7 +122,7 @@ def test_arrays_in_fortran_order_are_read_or_refused_but_never_mixed_up(tmp_path
 
 
 @pytest.mark.parametrize(("names", "first"), [(("a", "b", "c"), 1), (("Background", "a", "b", "c"), 1)])
-def test_a_label_map_is_split_where_names_are_given(tmp_path, names, first):
+def test_a_label_map_is_split_if_names_are_given(tmp_path, names, first):
     values = np.random.default_rng(0).integers(0, 4, (5, 7)).astype(np.uint8)
     np.save(tmp_path / "map.npy", values)
     loaded = read_masks(tmp_path / "map.npy", names=names, classes="a,c")
@@ -134,20 +132,20 @@ def test_a_label_map_is_split_where_names_are_given(tmp_path, names, first):
         read_masks(tmp_path / "map.npy")
     with pytest.raises(ImageError, match="the label map has values from 0 to 3, but 2 classes"):
         read_masks(tmp_path / "map.npy", names=["a", "b"])
-    with pytest.raises(ImageError, match="no class has a name but the background"):
+    with pytest.raises(ImageError, match="the names hold only the background"):
         read_masks(tmp_path / "map.npy", names=["background"])
 
 
-def test_too_many_masks_for_the_memory_are_refused_but_some_can_be_chosen(tmp_path, monkeypatch):
+def test_masks_that_exceed_the_memory_are_refused_but_some_can_be_chosen(tmp_path, monkeypatch):
     np.save(tmp_path / "a.npy", blocks())
     monkeypatch.setattr(module, "_MAX_BYTES", blocks()[:2].size)
-    with pytest.raises(ImageError, match="3 masks of 24 x 40 are too many; choose classes"):
+    with pytest.raises(ImageError, match="3 masks of 24 x 40 are too many; choose fewer classes"):
         read_masks(tmp_path / "a.npy")
     assert len(read_masks(tmp_path / "a.npy", classes="class_000,class_002").masks) == 2
 
 
 def test_open_masks_decodes_one_at_a_time(tmp_path):
-    np.save(tmp_path / "a.npy", blocks() * np.uint8(7))  # not masks, which is seen when they are read
+    np.save(tmp_path / "a.npy", blocks() * np.uint8(7))  # values that are not masks, which is found when they are read
     stack = open_masks(tmp_path / "a.npy")
     assert (stack.count, stack.size, stack.names) == (3, (24, 40), labels.numbered(3))
     with pytest.raises(ImageError, match=r"a.npy: has values from 0 to 7"):
@@ -162,7 +160,7 @@ def test_groups_can_be_chosen_among_some_classes_of_cxas():
     assert select(("mine", "heart"), "heart") == (1,)
 
 
-def test_a_dicom_seg_is_read_again(tmp_path):
+def test_a_dicom_seg_is_read_back(tmp_path):
     pytest.importorskip("highdicom")
     source = DATA / "files" / "mono2_12bit.dcm"
     masks = np.zeros((3, *read_picture(source).size), bool)
@@ -174,5 +172,5 @@ def test_a_dicom_seg_is_read_again(tmp_path):
     loaded = read_masks(path, classes="left lung, heart")
     assert loaded.names == ("heart", "left lung")
     np.testing.assert_array_equal(loaded.masks, masks[[0, 2]])
-    with pytest.raises(ImageError, match=r"^mono2_12bit.dcm: no DICOM SEG"):
+    with pytest.raises(ImageError, match=r"^mono2_12bit.dcm: not a DICOM SEG"):
         read_masks(source)

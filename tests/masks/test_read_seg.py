@@ -1,4 +1,4 @@
-"""The reader of DICOM SEG refuses what is no set of masks of one image, and survives damage."""
+"""Tests that the reader of DICOM SEG refuses objects that are not the masks of one image, and damaged ones."""
 
 import shutil
 import warnings
@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from seg_kit import read_dicom_seg, size_of, some_masks, written
 
-from jaxseg.images.checks import ImageError
+from jaxseg.images.picture import ImageError
 from jaxseg.masks import read_seg
 from jaxseg.masks.read_seg import open_dicom_seg
 
@@ -66,7 +66,7 @@ def segment(number, like):
 
 
 @pytest.mark.parametrize("message", DAMAGES)
-def test_objects_that_are_no_masks_of_one_image_are_refused(image, tmp_path, message):
+def test_objects_that_are_not_the_masks_of_one_image_are_refused(image, tmp_path, message):
     path, _, _ = written(image, tmp_path)
     edited(path, DAMAGES[message])
     with pytest.raises(ImageError, match=rf"^out\.seg\.dcm: .*({message})"):
@@ -100,9 +100,9 @@ def test_damaged_objects_give_masks_or_a_reason(image, tmp_path, data):
     assert masks.dtype == bool
 
 
-def test_pictures_and_images_are_no_segmentations(image, tmp_path):
+def test_pictures_and_images_are_refused_as_segmentations(image, tmp_path):
     shutil.copy(image, tmp_path / "x.dcm")
-    with pytest.raises(ImageError, match="no DICOM SEG"):
+    with pytest.raises(ImageError, match="not a DICOM SEG"):
         read_dicom_seg(tmp_path / "x.dcm")
     (tmp_path / "y.dcm").write_bytes(bytes(1000))
     with pytest.raises(ImageError, match=r"^y\.dcm: cannot read it as DICOM SEG \("):
@@ -118,7 +118,7 @@ def test_frames_of_a_compressed_label_map_are_decoded(image, tmp_path):
     np.testing.assert_array_equal(read_dicom_seg(path)[1], masks.data[[0, 1, 3, 4, 5]])
 
 
-def test_only_the_segments_that_are_asked_for_are_decoded(image, tmp_path, monkeypatch):
+def test_only_the_requested_segments_are_decoded(image, tmp_path, monkeypatch):
     masks = some_masks(size_of(image))
     path, _, _ = written(image, tmp_path, masks)
     decoded, bits = [], read_seg._bits

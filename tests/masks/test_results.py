@@ -1,4 +1,4 @@
-"""The masks of an image are found in a folder of results: never another image's, never outside of the folder."""
+"""Tests that an image's masks are found in a folder of results, never another image's and never outside of it."""
 
 import hashlib
 import json
@@ -35,34 +35,34 @@ def output(path, stamp=(1, 2)) -> dict:
     return {"path": path, "stamp": list(stamp)}
 
 
-def test_the_summary_says_where_the_masks_are(folder, image):
+def test_the_summary_gives_the_path_of_the_masks(folder, image):
     (folder / "sub").mkdir()
     (folder / "sub" / "one_png.npz").touch()
-    (folder / "one.npy").touch()  # of another image, perhaps
+    (folder / "one.npy").touch()  # it may belong to another image
     write_summary(folder, image, {"npz": output("sub/one_png.npz"), "preview": output("one.preview.jpg")})
     assert find_masks(folder, image) == folder / "sub" / "one_png.npz"
     assert classes_of(folder / "sub" / "one_png.npz") == ("heart",)
     assert classes_of(folder / "one.npy") is None
 
 
-def test_of_several_kinds_one_without_loss_is_taken(folder, image):
+def test_a_lossless_kind_is_preferred(folder, image):
     (folder / "one").mkdir()
     (folder / "one.json").touch()
     write_summary(folder, image, {"jpg": output("one"), "json": output("one.json")})
     assert find_masks(folder, image) == folder / "one.json"
 
 
-def test_an_image_that_was_moved_is_known_by_its_content(folder, image):
+def test_a_moved_image_is_recognised_by_its_content(folder, image):
     (folder / "one.npy").touch()
     digest = hashlib.sha256(image.read_bytes()).hexdigest()
     write_summary(folder, "elsewhere/one.png", {"npy": output("one.npy")}, sha256=digest)
     assert find_masks(folder, image) == folder / "one.npy"
     image.write_bytes(b"another patient's image of the same name")
-    with pytest.raises(ValueError, match=r"lists no masks of .*one.png; they are of other images"):
+    with pytest.raises(ValueError, match=r"lists no masks of .*one.png, only of other images"):
         find_masks(folder, image)
 
 
-def test_masks_of_an_image_that_has_changed_since_are_not_its_masks(folder, image):
+def test_masks_of_an_image_that_has_changed_are_out_of_date(folder, image):
     (folder / "one.npy").touch()
     status = image.stat()
     write_summary(folder, image, {"npy": output("one.npy", (status.st_size, status.st_mtime_ns))}, sha256="another")
@@ -82,7 +82,7 @@ def test_masks_of_an_image_that_has_changed_since_are_not_its_masks(folder, imag
         ({"npy": output("link.npy")}, "names link.npy, which is outside of its folder"),
     ],
 )
-def test_what_cannot_be_trusted_is_refused(folder, image, outputs, message):
+def test_untrusted_outputs_are_refused(folder, image, outputs, message):
     (folder / "one.npy").touch()
     (folder.parent / "secret.npy").touch()
     os.symlink(folder.parent / "secret.npy", folder / "link.npy")
@@ -103,11 +103,11 @@ def test_an_absolute_path_in_a_summary_is_refused(folder, image):
 def test_a_damaged_summary_is_refused(folder, image, text):
     (folder / "one.npy").touch()
     (folder / "summary.json").write_text(text)
-    with pytest.raises(ValueError, match=r"summary.json is no summary of jaxseg, or damaged"):
+    with pytest.raises(ValueError, match=r"summary.json is not a jaxseg summary, or is damaged"):
         find_masks(folder, image)
 
 
-def test_the_summary_of_another_program_says_nothing(folder, image):
+def test_the_summary_of_another_program_is_ignored(folder, image):
     (folder / "one.npy").touch()
     (folder / "summary.json").write_text('{"foreground_mean": {"Dice": 0.9}}')
     assert find_masks(folder, image) == folder / "one.npy"
@@ -135,7 +135,7 @@ def test_a_folder_can_hold_the_masks(folder, image):
     assert find_masks(folder, image) == folder / "one"
 
 
-def test_none_and_several_are_refused(folder, image):
+def test_no_masks_and_several_masks_are_refused(folder, image):
     with pytest.raises(
         ValueError, match=r"looked for the masks of one.png as one \(a folder\), or with .npy.*found none"
     ):
@@ -144,10 +144,10 @@ def test_none_and_several_are_refused(folder, image):
     (folder / "one.png").touch()
     with pytest.raises(ValueError, match=r"found several: one.npy, one.png; name the masks themselves"):
         find_masks(folder, image)
-    with pytest.raises(ValueError, match="is no folder"):
+    with pytest.raises(ValueError, match="is not a folder"):
         find_masks(image, image)
 
 
-def test_the_image_is_not_taken_for_its_own_mask(image):
+def test_the_image_is_not_its_own_mask(image):
     with pytest.raises(ValueError, match="found none"):
         find_masks(image.parent, image)

@@ -1,4 +1,4 @@
-"""Whatever an image's header holds, what is taken over from it is valid, and the rest is told."""
+"""Tests that all values taken over from an image's header are valid, and that the other values are reported."""
 
 import warnings
 
@@ -45,12 +45,12 @@ def test_dciodvfy_finds_no_error_however_broken_the_header_is(image, tmp_path, c
     masks = some_masks(size_of(image))
     caplog.clear()
     path, notes, found = written(broken, tmp_path, masks)
-    assert caplog.records == []  # what pydicom has to say names values
+    assert caplog.records == []  # pydicom's messages would contain values
     assert errors_of_dciodvfy(path) == []
-    told = {note.split()[0] for note in notes}
-    assert {"StudyInstanceUID", "PatientName", "PatientWeight", "position"} <= told
+    reported = {note.split()[0] for note in notes}
+    assert {"StudyInstanceUID", "PatientName", "PatientWeight", "position"} <= reported
     assert (found.StudyDate, found.StudyTime) == ("20200131", "102030")
-    assert not any("AAAA" in note for note in notes), "a note names no patient"
+    assert not any("AAAA" in note for note in notes), "a note contains a value"
     empty = changed(image, tmp_path / "empty.dcm", **dict.fromkeys(BROKEN), SOPInstanceUID=None, SOPClassUID=None)
     path, notes, _ = written(empty, tmp_path)
     assert errors_of_dciodvfy(path) == []
@@ -88,21 +88,21 @@ def test_names_in_any_character_set_are_carried_over(image, tmp_path):
         assert str(written(tmp_path / "x.dcm", tmp_path)[2].PatientName) == name
 
 
-def test_the_same_wrong_study_stays_one_study(image, tmp_path):
+def test_equal_invalid_study_identifiers_stay_equal(image, tmp_path):
     source = changed(image, tmp_path / "x.dcm", StudyInstanceUID=b"1.02.3")
     studies = {written(source, tmp_path)[2].StudyInstanceUID for _ in range(2)}
     assert len(studies) == 1
 
 
 @pytest.mark.system
-def test_a_projection_takes_no_frame_of_reference_over(image, tmp_path):
+def test_a_projection_gets_no_frame_of_reference(image, tmp_path):
     source = changed(image, tmp_path / "x.dcm", FrameOfReferenceUID=b"1.2.3", PixelSpacing=b".2\\.2")
     path, _, found = written(source, tmp_path)
     assert errors_of_dciodvfy(path) == []
     assert "FrameOfReferenceUID" not in found
 
 
-def test_what_can_be_repaired_without_loss_is(image, tmp_path):
+def test_values_are_repaired_if_nothing_is_lost(image, tmp_path):
     source = changed(image, tmp_path / "x.dcm", PatientAge=b"7y", PatientWeight=b"70.000000000000001")
     _, notes, found = written(source, tmp_path)
     assert notes == ["PatientAge is repaired to a valid AS", "PatientWeight is repaired to a valid DS"]
@@ -116,7 +116,7 @@ def test_a_plane_without_frame_of_reference_gets_one_for_its_series(shared, tmp_
     assert one.FrameOfReferenceUID == two.FrameOfReferenceUID
 
 
-def test_an_image_without_identifier_is_referred_to_by_that_of_its_file(image, tmp_path):
+def test_an_image_without_identifier_gets_that_of_its_file(image, tmp_path):
     source = changed(image, tmp_path / "x.dcm", SOPInstanceUID=None)
     _, notes, found = written(source, tmp_path)
     meta = pydicom.filereader.read_file_meta_info(source)
@@ -125,7 +125,7 @@ def test_an_image_without_identifier_is_referred_to_by_that_of_its_file(image, t
 
 
 TEXT = st.binary(max_size=70)
-TAGS = sorted(BROKEN.keys() - {"SpecificCharacterSet"})  # with a broken one pydicom does not write the file
+TAGS = sorted(BROKEN.keys() - {"SpecificCharacterSet"})  # pydicom cannot write a file with a broken one
 TAGS += ["SOPInstanceUID", "SOPClassUID", "FrameOfReferenceUID", "ImageOrientationPatient", "SliceThickness"]
 
 
@@ -145,5 +145,5 @@ def test_any_header_gives_a_segmentation_or_a_reason(image, tmp_path, raw):
         for element in found.iterall():
             assert element.VR
         for element in found:
-            pydicom.dataelem.DataElement(element.tag, element.VR, element.value)  # checks the value
+            pydicom.dataelem.DataElement(element.tag, element.VR, element.value)  # this checks the value
     assert read_dicom_seg(path)[1].shape[0] == 5

@@ -1,4 +1,4 @@
-"""bfloat16 on CPUs: products that sum in float32 equal the convolution of the same numbers in float32, rounded."""
+"""Tests that bfloat16 products on CPUs equal the float32 convolution of the same numbers, rounded."""
 
 import re
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxseg.nn.bfloat16 import by_taps, pays
+from jaxseg.nn.bfloat16 import by_taps, is_faster
 from jaxseg.nn.convolution import convolution
 
 PADDING = ((1, 1), (1, 1))
@@ -26,7 +26,7 @@ def ours(x, kernel):
     return convolution(x, kernel, (1, 1), ((kernel.shape[0] // 2,) * 2,) * 2)
 
 
-def drawn(seed, *shapes):
+def sampled(seed, *shapes):
     rng = np.random.default_rng(seed)
     return [jnp.asarray(rng.standard_normal(shape), jnp.bfloat16) for shape in shapes]
 
@@ -36,7 +36,7 @@ def wide(*arrays):
 
 
 def near(found, wanted, relative=2**-8):
-    """Within one rounding to bfloat16 of every value, and of the sums' own rounding."""
+    """Asserts equality within one rounding to bfloat16 of every value and the rounding of the sums."""
     assert found.dtype == jnp.bfloat16
     atol = 1e-5 * np.abs(wanted).max()
     np.testing.assert_allclose(found.astype(jnp.float32), wanted, rtol=relative, atol=atol)
@@ -48,16 +48,18 @@ def near(found, wanted, relative=2**-8):
     channels=st.tuples(st.integers(1, 9), st.integers(1, 9)),
 )
 @settings(max_examples=25, deadline=None)
-def test_nine_products_are_the_convolution(seed, sizes, channels):
-    x, kernel = drawn(seed, (*sizes, channels[0]), (3, 3, *channels))
-    padded = jnp.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)))  # XLA's fails where padding reaches the size of the kernel
+def test_nine_products_equal_the_convolution(seed, sizes, channels):
+    x, kernel = sampled(seed, (*sizes, channels[0]), (3, 3, *channels))
+    padded = jnp.pad(
+        x, ((0, 0), (2, 2), (2, 2), (0, 0))
+    )  # XLA's CPU convolution fails if the padding reaches the size of the kernel
     wanted = by_xla(*wide(padded, kernel))[:, 2:-2, 2:-2]
     near(by_taps(x, kernel), wanted)
 
 
 @pytest.mark.parametrize(("size", "channels"), [(3, (128, 160)), (1, (24, 40))])
-def test_value_and_gradients_are_those_of_float32_rounded(size, channels):
-    x, kernel, change = drawn(0, (2, 6, 5, channels[0]), (size, size, *channels), (2, 6, 5, channels[1]))
+def test_value_and_gradients_equal_float32_rounded(size, channels):
+    x, kernel, change = sampled(0, (2, 6, 5, channels[0]), (size, size, *channels), (2, 6, 5, channels[1]))
     y, pull = jax.vjp(ours, x, kernel)
     wanted, wanted_pull = jax.vjp(by_xla, *wide(x, kernel))
     near(y, wanted)
@@ -65,8 +67,8 @@ def test_value_and_gradients_are_those_of_float32_rounded(size, channels):
         near(found, right, 2**-7)
 
 
-def test_cpus_multiply_and_other_devices_convolve():
-    x, kernel, one = drawn(0, (1, 8, 8, 128), (3, 3, 128, 128), (1, 1, 128, 128))
+def test_only_cpus_replace_the_convolution_by_products():
+    x, kernel, one = sampled(0, (1, 8, 8, 128), (3, 3, 128, 128), (1, 1, 128, 128))
     text = jax.jit(lambda *given: ours(ours(*given[:2]), given[2])).lower(x, kernel, one).as_text()
     assert len(re.findall(r"stablehlo.dot_general.*-> tensor<64x128xf32>", text)) == 10  # nine products and one
     assert "stablehlo.convolution" not in text
@@ -87,12 +89,12 @@ def test_cpus_multiply_and_other_devices_convolve():
         ((7, 7, 128, 128), jnp.bfloat16, False),
     ],
 )
-def test_where_it_pays(kernel, dtype, wanted):
-    assert pays(jax.ShapeDtypeStruct(kernel, dtype)) is wanted
+def test_is_faster_only_for_many_channels_in_bfloat16(kernel, dtype, wanted):
+    assert is_faster(jax.ShapeDtypeStruct(kernel, dtype)) is wanted
 
 
-def test_a_symbolic_batch_and_vmap_work():
-    x, kernel, one = drawn(1, (3, 6, 6, 128), (3, 3, 128, 128), (1, 1, 128, 16))
+def test_symbolic_batches_and_vmap_are_supported():
+    x, kernel, one = sampled(1, (3, 6, 6, 128), (3, 3, 128, 128), (1, 1, 128, 16))
     whole = lambda x: ours(ours(x, kernel), one)  # noqa: E731
     (batch,) = jax.export.symbolic_shape("batch")
     program = jax.export.export(jax.jit(whole))(jax.ShapeDtypeStruct((batch, 6, 6, 128), jnp.bfloat16))
@@ -102,8 +104,8 @@ def test_a_symbolic_batch_and_vmap_work():
         np.testing.assert_allclose(found.astype(jnp.float32), wanted, rtol=2**-6, atol=0.02 * np.abs(wanted).max())
 
 
-def test_images_on_several_devices_give_the_same_gradients():
-    x, kernel, one = drawn(2, (8, 6, 6, 128), (3, 3, 128, 128), (1, 1, 128, 16))
+def test_gradients_are_the_same_on_several_devices():
+    x, kernel, one = sampled(2, (8, 6, 6, 128), (3, 3, 128, 128), (1, 1, 128, 16))
     gradients = jax.jit(jax.grad(lambda x, *k: jnp.square(ours(ours(x, k[0]), k[1])).sum(), (0, 1, 2)))
     mesh = jax.sharding.Mesh(np.array(jax.devices()), "data")
     split = jax.device_put(x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data")))
@@ -112,11 +114,11 @@ def test_images_on_several_devices_give_the_same_gradients():
         np.testing.assert_allclose(np.asarray(found, np.float32), wanted, atol=0.01 * np.abs(wanted).max())
 
 
-def test_gradients_are_exported_for_all_platforms_at_once():
-    kernel, one = drawn(3, (3, 3, 128, 128), (1, 1, 128, 16))
+def test_gradients_can_be_exported_for_all_platforms_at_once():
+    kernel, one = sampled(3, (3, 3, 128, 128), (1, 1, 128, 16))
     (batch,) = jax.export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, 6, 6, 128), jnp.bfloat16)
     gradient = jax.jit(jax.grad(lambda x: ours(ours(x, kernel), one).sum()))
     program = jax.export.export(gradient, platforms=["cpu", "cuda", "tpu"])(images)
-    (x,) = drawn(4, (2, 6, 6, 128))
+    (x,) = sampled(4, (2, 6, 6, 128))
     np.testing.assert_array_equal(program.call(x), gradient(x))

@@ -1,4 +1,4 @@
-"""Convolutions whose kernels' gradients are products of matrices equal XLA's."""
+"""Tests that convolutions with kernel gradients from matrix products equal XLA's convolutions."""
 
 import re
 
@@ -35,8 +35,8 @@ def made(seed, shape, kernel_shape):
     stride=st.integers(1, 2),
 )
 @settings(max_examples=25, deadline=None)
-def test_value_and_both_gradients_equal_xlas(seed, sizes, channels, kernel, stride):
-    """With the padding of PyTorch alone: XLA's own convolutions fail on CPUs where it is as large as the kernel."""
+def test_value_and_both_gradients_equal_those_of_xla(seed, sizes, channels, kernel, stride):
+    """Only PyTorch's padding is tested: XLA's CPU convolutions fail if the padding is as large as the kernel."""
     x, weights = made(seed, (*sizes, channels[0]), (kernel, kernel, *channels))
     geometry = (stride, stride), ((kernel // 2, kernel // 2),) * 2
 
@@ -56,7 +56,7 @@ def test_value_and_both_gradients_equal_xlas(seed, sizes, channels, kernel, stri
     padding=st.tuples(*[st.tuples(st.integers(0, 3), st.integers(0, 3))] * 2),
 )
 @settings(max_examples=25, deadline=None)
-def test_the_gradient_of_a_kernel_is_the_sum_over_pixels_for_any_padding(seed, sizes, kernel, padding):
+def test_kernel_gradient_is_the_sum_over_pixels_for_any_padding(seed, sizes, kernel, padding):
     x, _ = made(seed, (*sizes, 3), (1,))
     padded = np.pad(x, ((0, 0), *padding, (0, 0)))
     rows, columns = (padded.shape[1 + axis] - kernel[axis] + 1 for axis in (0, 1))
@@ -68,7 +68,7 @@ def test_the_gradient_of_a_kernel_is_the_sum_over_pixels_for_any_padding(seed, s
     np.testing.assert_allclose(kernel_gradient(x, change, kernel, padding), wanted, atol=1e-4)
 
 
-def test_the_products_are_what_cpus_compute():
+def test_cpus_compute_the_kernel_gradient_by_products():
     x, kernel = made(0, (2, 8, 8, 17), (3, 3, 17, 18))
     gradient = jax.grad(lambda k: convolution(x, k, (1, 1), ((1, 1), (1, 1))).sum())
     text = jax.jit(gradient).lower(kernel).compile().as_text()
@@ -80,7 +80,7 @@ def test_the_products_are_what_cpus_compute():
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
-def test_other_devices_keep_their_convolutions(platform):
+def test_other_devices_keep_xlas_convolutions(platform):
     x, kernel = made(0, (2, 8, 8, 17), (3, 3, 17, 18))
     gradient = jax.jit(jax.grad(lambda k: convolution(x, k, (1, 1), ((1, 1), (1, 1))).sum()))
     text = jax.export.export(gradient, platforms=[platform])(kernel).mlir_module()
@@ -88,7 +88,7 @@ def test_other_devices_keep_their_convolutions(platform):
     assert "stablehlo.dot_general" not in text
 
 
-def test_gradients_keep_the_dtype_and_sum_in_float32():
+def test_gradients_keep_the_dtype_and_are_summed_in_float32():
     x, kernel = (jnp.asarray(a, jnp.bfloat16) for a in made(0, (4, 64, 64, 17), (3, 3, 17, 17)))
     gradient = jax.grad(lambda k: convolution(x, k, (1, 1), ((1, 1), (1, 1))).astype(jnp.float32).sum())(kernel)
     wanted = jax.grad(lambda k: by_xla(x.astype(jnp.float32), k, (1, 1), ((1, 1), (1, 1))).sum())(
@@ -98,7 +98,7 @@ def test_gradients_keep_the_dtype_and_sum_in_float32():
     np.testing.assert_allclose(gradient.astype(jnp.float32), wanted, rtol=0.02, atol=0.5)
 
 
-def test_layers_are_mapped_and_recomputed_as_before():
+def test_layers_work_under_vmap_and_checkpoint():
     x, _ = made(1, (3, 6, 6, 17), (1, 1, 1, 1))
     from flax import nnx
 
@@ -112,7 +112,7 @@ def test_layers_are_mapped_and_recomputed_as_before():
         np.testing.assert_array_equal(all_, again)
 
 
-def test_few_channels_are_left_to_xla():
+def test_xla_computes_convolutions_of_few_channels():
     x, kernel = made(0, (2, 8, 8, 16), (3, 3, 16, 40))
     gradient = jax.jit(jax.grad(lambda k: convolution(x, k, (1, 1), ((1, 1), (1, 1))).sum()))
     assert "stablehlo.dot_general" not in gradient.lower(kernel).as_text()
@@ -134,7 +134,7 @@ def test_blocks_of_rows_give_the_same_gradient(monkeypatch, height, channels, ro
 
 
 @pytest.mark.parametrize(("devices", "height"), [(2, 64), (1, 37)])
-def test_images_on_several_devices_and_odd_heights_are_one_product(monkeypatch, devices, height):
+def test_several_devices_and_odd_heights_use_whole_images(monkeypatch, devices, height):
     monkeypatch.setattr(jax, "device_count", lambda: devices)
     monkeypatch.setattr(module, "_by_blocks", None)
     x, change = made(0, (2, height, 6, 48), (2, height, 6, 48))
@@ -143,7 +143,7 @@ def test_images_on_several_devices_and_odd_heights_are_one_product(monkeypatch, 
 
 @pytest.mark.parametrize("channels", [17, 48, 512])
 @pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
-def test_bfloat16_has_gradients_in_bfloat16(channels, strides):
+def test_gradients_of_bfloat16_are_bfloat16(channels, strides):
     x, kernel = (a.astype(jnp.bfloat16) for a in made(0, (1, 32, 16, channels), (3, 3, channels, 48)))
     y, pull = jax.vjp(lambda x, k: convolution(x, k, strides, ((1, 1), (1, 1))), x, kernel)
     assert [a.dtype for a in (y, *pull(y))] == [jnp.bfloat16] * 3
@@ -169,8 +169,8 @@ def test_wide_convolutions_work_under_vmap_remat_and_export():
     np.testing.assert_allclose(found, wanted, atol=tolerance)
 
 
-def test_a_kernel_that_is_a_constant_is_not_transformed_by_the_compiler():
-    """It took XLA a minute for each of the U-Net's."""
+def test_the_compiler_does_not_transform_a_constant_kernel():
+    """XLA took a minute for each of the U-Net's kernels."""
     x, kernel = made(0, (1, 24, 24, 256), (3, 3, 256, 512))
     program = jax.jit(lambda x: convolution(x, kernel, (1, 1), ((1, 1), (1, 1)), precision=HIGHEST)).lower(x).compile()
     text = program.as_text()

@@ -1,4 +1,4 @@
-"""BatchNorm in training, pooling, convolution padding and transposed convolution against PyTorch's operators."""
+"""Tests of normalisation, convolutions, transposed convolutions and initial parameters against PyTorch's operators."""
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 from jaxseg.nn.layers import (
     BatchNorm,
     ConvTranspose,
+    GroupNorm,
+    PReLU,
     conv,
     dilated_transpose,
+    instance_norm,
     linear,
     sub_pixel_transpose,
 )
-from jaxseg.nn.pooling import max_pool
 
 GOLDEN = "ops/torch_operators"
 
@@ -42,53 +44,50 @@ def test_batch_norm_in_evaluation_uses_and_keeps_its_statistics():
     np.testing.assert_array_equal(norm.mean[...], [1.0, 2.0])
 
 
-def test_max_pool_equals_pytorch(kit):
-    out = max_pool(nhwc(kit.input(GOLDEN, "x")))
-    kit.check(GOLDEN, "maxpool3_s2_p1", np.asarray(out).transpose(0, 3, 1, 2))
-
-
 def test_strided_convolution_pads_both_sides():
     layer = conv(1, 1, 3, stride=2, use_bias=False, rngs=nnx.Rngs(0))
     layer.kernel.set_value(jnp.zeros((3, 3, 1, 1)).at[0, 0].set(1.0))
     image = jnp.arange(16.0).reshape(1, 4, 4, 1)
     out = layer(image)[0, :, :, 0]
-    np.testing.assert_array_equal(out, [[0, 0], [0, 5]])  # the tap reads one row and column before: padding, then 1,1
+    np.testing.assert_array_equal(
+        out, [[0, 0], [0, 5]]
+    )  # the tap reads one row and column before: the padding, then pixel (1, 1)
 
 
 @pytest.mark.parametrize("init", ["torch", "torchvision", "lecun"])
-def test_initialisers_have_one_spread_whether_traced_or_not(init):
+def test_initial_kernels_have_the_same_spread_traced_or_not(init):
     deviation = {"torch": (16 * 9) ** -0.5 / 3**0.5, "torchvision": (2 / (64 * 9)) ** 0.5, "lecun": (16 * 9) ** -0.5}
 
     def kernel():
         return conv(16, 64, 3, init=init, rngs=nnx.Rngs(7)).kernel[...]
 
-    for drawn in (kernel(), jax.jit(kernel)()):
-        assert (drawn.shape, drawn.dtype) == ((3, 3, 16, 64), jnp.float32)
-        assert abs(float(drawn.std()) / deviation[init] - 1) < 0.03
-        assert abs(float(drawn.mean())) < 0.05 * deviation[init]
+    for found in (kernel(), jax.jit(kernel)()):
+        assert (found.shape, found.dtype) == ((3, 3, 16, 64), jnp.float32)
+        assert abs(float(found.std()) / deviation[init] - 1) < 0.03
+        assert abs(float(found.mean())) < 0.05 * deviation[init]
     np.testing.assert_array_equal(kernel(), kernel())
 
 
 def by_definition(x: np.ndarray, kernel: np.ndarray, stride: int) -> np.ndarray:
-    """Every input pixel times the kernel, added into the output at `stride` times its place; the margin is cut off."""
+    """Adds every input pixel times the kernel to the output at `stride` times its position, then crops the margin."""
     batch, height, width, _ = x.shape
     out = np.zeros((batch, (height - 1) * stride + 4, (width - 1) * stride + 4, kernel.shape[2]))
     for i in range(height):
         for j in range(width):
             spread = np.einsum("bc,hwoc->bhwo", x[:, i, j], kernel, dtype=np.float64)
             out[:, i * stride : i * stride + 3, j * stride : j * stride + 3] += spread
-    return out[:, 1:-1, 1:-1]  # padding 1 before and behind, output_padding 1 behind
+    return out[:, 1:-1, 1:-1]  # padding 1 before and after, output_padding 1 after
 
 
 def transposed(kit) -> ConvTranspose:
-    """The layer with the kit's weights."""
+    """Returns the layer with the weights of the goldens."""
     layer = ConvTranspose(3, 4, rngs=nnx.Rngs(0))
     layer.kernel.set_value(jnp.asarray(kit.input(GOLDEN, "w").transpose(2, 3, 1, 0)))
     layer.bias.set_value(jnp.asarray(kit.input(GOLDEN, "b")))
     return layer
 
 
-def drawn(*shape: int, seed: int = 0) -> jax.Array:
+def sampled(*shape: int, seed: int = 0) -> jax.Array:
     return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
 
 
@@ -100,9 +99,9 @@ def test_both_transposed_convolutions_equal_pytorch(kit):
 
 
 @pytest.mark.parametrize("stride", [2, 3, 4])
-def test_the_transposed_convolution_spreads_every_pixel_by_the_kernel(stride):
+def test_transposed_convolution_equals_its_definition(stride):
     layer = ConvTranspose(3, 5, stride=stride, rngs=nnx.Rngs(1))
-    x = drawn(2, 4, 3, 3)
+    x = sampled(2, 4, 3, 3)
     expected = by_definition(np.asarray(x), np.asarray(layer.kernel[...]), stride) + np.asarray(layer.bias[...])
     assert expected.shape == (2, 3 * stride + 2, 2 * stride + 2, 5)
     np.testing.assert_allclose(layer(x), expected, atol=1e-6)
@@ -113,8 +112,8 @@ sizes = st.integers(1, 5)
 
 @settings(max_examples=12, deadline=None)
 @given(batch=st.integers(1, 2), height=sizes, width=sizes, num_in=st.integers(1, 3), num_out=st.integers(1, 3))
-def test_sub_pixel_equals_dilated_and_the_definition_at_any_shape(batch, height, width, num_in, num_out):
-    x, kernel = drawn(batch, height, width, num_in), drawn(3, 3, num_out, num_in, seed=1)
+def test_both_transposed_convolutions_equal_the_definition_at_any_shape(batch, height, width, num_in, num_out):
+    x, kernel = sampled(batch, height, width, num_in), sampled(3, 3, num_out, num_in, seed=1)
     expected = by_definition(np.asarray(x), np.asarray(kernel), 2)
     assert expected.shape == (batch, 2 * height, 2 * width, num_out)
     for form in (sub_pixel_transpose, dilated_transpose):
@@ -123,8 +122,8 @@ def test_sub_pixel_equals_dilated_and_the_definition_at_any_shape(batch, height,
 
 @pytest.mark.parametrize("shape", [(2, 4, 4, 8), (1, 5, 7, 3), (3, 1, 1, 2)])
 def test_gradients_of_both_transposed_convolutions_are_equal(shape):
-    x, kernel = drawn(*shape), drawn(3, 3, 4, shape[-1], seed=1)
-    weights = drawn(shape[0], 2 * shape[1], 2 * shape[2], 4, seed=2)
+    x, kernel = sampled(*shape), sampled(3, 3, 4, shape[-1], seed=1)
+    weights = sampled(shape[0], 2 * shape[1], 2 * shape[2], 4, seed=2)
 
     def gradients(form):
         return jax.jit(jax.grad(lambda x, kernel: jnp.sum(weights * jnp.sin(form(x, kernel))), (0, 1)))(x, kernel)
@@ -133,8 +132,8 @@ def test_gradients_of_both_transposed_convolutions_are_equal(shape):
         np.testing.assert_allclose(ours, theirs, atol=1e-5 * float(jnp.abs(theirs).max()))
 
 
-def test_the_sub_pixel_form_has_no_gather_nor_scatter():
-    x, kernel = drawn(1, 4, 4, 3), drawn(3, 3, 2, 3)
+def test_sub_pixel_form_has_neither_gather_nor_scatter():
+    x, kernel = sampled(1, 4, 4, 3), sampled(3, 3, 2, 3)
     step = jax.jit(jax.grad(lambda x, kernel: sub_pixel_transpose(x, kernel).sum(), (0, 1)))
     text = step.lower(x, kernel).as_text()
     assert "convolution" in text
@@ -146,7 +145,7 @@ def test_the_sub_pixel_form_has_no_gather_nor_scatter():
 def test_transposed_convolutions_compute_in_their_dtype_and_keep_float32_parameters(stride):
     layer = ConvTranspose(3, 4, stride=stride, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
     exact = ConvTranspose(3, 4, stride=stride, rngs=nnx.Rngs(0))
-    out, reference = layer(drawn(1, 3, 3, 3)), exact(drawn(1, 3, 3, 3))
+    out, reference = layer(sampled(1, 3, 3, 3)), exact(sampled(1, 3, 3, 3))
     assert (out.dtype, reference.dtype) == (jnp.bfloat16, jnp.float32)
     assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(layer))} == {jnp.dtype("float32")}
     assert 0 < float(jnp.abs(out.astype(jnp.float32) - reference).max()) < 0.05
@@ -161,7 +160,7 @@ def test_transposed_convolutions_compute_in_their_dtype_and_keep_float32_paramet
     ],
     ids=["transposed", "linear"],
 )
-def test_the_other_layers_have_pytorchs_bounds_or_lecuns_spread(init, make, num_bound, num_spread):
+def test_initial_values_have_the_bounds_of_pytorch_or_the_spread_of_lecun(init, make, num_bound, num_spread):
     bound = num_bound**-0.5
 
     def arrays():
@@ -176,3 +175,39 @@ def test_the_other_layers_have_pytorchs_bounds_or_lecuns_spread(init, make, num_
             assert 0 < np.abs(bias).max() <= bound
         else:
             np.testing.assert_array_equal(bias, np.zeros(bias.shape))
+
+
+def test_instance_norm_equals_pytorch(kit):
+    norm = instance_norm(3)
+    for variable, name in ((norm.scale, "g"), (norm.bias, "h")):
+        variable.set_value(jnp.asarray(kit.input(GOLDEN, name)))
+    kit.check(GOLDEN, "instance_norm", np.asarray(norm(nhwc(kit.input(GOLDEN, "x")))).transpose(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("groups", [2, 16])
+def test_group_norm_equals_pytorch(kit, groups):
+    found = GroupNorm(16, groups)(nhwc(kit.input(GOLDEN, "y")))
+    kit.check(GOLDEN, f"group_norm_{groups}_of_16", np.asarray(found).transpose(0, 3, 1, 2))
+
+
+def test_group_norm_treats_every_image_separately_in_float32():
+    x = jax.random.normal(jax.random.key(0), (2, 5, 7, 4)) * 3 + 100
+    norm = GroupNorm(4, 2)
+    np.testing.assert_allclose(norm(x)[1:], norm(x[1:]), atol=1e-5)
+    assert norm(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+    moments = np.asarray(norm(x)).reshape(2, 35, 2, 2)
+    np.testing.assert_allclose(moments.mean((1, 3)), 0, atol=1e-4)
+    np.testing.assert_allclose(moments.var((1, 3)), 1, atol=1e-3)
+
+
+@pytest.mark.parametrize("groups", [0, 3])
+def test_group_norm_refuses_channels_that_do_not_divide(groups):
+    with pytest.raises(ValueError, match=f"8 channels do not divide into {groups} groups"):
+        GroupNorm(8, groups)
+
+
+def test_prelu_scales_values_that_are_not_positive():
+    layer = PReLU()
+    np.testing.assert_array_equal(layer(jnp.asarray([[-4.0, 0.0, 2.0]])), [[-1.0, 0.0, 2.0]])
+    layer.slope.set_value(jnp.asarray([0.5]))
+    np.testing.assert_array_equal(layer(jnp.asarray([-4.0, 2.0])), [-2.0, 2.0])

@@ -1,4 +1,4 @@
-"""Losses against the original's values and gradients."""
+"""Tests of the losses against the values and gradients of the originals."""
 
 import jax
 import jax.numpy as jnp
@@ -30,20 +30,20 @@ def test_dae_loss_and_gradient_equal_the_original(kit, case):
     name = f"dae_loss/{case}"
     entry, _ = kit.golden(name)
     probs, target = (jnp.asarray(kit.input(name, key).transpose(0, 2, 3, 1)) for key in ("y_pred", "y_true"))
-    target = target * (0 if "params" in entry else 1)  # of dice_empty: "multiplied by 0"
+    target = target * (0 if "params" in entry else 1)  # the case dice_empty multiplies the target by 0
     loss, gradient = jax.value_and_grad(probability_dice_loss)(probs, target)
     kit.check(name, "loss", loss)
     kit.check(name, "grad_y_pred", np.asarray(gradient).transpose(0, 3, 1, 2))
     kit.check(name, "loss_swapped", probability_dice_loss(target, probs))
 
 
-def test_dae_loss_is_0_for_equal_masks_and_for_empty_ones():
+def test_dae_loss_is_0_for_equal_masks_also_if_empty():
     masks = jnp.zeros((2, 4, 4, 2)).at[0, :2, :, 0].set(1)
     assert float(probability_dice_loss(masks, masks)) == pytest.approx(0, abs=1e-6)
     assert float(probability_dice_loss(1 - masks, masks)) == pytest.approx(1, abs=1e-5)
 
 
-def test_dice_loss_counts_small_classes_like_large_ones():
+def test_dice_loss_weighs_small_classes_as_large_ones():
     target = np.zeros((1, 8, 8, 2), np.float32)
     target[..., 0] = 1
     target[0, 0, 0, 1] = 1
@@ -53,12 +53,12 @@ def test_dice_loss_counts_small_classes_like_large_ones():
     assert float(dice_loss(missed, jnp.asarray(target))) == pytest.approx((1 - 1 / 2) / 2, abs=1e-3)
 
 
-def test_shapes_must_match():
+def test_dice_loss_refuses_different_shapes():
     with pytest.raises(ValueError, match=r"got \(1, 2, 2, 1\) and \(1, 2, 2, 2\)"):
         dice_loss(jnp.zeros((1, 2, 2, 1)), jnp.zeros((1, 2, 2, 2)))
 
 
-def test_dice_of_masks():
+def test_dice_of_binary_masks():
     a, b = np.zeros((3, 4, 4), bool), np.zeros((3, 4, 4), bool)
     a[0, :2], b[0, 1:3] = True, True
     a[1], b[1] = True, True

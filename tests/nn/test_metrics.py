@@ -1,4 +1,4 @@
-"""PAX-Ray's metrics against the original's; Hausdorff distances against their definition."""
+"""Tests of PAX-Ray's metrics against the original and of Hausdorff distances against their definition."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ GOLDEN = "paxray_metrics/binary"
 
 def masks(kit, number: int) -> tuple[np.ndarray, np.ndarray]:
     pred, target = (kit.input(GOLDEN, f"{key}{number}").astype(bool) for key in ("pred", "target"))
-    if number == 0:  # as the golden's params.edit_batch0 says
+    if number == 0:  # as params.edit_batch0 of the golden states
         pred, target = pred.copy(), target.copy()
         pred[:, [0, 2]] = False
         target[:, [0, 1]] = False
@@ -44,7 +44,7 @@ def test_scores_equal_the_originals(kit, compiled):
         kit.check(GOLDEN, key, means[found].astype(np.float32))
 
 
-def test_a_first_class_called_background_is_left_out():
+def test_mean_scores_leave_a_first_class_background_out():
     iou = np.array([[1.0, 0.2, 0.4], [0.0, 0.6, 0.4]])
     means = mean_scores(iou, ["background", "heart", "lung"])
     np.testing.assert_allclose(means["class_iou"], [0.4, 0.4])
@@ -52,18 +52,18 @@ def test_a_first_class_called_background_is_left_out():
     assert mean_scores(iou, ["heart", "background", "lung"])["class_iou"].shape == (3,)
 
 
-def test_dice_is_averaged_over_images_not_made_of_the_mean():
+def test_mean_dice_is_averaged_over_images_and_not_computed_from_mean_iou():
     means = mean_scores(np.array([[0.0], [1.0]]), ["heart"])
     np.testing.assert_allclose([means["iou"], means["dice"]], [0.5, 0.5])
     assert dice_of_iou(0.5) == pytest.approx(2 / 3)
 
 
-def test_empty_against_empty_is_zero_and_equal_masks_one():
+def test_iou_is_0_for_empty_masks_and_1_for_equal_ones():
     truth = jnp.zeros((1, 4, 4, 2), bool).at[..., 1].set(True)
     np.testing.assert_allclose(intersection_over_union(truth, truth), [[0.0, 1.0]], rtol=1e-6)
 
 
-def test_what_does_not_match_is_refused():
+def test_scores_refuse_arrays_that_do_not_match():
     with pytest.raises(ValueError, match=r"masks must both be \(B, H, W, K\)"):
         intersection_over_union(np.zeros((1, 2, 2, 1), bool), np.zeros((1, 2, 2, 2), bool))
     with pytest.raises(ValueError, match="2 classes need scores of shape"):
@@ -74,7 +74,7 @@ def test_what_does_not_match_is_refused():
 
 
 def outline(mask: np.ndarray) -> np.ndarray:
-    """Its pixels, (N, 2), by their definition."""
+    """Returns the pixels of a mask's outline, (N, 2), by the definition."""
     padded = np.pad(mask, 1)
     around = [(0, 1), (2, 1), (1, 0), (1, 2)]
     inside = [(y, x) for y, x in np.argwhere(mask) if all(padded[y + a, x + b] for a, b in around)]
@@ -89,7 +89,7 @@ def pairs_of_masks():
 
 @settings(max_examples=100, deadline=None)
 @given(pairs_of_masks(), st.sampled_from([0, 50, 95, 100]), st.sampled_from([None, (1.0, 1.0), (0.5, 2.0)]))
-def test_hausdorff_distances_are_those_of_all_pairs_of_outline_pixels(pair, percentile, spacing):
+def test_hausdorff_equals_the_distances_of_all_pairs_of_outline_pixels(pair, percentile, spacing):
     a, b = (outline(mask) * (spacing or 1) for mask in pair)
     distances = cdist(a, b)
     wanted = max(np.percentile(distances.min(axis), percentile) for axis in (0, 1))
@@ -101,23 +101,23 @@ def test_hausdorff_distances_are_those_of_all_pairs_of_outline_pixels(pair, perc
         np.testing.assert_allclose(found, directed, atol=1e-9)
 
 
-def test_hausdorff_of_a_stray_pixel_is_far_and_its_95_percent_is_not():
+def test_a_stray_pixel_counts_in_hausdorff_but_not_in_its_95th_percentile():
     truth = np.zeros((60, 60), bool)
     truth[10:30, 10:30] = True
     prediction = truth.copy()
     prediction[55, 20] = True
-    assert hausdorff(prediction, truth) == 26  # rows 55 and 29
+    assert hausdorff(prediction, truth) == 26  # from row 55 to row 29
     assert hausdorff(prediction, truth, percentile=95) == 0
     assert hausdorff(prediction, truth, spacing=(0.5, 9)) == 13
 
 
-def test_hausdorff_of_a_batch_is_that_of_each_and_of_empty_masks_not_a_number():
+def test_hausdorff_of_a_batch_is_computed_per_mask_and_nan_if_one_is_empty():
     masks = np.zeros((2, 3, 8, 8), bool)
     masks[0, 0, 2:4, 2:4] = masks[0, 1, 2:4, 2:6] = masks[1, 1] = True
     found = hausdorff(masks[0], masks[1])
     assert (found.shape, found.dtype) == ((3,), np.float64)
     assert np.isnan(found[[0, 2]]).all()
-    assert found[1] == hausdorff(masks[0, 1], masks[1, 1]) == np.hypot(4, 2)  # of pixels (7, 7) and (3, 5)
+    assert found[1] == hausdorff(masks[0, 1], masks[1, 1]) == np.hypot(4, 2)  # from pixel (7, 7) to pixel (3, 5)
     assert hausdorff(masks[0, 1], masks[0, 1]) == 0
 
 
@@ -132,6 +132,6 @@ def test_hausdorff_of_a_batch_is_that_of_each_and_of_empty_masks_not_a_number():
         (np.zeros((2, 2), bool), np.zeros((2, 2), bool), {"spacing": (1, 1, 1)}, "two positive numbers"),
     ],
 )
-def test_hausdorff_refuses_what_it_cannot_measure(a, b, options, reason):
+def test_hausdorff_refuses_impossible_arguments(a, b, options, reason):
     with pytest.raises(ValueError, match=reason):
         hausdorff(a, b, **options)

@@ -1,13 +1,16 @@
-"""Resizing against PyTorch's goldens."""
+"""Tests of resizing, padding and pooling against PyTorch's goldens and XLA's own operations."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from jaxseg.nn import resize
 from jaxseg.nn.indices import nearest_indices
-from jaxseg.nn.resize import bilinear, double_aligned, halve, pad_or_crop
+from jaxseg.nn.resize import bilinear, double_aligned, halve, max_pool, pad_or_crop
 
 GOLDEN = "ops/torch_operators"
 
@@ -43,7 +46,7 @@ def test_bilinear_keeps_bfloat16():
     assert bilinear(jnp.ones((1, 2, 2, 1), jnp.bfloat16), (5, 5)).dtype == jnp.bfloat16
 
 
-def test_sizes_of_nothing_are_refused():
+def test_a_size_of_0_is_refused():
     with pytest.raises(ValueError, match="sizes must be at least 1, got 5 -> 0"):
         nearest_indices(5, 0)
 
@@ -54,7 +57,7 @@ def test_doubling_with_aligned_corners_equals_pytorch(kit):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 4), (3, 2), (32, 7)])
-def test_doubling_interpolates_at_evenly_spaced_places_from_corner_to_corner(size):
+def test_doubling_interpolates_at_evenly_spaced_positions_from_corner_to_corner(size):
     x = np.random.default_rng(0).standard_normal((1, *size, 1)).astype(np.float32)
     expected = x[0, ..., 0]
     for _ in range(2):
@@ -75,7 +78,7 @@ def test_cropping_an_odd_difference_equals_pytorch(kit):
 
 
 @pytest.mark.parametrize(("odd", "cropped", "padded"), [("floor", 4, 1), ("truncate", 3, 1)])
-def test_where_odd_rows_go_is_what_the_option_says(odd, cropped, padded):
+def test_the_option_odd_decides_how_odd_numbers_are_split(odd, cropped, padded):
     x = jnp.arange(14.0 * 4).reshape(1, 14, 4, 1)
     np.testing.assert_array_equal(pad_or_crop(x, (7, 4), odd=odd), x[:, cropped : cropped + 7])
     found = pad_or_crop(x, (17, 4), odd=odd)
@@ -86,7 +89,7 @@ def test_where_odd_rows_go_is_what_the_option_says(odd, cropped, padded):
 
 
 @pytest.mark.parametrize(("shape", "size"), [((2, 3, 5, 2), (12, 10)), ((1, 1, 4, 1), (5, 4)), ((1, 4, 3, 2), (4, 9))])
-def test_whole_multiples_have_the_gradient_of_gathers(shape, size):
+def test_integer_factors_have_the_values_and_gradient_of_gathers(shape, size):
     x, change = (
         np.random.default_rng(0).standard_normal(s).astype(np.float32) for s in (shape, (shape[0], *size, shape[3]))
     )
@@ -101,6 +104,52 @@ def test_whole_multiples_have_the_gradient_of_gathers(shape, size):
     np.testing.assert_allclose(bilinear(x, size), wanted, atol=1e-6)
     np.testing.assert_allclose(pull(change)[0], pull_wanted(change)[0], atol=1e-5)
     moved = jax.jvp(lambda x: bilinear(x, size), (x,), (x,))[1]
-    np.testing.assert_allclose(moved, wanted, atol=1e-6)  # it is linear
+    np.testing.assert_allclose(moved, wanted, atol=1e-6)  # because resizing is linear
     text = jax.jit(jax.grad(lambda x: bilinear(x, size).sum())).lower(x).as_text()
     assert "scatter" not in text
+
+
+def by_flax(x):
+    return nnx.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+
+
+def test_max_pool_equals_pytorch(kit):
+    out = max_pool(jnp.asarray(kit.input(GOLDEN, "x").transpose(0, 2, 3, 1)))
+    kit.check(GOLDEN, "maxpool3_s2_p1", np.asarray(out).transpose(0, 3, 1, 2))
+
+
+@given(
+    seed=st.integers(0, 99),
+    shape=st.tuples(st.integers(1, 2), st.integers(1, 9), st.integers(1, 9), st.integers(1, 3)),
+    levels=st.sampled_from([3, 1000]),
+)
+@settings(max_examples=30, deadline=None)
+def test_max_pool_values_and_gradients_equal_xlas_also_for_equal_pixels(seed, shape, levels):
+    x = np.random.default_rng(seed).integers(0, levels, shape).astype(np.float32)
+    ours, theirs = (jax.vjp(pool, x) for pool in (max_pool, by_flax))
+    np.testing.assert_array_equal(ours[0], theirs[0])
+    change = jnp.arange(1.0, ours[0].size + 1).reshape(ours[0].shape)
+    np.testing.assert_allclose(ours[1](change)[0], theirs[1](change)[0], rtol=1e-6)
+
+
+def test_max_pool_gives_the_gradient_to_the_first_of_equal_pixels():
+    gradient = jax.grad(lambda x: max_pool(x).sum())(jnp.zeros((1, 3, 3, 1)))[0, :, :, 0]
+    np.testing.assert_array_equal(gradient, [[1, 1, 0], [1, 1, 0], [0, 0, 0]])
+
+
+def test_max_pool_keeps_bfloat16():
+    x = jnp.ones((1, 4, 4, 1), jnp.bfloat16)
+    assert max_pool(x).dtype == jnp.bfloat16
+    assert jax.grad(lambda x: max_pool(x).astype(jnp.float32).sum())(x).dtype == jnp.bfloat16
+
+
+def test_max_pool_propagates_nan():
+    x = jnp.zeros((1, 4, 4, 1)).at[0, 1, 1, 0].set(jnp.nan)
+    assert jnp.isnan(max_pool(x)).all()
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_max_pool_keeps_xlas_gradient_on_other_devices(platform):
+    run = jax.jit(jax.grad(lambda x: max_pool(x).sum()))
+    text = jax.export.export(run, platforms=[platform])(jax.ShapeDtypeStruct((1, 8, 8, 2), jnp.float32)).mlir_module()
+    assert "select_and_scatter" in text

@@ -1,4 +1,4 @@
-"""Winograd's convolution equals XLA's, and CPUs alone compute it."""
+"""Tests that Winograd's convolution equals XLA's and is used only on CPUs."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxseg.nn.convolution import convolution
-from jaxseg.nn.winograd import pays, transformed, winograd
+from jaxseg.nn.winograd import is_faster, transformed, winograd
 
 HIGHEST = jax.lax.Precision.HIGHEST
 PADDING = ((1, 1), (1, 1))
@@ -19,7 +19,7 @@ def by_xla(x, kernel):
     return jax.lax.conv_general_dilated(x, kernel, (1, 1), PADDING, dimension_numbers=dimensions, precision=HIGHEST)
 
 
-def drawn(seed, *shapes):
+def sampled(seed, *shapes):
     rng = np.random.default_rng(seed)
     return [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
 
@@ -30,9 +30,9 @@ def drawn(seed, *shapes):
     channels=st.tuples(st.integers(1, 5), st.integers(1, 5)),
 )
 @settings(max_examples=25, deadline=None)
-def test_it_equals_the_convolution_at_even_and_odd_sizes(seed, sizes, channels):
-    """Against numpy, since XLA's own fails on CPUs where an image is as small as its padding."""
-    x, kernel = drawn(seed, (*sizes, channels[0]), (3, 3, *channels))
+def test_winograd_equals_the_convolution_at_even_and_odd_sizes(seed, sizes, channels):
+    """The reference is numpy's: XLA's CPU convolution fails if an image is as small as its padding."""
+    x, kernel = sampled(seed, (*sizes, channels[0]), (3, 3, *channels))
     padded = np.pad(x, ((0, 0), *PADDING, (0, 0)))
     wanted = sum(
         np.einsum("bhwc,cd->bhwd", padded[:, i : i + sizes[1], j : j + sizes[2]], kernel[i, j])
@@ -42,8 +42,8 @@ def test_it_equals_the_convolution_at_even_and_odd_sizes(seed, sizes, channels):
     np.testing.assert_allclose(winograd(x, transformed(kernel), precision=HIGHEST), wanted, atol=3e-5)
 
 
-def test_a_wide_convolution_and_its_gradients_equal_xlas_within_float32():
-    x, kernel = drawn(0, (2, 17, 16, 256), (3, 3, 256, 512))
+def test_wide_convolutions_and_their_gradients_equal_xlas_within_float32():
+    x, kernel = sampled(0, (2, 17, 16, 256), (3, 3, 256, 512))
 
     def results(form):
         y, pull = jax.vjp(form, x, kernel)
@@ -71,19 +71,19 @@ def test_other_devices_convolve_directly(platform):
         ((3, 3, 256, 256), None, False),  # too few channels
         ((1, 1, 2048, 2048), None, False),
         ((3, 3, 512, 512), (2, 16, 16), True),
-        ((3, 3, 512, 512), (1, 16, 16), False),  # too few pixels for a kernel that is transformed for them
+        ((3, 3, 512, 512), (1, 16, 16), False),  # too few pixels, because the kernel is transformed at every call
     ],
 )
-def test_where_it_pays(kernel, image, wanted):
-    assert pays(jax.ShapeDtypeStruct(kernel, jnp.float32), image) is wanted
+def test_is_faster_only_for_many_channels_and_pixels(kernel, image, wanted):
+    assert is_faster(jax.ShapeDtypeStruct(kernel, jnp.float32), image) is wanted
 
 
 def test_a_symbolic_batch_counts_as_one():
     (batch,) = jax.export.symbolic_shape("batch")
     kernel = jax.ShapeDtypeStruct((3, 3, 512, 512), jnp.float32)
-    assert pays(kernel, (batch, 32, 32))
-    assert not pays(kernel, (batch, 16, 16))
+    assert is_faster(kernel, (batch, 32, 32))
+    assert not is_faster(kernel, (batch, 16, 16))
 
 
-def test_bfloat16_stays_as_it_is():
-    assert not pays(jax.ShapeDtypeStruct((3, 3, 512, 512), jnp.bfloat16))
+def test_is_faster_is_false_for_bfloat16():
+    assert not is_faster(jax.ShapeDtypeStruct((3, 3, 512, 512), jnp.bfloat16))

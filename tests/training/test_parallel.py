@@ -11,7 +11,8 @@ import pytest
 from flax import nnx
 from test_learner import Normed, Plain, close, examples, loss, unet
 
-from jaxseg.nn.layers import BatchNorm, across
+from jaxseg.nn.layers import BatchNorm
+from jaxseg.nn.views import over_devices
 from jaxseg.training.learner import AXIS, initial_state, make_learner
 from jaxseg.training.mesh import join_hosts, make_placement
 
@@ -98,7 +99,7 @@ def test_batch_norm_across_an_axis_equals_the_whole_batch():
     x = np.random.default_rng(0).normal(50, 3, (8, 3, 5, 5, 4)).astype(np.float32)
     whole = BatchNorm(4)
     wanted = whole(x.reshape(-1, 5, 5, 4)).reshape(x.shape)
-    graphdef, state = nnx.split(across(BatchNorm(4), "i"))
+    graphdef, state = nnx.split(over_devices(BatchNorm(4), "i"))
 
     def apply(x):
         norm = nnx.merge(graphdef, jax.tree.map(lambda a: a, state))  # variables of this trace

@@ -1,4 +1,4 @@
-"""Parts that are computed again in the backward pass: much less is kept, and nothing else changes."""
+"""Tests that recomputation in the backward pass keeps much less memory and changes nothing else."""
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +8,8 @@ from flax import nnx
 
 from jaxseg.anatomy.unet import UNet, UNetConfig
 from jaxseg.nn import resnet
-from jaxseg.nn.layers import BatchNorm, across, conv
-from jaxseg.nn.recompute import recomputing
+from jaxseg.nn.layers import BatchNorm, conv
+from jaxseg.nn.views import over_devices, recomputing
 from jaxseg.post_dae.model import DAE, DAEConfig
 
 
@@ -18,7 +18,7 @@ def unet() -> nnx.Module:
 
 
 def shallow() -> nnx.Module:
-    """The same on a ResNet of few blocks, one of which adds its input as it is."""
+    """Returns the same network on a ResNet of few blocks, one of which has an identity shortcut."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(resnet.VARIANTS, "resnet50", ((2, 1, 1, 1), True))
         return unet()
@@ -33,11 +33,11 @@ IMAGES = np.random.default_rng(0).standard_normal((4, 32, 32, 3)).astype(np.floa
 
 
 def objective(model: nnx.Module):
-    """The model as a function (parameters, statistics, images) -> (scalar, new statistics), and its two arguments."""
+    """Returns a function (parameters, statistics, images) -> (scalar, new statistics), and its first two arguments."""
     graphdef, params, stats = nnx.split(model, nnx.Param, ...)
 
     def run(params, stats, images):
-        own = jax.tree.map(lambda a: a, (params, stats))  # variables of this trace
+        own = jax.tree.map(lambda a: a, (params, stats))  # variables that belong to this trace
         merged = nnx.merge(graphdef, *own)
         return jnp.square(merged(images)).mean(), nnx.state(merged, nnx.BatchStat)
 
@@ -45,7 +45,7 @@ def objective(model: nnx.Module):
 
 
 def kept_bytes(model: nnx.Module) -> int:
-    """Bytes of what the backward pass takes from the forward pass, but for what was given to that."""
+    """Returns the number of bytes kept from the forward for the backward pass, without the model's own arrays."""
     run, params, stats = objective(model)
     backward = jax.eval_shape(lambda p: jax.vjp(lambda p: run(p, stats, IMAGES)[0], p)[1], params)
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(backward)) - sum(
@@ -61,7 +61,7 @@ def close(found, wanted):
 
 @pytest.mark.parametrize(("make", "factor"), [(unet, 3.0), (dae, 2.0)])
 @pytest.mark.parametrize("graph_mode", [True, False], ids=["graph", "tree"])
-def test_much_less_is_kept_for_the_backward_pass(make, factor, graph_mode):
+def test_recomputation_keeps_much_less_for_the_backward_pass(make, factor, graph_mode):
     with nnx.set_graph_mode(graph_mode):
         model = make()
         assert kept_bytes(model) > factor * kept_bytes(recomputing(model)) > 0
@@ -69,7 +69,7 @@ def test_much_less_is_kept_for_the_backward_pass(make, factor, graph_mode):
 
 @pytest.mark.parametrize("make", [shallow, dae], ids=["unet", "dae"])
 @pytest.mark.parametrize("graph_mode", [True, False], ids=["graph", "tree"])
-def test_values_gradients_and_statistics_are_the_same(make, graph_mode):
+def test_recomputation_changes_neither_values_nor_gradients_nor_statistics(make, graph_mode):
     with nnx.set_graph_mode(graph_mode):
         results = []
         for model in (make(), recomputing(make())):
@@ -82,10 +82,10 @@ def test_values_gradients_and_statistics_are_the_same(make, graph_mode):
     assert all((np.asarray(a) != np.asarray(b)).any() for a, b in moved)
 
 
-def test_statistics_over_several_devices_are_the_same_under_pmap():
+def test_recomputation_changes_nothing_under_pmap_over_several_devices():
     shares = IMAGES.reshape(2, 2, *IMAGES.shape[1:])
     results = []
-    for model in (across(dae(), "i"), recomputing(across(dae(), "i"))):
+    for model in (over_devices(dae(), "i"), recomputing(over_devices(dae(), "i"))):
         run, params, stats = objective(model)
         step = jax.pmap(jax.value_and_grad(run, has_aux=True), "i", in_axes=(None, None, 0), devices=jax.devices()[:2])
         results.append(jax.tree.map(np.asarray, step(params, stats, shares)))
@@ -93,7 +93,7 @@ def test_statistics_over_several_devices_are_the_same_under_pmap():
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5 * max(np.abs(wanted).max(), 1))
 
 
-def test_the_given_model_stays_as_it_was():
+def test_the_given_model_is_not_changed():
     model = unet()
     view = recomputing(model)
     assert any(getattr(module, "recompute", False) for _, module in nnx.iter_modules(view))
@@ -101,6 +101,6 @@ def test_the_given_model_stays_as_it_was():
 
 
 @pytest.mark.parametrize("model", [BatchNorm(2), conv(3, 2, 3, rngs=nnx.Rngs(0))])
-def test_a_model_without_such_parts_is_refused(model):
+def test_a_model_without_recomputable_parts_is_refused(model):
     with pytest.raises(ValueError, match="has no part that can be computed again"):
         recomputing(model)
