@@ -43,7 +43,7 @@ class Model(nnx.Module):
         if the shapes of the tensors are enough.
     """
 
-    Config: ClassVar[type]
+    Config: ClassVar[Any]
     INPUT: ClassVar[tuple[str, str]] = ("image", "an image as the dataset stores it")
     OUTPUT: ClassVar[tuple[str, str]] = ("logits", "a pixel belongs to every class whose logit is above 0")
     config_from_modules: ClassVar[Callable[[Any, Modules], Any] | None] = None

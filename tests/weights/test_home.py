@@ -75,7 +75,7 @@ def test_a_drive_folder_is_named_with_the_file_to_fetch():
 
 
 @pytest.mark.parametrize("name", ["post_dae", "cmvae", "prob_unet"])
-def test_models_that_were_never_published_say_train(name):
+def test_models_without_published_weights_say_what_to_do(name):
     with pytest.raises(ValueError, match=rf"{name}.*train it.*--weights"):
         default_weights(registry.find(name))
 
@@ -87,8 +87,8 @@ def test_a_mirror_serves_every_model_under_its_own_name(site, monkeypatch, tmp_p
     assert site.paths == ["/ckpt_epoch_best.pth"]
 
 
-def test_what_is_no_weights_file_is_removed_again(site):
-    with pytest.raises(OSError, match="no weights file and was removed"):
+def test_a_download_that_is_not_a_weights_file_is_removed(site):
+    with pytest.raises(OSError, match="not a weights file and was removed"):
         default_weights(CXAS, url=site.url)
     assert not places(CXAS)[0].exists()
 
