@@ -55,7 +55,7 @@ def test_tensors_of_another_network_are_no_autoencoder(kit, changed, shape):
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"intermediate.inter_0.weight": (8, 72)}, "72 numbers of 6 channels, which is no square image"),
+        ({"intermediate.inter_0.weight": (8, 72)}, "72 numbers of 6 channels, which is not a square image"),
         ({"encode.encode_1.conv0.weight": (0, 4, 3, 3)}, "96 numbers of 0 channels"),
         ({"intermediate.inter_0.weight": (8, 0)}, "0 numbers of 6 channels"),
         ({"decode.decode_1.upconv0.weight": (4, 3, 3, 3)}, "the last two must be equal"),
@@ -114,7 +114,10 @@ def test_another_stride_makes_the_originals_size():
         ({"features": ()}, "have 0, 2 and 2 levels"),
         ({"features": (4, 0)}, r"features\[1\]: 0 is not from 1 to 4096"),
         ({"features": (4, "6")}, r"features\[1\]: '6' is not a whole number"),
-        ({"features": (4, 6, 8)}, "features, decoder_features and strides: have 3, 2 and 2 levels; as many each"),
+        (
+            {"features": (4, 6, 8)},
+            "features, decoder_features and strides: have 3, 2 and 2 levels; give the",
+        ),
         ({"features": (4,), "decoder_features": (5,), "strides": (2,)}, "have 1, 1 and 1 levels.*at least 2"),
         ({"decoder_features": (5, 4)}, r"decoder_features: the last two must be equal.*got \(5, 4\)"),
         ({"decoder_features": (5000, 5000)}, r"decoder_features\[1\]: 5000 is not from 1 to 4096"),

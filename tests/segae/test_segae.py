@@ -218,7 +218,7 @@ def test_only_a_segae_takes_embeddings():
     [
         ((2, 8, 8, 1), (2, 6), r"must be \(B, H, W, 2\), got \(2, 8, 8, 1\)"),
         ((2, 8, 8), (2, 6), r"must be \(B, H, W, 2\)"),
-        ((2, 8, 8, 2), (6,), r"must be \(2, 6\), one for each slice, got \(6,\)"),
+        ((2, 8, 8, 2), (6,), r"must be \(2, 6\), one per slice, got \(6,\)"),
         ((2, 8, 8, 2), (1, 6), r"must be \(2, 6\)"),
         ((2, 8, 8, 2), (2, 5), r"must be \(2, 6\)"),
     ],
