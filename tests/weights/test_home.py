@@ -1,4 +1,4 @@
-"""Where published weights are looked for, and what is said when there are none."""
+"""Where published weights are searched, and the messages if there are none."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def test_without_jaxseg_home_the_users_cache_is_used(monkeypatch, tmp_path):
     assert home() == tmp_path / "x" / "jaxseg"
 
 
-def test_weights_are_fetched_once_and_the_licence_is_said_once(site, caplog, tmp_path):
+def test_weights_are_downloaded_once_and_the_licence_is_reported_once(site, caplog, tmp_path):
     site.body = save(tmp_path / "small.pth", {"w": np.ones((300, 300), np.float32)}).read_bytes()
     seen = []
     path = default_weights(CXAS, url=site.url, progress=lambda done, total: seen.append((done, total)))
