@@ -136,8 +136,10 @@ def load_exported(path: str | Path) -> ExportedModel:
     if hashlib.sha256(content).hexdigest() != facts.sha256:
         raise ValueError(f"{path} is damaged: its SHA-256 is not that in {beside(path).name}; export it again")
     exported = _deserialized(content, path)
-    told = [(one.shape, one.dtype) for one in (*facts.inputs, *facts.outputs)]
-    if [*map(shape_of, (*exported.in_avals, *exported.out_avals))] != told or exported.platforms != facts.platforms:
+    described = [(one.shape, one.dtype) for one in (*facts.inputs, *facts.outputs)]
+    if [
+        *map(shape_of, (*exported.in_avals, *exported.out_avals))
+    ] != described or exported.platforms != facts.platforms:
         raise ValueError(f"{path} and {beside(path).name} contradict each other; export it again")
     return ExportedModel(facts, jax.jit(exported.call))
 

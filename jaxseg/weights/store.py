@@ -33,14 +33,14 @@ def save_model(model: nnx.Module, folder: str | Path, card: Card, *, overwrite: 
     if folder.exists() and not (overwrite and _is_model(folder)):
         raise FileExistsError(f"{folder} exists; name a new folder, or overwrite a model directory on purpose")
     with atomic_folder(folder) as temporary:
-        with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as checkpointer:
+        with ocp.StandardCheckpointer(multiprocessing_options=_this_host_only()) as checkpointer:
             checkpointer.save((temporary / PARAMS_FOLDER).resolve(), _arrays(model))
         digest = files.sha256(temporary / PARAMS_FOLDER)
         dataclasses.replace(card, jaxseg=__version__, params_sha256=digest).write(temporary)
     return folder
 
 
-def _alone() -> ocp.options.MultiprocessingOptions:
+def _this_host_only() -> ocp.options.MultiprocessingOptions:
     """Returns options with which Orbax does not wait for the other processes of a run, because they do not write."""
     this = jax.process_index()
     return ocp.options.MultiprocessingOptions(primary_host=this, active_processes={this})

@@ -17,7 +17,7 @@ from jaxseg.post_dae.model import DAEConfig
 def test_hyper_parameters_are_derived_from_the_shapes(kit, name):
     shapes = {key: array.shape for key, array in kit.weights(name).items()}
     given = original_config(kit, name)
-    unread = (*given.intermediate[:-1], DAEConfig.intermediate[-1])  # the last number counts for nothing
+    unread = (*given.intermediate[:-1], DAEConfig.intermediate[-1])  # the last number has no effect
     assert dae.DAE.config_from_shapes(shapes) == dataclasses.replace(given, intermediate=unread)
 
 
