@@ -1,4 +1,4 @@
-"""`jaxseg convert`: a PyTorch file to a model directory."""
+"""`jaxseg convert`: converts a PyTorch file to a model directory."""
 
 from pathlib import Path
 
@@ -7,22 +7,23 @@ import click
 from jaxseg.cli import options
 
 
-@click.command(short_help="PyTorch file to model directory.")
+@click.command(short_help="Convert a PyTorch file to a model directory.")
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("destination", type=click.Path(path_type=Path))
-@click.option("-m", "--model", help="The file's model (`jaxseg models`).  [default: recognised by its tensors]")
+@click.option("-m", "--model", help="Model of the file, see `jaxseg models`.  [default: recognised by its tensors]")
 @options.labels
 @click.option(
     "--embeddings",
     type=click.Path(path_type=Path),
-    help="Text embeddings to store with segae: label_embedding.pkl of the original project, .npz or .npy.",
+    help="Text embeddings to store with a segae: label_embedding.pkl of the original project, .npz or .npy.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace a model directory that stands at DESTINATION.")
+@click.option("--overwrite", is_flag=True, help="Replace a model directory at DESTINATION.")
 def convert(source, destination, model, labels_file, embeddings, overwrite):
     """Convert the PyTorch file SOURCE to the model directory DESTINATION.
 
-    Reads .pth, .pt, .ckpt and .pkl without PyTorch and without executing anything in them. DESTINATION gets the
-    parameters (Orbax) and card.json: model, hyper-parameters, class names, the source's SHA-256 and licence.
+    Reads .pth, .pt, .ckpt and .pkl files without PyTorch and without executing anything in them. DESTINATION will
+    contain the parameters (Orbax) and card.json: model, hyper-parameters, class names, the SHA-256 of SOURCE and the
+    licence of the weights.
     """
     from jaxseg import registry
     from jaxseg.vocabulary import labels

@@ -1,4 +1,4 @@
-"""`jaxseg export`: a model compiled ahead of time, as one StableHLO file."""
+"""`jaxseg export`: writes a model as one StableHLO file."""
 
 from pathlib import Path
 
@@ -10,45 +10,45 @@ from jaxseg.cli.progress import download_progress
 from jaxseg.files import printable
 
 
-@click.command(short_help="Model to a StableHLO file that runs without its code.")
-@click.option("-m", "--model", help="`jaxseg models` lists them.  [default: what the weights say]")
+@click.command(short_help="Export a model to a StableHLO file that runs without jaxseg's model code.")
+@click.option("-m", "--model", help="Name of the model, see `jaxseg models`.  [default: the model of the weights]")
 @options.weights
 @click.option(
     "-o",
     "--output",
     required=True,
     type=click.Path(path_type=Path, dir_okay=False),
-    help="The file, .stablehlo; <file>.json beside it says what it is.",
+    help="The new file, .stablehlo; <file>.json beside it describes it.",
 )
 @click.option(
     "--platforms",
     default="cpu,cuda,tpu",
     show_default=True,
     metavar="NAMES",
-    help="On which it is to run, of cpu, cuda, rocm, tpu; none of them need be here.",
+    help="Platforms to export for, from cpu, cuda, rocm, tpu; they need not be present here.",
 )
 @click.option(
     "--image-size",
     metavar="H,W",
-    help="Height and width of the images, where the network takes any.  [default: those it was trained on]",
+    help="Height and width of the images, if the network accepts any.  [default: those of its training]",
 )
 @options.labels
 @click.option(
     "--embeddings",
     type=click.Path(path_type=Path),
-    help="Text embeddings of a segae that comes without: label_embedding.pkl of the original project, .npz or .npy.",
+    help="Text embeddings for a segae without them: label_embedding.pkl of the original project, .npz or .npy.",
 )
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "bfloat16"]),
-    help="Arithmetic; bfloat16 is for accelerators, and processors with AMX.  [default: the model's]",
+    help="Type of the arithmetic; bfloat16 suits accelerators and CPUs with AMX.  [default: the model's own]",
 )
-@click.option("--overwrite", is_flag=True, help="Replace an exported model that stands at the output.")
+@click.option("--overwrite", is_flag=True, help="Replace an exported model at the output path.")
 def export(model, weights, output, platforms, image_size, labels_file, embeddings, dtype, overwrite):
-    """Export a model's inference, parameters included, for batches of any size.
+    """Export the inference of a model with its parameters, for batches of any size.
 
-    jaxseg.load_exported, or any program that reads jax.export's files, runs it without the model's code. Images must
-    be prepared as the JSON file says. The weights' licence holds for the file too.
+    jaxseg.load_exported, or any program that reads files of jax.export, runs it without the model's code. Images must
+    be preprocessed as the JSON file states. The licence of the weights applies to the file too.
     """
     if model is None and weights is None:
         raise click.UsageError("name a model with --model, or weights with --weights")
@@ -82,7 +82,7 @@ def _size(text: str | None) -> tuple[int, int] | None:
 
 
 def _loaded(model, weights, labels_file, embeddings, dtype):
-    """The model of the command's options."""
+    """Returns the model that the options name."""
     from jaxseg.vocabulary import labels
     from jaxseg.weights.load import load
 

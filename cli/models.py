@@ -1,4 +1,4 @@
-"""`jaxseg models`: what there is, its classes, and where its weights come from."""
+"""`jaxseg models`: the models, their classes, and the sources of their weights."""
 
 import json
 
@@ -10,9 +10,9 @@ from jaxseg.vocabulary import labels
 
 @click.command()
 @click.argument("name", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def models(name, as_json):
-    """List the models; with NAME, its classes and groups too."""
+    """List the models. With NAME, list also the classes and groups of that model."""
     from jaxseg.cli.options import usage_errors
 
     with usage_errors("NAME"):
@@ -56,9 +56,9 @@ def _weights(entry: registry.Entry) -> str:
     from jaxseg.weights.home import places
 
     if entry.weights_file is None:
-        return "none published; train, or pass --weights"
+        return "none published; train the model, or pass --weights"
     for path in places(entry):
         if path.is_file():
             return str(path)
-    how = "downloaded once when first used" if entry.drive_file else f"fetch it from {entry.weights_page}"
-    return f"{entry.weights_file}, {how}; looked for at {places(entry)[0]}"
+    how = "downloaded on first use" if entry.drive_file else f"fetch it from {entry.weights_page}"
+    return f"{entry.weights_file}, {how}; expected at {places(entry)[0]}"

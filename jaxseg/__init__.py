@@ -2,10 +2,30 @@
 
 import importlib
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the same names as in _PUBLIC below, for type checkers and editors
+    from jaxseg.anatomy.extract import extract as extract
+    from jaxseg.anatomy.segment import Segmenter as Segmenter
+    from jaxseg.anatomy.segment import segment as segment
+    from jaxseg.annotators.sample import Sampler as Sampler
+    from jaxseg.annotators.sample import sample as sample
+    from jaxseg.draw.visualize import visualize as visualize
+    from jaxseg.export.exported import load_exported as load_exported
+    from jaxseg.post_dae.denoise import Denoiser as Denoiser
+    from jaxseg.post_dae.denoise import denoise as denoise
+    from jaxseg.segae.score import Scorer as Scorer
+    from jaxseg.segae.score import score as score
+    from jaxseg.segae.score import segae_inference as segae_inference
+    from jaxseg.weights.load import convert as convert
+    from jaxseg.weights.load import create as create
+    from jaxseg.weights.load import functional as functional
+    from jaxseg.weights.load import load as load
+    from jaxseg.weights.torch_file import read_torch_file as read_torch_file
 
 __version__ = "0.1.0"
 
-# In a clone, cli/ and configs/ lie beside this folder; an installed package has them inside it.
+# In a clone, cli/ and configs/ are beside this folder; in an installed package they are inside it.
 _root = Path(__file__).resolve().parents[1]
 if (_root / "setup.cfg").is_file() and (_root / "cli" / "main.py").is_file():
     __path__.append(str(_root))
@@ -37,7 +57,7 @@ _PUBLIC = {
 __all__ = ["__version__", *_PUBLIC]
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'jaxseg' has no attribute {name!r}")
     return getattr(importlib.import_module(_PUBLIC[name]), name)

@@ -1,4 +1,4 @@
-"""The card that goes with a model's weights: what it is, how it was made, what its outputs mean (pure data)."""
+"""The card of a model: what the model is, where its weights come from, what its outputs mean. This is pure data."""
 
 import dataclasses
 import json
@@ -20,16 +20,17 @@ class Card:
       model: registry name, such as "cxas".
       architecture: name of the model class, a key of `jaxseg.registry.MODELS`.
       config: hyper-parameters as sorted (name, value) pairs.
-      class_names: a name for every output channel.
+      class_names: one name per output channel.
       preprocessing: how an image becomes the network's input, see `jaxseg.images.preprocess`.
       input_size: height and width that images are resized to.
-      source: file name of the weights' origin; `source_sha256` its digest. Empty when trained here.
-      params_sha256: digest of the parameters beside the card, checked when they are loaded.
-      licence: of the weights.
-      orientation: how volumes lie that the model was trained on: "canonical" (turned to the patient's axes), or "" (as
-        their files store them).
-      note: anything a user must know, such as "trained on phantoms".
-      jaxseg: version that wrote the card.
+      source: name of the file that the weights come from; empty if they were trained with jaxseg.
+      source_sha256: digest of that file.
+      params_sha256: digest of the parameters beside the card; it is checked when they are loaded.
+      licence: licence of the weights.
+      orientation: orientation of the volumes that the model was trained on: "canonical" (turned to the patient's axes)
+        or "" (as the files store them).
+      note: anything that a user must know, such as "trained on phantoms".
+      jaxseg: version of jaxseg that wrote the card.
     """
 
     model: str
@@ -57,18 +58,18 @@ def read_card(folder: Path) -> Card:
     """Reads the card of a model directory.
 
     Raises:
-      ValueError: there is no card, or it is damaged or of a newer format.
+      ValueError: there is no card, or it is damaged or has a newer format.
     """
     path = folder / CARD_FILE
     try:
         if path.stat().st_size > MAX_CARD_BYTES:
-            raise ValueError(f"{path} is larger than {MAX_CARD_BYTES} bytes; no card is")
+            raise ValueError(f"{path} is larger than {MAX_CARD_BYTES} bytes, which is too large for a card")
         fields = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         if (folder / "checkpoints").is_dir():
             raise ValueError(f"{folder}: the training run has no model yet: its first validation writes one") from None
         raise ValueError(
-            f"{folder} is no model directory: it has no {CARD_FILE} (`jaxseg convert` writes one)"
+            f"{folder} is not a model directory: it has no {CARD_FILE} (`jaxseg convert` writes one)"
         ) from None
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {error}") from None
@@ -94,7 +95,7 @@ def _validated(fields: object, path: Path) -> Card:
     texts = known - {"config", "class_names", "input_size"}
     problems += [f"{name}: must be text" for name in sorted(texts & set(fields)) if not isinstance(fields[name], str)]
     if isinstance(names, list) and len({str(name) for name in names}) != len(names):
-        problems.append("class_names: a name stands there twice")
+        problems.append("class_names: a name occurs twice")
     if problems:
         raise ValueError(f"{path}: " + printable("; ".join(problems)))
     config = {name: tuple(value) if isinstance(value, list) else value for name, value in config.items()}

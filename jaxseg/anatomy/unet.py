@@ -1,4 +1,7 @@
-"""Backbone U-Net of CXAS (Seibold et al. 2023, arXiv:2306.03934) and PAX-Ray (2022, arXiv:2210.03416). NHWC."""
+"""Backbone U-Net of CXAS (Seibold et al. 2023, arXiv:2306.03934) and PAX-Ray (2022, arXiv:2210.03416).
+
+Arrays are NHWC.
+"""
 
 import dataclasses
 from typing import Annotated, ClassVar
@@ -21,13 +24,13 @@ class UNetConfig:
 
     Attributes:
       backbone: "resnet18", "resnet34", "resnet50", "resnet101" or "resnet152".
-      num_classes: output channels, one independent logit each.
-      in_channels: channels of the input.
-      width: channels of the stem; all others are multiples of it.
-      dropout: share of the last features dropped in training. The originals build a dropout layer
-        (PAX-Ray: 0.2) that they never call, so 0.0 is faithful.
-      init: "torch" (PyTorch's defaults; torchvision's for the backbone) or "lecun" (flax's).
-      dtype: dtype of the arithmetic, "float32" or "bfloat16"; parameters are float32.
+      num_classes: number of output channels; each is an independent logit.
+      in_channels: number of channels of the input.
+      width: number of channels of the stem; all others are multiples of it.
+      dropout: share of the last features that is dropped in training. The originals build a dropout layer (PAX-Ray:
+        0.2) that they never call, so 0.0 reproduces them.
+      init: initial parameters, "torch" (PyTorch's defaults; torchvision's for the backbone) or "lecun" (flax's).
+      dtype: dtype of the arithmetic, "float32" or "bfloat16"; parameters are always float32.
     """
 
     OUTPUTS: ClassVar[str] = "num_classes"
@@ -45,6 +48,7 @@ class UNetConfig:
 
     @property
     def trunk(self) -> resnet.ResNetConfig:
+        """Hyper-parameters of the backbone."""
         return resnet.ResNetConfig(self.backbone, self.in_channels, self.width, self.init, self.dtype)
 
 
@@ -68,7 +72,7 @@ class Up(nnx.Module):
 
 
 class UNet(Model):
-    """U-Net on a ResNet: (B, H, W, 3) normalised float32 -> (B, H, W, K) float32 logits, any H and W.
+    """U-Net with a ResNet as encoder: (B, H, W, 3) normalised float32 -> (B, H, W, K) float32 logits, any H and W.
 
     Classes are independent: `sigmoid(logits) > 0.5` is the mask. Max |difference| from the original
     (PyTorch 2.13, float32, CPU, (1, 3, 128, 128)) with the parity kit's weights: 3e-5 on logits up to 14.5.
@@ -96,8 +100,8 @@ class UNet(Model):
     def coarse_logits(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Returns (B, ceil(H/4), ceil(W/4), K) float32 logits, before the last upsampling.
 
-        The originals upsample the 128 features and classify then; a 1x1 convolution and a resize whose
-        weights sum to one commute, so this order gives the same logits for 1/16 of the products.
+        The originals upsample the 128 features first and classify them afterwards. A 1x1 convolution and a resize whose
+        weights sum to one commute, so this order computes the same logits with 1/16 of the multiplications.
         """
         features = self.dropout(self.features(x)["up4"], rngs=rngs)
         return self.classify(features).astype(jnp.float32)
@@ -134,7 +138,7 @@ class UNet(Model):
 
     @staticmethod
     def config_from_shapes(shapes: Shapes) -> UNetConfig | None:
-        """Returns the hyper-parameters of a PyTorch checkpoint, or None where it is no such U-Net.
+        """Returns the hyper-parameters of a PyTorch checkpoint, or None if it is not a checkpoint of this U-Net.
 
         Args:
           shapes: tensor names (without a wrapper's prefix) and shapes of the checkpoint.

@@ -1,4 +1,7 @@
-"""U-Net with a variational autoencoder of the annotators' confusions (rCampSemp/learn-vae-noisy-label). NHWC."""
+"""U-Net with a variational autoencoder of the annotators' confusion matrices (rCampSemp/learn-vae-noisy-label).
+
+Arrays are NHWC.
+"""
 
 import dataclasses
 import math
@@ -28,18 +31,18 @@ class CMVAEConfig:
     """Hyper-parameters; the defaults are the original's for LIDC.
 
     Attributes:
-      in_channels: channels of the images.
-      num_classes: classes, background included; the segmentation is the largest logit.
-      image_size: height and width, the only ones the network can take.
-      width: channels of the finest level.
-      depth: levels, each half as large as the one before.
+      in_channels: number of channels of the images.
+      num_classes: number of classes, background included; a pixel belongs to the class with the largest logit.
+      image_size: height and width; the network accepts no others.
+      width: number of channels of the finest level.
+      depth: number of levels; each is half as large as the one before.
       latent: length of the latent vector.
-      norm: "in" instance, "bn" batch or "gn" group norm (channels // 8 groups); "ln" is not layer norm in the original
-        either, but the same as "in".
+      norm: "in" instance, "bn" batch or "gn" group norm (channels // 8 groups). "ln" is the same as "in", as in the
+        original, where it is not layer norm either.
       odd: how maps of odd sizes are cropped, "floor" or "truncate"; see `jaxseg.nn.resize.pad_or_crop`.
-      cm_normalisation: of confusion matrices in `sample`. "original": divided by their sums as the original's scripts
-        do, although it trains with their softmax; "consistent": their softmax there too.
-      init: "torch" (PyTorch's defaults) or "lecun" (flax's).
+      cm_normalisation: normalisation of the confusion matrices in `sample`. "original": they are divided by their sums,
+        as in the original's scripts, although it trains with their softmax. "consistent": softmax in `sample` too.
+      init: initial parameters, "torch" (PyTorch's defaults) or "lecun" (flax's).
       dtype: dtype of the U-Net's arithmetic, "float32" or "bfloat16"; parameters and the autoencoder are float32.
     """
 
@@ -62,7 +65,7 @@ class CMVAEConfig:
 
     @property
     def channels(self) -> tuple[int, ...]:
-        """Channels of the encoder's levels, the finest first; the deepest has those of the level before."""
+        """Number of channels of each encoder level, the finest first; the deepest has as many as the level before."""
         return tuple(self.width * 2**i for i in range(self.depth - 1)) + (self.width * 2 ** (self.depth - 2),)
 
 
@@ -74,7 +77,7 @@ def _misfits(cfg: CMVAEConfig) -> Iterator[str]:
 
 
 class Block(nnx.Module):
-    """Twice a 3x3 convolution, norm and PReLU; the first convolution has the stride."""
+    """Two times: 3x3 convolution, norm and PReLU. The first convolution has the stride."""
 
     def __init__(self, cfg: CMVAEConfig, num_in: int, num_out: int, *, stride: int = 1, rngs: nnx.Rngs):
         options = {"use_bias": False, "init": cfg.init, "dtype": jnp.dtype(cfg.dtype), "rngs": rngs}
@@ -114,13 +117,13 @@ class Confusion(nnx.Module):
 
 
 class CMVAE(Model):
-    """Segments, and says how annotators would err: (B, H, W, C) images -> (B, H, W, K) float32 clean logits.
+    """Segments images and models the annotators' errors: (B, H, W, C) images -> (B, H, W, K) float32 clean logits.
 
-    `outputs` gives what training needs, `sample` what annotators might draw. The deepest level is enlarged, cropped
-    back and joined with itself, as in the original. The original takes square images alone.
+    `outputs` returns what training needs, `sample` returns masks that annotators might draw. The deepest level is
+    enlarged, cropped back and concatenated with itself, as in the original. The original accepts only square images.
 
     Max |difference| from the original (PyTorch 2.13, float32, CPU, (2, 1, 64, 64)) with the parity kit's weights: 1e-5
-    on logits up to 15, 3e-5 on matrices up to 10.
+    for logits up to 15, 3e-5 for matrices up to 10.
     """
 
     Config = CMVAEConfig
@@ -150,7 +153,7 @@ class CMVAE(Model):
         return self.classify(features).astype(jnp.float32)
 
     def outputs(self, x: jax.Array, noise: jax.Array) -> dict[str, jax.Array]:
-        """Returns what the loss needs, by the names of `confusion_vae_loss`.
+        """Returns what the loss needs, under the names of the arguments of `confusion_vae_loss`.
 
         Args:
           x: (B, H, W, C) images.
@@ -285,14 +288,14 @@ class CMVAE(Model):
 
     @staticmethod
     def config_from_modules(cfg: CMVAEConfig, modules: Modules) -> CMVAEConfig:
-        """Returns the hyper-parameters with the norm of the modules that a PyTorch file holds, where it holds them.
+        """Returns the hyper-parameters with the norm of the modules that a PyTorch file contains, if it contains any.
 
         Args:
-          cfg: what the tensors' shapes tell.
+          cfg: the result of `config_from_shapes`.
           modules: paths -> class names and plain attributes of the modules.
 
         Raises:
-          ValueError: the norm is none of the original's.
+          ValueError: the original has no such norm.
         """
         kind, attributes = next((v for name, v in modules.items() if name.endswith("encoders.0.1")), ("", {}))
         if kind != "GroupNorm":
@@ -310,19 +313,19 @@ class CMVAE(Model):
 def sample(
     model: CMVAE, image: jax.Array, num_samples: int, key: jax.Array, *, source: str = "prior"
 ) -> dict[str, jax.Array]:
-    """Returns what annotators might draw on an image; the network itself runs once, whatever the number.
+    """Returns masks that annotators might draw on an image; the U-Net runs only once.
 
     Args:
-      model: in evaluation mode.
+      model: a model in evaluation mode.
       image: (H, W, C).
-      num_samples: S; under `jax.jit` a static number.
-      key: of the draws; sample i depends on `jax.random.split(key, S)[i]` alone.
-      source: "prior": latent vectors are drawn without regard to the image, as in the original. "image": from the
-        Gaussian that the network finds for the image, as in training.
+      num_samples: number of samples, S; under `jax.jit` it must be static.
+      key: random key; sample i depends only on `jax.random.split(key, S)[i]`.
+      source: "prior": latent vectors do not depend on the image, as in the original. "image": they are sampled from the
+        Gaussian that the network predicts for the image, as in training.
 
     Returns:
       "logits" (H, W, K) clean, "matrices" (S, H, W, K, K) normalised, "noisy_logits" (S, H, W, K), and "masks"
-      (S, H, W) uint8, the class with the largest noisy logit. Under `jax.jit`, what is not used is not computed.
+      (S, H, W) uint8, the class with the largest noisy logit. Under `jax.jit`, unused results are not computed.
 
     Raises:
       ValueError: the source is unknown, or the image has another shape.
@@ -333,7 +336,7 @@ def sample(
 
 
 def drawn(model: CMVAE, logits: jax.Array, z: jax.Array) -> dict[str, jax.Array]:
-    """Returns what `sample` does, from the clean logits (H, W, K) of an image and latent vectors (S, Z)."""
+    """Returns the results of `sample` from the clean logits (H, W, K) of an image and latent vectors (S, Z)."""
     how = "sum" if model.cfg.cm_normalisation == "original" else "softmax"
 
     def one(z: jax.Array) -> dict[str, jax.Array]:

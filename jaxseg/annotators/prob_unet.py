@@ -23,13 +23,13 @@ class ProbUNetConfig:
     """Hyper-parameters; the defaults are the original's for LIDC.
 
     Attributes:
-      in_channels: channels of the images.
-      out_channels: logits a pixel, each on its own; 1 is the original's `num_classes` of 2.
-      filters: channels of the levels, the finest first, of the U-Net and of both encoders.
+      in_channels: number of channels of the images.
+      out_channels: number of independent logits per pixel; 1 corresponds to the original's `num_classes` of 2.
+      filters: number of channels of each level of the U-Net and of both encoders, the finest first.
       latent: length of the latent vector.
-      num_convs: 1x1 convolutions that join features and latent vector, the last one included; at least 2.
+      num_convs: number of 1x1 convolutions that combine features and latent vector, including the last; at least 2.
       odd: how maps of odd sizes are cropped, "floor" or "truncate"; see `jaxseg.nn.resize.pad_or_crop`.
-      init: "torch" (PyTorch's defaults) or "lecun" (flax's).
+      init: initial parameters, "torch" (PyTorch's defaults) or "lecun" (flax's).
       dtype: dtype of the convolutions, "float32" or "bfloat16"; parameters and latent vectors are float32.
     """
 
@@ -49,12 +49,12 @@ class ProbUNetConfig:
 
     @property
     def num_classes(self) -> int:
-        """Output channels."""
+        """Number of output channels."""
         return self.out_channels
 
     @property
     def options(self) -> dict:
-        """What every convolution is built with."""
+        """Options with which every convolution is built."""
         return {"init": self.init, "dtype": jnp.dtype(self.dtype)}
 
 
@@ -64,7 +64,7 @@ def _misfits(cfg: ProbUNetConfig) -> Iterator[str]:
 
 
 class Block(nnx.Module):
-    """Twice a 3x3 convolution without bias, instance norm and ReLU."""
+    """Two times: 3x3 convolution without bias, instance norm and ReLU."""
 
     def __init__(self, cfg: ProbUNetConfig, num_in: int, num_out: int, *, rngs: nnx.Rngs):
         options = cfg.options | {"use_bias": False, "rngs": rngs}
@@ -79,7 +79,7 @@ class Block(nnx.Module):
 
 
 class EncoderBlock(nnx.Module):
-    """A 3x3 convolution without bias, instance norm and ReLU; then one with bias, no norm, and ReLU."""
+    """A 3x3 convolution without bias, instance norm and ReLU; then a convolution with bias, without norm, and ReLU."""
 
     def __init__(self, cfg: ProbUNetConfig, num_in: int, num_out: int, *, rngs: nnx.Rngs):
         self.first = conv(num_in, num_out, 3, use_bias=False, **cfg.options, rngs=rngs)
@@ -92,7 +92,7 @@ class EncoderBlock(nnx.Module):
 
 
 class Encoder(nnx.Module):
-    """(B, H, W, C) -> the Gaussian of a latent vector."""
+    """Predicts the Gaussian of the latent vector of (B, H, W, C) arrays."""
 
     def __init__(self, cfg: ProbUNetConfig, num_in: int, *, rngs: nnx.Rngs):
         inputs = (num_in, *cfg.filters[:-1])
@@ -126,15 +126,15 @@ class Combine(nnx.Module):
         return self.finish(self.begin(features), z)
 
     def begin(self, features: jax.Array) -> jax.Array:
-        """Returns the part of the first convolution that all samples share."""
+        """Returns the part of the first convolution that is the same for all samples."""
         kernel = self._kernel(features.dtype)[: features.shape[-1]]
         return jnp.einsum("bhwc,cd->bhwd", features, kernel, precision=self.layers[0].precision)
 
-    def finish(self, begun: jax.Array, z: jax.Array) -> jax.Array:
+    def finish(self, started: jax.Array, z: jax.Array) -> jax.Array:
         """Returns (B, H, W, K) float32 logits."""
         kernel = self._kernel(jnp.float32)[-z.shape[-1] :]
         shift = jnp.matmul(z, kernel, precision=jax.lax.Precision.HIGHEST) + self.layers[0].bias[...].reshape(1, -1)
-        x = nnx.relu(begun + shift.astype(begun.dtype)[:, None, None])
+        x = nnx.relu(started + shift.astype(started.dtype)[:, None, None])
         for layer in self.layers[1:]:
             x = nnx.relu(layer(x))
         return self.last(x).astype(jnp.float32)
@@ -144,12 +144,12 @@ class Combine(nnx.Module):
 
 
 class ProbUNet(Model):
-    """Draws plausible masks: (B, H, W, C) images -> (B, H, W, K) float32 logits at the prior's mean, any H and W.
+    """Samples plausible masks: (B, H, W, C) images -> (B, H, W, K) float32 logits at the prior's mean, any H and W.
 
-    `sigmoid(logits) > 0.5` is a mask. `outputs` gives what training needs, `sample` several masks of an image.
+    `sigmoid(logits) > 0.5` is a mask. `outputs` returns what training needs, `sample` returns several masks per image.
 
     Max |difference| from the original (PyTorch 2.13, float32, CPU, (2, 1, 64, 64)) with the parity kit's weights: 7e-6
-    on logits up to 10.
+    for logits up to 10.
     """
 
     Config = ProbUNetConfig
@@ -169,15 +169,15 @@ class ProbUNet(Model):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns (B, H, W, K) float32 logits of (B, H, W, C) images, at the mean of the prior."""
-        begun, (mean, _) = self.begin(x)
-        return self.combine.finish(begun, mean)
+        started, (mean, _) = self.begin(x)
+        return self.combine.finish(started, mean)
 
     def begin(self, x: jax.Array) -> tuple[jax.Array, Gaussian]:
-        """Returns what all samples of images share: the first part of `combine`, and the prior."""
+        """Returns what all samples share: the first part of `combine`, and the prior."""
         return self.combine.begin(self.features(x)), self.prior(self._checked(x))
 
     def outputs(self, x: jax.Array, target: jax.Array, noise: jax.Array) -> dict[str, jax.Array | Gaussian]:
-        """Returns what the loss needs, by the names of `negative_elbo`.
+        """Returns what the loss needs, under the names of the arguments of `negative_elbo`.
 
         Args:
           x: (B, H, W, C) images.
@@ -186,7 +186,7 @@ class ProbUNet(Model):
 
         Returns:
           "logits" (B, H, W, K) of the reconstruction; "posterior" and "prior", each mean and logarithm of the standard
-          deviation (B, Z); "z" (B, Z), the posterior's draw.
+          deviation (B, Z); "z" (B, Z), sampled from the posterior.
         """
         x = self._checked(x)
         prior, posterior = self.prior(x), self.posterior(self.with_target(x, target))
@@ -200,7 +200,7 @@ class ProbUNet(Model):
         return jnp.concatenate([x, target.astype(x.dtype)], axis=-1)
 
     def features(self, x: jax.Array) -> jax.Array:
-        """Returns (B, H, W, filters[0]) features of the U-Net, which know nothing of the latent vector."""
+        """Returns (B, H, W, filters[0]) features of the U-Net, which do not depend on the latent vector."""
         return self.maps(x)[f"up{len(self.up) - 1}"]
 
     def maps(self, x: jax.Array) -> dict[str, jax.Array]:
@@ -289,7 +289,7 @@ class ProbUNet(Model):
 
     @staticmethod
     def config_from_shapes(shapes: Shapes) -> ProbUNetConfig | None:
-        """Returns the hyper-parameters of a PyTorch checkpoint, or None where it is no probabilistic U-Net.
+        """Returns the hyper-parameters of a PyTorch checkpoint, or None if it is another model's.
 
         Args:
           shapes: tensor names (without a wrapper's prefix) and shapes of the checkpoint.
@@ -313,25 +313,25 @@ def draw(gaussian: Gaussian, noise: jax.Array) -> jax.Array:
 
 
 def sample(model: ProbUNet, image: jax.Array, num_samples: int, key: jax.Array) -> dict[str, jax.Array]:
-    """Returns masks that annotators might draw on an image; U-Net and prior run once, whatever the number.
+    """Returns masks that annotators might draw on an image; U-Net and prior run only once.
 
     Args:
-      model: any, in any mode.
+      model: a model in any mode.
       image: (H, W, C).
-      num_samples: S; under `jax.jit` a static number.
-      key: of the draws; sample i depends on `jax.random.split(key, S)[i]` alone.
+      num_samples: number of samples, S; under `jax.jit` it must be static.
+      key: random key; sample i depends only on `jax.random.split(key, S)[i]`.
 
     Returns:
-      "logits" (S, H, W, K) and "masks" (S, H, W, K) bool. Under `jax.jit`, what is not used is not computed.
+      "logits" (S, H, W, K) and "masks" (S, H, W, K) bool. Under `jax.jit`, unused results are not computed.
     """
     found = model.finish_samples(model.start_samples(image), sample_noise(key, num_samples, model.cfg.latent))
     return {"logits": found["logits"], "masks": found["logits"] > 0}
 
 
 def regularised(model: ProbUNet) -> list[jax.Array]:
-    """Returns the parameters whose norms the original adds to its loss: of both encoders and of `combine`'s layers.
+    """Returns the parameters whose norms the original adds to its loss: those of both encoders and `combine.layers`.
 
-    Those of the last convolution and of the U-Net are left out.
+    The parameters of the last convolution and of the U-Net are not among them.
     """
     parts = (model.prior, model.posterior, model.combine.layers)
     return [leaf for part in parts for leaf in jax.tree.leaves(nnx.state(part, nnx.Param))]

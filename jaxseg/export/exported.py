@@ -1,4 +1,4 @@
-"""Exported models: the JSON file that describes one, and running one without jaxseg's model code or the weights."""
+"""Reads exported models and the JSON files that describe them; neither model code nor weights are needed."""
 
 import dataclasses
 import hashlib
@@ -16,17 +16,17 @@ from jaxlib.mlir import ir
 from jaxseg.files import printable
 
 FORMAT = "jaxseg exported model 1"
-BATCH = "batch"  # stands in shapes for any number of examples
+BATCH = "batch"  # in shapes, means any number of examples
 MAX_BYTES = 2**31 - 1  # of a program; jax.export writes no larger ones
 MAX_FACTS_BYTES = 8 * 2**20
 
-_CALLS = {"shape_assertion"}  # what JAX puts into programs for batches of any size; all else is foreign code
+_CALLS = {"shape_assertion"}  # JAX puts it into programs for any batch size; everything else is foreign code
 _SHA256_DIGITS = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """An input or output: `shape` has "batch" for the number of examples; `meaning` is for people."""
+    """An input or output. The first entry of `shape` is "batch", any number of examples; `meaning` is for people."""
 
     name: str
     shape: tuple[int | str, ...]
@@ -36,16 +36,19 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What is known of an exported model: the content of `<file>.json`.
+    """The description of an exported model: the content of `<file>.json`.
 
     Attributes:
-      model: registry name; this and all before `inputs` is what the model's card says, see `jaxseg.card.Card`.
-      inputs: arrays that it takes, in order.
-      outputs: arrays that it returns.
-      platforms: on which it runs.
-      bytes: size of the file; `sha256` is its digest.
-      calling_convention_version: of `jax.export`.
-      jax: version that wrote it; `jaxseg` likewise.
+      model: registry name. This field and all others before `inputs` are those of the model's card, see
+        `jaxseg.card.Card`.
+      inputs: the arrays that the model takes, in order.
+      outputs: the arrays that the model returns.
+      platforms: the platforms on which it runs.
+      bytes: size of the file.
+      sha256: digest of the file.
+      calling_convention_version: version of the calling convention of `jax.export`.
+      jax: version of JAX that wrote the file.
+      jaxseg: version of jaxseg that wrote the file.
     """
 
     model: str
@@ -133,23 +136,25 @@ def load_exported(path: str | Path) -> ExportedModel:
     if hashlib.sha256(content).hexdigest() != facts.sha256:
         raise ValueError(f"{path} is damaged: its SHA-256 is not that in {beside(path).name}; export it again")
     exported = _deserialized(content, path)
-    told = [(one.shape, one.dtype) for one in (*facts.inputs, *facts.outputs)]
-    if [*map(shape_of, (*exported.in_avals, *exported.out_avals))] != told or exported.platforms != facts.platforms:
+    described = [(one.shape, one.dtype) for one in (*facts.inputs, *facts.outputs)]
+    if [
+        *map(shape_of, (*exported.in_avals, *exported.out_avals))
+    ] != described or exported.platforms != facts.platforms:
         raise ValueError(f"{path} and {beside(path).name} contradict each other; export it again")
     return ExportedModel(facts, jax.jit(exported.call))
 
 
 def read_facts(path: Path) -> Facts:
-    """Returns what is known of the exported model `path`; reads its JSON file alone.
+    """Returns the description of the exported model `path`; only its JSON file is read.
 
     Raises:
-      ValueError: there is no such file, or it is damaged, or describes something else.
+      ValueError: there is no such file, it is damaged, or it describes something else.
     """
     path = beside(path)
     if not path.is_file():
         raise ValueError(f"there is no {path}, which `jaxseg export` writes beside an exported model; both are needed")
     if path.stat().st_size > MAX_FACTS_BYTES:
-        raise ValueError(f"{path} is larger than {MAX_FACTS_BYTES} bytes; no description of a model is")
+        raise ValueError(f"{path} is larger than {MAX_FACTS_BYTES} bytes, which is too large for a description")
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -160,12 +165,12 @@ def read_facts(path: Path) -> Facts:
 
 
 def shape_of(aval) -> tuple[tuple[int | str, ...], str]:
-    """Returns shape and dtype of an array of `jax.export` as `Tensor` has them."""
+    """Returns shape and dtype of an array of `jax.export` in the form of `Tensor`."""
     return tuple(n if isinstance(n, int) else str(n) for n in aval.shape), str(aval.dtype)
 
 
 def need_flatbuffers() -> None:
-    """Raises a ValueError where the package that `jax.export` reads and writes files with is not installed."""
+    """Raises ValueError if flatbuffers, with which `jax.export` reads and writes files, is not installed."""
     try:
         import flatbuffers  # noqa: F401
     except ImportError:
@@ -185,7 +190,7 @@ def _validated(fields: dict, path: Path) -> Facts:
     }
     wrong = [name for name, value in fields.items() if not right[kinds[name]](value)]
     if wrong or len(fields["sha256"]) != _SHA256_DIGITS:
-        raise ValueError(f"{path}: {', '.join(wrong) or 'sha256'} cannot be so in the description of an exported model")
+        raise ValueError(f"{path}: {', '.join(wrong) or 'sha256'} is not valid in the description of an exported model")
     lists = {name: tuple(fields[name]) for name in ("class_names", "platforms")}
     for name in ("inputs", "outputs"):
         lists[name] = tuple(Tensor(**one | {"shape": tuple(one["shape"])}) for one in fields[name])
@@ -201,11 +206,11 @@ def _is_tensor(value: object) -> bool:
 
 
 def _deserialized(content: bytearray, path: Path) -> jax.export.Exported:
-    """Returns what a file holds, without foreign code in it."""
+    """Returns the content of a file after checking that it calls no foreign code."""
     try:
         exported = jax.export.deserialize(content)
         foreign = _foreign_calls(exported)
-    except Exception as error:  # a file of another kind makes the readers stumble over anything
+    except Exception as error:  # for other kinds of files the readers raise many kinds of errors
         raise ValueError(f"{path} holds no exported model that JAX {jax.__version__} reads: {_line(error)}") from None
     version = exported.calling_convention_version
     oldest = jax.export.minimum_supported_calling_convention_version
@@ -217,12 +222,14 @@ def _deserialized(content: bytearray, path: Path) -> jax.export.Exported:
         )
     if foreign:
         named = printable(", ".join(foreign))[:200]
-        raise ValueError(f"{path} calls code outside itself, {named}, which no model of jaxseg does; it is not run")
+        raise ValueError(
+            f"{path} calls code outside itself, {named}, which no model of jaxseg does; refusing to run it"
+        )
     return exported
 
 
 def _foreign_calls(exported: jax.export.Exported) -> list[str]:
-    """Returns the names of functions outside the program that it calls; JAX itself would run any that jaxlib has."""
+    """Returns the names of functions that the program calls outside itself; JAX would run any that jaxlib has."""
     found = set()
 
     def see(operation: ir.Operation) -> ir.WalkResult:

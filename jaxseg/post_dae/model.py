@@ -25,21 +25,21 @@ class DAEConfig:
     """Hyper-parameters; the defaults are the original's.
 
     Attributes:
-      in_channels: channels of the masks.
-      out_channels: channels of the answer.
-      image_size: height and width, the only ones the network can take; multiples of the product of `strides`.
-      features: channels of the encoder's levels, the finest first.
-      decoder_features: channels of the decoder's levels, the coarsest first; the last two are equal, since the
-        original builds its last convolution so.
-      intermediate: widths of the linear layers in the middle, where the first is the size of the code. The last number
-        counts for nothing, here as in the original: the last layer is as wide as the encoder's output.
-      strides: of the levels; each halves the image under 2. Another stride s makes (H - 1) s + 2 rows of H, as the
-        original does, so the answer's size is not the mask's.
-      decoder_activation: at the end of every decoder level but the last, which has a sigmoid. "sigmoid" is the
-        original's, with which training collapses to one mean shape; "relu" works.
-      norm: after every convolution; "none" is the original's, "batch" works.
-      init: "torch" (PyTorch's defaults) or "lecun" (flax's).
-      dtype: dtype of the arithmetic, "float32" or "bfloat16"; parameters are float32.
+      in_channels: number of channels of the masks.
+      out_channels: number of channels of the output.
+      image_size: height and width. The network accepts no others. They are multiples of the product of `strides`.
+      features: number of channels of each encoder level, the finest first.
+      decoder_features: number of channels of each decoder level, the coarsest first. The last two are equal, because
+        the original's last convolution requires it.
+      intermediate: widths of the linear layers in the middle. The first is the size of the code. The last has no
+        effect, as in the original: the last layer is as wide as the encoder's output.
+      strides: stride of each level. With a stride of 2 a level halves the image. With another stride s a decoder level
+        turns H rows into (H - 1) s + 2, as the original does, so that the output's size differs from the mask's.
+      decoder_activation: activation at the end of every decoder level except the last, which ends in a sigmoid.
+        "sigmoid" is the original's; training then collapses to one mean shape. "relu" works.
+      norm: normalisation after every convolution. "none" is the original's; "batch" works.
+      init: initial parameters, "torch" (PyTorch's defaults) or "lecun" (flax's).
+      dtype: dtype of the arithmetic, "float32" or "bfloat16"; parameters are always float32.
     """
 
     OUTPUTS: ClassVar[str] = "out_channels"
@@ -61,7 +61,7 @@ class DAEConfig:
 
     @property
     def num_classes(self) -> int:
-        """Output channels."""
+        """Number of output channels."""
         return self.out_channels
 
     @property
@@ -77,15 +77,15 @@ def _misfits(cfg: DAEConfig) -> Iterator[str]:
         yield f"image_size: {cfg.image_size} must be two multiples of {step}, the product of strides"
     if not len(cfg.features) == len(cfg.decoder_features) == len(cfg.strides) >= 2:
         counts = f"{len(cfg.features)}, {len(cfg.decoder_features)} and {len(cfg.strides)}"
-        yield f"features, decoder_features and strides: have {counts} levels; as many each, and at least 2"
+        yield f"features, decoder_features and strides: have {counts} levels; give the same number of each, at least 2"
     if len(cfg.intermediate) < 2:
-        yield f"intermediate: {cfg.intermediate} must be two or more, the last of which counts for nothing"
+        yield f"intermediate: {cfg.intermediate} must be two or more numbers; the last has no effect"
     if len(cfg.decoder_features) > 1 and cfg.decoder_features[-1] != cfg.decoder_features[-2]:
         yield f"decoder_features: the last two must be equal, as in the original, got {cfg.decoder_features}"
 
 
 class Encode(nnx.Module):
-    """A level of the encoder: a convolution with a stride, and one without; the last level has only the first."""
+    """A level of the encoder: a convolution with a stride, then one without. The last level has only the first."""
 
     def __init__(self, cfg: DAEConfig, level: int, *, rngs: nnx.Rngs):
         num_in, num_out = (cfg.in_channels, *cfg.features)[level : level + 2]
@@ -113,7 +113,7 @@ class Decode(nnx.Module):
         options = {"init": cfg.init, "dtype": jnp.dtype(cfg.dtype), "rngs": rngs}
         self.upconv = ConvTranspose(num_in, num_mid, stride=cfg.strides[::-1][level], **options)
         self.conv = conv(num_mid, num_out, 3, **options)
-        widths = (num_mid,) if last else (num_mid, num_out)  # the answer itself is not normalised
+        widths = (num_mid,) if last else (num_mid, num_out)  # the output itself is not normalised
         self.norms = nnx.List([BatchNorm(width) for width in widths if cfg.norm == "batch"])
 
     @recomputable
@@ -126,8 +126,10 @@ class Decode(nnx.Module):
 class DAE(Model):
     """Denoising autoencoder of masks: (B, H, W, C) in [0, 1] -> (B, H, W, C') float32 probabilities.
 
-    H and W are those of the config. Max |difference| from the original (PyTorch 2.13, float32, CPU, (1, 1, 512, 512))
-    with the parity kit's weights: 5e-7, and 3e-6 of the layers on the way.
+    H and W must be those of the config.
+
+    Max |difference| from the original (PyTorch 2.13, float32, CPU, (1, 1, 512, 512)) with the parity kit's weights:
+    5e-7, and 3e-6 for the intermediate layers.
     """
 
     Config = DAEConfig
@@ -157,7 +159,7 @@ class DAE(Model):
     def features(self, x: jax.Array) -> dict[str, jax.Array]:
         """Returns the named intermediates: encode_0 ..., intermediate (B, h w c) in PyTorch's order, decode_0 ....
 
-        The last level of the decoder is there as logits.
+        The last level of the decoder is returned as logits.
         """
         size = (*self.cfg.image_size, self.cfg.in_channels)
         if x.ndim != 4 or x.shape[1:] != size:
@@ -169,7 +171,7 @@ class DAE(Model):
         x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)  # channels first, as PyTorch flattens
         for i, layer in enumerate(self.intermediate):
             x = layer(x)
-            if i == 0:  # the original's other activations share one name, and get lost
+            if i == 0:  # the original's other activations share one name, and only the first takes effect
                 x = nnx.relu(x)
         named["intermediate"] = x
         x = x.reshape(x.shape[0], channels, height, width).transpose(0, 2, 3, 1)
@@ -184,7 +186,7 @@ class DAE(Model):
 
     @staticmethod
     def torch_names(cfg: DAEConfig) -> dict[str, str]:
-        """Returns our module paths -> module names in the original's checkpoints, which know no norms."""
+        """Returns our module paths -> module names in the original's checkpoints, which have no norms."""
         names = {f"intermediate.{i}": f"intermediate.inter_{i}" for i in range(len(cfg.intermediate))}
         for i in range(len(cfg.features)):
             names |= {f"encode.{i}.convs.{j}": f"encode.encode_{i}.conv{j}" for j in range(2)}
@@ -194,10 +196,10 @@ class DAE(Model):
 
     @staticmethod
     def config_from_shapes(shapes: Shapes) -> DAEConfig | None:
-        """Returns the hyper-parameters of a PyTorch checkpoint, or None where it is no such autoencoder.
+        """Returns the hyper-parameters of a PyTorch checkpoint, or None if it is not a checkpoint of this autoencoder.
 
-        What is not in the shapes: strides are taken to be 2, and images to be square, as the original's program makes
-        them; the last number of `intermediate`, which counts for nothing, is the default's.
+        The shapes do not contain everything: strides are assumed to be 2 and images to be square, as in the original's
+        program. The last number of `intermediate`, which has no effect, is the default's.
 
         Args:
           shapes: tensor names (without a wrapper's prefix) and shapes of the checkpoint.
@@ -215,8 +217,8 @@ class DAE(Model):
         side = math.isqrt(middle[0][1] // max(features[-1], 1))
         if side == 0 or side**2 * features[-1] != middle[0][1]:
             raise ValueError(
-                f"its code has {middle[0][1]} numbers of {features[-1]} channels, which is no square image: build a "
-                "jaxseg.post_dae.model.DAE of the right image_size, and fill it with jaxseg.weights.fill.fill"
+                f"its code has {middle[0][1]} numbers of {features[-1]} channels, which is not a square image: "
+                "build a jaxseg.post_dae.model.DAE with the right image_size, and fill it with jaxseg.weights.fill.fill"
             )
         return DAEConfig(
             in_channels=encoder[0][1],
@@ -230,8 +232,8 @@ class DAE(Model):
 
 
 def _series(shapes: Shapes, name: str, rank: int) -> list[tuple[int, ...]]:
-    """Returns the shapes of the tensors called `name` with 0, 1, ...; none where one has another rank."""
-    found = []
+    """Returns the shapes of the tensors called `name` with 0, 1, ...; an empty list if one has another rank."""
+    found: list[tuple[int, ...]] = []
     while name.format(len(found)) in shapes:
         found.append(shapes[name.format(len(found))])
     return found if all(len(shape) == rank for shape in found) else []

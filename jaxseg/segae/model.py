@@ -27,14 +27,14 @@ class SegAEConfig:
       backbone: "resnet18", "resnet34", "resnet50", "resnet101" or "resnet152".
       hidden: width of the second conditioned layer.
       embedding_size: length of a text embedding.
-      num_labels: rows of the table of text embeddings; no parameter depends on it.
-      width: channels of the stem; all others of the backbone are multiples of it.
-      init: "torch" (PyTorch's defaults; torchvision's for the backbone) or "lecun" (flax's).
-      dtype: dtype of the backbone's arithmetic, "float32" or "bfloat16"; parameters and the heads are float32.
+      num_labels: number of rows of the table of text embeddings; no parameter depends on it.
+      width: number of channels of the stem; all others of the backbone are multiples of it.
+      init: initial parameters, "torch" (PyTorch's defaults; torchvision's for the backbone) or "lecun" (flax's).
+      dtype: dtype of the backbone's arithmetic, "float32" or "bfloat16"; parameters and heads are always float32.
     """
 
     OUTPUTS: ClassVar[str] = "num_labels"
-    image_size: ClassVar[tuple[int, int]] = (256, 256)  # of the published weights; the network takes any
+    image_size: ClassVar[tuple[int, int]] = (256, 256)  # that of the published weights; the network accepts any
 
     backbone: resnet.Backbone = "resnet50"
     hidden: Annotated[int, Range(1, 65_536)] = 50
@@ -49,22 +49,24 @@ class SegAEConfig:
 
     @property
     def num_classes(self) -> int:
-        """Classes that the model has an embedding of."""
+        """Number of classes in the table of text embeddings."""
         return self.num_labels
 
     @property
     def trunk(self) -> resnet.ResNetConfig:
+        """Hyper-parameters of the backbone."""
         return resnet.ResNetConfig(self.backbone, 2, self.width, self.init, self.dtype, stem_bias=True)
 
 
 class SegAE(Model):
     """Predicts the Dice of a mask: (B, H, W, 2) CT slice and mask, (B, E) text embedding -> (B,) float32.
 
-    The answer is not bounded, as in the original: it may leave [0, 1]. Any H and W work. The text embedding of the
-    organ's name conditions two layers by products. `embeddings` holds those of all classes, see `with_embeddings`.
+    The prediction is not bounded, as in the original: it may be outside [0, 1]. Any H and W work. The text embedding of
+    the organ's name conditions two layers by multiplication. `embeddings` is the table of the text embeddings of all
+    classes, see `with_embeddings`.
 
     Max |difference| from the original (PyTorch 2.13, float32, CPU, (2, 2, 256, 256)) with the parity kit's weights:
-    7e-7 on a Dice of 0.7, and 1.1e-5 of the layers on the way.
+    7e-7 for a Dice of 0.7, and 1.1e-5 for the intermediate layers.
     """
 
     Config = SegAEConfig
@@ -97,7 +99,7 @@ class SegAE(Model):
             raise ValueError(f"slices with masks must be (B, H, W, 2), got {x.shape}")
         if embedding.shape != (x.shape[0], self.cfg.embedding_size):
             raise ValueError(
-                f"text embeddings must be ({x.shape[0]}, {self.cfg.embedding_size}), one for each slice, "
+                f"text embeddings must be ({x.shape[0]}, {self.cfg.embedding_size}), one per slice, "
                 f"got {embedding.shape}"
             )
         maps = self.backbone(x.astype(self.cfg.dtype))
@@ -160,7 +162,7 @@ class SegAE(Model):
     def torch_names(cfg: SegAEConfig) -> dict[str, str]:
         """Returns our module paths -> module names in the original's checkpoints."""
         names = {
-            "attention_pooled": "attention1",  # first: no other module ends in it, which tells a wrapper's prefix
+            "attention_pooled": "attention1",  # first: `wrapper_prefix` searches for it; no other name ends in it
             "attention_hidden": "attention2",
             "hidden": "fc1",
             "dice": "fc2",
@@ -176,7 +178,7 @@ class SegAE(Model):
 
     @staticmethod
     def config_from_shapes(shapes: Shapes) -> SegAEConfig | None:
-        """Returns the hyper-parameters of a PyTorch checkpoint, or None where it is no SegAE.
+        """Returns the hyper-parameters of a PyTorch checkpoint, or None if it is not a checkpoint of a SegAE.
 
         Args:
           shapes: tensor names (without a wrapper's prefix) and shapes of the checkpoint.
@@ -190,10 +192,10 @@ class SegAE(Model):
 
 
 def embedding_of(model: SegAE, organ_id: int) -> jax.Array:
-    """Returns the (embedding_size,) float32 text embedding of a class; not for use under jit.
+    """Returns the (embedding_size,) float32 text embedding of a class; it does not work under jit.
 
     Raises:
-      ValueError: there is no such class, or the model has not been given its embedding.
+      ValueError: there is no such class, or the model has no text embedding of it.
     """
     if not 0 <= organ_id < model.cfg.num_labels:
         raise ValueError(f"class {organ_id} is not in 0..{model.cfg.num_labels - 1}")

@@ -1,4 +1,4 @@
-"""Downloads one file into place: resumed after a cut, checked, and never half there."""
+"""Downloads one file: resumes after an interruption, checks the file, and puts only complete files into place."""
 
 import dataclasses
 import errno
@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 class DownloadError(OSError):
-    """Says what was to be fetched, where it belongs and why that failed."""
+    """A download failed; the message has the address, the destination and the reason."""
 
 
 def download(
@@ -42,35 +42,39 @@ def download(
     max_bytes: int = 4 * 2**30,
     opener: Callable | None = None,
 ) -> Path:
-    """Fetches a file and moves it to its place once it is whole.
+    """Downloads a file and moves it to its destination once it is complete.
 
-    Until then it grows in `<name>.part` beside the destination; a later call goes on from there if the server still
-    has the same file. Of several processes that fetch one file, one does and the others wait for it.
+    Until then the data are in `<name>.part` beside the destination. A later call resumes there if the server still has
+    the same file. If several processes request one file, one of them downloads it and the others wait.
 
     Args:
-      url: http or https; https is never left for http on the way.
-      destination: the file to write; its folder is made.
-      sha256: the hash the file must have, in hexadecimal.
-      progress: called with the bytes that are here and the bytes in all (None if the server doesn't say).
-      timeout_s: how long the server may stay silent.
+      url: an http or https address; redirects from https to http are refused.
+      destination: the file to write; its folder is created.
+      sha256: the SHA-256 that the file must have, in hexadecimal.
+      progress: called with the number of bytes done and the total, or None if the server does not send the total.
+      timeout_s: longest time without an answer from the server, in seconds.
       max_bytes: a larger file is refused.
-      opener: opens (a `urllib.request.Request`, timeout=) in place of the built-in one.
+      opener: opens a `urllib.request.Request` (with `timeout=`) instead of the built-in opener.
 
     Returns:
       The destination.
 
     Raises:
-      DownloadError: the file could not be fetched; the destination is as it was.
+      DownloadError: the file could not be downloaded; the destination is unchanged.
     """
     job = _Job(url, Path(destination), sha256, progress or _silent, timeout_s, max_bytes, opener or _open)
     if not url.lower().startswith(("http://", "https://")):
         raise job.error("only http and https addresses are fetched")
-    _bring(job)
+    _claim_and_fetch(job)
     return job.destination
 
 
 def google_drive_url(file_id: str) -> str:
-    """Returns the address that answers with the file itself for the id in a Google Drive link (`/file/d/<id>/`)."""
+    """Returns the direct address of the file whose id is in a Google Drive link (`/file/d/<id>/`).
+
+    >>> google_drive_url("1a-B_c")
+    'https://drive.usercontent.google.com/download?id=1a-B_c&export=download&confirm=t'
+    """
     if not re.fullmatch(r"[\w-]+", file_id, re.ASCII):
         raise ValueError(f"a Google Drive id has letters, digits, - and _, got {file_id!r}: take the part after /d/")
     return f"https://drive.usercontent.google.com/download?id={file_id}&export=download&confirm=t"
@@ -101,7 +105,7 @@ class _Cut(Exception):
         self.started = started
 
 
-def _bring(job: _Job) -> None:
+def _claim_and_fetch(job: _Job) -> None:
     try:
         job.destination.parent.mkdir(parents=True, exist_ok=True)
         with claim(job.destination) as part:
@@ -117,7 +121,7 @@ def _bring(job: _Job) -> None:
 
 
 def _fetch(job: _Job, part: Part) -> None:
-    """Fetches until the part is whole, checks it and moves it to the destination."""
+    """Downloads until the part is complete, checks it and moves it to the destination."""
     for attempt in range(RETRIES + 1):
         try:
             _attempt(job, part)
@@ -126,7 +130,7 @@ def _fetch(job: _Job, part: Part) -> None:
             if attempt == 0 and not cut.started:
                 raise job.error(f"the server cannot be reached ({cut}): check the network and https_proxy") from cut
             if attempt == RETRIES:
-                raise job.error(f"gave up after {RETRIES + 1} tries ({cut}); calling again goes on from there") from cut
+                raise job.error(f"gave up after {RETRIES + 1} tries ({cut}); call again to resume there") from cut
             _log.warning("%s: %s; trying again", job.url, cut)
             time.sleep(BACKOFF_S * 2**attempt)
     try:
@@ -139,7 +143,7 @@ def _fetch(job: _Job, part: Part) -> None:
 
 
 def _attempt(job: _Job, part: Part) -> None:
-    """Asks for what is missing and appends it to the part."""
+    """Requests the missing bytes and appends them to the part."""
     notes, offset = part.notes(), part.size()
     if notes.get("url") != job.url or not (notes["validator"] or job.sha256) or offset > notes["total"]:
         offset = 0
@@ -173,7 +177,7 @@ def _request(job: _Job, notes: dict, offset: int):
         raise job.error(reason) from error
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise _Cut(getattr(error, "reason", error), started=False) from error
-    if response.status == 200 or (offset and response.status == 206 and _goes_on(response, notes, offset)):
+    if response.status == 200 or (offset and response.status == 206 and _resumes(response, notes, offset)):
         return response
     response.close()
     if offset:
@@ -181,15 +185,15 @@ def _request(job: _Job, notes: dict, offset: int):
     raise job.error(f"the server answers {response.status} where 200 was expected")
 
 
-def _goes_on(response, notes: dict, offset: int) -> bool:
-    """Says whether a partial answer starts at the offset and belongs to the version the part was begun with."""
+def _resumes(response, notes: dict, offset: int) -> bool:
+    """Returns whether a partial answer starts at the offset and belongs to the version that the part started with."""
     content_range = response.headers.get("Content-Range", "")
     same = _validator(response) in ("", notes["validator"]) or not notes["validator"]
     return same and content_range.startswith(f"bytes {offset}-") and content_range.endswith(f"/{notes['total']}")
 
 
 def _validator(response) -> str:
-    """Returns what names the version of the file: the entity tag, unless it is a weak one, or the date."""
+    """Returns an identifier of the version of the file: its strong entity tag, or else its date."""
     tag = response.headers.get("ETag")
     return tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified", "")
 
@@ -247,7 +251,7 @@ def _verify(job: _Job, path: Path) -> None:
 
 
 def _open(request: urllib.request.Request, timeout: float):
-    """Opens http and https only (urllib's own opener would take file: and ftp: too)."""
+    """Opens only http and https; urllib's own opener accepts file: and ftp: too."""
     director = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler,
@@ -262,7 +266,7 @@ def _open(request: urllib.request.Request, timeout: float):
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows to http and https only, and from https to https only."""
+    """Follows redirects to http and https only, and from https to https only."""
 
     def redirect_request(self, req, fp, code, msg, headers, newurl):
         secure = req.full_url.lower().startswith("https://")

@@ -1,7 +1,8 @@
-"""Fills a model with the tensors of a PyTorch checkpoint; the leaf rules of every layer type stand in one table."""
+"""Fills a model with the tensors of a PyTorch checkpoint. One table, LEAVES, has the rules of every layer type."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +12,10 @@ from flax import nnx
 from jaxseg.files import printable
 from jaxseg.nn.layers import BatchNorm, ConvTranspose, EmbeddingTable, GroupNorm, PReLU
 
-# layer type -> our leaf: (their leaf, axes that turn theirs into ours)
-LEAVES = {
+M = TypeVar("M", bound=nnx.Module)
+
+# layer type -> our leaf -> (their leaf, transposition from their axes to ours)
+LEAVES: dict[type, dict[str, tuple[str, tuple[int, ...] | None]]] = {
     nnx.Conv: {"kernel": ("weight", (2, 3, 1, 0)), "bias": ("bias", None)},
     ConvTranspose: {"kernel": ("weight", (2, 3, 1, 0)), "bias": ("bias", None)},
     nnx.Linear: {"kernel": ("weight", (1, 0)), "bias": ("bias", None)},
@@ -27,20 +30,18 @@ LEAVES = {
 }
 
 
-def fill(
-    model: nnx.Module, tensors: Mapping[str, np.ndarray], names: Mapping[str, str], *, ignored: Iterable[str] = ()
-) -> nnx.Module:
-    """Returns `model` with every array taken from `tensors`, but for each EmbeddingTable, which becomes zeros.
+def fill(model: M, tensors: Mapping[str, np.ndarray], names: Mapping[str, str], *, ignored: Iterable[str] = ()) -> M:
+    """Returns `model` with every array taken from `tensors`, except each `EmbeddingTable`, which becomes zeros.
 
     Args:
-      model: any module; best an abstract one (`nnx.eval_shape`), whose arrays are not made twice.
-      tensors: names in the checkpoint -> arrays in PyTorch's layout. A prefix that a wrapper put before
-        all names (`module.`, a Lightning attribute) is found and cut.
-      names: our module paths -> their module names (`torch_names()` of the model).
-      ignored: their tensors that the model has no use for; `num_batches_tracked` never counts.
+      model: any module; preferably an abstract one (`nnx.eval_shape`), whose arrays are not allocated twice.
+      tensors: names in the checkpoint -> arrays in PyTorch's layout. A prefix that a wrapper put before all names
+        (`module.`, a Lightning attribute) is detected and removed.
+      names: our module paths -> their module names (`torch_names` of the model class).
+      ignored: their tensors that the model does not use (`torch_unused`); `num_batches_tracked` is always ignored.
 
     Raises:
-      ValueError: tensors are missing, left over or of another shape; all of them are listed.
+      ValueError: tensors are missing, left over or have another shape; the message lists all of them.
     """
     prefix = wrapper_prefix(tensors, names.values())
     unused = {name for name in tensors if not name.endswith("num_batches_tracked")} - {prefix + n for n in ignored}
@@ -73,7 +74,7 @@ def fill(
 
 
 def wrapper_prefix(tensors: Iterable[str], modules: Iterable[str]) -> str:
-    """Returns what stands before all the expected module names in a checkpoint, such as "module."; "" if nothing."""
+    """Returns the prefix of the expected module names in a checkpoint, such as "module."; "" if there is none."""
     tensors = set(tensors)
     modules = list(modules)
     if not modules:
@@ -82,11 +83,11 @@ def wrapper_prefix(tensors: Iterable[str], modules: Iterable[str]) -> str:
     candidates = {name[: -len(end)] for name in tensors if name.endswith(end)}
     candidates = {c for c in candidates if not c or c.endswith(".")} | {""}
     matches = {c: sum(f"{c}{module}.weight" in tensors for module in modules) for c in candidates}
-    return max(sorted(matches), key=matches.get)
+    return max(sorted(matches), key=lambda candidate: matches[candidate])
 
 
 def refuse_not_finite(model: nnx.Module, source: Path) -> None:
-    """Raises ValueError where a parameter or statistic is NaN or infinite: its masks would be empty without a word."""
+    """Raises ValueError if a parameter or statistic is NaN or infinite; the masks would be empty without an error."""
     for path, leaf in nnx.to_flat_state(nnx.state(model)):
         if not np.isfinite(np.asarray(leaf.get_value())).all():
             name = ".".join(map(str, path))

@@ -1,7 +1,8 @@
-"""Where published weights live: jaxseg's cache, the original's cache, else a download."""
+"""Finds published weights: in jaxseg's cache, in the original's cache, or by a download."""
 
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from jaxseg.registry import Entry
@@ -19,7 +20,12 @@ def home() -> Path:
 
 
 def places(entry: Entry) -> list[Path]:
-    """Returns where the published weights are looked for, in this order."""
+    """Returns the paths at which the published weights may be, in the order in which they are tried.
+
+    Returns an empty list if nothing was published.
+    """
+    if entry.weights_file is None:
+        return []
     found = [home() / entry.name / entry.weights_file]
     for variable, folder in entry.original_cache:
         root = str(Path.home()) if variable == "~" else os.environ.get(variable)
@@ -28,20 +34,25 @@ def places(entry: Entry) -> list[Path]:
     return found
 
 
-def default_weights(entry: Entry, *, url: str | None = None, progress=None) -> Path:
-    """Returns the path of the published weights, fetching them once if there is a direct link.
+def default_weights(
+    entry: Entry, *, url: str | None = None, progress: Callable[[int, int | None], None] | None = None
+) -> Path:
+    """Returns the path of the published weights, and downloads them once if there is a direct link.
 
     Args:
-      url: fetch from here instead of the registry's link (a mirror).
-      progress: called with (bytes done, bytes in all or None).
+      entry: the model.
+      url: download from this address (a mirror) instead of the registry's.
+      progress: called with the number of bytes done and the total, or None if the total is unknown.
 
     Raises:
-      ValueError: nothing was published for this model.
-      OSError: nothing is in the caches and nothing could be fetched; says what to fetch and where to put it.
+      ValueError: no weights were published for this model.
+      OSError: the weights are not in the caches and could not be downloaded; the message says what to fetch and where
+        to put it.
     """
     if entry.weights_file is None:
         raise ValueError(
-            f"model {entry.name!r} has no published weights: train it, or name some with --weights (Python: weights=)"
+            f"model {entry.name!r} has no published weights: train it, or name trained weights with --weights "
+            "(Python: weights=)"
         )
     candidates = places(entry)
     for path in candidates:
@@ -49,7 +60,8 @@ def default_weights(entry: Entry, *, url: str | None = None, progress=None) -> P
             return path
     if not url and os.environ.get("JAXSEG_WEIGHTS_URL"):
         url = f"{os.environ['JAXSEG_WEIGHTS_URL'].rstrip('/')}/{entry.weights_file}"
-    url = url or (entry.drive_file and google_drive_url(entry.drive_file))
+    if not url and entry.drive_file:
+        url = google_drive_url(entry.drive_file)
     if not url:
         raise FileNotFoundError(
             f"the weights of {entry.name!r} cannot be fetched directly: fetch {entry.weights_file} from "
@@ -65,9 +77,9 @@ def default_weights(entry: Entry, *, url: str | None = None, progress=None) -> P
 
 
 def _refuse_damaged(path: Path) -> None:
-    """Removes a download that is no weights file, so that it is fetched again, and says so."""
+    """Raises DownloadError if a download is not a weights file, and removes it so that it is downloaded again."""
     try:
         read_torch_file(path)
     except TorchFileError as error:
         path.unlink()
-        raise DownloadError(f"what was downloaded is no weights file and was removed: {error}") from None
+        raise DownloadError(f"the downloaded file is not a weights file and was removed: {error}") from None

@@ -183,7 +183,7 @@ def _from_torch(
         cfg = found
     if dtype:
         cfg = dataclasses.replace(cfg, dtype=dtype)
-    model = nnx.eval_shape(lambda: model_class(cfg, rngs=nnx.Rngs(0)))
+    model: Model = nnx.eval_shape(lambda: model_class(cfg, rngs=nnx.Rngs(0)))
     try:
         model = fill(model, tensors, model_class.torch_names(cfg), ignored=model_class.torch_unused(cfg))
     except ValueError as error:

@@ -4,7 +4,7 @@ A new model is a subclass of `Model` in its method's folder and one row in `jaxs
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -43,10 +43,10 @@ class Model(nnx.Module):
         if the shapes of the tensors are enough.
     """
 
-    Config: ClassVar[type]
+    Config: ClassVar[Any]
     INPUT: ClassVar[tuple[str, str]] = ("image", "an image as the dataset stores it")
     OUTPUT: ClassVar[tuple[str, str]] = ("logits", "a pixel belongs to every class whose logit is above 0")
-    config_from_modules: ClassVar[Callable[[Any, Modules], Any] | None] = None
+    config_from_modules: ClassVar[Any] = None
 
     cfg: Any
     card: Card

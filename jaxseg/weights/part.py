@@ -1,4 +1,4 @@
-"""The growing file of a download: written by one process at a time, with notes of the version it belongs to."""
+"""The partial file of a download. One process at a time writes it; notes beside it name the version it belongs to."""
 
 import contextlib
 import json
@@ -11,13 +11,13 @@ from pathlib import Path
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 NOTES = {"url": str, "validator": str, "total": int}  # the validator is "" if the server names no version
 
 
 class Part:
-    """The growing file and, beside it, notes: what the server said about the version it belongs to."""
+    """A partial file, and beside it notes of what the server said about the version that it belongs to."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -39,16 +39,16 @@ class Part:
         self._notes.write_text(json.dumps(notes))
 
     def remove(self) -> None:
-        self._notes.unlink(missing_ok=True)  # first: bytes without notes are never continued
+        self._notes.unlink(missing_ok=True)  # first, because bytes without notes are never resumed
         self.path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def claim(destination: Path) -> Iterator[Part | None]:
-    """Gives the part to one process at a time; None if another one brought the file while this one waited.
+    """Gives the part to one process at a time; yields None if another process finished the file while this one waited.
 
-    The system lets go of the lock when a process ends, however it ends. Where there are no locks, every process has
-    a part of its own, which is not continued later.
+    The system releases the lock when a process ends, however it ends. If the file system has no locks, every process
+    has its own part, which is not resumed later.
     """
     before = _identity(destination)
     lock = destination.with_name(destination.name + ".part.lock")
@@ -81,7 +81,7 @@ def _wait_for(lock: Path) -> int:
         handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _identity(lock) == _identity(handle):  # otherwise its last holder has removed it meanwhile
+            if _identity(lock) == _identity(handle):  # otherwise its last owner has removed it meanwhile
                 return handle
         except BlockingIOError:
             pass

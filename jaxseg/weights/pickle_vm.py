@@ -1,10 +1,12 @@
 """Reads pickles without running them: a small machine that builds plain containers and inert records, nothing else.
 
-Nothing is imported or called by name, so a hostile file can at most be refused. Every step and every copied element is
-paid from a budget, and nothing is allocated by a size that the file only declares.
+Nothing is imported or called by name, so the worst that happens with a hostile file is that it is refused. Every step
+and every copied element counts against a budget, and no memory is allocated for a size that the file only declares.
 """
 
 import pickletools
+from collections.abc import Callable
+from typing import Any
 
 from jaxseg.weights.records import MalformedPickle, Record, TorchFileError, named
 
@@ -20,7 +22,7 @@ _LITERALS = frozenset(_PLAIN_ARGUMENT.split())
 
 
 class Budget:
-    """How much work one file may ask for, its nested files included."""
+    """The amount of work that one file, with its nested files, may cause."""
 
     def __init__(self, steps: int = MAX_STEPS, keys: int = MAX_CRAFTED_KEYS):
         self.steps, self.keys = steps, keys
@@ -40,24 +42,27 @@ class Machine:
     """Builds the value of one pickle.
 
     Args:
-      stream: has read, readline and tell, and never allocates more than it holds (io.BytesIO, mmap).
-      budget: what the machine may spend.
-      functions: what to do for a call of (module, name); all other calls give a Record.
-      persistent: turns a persistent id into a value; without it such an id is refused.
-      constant: turns (module, name) into a value, or None to keep the Record.
+      stream: an object with read, readline and tell that never allocates more than it contains (io.BytesIO, mmap).
+      budget: the amount of work that is allowed.
+      functions: (module, name) -> function that is used for a call of that name. All other calls return a Record.
+      persistent: returns the value of a persistent id; None: such an id is refused.
+      constant: returns the value of (module, name), or None to keep the Record.
     """
 
     def __init__(self, stream, budget: Budget, *, functions=None, persistent=None, constant=None):
         self.stream, self.budget = stream, budget
         self.functions, self.persistent, self.constant = functions or {}, persistent, constant
-        self.stack, self.marks, self.memo, self.steps = [], [], {}, 0
+        self.stack: list[Any] = []
+        self.marks: list[list] = []
+        self.memo: dict[int, Any] = {}
+        self.steps = 0
 
     def run(self) -> object:
-        """Returns the value of the pickle that starts where the stream stands.
+        """Returns the value of the pickle that starts at the position of the stream.
 
         Raises:
-          TorchFileError: the pickle is malformed, names something of the standard library that is not plain data, or
-            is too much work.
+          TorchFileError: the pickle is malformed, names something in the standard library that is not plain data, or
+            takes too much work.
         """
         name, start = "", self.stream.tell()
         try:
@@ -90,7 +95,7 @@ class Machine:
     def recall(self, index: int) -> None:
         self.stack.append(self.memo[index])
 
-    def key(self, value: object) -> object:
+    def key(self, value: Any) -> Any:
         """Returns a value that is safe as a dict key: hashing and comparing it takes little time and no recursion."""
         kind = type(value)
         if kind in (str, bytes, bool, type(None), Record) or (kind is int and -(2**31) <= value < 2**31):
@@ -101,7 +106,7 @@ class Machine:
         self.budget.spend_key()
         return value
 
-    def values(self, container: object = ()) -> list:
+    def values(self, container: Any = ()) -> list:
         """Returns the elements of a plain container in a new list; a dict's are its (key, value) pairs."""
         if type(container) not in (list, tuple, set, frozenset, dict):
             raise TypeError(f"a container is made from a {type(container).__name__}")
@@ -109,15 +114,15 @@ class Machine:
         return list(container.items() if type(container) is dict else container)
 
     def name(self, module: str, name: str) -> object:
-        """Returns what stands for a class, a function or a constant that the file names."""
+        """Returns the record or value of a class, function or constant that the file names."""
         if type(module) is not str or type(name) is not str:
             raise TypeError("a name is not text")
         record = named(module, name)
         value = self.constant(record.module, record.name) if self.constant else None
         return record if value is None else value
 
-    def call(self, target: object, args: tuple) -> object:
-        """Returns what a call gives: for the few known functions their value, else a plain container or a Record."""
+    def call(self, target: Any, args: tuple) -> Any:
+        """Returns the result of a call: the value of one of the few known functions, a plain container, or a Record."""
         if type(target) is not Record or target.args is not None or type(args) is not tuple:
             raise TypeError("calls something that is not a named class or function")
         self.budget.spend(len(args))
@@ -126,7 +131,7 @@ class Machine:
             return self.functions[where](*args)
         return _CALLS[where](self, *args) if where in _CALLS else self.make(target, args)
 
-    def make(self, target: object, args: tuple, kwargs: dict | None = None) -> object:
+    def make(self, target: Any, args: tuple, kwargs: dict | None = None) -> Any:
         """Returns an instance of a named class: a plain container or a Record."""
         if type(target) is not Record or target.args is not None or type(args) is not tuple:
             raise TypeError("makes an instance of something that is not a named class")
@@ -151,7 +156,7 @@ def _new_set(vm: Machine, elements: object = ()) -> set:
     return {vm.key(element) for element in vm.values(elements)}
 
 
-_CONTAINERS = {
+_CONTAINERS: dict[tuple[str, str], Callable[..., Any]] = {
     ("builtins", "dict"): _new_dict,
     ("collections", "OrderedDict"): _new_dict,
     ("collections", "Counter"): _new_dict,
@@ -166,14 +171,14 @@ _CONTAINERS = {
 
 
 def _encode(vm: Machine, text: str, encoding: str = "utf-8") -> bytes:
-    """How pickles of protocol 2 write bytes."""
+    """Returns encoded text; pickles of protocol 2 write bytes this way."""
     if type(text) is not str or encoding not in ("latin1", "latin-1", "utf-8"):
         raise TypeError("encodes something other than text")
     vm.budget.spend(len(text) // 64)
     return text.encode(encoding)
 
 
-_CALLS = {
+_CALLS: dict[tuple[str, str], Callable[..., Any]] = {
     ("_codecs", "encode"): _encode,
     ("copyreg", "_reconstructor"): lambda vm, kind, base, state: vm.make(kind, () if state is None else (state,)),
     ("copyreg", "__newobj__"): lambda vm, kind, *args: vm.make(kind, args),
@@ -201,7 +206,7 @@ def _extend(vm: Machine, items: list) -> None:
         (target if type(target) is list else target.items).extend(items)
 
 
-def _set_items(vm: Machine, items: list, target: object = None) -> object:
+def _set_items(vm: Machine, items: list, target: Any = None) -> Any:
     target = vm.stack[-1] if target is None else target
     entries = target if type(target) is dict else target.entries
     for key, value in zip(items[::2], items[1::2], strict=True):
@@ -240,9 +245,9 @@ def _on_top(count: int, function):
     return operation
 
 
-def _persistent(vm: Machine, pid: object) -> object:
+def _persistent(vm: Machine, pid: object) -> Any:
     if vm.persistent is None:
-        raise TorchFileError("the pickle refers to data outside it, which this file does not hold")
+        raise TorchFileError("the pickle refers to data outside it, which this file does not contain")
     return vm.persistent(pid)
 
 
@@ -250,7 +255,7 @@ def _refused(vm: Machine, _) -> None:
     raise TorchFileError("uses extension codes, outside buffers or text ids, which no weights file needs")
 
 
-_OPERATIONS = {
+_OPERATIONS: dict[str, Callable[[Machine, Any], Any]] = {
     "NONE": lambda vm, _: vm.stack.append(None),
     "NEWTRUE": lambda vm, _: vm.stack.append(True),
     "NEWFALSE": lambda vm, _: vm.stack.append(False),

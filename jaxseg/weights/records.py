@@ -1,8 +1,9 @@
-"""What a weights file may name, and the inert records that stand for what it names; nothing is ever imported."""
+"""Inert records in place of the classes and functions that a weights file names; nothing is ever imported."""
 
 import sys
+from typing import Any
 
-# Data classes of the standard library that checkpoints do hold; nothing else of it may be named.
+# Data classes of the standard library that checkpoints contain; no other name of it is allowed.
 _HARMLESS = {
     "_codecs": "encode",
     "argparse": "Namespace",
@@ -26,31 +27,33 @@ _STANDARD = sys.stdlib_module_names | set(_PYTHON_2_OR_DROPPED.split())
 
 
 class TorchFileError(ValueError):
-    """The file is not a readable weights file, or asks for something that no weights file needs."""
+    """The file is not a readable weights file, or contains something that no weights file needs."""
 
 
 class MalformedPickle(TorchFileError):
-    """The bytes are no pickle, or a damaged one."""
+    """The bytes are not a pickle, or the pickle is damaged."""
 
 
 class Record:
-    """An inert stand-in for a class, a function or an object of one: its name and its data, no behaviour.
+    """The name and the data of a class, a function or an instance, without its behaviour.
 
     Attributes:
       module: the module that the file names.
       name: the name inside that module; may hold dots.
-      args: what the object would have been made from; None where the file only names a class or function.
-      kwargs: the same for keyword arguments.
-      state: what the object would have been restored from, mostly a dict of its attributes; None without one.
-      items: what was appended or added to it, in order.
-      entries: what was set in it by key.
+      args: arguments that the object would have been created with; None if the file only names a class or function.
+      kwargs: keyword arguments likewise.
+      state: the state that the object would have been restored from, mostly a dict of its attributes; None without one.
+      items: the values that were appended or added to it, in order.
+      entries: the values that were set in it by key.
     """
 
     __slots__ = ("module", "name", "args", "kwargs", "state", "items", "entries")
 
     def __init__(self, module: str, name: str, args: tuple | None = None, kwargs: dict | None = None):
         self.module, self.name, self.args, self.kwargs = module, name, args, kwargs or {}
-        self.state, self.items, self.entries = None, [], {}
+        self.state: Any = None
+        self.items: list[Any] = []
+        self.entries: dict[Any, Any] = {}
 
     def __repr__(self) -> str:
         return f"<{'class' if self.args is None else 'object of'} {shown(f'{self.module}.{self.name}')}, not imported>"
@@ -60,7 +63,7 @@ def named(module: str, name: str) -> Record:
     """Returns the record of a class or function that a file names.
 
     Raises:
-      TorchFileError: it belongs to the standard library and is not plain data.
+      TorchFileError: the class or function belongs to the standard library and is not plain data.
     """
     module = _RENAMED.get(module, module)
     if module.partition(".")[0] in _STANDARD and name not in _HARMLESS.get(module, "").split():
@@ -70,6 +73,6 @@ def named(module: str, name: str) -> Record:
 
 
 def shown(text: str) -> str:
-    """Returns text from a file as it may stand in a message: short and printable."""
+    """Returns text from a file in a form for messages: short and printable."""
     text = text if len(text) <= 120 else text[:117] + "..."
     return text if text.isprintable() else ascii(text)

@@ -1,7 +1,8 @@
-"""Model directories: Orbax parameters and a card. The one place, with train/checkpoint.py, that touches orbax."""
+"""Model directories: Orbax parameters and a card. Only this file and training/checkpoint.py import orbax."""
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -11,46 +12,54 @@ from jaxseg import __version__, files, registry
 from jaxseg.card import CARD_FILE, Card, read_card
 from jaxseg.files import atomic_folder
 from jaxseg.weights.fill import refuse_not_finite
+from jaxseg.weights.model import Model
 
 PARAMS_FOLDER = "params"
 
 
 def save_model(model: nnx.Module, folder: str | Path, card: Card, *, overwrite: bool = False) -> Path:
-    """Writes a model directory in one step: it is complete or not there. Of several hosts one calls this.
+    """Writes a model directory atomically and returns its path. With several hosts, only one host calls this.
+
+    Args:
+      model: the model whose parameters and statistics are written.
+      folder: the new folder.
+      card: the description of the model; the digest of the parameters and the version of jaxseg are filled in.
+      overwrite: replace a model directory at `folder`. Other folders are never replaced.
 
     Raises:
-      FileExistsError: the folder exists and `overwrite` is False, or it is no model directory.
+      FileExistsError: the folder exists, and `overwrite` is False or it is not a model directory.
     """
     folder = Path(folder)
     if folder.exists() and not (overwrite and _is_model(folder)):
         raise FileExistsError(f"{folder} exists; name a new folder, or overwrite a model directory on purpose")
     with atomic_folder(folder) as temporary:
-        with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as checkpointer:
+        with ocp.StandardCheckpointer(multiprocessing_options=_this_host_only()) as checkpointer:
             checkpointer.save((temporary / PARAMS_FOLDER).resolve(), _arrays(model))
         digest = files.sha256(temporary / PARAMS_FOLDER)
         dataclasses.replace(card, jaxseg=__version__, params_sha256=digest).write(temporary)
     return folder
 
 
-def _alone() -> ocp.options.MultiprocessingOptions:
-    """Orbax would wait for the other processes of a run, which do not write."""
+def _this_host_only() -> ocp.options.MultiprocessingOptions:
+    """Returns options with which Orbax does not wait for the other processes of a run, because they do not write."""
     this = jax.process_index()
     return ocp.options.MultiprocessingOptions(primary_host=this, active_processes={this})
 
 
 def _is_model(folder: Path) -> bool:
-    """Whether a folder holds a model directory and nothing else, so that it may be replaced as a whole."""
+    """Returns whether a folder contains exactly a model directory, so that it may be replaced as a whole."""
     return folder.is_dir() and {path.name for path in folder.iterdir()} == {CARD_FILE, PARAMS_FOLDER}
 
 
-def restore_model(folder: str | Path, *, dtype: str | None = None) -> nnx.Module:
+def restore_model(folder: str | Path, *, dtype: str | None = None) -> Model:
     """Returns the model of a model directory, in training mode, on the first device.
 
     Args:
+      folder: the model directory.
       dtype: dtype of the arithmetic, instead of the card's.
 
     Raises:
-      ValueError: the directory is no model directory, or its arrays do not fit its card.
+      ValueError: the folder is not a model directory, or its arrays do not fit its card.
     """
     folder = Path(folder)
     card = read_card(folder)
@@ -62,7 +71,9 @@ def restore_model(folder: str | Path, *, dtype: str | None = None) -> nnx.Module
         )
     params = folder / PARAMS_FOLDER
     if not params.is_dir() or (card.params_sha256 and files.sha256(params) != card.params_sha256):
-        raise ValueError(f"the parameters in {folder} are missing, damaged or of another card; convert or train again")
+        raise ValueError(
+            f"the parameters in {folder} are missing, damaged, or belong to another card; convert or train again"
+        )
     model = nnx.eval_shape(lambda: model_class(config, rngs=nnx.Rngs(0)))
     nnx.update(model, _with_int_keys(_restore(params, _arrays(model))))
     refuse_not_finite(model, folder)
@@ -71,7 +82,7 @@ def restore_model(folder: str | Path, *, dtype: str | None = None) -> nnx.Module
 
 
 def _restore(params: Path, wanted: dict) -> dict:
-    """Reads arrays of the wanted names and shapes onto the first device."""
+    """Reads arrays with the expected names and shapes onto the first device."""
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     target = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), wanted)
     try:
@@ -87,15 +98,15 @@ def _restore(params: Path, wanted: dict) -> dict:
 
 
 def _arrays(model: nnx.Module) -> dict:
-    """The parameters and statistics as nested dictionaries with text keys."""
+    """Returns the parameters and statistics as nested dictionaries with text keys."""
     return _with_text_keys(nnx.to_pure_dict(nnx.state(model)))
 
 
-def _with_text_keys(tree):
+def _with_text_keys(tree: Any) -> Any:
     return {str(k): _with_text_keys(v) for k, v in tree.items()} if isinstance(tree, dict) else tree
 
 
-def _with_int_keys(tree):
+def _with_int_keys(tree: Any) -> Any:
     if not isinstance(tree, dict):
         return tree
     return {int(k) if k.isdigit() else k: _with_int_keys(v) for k, v in tree.items()}

@@ -27,7 +27,8 @@ def members_of(stream, data: np.ndarray) -> dict[str, np.ndarray]:
             entries, directory = archive.infolist(), archive.start_dir
     except (zipfile.BadZipFile, NotImplementedError, LookupError, OSError, ValueError, struct.error) as error:
         raise TorchFileError("is a damaged or incomplete zip archive; download it again") from error
-    members, end = {}, 0
+    members: dict[str, np.ndarray] = {}
+    end = 0
     for entry in sorted(entries, key=lambda entry: entry.header_offset):
         name = shown(entry.orig_filename)
         if set(entry.filename.replace("\\", "/").removesuffix("/").split("/")) & {"", ".", ".."}:
@@ -37,22 +38,22 @@ def members_of(stream, data: np.ndarray) -> dict[str, np.ndarray]:
         if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1 or entry.file_size != entry.compress_size:
             raise TorchFileError(
                 f"has a compressed or encrypted member {name}, which torch.save never writes: unpack an archive around "
-                "the weights; of a TorchScript model, save the state dict"
+                "the weights; for a TorchScript model, save the state dict"
             )
         start = _data_start(data, entry)
         if entry.header_offset < end or start + entry.file_size > directory:
             raise TorchFileError(f"the member {name} overlaps another one or is cut off; download it again")
         end = start + entry.file_size
         members[entry.filename] = data[start:end]
-        if zlib.crc32(members[entry.filename]) != entry.CRC:
-            logger.warning("%s: the checksum is another; the file is damaged, or was saved without checksums", name)
+        if zlib.crc32(members[entry.filename].data) != entry.CRC:
+            logger.warning("%s: the checksum does not match; the file is damaged, or was saved without checksums", name)
     return {entry.filename: members[entry.filename] for entry in entries}
 
 
 def _data_start(data: np.ndarray, entry: zipfile.ZipInfo) -> int:
     """Returns where a member's bytes start: after its local header, which must carry the name of the directory."""
     try:
-        signature, name_length, extra_length = struct.unpack_from("<4s22xHH", data, entry.header_offset)
+        signature, name_length, extra_length = struct.unpack_from("<4s22xHH", data.data, entry.header_offset)
         written = entry.orig_filename.encode("utf-8" if entry.flag_bits & 0x800 else "cp437")
     except (struct.error, ValueError) as error:
         raise TorchFileError("is a damaged zip archive; download it again") from error

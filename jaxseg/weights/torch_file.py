@@ -1,6 +1,6 @@
 """Reads PyTorch's weights files (.pth, .pt, .ckpt, .pkl) without PyTorch, and without running anything in them.
 
-Tensors come as read-only numpy arrays in PyTorch's own layout, mostly views of the file: leave the file unchanged while
+Tensors become read-only numpy arrays in PyTorch's own layout. Most are views of the file: do not change the file while
 they are in use, or copy them.
 """
 
@@ -9,6 +9,7 @@ import mmap
 import reprlib
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -40,16 +41,16 @@ _FOREIGN = {
 
 
 def read_torch_file(path: str | Path) -> dict[str, np.ndarray]:
-    """Returns the state dict of a weights file: its names, unchanged and in file order, with their arrays.
+    """Returns the state dict of a weights file: unchanged names, in file order, with their arrays.
 
-    Reads a bare state dict, one under "model", "state_dict", "model_state_dict", "net", "network" or "weights", and a
-    whole pickled module, bare or there; all else in the file (optimizer, options) is left aside.
+    The file may contain a state dict or a whole pickled module, either directly or under "model", "state_dict",
+    "model_state_dict", "net", "network" or "weights". Everything else in the file (optimizer, options) is ignored.
 
     Args:
       path: a file of torch.save, of any version since 0.4, or a plain pickle of tensors.
 
     Raises:
-      TorchFileError: the file is none of these, is damaged, or refers to what no weights file needs.
+      TorchFileError: the file is none of these, is damaged, or contains something that no weights file needs.
       OSError: the file cannot be opened.
     """
     tree = load_torch_file(path)
@@ -65,16 +66,17 @@ def read_torch_file(path: str | Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-def load_torch_file(path: str | Path) -> object:
-    """Returns all that a weights file holds: plain containers, read-only numpy arrays, Records for all other objects.
+def load_torch_file(path: str | Path) -> Any:
+    """Returns the whole content of a weights file: plain containers, read-only numpy arrays, and Records for the rest.
 
-    A storage that is saved on its own stays a Storage; a set or dict key that could not be hashed safely is refused.
+    A storage that is saved on its own is returned as a Storage. Set elements and dict keys that cannot be hashed safely
+    are refused.
 
     Args:
       path: a file of torch.save, of any version since 0.4, or a plain pickle of tensors.
 
     Raises:
-      TorchFileError: the file is none of these, is damaged, or refers to what no weights file needs.
+      TorchFileError: the file is none of these, is damaged, or contains something that no weights file needs.
       OSError: the file cannot be opened.
     """
     path = Path(path)
@@ -100,7 +102,7 @@ def read_torch_modules(path: str | Path) -> dict[str, tuple[str, dict[str, objec
       The modules, the outermost under ""; empty if the file contains only tensors.
 
     Raises:
-      TorchFileError: the file is damaged, or refers to what no weights file needs.
+      TorchFileError: the file is damaged, or contains something that no weights file needs.
       OSError: the file cannot be opened.
     """
     found: dict[str, tuple[str, dict[str, object]]] = {}
@@ -119,7 +121,7 @@ def read_torch_modules(path: str | Path) -> dict[str, tuple[str, dict[str, objec
     return found
 
 
-def _load(stream, data: np.ndarray, budget: Budget, depth: int = 0) -> object:
+def _load(stream, data: np.ndarray, budget: Budget, depth: int = 0) -> Any:
     """Returns the value of a file: `stream` reads it and `data` (N,) uint8 holds it."""
     if depth > MAX_NESTED:
         raise TorchFileError(f"holds files inside files, more than {MAX_NESTED} deep; refusing to read it")
@@ -196,7 +198,7 @@ def _load_legacy(stream, data: np.ndarray, run: partial) -> object:
     version, _ = run(stream).run(), run(stream).run()
     if type(version) is not int or version != 1001:
         raise TorchFileError("has an unknown format; files of PyTorch 0.4 and later can be read")
-    declared = {}
+    declared: dict[str, tuple[np.dtype, int]] = {}
 
     def declare(pid: object) -> object:
         if type(pid) is tuple and len(pid) == 4 and pid[0] == "module":
@@ -211,7 +213,7 @@ def _load_legacy(stream, data: np.ndarray, run: partial) -> object:
     keys = run(stream).run()
     storages = _legacy_storages(data, stream.tell(), keys, declared)
 
-    def persistent(pid: object) -> object:
+    def persistent(pid: Any) -> object:
         if pid[0] == "module":
             return pid[1]
         _, key, _, view = storage_id(pid)
@@ -241,7 +243,7 @@ def _legacy_storages(data: np.ndarray, position: int, keys: object, declared: di
     return storages
 
 
-def _find(tree: object, depth: int = 0) -> dict[str, np.ndarray]:
+def _find(tree: Any, depth: int = 0) -> dict[str, np.ndarray]:
     """Returns the named arrays of a tree in one of the known layouts; empty if there are none."""
     if type(tree) is Record and not tree.entries:
         return _module_tensors(tree)
@@ -251,7 +253,7 @@ def _find(tree: object, depth: int = 0) -> dict[str, np.ndarray]:
     for wrapper in _WRAPPERS if depth < 2 else ():
         if found := _find(entries.get(wrapper), depth + 1):
             return found
-    tensors = {}
+    tensors: dict[str, np.ndarray] = {}
     for key, value in entries.items():
         _add(tensors, key, value)
     return tensors
@@ -259,13 +261,15 @@ def _find(tree: object, depth: int = 0) -> dict[str, np.ndarray]:
 
 def _module_tensors(module: Record) -> dict[str, np.ndarray]:
     """Returns the state dict that a pickled module would give."""
-    tensors, waiting, visited = {}, [("", 0, module)], 0
+    tensors: dict[str, np.ndarray] = {}
+    waiting: list[tuple[str, int, Any]] = [("", 0, module)]
+    visited = 0
     while waiting:
         prefix, depth, module = waiting.pop()
         visited += 1
         if depth > MAX_DEPTH or visited > MAX_MODULES:
             raise TorchFileError(f"its modules are nested more than {MAX_DEPTH} deep, or are over {MAX_MODULES:,}")
-        state = module.state if type(module) is Record and type(module.state) is dict else {}
+        state: dict = module.state if type(module) is Record and type(module.state) is dict else {}
         parts = [state.get(part) for part in ("_parameters", "_buffers", "_modules")]
         parameters, buffers, children = (part if type(part) is dict else {} for part in parts)
         hidden = state.get("_non_persistent_buffers_set")
@@ -285,7 +289,7 @@ def _add(tensors: dict[str, np.ndarray], key: object, value: object, prefix: str
         return
     name = f"{prefix}{key}"
     if type(key) not in (str, int) or name in tensors:
-        raise TorchFileError(f"{reprlib.repr(key)} is no name of a tensor, or is there twice; names are unique text")
+        raise TorchFileError(f"{reprlib.repr(key)} is not the name of a tensor, or occurs twice; names are unique text")
     tensors[name] = value
 
 

@@ -1,12 +1,14 @@
-"""PyTorch's tensors and storages as read-only numpy arrays: views of the file's bytes wherever that is possible."""
+"""PyTorch's tensors and storages as read-only numpy arrays, which are views of the file's bytes if possible."""
 
 import sys
+from collections.abc import Callable
+from typing import Any, cast
 
 import numpy as np
 
 from jaxseg.weights.records import Record, TorchFileError, shown
 
-MAX_REPEATED = 1_000_000  # elements of a tensor that shows the same memory more than once (expand)
+MAX_REPEATED = 1_000_000  # elements of a tensor that repeats memory, as torch.expand does
 
 _STORAGES = {
     "DoubleStorage": "float64",
@@ -33,7 +35,7 @@ _WIDE = ("uint16", "uint32", "uint64")
 
 
 def numpy_dtype(module: str, name: str) -> np.dtype | None:
-    """Returns the dtype of a name such as ("torch", "bfloat16"); None if it names no dtype that numpy can hold."""
+    """Returns the dtype of a name such as ("torch", "bfloat16"); None if numpy has no such dtype."""
     if module != "torch":
         return None
     if name in _NARROW:
@@ -44,21 +46,21 @@ def numpy_dtype(module: str, name: str) -> np.dtype | None:
 
 
 class Storage:
-    """The bytes that tensors are views of.
+    """The bytes of which tensors are views.
 
     Attributes:
-      raw: (N,) uint8, read-only, as they stand in the file.
-      dtype: of one element; uint8 for an untyped storage.
-      swap: the file's byte order is not this machine's.
-      part: the storage is a part of another one, and only read as its own dtype.
+      raw: (N,) uint8, read-only, the bytes as they are in the file.
+      dtype: dtype of one element; uint8 for an untyped storage.
+      swap: whether the file's byte order differs from this machine's.
+      part: whether the storage is a part of another one; it can only be read as its own dtype.
     """
 
     def __init__(self, raw: np.ndarray, dtype: np.dtype, *, swap: bool = False, part: bool = False):
         self.raw, self.dtype, self.swap, self.part = raw, dtype, swap, part
-        self._native = {}
+        self._native: dict[np.dtype, np.ndarray] = {}
 
     def native(self, dtype: np.dtype) -> np.ndarray:
-        """Returns the bytes in this machine's order and aligned for `dtype`, copied only if they are not so already."""
+        """Returns the bytes in this machine's order and aligned for `dtype`, copied only if necessary."""
         if self.part and dtype != self.dtype:
             raise TorchFileError(f"reads a part of a {self.dtype} storage as {dtype}")
         if dtype not in self._native:
@@ -73,15 +75,15 @@ class Storage:
         return self._native[dtype]
 
     def slice(self, start: int, count: int) -> "Storage":
-        """Returns the storage of `count` elements from element `start`."""
+        """Returns the part of the storage with `count` elements from element `start` on."""
         if not 0 <= start <= start + count <= self.raw.size // self.dtype.itemsize:
             raise TorchFileError(f"a storage starts at element {start} of another one and has {count}: outside it")
         start, stop = start * self.dtype.itemsize, (start + count) * self.dtype.itemsize
         return Storage(self.native(self.dtype)[start:stop], self.dtype, part=True)
 
 
-def storage_id(pid: object) -> tuple[np.dtype, str, int, tuple | None]:
-    """Returns (dtype, key, number of elements, view) of the id that stands for a storage in a pickle.
+def storage_id(pid: Any) -> tuple[np.dtype, str, int, tuple | None]:
+    """Returns (dtype, key, number of elements, view) of the id that means a storage in a pickle.
 
     Raises:
       TorchFileError: the id is of another kind.
@@ -92,18 +94,19 @@ def storage_id(pid: object) -> tuple[np.dtype, str, int, tuple | None]:
     known = type(kind) is Record and kind.module in ("torch", "torch.storage") and kind.name in _STORAGES
     if not known or type(key) is not str or not _sizes((count,)):
         raise TorchFileError("describes a storage in a way that PyTorch does not; download or export the file again")
-    return numpy_dtype("torch", _STORAGES[kind.name]), key, count, view[0] if view else None
+    dtype = cast(np.dtype, numpy_dtype("torch", _STORAGES[kind.name]))  # every storage type has one
+    return dtype, key, count, view[0] if view else None
 
 
 def tensor(storage: Storage, offset: int, size: tuple, stride: tuple, dtype: np.dtype | None = None) -> np.ndarray:
-    """Returns a read-only array of shape `size` that shows the storage's memory.
+    """Returns a read-only array of shape `size` that is a view of the storage.
 
     Args:
-      storage: what holds the elements.
-      offset: the first element's place in the storage; counted in elements, as the strides are.
+      storage: the storage that contains the elements.
+      offset: index of the first element in the storage.
       size: the shape.
-      stride: one step per axis.
-      dtype: of the elements; the storage's own if None.
+      stride: one step per axis, in elements.
+      dtype: dtype of the elements; None: that of the storage.
 
     Raises:
       TorchFileError: the tensor reaches outside its storage, or repeats its memory too often.
@@ -133,13 +136,13 @@ def tensor(storage: Storage, offset: int, size: tuple, stride: tuple, dtype: np.
 
 
 def unreadable(value: object) -> str | None:
-    """Returns what kind of tensor a record stands for that numpy cannot hold (quantized, sparse); None for others."""
+    """Returns the kind of a tensor that numpy cannot hold (quantized, sparse); None for all other values."""
     if type(value) is Record and value.module in ("torch._utils", "torch._tensor") and value.args is not None:
         return shown(value.name) if value.name.startswith("_rebuild") else None
     return None
 
 
-def _sizes(values: object) -> bool:
+def _sizes(values: Any) -> bool:
     return type(values) in (tuple, list) and all(type(value) is int and 0 <= value < 2**62 for value in values)
 
 
@@ -151,7 +154,7 @@ def _with_metadata(storage, offset, size, stride, requires_grad, hooks, metadata
 def _with_dtype(storage, offset, size, stride, requires_grad, hooks, dtype, metadata=None) -> np.ndarray:
     _refuse_lazy(metadata)
     if not isinstance(dtype, np.dtype):
-        raise TorchFileError("a tensor has a dtype that numpy cannot hold; convert it in PyTorch and save it again")
+        raise TorchFileError("a tensor has a dtype that numpy does not have; convert it in PyTorch and save it again")
     return tensor(storage, offset, size, stride, dtype)
 
 
@@ -160,12 +163,12 @@ def _refuse_lazy(metadata: object) -> None:
         raise TorchFileError("a tensor is conjugated or negated lazily; save its resolve_conj().resolve_neg() instead")
 
 
-def _subclass(function: object, kind: object, args: tuple, state: object) -> object:
+def _subclass(function: Any, kind: object, args: tuple, state: object) -> Any:
     build = _REBUILD.get((function.module, function.name)) if type(function) is Record else None
     return build(*args) if build else Record("torch._tensor", "_rebuild_from_type_v2", (function, kind, args, state))
 
 
-_REBUILD = {
+_REBUILD: dict[tuple[str, str], Callable[..., Any]] = {
     ("torch._utils", "_rebuild_tensor"): tensor,
     ("torch._utils", "_rebuild_tensor_v2"): _with_metadata,
     ("torch._utils", "_rebuild_tensor_v3"): _with_dtype,

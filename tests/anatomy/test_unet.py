@@ -96,7 +96,7 @@ def test_backbones_have_the_published_number_of_parameters(backbone, parameters)
 
 
 @pytest.mark.parametrize("graph", [True, False], ids=["graph", "tree"])
-def test_it_works_in_both_modes_of_nnx(graph):
+def test_the_network_works_in_both_modes_of_nnx(graph):
     with nnx.set_graph_mode(graph):
         model = jaxseg.create("cxas", num_classes=2, backbone="resnet18", width=4)
         apply, state = jaxseg.functional(nnx.view(model, use_running_average=True, deterministic=True))

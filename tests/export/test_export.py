@@ -1,4 +1,4 @@
-"""Exporting models: equal to the live ones for any batch, programs for devices that are not here, what is replaced."""
+"""Exporting models: results equal the live model's for any batch; absent platforms; which files are replaced."""
 
 import dataclasses
 from pathlib import Path
@@ -60,7 +60,7 @@ def tiny(name: str) -> nnx.Module:
 
 
 def live(model: nnx.Module, *arrays) -> np.ndarray:
-    """What the model itself answers in evaluation mode, batch norm not folded."""
+    """Returns the output of the model itself in evaluation mode, without folded batch norm."""
     view = nnx.view(model, use_running_average=True, deterministic=True, raise_if_not_found=False)
     apply, state = jaxseg.functional(view)
     return np.asarray(jax.jit(apply)(state, *arrays))
@@ -91,7 +91,7 @@ def test_an_exported_model_equals_the_live_one_for_batches_of_two_sizes(tmp_path
     assert wanted.std() > 1e-4
 
 
-def test_a_segae_says_nothing_of_organs_that_it_has_no_embedding_of():
+def test_the_dice_of_an_organ_without_an_embedding_is_nan():
     run = inference(tiny("segae"), image_size=SIZE).run
     dice = np.asarray(run(images(tiny("segae"), 4), np.array([3, -1, 5, 2], np.int32)))
     np.testing.assert_array_equal(np.isnan(dice), [True, True, True, False])
@@ -101,7 +101,7 @@ def test_a_segae_says_nothing_of_organs_that_it_has_no_embedding_of():
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_inference_lowers_for_accelerators_that_are_not_here(name):
+def test_inference_lowers_for_absent_accelerators(name):
     exported = inference(tiny(name), image_size=SIZE).export(ACCELERATORS)
     assert exported.platforms == ACCELERATORS
     assert str(exported.out_avals[0].shape[0]) == "batch"
@@ -137,7 +137,7 @@ TASKS = [pytest.param(task, marks=[pytest.mark.shared] if task == "paxray" else 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
-def test_training_and_validation_lower_for_accelerators_that_are_not_here(task, tmp_path, request):
+def test_training_and_validation_lower_for_absent_accelerators(task, tmp_path, request):
     config = opened(task, tmp_path, request)
     prepared = prepare(config, make_problem(config), tmp_path / "run", devices=jax.devices()[:1])
     problem, source, state = prepared.problem, prepared.problem.splits["train"], prepared.fresh()
@@ -175,7 +175,7 @@ def test_sizes_that_a_model_does_not_take_are_refused(name, size, words):
         inference(tiny(name), image_size=size)
 
 
-def test_the_size_is_that_of_the_card_unless_told():
+def test_the_default_size_is_that_of_the_card():
     model = tiny("cxas")
     model.card = dataclasses.replace(model.card, input_size=(40, 48))
     assert inference(model).inputs[0].shape == ("batch", 40, 48, 3)
@@ -185,7 +185,7 @@ def test_the_size_is_that_of_the_card_unless_told():
         inference(nnx.Linear(2, 2, rngs=nnx.Rngs(0)))
 
 
-def test_only_what_jaxseg_exported_is_replaced_and_on_purpose(tmp_path):
+def test_only_exported_models_are_replaced_and_only_on_request(tmp_path):
     model, path = tiny("prob_unet"), tmp_path / "model.stablehlo"
     export = {"platforms": ["cpu"], "image_size": SIZE}
     export_model(tiny("cxas"), path, **export)

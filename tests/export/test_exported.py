@@ -32,7 +32,7 @@ def stored(tmp_path_factory):
 
 @pytest.fixture
 def copied(stored, tmp_path):
-    """The same, to be damaged."""
+    """A copy of the exported U-Net that tests may damage."""
     for path in (stored, beside(stored)):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     return tmp_path / stored.name
@@ -45,12 +45,12 @@ def change(path, **fields) -> None:
 
 
 def describe(path) -> None:
-    """Makes the JSON file say of the file that it is right."""
+    """Writes the size and digest of the file into its JSON file."""
     content = path.read_bytes()
     change(path, bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
 
 
-def test_it_runs_in_a_process_that_knows_no_model(stored):
+def test_an_exported_model_runs_in_a_process_without_model_code(stored):
     code = (
         "import sys, numpy as np, jaxseg; model = jaxseg.load_exported(sys.argv[1]); "
         "known = [m for m in sys.modules if m.startswith(('jaxseg.weights', 'jaxseg.anatomy', 'flax'))]; "
@@ -128,7 +128,7 @@ def test_programs_that_call_foreign_code_or_contradict_their_description_are_ref
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_no_description_but_a_right_one_is_read(stored, tmp_path_factory, data):
+def test_only_a_valid_description_is_read(stored, tmp_path_factory, data):
     fields = json.loads(beside(stored).read_text())
     name = data.draw(st.sampled_from(sorted(fields)))
     number = st.integers(-(2**70), -1) | st.floats()
@@ -145,7 +145,7 @@ def test_no_description_but_a_right_one_is_read(stored, tmp_path_factory, data):
 @pytest.mark.parametrize(
     "text", ["", "[", "[" * 100_000, "1" * 10_000, "[]", '"x"', "{}", '{"format": "other"}', "\xff"]
 )
-def test_text_that_is_no_description_is_refused(tmp_path, text):
+def test_text_that_is_not_a_description_is_refused(tmp_path, text):
     path = tmp_path / "m.stablehlo"
     beside(path).write_bytes(text.encode("latin1"))
     with pytest.raises(ValueError, match=r"m\.stablehlo\.json"):

@@ -27,7 +27,7 @@ def nchw(array) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", FORWARD)
-def test_every_layer_and_the_answer_equal_the_original(kit, name):
+def test_every_layer_and_the_output_equal_the_original(kit, name):
     golden, model = f"{name}/forward", build(kit, name)
     graphdef, state = nnx.split(model)
 
@@ -52,7 +52,7 @@ def test_every_golden_of_the_autoencoder_is_compared(kit):
 
 @pytest.mark.parametrize("graph", [True, False], ids=["graph", "tree"])
 @pytest.mark.parametrize("values", [{}, WORKING], ids=["original", "working"])
-def test_it_works_in_both_modes_of_nnx(graph, values):
+def test_the_network_works_in_both_modes_of_nnx(graph, values):
     with nnx.set_graph_mode(graph):
         model = small(**values)
         apply, state = evaluation(model)
@@ -67,13 +67,13 @@ def test_it_works_in_both_modes_of_nnx(graph, values):
     assert float(jnp.abs(gradient).max()) > 0
 
 
-def test_the_last_intermediate_number_counts_for_nothing():
+def test_the_last_intermediate_number_has_no_effect():
     one, other = (small(intermediate=(7, last)) for last in (9, 1000))
     x = masks(one.cfg)
     np.testing.assert_array_equal(answer(one, x), answer(other, x))
 
 
-def test_relu_and_no_sigmoid_between_the_levels_is_what_the_option_says():
+def test_the_option_relu_replaces_the_sigmoids_between_the_levels():
     model, other = small(), small(decoder_activation="relu")
     x = masks(model.cfg)
     named, changed = model.features(x), other.features(x)
@@ -93,7 +93,7 @@ def test_only_the_first_linear_layer_is_followed_by_relu():
 
 
 def step(model: DAE, x: jax.Array, target: jax.Array) -> tuple[DAE, float]:
-    """The model after one step, such as is the first of Adam, and the loss before it."""
+    """Returns the model after one step like the first one of Adam, and the loss before it."""
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
 
     @jax.jit

@@ -1,4 +1,4 @@
-"""Hyper-parameters of the autoencoder: what every option does, what is refused, and what a checkpoint's shapes tell."""
+"""Hyper-parameters of the autoencoder: the effect of each option, refused values, those derived from shapes."""
 
 import dataclasses
 
@@ -14,14 +14,14 @@ from jaxseg.post_dae.model import DAEConfig
 
 
 @pytest.mark.parametrize("name", ["dae_tiny", "dae_small", "dae_512"])
-def test_hyper_parameters_are_read_off_the_shapes(kit, name):
+def test_hyper_parameters_are_derived_from_the_shapes(kit, name):
     shapes = {key: array.shape for key, array in kit.weights(name).items()}
     given = original_config(kit, name)
-    unread = (*given.intermediate[:-1], DAEConfig.intermediate[-1])  # the last number counts for nothing
+    unread = (*given.intermediate[:-1], DAEConfig.intermediate[-1])  # the last number has no effect
     assert dae.DAE.config_from_shapes(shapes) == dataclasses.replace(given, intermediate=unread)
 
 
-def test_wide_codes_are_read_off_the_shapes_too():
+def test_wide_codes_are_derived_from_the_shapes():
     cfg = DAEConfig(image_size=(512, 512), features=(16, 32), decoder_features=(16, 16), strides=(2, 2))
     shapes = {
         "intermediate.inter_0.weight": (512, 128 * 128 * 32),
@@ -46,7 +46,7 @@ def test_wide_codes_are_read_off_the_shapes_too():
         ("intermediate.inter_1.weight", (96,)),
     ],
 )
-def test_tensors_of_another_network_are_no_autoencoder(kit, changed, shape):
+def test_tensors_of_another_network_are_not_an_autoencoder(kit, changed, shape):
     shapes = {key: array.shape for key, array in kit.weights("dae_tiny").items()}
     shapes = {key: shape if key == changed else value for key, value in shapes.items()}
     assert dae.DAE.config_from_shapes({key: value for key, value in shapes.items() if value is not None}) is None
@@ -55,7 +55,7 @@ def test_tensors_of_another_network_are_no_autoencoder(kit, changed, shape):
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"intermediate.inter_0.weight": (8, 72)}, "72 numbers of 6 channels, which is no square image"),
+        ({"intermediate.inter_0.weight": (8, 72)}, "72 numbers of 6 channels, which is not a square image"),
         ({"encode.encode_1.conv0.weight": (0, 4, 3, 3)}, "96 numbers of 0 channels"),
         ({"intermediate.inter_0.weight": (8, 0)}, "0 numbers of 6 channels"),
         ({"decode.decode_1.upconv0.weight": (4, 3, 3, 3)}, "the last two must be equal"),
@@ -92,7 +92,7 @@ def test_every_option_gives_probabilities_of_the_masks_size(values):
     assert len(model.intermediate) == len(model.cfg.intermediate)
 
 
-def test_another_stride_makes_the_originals_size():
+def test_another_stride_gives_the_originals_size():
     model = abstract(DAEConfig(**SMALL | {"strides": (2, 3), "image_size": (36, 48)}))
     named = nnx.eval_shape(lambda model, x: model.features(x), model, masks(model.cfg))
     rows = [named[name].shape[1] for name in ("encode_0", "encode_1", "decode_0", "decode_1")]
@@ -114,7 +114,10 @@ def test_another_stride_makes_the_originals_size():
         ({"features": ()}, "have 0, 2 and 2 levels"),
         ({"features": (4, 0)}, r"features\[1\]: 0 is not from 1 to 4096"),
         ({"features": (4, "6")}, r"features\[1\]: '6' is not a whole number"),
-        ({"features": (4, 6, 8)}, "features, decoder_features and strides: have 3, 2 and 2 levels; as many each"),
+        (
+            {"features": (4, 6, 8)},
+            "features, decoder_features and strides: have 3, 2 and 2 levels; give the",
+        ),
         ({"features": (4,), "decoder_features": (5,), "strides": (2,)}, "have 1, 1 and 1 levels.*at least 2"),
         ({"decoder_features": (5, 4)}, r"decoder_features: the last two must be equal.*got \(5, 4\)"),
         ({"decoder_features": (5000, 5000)}, r"decoder_features\[1\]: 5000 is not from 1 to 4096"),

@@ -86,7 +86,7 @@ def test_every_backbone_predicts_a_number_for_each_slice(backbone):
 
 
 @pytest.mark.parametrize("name", ["segae_resnet18", "segae_resnet50"])
-def test_the_number_of_parameters_is_the_originals_without_what_it_never_uses(kit, name):
+def test_the_number_of_parameters_is_the_originals_without_unused_ones(kit, name):
     manifest = kit.manifest(name)
     sizes = {key: int(np.prod(shape)) for key, shape, _ in manifest["tensors"]}
     unused = {key for key in manifest["unused"] if not key.endswith(("running_mean", "running_var", "tracked"))}
@@ -102,7 +102,7 @@ def test_the_unused_tensors_are_those_of_the_original_and_no_others(kit, name):
 
 
 @pytest.mark.parametrize("graph", [True, False], ids=["graph", "tree"])
-def test_it_works_in_both_modes_of_nnx(graph):
+def test_the_network_works_in_both_modes_of_nnx(graph):
     with nnx.set_graph_mode(graph):
         apply, state = evaluation(small().with_embeddings(table()))
         x, embedding = inputs()
@@ -114,7 +114,7 @@ def test_it_works_in_both_modes_of_nnx(graph):
     assert float(jnp.abs(gradient).max()) > 0
 
 
-def test_the_text_decides_together_with_the_picture():
+def test_the_prediction_depends_on_text_and_image():
     model = small()
     x, embedding = inputs()
     once = answer(model, x, embedding)
@@ -145,7 +145,7 @@ def test_torch_initialisation_has_pytorchs_spread_in_the_stem_the_trunk_and_the_
     assert np.abs(np.asarray(model.attention_pooled.kernel[...])).max() <= (512 + 512) ** -0.5
 
 
-def test_embeddings_start_as_zeros_are_given_to_a_copy_and_are_no_parameters():
+def test_embeddings_start_as_zeros_are_set_in_a_copy_and_are_not_parameters():
     model = small()
     assert not np.asarray(model.embeddings[...]).any()
     given = model.with_embeddings(table().astype(np.float64))
@@ -158,7 +158,7 @@ def test_embeddings_start_as_zeros_are_given_to_a_copy_and_are_no_parameters():
     assert ("embeddings",) not in [path for path, _ in nnx.to_flat_state(nnx.state(given, nnx.Param))]
 
 
-def test_training_leaves_the_embeddings_alone():
+def test_training_does_not_change_the_embeddings():
     model = small().with_embeddings(table())
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
     x, embedding = inputs()
@@ -189,7 +189,7 @@ def test_a_model_without_embeddings_says_which_file_to_give():
 
 
 @pytest.mark.parametrize("organ", [-1, 3])
-def test_a_class_that_is_not_there_is_refused(organ):
+def test_a_class_that_does_not_exist_is_refused(organ):
     with pytest.raises(ValueError, match=rf"class {organ} is not in 0\.\.2"):
         embedding_of(small().with_embeddings(table()), organ)
 
@@ -218,7 +218,7 @@ def test_only_a_segae_takes_embeddings():
     [
         ((2, 8, 8, 1), (2, 6), r"must be \(B, H, W, 2\), got \(2, 8, 8, 1\)"),
         ((2, 8, 8), (2, 6), r"must be \(B, H, W, 2\)"),
-        ((2, 8, 8, 2), (6,), r"must be \(2, 6\), one for each slice, got \(6,\)"),
+        ((2, 8, 8, 2), (6,), r"must be \(2, 6\), one per slice, got \(6,\)"),
         ((2, 8, 8, 2), (1, 6), r"must be \(2, 6\)"),
         ((2, 8, 8, 2), (2, 5), r"must be \(2, 6\)"),
     ],

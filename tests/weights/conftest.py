@@ -1,4 +1,4 @@
-"""The server that downloads are tested against, and the writers of the weights files that are read."""
+"""A server for the tests of downloads, and writers of weights files."""
 
 import threading
 from pathlib import Path
@@ -32,7 +32,7 @@ def target(tmp_path):
 
 @pytest.fixture
 def write(tmp_path_factory):
-    """Puts bytes into a file `weights.pth` and returns its path."""
+    """Writes bytes into a file `weights.pth` and returns its path."""
     folder = tmp_path_factory.mktemp("made")  # not tmp_path, whose name has words that the messages are searched for
 
     def write(content: bytes) -> Path:

@@ -1,4 +1,4 @@
-"""Downloads from a server on this machine: whole, cut, changed and refused."""
+"""Downloads from a local server: complete, interrupted, changed and refused."""
 
 import errno
 import threading
@@ -13,7 +13,7 @@ from jaxseg.weights import download as module
 from jaxseg.weights.download import DownloadError, download, google_drive_url
 
 
-def test_a_file_arrives_whole_and_alone(site, target):
+def test_a_file_arrives_complete_and_leaves_nothing_else(site, target):
     assert download(site.url, target, sha256=HASH.upper()) == target
     assert target.read_bytes() == BODY
     assert left(target) == ["weights.pth"]
@@ -28,7 +28,7 @@ def test_progress_grows_from_zero_to_the_total(site, target):
     assert [done for done, _ in calls] == sorted(done for done, _ in calls)
 
 
-def test_a_server_that_tells_no_length_gives_no_total(site, target):
+def test_a_server_that_sends_no_length_gives_no_total(site, target):
     site.answer = lambda headers: (200, {}, BODY)
     calls = []
     download(site.url, target, progress=lambda *call: calls.append(call))
@@ -48,7 +48,7 @@ def test_a_new_file_replaces_an_old_one_and_a_failure_leaves_it(site, target):
     assert target.read_bytes() == BODY
 
 
-def test_a_cut_connection_goes_on_where_it_stopped(site, target):
+def test_a_cut_connection_resumes_where_it_stopped(site, target):
     site.cuts = [300_000, 200_000]
     download(site.url, target)
     assert target.read_bytes() == BODY
@@ -71,13 +71,13 @@ def test_after_too_many_cuts_the_part_is_kept_for_the_next_call(site, target):
     assert site.ranges_asked()[-1] == "bytes=600000-"
 
 
-def test_a_server_error_is_tried_again_and_then_told(site, target):
+def test_a_server_error_is_retried_and_then_reported(site, target):
     site.answer = lambda headers: (503, {}, b"")
     refused(site, target, "503 Service Unavailable")
     assert len(site.asked) == module.RETRIES + 1
 
 
-def test_an_earlier_part_is_continued(site, target):
+def test_an_earlier_part_is_resumed(site, target):
     interrupted(site, target)
     calls = []
     download(site.url, target, progress=lambda *call: calls.append(call))
@@ -87,7 +87,7 @@ def test_an_earlier_part_is_continued(site, target):
     assert left(target) == ["weights.pth"]
 
 
-def test_a_date_names_the_version_where_there_is_no_strong_tag(site, target):
+def test_a_date_names_the_version_if_there_is_no_strong_tag(site, target):
     site.version = {"Last-Modified": "Wed, 21 Oct 2015 07:28:00 GMT"}
     interrupted(site, target)
     site.version["ETag"] = 'W/"weak"'
@@ -97,7 +97,7 @@ def test_a_date_names_the_version_where_there_is_no_strong_tag(site, target):
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["hash", "no_hash"])
-def test_without_a_version_only_a_known_hash_lets_a_part_be_continued(site, target, known):
+def test_without_a_version_a_part_is_resumed_only_with_a_known_hash(site, target, known):
     site.version = {}
     interrupted(site, target)
     download(site.url, target, sha256=HASH if known else None)
@@ -130,7 +130,7 @@ def test_a_partial_answer_of_something_else_is_not_used(site, target, headers):
     assert site.ranges_asked() == [f"bytes={HALF}-", None]
 
 
-def test_an_answer_that_the_range_is_outside_starts_again(site, target):
+def test_a_range_outside_the_answer_starts_again(site, target):
     interrupted(site, target)
     site.body, site.answer = BODY[:1000], lambda asked: (416, {}, b"") if "Range" in asked else site.file(asked)
     download(site.url, target)
@@ -154,13 +154,13 @@ def test_a_web_page_is_not_the_file_and_the_part_is_kept(site, target, headers, 
     assert site.ranges_asked()[-1] == f"bytes={HALF}-"
 
 
-def test_a_missing_file_is_told(site, target):
+def test_a_missing_file_is_reported(site, target):
     site.answer = lambda headers: (404, {}, b"")
     refused(site, target, "404 Not Found")
     assert len(site.asked) == 1
 
 
-def test_a_wrong_hash_is_told_and_nothing_is_kept(site, target):
+def test_a_wrong_hash_is_reported_and_nothing_is_kept(site, target):
     refused(site, target, f"sha256 is {HASH} and must be {'0' * 64}", sha256="0" * 64)
     assert left(target) == []
 
@@ -174,7 +174,7 @@ def test_a_file_above_the_limit_is_refused_before_and_while_it_arrives(site, tar
 
 
 @pytest.mark.parametrize("place", ["file:///etc/passwd", "ftp://127.0.0.1/x", "data:text/plain,x"])
-def test_a_redirection_leads_to_http_only(site, target, place):
+def test_a_redirection_to_other_protocols_is_refused(site, target, place):
     site.answer = lambda headers: (302, {"Location": place}, b"")
     refused(site, target, "302")
 
@@ -188,7 +188,7 @@ def test_a_redirection_is_followed_with_the_range(site, target):
     assert site.ranges_asked() == [f"bytes={HALF}-"] * 2
 
 
-def test_https_is_not_left_for_http():
+def test_a_redirection_from_https_to_http_is_refused():
     handler, request = module._Redirects(), urllib.request.Request("https://example.org/a")
     with pytest.raises(urllib.error.HTTPError, match="leads to http://example.org/b, refused") as error:
         handler.redirect_request(request, None, 302, "Found", {}, "http://example.org/b")
@@ -204,7 +204,7 @@ def test_only_http_addresses_are_fetched(target, url):
     assert not target.parent.exists()
 
 
-def test_a_server_that_is_not_there_is_told_at_once(site, target):
+def test_a_missing_server_is_reported_at_once(site, target):
     site.shutdown()
     site.server_close()
     start = time.monotonic()
@@ -212,7 +212,7 @@ def test_a_server_that_is_not_there_is_told_at_once(site, target):
     assert time.monotonic() - start < 2
 
 
-def test_a_silent_server_is_told(site, target):
+def test_a_silent_server_is_reported(site, target):
     site.hold, site.cuts = threading.Event(), [1000] * 10
     refused(site, target, "timed out", timeout_s=0.05)
 
@@ -232,7 +232,7 @@ def test_an_empty_answer_is_not_a_file(site, target):
     refused(site, target, "cut after 0")
 
 
-def test_a_full_disk_is_told_before_and_while_writing(site, target, monkeypatch):
+def test_a_full_disk_is_reported_before_and_while_writing(site, target, monkeypatch):
     usage = module.shutil.disk_usage("/")
     with monkeypatch.context() as patch:
         patch.setattr(module.shutil, "disk_usage", lambda path: usage._replace(free=1000))
@@ -246,7 +246,7 @@ def test_a_full_disk_is_told_before_and_while_writing(site, target, monkeypatch)
         refused(site, target, "the disk is full")
 
 
-def test_a_folder_that_cannot_be_made_is_told(site, tmp_path):
+def test_a_folder_that_cannot_be_created_is_reported(site, tmp_path):
     (tmp_path / "file").write_text("")
     refused(site, tmp_path / "file" / "weights.pth", "cannot write there")
 

@@ -144,7 +144,7 @@ def test_a_hostile_pickle_is_refused_and_does_nothing(tmp_path):
         (header("", b"\x03\x00"), "version"),
     ],
 )
-def test_a_file_that_is_no_table_is_refused(tmp_path, content, words):
+def test_a_file_that_is_not_a_table_is_refused(tmp_path, content, words):
     path = tmp_path / "x.npy"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=words) as error:

@@ -1,4 +1,4 @@
-"""Where published weights are looked for, and what is said when there are none."""
+"""Where published weights are searched, and the messages if there are none."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def test_without_jaxseg_home_the_users_cache_is_used(monkeypatch, tmp_path):
     assert home() == tmp_path / "x" / "jaxseg"
 
 
-def test_weights_are_fetched_once_and_the_licence_is_said_once(site, caplog, tmp_path):
+def test_weights_are_downloaded_once_and_the_licence_is_reported_once(site, caplog, tmp_path):
     site.body = save(tmp_path / "small.pth", {"w": np.ones((300, 300), np.float32)}).read_bytes()
     seen = []
     path = default_weights(CXAS, url=site.url, progress=lambda done, total: seen.append((done, total)))
@@ -75,7 +75,7 @@ def test_a_drive_folder_is_named_with_the_file_to_fetch():
 
 
 @pytest.mark.parametrize("name", ["post_dae", "cmvae", "prob_unet"])
-def test_models_that_were_never_published_say_train(name):
+def test_models_without_published_weights_say_what_to_do(name):
     with pytest.raises(ValueError, match=rf"{name}.*train it.*--weights"):
         default_weights(registry.find(name))
 
@@ -87,8 +87,8 @@ def test_a_mirror_serves_every_model_under_its_own_name(site, monkeypatch, tmp_p
     assert site.paths == ["/ckpt_epoch_best.pth"]
 
 
-def test_what_is_no_weights_file_is_removed_again(site):
-    with pytest.raises(OSError, match="no weights file and was removed"):
+def test_a_download_that_is_not_a_weights_file_is_removed(site):
+    with pytest.raises(OSError, match="not a weights file and was removed"):
         default_weights(CXAS, url=site.url)
     assert not places(CXAS)[0].exists()
 

@@ -102,7 +102,7 @@ def test_convert_writes_a_directory_that_loads_to_the_same_numbers(tmp_path, ten
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "x.pth"]
 
 
-def test_convert_refuses_to_overwrite_what_is_no_model(tmp_path, tensors):
+def test_convert_refuses_to_overwrite_anything_but_a_model(tmp_path, tensors):
     source = save(tmp_path / "x.pth", tensors)
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "card.json").write_text("{}")
@@ -111,7 +111,7 @@ def test_convert_refuses_to_overwrite_what_is_no_model(tmp_path, tensors):
         jaxseg.convert(source, tmp_path / "precious", overwrite=True)
 
 
-def test_a_training_run_stands_for_its_model(tmp_path, tensors):
+def test_a_training_run_means_its_model(tmp_path, tensors):
     source = save(tmp_path / "x.pth", tensors)
     jaxseg.convert(source, tmp_path / "run" / "model")
     np.testing.assert_array_equal(output(jaxseg.load("paxray", tmp_path / "run")), output(jaxseg.load(source)))
@@ -219,12 +219,12 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, tensors):
         lambda: jaxseg.segment(np.ones((3, 3)), "cxas"),
     ],
 )
-def test_wrong_arguments_are_value_errors_in_words(call):
+def test_wrong_arguments_are_value_errors_with_an_explanation(call):
     with pytest.raises(ValueError, match="list of names|unknown model|needed"):
         call()
 
 
-def test_a_run_without_a_model_yet_is_told_as_such(tmp_path):
+def test_a_run_without_a_model_yet_is_reported_as_such(tmp_path):
     (tmp_path / "run/checkpoints").mkdir(parents=True)
     with pytest.raises(ValueError, match="the training run has no model yet"):
         jaxseg.load(tmp_path / "run")

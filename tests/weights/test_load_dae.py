@@ -1,4 +1,4 @@
-"""Autoencoders of masks: the original's `.ckpt` files, model directories, their cards, and what is refused."""
+"""Autoencoders of masks: the original's `.ckpt` files, model directories, their cards, and refused files."""
 
 import json
 
@@ -78,7 +78,7 @@ def test_every_layout_in_the_wild_loads_the_same_autoencoder(kit, checkpoint, tm
     np.testing.assert_array_equal(answer(jaxseg.load(path), x), answer(jaxseg.load(checkpoint), x))
 
 
-def test_other_weights_are_not_taken_for_an_autoencoder(kit, tmp_path):
+def test_other_weights_are_not_recognised_as_an_autoencoder(kit, tmp_path):
     path = save(tmp_path / "x.pth", kit.weights("scm_tiny"))
     with pytest.raises(
         ValueError, match=r"does not fit model 'post_dae': 100 problems[^$]*missing     encode.encode_0.conv0.weight"
@@ -187,7 +187,7 @@ def test_a_damaged_card_is_named(folder, changed, words):
         jaxseg.load(folder)
 
 
-def test_an_x_ray_is_no_input_of_an_autoencoder(checkpoint):
+def test_an_autoencoder_refuses_an_x_ray(checkpoint):
     model = jaxseg.load(checkpoint)
     for options in ({}, {"preprocessing": "cxas"}):
         with pytest.raises(ValueError, match="model 'post_dae' takes masks, not images; `jaxseg denoise`"):

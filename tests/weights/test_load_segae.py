@@ -78,7 +78,7 @@ def test_the_published_layout_with_its_335_tensors_is_read(kit, tmp_path):
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "model."])
-def test_the_unused_tensors_are_ignored_by_name_and_need_not_be_there(kit, tensors, tmp_path, prefix):
+def test_the_unused_tensors_are_ignored_by_name_and_may_be_absent(kit, tensors, tmp_path, prefix):
     lean = {name: array for name, array in tensors.items() if name not in UNUSED}
     assert len(lean) == len(tensors) - 8
     for each in (tensors, lean):
@@ -131,7 +131,7 @@ def test_the_originals_pickle_is_given_with_the_original_name(checkpoint, shared
         np.testing.assert_array_equal(model.embeddings[...], expected["embeddings"])
 
 
-def test_embeddings_are_refused_by_other_models_and_where_they_do_not_fit(kit, checkpoint, table, tmp_path):
+def test_embeddings_are_refused_by_other_models_and_if_they_do_not_fit(kit, checkpoint, table, tmp_path):
     other = kit.folder / "files" / "checkpoints" / "dae_tiny_lightning.ckpt"
     with pytest.raises(ValueError, match="model 'post_dae' takes no text embeddings; leave them out"):
         jaxseg.load(other, embeddings=table[0])
@@ -149,14 +149,14 @@ def test_the_command_stores_the_embeddings(checkpoint, table, tmp_path):
     np.testing.assert_array_equal(jaxseg.load(tmp_path / "model").embeddings[...], table[1])
 
 
-def test_classes_of_ones_own_have_a_table_of_their_own(tmp_path):
+def test_own_classes_have_their_own_table(tmp_path):
     model = jaxseg.create("segae", class_names=["liver", "heart"], backbone="resnet18", width=4, embedding_size=3)
     assert (model.cfg.num_labels, model.card.class_names) == (2, ("liver", "heart"))
     folder = save_model(model, tmp_path / "model", model.card)
     assert jaxseg.load(folder).cfg == model.cfg
 
 
-def test_an_x_ray_is_no_input_of_it():
+def test_a_segae_refuses_an_x_ray():
     model = jaxseg.create("segae", backbone="resnet18", width=4)
     for options in ({}, {"preprocessing": "cxas"}):
         with pytest.raises(ValueError, match="model 'segae' segments nothing: it says how good a mask of a CT is"):

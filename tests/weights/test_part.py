@@ -1,4 +1,4 @@
-"""The growing file of a download: continued, claimed by one process, taken over from a killed one."""
+"""The partial file of a download: resumed, claimed by one process, taken over from a killed one."""
 
 import errno
 import subprocess
@@ -16,7 +16,7 @@ from jaxseg.weights.download import CHUNK, download
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_a_whole_part_is_moved_without_asking_again(site, target):
+def test_a_complete_part_is_moved_without_a_request(site, target):
     interrupted(site, target, size=len(BODY))
     download(site.url, target, sha256=HASH)
     assert target.read_bytes() == BODY
@@ -45,7 +45,7 @@ def process(site, target):
     return child
 
 
-def test_after_a_kill_the_next_process_goes_on(site, target):
+def test_after_a_kill_the_next_process_resumes(site, target):
     site.hold, site.cuts = threading.Event(), [HALF]
     with process(site, target) as child:
         child.kill()

@@ -1,4 +1,4 @@
-"""Weights files read bit-exactly in every format and layout; all other files are named."""
+"""Weights files are read bit-exactly in every format and layout; other files are refused by their kind."""
 
 import struct
 import subprocess

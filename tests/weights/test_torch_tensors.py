@@ -175,7 +175,7 @@ def test_impossible_tensors_are_refused_before_anything_is_allocated(write, torc
     assert_refused_cheaply(write(torch_save({"w": tree})), words)
 
 
-def test_overlapping_strides_may_repeat_little_memory_only(write, torch_save):
+def test_overlapping_strides_may_repeat_only_little_memory(write, torch_save):
     data = {"0": np.zeros(3000, "<f4").tobytes()}
     tree = {"w": tensor(storage("Float", 3000), (1000, 1000), (1, 1))}
     assert read_torch_file(write(torch_save(tree, data)))["w"].shape == (1000, 1000)

@@ -1,0 +1,71 @@
+"""The registry: every row has a model class that keeps its promises, and one more row is all that a new model needs."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from toy_model import ToyConfig
+
+import jaxseg
+from jaxseg import registry
+from jaxseg.export.export import export_model
+from jaxseg.weights.model import Model
+from jaxseg.weights.store import save_model
+
+TOY = registry.Entry(
+    name="toy",
+    title="a toy",
+    project="tests",
+    citation="none",
+    architecture="toy",
+    model="toy_model:Toy",
+    preprocessing="as_stored",
+)
+
+
+@pytest.mark.parametrize("entry", registry.ENTRIES, ids=lambda entry: entry.name)
+def test_every_row_names_a_model_class(entry):
+    model_class = entry.model_class
+    assert issubclass(model_class, Model)
+    assert registry.MODELS[entry.architecture] == entry.model
+    config = model_class.make_config(**dict(entry.config))
+    assert config.OUTPUTS in {field.name for field in dataclasses.fields(config)}
+    assert config.num_classes >= 1
+    assert model_class.torch_names(config)
+    assert model_class.config_from_shapes({}) is None
+
+
+def test_an_unknown_architecture_lists_the_known_ones():
+    with pytest.raises(ValueError, match="unknown architecture 'vit'; known: unet, dae, segae, cmvae, prob_unet"):
+        registry.model_class("vit")
+
+
+@pytest.fixture
+def row(monkeypatch):
+    """The registry with one more row."""
+    monkeypatch.setattr(registry, "ENTRIES", (*registry.ENTRIES, TOY))
+    monkeypatch.setitem(registry.BY_NAME, "toy", TOY)
+    monkeypatch.setitem(registry.MODELS, "toy", TOY.model)
+
+
+@pytest.mark.usefixtures("row")
+def test_a_new_model_needs_only_its_row(tmp_path):
+    with pytest.raises(ValueError, match="width: 0 is not from 1 to 64"):
+        jaxseg.create("toy", width=0)
+    model = jaxseg.create("toy", class_names=("left", "right"))
+    assert model.cfg == ToyConfig(num_classes=2)
+    with pytest.raises(ValueError, match="model 'toy' takes no text embeddings"):
+        model.with_embeddings(np.ones((2, 3)))
+    loaded = jaxseg.load(save_model(model, tmp_path / "toy", model.card))
+    assert loaded.card.class_names == ("left", "right")
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 8, 1)), jnp.float32)
+    apply, state = jaxseg.functional(loaded)
+    wanted = jax.jit(apply)(state, x)
+    np.testing.assert_array_equal(wanted, nnx.jit(model)(x))
+    facts = export_model(loaded, tmp_path / "toy.stablehlo", platforms=["cpu"], image_size=(8, 8))
+    assert (facts.inputs[0].name, facts.outputs[0].shape) == ("image", ("batch", 8, 8, 2))
+    found = jaxseg.load_exported(tmp_path / "toy.stablehlo")(np.asarray(x))
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
