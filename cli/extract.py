@@ -1,7 +1,5 @@
 """`jaxseg extract`: measurements of the anatomy in X-rays, from a file or a folder."""
 
-import functools
-
 import click
 
 from jaxseg.cli import options
@@ -35,10 +33,9 @@ def extract(source, output, features, store_seg, draw, original_values, labelmap
 
     of_segmenter = {name: others.pop(name) for name in SEGMENTER} | {"classes": classes}
     kinds = {"store_masks": store_seg, "draw": draw, "labelmap": labelmap, "preview": preview}
-    job = functools.partial(_extract, extract_folder, [feature.name for feature in found])
+
+    def job(source, output, segmenter, **settings):
+        return extract_folder(source, output, [feature.name for feature in found], segmenter, **settings)
+
     others |= kinds | {"original_values": original_values, "segmenter_options": of_segmenter}
     run_images(source, output, job=job, **others)
-
-
-def _extract(extract_folder, features, source, output, segmenter, **settings):
-    return extract_folder(source, output, features, segmenter, **settings)

@@ -157,8 +157,8 @@ def fidelity(**choices: tuple) -> Callable:
     """
     names = " and ".join(f"--{name.replace('_', '-')}" for name in choices)
     text = (
-        f"Work as the original project does, or better where they differ: chooses {names} unless they are given. "
-        "Without it, each keeps its own default."
+        f"Work as the original project does, or better where possible: chooses {names} unless given explicitly. "
+        "Without --fidelity, each option keeps its own default."
     )
 
     def decorate(command: Callable) -> Callable:

@@ -7,7 +7,7 @@ import click
 from jaxseg.cli import options
 from jaxseg.cli.runs import denoising, run_images
 
-SEGMENTER = (
+SEGMENTER = (  # options of `make_segmenter`, except the classes
     "model",
     "gpus",
     "weights",
