@@ -16,7 +16,7 @@ from jaxseg.cli.evaluate import evaluate
 from jaxseg.cli.export import export
 from jaxseg.cli.extract import extract
 from jaxseg.cli.models import models
-from jaxseg.cli.options import grouped, say
+from jaxseg.cli.options import grouped, say, write_commands
 from jaxseg.cli.prepare import prepare
 from jaxseg.cli.report import report
 from jaxseg.cli.sample import sample
@@ -42,8 +42,7 @@ class Commands(click.Group):
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         for heading, commands in COMMANDS.items():
-            with formatter.section(f"Commands: {heading}"):
-                formatter.write_dl([(command.name, command.get_short_help_str(limit=200)) for command in commands])
+            write_commands(formatter, f"{heading} (commands)", commands)
 
 
 @click.group(

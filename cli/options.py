@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import click
@@ -283,7 +283,13 @@ def _format_options(command: click.Command, context: click.Context, formatter: c
             with formatter.section(heading):
                 formatter.write_dl([record for _, _, record in sorted(found, key=lambda row: row[:2])])
     if isinstance(command, click.Group):
-        command.format_commands(context, formatter)
+        write_commands(formatter, "Commands", command.commands.values())
+
+
+def write_commands(formatter: click.HelpFormatter, heading: str, commands: Iterable[click.Command]) -> None:
+    """Writes commands with their whole summaries under a heading of `--help`."""
+    with formatter.section(heading):
+        formatter.write_dl([(command.name, command.get_short_help_str(limit=200)) for command in commands])
 
 
 def say(text: str) -> None:
