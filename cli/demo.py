@@ -41,9 +41,7 @@ def demo(output, steps, gpus):
     click.echo(f"Training a small U-Net on {config.data.train} phantom X-rays of {size} x {size} pixels ...")
     with progress(total, "training", every=max(1, total // 10)) as step:
         model = job.train(config, output, device, lambda _, __, values: step(f"loss {values['loss']:.3f}"))
-    paths, means = job.segment_unseen(
-        model, output, device, 2 * size
-    )  # a size other than the network's, as in practice
+    paths, means = job.segment_unseen(model, output, device, 2 * size)  # in practice sizes differ, too
     notice = "Phantoms drawn from formulas, segmented by jaxseg demo"
     write_report(paths, output / "masks", output / "report.html", title=notice, features="area, centroid")
     _tell(output, len(paths), means)

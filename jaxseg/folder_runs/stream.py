@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 @dataclasses.dataclass
 class Outcome:
-    """What became of one item: the `result` of writing, or the `error` of the first stage that failed; `notes` on it."""
+    """What became of one item: the `result` of writing, or the `error` of the stage that failed; `notes` of reading."""
 
     item: object
     result: object = None
