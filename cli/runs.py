@@ -30,10 +30,10 @@ def shown(what: str) -> Iterator[dict[str, Callable]]:
             else:
                 step(name)
 
-        yield {"progress": show_progress, "report": tell}
+        yield {"progress": show_progress, "report": show_outcome}
 
 
-def tell(outcome) -> None:
+def show_outcome(outcome) -> None:
     """Shows the notes on a file, and why it failed."""
     from jaxseg.folder_runs.folder import describe
 
@@ -47,7 +47,7 @@ def tell(outcome) -> None:
 
 def finish(result) -> None:
     """Prints the last line of a run, and exits with 1 if a file failed."""
-    counts = f"{result.done} done, {result.skipped} were there, {result.failed} failed"
+    counts = f"{result.done} done, {result.skipped} skipped, {result.failed} failed"
     options.say(f"{counts}: {result.summary} lists them")
     if result.failed:
         sys.exit(1)

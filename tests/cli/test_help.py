@@ -16,7 +16,7 @@ def test_commands_are_listed_by_job_with_their_whole_summaries():
     text = shown()
     places = [text.index(f"{heading} (commands):") for heading in COMMANDS]
     assert places == sorted(places)
-    assert "..." not in text
+    assert "..." not in text.replace("[ARGS]...", "")
     assert {command.name for commands in COMMANDS.values() for command in commands} == set(cli.commands)
 
 
