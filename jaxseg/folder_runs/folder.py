@@ -103,8 +103,8 @@ def run(
 ) -> FolderResult:
     """Does the jobs that are not done yet, keeps account of them in `summary.json`, and merges the results.
 
-    Every run over a folder takes this way: lock the output folder, find out what is to be done, process it, write the
-    merged files, and write the summary. A run that was interrupted resumes where it was.
+    The steps of every run: lock the output folder, find the jobs that are not done, process them, write the merged
+    files, and write the summary. The next run resumes one that was interrupted.
 
     Args:
       jobs: as `plan` returns them.

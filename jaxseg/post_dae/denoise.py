@@ -218,7 +218,7 @@ def _masks_of(segmentation: Segmentation, names: Sequence[str]) -> dict[int, np.
     missing = [name for name in names if name not in segmentation.names]
     if missing:
         there = ", ".join(segmentation.names)
-        raise ValueError(f"there is no mask of {', '.join(missing)} to denoise; there are {there}")
+        raise ValueError(f"there is no mask of {', '.join(missing)} to denoise; the masks are {there}")
     places = [segmentation.names.index(name) for name in names]
     return {k: np.unpackbits(segmentation.bits[k], axis=1).view(bool) for k in places}
 

@@ -43,12 +43,12 @@ def test_a_folder_is_restored_and_a_second_run_skips(jaxseg_command, denoiser, m
     words = ["denoise", "-i", masks, "-o", tmp_path / "out", "--weights", denoiser, "--preview"]
     code, out, err = jaxseg_command(*words)
     assert (code, out) == (0, "")
-    assert "2 done, 0 were there, 0 failed" in err
+    assert "2 done, 0 skipped, 0 failed" in err
     with Image.open(masks / "one.png") as before, Image.open(tmp_path / "out" / "one.png") as after:
         agree = (np.asarray(before) > 0) != (np.asarray(after) > 0)
         assert agree.mean() > 0.9
     assert (tmp_path / "out" / "two.preview.jpg").is_file()
-    assert "0 done, 2 were there" in jaxseg_command(*words)[2]
+    assert "0 done, 2 skipped" in jaxseg_command(*words)[2]
     assert "2 done" in jaxseg_command(*words, "--overwrite", "--threshold", "0.4")[2]
     code, _, err = jaxseg_command(*words, "--threshold", "0.3")
     assert code == 1
@@ -60,7 +60,7 @@ def test_a_bad_mask_is_named_and_the_exit_code_is_1(jaxseg_command, denoiser, ma
     code, _, err = jaxseg_command("denoise", "-i", masks, "-o", tmp_path / "out", "--weights", denoiser)
     assert code == 1
     assert "empty.png: the mask is empty: there is no shape in it to restore" in err
-    assert "2 done, 0 were there, 1 failed" in err
+    assert "2 done, 0 skipped, 1 failed" in err
     assert "Traceback" not in err
 
 

@@ -73,7 +73,7 @@ def test_masks_previews_and_drawings_are_stored_on_request(run, tiny, films, tmp
                 shown.load()
     entry = json.loads((tmp_path / "out" / "summary.json").read_text())["files"]["film"]
     assert set(entry["outputs"]) == {"measurements", "npy", "preview", "drawing"}
-    assert "3 were there" in run("extract", films, *options)[2]
+    assert "3 skipped" in run("extract", films, *options)[2]
 
 
 def test_lengths_in_mm_follow_the_pixel_spacing(run, tiny, films, tmp_path):
@@ -115,7 +115,7 @@ def test_a_bad_file_has_a_row_with_its_reason(run, films, tmp_path):
 def test_a_run_that_was_cut_short_makes_up_the_table(run, films, tmp_path):
     run("extract", films / "one.png", "-f", "CTR")
     code, _, err = run("extract", films, "-f", "CTR")
-    assert (code, "2 done, 1 were there" in err) == (0, True)
+    assert (code, "2 done, 1 skipped" in err) == (0, True)
     assert len(read_csv(tmp_path / "out" / "images.csv")) == 3
 
 
@@ -124,7 +124,7 @@ def test_the_table_of_a_folder_that_was_moved_is_made_again(run, films, tmp_path
     (tmp_path / "elsewhere").mkdir()
     films.rename(tmp_path / "elsewhere" / "images")
     code, _, err = run("extract", tmp_path / "elsewhere" / "images", "-f", "CTR")
-    assert (code, "3 were there" in err) == (0, True), err
+    assert (code, "3 skipped" in err) == (0, True), err
     shutil.rmtree(tmp_path / "elsewhere" / "images")
     (tmp_path / "elsewhere" / "images").mkdir()
     Image.new("L", (40, 40), 9).save(tmp_path / "elsewhere" / "images" / "other.png")
@@ -163,7 +163,7 @@ def test_dicom_seg_holds_the_masks_and_refuses_pictures(run, films, tmp_path):
     code, _, err = run("segment", films, "-ot", "dicom-seg", "--classes", "lung halves, heart", "--threshold", "0.4")
     assert code == 1
     assert err.count("a DICOM SEG refers to a DICOM image") == 2
-    assert "1 done, 0 were there, 2 failed" in err
+    assert "1 done, 0 skipped, 2 failed" in err
     run("segment", films / "film.dcm", "-ot", "npy", "--classes", "lung halves, heart", "--threshold", "0.4")
     masks = np.load(tmp_path / "out" / "film.npy")
     found = highdicom.seg.segread(tmp_path / "out" / "film.seg.dcm")
@@ -180,7 +180,7 @@ def test_dicom_seg_holds_the_masks_and_refuses_pictures(run, films, tmp_path):
 def test_results_beside_the_images_are_not_taken_for_images(jaxseg_command, tiny, films):
     arguments = ["segment", "-i", films, "-o", films, "--weights", tiny, "--preview", "-ot", "npy"]
     assert "3 done" in jaxseg_command(*arguments)[2]
-    assert "3 were there" in jaxseg_command(*arguments)[2]
+    assert "3 skipped" in jaxseg_command(*arguments)[2]
 
 
 def test_a_map_of_labels_is_a_setting_of_dicom_seg_alone(run, films):
@@ -189,7 +189,7 @@ def test_a_map_of_labels_is_a_setting_of_dicom_seg_alone(run, films):
     assert run(*film, "-ot", "dicom-seg", "--labelmap")[0] == 0
     code, _, err = run(*film, "-ot", "dicom-seg")
     assert (code, "made with another labelmap" in err) == (1, True)
-    assert "1 were there" in run(*film, "-ot", "npy")[2]
+    assert "1 skipped" in run(*film, "-ot", "npy")[2]
     for command in (["segment", films, "-ot", "npy"], ["extract", films, "-ot", "dicom-seg", "-f", "CTR"]):
         code, _, err = run(*command, "--labelmap")
         assert (code, "ask for it with -ot dicom-seg" in err) == (2, True)
@@ -199,7 +199,7 @@ def test_masks_of_some_classes_and_measurements_of_all_share_a_folder(run, films
     assert run("segment", films, "-ot", "npy", "--classes", "heart")[0] == 0
     assert run("extract", films, "-f", "CTR,area")[0] == 0
     assert run("extract", films, "-f", "SCD", "--overwrite")[0] == 0
-    assert "3 were there" in run("segment", films, "-ot", "npy", "--classes", "heart")[2]
+    assert "3 skipped" in run("segment", films, "-ot", "npy", "--classes", "heart")[2]
 
 
 def test_other_names_of_the_classes_are_another_setting(jaxseg_command, films, tmp_path):

@@ -47,7 +47,7 @@ def test_a_folder_is_sampled_as_in_python_and_a_second_run_skips(jaxseg_command,
     words = ["sample", "-i", slices, "-o", out, "--weights", models[name], "-n", "5", "--seed", "3", "--preview"]
     code, text, err = jaxseg_command(*words)
     assert (code, text) == (0, "")
-    assert "2 done, 0 were there, 0 failed" in err
+    assert "2 done, 0 skipped, 0 failed" in err
     assert names(out) == ["one.npz", "one.preview.jpg", "summary.json", "two.npz", "two.preview.jpg"]
     expected = jaxseg.sample(slices / "one.npy", models[name], 5, 3)
     with np.load(out / "one.npz") as archive:
@@ -56,11 +56,11 @@ def test_a_folder_is_sampled_as_in_python_and_a_second_run_skips(jaxseg_command,
         )
         for key in archive:
             assert np.array_equal(archive[key], getattr(expected, key))
-    assert "0 done, 2 were there" in jaxseg_command(*words)[2]
+    assert "0 done, 2 skipped" in jaxseg_command(*words)[2]
     (out / "two.npz").unlink()
-    assert "1 done, 1 were there" in jaxseg_command(*words)[2]
+    assert "1 done, 1 skipped" in jaxseg_command(*words)[2]
     np.save(slices / "one.npy", np.zeros((32, 32)))
-    assert "1 done, 1 were there" in jaxseg_command(*words)[2]
+    assert "1 done, 1 skipped" in jaxseg_command(*words)[2]
     code, _, err = jaxseg_command(*words, "-n", "6")
     assert code == 1
     assert "made with another sample" in err
@@ -81,7 +81,7 @@ def test_one_image_is_sampled_as_within_its_folder(jaxseg_command, models, slice
 def test_arrays_and_pictures_hold_the_same(jaxseg_command, models, slices, tmp_path):
     out, words = tmp_path / "out", ["-i", slices / "one.npy", "--weights", models["cmvae"], "-n", "12"]
     for kind in ("npz", "npy", "png"):
-        assert jaxseg_command("sample", "-o", out, "--format", kind, *words)[0] == 0
+        assert jaxseg_command("sample", "-o", out, "-ot", kind, *words)[0] == 0
     arrays = {path.name.split(".")[1]: np.load(path) for path in out.glob("*.npy")}
     assert set(arrays) == {"clean", "masks", "agreement", "entropy", "confusion"}
     with np.load(out / "one.npz") as archive:
@@ -119,13 +119,13 @@ def test_bad_files_are_listed_and_passed_over(jaxseg_command, models, slices, tm
     assert "small.npy: the image is 20 x 32, the model takes 32 x 32" in err
     assert "colour.npy: images of the model have 1 channel(s), (H, W); got (32, 32, 3)" in err
     assert "cut.tif: " in err
-    assert "2 done, 0 were there, 4 failed" in err
+    assert "2 done, 0 skipped, 4 failed" in err
     assert "Traceback" not in err
     assert names(out) == ["one.npz", "summary.json", "two.npz"]
     entries = json.loads((out / "summary.json").read_text())["files"]
     assert "20 x 32" in entries["small"]["reason"]
     code, _, err = jaxseg_command(*words, "--resize", "--overwrite")
-    assert "3 done, 0 were there, 3 failed" in err
+    assert "3 done, 0 skipped, 3 failed" in err
     with np.load(out / "small.npz") as archive:
         assert archive["masks"].shape == (16, 20, 32)
 
@@ -146,7 +146,7 @@ def test_what_jaxseg_did_not_write_stays(jaxseg_command, models, slices, tmp_pat
     [
         (["-n", "0"], "0 is not in the range"),
         (["--seed", "-1"], "-1 is not in the range"),
-        (["--format", "tif"], "'tif' is not one of"),
+        (["-ot", "tif"], "'tif' is not one of"),
         (["--source", "posterior"], "'posterior' is not one of"),
         (["-g", "7,8,9"], "no device"),
     ],
@@ -180,6 +180,6 @@ def test_wrong_models_and_folders_are_exit_code_2(jaxseg_command, tiny, models, 
 def test_the_help_names_every_option(jaxseg_command):
     code, out, _ = jaxseg_command("sample", "--help")
     assert code == 0
-    for option in ("--input", "--output", "--weights", "--seed", "--format", "--source", "--resize", "--preview"):
+    for option in ("--input", "--output", "--weights", "--seed", "--output_type", "--source", "--resize", "--preview"):
         assert option in out
     assert "sample" in jaxseg_command("--help")[1]

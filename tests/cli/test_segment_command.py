@@ -76,11 +76,11 @@ def test_bad_files_are_reported_the_rest_is_done_and_a_second_run_skips(jaxseg_c
     assert code == 1
     assert "bad.png: not a png or jpg file, or damaged" in err
     assert "bad.dcm: not a DICOM file" in err
-    assert "2 done, 0 were there, 2 failed" in err
+    assert "2 done, 0 skipped, 2 failed" in err
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["counts"] == {"done": 2, "skipped": 0, "failed": 2, "pending": 0}
     code, _, err = jaxseg_command(*arguments)
-    assert "0 done, 2 were there, 2 failed" in err
+    assert "0 done, 2 skipped, 2 failed" in err
     code, _, err = jaxseg_command(*arguments, "--threshold", "0.3")
     assert (code, "made with another threshold" in err, err.count("\n")) == (1, True, 1)
     code, _, err = jaxseg_command(*arguments, "--threshold", "0.3", "--overwrite")
@@ -146,7 +146,7 @@ def test_a_real_process_leaves_stdout_clean_and_stderr_plain(tiny, images, tmp_p
     assert (code, out) == (0, ""), err
     lines = err.strip().splitlines()
     assert lines[0].startswith("images 1/2: ")
-    assert lines[-1].startswith("2 done, 0 were there, 0 failed")
+    assert lines[-1].startswith("2 done, 0 skipped, 0 failed")
     assert len(lines) == 3, err
 
 
@@ -183,7 +183,7 @@ def test_outputs_that_cannot_be_are_refused_before_any_work(jaxseg_command, tiny
     assert jaxseg_command(*common, "-o", tmp_path / "file")[0] == 2
     assert jaxseg_command(*common, "-o", tmp_path / "out", "--report", tmp_path)[0] == 2
     code, _, err = jaxseg_command(*common, "-o", tmp_path / "out", "--report", images / "one.png")
-    assert (code, "is no report of jaxseg" in err) == (2, True)
+    assert (code, "is not a jaxseg report" in err) == (2, True)
     assert not (tmp_path / "out").exists()
 
 

@@ -1,4 +1,4 @@
-"""Several things made of one image are accounted for together, and none replaces what belongs to something else."""
+"""Several products of one image share one account, and none replaces a file of another origin."""
 
 import json
 import os

@@ -98,7 +98,7 @@ def test_a_changed_image_is_redone_and_no_other(images, tmp_path):
     assert list(outcomes) == ["b.png"]
     assert np.load(tmp_path / "out" / "b.npy").shape == (3, 40, 41)
     old = (images / "c.png").stat()
-    draw(images / "c.png", seed=2)  # same size of file or not: the time tells
+    draw(images / "c.png", seed=2)  # the file may have the same size; its time differs
     os.utime(images / "c.png", ns=(old.st_atime_ns, old.st_mtime_ns + 1))
     assert list(finish(images, tmp_path / "out")[1]) == ["c.png"]
 

@@ -19,7 +19,7 @@ COUNT = 25
 
 @pytest.fixture(scope="module")
 def server():
-    """Starts a run in a process of its own, and ends it when there are so many results, or a moment later."""
+    """Starts a run in a new process, and kills it when there are this many results, or a moment later."""
     command = [sys.executable, KIT / "fake_segmenter.py"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as program:
 
@@ -73,7 +73,7 @@ def test_killed_runs_leave_whole_results_and_the_next_completes_them(server, sou
         whole = {name: digest for name, digest in tree(tmp_path).items() if not name.startswith(".jaxseg-")}
         assert found.items() <= whole.items() <= expected[output_type].items()
         if output_type == "png":
-            assert len(whole) == 3 * len(results(tmp_path))  # a picture for every class, or no folder
+            assert len(whole) == 3 * len(results(tmp_path))  # one PNG per class, or no folder
         found = whole
     assert len(found) > 0
     finish(source, tmp_path, output_type)

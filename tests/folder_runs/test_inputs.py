@@ -1,4 +1,4 @@
-"""Images are found by name and by content: DICOM trees, files without suffix, and what is to be left out."""
+"""Images are found by name and by content: DICOM trees, files without suffix, and files that are left out."""
 
 from pathlib import Path
 

@@ -91,7 +91,7 @@ def test_every_item_has_one_outcome_and_its_own_error(count, batch_size, readers
     )
     readable = [item for item in range(count) if item not in bad_read]
     assert [len(batch) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
-    assert list(itertools.chain(*batches)) == readable  # in order, the last batch alone may be smaller
+    assert list(itertools.chain(*batches)) == readable  # in order; only the last batch may be smaller
     lost = set(itertools.chain(*(batch for batch in batches if bad_compute & set(batch))))
     assert sorted(outcome.item for outcome in outcomes) == list(range(count))
     for outcome in outcomes:
@@ -158,8 +158,8 @@ def test_stages_overlap():
     assert [outcome.error for outcome in outcomes] == [None] * 4
 
 
-def test_what_is_written_is_told_before_the_next_batch_is_done():
-    started, told = [], []
+def test_what_is_written_is_reported_before_the_next_batch_is_done():
+    started, reported = [], []
     written = threading.Event()
 
     def compute(values):
@@ -167,7 +167,7 @@ def test_what_is_written_is_told_before_the_next_batch_is_done():
         if values == [1]:
             assert written.wait(10)
         if values == [2]:
-            assert told == [0]
+            assert reported == [0]
         return values
 
     def write(item, value, result):
@@ -178,8 +178,8 @@ def test_what_is_written_is_told_before_the_next_batch_is_done():
 
     for outcome in stream(range(3), lambda item: item, compute, write, batch_size=1, writers=2):
         assert outcome.error is None
-        told.append(outcome.item)
-    assert sorted(told) == [0, 1, 2]
+        reported.append(outcome.item)
+    assert sorted(reported) == [0, 1, 2]
 
 
 def test_no_items_no_outcomes():

@@ -1,4 +1,4 @@
-"""A segmenter of numpy alone, folder runs with it, and a program that runs them in processes that can be killed."""
+"""A segmenter that uses only numpy, folder runs with it, and a program that runs them in processes to be killed."""
 
 import dataclasses
 import hashlib
@@ -23,7 +23,7 @@ from jaxseg.masks.segmentation import Segmentation
 
 @dataclasses.dataclass
 class FakeSegmenter:
-    """Masks are where the picture is brighter than some values, so that each picture has its own."""
+    """Its masks mark the pixels that are brighter than some values, so that each image has masks of its own."""
 
     batch_size: int = 1
     seconds: float = 0.0
@@ -50,7 +50,7 @@ class FakeSegmenter:
 
 
 def draw(path: Path, *, size=(20, 30), seed: int | None = None) -> Path:
-    """Writes a small picture of noise, another one for every name or seed."""
+    """Writes a small image of noise, a different one for every name or seed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     seed = int(hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8], 16) if seed is None else seed
     noise = np.random.default_rng(seed).integers(0, 256, size, np.uint8)
@@ -59,7 +59,7 @@ def draw(path: Path, *, size=(20, 30), seed: int | None = None) -> Path:
 
 
 def start(source, output, output_type="npy", *, segmenter=None, settings=None, recursive=False, overwrite=False):
-    """Plans a run; returns it with its jobs and the generator of its outcomes."""
+    """Plans a run; returns it with its jobs and the generator of outcomes."""
     source, output = Path(source), Path(output)
     sources = folder.find_images(source, recursive=recursive, output=output)
     jobs = folder.plan(sources, source, output)
@@ -71,7 +71,7 @@ def start(source, output, output_type="npy", *, segmenter=None, settings=None, r
 
 
 def finish(*args, **options):
-    """Does a run; returns it with {source's name: outcome}."""
+    """Does a run; returns it with {name of the source: outcome}."""
     run, _, outcomes = start(*args, **options)
     done = {outcome.item.source.name: outcome for outcome in outcomes}
     folder.conclude(run)
@@ -87,13 +87,13 @@ def statuses(output: Path) -> dict[str, str]:
 
 
 def tree(path: Path) -> dict[str, str]:
-    """Every file below a folder with the digest of its content, but the summary."""
+    """Returns every file below a folder except the summary, with the digest of its content."""
     files = (file for file in path.rglob("*") if file.is_file() and file.name != "summary.json")
     return {file.relative_to(path).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 def serve() -> None:
-    """Does a run in a process for every line [source, output, type, seconds, options]; tells its id, then status."""
+    """Does a run in a new process for every line [source, output, type, seconds, options]; prints its id and status."""
     for line in sys.stdin:
         process = os.fork()
         if process == 0:

@@ -1,4 +1,4 @@
-"""Models of masks whose answers are known, and one that can be saved."""
+"""Models of masks whose outputs are known, and one that can be saved."""
 
 import dataclasses
 from pathlib import Path
@@ -12,7 +12,7 @@ from jaxseg.weights.store import save_model
 
 
 class Echo(nnx.Module):
-    """Answers with a function of what it is shown; by default with that itself."""
+    """Returns a function of its input; by default the input itself."""
 
     def __init__(self, size: tuple[int, int] = (32, 32), *, channels: int = 1, answer=lambda x: x):
         self.cfg = DAEConfig(image_size=size, in_channels=channels, out_channels=channels)
