@@ -17,7 +17,7 @@ from jaxseg.draw.save import save_picture
 from jaxseg.files import atomic_file, atomic_folder
 from jaxseg.folder_runs import folder
 from jaxseg.folder_runs.folder import FolderResult, Job, Outcome, Product, Run, process, writer
-from jaxseg.images.checks import ImageError
+from jaxseg.images.picture import ImageError
 from jaxseg.masks.write import PREVIEW
 from jaxseg.weights.load import load
 

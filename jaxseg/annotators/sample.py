@@ -14,7 +14,7 @@ from flax import nnx
 from jaxseg.annotators.draws import sample_noise
 from jaxseg.annotators.images import NORMALISE, checked_image, read_image, resized_image, resized_labels
 from jaxseg.card import Card
-from jaxseg.images.checks import ImageError
+from jaxseg.images.picture import ImageError
 from jaxseg.nn.inference import Runner
 from jaxseg.weights.load import load
 
