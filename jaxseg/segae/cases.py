@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxseg.files import printable
-from jaxseg.segae.score import MaskScore, Request, Scorer
+from jaxseg.segae.scorer import MaskScore, Request, Scorer
 from jaxseg.vocabulary.organs import Organ
 from jaxseg.volumes.pair import check_ct, check_mask, check_pair
 from jaxseg.volumes.read import SUFFIXES, read_labels, read_volume, stem, suffix_of

@@ -7,7 +7,7 @@ Source: Chen et al. 2024, arXiv:2406.00327; Schuture/Quality-Sentinel.
 """
 
 import dataclasses
-from collections.abc import Iterable
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,84 @@ from jaxseg.datasets.volume_cache import Cache, PackedMask, pack
 from jaxseg.files import printable
 from jaxseg.nn.metrics import dice
 from jaxseg.segae.crop import bounds, crop_window, normalise, to_bytes
-from jaxseg.segae.layout import Case, read_layout
 from jaxseg.volumes.pair import check_ct, check_mask, check_pair
-from jaxseg.volumes.read import read_labels, read_volume
+from jaxseg.volumes.read import SUFFIXES, read_labels, read_volume, suffix_of
 from jaxseg.volumes.volume import Volume, VolumeError
 
 OVERLAP = 20  # pixels that mask and truth must share in a slice for it to be used, as in the original
 MEMORY = 4 * 2**30  # bytes
+SPLITS = ("train", "val")
+MAX_ID = 2**16 - 1  # of a class
+
+_ORGAN = re.compile(r"(.+)_(\d{1,5})")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingCase:
+    """A case.
+
+    Attributes:
+      name: of its folder.
+      ct, label: the volumes; the label holds the classes.
+      masks: of every organ with masks, (its name, its class, the files of its masks).
+    """
+
+    name: str
+    ct: Path
+    label: Path
+    masks: tuple[tuple[str, int, tuple[Path, ...]], ...]
+
+
+def read_layout(root: str | Path) -> dict[str, tuple[TrainingCase, ...]]:
+    """Returns the cases of the splits that are there, by name; looks at names alone.
+
+    An organ's folder is named `{organ}_{id}`, where the organ may hold further underscores (the original's may not).
+    Volumes may be of any kind that `jaxseg.volumes.read` reads.
+
+    Raises:
+      ValueError: there is no split or no case, a case lacks its CT or its label, or an organ's folder has no class.
+      OSError: a folder cannot be read.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise ValueError(f"{root}: no such folder")
+    problems: list[str] = []
+    splits = {split: _cases(root / split, problems) for split in SPLITS if (root / split).is_dir()}
+    if not any(splits.values()) and not problems:
+        raise ValueError(f"{root}: has no case; the layout is train/CASE/ct.nii.gz, label.nii.gz, ORGAN_ID/*.nii.gz")
+    if problems:
+        rest = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise ValueError(f"{root}: {'; '.join(problems[:5])}{rest}")
+    return {split: cases for split, cases in splits.items() if cases}
+
+
+def _cases(folder: Path, problems: list[str]) -> tuple[TrainingCase, ...]:
+    found = [_case(path, problems) for path in sorted(folder.iterdir()) if path.is_dir() and path.name[0] != "."]
+    return tuple(case for case in found if case is not None)
+
+
+def _case(folder: Path, problems: list[str]) -> TrainingCase | None:
+    shown = printable(f"{folder.parent.name}/{folder.name}")
+    volumes = {name: _volume(folder, name) for name in ("ct", "label")}
+    missing = [name for name, path in volumes.items() if path is None]
+    if missing:
+        problems.append(f"{shown} has no {' and no '.join(f'{name}.nii.gz' for name in missing)}")
+        return None
+    masks = []
+    for path in sorted(folder.iterdir()):
+        if not path.is_dir() or path.name.startswith("."):
+            continue
+        named = _ORGAN.fullmatch(path.name)
+        if not named or not 0 < int(named[2]) <= MAX_ID:
+            problems.append(f"{shown}/{printable(path.name)}: an organ's folder is named ORGAN_ID, such as liver_13")
+            continue
+        files = tuple(file for file in sorted(path.iterdir()) if suffix_of(file) and not file.name.startswith("."))
+        masks.append((named[1], int(named[2]), files))
+    return TrainingCase(folder.name, volumes["ct"], volumes["label"], tuple(masks))
+
+
+def _volume(folder: Path, name: str) -> Path | None:
+    return next((folder / f"{name}{suffix}" for suffix in SUFFIXES if (folder / f"{name}{suffix}").is_file()), None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +112,7 @@ class Item:
       truth_voxels, mask_voxels: of the whole volumes.
     """
 
-    case: Case
+    case: TrainingCase
     organ: str
     label: int
     path: Path
@@ -240,7 +311,7 @@ def example(
     }
 
 
-def index_case(case: Case, volumes: Volumes, overlap: int = OVERLAP) -> tuple[list[Item], list[str]]:
+def index_case(case: TrainingCase, volumes: Volumes, overlap: int = OVERLAP) -> tuple[list[Item], list[str]]:
     """Returns the masks of a case, and sentences on what is wrong with its volumes.
 
     Args:
@@ -288,11 +359,6 @@ def _compact(ct: Volume) -> np.ndarray:
         fits = array.min() >= limits.min and array.max() <= limits.max
         return np.ascontiguousarray(array, np.int16 if fits else np.float32)
     return np.ascontiguousarray(array, np.float32)
-
-
-def case_names(items: Iterable[Item]) -> tuple[str, ...]:
-    """Returns the names of the cases of items, each once, in order."""
-    return tuple(dict.fromkeys(item.case.name for item in items))
 
 
 def true_dice(truth: np.ndarray, mask: np.ndarray) -> float:

@@ -1,6 +1,6 @@
 """Builds SegAE's training layout from CTs with labels, and masks by a network or by degrading the labels.
 
-The layout: `jaxseg.segae.layout`. Beside it stand quality.csv, a line for every mask, and summary.json.
+The layout: `jaxseg.segae.data`. Beside it stand quality.csv, a line for every mask, and summary.json.
 """
 
 import csv
@@ -17,13 +17,12 @@ from jaxseg.datasets.dataset_summary import read_summary
 from jaxseg.datasets.degrade import degrade
 from jaxseg.datasets.volume_cache import Cache
 from jaxseg.files import atomic_file, atomic_folder, printable, safe_name, sweep
-from jaxseg.segae.data import OVERLAP, Volumes, index_case
-from jaxseg.segae.layout import SPLITS, read_layout
-from jaxseg.segae.sources import Scan
+from jaxseg.images.kinds import kind_of
+from jaxseg.segae.data import OVERLAP, SPLITS, Volumes, index_case, read_layout
 from jaxseg.vocabulary.organs import Organ
 from jaxseg.volumes.nifti import write_nifti
 from jaxseg.volumes.pair import check_ct, check_pair
-from jaxseg.volumes.read import read_labels, read_volume, stem
+from jaxseg.volumes.read import SUFFIXES, read_labels, read_volume, stem, suffix_of
 from jaxseg.volumes.volume import Volume
 
 COLUMNS = (
@@ -40,6 +39,23 @@ COLUMNS = (
 )
 DICE_RANGE = (0.1, 0.98)  # of degraded masks, spread evenly
 _MADE_BY = "prepare segae"
+
+
+@dataclasses.dataclass(frozen=True)
+class Scan:
+    """A CT and what belongs to it.
+
+    Attributes:
+      name: of the case.
+      ct: a volume's file, or a folder of DICOM slices.
+      label: a volume of labels.
+      stages: such volumes by a network, one for each of its stages; none: the labels are to be degraded.
+    """
+
+    name: str
+    ct: Path
+    label: Path
+    stages: tuple[Path, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +95,76 @@ class Outcome:
     split: str
     masks: int = 0
     error: str = ""
+
+
+def find_scans(cts: Path, labels: Path, pseudo: Path | None = None) -> tuple[tuple[Scan, ...], tuple[str, ...]]:
+    """Returns the scans of folders, by name, and lines on what has no partner.
+
+    A case is a file CASE.nii.gz (or .nii, .npz, .npy; nnU-Net's ending _0000 does not count), a folder CASE with
+    ct.nii.gz or label.nii.gz, or for CTs a folder CASE of DICOM slices. The two folders may be one. Pseudo labels are
+    CASE/STAGE.nii.gz.
+
+    Raises:
+      ValueError: no CT has labels; two files are of one case; a case has no pseudo labels where these are given.
+      OSError: a folder cannot be read.
+    """
+    found = {"CT": _entries(cts, "ct"), "labels": _entries(labels, "label")}
+    both = sorted(set(found["CT"]) & set(found["labels"]))
+    if not both:
+        counts = ", ".join(f"{len(entries)} {kind}" for kind, entries in found.items())
+        raise ValueError(
+            f"no CT has labels of the same name ({counts}); name them CTS/CASE.nii.gz and LABELS/CASE.nii.gz, or "
+            "CASE/ct.nii.gz and CASE/label.nii.gz"
+        )
+    alone = {
+        "no labels": sorted(set(found["CT"]) - set(found["labels"])),
+        "no CT": sorted(set(found["labels"]) - set(found["CT"])),
+    }
+    notes = tuple(f"{len(names)} cases have {what}: {_first(names)}" for what, names in alone.items() if names)
+    stages = {name: _stages(pseudo / name) if pseudo else () for name in both}
+    without = [name for name in both if pseudo and not stages[name]]
+    if without:
+        raise ValueError(f"{len(without)} cases have no pseudo labels CASE/STAGE.nii.gz in {pseudo}: {_first(without)}")
+    return tuple(Scan(name, found["CT"][name], found["labels"][name], stages[name]) for name in both), notes
+
+
+def _entries(folder: Path, inner: str) -> dict[str, Path]:
+    """Case -> its volume."""
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            name, volume = path.name, _in_folder(path, inner)
+        else:
+            name, volume = stem(path).removesuffix("_0000"), path if suffix_of(path) else None
+        if volume is None:
+            continue
+        if name in found:
+            raise ValueError(f"{folder}: {found[name].name} and {volume.name} are both of case {printable(name)}")
+        found[name] = volume
+    return found
+
+
+def _in_folder(folder: Path, inner: str) -> Path | None:
+    """The volume of a case that has a folder of its own."""
+    for suffix in SUFFIXES:
+        for name in (inner, f"{inner}s"):
+            if (folder / f"{name}{suffix}").is_file():
+                return folder / f"{name}{suffix}"
+    if inner == "ct" and any(path.is_file() and kind_of(path) == "dicom" for path in sorted(folder.iterdir())):
+        return folder
+    return None
+
+
+def _stages(folder: Path) -> tuple[Path, ...]:
+    if not folder.is_dir():
+        return ()
+    return tuple(path for path in sorted(folder.iterdir()) if suffix_of(path) and not path.name.startswith("."))
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(printable(name) for name in names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def begin(scans: Sequence[Scan], out: Path, settings: Settings) -> dict[str, str]:

@@ -11,7 +11,7 @@ from scipy import ndimage
 from jaxseg.draw.legend import BACKGROUND, FAINT, TEXT, cut, font_of, line_height
 from jaxseg.palette import OKABE_ITO
 from jaxseg.segae.cases import Case
-from jaxseg.segae.table import Row
+from jaxseg.segae.score_table import Row
 from jaxseg.volumes.read import read_labels, read_volume
 
 CONTOUR = OKABE_ITO[0]

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from jaxseg.volumes.volume import Header, Volume, VolumeError, check_affine, check_dtype, check_shape
+from jaxseg.volumes.volume import Volume, VolumeError, check_affine, check_dtype, check_shape
 
 SUFFIXES = (".nii", ".nii.gz")
 _SIZES = {348: 1, 540: 2}  # bytes of a header -> version of the format
@@ -32,25 +32,19 @@ def read_nifti(path: Path) -> Volume:
       OSError: the file cannot be opened.
     """
     with _opened(path) as file:
-        header, found = _header(file)
-        count = math.prod(found.shape)
+        header, shape, dtype, affine = _header(file)
+        count = math.prod(shape)
         offset = _voxels_at(header)
         _read(file, offset - int(header["sizeof_hdr"]))  # extensions
-        content = _read(file, count * found.dtype.itemsize)
+        content = _read(file, count * dtype.itemsize)
         file.read(1)  # at the end gzip compares its checksum
-    array = np.frombuffer(content, found.dtype).reshape(found.shape)
+    array = np.frombuffer(content, dtype).reshape(shape)
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     if slope == 0 or math.isnan(slope):  # the format's way to say that nothing is scaled
         slope, intercept = 1.0, 0.0
     if not (math.isfinite(slope) and math.isfinite(intercept)):
         raise VolumeError(f"its values are scaled by {slope:g} and {intercept:g}, which is not possible")
-    return Volume(_scaled(array, slope, intercept), found.affine)
-
-
-def nifti_header(path: Path) -> Header:
-    """Reads the header alone; raises as `read_nifti`."""
-    with _opened(path) as file:
-        return _header(file)[1]
+    return Volume(_scaled(array, slope, intercept), affine)
 
 
 def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray | None = None) -> None:
@@ -118,7 +112,7 @@ def _header(file: BinaryIO) -> tuple:
     if unit is None:
         raise VolumeError(f"its unit of length is unknown (xyzt_units is {int(header['xyzt_units'])})")
     affine = check_affine(np.diag([unit, unit, unit, 1]) @ affine)
-    return header, Header(shape, dtype, affine)
+    return header, shape, dtype, affine
 
 
 def _shape(header) -> tuple[int, int, int]:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxseg.volumes.volume import Header, Volume, VolumeError
+from jaxseg.volumes.volume import Volume, VolumeError
 
 AFFINE_TOLERANCE_MM = 0.1  # by which the corners of two volumes may lie apart
 
@@ -60,31 +60,26 @@ def check_finite(volume: Volume) -> None:
         raise VolumeError(f"{volume.name}: {bad:,} voxels are NaN or infinite")
 
 
-def check_pair(ct: Volume | Header, mask: Volume | Header, ct_name: str = "", mask_name: str = "") -> None:
+def check_pair(ct: Volume, mask: Volume) -> None:
     """Looks whether a CT and a mask have the same voxels: shape and, where both say it, place in space.
 
     The affines agree where all corners of the two lie within `AFFINE_TOLERANCE_MM`.
 
-    Args:
-      ct, mask: with the array or without.
-      ct_name, mask_name: for messages; volumes have names of their own.
-
     Raises:
       VolumeError: they differ; the message says how.
     """
-    ct_name, mask_name = (given or getattr(of, "name", "") for given, of in ((ct_name, ct), (mask_name, mask)))
     if ct.shape != mask.shape:
         sizes = [" x ".join(map(str, shape)) for shape in (mask.shape, ct.shape)]
         turned = sorted(ct.shape) == sorted(mask.shape)
         hint = "; its axes may be in another order (a volume is slices, rows, columns)" if turned else ""
-        raise VolumeError(f"{mask_name}: the mask is {sizes[0]}, {ct_name} is {sizes[1]}{hint}")
+        raise VolumeError(f"{mask.name}: the mask is {sizes[0]}, {ct.name} is {sizes[1]}{hint}")
     if ct.affine is None or mask.affine is None:
         return
     last = np.array(ct.shape[::-1]) - 1
     corners = np.array([[*(last * np.array(bits)), 1] for bits in np.ndindex(2, 2, 2)]).T
     apart = np.linalg.norm(((ct.affine - mask.affine) @ corners)[:3], axis=0).max()
     if apart > AFFINE_TOLERANCE_MM:
-        raise VolumeError(f"{mask_name}: lies otherwise than {ct_name}: {_difference(ct.affine, mask.affine, apart)}")
+        raise VolumeError(f"{mask.name}: lies otherwise than {ct.name}: {_difference(ct.affine, mask.affine, apart)}")
 
 
 def _difference(ct: np.ndarray, mask: np.ndarray, apart: float) -> str:

@@ -1,15 +1,19 @@
 """Reads volumes: NIfTI, NumPy files, and folders of DICOM slices. The content of a file, not a guess, decides."""
 
 import dataclasses
+import zipfile
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
+from jaxseg import npy
 from jaxseg.files import printable
-from jaxseg.volumes import arrays, nifti, volume
-from jaxseg.volumes.volume import Header, Volume, VolumeError, check_dtype, check_shape
+from jaxseg.volumes import nifti, volume
+from jaxseg.volumes.volume import Volume, VolumeError, check_dtype, check_shape
 
-SUFFIXES = (*nifti.SUFFIXES, *arrays.SUFFIXES)
+ARRAY_SUFFIXES = (".npy", ".npz")
+SUFFIXES = (*nifti.SUFFIXES, *ARRAY_SUFFIXES)
 
 
 def suffix_of(path: Path) -> str:
@@ -40,15 +44,10 @@ def read_volume(path: str | Path, *, canonical: bool = False) -> Volume:
       OSError: the file cannot be opened.
     """
     path = Path(path)
-    found = _read(path, {"dicom": "read_series", "nifti": "read_nifti", "array": "read_array"})
+    found = _read(path)
     name = printable(path.name)
     found = dataclasses.replace(found, name=name, notes=tuple(f"{name}: {note}" for note in found.notes))
     return volume.canonical(found) if canonical else found
-
-
-def read_header(path: str | Path) -> Header:
-    """Reads shape, type and affine of a volume without its voxels; raises as `read_volume`."""
-    return _read(Path(path), {"dicom": "series_header", "nifti": "nifti_header", "array": "array_header"})
 
 
 def from_array(array: np.ndarray, name: str = "the volume") -> Volume:
@@ -90,22 +89,51 @@ def as_labels(found: Volume) -> Volume:
     return dataclasses.replace(found, array=labels)
 
 
-def _read(path: Path, functions: dict[str, str]) -> Volume | Header:
-    kind = "dicom" if path.is_dir() else {".npy": "array", ".npz": "array", "": ""}.get(suffix_of(path), "nifti")
+def _read(path: Path) -> Volume:
+    """Reads a file with the reader of its kind; its errors name the file."""
+    suffix = suffix_of(path)
     try:
-        if not kind:
-            raise VolumeError(
-                f"cannot read {path.suffix or 'a file without suffix'}; allowed: {', '.join(SUFFIXES)}, or a folder of "
-                "DICOM slices"
-            )
-        return getattr(_module(kind), functions[kind])(path)
+        if path.is_dir():
+            from jaxseg.volumes.series import read_series  # pydicom is slow to import
+
+            return read_series(path)
+        if suffix in ARRAY_SUFFIXES:
+            return _read_array(path)
+        if suffix:
+            return nifti.read_nifti(path)
+        raise VolumeError(
+            f"cannot read {path.suffix or 'a file without suffix'}; allowed: {', '.join(SUFFIXES)}, or a folder of "
+            "DICOM slices"
+        )
     except VolumeError as error:
         raise VolumeError(f"{printable(path.name)}: {error}") from None
 
 
-def _module(kind: str):
-    if kind == "dicom":
-        from jaxseg.volumes import series  # pydicom is slow to import
+def _read_array(path: Path) -> Volume:
+    """Reads .npy, or .npz with one array (D, H, W) of bool, integers or floats; nothing is unpickled."""
+    try:
+        if path.suffix.lower() == ".npz":
+            with zipfile.ZipFile(path) as archive:
+                members = archive.namelist()
+                if len(members) != 1:
+                    raise VolumeError(f"holds {len(members)} arrays; a volume is one")
+                with archive.open(members[0]) as file:
+                    return _checked_array(file)
+        with path.open("rb") as file:
+            return _checked_array(file)
+    except (VolumeError, MemoryError):
+        raise
+    except npy.NpyError as error:
+        raise VolumeError(str(error)) from None
+    except Exception as error:  # zipfile raises almost anything on damaged archives
+        if isinstance(error, OSError) and error.errno:
+            raise
+        raise VolumeError(f"not a {path.suffix} file, or damaged ({' '.join(str(error).split())[:120]})") from None
 
-        return series
-    return nifti if kind == "nifti" else arrays
+
+def _checked_array(file: BinaryIO) -> Volume:
+    """Reads an array whose shape and type are checked before memory is taken for its values."""
+    header = npy.read_header(file)
+    check_shape(header.shape)
+    check_dtype(header.dtype)
+    return Volume(np.ascontiguousarray(npy.read_values(file, header)))

@@ -9,7 +9,7 @@ from jaxseg.images.checks import ImageError
 from jaxseg.images.decode import open_dicom, stored_pixels, without_remarks
 from jaxseg.images.dicom import check_tags
 from jaxseg.images.kinds import kind_of
-from jaxseg.volumes.volume import Header, Volume, VolumeError, check_affine, check_shape
+from jaxseg.volumes.volume import Volume, VolumeError, check_affine, check_shape
 
 _TAGS = (
     "SeriesInstanceUID",
@@ -60,9 +60,9 @@ def read_series(folder: Path) -> Volume:
       OSError: a file cannot be read.
     """
     slices = _slices(folder)
-    header = _checked(slices)
+    shape, affine = _checked(slices)
     whole = all(float(number).is_integer() for each in slices for number in each.scale)
-    array = np.empty(header.shape, np.int32 if whole else np.float32)
+    array = np.empty(shape, np.int32 if whole else np.float32)
     notes = []
     for z, each in enumerate(slices):
         pixels, remarks = _guarded(each.path, _pixels)
@@ -71,12 +71,7 @@ def read_series(folder: Path) -> Volume:
         notes += remarks
     if whole and array.min() >= -(2**15) and array.max() < 2**15:
         array = array.astype(np.int16)
-    return Volume(array, header.affine, notes=tuple(dict.fromkeys(notes)))
-
-
-def series_header(folder: Path) -> Header:
-    """Reads the tags of the slices alone; raises as `read_series`, but not for damaged pixels."""
-    return _checked(_slices(folder))
+    return Volume(array, affine, notes=tuple(dict.fromkeys(notes)))
 
 
 def _slices(folder: Path) -> list[_Slice]:
@@ -92,7 +87,7 @@ def _slices(folder: Path) -> list[_Slice]:
     return sorted(slices, key=lambda each: each.height)
 
 
-def _checked(slices: list[_Slice]) -> Header:
+def _checked(slices: list[_Slice]) -> tuple[tuple[int, int, int], np.ndarray]:
     first = slices[0]
     for each in slices:
         if each.size != first.size or not np.allclose(each.spacing, first.spacing, rtol=1e-3):
@@ -105,7 +100,7 @@ def _checked(slices: list[_Slice]) -> Header:
     affine = np.eye(4)
     affine[:3, 0], affine[:3, 1] = first.rows * first.spacing[1], first.columns * first.spacing[0]
     affine[:3, 2], affine[:3, 3] = _step(slices), first.position
-    return Header(shape, np.dtype(np.int16), check_affine(_LPS_TO_RAS @ affine))
+    return shape, check_affine(_LPS_TO_RAS @ affine)
 
 
 def _step(slices: list[_Slice]) -> np.ndarray:

@@ -13,21 +13,6 @@ class VolumeError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Header:
-    """What a file says of a volume before its voxels are read.
-
-    Attributes:
-      shape: (D, H, W).
-      dtype: of the values as stored.
-      affine: as in `Volume`.
-    """
-
-    shape: tuple[int, int, int]
-    dtype: np.dtype
-    affine: np.ndarray | None = None
-
-
-@dataclasses.dataclass(frozen=True)
 class Volume:
     """A volume.
 

@@ -11,8 +11,8 @@ from volume_files import AFFINE, save_nifti
 
 from jaxseg.segae.cases import Case, Record, find_cases, score_cases
 from jaxseg.segae.score import Request, Scorer
-from jaxseg.segae.sources import dap_table
-from jaxseg.segae.table import Table
+from jaxseg.segae.label_table import dap_table
+from jaxseg.segae.score_table import ScoreTable
 from jaxseg.segae.worst import worst_picture
 
 SETTINGS = {"weights": "abc", "slices": 10}
@@ -34,8 +34,8 @@ def read(path) -> list[list[str]]:
         return list(csv.reader(file))
 
 
-def filled(path, cases, scorer, **options) -> Table:
-    table = Table(path, COLUMNS, SETTINGS, **options)
+def filled(path, cases, scorer, **options) -> ScoreTable:
+    table = ScoreTable(path, COLUMNS, SETTINGS, **options)
     todo = [case for case in cases if not table.has(case)]
     for case, record in zip(todo, score_cases(todo, scorer), strict=True):
         table.add(case, record)
@@ -132,7 +132,7 @@ def test_the_table_has_the_columns_of_the_original(root, tmp_path, scorer):
 
 def test_a_second_run_goes_on_and_changed_files_are_scored_again(root, tmp_path, scorer):
     filled(tmp_path / "r.csv", find_cases(root), scorer)
-    table = Table(tmp_path / "r.csv", COLUMNS, SETTINGS)
+    table = ScoreTable(tmp_path / "r.csv", COLUMNS, SETTINGS)
     assert all(table.has(case) for case in find_cases(root))
     np.save(root / "s2" / "segmentations" / "liver.npy", box(4, 9))
     assert [table.has(case) for case in find_cases(root)] == [True, False]
@@ -144,10 +144,10 @@ def test_a_second_run_goes_on_and_changed_files_are_scored_again(root, tmp_path,
 
 def test_a_failed_case_is_tried_again(tmp_path):
     (tmp_path / "ct.npy").write_bytes(b"x")
-    case, table = Case("s1", tmp_path / "ct.npy"), Table(tmp_path / "r.csv", COLUMNS, SETTINGS)
+    case, table = Case("s1", tmp_path / "ct.npy"), ScoreTable(tmp_path / "r.csv", COLUMNS, SETTINGS)
     table.add(case, Record("s1", case.fingerprint(), failed={"": "broken"}))
     table.write()
-    assert not Table(tmp_path / "r.csv", COLUMNS, SETTINGS).has(case)
+    assert not ScoreTable(tmp_path / "r.csv", COLUMNS, SETTINGS).has(case)
     assert read(tmp_path / "r.csv")[1] == ["s1", "n/a", "n/a", "n/a"]
 
 
@@ -157,7 +157,7 @@ def test_a_line_that_was_cut_short_does_not_count(root, tmp_path, scorer, kept):
     account = tmp_path / "r.scores.jsonl"
     whole = account.read_bytes()
     account.write_bytes(whole[:-kept])
-    table = Table(tmp_path / "r.csv", COLUMNS, SETTINGS)
+    table = ScoreTable(tmp_path / "r.csv", COLUMNS, SETTINGS)
     assert not table.has(find_cases(root)[1])
     filled(tmp_path / "r.csv", find_cases(root), scorer)
     lines = [json.loads(line) for line in account.read_text().splitlines()]
@@ -165,7 +165,7 @@ def test_a_line_that_was_cut_short_does_not_count(root, tmp_path, scorer, kept):
 
 
 def test_a_file_that_goes_while_it_is_scored_is_scored_again(root, tmp_path, scorer):
-    (case, _), table = find_cases(root), Table(tmp_path / "r.csv", COLUMNS, SETTINGS)
+    (case, _), table = find_cases(root), ScoreTable(tmp_path / "r.csv", COLUMNS, SETTINGS)
     record = next(iter(score_cases([case], scorer)))
     np.save(root / "s1" / "segmentations" / "liver.npy", box(3, 9))
     table.add(case, record)
@@ -183,7 +183,7 @@ def test_a_link_to_nowhere_fails_alone(root, tmp_path, scorer):
 
 def test_a_row_of_another_case_is_not_replaced(tmp_path):
     (tmp_path / "ct.npy").write_bytes(b"x")
-    table = Table(tmp_path / "r.csv", COLUMNS, SETTINGS)
+    table = ScoreTable(tmp_path / "r.csv", COLUMNS, SETTINGS)
     one, other = (Case("ct", tmp_path / "ct.npy", source=source) for source in ("here", "there"))
     table.add(one, Record("ct", one.fingerprint()))
     with pytest.raises(ValueError, match="has a row ct of another case"):
@@ -193,18 +193,18 @@ def test_a_row_of_another_case_is_not_replaced(tmp_path):
 def test_other_settings_and_files_of_others_are_refused(root, tmp_path, scorer):
     filled(tmp_path / "r.csv", find_cases(root), scorer)
     with pytest.raises(ValueError, match="another weights; name another file, or --overwrite"):
-        Table(tmp_path / "r.csv", COLUMNS, SETTINGS | {"weights": "xyz"})
-    again = Table(tmp_path / "r.csv", COLUMNS, SETTINGS | {"weights": "xyz"}, overwrite=True)
+        ScoreTable(tmp_path / "r.csv", COLUMNS, SETTINGS | {"weights": "xyz"})
+    again = ScoreTable(tmp_path / "r.csv", COLUMNS, SETTINGS | {"weights": "xyz"}, overwrite=True)
     assert not again.has(find_cases(root)[0])
     (tmp_path / "mine.csv").write_text("precious\n")
     with pytest.raises(ValueError, match="not written by `jaxseg score`"):
-        Table(tmp_path / "mine.csv", COLUMNS, SETTINGS, overwrite=True)
+        ScoreTable(tmp_path / "mine.csv", COLUMNS, SETTINGS, overwrite=True)
     (tmp_path / "new.worst.png").write_text("precious\n")
     with pytest.raises(ValueError, match="new.worst.png is there"):
-        Table(tmp_path / "new.csv", COLUMNS, SETTINGS)
+        ScoreTable(tmp_path / "new.csv", COLUMNS, SETTINGS)
     (tmp_path / "odd.scores.jsonl").write_text("precious\n")
     with pytest.raises(ValueError, match="no account of"):
-        Table(tmp_path / "odd.csv", COLUMNS, SETTINGS)
+        ScoreTable(tmp_path / "odd.csv", COLUMNS, SETTINGS)
     assert (tmp_path / "mine.csv").read_text() == (tmp_path / "odd.scores.jsonl").read_text() == "precious\n"
 
 
@@ -212,10 +212,10 @@ def test_other_settings_and_files_of_others_are_refused(root, tmp_path, scorer):
     "line", ['{"case": "s1"}', "[]", '{"case": "s1", "fingerprint": "x", "failed": {}, "scores": []}', "nan"]
 )
 def test_a_damaged_line_is_scored_again(root, tmp_path, scorer, line):
-    table = Table(tmp_path / "r.csv", COLUMNS, SETTINGS)
+    table = ScoreTable(tmp_path / "r.csv", COLUMNS, SETTINGS)
     with table.account.open("a") as file:
         file.write(line + "\n")
-    assert not Table(tmp_path / "r.csv", COLUMNS, SETTINGS).has(find_cases(root)[0])
+    assert not ScoreTable(tmp_path / "r.csv", COLUMNS, SETTINGS).has(find_cases(root)[0])
 
 
 def test_orders_slices_and_pictures_are_of_the_masks(root, tmp_path, scorer):
@@ -232,6 +232,6 @@ def test_orders_slices_and_pictures_are_of_the_masks(root, tmp_path, scorer):
 
 
 def test_names_that_a_spreadsheet_would_compute_are_text(tmp_path):
-    table = Table(tmp_path / "r.csv", ["=1+1"], SETTINGS)
+    table = ScoreTable(tmp_path / "r.csv", ["=1+1"], SETTINGS)
     table.write()
     assert read(tmp_path / "r.csv")[0][1] == "'=1+1"

@@ -9,7 +9,7 @@ from segae_files import ct, labels, organ
 from volume_files import AFFINE, save_nifti, save_series
 
 from jaxseg.segae import prepare as segae_prepare
-from jaxseg.segae import sources as segae_sources
+from jaxseg.segae import label_table
 from jaxseg.segae.data import read_segae
 from jaxseg.vocabulary import organs
 from jaxseg.volumes.read import read_volume
@@ -26,10 +26,10 @@ def folders(tmp_path):
 
 
 def run(folder, out="out", pseudo=None, table=None, **options):
-    scans, _ = segae_sources.find_scans(folder / "cts", folder / "labels", pseudo)
+    scans, _ = segae_prepare.find_scans(folder / "cts", folder / "labels", pseudo)
     settings = segae_prepare.Settings(**{"per_organ": 3, "least_slices": 2, "pseudo": pseudo is not None} | options)
     splits = segae_prepare.begin(scans, folder / out, settings)
-    table = table or segae_sources.dap_table()
+    table = table or label_table.dap_table()
     return list(segae_prepare.prepare(scans, folder / out, settings, table, splits))
 
 
@@ -120,7 +120,7 @@ def test_pseudo_labels_are_taken_stage_by_stage(folders):
 )
 def test_labels_of_other_tables_become_classes_of_the_dap_atlas(folders, name, text):
     (folders / name).write_text(text)
-    table = segae_sources.read_table(folders / name)
+    table = label_table.read_table(folders / name)
     assert {label: organ.id for label, organ in table.items()} == {13: 114, 15: 15}
     run(folders, table=table, per_organ=1)
     case = next((folders / "out" / "val").iterdir())
@@ -145,11 +145,11 @@ def test_labels_of_other_tables_become_classes_of_the_dap_atlas(folders, name, t
 def test_tables_that_are_wrong_are_refused(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=message):
-        segae_sources.read_table(tmp_path / name)
+        label_table.read_table(tmp_path / name)
 
 
 def test_the_table_of_the_dap_atlas_leaves_out_what_is_no_organ():
-    assert set(segae_sources.dap_table()) == set(range(2, len(organs.ORGANS)))
+    assert set(label_table.dap_table()) == set(range(2, len(organs.ORGANS)))
 
 
 def test_cases_are_found_in_folders_and_as_dicom(tmp_path):
@@ -157,17 +157,17 @@ def test_cases_are_found_in_folders_and_as_dicom(tmp_path):
     case.mkdir(parents=True)
     save_nifti(case / "ct.nii.gz", ct())
     save_nifti(case / "label.nii.gz", labels())
-    scans, notes = segae_sources.find_scans(tmp_path / "data", tmp_path / "data")
+    scans, notes = segae_prepare.find_scans(tmp_path / "data", tmp_path / "data")
     assert [(scan.name, scan.ct.name, scan.label.name) for scan in scans] == [("x", "ct.nii.gz", "label.nii.gz")]
     assert notes == ()
     (tmp_path / "cts").mkdir()
     save_series(tmp_path / "cts" / "x", (ct() + 1024).astype(np.uint16))
     save_series(tmp_path / "cts" / "y", (ct() + 1024).astype(np.uint16))
-    scans, notes = segae_sources.find_scans(tmp_path / "cts", tmp_path / "data")
+    scans, notes = segae_prepare.find_scans(tmp_path / "cts", tmp_path / "data")
     assert scans[0].ct == tmp_path / "cts" / "x"
     assert notes == ("1 cases have no labels: y",)
     with pytest.raises(ValueError, match=r"no CT has labels of the same name \(2 CT, 0 labels\)"):
-        segae_sources.find_scans(tmp_path / "cts", tmp_path / "cts")
+        segae_prepare.find_scans(tmp_path / "cts", tmp_path / "cts")
 
 
 def test_foreign_folders_and_other_settings_are_refused(folders):

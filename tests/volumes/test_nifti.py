@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from volume_files import AFFINE, save_nifti
 
 from jaxseg.volumes import nifti
-from jaxseg.volumes.read import read_header, read_labels, read_volume
+from jaxseg.volumes.read import read_labels, read_volume
 from jaxseg.volumes.volume import VolumeError
 
 RAMP = np.arange(2 * 3 * 4, dtype=np.int16).reshape(2, 3, 4) * 50 - 500
@@ -75,10 +75,9 @@ def test_reorienting_equals_nibabels(tmp_path, numbers):
     np.testing.assert_allclose(found.affine, theirs.affine, atol=1e-5)
 
 
-def test_the_header_is_read_without_the_voxels(tmp_path):
+def test_a_file_without_its_voxels_is_refused(tmp_path):
     path = save_nifti(tmp_path / "x.nii", RAMP)
     path.write_bytes(path.read_bytes()[:352])
-    assert read_header(path).shape == (2, 3, 4)
     with pytest.raises(VolumeError, match="cut short"):
         read_volume(path)
 

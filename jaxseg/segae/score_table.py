@@ -11,7 +11,7 @@ from pathlib import Path
 
 from jaxseg.files import atomic_file, printable
 from jaxseg.segae.cases import Case, Record
-from jaxseg.segae.score import MaskScore
+from jaxseg.segae.scorer import MaskScore
 from jaxseg.vocabulary import organs
 
 ORDERS = {"annotate": False, "trust": True}  # which masks to look at first -> is the best predicted the first?
@@ -35,7 +35,7 @@ class Row:
         return min(zip(self.score.dice, self.score.slices, strict=True))[1]
 
 
-class Table:
+class ScoreTable:
     """What was scored so far: a CSV for people, and beside it `NAME.scores.jsonl`, from which a run goes on.
 
     Every case is one line there, synced before the next; the CSV is written anew as a whole. A line that a kill cut
@@ -177,7 +177,7 @@ def _cell(value: object) -> str:
 
 
 def _line(text: str) -> dict | None:
-    """A case's line; None where it is not what `Table.add` writes, and the case is scored again."""
+    """A case's line; None where it is not what `ScoreTable.add` writes, and the case is scored again."""
     try:
         line = json.loads(text[:MAX_LINE])
         scores = line["scores"].values()
