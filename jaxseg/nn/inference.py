@@ -1,31 +1,156 @@
-"""Models as they are computed when nothing is trained any more."""
+"""Models ready for inference, and the one runner that applies them to batches."""
+
+import functools
+import math
+import time
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxseg.devices import shardings
 from jaxseg.nn.layers import ConvNorm
 from jaxseg.nn.winograd import pays, transformed, winograd
 
 
-def for_inference(model: nnx.Module, platform: str | None = None) -> nnx.Module:
-    """Returns a copy of `model` for inference on a device: `fold_batch_norm`, and what else is faster there.
+class Runner:
+    """Applies one function of a model to batches: compiled once, on one or several devices.
 
-    On CPUs 3x3 convolutions of many channels keep their kernel transformed for Winograd's algorithm. The result equals
-    the evaluation mode of `model` up to rounding (1e-5 of the largest logit of the published U-Net in float32). Kernels
-    of convolutions before a batch norm that compute in bfloat16 are kept in it.
+    `Segmenter`, `Denoiser`, `Scorer` and `Sampler` are built on it. The model is put into evaluation mode, made ready
+    by `for_inference`, and copied to the devices when the Runner is made; a later change of the model has no effect.
+    Two Runners of equal models and functions share one compiled program.
 
     Args:
       model: any of the package's.
-      platform: "cpu", "gpu" or "tpu"; None: that of the first device.
+      function: (model, *arrays) -> a pytree of arrays. The first axis of every array is the batch. It must be hashable,
+        and equal functions must compute the same: a module-level function, or a frozen dataclass with `__call__`.
+        An answer that concerns the batch as a whole has a first axis of length 1.
+      devices: JAX devices to spread the batch over; None: the first.
+      batch_size: number of items in one call; a multiple of the number of devices. None: `default`.
+      default: the usual batch size, rounded up to a multiple of the number of devices.
+
+    Attributes:
+      devices: list of the devices.
+      batch_size: number of items in one call.
+      compile_seconds: seconds that `compile` took; 0 before.
+
+    Raises:
+      ValueError: the batch size cannot be split over the devices.
+    """
+
+    def __init__(
+        self,
+        model: nnx.Module,
+        function: Callable,
+        *,
+        devices: Sequence[jax.Device] | None = None,
+        batch_size: int | None = None,
+        default: int = 1,
+    ):
+        self.devices = list(devices or jax.devices()[:1])
+        self.batch_size = self.round_up(default) if batch_size is None else batch_size
+        if self.batch_size < 1 or self.batch_size % len(self.devices):
+            raise ValueError(f"batch size {self.batch_size} cannot be split over {len(self.devices)} devices")
+        self._replicated, self._split = shardings(self.devices)
+        view = nnx.view(model, use_running_average=True, deterministic=True, raise_if_not_found=False)
+        graphdef, state = nnx.split(for_inference(view, self.devices[0].platform))
+        self._program = (function, graphdef)
+        self._state = jax.device_put(state, self._replicated)
+        self._compiled: dict[tuple, Callable] = {}
+        self.compile_seconds = 0.0
+
+    def __call__(self, *arrays: np.ndarray, shared: tuple = (), batch_size: int | None = None):
+        """Returns the function's answer for up to a batch of items, as numpy arrays.
+
+        Args:
+          *arrays: (B, ...) each. A batch with fewer items than the batch size is filled up with zeros, and the answer
+            is cut to B items, so that only one shape is compiled.
+          shared: arguments of the function, before the arrays, that all items have in common: pytrees of arrays, given
+            to every device as a whole.
+          batch_size: number of items in this call, instead of the Runner's.
+
+        Raises:
+          ValueError: there is no item, or there are more than the batch size.
+        """
+        count = len(arrays[0])
+        answer = self.start(*arrays, shared=shared, batch_size=batch_size)
+        return jax.tree.map(lambda leaf: np.asarray(leaf)[:count], answer)
+
+    def start(self, *arrays: np.ndarray, shared: tuple = (), batch_size: int | None = None):
+        """Returns the answer for a whole batch on the devices, without waiting for it; see `__call__`.
+
+        The items that fill up a short batch are in it, at the end.
+        """
+        size = self.batch_size if batch_size is None else batch_size
+        if not 1 <= len(arrays[0]) <= size:
+            raise ValueError(f"between 1 and {size} items fit in a batch, got {len(arrays[0])}")
+        arrays = jax.device_put(tuple(_filled(array, size) for array in arrays), self._split)
+        shared = jax.device_put(tuple(shared), self._replicated)
+        compiled = self._compiled.get(tuple((array.shape, array.dtype.name) for array in arrays))
+        if compiled is not None and not shared:
+            return compiled(self._state, (), arrays)
+        # Programs are cached by function and model, so that one-image calls after each other compile once.
+        return _run(*self._program, self._state, shared, arrays)
+
+    def compile(self, *items: jax.ShapeDtypeStruct) -> None:
+        """Compiles ahead of the first batch, so that a long run can report `compile_seconds` by itself.
+
+        Args:
+          *items: shape and dtype of one item of each array, without the batch axis.
+        """
+        start = time.perf_counter()
+        shapes = [(self.batch_size, *item.shape) for item in items]
+        arrays = tuple(
+            jax.ShapeDtypeStruct(shape, item.dtype, sharding=self._split)
+            for shape, item in zip(shapes, items, strict=True)
+        )
+        key = tuple((array.shape, jnp.dtype(array.dtype).name) for array in arrays)
+        self._compiled[key] = _run.lower(*self._program, self._state, (), arrays).compile()
+        self.compile_seconds = time.perf_counter() - start
+
+    def round_up(self, count: int) -> int:
+        """Returns the smallest multiple of the number of devices that is at least `count`."""
+        return math.ceil(count / len(self.devices)) * len(self.devices)
+
+
+# Nothing is donated: no answer has the size of the inputs, so XLA could not use their memory.
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _run(function: Callable, graphdef, state, shared: tuple, arrays: tuple):
+    return function(nnx.merge(graphdef, state), *shared, *arrays)
+
+
+def _filled(array: np.ndarray, size: int) -> np.ndarray:
+    """The array with rows of zeros after its last, so that its length is `size`."""
+    if len(array) == size:
+        return array
+    full = np.zeros((size, *array.shape[1:]), array.dtype)
+    full[: len(array)] = array
+    return full
+
+
+def for_inference(model: nnx.Module, platform: str | None = None) -> nnx.Module:
+    """Returns a copy of `model` for inference on a device, with all changes that make it faster there.
+
+    Batch norms are merged into their convolutions (`fold_batch_norm`). On CPUs, 3x3 convolutions with many channels
+    store their kernel transformed for Winograd's algorithm. Convolutions before a batch norm that compute in bfloat16
+    store their kernel in bfloat16. The result equals the evaluation mode of `model` up to rounding (1e-5 of the largest
+    logit of the published U-Net in float32).
+
+    Args:
+      model: any of the package's.
+      platform: "cpu", "gpu" or "tpu"; None: the platform of the first device.
+
+    Returns:
+      A new module; `model` is not changed.
     """
     model = fold_batch_norm(model)
     on_cpu = (platform or jax.default_backend()) == "cpu"
     for _, module in nnx.iter_modules(model):
         if not isinstance(module, ConvNorm):
             continue
-        if module.conv.dtype == jnp.bfloat16:  # it would be rounded so at every call
+        if module.conv.dtype == jnp.bfloat16:  # otherwise it would be rounded at every call
             kernel = np.asarray(module.conv.kernel.get_value()).astype(jnp.bfloat16)
             module.conv.kernel.set_value(jax.device_put(kernel))
         elif on_cpu and _suits(module.conv):
@@ -36,8 +161,8 @@ def for_inference(model: nnx.Module, platform: str | None = None) -> nnx.Module:
 def fold_batch_norm(model: nnx.Module) -> nnx.Module:
     """Returns a copy of `model` for inference with every batch norm merged into its convolution.
 
-    The result equals the evaluation mode of `model` up to rounding, and shares no array with it that
-    was changed. It cannot be trained further as a batch-normalised network.
+    The result equals the evaluation mode of `model` up to rounding. `model` itself is not changed. The result has no
+    batch norms any more, so it should not be trained further.
     """
     graphdef, state = nnx.split(model)
     model = nnx.merge(graphdef, jax.tree.map(lambda a: a, state))  # new variables that hold the same arrays
@@ -56,14 +181,14 @@ def fold_batch_norm(model: nnx.Module) -> nnx.Module:
 
 
 class Winograd(nnx.Module):
-    """A 3x3 convolution with strides and padding of 1 that keeps its kernel transformed: (B, H, W, C) -> (B, H, W, C').
+    """A 3x3 convolution, stride 1, padding 1, that stores its kernel transformed: (B, H, W, C) -> (B, H, W, C').
 
     Args:
-      conv: the convolution that it takes the place of.
+      conv: the convolution that it replaces.
     """
 
     def __init__(self, conv: nnx.Conv):
-        # At once: each operation alone would compile.
+        # Under jit: otherwise each operation would be compiled by itself.
         self.kernel = nnx.Param(jax.jit(transformed)(conv.kernel.get_value()))
         self.bias = nnx.Param(conv.bias.get_value())
 
