@@ -23,6 +23,8 @@ _PUBLIC = {
     "sample": "jaxseg.annotators.sample",
     "Sampler": "jaxseg.annotators.sample",
     "score": "jaxseg.segae.score",
+    "score_dataset": "jaxseg.segae.score_dataset",
+    "score_labels": "jaxseg.segae.score_dataset",
     "Scorer": "jaxseg.segae.score",
     "segae_inference": "jaxseg.segae.score",
     "segment": "jaxseg.anatomy.segment",

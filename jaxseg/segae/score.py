@@ -109,9 +109,7 @@ def segae_inference(ct_data: np.ndarray, mask: np.ndarray, class_: int, *, model
     return "n/a" if found is None else found
 
 
-def open_scorer(
-    model: str | Path | nnx.Module | Scorer, *, embeddings: str | Path | None = None, **options
-) -> Scorer:
+def open_scorer(model: str | Path | nnx.Module | Scorer, *, embeddings: str | Path | None = None, **options) -> Scorer:
     """Returns a Scorer of a model; a Scorer is returned as it is.
 
     Args:

@@ -10,8 +10,8 @@ from scoring_files import box, ct, model, save_cases
 from volume_files import AFFINE, save_nifti
 
 from jaxseg.segae.cases import Case, Record, find_cases, score_cases
-from jaxseg.segae.score import Request, Scorer
 from jaxseg.segae.label_table import dap_table
+from jaxseg.segae.score import Request, Scorer
 from jaxseg.segae.score_table import ScoreTable
 from jaxseg.segae.worst import worst_picture
 
@@ -200,10 +200,10 @@ def test_other_settings_and_files_of_others_are_refused(root, tmp_path, scorer):
     with pytest.raises(ValueError, match="not written by `jaxseg score`"):
         ScoreTable(tmp_path / "mine.csv", COLUMNS, SETTINGS, overwrite=True)
     (tmp_path / "new.worst.png").write_text("precious\n")
-    with pytest.raises(ValueError, match="new.worst.png is there"):
+    with pytest.raises(ValueError, match="new.worst.png exists"):
         ScoreTable(tmp_path / "new.csv", COLUMNS, SETTINGS)
     (tmp_path / "odd.scores.jsonl").write_text("precious\n")
-    with pytest.raises(ValueError, match="no account of"):
+    with pytest.raises(ValueError, match="is not a journal of"):
         ScoreTable(tmp_path / "odd.csv", COLUMNS, SETTINGS)
     assert (tmp_path / "mine.csv").read_text() == (tmp_path / "odd.scores.jsonl").read_text() == "precious\n"
 
@@ -213,7 +213,7 @@ def test_other_settings_and_files_of_others_are_refused(root, tmp_path, scorer):
 )
 def test_a_damaged_line_is_scored_again(root, tmp_path, scorer, line):
     table = ScoreTable(tmp_path / "r.csv", COLUMNS, SETTINGS)
-    with table.account.open("a") as file:
+    with table.journal.open("a") as file:
         file.write(line + "\n")
     assert not ScoreTable(tmp_path / "r.csv", COLUMNS, SETTINGS).has(find_cases(root)[0])
 

@@ -8,8 +8,8 @@ import pytest
 from segae_files import ct, labels, organ
 from volume_files import AFFINE, save_nifti, save_series
 
-from jaxseg.segae import prepare as segae_prepare
 from jaxseg.segae import label_table
+from jaxseg.segae import prepare as segae_prepare
 from jaxseg.segae.data import read_segae
 from jaxseg.vocabulary import organs
 from jaxseg.volumes.read import read_volume
