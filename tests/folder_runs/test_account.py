@@ -131,7 +131,7 @@ def test_a_file_of_another_image_or_kind_is_in_the_way(images, tmp_path):
     with pytest.raises(ValueError, match=r"a.npy is in the way: it holds the npy result"):
         work(images, output, same_place)
     (output / "a.preview.jpg").write_text("precious")
-    with pytest.raises(ValueError, match=r"a.preview.jpg is in the way: it is nothing that jaxseg wrote"):
+    with pytest.raises(ValueError, match=r"a.preview.jpg is in the way: it was not written by jaxseg"):
         work(images, output, MASKS, PREVIEW, overwrite=True)
     assert (output / "a.preview.jpg").read_text() == "precious"
 

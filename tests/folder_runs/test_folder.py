@@ -196,7 +196,7 @@ def test_what_jaxseg_did_not_make_is_never_replaced(images, tmp_path, overwrite)
             finish(images, output, output_type, overwrite=overwrite)
     for content in ("{}", "[]", '{"settings": 1, "files": {}}', '{"settings": {}, "files": [1]}', "\x00", "{"):
         (output / "summary.json").write_text(content)
-        with pytest.raises(ValueError, match="no summary of jaxseg"):
+        with pytest.raises(ValueError, match="is not a jaxseg summary"):
             finish(images, output, "npy", overwrite=overwrite)
         assert (output / "summary.json").read_text() == content
     assert tree(tmp_path) == before
