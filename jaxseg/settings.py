@@ -96,7 +96,11 @@ def verify(instance: Any, more: Iterable[str] = ()) -> None:
     """
     problems: list[str] = []
     for name, hint in _hints(type(instance)).items():
-        convert(hint, getattr(instance, name), name, problems)
+        value = getattr(instance, name)
+        if isinstance(value, list):  # a frozen dataclass that holds a list cannot be hashed
+            problems.append(f"{name}: {shown(value)} is a list; give a tuple")
+        else:
+            convert(hint, value, name, problems)
     problems = problems or list(more)
     if problems:
         raise ValueError("\n".join(problems))

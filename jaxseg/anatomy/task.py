@@ -1,6 +1,6 @@
 """Training of PAX-Ray: a U-Net with independent classes that overlap, on chest X-rays.
 
-Source: Seibold et al. 2022, arXiv:2210.07043; ConstantinSeibold/multilabel_segmentation_paxray.
+Source: Seibold et al. 2022, arXiv:2210.03416; ConstantinSeibold/multilabel_segmentation_paxray.
 """
 
 import dataclasses

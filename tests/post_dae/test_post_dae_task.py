@@ -13,6 +13,7 @@ from PIL import Image
 import jaxseg
 from jaxseg.nn.losses import probability_dice_loss
 from jaxseg.post_dae import task as post_dae
+from jaxseg.post_dae.model import DAEConfig
 from jaxseg.post_dae.task import CorruptionConfig, DataConfig, spoil
 from jaxseg.training import run, task
 from jaxseg.training.config.config import read_config
@@ -58,9 +59,9 @@ def test_the_published_values_are_in_the_original_configuration():
     assert (config.data.size, config.trainer.batch_size, config.trainer.epochs) == (512, 8, 200)
     assert (config.optimizer.name, config.optimizer.learning_rate, config.trainer.clip_norm) == ("adam", 1e-4, 0.5)
     assert config.data.corruption == CorruptionConfig()
-    problem = post_dae.make_problem  # its network is the architecture's default
+    problem = post_dae.make_problem  # its network is the default one
     assert callable(problem)
-    cfg = jaxseg.architectures.architecture("dae").config()
+    cfg = DAEConfig()
     assert (config.model.features, config.model.decoder_features) == (cfg.features, cfg.decoder_features)
     assert config.model.intermediate == cfg.intermediate
 

@@ -109,7 +109,7 @@ def test_every_problem_is_a_line_with_its_path(tmp_path):
         "data.crop.size: [4, 'x', 6] has 3 entries, it needs 2",
         "data.crop.chance: 'yes' is not a finite number",
         "model.backbone: 'resnet9' is not one of resnet18, resnet34, resnet50, resnet101, resnet152",
-        "model.width: 0 is not a whole number from 1 to 1024",
+        "model.width: 0 is not from 1 to 1024",
         "trainer.epoch: no such setting; did you mean epochs?",
         "trainer.batch_size: 3.5 is not a whole number",
         "trainer.precision: 'fp8' is not one of float32, bfloat16",
