@@ -61,10 +61,9 @@ def score(
       OSError: a file cannot be read.
 
     Example:
-      >>> import numpy as np
       >>> import jaxseg
-      >>> from jaxseg.segae.model import with_embeddings
-      >>> model = with_embeddings(jaxseg.create("segae", backbone="resnet18", width=4), np.ones((145, 512), np.float32))
+      >>> model = jaxseg.create("segae", backbone="resnet18", width=4)
+      >>> model = model.with_embeddings(np.ones((145, 512), np.float32))
       >>> ct = np.random.default_rng(0).integers(-1000, 1000, (4, 32, 32))
       >>> print(jaxseg.score(ct, np.zeros_like(ct), "liver", model))  # an empty mask has no score
       None

@@ -15,9 +15,10 @@ from flax import nnx
 
 from jaxseg.nn.inference import Runner
 from jaxseg.segae.crop import SLICES, network_input, slices_with, spread
-from jaxseg.segae.model import NO_EMBEDDINGS, SegAE, embedding_of
+from jaxseg.segae.model import embedding_of
 from jaxseg.vocabulary import organs
 from jaxseg.vocabulary.organs import Organ
+from jaxseg.weights.model import Model
 
 BATCH, ACCELERATOR_BATCH = 10, 128  # slices; on a CPU the slices of one mask fill one batch
 
@@ -80,11 +81,9 @@ class Scorer:
       ValueError: the model does not score masks, it has no text embeddings, or an option is out of range.
 
     Example:
-      >>> import jax.numpy as jnp, numpy as np
       >>> import jaxseg
-      >>> from jaxseg.segae.model import with_embeddings
       >>> model = jaxseg.create("segae", backbone="resnet18", width=4)
-      >>> scorer = jaxseg.Scorer(with_embeddings(model, np.ones((145, 512), np.float32)), slices=3)
+      >>> scorer = jaxseg.Scorer(model.with_embeddings(np.ones((145, 512), np.float32)), slices=3)
       >>> scorer.organ("left kidney").name, scorer.size
       ('kidney left', 256)
     """
@@ -99,16 +98,15 @@ class Scorer:
         devices: Sequence[jax.Device] | None = None,
         threads: int | None = None,
     ):
-        if not isinstance(model, SegAE):
-            given = model.card.model if hasattr(model, "card") else type(model).__name__
+        if not isinstance(model, Model) or model.OUTPUT[0] != "dice":
+            given = model.name if isinstance(model, Model) else type(model).__name__
             raise ValueError(f"a model that scores masks is needed, a trained segae; got {given!r}")
         if slices is not None and (type(slices) is not int or slices < 1):
             raise ValueError(f"slices must be a whole number of at least 1, or None for all; got {slices!r}")
         if threads is not None and threads < 1:
             raise ValueError(f"threads must be at least 1, got {threads}")
         organs.find(0, names=names)  # refuses unknown values of `names`
-        if not np.asarray(model.embeddings[...]).any():
-            raise ValueError(f"the model has no text embeddings: {NO_EMBEDDINGS}")
+        model.check_ready()
         self.card = getattr(model, "card", None)
         self.canonical = getattr(self.card, "orientation", "") == "canonical"
         height, width = self.card.input_size if self.card else model.cfg.image_size
@@ -209,6 +207,6 @@ def _finished(started: collections.deque) -> Iterator[MaskScore]:
         yield MaskScore(mask.organ, mask.slices, tuple(mask.dice))
 
 
-def _predict(model: SegAE, x: jax.Array, labels: jax.Array) -> jax.Array:
+def _predict(model: Model, x: jax.Array, labels: jax.Array) -> jax.Array:
     """(B, S, S, 2) slices with masks, (B,) int32 classes -> (B,) float32 predicted Dice."""
-    return model(x, model.embeddings[...][labels])
+    return model.predict(x, labels)

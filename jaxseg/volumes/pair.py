@@ -58,7 +58,7 @@ def check_mask(mask: Volume) -> Volume:
         kinds = np.unique(mask.array)
         shown = ", ".join(f"{value:g}" for value in kinds[:6]) + (", ..." if kinds.size > 6 else "")
         hint = "score it as labels, or extract one organ" if mask.array.dtype.kind in "iu" else "apply a threshold"
-        raise VolumeError(f"{mask.name}: a mask holds 0 and 1, this file holds {shown}; {hint}")
+        raise VolumeError(f"{mask.name}: a mask holds 0 and 1, this one holds {shown}; {hint}")
     return Volume(found, mask.affine, mask.name, mask.notes)
 
 
