@@ -1,4 +1,4 @@
-"""Measurements of anatomy from images or masks, and the tables of a run."""
+"""Measurements of anatomy in images or masks, and the table of a run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,21 +30,28 @@ def extract(
     """Measures the anatomy in an X-ray or in masks.
 
     Args:
-      image: with a model, what `jaxseg.segment` takes; else its result, or masks (K, H, W) bool.
-      features: of `jaxseg.anatomy.measure.features.FEATURES`, a list or one comma-separated string: CTR, SCD, area,
+      image: with a model, what `jaxseg.segment` takes; otherwise its result, or masks (K, H, W) bool.
+      features: from `jaxseg.anatomy.measure.features.FEATURES`, a list or a comma-separated string: CTR, SCD, area,
         perimeter, compactness, centroid, box, convexity.
-      model: segments the image first, as `jaxseg.segment`, only the classes that the features need.
-      names: (K,) labels of masks given as an array; those of CXAS where K is 159.
-      pixel_mm: height and width of a pixel of masks given as an array; adds columns in mm.
-      original_values: -1 (boxes of 0) where the original gives them for what cannot be measured, instead of NaN.
+      model: segments the image first, as `jaxseg.segment` does, but only the classes that the features need.
+      names: (K,) labels of masks given as an array; None: those of CXAS, if K is 159.
+      pixel_mm: height and width of a pixel, in mm, of masks given as an array; adds columns in mm.
+      original_values: return -1 (boxes of 0), as the original does, if something cannot be measured, instead of NaN.
       **options: of `jaxseg.segment`.
 
     Returns:
-      Measurements: `values` by column name, `reasons` for those that are NaN. Pixels are those of the network's grid
-      where an image or a Segmentation was given, as in the original; of the masks where masks were.
+      Measurements: `values` by column name, and `reasons` for those that are NaN. Lengths are in pixels: of the
+      network's grid if an image or a Segmentation was given, as in the original; of the masks if masks were given.
 
     Raises:
       ValueError: a feature is unknown, or the image, masks and names do not fit.
+
+    Example:
+      >>> import jaxseg, numpy as np
+      >>> masks = np.zeros((1, 20, 20), bool)
+      >>> masks[0, 5:10, 5:15] = True
+      >>> jaxseg.extract(masks, "area", names=["heart"]).values
+      {'heart_area': 50}
     """
     found = known.find_all(features)
     if model is not None:
@@ -74,7 +81,7 @@ def extract(
 
 
 def merge_tables(jobs: list[Job], run: Run, path: Path, *, root: Path, features: tuple[str, ...]) -> None:
-    """Writes the table of a run, a row an image; one that failed has its reason alone."""
+    """Writes the table of a run, with one row per image. The row of an image that failed has only the reason."""
     place = next(product.place for product in run.products if product.kind == "measurements")
     rows = []
     for job in jobs:

@@ -1,4 +1,4 @@
-"""What runs make of every image: masks, previews, measurements and their drawings, beside each other in one folder."""
+"""What runs make from every image: masks, previews, measurements and drawings of them, side by side in one folder."""
 
 import functools
 import json
@@ -26,7 +26,7 @@ from jaxseg.masks.write import DRAWING, MEASUREMENTS, PREVIEW, WRITERS, merge_co
 
 
 def masks(output_type: str, class_names: tuple[str, ...], model: str, *, labelmap: bool = False) -> Product:
-    """Masks in the format `output_type`, a key of `jaxseg.masks.write.WRITERS`."""
+    """Returns the product of masks in the format `output_type`, a key of `jaxseg.masks.write.WRITERS`."""
 
     def write(job: Job, segmentation: Segmentation) -> list[str]:
         notes: list[str] = []
@@ -39,12 +39,12 @@ def masks(output_type: str, class_names: tuple[str, ...], model: str, *, labelma
         from jaxseg.masks.dicom_seg import check_source as check
         from jaxseg.masks.dicom_seg import require_highdicom
 
-        require_highdicom()  # now rather than after the first image
+        require_highdicom()  # now, not after the first image
     return Product(output_type, functools.partial(output_path, output_type=output_type), write, check)
 
 
 def previews(intensity: str) -> Product:
-    """`<base>.preview.jpg`: the masks over the image."""
+    """Returns the product `<base>.preview.jpg`: the masks over the image."""
 
     def write(job: Job, segmentation: Segmentation) -> list[str]:
         image = display(read_picture(job.source, intensity=intensity))
@@ -55,7 +55,7 @@ def previews(intensity: str) -> Product:
 
 
 def measurements(features: tuple[str, ...], *, original_values: bool = False) -> Product:
-    """`<base>.measurements.json`: the features of an image, of which tables are made."""
+    """Returns the product `<base>.measurements.json`: the features of an image, from which tables are made."""
 
     def write(job: Job, segmentation: Segmentation) -> list[str]:
         found = measure_segmentation(segmentation, features, original_values=original_values)
@@ -67,7 +67,7 @@ def measurements(features: tuple[str, ...], *, original_values: bool = False) ->
 
 
 def drawings(features: tuple[str, ...], intensity: str) -> Product:
-    """`<base>.lines.jpg`: the lines that the features measure, over the image."""
+    """Returns the product `<base>.lines.jpg`: the lines that the features measure, over the image."""
 
     def write(job: Job, segmentation: Segmentation) -> list[str]:
         image = display(read_picture(job.source, intensity=intensity))
@@ -81,7 +81,7 @@ def drawings(features: tuple[str, ...], intensity: str) -> Product:
 def segment_files(
     todo: list[Job], segmenter: Segmenter, run: Run, *, readers: int = 2, writers: int = 2
 ) -> Iterator[Outcome]:
-    """Segments the jobs that `begin` returned, makes the run's products, and yields Outcomes; `run` keeps account."""
+    """Segments the jobs that `begin` returned, writes the run's products, and yields Outcomes."""
     read, write = _reader(run, segmenter), writer(run)
     return process(
         todo,
@@ -96,7 +96,7 @@ def segment_files(
 
 
 def merge_masks(jobs: list[Job], run: Run, path: Path, segmenter: Segmenter) -> Path:
-    """Writes the folder's COCO file from those of the images that are done."""
+    """Writes one COCO file for the folder from the files of the images that are done."""
     place = next(product.place for product in run.products if product.kind == "json")
     return merge_coco([place(job.base) for job in run.finished(jobs)], path, segmenter.card.class_names)
 
@@ -114,7 +114,7 @@ def _reader(run: Run, segmenter: Segmenter) -> Callable:
 def measure_segmentation(
     segmentation: Segmentation, features: tuple[str, ...], *, original_values: bool = False
 ) -> Measurements:
-    """Measures masks where the original does: at the network's size, before they are brought to the image's."""
+    """Measures masks as the original does: at the network's size, before they are resized to the image's."""
     coarse = np.unpackbits(segmentation.bits, axis=2).view(bool)  # (K, h, w)
     pixel_mm = None
     if segmentation.spacing_mm is not None:

@@ -1,9 +1,9 @@
 """Anatomy masks of X-rays: preprocessing, the network, thresholding, and masks at the image's own size."""
 
 import dataclasses
-import functools
+import hashlib
+import json
 import math
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,24 +13,23 @@ import numpy as np
 from flax import nnx
 
 from jaxseg.card import Card
-from jaxseg.devices import shardings
 from jaxseg.images.preprocess import PREPROCESSING
 from jaxseg.images.read import INTENSITIES, Picture, from_array, read_picture
 from jaxseg.masks.segmentation import Segmentation
-from jaxseg.nn.inference import for_inference
+from jaxseg.nn.inference import Runner
 from jaxseg.nn.resize import bilinear
 from jaxseg.vocabulary import labels
 
-_NO_IMAGES = {  # preprocessing of models that segment nothing -> what they do
+_NO_IMAGES = {  # preprocessing of models that do not segment images -> what they do
     "mask": "takes masks, not images; `jaxseg denoise` applies it to them",
-    "slice_and_mask": "segments nothing: it says how good a mask of a CT is; `jaxseg score` asks it",
-    "as_stored": "takes arrays as its data set holds them; `jaxseg sample` applies it to them",
+    "slice_and_mask": "does not segment: it predicts how good a mask of a CT is; `jaxseg score` applies it",
+    "as_stored": "takes arrays as its data set stores them; `jaxseg sample` applies it to them",
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """An image ready for the network: `x` (h, w, 3) float32; `size`, `notes` and `spacing_mm` as the reader's."""
+    """An image ready for the network: `x` (h, w, 3) float32; `size`, `notes` and `spacing_mm` as read from its file."""
 
     x: np.ndarray
     size: tuple[int, int]
@@ -43,15 +42,30 @@ class Segmenter:
 
     Args:
       model: from `jaxseg.load` or `jaxseg.create`.
-      threshold: a pixel belongs to a class where its sigmoid exceeds this; in [0, 1].
+      threshold: a pixel belongs to a class if its sigmoid exceeds this; in [0, 1].
       classes: label or group names (a list or a comma-separated string); None: all.
-      batch_size: images in one call of the network; a multiple of the number of devices.
+      batch_size: images in one call of the network; a multiple of the number of devices. None: one per device.
       devices: JAX devices to spread the batch over; None: the first.
-      preprocessing: key of `PREPROCESSING`; None: what the model's card says.
-      intensity: of `jaxseg.images.read.INTENSITIES`: "original" reads grey values as the published weights saw them,
-        "clinical" as a viewer shows them (window, palette, 16-bit pictures by their range).
+      preprocessing: key of `PREPROCESSING`; None: that of the model's card.
+      intensity: one of `jaxseg.images.read.INTENSITIES`. "original" reads grey values as the published weights saw
+        them in training, "clinical" as a viewer shows them (window, palette, 16-bit images by their range).
       probabilities: also keep the sigmoid values.
-      after: changes the Segmentations of a batch before they are given out, such as a denoiser; not with probabilities.
+      postprocess: changes the list of Segmentations of a batch before they are returned, for example a denoiser; it
+        cannot be combined with `probabilities`. For runs over folders it needs an attribute `settings`, a dict of
+        everything that its results depend on, as `jaxseg.Denoiser.postprocess` has.
+      after: earlier name of `postprocess`.
+
+    Attributes:
+      card: of the model.
+      names: labels of the masks; `indices`: their output channels.
+      postprocess: may be set later; `after` is an alias.
+
+    Example:
+      >>> import jaxseg, numpy as np
+      >>> model = jaxseg.create("cxas", class_names=("heart", "lung"), backbone="resnet18", width=4)
+      >>> segmenter = jaxseg.Segmenter(model, threshold=0.3)
+      >>> segmenter(np.zeros((90, 80), np.uint8)).masks.shape
+      (2, 90, 80)
     """
 
     def __init__(
@@ -65,83 +79,91 @@ class Segmenter:
         preprocessing: str | None = None,
         intensity: str = "original",
         probabilities: bool = False,
+        postprocess: Callable[[list[Segmentation]], list[Segmentation]] | None = None,
         after: Callable[[list[Segmentation]], list[Segmentation]] | None = None,
     ):
-        card = getattr(model, "card", None)
-        if card is None:
-            raise ValueError(f"a model from jaxseg.load or jaxseg.create is needed, got {type(model).__name__}")
-        name = _preprocessing_of(card, preprocessing)
-        if intensity not in INTENSITIES:
-            raise ValueError(f"unknown intensity {intensity!r}; known: {', '.join(INTENSITIES)}")
-        if not 0 <= threshold <= 1:
-            raise ValueError(f"threshold must be in [0, 1], got {threshold}")
-        if card.input_size[1] % 8:
-            raise ValueError(f"the model's input width must be a multiple of 8, got {card.input_size[1]}")
-        self.devices = devices = list(devices or jax.devices()[:1])
-        self.batch_size = len(devices) if batch_size is None else batch_size
-        if self.batch_size < 1 or self.batch_size % len(devices):
-            raise ValueError(f"batch size {self.batch_size} cannot be split over {len(devices)} devices")
-        self.card = card
-        self.indices = labels.select(card.class_names, classes)
-        self.names = tuple(card.class_names[i] for i in self.indices)
-        self.threshold = threshold
-        self.intensity = intensity
-        if after is not None and probabilities:
+        self.card = _checked_card(model, preprocessing, intensity, threshold)
+        self.preprocessing = preprocessing or self.card.preprocessing
+        self.indices = labels.select(self.card.class_names, classes)
+        self.names = tuple(self.card.class_names[i] for i in self.indices)
+        self.threshold, self.intensity = threshold, intensity
+        self.postprocess = postprocess or after
+        if self.postprocess is not None and probabilities:
             raise ValueError(
-                "probabilities are the network's own; they cannot be kept where masks are changed after it"
+                "probabilities are those of the network; they cannot be kept if masks are changed afterwards: leave "
+                "out probabilities or postprocess"
             )
-        self.after = after
         self._cutoff = _logit(threshold)
-        chosen = None if len(self.indices) == len(card.class_names) else self.indices
-        self._options = (chosen, probabilities)
-        self._compiled = None
-        self.compile_seconds = 0.0
-        self._preprocess = PREPROCESSING[name]
-        replicated, self._split = shardings(devices)
-        view = nnx.view(model, use_running_average=True, deterministic=True)
-        self._graphdef, state = nnx.split(for_inference(view, devices[0].platform))
-        self._state = jax.device_put(state, replicated)
+        chosen = None if len(self.indices) == len(self.card.class_names) else self.indices
+        self._runner = Runner(model, _Forward(chosen, probabilities), devices=devices, batch_size=batch_size)
+        self.devices, self.batch_size = self._runner.devices, self._runner.batch_size
 
     def __call__(self, image: str | Path | np.ndarray) -> Segmentation:
         """Returns the masks of a file or an array; see `jaxseg.segment`."""
         return self.predict([self.prepare(image)])[0]
 
+    @property
+    def after(self) -> Callable[[list[Segmentation]], list[Segmentation]] | None:
+        """Earlier name of `postprocess`."""
+        return self.postprocess
+
+    @after.setter
+    def after(self, postprocess: Callable[[list[Segmentation]], list[Segmentation]] | None) -> None:
+        self.postprocess = postprocess
+
+    @property
+    def compile_seconds(self) -> float:
+        """Seconds that `compile` took; 0 before."""
+        return self._runner.compile_seconds
+
+    @property
+    def settings(self) -> dict:
+        """Everything that the masks depend on, except the selection of classes, as JSON can hold it.
+
+        Raises:
+          ValueError: `postprocess` has no attribute `settings`.
+        """
+        card = self.card
+        if self.postprocess is not None and not hasattr(self.postprocess, "settings"):
+            raise ValueError(
+                "postprocess needs an attribute `settings`, a dict of everything that its results depend on, so that "
+                "results made with other settings are not mixed"
+            )
+        return {
+            "model": card.model,
+            "weights_sha256": card.params_sha256 or card.source_sha256,
+            "threshold": self.threshold,
+            "labels_sha256": hashlib.sha256(json.dumps(card.class_names).encode()).hexdigest(),
+            "preprocessing": self.preprocessing,
+            "intensity": self.intensity,
+            "dtype": dict(card.config)["dtype"],
+            "denoise": None if self.postprocess is None else self.postprocess.settings,
+        }
+
     def prepare(self, image: str | Path | np.ndarray) -> Prepared:
-        """Reads and preprocesses an image; runs in any thread, numpy only."""
+        """Reads and preprocesses an image with numpy; may be called from any thread."""
         is_file = isinstance(image, (str, Path))
         picture: Picture = read_picture(image, intensity=self.intensity) if is_file else from_array(image)
-        x = self._preprocess(picture, self.card.input_size)
+        x = PREPROCESSING[self.preprocessing](picture, self.card.input_size)
         return Prepared(x, picture.size, picture.notes, picture.spacing_mm)
 
     def compile(self) -> None:
-        """Compiles ahead of the first image, so that a long run can tell `compile_seconds` from computing."""
-        start = time.perf_counter()
-        shape = (self.batch_size, *self.card.input_size, 3)
-        images = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=self._split)
-        lowered = _forward.lower(self._graphdef, self._state, images, self._cutoff, *self._options)
-        self._compiled = lowered.compile()
-        self.compile_seconds = time.perf_counter() - start
+        """Compiles before the first image, so that a long run can report `compile_seconds` by itself."""
+        image = jax.ShapeDtypeStruct((*self.card.input_size, 3), jnp.float32)
+        self._runner.compile(image, jax.ShapeDtypeStruct((), jnp.float32))
 
     def predict(self, images: Sequence[Prepared]) -> list[Segmentation]:
-        """Segments up to `batch_size` prepared images; fewer are padded, so one shape is ever compiled."""
+        """Segments up to `batch_size` prepared images."""
         if not 1 <= len(images) <= self.batch_size:
             raise ValueError(f"between 1 and {self.batch_size} images fit in a batch, got {len(images)}")
-        batch = np.zeros((self.batch_size, *images[0].x.shape), np.float32)
-        for i, image in enumerate(images):
-            batch[i] = image.x
-        x = jax.device_put(batch, self._split)
-        # Without `compile`, jit's cache serves: one call of `jaxseg.segment` after the other compiles once.
-        if self._compiled is None:
-            bits, scores = _forward(self._graphdef, self._state, x, self._cutoff, *self._options)
-        else:
-            bits, scores = self._compiled(self._state, x, self._cutoff)
-        bits, scores = np.asarray(bits), None if scores is None else np.asarray(scores)
+        x = np.stack([image.x for image in images])
+        bits, scores = self._runner(x, np.full(len(images), self._cutoff))
         kept = [None] * len(images) if scores is None else scores
         found = [
             Segmentation(self.names, self.indices, image.size, bits[i], kept[i], image.notes, image.spacing_mm)
             for i, image in enumerate(images)
         ]
-        return found if self.after is None else self.after(found)
+        return found if self.postprocess is None else self.postprocess(found)
 
 
 def segment(image: str | Path | np.ndarray, model: nnx.Module | Segmenter, **options) -> Segmentation:
@@ -150,47 +172,73 @@ def segment(image: str | Path | np.ndarray, model: nnx.Module | Segmenter, **opt
     Args:
       image: a png, jpg or dcm file; or (H, W) or (H, W, 3) uint8; or (H, W) of another number type, scaled by
         its range as DICOM pixels are.
-      model: from `jaxseg.load`, or a `Segmenter`, which saves the preparation when there are many images.
-      **options: of `Segmenter`: threshold, classes, probabilities, preprocessing, intensity, devices.
+      model: from `jaxseg.load`; or a `Segmenter`, which saves the preparation if there are many images.
+      **options: of `Segmenter`, such as threshold, classes, probabilities, preprocessing, intensity, devices.
 
     Returns:
-      A Segmentation: `masks` (K, H, W) bool at the image's size, `names`, `probabilities` on request.
+      A Segmentation: `masks` (K, H, W) bool at the image's size, `names`, and `probabilities` on request.
 
     Raises:
       ValueError: the image cannot be read as an X-ray (ImageError), or an option is out of range.
       OSError: the file cannot be opened.
+
+    Example:
+      >>> import jaxseg, numpy as np
+      >>> model = jaxseg.create("cxas", class_names=("heart", "lung"), backbone="resnet18", width=4)
+      >>> result = jaxseg.segment(np.zeros((90, 80), np.uint8), model)
+      >>> result.names, result.masks.shape
+      (('heart', 'lung'), (2, 90, 80))
     """
     if isinstance(model, Segmenter):
         if options:
-            raise ValueError(f"options {', '.join(options)} belong to the Segmenter; make it with them")
+            raise ValueError(f"options {', '.join(options)} belong to the Segmenter; create it with them")
         return model(image)
     return Segmenter(model, **options)(image)
 
 
-# Nothing is donated: no output has the size of the images, so XLA could not use their memory.
-@functools.partial(jax.jit, static_argnums=(0, 4, 5))
-def _forward(graphdef, state, images, cutoff, chosen, probabilities):
-    """(B, h, w, 3) -> packed masks (B, K, h, w / 8) uint8, and (B, K, h, w) float32 probabilities or None."""
-    logits = nnx.merge(graphdef, state).coarse_logits(images)
-    if chosen is not None:
-        logits = logits[..., jnp.asarray(chosen)]
-    logits = bilinear(logits, images.shape[1:3])
-    batch, height, width, classes = logits.shape
-    # Sixteenths of the memory leave the device: eight columns a byte, the first in the highest bit.
-    octets = (logits > cutoff).reshape(batch, height, width // 8, 8, classes)
-    weights = jnp.asarray([128, 64, 32, 16, 8, 4, 2, 1], jnp.uint8).reshape(1, 1, 1, 8, 1)
-    bits = jnp.sum(octets.astype(jnp.uint8) * weights, axis=3, dtype=jnp.uint8)
-    scores = jax.nn.sigmoid(logits).transpose(0, 3, 1, 2) if probabilities else None
-    return bits.transpose(0, 3, 1, 2), scores
+@dataclasses.dataclass(frozen=True)
+class _Forward:
+    """Images (B, h, w, 3), cut-offs (B,) -> packed masks (B, K, h, w / 8) uint8; probabilities (B, K, h, w) or None.
+
+    Attributes:
+      chosen: output channels to keep; None: all.
+      probabilities: whether to return them, as float32.
+    """
+
+    chosen: tuple[int, ...] | None
+    probabilities: bool
+
+    def __call__(self, model: nnx.Module, images: jax.Array, cutoffs: jax.Array) -> tuple:
+        logits = model.coarse_logits(images)
+        if self.chosen is not None:
+            logits = logits[..., jnp.asarray(self.chosen)]
+        logits = bilinear(logits, images.shape[1:3])
+        batch, height, width, classes = logits.shape
+        # A sixteenth of the memory leaves the device: eight columns in one byte, the first in the highest bit.
+        octets = (logits > cutoffs.reshape(-1, 1, 1, 1)).reshape(batch, height, width // 8, 8, classes)
+        weights = jnp.asarray([128, 64, 32, 16, 8, 4, 2, 1], jnp.uint8).reshape(1, 1, 1, 8, 1)
+        bits = jnp.sum(octets.astype(jnp.uint8) * weights, axis=3, dtype=jnp.uint8)
+        scores = jax.nn.sigmoid(logits).transpose(0, 3, 1, 2) if self.probabilities else None
+        return bits.transpose(0, 3, 1, 2), scores
 
 
-def _preprocessing_of(card: Card, wanted: str | None) -> str:
+def _checked_card(model: nnx.Module, preprocessing: str | None, intensity: str, threshold: float) -> Card:
+    """The model's card, if the model segments images and the options suit it."""
+    card = getattr(model, "card", None)
+    if card is None:
+        raise ValueError(f"a model from jaxseg.load or jaxseg.create is needed, got {type(model).__name__}")
     if card.preprocessing in _NO_IMAGES:
         raise ValueError(f"model {card.model!r} {_NO_IMAGES[card.preprocessing]}")
-    name = wanted or card.preprocessing
-    if name not in PREPROCESSING:
+    if (preprocessing or card.preprocessing) not in PREPROCESSING:
+        name = preprocessing or card.preprocessing
         raise ValueError(f"unknown preprocessing {name!r}; known: {', '.join(PREPROCESSING)}")
-    return name
+    if intensity not in INTENSITIES:
+        raise ValueError(f"unknown intensity {intensity!r}; known: {', '.join(INTENSITIES)}")
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"threshold must be in [0, 1], got {threshold}")
+    if card.input_size[1] % 8:
+        raise ValueError(f"the model's input width must be a multiple of 8, got {card.input_size[1]}")
+    return card
 
 
 def _logit(probability: float) -> np.float32:

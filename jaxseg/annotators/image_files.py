@@ -1,34 +1,96 @@
-"""Samples of image files: what is written of each, and the run over a folder."""
+"""Samples for image files: what is written for each, and the run over a folder."""
 
 import io
 import math
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from flax import nnx
 from PIL import Image
 
-from jaxseg.annotators.images import read_image
+from jaxseg.annotators.images import find_image_files, read_image
 from jaxseg.annotators.sample import Prepared, Sampler, Samples
 from jaxseg.annotators.sheet import confusion_picture, grey, samples_sheet
 from jaxseg.draw.save import save_picture
 from jaxseg.files import atomic_file, atomic_folder
-from jaxseg.folder_runs.account import Product, Run
-from jaxseg.folder_runs.folder import process
-from jaxseg.folder_runs.inputs import Job
-from jaxseg.folder_runs.stream import Outcome
+from jaxseg.folder_runs import folder
+from jaxseg.folder_runs.folder import FolderResult, Job, Outcome, Product, Run, process, writer
 from jaxseg.images.checks import ImageError
 from jaxseg.masks.write import PREVIEW
+from jaxseg.weights.load import load
 
 FORMATS = ("npz", "npy", "png")
 
 
-def sample_files(todo: list[Job], sampler: Sampler, run: Run, *, n: int, seed: int) -> Iterator[Outcome]:
-    """Samples the images of the jobs that `jaxseg.folder_runs.folder.begin` returned, and yields Outcomes.
+def sample_folder(
+    source: str | Path,
+    output: str | Path,
+    model: str | Path | nnx.Module | Sampler,
+    *,
+    n: int = 16,
+    seed: int = 0,
+    output_type: str = "npz",
+    preview: bool = False,
+    files: Sequence[Path] | None = None,
+    recursive: bool = False,
+    overwrite: bool = False,
+    progress: Callable[[int, int, str], None] | None = None,
+    report: Callable[[Outcome], None] | None = None,
+    **options,
+) -> FolderResult:
+    """Samples masks that annotators might draw, for an image or all images of a folder, and writes them.
 
-    Every image is sampled by itself with the same seed: its samples are those of `jaxseg.sample`, whatever else is in
-    the folder.
+    Files that fail are recorded with their reason, and the others are processed. A second call skips what is done, and
+    a call that was interrupted is resumed by the next one.
+
+    Args:
+      source: an image file (tif, npy, npz, png), or a folder of them.
+      output: folder of the results, not that of the images; it gets `summary.json`, which lists all files.
+      model: a training run, a model directory, a PyTorch file, a model, or a `Sampler`.
+      n: number of masks per image.
+      seed: random seed, 0 to 2**32 - 1. The samples of an image depend only on the image, n, the seed and the model.
+      output_type: from `FORMATS`, see `samples`.
+      preview: also write `<image>.preview.jpg`, the masks and maps on one sheet.
+      files: the image files to process, as `find_image_files` returns them; None: all of `source`.
+      recursive: also search sub-folders; the output mirrors them.
+      overwrite: process images again whose results exist, and replace results of other settings.
+      progress: called as (number of images processed, their total, name of the last), first with 0 and "".
+      report: called with the Outcome of every image: `item.source`, `error` (None if it succeeded), `notes`.
+      **options: of `Sampler`: latent_source (its option `source`), normalise, resize, devices.
+
+    Returns:
+      A FolderResult: numbers of files `done`, `skipped` and `failed`, the path `summary`, and `files` one by one.
+
+    Raises:
+      ValueError: an option is out of range, the folder has no images, or the output folder holds results of other
+        settings or files of another origin. OSError: a file or folder cannot be opened.
+    """
+    source, output = Path(source), Path(output)
+    files = find_image_files(source, recursive=recursive, output=output) if files is None else files
+    if isinstance(model, Sampler) and options:
+        raise ValueError(f"options {', '.join(options)} belong to the Sampler; create it with them")
+    if not isinstance(model, Sampler):
+        if "latent_source" in options:
+            options["source"] = options.pop("latent_source")
+        model = Sampler(load(model) if isinstance(model, (str, Path)) else model, **options)
+    products = samples(output_type, confusion=model.confusing) + ([previews()] if preview else [])
+    return folder.run(
+        folder.plan(list(files), source, output, name_of=lambda path: path.stem),
+        Run(output, tuple(products), {"sample": model.settings | {"n": n, "seed": seed}}),
+        lambda todo, run: sample_files(todo, model, run, n=n, seed=seed),
+        overwrite=overwrite,
+        progress=progress,
+        report=report,
+    )
+
+
+def sample_files(todo: list[Job], sampler: Sampler, run: Run, *, n: int, seed: int) -> Iterator[Outcome]:
+    """Samples masks for the jobs that `jaxseg.folder_runs.folder.begin` returned, and yields Outcomes.
+
+    Every image is processed by itself with the same seed: its samples are those of `jaxseg.sample`, and do not depend
+    on the other images in the folder.
     """
 
     def read(job: Job) -> Prepared:
@@ -41,24 +103,20 @@ def sample_files(todo: list[Job], sampler: Sampler, run: Run, *, n: int, seed: i
     def compute(batch: list[Prepared]) -> list[Samples]:
         return [sampler.draw(prepared, n, seed) for prepared in batch]
 
-    def write(job: Job, prepared: Prepared, samples: Samples) -> list[str]:
-        job.base.parent.mkdir(parents=True, exist_ok=True)
-        return [note for product in run.products for note in product.write(job, prepared, samples)]
-
-    return process(todo, run, read, compute, write, batch_size=1)
+    return process(todo, run, read, compute, writer(run), batch_size=1)
 
 
-def files(output_type: str, *, confusion: bool) -> list[Product]:
-    """What is written of an image in a format of `FORMATS`.
+def samples(output_type: str, *, confusion: bool) -> list[Product]:
+    """Returns the products of samples in a format from `FORMATS`.
 
-    - "npz": `<base>.npz` with the arrays clean, masks, agreement, entropy and, where the model has it, confusion.
-    - "npy": `<base>.clean.npy` and so on, an array a file.
-    - "png": `<base>.clean.png` and the folder `<base>.samples` with 00.png and so on: of two classes 0 and 255, of more
-      the classes' numbers; `<base>.agreement.png`, 255 is all samples; `<base>.entropy.png`, 255 is the most that the
-      classes can have; `<base>.confusion.png`, the matrices' pictures, 255 is 1.
+    - "npz": `<base>.npz` with the arrays clean, masks, agreement, entropy and, if the model has it, confusion.
+    - "npy": `<base>.clean.npy` and so on, one file per array.
+    - "png": `<base>.clean.png` and the folder `<base>.samples` with 00.png and so on: 0 and 255 for two classes,
+      otherwise the numbers of the classes; `<base>.agreement.png`, where 255 means all samples; `<base>.entropy.png`,
+      where 255 is the largest value possible; `<base>.confusion.png`, the matrices as images, where 255 means 1.
 
     Args:
-      output_type: of `FORMATS`.
+      output_type: from `FORMATS`.
       confusion: whether the model has confusion matrices.
 
     Raises:
@@ -76,7 +134,7 @@ def files(output_type: str, *, confusion: bool) -> list[Product]:
 
 
 def previews() -> Product:
-    """`<base>.preview.jpg`: the image, its clean mask, the first samples, and the maps."""
+    """Returns the product `<base>.preview.jpg`: the image, its clean mask, the first samples, and the maps."""
 
     def write(job: Job, prepared: Prepared, samples: Samples) -> list[str]:
         maps = [samples.clean, samples.masks, samples.agreement, samples.entropy, samples.confusion]
@@ -141,7 +199,7 @@ def _save_masks(path: Path, samples: Samples) -> None:
 
 
 def _classes(mask: np.ndarray, classes: int) -> np.ndarray:
-    """A mask as grey values: black and white where there are two classes, so that every viewer shows it."""
+    """A mask as grey values: black and white if there are two classes, so that every viewer shows it."""
     return mask * np.uint8(255) if classes == 2 else mask
 
 

@@ -1,4 +1,4 @@
-"""The images that models of disagreeing annotators take: read as their files hold them, checked, brought to size."""
+"""Images for models of disagreeing annotators: read as they are stored, checked, and resized."""
 
 import errno
 import math
@@ -21,19 +21,19 @@ _MEMBER = "image.npy"  # of an .npz
 
 
 def find_image_files(path: Path, *, recursive: bool = False, output: Path) -> list[Path]:
-    """Returns the image files that `path` means; raises as `jaxseg.folder_runs.inputs.find_by_suffix`."""
+    """Returns the image files that `path` means; raises like `jaxseg.folder_runs.inputs.find_by_suffix`."""
     return find_by_suffix(path, SUFFIXES, "images", recursive=recursive, output=output, results="samples")
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Reads the one image of a file as it is stored: nothing is scaled but `.png`, which is divided by 255.
+    """Reads the one image of a file as it is stored: nothing is scaled except `.png`, which is divided by 255.
 
     Args:
       path: `.tif` or `.tiff` (uncompressed), `.npy`, `.npz` with an array called `image`, or `.png` of 8 bits, grey or
-        RGB. Nothing is unpickled.
+        RGB. No pickled object is loaded.
 
     Returns:
-      An array of whole or floating-point numbers, (H, W), (H, W, C) or, as LIDC's files hold them, (1, H, W).
+      An array of whole or floating-point numbers, (H, W), (H, W, C) or, as in LIDC's files, (1, H, W).
 
     Raises:
       ImageError: the file is of another kind, damaged, too large, or holds no image.
@@ -55,25 +55,28 @@ def read_image(path: str | Path) -> np.ndarray:
     except UnidentifiedImageError:
         raise ImageError(f"{path.name}: no png file, or damaged") from None
     except Exception as error:  # numpy, zipfile and Pillow raise almost anything on damaged files
-        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # zipfile seeks where it is told to
+        if isinstance(error, OSError) and error.errno not in (
+            None,
+            errno.EINVAL,
+        ):  # zipfile seeks to stored offsets
             raise
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise ImageError(f"{path.name}: no {suffix} file, or damaged ({reason})") from None
 
 
 def checked_image(image: np.ndarray, channels: int, *, normalise: str = "none") -> np.ndarray:
-    """Returns an image as a model of so many channels takes it.
+    """Returns an image in the form that a model with this number of channels takes.
 
     Args:
       image: (H, W), (H, W, C), or for a model of one channel (1, H, W); whole or floating-point numbers.
       channels: C of the model.
-      normalise: "none", or "zscore": less its mean, divided by its standard deviation, as LIDC's crops are.
+      normalise: "none", or "zscore": subtract the mean and divide by the standard deviation, as in LIDC's crops.
 
     Returns:
       (H, W, C) float32.
 
     Raises:
-      ImageError: its shape, type or values are no such image's. ValueError: `normalise` is unknown.
+      ImageError: its shape, type or values are not those of such an image. ValueError: `normalise` is unknown.
     """
     if normalise not in NORMALISE:
         raise ValueError(f"normalise is {normalise!r}; known: {', '.join(NORMALISE)}")
@@ -102,7 +105,7 @@ def resized_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def resized_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Returns (..., h, w) values resized to (..., *size): each pixel takes that of the pixel that its centre is in."""
+    """Returns (..., h, w) values resized to (..., *size): each pixel takes the value at its centre."""
     rows, columns = (
         ((np.arange(new) + 0.5) * old / new).astype(np.intp) for old, new in zip(labels.shape[-2:], size, strict=True)
     )

@@ -258,7 +258,9 @@ class ProbUNet(Model):
 
     @property
     def num_mask_classes(self) -> int:
-        """Number of classes in a sampled mask, background included."""
+        """Number of classes in a sampled mask, background included; a ValueError for several masks that may overlap."""
+        if self.cfg.out_channels > 1:
+            raise ValueError(f"the model draws {self.cfg.out_channels} masks that may overlap; it must draw one")
         return 2
 
     @property

@@ -1,7 +1,6 @@
-"""What annotators who disagree might draw on an image: masks sampled from a trained model of them."""
+"""Samples of the masks that disagreeing annotators might draw on an image, from a trained model of them."""
 
 import dataclasses
-import functools
 import math
 import operator
 from collections.abc import Sequence
@@ -12,31 +11,29 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxseg.annotators.cmvae import SOURCES, drawn
 from jaxseg.annotators.draws import sample_noise
 from jaxseg.annotators.images import NORMALISE, checked_image, read_image, resized_image, resized_labels
 from jaxseg.card import Card
-from jaxseg.devices import shardings
 from jaxseg.images.checks import ImageError
+from jaxseg.nn.inference import Runner
 from jaxseg.weights.load import load
 
-MODELS = ("cmvae", "prob_unet")
-MAX_BYTES = 2**32  # of the results of an image
-_WORKING_BYTES = 2**28  # on a device; more samples are drawn in turns
+MAX_BYTES = 2**32  # of the results for one image
+_WORKING_BYTES = 2**28  # on one device; further samples are computed in further calls of the network
 
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
-    """Masks that annotators might draw on one image. K are the model's classes, background included.
+    """Masks that annotators might draw on one image. K is the number of the model's classes, background included.
 
     Attributes:
-      clean: (H, W) uint8 classes, the model's own segmentation; of a probabilistic U-Net at the mean of its prior.
+      clean: (H, W) uint8 classes, the model's own segmentation; for a probabilistic U-Net that at its prior's mean.
       masks: (n, H, W) uint8 classes, the samples.
-      agreement: (H, W) float32 in [1 / K, 1], the share of the samples with the class that most of them have.
-      entropy: (H, W) float32 in [0, log2 K], bits: -sum p log2 p, where p is the share of the samples with each class.
-        It is of the masks, not of the networks' probabilities, as those of a single sample say nothing of annotators.
-      confusion: (K, K, H, W) float32, the mean of the samples' confusion matrices, the annotated class before the true
-        one; [a, t] is how often true class t is annotated as a. None where the model has none.
+      agreement: (H, W) float32 in [1 / K, 1], the share of samples that have the most frequent class.
+      entropy: (H, W) float32 in [0, log2 K], bits: -sum p log2 p, where p is the share of samples with each class. It
+        is computed from the masks: the network's probabilities for one sample say nothing about annotators.
+      confusion: (K, K, H, W) float32, the mean of the samples' confusion matrices, annotated class first: [a, t] is how
+        often true class t is annotated as a. None if the model has none.
       classes: K.
     """
 
@@ -50,26 +47,26 @@ class Samples:
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """An image, (H, W, C) float32, and what the network is shown of it, (h, w, C)."""
+    """An image, (H, W, C) float32, and the network's input made from it, (h, w, C)."""
 
     image: np.ndarray
     network: np.ndarray
 
 
 class Sampler:
-    """Draws masks on many images with one model.
+    """Samples masks for many images with one model.
 
     Args:
       model: a trained cmvae or prob_unet, from `jaxseg.load` or `jaxseg.create`.
-      source: of a cmvae's latent vectors, "prior" or "image", see `jaxseg.annotators.cmvae.sample`. A prob_unet's prior
-        knows the image, so that it has "prior" alone.
-      normalise: "none" where images are as the model was trained on, or "zscore".
-      resize: images of other sizes are brought to the network's, bilinearly, and the results back, by their pixels'
-        centres. A prob_unet takes any size; its own is the one that it was trained on.
+      source: where a cmvae's latent vectors come from, "prior" or "image", see `jaxseg.annotators.cmvae.sample`. The
+        prior of a prob_unet depends on the image, so it has only "prior".
+      normalise: "none" if images are as the model was trained on, or "zscore".
+      resize: resize images of other sizes bilinearly to the network's size, and the results back (each pixel takes the
+        value at its centre). A prob_unet takes any size; its own is the one that it was trained on.
       devices: JAX devices to spread the samples over; None: the first.
 
     Raises:
-      ValueError: this is no such model, or an option is impossible.
+      ValueError: this is not such a model, or an option is out of range.
     """
 
     def __init__(
@@ -81,26 +78,25 @@ class Sampler:
         resize: bool = False,
         devices: Sequence[jax.Device] | None = None,
     ):
-        card = _checked_card(model, source, normalise, resize=resize)
-        cfg, self.confusing = model.cfg, card.architecture == "cmvae"
-        self.card, self.channels, self.normalise, self.resize = card, cfg.in_channels, normalise, resize
-        if self.confusing:
-            self.classes, self.size, self.smallest = cfg.num_classes, tuple(cfg.image_size), 1
-            numbers = self.classes**2 + 2 * self.classes
-        else:
-            self.classes, self.smallest = 2, 2 ** (len(cfg.filters) - 1)
-            self.size = tuple(card.input_size) if resize else None
-            numbers = cfg.num_convs * cfg.filters[0] + 2
-        devices = list(devices or jax.devices()[:1])
-        self._pixel_bytes, self._latent, self._devices = 4 * numbers, cfg.latent, len(devices)
-        self._replicated, self._split = shardings(devices)
-        graphdef, state = nnx.split(nnx.view(model, use_running_average=True, raise_if_not_found=False))
-        state = jax.device_put(state, self._replicated)
-        self._begin = functools.partial(_begin, graphdef, state, source=source)
-        self._draw = functools.partial(_draw, graphdef, state)
+        self.card = _checked_card(model, source, normalise, resize=resize)
+        self.confusing = model.has_confusion
+        self.channels, self.source, self.normalise, self.resize = model.cfg.in_channels, source, normalise, resize
+        self.classes, self.smallest = model.num_mask_classes, model.smallest_side
+        self.size = model.fixed_size or (tuple(self.card.input_size) if resize else None)
+        self._pixel_bytes, self._latent = 4 * model.numbers_per_pixel, model.cfg.latent
+        self._start = Runner(model, _Start(source), devices=devices and devices[:1])
+        self._finish = Runner(model, _finish, devices=devices)
+
+    @property
+    def settings(self) -> dict:
+        """Everything that the samples depend on, except their number and seed, as JSON can hold it."""
+        card = self.card
+        found = {"model": card.model, "weights_sha256": card.params_sha256 or card.source_sha256}
+        found |= {name: getattr(self, name) for name in ("source", "normalise", "resize")}
+        return found | {"cm_normalisation": dict(card.config).get("cm_normalisation")}
 
     def prepare(self, image: np.ndarray) -> Prepared:
-        """Returns an image with what the network is to be shown of it; see `sample`."""
+        """Returns an image with the network's input made from it; see `sample`."""
         found = checked_image(image, self.channels, normalise=self.normalise)
         size = found.shape[:2]
         if self.size is None or size == self.size:
@@ -110,39 +106,37 @@ class Sampler:
         if not self.resize:
             height, width = self.size
             raise ImageError(
-                f"the image is {size[0]} x {size[1]}, the model takes {height} x {width}: crop it, or have it resized"
+                f"the image is {size[0]} x {size[1]}, the model takes {height} x {width}: crop it, or use resize"
             )
         return Prepared(found, resized_image(found, self.size))
 
     def draw(self, prepared: Prepared, n: int, key: jax.Array | int) -> Samples:
-        """Returns n samples of what `prepare` gave."""
+        """Returns n samples for an image that `prepare` returned."""
         n, size = _count(n), prepared.network.shape[:2]
         pixels = max(size[0] * size[1], prepared.image[..., 0].size)
         if pixels * (n + 4 * self.classes**2) > MAX_BYTES:
             raise ValueError(f"{n:,} masks of this image need more than {MAX_BYTES:,} bytes; draw fewer at once")
         noise = np.asarray(sample_noise(_key(key), n, self._latent))
-        begun, clean, finite = self._begin(jax.device_put(prepared.network, self._replicated))
+        started, clean, finite = self._start.start(prepared.network[None])
         share = self._share(n, size[0] * size[1])
-        masks, total = np.empty((n, *size), np.uint8), 0.0
+        masks, confusion = np.empty((n, *size), np.uint8), None
         for first in range(0, n, share):
             part = noise[first : first + share]
-            padded = np.zeros((share, self._latent), np.float32)
-            padded[: len(part)] = part
-            real = (np.arange(share) < len(part)).astype(np.float32)
-            found, matrices, fine = self._draw(begun, *jax.device_put((padded, real), self._split))
+            real = np.ones(len(part), np.float32)  # the Runner fills it up with zeros
+            found, matrices, fine = self._finish(part, real, shared=(started,), batch_size=share)
             if not (finite and fine):
-                raise ImageError(
-                    "the network answers with numbers that are not finite; are the image's values too large?"
-                )
-            masks[first : first + len(part)] = np.asarray(found)[: len(part)]
-            total = total + np.asarray(matrices, np.float64) if self.confusing else None
-        confusion = (total / n).astype(np.float32) if self.confusing else None
+                raise ImageError("the network's output is not finite; are the image's values too large?")
+            masks[first : first + len(part)] = found
+            if matrices is not None:
+                confusion = matrices[0].astype(np.float64) + (0.0 if confusion is None else confusion)
+        if confusion is not None:
+            confusion = (confusion / n).astype(np.float32)
         return _summarised(np.asarray(clean), masks, confusion, self.classes, prepared.image.shape[:2])
 
     def _share(self, n: int, pixels: int) -> int:
-        """How many of n samples are drawn in one turn: equally many in each, the same number on each device."""
-        most = max(1, _WORKING_BYTES * self._devices // (self._pixel_bytes * pixels))
-        return math.ceil(math.ceil(n / math.ceil(n / most)) / self._devices) * self._devices
+        """Number of samples in one call of the network: the same in every call and on every device."""
+        most = max(1, _WORKING_BYTES * len(self._finish.devices) // (self._pixel_bytes * pixels))
+        return self._finish.round_up(math.ceil(n / math.ceil(n / most)))
 
 
 def sample(
@@ -152,26 +146,34 @@ def sample(
     key: int | jax.Array = 0,
     **options,
 ) -> Samples:
-    """Draws n masks that annotators might draw on an image.
+    """Samples n masks that annotators might draw on an image.
 
     Args:
-      image: (H, W) or (H, W, C) numbers as the model was trained on (LIDC: z-scored; MNIST: three channels in [0, 1]),
-        or a file of them, see `jaxseg.annotators.images.read_image`. For a model of one channel also (1, H, W).
+      image: (H, W) or (H, W, C) numbers like those that the model was trained on (LIDC: z-scored; MNIST: three channels
+        in [0, 1]), or a file of them, see `jaxseg.annotators.images.read_image`. For a model of one channel also
+        (1, H, W).
       model: a training run, a model directory, a PyTorch file or a model; or a `Sampler`, which saves the preparation
-        where there are many images.
-      n: any number; 1,000 are drawn in one call of the network, or in turns where memory is short.
-      key: a seed from 0 to 2**32 - 1, or a JAX key. The same key gives the same samples, the first ones of more
-        samples are those of fewer, and a cmvae's sample i has the same latent vector for every image (source "prior").
+        if there are many images.
+      n: any number. 1,000 are computed in one call of the network, or in several if memory is short.
+      key: a seed from 0 to 2**32 - 1, or a JAX key. The same key gives the same samples; a larger n only adds samples;
+        and sample i of a cmvae has the same latent vector for every image (source "prior").
       **options: of `Sampler`: source, normalise, resize, devices.
 
     Returns:
       Samples.
 
     Raises:
-      ValueError: the image, the model, n, the key or an option is impossible. OSError: a file cannot be read.
+      ValueError: the image, the model, n, the key or an option is not valid. OSError: a file cannot be read.
+
+    Example:
+      >>> import jaxseg, numpy as np
+      >>> model = jaxseg.create("cmvae", image_size=(16, 16), width=4, depth=2, latent=4)
+      >>> samples = jaxseg.sample(np.zeros((16, 16)), model, n=5, key=0)
+      >>> samples.masks.shape, samples.agreement.shape, samples.confusion.shape
+      ((5, 16, 16), (16, 16), (2, 2, 16, 16))
     """
     if isinstance(model, Sampler) and options:
-        raise ValueError(f"options {', '.join(options)} belong to the Sampler; make it with them")
+        raise ValueError(f"options {', '.join(options)} belong to the Sampler; create it with them")
     n, key = _count(n), _key(key)
     array = read_image(image) if isinstance(image, (str, Path)) else image
     if not isinstance(model, Sampler):
@@ -180,29 +182,26 @@ def sample(
 
 
 def _checked_card(model: nnx.Module, source: str, normalise: str, *, resize: bool) -> Card:
-    """The card of a model that the options suit."""
+    """The model's card, if samples can be drawn from the model and the options suit it."""
     card = getattr(model, "card", None)
-    if card is None or card.architecture not in MODELS:
+    if card is None or not hasattr(model, "start_samples"):
         given = type(model).__name__ if card is None else f"model {card.model!r}"
-        raise ValueError(f"a model of annotators is needed, a trained {' or '.join(MODELS)}; got {given}")
-    for name, value, known in (("source", source, SOURCES), ("normalise", normalise, NORMALISE)):
-        if value not in known:
-            raise ValueError(f"{name} is {value!r}; known: {', '.join(known)}")
-    if card.architecture == "cmvae":
-        return card
-    if source != "prior":
+        raise ValueError(f"a model of annotators is needed, a trained cmvae or prob_unet; got {given}")
+    known = {"source": (source, ("prior", "image")), "normalise": (normalise, NORMALISE)}
+    for name, (value, allowed) in known.items():
+        if value not in allowed:
+            raise ValueError(f"{name} is {value!r}; known: {', '.join(allowed)}")
+    if source not in model.SOURCES:
         raise ValueError(f"source {source!r} is for a cmvae; the prior of a {card.model} knows the image")
-    if model.cfg.out_channels > 1:
-        raise ValueError(f"the model draws {model.cfg.out_channels} masks that may overlap; it must draw one")
-    if resize and card.source:
-        raise ValueError(f"{card.source} does not say what size it was trained on: resize the images yourself")
+    if model.fixed_size is None and resize and card.source:
+        raise ValueError(f"{card.source} does not state the size it was trained on: resize the images yourself")
     return card
 
 
 def _summarised(
     clean: np.ndarray, masks: np.ndarray, confusion: np.ndarray | None, classes: int, size: tuple[int, int]
 ) -> Samples:
-    """The samples with what they agree on, at the size of the image."""
+    """The samples with the maps of their agreement, at the size of the image."""
     shares = np.stack([np.count_nonzero(masks == k, axis=0) for k in range(classes)]) / len(masks)
     bits = -np.sum(shares * np.log2(np.where(shares > 0, shares, 1)), axis=0)
     maps = [clean, masks, shares.max(0).astype(np.float32), np.abs(bits).astype(np.float32)]  # no -0.0
@@ -232,36 +231,25 @@ def _key(key: int | jax.Array) -> jax.Array:
     return jax.random.key(np.uint32(key))
 
 
-@functools.partial(jax.jit, static_argnums=0, static_argnames="source")
-def _begin(graphdef, state, image: jax.Array, *, source: str) -> tuple[dict[str, jax.Array], jax.Array, jax.Array]:
-    """What all samples of an image (h, w, C) share; its clean classes (h, w) uint8; whether all numbers are finite."""
-    model = nnx.merge(graphdef, state)
-    if hasattr(model, "confusion"):
-        features = model.maps(image[None])["decoder0"]
-        logits = model.logits(features)[0]
-        begun = {"logits": logits}
-        if source == "image":
-            mean, log_variance = model.confusion.encode(features)
-            begun |= {"mean": mean, "log_sigma": 0.5 * log_variance}
-        return begun, jnp.argmax(logits, axis=-1).astype(jnp.uint8), _finite(begun)
-    features, (mean, log_sigma) = model.begin(image[None])
-    clean = model.combine.finish(features, mean)[0, ..., 0] > 0
-    begun = {"features": features, "mean": mean, "log_sigma": log_sigma}
-    return begun, clean.astype(jnp.uint8), _finite(begun)
+@dataclasses.dataclass(frozen=True)
+class _Start:
+    """Images (1, h, w, C) -> what all samples share; the clean classes (h, w) uint8; whether all numbers are finite."""
+
+    source: str
+
+    def __call__(self, model: nnx.Module, images: jax.Array) -> tuple[dict[str, jax.Array], jax.Array, jax.Array]:
+        started = model.start_samples(images[0], source=self.source)
+        finite = jnp.stack([jnp.isfinite(array).all() for array in jax.tree.leaves(started)]).all()
+        return started, model.clean_mask(started), finite
 
 
-def _finite(arrays: dict[str, jax.Array]) -> jax.Array:
-    return jnp.stack([jnp.isfinite(array).all() for array in arrays.values()]).all()
+def _finish(model: nnx.Module, started: dict[str, jax.Array], noise: jax.Array, real: jax.Array) -> tuple:
+    """Noise (S, Z) -> classes (S, h, w) uint8, sum of the `real` samples' matrices (1, K, K, h, w), whether all finite.
 
-
-@functools.partial(jax.jit, static_argnums=0)
-def _draw(graphdef, state, begun: dict[str, jax.Array], noise: jax.Array, real: jax.Array) -> tuple:
-    """Classes (S, h, w) uint8 of noise (S, Z); the (K, K, h, w) sum of the matrices of the `real` ones; all finite?"""
-    model = nnx.merge(graphdef, state)
-    z = begun["mean"] + jnp.exp(begun["log_sigma"]) * noise if "mean" in begun else noise
-    if hasattr(model, "confusion"):
-        found = drawn(model, begun["logits"], z)
-        matrices = jnp.einsum("s,shwat->athw", real, found["matrices"], precision="highest")
-        return found["masks"], matrices, jnp.isfinite(found["noisy_logits"]).all()
-    logits = jax.vmap(lambda z: model.combine.finish(begun["features"], z[None])[0, ..., 0])(z)
-    return (logits > 0).astype(jnp.uint8), None, jnp.isfinite(logits).all()
+    The matrices are None if the model has none.
+    """
+    found = model.finish_samples(started, noise)
+    matrices = None
+    if "matrices" in found:
+        matrices = jnp.einsum("s,shwat->athw", real, found["matrices"], precision="highest")[None]
+    return found["masks"], matrices, jnp.isfinite(found["logits"]).all()[None]

@@ -1,14 +1,21 @@
-"""Runs over files and folders: skips what is done, reports what failed, replaces nothing of another origin."""
+"""Runs over files and folders: they skip what is done, report what failed, and replace nothing of another origin."""
 
-from collections.abc import Callable, Iterator
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
-from jaxseg.folder_runs import account
-from jaxseg.folder_runs.account import Run, begin, conclude, merged_path
-from jaxseg.folder_runs.inputs import Job, find_images, plan
+from jaxseg import files
+from jaxseg.folder_runs.account import Product, Run, begin, conclude, done, failed, merged_path
+from jaxseg.folder_runs.inputs import SUMMARY_FILE, Job, find_images, plan
 from jaxseg.folder_runs.stream import Outcome, stream
 
 __all__ = [
+    "FileResult",
+    "FolderResult",
     "Job",
+    "Outcome",
+    "Product",
     "Run",
     "begin",
     "conclude",
@@ -17,23 +24,136 @@ __all__ = [
     "merged_path",
     "plan",
     "process",
+    "run",
     "writer",
 ]
+
+
+@dataclasses.dataclass(frozen=True)
+class FileResult:
+    """What a run did with one file.
+
+    Attributes:
+      source: the file.
+      status: "done", "skipped" (the results existed) or "failed".
+      outputs: kind of result, such as "npy" or "preview" -> its path. Empty if the file failed.
+      reason: why the file failed; None if it did not.
+      notes: remarks on the file, for the user.
+    """
+
+    source: Path
+    status: str
+    outputs: dict[str, Path]
+    reason: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderResult:
+    """What a run over a file or a folder did.
+
+    Attributes:
+      files: one FileResult per file, in the order of the files.
+      summary: path of `summary.json` in the output folder, which lists the same and the results of earlier runs.
+      merged: the files that were made from all results together, such as a table.
+      settings: everything that the results depend on.
+      products: the kinds of results that were made from each file.
+      entries: the files' entries in `summary.json`, by key.
+      seconds: from the moment when the list of files was ready to the end.
+    """
+
+    files: tuple[FileResult, ...]
+    summary: Path
+    merged: tuple[Path, ...]
+    settings: dict
+    products: tuple[str, ...]
+    entries: dict[str, dict]
+    seconds: float
+
+    @property
+    def done(self) -> int:
+        """Number of files that were processed."""
+        return self._count("done")
+
+    @property
+    def skipped(self) -> int:
+        """Number of files whose results existed already."""
+        return self._count("skipped")
+
+    @property
+    def failed(self) -> int:
+        """Number of files that failed."""
+        return self._count("failed")
+
+    def _count(self, status: str) -> int:
+        return sum(file.status == status for file in self.files)
+
+
+def run(
+    jobs: list[Job],
+    record: Run,
+    work: Callable[[list[Job], Run], Iterator[Outcome]],
+    *,
+    prepare: Callable[[], None] | None = None,
+    merges: Sequence[tuple[str, Callable[[list[Job], Run, Path], None]]] = (),
+    source: Path | None = None,
+    overwrite: bool = False,
+    progress: Callable[[int, int, str], None] | None = None,
+    report: Callable[[Outcome], None] | None = None,
+) -> FolderResult:
+    """Does the jobs that are not done yet, keeps account of them in `summary.json`, and merges the results.
+
+    Every run over a folder takes this way: lock the output folder, find out what is to be done, process it, write the
+    merged files, and write the summary. A run that was interrupted resumes where it was.
+
+    Args:
+      jobs: as `plan` returns them.
+      record: the run's output folder, products and settings, and what becomes of its files.
+      work: (jobs to do, run) -> Outcomes, as `process` yields them.
+      prepare: called before the first job if there is one, for example to compile.
+      merges: suffix of a file, and the function (jobs, run, path) that makes it from all results.
+      source: the file or folder that the user named; merged files are named after it.
+      overwrite: do all jobs again, and allow that settings have changed.
+      progress: called as (number of files processed, their total, name of the last), first with 0 and "".
+      report: called with the Outcome of every file that was processed: `item.source`, `error` (None if it
+        succeeded), `notes`.
+
+    Raises:
+      ValueError: results in the output folder were made with other settings or are of another origin.
+      OSError: the output folder cannot be written, or another process is writing to it.
+    """
+    output = record.output
+    output.mkdir(parents=True, exist_ok=True)
+    with files.only_writer(output):
+        todo = begin(jobs, record, overwrite=overwrite)
+        paths = [merged_path(record, source, suffix) for suffix, _ in merges]
+        start = time.perf_counter()
+        if todo and prepare is not None:
+            prepare()
+        _notify(progress, 0, len(todo), "")
+        for number, outcome in enumerate(work(todo, record), 1):
+            if report is not None:
+                report(outcome)
+            _notify(progress, number, len(todo), outcome.item.source.name)
+        for (_, merge), path in zip(merges, paths, strict=True):
+            merge(jobs, record, path)
+        conclude(record)
+    return _result(jobs, record, tuple(paths), time.perf_counter() - start)
 
 
 def process(
     todo: list[Job], run: Run, read: Callable, compute: Callable, write: Callable, *, batch_size: int, **threads: int
 ) -> Iterator[Outcome]:
-    """Does jobs by `jaxseg.folder_runs.stream.stream`, yields its Outcomes, and keeps account of them in `run`."""
+    """Does jobs with `jaxseg.folder_runs.stream.stream`, yields their Outcomes, and keeps account of them in `run`."""
     outcomes = stream(todo, read, compute, write, batch_size=batch_size, **threads)
     try:
         for outcome in outcomes:
             seconds = {stage: round(value, 4) for stage, value in outcome.seconds.items()}
             if outcome.error is None:
                 outcome.notes += tuple(outcome.result)
-                account.done(run, outcome.item, list(outcome.notes), seconds)
+                done(run, outcome.item, list(outcome.notes), seconds)
             else:
-                account.failed(run, outcome.item, describe(outcome.error), list(outcome.notes), seconds)
+                failed(run, outcome.item, describe(outcome.error), list(outcome.notes), seconds)
             yield outcome
     finally:
         run.write_summary()
@@ -46,10 +166,26 @@ def describe(error: Exception) -> str:
 
 
 def writer(run: Run) -> Callable:
-    """Returns the function that writes all products of a job."""
+    """Returns the function (job, what was read, what was computed) that writes all products of a job."""
 
     def write(job: Job, *made) -> list[str]:
         job.base.parent.mkdir(parents=True, exist_ok=True)
         return [note for product in run.products for note in product.write(job, *made)]
 
     return write
+
+
+def _notify(progress: Callable[[int, int, str], None] | None, done: int, total: int, name: str) -> None:
+    if progress is not None:
+        progress(done, total, name)
+
+
+def _result(jobs: list[Job], run: Run, merged: tuple[Path, ...], seconds: float) -> FolderResult:
+    found = []
+    for job in jobs:
+        entry = run.files[run.key(job)]
+        reason = entry["reason"] if entry["status"] == "failed" else None
+        outputs = {product.kind: product.place(job.base) for product in run.products} if reason is None else {}
+        found.append(FileResult(job.source, entry["status"], outputs, reason, tuple(entry.get("notes", ()))))
+    kinds = tuple(product.kind for product in run.products)
+    return FolderResult(tuple(found), run.output / SUMMARY_FILE, merged, run.settings, kinds, run.files, seconds)

@@ -1,7 +1,6 @@
-"""Anatomical post-processing: masks in, the masks that a denoising autoencoder takes them for out."""
+"""Anatomical post-processing: a denoising autoencoder turns masks into plausible masks."""
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 
 import jax
@@ -10,29 +9,34 @@ import numpy as np
 from flax import nnx
 from scipy import ndimage
 
-from jaxseg.devices import shardings
+from jaxseg.card import Card
 from jaxseg.images.checks import ImageError
 from jaxseg.masks.segmentation import Segmentation
 from jaxseg.nn.indices import bilinear_array
+from jaxseg.nn.inference import Runner
 
 GREY = ("refuse", "threshold")
-_SOFT = 1 / 4  # share of pixels between black and white that the soft edges of a mask may have
-_EIGHT = np.ones((3, 3), bool)  # neighbours
+_SOFT = 1 / 4  # largest share of pixels between black and white that counts as soft edges of a mask
+_EIGHT = np.ones((3, 3), bool)  # a pixel's neighbours
 
 
 class Denoiser:
     """Restores many masks with one model: compiled once, in full batches.
 
-    A model of one channel restores every mask by itself; one of more takes as many masks at once, in its order.
+    A model with one channel restores every mask by itself. A model with more channels takes as many masks together, in
+    its order.
 
     Args:
-      model: of masks, from `jaxseg.load` or `jaxseg.create`, such as "post_dae".
-      threshold: a pixel belongs to the restored mask where its probability exceeds this; in [0, 1].
-      largest_component: how many connected parts (8 neighbours) are kept, the largest; None: all. 2 for both lungs.
-      union: masks of several classes are restored as one, and each pixel of the result goes to the class that is
-        nearest to it; for a model that was trained on all of them together, such as both lungs.
-      batch_size: masks in one call of the network; a multiple of the number of devices. None: 8, or one a device.
+      model: a model of masks from `jaxseg.load` or `jaxseg.create`, such as "post_dae".
+      threshold: a pixel belongs to the restored mask if its probability exceeds this; in [0, 1].
+      largest_component: keep only the N largest connected components (8 neighbours); None: all. 2 for both lungs.
+      union: restore masks of several classes as one mask, and assign each pixel of the result to the nearest class. For
+        a model that was trained on all of them together, such as both lungs.
+      batch_size: masks in one call of the network; a multiple of the number of devices. None: 8, or one per device.
       devices: JAX devices to spread the batch over; None: the first.
+
+    Raises:
+      ValueError: this is not a model of masks, or an option is out of range.
     """
 
     def __init__(
@@ -45,35 +49,36 @@ class Denoiser:
         batch_size: int | None = None,
         devices: Sequence[jax.Device] | None = None,
     ):
-        card = getattr(model, "card", None)
-        if card is None or card.preprocessing != "mask":
-            given = type(model).__name__ if card is None else f"model {card.model!r}, which takes images"
-            raise ValueError(f"a model of masks is needed, such as a trained post_dae; got {given}")
-        if not 0 <= threshold <= 1:
-            raise ValueError(f"threshold must be in [0, 1], got {threshold}")
-        if largest_component is not None and (type(largest_component) is not int or largest_component < 1):
-            raise ValueError(f"largest_component must be a whole number of at least 1, got {largest_component!r}")
-        cfg = model.cfg
-        if cfg.in_channels != cfg.out_channels:
-            raise ValueError(f"the model makes {cfg.out_channels} masks of {cfg.in_channels}; as many are needed")
-        if union and cfg.in_channels > 1:
-            raise ValueError(f"union is for models of one mask; this one takes {cfg.in_channels}")
-        devices = list(devices or jax.devices()[:1])
-        self.batch_size = -(-8 // len(devices)) * len(devices) if batch_size is None else batch_size
-        if self.batch_size < 1 or self.batch_size % len(devices):
-            raise ValueError(f"batch size {self.batch_size} cannot be split over {len(devices)} devices")
-        self.card, self.size, self.channels = card, tuple(cfg.image_size), cfg.in_channels
+        self.card = _checked_card(model, threshold, largest_component, union=union)
+        self.size, self.channels = tuple(model.cfg.image_size), model.cfg.in_channels
         self.threshold, self.largest_component, self.union = threshold, largest_component, union
-        replicated, self._split = shardings(devices)
-        view = nnx.view(model, use_running_average=True, raise_if_not_found=False)
-        self._graphdef, state = nnx.split(view)
-        self._state = jax.device_put(state, replicated)
+        self._runner = Runner(model, _forward, devices=devices, batch_size=batch_size, default=8)
+        self.batch_size = self._runner.batch_size
 
-    def probabilities(self, masks: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Returns the network's answers at its own size, (h, w) float32 each, to masks of any size.
+    @property
+    def settings(self) -> dict:
+        """Everything that the restored masks depend on, as JSON can hold it."""
+        values = {name: getattr(self, name) for name in ("threshold", "largest_component", "union")}
+        return {"weights_sha256": self.card.params_sha256 or self.card.source_sha256} | values
+
+    def postprocess(self, names: Sequence[str] | None = None) -> "Postprocess":
+        """Returns what restores the masks of these names in Segmentations: the `postprocess` of a `jaxseg.Segmenter`.
 
         Args:
-          masks: (H, W) bool or numbers in [0, 1]; for a model of C channels C for every group of them.
+          names: of the masks to restore; None: the model's own.
+
+        Example:
+          >>> denoiser = jaxseg.Denoiser(jaxseg.load("runs/lungs"))  # doctest: +SKIP
+          >>> names = ["right lung", "left lung"]
+          >>> segmenter = jaxseg.Segmenter(model, postprocess=denoiser.postprocess(names))  # doctest: +SKIP
+        """
+        return Postprocess(self, tuple(self.card.class_names if names is None else names))
+
+    def probabilities(self, masks: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Returns the network's probabilities at its own size, (h, w) float32 each, for masks of any size.
+
+        Args:
+          masks: (H, W) bool or numbers in [0, 1]; for a model with C channels, C masks for each group.
         """
         if len(masks) % self.channels:
             raise ValueError(f"the model takes {self.channels} masks together, got {len(masks)}")
@@ -82,21 +87,19 @@ class Denoiser:
         whole = self.batch_size * self.channels
         for first in range(0, len(planes), whole):
             part = np.stack(planes[first : first + whole]).reshape(-1, self.channels, *self.size)
-            batch = np.zeros((self.batch_size, *self.size, self.channels), np.float32)
-            batch[: len(part)] = part.transpose(0, 2, 3, 1)
-            answer = np.asarray(_forward(self._graphdef, self._state, jax.device_put(batch, self._split)))
-            found += list(answer[: len(part)].transpose(0, 3, 1, 2).reshape(-1, *self.size))
+            answer = self._runner(part.transpose(0, 2, 3, 1).astype(np.float32))
+            found += list(answer.transpose(0, 3, 1, 2).reshape(-1, *self.size))
         return found
 
     def group(self, masks: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Returns what the network is to be shown of the masks of one image: themselves, or their union."""
+        """Returns the network's input for the masks of one image: the masks themselves, or their union."""
         return [np.maximum.reduce(list(masks))] if self.union else list(masks)
 
     def masks(self, answers: Sequence[np.ndarray], before: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Returns the restored masks of an image, (H, W) bool each.
 
         Args:
-          answers: of `probabilities` to what `group` made of `before`.
+          answers: what `probabilities` returned for `group(before)`.
           before: the masks, (H, W) bool or numbers in [0, 1].
         """
         size = before[0].shape
@@ -106,10 +109,10 @@ class Denoiser:
         return _shared(found[0], before) if self.union else found
 
     def segmentations(self, found: Sequence[Segmentation], names: Sequence[str]) -> list[Segmentation]:
-        """Returns segmentations whose masks of these names are restored; empty and full ones stay, with a note.
+        """Returns segmentations in which the masks of these names are restored. Empty and full masks stay, with a note.
 
         Raises:
-          ValueError: one has no mask of a name, or more or fewer than the model takes.
+          ValueError: a segmentation lacks a mask of a name, or the number of names is not that of the model.
         """
         befores = [_masks_of(segmentation, names) for segmentation in found]
         called = [dict(zip(before, names, strict=True)) for before in befores]
@@ -128,9 +131,9 @@ class Denoiser:
         return restored
 
     def choose(self, masks: dict[int, np.ndarray], names: dict[int, str]) -> tuple[list[int], list[str]]:
-        """Returns which masks of an image are restored, and notes on those that are not: empty or full ones.
+        """Returns which masks of an image are restored, and notes on the empty or full masks that are not.
 
-        A model of several channels restores all of them together, whatever is in them.
+        A model with several channels restores all of them together unless all are empty or full.
         """
         if self.channels > 1:
             if len(masks) != self.channels:
@@ -139,8 +142,24 @@ class Denoiser:
                 return list(masks), []
         odd = {k: state for k, mask in masks.items() if (state := blank(mask))}
         return [k for k in masks if k not in odd], [
-            f"{names[k]}: the mask is {state}, and stays as it is" for k, state in odd.items()
+            f"{names[k]}: the mask is {state}, and is kept" for k, state in odd.items()
         ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Postprocess:
+    """Restores the masks of some names in Segmentations; `Denoiser.postprocess` makes it."""
+
+    denoiser: Denoiser
+    names: tuple[str, ...]
+
+    @property
+    def settings(self) -> dict:
+        """Everything that the restored masks depend on, as JSON can hold it."""
+        return self.denoiser.settings | {"classes": list(self.names)}
+
+    def __call__(self, found: Sequence[Segmentation]) -> list[Segmentation]:
+        return self.denoiser.segmentations(found, self.names)
 
 
 def denoise(
@@ -150,21 +169,30 @@ def denoise(
 
     Args:
       mask: (H, W) or (K, H, W), any size: bool, whole numbers 0 and 1 or 0 and 255, or floats in [0, 1]. It is resized
-        to the network's size and back, bilinearly, as in training.
-      model: from `jaxseg.load`, or a `Denoiser`, which saves the preparation where there are many masks.
+        bilinearly to the network's size and back, as in training.
+      model: from `jaxseg.load`; or a `Denoiser`, which saves the preparation if there are many masks.
       soft: return probabilities instead of a mask.
-      grey: "refuse" masks that are pictures, with more than a quarter of their pixels between black and white, or
-        "threshold" them at the middle.
+      grey: what to do with grey-scale images (more than a quarter of the pixels are between black and white): "refuse"
+        them, or "threshold" them at the middle.
       **options: of `Denoiser`: threshold, largest_component, union, devices.
 
     Returns:
-      The shape of `mask`, bool; or float32 in [0, 1] if `soft`.
+      An array of the shape of `mask`: bool, or float32 in [0, 1] if `soft`.
 
     Raises:
-      ValueError: the mask is empty, full, of another shape or no mask; or an option is impossible.
+      ValueError: the mask is empty or full, has another shape, or is not a mask; or an option is out of range.
+
+    Example:
+      >>> import jaxseg, numpy as np
+      >>> tiny = {"features": (4, 6), "strides": (2, 2), "decoder_features": (4, 4), "intermediate": (8, 16)}
+      >>> model = jaxseg.create("post_dae", image_size=(32, 32), **tiny)
+      >>> mask = np.zeros((40, 50), bool)
+      >>> mask[10:30, 10:30] = True
+      >>> jaxseg.denoise(mask, model, soft=True).shape
+      (40, 50)
     """
     if isinstance(model, Denoiser) and options:
-        raise ValueError(f"options {', '.join(options)} belong to the Denoiser; make it with them")
+        raise ValueError(f"options {', '.join(options)} belong to the Denoiser; create it with them")
     denoiser = model if isinstance(model, Denoiser) else Denoiser(model, **options)
     refuse_soft(denoiser, soft=soft)
     mask = np.asarray(mask)
@@ -186,7 +214,7 @@ def denoise(
 
 
 def _masks_of(segmentation: Segmentation, names: Sequence[str]) -> dict[int, np.ndarray]:
-    """The masks of these names at the network's size, by their number."""
+    """The masks of these names at the network's size, by their index."""
     missing = [name for name in names if name not in segmentation.names]
     if missing:
         there = ", ".join(segmentation.names)
@@ -196,16 +224,16 @@ def _masks_of(segmentation: Segmentation, names: Sequence[str]) -> dict[int, np.
 
 
 def refuse_soft(denoiser: Denoiser, *, soft: bool) -> None:
-    """Raises where probabilities are asked for together with what is done to masks alone."""
+    """Raises a ValueError if probabilities are requested together with options that only apply to masks."""
     if soft and (denoiser.union or denoiser.largest_component):
-        raise ValueError("probabilities have neither a union nor largest parts; leave those out, or soft")
+        raise ValueError("probabilities have neither a union nor largest components; leave those out, or soft")
 
 
 def checked(mask: np.ndarray, *, grey: str = "refuse") -> np.ndarray:
-    """Returns an (H, W) array as a mask: bool as it is, all else float32 in [0, 1].
+    """Returns an (H, W) array as a mask: bool unchanged, everything else as float32 in [0, 1].
 
     Raises:
-      ImageError: its values are no mask's. ValueError: `grey` is unknown.
+      ImageError: its values are not those of a mask. ValueError: `grey` is unknown.
     """
     if grey not in GREY:
         raise ValueError(f"grey is {grey!r}; known: {', '.join(GREY)}")
@@ -226,18 +254,18 @@ def checked(mask: np.ndarray, *, grey: str = "refuse") -> np.ndarray:
     if 0 < high <= top / 2:
         raise ImageError(f"has values up to {high}, all below the middle: is it a label map? A mask has 0 and {top}")
     if np.count_nonzero((values > 1 / 8) & (values < 7 / 8)) > _SOFT * values.size:
-        raise ImageError("has many shades of grey: it is a picture, not a mask; or cut it at the middle: threshold")
+        raise ImageError("has many shades of grey: it is an image, not a mask; or cut it at the middle with threshold")
     return values
 
 
 def blank(mask: np.ndarray) -> str:
-    """Returns "empty" or "full" of a mask without a shape, else ""."""
-    high, low = mask.max() > 0.5, mask.min() > 0.5  # soft masks may be 0 and 1 nowhere
+    """Returns "empty" or "full" for a mask that has no shape in it, and "" for any other."""
+    high, low = mask.max() > 0.5, mask.min() > 0.5  # soft masks may be nowhere exactly 0 or 1
     return "" if high and not low else "full" if high else "empty"
 
 
 def _largest(mask: np.ndarray, count: int) -> np.ndarray:
-    """Returns a mask with no more than `count` of its connected parts, the largest."""
+    """Returns a mask with only its `count` largest connected components."""
     parts, total = ndimage.label(mask, _EIGHT)
     if total <= count:
         return mask
@@ -246,7 +274,7 @@ def _largest(mask: np.ndarray, count: int) -> np.ndarray:
 
 
 def _shared(union: np.ndarray, before: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Returns a union as masks of classes: each keeps its pixels in it, and those of none go to the nearest class."""
+    """Returns a union as masks of classes: a class keeps its pixels; pixels of no class go to the nearest one."""
     classes = [np.asarray(mask) > 0.5 for mask in before]
     distances = np.stack([ndimage.distance_transform_edt(~mask) for mask in classes])
     nearest = distances.argmin(0)
@@ -254,7 +282,24 @@ def _shared(union: np.ndarray, before: Sequence[np.ndarray]) -> list[np.ndarray]
     return [union & mask | (free & (nearest == k)) for k, mask in enumerate(classes)]
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _forward(graphdef, state, masks: jax.Array) -> jax.Array:
+def _checked_card(model: nnx.Module, threshold: float, largest_component: int | None, *, union: bool) -> Card:
+    """The model's card, if the model takes masks and the options suit it."""
+    card = getattr(model, "card", None)
+    if card is None or card.preprocessing != "mask":
+        given = type(model).__name__ if card is None else f"model {card.model!r}, which takes images"
+        raise ValueError(f"a model of masks is needed, such as a trained post_dae; got {given}")
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"threshold must be in [0, 1], got {threshold}")
+    if largest_component is not None and (type(largest_component) is not int or largest_component < 1):
+        raise ValueError(f"largest_component must be a whole number of at least 1, got {largest_component!r}")
+    cfg = model.cfg
+    if cfg.in_channels != cfg.out_channels:
+        raise ValueError(f"the model makes {cfg.out_channels} masks from {cfg.in_channels}; the numbers must be equal")
+    if union and cfg.in_channels > 1:
+        raise ValueError(f"union is for models of one mask; this one takes {cfg.in_channels}")
+    return card
+
+
+def _forward(model: nnx.Module, masks: jax.Array) -> jax.Array:
     """(B, h, w, C) -> probabilities, the same shape."""
-    return nnx.merge(graphdef, state)(masks).astype(jnp.float32)
+    return model(masks).astype(jnp.float32)

@@ -1,28 +1,29 @@
-"""Denoising of mask files: each is restored into a file of the same kind and shape; nothing else in it changes."""
+"""Denoising of mask files: each becomes a file of the same format and shape, in which only masks are restored."""
 
 import contextlib
 import dataclasses
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
 import numpy as np
+from flax import nnx
 from PIL import Image
 
 from jaxseg.draw.save import save_picture
 from jaxseg.draw.sheet import contact_sheet
 from jaxseg.files import atomic_file
-from jaxseg.folder_runs.account import Product, Run
-from jaxseg.folder_runs.folder import process, writer
-from jaxseg.folder_runs.inputs import Job, find_by_suffix
-from jaxseg.folder_runs.stream import Outcome
+from jaxseg.folder_runs import folder
+from jaxseg.folder_runs.folder import FolderResult, Job, Outcome, Product, Run, process, writer
+from jaxseg.folder_runs.inputs import find_by_suffix
 from jaxseg.images.checks import ImageError
 from jaxseg.masks.formats import PICTURES, Stack, open_pictures
 from jaxseg.masks.read import open_masks, select
 from jaxseg.masks.write import PREVIEW
 from jaxseg.nn.indices import bilinear_array
-from jaxseg.post_dae.denoise import Denoiser, blank
+from jaxseg.post_dae.denoise import Denoiser, blank, refuse_soft
+from jaxseg.weights.load import load
 
 SUFFIXES = (*PICTURES, ".npy", ".npz")
 ADDED, REMOVED, KEPT = (90, 200, 120), (230, 90, 80), (190, 190, 190)
@@ -31,7 +32,7 @@ SHOWN = 6  # classes in a preview
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """The masks of a file: `stack` has all; `chosen`, (H, W) bool by their number, are those to restore."""
+    """The masks of a file: `stack` has all of them, `chosen` those to restore, (H, W) bool, by their index."""
 
     stack: Stack
     chosen: dict[int, np.ndarray]
@@ -39,7 +40,7 @@ class Loaded:
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-    """By number: the restored masks, (H, W) bool; probabilities where they are wanted; notes for the user."""
+    """The restored masks of a file, (H, W) bool, and on request probabilities, by their index; notes for the user."""
 
     masks: dict[int, np.ndarray]
     soft: dict[int, np.ndarray]
@@ -47,17 +48,83 @@ class Restored:
 
 
 def find_mask_files(path: Path, *, recursive: bool = False, output: Path) -> list[Path]:
-    """Returns the mask files that `path` means; raises as `jaxseg.folder_runs.inputs.find_by_suffix`."""
-    return find_by_suffix(path, SUFFIXES, "masks", recursive=recursive, output=output, results="restored ones")
+    """Returns the mask files that `path` means; raises like `jaxseg.folder_runs.inputs.find_by_suffix`."""
+    return find_by_suffix(path, SUFFIXES, "masks", recursive=recursive, output=output, results="restored masks")
+
+
+def denoise_folder(
+    source: str | Path,
+    output: str | Path,
+    model: str | Path | nnx.Module | Denoiser,
+    *,
+    classes: str | None = None,
+    names: Sequence[str] | None = None,
+    soft: bool = False,
+    grey: str = "refuse",
+    preview: bool = False,
+    files: Sequence[Path] | None = None,
+    recursive: bool = False,
+    overwrite: bool = False,
+    progress: Callable[[int, int, str], None] | None = None,
+    report: Callable[[Outcome], None] | None = None,
+    **options,
+) -> FolderResult:
+    """Restores the masks of a file or of all files of a folder with a denoising autoencoder (Post-DAE).
+
+    Files that fail are recorded with their reason, and the others are processed. A second call skips what is done, and
+    a call that was interrupted is resumed by the next one.
+
+    Args:
+      source: a mask file (png, jpg, npy, npz), or a folder of them.
+      output: folder of the results, not that of the masks; it gets `summary.json`, which lists all files.
+      model: a training run, a model directory, a PyTorch file, a model, or a `Denoiser`.
+      classes: labels or groups of a file's classes to restore; None if a file holds exactly what the model takes.
+      names: of a file's classes, if the file does not name them.
+      soft: write probabilities instead of masks.
+      grey: "refuse" grey-scale images, or "threshold" them at the middle.
+      preview: also write `<mask>.preview.jpg`: before, after, and the change.
+      files: the mask files to process, as `find_mask_files` returns them; None: all of `source`.
+      recursive: also search sub-folders; the output mirrors them.
+      overwrite: process masks again whose results exist, and replace results of other settings.
+      progress: called as (number of files processed, their total, name of the last), first with 0 and "".
+      report: called with the Outcome of every file: `item.source`, `error` (None if it succeeded), `notes`.
+      **options: of `Denoiser`: threshold, largest_component, union, batch_size, devices.
+
+    Returns:
+      A FolderResult: numbers of files `done`, `skipped` and `failed`, the path `summary`, and `files` one by one.
+
+    Raises:
+      ValueError: an option is out of range, the folder has no masks, or the output folder holds results of other
+        settings or files of another origin. OSError: a file or folder cannot be opened.
+    """
+    source, output = Path(source), Path(output)
+    files = find_mask_files(source, recursive=recursive, output=output) if files is None else files
+    if isinstance(model, Denoiser) and options:
+        raise ValueError(f"options {', '.join(options)} belong to the Denoiser; create it with them")
+    if not isinstance(model, Denoiser):
+        model = Denoiser(load(model) if isinstance(model, (str, Path)) else model, **options)
+    refuse_soft(model, soft=soft)
+    worker = FileDenoiser(model, classes=classes, names=names, grey=grey, soft=soft)
+    jobs = folder.plan(list(files), source, output, name_of=lambda path: path.stem)
+    products = [masks({job.base: job.source.suffix for job in jobs}, soft=soft), *([previews()] if preview else [])]
+    settings = {"denoise": model.settings | {"classes": classes, "soft": soft, "grey": grey}}
+    return folder.run(
+        jobs,
+        Run(output, tuple(products), settings),
+        lambda todo, run: denoise_files(todo, worker, run),
+        overwrite=overwrite,
+        progress=progress,
+        report=report,
+    )
 
 
 class FileDenoiser:
-    """Reads mask files and restores them, many at a time; `jaxseg.folder_runs.stream` calls it.
+    """Reads mask files and restores the masks of several files at a time, as `jaxseg.folder_runs.stream` calls it.
 
     Args:
-      denoiser: the model and how its answers become masks.
-      classes: labels or groups of the file's classes; None where a file holds what the model takes.
-      names: of the classes, where the file does not say.
+      denoiser: the model, and how its probabilities become masks.
+      classes: labels or groups of the file's classes to restore; None if a file holds exactly what the model takes.
+      names: of the file's classes, if the file does not name them.
       grey: "refuse" or "threshold", see `jaxseg.denoise`.
       soft: keep probabilities.
     """
@@ -74,7 +141,7 @@ class FileDenoiser:
         self.denoiser, self.classes, self.names, self.grey, self.soft = denoiser, classes, names, grey, soft
 
     def read(self, source: Path) -> Loaded:
-        """Reads the masks to restore; in any thread."""
+        """Reads the masks to restore; may be called from any thread."""
         if self.grey == "threshold" and source.suffix.lower() in PICTURES:
             stack = open_pictures([source], threshold=True)
         else:
@@ -110,16 +177,18 @@ class FileDenoiser:
 
 
 def denoise_files(todo: list[Job], denoiser: FileDenoiser, run: Run) -> Iterator[Outcome]:
-    """Restores the masks of the jobs that `begin` returned, as `segment_files` segments images."""
+    """Restores the masks of the jobs that `begin` returned, and yields Outcomes."""
     size = denoiser.denoiser.batch_size
     return process(todo, run, lambda job: denoiser.read(job.source), denoiser.restore, writer(run), batch_size=size)
 
 
-def files(suffixes: dict[Path, str], *, soft: bool) -> Product:
-    """The restored masks: `<base>` with the suffix of its source (png for jpg); all other classes as they were.
+def masks(suffixes: dict[Path, str], *, soft: bool) -> Product:
+    """Returns the product of restored masks: `<base>` with the suffix of its source (png for jpg).
+
+    Classes that are not restored are copied.
 
     Args:
-      suffixes: of the sources, by their jobs' bases.
+      suffixes: base of a job -> suffix of its source.
       soft: write probabilities: float32, or 0 to 255 in a png.
     """
 
@@ -141,7 +210,7 @@ def files(suffixes: dict[Path, str], *, soft: bool) -> Product:
 
 
 def previews() -> Product:
-    """`<base>.preview.jpg`: every mask before and after, and what was added and removed."""
+    """Returns the product `<base>.preview.jpg`: every mask before and after, and what was added and removed."""
 
     def write(job: Job, loaded: Loaded, restored: Restored) -> list[str]:
         save_picture(before_and_after(loaded, restored), _preview(job.base))
@@ -151,7 +220,7 @@ def previews() -> Product:
 
 
 def before_and_after(loaded: Loaded, restored: Restored) -> Image.Image:
-    """Returns a sheet with a row a mask, of the first few: before, after, and the change in colours."""
+    """Returns an image with one row for each of the first masks: before, after, and the change in colours."""
     rows = []
     for k in list(restored.masks)[:SHOWN]:
         before, after = loaded.chosen[k], restored.masks[k]
@@ -172,7 +241,7 @@ def _preview(base: Path) -> Path:
 
 
 def _write_array(path: Path, stack: Stack, found: dict[int, np.ndarray], dtype: np.dtype) -> None:
-    """Writes a `.npy` or `.npz` like the one that was read, with what was restored in its place."""
+    """Writes a `.npy` or `.npz` file like the one that was read, with the restored masks in place of the old ones."""
     shape = stack.size if stack.flat else (stack.count, *stack.size)
     with atomic_file(path) as temporary, _opened(temporary, path.suffix) as file:
         np.lib.format.write_array_header_1_0(file, {"descr": dtype.str, "fortran_order": False, "shape": shape})
@@ -181,7 +250,7 @@ def _write_array(path: Path, stack: Stack, found: dict[int, np.ndarray], dtype: 
 
 
 def _planes(stack: Stack, found: dict[int, np.ndarray]) -> Iterator[np.ndarray]:
-    """Yields all masks in turn, one in memory at a time; a file is read once more, in one pass."""
+    """Yields all masks one after the other, one in memory at a time. The file is read again in one pass."""
     rest = stack.read([k for k in range(stack.count) if k not in found])
     for k in range(stack.count):
         yield found[k] if k in found else next(rest)
@@ -189,7 +258,7 @@ def _planes(stack: Stack, found: dict[int, np.ndarray]) -> Iterator[np.ndarray]:
 
 @contextlib.contextmanager
 def _opened(path: Path, suffix: str) -> Iterator[IO[bytes]]:
-    """Opens a file to write one array to; in an `.npz` that is `arr_0`, deflated."""
+    """Opens a file to write one array to; in an `.npz` file it is called `arr_0` and deflated."""
     if suffix == ".npy":
         with path.open("wb") as file:
             yield file

@@ -109,13 +109,13 @@ def test_padding_batches_and_devices_change_nothing(tiny, count):
 
 def test_a_longer_run_compiles_once(tiny, picture):
     segmenter = Segmenter(tiny, batch_size=2)
-    from jaxseg.anatomy import segment as module
+    from jaxseg.nn import inference
 
     segmenter.predict([segmenter.prepare(picture)])
-    before = module._forward._cache_size()
+    before = inference._run._cache_size()
     segmenter.predict([segmenter.prepare(picture)] * 2)
     Segmenter(tiny, batch_size=2).predict([segmenter.prepare(picture)])
-    assert module._forward._cache_size() == before
+    assert inference._run._cache_size() == before
 
 
 def test_training_the_model_afterwards_reaches_the_next_segmentation(picture):

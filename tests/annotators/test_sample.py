@@ -108,11 +108,13 @@ def test_turns_and_devices_change_nothing(name, monkeypatch):
     whole = sample(image(), MODELS[name], 11, 2)
     spread = sample(image(), MODELS[name], 11, 2, devices=jax.devices()[:4])
     sampler = Sampler(MODELS[name])
-    calls, draw = [], sampler._draw
-    sampler._draw = lambda *given: calls.append(given[1].shape) or draw(*given)
+    calls, finish = [], sampler._finish.start
+    monkeypatch.setattr(
+        sampler._finish, "start", lambda *given, **more: calls.append(more["batch_size"]) or finish(*given, **more)
+    )
     monkeypatch.setattr(sampling, "_WORKING_BYTES", 4 * sampler._pixel_bytes * SIZE[0] * SIZE[1])
     turns = sample(image(), sampler, 11, 2)
-    assert [shape[0] for shape in calls] == [4, 4, 4]
+    assert calls == [4, 4, 4]
     for other in (spread, turns):
         assert (other.masks != whole.masks).mean() < 1e-3
         if name == "cmvae":
@@ -178,7 +180,7 @@ def test_values_that_are_not_finite_are_refused(bad):
 def test_an_answer_that_is_not_finite_is_refused():
     model = lively_cmvae()
     model.classify.bias[...] = jnp.full_like(model.classify.bias[...], jnp.nan)
-    with pytest.raises(ValueError, match="answers with numbers that are not finite"):
+    with pytest.raises(ValueError, match="the network's output is not finite"):
         sample(image(), model)
 
 
@@ -234,7 +236,7 @@ def test_other_models_and_misfits_are_refused():
         sample(image(), lively_prob_unet(out_channels=2))
     converted = lively_prob_unet()
     converted.card = dataclasses.replace(converted.card, source="net.pt")
-    with pytest.raises(ValueError, match=r"net\.pt does not say what size"):
+    with pytest.raises(ValueError, match=r"net\.pt does not state the size"):
         sample(image(), converted, resize=True)
     assert sample(image(), converted, 2).masks.any()
 

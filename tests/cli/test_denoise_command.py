@@ -25,7 +25,7 @@ def denoiser(tmp_path_factory):
 @pytest.fixture
 def inverted(monkeypatch):
     """Every model of masks answers with the opposite of what it is shown."""
-    monkeypatch.setattr(denoise, "_forward", lambda graphdef, state, masks: 1 - jnp.asarray(masks))
+    monkeypatch.setattr(denoise, "_forward", lambda model, masks: 1 - jnp.asarray(masks))
 
 
 @pytest.fixture

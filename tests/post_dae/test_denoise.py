@@ -134,7 +134,7 @@ def test_probabilities_are_masks_and_are_not_taken_for_full():
 
 @pytest.mark.parametrize("options", [{"union": True}, {"largest_component": 1}])
 def test_soft_answers_have_no_parts(options):
-    with pytest.raises(ValueError, match="neither a union nor largest parts"):
+    with pytest.raises(ValueError, match="neither a union nor largest components"):
         denoise(blob(), Echo(), soft=True, **options)
 
 
@@ -186,7 +186,7 @@ def test_models_of_images_and_unequal_channels_are_refused():
         Denoiser(3)
     odd = Echo()
     odd.cfg = dataclasses.replace(odd.cfg, out_channels=2)
-    with pytest.raises(ValueError, match="2 masks of 1"):
+    with pytest.raises(ValueError, match="makes 2 masks from 1"):
         Denoiser(odd)
     with pytest.raises(ValueError, match="union is for models of one mask"):
         Denoiser(Echo(channels=2), union=True)
@@ -224,7 +224,7 @@ def test_masks_of_a_segmentation_are_restored_and_the_others_stay():
     assert np.array_equal(np.unpackbits(after.bits[1], axis=1).view(bool), ~blob())
     assert np.array_equal(after.bits[0], found.bits[0])
     assert np.array_equal(after.bits[2], found.bits[2])
-    assert after.notes == ("before", "rib: the mask is empty, and stays as it is")
+    assert after.notes == ("before", "rib: the mask is empty, and is kept")
     assert np.array_equal(found.bits[1], np.packbits(blob(), axis=1))
     with pytest.raises(ValueError, match="no mask of liver"):
         inverted.segmentations([found], ["liver"])

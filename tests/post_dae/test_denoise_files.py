@@ -7,9 +7,8 @@ import pytest
 from mask_models import Echo
 from PIL import Image
 
-from jaxseg.folder_runs import folder
+import jaxseg
 from jaxseg.post_dae import mask_files
-from jaxseg.post_dae.denoise import Denoiser
 from jaxseg.vocabulary import labels
 
 INVERT = {"answer": lambda x: 1 - x}
@@ -21,22 +20,9 @@ def blob(height: int = 32, width: int = 32) -> np.ndarray:
     return mask
 
 
-def run(
-    source, output, model=None, *, preview=False, soft=False, classes=None, grey="refuse", recursive=False, **options
-):
-    """What `jaxseg denoise` does; returns {output name: entry}."""
-    sources = mask_files.find_mask_files(source, recursive=recursive, output=output)
-    jobs = folder.plan(sources, source, output, name_of=lambda path: path.stem)
-    suffixes = {job.base: job.source.suffix for job in jobs}
-    products = [mask_files.files(suffixes, soft=soft), *([mask_files.previews()] if preview else [])]
-    account = folder.Run(output, tuple(products), {"denoise": {"classes": classes, "soft": soft}})
-    todo = folder.begin(jobs, account)
-    worker = mask_files.FileDenoiser(
-        Denoiser(model or Echo(**INVERT), **options), classes=classes, grey=grey, soft=soft
-    )
-    list(mask_files.denoise_files(todo, worker, account))
-    folder.conclude(account)
-    return account.files
+def run(source, output, model=None, **options):
+    """Returns the summary's entries of a run, {output name: entry}."""
+    return jaxseg.denoise_folder(source, output, model or Echo(**INVERT), **options).entries
 
 
 def picture(path, array) -> None:
@@ -133,7 +119,7 @@ def test_empty_classes_stay_with_a_note(masks, tmp_path):
     np.save(masks / "x.npy", np.stack([blob(), np.zeros((32, 32), bool)]))
     files = run(masks, tmp_path / "out", classes="class_000,class_001")
     assert np.array_equal(np.load(tmp_path / "out" / "x.npy"), np.stack([~blob(), np.zeros((32, 32), bool)]))
-    assert files["x"]["notes"] == ["x.npy: class_001: the mask is empty, and stays as it is"]
+    assert files["x"]["notes"] == ["x.npy: class_001: the mask is empty, and is kept"]
 
 
 def test_a_file_of_empty_classes_alone_is_copied(masks, tmp_path):
