@@ -1,4 +1,4 @@
-"""Tables of labels: which organ each label of a volume means."""
+"""Tables that map the labels of a volume to organs."""
 
 import csv
 import io
@@ -9,29 +9,44 @@ from jaxseg.files import printable
 from jaxseg.vocabulary import organs
 
 MAX_TABLE_BYTES = 2**20
-_NOT_ORGANS = (0, 1)  # classes of the DAP-Atlas: background, left to annotate
+_NOT_ORGANS = (0, 1)  # classes of the DAP-Atlas: "Background" and "Left to annotate"
 
 
 def dap_table() -> dict[int, organs.Organ]:
-    """Returns the table of labels that are classes of the DAP-Atlas: label -> organ."""
+    """Returns label -> organ for labels that are classes of the DAP-Atlas.
+
+    Example:
+      >>> dap_table()[13].name
+      'liver'
+    """
     return {organ.id: organ for organ in organs.ORGANS if organ.id not in _NOT_ORGANS}
 
 
 def read_table(path: Path) -> dict[int, organs.Organ]:
-    """Reads a table of labels, label -> organ.
+    """Reads a table from a JSON or CSV file.
 
     Args:
-      path: JSON, an object of names under labels, or of labels under names (as "labels" of nnU-Net's dataset.json); or
-        CSV, a label and a name a line, where a first line of titles does not count. Label 0 is the background.
+      path: JSON object that maps labels to names, or names to labels (as in "labels" of nnU-Net's dataset.json); or CSV
+        with one label and its name per line, after an optional header line. Label 0 is the background and is ignored.
+
+    Returns:
+      Label -> organ.
 
     Raises:
-      ValueError: it is neither, names an organ that is not known, or one twice.
-      OSError: it cannot be opened.
+      ValueError: the file has another format, or an organ is unknown or appears twice.
+      OSError: the file cannot be opened.
+
+    Example:
+      >>> import tempfile
+      >>> path = Path(tempfile.mkdtemp()) / "names.json"
+      >>> _ = path.write_text('{"1": "left kidney", "2": "spleen"}')
+      >>> {label: organ.id for label, organ in read_table(path).items()}
+      {1: 15, 2: 26}
     """
     with path.open("rb") as file:
         content = file.read(MAX_TABLE_BYTES + 1)
     if len(content) > MAX_TABLE_BYTES:
-        raise ValueError(f"{path.name}: more than {MAX_TABLE_BYTES:,} bytes; this is no table of labels")
+        raise ValueError(f"{path.name}: more than {MAX_TABLE_BYTES:,} bytes; this is not a table of labels")
     try:
         text = content.decode("utf-8-sig")
         pairs = _from_json(text) if path.suffix.lower() == ".json" else _from_csv(text)
@@ -48,7 +63,7 @@ def read_table(path: Path) -> dict[int, organs.Organ]:
             problems.append(f"label {label}: {error}")
             continue
         if label in table or organ in table.values():
-            problems.append(f"label {label}: {printable(name)!r} or its label is there twice")
+            problems.append(f"label {label}: {printable(name)!r} or its label appears twice")
         table[label] = organ
     if problems or not table:
         raise ValueError(f"{path.name}: {'; '.join(problems[:5]) or 'names no organ'}")

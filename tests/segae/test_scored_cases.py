@@ -1,4 +1,4 @@
-"""Cases in TotalSegmentator's layout, what goes wrong with them, and the table that is kept of them."""
+"""Cases in TotalSegmentator's layout, their errors, and the table of their scores."""
 
 import csv
 import json
@@ -43,7 +43,7 @@ def filled(path, cases, scorer, **options) -> ScoreTable:
     return table
 
 
-def test_every_mask_scores_as_if_it_were_alone(root, scorer):
+def test_masks_that_share_a_batch_score_as_if_they_were_alone(root, scorer):
     first, second = score_cases(find_cases(root), scorer)
     alone = next(scorer.scores([Request(ct(), box() > 0, scorer.organ("liver"))]))
     assert len(first.scores["liver"].slices) == 10
@@ -73,7 +73,7 @@ def test_bad_masks_and_cases_do_not_stop_the_others(root, scorer):
     assert "look normalised already" in records["s3"].failed[""]
 
 
-def test_folders_that_are_no_whole_cases_are_told(root, tmp_path, scorer):
+def test_incomplete_cases_are_reported(root, tmp_path, scorer):
     (root / "notes").mkdir()
     (root / "s0").mkdir()
     np.save(root / "s0" / "ct.npy", ct())
@@ -95,7 +95,7 @@ def test_a_ct_without_air_is_scored_with_a_remark(root, scorer):
     assert set(record.scores) == {"liver"}
 
 
-def test_a_mask_that_lies_otherwise_fails(tmp_path, scorer):
+def test_a_mask_with_another_orientation_fails(tmp_path, scorer):
     (tmp_path / "s1" / "segmentations").mkdir(parents=True)
     save_nifti(tmp_path / "s1" / "ct.nii.gz", ct())
     turned = AFFINE.copy()
@@ -115,7 +115,7 @@ def test_all_labels_of_a_volume_are_scored(tmp_path, scorer):
     (record,) = score_cases([case], scorer)
     assert set(record.scores) == {"liver", "spleen"}
     assert record.scores["spleen"].slices == (3, 4)
-    assert record.notes == ["labels.npy: labels without a name are left out: 200"]
+    assert record.notes == ["labels.npy: labels without a name are ignored: 200"]
     assert len(record.absent) == len(dap_table()) - 2
 
 
@@ -218,7 +218,7 @@ def test_a_damaged_line_is_scored_again(root, tmp_path, scorer, line):
     assert not ScoreTable(tmp_path / "r.csv", COLUMNS, SETTINGS).has(find_cases(root)[0])
 
 
-def test_orders_slices_and_pictures_are_of_the_masks(root, tmp_path, scorer):
+def test_orders_slices_and_the_sheet_show_the_scored_masks(root, tmp_path, scorer):
     cases = find_cases(root)
     table = filled(tmp_path / "r.csv", cases, scorer)
     worst, best = (read(table.write_order(order)) for order in ("annotate", "trust"))
@@ -231,7 +231,7 @@ def test_orders_slices_and_pictures_are_of_the_masks(root, tmp_path, scorer):
     assert worst_picture(table.ordered(), cases) is None
 
 
-def test_names_that_a_spreadsheet_would_compute_are_text(tmp_path):
+def test_names_that_a_spreadsheet_would_evaluate_become_text(tmp_path):
     table = ScoreTable(tmp_path / "r.csv", ["=1+1"], SETTINGS)
     table.write()
     assert read(tmp_path / "r.csv")[0][1] == "'=1+1"

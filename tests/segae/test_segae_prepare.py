@@ -1,4 +1,4 @@
-"""Building SegAE's layout from CTs with labels."""
+"""Building SegAE's training data from CTs with labels."""
 
 import csv
 import json
@@ -34,10 +34,10 @@ def run(folder, out="out", pseudo=None, table=None, **options):
 
 
 def content(folder):
-    return {path.relative_to(folder): path.read_bytes()[10:] for path in folder.rglob("*.nii.gz")}  # less gzip's time
+    return {path.relative_to(folder): path.read_bytes()[10:] for path in folder.rglob("*.nii.gz")}  # without the time in gzip's header
 
 
-def test_what_is_built_can_be_trained_on(folders):
+def test_the_built_data_can_be_read_for_training(folders):
     outcomes = run(folders)
     assert [(outcome.masks, outcome.error) for outcome in outcomes] == [(6, "")] * 3
     data = read_segae(folders / "out")
@@ -55,14 +55,14 @@ def test_what_is_built_can_be_trained_on(folders):
     assert tuple(rows[0]) == segae_prepare.COLUMNS
     for row in rows:
         wanted = np.linspace(*segae_prepare.DICE_RANGE, 3)[int(row["file"].split("degraded_")[1][:2])]
-        assert float(row["dice_3d"]) == pytest.approx(wanted, abs=0.2)  # of two slices one is lost or none
+        assert float(row["dice_3d"]) == pytest.approx(wanted, abs=0.2)  # with two slices, either one is lost or none
         assert row["file"].endswith(f"_{row['degradation']}.nii.gz")
     summary = json.loads((folders / "out" / "summary.json").read_text())
     assert summary["masks"] == {"train": 12, "val": 6}
     assert summary["failed"] == {}
 
 
-def test_one_seed_builds_the_same_and_a_second_run_only_what_is_missing(folders):
+def test_one_seed_builds_the_same_data_and_a_second_run_only_missing_cases(folders):
     run(folders)
     run(folders, "again")
     run(folders, "other", seed=1)
@@ -80,7 +80,7 @@ def test_one_seed_builds_the_same_and_a_second_run_only_what_is_missing(folders)
     assert (folders / "out" / "val").stat().st_mtime_ns == stamp
 
 
-def test_a_bad_case_does_not_stop_the_rest(folders):
+def test_a_bad_case_does_not_stop_the_others(folders):
     (folders / "cts" / "a_0000.nii.gz").write_bytes(b"damaged")
     save_nifti(folders / "labels" / "b.nii.gz", labels() * 0)
     outcomes = {outcome.case: outcome for outcome in run(folders)}
@@ -91,7 +91,7 @@ def test_a_bad_case_does_not_stop_the_rest(folders):
     assert set(json.loads((folders / "out" / "summary.json").read_text())["failed"]) == {"a", "b"}
 
 
-def test_pseudo_labels_are_taken_stage_by_stage(folders):
+def test_predicted_labels_become_one_mask_per_stage(folders):
     for name in "abc":
         (folders / "pseudo" / name).mkdir(parents=True)
         for stage in (5, 10):
@@ -142,13 +142,13 @@ def test_labels_of_other_tables_become_classes_of_the_dap_atlas(folders, name, t
         ("t.csv", "1,liver\nx,spleen\n", "not a table"),
     ],
 )
-def test_tables_that_are_wrong_are_refused(tmp_path, name, text, message):
+def test_invalid_tables_are_refused(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=message):
         label_table.read_table(tmp_path / name)
 
 
-def test_the_table_of_the_dap_atlas_leaves_out_what_is_no_organ():
+def test_the_table_of_the_dap_atlas_has_only_organs():
     assert set(label_table.dap_table()) == set(range(2, len(organs.ORGANS)))
 
 
@@ -170,7 +170,7 @@ def test_cases_are_found_in_folders_and_as_dicom(tmp_path):
         segae_prepare.find_scans(tmp_path / "cts", tmp_path / "cts")
 
 
-def test_foreign_folders_and_other_settings_are_refused(folders):
+def test_folders_with_other_files_and_other_settings_are_refused(folders):
     run(folders)
     with pytest.raises(ValueError, match="another per_organ, seed"):
         run(folders, per_organ=4, seed=2)
@@ -184,7 +184,7 @@ def test_foreign_folders_and_other_settings_are_refused(folders):
     assert (folders / "foreign" / "notes.txt").read_text() == "{}"
 
 
-def test_more_cases_leave_the_others_in_their_split(folders):
+def test_added_cases_do_not_move_the_others_to_another_split(folders):
     run(folders, val_fraction=0.4)
     before = {split: {path.name for path in (folders / "out" / split).iterdir()} for split in ("train", "val")}
     for seed, name in enumerate("defg"):
