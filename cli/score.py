@@ -108,11 +108,10 @@ def score(ct, mask, organ, labels, label_names, dataset, output, per_slice, wors
         found = _score_many("score_dataset", (dataset, output), {"organs": organs} | written | model)
     if output:
         _show_files(found, worst)
-        counts = f"{len(found.records) - found.num_failed} done, {found.num_skipped} were there"
-        options.say(f"{counts}, {found.num_failed} with failures: {output}")
+        options.say(f"{found.done} done, {found.skipped} were there, {found.failed} with failures: {output}")
     else:
         _show_rows(found.rows[:worst], per_slice)
-    if found.num_failed:
+    if found.failed:
         sys.exit(1)
 
 
@@ -179,18 +178,18 @@ def _score_many(function: str, paths: tuple, settings: dict):
 
 @contextlib.contextmanager
 def _progress() -> Iterator[dict[str, Callable]]:
-    """Yields the callbacks that show the progress over cases."""
+    """Yields the callbacks of `jaxseg.score_dataset` that show its progress."""
     with contextlib.ExitStack() as stack:
-        step = []
+        step = None
 
-        def on_start(total: int, done: int) -> None:
-            step.append(stack.enter_context(progress(total, "cases", done=done)))
+        def show(done: int, total: int, name: str) -> None:
+            nonlocal step
+            if step is None:
+                step = stack.enter_context(progress(total, "cases", done=done))
+            else:
+                step(name)
 
-        def on_case(record) -> None:
-            _show_problems(record)
-            step[0](record.case)
-
-        yield {"on_start": on_start, "on_case": on_case}
+        yield {"progress": show, "report": _show_problems}
 
 
 def _show_problems(record) -> None:

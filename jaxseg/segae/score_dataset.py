@@ -31,24 +31,29 @@ class DatasetScores:
     Attributes:
       records: what became of each case that this call scored.
       rows: all scored masks, those of earlier runs included; the lowest predicted Dice is first.
-      num_skipped: number of cases that an earlier run had scored.
+      skipped: number of cases that an earlier run had scored.
       files: what was written -> its path: "table", "slices", "annotate", "trust" and "worst", as far as requested or
         left by an earlier run.
     """
 
     records: tuple[Record, ...]
     rows: tuple[Row, ...]
-    num_skipped: int
+    skipped: int
     files: dict[str, Path]
 
     @property
-    def num_failed(self) -> int:
+    def done(self) -> int:
+        """Number of cases that this call scored without a failure."""
+        return len(self.records) - self.failed
+
+    @property
+    def failed(self) -> int:
         """Number of cases of this call in which a mask, or the case itself, could not be scored."""
         return sum(bool(record.failed) for record in self.records)
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
+class Written:
     """Where scores are written, and which files are written beside the CSV.
 
     Attributes:
@@ -91,8 +96,8 @@ def score_dataset(
     rank: str | None = None,
     worst: int | None = None,
     embeddings: str | Path | None = None,
-    on_start: Callable[[int, int], None] | None = None,
-    on_case: Callable[[Record], None] | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+    report: Callable[[Record], None] | None = None,
     **options,
 ) -> DatasetScores:
     """Scores every mask of a data set in TotalSegmentator's layout, and writes the scores to a CSV.
@@ -115,8 +120,9 @@ def score_dataset(
         first, NAME.trust.csv).
       worst: also draw this number of masks with the lowest predicted Dice to NAME.worst.png; at most 60 are drawn.
       embeddings: file of text embeddings, for a model that is stored without them.
-      on_start: called once with the number of cases and the number of those that were scored before.
-      on_case: called with the `Record` of each case, after its scores are on disk.
+      progress: called as (number of cases with scores, number of cases, name of the last), first with the cases that an
+        earlier run scored and "".
+      report: called with the `Record` of each case that is scored, after its scores are on disk.
       **options: options of `Scorer`: slices, names, batch_size, devices, threads.
 
     Returns:
@@ -137,11 +143,11 @@ def score_dataset(
     """
     if organs not in COLUMNS:
         raise ValueError(f"organs must be one of {', '.join(COLUMNS)}, got {organs!r}")
-    report = Report(_path(output), overwrite=overwrite, per_slice=per_slice, rank=rank, worst=worst)
+    written = Written(_path(output), overwrite=overwrite, per_slice=per_slice, rank=rank, worst=worst)
     cases = find_cases(Path(dataset))
     scorer = open_scorer(model, embeddings=embeddings, **options)
-    run = _Run(cases, scorer, choose_orientation(scorer, canonical), on_start, on_case)
-    return run(report, _columns(cases, organs), "dataset")
+    run = _Run(cases, scorer, choose_orientation(scorer, canonical), progress, report)
+    return run(written, _columns(cases, organs), "dataset")
 
 
 def score_labels(
@@ -157,8 +163,8 @@ def score_labels(
     rank: str | None = None,
     worst: int | None = None,
     embeddings: str | Path | None = None,
-    on_start: Callable[[int, int], None] | None = None,
-    on_case: Callable[[Record], None] | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+    report: Callable[[Record], None] | None = None,
     **options,
 ) -> DatasetScores:
     """Scores every label of a volume of labels as the mask of an organ.
@@ -170,7 +176,7 @@ def score_labels(
       model: as in `jaxseg.score`.
       label_names: JSON or CSV file that maps labels to organs, see `jaxseg.segae.label_table.read_table`; None: labels
         are classes of the DAP-Atlas.
-      canonical, overwrite, per_slice, rank, worst, embeddings, on_start, on_case: as in `score_dataset`.
+      canonical, overwrite, per_slice, rank, worst, embeddings, progress, report: as in `score_dataset`.
       **options: options of `Scorer`.
 
     Returns:
@@ -180,7 +186,7 @@ def score_labels(
       ValueError: as in `score_dataset`, or the table of labels is invalid.
       OSError: a file is missing, or the results cannot be written.
     """
-    report = Report(_path(output), overwrite=overwrite, per_slice=per_slice, rank=rank, worst=worst)
+    written = Written(_path(output), overwrite=overwrite, per_slice=per_slice, rank=rank, worst=worst)
     table = read_table(Path(label_names)) if label_names else dap_table()
     for path in (ct, labels):
         if not Path(path).exists():
@@ -190,8 +196,8 @@ def score_labels(
     name = ct.parent.name if name == "ct" else name  # CASE/ct.nii.gz
     case = Case(name, ct, labels=Path(labels), table=table, source=str(ct))
     scorer = open_scorer(model, embeddings=embeddings, **options)
-    run = _Run((case,), scorer, choose_orientation(scorer, canonical), on_start, on_case)
-    return run(report, case.names, "labels")
+    run = _Run((case,), scorer, choose_orientation(scorer, canonical), progress, report)
+    return run(written, case.names, "labels")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,33 +207,38 @@ class _Run:
     cases: Sequence[Case]
     scorer: Scorer
     canonical: bool
-    on_start: Callable[[int, int], None] | None
-    on_case: Callable[[Record], None] | None
+    progress: Callable[[int, int, str], None] | None
+    report: Callable[[Record], None] | None
 
-    def __call__(self, report: Report, columns: Sequence[str], kind: str) -> DatasetScores:
-        if report.output is None:
+    def __call__(self, written: Written, columns: Sequence[str], kind: str) -> DatasetScores:
+        if written.output is None:
             records = self._score(self.cases)
             return DatasetScores(records, tuple(ordered(row for each in records for row in rows_of(each))), 0, {})
-        report.output.parent.mkdir(parents=True, exist_ok=True)
-        with only_writer(report.output.parent):
-            sweep(report.output.parent)
-            table = ScoreTable(report.output, columns, self._settings(kind), overwrite=report.overwrite)
+        written.output.parent.mkdir(parents=True, exist_ok=True)
+        with only_writer(written.output.parent):
+            sweep(written.output.parent)
+            table = ScoreTable(written.output, columns, self._settings(kind), overwrite=written.overwrite)
             records = self._score([case for case in self.cases if not table.has(case)], table)
             table.write()
-            files = {"table": table.path} | self._write_beside(table, report)
+            files = {"table": table.path} | self._write_beside(table, written)
         return DatasetScores(records, tuple(table.ordered()), len(self.cases) - len(records), files)
 
     def _score(self, todo: Sequence[Case], table: ScoreTable | None = None) -> tuple[Record, ...]:
-        if self.on_start:
-            self.on_start(len(self.cases), len(self.cases) - len(todo))
+        before = len(self.cases) - len(todo)
         records = []
+        self._notify(before, "")
         for case, record in zip(todo, score_cases(todo, self.scorer, canonical=self.canonical), strict=True):
             if table is not None:
                 table.add(case, record)
             records.append(record)
-            if self.on_case:
-                self.on_case(record)
+            if self.report is not None:
+                self.report(record)
+            self._notify(before + len(records), record.case)
         return tuple(records)
+
+    def _notify(self, done: int, name: str) -> None:
+        if self.progress is not None:
+            self.progress(done, len(self.cases), name)
 
     def _settings(self, kind: str) -> dict:
         """Everything that scores depend on."""
@@ -243,17 +254,17 @@ class _Run:
             "canonical": self.canonical,
         }
 
-    def _write_beside(self, table: ScoreTable, report: Report) -> dict[str, Path]:
+    def _write_beside(self, table: ScoreTable, written: Written) -> dict[str, Path]:
         """Writes the requested files beside the CSV, and again those that an earlier run left."""
         files = {}
-        if report.per_slice or table.beside("slices.csv").exists():
+        if written.per_slice or table.beside("slices.csv").exists():
             files["slices"] = table.write_slices()
         for order in ORDERS:
-            if report.rank == order or table.beside(f"{order}.csv").exists():
+            if written.rank == order or table.beside(f"{order}.csv").exists():
                 files[order] = table.write_order(order)
         picture = table.beside("worst.png")
-        rows = table.ordered()[: report.worst or WORST]
-        if rows and (report.worst or picture.exists()):
+        rows = table.ordered()[: written.worst or WORST]
+        if rows and (written.worst or picture.exists()):
             drawn = worst_picture(rows, self.cases, canonical=self.canonical)
             if drawn is not None:
                 save_picture(drawn, picture)

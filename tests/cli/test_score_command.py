@@ -177,3 +177,15 @@ def test_weights_without_embeddings_take_them_from_a_file(jaxseg_command, one, t
     code, out, _ = jaxseg_command("score", "--weights", tmp_path / "bare", "--embeddings", tmp_path / "e.npz", *one)
     assert code == 0
     assert out.startswith("liver\t")
+
+
+def test_fidelity_sets_the_options_of_the_original_and_explicit_ones_win(jaxseg_command, weights, root, tmp_path):
+    command = ["score", "--weights", weights, "--dataset", root, "--fidelity", "original"]
+    jaxseg_command(*command, "-o", tmp_path / "r.csv")
+    settings = json.loads((tmp_path / "r.scores.jsonl").read_text().splitlines()[0])["settings"]
+    assert (settings["names"], settings["canonical"]) == ("original", False)
+    assert len(read(tmp_path / "r.csv")[0]) == 105
+    jaxseg_command(*command, "-o", tmp_path / "other.csv", "--names", "right", "--organs", "present")
+    settings = json.loads((tmp_path / "other.scores.jsonl").read_text().splitlines()[0])["settings"]
+    assert settings["names"] == "right"
+    assert len(read(tmp_path / "other.csv")[0]) == 5

@@ -130,7 +130,7 @@ def test_the_table_has_the_columns_of_the_original(root, tmp_path, scorer):
     assert [row.score.mean for row in table.ordered()] == sorted(row.score.mean for row in table.ordered())
 
 
-def test_a_second_run_goes_on_and_changed_files_are_scored_again(root, tmp_path, scorer):
+def test_a_second_run_resumes_and_scores_changed_files_again(root, tmp_path, scorer):
     filled(tmp_path / "r.csv", find_cases(root), scorer)
     table = ScoreTable(tmp_path / "r.csv", COLUMNS, SETTINGS)
     assert all(table.has(case) for case in find_cases(root))
@@ -142,7 +142,7 @@ def test_a_second_run_goes_on_and_changed_files_are_scored_again(root, tmp_path,
     assert [row[0] for row in slices] == ["CT_Sample", "s1", "s2"]
 
 
-def test_a_failed_case_is_tried_again(tmp_path):
+def test_a_failed_case_is_scored_again(tmp_path):
     (tmp_path / "ct.npy").write_bytes(b"x")
     case, table = Case("s1", tmp_path / "ct.npy"), ScoreTable(tmp_path / "r.csv", COLUMNS, SETTINGS)
     table.add(case, Record("s1", case.fingerprint(), failed={"": "broken"}))
@@ -152,7 +152,7 @@ def test_a_failed_case_is_tried_again(tmp_path):
 
 
 @pytest.mark.parametrize("kept", range(1, 400, 57))
-def test_a_line_that_was_cut_short_does_not_count(root, tmp_path, scorer, kept):
+def test_an_incomplete_line_is_ignored(root, tmp_path, scorer, kept):
     filled(tmp_path / "r.csv", find_cases(root), scorer)
     account = tmp_path / "r.scores.jsonl"
     whole = account.read_bytes()
@@ -164,7 +164,7 @@ def test_a_line_that_was_cut_short_does_not_count(root, tmp_path, scorer, kept):
     assert sorted(line["case"] for line in lines[1:])[-1] == "s2"
 
 
-def test_a_file_that_goes_while_it_is_scored_is_scored_again(root, tmp_path, scorer):
+def test_a_file_that_disappears_during_scoring_is_scored_again(root, tmp_path, scorer):
     (case, _), table = find_cases(root), ScoreTable(tmp_path / "r.csv", COLUMNS, SETTINGS)
     record = next(iter(score_cases([case], scorer)))
     np.save(root / "s1" / "segmentations" / "liver.npy", box(3, 9))
@@ -172,7 +172,7 @@ def test_a_file_that_goes_while_it_is_scored_is_scored_again(root, tmp_path, sco
     assert not table.has(case)
 
 
-def test_a_link_to_nowhere_fails_alone(root, tmp_path, scorer):
+def test_a_broken_link_does_not_stop_the_other_masks(root, tmp_path, scorer):
     (root / "s1" / "segmentations" / "aorta.npy").symlink_to(tmp_path / "nowhere.npy")
     records = list(score_cases(find_cases(root), scorer))
     assert set(records[0].failed) == {"aorta"}
@@ -190,7 +190,7 @@ def test_a_row_of_another_case_is_not_replaced(tmp_path):
         table.has(other)
 
 
-def test_other_settings_and_files_of_others_are_refused(root, tmp_path, scorer):
+def test_other_settings_and_files_of_other_programs_are_refused(root, tmp_path, scorer):
     filled(tmp_path / "r.csv", find_cases(root), scorer)
     with pytest.raises(ValueError, match="another weights; name another file, or --overwrite"):
         ScoreTable(tmp_path / "r.csv", COLUMNS, SETTINGS | {"weights": "xyz"})

@@ -34,7 +34,9 @@ def run(folder, out="out", pseudo=None, table=None, **options):
 
 
 def content(folder):
-    return {path.relative_to(folder): path.read_bytes()[10:] for path in folder.rglob("*.nii.gz")}  # without the time in gzip's header
+    return {
+        path.relative_to(folder): path.read_bytes()[10:] for path in folder.rglob("*.nii.gz")
+    }  # without the time in gzip's header
 
 
 def test_the_built_data_can_be_read_for_training(folders):
