@@ -40,7 +40,7 @@ def box(first: int = 1, last: int = 13, *, row: int = 8, size: int = 9) -> np.nd
 
 
 def save_cases(root: Path) -> Path:
-    """Writes two cases: s1 with liver, spleen, an empty brain and the spinal cord, which has no class; s2 with a liver."""
+    """Writes two cases: s1 with liver, spleen, an empty brain and the spinal cord, which has no class; s2: liver."""
     masks = {"liver": box(), "spleen": box(3, 6, row=2), "brain": np.zeros(SHAPE, np.uint8), "spinal_cord": box(2, 4)}
     for number, (case, names) in enumerate({"s1": masks, "s2": {"liver": box(5, 9)}}.items()):
         (root / case / "segmentations").mkdir(parents=True)
