@@ -11,13 +11,14 @@ from jaxseg.cli.segment import segment
 @click.option(
     "--mode", type=click.Choice(["segment", "extract"]), default="segment", show_default=True, help="What to do."
 )
+@options.fidelity(intensity=("original", "clinical"), original_values=(True, False))
 @options.of_extraction(required=False)
 @options.of_images
 @click.pass_context
 def cxas(context, mode, features, store_seg, draw, original_values, **settings):
-    """CXAS's one command: segment or measure.
+    """Segment or measure X-rays with the command line of CXAS.
 
-    `jaxseg segment` and `jaxseg extract` are the same, with help of their own.
+    `jaxseg segment` and `jaxseg extract` do the same, and have a help text each.
     """
     if mode == "extract":
         if not features:
@@ -25,8 +26,9 @@ def cxas(context, mode, features, store_seg, draw, original_values, **settings):
         own = {"features": features, "store_seg": store_seg, "draw": draw, "original_values": original_values}
         context.invoke(extract, **own, **settings)
         return
-    measuring = {"-f/--feature": features, "--draw": draw, "--original-values": original_values}
-    given = [name for name, value in measuring.items() if value]  # -s asks for nothing: masks are stored in any case
-    if given:
+    given = [name for name, value in (("-f/--feature", features), ("--draw", draw)) if value]
+    if context.get_parameter_source("original_values").name != "DEFAULT":
+        given.append("--original-values")
+    if given:  # -s is accepted: masks are written anyway
         raise click.UsageError(f"{', '.join(given)}: for --mode extract; --mode is segment")
     context.invoke(segment, classes=None, **settings)

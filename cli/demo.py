@@ -7,33 +7,30 @@ import click
 from jaxseg.cli import options
 
 
-@click.command(short_help="Try it on phantom X-rays, in a minute.")
+@click.command(short_help="Train a small network on phantom X-rays in a minute, and segment unseen ones.")
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
     default="demo",
     show_default=True,
-    help="Folder.",
+    help="Folder of the results.",
 )
-@click.option("--steps", type=click.IntRange(1), help="Training steps.  [default: 240, about a minute on 2 cores]")
+@click.option(
+    "--steps", type=click.IntRange(1), help="Number of training steps.  [default: 240, about a minute on 2 cores]"
+)
 @options.gpus
 def demo(output, steps, gpus):
     """Train a small network on phantom X-rays for a minute, then segment unseen ones.
 
-    Phantoms are drawn from formulas, so the truth is known; they are not anatomy of real X-rays. The folder gets the
-    phantoms, a PNG a class, the model, contact_sheet.png and report.html.
+    Phantoms are drawn from formulas, so the true masks are known; they do not show the anatomy of real X-rays. The
+    output folder gets the phantoms, one PNG per class, the model, contact_sheet.png and report.html.
     """
     import jax
-    import numpy as np
 
     from jaxseg.anatomy import demo as job
-    from jaxseg.anatomy import products
-    from jaxseg.anatomy.segment import Segmenter
     from jaxseg.cli.progress import progress
     from jaxseg.devices import select_devices
-    from jaxseg.draw.save import save_picture
-    from jaxseg.folder_runs import folder
     from jaxseg.report.build import write_report
 
     with options.usage_errors("--gpus"):
@@ -44,28 +41,14 @@ def demo(output, steps, gpus):
     click.echo(f"Training a small U-Net on {config.data.train} phantom X-rays of {size} x {size} pixels ...")
     with progress(total, "training", every=max(1, total // 10)) as step:
         model = job.train(config, output, device, lambda _, __, values: step(f"loss {values['loss']:.3f}"))
-
-    paths, truths = job.write_unseen(output / "images", 2 * size)  # another size than the network's, as in life
-    segmenter = Segmenter(model, devices=[device])
-    product = products.masks("png", model.card.class_names, "demo")
-    run = folder.Run(output / "masks", (product,), {"model": "demo", "seed": config.seed, "steps": total})
-    jobs = folder.plan(paths, output / "images", output / "masks")
-    for outcome in products.segment_files(folder.begin(jobs, run, overwrite=True), segmenter, run):
-        if outcome.error is not None:
-            raise outcome.error
-    folder.conclude(run)
-    predictions = np.stack([segmenter(path).masks for path in paths])
-    means = job.scores(predictions, truths)
-    save_picture(job.sheet(paths[: job.SHOWN], predictions, truths, means), output / "contact_sheet.png")
-
+    paths, means = job.segment_unseen(model, output, device, 2 * size)  # in practice sizes differ, too
     notice = "Phantoms drawn from formulas, segmented by jaxseg demo"
     write_report(paths, output / "masks", output / "report.html", title=notice, features="area, centroid")
-
     _tell(output, len(paths), means)
 
 
 def _tell(output: Path, count: int, means: dict[str, float]) -> None:
-    """Says what came out, and where it is."""
+    """Prints the scores, and where the results are."""
     click.echo(f"Dice on {count} unseen phantoms (1 is perfect):")
     for name, value in means.items():
         click.echo(f"  {name:12s} {value:.3f}")

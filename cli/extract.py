@@ -1,45 +1,41 @@
 """`jaxseg extract`: measurements of the anatomy in X-rays, from a file or a folder."""
 
-import functools
-
 import click
 
 from jaxseg.cli import options
-from jaxseg.cli.runs import Design, mask_merges, mask_products, run_images
+from jaxseg.cli.runs import run_images
+from jaxseg.cli.segment import SEGMENTER, refuse_labelmap
 
 
 @click.command()
+@options.fidelity(intensity=("original", "clinical"), original_values=(True, False))
 @options.of_extraction(required=True)
 @options.of_images
-def extract(source, output, output_type, features, store_seg, draw, original_values, labelmap, preview, **others):
-    """Measure the anatomy in chest X-rays: a table with a row an image.
+def extract(source, output, features, store_seg, draw, original_values, labelmap, preview, **others):
+    """Measure the anatomy in chest X-rays: a table with one row per image.
 
-    The table is <folder>.csv, or <image>.csv for a single image. Pixels are those of the network's 512 x 512 grid, as
-    the original's; columns in mm are added where a DICOM file tells its pixel spacing. What cannot be measured is an
-    empty cell, and the last column says why.
+    The table is <folder>.csv, or <image>.csv for a single image. Lengths are in pixels of the network's 512 x 512 grid,
+    as in the original; columns in mm are added if a DICOM file states its pixel spacing. If something cannot be
+    measured, its cell is empty and the last column states the reason.
     """
-    from jaxseg.anatomy.measure.features import classes_for, find_all
+    from jaxseg.anatomy.folders import extract_folder, needed_classes
+    from jaxseg.anatomy.measure.features import find_all
 
     with options.usage_errors("--feature"):
         found = find_all(",".join(features))
-    names = tuple(feature.name for feature in found)
+    if labelmap:
+        refuse_labelmap(others["output_type"], masks=store_seg)
 
-    def needed(class_names) -> list[str] | None:
+    def classes(class_names) -> list[str] | None:
         with options.usage_errors("--feature"):
-            labels = classes_for(found, class_names)
-        return None if store_seg or preview or labels is None else [f"label:{label}" for label in labels]
+            needed = needed_classes(found, class_names)
+        return None if store_seg or preview else needed
 
-    def design(segmenter, settings) -> Design:
-        from jaxseg.anatomy import products
-        from jaxseg.anatomy.extract import merge_tables
+    of_segmenter = {name: others.pop(name) for name in SEGMENTER} | {"classes": classes}
+    kinds = {"store_masks": store_seg, "draw": draw, "labelmap": labelmap, "preview": preview}
 
-        merges = [(".csv", functools.partial(merge_tables, root=source, features=names))]
-        made = [products.measurements(names, original_values=original_values)]
-        kinds = {"labelmap": labelmap, "preview": preview, "masks": store_seg}
-        made += mask_products(segmenter, settings, output_type, **kinds)
-        if draw:
-            made.append(products.drawings(names, segmenter.intensity))
-        settings |= {"features": list(names), "original_values": original_values}
-        return Design(made, settings, merges + mask_merges(segmenter, made, source))
+    def job(source, output, segmenter, **settings):
+        return extract_folder(source, output, [feature.name for feature in found], segmenter, **settings)
 
-    run_images(source, output, design=design, classes=needed, **others)
+    others |= kinds | {"original_values": original_values, "segmenter_options": of_segmenter}
+    run_images(source, output, job=job, **others)

@@ -1,4 +1,4 @@
-"""The command `jaxseg`: collects the commands, and turns every error into one line and an exit code."""
+"""The command `jaxseg`: it collects the commands, and turns every error into one line and an exit code."""
 
 import logging
 import signal
@@ -16,7 +16,7 @@ from jaxseg.cli.evaluate import evaluate
 from jaxseg.cli.export import export
 from jaxseg.cli.extract import extract
 from jaxseg.cli.models import models
-from jaxseg.cli.options import say
+from jaxseg.cli.options import grouped, say, write_commands
 from jaxseg.cli.prepare import prepare
 from jaxseg.cli.report import report
 from jaxseg.cli.sample import sample
@@ -29,8 +29,26 @@ from jaxseg.xla import use_all_cores
 
 MAX_LINES = 20  # of one error
 
+# Heading of `jaxseg --help` -> commands, the most used first.
+COMMANDS = {
+    "Use": (segment, extract, denoise, score, sample, cxas),
+    "Train": (train, tune, evaluate, prepare),
+    "Tools": (demo, models, show, report, convert, export),
+}
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+
+class Commands(click.Group):
+    """A group that lists its commands by job, with their whole summaries."""
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        for heading, commands in COMMANDS.items():
+            write_commands(formatter, f"{heading} (commands)", commands)
+
+
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.version_option(__version__, prog_name="jaxseg")
 @click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks.")
 def cli():
@@ -40,27 +58,11 @@ def cli():
     """
 
 
-for command in (
-    segment,
-    denoise,
-    score,
-    sample,
-    extract,
-    cxas,
-    show,
-    report,
-    prepare,
-    train,
-    tune,
-    evaluate,
-    convert,
-    export,
-    models,
-    demo,
-):
+for command in (command for commands in COMMANDS.values() for command in commands):
     for one in (command, *getattr(command, "commands", {}).values()):
         one.params.append(click.Option(["--debug"], is_flag=True, expose_value=False, help="Show tracebacks."))
         one.context_settings["token_normalize_func"] = lambda name: name.replace("_", "-")
+        grouped(one)
     cli.add_command(command)
 
 
@@ -68,10 +70,10 @@ def main(args: list[str] | None = None) -> None:
     """Runs the command line and exits with 0, 1 or 2."""
     args = sys.argv[1:] if args is None else args
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: nothing half-written stays
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: no half-written file is left
     use_all_cores()
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    for library in ("absl", "tifffile"):  # what fails there comes back as an exception
+    for library in ("absl", "tifffile"):  # their failures are raised as exceptions
         logging.getLogger(library).setLevel(logging.CRITICAL)
     try:
         sys.exit(cli.main(args, prog_name="jaxseg", standalone_mode=False) or 0)

@@ -1,25 +1,107 @@
-"""Options that several commands share, and what stands for a wrong one."""
+"""Options that several commands share, their order in `--help`, and errors in the command line."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from jaxseg.files import printable
 
 OUTPUT_TYPES = ("json", "npy", "npz", "jpg", "png", "dicom-seg")
 PREPROCESSING = ("cxas", "paxray", "paxray_folder")
 INTENSITIES = ("original", "clinical")
+FIDELITIES = ("original", "better")
 
+# Headings of `--help` -> options under them, the most used first. An option that is not listed comes under Other.
+HEADINGS = {
+    "Input": (
+        *("--input", "--config", "--run", "--recursive", "--ct", "--mask", "--masks", "--organ", "--dataset"),
+        *("--label-names", "--names", "--organs", "--canonical", "--slices", "--source-names", "--split", "--truth"),
+        *("--intensity", "--preprocessing", "--grey", "--normalise", "--resize"),
+    ),
+    "Output": (
+        *("--output", "--output_type", "--feature", "--features", "--classes", "--samples", "--seed", "--preview"),
+        *("--overwrite", "--draw", "--store_seg", "--labelmap", "--soft", "--title", "--alpha", "--sides", "--report"),
+        *("--per-slice", "--worst", "--rank", "--original-values"),
+    ),
+    "Model": (
+        *("--model", "--weights", "--fidelity", "--threshold", "--labels", "--embeddings", "--denoise"),
+        *("--denoise-classes", "--union", "--largest-component", "--source"),
+    ),
+    "Speed": (*("--gpus", "--batch-size", "--dtype", "--hosts", "--coordinator", "--num-processes", "--process-id"),),
+    "Other": (),
+}
+
+_PATH = click.Path(path_type=Path)
+
+
+def source(what: str) -> Callable:
+    """Returns the option `-i/--input`; `what` is its help text."""
+    return click.option("-i", "--input", "source", required=True, type=_PATH, help=what)
+
+
+def output(what: str) -> Callable:
+    """Returns the option `-o/--output`, a folder; `what` is its help text."""
+    folder = click.Path(path_type=Path, file_okay=False)
+    return click.option("-o", "--output", required=True, type=folder, help=what)
+
+
+def output_type(types: tuple[str, ...], what: str, *, default: str | None = None) -> Callable:
+    """Returns the option `-ot/--output_type`; `what` is its help text."""
+    choice = click.Choice(types)
+    shown = default is not None
+    return click.option("-ot", "--output_type", type=choice, default=default, show_default=shown, help=what)
+
+
+def trained_weights(suffix: str) -> Callable:
+    """Returns a required option `--weights` for models that are trained by the user; `suffix` is that of a file."""
+    text = f"Model to use: a training run, a model directory, or a {suffix} file."
+    return click.option("--weights", required=True, type=_PATH, help=text)
+
+
+def batch_size(default: str, what: str = "images") -> Callable:
+    """Returns the option `--batch-size`; `default` describes what applies without it."""
+    text = f"Number of {what} in one call of the network.  [default: {default}]"
+    return click.option("--batch-size", type=click.IntRange(1), help=text)
+
+
+def threshold(of: str) -> Callable:
+    """Returns the option `--threshold`; `of` says what is compared with it."""
+    text = f"A pixel belongs to a {of} exceeds this."
+    return click.option("--threshold", type=click.FloatRange(0, 1), default=0.5, show_default=True, help=text)
+
+
+def overwrite(what: str) -> Callable:
+    """Returns the option `--overwrite`; `what` names what is processed."""
+    text = f"Process {what} again whose results exist, and replace results of other settings."
+    return click.option("--overwrite", is_flag=True, help=text)
+
+
+def seed(what: str) -> Callable:
+    """Returns the option `--seed`; `what` completes its help text."""
+    number = click.IntRange(0, 2**32 - 1)
+    return click.option("--seed", type=number, default=0, show_default=True, help=f"Random seed. {what}")
+
+
+def preview(name: str, what: str) -> Callable:
+    """Returns the option `--preview`; `what` says what is shown in `<name>.preview.jpg`."""
+    return click.option("--preview", is_flag=True, help=f"Also write <{name}>.preview.jpg: {what}.")
+
+
+recursive = click.option(
+    "--recursive", is_flag=True, help="Also search sub-folders, such as those of a DICOMDIR; the output mirrors them."
+)
 gpus = click.option(
     "-g",
     "--gpus",
     default="auto",
     show_default=True,
     metavar="DEVICES",
-    help="auto (the first accelerator, else the CPU), cpu, gpu, tpu, or indices such as 0 or 0,1: the batch is "
-    "spread over them. The original's default, 0, fails without a GPU.",
+    help="Devices: auto (the first accelerator, otherwise the CPU), cpu, gpu, tpu, or indices such as 0 or 0,1, over "
+    "which each batch is spread. The default of the original, 0, fails without a GPU.",
 )
 training_gpus = click.option(
     "-g",
@@ -27,143 +109,187 @@ training_gpus = click.option(
     default="all",
     show_default=True,
     metavar="DEVICES",
-    help="all (every device of the kind that JAX prefers, of all hosts), cpu, gpu, tpu, or indices such as 0,1: each "
-    "batch is spread over them.",
+    help="Devices over which each batch is spread: all (every device of the kind that JAX prefers, on all hosts), cpu, "
+    "gpu, tpu, or indices such as 0,1.",
 )
 weights = click.option(
     "--weights",
-    type=click.Path(path_type=Path),
-    help="A model directory, a training run or a PyTorch file. Default: the published weights, from the caches or "
-    "downloaded once.",
+    type=_PATH,
+    help="A model directory, a training run or a PyTorch file.  [default: the published weights, from the caches or "
+    "downloaded once]",
 )
 labels = click.option(
     "--labels",
     "labels_file",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="JSON file with the class names (such as paxray.json), where the weights do not say.",
+    help="JSON file with the class names (such as paxray.json), if the weights or masks do not contain them.",
 )
 intensity = click.option(
     "--intensity",
     type=click.Choice(INTENSITIES),
     default="original",
     show_default=True,
-    help="How grey values are read. original: as the published weights saw them in training, so it is the default "
-    "(DICOM by its full range without window, 16-bit pictures clipped at 255). clinical: as a viewer shows them (DICOM "
-    "with its window or look-up table, padding black, colour made grey; 16-bit pictures by their range).",
-)
-
-_OF_IMAGES = (
-    click.option("-i", "--input", "source", required=True, type=click.Path(path_type=Path), help="Image or folder."),
-    click.option(
-        "-o",
-        "--output",
-        required=True,
-        type=click.Path(path_type=Path, file_okay=False),
-        help="Folder of the results.",
-    ),
-    click.option(
-        "-ot",
-        "--output_type",
-        type=click.Choice(OUTPUT_TYPES),
-        help="Of masks. png/jpg: a folder an image, a picture a class; npy/npz: (classes, H, W) bool; json: COCO with "
-        "run lengths; dicom-seg: a DICOM SEG object.  [default: png; npy for -m paxray]",
-    ),
-    gpus,
-    click.option(
-        "-m",
-        "--model",
-        help="`jaxseg models` lists them.  [default: what a model directory's card says, else UNet_ResNet50_default]",
-    ),
-    weights,
-    labels,
-    click.option("--batch-size", type=click.IntRange(1), help="Images at once.  [default: one a device]"),
-    click.option(
-        "--threshold",
-        type=click.FloatRange(0, 1),
-        default=0.5,
-        show_default=True,
-        help="A pixel belongs to a class where its sigmoid exceeds this.",
-    ),
-    click.option(
-        "--preprocessing",
-        type=click.Choice(PREPROCESSING),
-        help="How images become the network's input.  [default: what the weights were trained with]",
-    ),
-    intensity,
-    click.option(
-        "--dtype",
-        type=click.Choice(["float32", "bfloat16"]),
-        help="Arithmetic; bfloat16 is for accelerators, and processors with AMX; it changes masks at their edges.  "
-        "[default: the model's]",
-    ),
-    click.option("--labelmap", is_flag=True, help="With -ot dicom-seg: one map of labels; classes must not overlap."),
-    click.option("--preview", is_flag=True, help="Also write <image>.preview.jpg: the masks over the image."),
-    click.option("--recursive", is_flag=True, help="Sub-folders too (a DICOMDIR tree, say); the output mirrors them."),
-    click.option("--overwrite", is_flag=True, help="Redo images whose results are there."),
-    click.option(
-        "--report",
-        type=click.Path(path_type=Path, dir_okay=False),
-        help="Write versions, device, hashes and seconds a file here.",
-    ),
+    help="How grey values are read. original: as the published weights saw them in training (DICOM by its full range "
+    "without window, 16-bit images clipped at 255). clinical: as a viewer shows them (DICOM with its window or look-up "
+    "table, padding black, colour converted to grey; 16-bit images by their range).",
 )
 
 
-def of_images(command: Callable) -> Callable:
-    """Gives a command the options of every run of a network over images."""
-    for option in reversed(_OF_IMAGES):
-        command = option(command)
-    return command
-
-
-def of_extraction(required: bool) -> Callable[[Callable], Callable]:
-    """Gives a command the options of measuring."""
+def combined(*decorators: Callable) -> Callable:
+    """Returns one decorator that adds several options."""
 
     def decorate(command: Callable) -> Callable:
-        added = (
-            click.option(
-                "-f",
-                "--feature",
-                "features",
-                multiple=True,
-                required=required,
-                help="What to measure, again for each or with commas: CTR (Cardio-Thoracic Ratio), SCD (Spine-Center "
-                "Distance), area, perimeter, compactness, centroid, box, convexity.",
-            ),
-            click.option("-s", "--store_seg", is_flag=True, help="Store the masks too."),
-            click.option("--draw", is_flag=True, help="Also write <image>.lines.jpg: what was measured, drawn."),
-            click.option(
-                "--original-values",
-                is_flag=True,
-                help="Write the original's -1 (and boxes of 0) where nothing can be measured, not an empty cell.",
-            ),
-        )
-        for option in reversed(added):
-            command = option(command)
+        for decorator in reversed(decorators):
+            command = decorator(command)
         return command
 
     return decorate
 
 
-_OF_DENOISING = (
-    click.option(
-        "--union",
-        is_flag=True,
-        help="Restore the classes as one mask; each pixel of the result goes to the nearest class. For a model that "
-        "was trained on all of them together, such as both lungs.",
+def fidelity(**choices: tuple) -> Callable:
+    """Returns a decorator that adds `--fidelity original|better`, which chooses several options at once.
+
+    Options that the user gives win. Without `--fidelity` the options keep their own defaults. It must be above the
+    decorators of the options that it chooses.
+
+    Args:
+      **choices: name of a parameter of the command -> its values for (original, better).
+    """
+    names = " and ".join(f"--{name.replace('_', '-')}" for name in choices)
+    text = (
+        f"Work as the original project does, or better where possible: chooses {names} unless given explicitly. "
+        "Without --fidelity, each option keeps its own default."
+    )
+
+    def decorate(command: Callable) -> Callable:
+        @functools.wraps(command)
+        def chosen(*args, fidelity: str | None = None, **settings):
+            context = click.get_current_context()
+            for name, values in choices.items() if fidelity else ():
+                if context.get_parameter_source(name) is ParameterSource.DEFAULT:
+                    settings[name] = values[FIDELITIES.index(fidelity)]
+            return command(*args, **settings)
+
+        return click.option("--fidelity", type=click.Choice(FIDELITIES), help=text)(chosen)
+
+    return decorate
+
+
+of_images = combined(
+    source("Image (png, jpg, DICOM) or folder of images."),
+    output("Folder of the results."),
+    output_type(
+        OUTPUT_TYPES,
+        "Format of the masks. png/jpg: one folder per image with one file per class; npy/npz: (classes, H, W) bool; "
+        "json: COCO with run lengths; dicom-seg: one DICOM SEG per image, with one segment per non-empty class.  "
+        "[default: png; npy for -m paxray]",
     ),
+    gpus,
     click.option(
-        "--largest-component",
-        type=click.IntRange(1),
-        help="Of a restored mask keep so many connected parts, the largest.  [default: all]",
+        "-m",
+        "--model",
+        help="Name of a model; `jaxseg models` lists them.  [default: that of the model directory, otherwise "
+        "UNet_ResNet50_default]",
+    ),
+    weights,
+    labels,
+    batch_size("one per device"),
+    threshold("class if its sigmoid"),
+    click.option(
+        "--preprocessing",
+        type=click.Choice(PREPROCESSING),
+        help="How images become the network's input.  [default: as in the training of the weights]",
+    ),
+    intensity,
+    click.option(
+        "--dtype",
+        type=click.Choice(["float32", "bfloat16"]),
+        help="Arithmetic of the network. bfloat16 is for accelerators and processors with AMX; it changes masks at "
+        "their edges.  [default: that of the model]",
+    ),
+    click.option("--labelmap", is_flag=True, help="With -ot dicom-seg: write one label map; classes must not overlap."),
+    preview("image", "the masks over the image"),
+    recursive,
+    overwrite("images"),
+    click.option(
+        "--report",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="Write versions, devices, hashes and the seconds per file to this JSON file.",
     ),
 )
 
 
-def of_denoising(command: Callable) -> Callable:
-    """Gives a command the options of restoring masks."""
-    for option in reversed(_OF_DENOISING):
-        command = option(command)
+def of_extraction(required: bool) -> Callable[[Callable], Callable]:
+    """Returns the decorator that adds the options of measuring."""
+    return combined(
+        click.option(
+            "-f",
+            "--feature",
+            "features",
+            multiple=True,
+            required=required,
+            help="What to measure; repeat it or separate by commas: CTR (Cardio-Thoracic Ratio), SCD (Spine-Center "
+            "Distance), area, perimeter, compactness, centroid, box, convexity.",
+        ),
+        click.option("-s", "--store_seg", is_flag=True, help="Also write the masks."),
+        click.option("--draw", is_flag=True, help="Also write <image>.lines.jpg: the measured lines over the image."),
+        click.option(
+            "--original-values",
+            is_flag=True,
+            help="Write the original's -1 (and boxes of 0) if something cannot be measured, not an empty cell.",
+        ),
+    )
+
+
+of_denoising = combined(
+    click.option(
+        "--union",
+        is_flag=True,
+        help="Restore the classes as one mask, and assign each pixel of the result to the nearest class. For a model "
+        "that was trained on all of them together, such as both lungs.",
+    ),
+    click.option(
+        "--largest-component",
+        type=click.IntRange(1),
+        help="Keep only the N largest connected components of a restored mask.  [default: all]",
+        metavar="N",
+    ),
+)
+
+
+def grouped(command: click.Command) -> click.Command:
+    """Makes a command list its options in `--help` under the headings of `HEADINGS`, and returns it.
+
+    The first option name that starts with "--" decides. New options of any command are listed in `HEADINGS`.
+    """
+    command.format_options = functools.partial(_format_options, command)
     return command
+
+
+def _format_options(command: click.Command, context: click.Context, formatter: click.HelpFormatter) -> None:
+    place = {
+        name.replace("_", "-"): (heading, i) for heading, names in HEADINGS.items() for i, name in enumerate(names)
+    }
+    rows: dict[str, list] = {heading: [] for heading in HEADINGS}
+    for number, parameter in enumerate(command.get_params(context)):
+        record = parameter.get_help_record(context)
+        if record is None:
+            continue
+        long = next((name.replace("_", "-") for name in parameter.opts if name.startswith("--")), "")
+        heading, order = place.get(long, ("Other", len(place)))
+        rows[heading].append((order, number, record))
+    for heading, found in rows.items():
+        if found:
+            with formatter.section(heading):
+                formatter.write_dl([record for _, _, record in sorted(found, key=lambda row: row[:2])])
+    if isinstance(command, click.Group):
+        write_commands(formatter, "Commands", command.commands.values())
+
+
+def write_commands(formatter: click.HelpFormatter, heading: str, commands: Iterable[click.Command]) -> None:
+    """Writes commands with their whole summaries under a heading of `--help`."""
+    with formatter.section(heading):
+        formatter.write_dl([(command.name, command.get_short_help_str(limit=200)) for command in commands])
 
 
 def say(text: str) -> None:
@@ -173,7 +299,7 @@ def say(text: str) -> None:
 
 @contextlib.contextmanager
 def usage_errors(option: str) -> Iterator[None]:
-    """Turns a ValueError or a path that cannot be into a usage error (exit code 2) that names the option."""
+    """Turns a ValueError or the error of a missing path into a usage error (exit code 2) that names the option."""
     try:
         yield
     except (ValueError, FileNotFoundError, NotADirectoryError) as error:

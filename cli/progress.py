@@ -1,4 +1,4 @@
-"""Progress: a bar with images/s and time left on a terminal, plain lines otherwise."""
+"""Progress: a bar with the rate and the time left on a terminal, otherwise plain lines."""
 
 import contextlib
 import sys
@@ -11,13 +11,13 @@ from jaxseg.files import printable
 
 @contextlib.contextmanager
 def progress(total: int, what: str, *, every: int = 1, done: int = 0) -> Iterator[Callable[[str], None]]:
-    """Yields `step(text)`, to be called once for every item that is done.
+    """Yields `step(text)`, which must be called once for every item that is done.
 
     Args:
-      total: how many items there are.
-      what: their name.
-      every: thins out plain lines.
-      done: how many were done before.
+      total: number of items.
+      what: name of the items.
+      every: print a plain line only for every N-th item.
+      done: number of items that were done before.
     """
     if sys.stderr.isatty():
         yield from _bar(total, what, done)
@@ -27,7 +27,7 @@ def progress(total: int, what: str, *, every: int = 1, done: int = 0) -> Iterato
 
 @contextlib.contextmanager
 def download_progress() -> Iterator[Callable[[int, int | None], None]]:
-    """Yields a callback for `jaxseg.load(progress=...)`; it shows nothing where there is no terminal."""
+    """Yields a callback for `jaxseg.load(progress=...)`; it shows nothing if there is no terminal."""
     if not sys.stderr.isatty():
         yield lambda done, total: None
         return

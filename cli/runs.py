@@ -1,15 +1,11 @@
-"""A run of a network over a file or a folder: what `segment` and `extract` share."""
+"""What the commands that run over files share: making predictors from options, and showing results."""
 
-import dataclasses
-import functools
-import hashlib
+import contextlib
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-
-import click
 
 from jaxseg import registry
 from jaxseg.cli import options
@@ -17,67 +13,80 @@ from jaxseg.cli.progress import download_progress, progress
 from jaxseg.files import printable
 
 
-@dataclasses.dataclass(frozen=True)
-class Design:
-    """What a command makes of each image (`products`), what that depends on, and of all images at last.
-
-    A merge is a suffix and a function (jobs, run, path) that writes the file of that suffix from all results.
-    """
-
-    products: list
-    settings: dict
-    merges: list[tuple[str, Callable]]
-
-
-def run_images(source, output, *, recursive, overwrite, report, design, **settings) -> None:
-    """Runs and exits with 1 where something failed.
+@contextlib.contextmanager
+def shown(what: str) -> Iterator[dict[str, Callable]]:
+    """Yields the arguments `progress` and `report` of a run over a folder, which show it on the terminal.
 
     Args:
-      source, output, recursive, overwrite, report: of the command line.
-      design: (Segmenter, all that its predictions depend on) -> Design.
-      settings: of `make_segmenter`.
+      what: name of the items, such as "images".
+    """
+    with contextlib.ExitStack() as stack:
+        step = None
+
+        def show_progress(done: int, total: int, name: str) -> None:
+            nonlocal step
+            if step is None:
+                step = stack.enter_context(progress(total, what))
+            else:
+                step(name)
+
+        yield {"progress": show_progress, "report": tell}
+
+
+def tell(outcome) -> None:
+    """Shows the notes on a file, and why it failed."""
+    from jaxseg.folder_runs.folder import describe
+
+    for note in outcome.notes:
+        options.say(f"Warning: {printable(note)}")
+    if outcome.error is not None:
+        source = outcome.item.source
+        reason = describe(outcome.error).removeprefix(f"{source.name}: ")
+        options.say(f"Failed: {printable(str(source))}: {printable(reason)}")
+
+
+def finish(result) -> None:
+    """Prints the last line of a run, and exits with 1 if a file failed."""
+    counts = f"{result.done} done, {result.skipped} were there, {result.failed} failed"
+    options.say(f"{counts}: {result.summary} lists them")
+    if result.failed:
+        sys.exit(1)
+
+
+def run_images(source, output, *, recursive, report, segmenter_options, job, postprocess=None, **settings) -> None:
+    """Finds images, makes the Segmenter, runs a job of `jaxseg.anatomy.folders`, and shows what it did.
+
+    Args:
+      source, output, recursive, report: from the command line.
+      segmenter_options: of `make_segmenter`.
+      job: (source, output, Segmenter, **settings) -> FolderResult.
+      postprocess: Segmenter -> its `postprocess`; None: there is none.
+      **settings: further options of the job.
     """
     start = time.perf_counter()
-    from jaxseg import files
-    from jaxseg.anatomy.products import segment_files
     from jaxseg.folder_runs import folder
 
     if report:
         _refuse_report(report)
     with options.usage_errors("--input"):
-        sources = folder.find_images(source, recursive=recursive, output=output)
-    segmenter, identity = make_segmenter(**settings)
-    plan = design(segmenter, identity)
-    run = folder.Run(output, tuple(plan.products), plan.settings)
-    jobs = folder.plan(sources, source, output)
-    output.mkdir(parents=True, exist_ok=True)
-    with files.only_writer(output):
-        todo = folder.begin(jobs, run, overwrite=overwrite)
-        merges = [(merge, folder.merged_path(run, source, suffix)) for suffix, merge in plan.merges]
-        loaded = time.perf_counter()
-        if todo:
-            segmenter.compile()
-        with progress(len(todo), "images") as step:
-            for outcome in segment_files(todo, segmenter, run):
-                tell(outcome, step)
-        for merge, path in merges:
-            merge(jobs, run, path)
-        folder.conclude(run)
-    seconds = {"start": loaded - start, "compile": segmenter.compile_seconds}
-    seconds["images"] = time.perf_counter() - loaded - segmenter.compile_seconds
+        files = folder.find_images(source, recursive=recursive, output=output)
+    segmenter = make_segmenter(**segmenter_options)
+    if postprocess is not None:
+        segmenter.postprocess = postprocess(segmenter)
+    with shown("images") as callbacks:
+        result = job(source, output, segmenter, files=files, **settings, **callbacks)
     if report:
-        _write_report(report, run, segmenter, seconds)
-    options.say(conclusion(run))
-    if run.count("failed"):
-        sys.exit(1)
+        seconds = {"start": time.perf_counter() - start - result.seconds, "compile": segmenter.compile_seconds}
+        _write_report(report, result, segmenter, seconds | {"images": result.seconds - segmenter.compile_seconds})
+    finish(result)
 
 
 def make_segmenter(
     *, model, gpus, weights, labels_file, batch_size, threshold, classes, preprocessing, intensity, dtype
 ):
-    """The Segmenter of the command's options, and all that its predictions depend on.
+    """Returns the Segmenter of the command's options.
 
-    `classes` are as `labels.select` takes them, or a function that gives them of a label set.
+    `classes` are as `jaxseg.vocabulary.labels.select` takes them, or a function that returns them for a label set.
     """
     from jaxseg.anatomy.segment import Segmenter
     from jaxseg.card import CARD_FILE
@@ -100,7 +109,7 @@ def make_segmenter(
     with download_progress() as update:
         network = load(name, weights, dtype=dtype, class_names=names, progress=update)
     with options.usage_errors("--classes, --batch-size"):
-        segmenter = Segmenter(
+        return Segmenter(
             network,
             threshold=threshold,
             classes=classes(network.card.class_names) if callable(classes) else classes,
@@ -109,56 +118,10 @@ def make_segmenter(
             preprocessing=preprocessing,
             intensity=intensity,
         )
-    card = network.card
-    identity = {
-        "model": card.model,
-        "weights_sha256": card.params_sha256 or card.source_sha256,
-        "threshold": threshold,
-        "labels_sha256": hashlib.sha256(json.dumps(card.class_names).encode()).hexdigest(),
-        "preprocessing": preprocessing or card.preprocessing,
-        "intensity": intensity,
-        "dtype": dict(card.config)["dtype"],
-        "denoise": None,
-    }
-    return segmenter, identity
-
-
-def mask_products(
-    segmenter, settings: dict, output_type: str | None, *, labelmap: bool, preview: bool, masks: bool = True
-) -> list:
-    """The products `masks` (in the given format, else the model's) and `preview`, as far as they are wanted.
-
-    What they alone depend on is added to `settings`.
-    """
-    from jaxseg.anatomy import products
-
-    card = segmenter.card
-    found = []
-    if masks or preview:
-        settings["classes"] = list(segmenter.names)
-    if labelmap and not (masks and output_type == "dicom-seg"):
-        raise click.UsageError("--labelmap: for DICOM SEG; ask for it with -ot dicom-seg")
-    if masks:
-        output_type = output_type or registry.find(card.model).output_type
-        if output_type == "dicom-seg":
-            settings["labelmap"] = labelmap
-        found.append(products.masks(output_type, card.class_names, card.model, labelmap=labelmap))
-    if preview:
-        found.append(products.previews(segmenter.intensity))
-    return found
-
-
-def mask_merges(segmenter, products: list, source: Path) -> list[tuple[str, Callable]]:
-    """The merge of a folder's COCO files, where there are any."""
-    from jaxseg.anatomy.products import merge_masks
-
-    if not (source.is_dir() and any(product.kind == "json" for product in products)):
-        return []
-    return [(".json", functools.partial(merge_masks, segmenter=segmenter))]
 
 
 def make_denoiser(*, weights, gpus="auto", **settings):
-    """The Denoiser of the command's options, and all that its results depend on."""
+    """Returns the Denoiser of the command's options."""
     from jaxseg.devices import select_devices
     from jaxseg.post_dae.denoise import Denoiser
     from jaxseg.weights.load import load
@@ -166,65 +129,47 @@ def make_denoiser(*, weights, gpus="auto", **settings):
     with options.usage_errors("--gpus"):
         devices = select_devices(gpus)
     with options.usage_errors("the model of masks"):
-        model = load(weights)
-        denoiser = Denoiser(model, devices=devices, **settings)
-    identity = {"weights_sha256": model.card.params_sha256 or model.card.source_sha256}
-    return denoiser, identity | {name: getattr(denoiser, name) for name in ("threshold", "largest_component", "union")}
+        return Denoiser(load(weights), devices=devices, **settings)
 
 
-def chain_denoiser(segmenter, settings: dict, weights: Path, classes: str | None, **options_of_denoiser) -> None:
-    """Lets a segmenter's masks of the classes be restored before they are given out; notes it in `settings`."""
+def denoising(segmenter, weights: Path, classes: str | None, **settings):
+    """Returns the `postprocess` that restores a segmenter's masks of some classes.
+
+    Args:
+      segmenter: the Segmenter.
+      weights: of the model of masks.
+      classes: labels or groups; None: the classes of the model of masks.
+      **settings: of `make_denoiser`.
+    """
     from jaxseg.masks.read import select
 
-    denoiser, identity = make_denoiser(weights=weights, **options_of_denoiser)
+    denoiser = make_denoiser(weights=weights, **settings)
     with options.usage_errors("--denoise-classes"):
         names = denoiser.card.class_names
         if classes is not None:
             names = tuple(segmenter.names[k] for k in select(segmenter.names, classes))
         elif not set(names) <= set(segmenter.names):
-            raise ValueError(
-                "name those of the classes that the model of masks restores, such as 'right lung,left lung'"
-            )
-    segmenter.after = functools.partial(denoiser.segmentations, names=names)
-    settings["denoise"] = identity | {"classes": list(names)}
-
-
-def tell(outcome, step) -> None:
-    """Shows what became of a file."""
-    from jaxseg.folder_runs.folder import describe
-
-    name = outcome.item.source.name
-    for note in outcome.notes:
-        options.say(f"Warning: {printable(note)}")
-    if outcome.error is not None:
-        reason = describe(outcome.error).removeprefix(f"{name}: ")
-        options.say(f"Failed: {printable(str(outcome.item.source))}: {printable(reason)}")
-    step(name)
-
-
-def conclusion(run) -> str:
-    """Returns the last line of a run."""
-    parts = [f"{run.count('done')} done", f"{run.count('skipped')} were there", f"{run.count('failed')} failed"]
-    return f"{', '.join(parts)}: {run.output / 'summary.json'} lists them"
+            raise ValueError("name those classes that the model of masks restores, such as 'right lung,left lung'")
+    return denoiser.postprocess(names)
 
 
 def _refuse_report(path: Path) -> None:
-    """Raises where a report cannot be written, or would replace what is no report."""
+    """Raises if a report cannot be written, or would replace a file that is not a report."""
     with options.usage_errors("--report"):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.name == "summary.json":
-            raise ValueError(f"{path}: that name belongs to the account of the output folder")
+            raise ValueError(f"{path}: this is the name of the summary of the output folder; use another name")
         if path.exists() and b'"environment"' not in path.read_bytes()[:100]:
-            raise ValueError(f"{path} is no report of jaxseg; name another file")
+            raise ValueError(f"{path} is not a jaxseg report; name another file")
 
 
-def _write_report(path: Path, run, segmenter, seconds: dict[str, float]) -> None:
+def _write_report(path: Path, result, segmenter, seconds: dict[str, float]) -> None:
     from jaxseg.environment import environment
     from jaxseg.files import atomic_file
 
-    content = {"environment": environment(), "settings": run.settings, "products": [p.kind for p in run.products]}
+    content = {"environment": environment(), "settings": result.settings, "products": list(result.products)}
     content |= {"devices": [str(device) for device in segmenter.devices], "batch_size": segmenter.batch_size}
-    content |= {"seconds": {stage: round(value, 3) for stage, value in seconds.items()}, "files": run.files}
+    content |= {"seconds": {stage: round(value, 3) for stage, value in seconds.items()}, "files": result.entries}
     content["weights"] = {name: getattr(segmenter.card, name) for name in ("source", "source_sha256", "params_sha256")}
     _refuse_report(path)
     with atomic_file(path) as temporary:

@@ -1,106 +1,76 @@
-"""`jaxseg sample`: what annotators who disagree might draw on images (confusion-matrix VAE, probabilistic U-Net)."""
-
-import sys
-from pathlib import Path
+"""`jaxseg sample`: masks that disagreeing annotators might draw (confusion-matrix VAE, probabilistic U-Net)."""
 
 import click
 
 from jaxseg.cli import options
-from jaxseg.cli.progress import progress
-from jaxseg.cli.runs import conclusion, tell
+from jaxseg.cli.runs import finish, shown
+
+FORMATS = ("npz", "npy", "png")
 
 
 @click.command()
+@options.source("Image or folder of images: .tif, .npy, .npz with an array called image, .png.")
+@options.output("Folder of the samples; not that of the images.")
+@options.trained_weights(".pt")
 @click.option(
-    "-i",
-    "--input",
-    "source",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="Image or folder: .tif, .npy, .npz with an array called image, .png.",
-)
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of the samples; not that of the images.",
-)
-@click.option(
-    "--weights", required=True, type=click.Path(path_type=Path), help="A training run, a model directory or a .pt."
-)
-@click.option(
-    "-n", "--samples", "count", type=click.IntRange(1), default=16, show_default=True, help="Masks of each image."
-)
-@click.option(
-    "--seed",
-    type=click.IntRange(0, 2**32 - 1),
-    default=0,
+    "-n",
+    "--samples",
+    "count",
+    type=click.IntRange(1),
+    default=16,
     show_default=True,
-    help="Of the draws: the same seed gives the same masks, whatever else is in the folder.",
+    help="Number of masks per image.",
 )
-@click.option(
-    "--format",
-    "output_type",
-    type=click.Choice(["npz", "npy", "png"]),
+@options.seed("The same seed gives the same masks, regardless of the other images in the folder.")
+@options.output_type(
+    FORMATS,
+    "Format of the results. npz: clean, masks, agreement (share of the most frequent class), entropy (bits) and "
+    "confusion in one file. npy: one file per array. png: images, with a folder of samples.",
     default="npz",
-    show_default=True,
-    help="npz: clean, masks, agreement (share of the most frequent class), entropy (bits) and confusion in one file. "
-    "npy: a file each. png: pictures, with a folder of samples.",
 )
+@click.option("--format", "earlier_name", type=click.Choice(FORMATS), hidden=True)
 @click.option(
     "--source",
     "latent",
     type=click.Choice(["prior", "image"]),
     default="prior",
     show_default=True,
-    help="Of a cmvae, what its confusion matrices hang on. prior: on chance alone, as in the original, so that they do "
-    "not know the image. image: on the image too.",
+    help="What the confusion matrices of a cmvae depend on. prior: only on chance, as in the original, so that they do "
+    "not depend on the image. image: also on the image.",
 )
 @click.option(
     "--normalise",
     type=click.Choice(["none", "zscore"]),
     default="none",
     show_default=True,
-    help="none: images are as in training (LIDC's are z-scored already). zscore: less the mean, by the deviation.",
+    help="none: images are as in training (LIDC's are z-scored already). zscore: subtract the mean and divide by the "
+    "standard deviation.",
 )
-@click.option("--resize", is_flag=True, help="Bring images of other sizes to the network's, and the results back.")
-@click.option("--preview", is_flag=True, help="Also write <image>.preview.jpg: the masks and maps on one sheet.")
+@click.option("--resize", is_flag=True, help="Resize images to the network's size, and the results back.")
+@options.preview("image", "the masks and maps on one sheet")
 @options.gpus
-@click.option("--recursive", is_flag=True, help="Sub-folders too; the output mirrors them.")
-@click.option("--overwrite", is_flag=True, help="Redo images whose results are there.")
-def sample(source, output, count, seed, output_type, preview, recursive, overwrite, **settings):
+@options.recursive
+@options.overwrite("images")
+def sample(source, output, count, seed, output_type, earlier_name, preview, recursive, overwrite, **settings):
     """Sample masks as different annotators might draw them, with a trained cmvae or prob_unet.
 
-    Images are taken as they are stored; png is divided by 255. A folder goes on past bad files, which are listed, and a
-    second run skips what is done.
+    Images are used as they are stored; only png is divided by 255. If files of a folder fail, the others are processed:
+    each failure is shown with its reason. A second run skips what is done.
     """
-    from jaxseg import files
-    from jaxseg.annotators import image_files as sample_files
+    from jaxseg.annotators.image_files import sample_folder
     from jaxseg.annotators.images import find_image_files
-    from jaxseg.folder_runs import folder
 
     with options.usage_errors("--input, --output"):
-        sources = find_image_files(source, recursive=recursive, output=output)
-    sampler, identity = _make_sampler(**settings)
-    jobs = folder.plan(sources, source, output, name_of=lambda path: path.stem)
-    products = sample_files.files(output_type, confusion=sampler.confusing)
-    products += [sample_files.previews()] if preview else []
-    run = folder.Run(output, tuple(products), {"sample": identity | {"n": count, "seed": seed}})
-    output.mkdir(parents=True, exist_ok=True)
-    with files.only_writer(output):
-        todo = folder.begin(jobs, run, overwrite=overwrite)
-        with progress(len(todo), "images") as step:
-            for outcome in sample_files.sample_files(todo, sampler, run, n=count, seed=seed):
-                tell(outcome, step)
-        folder.conclude(run)
-    options.say(conclusion(run))
-    if run.count("failed"):
-        sys.exit(1)
+        files = find_image_files(source, recursive=recursive, output=output)
+    sampler = _make_sampler(**settings)
+    wanted = {"n": count, "seed": seed, "output_type": earlier_name or output_type, "preview": preview}
+    with shown("images") as callbacks:
+        result = sample_folder(source, output, sampler, files=files, overwrite=overwrite, **wanted, **callbacks)
+    finish(result)
 
 
 def _make_sampler(*, weights, gpus, latent, normalise, resize):
-    """The Sampler of the command's options, and all that its samples depend on."""
+    """Returns the Sampler of the command's options."""
     from jaxseg.annotators.sample import Sampler
     from jaxseg.devices import select_devices
     from jaxseg.weights.load import load
@@ -108,8 +78,4 @@ def _make_sampler(*, weights, gpus, latent, normalise, resize):
     with options.usage_errors("--gpus"):
         devices = select_devices(gpus)
     with options.usage_errors("--weights, --source, --resize"):
-        sampler = Sampler(load(weights), source=latent, normalise=normalise, resize=resize, devices=devices)
-    card = sampler.card
-    identity = {"model": card.model, "weights_sha256": card.params_sha256 or card.source_sha256}
-    identity |= {"source": latent, "normalise": normalise, "resize": resize}
-    return sampler, identity | {"cm_normalisation": dict(card.config).get("cm_normalisation")}
+        return Sampler(load(weights), source=latent, normalise=normalise, resize=resize, devices=devices)

@@ -1,4 +1,4 @@
-"""Which devices compute, and how a batch is spread over them."""
+"""Choice of the devices, and how a batch is spread over them."""
 
 import importlib.metadata
 import importlib.util
@@ -11,18 +11,18 @@ KINDS = ("cpu", "gpu", "tpu")
 
 
 def select_devices(spec: str = "auto") -> list[jax.Device]:
-    """Returns the devices that a user named.
+    """Returns the devices that a specification names.
 
     Args:
-      spec: "auto" (the first accelerator, else the CPU), "cpu", "gpu" or "tpu" (the first of that kind), or
+      spec: "auto" (the first accelerator, otherwise the CPU), "cpu", "gpu" or "tpu" (the first of that kind), or
         indices into `jax.devices()` such as "0" or "0,1".
 
     Raises:
-      ValueError: the words mean nothing, or there is no such device; lists what JAX sees.
+      ValueError: the specification is not one of these, or there is no such device; lists the devices that JAX sees.
     """
     spec = spec.strip().lower()
     if spec == "cpu":
-        jax.config.update("jax_platforms", "cpu")  # so that no accelerator's memory is taken
+        jax.config.update("jax_platforms", "cpu")  # so that no memory of an accelerator is reserved
     if spec in KINDS:
         try:
             return jax.devices(spec)[:1]
@@ -41,9 +41,9 @@ def select_devices(spec: str = "auto") -> list[jax.Device]:
 
 
 def only_cpus(spec: str) -> bool:
-    """Whether CPUs alone will compute for what a user named, without starting JAX's devices.
+    """Returns whether only CPUs will be used for a specification, without starting JAX's devices.
 
-    Where a plugin for accelerators is installed and nothing else is said, the answer is no.
+    If a plugin for accelerators is installed and the specification does not exclude it, the answer is False.
     """
     platforms = jax.config.jax_platforms or ""
     if spec.strip().lower() == "cpu" or platforms == "cpu":
@@ -54,7 +54,7 @@ def only_cpus(spec: str) -> bool:
 
 
 def data_mesh(devices: list[jax.Device]) -> Mesh:
-    """Returns a mesh with the one axis "data" over the devices."""
+    """Returns a mesh over the devices with one axis, "data"."""
     return Mesh(np.asarray(devices), ("data",), axis_types=(AxisType.Auto,))
 
 

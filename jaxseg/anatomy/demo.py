@@ -1,6 +1,6 @@
-"""The demonstration: a small U-Net learns phantoms in a minute, then does the main job on unseen ones.
+"""The demonstration: a small U-Net learns phantoms in a minute, then segments unseen ones.
 
-Nothing here is anatomy of real X-rays: phantoms are drawn from formulas.
+Phantoms are drawn from formulas. They do not show the anatomy of real X-rays.
 """
 
 import dataclasses
@@ -13,11 +13,14 @@ import numpy as np
 from flax import nnx
 from PIL import Image
 
+from jaxseg.anatomy.folders import segment_folder
 from jaxseg.anatomy.phantom_task import UNSEEN
+from jaxseg.anatomy.segment import Segmenter
 from jaxseg.datasets import phantom
 from jaxseg.draw.overlay import overlay
 from jaxseg.draw.save import save_picture
 from jaxseg.draw.sheet import contact_sheet
+from jaxseg.folder_runs.folder import Outcome
 from jaxseg.images.read import read_picture
 from jaxseg.nn.metrics import dice
 from jaxseg.palette import palette
@@ -25,16 +28,16 @@ from jaxseg.training import run
 from jaxseg.training.config.config import Config
 from jaxseg.weights.load import load
 
-TRAINING = "training"  # sub-folder of the run
+TRAINING = "training"  # sub-folder of the training run
 COUNT = 12  # phantoms that are segmented after training
-SHOWN = 3  # of these, in the contact sheet
+SHOWN = 3  # number of them in the contact sheet
 
 
 def start(output: Path, steps: int | None) -> Config:
-    """Makes the folder of a demo and its training run; an earlier demo is replaced.
+    """Creates the folder of a demo and its training run; an earlier demo is replaced.
 
     Raises:
-      ValueError: the folder holds other things.
+      ValueError: the folder holds something other than a demo.
     """
     training = output / TRAINING
     if output.exists() and any(output.iterdir()):
@@ -46,18 +49,48 @@ def start(output: Path, steps: int | None) -> Config:
     if steps is None:
         return config
     per_epoch = config.data.train // config.trainer.batch_size
-    epochs = max(config.trainer.epochs, -(-steps // per_epoch))  # as many as so many steps need
+    epochs = max(config.trainer.epochs, -(-steps // per_epoch))  # the number that these steps need
     return dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, epochs=epochs, max_steps=steps))
 
 
 def train(config: Config, output: Path, device: jax.Device, on_step: Callable) -> nnx.Module:
-    """Trains on phantoms and returns the model as users would load it."""
+    """Trains on phantoms and returns the model, loaded from its training run."""
     run.train(config, output / TRAINING, devices=[device], on_step=on_step)
     return load(output / TRAINING)
 
 
+def segment_unseen(
+    model: nnx.Module, output: Path, device: jax.Device, size: int
+) -> tuple[list[Path], dict[str, float]]:
+    """Segments phantoms that are not in the training set, and draws a contact sheet of the first ones.
+
+    Args:
+      model: the trained model.
+      output: folder of the demo; it gets "images", "masks" and "contact_sheet.png".
+      device: the device to use.
+      size: height and width of the phantoms.
+
+    Returns:
+      The paths of the phantoms, and the mean Dice of every class.
+    """
+
+    def stop(outcome: Outcome) -> None:
+        if outcome.error is not None:
+            raise outcome.error
+
+    paths, truths = write_unseen(output / "images", size)
+    segmenter = Segmenter(model, devices=[device])
+    segment_folder(
+        output / "images", output / "masks", segmenter, files=paths, output_type="png", overwrite=True, report=stop
+    )
+    predictions = np.stack([segmenter(path).masks for path in paths])
+    means = scores(predictions, truths)
+    save_picture(sheet(paths[:SHOWN], predictions, truths, means), output / "contact_sheet.png")
+    return paths, means
+
+
 def write_unseen(folder: Path, size: int) -> tuple[list[Path], np.ndarray]:
-    """Draws phantoms that were not trained on as png files; returns their paths and true masks (N, K, H, W)."""
+    """Draws phantoms that are not in the training set as png files; returns their paths and masks (N, K, H, W)."""
     folder.mkdir(parents=True, exist_ok=True)
     paths, truths = [], []
     for i in range(COUNT):
@@ -69,12 +102,12 @@ def write_unseen(folder: Path, size: int) -> tuple[list[Path], np.ndarray]:
 
 
 def scores(predictions: np.ndarray, truths: np.ndarray) -> dict[str, float]:
-    """Returns the mean Dice of every class over images; both (N, K, H, W) bool."""
+    """Returns the mean Dice of every class over the images; both arrays are (N, K, H, W) bool."""
     return dict(zip(phantom.CLASSES, np.nanmean(dice(predictions, truths), axis=0).tolist(), strict=True))
 
 
 def sheet(paths: list[Path], predictions: np.ndarray, truths: np.ndarray, means: dict[str, float]) -> Image.Image:
-    """Returns a picture with a row for every path: the phantom, its true masks, the predicted ones."""
+    """Returns an image with one row per phantom: the phantom, its true masks, and the predicted masks."""
     colours = palette(len(phantom.CLASSES))
     rows = []
     for path, prediction, truth in zip(paths, predictions, truths, strict=False):
@@ -82,5 +115,5 @@ def sheet(paths: list[Path], predictions: np.ndarray, truths: np.ndarray, means:
         rows.append([image, overlay(image, truth), overlay(image, prediction)])
     legend = [(name, tuple(map(int, colour))) for name, colour in zip(means, colours, strict=True)]
     figures = ", ".join(f"{name} {value:.2f}" for name, value in means.items())
-    caption = f"Phantoms drawn from formulas, unseen in training; not real X-rays. Mean Dice: {figures}."
+    caption = f"Phantoms drawn from formulas, not seen in training; not real X-rays. Mean Dice: {figures}."
     return contact_sheet(rows, titles=["phantom", "truth", "jaxseg"], legend=legend, caption=caption, sides=True)

@@ -1,4 +1,4 @@
-"""Finding the images that a user means, and naming their results."""
+"""Finds the images that a path means, and names their results."""
 
 import collections
 import dataclasses
@@ -14,7 +14,7 @@ from jaxseg.masks.write import PREVIEW, RESULTS
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One image to do: its path, the output's path without suffix, and the source's size and time (its stamp)."""
+    """One image to process: its path, the output's path without suffix, and the image's size and time (its stamp)."""
 
     source: Path
     base: Path
@@ -24,13 +24,13 @@ class Job:
 def find_images(path: Path, *, recursive: bool = False, output: Path | None = None) -> list[Path]:
     """Returns the image files that `path` means, sorted.
 
-    In a folder these are the files with one of `SUFFIXES`, and those of any other name that begin as DICOM, PNG or
-    JPEG files do. What is hidden, or in the folder `output`, is left out, as are DICOMDIR indices and the previews,
-    drawings and DICOM segmentations that runs write. A file that may not be read counts: the run says why.
+    In a folder these are the files with one of `SUFFIXES`, and files with other names that begin like DICOM, PNG or
+    JPEG files. Left out are hidden files, files in the folder `output`, DICOMDIR indices, and the previews, drawings
+    and DICOM segmentations that runs write. Files without read permission are included: the run reports the reason.
 
     Raises:
       FileNotFoundError: there is no such path.
-      ValueError: the file is no image, a folder holds none, or would be searched through its own results.
+      ValueError: the file is not an image, a folder has none, or the results would be searched for images.
     """
     if path.is_file():
         try:
@@ -38,13 +38,15 @@ def find_images(path: Path, *, recursive: bool = False, output: Path | None = No
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
         except OSError:
-            pass  # as in folders
+            pass  # included, as in folders
         return [path]
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: no such file or folder")
     own = output.resolve() if recursive and output else None
     if own == path.resolve():
-        raise ValueError(f"{path}: with --recursive the output must be another folder; masks would be taken for images")
+        raise ValueError(
+            f"{path}: with --recursive the output must be another folder; otherwise masks would be read as images"
+        )
     images = sorted(file for file in (_walk(path, own) if recursive else path.iterdir()) if _is_image(file))
     if not images:
         hint = "" if recursive else " (--recursive looks into sub-folders)"
@@ -57,19 +59,19 @@ def find_by_suffix(
 ) -> list[Path]:
     """Returns the files that `path` means, sorted; in a folder those with one of the suffixes.
 
-    What is hidden, a preview, or in the folder `output` is left out.
+    Hidden files, previews and files in the folder `output` are left out.
 
     Args:
       path: a file or a folder.
-      suffixes: small letters; those of files may be large.
-      what: is read, for messages, such as "masks".
-      recursive: look into sub-folders.
+      suffixes: in lower case; those of the files may be in upper case.
+      what: name of the files' content for messages, such as "masks".
+      recursive: also search sub-folders.
       output: folder of the results.
-      results: what they are, for messages.
+      results: name of the results for messages.
 
     Raises:
       FileNotFoundError: there is no such path.
-      ValueError: a folder holds none, the file is of another kind, or the output folder is that of the files.
+      ValueError: a folder has none, the file has another suffix, or the output folder is that of the files.
     """
     known = ", ".join(suffixes)
     if path.is_file():
@@ -107,7 +109,7 @@ def _is_image(file: Path) -> bool:
 
 
 def _walk(root: Path, own: Path | None) -> Iterator[Path]:
-    """Every file below `root`, but for hidden folders, the folder `own` and other folders of results."""
+    """Every file below `root`, except in hidden folders, the folder `own` and other folders of results."""
 
     def fail(error: OSError) -> None:
         raise error
@@ -136,10 +138,10 @@ def _is_output(folder: Path) -> bool:
 
 
 def plan(sources: list[Path], root: Path, output: Path, *, name_of: Callable[[Path], str] = stem) -> list[Job]:
-    """Returns a job for every file: the output is named after an image up to its last dot, or as `name_of` says.
+    """Returns one job per file. The output has the name of the image without its suffix, or the name from `name_of`.
 
-    Sub-folders are mirrored. Images that would get the same output name ("a.png", "a.jpg"), or that of a
-    mirrored folder or of the summary, keep their suffix in it ("a_png", "a_jpg").
+    Sub-folders are mirrored. Images that would get the same output name ("a.png", "a.jpg"), or the name of a mirrored
+    folder or of the summary, keep their suffix in it ("a_png", "a_jpg").
     """
     folders = [s.parent.relative_to(root) if root.is_dir() else Path() for s in sources]
     wanted = [folder / safe_name(name_of(s)) for folder, s in zip(folders, sources, strict=True)]
@@ -160,7 +162,7 @@ def plan(sources: list[Path], root: Path, output: Path, *, name_of: Callable[[Pa
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
-    """Size and time of a file: another file under the same name is done again."""
+    """Size and time of a file: if a file was replaced, it is processed again."""
     try:
         status = os.stat(path)
     except OSError:
@@ -169,5 +171,5 @@ def _stamp(path: Path) -> tuple[int, ...]:
 
 
 def folded(path: Path) -> str:
-    """Returns a path as systems see it that do not tell upper from lower case."""
+    """Returns a path in the form in which systems compare it that ignore upper and lower case."""
     return str(path).lower()

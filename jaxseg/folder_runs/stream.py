@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 @dataclasses.dataclass
 class Outcome:
-    """What became of one item: the writer's `result`, or the first stage's `error`; `notes` are the reader's."""
+    """What became of one item: the `result` of writing, or the `error` of the stage that failed; `notes` of reading."""
 
     item: object
     result: object = None
@@ -28,14 +28,14 @@ def stream(
     readers: int = 2,
     writers: int = 2,
 ) -> Iterator[Outcome]:
-    """Yields an Outcome for every item, in no fixed order, as soon as it is done.
+    """Yields an Outcome for every item as soon as it is done, in no fixed order.
 
     At most `2 * batch_size + readers` items are read ahead of or in `compute`, and `2 * batch_size + writers` wait
     for or are in `write`. An error in `read` or `write` belongs to its item; one in `compute` belongs to every item of
     the batch.
 
     Args:
-      items: what to work on.
+      items: the items to process.
       read: item -> value, in a reader thread.
       compute: list of up to `batch_size` values -> list of results, in the calling thread.
       write: (item, value, result) -> anything, in a writer thread.

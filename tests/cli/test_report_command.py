@@ -70,7 +70,7 @@ def test_only_reports_are_replaced_unasked(jaxseg_command, images, results, tmp_
     arguments = ("report", "-i", images, "--masks", results, "-o", page)
     page.write_text("<p>mine</p>")
     code, _, err = jaxseg_command(*arguments)
-    assert (code, "is no report of jaxseg" in err, page.read_text()) == (2, True, "<p>mine</p>"), err
+    assert (code, "is not a jaxseg report" in err, page.read_text()) == (2, True, "<p>mine</p>"), err
     assert jaxseg_command(*arguments, "--overwrite")[0] == 0
     assert jaxseg_command(*arguments, "--title", "Again")[0] == 0
     assert "<title>Again</title>" in page.read_text()

@@ -81,7 +81,7 @@ def test_one_image_is_sampled_as_within_its_folder(jaxseg_command, models, slice
 def test_arrays_and_pictures_hold_the_same(jaxseg_command, models, slices, tmp_path):
     out, words = tmp_path / "out", ["-i", slices / "one.npy", "--weights", models["cmvae"], "-n", "12"]
     for kind in ("npz", "npy", "png"):
-        assert jaxseg_command("sample", "-o", out, "--format", kind, *words)[0] == 0
+        assert jaxseg_command("sample", "-o", out, "-ot", kind, *words)[0] == 0
     arrays = {path.name.split(".")[1]: np.load(path) for path in out.glob("*.npy")}
     assert set(arrays) == {"clean", "masks", "agreement", "entropy", "confusion"}
     with np.load(out / "one.npz") as archive:
@@ -146,7 +146,7 @@ def test_what_jaxseg_did_not_write_stays(jaxseg_command, models, slices, tmp_pat
     [
         (["-n", "0"], "0 is not in the range"),
         (["--seed", "-1"], "-1 is not in the range"),
-        (["--format", "tif"], "'tif' is not one of"),
+        (["-ot", "tif"], "'tif' is not one of"),
         (["--source", "posterior"], "'posterior' is not one of"),
         (["-g", "7,8,9"], "no device"),
     ],
@@ -180,6 +180,6 @@ def test_wrong_models_and_folders_are_exit_code_2(jaxseg_command, tiny, models, 
 def test_the_help_names_every_option(jaxseg_command):
     code, out, _ = jaxseg_command("sample", "--help")
     assert code == 0
-    for option in ("--input", "--output", "--weights", "--seed", "--format", "--source", "--resize", "--preview"):
+    for option in ("--input", "--output", "--weights", "--seed", "--output-type", "--source", "--resize", "--preview"):
         assert option in out
     assert "sample" in jaxseg_command("--help")[1]

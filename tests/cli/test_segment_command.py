@@ -183,7 +183,7 @@ def test_outputs_that_cannot_be_are_refused_before_any_work(jaxseg_command, tiny
     assert jaxseg_command(*common, "-o", tmp_path / "file")[0] == 2
     assert jaxseg_command(*common, "-o", tmp_path / "out", "--report", tmp_path)[0] == 2
     code, _, err = jaxseg_command(*common, "-o", tmp_path / "out", "--report", images / "one.png")
-    assert (code, "is no report of jaxseg" in err) == (2, True)
+    assert (code, "is not a jaxseg report" in err) == (2, True)
     assert not (tmp_path / "out").exists()
 
 

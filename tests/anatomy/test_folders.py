@@ -1,0 +1,85 @@
+"""Segmenting and measuring folders from Python: results, callbacks, resuming, and what is refused."""
+
+import csv
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import jaxseg
+from jaxseg.anatomy.segment import Segmenter
+
+
+@pytest.fixture(scope="module")
+def segmenter():
+    model = jaxseg.create("cxas", class_names=("heart", "lung"), backbone="resnet18", width=4)
+    model.card = dataclasses.replace(model.card, input_size=(32, 32))
+    return Segmenter(model)
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name in ("one.png", "two.png"):
+        pixels = np.random.default_rng(len(name)).integers(0, 256, (40, 30), np.uint8)
+        Image.fromarray(pixels).save(folder / name)
+    return folder
+
+
+def test_a_folder_is_segmented_and_a_second_call_skips(segmenter, images, tmp_path):
+    (images / "bad.png").write_bytes(b"not an image")
+    seen, outcomes = [], []
+    callbacks = {"progress": lambda *given: seen.append(given), "report": outcomes.append}
+    result = jaxseg.segment_folder(images, tmp_path / "out", segmenter, output_type="npy", preview=True, **callbacks)
+    assert (result.done, result.skipped, result.failed) == (2, 0, 1)
+    assert [seen[0], seen[-1][:2], len(seen)] == [(0, 3, ""), (3, 3), 4]
+    assert {outcome.item.source.name for outcome in outcomes if outcome.error} == {"bad.png"}
+    bad, one, _ = result.files
+    assert (bad.source.name, bad.status, bad.outputs) == ("bad.png", "failed", {})
+    assert "not a png or jpg file" in bad.reason
+    assert (one.status, set(one.outputs), one.reason) == ("done", {"npy", "preview"}, None)
+    np.testing.assert_array_equal(np.load(one.outputs["npy"]), segmenter(images / "one.png").masks)
+    assert json.loads(result.summary.read_text())["counts"]["done"] == 2
+    again = jaxseg.segment_folder(images, tmp_path / "out", segmenter, output_type="npy", preview=True)
+    assert (again.done, again.skipped, again.failed) == (0, 2, 1)
+
+
+def test_only_the_given_files_are_segmented(segmenter, images, tmp_path):
+    files = [images / "two.png"]
+    result = jaxseg.segment_folder(images, tmp_path / "out", segmenter, files=files, output_type="npy")
+    assert [file.source for file in result.files] == files
+
+
+def test_a_folder_is_measured_into_one_table(segmenter, images, tmp_path):
+    result = jaxseg.extract_folder(images, tmp_path / "out", "area", segmenter, store_masks=True, output_type="npy")
+    assert result.merged == (tmp_path / "out" / "images.csv",)
+    with result.merged[0].open(newline="") as file:
+        rows = {row["filename"]: row for row in csv.DictReader(file)}
+    areas = jaxseg.extract(images / "one.png", "area", model=segmenter).values
+    assert float(rows["one.png"]["heart_area"]) == areas["heart_area"]
+    assert set(result.files[0].outputs) == {"measurements", "npy"}
+
+
+def test_postprocessing_needs_settings_and_after_is_an_alias(segmenter, images, tmp_path):
+    changed = Segmenter(jaxseg.create("cxas", num_classes=2, backbone="resnet18", width=4), after=lambda found: found)
+    assert changed.after is changed.postprocess
+    with pytest.raises(ValueError, match="postprocess needs an attribute `settings`"):
+        jaxseg.segment_folder(images, tmp_path / "out", changed)
+    changed.after = None
+    assert changed.settings["denoise"] is None
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"labelmap": True}, "labelmap is only for DICOM SEG"),
+        ({"threshold": 0.3}, "options threshold belong to the Segmenter"),
+    ],
+)
+def test_impossible_options_are_refused_before_anything_is_written(segmenter, images, tmp_path, options, words):
+    with pytest.raises(ValueError, match=words):
+        jaxseg.segment_folder(images, tmp_path / "out", segmenter, **options)
+    assert not (tmp_path / "out").exists()

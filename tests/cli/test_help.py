@@ -1,0 +1,64 @@
+"""Help texts: commands by job, options under headings, and `--fidelity`."""
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from jaxseg.cli import options
+from jaxseg.cli.main import COMMANDS, cli
+
+
+def shown(*words: str) -> str:
+    return CliRunner().invoke(cli, [*words, "--help"], terminal_width=100).output
+
+
+def test_commands_are_listed_by_job_with_their_whole_summaries():
+    text = shown()
+    places = [text.index(f"{heading} (commands):") for heading in COMMANDS]
+    assert places == sorted(places)
+    assert "..." not in text
+    assert {command.name for commands in COMMANDS.values() for command in commands} == set(cli.commands)
+
+
+@pytest.mark.parametrize("name", ["segment", "extract", "denoise", "sample", "cxas"])
+def test_options_are_grouped_under_headings_in_one_order(name):
+    text = shown(name)
+    headings = [heading for heading in options.HEADINGS if f"\n{heading}:\n" in text]
+    places = [text.index(f"\n{heading}:\n") for heading in headings]
+    assert places == sorted(places)
+    assert {"Input", "Output", "Model", "Speed", "Other"} == set(headings)
+    assert text.index("--input") < text.index("--output") < text.index("--weights") < text.index("--gpus")
+    assert text.index("--debug") > text.index("\nOther:\n")
+
+
+def test_every_option_is_shown_once_for_every_command():
+    for name, command in cli.commands.items():
+        text = shown(name)
+        for option in command.params:
+            if isinstance(option, click.Option) and not option.hidden:
+                long = next(word for word in option.opts if word.startswith("--"))
+                assert text.count(f"{long} ") + text.count(f"{long}\n") + text.count(f"{long} /") >= 1, (name, long)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], ("original", False)),
+        (["--fidelity", "original"], ("original", True)),
+        (["--fidelity", "better"], ("clinical", False)),
+        (["--fidelity", "better", "--intensity", "original"], ("original", False)),
+        (["--intensity", "clinical", "--fidelity", "original"], ("clinical", True)),
+    ],
+)
+def test_fidelity_chooses_the_options_that_are_not_given(words, expected):
+    found = []
+
+    @click.command()
+    @options.fidelity(intensity=("original", "clinical"), original_values=(True, False))
+    @options.intensity
+    @click.option("--original-values", is_flag=True)
+    def command(intensity, original_values):
+        found.append((intensity, original_values))
+
+    result = CliRunner().invoke(command, words)
+    assert (result.exit_code, found) == (0, [expected]), result.output
