@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from jaxseg.cli import options
 from jaxseg.cli.progress import progress
@@ -14,6 +15,7 @@ _PATH = click.Path(path_type=Path)
 
 
 @click.command()
+@options.fidelity(names=("original", "right"), canonical=(False, None), organs=("v1", "auto"))
 @click.option("--ct", type=_PATH, help="A CT: .nii.gz, .nii, .npy, .npz, or a folder of DICOM slices.")
 @click.option("--mask", type=_PATH, help="With --ct: a mask with the values 0 and 1.")
 @click.option(
@@ -46,11 +48,12 @@ _PATH = click.Path(path_type=Path)
 @click.option(
     "--organs",
     type=click.Choice(["auto", "v1", "v2", "present"]),
+    default="auto",
+    show_default=True,
     help="Columns of the CSV of a data set: the 104 names of TotalSegmentator v1 and other names in the data set "
-    "(auto), only the 104 (v1, as the original), the 117 names of v2, or the names in the data set (present).  "
-    "[default: auto]",
+    "(auto), only the 104 (v1, as the original), the 117 names of v2, or the names in the data set (present).",
 )
-@click.option("--overwrite", is_flag=True, help="Score the cases again that the CSV holds.")
+@options.overwrite("cases")
 @click.option(
     "--weights", type=_PATH, help="A training run, a model directory or a .pth file.  [default: published weights]"
 )
@@ -61,23 +64,18 @@ _PATH = click.Path(path_type=Path)
 )
 @click.option("--slices", default="10", show_default=True, help="Number of slices to score per mask, or all.")
 @click.option(
-    "--fidelity",
-    type=click.Choice(["original", "better"]),
-    help="original: --names original --as-stored --organs v1, as the original. better: the defaults. Options that are "
-    "given explicitly have priority.",
-)
-@click.option(
     "--names",
     type=click.Choice(["right", "original"]),
-    help="original: face means the left cheek and urinary_bladder the prostate, as in the original's table.  "
-    "[default: right]",
+    default="right",
+    show_default=True,
+    help="original: face means the left cheek and urinary_bladder the prostate, as in the original's table.",
 )
 @click.option(
     "--canonical/--as-stored",
     default=None,
     help="Whether to turn volumes to the patient's axes.  [default: as the model was trained; the original does not]",
 )
-@click.option("--batch-size", type=click.IntRange(1), help="Slices per batch.  [default: 10 on CPUs, else 128]")
+@options.batch_size("10 on CPUs, otherwise 128", "slices")
 @options.gpus
 def score(ct, mask, organ, labels, label_names, dataset, output, per_slice, worst, rank, organs, overwrite, **settings):
     """Predict the Dice of masks of organs in CTs without knowing the true masks.
@@ -93,10 +91,10 @@ def score(ct, mask, organ, labels, label_names, dataset, output, per_slice, wors
     """
     given = {"mask": mask, "labels": labels, "dataset": dataset, "ct": ct, "organ": organ, "label-names": label_names}
     given |= {"o": output, "worst": worst, "rank": rank, "overwrite": overwrite}
-    given |= {"organs": organs and organs != "auto"}
+    source = click.get_current_context().get_parameter_source("organs")
+    given |= {"organs": organs != "auto" and source is not ParameterSource.DEFAULT}
     _check({name for name, value in given.items() if value})
-    original = settings.pop("fidelity") == "original"
-    model = _model_options(original, **settings)
+    model = _model_options(**settings)
     if mask:
         _score_mask(ct, mask, organ, per_slice, model)
         return
@@ -104,7 +102,6 @@ def score(ct, mask, organ, labels, label_names, dataset, output, per_slice, wors
     if labels:
         found = _score_many("score_labels", (ct, labels, output), {"label_names": label_names} | written | model)
     else:
-        organs = organs or ("v1" if original else "auto")
         found = _score_many("score_dataset", (dataset, output), {"organs": organs} | written | model)
     if output:
         _show_files(found, worst)
@@ -136,7 +133,7 @@ def _check(given: set[str]) -> None:
         raise click.UsageError("--organs belongs to --dataset")
 
 
-def _model_options(original: bool, *, gpus, weights, slices, names, canonical, **others) -> dict:
+def _model_options(*, gpus, weights, slices, **others) -> dict:
     """Returns the options of `jaxseg.score_dataset` that concern the model and how volumes are read."""
     from jaxseg.devices import select_devices
 
@@ -147,8 +144,6 @@ def _model_options(original: bool, *, gpus, weights, slices, names, canonical, *
     return others | {
         "model": weights or "segae",
         "slices": None if slices == "all" else int(slices),
-        "names": names or ("original" if original else "right"),
-        "canonical": False if original and canonical is None else canonical,
         "devices": devices,
     }
 

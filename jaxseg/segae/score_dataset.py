@@ -1,5 +1,6 @@
 """Scores all masks of a data set or of a volume of labels, and keeps the scores in a CSV from which a run resumes."""
 
+import contextlib
 import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
@@ -129,9 +130,9 @@ def score_dataset(
       The scores. Files beside the CSV that an earlier run left are written again too.
 
     Raises:
-      ValueError: the folder has no case; the model does not score masks; an option is out of range; the CSV was not
-        written by jaxseg or with other settings; or another run is writing to its folder.
-      OSError: a file of the model is missing, or the results cannot be written.
+      ValueError: the folder has no case; the model does not score masks; an option is out of range; or the CSV was
+        not written by jaxseg, or was written with other settings.
+      OSError: a file of the model is missing, the results cannot be written, or another run is writing to their folder.
 
     Example:
       >>> import jaxseg
@@ -215,7 +216,11 @@ class _Run:
             records = self._score(self.cases)
             return DatasetScores(records, tuple(ordered(row for each in records for row in rows_of(each))), 0, {})
         written.output.parent.mkdir(parents=True, exist_ok=True)
-        with only_writer(written.output.parent):
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(only_writer(written.output.parent))
+            except ValueError as error:
+                raise BlockingIOError(str(error)) from None
             sweep(written.output.parent)
             table = ScoreTable(written.output, columns, self._settings(kind), overwrite=written.overwrite)
             records = self._score([case for case in self.cases if not table.has(case)], table)

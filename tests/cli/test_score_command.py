@@ -189,3 +189,13 @@ def test_fidelity_sets_the_options_of_the_original_and_explicit_ones_win(jaxseg_
     settings = json.loads((tmp_path / "other.scores.jsonl").read_text().splitlines()[0])["settings"]
     assert settings["names"] == "right"
     assert len(read(tmp_path / "other.csv")[0]) == 5
+
+
+def test_two_runs_do_not_write_to_one_folder(jaxseg_command, weights, root, tmp_path):
+    from jaxseg.files import only_writer
+
+    command = ["score", "--weights", weights, "--dataset", root, "-o", tmp_path / "r.csv"]
+    with only_writer(tmp_path):
+        code, _, err = jaxseg_command(*command)
+    assert (code, "another run is writing" in err) == (1, True)
+    assert not (tmp_path / "r.csv").exists()
