@@ -20,10 +20,12 @@ def prepare():
 @click.argument("cts", type=_FOLDER)
 @click.argument("labels", type=_FOLDER)
 @click.option(
-    "--pseudo", type=_FOLDER, help="Masks by a network: CASE/STAGE.nii.gz, labelled as LABELS. Else these are degraded."
+    "--pseudo",
+    type=_FOLDER,
+    help="Labels that a network predicted, CASE/STAGE.nii.gz, numbered as LABELS.  [default: LABELS are degraded]",
 )
 @click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of the layout."
+    "-o", "--output", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of the data set."
 )
 @click.option(
     "--names",
@@ -36,37 +38,37 @@ def prepare():
     type=click.IntRange(1),
     default=10,
     show_default=True,
-    help="Degraded masks for every organ of a case, of a Dice from 0.1 to 0.98.",
+    help="Number of degraded masks per organ of a case, with a Dice from 0.1 to 0.98.",
 )
 @click.option(
     "--least-slices",
     type=click.IntRange(1),
     default=3,
     show_default=True,
-    help="Take organs that have 20 pixels or more in so many slices.",
+    help="Leave out organs with fewer slices that have at least 20 pixels of them.",
 )
 @click.option(
     "--val-fraction",
     type=click.FloatRange(0, 1, max_open=True),
     default=0.2,
     show_default=True,
-    help="Of the cases, for validation.",
+    help="Fraction of the cases for validation.",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of degrading and of that choice.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed.")
 @click.option("--canonical", is_flag=True, help="Turn volumes to the patient's axes; the original does not.")
 def segae(cts, labels, pseudo, output, table_file, **settings):
     """Build SegAE's training data from CTS with LABELS.
 
-    A case is CTS/CASE.nii.gz with LABELS/CASE.nii.gz, or CASE/ct.nii.gz with CASE/label.nii.gz; npz, npy and folders
-    of DICOM slices will do too. A second run makes what is missing.
+    A case is CTS/CASE.nii.gz with LABELS/CASE.nii.gz, or CASE/ct.nii.gz with CASE/label.nii.gz. NPZ, NPY and folders of
+    DICOM slices are possible too. A second run builds the cases that are missing.
     """
     from jaxseg import files
+    from jaxseg.segae import label_table
     from jaxseg.segae import prepare as segae_prepare
-    from jaxseg.segae import sources as segae_sources
 
     with options.usage_errors("CTS, LABELS, --pseudo"):
-        scans, notes = segae_sources.find_scans(cts, labels, pseudo)
-    table = segae_sources.read_table(table_file) if table_file else segae_sources.dap_table()
+        scans, notes = segae_prepare.find_scans(cts, labels, pseudo)
+    table = label_table.read_table(table_file) if table_file else label_table.dap_table()
     names = {str(label): organ.name for label, organ in table.items()} if table_file else {}
     chosen = segae_prepare.Settings(pseudo=pseudo is not None, labels=names, **settings)
     for note in notes:

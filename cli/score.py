@@ -1,72 +1,84 @@
-"""`jaxseg score`: how good are these masks of organs in CTs? (SegAE / Quality Sentinel)"""
+"""`jaxseg score`: predicts how good masks of organs in CTs are (SegAE / Quality Sentinel)."""
 
-import hashlib
+import contextlib
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from jaxseg.cli import options
 from jaxseg.cli.progress import progress
 
 _PATH = click.Path(path_type=Path)
-WORST = 20  # masks of a picture that an earlier run left
 
 
 @click.command()
-@click.option(
-    "--weights", type=_PATH, help="A training run, a model directory or a .pth.  [default: published weights]"
-)
-@click.option(
-    "--embeddings", type=_PATH, help="Text embeddings that the weights lack: label_embedding.pkl, .npz or .npy."
-)
+@options.fidelity(names=("original", "right"), canonical=(False, None), organs=("v1", "auto"))
 @click.option("--ct", type=_PATH, help="A CT: .nii.gz, .nii, .npy, .npz, or a folder of DICOM slices.")
-@click.option("--mask", type=_PATH, help="With --ct: a mask, of 0 and 1.")
-@click.option("--organ", help="With --mask: its organ, by name (DAP-Atlas, TotalSegmentator v1 or v2) or class.")
+@click.option("--mask", type=_PATH, help="With --ct: a mask with the values 0 and 1.")
 @click.option(
-    "--labels", type=_PATH, help="With --ct, in place of --mask: a volume of labels, all of which are scored."
+    "--organ",
+    help="With --mask: the organ that the mask shows, by name (DAP-Atlas, TotalSegmentator v1 or v2) or class.",
 )
+@click.option("--labels", type=_PATH, help="With --ct, instead of --mask: a volume of labels, all of which are scored.")
 @click.option(
     "--label-names", type=_PATH, help="CSV or JSON of labels and organs.  [default: labels are DAP-Atlas classes]"
 )
 @click.option("--dataset", type=_PATH, help="A folder of CASE/ct.nii.gz and CASE/segmentations/ORGAN.nii.gz.")
-@click.option("-o", "--output", type=_PATH, help="CSV: a row a case, a column an organ. Needed with --dataset.")
 @click.option(
-    "--organs",
-    "columns",
-    type=click.Choice(["auto", "v1", "v2", "present"]),
-    default="auto",
-    show_default=True,
-    help="Columns of a data set: the 104 names of TotalSegmentator v1 and what else is there (auto), those alone (v1, "
-    "as the original), the 117 of v2, or what is there (present).",
+    "-o",
+    "--output",
+    type=_PATH,
+    help="CSV with one row per case and one column per organ. Required with --dataset.",
 )
-@click.option("--slices", default="10", show_default=True, help="Slices a mask, spread over it, or all.")
-@click.option("--per-slice", is_flag=True, help="Show every slice; with -o, in NAME.slices.csv.")
+@click.option("--per-slice", is_flag=True, help="Show every slice; with -o, write them to NAME.slices.csv.")
 @click.option(
-    "--worst", type=click.IntRange(1), help="List so many masks to look at first; with -o, also as a picture."
+    "--worst",
+    type=click.IntRange(1),
+    help="List this number of masks with the lowest predicted Dice; with -o, also draw them to NAME.worst.png.",
 )
 @click.option(
     "--rank",
     type=click.Choice(["annotate", "trust"]),
-    help="With -o: write the order in which to annotate masks (worst first) or to trust them, NAME.RANK.csv.",
+    help="With -o: write the order in which to annotate masks (worst first) or to trust them (best first) to "
+    "NAME.RANK.csv.",
 )
+@click.option(
+    "--organs",
+    type=click.Choice(["auto", "v1", "v2", "present"]),
+    default="auto",
+    show_default=True,
+    help="Columns of the CSV of a data set: the 104 names of TotalSegmentator v1 and other names in the data set "
+    "(auto), only the 104 (v1, as the original), the 117 names of v2, or the names in the data set (present).",
+)
+@options.overwrite("cases")
+@click.option(
+    "--weights", type=_PATH, help="A training run, a model directory or a .pth file.  [default: published weights]"
+)
+@click.option(
+    "--embeddings",
+    type=_PATH,
+    help="Text embeddings for weights that are stored without them: label_embedding.pkl, .npz or .npy.",
+)
+@click.option("--slices", default="10", show_default=True, help="Number of slices to score per mask, or all.")
 @click.option(
     "--names",
     type=click.Choice(["right", "original"]),
     default="right",
     show_default=True,
-    help="original: face is the left cheek and urinary_bladder the prostate, as in the original's table.",
+    help="original: face means the left cheek and urinary_bladder the prostate, as in the original's table.",
 )
 @click.option(
     "--canonical/--as-stored",
     default=None,
-    help="Turn volumes to the patient's axes, or not.  [default: as the model was trained; the original: not]",
+    help="Whether to turn volumes to the patient's axes.  [default: as the model was trained; the original does not]",
 )
-@click.option("--batch-size", type=click.IntRange(1), help="Slices at once.  [default: 10 on CPUs, else 128]")
+@options.batch_size("10 on CPUs, otherwise 128", "slices")
 @options.gpus
-@click.option("--overwrite", is_flag=True, help="Score again what the CSV holds.")
-def score(**settings):
-    """Predict the Dice of masks of organs in CTs, without knowing the truth.
+def score(ct, mask, organ, labels, label_names, dataset, output, per_slice, worst, rank, organs, overwrite, **settings):
+    """Predict the Dice of masks of organs in CTs without knowing the true masks.
 
     One mask:       jaxseg score --weights RUN --ct CT --mask MASK --organ liver
 
@@ -74,174 +86,109 @@ def score(**settings):
 
     A data set:     jaxseg score --weights RUN --dataset DIR -o results.csv --worst 20
 
-    A data set goes on past bad masks and cases, which are listed, and a second run goes on where the first ended.
+    With a data set, bad masks and cases are listed and the others are scored; a second run resumes where the first one
+    ended.
     """
-    given = {name for name in ("mask", "labels", "dataset") if settings[name]}
-    _check(given, settings)
-    (_one if "mask" in given else _many)(settings)
+    given = {"mask": mask, "labels": labels, "dataset": dataset, "ct": ct, "organ": organ, "label-names": label_names}
+    given |= {"o": output, "worst": worst, "rank": rank, "overwrite": overwrite}
+    source = click.get_current_context().get_parameter_source("organs")
+    given |= {"organs": organs != "auto" and source is not ParameterSource.DEFAULT}
+    _check({name for name, value in given.items() if value})
+    model = _model_options(**settings)
+    if mask:
+        _score_mask(ct, mask, organ, per_slice, model)
+        return
+    written = {"per_slice": per_slice, "worst": worst, "rank": rank, "overwrite": overwrite} if output else {}
+    if labels:
+        found = _score_many("score_labels", (ct, labels, output), {"label_names": label_names} | written | model)
+    else:
+        found = _score_many("score_dataset", (dataset, output), {"organs": organs} | written | model)
+    if output:
+        _show_files(found, worst)
+        options.say(f"{found.done} done, {found.skipped} were there, {found.failed} with failures: {output}")
+    else:
+        _show_rows(found.rows[:worst], per_slice)
+    if found.failed:
+        sys.exit(1)
 
 
-def _check(given: set[str], settings: dict) -> None:
-    """Refuses options that mean nothing together."""
-    if len(given) != 1:
+def _check(given: set[str]) -> None:
+    """Refuses combinations of options that have no meaning."""
+    if len(given & {"mask", "labels", "dataset"}) != 1:
         raise click.UsageError("name one of --mask, --labels (both with --ct) and --dataset")
-    if ("dataset" in given) == bool(settings["ct"]):
-        raise click.UsageError("--ct belongs to --mask or --labels; a data set has its own")
-    if ("mask" in given) != bool(settings["organ"]):
+    if ("dataset" in given) == ("ct" in given):
+        raise click.UsageError("--ct belongs to --mask or --labels; a data set has its own CTs")
+    if ("mask" in given) != ("organ" in given):
         raise click.UsageError("--mask and --organ belong together")
-    if settings["label_names"] and "labels" not in given:
+    if "label-names" in given and "labels" not in given:
         raise click.UsageError("--label-names belongs to --labels")
-    if "dataset" in given and not settings["output"]:
+    if "dataset" in given and "o" not in given:
         raise click.UsageError("--dataset needs -o, the CSV")
-    if "mask" in given and any(settings[name] for name in ("output", "worst", "rank")):
+    if "mask" in given and given & {"o", "worst", "rank"}:
         raise click.UsageError("-o, --worst and --rank are for many masks: --labels or --dataset")
     for name in ("rank", "overwrite"):
-        if settings[name] and not settings["output"]:
+        if name in given and "o" not in given:
             raise click.UsageError(f"--{name} needs -o, the CSV")
-    if settings["columns"] != "auto" and "dataset" not in given:
+    if "organs" in given and "dataset" not in given:
         raise click.UsageError("--organs belongs to --dataset")
 
 
-def _slices(text: str) -> int | None:
-    if text == "all":
-        return None
-    if not text.isdecimal() or not 0 < int(text) < 100_000:
-        raise click.UsageError(f"--slices: {text!r} is neither a whole number from 1 on nor all")
-    return int(text)
-
-
-def _scorer(settings: dict):
-    """The Scorer of the command's options, and all that its scores depend on."""
+def _model_options(*, gpus, weights, slices, **others) -> dict:
+    """Returns the options of `jaxseg.score_dataset` that concern the model and how volumes are read."""
     from jaxseg.devices import select_devices
-    from jaxseg.segae.published import open_model
-    from jaxseg.segae.score import Scorer
 
-    slices = _slices(settings["slices"])
+    if slices != "all" and (not slices.isdecimal() or not 0 < int(slices) < 100_000):
+        raise click.UsageError(f"--slices: {slices!r} is neither a whole number of at least 1 nor all")
     with options.usage_errors("--gpus"):
-        devices = select_devices(settings["gpus"])
-    with options.usage_errors("--weights, --embeddings, --batch-size"):
-        model = open_model(settings["weights"] or "segae", embeddings=settings["embeddings"])
-        batch = {"batch_size": settings["batch_size"], "devices": devices}
-        scorer = Scorer(model, slices=slices, names=settings["names"], **batch)
-    if settings["canonical"] is None:
-        settings["canonical"] = scorer.canonical
-    elif settings["canonical"] != scorer.canonical:
-        known = "turned to the patient's axes" if scorer.canonical else "as stored"
-        options.say(f"Warning: the model was trained on volumes {known}")
-    card = model.card
-    embeddings = hashlib.sha256(model.embeddings[...].tobytes()).hexdigest()
-    identity = {"weights": card.params_sha256 or card.source_sha256, "embeddings": embeddings}
-    identity |= {"slices": settings["slices"], "size": scorer.size, "dtype": dict(card.config)["dtype"]}
-    identity |= {"kind": "dataset" if settings["dataset"] else "labels"}
-    return scorer, identity | {name: settings[name] for name in ("names", "canonical")}
+        devices = select_devices(gpus)
+    return others | {
+        "model": weights or "segae",
+        "slices": None if slices == "all" else int(slices),
+        "devices": devices,
+    }
 
 
-def _one(settings: dict) -> None:
-    """Scores one mask."""
-    from jaxseg.segae import score as scoring
-    from jaxseg.vocabulary import organs
+def _score_mask(ct: Path, mask: Path, organ: str, per_slice: bool, model: dict) -> None:
+    """Scores one mask and prints its score."""
+    import jaxseg
 
-    with options.usage_errors("--organ"):
-        organ = organs.find(settings["organ"], names=settings["names"])  # before anything is read
-    scorer, _ = _scorer(settings)
-    with options.usage_errors("--ct, --mask, --organ"):
-        volumes, way = (settings["ct"], settings["mask"]), {"canonical": settings["canonical"], "per_slice": True}
-        found = scoring.score(*volumes, organ.id, scorer, **way)
-    if settings["per_slice"]:
+    with options.usage_errors("--ct, --mask, --organ, --weights"):
+        found = jaxseg.score(ct, mask, organ, per_slice=True, **model)
+    if per_slice:
         for z, predicted in zip(found.slices, found.dice, strict=True):
             click.echo(f"slice {z}\t{predicted:.4f}")
     if found.mean is None:
-        options.say(f"{settings['mask'].name}: the mask is empty, so there is nothing to score")
-    click.echo(f"{organ.name}\t{'n/a' if found.mean is None else format(found.mean, '.4f')}")
+        options.say(f"{mask.name}: the mask is empty, so there is nothing to score")
+    click.echo(f"{found.organ.name}\t{'n/a' if found.mean is None else format(found.mean, '.4f')}")
 
 
-def _many(settings: dict) -> None:
-    """Scores a volume of labels or a data set."""
-    from jaxseg import files
-    from jaxseg.segae.cases import score_cases
-    from jaxseg.segae.table import Table
+def _score_many(function: str, paths: tuple, settings: dict):
+    """Calls `jaxseg.score_labels` or `jaxseg.score_dataset` and shows its progress."""
+    import jaxseg
 
-    cases = _cases(settings)
-    output = settings["output"]
-    if output is None:
-        scorer, _ = _scorer(settings)
-        (record,) = score_cases(cases, scorer, canonical=settings["canonical"])
-        _show(record, settings)
-        return
-    if output.suffix.lower() != ".csv":
-        raise click.UsageError(f"-o: {output.name} is no .csv")
-    scorer, identity = _scorer(settings)
-    columns = _columns(cases, settings)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with files.only_writer(output.parent):
-        files.sweep(output.parent)
-        with options.usage_errors("-o"):
-            table = Table(output, columns, identity, overwrite=settings["overwrite"])
-            todo = [case for case in cases if not table.has(case)]
-        failed = 0
-        with progress(len(cases), "cases", done=len(cases) - len(todo)) as step:
-            for case, record in zip(todo, score_cases(todo, scorer, canonical=settings["canonical"]), strict=True):
-                table.add(case, record)
-                failed += bool(record.failed)
-                _tell(record)
-                step(case.name)
-        table.write()
-        _further(table, cases, settings)
-    options.say(f"{len(todo) - failed} done, {len(cases) - len(todo)} were there, {failed} with failures: {output}")
-    if failed:
-        sys.exit(1)
+    named = {"score_labels": "--ct, --labels, --label-names", "score_dataset": "--dataset"}[function]
+    with _progress() as callbacks, options.usage_errors(f"{named}, --weights, -o"):
+        return getattr(jaxseg, function)(*paths, **settings, **callbacks)
 
 
-def _cases(settings: dict) -> tuple:
-    from jaxseg.segae import sources as segae_sources
-    from jaxseg.segae.cases import Case, find_cases
-    from jaxseg.volumes.read import stem
+@contextlib.contextmanager
+def _progress() -> Iterator[dict[str, Callable]]:
+    """Yields the callbacks of `jaxseg.score_dataset` that show its progress."""
+    with contextlib.ExitStack() as stack:
+        step = None
 
-    if settings["dataset"]:
-        with options.usage_errors("--dataset"):
-            return find_cases(settings["dataset"])
-    names = settings["label_names"]
-    with options.usage_errors("--label-names"):
-        table = segae_sources.read_table(names) if names else segae_sources.dap_table()
-    for option in ("ct", "labels"):
-        if not settings[option].exists():
-            raise click.UsageError(f"--{option}: {settings[option]}: no such file")
-    ct = settings["ct"].resolve()
-    name = stem(ct) or ct.name
-    name = ct.parent.name if name == "ct" else name  # CASE/ct.nii.gz
-    return (Case(name, ct, labels=settings["labels"], table=table, source=str(ct)),)
+        def show(done: int, total: int, name: str) -> None:
+            nonlocal step
+            if step is None:
+                step = stack.enter_context(progress(total, "cases", done=done))
+            else:
+                step(name)
+
+        yield {"progress": show, "report": _show_problems}
 
 
-def _columns(cases: tuple, settings: dict) -> list[str]:
-    """The organs of the CSV."""
-    from jaxseg.vocabulary.organs import totalsegmentator
-
-    there = sorted({name for case in cases for name in case.names})
-    if settings["labels"]:
-        return list(cases[0].names)
-    if settings["columns"] == "present":
-        return there
-    known = list(totalsegmentator(2 if settings["columns"] == "v2" else 1))
-    return known + [name for name in there if name not in known] if settings["columns"] == "auto" else known
-
-
-def _show(record, settings: dict) -> None:
-    """Prints what became of a volume of labels."""
-    _tell(record)
-    scores = sorted(record.scores.items(), key=lambda item: item[1].mean)
-    for name, found in scores[: settings["worst"]]:
-        if settings["per_slice"]:
-            for z, predicted in zip(found.slices, found.dice, strict=True):
-                click.echo(f"{name}, slice {z}\t{predicted:.4f}")
-        click.echo(f"{name}\t{found.mean:.4f}")
-    if not scores:
-        options.say("nothing was scored")
-    if record.failed:
-        sys.exit(1)
-
-
-def _tell(record) -> None:
-    """Tells what was not scored, but for masks that are empty, and remarks."""
+def _show_problems(record) -> None:
+    """Prints remarks, failures and masks without a class; empty masks are not mentioned."""
     for note in dict.fromkeys(record.notes):
         options.say(f"Warning: {record.case}: {note}")
     for name, why in record.failed.items():
@@ -251,27 +198,23 @@ def _tell(record) -> None:
         options.say(f"{record.case}: no class of the DAP-Atlas: {', '.join(without)}")
 
 
-def _further(table, cases: tuple, settings: dict) -> None:
-    """Writes what is wanted beside the CSV, and anew what an earlier run left there."""
-    from jaxseg.draw.save import save_picture
-    from jaxseg.segae.table import ORDERS
-    from jaxseg.segae.worst import worst_picture
+def _show_rows(rows: tuple, per_slice: bool) -> None:
+    """Prints the scores of a volume of labels, the lowest first."""
+    for row in rows:
+        if per_slice:
+            for z, predicted in zip(row.score.slices, row.score.dice, strict=True):
+                click.echo(f"{row.organ}, slice {z}\t{predicted:.4f}")
+        click.echo(f"{row.organ}\t{row.score.mean:.4f}")
+    if not rows:
+        options.say("nothing was scored")
 
-    def there(end: str) -> Path | None:
-        path = table.path.with_name(f"{table.path.stem}.{end}")
-        return path if path.exists() else None
 
-    if settings["per_slice"] or there("slices.csv"):
-        options.say(f"slices: {table.write_slices()}")
-    for order in ORDERS:
-        if settings["rank"] == order or there(f"{order}.csv"):
-            options.say(f"order: {table.write_order(order)}")
-    rows = table.ordered()[: settings["worst"] or WORST]
-    for row in rows if settings["worst"] else ():
+def _show_files(found, worst: int | None) -> None:
+    """Prints which files were written beside the CSV, and the masks with the lowest scores."""
+    for name, what in {"slices": "slices", "annotate": "order", "trust": "order"}.items():
+        if name in found.files:
+            options.say(f"{what}: {found.files[name]}")
+    for row in found.rows[:worst] if worst else ():
         click.echo(f"{row.case}\t{row.organ}\t{row.score.mean:.4f}")
-    if rows and (settings["worst"] or there("worst.png")):
-        picture = worst_picture(rows, cases, canonical=settings["canonical"])
-        if picture is not None:
-            path = table.path.with_name(f"{table.path.stem}.worst.png")
-            save_picture(picture, path)
-            options.say(f"picture: {path}")
+    if "worst" in found.files:
+        options.say(f"picture: {found.files['worst']}")

@@ -46,6 +46,8 @@ _PUBLIC = {
     "sample_folder": "jaxseg.annotators.image_files",
     "Sampler": "jaxseg.annotators.sample",
     "score": "jaxseg.segae.score",
+    "score_dataset": "jaxseg.segae.score_dataset",
+    "score_labels": "jaxseg.segae.score_dataset",
     "Scorer": "jaxseg.segae.score",
     "segae_inference": "jaxseg.segae.score",
     "segment": "jaxseg.anatomy.segment",

@@ -1,4 +1,8 @@
-"""The summary.json of data sets: by which command they were made; of those made as a whole, what the folder holds."""
+"""The summary.json of a data set that jaxseg made: the command, its settings, and the files that it wrote.
+
+It tells a later run whether the folder is a data set of the same command, which may be continued or replaced, or holds
+other files, which are never touched.
+"""
 
 import json
 from collections.abc import Mapping
@@ -12,12 +16,12 @@ SUMMARY = "summary.json"
 
 
 def write_summary(folder: Path, made_by: str, content: Mapping[str, Any]) -> None:
-    """Writes summary.json, when all else is in the folder.
+    """Writes summary.json; to be called after all other files of the data set are written.
 
     Args:
-      folder: of the set.
+      folder: folder of the data set.
       made_by: the command, such as "prepare mnist".
-      content: what it says besides.
+      content: further fields, as values that JSON can hold.
     """
     entries = sorted({path.name for path in folder.iterdir()} | {SUMMARY})
     content = {"made_by": made_by, "jaxseg": __version__, "entries": entries} | dict(content)
@@ -26,11 +30,15 @@ def write_summary(folder: Path, made_by: str, content: Mapping[str, Any]) -> Non
 
 
 def read_summary(path: Path, made_by: str) -> dict[str, Any] | None:
-    """Returns what a set's summary says; None where there is none.
+    """Returns the summary of a data set; None if the file does not exist.
+
+    Args:
+      path: the summary.json.
+      made_by: the command that must have written it.
 
     Raises:
-      ValueError: it is damaged, or of something else.
-      OSError: it cannot be read.
+      ValueError: the file is damaged, or was written by another command or program.
+      OSError: the file cannot be read.
     """
     if not path.is_file():
         return None
@@ -44,7 +52,7 @@ def read_summary(path: Path, made_by: str) -> dict[str, Any] | None:
 
 
 def check_replaceable(out: Path, made_by: str) -> None:
-    """Raises ValueError where a folder holds anything but a set that the same command made."""
+    """Raises ValueError unless a folder is missing, is empty, or holds only a data set of the same command."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     found = read_summary(out / SUMMARY, made_by) if out.is_dir() else None

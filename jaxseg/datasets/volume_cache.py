@@ -1,4 +1,4 @@
-"""Volumes in memory: opened once, the least recently used ones dropped beyond a limit; masks at a bit a voxel."""
+"""Keeps volumes in memory up to a limit, the most recently used ones; masks take one bit per voxel."""
 
 import collections
 import dataclasses
@@ -11,12 +11,12 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class PackedMask:
-    """A mask (D, H, W) at a bit a voxel of its bounding box.
+    """A mask that takes one bit per voxel of its bounding box.
 
     Attributes:
-      shape: of the whole.
-      box: first and last + 1 slice, row and column of the part that holds the mask; empty for an empty mask.
-      bits: (slices of the box, bytes of a slice) uint8.
+      shape: (D, H, W) of the whole mask.
+      box: bounding box of the mask as slices of the three axes; of length 0 for an empty mask.
+      bits: (slices of the box, bytes per slice) uint8.
     """
 
     shape: tuple[int, int, int]
@@ -25,7 +25,7 @@ class PackedMask:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory."""
+        """Size in bytes."""
         return self.bits.nbytes
 
     def plane(self, z: int) -> np.ndarray:
@@ -39,12 +39,20 @@ class PackedMask:
         return plane
 
     def array(self) -> np.ndarray:
-        """Returns the whole, (D, H, W) bool."""
+        """Returns the whole mask, (D, H, W) bool."""
         return np.stack([self.plane(z) for z in range(self.shape[0])])
 
 
 def pack(mask: np.ndarray) -> PackedMask:
-    """Packs a mask (D, H, W) of bool."""
+    """Packs a (D, H, W) bool mask.
+
+    Example:
+      >>> mask = np.zeros((2, 100, 100), bool)
+      >>> mask[1, 40:48, 40:48] = True
+      >>> packed = pack(mask)
+      >>> packed.nbytes, bool((packed.plane(1) == mask[1]).all())
+      (8, True)
+    """
     places = [np.flatnonzero(mask.any(axes)) for axes in ((1, 2), (0, 2), (0, 1))]
     box = tuple(slice(int(found[0]), int(found[-1]) + 1) if found.size else slice(0, 0) for found in places)
     part = mask[box]
@@ -52,16 +60,22 @@ def pack(mask: np.ndarray) -> PackedMask:
 
 
 class Cache:
-    """Values by key, made where they are asked for, from any thread; pickled without its values.
+    """Thread-safe cache of arrays by key, which is pickled without its values.
+
+    Args:
+      limit: size in bytes of all values together. A larger single value is kept too, without others.
 
     Attributes:
-      limit: bytes that are kept; a single value may be larger, and is then kept alone.
-      held: bytes that are kept now.
+      limit: as given.
+      held: size in bytes of the values in the cache.
+
+    Raises:
+      ValueError: the limit is negative.
     """
 
     def __init__(self, limit: int):
         if limit < 0:
-            raise ValueError(f"the limit of memory must be at least 0 bytes, got {limit}")
+            raise ValueError(f"the memory limit must be at least 0 bytes, got {limit}")
         self.limit = limit
         self.held = 0
         self._values: collections.OrderedDict[Any, Any] = collections.OrderedDict()
@@ -75,7 +89,12 @@ class Cache:
         self.__init__(state["limit"])
 
     def get(self, key: Any, make: Callable[[], Any]) -> Any:
-        """Returns the value of a key, with `nbytes`; `make` is called by one thread at a time for a key."""
+        """Returns the value of a key, which is made first if it is not in the cache.
+
+        Args:
+          key: any hashable object.
+          make: returns the value, an object with `nbytes`; for one key, only one thread at a time calls it.
+        """
         with self._lock:
             if key in self._values:
                 self._values.move_to_end(key)
@@ -87,7 +106,7 @@ class Cache:
                     return self._values[key]
             value = make()
             with self._lock:
-                before = self._values.pop(key, None)  # of a thread that waited for an older lock of the key
+                before = self._values.pop(key, None)  # made by a thread that waited for an older lock of this key
                 self.held += value.nbytes - (0 if before is None else before.nbytes)
                 self._values[key] = value
                 while self.held > self.limit and len(self._values) > 1:

@@ -1,4 +1,4 @@
-"""What training does at random to the records of SegAE: slices, margins, worse masks, CTs of other scanners."""
+"""Random transform of SegAE's training records: slices, margins, degraded masks, and changes of the CT."""
 
 import dataclasses
 from typing import Any
@@ -13,20 +13,23 @@ from jaxseg.segae.data import example, planes
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """The transform of training. The defaults are the original's: a random slice, and random margins.
+    """The transform of training. The defaults are those of the original: a random slice and random margins.
 
     Attributes:
-      size: S, side of the examples.
-      degrade_share: of the examples, those whose mask is made of the truth by `jaxseg.datasets.degrade`, with a Dice
-        drawn evenly from `degrade_dice`.
-      degrade_dice: lowest and highest Dice of these.
-      kinds: ways in which masks are degraded.
-      truth_share: of the examples, those whose mask is the truth.
-      window_jitter: by how many HU at most each end of the range that is told apart moves.
-      noise: standard deviation at most, in HU, of noise on the CT; that of an example is drawn evenly from 0 on.
-      flip_rows, flip_columns: probabilities of mirroring. With columns mirrored, "kidney left" is on the wrong side
-        where all CTs lie alike; where they do not, as in the original, the side says nothing in any case.
-      rotate: degrees at most.
+      size: side S of the examples in pixels.
+      degrade_share: fraction of the examples whose mask is the true mask degraded by `jaxseg.datasets.degrade`, to a
+        Dice that is sampled uniformly from `degrade_dice`.
+      degrade_dice: lowest and highest Dice of these masks, in (0, 1].
+      kinds: ways in which these masks are degraded, keys of `jaxseg.datasets.degrade.KINDS`.
+      truth_share: fraction of the examples whose mask is the true mask.
+      window_jitter: largest random shift in HU of each end of the range of CT values, in [0, 200).
+      noise: largest standard deviation in HU of noise on the CT; each example samples its own uniformly from 0.
+      flip_rows, flip_columns: probabilities of flipping. If all CTs have the same orientation, flipped columns show
+        "kidney left" on the wrong side. If they do not, as in the original, the side has no meaning anyway.
+      rotate: largest angle of rotation in degrees, in [0, 180].
+
+    Raises:
+      ValueError: a value is out of range.
     """
 
     size: int = 256
@@ -47,15 +50,15 @@ class Augmentation:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
         if self.degrade_share + self.truth_share > 1:
-            raise ValueError("degrade_share and truth_share are more than 1 together")
+            raise ValueError("the sum of degrade_share and truth_share must be at most 1")
         if not 0 < self.degrade_dice[0] <= self.degrade_dice[1] <= 1:
             raise ValueError(f"degrade_dice must be two ascending numbers in (0, 1], got {self.degrade_dice}")
         if not 0 <= self.window_jitter < (HU_RANGE[1] - HU_RANGE[0]) / 2:
             raise ValueError(f"window_jitter must be in [0, 200) HU, got {self.window_jitter}")
         if self.noise < 0 or not 0 <= self.rotate <= 180:
-            raise ValueError(f"noise must be at least 0 and rotate in [0, 180], got {self.noise} and {self.rotate}")
+            raise ValueError(f"noise must be at least 0, rotate in [0, 180], got {self.noise} and {self.rotate}")
         if not self.kinds or set(self.kinds) - set(KINDS):
-            raise ValueError(f"kinds must be of {', '.join(KINDS)}, got {', '.join(self.kinds) or 'none'}")
+            raise ValueError(f"kinds must be some of {', '.join(KINDS)}, got {', '.join(self.kinds) or 'none'}")
 
     def __call__(self, record: dict[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
         z = int(rng.choice(record["slices"]))
@@ -74,7 +77,7 @@ class Augmentation:
         return example(ct, truth, mask, record["label"], z, size=self.size, hu_range=(low, high))
 
     def _moved(self, rng: np.random.Generator, *parts: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Mirrors and turns CT, truth and mask alike."""
+        """Flips and rotates CT, truth and mask in the same way."""
         for axis, probability in enumerate((self.flip_rows, self.flip_columns)):
             if rng.random() < probability:
                 parts = tuple(np.flip(part, axis) for part in parts)
@@ -83,6 +86,6 @@ class Augmentation:
         angle = rng.uniform(-self.rotate, self.rotate)
         ct, truth, mask = parts
         turned = [ndimage.rotate(m.view(np.uint8), angle, reshape=False, order=0).view(bool) for m in (truth, mask)]
-        if not turned[1].any():  # a mask of few pixels can fall between those of the turned grid
+        if not turned[1].any():  # a mask of a few pixels can vanish between the pixels of the rotated grid
             return parts
         return ndimage.rotate(ct.astype(np.float32), angle, reshape=False, order=1, mode="nearest"), *turned

@@ -1,4 +1,4 @@
-"""Cases whose masks are scored: folders in TotalSegmentator's layout, or a CT with a volume of labels."""
+"""Finds, reads and scores the masks of cases: folders in TotalSegmentator's layout, or a CT with a volume of labels."""
 
 import collections
 import dataclasses
@@ -10,29 +10,29 @@ from pathlib import Path
 import numpy as np
 
 from jaxseg.files import printable
-from jaxseg.segae.score import MaskScore, Request, Scorer
+from jaxseg.segae.scorer import MaskScore, Request, Scorer
 from jaxseg.vocabulary.organs import Organ
 from jaxseg.volumes.pair import check_ct, check_mask, check_pair
 from jaxseg.volumes.read import SUFFIXES, read_labels, read_volume, stem, suffix_of
 from jaxseg.volumes.volume import Volume, VolumeError
 
-MASKS = "segmentations"  # folder of a case's masks
-_READERS, _VOXELS = 4, 2**28  # masks that are read ahead, and how many voxels these may have together
-_BAD = (ValueError, OSError, MemoryError)  # what is wrong with one mask or case, and leaves the others
+MASKS = "segmentations"  # name of the folder with the masks of a case
+_READERS, _VOXELS = 4, 2**28  # number of masks that are read ahead, and their number of voxels together
+_BAD = (ValueError, OSError, MemoryError)  # errors of one mask or case, which do not stop the others
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A CT and its masks.
+    """A CT and its masks, which are separate files or the labels of one volume.
 
     Attributes:
-      name: of the case.
-      ct: file, or folder of DICOM slices; None where the case has none.
-      masks: organ's name -> file.
-      labels: in place of masks, a volume of labels.
-      table: of it, label -> organ.
-      problem: why it cannot be scored.
-      source: where the CT is, for cases whose names do not tell.
+      name: name of the case.
+      ct: file, or folder of DICOM slices; None if it is missing.
+      masks: name of the organ -> file of its mask.
+      labels: volume of labels, instead of masks.
+      table: label of that volume -> organ.
+      problem: the reason why the case cannot be scored; "" if there is none.
+      source: path of the CT, for a case whose name does not identify it.
     """
 
     name: str
@@ -45,11 +45,11 @@ class Case:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the organs."""
+        """Names of the masks."""
         return tuple(self.masks) or tuple(organ.name for organ in self.table.values())
 
     def fingerprint(self) -> str:
-        """Hangs on the names, sizes and times of all files, as far as they are there."""
+        """Returns a digest of the label table and of the names, sizes and modification times of all files."""
         digest = hashlib.sha256(repr(sorted((k, organ.id) for k, organ in self.table.items())).encode())
         for path in (self.ct, self.labels, *(self.masks[name] for name in sorted(self.masks))):
             for file in sorted(path.iterdir()) if path is not None and path.is_dir() else [path]:
@@ -60,15 +60,15 @@ class Case:
 
 @dataclasses.dataclass
 class Record:
-    """What became of a case.
+    """The result of scoring a case.
 
     Attributes:
-      case: its name.
-      fingerprint: of its files, taken before they were read.
-      scores: organ's name -> its score.
-      absent: organ's name -> why there is none: "empty", or "no class" of the DAP-Atlas.
-      failed: organ's name -> what is wrong with its mask; "" stands for the case itself.
-      notes: remarks on its volumes.
+      case: name of the case.
+      fingerprint: digest of its files, taken before they were read.
+      scores: name of the mask -> its score.
+      absent: name of the mask -> why it has no score: "empty", or "no class: ..." if the DAP-Atlas lacks the organ.
+      failed: name of the mask -> its error; the key "" means the case itself.
+      notes: remarks about its volumes.
     """
 
     case: str
@@ -80,23 +80,28 @@ class Record:
 
 
 def find_cases(root: Path) -> tuple[Case, ...]:
-    """Returns the cases CASE/ct.nii.gz with CASE/segmentations/ORGAN.nii.gz, by name; other volumes will do too.
+    """Returns the cases in a folder, sorted by name; nothing but names of files is read.
+
+    Args:
+      root: folder of CASE/ct.nii.gz and CASE/segmentations/ORGAN.nii.gz. Other formats of volumes are possible, and a
+        folder CASE/ct of DICOM slices.
 
     Raises:
-      ValueError: there is none. OSError: a folder cannot be read.
+      ValueError: the folder is missing or has no case.
+      OSError: a folder cannot be read.
     """
     if not root.is_dir():
         raise ValueError(f"{root}: no such folder")
     folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     found = tuple(case for case in map(_case, folders) if case is not None)
     if not found:
-        hint = "; this is a case itself: name the folder above it" if (root / MASKS).is_dir() else ""
-        raise ValueError(f"{root}: holds no case; the layout is CASE/ct.nii.gz and CASE/{MASKS}/ORGAN.nii.gz{hint}")
+        hint = "; this folder is itself a case: name the folder above it" if (root / MASKS).is_dir() else ""
+        raise ValueError(f"{root}: has no case; the layout is CASE/ct.nii.gz and CASE/{MASKS}/ORGAN.nii.gz{hint}")
     return found
 
 
 def _case(folder: Path) -> Case | None:
-    """The case of a folder; None where it has neither a CT nor masks."""
+    """Returns the case in a folder; None if the folder has neither a CT nor masks."""
     cts = [folder / f"ct{suffix}" for suffix in (*SUFFIXES, "") if (folder / f"ct{suffix}").exists()]
     masks = folder / MASKS
     if not cts and not masks.is_dir():
@@ -116,11 +121,11 @@ def _case(folder: Path) -> Case | None:
 
 
 def score_cases(cases: Iterable[Case], scorer: Scorer, *, canonical: bool = False) -> Iterator[Record]:
-    """Yields what becomes of each case, in order; a bad mask or a bad case does not stop the others.
+    """Yields the result of each case, in order; a bad mask or a bad case does not stop the others.
 
     Args:
-      cases: read one after the other; masks of several cases may share a batch.
-      scorer: of the masks, which finds their organs.
+      cases: the cases, read one after the other. Masks of several cases may share a batch.
+      scorer: scores the masks and finds their organs.
       canonical: turn volumes to the patient's axes.
     """
     records: collections.deque[Record] = collections.deque()
@@ -148,7 +153,7 @@ def score_cases(cases: Iterable[Case], scorer: Scorer, *, canonical: bool = Fals
 
 @dataclasses.dataclass(frozen=True)
 class _Reader:
-    """Reads a case, and notes in its record what cannot be scored."""
+    """Reads the masks of a case, and enters those that cannot be scored into its record."""
 
     scorer: Scorer
     canonical: bool = dataclasses.field(kw_only=True)
@@ -170,7 +175,7 @@ class _Reader:
         unnamed = sorted(set(np.unique(labels.array).tolist()) - {0, *case.table})
         if unnamed:
             shown = ", ".join(map(str, unnamed[:10])) + (", ..." if len(unnamed) > 10 else "")
-            record.notes.append(f"{labels.name}: labels without a name are left out: {shown}")
+            record.notes.append(f"{labels.name}: labels without a name are ignored: {shown}")
         for label, organ in case.table.items():
             yield organ.name, organ, labels.array == label
 
@@ -199,7 +204,7 @@ class _Reader:
 
 
 def _ahead(function: Callable, items: Iterable, count: int) -> Iterator[tuple]:
-    """Yields (item, function(item)) in order, with a few made ahead in threads."""
+    """Yields (item, function(item)) in order, while threads compute the next items."""
     waiting: collections.deque = collections.deque()
     with ThreadPoolExecutor(count, thread_name_prefix="jaxseg-mask") as pool:
         try:

@@ -1,4 +1,4 @@
-"""SegAE's input: the part of a slice round a mask, at one size, in 8 bits as the original makes it.
+"""SegAE's input: the part of a CT slice around a mask, resized to one size in 8 bits as in the original.
 
 Source: Chen et al. 2024, arXiv:2406.00327; Schuture/Quality-Sentinel.
 """
@@ -9,15 +9,15 @@ import numpy as np
 from PIL import Image
 
 HU_RANGE = (-200.0, 200.0)
-MARGIN = 20  # pixels, where it is not drawn
-LEAST_MARGIN, ROOM = 10, 256  # of margins that are drawn
-SLICES = 10  # of a mask that the original scores
+MARGIN = 20  # pixels, if it is not random
+LEAST_MARGIN, ROOM = 10, 256  # pixels, of random margins
+SLICES = 10  # slices per mask that the original scores
 _UNIT = np.arange(256, dtype=np.float32) / np.float32(255) - np.float32(0.5)
-_CT, _MASK = _UNIT / np.float32(0.25), _UNIT / np.float32(0.5)  # of every byte, (256,)
+_CT, _MASK = _UNIT / np.float32(0.25), _UNIT / np.float32(0.5)  # values of the 256 bytes
 
 
 class Window(NamedTuple):
-    """A part of a slice, `slice[top:bottom, left:right]`."""
+    """A part of a slice in pixels, `slice[top:bottom, left:right]`."""
 
     top: int
     bottom: int
@@ -31,13 +31,19 @@ class Window(NamedTuple):
 
 
 def bounds(mask: np.ndarray) -> Window:
-    """Returns the first and the last row and column that hold a mask, the last ones included.
+    """Returns the first and the last row and column of a mask, both inclusive.
 
     Args:
-      mask: (H, W) bool or 0 and 1.
+      mask: (H, W) bool, or values 0 and 1.
 
     Raises:
       ValueError: the mask is empty.
+
+    Example:
+      >>> mask = np.zeros((8, 8), bool)
+      >>> mask[2:4, 1:6] = True
+      >>> bounds(mask)
+      Window(top=2, bottom=3, left=1, right=5)
     """
     rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
     if not rows.size:
@@ -46,10 +52,14 @@ def bounds(mask: np.ndarray) -> Window:
 
 
 def draw_margins(rng: np.random.Generator, found: Window) -> tuple[int, int]:
-    """Returns random margins above and below, and left and right, of what `bounds` found; as the original trains.
+    """Returns random margins in pixels for rows and for columns, sampled as in the original's training.
 
-    Each is a whole number in [10, max(10, (256 - length) // 2)], both ends included, where the length is the last
-    row minus the first; the one of the rows is drawn first.
+    Each margin is a whole number in [10, max(10, (256 - length) // 2)], both ends inclusive, in which the length is the
+    last row or column minus the first. The margin of the rows is sampled first.
+
+    Args:
+      rng: generator of the random numbers.
+      found: result of `bounds`.
     """
     lengths = found.bottom - found.top, found.right - found.left
     rows, columns = (int(rng.integers(LEAST_MARGIN, max(LEAST_MARGIN, (ROOM - n) // 2) + 1)) for n in lengths)
@@ -57,16 +67,23 @@ def draw_margins(rng: np.random.Generator, found: Window) -> tuple[int, int]:
 
 
 def crop_window(found: Window, shape: tuple[int, int], margins: tuple[int, int] = (MARGIN, MARGIN)) -> Window:
-    """Returns the part of a slice that the original cuts out.
+    """Returns the part of a slice that the original crops.
 
-    It has two oddities, to which published weights are used. The last row and column of the mask are taken for the
-    end, so that below and right the margin is one pixel narrower. And the shorter side is widened by half of the
-    difference on both sides, but not beyond the slice, so that at its border the part is not a square.
+    It has two peculiarities with which the published weights were trained. The last row and column of the mask are used
+    as an exclusive end, so the margins below and to the right are one pixel narrower. The shorter side is widened by
+    half of the difference on both sides, but not beyond the slice, so at the border of a slice the part is not square.
 
     Args:
-      found: what `bounds` returned.
-      shape: of the slice, H and W.
-      margins: above and below, left and right, in pixels; at least 1.
+      found: result of `bounds`.
+      shape: (H, W) of the slice.
+      margins: pixels above and below, and pixels left and right; at least 1.
+
+    Raises:
+      ValueError: a margin is below 1.
+
+    Example:
+      >>> crop_window(Window(100, 119, 50, 89), (512, 512))
+      Window(top=70, bottom=149, left=30, right=109)
     """
     if min(margins) < 1:
         raise ValueError(f"margins must be at least 1, got {margins}")
@@ -84,19 +101,19 @@ def crop_window(found: Window, shape: tuple[int, int], margins: tuple[int, int] 
 
 
 def to_bytes(ct: np.ndarray, mask: np.ndarray, size: int = 256, hu_range: tuple[float, float] = HU_RANGE) -> np.ndarray:
-    """Returns a crop at the network's size, in 8 bits.
+    """Returns a crop in 8 bits, resized to the input size of the network.
 
-    CT values are cut to the range, which becomes 0 to 255 without rounding up; both channels are resized by Pillow in
-    8 bits, bilinearly, with antialiasing where they shrink.
+    CT values are clipped to the range, mapped to 0 to 255 and rounded down. Pillow resizes both channels in 8 bits,
+    bilinearly, with antialiasing if the size decreases.
 
     Args:
       ct: (h, w) Hounsfield units.
-      mask: (h, w) bool or 0 and 1.
-      size: height and width of the result.
-      hu_range: lowest and highest CT value that is told apart.
+      mask: (h, w) bool, or values 0 and 1.
+      size: height and width of the result in pixels.
+      hu_range: CT values in HU that become 0 and 255.
 
     Returns:
-      (size, size, 2) uint8: CT and mask.
+      (size, size, 2) uint8: CT, and mask with values from 0 to 255.
     """
     low, high = hu_range
     unit = (np.clip(ct, low, high).astype(np.float64) - low) / (high - low)
@@ -105,24 +122,24 @@ def to_bytes(ct: np.ndarray, mask: np.ndarray, size: int = 256, hu_range: tuple[
 
 
 def normalise(pixels: np.ndarray) -> np.ndarray:
-    """Returns what the network takes, float32: CT in [-2, 2] and mask in [-1, 1].
+    """Returns the input of the network, float32: CT in [-2, 2] and mask in [-1, 1].
 
     Args:
-      pixels: (..., 2) uint8, as `to_bytes` makes them.
+      pixels: (..., 2) uint8, as `to_bytes` returns them.
     """
     return np.stack([_CT[pixels[..., 0]], _MASK[pixels[..., 1]]], -1)
 
 
 def network_input(ct: np.ndarray, mask: np.ndarray, size: int = 256) -> np.ndarray:
-    """Returns the network's input for a slice, (size, size, 2) float32, with the fixed margins.
+    """Returns the input of the network for a slice, (size, size, 2) float32, cropped with the fixed margins.
 
     Args:
       ct: (H, W) Hounsfield units.
-      mask: (H, W) bool or 0 and 1, not empty.
-      size: height and width of the result.
+      mask: (H, W) bool, or values 0 and 1; not empty.
+      size: height and width of the result in pixels.
 
     Raises:
-      ValueError: the mask is empty, or the two are no slices of one shape.
+      ValueError: the mask is empty, or the two are not slices of one shape.
     """
     if ct.shape != mask.shape or ct.ndim != 2:
         raise ValueError(f"slices must be (H, W) of one shape, got {ct.shape} for the CT and {mask.shape} for the mask")
@@ -131,13 +148,17 @@ def network_input(ct: np.ndarray, mask: np.ndarray, size: int = 256) -> np.ndarr
 
 
 def slices_with(mask: np.ndarray) -> np.ndarray:
-    """Returns the numbers of the slices of (D, H, W) that hold a part of a mask, ascending, int64."""
+    """Returns the ascending indices, int64, of the slices of a (D, H, W) mask that are not empty."""
     return np.flatnonzero(mask.any((1, 2)))
 
 
 def spread(count: int, wanted: int = SLICES) -> list[int]:
-    """Returns which of `count` slices the original scores: all, or of more than `wanted` the places int(n / 10 k).
+    """Returns which of `count` slices are scored, as in the original: all, or `wanted` of them at even distances.
 
-    The first is always among them, the last never.
+    If some are left out, the first slice is always scored and the last never.
+
+    Example:
+      >>> spread(25)
+      [0, 2, 5, 7, 10, 12, 15, 17, 20, 22]
     """
     return list(range(count)) if count <= wanted else [int(count / wanted * k) for k in range(wanted)]

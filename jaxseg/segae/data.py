@@ -1,13 +1,15 @@
-"""Slices of CT volumes with masks of organs, good and bad ones, and how good each is: SegAE's training data.
+"""SegAE's training data: slices of CTs with good and bad masks of organs, and the true Dice of each.
 
-An example is {"image": (S, S, 2) float32, CT and mask as `jaxseg.segae.crop` makes them; "dice": float32, the overlap
-of the mask with the truth within the crop; "label": int32, the organ's class; "slice": int32}.
+The layout is `{train,val}/CASE/` with `ct.nii.gz`, `label.nii.gz` (classes of the DAP-Atlas) and `ORGAN_ID/*.nii.gz`
+(masks by a network, or degraded ones). An example is {"image": (S, S, 2) float32, CT and mask as in
+`jaxseg.segae.crop`; "dice": float32, the Dice of the mask and the true mask within the crop; "label": int32, the class
+of the organ; "slice": int32}.
 
 Source: Chen et al. 2024, arXiv:2406.00327; Schuture/Quality-Sentinel.
 """
 
 import dataclasses
-from collections.abc import Iterable
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,30 +20,104 @@ from jaxseg.datasets.volume_cache import Cache, PackedMask, pack
 from jaxseg.files import printable
 from jaxseg.nn.metrics import dice
 from jaxseg.segae.crop import bounds, crop_window, normalise, to_bytes
-from jaxseg.segae.layout import Case, read_layout
 from jaxseg.volumes.pair import check_ct, check_mask, check_pair
-from jaxseg.volumes.read import read_labels, read_volume
+from jaxseg.volumes.read import SUFFIXES, read_labels, read_volume, suffix_of
 from jaxseg.volumes.volume import Volume, VolumeError
 
-OVERLAP = 20  # pixels that mask and truth must share in a slice for it to be used, as in the original
-MEMORY = 4 * 2**30  # bytes
+OVERLAP = 20  # pixels that mask and true mask must share in a usable slice, as in the original
+MEMORY = 4 * 2**30  # bytes of volumes in memory
+SPLITS = ("train", "val")
+MAX_ID = 2**16 - 1  # highest class
+
+_ORGAN = re.compile(r"(.+)_(\d{1,5})")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingCase:
+    """A case of the training layout.
+
+    Attributes:
+      name: name of its folder.
+      ct, label: files of the CT and of the classes.
+      masks: (name, class, files of the masks) of every organ with a folder.
+    """
+
+    name: str
+    ct: Path
+    label: Path
+    masks: tuple[tuple[str, int, tuple[Path, ...]], ...]
+
+
+def read_layout(root: str | Path) -> dict[str, tuple[TrainingCase, ...]]:
+    """Returns split -> its cases, sorted by name; nothing but names of files is read.
+
+    The folder of an organ is named `{organ}_{id}`; unlike in the original, the organ may contain underscores. Volumes
+    can have any format that `jaxseg.volumes.read` reads.
+
+    Args:
+      root: folder of the data set.
+
+    Raises:
+      ValueError: there is no case, a case lacks its CT or its label, or the name of an organ's folder has no class.
+      OSError: a folder cannot be read.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise ValueError(f"{root}: no such folder")
+    problems: list[str] = []
+    splits = {split: _cases(root / split, problems) for split in SPLITS if (root / split).is_dir()}
+    if not any(splits.values()) and not problems:
+        raise ValueError(f"{root}: has no case; the layout is train/CASE/ct.nii.gz, label.nii.gz, ORGAN_ID/*.nii.gz")
+    if problems:
+        rest = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise ValueError(f"{root}: {'; '.join(problems[:5])}{rest}")
+    return {split: cases for split, cases in splits.items() if cases}
+
+
+def _cases(folder: Path, problems: list[str]) -> tuple[TrainingCase, ...]:
+    found = [_case(path, problems) for path in sorted(folder.iterdir()) if path.is_dir() and path.name[0] != "."]
+    return tuple(case for case in found if case is not None)
+
+
+def _case(folder: Path, problems: list[str]) -> TrainingCase | None:
+    shown = printable(f"{folder.parent.name}/{folder.name}")
+    volumes = {name: _volume(folder, name) for name in ("ct", "label")}
+    missing = [name for name, path in volumes.items() if path is None]
+    if missing:
+        problems.append(f"{shown} has no {' and no '.join(f'{name}.nii.gz' for name in missing)}")
+        return None
+    masks = []
+    for path in sorted(folder.iterdir()):
+        if not path.is_dir() or path.name.startswith("."):
+            continue
+        named = _ORGAN.fullmatch(path.name)
+        if not named or not 0 < int(named[2]) <= MAX_ID:
+            problems.append(f"{shown}/{printable(path.name)}: an organ's folder is named ORGAN_ID, such as liver_13")
+            continue
+        files = tuple(file for file in sorted(path.iterdir()) if suffix_of(file) and not file.name.startswith("."))
+        masks.append((named[1], int(named[2]), files))
+    return TrainingCase(folder.name, volumes["ct"], volumes["label"], tuple(masks))
+
+
+def _volume(folder: Path, name: str) -> Path | None:
+    return next((folder / f"{name}{suffix}" for suffix in SUFFIXES if (folder / f"{name}{suffix}").is_file()), None)
 
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """A mask and its slices.
+    """A mask and its usable slices.
 
     Attributes:
-      case: that it is of.
-      organ: its name.
-      label: its class.
+      case: case of the mask.
+      organ: name of its organ.
+      label: class of its organ.
       path: its file.
-      slices: those that can be used, ascending.
-      dice: of the whole volumes, mask and truth.
-      truth_voxels, mask_voxels: of the whole volumes.
+      slices: indices of the usable slices, ascending.
+      dice: Dice of the mask and the true mask, over the whole volume.
+      truth_voxels, mask_voxels: number of voxels of the two.
     """
 
-    case: Case
+    case: TrainingCase
     organ: str
     label: int
     path: Path
@@ -53,10 +129,10 @@ class Item:
 
 @dataclasses.dataclass(frozen=True)
 class Volumes:
-    """Opens volumes, and keeps them in memory within a limit.
+    """Reads volumes, and keeps them in memory up to a limit.
 
     Attributes:
-      cache: what is kept.
+      cache: the volumes in memory.
       canonical: turn volumes to the patient's axes.
     """
 
@@ -64,7 +140,7 @@ class Volumes:
     canonical: bool = dataclasses.field(default=False, kw_only=True)
 
     def ct(self, path: Path) -> np.ndarray:
-        """Returns a CT, (D, H, W) in Hounsfield units: int16 where that holds its values, else float32."""
+        """Returns a CT, (D, H, W) Hounsfield units: int16 if all values fit, else float32."""
         return self.cache.get(path, lambda: _compact(self.checked_ct(path)))
 
     def labels(self, path: Path) -> np.ndarray:
@@ -72,11 +148,11 @@ class Volumes:
         return self.cache.get(path, lambda: np.ascontiguousarray(self.read_labels(path).array))
 
     def mask(self, path: Path) -> PackedMask:
-        """Returns a mask at a bit a voxel."""
+        """Returns a mask that takes one bit per voxel."""
         return self.cache.get(path, lambda: pack(self.read_mask(path).array))
 
     def checked_ct(self, path: Path) -> Volume:
-        """Reads a CT; VolumeError where it cannot be Hounsfield units."""
+        """Reads a CT; raises VolumeError if its values cannot be Hounsfield units."""
         ct = read_volume(path, canonical=self.canonical)
         check_ct(ct)
         return ct
@@ -86,21 +162,21 @@ class Volumes:
         return read_labels(path, canonical=self.canonical)
 
     def read_mask(self, path: Path) -> Volume:
-        """Reads a mask of 0 and 1."""
+        """Reads a mask with the values 0 and 1."""
         return check_mask(read_volume(path, canonical=self.canonical))
 
 
 @dataclasses.dataclass(frozen=True)
 class SegaeSplit:
-    """A source of records: one for every mask with slices that can be used.
+    """A source of records, with one record per mask that has usable slices.
 
-    A record is {"ct", "labels": (D, H, W) arrays, "mask": PackedMask, "slices": (n,) int64, "label": int}. It refers
-    to what the cache holds; `Example` and `Augmentation` make an example of it.
+    A record is {"ct", "labels": (D, H, W) arrays, "mask": PackedMask, "slices": (n,) int64, "label": int}. Its arrays
+    are those of the cache, not copies; `Example` and `Augmentation` turn a record into an example.
 
     Attributes:
       items: the masks.
-      volumes: that opens them.
-      root: what names of records leave out.
+      volumes: reads the volumes of the masks.
+      root: folder to which names of records are relative.
     """
 
     items: tuple[Item, ...]
@@ -121,14 +197,15 @@ class SegaeSplit:
         }
 
     def name(self, index: int) -> str:
-        """Returns the path of a mask from the root."""
+        """Returns the path of a mask relative to the root."""
         return printable(self.items[index].path.relative_to(self.root).as_posix())
 
     def of_slices(self, count: int | None = None) -> "SegaeSplit":
-        """Returns a source with a record for single slices of every mask.
+        """Returns a source with one record per slice.
 
         Args:
-          count: of slices a mask, evenly over those that can be used, a single one in the middle; None: all of them.
+          count: number of slices per mask, spread evenly over the usable slices (a single one is in the middle); None:
+            all usable slices.
         """
         items = []
         for item in self.items:
@@ -144,9 +221,9 @@ class SegaeData:
     """A data set.
 
     Attributes:
-      splits: "train", "val": those that are there.
-      unusable: of each split, masks without a slice that can be used: which are left out.
-      notes: lines for people about that.
+      splits: "train" and "val", as far as they exist -> the source of records.
+      unusable: split -> names of the masks without a usable slice, which are left out.
+      notes: lines for the user about masks that are left out.
     """
 
     splits: dict[str, SegaeSplit]
@@ -157,21 +234,21 @@ class SegaeData:
 def read_segae(
     root: str | Path, *, memory: int = MEMORY, canonical: bool = False, overlap: int = OVERLAP, threads: int = 4
 ) -> SegaeData:
-    """Reads the layout of a data set, opens every volume once, and finds the slices that can be used.
+    """Reads a data set: opens every volume once and finds the usable slices.
 
-    A slice can be used where the mask and the voxels of its class share at least `overlap` pixels. The original draws
-    slices until it meets such a one, and another mask where it has fewer than two.
+    A slice is usable if the mask and the voxels of its class share at least `overlap` pixels. The original samples
+    slices until it finds such a slice, and samples another mask if it has fewer than two.
 
     Args:
-      root: folder of the data set, see `jaxseg.segae.layout`.
-      memory: bytes of volumes that are kept in memory; masks take a bit a voxel of their bounding box.
+      root: folder of the data set, see the top of this module for its layout.
+      memory: size in bytes of the volumes that are kept in memory; masks take one bit per voxel of their bounding box.
       canonical: turn volumes to the patient's axes; the original does not.
-      overlap: pixels, at least 1.
-      threads: that open volumes.
+      overlap: number of shared pixels, at least 1.
+      threads: number of threads that open volumes.
 
     Raises:
-      ValueError: the layout is another; volumes are damaged, do not fit their CT, or are no CT, classes or masks; a
-        split has nothing to be used.
+      ValueError: the layout is wrong; volumes are damaged, do not match their CT, or are not a CT, classes or masks; or
+        a split has no usable slice.
       OSError: a file cannot be read.
     """
     if overlap < 1:
@@ -197,7 +274,7 @@ def _split_up(root: Path, items: dict[str, list[Item]], volumes: Volumes, overla
         usable = tuple(item for item in found if item.slices)
         empty = [item.path.relative_to(root).as_posix() for item in found if not item.slices]
         if not usable:
-            raise ValueError(f"{root}: none of the {len(found)} masks of {split} has a slice that can be used")
+            raise ValueError(f"{root}: none of the {len(found)} masks of {split} has a usable slice")
         splits[split], unusable[split] = SegaeSplit(usable, volumes, root), tuple(map(printable, empty))
         if empty:
             shown = ", ".join(unusable[split][:5]) + (", ..." if len(empty) > 5 else "")
@@ -208,10 +285,10 @@ def _split_up(root: Path, items: dict[str, list[Item]], volumes: Volumes, overla
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """The transform of evaluation: the slice in the middle of those of a record, with the fixed margins.
+    """The transform of evaluation: the middle one of the slices of a record, cropped with the fixed margins.
 
     Attributes:
-      size: S.
+      size: side S of the examples in pixels.
     """
 
     size: int = 256
@@ -224,14 +301,23 @@ class Example:
 
 
 def planes(record: dict[str, Any], z: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns slice z of a record: CT, truth and mask, each (H, W)."""
+    """Returns slice z of a record: CT, true mask and mask, each (H, W)."""
     return record["ct"][z], record["labels"][z] == record["label"], record["mask"].plane(z)
 
 
 def example(
     ct: np.ndarray, truth: np.ndarray, mask: np.ndarray, label: int, z: int, *, size: int, **options
 ) -> dict[str, np.ndarray]:
-    """Returns an example of a crop: CT in Hounsfield units, truth and mask (h, w); `options` go to `to_bytes`."""
+    """Returns an example from a crop.
+
+    Args:
+      ct: (h, w) Hounsfield units.
+      truth, mask: (h, w) bool.
+      label: class of the organ.
+      z: index of the slice.
+      size: side S of the example in pixels.
+      **options: options of `jaxseg.segae.crop.to_bytes`.
+    """
     return {
         "image": normalise(to_bytes(ct, mask, size, **options)),
         "dice": np.float32(true_dice(truth, mask)),
@@ -240,13 +326,13 @@ def example(
     }
 
 
-def index_case(case: Case, volumes: Volumes, overlap: int = OVERLAP) -> tuple[list[Item], list[str]]:
-    """Returns the masks of a case, and sentences on what is wrong with its volumes.
+def index_case(case: TrainingCase, volumes: Volumes, overlap: int = OVERLAP) -> tuple[list[Item], list[str]]:
+    """Returns the masks of a case, and one sentence for each of its volumes that cannot be used.
 
     Args:
-      case: with the names of its files.
-      volumes: that opens them, and keeps them.
-      overlap: pixels that mask and truth share in a slice that can be used.
+      case: the case.
+      volumes: reads its volumes and keeps them.
+      overlap: number of pixels that mask and true mask share in a usable slice.
 
     Raises:
       OSError: a file cannot be read.
@@ -290,11 +376,11 @@ def _compact(ct: Volume) -> np.ndarray:
     return np.ascontiguousarray(array, np.float32)
 
 
-def case_names(items: Iterable[Item]) -> tuple[str, ...]:
-    """Returns the names of the cases of items, each once, in order."""
-    return tuple(dict.fromkeys(item.case.name for item in items))
-
-
 def true_dice(truth: np.ndarray, mask: np.ndarray) -> float:
-    """Returns the Dice coefficient of two masks of any one shape as the original computes it, in [0, 1)."""
+    """Returns the Dice coefficient of two masks of equal shape as in the original, in [0, 1); 0 if both are empty.
+
+    Example:
+      >>> round(true_dice(np.array([1, 1, 0]), np.array([0, 1, 1])), 3)
+      0.5
+    """
     return float(dice(truth.astype(bool, copy=False), mask.astype(bool, copy=False), axes=None, epsilon=1e-6))

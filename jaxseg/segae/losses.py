@@ -1,23 +1,35 @@
-"""Losses of SegAE: how far a predicted Dice is from the true one, and whether pairs of masks are in the right order."""
+"""Losses of SegAE: the error of the predicted Dice, and the order of pairs of masks."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-# Weight of an example whose true Dice is at most the limit; of all others 1. Bad masks are rare, and count more.
+# Weights of examples whose true Dice is at most the limit, and last that of all others. Bad masks are rare.
 LIMITS = (0.3, 0.5, 0.7, 0.9)
 WEIGHTS = (7.0, 5.0, 3.0, 2.0, 1.0)
 
-_ITSELF = 4.0  # cost of a mask as its own partner; above 3, so that no best assignment has one (cosines are in [-1, 1])
+_ITSELF = 4.0  # cost of a mask as its own partner; above 3, so no optimal assignment has one (cosines are in [-1, 1])
 
 
 def weighted_mse(prediction: jax.Array, target: jax.Array) -> jax.Array:
-    """Returns the mean squared error, weighted by the interval of the true Dice: 7 up to 0.3, ... 1 above 0.9.
+    """Returns the mean squared error, weighted by the interval of the true Dice.
+
+    The weights are 7 up to 0.3, 5 up to 0.5, 3 up to 0.7, 2 up to 0.9, and 1 above.
 
     Args:
       prediction: (B,) predicted Dice.
-      target: (B,) true Dice; compared with the limits in float32.
+      target: (B,) true Dice in [0, 1]; it is compared with the limits in float32.
+
+    Returns:
+      A float32 scalar.
+
+    Raises:
+      ValueError: the shapes differ or are not (B,).
+
+    Example:
+      >>> round(float(weighted_mse(jnp.array([0.5, 0.5]), jnp.array([0.25, 1.0]))), 4)
+      0.3438
 
     Source: Schuture/Quality-Sentinel.
     """
@@ -27,7 +39,7 @@ def weighted_mse(prediction: jax.Array, target: jax.Array) -> jax.Array:
 
 
 def cosine_similarity(embeddings: jax.Array) -> jax.Array:
-    """Returns the (B, B) cosines between the rows of (B, E) embeddings; 0 with a row of zeros."""
+    """Returns the cosines between the rows of (B, E) embeddings, (B, B) float32; 0 for a row of zeros."""
     embeddings = embeddings.astype(jnp.float32)
     norms = jnp.linalg.norm(embeddings, axis=-1, keepdims=True)
     unit = embeddings / jnp.maximum(norms, 1e-12)
@@ -35,19 +47,24 @@ def cosine_similarity(embeddings: jax.Array) -> jax.Array:
 
 
 def optimal_pairs(similarity: jax.Array) -> jax.Array:
-    """Gives every mask of a batch another one as its partner, so that the partners' similarities sum to the most.
+    """Assigns every mask of a batch another mask as its partner, so that the sum of their similarities is largest.
 
-    The Hungarian algorithm, inside jit. Among assignments of the same sum (classes that repeat in the batch, and
-    cycles of three or more, which have two directions) rounding decides.
+    This is the Hungarian algorithm; it works inside jit. If several assignments have the same sum (classes that repeat
+    in the batch, and cycles of three or more masks, which have two directions), rounding decides.
 
     Args:
-      similarity: (B, B) in [-1, 1], of `cosine_similarity`; its diagonal counts for nothing. No gradient flows back.
+      similarity: (B, B) in [-1, 1], as `cosine_similarity` returns it. The diagonal is ignored, and no gradient flows
+        back.
 
     Returns:
-      (B,) int32: the partner of each, a permutation in which none is its own.
+      (B,) int32: the partner of each mask, a permutation in which no mask is its own partner.
 
     Raises:
-      ValueError: the batch has one mask only, so that there is no pair.
+      ValueError: the batch has only one mask, or the shape is not (B, B).
+
+    Example:
+      >>> optimal_pairs(jnp.array([[1.0, 0.9, 0, 0], [0.9, 1, 0, 0], [0, 0, 1, 0.9], [0, 0, 0.9, 1]])).tolist()
+      [1, 0, 3, 2]
 
     Source: Schuture/Quality-Sentinel; Kuhn 1955, doi 10.1002/nav.3800020109.
     """
@@ -68,13 +85,19 @@ def optimal_pairs(similarity: jax.Array) -> jax.Array:
 def ranking_loss(prediction: jax.Array, target: jax.Array, partner: jax.Array, *, margin: float = 1e-4) -> jax.Array:
     """Returns how much the predictions of pairs contradict the order of their true Dice.
 
-    `relu(margin - (p_i - p_j) (t_i - t_j))` with j the partner of i, averaged over the batch.
+    It is the mean over the batch of `relu(margin - (p_i - p_j) (t_i - t_j))`, in which j is the partner of i.
 
     Args:
       prediction: (B,) predicted Dice.
       target: (B,) true Dice.
-      partner: (B,) whole numbers, of `optimal_pairs`.
-      margin: what equal predictions cost.
+      partner: (B,) integers, as `optimal_pairs` returns them.
+      margin: loss of a pair with equal predictions.
+
+    Returns:
+      A float32 scalar.
+
+    Raises:
+      ValueError: the shapes differ or are not (B,).
 
     Source: Schuture/Quality-Sentinel.
     """

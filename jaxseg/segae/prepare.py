@@ -1,6 +1,6 @@
-"""Builds SegAE's training layout from CTs with labels, and masks by a network or by degrading the labels.
+"""Builds SegAE's training data from CTs with labels; masks come from a network, or are degraded labels.
 
-The layout: `jaxseg.segae.layout`. Beside it stand quality.csv, a line for every mask, and summary.json.
+`jaxseg.segae.data` describes the layout. Beside the cases are quality.csv, with one line per mask, and summary.json.
 """
 
 import csv
@@ -17,13 +17,12 @@ from jaxseg.datasets.dataset_summary import read_summary
 from jaxseg.datasets.degrade import degrade
 from jaxseg.datasets.volume_cache import Cache
 from jaxseg.files import atomic_file, atomic_folder, printable, safe_name, sweep
-from jaxseg.segae.data import OVERLAP, Volumes, index_case
-from jaxseg.segae.layout import SPLITS, read_layout
-from jaxseg.segae.sources import Scan
+from jaxseg.images.kinds import kind_of
+from jaxseg.segae.data import OVERLAP, SPLITS, Volumes, index_case, read_layout
 from jaxseg.vocabulary.organs import Organ
 from jaxseg.volumes.nifti import write_nifti
 from jaxseg.volumes.pair import check_ct, check_pair
-from jaxseg.volumes.read import read_labels, read_volume, stem
+from jaxseg.volumes.read import SUFFIXES, read_labels, read_volume, stem, suffix_of
 from jaxseg.volumes.volume import Volume
 
 COLUMNS = (
@@ -38,22 +37,42 @@ COLUMNS = (
     "mask_voxels",
     "slices_with_20px_overlap",
 )
-DICE_RANGE = (0.1, 0.98)  # of degraded masks, spread evenly
+DICE_RANGE = (0.1, 0.98)  # Dice of degraded masks, at even distances
 _MADE_BY = "prepare segae"
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    """What a layout is made with, as summary.json keeps it.
+class Scan:
+    """A CT with its labels.
 
     Attributes:
-      per_organ: degraded masks for every organ of a case.
-      least_slices: an organ is taken where so many slices hold 20 pixels of it or more.
-      val_fraction: of the cases.
-      seed: of degrading, and of the choice of those cases.
+      name: name of the case.
+      ct: file of a volume, or folder of DICOM slices.
+      label: file of a volume of labels.
+      stages: files of labels that a network predicted, one per training stage; (): the true labels are degraded.
+    """
+
+    name: str
+    ct: Path
+    label: Path
+    stages: tuple[Path, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The settings of a data set, which summary.json keeps.
+
+    Attributes:
+      per_organ: number of degraded masks per organ of a case, at least 1.
+      least_slices: smallest number of slices with at least 20 pixels of an organ; organs with fewer are left out.
+      val_fraction: fraction of the cases for validation, in [0, 1).
+      seed: random seed of the degraded masks, and of the choice of validation cases.
       canonical: turn the volumes to the patient's axes.
-      pseudo: masks come from a network, not from degrading.
-      labels: label -> name of the organ.
+      pseudo: masks come from a network instead of degraded labels.
+      labels: label -> name of the organ; {}: labels are classes of the DAP-Atlas.
+
+    Raises:
+      ValueError: a value is out of range.
     """
 
     per_organ: int = 10
@@ -73,7 +92,7 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of a case: `error` is "" where it is there; `masks` were written."""
+    """The result of building a case: `masks` is the number of masks, `error` is "" unless the case failed."""
 
     case: str
     split: str
@@ -81,16 +100,98 @@ class Outcome:
     error: str = ""
 
 
-def begin(scans: Sequence[Scan], out: Path, settings: Settings) -> dict[str, str]:
-    """Looks whether the layout can be written to a folder, and shares the cases out.
+def find_scans(cts: Path, labels: Path, pseudo: Path | None = None) -> tuple[tuple[Scan, ...], tuple[str, ...]]:
+    """Finds the CTs that have labels.
 
-    Cases that are there stay in their split, so more cases may come later.
+    A case is a file CASE.nii.gz (or .nii, .npz, .npy; nnU-Net's ending _0000 is removed), a folder CASE with ct.nii.gz
+    or label.nii.gz, or for CTs a folder CASE of DICOM slices.
+
+    Args:
+      cts: folder of the CTs.
+      labels: folder of the labels, which may be the same folder.
+      pseudo: folder of labels that a network predicted, CASE/STAGE.nii.gz.
 
     Returns:
-      The cases that are still to be made, and the split of each.
+      The scans, sorted by name, and lines for the user about CTs without labels and labels without a CT.
 
     Raises:
-      ValueError: the folder holds something else, or a layout made with other settings.
+      ValueError: no CT has labels; two files belong to one case; or a case has no predicted labels in `pseudo`.
+      OSError: a folder cannot be read.
+    """
+    found = {"CT": _entries(cts, "ct"), "labels": _entries(labels, "label")}
+    both = sorted(set(found["CT"]) & set(found["labels"]))
+    if not both:
+        counts = ", ".join(f"{len(entries)} {kind}" for kind, entries in found.items())
+        raise ValueError(
+            f"no CT has labels of the same name ({counts}); name them CTS/CASE.nii.gz and LABELS/CASE.nii.gz, or "
+            "CASE/ct.nii.gz and CASE/label.nii.gz"
+        )
+    alone = {
+        "no labels": sorted(set(found["CT"]) - set(found["labels"])),
+        "no CT": sorted(set(found["labels"]) - set(found["CT"])),
+    }
+    notes = tuple(f"{len(names)} cases have {what}: {_first(names)}" for what, names in alone.items() if names)
+    stages = {name: _stages(pseudo / name) if pseudo else () for name in both}
+    without = [name for name in both if pseudo and not stages[name]]
+    if without:
+        raise ValueError(f"{len(without)} cases have no pseudo labels CASE/STAGE.nii.gz in {pseudo}: {_first(without)}")
+    return tuple(Scan(name, found["CT"][name], found["labels"][name], stages[name]) for name in both), notes
+
+
+def _entries(folder: Path, inner: str) -> dict[str, Path]:
+    """Returns case -> its volume."""
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            name, volume = path.name, _in_folder(path, inner)
+        else:
+            name, volume = stem(path).removesuffix("_0000"), path if suffix_of(path) else None
+        if volume is None:
+            continue
+        if name in found:
+            raise ValueError(f"{folder}: {found[name].name} and {volume.name} both belong to case {printable(name)}")
+        found[name] = volume
+    return found
+
+
+def _in_folder(folder: Path, inner: str) -> Path | None:
+    """Returns the volume in the folder of a case; None if it has none."""
+    for suffix in SUFFIXES:
+        for name in (inner, f"{inner}s"):
+            if (folder / f"{name}{suffix}").is_file():
+                return folder / f"{name}{suffix}"
+    if inner == "ct" and any(path.is_file() and kind_of(path) == "dicom" for path in sorted(folder.iterdir())):
+        return folder
+    return None
+
+
+def _stages(folder: Path) -> tuple[Path, ...]:
+    if not folder.is_dir():
+        return ()
+    return tuple(path for path in sorted(folder.iterdir()) if suffix_of(path) and not path.name.startswith("."))
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(printable(name) for name in names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+def begin(scans: Sequence[Scan], out: Path, settings: Settings) -> dict[str, str]:
+    """Checks that the data set can be written to a folder, and assigns cases to splits.
+
+    Existing cases stay in their split, so cases can be added later.
+
+    Args:
+      scans: all cases.
+      out: folder of the data set; it is made if it does not exist.
+      settings: settings of the data set.
+
+    Returns:
+      Name -> split of the cases that are not built yet.
+
+    Raises:
+      ValueError: the folder holds other files, or a data set with other settings.
     """
     stored = _summary(out)
     wanted = json.loads(json.dumps(dataclasses.asdict(settings)))
@@ -118,12 +219,19 @@ def begin(scans: Sequence[Scan], out: Path, settings: Settings) -> dict[str, str
 def prepare(
     scans: Sequence[Scan], out: Path, settings: Settings, table: Mapping[int, Organ], splits: Mapping[str, str]
 ) -> Iterator[Outcome]:
-    """Makes the cases that `begin` named, each as a whole or not at all, and at last the two tables.
+    """Builds the cases that `begin` returned, each completely or not at all, and then quality.csv and summary.json.
 
-    A case that cannot be made does not stop the rest.
+    A case that fails does not stop the others.
+
+    Args:
+      scans: all cases.
+      out: folder of the data set.
+      settings: settings of the data set.
+      table: label -> organ.
+      splits: result of `begin`.
 
     Yields:
-      What became of each.
+      The outcome of each case.
     """
     failed: dict[str, str] = {}
     for scan in scans:
@@ -142,12 +250,15 @@ def prepare(
 
 
 def conclude(out: Path, settings: Settings, failed: Mapping[str, str]) -> None:
-    """Measures every mask of the layout, and writes quality.csv and summary.json.
+    """Measures every mask of the data set, and writes quality.csv and summary.json.
 
     Args:
-      out: the layout.
-      settings: that it was made with.
-      failed: case -> why it could not be made.
+      out: folder of the data set.
+      settings: settings of the data set.
+      failed: case -> reason why it could not be built.
+
+    Raises:
+      ValueError: a volume of the data set is damaged.
     """
     rows, cases = [], {}
     layout = read_layout(out) if any(any((out / split).iterdir()) for split in SPLITS) else {}
@@ -168,7 +279,7 @@ def conclude(out: Path, settings: Settings, failed: Mapping[str, str]) -> None:
 
 
 def _make(scan: Scan, folder: Path, settings: Settings, table: Mapping[int, Organ]) -> int:
-    """Writes a case; returns how many masks it has."""
+    """Writes a case and returns its number of masks."""
     ct = read_volume(scan.ct, canonical=settings.canonical)
     check_ct(ct)
     labels = _classes(read_labels(scan.label, canonical=settings.canonical), table)
@@ -211,7 +322,7 @@ def _write_degraded(scan: Scan, truth: np.ndarray, ct: Volume, folder: Path, set
 
 
 def _classes(labels: Volume, table: Mapping[int, Organ]) -> Volume:
-    """Labels as classes of the DAP-Atlas; what the table does not name becomes 0."""
+    """Returns labels as classes of the DAP-Atlas; labels that are not in the table become 0."""
     classes = np.zeros(max(int(labels.array.max()), *table) + 1, np.uint8)
     for label, organ in table.items():
         classes[label] = organ.id
@@ -219,14 +330,14 @@ def _classes(labels: Volume, table: Mapping[int, Organ]) -> Volume:
 
 
 def _organs(classes: np.ndarray, least_slices: int) -> list[int]:
-    """The classes with enough slices."""
+    """Returns the classes with enough slices."""
     pixels = np.stack([np.bincount(plane.ravel(), minlength=256) for plane in classes])
     slices = (pixels >= OVERLAP).sum(0)
     return [int(label) for label in np.flatnonzero(slices >= least_slices) if label]
 
 
 def _small(array: np.ndarray) -> np.ndarray:
-    """A CT as int16 where that loses nothing."""
+    """Returns a CT as int16 if this loses nothing, else as int32 or float32."""
     small = array.astype(np.int16, copy=False) if abs(array).max() < 2**15 else array
     if np.array_equal(small, array):
         return small
@@ -236,7 +347,7 @@ def _small(array: np.ndarray) -> np.ndarray:
 def _summary(out: Path) -> dict | None:
     found = read_summary(out / "summary.json", _MADE_BY)
     if found is not None and not isinstance(found.get("settings"), dict):
-        raise ValueError(f"{out}: its summary.json is damaged, it has no settings; name another folder")
+        raise ValueError(f"{out}: its summary.json is damaged and has no settings; name another folder")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Sheets of masks on their CT slices with what is thought of them: those to look at first."""
+"""Draws a sheet of masks on their CT slices with their predicted Dice, to review the worst masks first."""
 
 import dataclasses
 import math
@@ -11,25 +11,25 @@ from scipy import ndimage
 from jaxseg.draw.legend import BACKGROUND, FAINT, TEXT, cut, font_of, line_height
 from jaxseg.palette import OKABE_ITO
 from jaxseg.segae.cases import Case
-from jaxseg.segae.table import Row
+from jaxseg.segae.score_table import Row
 from jaxseg.volumes.read import read_labels, read_volume
 
 CONTOUR = OKABE_ITO[0]
-MOST = 60  # masks of a picture
+MOST = 60  # masks on a sheet
 MOST_COLUMNS = 6
-_CELL, _GAP, _MARGIN = 220, 12, 0.6  # pixels; _MARGIN round the mask, of its longer side
+_CELL, _GAP, _MARGIN = 220, 12, 0.6  # in pixels; _MARGIN around the mask is a fraction of its longer side
 
 
 @dataclasses.dataclass(frozen=True)
 class WorstMask:
-    """A mask to be looked at.
+    """One tile of a sheet.
 
     Attributes:
       ct: (h, w) Hounsfield units.
       mask: (h, w) bool.
-      title: such as case and organ.
+      title: text below the tile, such as case and organ.
       score: predicted Dice.
-      truth: true Dice, where it is known.
+      truth: true Dice; None if it is not known.
     """
 
     ct: np.ndarray
@@ -40,17 +40,23 @@ class WorstMask:
 
 
 def worst_sheet(rows: Sequence[WorstMask], *, window: tuple[float, float] = (40.0, 400.0)) -> Image.Image:
-    """Draws the outlines of masks on their slices, each zoomed to the mask, in the order given.
+    """Draws the outlines of masks on their slices, each zoomed to the mask.
 
     Args:
-      rows: one at least.
-      window: centre and width, in HU, of the grey values.
+      rows: at least one mask, in the order of the sheet.
+      window: centre and width of the grey values in HU.
 
     Returns:
-      An RGB picture.
+      An RGB image.
 
     Raises:
       ValueError: there is no mask, or a mask and its slice are not (h, w) of one shape.
+
+    Example:
+      >>> mask = np.zeros((64, 64), bool)
+      >>> mask[20:40, 20:40] = True
+      >>> worst_sheet([WorstMask(np.zeros((64, 64)), mask, "s0001, liver", 0.42)]).width
+      244
     """
     if not rows:
         raise ValueError("there is no mask to draw")
@@ -88,7 +94,7 @@ def _tile(row: WorstMask, window: tuple[float, float]) -> Image.Image:
 
 
 def _zoom(mask: np.ndarray) -> tuple[slice, slice]:
-    """The part round the mask, about square; the whole slice where it is empty."""
+    """Returns the part around a mask, which is about square; the whole slice if the mask is empty."""
     if not mask.any():
         return slice(None), slice(None)
     ends = [np.flatnonzero(mask.any(axis))[[0, -1]] for axis in (1, 0)]
@@ -101,19 +107,19 @@ def _zoom(mask: np.ndarray) -> tuple[slice, slice]:
 
 
 def worst_picture(rows: Sequence[Row], cases: Sequence[Case], *, canonical: bool = False) -> Image.Image | None:
-    """Returns a sheet of masks, each on its slice with the lowest predicted Dice; None where none can be read.
+    """Returns a sheet of scored masks, each on its slice with the lowest predicted Dice; None if none can be read.
 
     Args:
-      rows: in the order of the sheet, which has the first 60.
-      cases: whose volumes are read again, each CT once.
-      canonical: as they were scored.
+      rows: scored masks in the order of the sheet; only the first 60 are drawn.
+      cases: the cases of these masks. Their volumes are read again, each CT once.
+      canonical: turn volumes to the patient's axes, as when they were scored.
     """
     rows, known, found = rows[:MOST], {case.name: case for case in cases}, {}
     for name in dict.fromkeys(row.case for row in rows):
         mine = [row for row in rows if row.case == name and name in known]
         try:
             found |= _of_case(known[name], mine, canonical=canonical) if mine else {}
-        except (ValueError, OSError, IndexError, KeyError):  # it has gone or changed since it was scored
+        except (ValueError, OSError, IndexError, KeyError):  # it was removed or changed after it was scored
             continue
     tiles = [found[row.case, row.organ] for row in rows if (row.case, row.organ) in found]
     return worst_sheet(tiles) if tiles else None
@@ -131,6 +137,6 @@ def _of_case(case: Case, rows: Sequence[Row], *, canonical: bool) -> dict[tuple[
             mask = read_volume(case.masks[row.organ], canonical=canonical).array[z] > 0
         title = f"{case.name}, {row.organ}, slice {z}"
         if mask.shape != ct[z].shape:
-            raise ValueError(f"{row.organ} is no longer of the shape that was scored")
+            raise ValueError(f"{row.organ} no longer has the shape of its CT")
         found[row.case, row.organ] = WorstMask(ct[z], mask, title, row.score.mean)
     return found

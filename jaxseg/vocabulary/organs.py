@@ -1,10 +1,10 @@
-"""The organs of SegAE: DAP-Atlas classes, their TotalSegmentator names, and how a name is found (pure data)."""
+"""The organs of SegAE: classes of the DAP-Atlas, their names in TotalSegmentator, and look-up by name (pure data)."""
 
 import dataclasses
 import difflib
 import re
 
-# class of the DAP-Atlas, which is also the row of the text embeddings | its name | TotalSegmentator v1 | v2
+# Class of the DAP-Atlas and row of the text embeddings | its name | name in TotalSegmentator v1 | in v2
 _TABLE = """
 0 | Background |  |
 1 | Left to annotate |  |
@@ -159,9 +159,9 @@ class Organ:
     """A class of the DAP-Atlas (Jaus et al. 2023, arXiv:2307.13375).
 
     Attributes:
-      id: 0..144, the row of its text embedding.
-      name: in the DAP-Atlas.
-      totalsegmentator_v1, totalsegmentator_v2: the same structure in TotalSegmentator; "" where it has none.
+      id: class, 0 to 144; also the row of its text embedding.
+      name: name in the DAP-Atlas.
+      totalsegmentator_v1, totalsegmentator_v2: name of the same structure in TotalSegmentator; "" if it has none.
     """
 
     id: int
@@ -178,13 +178,13 @@ def _parsed(line: str) -> Organ:
 ORGANS = tuple(map(_parsed, _TABLE.strip().splitlines()))
 NAMES = tuple(organ.name for organ in ORGANS)
 
-# The two names that SegAE's own table sends elsewhere than the DAP-Atlas's list of labels says.
+# The two names for which SegAE's own table has another class than the DAP-Atlas.
 ORIGINAL = {"face": 128, "urinary_bladder": 19}
 
-# Names of TotalSegmentator without a class -> what there is instead.
+# Names of TotalSegmentator that have no class in the DAP-Atlas -> the closest structure that has one.
 _ABSENT = {
     "atrial_appendage_left": "it is a part of 'heart atrium left'",
-    "face": "there are 'cheek left' and 'cheek right'; names=original takes the left cheek, as the original does",
+    "face": "there are 'cheek left' and 'cheek right'; names=original means the left cheek, as in the original",
     "kidney_cyst_left": "there is 'kidney left'",
     "kidney_cyst_right": "there is 'kidney right'",
     "pulmonary_vein": "there is 'pulmonary artery'",
@@ -197,17 +197,21 @@ _READINGS = ("right", "original")
 
 
 def find(organ: int | str, *, names: str = "right") -> Organ:
-    """Returns an organ by its class or by its name in the DAP-Atlas or in TotalSegmentator v1 or v2.
+    """Returns an organ by its class, or by its name in the DAP-Atlas or in TotalSegmentator v1 or v2.
 
-    Upper and lower case, the order of the words, and what separates them do not matter: "left kidney", "kidney_left".
+    Upper and lower case, the order of the words and their separators do not matter: "left kidney", "kidney_left".
 
     Args:
-      organ: 0..144 (an int or its digits), or a name.
+      organ: a class from 0 to 144 (an int or its digits), or a name.
       names: "right", or "original" to reproduce SegAE's table, in which `urinary_bladder` is the prostate and `face`
-        the left cheek.
+        is the left cheek.
 
     Raises:
-      ValueError: there is no such organ; the nearest names are suggested.
+      ValueError: the organ is unknown; the nearest names are suggested.
+
+    Example:
+      >>> find("kidney_left").id, find("left kidney").name, find(13).name
+      (15, 'kidney left', 'liver')
     """
     if names not in _READINGS:
         raise ValueError(f"names must be one of {', '.join(_READINGS)}, got {names!r}")
@@ -223,11 +227,21 @@ def find(organ: int | str, *, names: str = "right") -> Organ:
 
 
 def totalsegmentator(version: int, *, names: str = "right") -> dict[str, Organ | None]:
-    """Returns every name of TotalSegmentator's task `total`, sorted, with its organ; None where it has no class.
+    """Returns the names of TotalSegmentator's task `total`, sorted, each with its organ.
 
     Args:
       version: 1 (104 names) or 2 (117 names).
       names: as in `find`.
+
+    Returns:
+      Name -> organ; None for a name that has no class in the DAP-Atlas.
+
+    Raises:
+      ValueError: an argument has another value.
+
+    Example:
+      >>> len(totalsegmentator(1)), totalsegmentator(2)["costal_cartilages"].name, totalsegmentator(1)["face"]
+      (104, 'rib_cartilage', None)
     """
     if version not in (1, 2) or names not in _READINGS:
         raise ValueError(f"version must be 1 or 2 and names one of {', '.join(_READINGS)}, got {version}, {names!r}")
@@ -255,12 +269,12 @@ def _named(name: str, names: str) -> Organ:
 
 
 def _key(name: str) -> tuple[str, ...]:
-    """The words of a name, sorted."""
+    """Returns the words of a name, sorted."""
     return tuple(sorted(re.split(r"[\s_-]+", name[:100].strip().lower())))
 
 
 def _natural(name: str) -> tuple:
-    """Sorts rib_left_2 before rib_left_10."""
+    """Returns a key that sorts rib_left_2 before rib_left_10."""
     return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name))
 
 

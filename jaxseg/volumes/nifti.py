@@ -1,4 +1,4 @@
-"""Reads NIfTI-1 and NIfTI-2 files in one part (.nii, .nii.gz). Needs nibabel, for the headers."""
+"""Reads and writes single-file NIfTI-1 and NIfTI-2 volumes (.nii, .nii.gz); headers are parsed by nibabel."""
 
 import contextlib
 import gzip
@@ -11,55 +11,55 @@ from typing import BinaryIO
 
 import numpy as np
 
-from jaxseg.volumes.volume import Header, Volume, VolumeError, check_affine, check_dtype, check_shape
+from jaxseg.volumes.volume import Volume, VolumeError, check_affine, check_dtype, check_shape
 
 SUFFIXES = (".nii", ".nii.gz")
-_SIZES = {348: 1, 540: 2}  # bytes of a header -> version of the format
+_SIZES = {348: 1, 540: 2}  # header size in bytes -> version of the format
 _MAX_OFFSET = 2**24  # bytes before the voxels: header and extensions
 _MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 1e-3}  # xyzt_units & 7: unknown, metres, millimetres, micrometres
 _CHUNK = 2**22
 
 
 def read_nifti(path: Path) -> Volume:
-    """Reads a NIfTI file as it is stored: (D, H, W), rescaled by scl_slope and scl_inter where these say so.
+    """Reads a NIfTI file in the stored orientation, rescaled by scl_slope and scl_inter if they are set.
 
-    Integers that are not rescaled keep their type; others become float32, of more than 16 bits float64. More than the
-    header announces is never read or unpacked.
+    Values that are not rescaled keep their type. Rescaled values become float32, or float64 if they are stored as
+    integers of more than 16 bits or as float64. Never more bytes are read or decompressed than the header announces.
+
+    Returns:
+      A volume whose array is (D, H, W).
 
     Raises:
-      VolumeError: no NIfTI file, damaged, cut short, not three-dimensional or too large.
+      VolumeError: the file is not NIfTI, is damaged or truncated, is not three-dimensional, or is too large.
       ValueError: nibabel is not installed.
       OSError: the file cannot be opened.
     """
     with _opened(path) as file:
-        header, found = _header(file)
-        count = math.prod(found.shape)
+        header, shape, dtype, affine = _header(file)
+        count = math.prod(shape)
         offset = _voxels_at(header)
         _read(file, offset - int(header["sizeof_hdr"]))  # extensions
-        content = _read(file, count * found.dtype.itemsize)
-        file.read(1)  # at the end gzip compares its checksum
-    array = np.frombuffer(content, found.dtype).reshape(found.shape)
+        content = _read(file, count * dtype.itemsize)
+        file.read(1)  # gzip verifies its checksum at the end of the file
+    array = np.frombuffer(content, dtype).reshape(shape)
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
-    if slope == 0 or math.isnan(slope):  # the format's way to say that nothing is scaled
+    if slope == 0 or math.isnan(slope):  # in NIfTI this means: not scaled
         slope, intercept = 1.0, 0.0
     if not (math.isfinite(slope) and math.isfinite(intercept)):
-        raise VolumeError(f"its values are scaled by {slope:g} and {intercept:g}, which is not possible")
-    return Volume(_scaled(array, slope, intercept), found.affine)
-
-
-def nifti_header(path: Path) -> Header:
-    """Reads the header alone; raises as `read_nifti`."""
-    with _opened(path) as file:
-        return _header(file)[1]
+        raise VolumeError(f"its values are scaled by slope {slope:g} and intercept {intercept:g}, which must be finite")
+    return Volume(_scaled(array, slope, intercept), affine)
 
 
 def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray | None = None) -> None:
-    """Writes an array (D, H, W) of integers or float32 to `path`, which should be a temporary one.
+    """Writes a volume; not atomic, so `path` should be a temporary file.
 
     Args:
-      path: ends with .nii or .nii.gz.
-      array: its values are stored as they are, without scaling.
+      path: a name that ends with .nii or .nii.gz.
+      array: (D, H, W) bool, integers or floats, stored without scaling; bool becomes uint8.
       affine: as in `Volume`; None: voxels of 1 mm.
+
+    Raises:
+      ValueError: nibabel is not installed.
     """
     nibabel = _nibabel()
     array = array.astype(np.uint8) if array.dtype == bool else array
@@ -72,30 +72,30 @@ def _nibabel():
         import nibabel
     except ImportError:
         raise ValueError(
-            "NIfTI files need nibabel: pip install 'jaxseg[nifti]' (npy, npz and DICOM folders are read without)"
+            "NIfTI files need nibabel: pip install 'jaxseg[nifti]' (npy, npz and DICOM folders do not need it)"
         ) from None
     return nibabel
 
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
-    """The unpacked content; what the compression raises becomes a VolumeError."""
+    """Yields the decompressed content; errors of the decompression become a VolumeError."""
     with path.open("rb") as raw:
         packed = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
         try:
             yield gzip.GzipFile(fileobj=raw) if packed else raw
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise VolumeError(f"the file is damaged or was cut short ({error})") from None
+            raise VolumeError(f"the file is damaged or truncated ({error})") from None
 
 
 def _header(file: BinaryIO) -> tuple:
-    """The header as nibabel takes it, and what is needed of it."""
+    """Returns the header as an object of nibabel, shape, dtype and affine."""
     nibabel = _nibabel()
     start = file.read(4)
     found = next(((n, order) for order in "<>" for n in _SIZES if struct.pack(order + "i", n) == start), None)
     if found is None:
-        raise VolumeError("not a NIfTI file (its header has another length)")
+        raise VolumeError("not a NIfTI file (the size of its header is neither 348 nor 540)")
     size, order = found
     block = start + _read(file, size - 4)
     kind = nibabel.Nifti1Header if _SIZES[size] == 1 else nibabel.Nifti2Header
@@ -103,7 +103,7 @@ def _header(file: BinaryIO) -> tuple:
     magic = bytes(header["magic"])[:3]
     if magic not in (b"n+1", b"n+2"):
         raise VolumeError(
-            "the voxels are in a second file (.hdr and .img), which is not read"
+            "the voxels are in a second file (.hdr and .img), which is not supported; convert it to .nii"
             if magic.startswith(b"ni")
             else "not a NIfTI file (no n+1 or n+2 in its header)"
         )
@@ -111,21 +111,21 @@ def _header(file: BinaryIO) -> tuple:
         shape, dtype, affine = _shape(header), header.get_data_dtype(), header.get_best_affine()
     except VolumeError:
         raise
-    except Exception as error:  # nibabel raises almost anything on headers that make no sense
+    except Exception as error:  # nibabel raises almost any exception on invalid headers
         raise VolumeError(f"its header is damaged ({' '.join(str(error).split())[:120]})") from None
     check_dtype(dtype)
     unit = _MILLIMETRES.get(int(header["xyzt_units"]) & 7)
     if unit is None:
         raise VolumeError(f"its unit of length is unknown (xyzt_units is {int(header['xyzt_units'])})")
     affine = check_affine(np.diag([unit, unit, unit, 1]) @ affine)
-    return header, Header(shape, dtype, affine)
+    return header, shape, dtype, affine
 
 
 def _shape(header) -> tuple[int, int, int]:
-    """(D, H, W); further axes of length 1 do not count."""
+    """Returns (D, H, W); further axes of length 1 are dropped."""
     dimensions = int(header["dim"][0])
     if not 1 <= dimensions <= 7:
-        raise VolumeError(f"its header says that it has {dimensions} dimensions")
+        raise VolumeError(f"its header says that it has {dimensions} dimensions; 1 to 7 are possible")
     lengths = [int(length) for length in header["dim"][1 : dimensions + 1]]
     while len(lengths) > 3 and lengths[-1] == 1:
         lengths.pop()
@@ -135,20 +135,22 @@ def _shape(header) -> tuple[int, int, int]:
 
 
 def _voxels_at(header) -> int:
-    """Where the voxels begin, counted from the start."""
+    """Returns the offset of the voxels in bytes from the start of the file."""
     offset, least = float(header["vox_offset"]), int(header["sizeof_hdr"])
     if not least <= offset <= _MAX_OFFSET or offset != int(offset):
-        raise VolumeError(f"its header says that the voxels begin at byte {offset:g}; from {least} on can be read")
+        raise VolumeError(
+            f"its header says that the voxels begin at byte {offset:g}; {least} to {_MAX_OFFSET} are possible"
+        )
     return int(offset)
 
 
 def _read(file: BinaryIO, count: int) -> bytearray:
-    """Exactly so many bytes, in parts: a header that announces more than there is costs no memory."""
+    """Reads exactly this number of bytes in chunks, so that a header with a wrong size does not allocate memory."""
     content = bytearray()
     while len(content) < count:
         part = file.read(min(_CHUNK, count - len(content)))
         if not part:
-            raise VolumeError(f"the file was cut short: {len(content):,} of {count:,} bytes are there")
+            raise VolumeError(f"the file is truncated: it has {len(content):,} of {count:,} bytes")
         content += part
     return content
 
@@ -159,7 +161,7 @@ def _scaled(array: np.ndarray, slope: float, intercept: float) -> np.ndarray:
     wanted = np.float64 if array.dtype.itemsize > 2 and array.dtype.kind != "f" else np.float32
     wanted = np.float64 if array.dtype.itemsize == 8 else wanted
     scaled = np.empty(array.shape, wanted)
-    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused where it matters
+    with np.errstate(over="ignore", invalid="ignore"):  # callers refuse values that are not finite
         for z, plane in enumerate(array):
             scaled[z] = plane.astype(np.float64) * slope + intercept
     return scaled

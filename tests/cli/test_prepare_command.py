@@ -17,7 +17,7 @@ def folders(tmp_path):
     return tmp_path
 
 
-def test_the_layout_is_built_and_a_second_run_finds_it(folders, jaxseg_command):
+def test_the_data_set_is_built_and_found_by_a_second_run(folders, jaxseg_command):
     arguments = ["prepare", "segae", folders / "cts", folders / "labels", "-o", folders / "out", "--per_organ", 2]
     code, _, said = jaxseg_command(*arguments)
     assert code == 0
@@ -29,7 +29,7 @@ def test_the_layout_is_built_and_a_second_run_finds_it(folders, jaxseg_command):
     assert "0 cases made, 2 were there, 0 failed" in said
 
 
-def test_a_bad_case_gives_exit_code_1_and_the_rest_is_made(folders, jaxseg_command):
+def test_a_bad_case_gives_exit_code_1_and_the_others_are_built(folders, jaxseg_command):
     (folders / "cts" / "a.nii.gz").write_bytes(b"")
     code, _, said = jaxseg_command("prepare", "segae", folders / "cts", folders / "labels", "-o", folders / "out")
     assert code == 1
@@ -37,7 +37,7 @@ def test_a_bad_case_gives_exit_code_1_and_the_rest_is_made(folders, jaxseg_comma
     assert "1 cases made, 0 were there, 1 failed" in said
 
 
-def test_what_cannot_be_gives_one_line_and_exit_code_2(folders, jaxseg_command):
+def test_invalid_arguments_give_one_line_and_exit_code_2(folders, jaxseg_command):
     code, _, said = jaxseg_command("prepare", "segae", folders / "cts", folders, "-o", folders / "out")
     assert code == 2
     assert said.startswith("Error: CTS, LABELS, --pseudo: no CT has labels of the same name")

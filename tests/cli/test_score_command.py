@@ -1,4 +1,4 @@
-"""`jaxseg score`: one mask, a volume of labels, a data set; what is written and what is refused."""
+"""`jaxseg score`: one mask, a volume of labels, a data set, the written files, and errors."""
 
 import csv
 import json
@@ -21,7 +21,7 @@ def root(tmp_path):
 
 @pytest.fixture
 def one(root):
-    """The words that name a CT and its liver."""
+    """Returns the arguments for a CT and the mask of its liver."""
     case = root / "s1"
     return ["--ct", case / "ct.npy", "--mask", case / "segmentations" / "liver.npy", "--organ", "liver"]
 
@@ -31,7 +31,7 @@ def read(path) -> list[list[str]]:
         return list(csv.reader(file))
 
 
-def test_one_mask_is_scored_and_slice_by_slice(jaxseg_command, weights, one):
+def test_one_mask_is_scored_also_slice_by_slice(jaxseg_command, weights, one):
     code, out, _ = jaxseg_command("score", "--weights", weights, *one, "-g", "cpu")
     name, mean = out.split()
     assert (code, name) == (0, "liver")
@@ -49,7 +49,7 @@ def test_an_empty_mask_has_no_score(jaxseg_command, weights, one, root):
     assert "the mask is empty" in err
 
 
-def test_a_data_set_is_scored_and_gone_on_with(jaxseg_command, weights, root, tmp_path):
+def test_a_data_set_is_scored_and_resumed(jaxseg_command, weights, root, tmp_path):
     command = ["score", "--weights", weights, "--dataset", root, "-o", tmp_path / "out" / "r.csv", "-g", "cpu"]
     code, out, err = jaxseg_command(*command, "--worst", "2", "--rank", "annotate", "--per-slice")
     assert code == 0
@@ -73,7 +73,7 @@ def test_a_data_set_is_scored_and_gone_on_with(jaxseg_command, weights, root, tm
     assert code == 2
     assert "written with another slices" in err
     np.save(root / "s2" / "segmentations" / "spleen.npy", box(1, 2))
-    jaxseg_command(*command)  # what stands beside the table follows it
+    jaxseg_command(*command)  # files beside the table are updated
     assert [row[0] for row in read(tmp_path / "out" / "r.annotate.csv")] == ["rank", "1", "2", "3", "4"]
     assert len(read(tmp_path / "out" / "r.slices.csv")) == 1 + 10 + 3 + 4 + 1
     code, _, err = jaxseg_command(*command, "--slices", "3", "--overwrite")
@@ -87,7 +87,7 @@ def test_the_columns_are_those_of_the_option(jaxseg_command, weights, root, tmp_
     assert len(read(tmp_path / "r.csv")[0]) == count
 
 
-def test_bad_masks_are_told_and_the_others_scored(jaxseg_command, weights, root, tmp_path):
+def test_bad_masks_are_reported_and_the_others_scored(jaxseg_command, weights, root, tmp_path):
     np.save(root / "s1" / "segmentations" / "spleen.npy", box()[1:])
     code, _, err = jaxseg_command("score", "--weights", weights, "--dataset", root, "-o", tmp_path / "r.csv")
     assert code == 1
@@ -135,7 +135,7 @@ def test_a_volume_of_labels_is_scored_by_a_table_of_names(jaxseg_command, weight
         (["--mask", "nowhere.npy"], "nowhere.npy"),
     ],
 )
-def test_wrong_words_are_told(jaxseg_command, weights, one, changed, words):
+def test_wrong_options_are_reported(jaxseg_command, weights, one, changed, words):
     code, out, err = jaxseg_command("score", "--weights", weights, *one, *changed)
     assert (code, out) == (2, "")
     assert words in err
@@ -146,7 +146,7 @@ def test_wrong_words_are_told(jaxseg_command, weights, one, changed, words):
     ("array", "words"),
     [(box()[1:], "the mask is 13 x 30"), (box() * 0.4, "a mask holds 0 and 1"), (box()[3], "not a volume")],
 )
-def test_bad_masks_are_told_in_a_line(jaxseg_command, weights, one, root, array, words):
+def test_a_bad_mask_gives_one_line(jaxseg_command, weights, one, root, array, words):
     np.save(root / "s1" / "segmentations" / "liver.npy", array)
     code, out, err = jaxseg_command("score", "--weights", weights, *one)
     assert (code, out) == (2, "")
@@ -154,7 +154,7 @@ def test_bad_masks_are_told_in_a_line(jaxseg_command, weights, one, root, array,
     assert len(err.splitlines()) == 1
 
 
-def test_a_csv_of_somebody_else_stays(jaxseg_command, weights, root, tmp_path):
+def test_a_csv_of_another_program_is_not_replaced(jaxseg_command, weights, root, tmp_path):
     (tmp_path / "r.csv").write_text("mine\n")
     code, _, err = jaxseg_command(
         "score", "--weights", weights, "--dataset", root, "-o", tmp_path / "r.csv", "--overwrite"
@@ -177,3 +177,25 @@ def test_weights_without_embeddings_take_them_from_a_file(jaxseg_command, one, t
     code, out, _ = jaxseg_command("score", "--weights", tmp_path / "bare", "--embeddings", tmp_path / "e.npz", *one)
     assert code == 0
     assert out.startswith("liver\t")
+
+
+def test_fidelity_sets_the_options_of_the_original_and_explicit_ones_win(jaxseg_command, weights, root, tmp_path):
+    command = ["score", "--weights", weights, "--dataset", root, "--fidelity", "original"]
+    jaxseg_command(*command, "-o", tmp_path / "r.csv")
+    settings = json.loads((tmp_path / "r.scores.jsonl").read_text().splitlines()[0])["settings"]
+    assert (settings["names"], settings["canonical"]) == ("original", False)
+    assert len(read(tmp_path / "r.csv")[0]) == 105
+    jaxseg_command(*command, "-o", tmp_path / "other.csv", "--names", "right", "--organs", "present")
+    settings = json.loads((tmp_path / "other.scores.jsonl").read_text().splitlines()[0])["settings"]
+    assert settings["names"] == "right"
+    assert len(read(tmp_path / "other.csv")[0]) == 5
+
+
+def test_two_runs_do_not_write_to_one_folder(jaxseg_command, weights, root, tmp_path):
+    from jaxseg.files import only_writer
+
+    command = ["score", "--weights", weights, "--dataset", root, "-o", tmp_path / "r.csv"]
+    with only_writer(tmp_path):
+        code, _, err = jaxseg_command(*command)
+    assert (code, "another run is writing" in err) == (1, True)
+    assert not (tmp_path / "r.csv").exists()

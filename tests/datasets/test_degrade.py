@@ -1,4 +1,4 @@
-"""Masks that are made worse."""
+"""Degraded masks: their Dice, the kinds of errors, and errors of arguments."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ FLAT, SOLID = ball(120, 130, radii=(25, 18)), ball(24, 50, 50, radii=(7, 14, 12)
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("mask", [FLAT, SOLID], ids=["slice", "volume"])
-def test_the_dice_that_is_wanted_is_reached(kind, mask):
+def test_the_wanted_dice_is_reached(kind, mask):
     for seed, wanted in enumerate((0.45, 0.65, 0.9)):
         found, made_by = degrade(np.random.default_rng(seed), mask, wanted, (kind,))
         assert made_by == kind
@@ -29,7 +29,7 @@ def test_the_dice_that_is_wanted_is_reached(kind, mask):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_way_does_what_it_says(kind):
+def test_each_kind_adds_or_removes_what_it_should(kind):
     found, _ = degrade(np.random.default_rng(3), FLAT, 0.7, (kind,))
     added, lost = (found & ~FLAT).sum(), (FLAT & ~found).sum()
     assert (added > 0) == (kind in ("shift", "dilate", "boundary", "lumps"))
@@ -38,20 +38,20 @@ def test_each_way_does_what_it_says(kind):
         assert found.sum() == FLAT.sum()
 
 
-def test_one_seed_gives_one_mask_and_another_a_different_one():
+def test_equal_seeds_give_equal_masks_and_other_seeds_do_not():
     first, second, third = (degrade(np.random.default_rng(seed), FLAT, 0.6)[0] for seed in (5, 5, 6))
     assert np.array_equal(first, second)
     assert not np.array_equal(first, third)
 
 
-def test_all_ways_are_drawn():
+def test_all_kinds_are_sampled():
     kinds = {degrade(np.random.default_rng(seed), FLAT[40:80, 40:90], 0.6)[1] for seed in range(60)}
     assert kinds == set(KINDS)
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.floats(0.01, 1), st.integers(2, 3), st.data())
-def test_any_mask_gives_a_mask_that_is_not_empty(seed, wanted, axes, data):
+def test_the_result_is_never_empty(seed, wanted, axes, data):
     shape = data.draw(st.tuples(*[st.integers(1, 9)] * axes))
     rng = np.random.default_rng(seed)
     mask = rng.random(shape) < data.draw(st.sampled_from([0.05, 0.5, 1.0]))
@@ -75,6 +75,6 @@ def test_any_mask_gives_a_mask_that_is_not_empty(seed, wanted, axes, data):
         (FLAT, 0.5, (), "none; known"),
     ],
 )
-def test_what_cannot_be_is_refused(mask, wanted, kinds, message):
+def test_invalid_arguments_are_refused(mask, wanted, kinds, message):
     with pytest.raises(ValueError, match=message):
         degrade(np.random.default_rng(0), mask, wanted, kinds)

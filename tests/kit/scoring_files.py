@@ -1,4 +1,4 @@
-"""A small SegAE with text embeddings, and cases of masks for it."""
+"""A small SegAE with text embeddings, and cases of masks to score."""
 
 import dataclasses
 from pathlib import Path
@@ -14,7 +14,7 @@ SHAPE = (14, 30, 34)
 
 
 def model(size: int = 32) -> nnx.Module:
-    """A random SegAE in evaluation mode."""
+    """Returns a random SegAE in evaluation mode."""
     found = jaxseg.create("segae", backbone="resnet18", width=4)
     table = np.random.default_rng(0).normal(size=(145, 512))
     found.embeddings.set_value(jnp.asarray(table, jnp.float32))
@@ -23,7 +23,7 @@ def model(size: int = 32) -> nnx.Module:
 
 
 def save(folder: Path) -> Path:
-    """Writes it as a model directory."""
+    """Writes the model as a model directory."""
     mine = model()
     return save_model(mine, folder, mine.card)
 
@@ -33,14 +33,14 @@ def ct(seed: int = 0) -> np.ndarray:
 
 
 def box(first: int = 1, last: int = 13, *, row: int = 8, size: int = 9) -> np.ndarray:
-    """A mask of slices first..last - 1."""
+    """Returns a mask in the slices first to last - 1."""
     mask = np.zeros(SHAPE, np.uint8)
     mask[first:last, row : row + size, 10:21] = 1
     return mask
 
 
 def save_cases(root: Path) -> Path:
-    """Two cases: a liver, a spleen, an empty brain and the spinal cord, of which there is no class; and a liver."""
+    """Writes two cases: s1 with liver, spleen, an empty brain and the spinal cord, which has no class; s2: liver."""
     masks = {"liver": box(), "spleen": box(3, 6, row=2), "brain": np.zeros(SHAPE, np.uint8), "spinal_cord": box(2, 4)}
     for number, (case, names) in enumerate({"s1": masks, "s2": {"liver": box(5, 9)}}.items()):
         (root / case / "segmentations").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""A small data set in SegAE's layout."""
+"""A small data set in SegAE's training layout."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ SHAPE = (6, 48, 52)
 
 
 def organ(shift: int = 0, size: int = 9, slices=range(1, 5)) -> np.ndarray:
-    """A cuboid, bool."""
+    """Returns a bool mask of a cuboid."""
     mask = np.zeros(SHAPE, bool)
     mask[slices.start : slices.stop, 14 + shift : 14 + shift + size, 20 : 20 + size + 2] = True
     return mask
@@ -20,14 +20,14 @@ def ct(seed: int = 0) -> np.ndarray:
 
 
 def labels() -> np.ndarray:
-    """Class 13 is `organ()`, class 15 lies in two slices elsewhere."""
+    """Returns classes: 13 is `organ()`, 15 is elsewhere in two slices."""
     found = np.where(organ(), 13, 0).astype(np.uint8)
     found[2:4, 35:43, 5:14] = 15
     return found
 
 
 def save_case(folder: Path, *, seed: int = 0) -> Path:
-    """A case with three masks of the liver (one of them without overlap) and one of the left kidney."""
+    """Writes a case with three masks of the liver (one without overlap) and one of the left kidney."""
     folder.mkdir(parents=True)
     save_nifti(folder / "ct.nii.gz", ct(seed))
     save_nifti(folder / "label.nii.gz", labels())

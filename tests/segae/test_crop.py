@@ -1,4 +1,4 @@
-"""SegAE's crops and its input."""
+"""SegAE's crops and the input of the network."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ PARTS = ("upsample", "downsample", "border")
 
 
 class Scripted:
-    """A generator whose whole numbers are given; it notes what was asked for."""
+    """A random generator that returns given integers and records the requested ranges."""
 
     def __init__(self, values):
         self.values, self.asked = list(values), []
@@ -43,7 +43,7 @@ def test_windows_match_the_golden_with_the_fixed_margin(kit):
         assert list(crop_window(bounds(mask), mask.shape)) == wanted.tolist(), key
 
 
-def test_windows_and_draws_match_the_golden_with_random_margins(kit):
+def test_windows_and_sampled_margins_match_the_golden(kit):
     draws = kit.golden("segae_crop/random_margin")[0]["params"]["draws_low_high_returned"]
     for key, mask, wanted in masks(kit, "segae_crop/random_margin"):
         rng = Scripted(value for _, _, value in draws[key])
@@ -88,7 +88,7 @@ def test_an_empty_mask_has_no_bounds():
 
 
 @given(st.integers(1, 60), st.integers(1, 60), st.data())
-def test_windows_lie_in_the_slice_and_hold_all_but_the_far_edge(height, width, data):
+def test_windows_are_inside_the_slice_and_contain_the_mask_except_its_far_edge(height, width, data):
     mask = np.zeros((height, width), bool)
     for _ in range(data.draw(st.integers(1, 4))):
         mask[data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))] = True

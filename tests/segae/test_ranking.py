@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 from jaxseg.segae.losses import cosine_similarity, optimal_pairs, ranking_loss, weighted_mse
 
 RANKING = ["ranking_2", "ranking_5", "ranking_8", "ranking_16", "ranking_repeats", "ranking_same"]
-TIES = ("ranking_repeats", "ranking_same")  # the original's choice hangs on its rounding
+TIES = ("ranking_repeats", "ranking_same")  # the original's choice depends on its rounding
 
 
 def labels(kit, name: str) -> np.ndarray:
@@ -21,7 +21,7 @@ def labels(kit, name: str) -> np.ndarray:
 
 
 def batch(kit, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Embeddings, true and predicted Dice of a golden."""
+    """Returns embeddings, true and predicted Dice of a golden."""
     params = kit.golden(name)[0]["params"]
     embeddings = kit.input(name, "embedding")
     if "offset" in kit.golden(name)[0]["inputs"]:
@@ -67,7 +67,7 @@ def test_similarities_equal_the_original(kit, case):
 
 
 @pytest.mark.parametrize("case", RANKING)
-def test_partners_have_the_originals_total_and_without_ties_are_the_originals(kit, case):
+def test_partners_have_the_total_of_the_original_and_without_ties_are_equal(kit, case):
     name = f"segae_loss/{case}"
     arrays = kit.golden(name)[1]
     similarity = arrays["similarity"].reshape(kit.golden(name)[0]["arrays"]["similarity"]["shape"])
@@ -98,7 +98,7 @@ def test_ranking_loss_and_its_gradient_equal_the_original(kit, case):
 
 @settings(max_examples=25, deadline=None)
 @given(count=st.sampled_from([2, 3, 7, 12]), classes=st.integers(1, 12), seed=st.integers(0, 2**32 - 1))
-def test_partners_are_scipys_best_and_none_is_its_own(count, classes, seed):
+def test_partners_are_as_good_as_scipys_and_no_mask_is_its_own(count, classes, seed):
     rng = np.random.default_rng(seed)
     embeddings = rng.normal(size=(classes, 16)).astype(np.float32)[rng.integers(0, classes, count)]
     similarity = np.asarray(cosine_similarity(jnp.asarray(embeddings)))
@@ -110,13 +110,13 @@ def test_partners_are_scipys_best_and_none_is_its_own(count, classes, seed):
 
 
 @pytest.mark.parametrize("similarity", [-1.0, 0.0, 1.0])
-def test_no_mask_is_its_own_partner_however_alike_the_others_are(similarity):
+def test_no_mask_is_its_own_partner_for_any_similarity(similarity):
     partner = np.asarray(optimal_pairs(jnp.full((3, 3), similarity)))
     assert sorted(partner) == [0, 1, 2]
     assert (partner != np.arange(3)).all()
 
 
-def test_the_whole_loss_works_under_jit_and_vmap_and_sends_no_gradient_into_the_embeddings():
+def test_the_loss_works_under_jit_and_vmap_without_a_gradient_of_the_embeddings():
     rng = np.random.default_rng(0)
     embeddings = jnp.asarray(rng.normal(size=(2, 6, 8)), jnp.float32)
     target, prediction = (jnp.asarray(rng.random((2, 6)), jnp.float32) for _ in range(2))
@@ -131,12 +131,12 @@ def test_the_whole_loss_works_under_jit_and_vmap_and_sends_no_gradient_into_the_
     assert not np.asarray(gradients[1]).any()
 
 
-def test_embeddings_of_zeros_are_like_nothing_else():
+def test_embeddings_of_zeros_have_no_similarity():
     found = cosine_similarity(jnp.asarray([[0.0, 0.0], [3.0, 4.0]]))
     np.testing.assert_allclose(found, [[0, 0], [0, 1]], atol=1e-6)
 
 
-def test_pairs_in_the_right_order_cost_nothing_and_equal_predictions_the_margin():
+def test_ordered_pairs_have_no_loss_and_equal_predictions_that_of_the_margin():
     partner = jnp.asarray([1, 0])
     target = jnp.asarray([0.2, 0.8])
     assert float(ranking_loss(jnp.asarray([0.1, 0.9]), target, partner)) == 0
@@ -144,7 +144,7 @@ def test_pairs_in_the_right_order_cost_nothing_and_equal_predictions_the_margin(
     assert float(ranking_loss(jnp.asarray([0.9, 0.1]), target, partner)) == pytest.approx(0.48 + 1e-4)
 
 
-def test_a_batch_of_one_is_refused_when_it_is_traced():
+def test_a_batch_of_one_is_refused_when_traced():
     with pytest.raises(ValueError, match="a batch of 1 has no pairs to rank: use a batch size of 2"):
         jax.jit(lambda e: optimal_pairs(cosine_similarity(e))).trace(jnp.ones((1, 4)))
 

@@ -1,4 +1,4 @@
-"""Scores of masks: the golden volume, batches, the original's call, and what is refused."""
+"""Scores of masks: the golden volume, batches, the original's function, and errors."""
 
 import dataclasses
 
@@ -21,7 +21,7 @@ def scorer():
 
 
 @pytest.mark.slow
-def test_the_golden_volume_is_met(kit):
+def test_the_golden_volume_is_reproduced(kit):
     from flax import nnx
 
     name, folder = "segae_end_to_end/volume", kit.folder / "files" / "segae_case"
@@ -57,7 +57,7 @@ def test_a_mask_scores_the_same_in_any_batch(scorer, batch):
     assert [len(found.slices) for found in scorer.scores(requests)] == [10, 1, 0, 10]
 
 
-def test_masks_are_taken_from_a_generator_one_by_one(scorer):
+def test_masks_are_taken_from_a_generator_one_at_a_time(scorer):
     taken = []
 
     def requests():
@@ -70,13 +70,13 @@ def test_masks_are_taken_from_a_generator_one_by_one(scorer):
     assert len(taken) < 8
 
 
-def test_all_slices_are_looked_at_by_option(scorer):
+def test_the_number_of_scored_slices_can_be_chosen(scorer):
     found = score(ct(), box(), "liver", scorer.model, slices=None, per_slice=True)
     assert found.slices == tuple(range(1, 13))
     assert score(ct(), box(), "liver", scorer.model, slices=3, per_slice=True).slices == (1, 5, 9)
 
 
-def test_names_of_the_original_look_at_its_organs(scorer):
+def test_names_of_the_original_mean_its_organs(scorer):
     right, wrong = (Scorer(scorer.model, names=names).organ("urinary_bladder").name for names in ("right", "original"))
     assert (right, wrong) == ("bladder", "prostate")
 
@@ -96,13 +96,13 @@ def test_files_and_models_on_disk_are_read(tmp_path, scorer):
     [
         ({"mask": box()[1:]}, "the mask is 13 x 30 x 34, the CT is 14 x 30 x 34"),
         ({"mask": box().transpose(2, 1, 0)}, "axes may be in another order"),
-        ({"mask": np.where(box(), 2, 0) + box(3, 5, row=20)}, "a mask holds 0 and 1, this holds 0, 1, 2"),
+        ({"mask": np.where(box(), 2, 0) + box(3, 5, row=20)}, "a mask holds 0 and 1, this one holds 0, 1, 2"),
         ({"mask": box() * 0.4}, "a mask holds 0 and 1"),
         ({"mask": np.where(box(), 1, np.nan)}, "NaN or infinite"),
         ({"ct": np.where(box(), np.nan, ct())}, "NaN or infinite"),
         ({"ct": ct() / 1000}, "look normalised already"),
-        ({"ct": np.clip(ct(), 0, 255)}, "look like those of a picture"),
-        ({"ct": ct()[3], "mask": box()[3]}, "give array"),
+        ({"ct": np.clip(ct(), 0, 255)}, "look like an 8-bit image"),
+        ({"ct": ct()[3], "mask": box()[3]}, "give a single slice as array"),
         ({"organ": "lver"}, "did you mean 'liver'"),
         ({"organ": 145}, "no organ 145"),
     ],
@@ -113,7 +113,7 @@ def test_bad_input_is_refused(scorer, changed, words):
         score(given["ct"], given["mask"], given["organ"], scorer)
 
 
-def test_a_pair_that_lies_otherwise_is_refused(tmp_path, scorer):
+def test_a_mask_with_another_orientation_is_refused(tmp_path, scorer):
     turned = AFFINE.copy()
     turned[:, 1] *= -1
     save_nifti(tmp_path / "ct.nii.gz", ct())
@@ -134,7 +134,7 @@ def test_models_that_cannot_score_are_refused(scorer, tmp_path, monkeypatch):
         segae_inference(ct(), box(), 13)
 
 
-def test_a_model_trained_on_turned_volumes_turns_them(tmp_path, scorer):
+def test_volumes_are_turned_if_the_model_was_trained_so(tmp_path, scorer):
     mine = model()
     mine.card = dataclasses.replace(mine.card, orientation="canonical")
     turned = Scorer(mine, threads=2)
@@ -146,7 +146,7 @@ def test_a_model_trained_on_turned_volumes_turns_them(tmp_path, scorer):
     assert score(ct(), box(), "liver", turned) == pytest.approx(score(ct(), box(), "liver", scorer), abs=1e-6)
 
 
-def test_it_scores_on_several_devices(scorer):
+def test_scores_are_equal_on_several_devices(scorer):
     import jax
 
     both = Scorer(scorer.model, devices=jax.devices()[:2])

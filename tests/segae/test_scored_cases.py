@@ -1,4 +1,4 @@
-"""Cases in TotalSegmentator's layout, what goes wrong with them, and the table that is kept of them."""
+"""Cases in TotalSegmentator's layout, their errors, and the table of their scores."""
 
 import csv
 import json
@@ -10,9 +10,9 @@ from scoring_files import box, ct, model, save_cases
 from volume_files import AFFINE, save_nifti
 
 from jaxseg.segae.cases import Case, Record, find_cases, score_cases
+from jaxseg.segae.label_table import dap_table
 from jaxseg.segae.score import Request, Scorer
-from jaxseg.segae.sources import dap_table
-from jaxseg.segae.table import Table
+from jaxseg.segae.score_table import ScoreTable
 from jaxseg.segae.worst import worst_picture
 
 SETTINGS = {"weights": "abc", "slices": 10}
@@ -34,8 +34,8 @@ def read(path) -> list[list[str]]:
         return list(csv.reader(file))
 
 
-def filled(path, cases, scorer, **options) -> Table:
-    table = Table(path, COLUMNS, SETTINGS, **options)
+def filled(path, cases, scorer, **options) -> ScoreTable:
+    table = ScoreTable(path, COLUMNS, SETTINGS, **options)
     todo = [case for case in cases if not table.has(case)]
     for case, record in zip(todo, score_cases(todo, scorer), strict=True):
         table.add(case, record)
@@ -43,7 +43,7 @@ def filled(path, cases, scorer, **options) -> Table:
     return table
 
 
-def test_every_mask_scores_as_if_it_were_alone(root, scorer):
+def test_masks_that_share_a_batch_score_as_if_they_were_alone(root, scorer):
     first, second = score_cases(find_cases(root), scorer)
     alone = next(scorer.scores([Request(ct(), box() > 0, scorer.organ("liver"))]))
     assert len(first.scores["liver"].slices) == 10
@@ -73,7 +73,7 @@ def test_bad_masks_and_cases_do_not_stop_the_others(root, scorer):
     assert "look normalised already" in records["s3"].failed[""]
 
 
-def test_folders_that_are_no_whole_cases_are_told(root, tmp_path, scorer):
+def test_incomplete_cases_are_reported(root, tmp_path, scorer):
     (root / "notes").mkdir()
     (root / "s0").mkdir()
     np.save(root / "s0" / "ct.npy", ct())
@@ -95,7 +95,7 @@ def test_a_ct_without_air_is_scored_with_a_remark(root, scorer):
     assert set(record.scores) == {"liver"}
 
 
-def test_a_mask_that_lies_otherwise_fails(tmp_path, scorer):
+def test_a_mask_with_another_orientation_fails(tmp_path, scorer):
     (tmp_path / "s1" / "segmentations").mkdir(parents=True)
     save_nifti(tmp_path / "s1" / "ct.nii.gz", ct())
     turned = AFFINE.copy()
@@ -115,7 +115,7 @@ def test_all_labels_of_a_volume_are_scored(tmp_path, scorer):
     (record,) = score_cases([case], scorer)
     assert set(record.scores) == {"liver", "spleen"}
     assert record.scores["spleen"].slices == (3, 4)
-    assert record.notes == ["labels.npy: labels without a name are left out: 200"]
+    assert record.notes == ["labels.npy: labels without a name are ignored: 200"]
     assert len(record.absent) == len(dap_table()) - 2
 
 
@@ -130,9 +130,9 @@ def test_the_table_has_the_columns_of_the_original(root, tmp_path, scorer):
     assert [row.score.mean for row in table.ordered()] == sorted(row.score.mean for row in table.ordered())
 
 
-def test_a_second_run_goes_on_and_changed_files_are_scored_again(root, tmp_path, scorer):
+def test_a_second_run_resumes_and_scores_changed_files_again(root, tmp_path, scorer):
     filled(tmp_path / "r.csv", find_cases(root), scorer)
-    table = Table(tmp_path / "r.csv", COLUMNS, SETTINGS)
+    table = ScoreTable(tmp_path / "r.csv", COLUMNS, SETTINGS)
     assert all(table.has(case) for case in find_cases(root))
     np.save(root / "s2" / "segmentations" / "liver.npy", box(4, 9))
     assert [table.has(case) for case in find_cases(root)] == [True, False]
@@ -142,37 +142,37 @@ def test_a_second_run_goes_on_and_changed_files_are_scored_again(root, tmp_path,
     assert [row[0] for row in slices] == ["CT_Sample", "s1", "s2"]
 
 
-def test_a_failed_case_is_tried_again(tmp_path):
+def test_a_failed_case_is_scored_again(tmp_path):
     (tmp_path / "ct.npy").write_bytes(b"x")
-    case, table = Case("s1", tmp_path / "ct.npy"), Table(tmp_path / "r.csv", COLUMNS, SETTINGS)
+    case, table = Case("s1", tmp_path / "ct.npy"), ScoreTable(tmp_path / "r.csv", COLUMNS, SETTINGS)
     table.add(case, Record("s1", case.fingerprint(), failed={"": "broken"}))
     table.write()
-    assert not Table(tmp_path / "r.csv", COLUMNS, SETTINGS).has(case)
+    assert not ScoreTable(tmp_path / "r.csv", COLUMNS, SETTINGS).has(case)
     assert read(tmp_path / "r.csv")[1] == ["s1", "n/a", "n/a", "n/a"]
 
 
 @pytest.mark.parametrize("kept", range(1, 400, 57))
-def test_a_line_that_was_cut_short_does_not_count(root, tmp_path, scorer, kept):
+def test_an_incomplete_line_is_ignored(root, tmp_path, scorer, kept):
     filled(tmp_path / "r.csv", find_cases(root), scorer)
     account = tmp_path / "r.scores.jsonl"
     whole = account.read_bytes()
     account.write_bytes(whole[:-kept])
-    table = Table(tmp_path / "r.csv", COLUMNS, SETTINGS)
+    table = ScoreTable(tmp_path / "r.csv", COLUMNS, SETTINGS)
     assert not table.has(find_cases(root)[1])
     filled(tmp_path / "r.csv", find_cases(root), scorer)
     lines = [json.loads(line) for line in account.read_text().splitlines()]
     assert sorted(line["case"] for line in lines[1:])[-1] == "s2"
 
 
-def test_a_file_that_goes_while_it_is_scored_is_scored_again(root, tmp_path, scorer):
-    (case, _), table = find_cases(root), Table(tmp_path / "r.csv", COLUMNS, SETTINGS)
+def test_a_file_that_disappears_during_scoring_is_scored_again(root, tmp_path, scorer):
+    (case, _), table = find_cases(root), ScoreTable(tmp_path / "r.csv", COLUMNS, SETTINGS)
     record = next(iter(score_cases([case], scorer)))
     np.save(root / "s1" / "segmentations" / "liver.npy", box(3, 9))
     table.add(case, record)
     assert not table.has(case)
 
 
-def test_a_link_to_nowhere_fails_alone(root, tmp_path, scorer):
+def test_a_broken_link_does_not_stop_the_other_masks(root, tmp_path, scorer):
     (root / "s1" / "segmentations" / "aorta.npy").symlink_to(tmp_path / "nowhere.npy")
     records = list(score_cases(find_cases(root), scorer))
     assert set(records[0].failed) == {"aorta"}
@@ -183,28 +183,28 @@ def test_a_link_to_nowhere_fails_alone(root, tmp_path, scorer):
 
 def test_a_row_of_another_case_is_not_replaced(tmp_path):
     (tmp_path / "ct.npy").write_bytes(b"x")
-    table = Table(tmp_path / "r.csv", COLUMNS, SETTINGS)
+    table = ScoreTable(tmp_path / "r.csv", COLUMNS, SETTINGS)
     one, other = (Case("ct", tmp_path / "ct.npy", source=source) for source in ("here", "there"))
     table.add(one, Record("ct", one.fingerprint()))
     with pytest.raises(ValueError, match="has a row ct of another case"):
         table.has(other)
 
 
-def test_other_settings_and_files_of_others_are_refused(root, tmp_path, scorer):
+def test_other_settings_and_files_of_other_programs_are_refused(root, tmp_path, scorer):
     filled(tmp_path / "r.csv", find_cases(root), scorer)
     with pytest.raises(ValueError, match="another weights; name another file, or --overwrite"):
-        Table(tmp_path / "r.csv", COLUMNS, SETTINGS | {"weights": "xyz"})
-    again = Table(tmp_path / "r.csv", COLUMNS, SETTINGS | {"weights": "xyz"}, overwrite=True)
+        ScoreTable(tmp_path / "r.csv", COLUMNS, SETTINGS | {"weights": "xyz"})
+    again = ScoreTable(tmp_path / "r.csv", COLUMNS, SETTINGS | {"weights": "xyz"}, overwrite=True)
     assert not again.has(find_cases(root)[0])
     (tmp_path / "mine.csv").write_text("precious\n")
     with pytest.raises(ValueError, match="not written by `jaxseg score`"):
-        Table(tmp_path / "mine.csv", COLUMNS, SETTINGS, overwrite=True)
+        ScoreTable(tmp_path / "mine.csv", COLUMNS, SETTINGS, overwrite=True)
     (tmp_path / "new.worst.png").write_text("precious\n")
-    with pytest.raises(ValueError, match="new.worst.png is there"):
-        Table(tmp_path / "new.csv", COLUMNS, SETTINGS)
+    with pytest.raises(ValueError, match="new.worst.png exists"):
+        ScoreTable(tmp_path / "new.csv", COLUMNS, SETTINGS)
     (tmp_path / "odd.scores.jsonl").write_text("precious\n")
-    with pytest.raises(ValueError, match="no account of"):
-        Table(tmp_path / "odd.csv", COLUMNS, SETTINGS)
+    with pytest.raises(ValueError, match="is not a journal of"):
+        ScoreTable(tmp_path / "odd.csv", COLUMNS, SETTINGS)
     assert (tmp_path / "mine.csv").read_text() == (tmp_path / "odd.scores.jsonl").read_text() == "precious\n"
 
 
@@ -212,13 +212,13 @@ def test_other_settings_and_files_of_others_are_refused(root, tmp_path, scorer):
     "line", ['{"case": "s1"}', "[]", '{"case": "s1", "fingerprint": "x", "failed": {}, "scores": []}', "nan"]
 )
 def test_a_damaged_line_is_scored_again(root, tmp_path, scorer, line):
-    table = Table(tmp_path / "r.csv", COLUMNS, SETTINGS)
-    with table.account.open("a") as file:
+    table = ScoreTable(tmp_path / "r.csv", COLUMNS, SETTINGS)
+    with table.journal.open("a") as file:
         file.write(line + "\n")
-    assert not Table(tmp_path / "r.csv", COLUMNS, SETTINGS).has(find_cases(root)[0])
+    assert not ScoreTable(tmp_path / "r.csv", COLUMNS, SETTINGS).has(find_cases(root)[0])
 
 
-def test_orders_slices_and_pictures_are_of_the_masks(root, tmp_path, scorer):
+def test_orders_slices_and_the_sheet_show_the_scored_masks(root, tmp_path, scorer):
     cases = find_cases(root)
     table = filled(tmp_path / "r.csv", cases, scorer)
     worst, best = (read(table.write_order(order)) for order in ("annotate", "trust"))
@@ -231,7 +231,7 @@ def test_orders_slices_and_pictures_are_of_the_masks(root, tmp_path, scorer):
     assert worst_picture(table.ordered(), cases) is None
 
 
-def test_names_that_a_spreadsheet_would_compute_are_text(tmp_path):
-    table = Table(tmp_path / "r.csv", ["=1+1"], SETTINGS)
+def test_names_that_a_spreadsheet_would_evaluate_become_text(tmp_path):
+    table = ScoreTable(tmp_path / "r.csv", ["=1+1"], SETTINGS)
     table.write()
     assert read(tmp_path / "r.csv")[0][1] == "'=1+1"

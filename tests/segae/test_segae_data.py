@@ -1,4 +1,4 @@
-"""SegAE's data: the layout, the slices that can be used, the cache, and the examples."""
+"""SegAE's data: the layout, the usable slices, the cache, and the examples."""
 
 import csv
 import pickle
@@ -23,7 +23,7 @@ def data(tmp_path_factory):
     return read_segae(save_data(tmp_path_factory.mktemp("segae")))
 
 
-def test_the_golden_example_is_met(kit):
+def test_the_golden_example_is_reproduced(kit):
     name = "segae_dataset/valid_item"
     hu = np.stack([np.round(kit.input(name, f"hu{i}")).astype(np.int16)[0, 0] for i in range(4)])
     shapes = (
@@ -57,7 +57,7 @@ def test_quality_csv_of_the_sample_is_reproduced(shared):
     assert found.notes[0].startswith("3 of 483 masks of train are left out")
 
 
-def test_slices_are_indexed_and_masks_without_any_are_told(data):
+def test_usable_slices_are_found_and_masks_without_any_are_reported(data):
     assert {split: len(source) for split, source in data.splits.items()} == {"train": 3, "val": 3}
     source = data.splits["train"]
     assert [item.slices for item in source.items] == [(2, 3), (1, 2, 3, 4), (1, 2, 3)]
@@ -78,7 +78,7 @@ def test_an_example_is_the_crop_of_the_middle_slice(data):
     np.testing.assert_array_equal(found["image"], network_input(ct()[3], organ(2)[3], 64))
 
 
-def test_single_slices_are_records(data):
+def test_single_slices_can_be_records(data):
     source = data.splits["val"]
     assert [item.slices for item in source.of_slices().items] == [(2,), (3,), (1,), (2,), (3,), (4,), (1,), (2,), (3,)]
     assert [item.slices for item in source.of_slices(2).items] == [(2,), (3,), (2,), (4,), (1,), (3,)]
@@ -86,7 +86,7 @@ def test_single_slices_are_records(data):
     assert Example(16)(source.of_slices()[8])["slice"] == 3
 
 
-def test_training_draws_slices_and_margins_from_the_seed(data):
+def test_training_samples_slices_and_margins_from_the_seed(data):
     source, augment = data.splits["train"], Augmentation(32)
     found = [augment(source[1], np.random.default_rng(seed)) for seed in range(60)]
     assert {int(example["slice"]) for example in found} == {1, 2, 3, 4}
@@ -95,7 +95,7 @@ def test_training_draws_slices_and_margins_from_the_seed(data):
     assert all(np.array_equal(again[key], found[7][key]) for key in again)
 
 
-def test_every_option_of_augmentation_keeps_the_example_right(data):
+def test_examples_are_valid_with_all_options_of_augmentation(data):
     record = data.splits["train"][1]
     options = {"degrade_share": 0.5, "truth_share": 0.3, "window_jitter": 40, "noise": 30, "rotate": 20}
     augment = Augmentation(24, **options, flip_rows=0.5, flip_columns=0.5)
@@ -111,7 +111,7 @@ def test_every_option_of_augmentation_keeps_the_example_right(data):
     assert min(example["dice"] for example in found) < 0.4
 
 
-def test_augmentation_leaves_the_cached_volumes_as_they_are(data):
+def test_augmentation_does_not_change_the_cached_volumes(data):
     augment = Augmentation(24, degrade_share=0.5, noise=50, rotate=30, flip_rows=1, flip_columns=1)
     for seed in range(20):
         augment(data.splits["train"][1], np.random.default_rng(seed))
@@ -121,7 +121,7 @@ def test_augmentation_leaves_the_cached_volumes_as_they_are(data):
     np.testing.assert_array_equal(record["mask"].array(), organ(2))
 
 
-def test_mirrored_and_turned_alike(data):
+def test_ct_and_masks_are_flipped_together(data):
     source = data.splits["train"]
     plain, mirrored = (Augmentation(32, flip_columns=p)(source[1], np.random.default_rng(3)) for p in (0, 1))
     np.testing.assert_array_equal(mirrored["image"], plain["image"][:, ::-1])
@@ -133,7 +133,7 @@ def test_mirrored_and_turned_alike(data):
     [
         ({"size": 0}, "size"),
         ({"degrade_share": 1.5}, "degrade_share"),
-        ({"degrade_share": 0.7, "truth_share": 0.7}, "more than 1"),
+        ({"degrade_share": 0.7, "truth_share": 0.7}, "at most 1"),
         ({"degrade_dice": (0.0, 0.5)}, "degrade_dice"),
         ({"window_jitter": 200}, "window_jitter"),
         ({"noise": -1}, "noise"),
@@ -141,12 +141,12 @@ def test_mirrored_and_turned_alike(data):
         ({"kinds": ("melt",)}, "melt"),
     ],
 )
-def test_impossible_augmentation_is_refused(options, message):
+def test_invalid_options_of_augmentation_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         Augmentation(**options)
 
 
-def test_the_pipeline_makes_batches_of_it(data):
+def test_the_pipeline_makes_batches(data):
     options = {"batch_size": 2, "threads": 2}
     with_seed = [next(training_batches(data.splits["train"], Augmentation(16), seed=4, **options)) for _ in range(2)]
     for key in with_seed[0]:
@@ -166,12 +166,12 @@ def test_a_source_is_pickled_without_its_volumes(data):
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 5), st.integers(1, 9), st.integers(1, 9), st.floats(0, 1), st.integers(0, 99))
-def test_packed_masks_come_back(depth, height, width, share, seed):
+def test_packed_masks_can_be_unpacked(depth, height, width, share, seed):
     mask = np.random.default_rng(seed).random((depth, height, width)) < share
     np.testing.assert_array_equal(pack(mask).array(), mask)
 
 
-def test_the_cache_keeps_within_its_limit_and_opens_once():
+def test_the_cache_stays_within_its_limit_and_opens_once():
     cache, opened = Cache(250), []
 
     def get(key):
@@ -188,7 +188,7 @@ def test_the_cache_keeps_within_its_limit_and_opens_once():
     assert opened == ["a", "b", "c", "a"]
 
 
-def test_a_failed_volume_is_tried_again():
+def test_a_failed_volume_is_read_again():
     cache = Cache(100)
     with pytest.raises(OSError, match="once"):
         cache.get("a", lambda: (_ for _ in ()).throw(OSError("once")))
@@ -202,7 +202,7 @@ def test_a_small_limit_gives_the_same_examples(data):
         np.testing.assert_array_equal(found["image"], wanted["image"])
 
 
-def test_bad_volumes_are_all_told(tmp_path):
+def test_all_bad_volumes_are_reported(tmp_path):
     root = save_data(tmp_path / "data")
     case = root / "train" / "a"
     save_nifti(case / "liver_13" / "epoch_000.nii.gz", labels())  # not 0 and 1
@@ -212,11 +212,11 @@ def test_bad_volumes_are_all_told(tmp_path):
         read_segae(root)
     lines = str(error.value).split("\n")[1:]
     assert "train/a/liver_13/epoch_000.nii.gz: a mask holds 0 and 1" in lines[0]
-    assert "train/a/liver_13/epoch_002.nii.gz: lies otherwise than ct.nii.gz" in lines[1]
+    assert "train/a/liver_13/epoch_002.nii.gz: covers another space than ct.nii.gz" in lines[1]
     assert "val/b/ct.nii.gz: values from" in lines[2]
 
 
-def test_layouts_that_are_none_are_refused(tmp_path):
+def test_invalid_layouts_are_refused(tmp_path):
     with pytest.raises(ValueError, match="no such folder"):
         read_segae(tmp_path / "missing")
     with pytest.raises(ValueError, match="has no case"):
@@ -231,7 +231,7 @@ def test_layouts_that_are_none_are_refused(tmp_path):
         read_segae(tmp_path)
 
 
-def test_a_split_with_nothing_to_use_is_refused(tmp_path):
+def test_a_split_without_usable_slices_is_refused(tmp_path):
     case = save_case(tmp_path / "train" / "a")
     shutil.rmtree(case / "kidney-left_15")
     for name in ("000", "002"):
@@ -242,7 +242,7 @@ def test_a_split_with_nothing_to_use_is_refused(tmp_path):
         read_segae(tmp_path, overlap=0)
 
 
-def test_dice_counts_as_the_original_does():
+def test_dice_equals_that_of_the_original():
     first, second = np.array([[1, 1, 0]]), np.array([[0, 1, 1]])
     assert true_dice(first, second) == pytest.approx(2 / (4 + 1e-6), abs=1e-12)
     assert true_dice(np.zeros(3), np.zeros(3)) == 0

@@ -1,4 +1,4 @@
-"""Building SegAE's layout from CTs with labels."""
+"""Building SegAE's training data from CTs with labels."""
 
 import csv
 import json
@@ -8,8 +8,8 @@ import pytest
 from segae_files import ct, labels, organ
 from volume_files import AFFINE, save_nifti, save_series
 
+from jaxseg.segae import label_table
 from jaxseg.segae import prepare as segae_prepare
-from jaxseg.segae import sources as segae_sources
 from jaxseg.segae.data import read_segae
 from jaxseg.vocabulary import organs
 from jaxseg.volumes.read import read_volume
@@ -26,18 +26,20 @@ def folders(tmp_path):
 
 
 def run(folder, out="out", pseudo=None, table=None, **options):
-    scans, _ = segae_sources.find_scans(folder / "cts", folder / "labels", pseudo)
+    scans, _ = segae_prepare.find_scans(folder / "cts", folder / "labels", pseudo)
     settings = segae_prepare.Settings(**{"per_organ": 3, "least_slices": 2, "pseudo": pseudo is not None} | options)
     splits = segae_prepare.begin(scans, folder / out, settings)
-    table = table or segae_sources.dap_table()
+    table = table or label_table.dap_table()
     return list(segae_prepare.prepare(scans, folder / out, settings, table, splits))
 
 
 def content(folder):
-    return {path.relative_to(folder): path.read_bytes()[10:] for path in folder.rglob("*.nii.gz")}  # less gzip's time
+    return {
+        path.relative_to(folder): path.read_bytes()[10:] for path in folder.rglob("*.nii.gz")
+    }  # without the time in gzip's header
 
 
-def test_what_is_built_can_be_trained_on(folders):
+def test_the_built_data_can_be_read_for_training(folders):
     outcomes = run(folders)
     assert [(outcome.masks, outcome.error) for outcome in outcomes] == [(6, "")] * 3
     data = read_segae(folders / "out")
@@ -55,14 +57,14 @@ def test_what_is_built_can_be_trained_on(folders):
     assert tuple(rows[0]) == segae_prepare.COLUMNS
     for row in rows:
         wanted = np.linspace(*segae_prepare.DICE_RANGE, 3)[int(row["file"].split("degraded_")[1][:2])]
-        assert float(row["dice_3d"]) == pytest.approx(wanted, abs=0.2)  # of two slices one is lost or none
+        assert float(row["dice_3d"]) == pytest.approx(wanted, abs=0.2)  # with two slices, either one is lost or none
         assert row["file"].endswith(f"_{row['degradation']}.nii.gz")
     summary = json.loads((folders / "out" / "summary.json").read_text())
     assert summary["masks"] == {"train": 12, "val": 6}
     assert summary["failed"] == {}
 
 
-def test_one_seed_builds_the_same_and_a_second_run_only_what_is_missing(folders):
+def test_one_seed_builds_the_same_data_and_a_second_run_only_missing_cases(folders):
     run(folders)
     run(folders, "again")
     run(folders, "other", seed=1)
@@ -80,7 +82,7 @@ def test_one_seed_builds_the_same_and_a_second_run_only_what_is_missing(folders)
     assert (folders / "out" / "val").stat().st_mtime_ns == stamp
 
 
-def test_a_bad_case_does_not_stop_the_rest(folders):
+def test_a_bad_case_does_not_stop_the_others(folders):
     (folders / "cts" / "a_0000.nii.gz").write_bytes(b"damaged")
     save_nifti(folders / "labels" / "b.nii.gz", labels() * 0)
     outcomes = {outcome.case: outcome for outcome in run(folders)}
@@ -91,7 +93,7 @@ def test_a_bad_case_does_not_stop_the_rest(folders):
     assert set(json.loads((folders / "out" / "summary.json").read_text())["failed"]) == {"a", "b"}
 
 
-def test_pseudo_labels_are_taken_stage_by_stage(folders):
+def test_predicted_labels_become_one_mask_per_stage(folders):
     for name in "abc":
         (folders / "pseudo" / name).mkdir(parents=True)
         for stage in (5, 10):
@@ -120,7 +122,7 @@ def test_pseudo_labels_are_taken_stage_by_stage(folders):
 )
 def test_labels_of_other_tables_become_classes_of_the_dap_atlas(folders, name, text):
     (folders / name).write_text(text)
-    table = segae_sources.read_table(folders / name)
+    table = label_table.read_table(folders / name)
     assert {label: organ.id for label, organ in table.items()} == {13: 114, 15: 15}
     run(folders, table=table, per_organ=1)
     case = next((folders / "out" / "val").iterdir())
@@ -142,14 +144,14 @@ def test_labels_of_other_tables_become_classes_of_the_dap_atlas(folders, name, t
         ("t.csv", "1,liver\nx,spleen\n", "not a table"),
     ],
 )
-def test_tables_that_are_wrong_are_refused(tmp_path, name, text, message):
+def test_invalid_tables_are_refused(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=message):
-        segae_sources.read_table(tmp_path / name)
+        label_table.read_table(tmp_path / name)
 
 
-def test_the_table_of_the_dap_atlas_leaves_out_what_is_no_organ():
-    assert set(segae_sources.dap_table()) == set(range(2, len(organs.ORGANS)))
+def test_the_table_of_the_dap_atlas_has_only_organs():
+    assert set(label_table.dap_table()) == set(range(2, len(organs.ORGANS)))
 
 
 def test_cases_are_found_in_folders_and_as_dicom(tmp_path):
@@ -157,20 +159,20 @@ def test_cases_are_found_in_folders_and_as_dicom(tmp_path):
     case.mkdir(parents=True)
     save_nifti(case / "ct.nii.gz", ct())
     save_nifti(case / "label.nii.gz", labels())
-    scans, notes = segae_sources.find_scans(tmp_path / "data", tmp_path / "data")
+    scans, notes = segae_prepare.find_scans(tmp_path / "data", tmp_path / "data")
     assert [(scan.name, scan.ct.name, scan.label.name) for scan in scans] == [("x", "ct.nii.gz", "label.nii.gz")]
     assert notes == ()
     (tmp_path / "cts").mkdir()
     save_series(tmp_path / "cts" / "x", (ct() + 1024).astype(np.uint16))
     save_series(tmp_path / "cts" / "y", (ct() + 1024).astype(np.uint16))
-    scans, notes = segae_sources.find_scans(tmp_path / "cts", tmp_path / "data")
+    scans, notes = segae_prepare.find_scans(tmp_path / "cts", tmp_path / "data")
     assert scans[0].ct == tmp_path / "cts" / "x"
     assert notes == ("1 cases have no labels: y",)
     with pytest.raises(ValueError, match=r"no CT has labels of the same name \(2 CT, 0 labels\)"):
-        segae_sources.find_scans(tmp_path / "cts", tmp_path / "cts")
+        segae_prepare.find_scans(tmp_path / "cts", tmp_path / "cts")
 
 
-def test_foreign_folders_and_other_settings_are_refused(folders):
+def test_folders_with_other_files_and_other_settings_are_refused(folders):
     run(folders)
     with pytest.raises(ValueError, match="another per_organ, seed"):
         run(folders, per_organ=4, seed=2)
@@ -184,7 +186,7 @@ def test_foreign_folders_and_other_settings_are_refused(folders):
     assert (folders / "foreign" / "notes.txt").read_text() == "{}"
 
 
-def test_more_cases_leave_the_others_in_their_split(folders):
+def test_added_cases_do_not_move_the_others_to_another_split(folders):
     run(folders, val_fraction=0.4)
     before = {split: {path.name for path in (folders / "out" / split).iterdir()} for split in ("train", "val")}
     for seed, name in enumerate("defg"):

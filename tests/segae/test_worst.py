@@ -1,4 +1,4 @@
-"""Sheets of masks: the outline is where the mask is, grey values are those of the window, all tiles fit."""
+"""Sheets of masks: position of the outlines, grey values of the window, and tiles for all masks."""
 
 import dataclasses
 
@@ -20,7 +20,7 @@ def outline(rows, **options) -> np.ndarray:
 
 
 def runs(line: np.ndarray) -> list[int]:
-    """The lengths of what is True without a gap."""
+    """Returns the lengths of the runs of True."""
     ends = np.flatnonzero(np.diff(np.concatenate([[False], line, [False]])))
     return (ends[1::2] - ends[::2]).tolist()
 
@@ -35,7 +35,7 @@ def test_the_outline_is_two_pixels_wide_and_has_the_shape_of_the_mask():
     assert width / height == pytest.approx(25 / 20, rel=0.05)
 
 
-def test_small_masks_are_shown_as_large_as_large_ones_and_with_room_around():
+def test_small_and_large_masks_are_zoomed_to_one_size_with_a_margin():
     small, large = (outline([row((512, 512), (slice(100, 100 + n), slice(90, 90 + n)))]) for n in (20, 200))
     widths = [np.ptp(np.nonzero(found)[1]) for found in (small, large)]
     assert widths[0] == pytest.approx(widths[1], rel=0.25)
@@ -53,7 +53,7 @@ def test_grey_values_are_those_of_the_window():
     np.testing.assert_allclose(shown, [0, 128, 255, 255], atol=3)
 
 
-def test_an_empty_mask_is_the_whole_slice_without_an_outline():
+def test_an_empty_mask_shows_the_whole_slice_without_an_outline():
     picture = worst_sheet([row(mask=np.zeros((60, 80), bool))])
     assert picture.size == worst_sheet([row()]).size
     assert not outline([row(mask=np.zeros((60, 80), bool))]).any()
@@ -67,7 +67,7 @@ def test_masks_at_the_border_of_the_slice_are_drawn(box):
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 30])
-def test_every_mask_has_a_tile_of_its_own(count):
+def test_every_mask_has_its_own_tile(count):
     shapes = [(60, 80), (20, 200), (200, 20), (1, 1), (7, 5)]
     rows = []
     for i in range(count):
@@ -83,14 +83,14 @@ def test_every_mask_has_a_tile_of_its_own(count):
     assert found == [True] * count
 
 
-def test_a_long_title_leaves_the_next_tile_alone():
+def test_a_long_title_does_not_reach_the_next_tile():
     pictures = [np.asarray(worst_sheet([row(title=title), row()])) for title in ("a", "a title without an end " * 50)]
     half = pictures[0].shape[1] // 2
     np.testing.assert_array_equal(pictures[0][:, half:], pictures[1][:, half:])
     assert (pictures[0][:, :half] != pictures[1][:, :half]).any()
 
 
-def test_the_true_dice_is_told_where_it_is_known():
+def test_the_true_dice_is_shown_if_it_is_known():
     one, two = (np.asarray(worst_sheet([row(truth=truth)])) for truth in (None, 0.9))
     changed = np.nonzero((one != two).any(-1))[0]
     assert changed.min() > one.shape[0] * 0.75
@@ -111,6 +111,6 @@ def test_values_that_are_not_finite_are_drawn_as_if_they_were_zero():
         ([row(ct=np.zeros((0, 4)), mask=np.zeros((0, 4), bool))], r"must be \(h, w\)"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused(rows, words):
+def test_invalid_masks_are_refused(rows, words):
     with pytest.raises(ValueError, match=words):
         worst_sheet(rows)

@@ -1,4 +1,4 @@
-"""The table of organs: the original's facts, TotalSegmentator's names, and what is said about an unknown name."""
+"""The table of organs: the original's classes, the names of TotalSegmentator, and messages for unknown names."""
 
 import csv
 import json
@@ -16,19 +16,19 @@ def facts(kit) -> dict:
     return json.loads((kit.folder / "facts" / "segae_classes.json").read_text())
 
 
-def test_classes_and_names_are_the_originals(facts):
+def test_classes_and_names_equal_those_of_the_original(facts):
     assert [organ.id for organ in organs.ORGANS] == list(range(145))
     assert {str(i): name for i, name in enumerate(organs.NAMES)} == facts["embedding_row_names"]
     assert len(set(organs.NAMES)) == 145
 
 
-def test_names_are_those_of_the_dap_atlas(shared):
+def test_names_equal_those_of_the_dap_atlas(shared):
     with (shared / "data" / "segae" / "DAP_Atlas_label_name.csv").open(newline="") as file:
         rows = list(csv.reader(file))[1:]
     assert [(organ.id, organ.name) for organ in organs.ORGANS] == [(int(i), name.strip()) for i, name in rows]
 
 
-def test_the_originals_table_is_reproduced_and_right_but_for_two_entries(facts):
+def test_the_table_of_the_original_is_reproduced_and_right_except_two_entries(facts):
     table = facts["embedding_row_of_totalsegmentator_class"]
     original = organs.totalsegmentator(1, names="original")
     assert {name: organ.id for name, organ in original.items()} == table
@@ -40,7 +40,7 @@ def test_the_originals_table_is_reproduced_and_right_but_for_two_entries(facts):
         assert organs.find(name, names="original").id == row
 
 
-def test_the_contradicting_entries_are_right_unless_the_originals_are_asked_for():
+def test_the_two_entries_are_right_unless_those_of_the_original_are_requested():
     assert organs.find("urinary_bladder").name == "bladder"
     assert organs.find("Urinary Bladder", names="original").name == "prostate"
     assert organs.find("face", names="original").name == "cheek left"
@@ -49,7 +49,7 @@ def test_the_contradicting_entries_are_right_unless_the_originals_are_asked_for(
     assert organs.find("bladder", names="original").id == 17
 
 
-def test_every_name_of_totalsegmentator_resolves_or_is_said_to_be_absent():
+def test_every_name_of_totalsegmentator_is_found_or_reported_as_absent():
     first, second = (organs.totalsegmentator(version) for version in (1, 2))
     assert (len(first), len(second)) == (104, 117)
     assert [name for name, organ in first.items() if organ is None] == ["face"]
@@ -71,7 +71,7 @@ def test_every_name_of_totalsegmentator_resolves_or_is_said_to_be_absent():
             assert organs.find(name) is organ
 
 
-def test_the_masks_of_the_shared_cases_resolve_or_are_said_to_be_absent(shared):
+def test_the_masks_of_the_shared_cases_are_found_or_reported_as_absent(shared):
     folders = (shared / "data" / "ct" / "totalseg").glob("*/segmentations/*.nii.gz")
     names = sorted({path.name.removesuffix(".nii.gz") for path in folders})
     assert len(names) == 68
@@ -119,7 +119,7 @@ def test_an_organ_is_found_by_class_and_by_any_spelling(given, name):
         ("xyzzy", "unknown organ 'xyzzy'$"),
         ("", "unknown organ ''$"),
         ("-1", "unknown organ '-1'"),
-        ("\u0661", "unknown organ"),  # a digit, but not of ASCII
+        ("\u0661", "unknown organ"),  # a digit, but not an ASCII digit
         ("9" * 5000, "unknown organ '9999"),
         (145, "no organ 145; classes are 0 to 144"),
         (-1, "no organ -1"),
@@ -135,7 +135,7 @@ def test_an_unknown_organ_is_refused_with_the_nearest_names(given, words):
 
 
 @given(st.text(max_size=300))
-def test_any_text_is_an_organ_or_a_value_error(text):
+def test_any_text_gives_an_organ_or_a_value_error(text):
     try:
         found = organs.find(text)
     except ValueError as error:
@@ -144,13 +144,13 @@ def test_any_text_is_an_organ_or_a_value_error(text):
         assert found in organs.ORGANS
 
 
-def test_no_name_means_two_organs():
+def test_no_name_belongs_to_two_organs():
     for organ in organs.ORGANS:
         for name in (organ.name, organ.totalsegmentator_v1, organ.totalsegmentator_v2):
             assert not name or organs.find(name) is organ
 
 
-def test_an_unknown_reading_or_version_is_refused():
+def test_unknown_values_of_names_and_version_are_refused():
     with pytest.raises(ValueError, match="one of right, original, got 'wrong'"):
         organs.find("liver", names="wrong")
     for version, names in ((3, "right"), (1, "wrong")):

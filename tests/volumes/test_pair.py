@@ -1,4 +1,4 @@
-"""What must hold of a CT and its mask."""
+"""Checks of a CT and its mask."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def test_every_shared_ct_passes(shared):
         ((HU + 1000) / 2500, "look normalised"),
         (HU / 1000, "look normalised"),
         ((HU - HU.mean()) / HU.std(), "look normalised"),
-        (((HU + 1000) / 2500 * 255).astype(np.uint8), "picture"),
+        (((HU + 1000) / 2500 * 255).astype(np.uint8), "8-bit image"),
         (np.zeros((2, 3, 4)), "every voxel is 0"),
         (np.where(HU > 1400, np.nan, HU), "1 voxels are NaN"),
         (np.where(HU > 1400, np.inf, HU), "1 voxels are NaN or infinite"),
@@ -42,12 +42,12 @@ def test_other_values_are_refused(values, message):
         check_ct(named(values, "ct"))
 
 
-def test_a_missing_intercept_is_remarked_on():
+def test_a_missing_intercept_gives_a_remark():
     assert "intercept" in check_ct(named(HU + 1024, "ct"))[0]
 
 
 @pytest.mark.parametrize("top", [1, 255])
-def test_masks_of_two_values_become_bool(top):
+def test_masks_with_two_values_become_bool(top):
     values = np.array([[[0, top, 0]]], np.uint8)
     assert check_mask(named(values, "m")).array.tolist() == [[[False, True, False]]]
     assert not check_mask(named(values * 0, "m")).array.any()
@@ -60,7 +60,7 @@ def test_other_masks_are_refused(values):
         check_mask(named([[values]], "m"))
 
 
-def test_pairs_of_one_place_pass_and_shapes_are_compared():
+def test_pairs_with_one_position_pass_and_shapes_are_compared():
     ct = named(HU, "ct.nii.gz", AFFINE)
     check_pair(ct, named(HU > 0, "m", AFFINE + 1e-4))
     check_pair(ct, named(HU > 0, "m"))
@@ -70,13 +70,13 @@ def test_pairs_of_one_place_pass_and_shapes_are_compared():
         check_pair(ct, named(np.zeros((4, 3, 2)), "m"))
 
 
-def test_a_mask_that_lies_otherwise_is_told_how():
+def test_the_message_says_how_a_mask_covers_another_space():
     ct = named(HU, "ct", AFFINE)
     turned = canonical(named(HU > 0, "m", AFFINE))
-    with pytest.raises(VolumeError, match="its axes are RAS, those of the CT LAS"):
+    with pytest.raises(VolumeError, match="its axes are RAS, those of the CT are LAS"):
         check_pair(ct, turned)
     check_pair(canonical(ct), turned)
-    with pytest.raises(VolumeError, match="0.8 x 0.9 x 1.5 mm, those of the CT 0.8 x 0.9 x 3 mm"):
+    with pytest.raises(VolumeError, match="0.8 x 0.9 x 1.5 mm, those of the CT are 0.8 x 0.9 x 3 mm"):
         check_pair(ct, named(HU, "m", AFFINE @ np.diag([1, 1, 0.5, 1])))
     moved = AFFINE.copy()
     moved[2, 3] += 3
@@ -84,7 +84,7 @@ def test_a_mask_that_lies_otherwise_is_told_how():
         check_pair(ct, named(HU, "m", moved))
 
 
-def test_one_long_volume_may_not_drift_apart():
+def test_a_small_difference_of_spacing_is_found_in_a_long_volume():
     spacing = AFFINE.copy()
     spacing[2, 2] *= 1.0005
     long = np.zeros((200, 3, 4))

@@ -1,0 +1,301 @@
+"""Scores all masks of a data set or of a volume of labels, and keeps the scores in a CSV from which a run resumes."""
+
+import contextlib
+import dataclasses
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+
+from jaxseg.draw.save import save_picture
+from jaxseg.files import only_writer, sweep
+from jaxseg.segae.cases import Case, Record, find_cases, score_cases
+from jaxseg.segae.label_table import dap_table, read_table
+from jaxseg.segae.score import choose_orientation, open_scorer
+from jaxseg.segae.score_table import ORDERS, Row, ScoreTable, ordered, rows_of
+from jaxseg.segae.scorer import Scorer
+from jaxseg.segae.worst import worst_picture
+from jaxseg.vocabulary.organs import totalsegmentator
+from jaxseg.volumes.read import stem
+
+COLUMNS = ("auto", "v1", "v2", "present")  # choices of organs for the columns of a data set's CSV
+WORST = 20  # masks in a picture that an earlier run left and that is drawn again
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetScores:
+    """The scores of a data set, or of a volume of labels.
+
+    Attributes:
+      records: what became of each case that this call scored.
+      rows: all scored masks, those of earlier runs included; the lowest predicted Dice is first.
+      skipped: number of cases that an earlier run had scored.
+      files: what was written -> its path: "table", "slices", "annotate", "trust" and "worst", as far as requested or
+        left by an earlier run.
+    """
+
+    records: tuple[Record, ...]
+    rows: tuple[Row, ...]
+    skipped: int
+    files: dict[str, Path]
+
+    @property
+    def done(self) -> int:
+        """Number of cases that this call scored without a failure."""
+        return len(self.records) - self.failed
+
+    @property
+    def failed(self) -> int:
+        """Number of cases of this call in which a mask, or the case itself, could not be scored."""
+        return sum(bool(record.failed) for record in self.records)
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """Where scores are written, and which files are written beside the CSV.
+
+    Attributes:
+      output: the CSV; None: nothing is written.
+      overwrite: discard the scores that the CSV holds.
+      per_slice: write NAME.slices.csv.
+      rank: "annotate" or "trust": write NAME.annotate.csv (worst mask first) or NAME.trust.csv (best mask first).
+      worst: number of masks in the picture NAME.worst.png; None: no picture.
+
+    Raises:
+      ValueError: an option is out of range, or needs an output.
+    """
+
+    output: Path | None
+    overwrite: bool = dataclasses.field(default=False, kw_only=True)
+    per_slice: bool = dataclasses.field(default=False, kw_only=True)
+    rank: str | None = None
+    worst: int | None = None
+
+    def __post_init__(self):
+        if self.output is not None and self.output.suffix.lower() != ".csv":
+            raise ValueError(f"{self.output.name} is not a .csv file; name the CSV to write")
+        if self.rank is not None and self.rank not in ORDERS:
+            raise ValueError(f"rank must be one of {', '.join(ORDERS)}, got {self.rank!r}")
+        if self.worst is not None and self.worst < 1:
+            raise ValueError(f"worst must be at least 1, got {self.worst}")
+        if self.output is None and (self.overwrite or self.per_slice or self.rank or self.worst):
+            raise ValueError("overwrite, per_slice, rank and worst need an output, the CSV to write")
+
+
+def score_dataset(
+    dataset: str | Path,
+    output: str | Path | None = None,
+    model: str | Path | nnx.Module | Scorer = "segae",
+    *,
+    organs: str = "auto",
+    canonical: bool | None = None,
+    overwrite: bool = False,
+    per_slice: bool = False,
+    rank: str | None = None,
+    worst: int | None = None,
+    embeddings: str | Path | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+    report: Callable[[Record], None] | None = None,
+    **options,
+) -> DatasetScores:
+    """Scores every mask of a data set in TotalSegmentator's layout, and writes the scores to a CSV.
+
+    A bad mask or a bad case does not stop the others. If the CSV exists, cases are scored only if they are new, failed
+    before, or have changed files.
+
+    Args:
+      dataset: folder of CASE/ct.nii.gz and CASE/segmentations/ORGAN.nii.gz; .nii, .npy and .npz files, and folders of
+        DICOM slices for CTs, can take the place of .nii.gz.
+      output: CSV with one row per case and one column per organ, with "n/a" in cells without a score; None: nothing is
+        written.
+      model: as in `jaxseg.score`.
+      organs: columns of the CSV. "auto": the 104 names of TotalSegmentator v1, and other names that the data set has;
+        "v1": only the 104, as the original; "v2": the 117 names of v2; "present": the names that the data set has.
+      canonical: turn volumes to the patient's axes; None: as the model was trained.
+      overwrite: score the cases again that the CSV holds.
+      per_slice: also write NAME.slices.csv, with one line per scored slice.
+      rank: also write the order in which to "annotate" masks (worst first, NAME.annotate.csv) or to "trust" them (best
+        first, NAME.trust.csv).
+      worst: also draw this number of masks with the lowest predicted Dice to NAME.worst.png; at most 60 are drawn.
+      embeddings: file of text embeddings, for a model that is stored without them.
+      progress: called as (number of cases with scores, number of cases, name of the last), first with the cases that an
+        earlier run scored and "".
+      report: called with the `Record` of each case that is scored, after its scores are on disk.
+      **options: options of `Scorer`: slices, names, batch_size, devices, threads.
+
+    Returns:
+      The scores. Files beside the CSV that an earlier run left are written again too.
+
+    Raises:
+      ValueError: the folder has no case; the model does not score masks; an option is out of range; or the CSV was
+        not written by jaxseg, or was written with other settings.
+      OSError: a file of the model is missing, the results cannot be written, or another run is writing to their folder.
+
+    Example:
+      >>> import jaxseg
+      >>> found = jaxseg.score_dataset("cases", "scores.csv", "run", worst=20)  # doctest: +SKIP
+      >>> found.rows[0].case, found.rows[0].organ, found.rows[0].score.mean  # doctest: +SKIP
+      ('s0042', 'pancreas', 0.3817)
+
+    Source: Chen et al. 2024, arXiv:2406.00327; `inference_TotalSegmentator.py` of Schuture/Quality-Sentinel.
+    """
+    if organs not in COLUMNS:
+        raise ValueError(f"organs must be one of {', '.join(COLUMNS)}, got {organs!r}")
+    written = Written(_path(output), overwrite=overwrite, per_slice=per_slice, rank=rank, worst=worst)
+    cases = find_cases(Path(dataset))
+    scorer = open_scorer(model, embeddings=embeddings, **options)
+    run = _Run(cases, scorer, choose_orientation(scorer, canonical), progress, report)
+    return run(written, _columns(cases, organs), "dataset")
+
+
+def score_labels(
+    ct: str | Path,
+    labels: str | Path,
+    output: str | Path | None = None,
+    model: str | Path | nnx.Module | Scorer = "segae",
+    *,
+    label_names: str | Path | None = None,
+    canonical: bool | None = None,
+    overwrite: bool = False,
+    per_slice: bool = False,
+    rank: str | None = None,
+    worst: int | None = None,
+    embeddings: str | Path | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+    report: Callable[[Record], None] | None = None,
+    **options,
+) -> DatasetScores:
+    """Scores every label of a volume of labels as the mask of an organ.
+
+    Args:
+      ct: a volume file (NIfTI, .npy or .npz) in Hounsfield units, or a folder of DICOM slices.
+      labels: a volume file of labels, with the voxels of the CT.
+      output: CSV with one row for the CT and one column per organ of the table; None: nothing is written.
+      model: as in `jaxseg.score`.
+      label_names: JSON or CSV file that maps labels to organs, see `jaxseg.segae.label_table.read_table`; None: labels
+        are classes of the DAP-Atlas.
+      canonical, overwrite, per_slice, rank, worst, embeddings, progress, report: as in `score_dataset`.
+      **options: options of `Scorer`.
+
+    Returns:
+      The scores; a label that is missing in the volume is in `records[0].absent`.
+
+    Raises:
+      ValueError: as in `score_dataset`, or the table of labels is invalid.
+      OSError: a file is missing, or the results cannot be written.
+    """
+    written = Written(_path(output), overwrite=overwrite, per_slice=per_slice, rank=rank, worst=worst)
+    table = read_table(Path(label_names)) if label_names else dap_table()
+    for path in (ct, labels):
+        if not Path(path).exists():
+            raise ValueError(f"{path}: no such file")
+    ct = Path(ct).resolve()
+    name = stem(ct) or ct.name
+    name = ct.parent.name if name == "ct" else name  # CASE/ct.nii.gz
+    case = Case(name, ct, labels=Path(labels), table=table, source=str(ct))
+    scorer = open_scorer(model, embeddings=embeddings, **options)
+    run = _Run((case,), scorer, choose_orientation(scorer, canonical), progress, report)
+    return run(written, case.names, "labels")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """Scores cases with a Scorer, with or without a table on disk."""
+
+    cases: Sequence[Case]
+    scorer: Scorer
+    canonical: bool
+    progress: Callable[[int, int, str], None] | None
+    report: Callable[[Record], None] | None
+
+    def __call__(self, written: Written, columns: Sequence[str], kind: str) -> DatasetScores:
+        if written.output is None:
+            records = self._score(self.cases)
+            return DatasetScores(records, tuple(ordered(row for each in records for row in rows_of(each))), 0, {})
+        written.output.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(only_writer(written.output.parent))
+            except ValueError as error:
+                raise BlockingIOError(str(error)) from None
+            sweep(written.output.parent)
+            table = ScoreTable(written.output, columns, self._settings(kind), overwrite=written.overwrite)
+            records = self._score([case for case in self.cases if not table.has(case)], table)
+            table.write()
+            files = {"table": table.path} | self._write_beside(table, written)
+        return DatasetScores(records, tuple(table.ordered()), len(self.cases) - len(records), files)
+
+    def _score(self, todo: Sequence[Case], table: ScoreTable | None = None) -> tuple[Record, ...]:
+        before = len(self.cases) - len(todo)
+        records = []
+        self._notify(before, "")
+        for case, record in zip(todo, score_cases(todo, self.scorer, canonical=self.canonical), strict=True):
+            if table is not None:
+                table.add(case, record)
+            records.append(record)
+            if self.report is not None:
+                self.report(record)
+            self._notify(before + len(records), record.case)
+        return tuple(records)
+
+    def _notify(self, done: int, name: str) -> None:
+        if self.progress is not None:
+            self.progress(done, len(self.cases), name)
+
+    def _settings(self, kind: str) -> dict:
+        """Everything that scores depend on."""
+        scorer = self.scorer
+        return {
+            "weights": _weights_digest(scorer),
+            "embeddings": hashlib.sha256(scorer.model.embeddings[...].tobytes()).hexdigest(),
+            "slices": "all" if scorer.slices is None else str(scorer.slices),
+            "size": scorer.size,
+            "dtype": scorer.model.cfg.dtype,
+            "kind": kind,
+            "names": scorer.names,
+            "canonical": self.canonical,
+        }
+
+    def _write_beside(self, table: ScoreTable, written: Written) -> dict[str, Path]:
+        """Writes the requested files beside the CSV, and again those that an earlier run left."""
+        files = {}
+        if written.per_slice or table.beside("slices.csv").exists():
+            files["slices"] = table.write_slices()
+        for order in ORDERS:
+            if written.rank == order or table.beside(f"{order}.csv").exists():
+                files[order] = table.write_order(order)
+        picture = table.beside("worst.png")
+        rows = table.ordered()[: written.worst or WORST]
+        if rows and (written.worst or picture.exists()):
+            drawn = worst_picture(rows, self.cases, canonical=self.canonical)
+            if drawn is not None:
+                save_picture(drawn, picture)
+                files["worst"] = picture
+        return files
+
+
+def _weights_digest(scorer: Scorer) -> str:
+    """Returns the digest of the file of weights, or of the parameters of a model that was not loaded from a file."""
+    card = scorer.card
+    if card is not None and (card.params_sha256 or card.source_sha256):
+        return card.params_sha256 or card.source_sha256
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(nnx.state(scorer.model)):
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def _columns(cases: Sequence[Case], organs: str) -> list[str]:
+    """Returns the organs of the CSV of a data set."""
+    present = sorted({name for case in cases for name in case.names})
+    if organs == "present":
+        return present
+    known = list(totalsegmentator(2 if organs == "v2" else 1))
+    return known + [name for name in present if name not in known] if organs == "auto" else known
+
+
+def _path(given: str | Path | None) -> Path | None:
+    return None if given is None else Path(given)

@@ -1,0 +1,212 @@
+"""Predicts the Dice of masks with a SegAE, in full batches of slices.
+
+Volumes are (D, H, W): slice, row, column. Source: Chen et al. 2024, arXiv:2406.00327; Schuture/Quality-Sentinel.
+"""
+
+import collections
+import dataclasses
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import jax
+import numpy as np
+from flax import nnx
+
+from jaxseg.nn.inference import Runner
+from jaxseg.segae.crop import SLICES, network_input, slices_with, spread
+from jaxseg.segae.model import embedding_of
+from jaxseg.vocabulary import organs
+from jaxseg.vocabulary.organs import Organ
+from jaxseg.weights.model import Model
+
+BATCH, ACCELERATOR_BATCH = 10, 128  # slices; on a CPU the slices of one mask fill one batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """A mask to score, of volumes that `jaxseg.segae.score.checked_pair` has accepted.
+
+    Attributes:
+      ct: (D, H, W) Hounsfield units.
+      mask: (D, H, W) bool.
+      organ: the organ that the mask shows.
+    """
+
+    ct: np.ndarray
+    mask: np.ndarray
+    organ: Organ
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskScore:
+    """The predicted Dice of a mask.
+
+    Attributes:
+      organ: the organ that the mask shows.
+      slices: indices of the scored slices, ascending; () for an empty mask.
+      dice: predicted Dice of each of these slices. Values are mostly in [0, 1], but the network does not bound them.
+    """
+
+    organ: Organ
+    slices: tuple[int, ...]
+    dice: tuple[float, ...]
+
+    @property
+    def mean(self) -> float | None:
+        """The score of the mask: the mean over its slices; None for an empty mask, which has no score."""
+        return float(np.mean(self.dice)) if self.dice else None
+
+
+class Scorer:
+    """Scores many masks with one SegAE, which is compiled once.
+
+    Slices of several masks share a batch, and threads crop the next slices while the network runs.
+
+    Args:
+      model: a SegAE with text embeddings, as `jaxseg.load` returns it.
+      slices: number of slices to score per mask, spread over the mask as in the original; None: all slices.
+      names: "right", or "original" to take the two organs that the original's table confuses, see
+        `jaxseg.vocabulary.organs.find`.
+      batch_size: number of slices in one call of the network, a multiple of the number of devices. None: 10 on CPUs
+        and 128 on accelerators, rounded up to such a multiple.
+      devices: JAX devices to spread the batch over; None: the first device.
+      threads: number of threads that crop and resize; None: one per CPU core, at most 8.
+
+    Attributes:
+      canonical: whether the model was trained on volumes that were turned to the patient's axes.
+      size: side in pixels of the network's input.
+
+    Raises:
+      ValueError: the model does not score masks, it has no text embeddings, or an option is out of range.
+
+    Example:
+      >>> import jaxseg
+      >>> model = jaxseg.create("segae", backbone="resnet18", width=4)
+      >>> scorer = jaxseg.Scorer(model.with_embeddings(np.ones((145, 512), np.float32)), slices=3)
+      >>> scorer.organ("left kidney").name, scorer.size
+      ('kidney left', 256)
+    """
+
+    def __init__(
+        self,
+        model: nnx.Module,
+        *,
+        slices: int | None = SLICES,
+        names: str = "right",
+        batch_size: int | None = None,
+        devices: Sequence[jax.Device] | None = None,
+        threads: int | None = None,
+    ):
+        if not isinstance(model, Model) or model.OUTPUT[0] != "dice":
+            given = model.name if isinstance(model, Model) else type(model).__name__
+            raise ValueError(f"a model that scores masks is needed, a trained segae; got {given!r}")
+        if slices is not None and (type(slices) is not int or slices < 1):
+            raise ValueError(f"slices must be a whole number of at least 1, or None for all; got {slices!r}")
+        if threads is not None and threads < 1:
+            raise ValueError(f"threads must be at least 1, got {threads}")
+        organs.find(0, names=names)  # refuses unknown values of `names`
+        model.check_ready()
+        self.card = getattr(model, "card", None)
+        self.canonical = getattr(self.card, "orientation", "") == "canonical"
+        height, width = self.card.input_size if self.card else model.cfg.image_size
+        if height != width:
+            raise ValueError(f"crops are squares, but the model's card has an input size of {height} x {width}")
+        self.model, self.size, self.slices, self.names = model, height, slices, names
+        self.threads = min(8, os.cpu_count() or 1) if threads is None else threads
+        devices = list(devices or jax.devices()[:1])
+        default = BATCH if devices[0].platform == "cpu" else ACCELERATOR_BATCH
+        self._runner = Runner(model, _predict, devices=devices, batch_size=batch_size, default=default)
+        self.batch_size = self._runner.batch_size
+
+    def organ(self, organ: int | str) -> Organ:
+        """Returns an organ for which the model has a text embedding.
+
+        Args:
+          organ: class of the DAP-Atlas, 0 to 144, or a name, see `jaxseg.vocabulary.organs.find`.
+
+        Raises:
+          ValueError: the organ is unknown (the nearest names are suggested), or the model has no embedding of it.
+        """
+        found = organs.find(organ, names=self.names)
+        embedding_of(self.model, found.id)
+        return found
+
+    def scores(self, requests: Iterable[Request]) -> Iterator[MaskScore]:
+        """Yields the score of every mask, in the order of the requests.
+
+        Requests are taken one at a time. Of each, only the slices to score are kept, and at most a few batches of
+        slices wait at the same time. A generator can therefore read any number of masks.
+
+        Args:
+          requests: the masks.
+
+        Raises:
+          ValueError: CT and mask of a request are not (D, H, W) of one shape.
+        """
+        pool = ThreadPoolExecutor(self.threads, "jaxseg-crop")
+        waiting: collections.deque[tuple[_Partial, int, Future]] = collections.deque()
+        computing: collections.deque[tuple[list, jax.Array]] = collections.deque()
+        started: collections.deque[_Partial] = collections.deque()
+        try:
+            for request in requests:
+                mask = self._start(request)
+                started.append(mask)
+                for k, z in enumerate(mask.slices):
+                    # A copy of the plane, so that the memory of the whole mask can be freed.
+                    planes = request.ct[z], request.mask[z].copy()
+                    waiting.append((mask, k, pool.submit(network_input, *planes, self.size)))
+                    if len(waiting) >= 2 * self.batch_size:
+                        self._compute(waiting, computing)
+                del request
+                yield from _finished(started)
+            while waiting:
+                self._compute(waiting, computing)
+            _fetch(computing, 0)
+            yield from _finished(started)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _start(self, request: Request) -> "_Partial":
+        ct, mask = request.ct, request.mask
+        if ct.ndim != 3 or ct.shape != mask.shape:
+            raise ValueError(f"CT and mask must be (D, H, W) of one shape, got {ct.shape} and {mask.shape}")
+        occupied = slices_with(mask)
+        chosen = occupied if self.slices is None else occupied[spread(len(occupied), self.slices)]
+        return _Partial(request.organ, tuple(map(int, chosen)), [None] * len(chosen))
+
+    def _compute(self, waiting: collections.deque, computing: collections.deque) -> None:
+        """Starts the network on the next batch; while it runs, the following batch is cropped."""
+        taken = [waiting.popleft() for _ in range(min(self.batch_size, len(waiting)))]
+        x = np.stack([crop.result() for _, _, crop in taken])
+        labels = np.array([mask.organ.id for mask, _, _ in taken], np.int32)
+        computing.append(([(mask, k) for mask, k, _ in taken], self._runner.start(x, labels)))
+        _fetch(computing, 1)
+
+
+@dataclasses.dataclass
+class _Partial:
+    """A mask that still has slices without a prediction, which are None in `dice`."""
+
+    organ: Organ
+    slices: tuple[int, ...]
+    dice: list[float | None]
+
+
+def _fetch(computing: collections.deque, remaining: int) -> None:
+    """Waits for the oldest batches, until this number of batches remains."""
+    while len(computing) > remaining:
+        places, answer = computing.popleft()
+        for (mask, k), value in zip(places, np.asarray(answer), strict=False):  # the last batch is padded
+            mask.dice[k] = float(value)
+
+
+def _finished(started: collections.deque) -> Iterator[MaskScore]:
+    while started and None not in started[0].dice:
+        mask = started.popleft()
+        yield MaskScore(mask.organ, mask.slices, tuple(mask.dice))
+
+
+def _predict(model: Model, x: jax.Array, labels: jax.Array) -> jax.Array:
+    """(B, S, S, 2) slices with masks, (B,) int32 classes -> (B,) float32 predicted Dice."""
+    return model.predict(x, labels)
