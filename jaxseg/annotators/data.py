@@ -22,7 +22,6 @@ from jaxseg.images.tiff import SUFFIXES, read_tiff
 SPLITS = ("train", "validate", "test")
 MNIST_ANNOTATORS = ("Over", "Under", "Wrong", "GT")  # the last is the truth, as a fourth and good annotator
 MEMORY = 2 * 2**30  # bytes
-LIDC_NAME = re.compile(r"pid_(.+)_nod_(\d+)_slice_(\d+)")
 
 _LIDC_FOLDERS = {"image": "scans", "truth": "masks/GT", "labels": "masks/annots"}
 
@@ -132,26 +131,6 @@ def mnist_slices(
     wanted = ("Gaussian", "GT", *annotators)
     files = tuple(tuple(found[name][key] for name in wanted) for key in keys)
     return AnnotatedSlices(files, _read_mnist, len(annotators), root, Cache(memory))
-
-
-def fill_absent(record: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-    """Fills absent places with repeats of annotators of the slice drawn at random, as the original does.
-
-    Args:
-      record: as of `AnnotatedSlices`.
-      rng: draws with `choice(n, absent)`, with replacement.
-
-    Returns:
-      The record with all places present.
-    """
-    labels, present = record["labels"], record["present"]
-    count = int(present.sum())
-    absent = len(present) - count
-    if not absent:
-        return record
-    own = labels[..., present]
-    repeats = own[..., np.asarray(rng.choice(count, absent))]
-    return {**record, "labels": np.concatenate([own, repeats], -1), "present": np.ones_like(present)}
 
 
 def _check(split: str, annotators: int) -> None:

@@ -1,7 +1,6 @@
 """Slices with several annotators: the two layouts, padding, and who is drawn."""
 
 import pickle
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -9,8 +8,8 @@ import pytest
 import tifffile
 from annotator_files import save_lidc, save_mnist
 
-from jaxseg.annotators.data import fill_absent, lidc_slices, mnist_slices
-from jaxseg.annotators.draws import draw_annotator
+from jaxseg.annotators.data import lidc_slices, mnist_slices
+from jaxseg.annotators.losses import draw_annotator
 from jaxseg.images.checks import ImageError
 from jaxseg.images.tiff import write_tiff
 from jaxseg.training.batches import evaluation_batches
@@ -80,18 +79,19 @@ def test_what_is_handed_out_does_not_change_what_is_kept(tmp_path):
     assert source[0]["labels"].max() == 1
 
 
-def test_repeats_fill_absent_places_as_the_original_pads(kit):
-    entry, arrays = kit.golden("metrics/lidc_collate")
-    calls, answers = [], iter(entry["params"]["choice_returned"])
-    rng = SimpleNamespace(choice=lambda *given: calls.append(list(given)) or np.array(next(answers)))
+def test_sampled_annotators_are_among_those_that_the_original_pads_with(kit):
+    _, arrays = kit.golden("metrics/lidc_collate")
+    labels, present = np.zeros((3, 8, 8, 4), np.uint8), np.zeros((3, 4), bool)
     for i in range(3):
         masks = kit.input("metrics/lidc_collate", f"annot{i}")[0].astype(np.uint8)  # (n, H, W)
-        labels = np.zeros((8, 8, 4), np.uint8)
-        labels[..., : len(masks)] = masks.transpose(1, 2, 0)
-        filled = fill_absent({"labels": labels, "present": np.arange(4) < len(masks)}, rng)
-        assert filled["present"].all()
-        np.testing.assert_array_equal(filled["labels"], arrays["annots"][i, 0])
-    assert calls == entry["params"]["choice_calls"]
+        labels[i, ..., : len(masks)] = masks.transpose(1, 2, 0)
+        present[i, : len(masks)] = True
+        np.testing.assert_array_equal(arrays["annots"][i, 0][..., : len(masks)], labels[i, ..., : len(masks)])
+    sampled = jax.jit(jax.vmap(lambda key: draw_annotator(key, labels, present, per="batch")))
+    for masks in np.asarray(sampled(jax.random.split(jax.random.key(0), 50))):
+        for i, mask in enumerate(masks):
+            padded = arrays["annots"][i, 0].transpose(2, 0, 1)  # the original repeats annotators in absent places
+            assert any((mask == other).all() for other in padded)
 
 
 def test_every_annotator_of_a_sample_is_drawn_as_often_and_no_absent_one():

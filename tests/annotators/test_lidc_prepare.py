@@ -8,7 +8,7 @@ import pytest
 from lidc_files import box, four_readers, message, nodule, roi, save_study
 
 from jaxseg.annotators.data import SPLITS, lidc_slices
-from jaxseg.annotators.lidc.crops import SIDE, Settings, z_score
+from jaxseg.annotators.lidc.crops import SIDE, Settings
 from jaxseg.annotators.lidc.prepare import begin, find_studies, make_patient, prepare, read_records
 from jaxseg.annotators.lidc.summary import METADATA, conclude
 from jaxseg.images.tiff import read_tiff
@@ -277,14 +277,3 @@ def test_other_folders_and_settings_are_refused(tmp_path):
     for options in ({"val_fraction": 0.6, "test_fraction": 0.5}, {"least_readers": 0}, {"most_pixels": 3}):
         with pytest.raises(ValueError, match=r"must leave patients|at least 1 reader|is below least_pixels"):
             Settings(**options)
-
-
-def test_crops_are_z_scored_and_clahe_changes_them():
-    crop = np.random.default_rng(0).normal(-700, 200, (64, 64))
-    for clahe in (False, True):
-        np.testing.assert_allclose(
-            [z_score(crop, clahe=clahe).mean(), z_score(crop, clahe=clahe).std()], [0, 1], atol=1e-9
-        )
-    assert np.abs(z_score(crop) - z_score(crop, clahe=True)).max() > 0.2
-    with pytest.raises(ValueError, match="a crop is constant"):
-        z_score(np.full((64, 64), -1000.1))

@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from mnist_files import digits, idx, save_mnist_files
+from annotator_files import digits, idx, save_mnist_files
 
 from jaxseg.annotators.data import mnist_slices
 from jaxseg.annotators.mnist import LEVELS, Settings, annotate, prepare_mnist, read_idx

@@ -2,8 +2,8 @@
 
 import json
 
+from annotator_files import save_mnist_files
 from lidc_files import four_readers, message, save_study
-from mnist_files import save_mnist_files
 from PIL import Image
 
 from jaxseg.annotators.data import lidc_slices, mnist_slices

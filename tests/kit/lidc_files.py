@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from dicom_files import write_dicom
 
+from jaxseg.annotators.lidc.annotations import RATINGS, Annotation, Outline
 from jaxseg.annotators.lidc.nodules import Stack
-from jaxseg.annotators.lidc.xml import RATINGS, Annotation, Outline
 
 SIZE, STEP, FIRST_Z = 96, 2.5, -120.0
 SPACING = (0.7, 0.6)

@@ -4,58 +4,66 @@ A table has the columns `filename`, those of the features, and `reason`. A score
 `score`; of several features it has its name. What could not be measured is an empty cell, and `reason` says why.
 
 Spreadsheets run what looks like a formula. Text that starts with one of = + - @, a tab, a line break, or the
-apostrophe itself is written behind an apostrophe, which `read_csv` takes off again. What cannot be UTF-8 in a file's
+apostrophe itself is written behind an apostrophe. What cannot be UTF-8 in a file's
 name is written as an escape.
 """
 
 import csv
 import json
 import math
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from jaxseg.anatomy.measure.features import FEATURES, Measurements
 from jaxseg.files import atomic_file
 
 FILENAME, REASON, SCORE = "filename", "reason", "score"
-MAX_BYTES = 2**28  # of one image's JSON, or of a table to be read
+MAX_BYTES = 2**28  # of one image's JSON
 
 _FORMULA = tuple("=+-@\t\r\n'") + ("\uff1d", "\uff0b", "\uff0d", "\uff20")  # full-width forms run too in some
 _SCORES = tuple(feature.name for feature in FEATURES if feature.kind == "score")
 _OF_SCORE = {column: f.name for f in FEATURES if f.kind == "score" for column in f.columns + f.columns_mm}
 _ENDINGS = sorted((c for f in FEATURES if f.kind != "score" for c in f.columns + f.columns_mm), key=len, reverse=True)
 
-Row = tuple[str, Measurements | str]  # the name of a file, and its measurements or why there are none
-
-
-def write_csv(rows: Sequence[Row], path: Path) -> None:
-    """Writes the table of images, whole or not at all; a file at `path` is replaced.
-
-    Args:
-      rows: for every image its file's name, and its measurements, or a sentence that says why there are none.
-      path: of the table: UTF-8, commas, RFC 4180.
-    """
-    rows = list(rows)
-    _write(lambda: iter(rows), path)
-
 
 def merge(parts: Sequence[tuple[str, Path | str]], path: Path, *, features: Sequence[str] = ()) -> None:
-    """Writes the table of images whose measurements lie in files, with one of them in memory at a time.
+    """Writes one CSV table of the measurements of many images, atomically; a file at `path` is replaced.
+
+    Only one image's measurements are in memory at a time.
 
     Args:
-      parts: for every image its file's name, and the file of its measurements (the JSON of `to_json`), or a sentence
-        that says why there are none.
-      path: of the table, as in `write_csv`.
-      features: names of those asked for; scores have a column even where no image could be read.
+      parts: for each image, its file name and either the path of its measurements (the JSON of `to_json`) or a
+        sentence that says why there are none.
+      path: the table: UTF-8, comma-separated, RFC 4180.
+      features: names of the requested features; a requested score has a column even if no image could be read.
 
     Raises:
-      ValueError: a file holds no measurements; OSError: it cannot be read.
+      ValueError: a file does not hold measurements.
+      OSError: a file cannot be read or written.
     """
-    parts = list(parts)
-    _write(
-        lambda: ((name, read_json(part) if isinstance(part, Path) else part) for name, part in parts), path, features
-    )
+    parts, asked = list(parts), set(features)
+
+    def images() -> Iterator[Measurements]:
+        for _, part in parts:
+            if isinstance(part, Path):
+                measured = read_json(part)
+                asked.update(measured.features)
+                yield measured
+
+    columns = columns_of(images())
+    columns += [name for name in _SCORES if name in asked and name not in columns]
+    head = [FILENAME, *(SCORE if column in _SCORES and asked == {column} else column for column in columns), REASON]
+    options = {"encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
+    with atomic_file(path) as temporary, temporary.open("w", **options) as file:
+        writer = csv.writer(file)
+        writer.writerow(map(_safe, head))
+        for name, part in parts:
+            if isinstance(part, str):
+                writer.writerow([_safe(name), *[""] * len(columns), _safe(part)])
+                continue
+            measured = read_json(part)
+            cells = (_number(measured.values.get(column)) for column in columns)
+            writer.writerow([_safe(name), *cells, _safe(summary(measured.reasons))])
 
 
 def columns_of(images: Iterable[Measurements]) -> list[str]:
@@ -78,25 +86,6 @@ def columns_of(images: Iterable[Measurements]) -> list[str]:
                 columns.insert(place, name)
                 place += 1
     return columns
-
-
-def read_csv(path: Path) -> list[dict[str, float | str]]:
-    """Returns the rows of a table that `write_csv` or `merge` wrote, by column; empty cells of features are NaN.
-
-    Raises:
-      ValueError: the file is no such table; OSError: it cannot be read.
-    """
-    try:
-        with _small(path).open(encoding="utf-8", newline="") as file:
-            head, *rows = list(csv.reader(file, strict=True)) or [[]]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} is no table of measurements: {error}") from None
-    head = [_bare(name) for name in head]
-    if head[:1] != [FILENAME] or head[-1] != REASON or len(set(head)) < len(head):
-        raise ValueError(f"{path} is no table of measurements: its columns do not go from {FILENAME} to {REASON}")
-    if any(len(row) != len(head) for row in rows):
-        raise ValueError(f"{path} has rows that are not as long as its first: it is damaged")
-    return [{name: _cell(name, text, path) for name, text in zip(head, row, strict=True)} for row in rows]
 
 
 def to_json(measurements: Measurements) -> dict:
@@ -153,30 +142,6 @@ def summary(reasons: dict[str, str], *, most: int | None = None) -> str:
     return "; ".join(parts)
 
 
-def _write(rows: Callable[[], Iterator[Row]], path: Path, features: Sequence[str] = ()) -> None:
-    asked = set(features)
-
-    def images() -> Iterator[Measurements]:
-        for _, measured in rows():
-            if isinstance(measured, Measurements):
-                asked.update(measured.features)
-                yield measured
-
-    columns = columns_of(images())
-    columns += [name for name in _SCORES if name in asked and name not in columns]
-    head = [FILENAME, *(SCORE if column in _SCORES and asked == {column} else column for column in columns), REASON]
-    options = {"encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
-    with atomic_file(path) as temporary, temporary.open("w", **options) as file:
-        writer = csv.writer(file)
-        writer.writerow(map(_safe, head))
-        for name, measured in rows():
-            if isinstance(measured, str):
-                writer.writerow([_safe(name), *[""] * len(columns), _safe(measured)])
-                continue
-            cells = (_number(measured.values.get(column)) for column in columns)
-            writer.writerow([_safe(name), *cells, _safe(summary(measured.reasons))])
-
-
 def _subject(column: str) -> str:
     """Returns the label or the score feature that a column belongs to."""
     if column in _OF_SCORE:
@@ -191,21 +156,6 @@ def _number(value: float | None) -> str:
 
 def _safe(text: str) -> str:
     return f"'{text}" if text.startswith(_FORMULA) else text
-
-
-def _bare(text: str) -> str:
-    return text[1:] if text.startswith("'") else text
-
-
-def _cell(column: str, text: str, path: Path) -> float | str:
-    if column in (FILENAME, REASON):
-        return _bare(text)
-    if not text:
-        return math.nan
-    try:
-        return int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else float(text)
-    except ValueError:
-        raise ValueError(f"{path} has {text!r} in the column {column!r}, where a number belongs") from None
 
 
 def _is_value(value) -> bool:

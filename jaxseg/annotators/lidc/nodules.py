@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.spatial import cKDTree
 
-from jaxseg.annotators.lidc.xml import RATINGS, Annotation
+from jaxseg.annotators.lidc.annotations import RATINGS, Annotation
 
 _SAME_MM = 0.01  # a slice that is as near to the position in the file is meant, where its UID is unknown
 _SLACK = 1e-6  # relative, of distances

@@ -18,10 +18,10 @@ from typing import Any
 
 from jaxseg import __version__, files
 from jaxseg.annotators.data import SPLITS
+from jaxseg.annotators.lidc.annotations import Reading, read_lidc_xml
 from jaxseg.annotators.lidc.crops import Settings, cut_slices, describe
 from jaxseg.annotators.lidc.nodules import find_nodules
 from jaxseg.annotators.lidc.series import Series, find_files, read_slices
-from jaxseg.annotators.lidc.xml import Reading, read_lidc_xml
 from jaxseg.datasets.dataset_summary import read_summary
 from jaxseg.files import atomic_file, printable, sweep
 from jaxseg.images.tiff import write_tiff

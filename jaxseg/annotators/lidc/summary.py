@@ -15,9 +15,9 @@ from typing import Any
 
 from jaxseg import __version__
 from jaxseg.annotators.data import SPLITS
+from jaxseg.annotators.lidc.annotations import RATINGS
 from jaxseg.annotators.lidc.crops import Settings
 from jaxseg.annotators.lidc.prepare import MADE_BY, SUMMARY, read_records, write_json
-from jaxseg.annotators.lidc.xml import RATINGS
 from jaxseg.files import atomic_file
 
 METADATA = ("patient_id", "nodule_no", *RATINGS, "nod_sz_per_slice")  # columns, as those of the published table

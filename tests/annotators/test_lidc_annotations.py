@@ -5,8 +5,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lidc_files import FIRST_Z, STEP, box, four_readers, message, nodule, roi, small
 
-from jaxseg.annotators.lidc import xml as lidc_xml
-from jaxseg.annotators.lidc.xml import RATINGS, read_lidc_xml
+from jaxseg.annotators.lidc import annotations as lidc_annotations
+from jaxseg.annotators.lidc.annotations import RATINGS, read_lidc_xml
 
 BOMB = '<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;&a;&a;">]>'
 
@@ -58,8 +58,8 @@ def test_a_document_type_is_refused_in_every_encoding(tmp_path, encoding):
 def test_a_document_type_that_no_search_finds_is_refused_by_the_parser(tmp_path, monkeypatch):
     text = message("").replace("?>\n", f"?>{BOMB}\n", 1)
     with pytest.raises(ValueError, match="document type"):
-        lidc_xml._Refusing().doctype("x", None, None)
-    monkeypatch.setattr(lidc_xml, "_ENCODINGS", ())
+        lidc_annotations._Refusing().doctype("x", None, None)
+    monkeypatch.setattr(lidc_annotations, "_ENCODINGS", ())
     with pytest.raises(ValueError, match="document type"):
         read_lidc_xml(written(tmp_path, text))
 
@@ -67,10 +67,10 @@ def test_a_document_type_that_no_search_finds_is_refused_by_the_parser(tmp_path,
 def test_huge_and_deep_files_are_refused(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="more than 64 levels"):
         read_lidc_xml(written(tmp_path, "<a>" * 100 + "</a>" * 100))
-    monkeypatch.setattr(lidc_xml, "MAX_ELEMENTS", 1000)
+    monkeypatch.setattr(lidc_annotations, "MAX_ELEMENTS", 1000)
     with pytest.raises(ValueError, match="1,000 elements"):
         read_lidc_xml(written(tmp_path, "<a>" + "<b/>" * 2000 + "</a>"))
-    monkeypatch.setattr(lidc_xml, "MAX_BYTES", 100)
+    monkeypatch.setattr(lidc_annotations, "MAX_BYTES", 100)
     with pytest.raises(ValueError, match="at most 100 bytes"):
         read_lidc_xml(written(tmp_path, message(*four_readers())))
 

@@ -1,4 +1,4 @@
-"""CLAHE against OpenCV's."""
+"""Crops of LIDC slices: the z-score, and CLAHE compared with OpenCV's."""
 
 import cv2
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxseg.annotators.lidc.clahe import equalise
+from jaxseg.annotators.lidc.crops import equalise, z_score
 
 
 @settings(max_examples=25, deadline=None)
@@ -40,3 +40,14 @@ def test_a_flat_part_gains_contrast_and_noise_is_limited():
 def test_what_cannot_be_equalised_is_refused(image, options, reason):
     with pytest.raises(ValueError, match=reason):
         equalise(image, **options)
+
+
+def test_crops_are_z_scored_and_clahe_changes_them():
+    crop = np.random.default_rng(0).normal(-700, 200, (64, 64))
+    for clahe in (False, True):
+        np.testing.assert_allclose(
+            [z_score(crop, clahe=clahe).mean(), z_score(crop, clahe=clahe).std()], [0, 1], atol=1e-9
+        )
+    assert np.abs(z_score(crop) - z_score(crop, clahe=True)).max() > 0.2
+    with pytest.raises(ValueError, match="a crop is constant"):
+        z_score(np.full((64, 64), -1000.1))
