@@ -13,7 +13,7 @@ RNG = np.random.default_rng
 
 
 def save_lidc(root: Path, split: str = "train", counts: tuple[int, ...] = (2, 4, 3), size: int = 12) -> list[str]:
-    """A slice for every count of annotators; returns the names."""
+    """Saves one slice for each number of annotators, and returns the file names."""
     names = [f"pid_0001_nod_0_slice_{k}.tif" for k in range(len(counts))]
     for folder in ("scans", "masks/GT", "masks/annots"):
         (root / split / folder).mkdir(parents=True, exist_ok=True)
@@ -35,7 +35,7 @@ def save_mnist(root: Path, split: str = "train", count: int = 3) -> None:
 
 
 def digits(count: int) -> np.ndarray:
-    """Thick digits, (count, 28, 28) uint8."""
+    """Returns digits in bold type, (count, 28, 28) uint8."""
     found = []
     for i in range(count):
         canvas = Image.new("L", (28, 28))
