@@ -159,11 +159,11 @@ def _read_picture(path: Path, *, threshold: bool) -> np.ndarray:
     if top == 1:  # a mask of 0 and 1, which the original treats as black
         return pixels > 0
     if 0 < top <= 127:
-        raise ImageError(f"{path.name}: has values up to {top}; a mask has values 0 and 255, or 0 and 1")
+        raise ImageError(f"{path.name}: has values up to {top}: a mask has 0 and 255, or 0 and 1")
     if threshold:
         return pixels > 127
     if np.count_nonzero((pixels > _DARK) & (pixels < _BRIGHT)) > pixels.size / 4:
-        raise ImageError(f"{path.name}: has many grey values; if it is a mask all the same, set grey to threshold")
+        raise ImageError(f"{path.name}: has many shades of grey: it is a picture, not a mask; or set grey to threshold")
     return pixels
 
 

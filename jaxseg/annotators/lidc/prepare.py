@@ -103,7 +103,7 @@ def find_studies(root: Path, xml_root: Path | None = None) -> Found:
             continue
         series = found.get(reading.series)
         if series is None:
-            notes.append(f"left out: {path}: there is no CT series {printable(reading.series) or 'without UID'}")
+            notes.append(f"left out: {path}: no CT series {printable(reading.series) or 'without UID'} was found")
             continue
         if series.uid in used:
             if files.sha256(path) == files.sha256(used[series.uid]):
