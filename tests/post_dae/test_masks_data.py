@@ -245,7 +245,7 @@ def test_impossible_options_are_refused(tmp_path):
     for options, reason in (
         ({"split": "random"}, "split is 'random'; known: disjoint, original"),
         ({"train_fraction": 1.0}, r"train_fraction must be in \(0, 1\)"),
-        ({}, "1 masks cannot be split into 0.8 of them and the rest"),
+        ({}, "1 masks cannot be split into a share of 0.8 and the rest"),
     ):
         with pytest.raises(ValueError, match=reason):
             masks.split(**options)

@@ -1,11 +1,12 @@
-"""Tables of measurements: CSV with a row an image, and JSON of one image, from which tables are merged.
+"""Tables of measurements: JSON files with one image each, and CSV tables with one row per image that merge them.
 
-A table has the columns `filename`, those of the features, and `reason`. A score that is the only feature has the column
-`score`; of several features it has its name. What could not be measured is an empty cell, and `reason` says why.
+A table has the columns `filename`, the columns of the features, and `reason`. A score that is the only feature has the
+column `score`; with several features it has its own name. What could not be measured is an empty cell, and `reason`
+says why.
 
-Spreadsheets run what looks like a formula. Text that starts with one of = + - @, a tab, a line break, or the
-apostrophe itself is written behind an apostrophe. What cannot be UTF-8 in a file's
-name is written as an escape.
+Spreadsheets evaluate text that looks like a formula. Text that starts with = + - @, a tab, a line break or an
+apostrophe is therefore written with an apostrophe before it. Characters of a file name that UTF-8 cannot encode are
+written as escapes.
 """
 
 import csv
@@ -18,7 +19,7 @@ from jaxseg.anatomy.measure.features import FEATURES, Measurements
 from jaxseg.files import atomic_file
 
 FILENAME, REASON, SCORE = "filename", "reason", "score"
-MAX_BYTES = 2**28  # of one image's JSON
+MAX_BYTES = 2**28  # largest size of one image's JSON
 
 _FORMULA = tuple("=+-@\t\r\n'") + ("\uff1d", "\uff0b", "\uff0d", "\uff20")  # full-width forms run too in some
 _SCORES = tuple(feature.name for feature in FEATURES if feature.kind == "score")
@@ -67,9 +68,9 @@ def merge(parts: Sequence[tuple[str, Path | str]], path: Path, *, features: Sequ
 
 
 def columns_of(images: Iterable[Measurements]) -> list[str]:
-    """Returns all columns of several images, each once: a new one stands behind the one before it in its image.
+    """Returns the columns of several images, each once: a new column follows the one before it in its image.
 
-    A new one that is the first of its image stands behind all that are known.
+    A new column that is the first of its image is placed after all known columns.
     """
     columns: list[str] = []
     seen: set[tuple[str, ...]] = set()
@@ -89,16 +90,16 @@ def columns_of(images: Iterable[Measurements]) -> list[str]:
 
 
 def to_json(measurements: Measurements) -> dict:
-    """Returns measurements as JSON can hold them: NaN as null, without the lines for drawing."""
+    """Returns measurements in a form that JSON can hold: NaN as null, and without the lines for drawing."""
     values = {name: None if math.isnan(value) else value for name, value in measurements.values.items()}
     return {"features": list(measurements.features), "values": values, "reasons": dict(measurements.reasons)}
 
 
 def from_json(content: dict) -> Measurements:
-    """Returns the measurements that `to_json` gave, without lines.
+    """Returns the measurements from the result of `to_json`; they have no lines.
 
     Raises:
-      ValueError: the content is not as `to_json` gives it.
+      ValueError: the content does not have the form of `to_json`.
     """
     fields = content if isinstance(content, dict) else {}
     features, values, reasons = (fields.get(name) for name in ("features", "values", "reasons"))
@@ -112,10 +113,11 @@ def from_json(content: dict) -> Measurements:
 
 
 def read_json(path: Path) -> Measurements:
-    """Returns the measurements of one image from a file with the JSON of `to_json`.
+    """Returns the measurements of one image from a JSON file with the content of `to_json`.
 
     Raises:
-      ValueError: it holds something else; OSError: it cannot be read.
+      ValueError: the file holds something else.
+      OSError: it cannot be read.
     """
     try:
         return from_json(json.loads(_small(path).read_text(encoding="utf-8")))
@@ -124,11 +126,11 @@ def read_json(path: Path) -> Measurements:
 
 
 def summary(reasons: dict[str, str], *, most: int | None = None) -> str:
-    """Returns in one line why columns are empty: "heart_perimeter: why; why: lung, spine, CTR; ...".
+    """Returns one line on why columns are empty: "heart_perimeter: reason; reason: lung, spine, CTR; ...".
 
     Args:
-      reasons: by column.
-      most: how many names a reason may hold; how many more there are is said instead of them. None: all.
+      reasons: the reasons by column.
+      most: largest number of names per reason; the number of further names is stated instead. None: no limit.
     """
     groups: dict[str, dict[str, list[str]]] = {}
     for column, reason in reasons.items():
@@ -143,7 +145,7 @@ def summary(reasons: dict[str, str], *, most: int | None = None) -> str:
 
 
 def _subject(column: str) -> str:
-    """Returns the label or the score feature that a column belongs to."""
+    """Returns the label or the score that a column belongs to."""
     if column in _OF_SCORE:
         return _OF_SCORE[column]
     ending = next((ending for ending in _ENDINGS if column.endswith(f"_{ending}")), None)
@@ -159,7 +161,7 @@ def _safe(text: str) -> str:
 
 
 def _is_value(value) -> bool:
-    """Whether JSON gave null or a number that a measurement can be."""
+    """Returns whether a value from JSON is null or a number that a measurement can be."""
     if value is None:
         return True
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
