@@ -71,8 +71,8 @@ class Augmentation:
         largest = int(side * self.resize_scale)
         if side < self.crop or (stretch and largest <= self.crop):
             raise ValueError(
-                f"a crop of {self.crop} pixels does not fit {side} pixels stretched to less than {largest}; load larger "
-                "images, or lower crop or resize_prob"
+                f"a crop of {self.crop} pixels does not fit {side} pixels stretched to less than {largest}; load "
+                "larger images, or lower crop or resize_prob"
             )
         size = int(rng.integers(self.crop, largest)) if stretch else side
         first = int(rng.integers(0, size - self.crop + 1))

@@ -1,4 +1,4 @@
-"""Tables hold what was measured and why not, come back as they were, and run nothing in a spreadsheet."""
+"""Tables hold measurements or reasons, can be read back exactly, and hold no formulas for spreadsheets."""
 
 import json
 import math
@@ -24,7 +24,7 @@ def score(value, name="CTR"):
     return Measurements({name: value}, reasons, (name,))
 
 
-def test_a_row_an_image_with_empty_cells_and_the_reason(tmp_path):
+def test_there_is_one_row_per_image_with_empty_cells_and_the_reason(tmp_path):
     rows = [("a.png", heart()), ("b.png", heart(empty=True)), ("c.png", "the file cannot be read")]
     write_table(rows, tmp_path / "t.csv")
     assert read_rows(tmp_path / "t.csv") == [
@@ -51,13 +51,13 @@ def test_a_score_beside_another_feature_keeps_its_name(tmp_path):
 
 
 @pytest.mark.parametrize(("features", "head"), [(["SCD"], ["score"]), (["SCD", "CTR"], ["CTR", "SCD"]), (["area"], [])])
-def test_scores_have_a_column_even_where_no_image_could_be_read(tmp_path, features, head):
+def test_scores_have_a_column_even_if_no_image_could_be_read(tmp_path, features, head):
     table.merge([("a", "no picture")], tmp_path / "t.csv", features=features)
     assert read_rows(tmp_path / "t.csv")[0] == ["filename", *head, "reason"]
     assert read_table(tmp_path / "t.csv")[0]["reason"] == "no picture"
 
 
-def test_columns_in_mm_of_some_images_stand_beside_those_in_pixels(tmp_path):
+def test_columns_in_mm_of_some_images_are_next_to_those_in_pixels(tmp_path):
     images = [heart(), heart(pixel_mm=(2.0, 2.0))]
     assert table.columns_of(images) == ["heart_area", "heart_area_mm2", "heart_perimeter", "heart_perimeter_mm"]
     assert table.columns_of(images[::-1]) == table.columns_of(images)
@@ -65,7 +65,7 @@ def test_columns_in_mm_of_some_images_stand_beside_those_in_pixels(tmp_path):
     assert read_rows(tmp_path / "t.csv")[1:] == [["a", "4", "", "3.0", "", ""], ["b", "4", "16.0", "3.0", "6.0", ""]]
 
 
-def test_a_part_that_is_damaged_leaves_the_old_table(tmp_path):
+def test_a_damaged_part_leaves_the_old_table_unchanged(tmp_path):
     old, part = tmp_path / "t.csv", tmp_path / "part.json"
     old.write_text("old")
     part.write_text('{"features": ["CTR"], "values"')
@@ -108,7 +108,7 @@ numbers = st.one_of(st.floats(allow_nan=True, allow_infinity=False, width=32), s
 
 @settings(deadline=None, max_examples=150)
 @given(st.lists(st.tuples(names, st.dictionaries(names.map(lambda n: f"{n}_area"), numbers, max_size=4)), max_size=4))
-def test_tables_come_back_as_they_were_written(tmp_path_factory, images):
+def test_tables_are_read_back_as_they_were_written(tmp_path_factory, images):
     path = tmp_path_factory.getbasetemp() / "round.csv"
     rows = []
     for name, values in images:
@@ -134,7 +134,7 @@ def test_names_that_are_not_utf8_are_written_as_escapes(tmp_path):
     assert read_rows(tmp_path / "t.csv")[1][0] == "caf\\udce9.png"
 
 
-def test_reasons_are_said_once_for_all_that_they_hold_for():
+def test_each_reason_is_stated_once_for_all_columns_it_applies_to():
     found = measure(np.zeros((3, 8, 8), bool), ["lung", "heart", "spine"], "CTR,perimeter,box")
     assert table.summary(found.reasons) == (
         "CTR: class 'right hemidiaphragm' was not segmented; the mask is empty: lung, heart, spine"

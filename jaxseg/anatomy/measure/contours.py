@@ -105,7 +105,7 @@ def simplify(points: np.ndarray, tolerance: float) -> np.ndarray:
     Raises:
       ValueError: the tolerance is negative or not finite.
 
-    Source: Douglas and Peucker 1973, applied to a ring that is cut at its first point and at the point farthest from it.
+    Source: Douglas and Peucker 1973, applied to a ring that is cut at its first point and at the farthest point.
     """
     if not (math.isfinite(tolerance) and tolerance >= 0):
         raise ValueError(f"tolerance must be at least 0, got {tolerance}")
@@ -191,7 +191,7 @@ class _Grid:
 
 
 def _neighbours(framed: np.ndarray) -> bytes:
-    """Returns for every pixel, in reading order, which of its eight neighbours are in the mask: one bit per direction."""
+    """Returns which neighbours of every pixel, in reading order, are in the mask: one bit per direction."""
     height, width = framed.shape
     codes = np.zeros((height, width), np.uint8)
     inside, cells = codes[1:-1, 1:-1], framed.view(np.uint8)

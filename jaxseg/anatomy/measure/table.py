@@ -21,7 +21,12 @@ from jaxseg.files import atomic_file
 FILENAME, REASON, SCORE = "filename", "reason", "score"
 MAX_BYTES = 2**28  # largest size of one image's JSON
 
-_FORMULA = tuple("=+-@\t\r\n'") + ("\uff1d", "\uff0b", "\uff0d", "\uff20")  # full-width forms run too in some
+_FORMULA = tuple("=+-@\t\r\n'") + (
+    "\uff1d",
+    "\uff0b",
+    "\uff0d",
+    "\uff20",
+)  # some spreadsheets also evaluate full-width forms
 _SCORES = tuple(feature.name for feature in FEATURES if feature.kind == "score")
 _OF_SCORE = {column: f.name for f in FEATURES if f.kind == "score" for column in f.columns + f.columns_mm}
 _ENDINGS = sorted((c for f in FEATURES if f.kind != "score" for c in f.columns + f.columns_mm), key=len, reverse=True)
