@@ -26,7 +26,7 @@ _FORMULA = tuple("=+-@\t\r\n'") + (
     "\uff0b",
     "\uff0d",
     "\uff20",
-)  # some spreadsheets also evaluate full-width forms
+)  # full-width forms too
 _SCORES = tuple(feature.name for feature in FEATURES if feature.kind == "score")
 _OF_SCORE = {column: f.name for f in FEATURES if f.kind == "score" for column in f.columns + f.columns_mm}
 _ENDINGS = sorted((c for f in FEATURES if f.kind != "score" for c in f.columns + f.columns_mm), key=len, reverse=True)
