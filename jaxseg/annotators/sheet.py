@@ -55,23 +55,29 @@ def samples_sheet(
         cells["confusion matrix"] = enlarged(confusion_picture(confusion))
     legend = [(f"class {k + 1}", tuple(int(part) for part in colour)) for k, colour in enumerate(colours)]
     legend = legend if classes > 2 else []
-    words = [title] if title else []
-    words += [f"{len(masks)} samples; agreement: black {low:.0%}, white 100%"]
-    if not masks.any():
-        words.append("all samples are empty")
-    words += [f"entropy in bits: black 0, white {np.log2(classes):.3g}"]
-    if confusion is not None:
-        words.append("confusion matrix: one row per annotated class, one column per true class; black 0, white 1")
+    caption = _caption(masks, classes, title, has_confusion=confusion is not None)
     maps = contact_sheet([list(cells.values())], titles=list(cells), legend=[], cell=_CELL)
     shown = [outlined(mask, 0.35) for mask in masks[: len(cells)]]
     missing = len(cells) - len(shown)
     titles = [f"sample {i + 1}" for i in range(len(shown))] + [""] * missing
     shown += [np.full((1, 1, 3), BACKGROUND, np.uint8)] * missing
-    drawn = contact_sheet([shown], titles=titles, legend=legend, caption="; ".join(words), cell=_CELL)
+    drawn = contact_sheet([shown], titles=titles, legend=legend, caption=caption, cell=_CELL)
     sheet = Image.new("RGB", (maps.width, maps.height + drawn.height), BACKGROUND)
     sheet.paste(maps, (0, 0))
     sheet.paste(drawn, (0, maps.height))
     return sheet
+
+
+def _caption(masks: np.ndarray, classes: int, title: str, *, has_confusion: bool) -> str:
+    """Returns the sentence that explains the grey values of the maps."""
+    parts = [title] if title else []
+    parts.append(f"{len(masks)} samples; agreement: black {1 / classes:.0%}, white 100%")
+    if not masks.any():
+        parts.append("all samples are empty")
+    parts.append(f"entropy in bits: black 0, white {np.log2(classes):.3g}")
+    if has_confusion:
+        parts.append("confusion matrix: one row per annotated class, one column per true class; black 0, white 1")
+    return "; ".join(parts)
 
 
 def confusion_picture(confusion: np.ndarray) -> np.ndarray:

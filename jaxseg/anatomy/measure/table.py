@@ -174,5 +174,5 @@ def _is_value(value) -> bool:
 
 def _small(path: Path) -> Path:
     if path.stat().st_size > MAX_BYTES:
-        raise ValueError(f"{path} has more than {MAX_BYTES:,} bytes: it is no file of measurements")
+        raise ValueError(f"{path} has more than {MAX_BYTES:,} bytes: it is not a file of measurements")
     return path

@@ -174,11 +174,11 @@ def _annotation(reader: int, nodule: ElementTree.Element) -> Annotation | None:
     where = f"nodule {name or '?'} of reading session {reader + 1}"
     outlines = tuple(_outline(roi, where) for roi in _children(nodule, "roi"))
     rated = next(_children(nodule, "characteristics"), None)
-    drawn = tuple(outline for outline in outlines if len(outline.points) > 1)
-    if not any(outline.inclusion for outline in drawn):
+    traced = tuple(outline for outline in outlines if len(outline.points) > 1)
+    if not any(outline.inclusion for outline in traced):
         return None
     values = {} if rated is None else {_local(element.tag): _text(element) for element in rated}
-    return Annotation(reader, name, tuple(_rating(values.get(rating, ""), rating, where) for rating in RATINGS), drawn)
+    return Annotation(reader, name, tuple(_rating(values.get(rating, ""), rating, where) for rating in RATINGS), traced)
 
 
 def _outline(roi: ElementTree.Element, where: str) -> Outline:
