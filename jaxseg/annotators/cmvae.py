@@ -12,8 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxseg.annotators.draws import sample_noise
-from jaxseg.annotators.losses import noisy_logits, normalised_matrices
+from jaxseg.annotators.losses import noisy_logits, normalised_matrices, sample_noise
 from jaxseg.nn.layers import BatchNorm, Dtype, GroupNorm, Init, PReLU, conv, instance_norm, linear
 from jaxseg.nn.resize import Odd, double_aligned, pad_or_crop
 from jaxseg.nn.views import recomputable

@@ -15,8 +15,7 @@ from PIL import Image
 
 from jaxseg.annotators import task as annotators
 from jaxseg.annotators.cmvae import drawn
-from jaxseg.annotators.draws import draw_annotator
-from jaxseg.annotators.losses import confusion_vae_loss, kl_schedule, kl_to_standard_normal
+from jaxseg.annotators.losses import confusion_vae_loss, draw_annotator, kl_schedule, kl_to_standard_normal
 from jaxseg.annotators.task import DataConfig, measures, summarise, with_seed
 from jaxseg.settings import Range
 from jaxseg.training.config.config import Config

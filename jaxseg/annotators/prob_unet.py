@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxseg.annotators.draws import sample_noise
+from jaxseg.annotators.losses import sample_noise
 from jaxseg.nn.layers import Dtype, Init, conv, instance_norm
 from jaxseg.nn.resize import Odd, double_aligned, halve, pad_or_crop
 from jaxseg.nn.views import recomputable

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxseg.annotators.draws import sample_noise
 from jaxseg.annotators.images import NORMALISE, checked_image, read_image, resized_image, resized_labels
+from jaxseg.annotators.losses import sample_noise
 from jaxseg.card import Card
 from jaxseg.images.picture import ImageError
 from jaxseg.nn.inference import Runner

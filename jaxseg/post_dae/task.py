@@ -46,7 +46,7 @@ class CorruptionConfig:
     max_patches: Count = Corruption.max_patches
     radius: Annotated[float, Range(0, 8192)] = Corruption.radius
     max_discs: Annotated[int, Range(0, 1000)] = Corruption.max_discs
-    as_original: bool = Corruption.as_original
+    as_original: bool = True
     scaled: bool = False
 
     def __post_init__(self):
@@ -54,8 +54,10 @@ class CorruptionConfig:
 
     def at(self, size: int) -> Corruption:
         """Returns the corruption of masks with sides of `size` pixels."""
-        found = Corruption(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Corruption)})
-        return found.scaled(size / SIDE) if self.scaled else found
+        values = dataclasses.asdict(self)
+        scaled = values.pop("scaled")
+        found = Corruption(**values)
+        return found.scaled(size / SIDE) if scaled else found
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The original's augmentation, on records whose pixels say where they were."""
+"""The original's augmentation, on records whose pixels hold their own positions."""
 
 import time
 
@@ -12,7 +12,7 @@ RNG = np.random.default_rng
 
 
 def record(side: int, classes: int = 5) -> dict:
-    """Every pixel of the image holds its row and column, the classes too."""
+    """Returns a record in which image and classes hold the row and column of every pixel."""
     row, column = np.mgrid[:side, :side]
     image = np.stack([row, column, row * side + column], -1).astype(np.float32)
     masks = np.stack([((row + k) * (column + 2 * k)) % 3 == 0 for k in range(classes)])
@@ -20,7 +20,7 @@ def record(side: int, classes: int = 5) -> dict:
     return {"image": image, "target": np.ascontiguousarray(target), "classes": classes}
 
 
-def test_augmentation_is_the_originals():
+def test_augmentation_equals_the_originals():
     source, augment = record(64), Augmentation(crop=60, resize_prob=0.6, resize_scale=1.2)
     masks = unchanged(source, RNG(0))["target"]
     stretched, sizes = 0, set()
@@ -36,12 +36,12 @@ def test_augmentation_is_the_originals():
         plain = [64 in lengths for lengths in found]
         stretched += not all(plain)
         sizes |= {tuple(min(lengths) for lengths in found)}
-    assert 140 <= stretched <= 200  # of 300 with probability 0.6, where now and then nothing shows
+    assert 140 <= stretched <= 200  # of 300 with probability 0.6; some cannot be recognised
     assert len(sizes) > 60, "height and width are drawn independently"
 
 
 def matching(line: np.ndarray, side: int) -> list[int]:
-    """The lengths to which `side` pixels may have been resized, so that `line` is cut out of them."""
+    """Returns the lengths to which `side` pixels may have been resized before `line` was cropped."""
     length = len(line)
     return [
         size
@@ -51,7 +51,7 @@ def matching(line: np.ndarray, side: int) -> list[int]:
     ]
 
 
-def test_every_place_of_a_crop_occurs_and_mirroring_is_off_until_asked_for():
+def test_every_crop_position_occurs_and_mirroring_is_off_by_default():
     source = record(8)
     plain = [Augmentation(crop=6, resize_prob=0)(source, RNG(i))["image"] for i in range(80)]
     assert {(int(x[0, 0, 0]), int(x[0, 0, 1])) for x in plain} == {(i, j) for i in range(3) for j in range(3)}
@@ -72,11 +72,11 @@ def test_impossible_augmentations_are_refused(options):
 
 @pytest.mark.parametrize(("side", "scale"), [(50, 1.2), (60, 1.0)])
 def test_a_crop_larger_than_the_records_is_refused(side, scale):
-    with pytest.raises(ValueError, match=f"60 pixels cannot be cut from {side}"):
+    with pytest.raises(ValueError, match=f"a crop of 60 pixels does not fit {side}"):
         Augmentation(crop=60, resize_prob=1.0, resize_scale=scale)(record(side), RNG(0))
 
 
-def test_augmenting_a_full_size_target_keeps_the_step_fed():
+def test_augmenting_a_full_size_target_is_fast_enough_for_training():
     image = np.zeros((512, 512, 3), np.float32)
     source = {"image": image, "target": RNG(0).integers(0, 256, (512, 512, 21), np.uint8), "classes": 166}
     times = []

@@ -1,4 +1,4 @@
-"""Contours, hulls and areas are OpenCV's, point by point; simplified polygons stay within their tolerance."""
+"""Contours, hulls and areas equal OpenCV's point by point; simplified polygons stay within the tolerance."""
 
 import cv2
 import numpy as np
@@ -33,7 +33,7 @@ def random_masks(draw):
 
 
 def rings():
-    """Regions in holes in regions, one of them touching the border, and thin parts."""
+    """Returns a mask with regions inside holes of regions, one of them at the border, and thin parts."""
     y, x = np.mgrid[:60, :70]
     distance = np.hypot(y - 30, x - 33)
     mask = (distance // 5 % 2 == 0) & (distance < 32)
@@ -44,14 +44,14 @@ def rings():
 
 @settings(max_examples=400, deadline=None)
 @given(random_masks())
-def test_contours_of_random_masks_are_those_of_opencv_in_its_order(mask):
+def test_contours_of_random_masks_equal_opencv_in_the_same_order(mask):
     outer = opencv(mask, cv2.RETR_EXTERNAL)
     assert as_lists(outer_contours(mask)) == outer
     assert first_contour(mask).tolist() == (outer[0] if outer else [])
     assert as_lists(all_contours(mask)) == opencv(mask, cv2.RETR_LIST)
 
 
-def test_contours_of_nested_rings_are_those_of_opencv():
+def test_contours_of_nested_rings_equal_opencv():
     mask = rings()
     assert as_lists(outer_contours(mask)) == opencv(mask, cv2.RETR_EXTERNAL)
     assert as_lists(all_contours(mask)) == opencv(mask, cv2.RETR_LIST)
@@ -59,7 +59,7 @@ def test_contours_of_nested_rings_are_those_of_opencv():
     assert as_lists(outer_contours(mask.T)) == opencv(mask.T.copy(), cv2.RETR_EXTERNAL)
 
 
-def test_contours_of_a_large_noisy_mask_are_those_of_opencv():
+def test_contours_of_a_large_noisy_mask_equal_opencv():
     mask = np.random.default_rng(3).random((200, 300)) < 0.45
     assert as_lists(outer_contours(mask)) == opencv(mask, cv2.RETR_EXTERNAL)
     assert as_lists(all_contours(mask)) == opencv(mask, cv2.RETR_LIST)
@@ -74,14 +74,14 @@ def test_contours_of_empty_and_full_masks():
 
 
 @pytest.mark.parametrize("mask", [np.zeros((3, 3)), np.zeros((1, 3, 3), bool), np.zeros(3, bool)])
-def test_what_is_no_mask_is_refused(mask):
+def test_arrays_that_are_not_masks_are_refused(mask):
     with pytest.raises(ValueError, match=r"must be \(H, W\) bool"):
         outer_contours(mask)
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(st.integers(-20, 20), st.integers(-20, 20)), min_size=1, max_size=40))
-def test_hulls_have_the_corners_and_the_area_of_opencv(points):
+def test_hulls_have_the_same_corners_and_area_as_opencv(points):
     points = np.array(points, np.int32)
     hull = convex_hull(points)
     want = cv2.convexHull(points[:, None])[:, 0]
@@ -118,6 +118,6 @@ def test_a_simplified_square_has_four_corners_and_the_same_area():
 
 
 @pytest.mark.parametrize("tolerance", [-1, float("nan"), float("inf")])
-def test_a_tolerance_that_is_none_is_refused(tolerance):
+def test_an_invalid_tolerance_is_refused(tolerance):
     with pytest.raises(ValueError, match="tolerance must be at least 0"):
         simplify(np.zeros((5, 2)), tolerance)

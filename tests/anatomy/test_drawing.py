@@ -1,4 +1,4 @@
-"""Drawings show the lines where they were measured, at any size, on dark and on bright images."""
+"""Drawings show the lines where they were measured, at any size, on dark and bright images."""
 
 import numpy as np
 import pytest
@@ -14,10 +14,10 @@ ALL = "CTR,SCD,area,perimeter,compactness,centroid,box,convexity"
 
 
 def chest(height=200, width=160):
-    """Returns masks of what CTR needs, boxes that can be pointed at."""
+    """Returns the masks that CTR needs, as boxes at known positions."""
     masks = np.zeros((3, height, width), bool)
     masks[0, 150, 40:71] = True  # midline in column 70
-    masks[1, 100:120, 50:101] = True  # the heart reaches 20 and 30 from it
+    masks[1, 100:120, 50:101] = True  # the heart extends 20 and 30 columns from it
     masks[2, 60:140, 30:131] = True  # the thorax is 100 wide, first in row 60
     return masks
 
@@ -60,14 +60,14 @@ def test_scd_is_drawn_where_it_was_measured():
 def test_shapes_of_classes_are_drawn_where_they_were_measured():
     picture = draw_lines(np.zeros((1000, 800), np.uint8), measure(chest()[1:2], ["heart"], "box,centroid"))
     for point in ((49.5, 110), (100.5, 110), (70, 99.5), (75, 109)):  # edges of the box, and the centroid
-        x, y = (np.array(point) + 0.5) * 5  # within a pixel of the picture
+        x, y = (np.array(point) + 0.5) * 5  # inside a pixel of the picture
         near = picture[int(y) - 1 : int(y) + 1, int(x) - 1 : int(x) + 1]
         assert (near == drawing._ORANGE).all(axis=2).any(), point
     assert not picture[510:530, 260:340].any()
     assert not picture[620:1000].any()
 
 
-def test_what_was_not_measured_leaves_the_image_and_says_why():
+def test_without_measurements_the_image_is_unchanged_and_the_reason_is_written():
     image = np.full((800, 800), 77, np.uint8)
     found = measure(np.zeros((3, 8, 8), bool), CTR_CLASSES, "CTR,box")
     picture = draw_lines(image, found)
@@ -78,7 +78,7 @@ def test_what_was_not_measured_leaves_the_image_and_says_why():
     assert (picture[800:].max(axis=2) > 200).any(), "nothing is written"
 
 
-def test_captions_tell_values_in_pixels_and_mm():
+def test_captions_state_values_in_pixels_and_mm():
     text = [text for text, _ in drawing._captions(measure(chest(), CTR_CLASSES, "CTR", pixel_mm=(1.0, 2.0)), {})]
     assert text[0] == "CTR, Cardio-Thoracic Ratio: 0.500"
     assert "- heart, picture's left 20 pixels" in text
@@ -111,6 +111,6 @@ def test_masks_and_images_of_any_size_are_drawn(height, width, seed, original_va
 
 
 @pytest.mark.parametrize("image", [np.zeros((4, 4)), np.zeros((4, 4, 4), np.uint8), np.zeros((0, 4), np.uint8)])
-def test_what_is_no_image_is_refused(image):
+def test_arrays_that_are_not_images_are_refused(image):
     with pytest.raises(ValueError, match="image must"):
         draw_lines(image, measure(chest(), CTR_CLASSES, "CTR"))

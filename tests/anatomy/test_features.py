@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from phantoms import GOLDEN, NAMES, phantom
+from measurements import GOLDEN, NAMES, phantom
 from PIL import Image
 
 from jaxseg.anatomy.measure.features import FEATURES, classes_for, find, find_all, measure
@@ -15,14 +15,14 @@ EVERY = [feature.name for feature in FEATURES]
 
 
 def original(name):
-    """Returns all that the original measured on a phantom, by column."""
+    """Returns all values that the original measured on a phantom, by column."""
     values = {}
     for feature, found in GOLDEN[name].items():
         values |= {feature: found["score"]} if feature in ("CTR", "SCD") else found
     return values
 
 
-def test_only_the_classes_that_features_need_are_segmented():
+def test_only_the_classes_that_the_features_need_are_segmented():
     assert set(classes_for(find_all("CTR"), CXAS)) == {"heart", "lung", "right hemidiaphragm"}
     assert classes_for(find_all("CTR,area"), CXAS) is None
     assert classes_for(find_all("CTR,SCD"), ["lung", "heart", "right hemidiaphragm"]) == list(CTR_CLASSES)
@@ -31,7 +31,7 @@ def test_only_the_classes_that_features_need_are_segmented():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_measurements_are_the_originals_to_the_last_digit(kit, name):
+def test_measurements_equal_the_originals_to_the_last_digit(kit, name):
     found = measure(phantom(kit, name), CXAS, EVERY, original_values=True)
     want = original(name)
     assert found.values == want
@@ -40,7 +40,7 @@ def test_measurements_are_the_originals_to_the_last_digit(kit, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_without_the_originals_values_what_it_could_not_measure_is_nan_with_a_reason(kit, name):
+def test_by_default_what_the_original_cannot_measure_is_nan_with_a_reason(kit, name):
     found, want = measure(phantom(kit, name), CXAS, EVERY), original(name)
     empty = {f"{label}_" for label in CXAS if not want[f"{label}_area"]}
     for column, value in found.values.items():
@@ -53,7 +53,7 @@ def test_without_the_originals_values_what_it_could_not_measure_is_nan_with_a_re
             assert column not in found.reasons
 
 
-def test_an_empty_mask_gives_the_area_nought_and_reasons():
+def test_an_empty_mask_has_area_0_and_reasons_for_the_rest():
     masks = np.zeros((1, 8, 8), bool)
     found = measure(masks, ["heart"], "area,box,centroid")
     assert found.values["heart_area"] == 0
@@ -67,7 +67,7 @@ def test_an_empty_mask_gives_the_area_nought_and_reasons():
 
 
 @pytest.mark.parametrize("original_values", [True, False])
-def test_where_the_original_crashes_there_is_nan(original_values):
+def test_the_value_is_nan_if_the_original_crashes(original_values):
     masks = np.zeros((len(CXAS), 64, 64), bool)
     masks[[CXAS.index(name) for name in ("heart", "right hemidiaphragm", "lung")], 20:40, 30] = True
     found = measure(masks, CXAS, "CTR,SCD", original_values=original_values)
@@ -85,7 +85,7 @@ def test_classes_that_were_not_segmented_are_named():
     assert list(found.values) == ["CTR", "CTR_heart_width_mm", "CTR_thorax_width_mm", "SCD", "SCD_mm"]
 
 
-def test_columns_stand_by_feature_then_class_with_mm_behind_pixels():
+def test_columns_are_ordered_by_feature_and_class_with_mm_after_pixels():
     found = measure(np.ones((2, 4, 4), bool), ["lung", "heart"], ["box", "area"], pixel_mm=(2, 3))
     ends = ["x", "y", "width", "height", "width_mm", "height_mm"]
     assert list(found.values) == [
@@ -113,7 +113,7 @@ def test_names_and_aliases_find_features():
     assert find("box").classes is None
 
 
-def test_an_unknown_feature_gets_the_nearest_suggested():
+def test_for_an_unknown_feature_the_nearest_is_suggested():
     with pytest.raises(ValueError, match="unknown feature 'perimetre'; did you mean 'perimeter'"):
         find("perimetre")
     with pytest.raises(ValueError, match="did you mean 'CTR'"):
@@ -128,9 +128,9 @@ def test_an_unknown_feature_gets_the_nearest_suggested():
         ({"masks": np.ones((2, 4, 4))}, "must be bool"),
         ({"masks": np.ones((4, 4), bool)}, r"must be \(K, H, W\)"),
         ({"masks": np.ones((2, 0, 4), bool)}, "with pixels"),
-        ({"names": ["heart"]}, "as many as the 2 masks"),
+        ({"names": ["heart"]}, "one name for each of the 2 masks"),
         ({"names": ["heart", "heart"]}, "'heart' 2 times"),
-        ({"names": ["heart", ""]}, "a name of its own"),
+        ({"names": ["heart", ""]}, "a unique name"),
         ({"features": "area,volume"}, "unknown feature 'volume'"),
         ({"pixel_mm": (1.0, 0.0)}, "pixel_mm must be"),
         ({"pixel_mm": (1.0, float("nan"))}, "pixel_mm must be"),
@@ -141,13 +141,13 @@ def test_an_unknown_feature_gets_the_nearest_suggested():
         ),
     ],
 )
-def test_what_does_not_fit_is_refused(changes, message):
+def test_arguments_that_do_not_fit_are_refused(changes, message):
     arguments = {"masks": np.ones((2, 4, 4), bool), "names": ["heart", "lung"], "features": "area"} | changes
     with pytest.raises(ValueError, match=message):
         measure(**arguments)
 
 
-def test_lines_show_each_thing_once_in_the_grid_of_the_masks():
+def test_each_line_occurs_once_in_the_grid_of_the_masks():
     masks = np.zeros((1, 20, 30), bool)
     masks[0, 4:8, 5:15] = True
     found = measure(masks, ["heart"], "box,centroid,perimeter,compactness,convexity")
@@ -158,10 +158,10 @@ def test_lines_show_each_thing_once_in_the_grid_of_the_masks():
     assert measure(np.zeros_like(masks), ["heart"], "box,convexity").lines == ()
 
 
-def test_bool_arrays_of_pillow_measure_like_others(kit):
+def test_bool_arrays_from_pillow_are_measured_like_others(kit):
     masks = phantom(kit, "plausible")[[107, 121, 134]]
     pillow = np.stack([np.asarray(Image.fromarray(mask)) for mask in masks])
-    assert pillow.view(np.uint8).max() == 255  # else the line in `measure` may go
+    assert pillow.view(np.uint8).max() == 255  # otherwise the conversion in `measure` is not needed
     names = ("right hemidiaphragm", "heart", "lung")
     features = "CTR, perimeter, area, convexity"
     assert measure(pillow, names, features).values == measure(masks, names, features).values

@@ -1,4 +1,4 @@
-"""PAX-Ray's lists, records and augmentation."""
+"""PAX-Ray's lists and records are read as published, and damaged ones are refused."""
 
 import contextlib
 import json
@@ -20,12 +20,12 @@ RNG = np.random.default_rng
 
 
 def bits(packed: np.ndarray, classes: int) -> np.ndarray:
-    """Unpacks class by class, (H, W, K)."""
+    """Returns the unpacked masks, (H, W, K), computed class by class."""
     return np.stack([(packed[..., k // 8] >> np.uint8(k % 8)) & np.uint8(1) for k in range(classes)], -1)
 
 
 def write_set(root: Path, count: int = 3, *, classes: int = 3, size: tuple[int, int] = (20, 30)) -> dict:
-    """A data set in a folder; returns its lists."""
+    """Saves a data set to a folder and returns its lists."""
     (root / "images").mkdir()
     (root / "labels").mkdir()
     entries = []
@@ -39,7 +39,7 @@ def write_set(root: Path, count: int = 3, *, classes: int = 3, size: tuple[int, 
     return lists
 
 
-def test_the_sample_reads_as_its_readme_says(shared):
+def test_the_sample_matches_its_readme(shared):
     data = read_paxray(shared / "data" / "paxray")
     assert data.names == ("right lung", "left lung", "lung", "heart", "foreground")
     assert {split: len(pairs) for split, pairs in data.splits.items()} == {"train": 60, "val": 12, "test": 0}
@@ -63,7 +63,7 @@ def test_targets_are_resized_as_the_original_does(kit, tmp_path):
 
 
 @pytest.mark.parametrize("case", ["rgb8_png", "gray8_png", "gray16_range4095_png", "gray8_large_png"])
-def test_images_are_as_the_original_trains_on_them(kit, tmp_path, case):
+def test_images_equal_those_of_the_originals_training(kit, tmp_path, case):
     name = f"paxray_preprocess/{case}"
     path = kit.folder / kit.golden(name)[0]["params"]["file"]
     np.save(tmp_path / "x.npy", np.zeros((1, *read_picture(path).size), bool))
@@ -74,7 +74,7 @@ def test_images_are_as_the_original_trains_on_them(kit, tmp_path, case):
 
 
 @pytest.mark.parametrize("preprocessing", sorted(PREPROCESSING))
-def test_evaluation_sees_what_prediction_sees(tmp_path, preprocessing):
+def test_evaluation_and_prediction_get_the_same_image(tmp_path, preprocessing):
     write_set(tmp_path)
     pairs = read_paxray(tmp_path).splits["train"]
     example = unchanged(Split(pairs, 3, (17, 40), preprocessing)[1], RNG(0))
@@ -95,7 +95,7 @@ def test_any_number_of_classes_is_packed_and_unpacked_again(tmp_path, dtype, ord
         np.testing.assert_array_equal(unchanged(record, RNG(0))["target"], masks.transpose(1, 2, 0))
 
 
-def test_only_the_sampled_pixels_are_looked_at(tmp_path):
+def test_only_the_sampled_pixels_are_checked(tmp_path):
     masks = np.full((1, 8, 8), 7, np.uint8)
     masks[:, ::2, ::2] = 1
     np.save(tmp_path / "x.npy", masks)
@@ -110,7 +110,7 @@ def test_only_the_sampled_pixels_are_looked_at(tmp_path):
         (np.zeros((2, 8, 8), bool), r"must be \(3, H, W\) of bool or uint8, got \(2, 8, 8\) bool"),
         (np.zeros((3, 8), bool), r"got \(3, 8\) bool"),
         (np.zeros((3, 8, 8), np.float32), "got .* float32"),
-        (np.zeros((3, 16, 8), bool), "another shape than its picture: it is 16 x 8, the picture 8 x 8"),
+        (np.zeros((3, 16, 8), bool), "different aspect ratios: the target is 16 x 8, the picture 8 x 8"),
         (np.zeros((3, 0, 8), bool), "x.npy"),
         (np.array([{}], object), "holds Python objects"),
     ],
@@ -131,7 +131,7 @@ def test_a_bool_file_with_other_bytes_is_refused(tmp_path):
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_any_damage_gives_masks_or_a_reason(tmp_path, data):
+def test_any_damage_gives_masks_or_a_value_error(tmp_path, data):
     path = tmp_path / "x.npy"
     np.save(path, np.ones((3, 6, 6), np.uint8))
     content = bytearray(path.read_bytes())
@@ -185,13 +185,13 @@ def test_lists_that_are_not_as_published_are_refused(tmp_path, change, reason):
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b"\xff\xfe", b"[" * 100_000])
-def test_a_file_of_lists_that_is_no_json_object_is_refused(tmp_path, content):
+def test_a_list_file_that_is_not_a_json_object_is_refused(tmp_path, content):
     (tmp_path / "paxray.json").write_bytes(content)
     with pytest.raises(ValueError, match="paxray.json: (not JSON|must be a JSON object)"):
         read_paxray(tmp_path)
 
 
-def test_a_part_is_seeded_sorted_and_grows_with_the_fraction():
+def test_a_subset_is_seeded_and_sorted_and_grows_with_the_fraction():
     pairs = tuple((Path(f"images/{i:03}.png"), Path(f"labels/{i:03}.npy")) for i in range(101))
     quarter, half = subset(pairs, 0.25, 1), subset(pairs, 0.5, 1)
     assert (len(quarter), len(half)) == (25, 50)
@@ -213,7 +213,7 @@ def test_options_of_a_split_are_checked():
         Split((), 1, size=(0, 4))
 
 
-def test_a_damaged_file_is_named_through_the_pipeline(tmp_path):
+def test_the_pipeline_reports_the_name_of_a_damaged_file(tmp_path):
     write_set(tmp_path)
     (tmp_path / "images" / "1.png").write_bytes(b"nothing")
     (tmp_path / "labels" / "2.npy").write_bytes(b"nothing")
@@ -228,7 +228,7 @@ def test_a_damaged_file_is_named_through_the_pipeline(tmp_path):
         assert batches.skipped == {"images/1.png": 2, "images/2.png": 2} or sum(batches.skipped.values()) == 3
 
 
-def test_workers_read_the_same(tmp_path):
+def test_workers_read_the_same_records(tmp_path):
     write_set(tmp_path, 4)
     split = Split(read_paxray(tmp_path).splits["train"], 3, (16, 16))
     found = []

@@ -1,8 +1,8 @@
-"""CTR and SCD are measured where the original measures them, on its grid and on others."""
+"""CTR and SCD are measured at the original's positions, on its grid and on others."""
 
 import numpy as np
 import pytest
-from phantoms import GOLDEN, NAMES, phantom
+from measurements import GOLDEN, NAMES, phantom
 
 from jaxseg.anatomy.measure.ratios import (
     CTR_CLASSES,
@@ -33,7 +33,7 @@ def chest(height=40, width=60):
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "no_hemidiaphragm"])
-def test_ctr_takes_the_originals_columns(kit, name):
+def test_ctr_uses_the_originals_columns(kit, name):
     want, found = GOLDEN[name]["CTR"], cardio_thoracic(*chosen(phantom(kit, name), CTR_CLASSES))
     got = {"midline": found.midline, "mrd": found.heart_right[1], "mld": found.heart_left[1], "ID": found.thorax_width}
     assert got == {key: want[key] for key in got}
@@ -41,14 +41,14 @@ def test_ctr_takes_the_originals_columns(kit, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_scd_takes_the_originals_centres_and_points(kit, name):
+def test_scd_uses_the_originals_centres_and_points(kit, name):
     want, found = GOLDEN[name]["SCD"], spine_centre(chosen(phantom(kit, name), SCD_CLASSES))
     assert found.centres.tolist() == want["centers"]
     assert found.nearest.tolist() == want["points"]
     assert found.distances.tolist() == want["center_dists"]
 
 
-def test_ctr_of_a_chest_that_was_counted_by_hand():
+def test_ctr_of_a_chest_measured_by_hand():
     values, lines = measure_ctr(chest(), (3.0, 2.0))
     assert values == {"CTR": 17 / 39, "CTR_heart_width_mm": 34.0, "CTR_thorax_width_mm": 78.0}
     assert {line.kind: line.points.tolist() for line in lines} == {
@@ -59,7 +59,7 @@ def test_ctr_of_a_chest_that_was_counted_by_hand():
     }
 
 
-def test_a_heart_on_one_side_of_the_midline_reaches_nought_to_the_other():
+def test_a_heart_on_one_side_of_the_midline_has_extent_0_on_the_other():
     masks = chest()
     masks[1] = np.roll(masks[1], 15, axis=1)
     found = cardio_thoracic(*masks)
@@ -67,7 +67,7 @@ def test_a_heart_on_one_side_of_the_midline_reaches_nought_to_the_other():
 
 
 @pytest.mark.parametrize("missing", range(3))
-def test_ctr_without_one_of_its_masks_says_which(missing):
+def test_ctr_reports_which_mask_is_empty(missing):
     masks = chest()
     masks[missing] = False
     with pytest.raises(Unmeasurable, match=f"the mask of '{CTR_CLASSES[missing]}' is empty") as error:
@@ -75,7 +75,7 @@ def test_ctr_without_one_of_its_masks_says_which(missing):
     assert not error.value.crashes  # the original gives -1
 
 
-def test_ctr_of_lungs_one_pixel_wide_is_not_divided():
+def test_ctr_of_lungs_one_pixel_wide_does_not_divide_by_zero():
     masks = chest()
     masks[2] = False
     masks[2, 3:9, 7] = True
@@ -91,7 +91,7 @@ def vertebrae(points, height, width):
     return masks
 
 
-def test_a_straight_spine_on_any_grid_is_on_its_line():
+def test_a_straight_spine_lies_on_its_line_on_any_grid():
     masks = vertebrae([(30, 20 * i + 5) for i in range(10)], 200, 90)
     found = spine_centre(masks)
     assert found.line.shape == (200, 2)
@@ -99,7 +99,7 @@ def test_a_straight_spine_on_any_grid_is_on_its_line():
     assert found.centres[0].tolist() == [30, 5]
 
 
-def test_scd_in_mm_takes_rows_and_columns_at_their_own_distances():
+def test_scd_in_mm_uses_different_distances_of_rows_and_columns():
     masks = vertebrae([(28, 20), (32, 40), (32, 60), (28, 80)], 100, 60)
     values, _ = measure_scd(masks, (5.0, 0.5))
     assert values == {"SCD": 2.0, "SCD_mm": 1.0}
