@@ -17,7 +17,7 @@ from jaxseg.datasets.dataset_summary import read_summary
 from jaxseg.datasets.degrade import degrade
 from jaxseg.datasets.volume_cache import Cache
 from jaxseg.files import atomic_file, atomic_folder, printable, safe_name, sweep
-from jaxseg.images.kinds import kind_of
+from jaxseg.images.read import kind_of
 from jaxseg.segae.data import OVERLAP, SPLITS, Volumes, index_case, read_layout
 from jaxseg.vocabulary.organs import Organ
 from jaxseg.volumes.nifti import write_nifti

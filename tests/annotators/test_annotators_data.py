@@ -10,7 +10,7 @@ from annotator_files import save_lidc, save_mnist
 
 from jaxseg.annotators.data import lidc_slices, mnist_slices
 from jaxseg.annotators.losses import draw_annotator
-from jaxseg.images.checks import ImageError
+from jaxseg.images.picture import ImageError
 from jaxseg.images.tiff import write_tiff
 from jaxseg.training.batches import evaluation_batches
 
