@@ -16,6 +16,7 @@ import os
 import re
 import shutil
 import sys
+import threading
 import traceback
 import warnings
 import zlib
@@ -261,17 +262,22 @@ def _left_behind() -> Iterator[None]:
 
 @functools.cache
 def _silence_orbax_threads() -> None:
-    """Drops the errors that Orbax's coroutines can no longer raise; all others are reported as before.
+    """Drops errors that Orbax's coroutines and TensorStore's threads cannot raise; all others are reported as before.
 
-    Once one array could not be written or read, the coroutines of all other arrays fail too, at any later time.
+    Once one array could not be written or read, those of all other arrays fail too, at any later time.
     """
     hook, root = sys.unraisablehook, str(Path(ocp.__file__).parent)
 
     def report(unraisable) -> None:
         code = getattr(unraisable.object, "cr_code", None) or getattr(unraisable.object, "__code__", None)
-        frames = traceback.walk_tb(unraisable.exc_traceback)
-        codes = [frame.f_code for frame, _ in frames] + ([code] if code else [])
-        if not any(code.co_filename.startswith(root) for code in codes):
+        codes = [frame.f_code for frame, _ in traceback.walk_tb(unraisable.exc_traceback)] + ([code] if code else [])
+        of_orbax = any(code.co_filename.startswith(root) for code in codes)
+        of_tensorstore = (  # its threads are not Python's, and only they call a loop that Orbax has closed
+            unraisable.object is None
+            and threading.current_thread().name.startswith("Dummy-")
+            and str(unraisable.exc_value) == "Event loop is closed"
+        )
+        if not of_orbax and not of_tensorstore:
             hook(unraisable)
 
     sys.unraisablehook = report
