@@ -30,7 +30,7 @@ def convert(source, destination, model, labels_file, embeddings, overwrite):
 
     if model:
         with options.usage_errors("--model"):
-            registry.find_available(model)
+            registry.find(model)
     names = labels.read_names(labels_file) if labels_file else None
     load.convert(source, destination, model=model, class_names=names, embeddings=embeddings, overwrite=overwrite)
     click.echo(f"{destination}: {_line(destination)}")

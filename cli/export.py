@@ -54,7 +54,7 @@ def export(model, weights, output, platforms, image_size, labels_file, embedding
         raise click.UsageError("name a model with --model, or weights with --weights")
     if model is not None:
         with options.usage_errors("--model"):
-            registry.find_available(model)
+            registry.find(model)
     from jaxseg.devices import select_devices
     from jaxseg.export.export import check_destination, check_platforms, export_model
     from jaxseg.export.exported import need_flatbuffers

@@ -29,7 +29,7 @@ def _fields(entry: registry.Entry) -> dict:
         "name": entry.name,
         "aliases": list(entry.aliases),
         "title": entry.title,
-        "available": entry.architecture is not None,
+        "available": True,  # earlier versions listed models that they could not build
         "num_classes": entry.num_classes,
         "classes": list(entry.class_names or ()),
         "groups": {group: [entry.class_names[i] for i in members] for group, members in groups.items()},
@@ -43,8 +43,6 @@ def _fields(entry: registry.Entry) -> dict:
 def _text(entry: registry.Entry, whole: bool) -> str:
     also = f" (also {', '.join(entry.aliases)})" if entry.aliases else ""
     lines = [f"{entry.name}{also}: {entry.title}"]
-    if entry.architecture is None:
-        lines.append("  not in this version")
     lines += [f"  weights: {_weights(entry)}", f"  licence: {entry.licence}"]
     lines += [f"  from {entry.project}; {entry.citation}"]
     if whole and entry.class_names:

@@ -89,7 +89,7 @@ def make_segmenter(
         name, weights = weights, None
     else:
         with options.usage_errors("--model"):
-            entry = registry.find_available(model or "cxas")
+            entry = registry.find(model or "cxas")
         name = entry.name
         if entry.class_names and not (weights and weights.is_dir()):  # before the weights are read
             with options.usage_errors("--classes"):

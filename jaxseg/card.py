@@ -17,7 +17,7 @@ class Card:
 
     Attributes:
       model: registry name, such as "cxas".
-      architecture: key of `jaxseg.architectures.ARCHITECTURES`.
+      architecture: name of the model class, a key of `jaxseg.registry.MODELS`.
       config: hyper-parameters as sorted (name, value) pairs.
       class_names: a name for every output channel.
       preprocessing: how an image becomes the network's input, see `jaxseg.images.preprocess`.

@@ -1,28 +1,38 @@
-"""What jaxseg knows of every published model: one row each (pure data, imports nothing heavy)."""
+"""All models that jaxseg has, one row each. This is pure data: importing it loads nothing heavy."""
 
 import dataclasses
 import difflib
+import importlib
+from typing import TYPE_CHECKING
 
 from jaxseg.vocabulary import labels, organs
+
+if TYPE_CHECKING:
+    from jaxseg.weights.model import Model
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A published model.
+    """A model.
 
     Attributes:
-      name: the name here and on the command line; `aliases` mean the same.
-      architecture: key of `jaxseg.architectures.ARCHITECTURES`; None where this version has no such model.
-      config: hyper-parameters that differ from the architecture's defaults.
-      class_names: label set; None where the user's files name the classes.
-      preprocessing: key of `jaxseg.images.preprocess.PREPROCESSING`; "mask" of models that take masks, no images;
-        "slice_and_mask" of SegAE, which takes both; "as_stored" of models that take images as their files hold them.
-      output_type: what `jaxseg segment` writes unless told otherwise.
-      weights_file: the released file; None where nothing was released.
-      drive_file: Google Drive id of that file, where it can be fetched directly.
-      weights_page: where people find it.
-      original_cache: folders (environment variable or "~", then sub-folder) in which the original keeps it.
-      licence, citation, project: of the weights and the paper.
+      name: the name in Python and on the command line.
+      title: one line that says what the model does.
+      project: the original project.
+      citation: the paper.
+      architecture: the name of the model class in `card.json` files. Models of one class share it.
+      model: import path of the model class, "module:Class"; a subclass of `jaxseg.weights.model.Model`.
+      preprocessing: key of `jaxseg.images.preprocess.PREPROCESSING`, or "mask" (the model takes masks),
+        "slice_and_mask" (it takes a CT slice and a mask), or "as_stored" (it takes images as the files store them).
+      aliases: other names that mean the same model.
+      config: hyper-parameters that differ from the defaults of the model class.
+      class_names: label set; None if the user's files name the classes.
+      output_type: the default output type of `jaxseg segment`.
+      weights_file: the released file; None if nothing was released.
+      drive_file: Google Drive id of that file; None if it cannot be downloaded directly.
+      weights_page: the web page of that file.
+      original_cache: folders in which the original keeps that file: (environment variable or "~", sub-folder).
+      licence: of the weights.
       tasks: training tasks of the model: pairs of the name in a configuration and the import path of the Task class.
     """
 
@@ -30,11 +40,12 @@ class Entry:
     title: str
     project: str
     citation: str
+    architecture: str
+    model: str
+    preprocessing: str
     aliases: tuple[str, ...] = ()
-    architecture: str | None = None
     config: tuple[tuple[str, object], ...] = ()
     class_names: tuple[str, ...] | None = None
-    preprocessing: str | None = None
     output_type: str = "png"
     weights_file: str | None = None
     drive_file: str | None = None
@@ -45,8 +56,14 @@ class Entry:
 
     @property
     def num_classes(self) -> int | None:
-        """Output channels of the published network."""
-        return dict(self.config).get("num_classes")
+        """Number of output channels of the published network; None if nothing was published."""
+        found = dict(self.config).get("num_classes")
+        return found if isinstance(found, int) else None
+
+    @property
+    def model_class(self) -> "type[Model]":
+        """The model class, imported on first use."""
+        return model_class(self.architecture)
 
 
 ENTRIES = (
@@ -57,6 +74,7 @@ ENTRIES = (
         project="ConstantinSeibold/ChestXRayAnatomySegmentation (CXAS)",
         citation="Seibold et al. 2023, arXiv:2306.03934",
         architecture="unet",
+        model="jaxseg.anatomy.unet:UNet",
         config=(("num_classes", 159),),
         class_names=labels.CXAS,
         preprocessing="cxas",
@@ -71,8 +89,9 @@ ENTRIES = (
         name="paxray",
         title="chest X-ray anatomy, 166 classes (multi-label training)",
         project="ConstantinSeibold/multilabel_segmentation_paxray (PAX-Ray)",
-        citation="Seibold et al. 2022, arXiv:2210.07043",
+        citation="Seibold et al. 2022, arXiv:2210.03416",
         architecture="unet",
+        model="jaxseg.anatomy.unet:UNet",
         config=(("num_classes", 166),),
         preprocessing="paxray",
         output_type="npy",
@@ -87,16 +106,18 @@ ENTRIES = (
         project="balazsborsos/dae_postprocessing",
         citation="Larrazabal et al. 2020, doi 10.1109/TMI.2020.3005297",
         architecture="dae",
+        model="jaxseg.post_dae.model:DAE",
         preprocessing="mask",
         tasks=(("post_dae", "jaxseg.post_dae.task:PostDAETask"),),
     ),
     Entry(
         name="segae",
         aliases=("quality_sentinel",),
-        title="how good is this mask? (SegAE / Quality Sentinel)",
+        title="quality of masks: predicted Dice (SegAE / Quality Sentinel)",
         project="Schuture/Quality-Sentinel",
         citation="Chen et al. 2024, arXiv:2406.00327",
         architecture="segae",
+        model="jaxseg.segae.model:SegAE",
         class_names=organs.NAMES,
         preprocessing="slice_and_mask",
         weights_file="best_resnet50_model_40_samples.pth",
@@ -108,8 +129,9 @@ ENTRIES = (
         name="cmvae",
         title="learning from annotators who disagree (confusion-matrix VAE)",
         project="rCampSemp/learn-vae-noisy-label",
-        citation="see the project's page",
+        citation="the project's own model, which builds on Zhang et al. 2020, arXiv:2007.15963",
         architecture="cmvae",
+        model="jaxseg.annotators.cmvae:CMVAE",
         preprocessing="as_stored",
         tasks=(("cmvae", "jaxseg.annotators.cmvae_task:CMVAETask"),),
     ),
@@ -119,21 +141,26 @@ ENTRIES = (
         project="rCampSemp/learn-vae-noisy-label",
         citation="Kohl et al. 2018, arXiv:1806.05034",
         architecture="prob_unet",
+        model="jaxseg.annotators.prob_unet:ProbUNet",
         preprocessing="as_stored",
         tasks=(("prob_unet", "jaxseg.annotators.prob_unet_task:ProbUNetTask"),),
     ),
 )
 
 TASKS = dict(sorted(task for entry in ENTRIES for task in entry.tasks))  # name of a training task -> import path
+MODELS = {entry.architecture: entry.model for entry in ENTRIES}  # architecture -> import path of the model class
 
 BY_NAME = {name.lower(): entry for entry in ENTRIES for name in (entry.name, *entry.aliases)}
 
 
 def find(name: str) -> Entry:
-    """Returns the entry of a model name or alias, upper and lower case alike.
+    """Returns the entry of a model name or alias; upper and lower case do not matter.
+
+    >>> find("Quality_Sentinel").name
+    'segae'
 
     Raises:
-      ValueError: no model has this name; the known and the nearest names are listed.
+      ValueError: no model has this name; the message lists the known names and the nearest one.
     """
     entry = BY_NAME.get(str(name).lower())
     if entry is None:
@@ -143,10 +170,14 @@ def find(name: str) -> Entry:
     return entry
 
 
-def find_available(name: str) -> Entry:
-    """Returns the entry of a model that this version can build; ValueError otherwise."""
-    entry = find(name)
-    if entry.architecture is None:
-        ready = ", ".join(e.name for e in ENTRIES if e.architecture)
-        raise ValueError(f"model {entry.name!r} ({entry.title}) is not in this version of jaxseg; there are: {ready}")
-    return entry
+def model_class(architecture: str) -> "type[Model]":
+    """Returns the model class that a card names, imported on first use.
+
+    Raises:
+      ValueError: no model has this architecture; the known ones are listed.
+    """
+    if architecture not in MODELS:
+        raise ValueError(f"unknown architecture {architecture!r}; known: {', '.join(MODELS)}")
+    module, _, name = MODELS[architecture].partition(":")
+    found: type[Model] = getattr(importlib.import_module(module), name)
+    return found

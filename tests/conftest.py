@@ -39,11 +39,11 @@ def plain():
     """Segmentation networks are plain ones for a module that is about runs, not about the U-Net."""
     from plain_network import PLACE
 
-    from jaxseg.architectures import ARCHITECTURES
+    from jaxseg.registry import MODELS
 
     with pytest.MonkeyPatch.context() as patch:
         for name, place in PLACE.items():
-            patch.setitem(ARCHITECTURES, name, place)
+            patch.setitem(MODELS, name, place)
         yield
 
 

@@ -1,4 +1,4 @@
-"""Backbone U-Net of CXAS (Seibold et al. 2023, arXiv:2306.03934) and PAX-Ray (2022, arXiv:2210.07043). NHWC."""
+"""Backbone U-Net of CXAS (Seibold et al. 2023, arXiv:2306.03934) and PAX-Ray (2022, arXiv:2210.03416). NHWC."""
 
 import dataclasses
 from typing import Annotated, ClassVar
@@ -12,6 +12,7 @@ from jaxseg.nn.layers import ConvNorm, Dtype, Init, conv
 from jaxseg.nn.recompute import recomputable
 from jaxseg.nn.resize import bilinear
 from jaxseg.settings import Range, verify
+from jaxseg.weights.model import Model, Shapes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,12 +67,15 @@ class Up(nnx.Module):
         return x
 
 
-class UNet(nnx.Module):
+class UNet(Model):
     """U-Net on a ResNet: (B, H, W, 3) normalised float32 -> (B, H, W, K) float32 logits, any H and W.
 
     Classes are independent: `sigmoid(logits) > 0.5` is the mask. Max |difference| from the original
     (PyTorch 2.13, float32, CPU, (1, 3, 128, 128)) with the parity kit's weights: 3e-5 on logits up to 14.5.
     """
+
+    Config = UNetConfig
+    INPUT = ("image", "a normalised X-ray; jaxseg.images.preprocess makes it, as `preprocessing` names")
 
     def __init__(self, cfg: UNetConfig, *, rngs: nnx.Rngs):
         self.cfg = cfg
@@ -109,36 +113,36 @@ class UNet(nnx.Module):
             named[f"up{i + 1}"] = x = up(x, skip)
         return named
 
+    @staticmethod
+    def torch_names(cfg: UNetConfig) -> dict[str, str]:
+        """Returns our module paths -> module names in the released PyTorch checkpoints."""
+        trunk = resnet.torch_names(cfg.trunk, stem=("layer0.0", "layer0.1"), prefix="backbone.backbone.")
+        names = {f"backbone.{ours}": theirs for ours, theirs in trunk.items()}
+        names |= {
+            "reduce.conv": "head.up1.conv1.conv.0",
+            "reduce.norm": "head.up1.conv1.conv.1",
+            "classify": "head.out.conv",
+        }
+        for i in range(4):
+            theirs = f"head.up{i + 1}.conv{'2' if i == 0 else ''}.double_conv"
+            for j in range(2):
+                names |= {
+                    f"ups.{i}.convs.{j}.conv": f"{theirs}.{3 * j}",
+                    f"ups.{i}.convs.{j}.norm": f"{theirs}.{3 * j + 1}",
+                }
+        return names
 
-def torch_names(cfg: UNetConfig) -> dict[str, str]:
-    """Returns our module paths -> module names in the released PyTorch checkpoints."""
-    trunk = resnet.torch_names(cfg.trunk, stem=("layer0.0", "layer0.1"), prefix="backbone.backbone.")
-    names = {f"backbone.{ours}": theirs for ours, theirs in trunk.items()}
-    names |= {
-        "reduce.conv": "head.up1.conv1.conv.0",
-        "reduce.norm": "head.up1.conv1.conv.1",
-        "classify": "head.out.conv",
-    }
-    for i in range(4):
-        theirs = f"head.up{i + 1}.conv{'2' if i == 0 else ''}.double_conv"
-        for j in range(2):
-            names |= {
-                f"ups.{i}.convs.{j}.conv": f"{theirs}.{3 * j}",
-                f"ups.{i}.convs.{j}.norm": f"{theirs}.{3 * j + 1}",
-            }
-    return names
+    @staticmethod
+    def config_from_shapes(shapes: Shapes) -> UNetConfig | None:
+        """Returns the hyper-parameters of a PyTorch checkpoint, or None where it is no such U-Net.
 
-
-def config_from_shapes(shapes: dict[str, tuple[int, ...]]) -> UNetConfig | None:
-    """Returns the hyper-parameters of a PyTorch checkpoint, or None where it is no such U-Net.
-
-    Args:
-      shapes: tensor names (without a wrapper's prefix) and shapes of the checkpoint.
-    """
-    stem, out = shapes.get("backbone.backbone.layer0.0.weight"), shapes.get("head.out.conv.weight")
-    if stem is None or out is None or len(stem) != 4 or len(out) != 4:
-        return None
-    backbone = resnet.variant_of(shapes, "backbone.backbone.")
-    if backbone is None:
-        return None
-    return UNetConfig(backbone=backbone, num_classes=out[0], in_channels=stem[1], width=stem[0])
+        Args:
+          shapes: tensor names (without a wrapper's prefix) and shapes of the checkpoint.
+        """
+        stem, out = shapes.get("backbone.backbone.layer0.0.weight"), shapes.get("head.out.conv.weight")
+        if stem is None or out is None or len(stem) != 4 or len(out) != 4:
+            return None
+        backbone = resnet.variant_of(shapes, "backbone.backbone.")
+        if backbone is None:
+            return None
+        return UNetConfig(backbone=backbone, num_classes=out[0], in_channels=stem[1], width=stem[0])

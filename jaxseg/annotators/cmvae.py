@@ -16,6 +16,7 @@ from jaxseg.nn.norms import GroupNorm, PReLU, instance_norm
 from jaxseg.nn.recompute import recomputable
 from jaxseg.nn.resize import Odd, double_aligned, pad_or_crop
 from jaxseg.settings import Range, verify
+from jaxseg.weights.model import Model, Modules, Shapes
 
 Norm = Literal["in", "bn", "gn", "ln"]
 Side = Annotated[int, Range(8, 8192)]  # no card allows fewer than 8 pixels
@@ -113,7 +114,7 @@ class Confusion(nnx.Module):
         return matrices.transpose(0, 3, 4, 1, 2)
 
 
-class CMVAE(nnx.Module):
+class CMVAE(Model):
     """Segments, and says how annotators would err: (B, H, W, C) images -> (B, H, W, K) float32 clean logits.
 
     `outputs` gives what training needs, `sample` what annotators might draw. The deepest level is enlarged, cropped
@@ -122,6 +123,11 @@ class CMVAE(nnx.Module):
     Max |difference| from the original (PyTorch 2.13, float32, CPU, (2, 1, 64, 64)) with the parity kit's weights: 1e-5
     on logits up to 15, 3e-5 on matrices up to 10.
     """
+
+    Config = CMVAEConfig
+    OUTPUT = ("logits", "of the true segmentation; a pixel belongs to the class with the largest")
+    SOURCES = SOURCES
+    has_confusion = True
 
     def __init__(self, cfg: CMVAEConfig, *, rngs: nnx.Rngs):
         self.cfg = cfg
@@ -179,6 +185,128 @@ class CMVAE(nnx.Module):
             named[f"decoder{i}"] = x = self.decoders[i](jnp.concatenate([skips[i], x], axis=-1))
         return named
 
+    def start_samples(self, image: jax.Array, *, source: str = "prior") -> dict[str, jax.Array]:
+        """Returns what all samples of an image share; `finish_samples` needs it.
+
+        Args:
+          image: (H, W, C).
+          source: one of `SOURCES`, see `sample`.
+
+        Returns:
+          "logits" (H, W, K), the clean logits; with source "image" also "mean" and "log_sigma" (1, Z).
+
+        Raises:
+          ValueError: the source is unknown, or the image has another shape.
+        """
+        if source not in self.SOURCES:
+            raise ValueError(f"unknown source {source!r}; known: {', '.join(self.SOURCES)}")
+        features = self.maps(image[None])["decoder0"]
+        started = {"logits": self.logits(features)[0]}
+        if source == "image":
+            mean, log_variance = self.confusion.encode(features)
+            started |= {"mean": mean, "log_sigma": 0.5 * log_variance}
+        return started
+
+    def clean_mask(self, started: dict[str, jax.Array]) -> jax.Array:
+        """Returns the (H, W) uint8 classes of the model's own segmentation, from what `start_samples` returned."""
+        return jnp.argmax(started["logits"], axis=-1).astype(jnp.uint8)
+
+    def finish_samples(self, started: dict[str, jax.Array], noise: jax.Array) -> dict[str, jax.Array]:
+        """Returns samples of the masks that annotators might draw.
+
+        Args:
+          started: the result of `start_samples`.
+          noise: (S, Z) standard normal numbers.
+
+        Returns:
+          "logits" (S, H, W, K) noisy, "masks" (S, H, W) uint8, the class with the largest noisy logit, and "matrices"
+          (S, H, W, K, K), the normalised confusion matrices.
+        """
+        z = started["mean"] + jnp.exp(started["log_sigma"]) * noise if "mean" in started else noise
+        found = drawn(self, started["logits"], z)
+        return {"logits": found["noisy_logits"], "masks": found["masks"], "matrices": found["matrices"]}
+
+    @property
+    def num_mask_classes(self) -> int:
+        """Number of classes in a sampled mask, background included."""
+        return self.cfg.num_classes
+
+    @property
+    def numbers_per_pixel(self) -> int:
+        """Number of float32 values that one sample needs per pixel, to estimate its memory."""
+        return self.cfg.num_classes**2 + 2 * self.cfg.num_classes
+
+    @property
+    def fixed_size(self) -> tuple[int, int]:
+        return self.cfg.image_size
+
+    @staticmethod
+    def torch_names(cfg: CMVAEConfig) -> dict[str, str]:
+        """Returns our module paths -> module names in the original's checkpoints."""
+        parts = {"encoder": "fc_encoder", "decoder": "fc_decoder", "mean": "fc_mu", "log_variance": "fc_var"}
+        names = {f"confusion.{ours}": f"cm_network.{theirs}" for ours, theirs in parts.items()}
+        names["classify"] = "conv_last"
+        for side in ("encoders", "decoders"):
+            for i in range(cfg.depth):
+                for j in range(2):
+                    kinds = enumerate(("convs", "norms", "activations"))
+                    names |= {f"{side}.{i}.{kind}.{j}": f"{side}.{i}.{3 * j + k}" for k, kind in kinds}
+        return names
+
+    @staticmethod
+    def config_from_shapes(shapes: Shapes) -> CMVAEConfig | None:
+        """Returns the hyper-parameters of a PyTorch checkpoint, or None if it is not a checkpoint of this network.
+
+        The shapes do not contain everything: images are assumed to be square, as the original's are, and the norm to be
+        "in" unless it is "bn", because "gn" has the same tensors as "in". If the file holds the module itself,
+        `config_from_modules` distinguishes them.
+
+        Args:
+          shapes: tensor names (without a wrapper's prefix) and shapes of the checkpoint.
+
+        Raises:
+          ValueError: the image cannot be square.
+        """
+        stem, out = shapes.get("encoders.0.0.weight", ()), shapes.get("conv_last.weight", ())
+        latent, decoder = shapes.get("cm_network.fc_mu.weight", ()), shapes.get("cm_network.fc_decoder.weight", ())
+        if len(stem) != 4 or len(out) != 4 or len(latent) != 2 or len(decoder) != 2 or not out[0]:
+            return None
+        depth = 0
+        while f"encoders.{depth}.0.weight" in shapes:
+            depth += 1
+        side = math.isqrt(decoder[0] // out[0] ** 2)
+        if side**2 * out[0] ** 2 != decoder[0]:
+            raise ValueError(
+                f"its confusion matrices of {out[0]} classes have {decoder[0]} numbers, which is not a square image: "
+                "build a jaxseg.annotators.cmvae.CMVAE with the right image_size, and fill it with "
+                "jaxseg.weights.fill.fill"
+            )
+        norm = "bn" if "encoders.0.1.running_mean" in shapes else "in"
+        return CMVAEConfig(stem[1], out[0], (side, side), width=stem[0], depth=depth, latent=latent[0], norm=norm)
+
+    @staticmethod
+    def config_from_modules(cfg: CMVAEConfig, modules: Modules) -> CMVAEConfig:
+        """Returns the hyper-parameters with the norm of the modules that a PyTorch file holds, where it holds them.
+
+        Args:
+          cfg: what the tensors' shapes tell.
+          modules: paths -> class names and plain attributes of the modules.
+
+        Raises:
+          ValueError: the norm is none of the original's.
+        """
+        kind, attributes = next((v for name, v in modules.items() if name.endswith("encoders.0.1")), ("", {}))
+        if kind != "GroupNorm":
+            return cfg
+        groups = attributes.get("num_groups")
+        norm = {cfg.width // 8: "gn", cfg.width: "ln"}.get(groups)
+        if norm is None:
+            raise ValueError(
+                f"its group norm has {groups} groups of {cfg.width} channels; the original has {cfg.width // 8} or "
+                f"{cfg.width} groups"
+            )
+        return dataclasses.replace(cfg, norm=norm)
+
 
 def sample(
     model: CMVAE, image: jax.Array, num_samples: int, key: jax.Array, *, source: str = "prior"
@@ -200,14 +328,9 @@ def sample(
     Raises:
       ValueError: the source is unknown, or the image has another shape.
     """
-    if source not in SOURCES:
-        raise ValueError(f"unknown source {source!r}; known: {', '.join(SOURCES)}")
-    noise = sample_noise(key, num_samples, model.cfg.latent)
-    features = model.maps(image[None])["decoder0"]
-    if source == "image":
-        mean, log_variance = model.confusion.encode(features)
-        noise = mean + noise * jnp.exp(0.5 * log_variance)
-    return drawn(model, model.logits(features)[0], noise)
+    started = model.start_samples(image, source=source)
+    found = model.finish_samples(started, sample_noise(key, num_samples, model.cfg.latent))
+    return found | {"logits": started["logits"], "noisy_logits": found["logits"]}
 
 
 def drawn(model: CMVAE, logits: jax.Array, z: jax.Array) -> dict[str, jax.Array]:
@@ -220,64 +343,3 @@ def drawn(model: CMVAE, logits: jax.Array, z: jax.Array) -> dict[str, jax.Array]
         return {"matrices": matrices, "noisy_logits": noisy, "masks": jnp.argmax(noisy, axis=-1).astype(jnp.uint8)}
 
     return {"logits": logits} | jax.vmap(one)(z)
-
-
-def torch_names(cfg: CMVAEConfig) -> dict[str, str]:
-    """Returns our module paths -> module names in the original's checkpoints."""
-    parts = {"encoder": "fc_encoder", "decoder": "fc_decoder", "mean": "fc_mu", "log_variance": "fc_var"}
-    names = {f"confusion.{ours}": f"cm_network.{theirs}" for ours, theirs in parts.items()} | {"classify": "conv_last"}
-    for side in ("encoders", "decoders"):
-        for i in range(cfg.depth):
-            for j in range(2):
-                kinds = enumerate(("convs", "norms", "activations"))
-                names |= {f"{side}.{i}.{kind}.{j}": f"{side}.{i}.{3 * j + k}" for k, kind in kinds}
-    return names
-
-
-def config_from_shapes(shapes: dict[str, tuple[int, ...]]) -> CMVAEConfig | None:
-    """Returns the hyper-parameters of a PyTorch checkpoint, or None where it is no such network.
-
-    What is not in the shapes: images are taken to be square, as the original's are, and the norm to be "in" unless it
-    is "bn": "gn" has the same tensors. Where a file holds the module itself, `config_from_modules` tells them apart.
-
-    Args:
-      shapes: tensor names (without a wrapper's prefix) and shapes of the checkpoint.
-
-    Raises:
-      ValueError: the image cannot be square.
-    """
-    stem, out = shapes.get("encoders.0.0.weight", ()), shapes.get("conv_last.weight", ())
-    latent, decoder = shapes.get("cm_network.fc_mu.weight", ()), shapes.get("cm_network.fc_decoder.weight", ())
-    if len(stem) != 4 or len(out) != 4 or len(latent) != 2 or len(decoder) != 2 or not out[0]:
-        return None
-    depth = 0
-    while f"encoders.{depth}.0.weight" in shapes:
-        depth += 1
-    side = math.isqrt(decoder[0] // out[0] ** 2)
-    if side**2 * out[0] ** 2 != decoder[0]:
-        raise ValueError(
-            f"its confusion matrices of {out[0]} classes have {decoder[0]} numbers, which is no square image: build a "
-            "jaxseg.annotators.cmvae.CMVAE of the right image_size, and fill it with jaxseg.weights.fill.fill"
-        )
-    norm = "bn" if "encoders.0.1.running_mean" in shapes else "in"
-    return CMVAEConfig(stem[1], out[0], (side, side), width=stem[0], depth=depth, latent=latent[0], norm=norm)
-
-
-def config_from_modules(cfg: CMVAEConfig, modules: dict[str, tuple[str, dict]]) -> CMVAEConfig:
-    """Returns the hyper-parameters with the norm of the modules that a PyTorch file holds, where it holds them.
-
-    Args:
-      cfg: what the tensors' shapes tell.
-      modules: paths -> class names and plain attributes of the modules.
-
-    Raises:
-      ValueError: the norm is none of the original's.
-    """
-    kind, attributes = next((v for name, v in modules.items() if name.endswith("encoders.0.1")), ("", {}))
-    if kind != "GroupNorm":
-        return cfg
-    groups = attributes.get("num_groups")
-    norm = {cfg.width // 8: "gn", cfg.width: "ln"}.get(groups)
-    if norm is None:
-        raise ValueError(f"its group norm has {groups} groups of {cfg.width} channels; the original has 1/8 or as many")
-    return dataclasses.replace(cfg, norm=norm)

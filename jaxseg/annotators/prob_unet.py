@@ -14,6 +14,7 @@ from jaxseg.nn.norms import instance_norm
 from jaxseg.nn.recompute import recomputable
 from jaxseg.nn.resize import Odd, double_aligned, halve, pad_or_crop
 from jaxseg.settings import Range, verify
+from jaxseg.weights.model import Model, Shapes
 
 Gaussian = tuple[jax.Array, jax.Array]  # mean and logarithm of the standard deviation, each (B, Z)
 
@@ -143,7 +144,7 @@ class Combine(nnx.Module):
         return self.layers[0].kernel[...][0, 0].astype(dtype)  # (C + Z, C')
 
 
-class ProbUNet(nnx.Module):
+class ProbUNet(Model):
     """Draws plausible masks: (B, H, W, C) images -> (B, H, W, K) float32 logits at the prior's mean, any H and W.
 
     `sigmoid(logits) > 0.5` is a mask. `outputs` gives what training needs, `sample` several masks of an image.
@@ -151,6 +152,11 @@ class ProbUNet(nnx.Module):
     Max |difference| from the original (PyTorch 2.13, float32, CPU, (2, 1, 64, 64)) with the parity kit's weights: 7e-6
     on logits up to 10.
     """
+
+    Config = ProbUNetConfig
+    OUTPUT = ("logits", "at the prior's mean; a pixel belongs to every class whose logit is above 0")
+    SOURCES = ("prior",)
+    has_confusion = False
 
     def __init__(self, cfg: ProbUNetConfig, *, rngs: nnx.Rngs):
         self.cfg = cfg
@@ -214,6 +220,92 @@ class ProbUNet(nnx.Module):
             raise ValueError(f"images must be (B, H, W, {self.cfg.in_channels}), got {x.shape}")
         return x.astype(self.cfg.dtype)
 
+    def start_samples(self, image: jax.Array, *, source: str = "prior") -> dict[str, jax.Array]:
+        """Returns what all samples of an image share; `finish_samples` needs it.
+
+        Args:
+          image: (H, W, C).
+          source: "prior", the only one; the prior depends on the image.
+
+        Returns:
+          "features" (1, H, W, filters[0]), "mean" and "log_sigma" (1, Z).
+
+        Raises:
+          ValueError: the source is unknown, or the image has another shape.
+        """
+        if source not in self.SOURCES:
+            raise ValueError(f"unknown source {source!r}; known: {', '.join(self.SOURCES)}")
+        features, (mean, log_sigma) = self.begin(image[None])
+        return {"features": features, "mean": mean, "log_sigma": log_sigma}
+
+    def clean_mask(self, started: dict[str, jax.Array]) -> jax.Array:
+        """Returns the (H, W) uint8 mask at the mean of the prior, from what `start_samples` returned."""
+        return (self.combine.finish(started["features"], started["mean"])[0, ..., 0] > 0).astype(jnp.uint8)
+
+    def finish_samples(self, started: dict[str, jax.Array], noise: jax.Array) -> dict[str, jax.Array]:
+        """Returns samples of the masks that annotators might draw.
+
+        Args:
+          started: the result of `start_samples`.
+          noise: (S, Z) standard normal numbers.
+
+        Returns:
+          "logits" (S, H, W, K), and "masks" (S, H, W) uint8, the mask of the first output channel.
+        """
+        z = started["mean"] + jnp.exp(started["log_sigma"]) * noise
+        logits = jax.vmap(lambda z: self.combine.finish(started["features"], z[None])[0])(z)
+        return {"logits": logits, "masks": (logits[..., 0] > 0).astype(jnp.uint8)}
+
+    @property
+    def num_mask_classes(self) -> int:
+        """Number of classes in a sampled mask, background included."""
+        return 2
+
+    @property
+    def numbers_per_pixel(self) -> int:
+        """Number of float32 values that one sample needs per pixel, to estimate its memory."""
+        return self.cfg.num_convs * self.cfg.filters[0] + 2
+
+    @property
+    def smallest_side(self) -> int:
+        return 2 ** (len(self.cfg.filters) - 1)
+
+    @staticmethod
+    def torch_names(cfg: ProbUNetConfig) -> dict[str, str]:
+        """Returns our module paths -> module names in the original's state dict."""
+        # First, because `wrapper_prefix` searches for it: no other module name ends in it.
+        names = {"combine.last": "fcomb.last_layer"}
+        names |= {f"combine.layers.{i}": f"fcomb.layers.{2 * i}" for i in range(cfg.num_convs - 1)}
+        for i in range(len(cfg.filters)):
+            pool = int(i > 0)  # the pooling before a level takes the first place
+            for j in range(2):
+                down, up = f"unet.contracting_path.{i}.layers", f"unet.upsampling_path.{i}.conv_block.layers"
+                for k, kind in enumerate(("convs", "norms")):
+                    names[f"down.{i}.{kind}.{j}"] = f"{down}.{pool + 3 * j + k}"
+                    names[f"up.{i}.{kind}.{j}"] = f"{up}.{3 * j + k}"
+            for side in ("prior", "posterior"):
+                places = {"first": 6 * i, "norm": 6 * i + 1, "second": 6 * i + 3}
+                names |= {f"{side}.levels.{i}.{ours}": f"{side}.encoder.layers.{k}" for ours, k in places.items()}
+        return names | {f"{side}.moments": f"{side}.conv_layer" for side in ("prior", "posterior")}
+
+    @staticmethod
+    def config_from_shapes(shapes: Shapes) -> ProbUNetConfig | None:
+        """Returns the hyper-parameters of a PyTorch checkpoint, or None where it is no probabilistic U-Net.
+
+        Args:
+          shapes: tensor names (without a wrapper's prefix) and shapes of the checkpoint.
+        """
+        names = [f"unet.contracting_path.{i}.layers.{int(i > 0)}.weight" for i in range(64)]
+        levels = [shapes[name] for name in names if name in shapes]
+        moments, last = shapes.get("prior.conv_layer.weight", ()), shapes.get("fcomb.last_layer.weight", ())
+        if len(levels) < 2 or any(len(shape) != 4 for shape in (*levels, moments, last)):
+            return None
+        num_convs = 1
+        while f"fcomb.layers.{2 * (num_convs - 1)}.weight" in shapes:
+            num_convs += 1
+        filters = tuple(shape[0] for shape in levels)
+        return ProbUNetConfig(levels[0][1], last[0], filters, moments[0] // 2, num_convs)
+
 
 def draw(gaussian: Gaussian, noise: jax.Array) -> jax.Array:
     """Returns latent vectors (B, Z) of a Gaussian, from standard normal numbers (B, Z)."""
@@ -233,10 +325,8 @@ def sample(model: ProbUNet, image: jax.Array, num_samples: int, key: jax.Array) 
     Returns:
       "logits" (S, H, W, K) and "masks" (S, H, W, K) bool. Under `jax.jit`, what is not used is not computed.
     """
-    noise = sample_noise(key, num_samples, model.cfg.latent)
-    begun, prior = model.begin(image[None])
-    logits = jax.vmap(lambda noise: model.combine.finish(begun, draw(prior, noise[None]))[0])(noise)
-    return {"logits": logits, "masks": logits > 0}
+    found = model.finish_samples(model.start_samples(image), sample_noise(key, num_samples, model.cfg.latent))
+    return {"logits": found["logits"], "masks": found["logits"] > 0}
 
 
 def regularised(model: ProbUNet) -> list[jax.Array]:
@@ -246,38 +336,3 @@ def regularised(model: ProbUNet) -> list[jax.Array]:
     """
     parts = (model.prior, model.posterior, model.combine.layers)
     return [leaf for part in parts for leaf in jax.tree.leaves(nnx.state(part, nnx.Param))]
-
-
-def torch_names(cfg: ProbUNetConfig) -> dict[str, str]:
-    """Returns our module paths -> module names in the original's state dict."""
-    names = {"combine.last": "fcomb.last_layer"}  # first: no other module ends in it, which tells a wrapper's prefix
-    names |= {f"combine.layers.{i}": f"fcomb.layers.{2 * i}" for i in range(cfg.num_convs - 1)}
-    for i in range(len(cfg.filters)):
-        pool = int(i > 0)  # the pooling before a level takes the first place
-        for j in range(2):
-            down, up = f"unet.contracting_path.{i}.layers", f"unet.upsampling_path.{i}.conv_block.layers"
-            for k, kind in enumerate(("convs", "norms")):
-                names[f"down.{i}.{kind}.{j}"] = f"{down}.{pool + 3 * j + k}"
-                names[f"up.{i}.{kind}.{j}"] = f"{up}.{3 * j + k}"
-        for side in ("prior", "posterior"):
-            places = {"first": 6 * i, "norm": 6 * i + 1, "second": 6 * i + 3}
-            names |= {f"{side}.levels.{i}.{ours}": f"{side}.encoder.layers.{k}" for ours, k in places.items()}
-    return names | {f"{side}.moments": f"{side}.conv_layer" for side in ("prior", "posterior")}
-
-
-def config_from_shapes(shapes: dict[str, tuple[int, ...]]) -> ProbUNetConfig | None:
-    """Returns the hyper-parameters of a PyTorch checkpoint, or None where it is no probabilistic U-Net.
-
-    Args:
-      shapes: tensor names (without a wrapper's prefix) and shapes of the checkpoint.
-    """
-    names = [f"unet.contracting_path.{i}.layers.{int(i > 0)}.weight" for i in range(64)]
-    levels = [shapes[name] for name in names if name in shapes]
-    moments, last = shapes.get("prior.conv_layer.weight", ()), shapes.get("fcomb.last_layer.weight", ())
-    if len(levels) < 2 or any(len(shape) != 4 for shape in (*levels, moments, last)):
-        return None
-    num_convs = 1
-    while f"fcomb.layers.{2 * (num_convs - 1)}.weight" in shapes:
-        num_convs += 1
-    filters = tuple(shape[0] for shape in levels)
-    return ProbUNetConfig(levels[0][1], last[0], filters, moments[0] // 2, num_convs)

@@ -12,6 +12,7 @@ from flax import nnx
 from jaxseg.nn.layers import BatchNorm, ConvTranspose, Dtype, Init, conv, linear
 from jaxseg.nn.recompute import recomputable
 from jaxseg.settings import Range, verify
+from jaxseg.weights.model import Model, Shapes
 
 ACTIVATIONS = {"sigmoid": nnx.sigmoid, "relu": nnx.relu}
 
@@ -122,12 +123,16 @@ class Decode(nnx.Module):
         return self.norms[1](x) if len(self.norms) > 1 else x
 
 
-class DAE(nnx.Module):
+class DAE(Model):
     """Denoising autoencoder of masks: (B, H, W, C) in [0, 1] -> (B, H, W, C') float32 probabilities.
 
     H and W are those of the config. Max |difference| from the original (PyTorch 2.13, float32, CPU, (1, 1, 512, 512))
     with the parity kit's weights: 5e-7, and 3e-6 of the layers on the way.
     """
+
+    Config = DAEConfig
+    INPUT = ("mask", "a mask of 0 and 1")
+    OUTPUT = ("probabilities", "a pixel belongs to the restored mask if this is above 0.5")
 
     def __init__(self, cfg: DAEConfig, *, rngs: nnx.Rngs):
         self.cfg = cfg
@@ -173,53 +178,58 @@ class DAE(nnx.Module):
             named[f"decode_{i}"] = x
         return named
 
+    @property
+    def fixed_size(self) -> tuple[int, int]:
+        return self.cfg.image_size
 
-def torch_names(cfg: DAEConfig) -> dict[str, str]:
-    """Returns our module paths -> module names in the original's checkpoints, which know no norms."""
-    names = {f"intermediate.{i}": f"intermediate.inter_{i}" for i in range(len(cfg.intermediate))}
-    for i in range(len(cfg.features)):
-        names |= {f"encode.{i}.convs.{j}": f"encode.encode_{i}.conv{j}" for j in range(2)}
-        names |= {f"decode.{i}.upconv": f"decode.decode_{i}.upconv0", f"decode.{i}.conv": f"decode.decode_{i}.conv0"}
-    return names
+    @staticmethod
+    def torch_names(cfg: DAEConfig) -> dict[str, str]:
+        """Returns our module paths -> module names in the original's checkpoints, which know no norms."""
+        names = {f"intermediate.{i}": f"intermediate.inter_{i}" for i in range(len(cfg.intermediate))}
+        for i in range(len(cfg.features)):
+            names |= {f"encode.{i}.convs.{j}": f"encode.encode_{i}.conv{j}" for j in range(2)}
+            names[f"decode.{i}.upconv"] = f"decode.decode_{i}.upconv0"
+            names[f"decode.{i}.conv"] = f"decode.decode_{i}.conv0"
+        return names
 
+    @staticmethod
+    def config_from_shapes(shapes: Shapes) -> DAEConfig | None:
+        """Returns the hyper-parameters of a PyTorch checkpoint, or None where it is no such autoencoder.
 
-def config_from_shapes(shapes: dict[str, tuple[int, ...]]) -> DAEConfig | None:
-    """Returns the hyper-parameters of a PyTorch checkpoint, or None where it is no such autoencoder.
+        What is not in the shapes: strides are taken to be 2, and images to be square, as the original's program makes
+        them; the last number of `intermediate`, which counts for nothing, is the default's.
 
-    What is not in the shapes: strides are taken to be 2, and images to be square, as the original's program makes
-    them; the last number of `intermediate`, which counts for nothing, is the default's.
+        Args:
+          shapes: tensor names (without a wrapper's prefix) and shapes of the checkpoint.
 
-    Args:
-      shapes: tensor names (without a wrapper's prefix) and shapes of the checkpoint.
-
-    Raises:
-      ValueError: the image cannot be square.
-    """
-    encoder = _series(shapes, "encode.encode_{}.conv0.weight", 4)
-    decoder = _series(shapes, "decode.decode_{}.upconv0.weight", 4)
-    middle = _series(shapes, "intermediate.inter_{}.weight", 2)
-    out = shapes.get(f"decode.decode_{len(decoder) - 1}.conv0.weight")
-    if min(len(encoder), len(middle)) < 2 or len(decoder) != len(encoder) or out is None or len(out) != 4:
-        return None
-    features = tuple(shape[0] for shape in encoder)
-    side = math.isqrt(middle[0][1] // max(features[-1], 1))
-    if side == 0 or side**2 * features[-1] != middle[0][1]:
-        raise ValueError(
-            f"its code has {middle[0][1]} numbers of {features[-1]} channels, which is no square image: build a "
-            "jaxseg.post_dae.model.DAE of the right image_size, and fill it with jaxseg.weights.fill.fill"
+        Raises:
+          ValueError: the image cannot be square.
+        """
+        encoder = _series(shapes, "encode.encode_{}.conv0.weight", 4)
+        decoder = _series(shapes, "decode.decode_{}.upconv0.weight", 4)
+        middle = _series(shapes, "intermediate.inter_{}.weight", 2)
+        out = shapes.get(f"decode.decode_{len(decoder) - 1}.conv0.weight")
+        if min(len(encoder), len(middle)) < 2 or len(decoder) != len(encoder) or out is None or len(out) != 4:
+            return None
+        features = tuple(shape[0] for shape in encoder)
+        side = math.isqrt(middle[0][1] // max(features[-1], 1))
+        if side == 0 or side**2 * features[-1] != middle[0][1]:
+            raise ValueError(
+                f"its code has {middle[0][1]} numbers of {features[-1]} channels, which is no square image: build a "
+                "jaxseg.post_dae.model.DAE of the right image_size, and fill it with jaxseg.weights.fill.fill"
+            )
+        return DAEConfig(
+            in_channels=encoder[0][1],
+            out_channels=out[0],
+            image_size=(side * 2 ** len(encoder),) * 2,
+            features=features,
+            decoder_features=tuple(shape[1] for shape in decoder),
+            intermediate=(*(shape[0] for shape in middle[:-1]), DAEConfig.intermediate[-1]),
+            strides=(2,) * len(encoder),
         )
-    return DAEConfig(
-        in_channels=encoder[0][1],
-        out_channels=out[0],
-        image_size=(side * 2 ** len(encoder),) * 2,
-        features=features,
-        decoder_features=tuple(shape[1] for shape in decoder),
-        intermediate=(*(shape[0] for shape in middle[:-1]), DAEConfig.intermediate[-1]),
-        strides=(2,) * len(encoder),
-    )
 
 
-def _series(shapes: dict[str, tuple[int, ...]], name: str, rank: int) -> list[tuple[int, ...]]:
+def _series(shapes: Shapes, name: str, rank: int) -> list[tuple[int, ...]]:
     """Returns the shapes of the tensors called `name` with 0, 1, ...; none where one has another rank."""
     found = []
     while name.format(len(found)) in shapes:

@@ -11,6 +11,7 @@ from flax import nnx
 from jaxseg.nn import resnet
 from jaxseg.nn.layers import Dtype, Init, Table, linear
 from jaxseg.settings import Range, verify
+from jaxseg.weights.model import Input, Model, Shapes
 
 NO_EMBEDDINGS = (
     "give the file of the text embeddings, such as `embeddings='label_embedding.pkl'` of the original project "
@@ -56,7 +57,7 @@ class SegAEConfig:
         return resnet.ResNetConfig(self.backbone, 2, self.width, self.init, self.dtype, stem_bias=True)
 
 
-class SegAE(nnx.Module):
+class SegAE(Model):
     """Predicts the Dice of a mask: (B, H, W, 2) CT slice and mask, (B, E) text embedding -> (B,) float32.
 
     The answer is not bounded, as in the original: it may leave [0, 1]. Any H and W work. The text embedding of the
@@ -65,6 +66,10 @@ class SegAE(nnx.Module):
     Max |difference| from the original (PyTorch 2.13, float32, CPU, (2, 2, 256, 256)) with the parity kit's weights:
     7e-7 on a Dice of 0.7, and 1.1e-5 of the layers on the way.
     """
+
+    Config = SegAEConfig
+    INPUT = ("slice_and_mask", "a CT slice in [-2, 2] and its mask of -1 and 1; jaxseg.segae.crop makes them")
+    OUTPUT = ("dice", "the mask's predicted Dice; NaN if the model has no text embedding of the organ")
 
     def __init__(self, cfg: SegAEConfig, *, rngs: nnx.Rngs):
         self.cfg = cfg
@@ -105,28 +110,83 @@ class SegAE(nnx.Module):
         named["dice"] = self.dice(named["attention_hidden"] * named["hidden"])
         return named
 
+    @property
+    def embedding_shape(self) -> tuple[int, int]:
+        return self.cfg.num_labels, self.cfg.embedding_size
 
-def with_embeddings(model: SegAE, table: np.ndarray | jax.Array) -> SegAE:
-    """Returns a copy of a model with these text embeddings, which are stored with it; shares all other arrays.
+    def with_embeddings(self, table: np.ndarray | jax.Array) -> "SegAE":
+        """Returns a copy of the model with these text embeddings, which are stored with it; it shares all other arrays.
 
-    Args:
-      model: any SegAE.
-      table: (num_labels, embedding_size), a row for each class; `jaxseg.weights.embeddings.read_embeddings` reads one.
+        Args:
+          table: (num_labels, embedding_size), one row per class; `jaxseg.weights.embeddings.read_embeddings` reads one.
 
-    Raises:
-      ValueError: the model takes none, or the table has another shape, values that are not finite, or zeros only.
-    """
-    if not isinstance(model, SegAE):
-        raise ValueError(f"a SegAE takes text embeddings, a {type(model).__name__} does not")
-    wanted, table = (model.cfg.num_labels, model.cfg.embedding_size), np.asarray(table)
-    if table.shape != wanted or not np.issubdtype(table.dtype, np.floating):
-        raise ValueError(f"text embeddings must be {wanted} decimals, got {table.shape} {table.dtype}")
-    if not np.isfinite(table).all() or not table.any():
-        raise ValueError("text embeddings must be finite, and not all zeros")
-    graphdef, state = nnx.split(model)
-    model = nnx.merge(graphdef, jax.tree.map(lambda a: a, state))  # new variables that hold the same arrays
-    model.embeddings.set_value(jnp.asarray(table, jnp.float32))
-    return model
+        Raises:
+          ValueError: the table has another shape, contains values that are not finite, or only zeros.
+        """
+        table = np.asarray(table)
+        if table.shape != self.embedding_shape or not np.issubdtype(table.dtype, np.floating):
+            raise ValueError(
+                f"text embeddings must be {self.embedding_shape} decimals, got {table.shape} {table.dtype}"
+            )
+        if not np.isfinite(table).all() or not table.any():
+            raise ValueError("text embeddings must be finite, and not all zeros")
+        graphdef, state = nnx.split(self)
+        model = nnx.merge(graphdef, jax.tree.map(lambda a: a, state))  # new variables that hold the same arrays
+        model.embeddings.set_value(jnp.asarray(table, jnp.float32))
+        return model
+
+    def check_ready(self) -> None:
+        if not np.asarray(self.embeddings[...]).any():
+            raise ValueError(f"the model has no text embeddings: {NO_EMBEDDINGS}")
+
+    def inputs(self, size: tuple[int, int]) -> tuple[Input, ...]:
+        name, meaning = self.INPUT
+        organ = Input("organ", (), "int32", "place of its name in class_names, from 0")
+        return Input(name, (*size, 2), "float32", meaning), organ
+
+    def predict(self, x: jax.Array, organ: jax.Array) -> jax.Array:
+        """Returns the (B,) float32 predicted Dice; NaN if the model has no text embedding of the organ.
+
+        Args:
+          x: (B, H, W, 2), as in `__call__`.
+          organ: (B,) int32 class numbers.
+        """
+        table = self.embeddings[...]
+        row = table[jnp.clip(organ, 0, len(table) - 1)]
+        known = (organ >= 0) & (organ < len(table)) & (row != 0).any(-1)
+        return jnp.where(known, self(x, row), jnp.nan)
+
+    @staticmethod
+    def torch_names(cfg: SegAEConfig) -> dict[str, str]:
+        """Returns our module paths -> module names in the original's checkpoints."""
+        names = {
+            "attention_pooled": "attention1",  # first: no other module ends in it, which tells a wrapper's prefix
+            "attention_hidden": "attention2",
+            "hidden": "fc1",
+            "dice": "fc2",
+        }
+        trunk = resnet.torch_names(cfg.trunk, prefix="net.") | {"stem.conv": "conv1", "stem.norm": "bn1"}
+        return names | {f"backbone.{ours}": theirs for ours, theirs in trunk.items()}
+
+    @staticmethod
+    def torch_unused(cfg: SegAEConfig) -> tuple[str, ...]:
+        """Returns the tensors in the original's checkpoints that it does not use: torchvision's stem and classifier."""
+        norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+        return ("net.conv1.weight", *(f"net.bn1.{leaf}" for leaf in norm), "net.fc.weight", "net.fc.bias")
+
+    @staticmethod
+    def config_from_shapes(shapes: Shapes) -> SegAEConfig | None:
+        """Returns the hyper-parameters of a PyTorch checkpoint, or None where it is no SegAE.
+
+        Args:
+          shapes: tensor names (without a wrapper's prefix) and shapes of the checkpoint.
+        """
+        stem, hidden = shapes.get("conv1.weight", ()), shapes.get("attention2.weight", ())
+        backbone = resnet.variant_of(shapes, "net.")
+        if backbone is None or len(stem) != 4 or len(hidden) != 2 or "attention1.weight" not in shapes:
+            return None
+        pooled = resnet.ResNetConfig(backbone, width=stem[0]).channels[-1]
+        return SegAEConfig(backbone=backbone, hidden=hidden[0], embedding_size=hidden[1] - pooled, width=stem[0])
 
 
 def embedding_of(model: SegAE, organ_id: int) -> jax.Array:
@@ -142,35 +202,3 @@ def embedding_of(model: SegAE, organ_id: int) -> jax.Array:
         whole = "any class" if not np.asarray(model.embeddings[...]).any() else f"class {organ_id}"
         raise ValueError(f"the model has no text embedding of {whole}: {NO_EMBEDDINGS}")
     return row
-
-
-def torch_names(cfg: SegAEConfig) -> dict[str, str]:
-    """Returns our module paths -> module names in the original's checkpoints."""
-    names = {
-        "attention_pooled": "attention1",  # first: no other module ends in it, which tells a wrapper's prefix
-        "attention_hidden": "attention2",
-        "hidden": "fc1",
-        "dice": "fc2",
-    }
-    trunk = resnet.torch_names(cfg.trunk, prefix="net.") | {"stem.conv": "conv1", "stem.norm": "bn1"}
-    return names | {f"backbone.{ours}": theirs for ours, theirs in trunk.items()}
-
-
-def torch_unused(cfg: SegAEConfig) -> tuple[str, ...]:
-    """Returns the tensors of the original's checkpoints that it never uses: torchvision's own stem and classifier."""
-    norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-    return ("net.conv1.weight", *(f"net.bn1.{leaf}" for leaf in norm), "net.fc.weight", "net.fc.bias")
-
-
-def config_from_shapes(shapes: dict[str, tuple[int, ...]]) -> SegAEConfig | None:
-    """Returns the hyper-parameters of a PyTorch checkpoint, or None where it is no SegAE.
-
-    Args:
-      shapes: tensor names (without a wrapper's prefix) and shapes of the checkpoint.
-    """
-    stem, hidden = shapes.get("conv1.weight", ()), shapes.get("attention2.weight", ())
-    backbone = resnet.variant_of(shapes, "net.")
-    if backbone is None or len(stem) != 4 or len(hidden) != 2 or "attention1.weight" not in shapes:
-        return None
-    pooled = resnet.ResNetConfig(backbone, width=stem[0]).channels[-1]
-    return SegAEConfig(backbone=backbone, hidden=hidden[0], embedding_size=hidden[1] - pooled, width=stem[0])

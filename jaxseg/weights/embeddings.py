@@ -1,4 +1,4 @@
-"""Text embeddings of class names: reads SegAE's `label_embedding.pkl`, .npz and .npy; nothing in them is executed."""
+"""Files of text embeddings of class names: pickle, .npz and .npy. Nothing in them is executed."""
 
 import contextlib
 import dataclasses
@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from flax import nnx
 
 from jaxseg import files, npy
-from jaxseg.segae.model import SegAE, with_embeddings
+from jaxseg.weights.model import Model
 from jaxseg.weights.torch_file import load_torch_file
 
 MAX_BYTES = 64 * 2**20  # the original's file has 0.4 MB
@@ -18,24 +17,26 @@ _FLOATS = ("float16", "float32", "float64")
 
 
 def read_embeddings(path: str | Path, *, shape: tuple[int, int] = (145, 512)) -> np.ndarray:
-    """Returns a table of text embeddings: a row for each class.
+    """Returns a table of text embeddings with one row per class.
 
     Args:
-      path: a pickle of a dict from every class (0, 1, ...) to a tensor (E,) or (1, E), as the original project's; an
-        .npz with `embeddings` (N, E), whose rows belong to the classes in `ids` (N,) where that is there; or an .npy.
-      shape: (N, E), as the model needs it.
+      path: one of three kinds of files. A pickle of a dict from every class (0, 1, ...) to a tensor (E,) or (1, E), as
+        in the original project. An .npz with `embeddings` (N, E); if it also has `ids` (N,), they are the classes of
+        the rows. An .npy of (N, E).
+      shape: (N, E), the shape that the model needs.
 
     Returns:
       (N, E) float32.
 
     Raises:
-      ValueError: the file is damaged, too large, unsafe, or holds something else; OSError: it cannot be opened.
+      ValueError: the file is damaged, too large, unsafe, or contains something else.
+      OSError: the file cannot be opened.
     """
     path = Path(path).expanduser()
     if path.is_dir():
         raise ValueError(f"{path} is a folder; give the file of the text embeddings")
     if path.stat().st_size > MAX_BYTES:
-        raise ValueError(f"{path} has over {MAX_BYTES // 2**20} MB; no table of text embeddings has")
+        raise ValueError(f"{path} is larger than {MAX_BYTES // 2**20} MB; no table of text embeddings is")
     try:
         with path.open("rb") as file:
             start = file.read(6)
@@ -54,17 +55,16 @@ def read_embeddings(path: str | Path, *, shape: tuple[int, int] = (145, 512)) ->
     return np.ascontiguousarray(table, np.float32)
 
 
-def embedded(model: nnx.Module, path: str | Path) -> nnx.Module:
-    """Returns a copy of a SegAE with the text embeddings of a file, which its card then names.
+def embedded(model: Model, path: str | Path) -> Model:
+    """Returns a copy of a model with the text embeddings of a file; the card of the copy names the file.
 
     Raises:
-      ValueError: the model takes none, or `read_embeddings` refuses the file.
+      ValueError: the model takes no text embeddings, or `read_embeddings` refuses the file.
     """
-    if not isinstance(model, SegAE):
-        name = model.card.model if hasattr(model, "card") else type(model).__name__
-        raise ValueError(f"model {name!r} takes no text embeddings; only segae does")
+    if model.embedding_shape is None:
+        raise ValueError(f"model {model.name!r} takes no text embeddings; leave them out")
     path = Path(path).expanduser()
-    model = with_embeddings(model, read_embeddings(path, shape=(model.cfg.num_labels, model.cfg.embedding_size)))
+    model = model.with_embeddings(read_embeddings(path, shape=model.embedding_shape))
     note = f"text embeddings: {path.name}, sha256 {files.sha256(path)}"
     model.card = dataclasses.replace(model.card, note=note)
     return model
@@ -101,7 +101,7 @@ def _from_npz(path: Path, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _array(file, shape: tuple[int, ...], dtypes: tuple[str, ...]) -> np.ndarray:
-    """Reads an .npy of the one shape that fits, so that nothing is allocated by what the file declares."""
+    """Reads an .npy file of the one allowed shape, so that the header cannot make us allocate more memory."""
     with _damage():
         header = npy.read_header(file)
         if header.shape != shape or header.dtype.name not in dtypes:
@@ -111,12 +111,12 @@ def _array(file, shape: tuple[int, ...], dtypes: tuple[str, ...]) -> np.ndarray:
 
 @contextlib.contextmanager
 def _damage() -> Iterator[None]:
-    """Turns what zipfile raises on damaged files into a ValueError."""
+    """Turns the errors that zipfile raises for damaged files into a ValueError."""
     try:
         yield
     except ValueError:
         raise
-    except Exception as error:  # zipfile raises almost anything on damage
+    except Exception as error:  # zipfile raises many kinds of errors for damaged files
         if isinstance(error, OSError) and error.errno:
             raise
-        raise ValueError(f"is damaged, or no file of numpy ({error})") from None
+        raise ValueError(f"is damaged, or not a numpy file ({error})") from None

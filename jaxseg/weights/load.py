@@ -1,44 +1,48 @@
-"""Ready models: created afresh, loaded from model directories or PyTorch files, converted from one to the other."""
+"""Ready models: create them untrained, load them from model directories or PyTorch files, convert the latter."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from flax import nnx
 
 from jaxseg import files, registry
-from jaxseg.architectures import ARCHITECTURES, architecture
 from jaxseg.card import CARD_FILE, Card
 from jaxseg.vocabulary import labels
 from jaxseg.weights.embeddings import embedded
 from jaxseg.weights.fill import fill, refuse_not_finite, wrapper_prefix
 from jaxseg.weights.home import default_weights
+from jaxseg.weights.model import Model
 from jaxseg.weights.store import restore_model, save_model
-from jaxseg.weights.torch_file import read_torch_file
-from jaxseg.weights.torch_modules import read_torch_modules
+from jaxseg.weights.torch_file import read_torch_file, read_torch_modules
 
-TORCH_SUFFIXES = (".pth", ".pt", ".ckpt", ".pkl")
+Progress = Callable[[int, int | None], None]
 
 
-def create(name: str, *, seed: int = 0, class_names: Sequence[str] | None = None, **config) -> nnx.Module:
+def create(name: str, *, seed: int = 0, class_names: Sequence[str] | None = None, **config: Any) -> Model:
     """Returns an untrained model in training mode.
 
+    >>> model = create("prob_unet", filters=(2, 4))
+    >>> model.cfg.filters, model.card.model
+    ((2, 4), 'prob_unet')
+
     Args:
-      name: a model name, such as "cxas".
-      seed: of the initial parameters.
-      class_names: names of the output channels; `num_classes` follows from them.
+      name: a model name, such as "cxas"; see `jaxseg models`.
+      seed: random seed of the initial parameters.
+      class_names: names of the output channels; the number of output channels follows from them.
       **config: hyper-parameters that differ from the published ones, such as `num_classes=5, width=16`.
 
     Raises:
-      ValueError: the name or a hyper-parameter is unknown or impossible.
+      ValueError: the name or a hyper-parameter is unknown, or a value is not allowed.
     """
-    entry = registry.find_available(name)
-    kind = architecture(entry.architecture)
+    entry = registry.find(name)
+    model_class = entry.model_class
     if class_names is not None and not isinstance(class_names, str):
-        config = {kind.config.OUTPUTS: len(class_names)} | config
-    cfg = kind.make_config(**dict(entry.config) | config)
-    model = kind.model(cfg, rngs=nnx.Rngs(seed))
+        config = {model_class.Config.OUTPUTS: len(class_names)} | config
+    cfg = model_class.make_config(**dict(entry.config) | config)
+    model = model_class(cfg, rngs=nnx.Rngs(seed))
     model.card = _card(entry, cfg, class_names)
     return model
 
@@ -50,32 +54,32 @@ def load(
     dtype: str | None = None,
     class_names: Sequence[str] | None = None,
     embeddings: str | Path | None = None,
-    progress=None,
-) -> nnx.Module:
+    progress: Progress | None = None,
+) -> Model:
     """Returns a model with weights, in evaluation mode.
 
     Args:
-      name_or_path: a model name ("cxas"), a model directory, a training run, or a PyTorch file that is
-        recognised by its tensors.
-      weights: a model directory, a training run or a PyTorch file; None means the published weights, from
-        the caches or downloaded once.
+      name_or_path: a model name ("cxas"), a model directory, a training run, or a PyTorch file. The model of a PyTorch
+        file is recognised by its tensors.
+      weights: a model directory, a training run or a PyTorch file. None: the published weights, from the caches or
+        downloaded once.
       dtype: "float32" or "bfloat16" arithmetic, instead of the model's own.
       class_names: names of the output channels, instead of the model's own.
-      embeddings: file of text embeddings, which segae needs once (`label_embedding.pkl`, .npz or .npy).
-      progress: called while weights are downloaded, with (bytes done, bytes in all or None).
+      embeddings: file of text embeddings (`label_embedding.pkl`, .npz or .npy). A segae needs it unless its model
+        directory already contains them.
+      progress: called while weights are downloaded, with the number of bytes done and the total, or None if the total
+        is unknown.
 
     Raises:
-      ValueError: the name is unknown, or the weights do not fit; every misfit is listed.
-      OSError: the weights cannot be read or fetched.
+      ValueError: the name is unknown, or the weights do not fit; the message lists every misfit.
+      OSError: the weights cannot be read or downloaded.
     """
     entry = None
-    if str(name_or_path).lower() in registry.BY_NAME:
+    if weights is not None:
+        entry, path = registry.find(str(name_or_path)), Path(weights).expanduser()
+    elif str(name_or_path).lower() in registry.BY_NAME:
         entry = registry.find(str(name_or_path))
-        if entry.weights_file or weights is not None:
-            registry.find_available(entry.name)
-        path = Path(weights).expanduser() if weights is not None else default_weights(entry, progress=progress)
-    elif weights is not None:
-        registry.find(str(name_or_path))  # raises, listing the names
+        path = default_weights(entry, progress=progress)
     else:
         path = Path(name_or_path).expanduser()
         if not path.exists():
@@ -97,59 +101,64 @@ def convert(
     embeddings: str | Path | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Writes the model directory of a PyTorch file and returns its path.
+    """Converts a PyTorch file to a model directory and returns the path of the directory.
 
     Args:
       source: a `.pth`, `.pt`, `.ckpt` or `.pkl` file; nothing in it is executed.
-      destination: the new folder: Orbax parameters and `card.json`.
-      model: the model's name; None: recognised by the file's tensors.
-      class_names: names of the output channels, where the published ones do not fit.
-      embeddings: file of text embeddings to store with segae (`label_embedding.pkl`, .npz or .npy).
-      overwrite: replace a model directory that stands at `destination`.
+      destination: the new folder. It gets the parameters (Orbax) and `card.json`.
+      model: name of the model; None: the model is recognised by the file's tensors.
+      class_names: names of the output channels, if they are not the published ones.
+      embeddings: file of text embeddings to store with a segae (`label_embedding.pkl`, .npz or .npy).
+      overwrite: replace a model directory at `destination`.
 
     Raises:
-      ValueError: the file is unsafe, damaged or does not fit; every misfit is listed.
+      ValueError: the file is unsafe, damaged or does not fit; the message lists every misfit.
+      FileExistsError: `destination` exists and may not be replaced.
     """
-    entry = registry.find_available(model) if model else None
+    entry = registry.find(model) if model else None
     filled = _from_torch(Path(source).expanduser(), entry, None, class_names)
     if embeddings is not None:
         filled = embedded(filled, embeddings)
     return save_model(filled, Path(destination).expanduser(), filled.card, overwrite=overwrite)
 
 
-def functional(model: nnx.Module):
-    """Returns `(apply, state)` with `apply(state, x)` pure: it jits, vmaps and differentiates.
+def functional(model: nnx.Module) -> tuple[Callable[..., Any], nnx.State]:
+    """Returns `(apply, state)`; `apply(state, x)` is a pure function that works with jit, vmap and grad.
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> apply, state = functional(create("prob_unet", filters=(2, 4)))
+    >>> jax.eval_shape(apply, state, jnp.zeros((1, 8, 8, 1))).shape
+    (1, 8, 8, 1)
 
     Args:
-      model: any model; the mode it is in (evaluation after `load`) is the mode of `apply`.
+      model: any model. Its mode (evaluation after `jaxseg.load`) is the mode of `apply`.
 
     Returns:
-      `apply` maps a state and what the model takes to what the model returns; `state` is a pytree.
-      Changes of batch statistics in training mode are dropped.
+      `apply` takes a state and what the model takes, and returns what the model returns. `state` is a pytree.
+      In training mode, changes of the batch statistics are dropped.
 
     Raises:
-      ValueError: this is no model.
+      ValueError: `model` is not a model.
     """
     if not isinstance(model, nnx.Module):
         raise ValueError(f"a model is needed (from jaxseg.load or jaxseg.create), got {type(model).__name__}")
     graphdef, state = nnx.split(model)
 
-    def apply(state: nnx.State, *args, **kwargs):
+    def apply(state: nnx.State, *args: Any, **kwargs: Any) -> Any:
         return nnx.merge(graphdef, state)(*args, **kwargs)
 
     return apply, state
 
 
 def model_path(path: Path) -> Path:
-    """Returns the model directory or PyTorch file that `path` means: a training run stands for its `model/`."""
+    """Returns the model directory or PyTorch file that `path` means; the path of a training run means its `model/`."""
     if path.is_dir() and not (path / CARD_FILE).is_file() and (path / "model" / CARD_FILE).is_file():
         return path / "model"
     return path
 
 
-def _from_path(
-    path: Path, entry: registry.Entry | None, dtype: str | None, class_names: Sequence[str] | None
-) -> nnx.Module:
+def _from_path(path: Path, entry: registry.Entry | None, dtype: str | None, class_names: Sequence[str] | None) -> Model:
     path = model_path(path)
     if not path.is_dir():
         return _from_torch(path, entry, dtype, class_names)
@@ -162,21 +171,21 @@ def _from_path(
 
 
 def _from_torch(
-    path: Path, entry: registry.Entry | None, dtype: str | None, class_names: Sequence[str] | None = None
-) -> nnx.Module:
+    path: Path, entry: registry.Entry | None, dtype: str | None, class_names: Sequence[str] | None
+) -> Model:
     tensors = read_torch_file(path)
     entry = entry or recognise(tensors, path)
-    kind = architecture(entry.architecture)
-    found = _config_of(kind, tensors, path)
+    model_class = entry.model_class
+    found = _config_of(model_class, tensors, path)
     _refuse_other(entry, found, path, class_names)
-    cfg = kind.make_config(**dict(entry.config))  # the published shapes, so that any misfit is reported
+    cfg = model_class.make_config(**dict(entry.config))  # the published shapes, so that any misfit is reported
     if found and (class_names is not None or not (entry.class_names and entry.config)):
         cfg = found
     if dtype:
         cfg = dataclasses.replace(cfg, dtype=dtype)
-    model = nnx.eval_shape(lambda: kind.model(cfg, rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: model_class(cfg, rngs=nnx.Rngs(0)))
     try:
-        model = fill(model, tensors, kind.torch_names(cfg), ignored=kind.torch_unused(cfg))
+        model = fill(model, tensors, model_class.torch_names(cfg), ignored=model_class.torch_unused(cfg))
     except ValueError as error:
         raise ValueError(f"{path} does not fit model {entry.name!r}: {error}") from None
     refuse_not_finite(model, path)
@@ -186,8 +195,11 @@ def _from_torch(
     return model
 
 
-def _refuse_other(entry: registry.Entry, found, path: Path, class_names: Sequence[str] | None) -> None:
-    """Refuses weights with the published shape of another model, which expects other images; names tell them apart."""
+def _refuse_other(entry: registry.Entry, found: Any, path: Path, class_names: Sequence[str] | None) -> None:
+    """Raises ValueError if the weights have the published shape of another model of the same class.
+
+    That model expects other images. If class names are given, the user has decided.
+    """
     if found is None or class_names is not None:
         return
     for other in registry.ENTRIES:
@@ -200,41 +212,46 @@ def _refuse_other(entry: registry.Entry, found, path: Path, class_names: Sequenc
 
 
 def recognise(tensors: Mapping[str, np.ndarray], path: Path) -> registry.Entry:
-    """Returns the entry whose network has these tensors; ValueError naming the models that would fit otherwise."""
-    for key in ARCHITECTURES:
-        config = _config_of(architecture(key), tensors, path)
+    """Returns the entry of the model that has these tensors.
+
+    Raises:
+      ValueError: no model has them, or several models do; the message lists the models.
+    """
+    for architecture in registry.MODELS:
+        config = _config_of(registry.model_class(architecture), tensors, path)
         if config is None:
             continue
-        entries = [entry for entry in registry.ENTRIES if entry.architecture == key]
+        entries = [entry for entry in registry.ENTRIES if entry.architecture == architecture]
         same = [entry for entry in entries if entry.num_classes in (None, config.num_classes)]
         if len(same) == 1:
             return same[0]
         names = ", ".join(entry.name for entry in entries)
         raise ValueError(f"{path} has {config.num_classes} classes; name its model, one of {names} would fit")
-    names = ", ".join(entry.name for entry in registry.ENTRIES if entry.architecture)
+    names = ", ".join(entry.name for entry in registry.ENTRIES)
     first = files.printable(", ".join(list(tensors)[:3]))
     raise ValueError(f"{path} holds none of the models {names}; its first tensors are {first}")
 
 
-def _config_of(kind, tensors: Mapping[str, np.ndarray], path: Path):
-    prefix = wrapper_prefix(tensors, kind.torch_names(kind.config()).values())
+def _config_of(model_class: type[Model], tensors: Mapping[str, np.ndarray], path: Path) -> Any | None:
+    """Returns the hyper-parameters of a checkpoint, or None if it is not one of this model class."""
+    prefix = wrapper_prefix(tensors, model_class.torch_names(model_class.Config()).values())
     shapes = {name.removeprefix(prefix): array.shape for name, array in tensors.items()}
     try:
-        found = kind.config_from_shapes(shapes)
-        if found is None or kind.config_from_modules is None:
+        found = model_class.config_from_shapes(shapes)
+        if found is None or model_class.config_from_modules is None:
             return found
-        return kind.config_from_modules(found, read_torch_modules(path))
+        return model_class.config_from_modules(found, read_torch_modules(path))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _card(entry: registry.Entry, cfg, class_names: Sequence[str] | None) -> Card:
+def _card(entry: registry.Entry, cfg: Any, class_names: Sequence[str] | None) -> Card:
     names = class_names
     if names is None and entry.class_names and len(entry.class_names) == cfg.num_classes:
         names = entry.class_names
     names = _checked_names(labels.numbered(cfg.num_classes) if names is None else names, cfg.num_classes)
     config = tuple(sorted(dataclasses.asdict(cfg).items()))
-    size = getattr(cfg, "image_size", Card.input_size)  # a U-Net takes any, and was trained with the card's default
+    size = getattr(cfg, "image_size", Card.input_size)  # a U-Net accepts any size; the published ones saw the default
     return Card(entry.name, entry.architecture, config, names, entry.preprocessing, size)
 
 

@@ -7,8 +7,7 @@ import jax
 import orbax.checkpoint as ocp
 from flax import nnx
 
-from jaxseg import __version__, files
-from jaxseg.architectures import architecture
+from jaxseg import __version__, files, registry
 from jaxseg.card import CARD_FILE, Card, read_card
 from jaxseg.files import atomic_folder
 from jaxseg.weights.fill import refuse_not_finite
@@ -55,8 +54,8 @@ def restore_model(folder: str | Path, *, dtype: str | None = None) -> nnx.Module
     """
     folder = Path(folder)
     card = read_card(folder)
-    kind = architecture(card.architecture)
-    config = kind.make_config(**dict(card.config) | ({"dtype": dtype} if dtype else {}))
+    model_class = registry.model_class(card.architecture)
+    config = model_class.make_config(**dict(card.config) | ({"dtype": dtype} if dtype else {}))
     if len(card.class_names) != config.num_classes:
         raise ValueError(
             f"{folder}: the card names {len(card.class_names)} classes, the model has {config.num_classes}"
@@ -64,7 +63,7 @@ def restore_model(folder: str | Path, *, dtype: str | None = None) -> nnx.Module
     params = folder / PARAMS_FOLDER
     if not params.is_dir() or (card.params_sha256 and files.sha256(params) != card.params_sha256):
         raise ValueError(f"the parameters in {folder} are missing, damaged or of another card; convert or train again")
-    model = nnx.eval_shape(lambda: kind.model(config, rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: model_class(config, rngs=nnx.Rngs(0)))
     nnx.update(model, _with_int_keys(_restore(params, _arrays(model))))
     refuse_not_finite(model, folder)
     model.card = dataclasses.replace(card, config=tuple(sorted(dataclasses.asdict(config).items())))

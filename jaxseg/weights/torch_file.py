@@ -90,6 +90,35 @@ def load_torch_file(path: str | Path) -> object:
         raise TorchFileError(f"{shown(str(path))}: {error}") from error
 
 
+def read_torch_modules(path: str | Path) -> dict[str, tuple[str, dict[str, object]]]:
+    """Returns the modules of a file: path -> (class name, attributes that are plain numbers or text).
+
+    Args:
+      path: a file of `torch.save(module, ...)`; nothing in it is executed.
+
+    Returns:
+      The modules, the outermost under ""; empty if the file contains only tensors.
+
+    Raises:
+      TorchFileError: the file is damaged, or refers to what no weights file needs.
+      OSError: the file cannot be opened.
+    """
+    found: dict[str, tuple[str, dict[str, object]]] = {}
+    waiting: list[tuple[str, int, object]] = [("", 0, load_torch_file(path))]
+    while waiting:
+        name, depth, module = waiting.pop()
+        if type(module) is not Record or type(module.state) is not dict or module.entries:
+            continue
+        if depth > MAX_DEPTH or len(found) >= MAX_MODULES:
+            raise TorchFileError(f"its modules are nested more than {MAX_DEPTH} deep, or are over {MAX_MODULES:,}")
+        plain = {key: value for key, value in module.state.items() if type(value) in (bool, int, float, str)}
+        found[name] = (module.name, plain)
+        children = module.state.get("_modules")
+        if type(children) is dict:
+            waiting += [(f"{name}.{key}".lstrip("."), depth + 1, child) for key, child in children.items()]
+    return found
+
+
 def _load(stream, data: np.ndarray, budget: Budget, depth: int = 0) -> object:
     """Returns the value of a file: `stream` reads it and `data` (N,) uint8 holds it."""
     if depth > MAX_NESTED:

@@ -29,7 +29,7 @@ def build(kit, name: str) -> nnx.Module:
     tensors = kit.weights(name)
     cfg = unet.UNetConfig(num_classes=tensors["head.out.conv.weight"].shape[0])
     model = nnx.eval_shape(lambda: unet.UNet(cfg, rngs=nnx.Rngs(0)))
-    return nnx.view(fill(model, tensors, unet.torch_names(cfg)), use_running_average=True, deterministic=True)
+    return nnx.view(fill(model, tensors, unet.UNet.torch_names(cfg)), use_running_average=True, deterministic=True)
 
 
 @pytest.fixture(scope="module")

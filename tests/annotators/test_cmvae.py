@@ -16,8 +16,7 @@ from jaxseg.annotators.losses import confusion_vae_loss, noisy_logits, normalise
 from jaxseg.registry import find
 from jaxseg.weights.fill import fill
 from jaxseg.weights.load import recognise
-from jaxseg.weights.torch_file import read_torch_file
-from jaxseg.weights.torch_modules import read_torch_modules
+from jaxseg.weights.torch_file import read_torch_file, read_torch_modules
 
 FORWARD = [f"scm_{name}/forward" for name in ("tiny", "lidc_in", "lidc_bn", "lidc_gn", "lidc_ln", "mnist_in")]
 FORWARD += ["scm_three_class/forward", "scm_mnist_in/forward_truncating"]
@@ -49,7 +48,7 @@ def abstract(cfg: CMVAEConfig) -> CMVAE:
 def original(kit, golden: str) -> CMVAE:
     cfg = original_config(kit, golden)
     model = abstract(cfg)
-    return evaluation(fill(model, kit.weights(golden.split("/")[0]), cmvae.torch_names(cfg)))
+    return evaluation(fill(model, kit.weights(golden.split("/")[0]), cmvae.CMVAE.torch_names(cfg)))
 
 
 def small(**values) -> CMVAE:
@@ -203,7 +202,7 @@ def test_the_originals_whole_module_is_recognised_converted_and_loaded(kit, tmp_
 @pytest.mark.parametrize("name", ["scm_lidc_in", "scm_lidc_bn", "scm_mnist_in", "scm_three_class"])
 def test_hyper_parameters_are_found_in_the_shapes(kit, name):
     shapes = {key: tuple(shape) for key, shape, _ in kit.manifest(name)["tensors"]}
-    assert cmvae.config_from_shapes(shapes) == original_config(kit, f"{name}/forward")
+    assert cmvae.CMVAE.config_from_shapes(shapes) == original_config(kit, f"{name}/forward")
 
 
 def test_the_norm_is_read_from_the_modules_where_the_file_holds_them(kit):
@@ -214,10 +213,10 @@ def test_the_norm_is_read_from_the_modules_where_the_file_holds_them(kit):
     cfg = CMVAEConfig(width=16)
     for groups, norm in ((2, "gn"), (16, "ln")):
         given = {"module.encoders.0.1": ("GroupNorm", {"num_groups": groups})}
-        assert cmvae.config_from_modules(cfg, given).norm == norm
+        assert cmvae.CMVAE.config_from_modules(cfg, given).norm == norm
     with pytest.raises(ValueError, match="group norm has 4 groups of 16 channels"):
-        cmvae.config_from_modules(cfg, {"encoders.0.1": ("GroupNorm", {"num_groups": 4})})
-    assert cmvae.config_from_modules(cfg, {}) is cfg
+        cmvae.CMVAE.config_from_modules(cfg, {"encoders.0.1": ("GroupNorm", {"num_groups": 4})})
+    assert cmvae.CMVAE.config_from_modules(cfg, {}) is cfg
 
 
 def test_a_file_of_tensors_alone_holds_no_modules(kit):
@@ -231,8 +230,8 @@ def test_impossible_shapes_and_sources_are_refused(kit):
     with pytest.raises(ValueError, match="unknown source 'posterior'; known: prior, image"):
         sample(model, jnp.ones((16, 24, 1)), 1, jax.random.key(0), source="posterior")
     shapes = {key: tuple(shape) for key, shape, _ in kit.manifest("scm_tiny")["tensors"]}
-    with pytest.raises(ValueError, match="have 1028 numbers, which is no square image"):
-        cmvae.config_from_shapes(shapes | {"cm_network.fc_decoder.weight": (1028, 6)})
+    with pytest.raises(ValueError, match="have 1028 numbers, which is not a square image"):
+        cmvae.CMVAE.config_from_shapes(shapes | {"cm_network.fc_decoder.weight": (1028, 6)})
 
 
 @pytest.mark.parametrize(

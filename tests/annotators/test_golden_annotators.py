@@ -49,7 +49,7 @@ def test_three_steps_of_the_confusion_vae_equal_pytorch(kit):
     name, cfg = "train/scm_lidc_in", cmvae.CMVAEConfig()
     given = kit.golden(name)[0]["params"]
     weight = float(kl_schedule("anneal", given["total_epoch"], ramp_up=given["ramp_up"])[given["epoch"]])
-    names = cmvae.torch_names(cfg)
+    names = cmvae.CMVAE.torch_names(cfg)
     model = fill(nnx.eval_shape(lambda: cmvae.CMVAE(cfg, rngs=nnx.Rngs(0))), kit.weights("scm_lidc_in"), names)
 
     def loss(model, batch, key, step):
@@ -67,7 +67,7 @@ def test_three_steps_of_the_confusion_vae_equal_pytorch(kit):
 def test_three_steps_of_the_probabilistic_u_net_equal_pytorch(kit):
     name, cfg = "train/punet_lidc", prob_unet.ProbUNetConfig()
     beta = float(kit.manifest("punet_lidc")["constructor"]["kwargs"]["beta"])
-    names = prob_unet.torch_names(cfg)
+    names = prob_unet.ProbUNet.torch_names(cfg)
     model = fill(nnx.eval_shape(lambda: prob_unet.ProbUNet(cfg, rngs=nnx.Rngs(0))), kit.weights("punet_lidc"), names)
 
     def loss(model, batch, key, step):

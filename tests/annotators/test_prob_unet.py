@@ -38,7 +38,7 @@ def abstract(cfg: ProbUNetConfig) -> ProbUNet:
 def original(kit, golden: str) -> ProbUNet:
     cfg = original_config(kit, golden)
     model = abstract(cfg)
-    return fill(model, kit.weights(golden.split("/")[0]), prob_unet.torch_names(cfg))
+    return fill(model, kit.weights(golden.split("/")[0]), prob_unet.ProbUNet.torch_names(cfg))
 
 
 def small(**values) -> ProbUNet:

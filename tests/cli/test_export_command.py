@@ -7,7 +7,6 @@ import pytest
 from mask_models import saved
 
 import jaxseg
-from jaxseg.segae.model import with_embeddings
 from jaxseg.weights.store import save_model
 
 
@@ -41,7 +40,7 @@ def test_a_segae_needs_its_embeddings(jaxseg_command, tmp_path):
     arguments = ["export", "-o", tmp_path / "m.stablehlo", "--platforms", "cpu", "--image-size", "16,16", "--weights"]
     code, _, err = jaxseg_command(*arguments, weights)
     assert (code, "has no text embeddings" in err, err.count("\n")) == (1, True, 1), err
-    weights = save_model(with_embeddings(model, table), tmp_path / "whole", card)
+    weights = save_model(model.with_embeddings(table), tmp_path / "whole", card)
     code, out, err = jaxseg_command(*arguments, weights)
     assert (code, "organ (batch) int32" in out) == (0, True), err
 

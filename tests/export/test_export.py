@@ -18,7 +18,6 @@ import jaxseg
 from jaxseg.export.export import PLATFORMS, check_platforms, export_model, inference
 from jaxseg.export.exported import beside, load_exported, read_facts
 from jaxseg.nn.layers import BatchNorm
-from jaxseg.segae.model import with_embeddings
 from jaxseg.training import run
 from jaxseg.training.config.config import Config
 from jaxseg.training.plan import make_plan
@@ -55,7 +54,7 @@ def tiny(name: str) -> nnx.Module:
     if name == "segae":
         card, table = model.card, rng.normal(size=(5, 6))
         table[3] = 0
-        model = with_embeddings(model, table)
+        model = model.with_embeddings(table)
         model.card = card
     return model
 
@@ -164,8 +163,8 @@ def test_unknown_platforms_are_refused_with_the_known_ones(platforms):
 @pytest.mark.parametrize(
     ("name", "size", "words"),
     [
-        ("post_dae", (32, 32), "images of 16 x 24 alone, not 32 x 32"),
-        ("cmvae", (24, 16), "images of 16 x 24 alone"),
+        ("post_dae", (32, 32), "only images of 16 x 24, not 32 x 32"),
+        ("cmvae", (24, 16), "only images of 16 x 24"),
         ("cxas", (4, 16), "height and width from 8 to 8192"),
         ("cxas", (16, 16, 3), "height and width"),
         ("cxas", (16.0, 16), "height and width"),
@@ -180,7 +179,7 @@ def test_the_size_is_that_of_the_card_unless_told():
     model = tiny("cxas")
     model.card = dataclasses.replace(model.card, input_size=(40, 48))
     assert inference(model).inputs[0].shape == ("batch", 40, 48, 3)
-    with pytest.raises(ValueError, match="32 pixels a side, not 16 x 24"):
+    with pytest.raises(ValueError, match="at least 32 x 32 pixels, not 16 x 24"):
         inference(jaxseg.create("prob_unet", filters=(2,) * 6), image_size=SIZE)
     with pytest.raises(ValueError, match="a model from jaxseg.load"):
         inference(nnx.Linear(2, 2, rngs=nnx.Rngs(0)))
@@ -201,7 +200,7 @@ def test_only_what_jaxseg_exported_is_replaced_and_on_purpose(tmp_path):
     for name in ("only", "text", "model"):
         path = tmp_path / f"{name}.stablehlo"
         before = {one: one.read_bytes() for one in (path, beside(path)) if one.exists()}
-        with pytest.raises(FileExistsError, match="is no exported model as jaxseg wrote it"):
+        with pytest.raises(FileExistsError, match="is not an exported model as jaxseg wrote it"):
             export_model(model, path, overwrite=True, **export)
         assert before == {one: one.read_bytes() for one in (path, beside(path)) if one.exists()}
     with pytest.raises(ValueError, match="must end in .stablehlo"):

@@ -53,7 +53,7 @@ def describe(path) -> None:
 def test_it_runs_in_a_process_that_knows_no_model(stored):
     code = (
         "import sys, numpy as np, jaxseg; model = jaxseg.load_exported(sys.argv[1]); "
-        "known = [m for m in sys.modules if m.startswith(('jaxseg.architectures', 'jaxseg.weights', 'flax'))]; "
+        "known = [m for m in sys.modules if m.startswith(('jaxseg.weights', 'jaxseg.anatomy', 'flax'))]; "
         "sys.stdout.write(f'{model.call(np.zeros((2, 16, 24, 3), np.float32)).shape} {known}')"
     )
     done = subprocess.run([sys.executable, "-c", code, stored], capture_output=True, text=True, timeout=200)

@@ -6,15 +6,13 @@ As a program it is `jaxseg` with that network.
 import jax
 from flax import nnx
 
-from jaxseg.anatomy.unet import UNetConfig, config_from_shapes, torch_names
-from jaxseg.architectures import ARCHITECTURES
+from jaxseg.anatomy.unet import UNet, UNetConfig
 from jaxseg.nn.layers import ConvNorm, conv
 from jaxseg.nn.resize import bilinear
+from jaxseg.registry import MODELS
 
-__all__ = ["PLACE", "Plain", "UNetConfig", "config_from_shapes", "torch_names"]
 
-
-class Plain(nnx.Module):
+class Plain(UNet):
     """Two convolutions with batch norm at a quarter of the size, dropout, a classifier; to its users as the U-Net."""
 
     def __init__(self, cfg: UNetConfig, *, rngs: nnx.Rngs):
@@ -29,10 +27,10 @@ class Plain(nnx.Module):
         return bilinear(self.classify(features), x.shape[1:3])
 
 
-PLACE = {"unet": ("plain_network", "Plain", "UNetConfig")}
+PLACE = {"unet": "plain_network:Plain"}
 
 if __name__ == "__main__":
     from jaxseg.cli.main import main
 
-    ARCHITECTURES |= PLACE
+    MODELS |= PLACE
     main()

@@ -121,10 +121,10 @@ def serve() -> None:
 
     import jaxseg.anatomy.phantom_task  # noqa: F401
     import jaxseg.training.run  # noqa: F401
-    from jaxseg.architectures import ARCHITECTURES
     from jaxseg.cli.main import main
+    from jaxseg.registry import MODELS
 
-    ARCHITECTURES |= PLACE
+    MODELS |= PLACE
     for line in sys.stdin:
         arguments, output, max_file_bytes = json.loads(line)
         process = os.fork()

@@ -45,7 +45,7 @@ def pair(name: str) -> tuple[ours.CMVAE, theirs.CMVAE, np.ndarray, np.ndarray]:
         "truncate" if given["truncating"] else "floor",
     )
     tensors = {key: tensor.numpy() for key, tensor in model.state_dict().items()}
-    filled = fill(nnx.eval_shape(lambda: ours.CMVAE(cfg, rngs=nnx.Rngs(0))), tensors, ours.torch_names(cfg))
+    filled = fill(nnx.eval_shape(lambda: ours.CMVAE(cfg, rngs=nnx.Rngs(0))), tensors, ours.CMVAE.torch_names(cfg))
     random = np.random.default_rng(0)
     shapes = (3, given["in_ch"], *cfg.image_size), (3, given["latent"])
     return filled, model, *(random.standard_normal(shape).astype(np.float32) for shape in shapes)
@@ -99,7 +99,7 @@ def test_ours_equals_pytorch_on_random_weights_with_gradients(name):
     (value, logits), gradient = jax.value_and_grad(objective, has_aux=True)(params, x.transpose(0, 2, 3, 1), noise)
     np.testing.assert_allclose(np.asarray(logits).transpose(0, 3, 1, 2), outputs[0].detach(), atol=2e-5)
     np.testing.assert_allclose(value, loss.item(), rtol=1e-5)
-    names, expected = ours.torch_names(model.cfg), dict(original.named_parameters())
+    names, expected = ours.CMVAE.torch_names(model.cfg), dict(original.named_parameters())
     for path, module in nnx.iter_modules(nnx.merge(graphdef, gradient, rest)):
         for leaf, (name_of_leaf, axes) in LEAVES.get(type(module), {}).items():
             if getattr(module, leaf) is None or name_of_leaf.startswith("running"):

@@ -36,7 +36,7 @@ RANDOM = {
 
 def filled(cfg: dae.DAEConfig, model: DAE) -> dae.DAE:
     tensors = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    return fill(nnx.eval_shape(lambda: dae.DAE(cfg, rngs=nnx.Rngs(0))), tensors, dae.torch_names(cfg))
+    return fill(nnx.eval_shape(lambda: dae.DAE(cfg, rngs=nnx.Rngs(0))), tensors, dae.DAE.torch_names(cfg))
 
 
 def nchw(array: jax.Array) -> np.ndarray:
@@ -101,7 +101,7 @@ def test_gradients_of_the_loss_equal_pytorchs(name):
         return jax.grad(lambda state: probability_dice_loss(nnx.merge(graphdef, state)(x), target))(state)
 
     found = nnx.merge(graphdef, gradients(state, *(a.transpose(0, 2, 3, 1) for a in (x, target))))
-    names, expected = dae.torch_names(ours.cfg), dict(theirs.named_parameters())
+    names, expected = dae.DAE.torch_names(ours.cfg), dict(theirs.named_parameters())
     for path, module in nnx.iter_modules(found):
         for leaf, (name_of_leaf, axes) in LEAVES.get(type(module), {}).items():
             theirs_gradient = expected.pop(f"{names['.'.join(map(str, path))]}.{name_of_leaf}").grad.numpy()

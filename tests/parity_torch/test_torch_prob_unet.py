@@ -61,7 +61,7 @@ def test_ours_equals_pytorch_on_random_weights_with_gradients(name, sampled):
         odd="truncate" if given.get("truncating") else "floor",
     )
     tensors = {key: tensor.numpy() for key, tensor in original.state_dict().items()}
-    model = fill(nnx.eval_shape(lambda: ours.ProbUNet(cfg, rngs=nnx.Rngs(0))), tensors, ours.torch_names(cfg))
+    model = fill(nnx.eval_shape(lambda: ours.ProbUNet(cfg, rngs=nnx.Rngs(0))), tensors, ours.ProbUNet.torch_names(cfg))
     random = np.random.default_rng(0)
     x, noise = random.standard_normal((3, cfg.in_channels, height, width)), random.standard_normal((3, cfg.latent))
     x, mask, noise = (array.astype(np.float32) for array in (x, x[:, :1] > 0.5, noise))
@@ -80,7 +80,7 @@ def test_ours_equals_pytorch_on_random_weights_with_gradients(name, sampled):
     x, mask = (array.transpose(0, 2, 3, 1) for array in (x, mask))
     value, gradient = jax.value_and_grad(objective)(params, x, mask, noise)
     np.testing.assert_allclose(value, loss.item(), rtol=1e-5)
-    names, expected = ours.torch_names(cfg), dict(original.named_parameters())
+    names, expected = ours.ProbUNet.torch_names(cfg), dict(original.named_parameters())
     for path, module in nnx.iter_modules(nnx.merge(graphdef, gradient)):
         for leaf, (name_of_leaf, axes) in LEAVES.get(type(module), {}).items():
             if getattr(module, leaf) is None:

@@ -37,7 +37,7 @@ NAMES = {
 def filled(cfg: SegAEConfig, model: QualitySentinel) -> SegAE:
     tensors = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     abstract = nnx.eval_shape(lambda: SegAE(cfg, rngs=nnx.Rngs(0)))
-    return fill(abstract, tensors, segae.torch_names(cfg), ignored=segae.torch_unused(cfg))
+    return fill(abstract, tensors, segae.SegAE.torch_names(cfg), ignored=segae.SegAE.torch_unused(cfg))
 
 
 def pair(backbone: str) -> tuple[SegAE, QualitySentinel, np.ndarray, np.ndarray]:
@@ -108,7 +108,7 @@ def test_gradients_equal_pytorchs_and_what_is_unused_has_none(backbone):
         return jax.grad(loss)(params)
 
     found = nnx.merge(graphdef, gradients(params, rest, x.transpose(0, 2, 3, 1), embedding), rest)
-    names, expected = segae.torch_names(ours.cfg), dict(theirs.named_parameters())
+    names, expected = segae.SegAE.torch_names(ours.cfg), dict(theirs.named_parameters())
     for path, module in nnx.iter_modules(found):
         for leaf, (name_of_leaf, axes) in LEAVES.get(type(module), {}).items():
             if getattr(module, leaf) is None or leaf in ("mean", "var"):
@@ -117,7 +117,7 @@ def test_gradients_equal_pytorchs_and_what_is_unused_has_none(backbone):
             wanted = wanted if axes is None else wanted.transpose(axes)
             got = np.asarray(getattr(module, leaf)[...])
             np.testing.assert_allclose(got, wanted, atol=1e-4 * np.abs(wanted).max() + 1e-9, err_msg=str(path))
-    assert set(expected) <= set(segae.torch_unused(ours.cfg))
+    assert set(expected) <= set(segae.SegAE.torch_unused(ours.cfg))
     assert all(parameter.grad is None for parameter in expected.values())
 
 

@@ -19,7 +19,7 @@ FORWARD = ["dae_tiny", "dae_small", "dae_three_inter", "dae_default_features", "
 
 def build(kit, name: str) -> DAE:
     cfg = original_config(kit, name)
-    return fill(abstract(cfg), kit.weights(name), dae.torch_names(cfg))
+    return fill(abstract(cfg), kit.weights(name), dae.DAE.torch_names(cfg))
 
 
 def nchw(array) -> np.ndarray:

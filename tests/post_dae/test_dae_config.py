@@ -18,7 +18,7 @@ def test_hyper_parameters_are_read_off_the_shapes(kit, name):
     shapes = {key: array.shape for key, array in kit.weights(name).items()}
     given = original_config(kit, name)
     unread = (*given.intermediate[:-1], DAEConfig.intermediate[-1])  # the last number counts for nothing
-    assert dae.config_from_shapes(shapes) == dataclasses.replace(given, intermediate=unread)
+    assert dae.DAE.config_from_shapes(shapes) == dataclasses.replace(given, intermediate=unread)
 
 
 def test_wide_codes_are_read_off_the_shapes_too():
@@ -32,7 +32,7 @@ def test_wide_codes_are_read_off_the_shapes_too():
     for i, num_in in enumerate([32, 16]):
         shapes[f"decode.decode_{i}.upconv0.weight"] = (num_in, 16, 3, 3)
     shapes["decode.decode_1.conv0.weight"] = (1, 16, 3, 3)
-    assert dae.config_from_shapes(shapes) == cfg
+    assert dae.DAE.config_from_shapes(shapes) == cfg
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_wide_codes_are_read_off_the_shapes_too():
 def test_tensors_of_another_network_are_no_autoencoder(kit, changed, shape):
     shapes = {key: array.shape for key, array in kit.weights("dae_tiny").items()}
     shapes = {key: shape if key == changed else value for key, value in shapes.items()}
-    assert dae.config_from_shapes({key: value for key, value in shapes.items() if value is not None}) is None
+    assert dae.DAE.config_from_shapes({key: value for key, value in shapes.items() if value is not None}) is None
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_tensors_of_another_network_are_no_autoencoder(kit, changed, shape):
 def test_impossible_shapes_of_a_checkpoint_are_named(kit, changed, words):
     shapes = {key: array.shape for key, array in kit.weights("dae_tiny").items()}
     with pytest.raises(ValueError, match=words):
-        dae.config_from_shapes(shapes | changed)
+        dae.DAE.config_from_shapes(shapes | changed)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from flax import nnx
 from golden_steps import first_four, in_torch_layout, keep_gradients, moved
 
 from jaxseg.segae.losses import cosine_similarity, optimal_pairs, ranking_loss, weighted_mse
-from jaxseg.segae.model import SegAE, SegAEConfig, torch_names, torch_unused
+from jaxseg.segae.model import SegAE, SegAEConfig
 from jaxseg.training.config.sections import OptimizerConfig, ScheduleConfig
 from jaxseg.training.learner import initial_state, make_learner
 from jaxseg.training.optim import make_optimizer
@@ -36,7 +36,7 @@ def test_three_steps_of_the_segae_recipe_equal_pytorch(kit):
     entry, _ = kit.golden(NAME)
     order, parameters = entry["params"]["tensor_order"], entry["params"]["parameter_order"]
     cfg, weights = SegAEConfig(), kit.weights(MODEL)
-    names, unused = torch_names(cfg), torch_unused(cfg)
+    names, unused = SegAE.torch_names(cfg), SegAE.torch_unused(cfg)
     # PyTorch gives what it never uses no gradient, and leaves it as it is, weight decay included; ours has none of it.
     kept = {name: weights[name] for name in unused}
     without = {name: np.full(2, np.nan) for name in unused}

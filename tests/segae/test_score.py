@@ -8,7 +8,7 @@ from scoring_files import box, ct, model, save
 from volume_files import AFFINE, save_nifti
 
 import jaxseg
-from jaxseg.segae.model import SegAE, SegAEConfig, torch_names, torch_unused, with_embeddings
+from jaxseg.segae.model import SegAE, SegAEConfig
 from jaxseg.segae.score import Request, Scorer, score, segae_inference
 from jaxseg.volumes.read import read_volume
 from jaxseg.volumes.volume import VolumeError
@@ -27,10 +27,10 @@ def test_the_golden_volume_is_met(kit):
     name, folder = "segae_end_to_end/volume", kit.folder / "files" / "segae_case"
     cfg = SegAEConfig()
     network = nnx.eval_shape(lambda: SegAE(cfg, rngs=nnx.Rngs(0)))
-    network = fill(network, kit.weights("segae_resnet50"), torch_names(cfg), ignored=torch_unused(cfg))
+    network = fill(network, kit.weights("segae_resnet50"), SegAE.torch_names(cfg), ignored=SegAE.torch_unused(cfg))
     table, rows = np.zeros((145, 512), np.float32), kit.input(name, "embedding")
     table[[15, 26, 13]] = rows
-    network = with_embeddings(network, table)
+    network = network.with_embeddings(table)
     network.card = jaxseg.create("segae", backbone="resnet18", width=4).card
     found = [
         score(folder / "ct.nii.gz", folder / f"{organ}.nii.gz", organ, network, per_slice=True)

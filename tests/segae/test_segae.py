@@ -10,8 +10,7 @@ from tiny_segae import answer, evaluation, inputs, small, table
 import jaxseg
 from jaxseg.nn.inference import fold_batch_norm, for_inference
 from jaxseg.nn.layers import BatchNorm, Table
-from jaxseg.segae import model as segae
-from jaxseg.segae.model import SegAE, SegAEConfig, embedding_of, with_embeddings
+from jaxseg.segae.model import SegAE, SegAEConfig, embedding_of
 from jaxseg.weights.fill import fill
 
 NAMES = {  # ours -> the golden's
@@ -33,7 +32,7 @@ def models(kit) -> dict[str, nnx.Module]:
     for name in ("segae_resnet50", "segae_resnet18"):
         cfg = SegAEConfig(backbone=name.removeprefix("segae_"))
         model = nnx.eval_shape(lambda cfg=cfg: SegAE(cfg, rngs=nnx.Rngs(0)))
-        filled = fill(model, kit.weights(name), segae.torch_names(cfg), ignored=segae.torch_unused(cfg))
+        filled = fill(model, kit.weights(name), SegAE.torch_names(cfg), ignored=SegAE.torch_unused(cfg))
         built[name] = nnx.view(filled, use_running_average=True)
     return built
 
@@ -65,7 +64,7 @@ def test_every_golden_of_the_network_is_compared(kit):
 
 
 def test_folding_merges_the_stem_with_its_bias_and_keeps_the_embeddings():
-    model = with_embeddings(small(), table())
+    model = small().with_embeddings(table())
     x, embedding = inputs()
     for _, module in nnx.iter_modules(model):
         if isinstance(module, BatchNorm):
@@ -99,13 +98,13 @@ def test_the_number_of_parameters_is_the_originals_without_what_it_never_uses(ki
 
 @pytest.mark.parametrize("name", ["segae_resnet18", "segae_resnet50"])
 def test_the_unused_tensors_are_those_of_the_original_and_no_others(kit, name):
-    assert sorted(segae.torch_unused(SegAEConfig())) == sorted(kit.manifest(name)["unused"])
+    assert sorted(SegAE.torch_unused(SegAEConfig())) == sorted(kit.manifest(name)["unused"])
 
 
 @pytest.mark.parametrize("graph", [True, False], ids=["graph", "tree"])
 def test_it_works_in_both_modes_of_nnx(graph):
     with nnx.set_graph_mode(graph):
-        apply, state = evaluation(with_embeddings(small(), table()))
+        apply, state = evaluation(small().with_embeddings(table()))
         x, embedding = inputs()
         once = jax.jit(apply)(state, x, embedding)
         stacked = jax.jit(jax.vmap(apply, in_axes=(None, 0, 0)))(state, *(jnp.stack([a, 2 * a]) for a in inputs()))
@@ -149,7 +148,7 @@ def test_torch_initialisation_has_pytorchs_spread_in_the_stem_the_trunk_and_the_
 def test_embeddings_start_as_zeros_are_given_to_a_copy_and_are_no_parameters():
     model = small()
     assert not np.asarray(model.embeddings[...]).any()
-    given = with_embeddings(model, table().astype(np.float64))
+    given = model.with_embeddings(table().astype(np.float64))
     assert not np.asarray(model.embeddings[...]).any()
     np.testing.assert_array_equal(given.embeddings[...], table())
     assert given.embeddings[...].dtype == jnp.float32
@@ -160,7 +159,7 @@ def test_embeddings_start_as_zeros_are_given_to_a_copy_and_are_no_parameters():
 
 
 def test_training_leaves_the_embeddings_alone():
-    model = with_embeddings(small(), table())
+    model = small().with_embeddings(table())
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
     x, embedding = inputs()
 
@@ -183,7 +182,7 @@ def test_a_model_without_embeddings_says_which_file_to_give():
         embedding_of(small(), 1)
     part = table()
     part[1] = 0
-    given = with_embeddings(small(), part)
+    given = small().with_embeddings(part)
     with pytest.raises(ValueError, match=r"no text embedding of class 1: .*Schuture/Quality-Sentinel"):
         embedding_of(given, 1)
     np.testing.assert_array_equal(embedding_of(given, 0), part[0])
@@ -192,7 +191,7 @@ def test_a_model_without_embeddings_says_which_file_to_give():
 @pytest.mark.parametrize("organ", [-1, 3])
 def test_a_class_that_is_not_there_is_refused(organ):
     with pytest.raises(ValueError, match=rf"class {organ} is not in 0\.\.2"):
-        embedding_of(with_embeddings(small(), table()), organ)
+        embedding_of(small().with_embeddings(table()), organ)
 
 
 @pytest.mark.parametrize(
@@ -206,12 +205,12 @@ def test_a_class_that_is_not_there_is_refused(organ):
 )
 def test_an_impossible_table_is_refused(given, words):
     with pytest.raises(ValueError, match=words):
-        with_embeddings(small(), given)
+        small().with_embeddings(given)
 
 
 def test_only_a_segae_takes_embeddings():
-    with pytest.raises(ValueError, match="a DAE does not"):
-        with_embeddings(jaxseg.create("post_dae", image_size=(32, 32)), table())
+    with pytest.raises(ValueError, match="model 'post_dae' takes no text embeddings"):
+        jaxseg.create("post_dae", image_size=(32, 32)).with_embeddings(table())
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 from golden_steps import first_four, in_torch_layout, keep_gradients, moved
 
-from jaxseg.anatomy.unet import UNet, UNetConfig, torch_names
+from jaxseg.anatomy.unet import UNet, UNetConfig
 from jaxseg.nn.losses import binary_cross_entropy, binary_dice_loss, probability_dice_loss
 from jaxseg.post_dae import model as dae
 from jaxseg.training.config.sections import OptimizerConfig, ScheduleConfig
@@ -32,11 +32,11 @@ def test_three_steps_of_the_paxray_recipe_equal_pytorch(kit):
     cfg = UNetConfig("resnet50", num_classes=166)
     weights = kit.weights("paxray_unet_resnet50")
     unused = kit.manifest("paxray_unet_resnet50").get("unused", ())
-    model = fill(nnx.eval_shape(lambda: UNet(cfg, rngs=nnx.Rngs(0))), weights, torch_names(cfg), ignored=unused)
+    model = fill(nnx.eval_shape(lambda: UNet(cfg, rngs=nnx.Rngs(0))), weights, UNet.torch_names(cfg), ignored=unused)
     recipe = make_optimizer(RECIPE, ScheduleConfig(), steps_per_epoch=1, epochs=STEPS)
     learner = make_learner(model, optax.chain(keep_gradients(), recipe), loss)
     step, state = jax.jit(learner.step, donate_argnums=0), initial_state(learner, model, seed=0)
-    names = torch_names(cfg)
+    names = UNet.torch_names(cfg)
     start, metrics = in_torch_layout(model, names, state["params"], state["stats"]), []
     for i in range(STEPS):
         batch = {"image": kit.input(NAME, f"x{i}"), "target": kit.input(NAME, f"target{i}").astype(np.uint8)}
@@ -59,7 +59,7 @@ def test_three_steps_of_post_dae_equal_pytorch(kit):
     order = entry["params"]["tensor_order"]
     arguments = kit.manifest("dae_small")["constructor"]["kwargs"]
     cfg = dae.DAEConfig(**{key: tuple(value) for key, value in arguments.items()}, strides=(2, 2, 2))
-    names = dae.torch_names(cfg)
+    names = dae.DAE.torch_names(cfg)
     model = fill(nnx.eval_shape(lambda: dae.DAE(cfg, rngs=nnx.Rngs(0))), kit.weights("dae_small"), names)
 
     def dice(model, batch, key, step):

@@ -133,7 +133,7 @@ def test_the_originals_pickle_is_given_with_the_original_name(checkpoint, shared
 
 def test_embeddings_are_refused_by_other_models_and_where_they_do_not_fit(kit, checkpoint, table, tmp_path):
     other = kit.folder / "files" / "checkpoints" / "dae_tiny_lightning.ckpt"
-    with pytest.raises(ValueError, match="model 'post_dae' takes no text embeddings; only segae does"):
+    with pytest.raises(ValueError, match="model 'post_dae' takes no text embeddings; leave them out"):
         jaxseg.load(other, embeddings=table[0])
     np.save(tmp_path / "x.npy", np.ones((145, 511), np.float32))
     with pytest.raises(ValueError, match=r"x\.npy: must be \(145, 512\)"):
