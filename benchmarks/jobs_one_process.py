@@ -143,7 +143,7 @@ def samples(network: str, data: Path, folder: Path, *, quick: bool) -> Job:
     def compare(first: dict[str, np.ndarray]) -> dict[str, float]:
         import jax
 
-        from jaxseg.annotators.draws import sample_noise
+        from jaxseg.annotators.losses import sample_noise
 
         noise = np.asarray(sample_noise(jax.random.key(0), count, LATENT))
         answers = {"torch": passes(noise=noise, reusing=True)(), "torch_repeating": passes(noise=noise)()}

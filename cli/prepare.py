@@ -1,4 +1,4 @@
-"""`jaxseg prepare`: builds training data in the layout that a method reads."""
+"""`jaxseg prepare`: builds training data in the layouts that the methods read."""
 
 import sys
 from pathlib import Path
@@ -89,27 +89,27 @@ def segae(cts, labels, pseudo, output, table_file, **settings):
 _OUTPUT = click.option(
     "-o", "--output", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of the set."
 )
-_SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything drawn.")
+_SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed of the set.")
 
 
 @prepare.command()
 @click.argument("raw", type=_FOLDER)
 @_OUTPUT
-@click.option("--train", type=click.IntRange(1), default=1000, show_default=True, help="Digits to train on.")
-@click.option("--validate", type=click.IntRange(0), default=200, show_default=True, help="Digits to validate with.")
-@click.option("--test", type=click.IntRange(0), default=200, show_default=True, help="Digits to test with.")
+@click.option("--train", type=click.IntRange(1), default=1000, show_default=True, help="Digits for training.")
+@click.option("--validate", type=click.IntRange(0), default=200, show_default=True, help="Digits for validation.")
+@click.option("--test", type=click.IntRange(0), default=200, show_default=True, help="Digits for testing.")
 @click.option(
     "--noise",
     type=click.FloatRange(0, 10),
     default=0.36,
     show_default=True,
-    help="Standard deviation of the noise on images in 0 to 1.",
+    help="Standard deviation of the noise on images with values from 0 to 1.",
 )
 @_SEED
 def mnist(raw, output, **settings):
-    """Build a set with noisy annotators from the four files of MNIST in RAW, packed (.gz) or not.
+    """Build a set with noisy annotators from the four files of MNIST in RAW, compressed (.gz) or not.
 
-    Three annotators err in their own ways: one draws too much, one too little, one another shape.
+    There are three annotators: one draws too large a shape, one too small a shape, and one a wrong shape.
     """
     from jaxseg.annotators import mnist as mnist_prepare
 
@@ -126,20 +126,20 @@ def mnist(raw, output, **settings):
 @prepare.command()
 @click.argument("dicom_root", type=_FOLDER)
 @_OUTPUT
-@click.option("--xml", "xml_root", type=_FOLDER, help="Folder of the XML files.  [default: they are in DICOM_ROOT]")
+@click.option("--xml", "xml_root", type=_FOLDER, help="Folder of the XML files.  [default: DICOM_ROOT]")
 @click.option(
     "--val-fraction",
     type=click.FloatRange(0, 1, max_open=True),
     default=0.1,
     show_default=True,
-    help="Of the patients, for validation.",
+    help="Share of the patients for validation.",
 )
 @click.option(
     "--test-fraction",
     type=click.FloatRange(0, 1, max_open=True),
     default=0.2,
     show_default=True,
-    help="Of the patients, for testing.",
+    help="Share of the patients for testing.",
 )
 @_SEED
 @click.option(
@@ -147,22 +147,26 @@ def mnist(raw, output, **settings):
     type=click.IntRange(1),
     default=2,
     show_default=True,
-    help="Take nodules that so many readers outlined.",
+    help="Use nodules that at least this number of readers outlined.",
 )
 @click.option(
     "--least-pixels",
     type=click.IntRange(1),
     default=31,
     show_default=True,
-    help="Take slices whose consensus has so many pixels; 31 as in the published set.",
+    help="Smallest consensus of a used slice in pixels; 31 in the published set.",
 )
-@click.option("--most-pixels", type=click.IntRange(1), help="And at most so many.  [default: what a crop holds]")
-@click.option("--clahe", is_flag=True, help="Spread the contrast of the crops by CLAHE in the lung window.")
+@click.option(
+    "--most-pixels",
+    type=click.IntRange(1),
+    help="Use slices whose consensus has at most this number of pixels.  [default: no limit]",
+)
+@click.option("--clahe", is_flag=True, help="Equalise the contrast of the crops by CLAHE in the lung window.")
 def lidc(dicom_root, output, xml_root, **settings):
-    """Build the set of lung nodules from LIDC-IDRI in DICOM_ROOT: DICOM series and an XML file for every CT.
+    """Build the set of lung nodules from LIDC-IDRI in DICOM_ROOT: DICOM series and one XML file per CT.
 
-    Slices of 64 x 64 pixels with the masks of every reader, patients in one split each, and tables and a picture of
-    what there is (meta). A second run makes what is missing.
+    The set has slices of 64 x 64 pixels with the masks of all readers, each patient in only one split, and tables and a
+    plot that describe it (in meta). A second run makes only what is missing.
     """
     from jaxseg import files
     from jaxseg.annotators.lidc import crops as lidc_crops
@@ -188,16 +192,16 @@ def lidc(dicom_root, output, xml_root, **settings):
                 if outcome.error:
                     failed[outcome.patient] = outcome.error
                     options.say(f"{outcome.patient}: {outcome.error}")
-                step(f"{outcome.patient}: {outcome.slices} slices of {outcome.nodules} nodules for {outcome.split}")
+                step(f"{outcome.patient}: {outcome.slices} slices of {outcome.nodules} nodules in {outcome.split}")
         counts = lidc_summary.conclude(output, chosen, failed, found.notes)
         tables = {title: counts[name] for name, title in lidc_summary.PANELS.items()}
         save_picture(count_bars(tables, caption=lidc_summary.caption(counts)), output / "meta" / "summary.png")
     for split, wanted in chosen.fractions.items():
         if wanted and not counts["slices"].get(split):
-            options.say(f"{split} has no slice: there are too few patients with such nodules")
+            options.say(f"{split} has no slice: too few patients have suitable nodules")
     there, bad = len(patients) - len(splits), len(set(failed) & set(splits))
-    made = f"{len(splits) - bad} patients made ({slices} slices), {there} were there, {bad} failed"
-    unread = f", {len(found.damaged)} XML files were not read" if found.damaged else ""
+    made = f"{len(splits) - bad} patients made ({slices} slices), {there} already done, {bad} failed"
+    unread = f", {len(found.damaged)} XML files could not be read" if found.damaged else ""
     options.say(f"{made}{unread}; {output / lidc_prepare.SUMMARY}")
     if failed:
         sys.exit(1)
@@ -208,16 +212,16 @@ def lidc(dicom_root, output, xml_root, **settings):
     "--kind",
     type=click.Choice(["annotators", "xray"]),
     required=True,
-    help="annotators: nodules with several annotators, as the LIDC set. xray: chest X-rays, as PAX-Ray.",
+    help="annotators: nodules with several annotators, like the LIDC set. xray: chest X-rays, like PAX-Ray.",
 )
 @_OUTPUT
-@click.option("--train", type=click.IntRange(1), default=60, show_default=True, help="Phantoms to train on.")
-@click.option("--validate", type=click.IntRange(0), default=12, show_default=True, help="Phantoms to validate with.")
-@click.option("--test", type=click.IntRange(0), default=12, show_default=True, help="Phantoms to test with.")
-@click.option("--size", type=click.IntRange(32, 2048), help="Side in pixels.  [default: 64; 256 for xray]")
+@click.option("--train", type=click.IntRange(1), default=60, show_default=True, help="Phantoms for training.")
+@click.option("--validate", type=click.IntRange(0), default=12, show_default=True, help="Phantoms for validation.")
+@click.option("--test", type=click.IntRange(0), default=12, show_default=True, help="Phantoms for testing.")
+@click.option("--size", type=click.IntRange(32, 2048), help="Side of images in pixels.  [default: 64; 256 for xray]")
 @_SEED
 def phantom(kind, output, train, validate, test, size, seed):
-    """Build a set of phantoms, drawn from formulas: nothing about real patients, but all there is to try training.
+    """Build a set of phantoms: images computed from formulas, with which training can be tried without patient data.
 
     A nodule has four slices.
     """
@@ -229,7 +233,7 @@ def phantom(kind, output, train, validate, test, size, seed):
 
 
 def _make_whole(making, output, total, what, option):
-    """Runs what makes a folder as a whole, with progress."""
+    """Shows progress of an iterator that builds a whole set, and reports its summary file."""
     with options.usage_errors(option), progress(total, what, every=max(1, total // 10)) as step:
         for line in making:
             step(line)

@@ -1,4 +1,4 @@
-"""Transforms of records with an image and packed masks: pure functions of record and generator, in numpy.
+"""Transforms of records with an image and packed masks: pure numpy functions of a record and a random generator.
 
 A record has "image", (H, W, 3) float32, already normalised; "target", (H, W, ceil(K / 8)) uint8, where bit k % 8 of
 byte k // 8 is class k; and "classes", K.
@@ -14,29 +14,32 @@ from jaxseg.settings import Range, verify
 
 
 def unpack(record: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Returns the example of a record: "image", (H, W, 3) float32, and "target", (H, W, K) uint8 of 0 and 1."""
+    """Returns a training example: "image", (H, W, 3) float32, and "target", (H, W, K) uint8 of 0 and 1."""
     target = np.unpackbits(record["target"], axis=-1, count=record["classes"], bitorder="little")
     return {"image": record["image"], "target": target}
 
 
 def unchanged(record: dict[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """The transform of evaluation: `unpack`."""
+    """Returns the example of a record without augmentation: the transform for evaluation."""
     return unpack(record)
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """The transform of training: picture and masks are stretched at random, cropped, and at will mirrored.
+    """The transform for training: image and masks are stretched at random, cropped, and optionally mirrored.
 
-    The defaults are the original's at its size of 512: with probability 0.6 height and width become two numbers drawn
-    from [480, 614), by nearest neighbour; then 480 x 480 pixels are cut out.
+    The defaults are the original's for a size of 512: with probability 0.6, height and width are resized to two numbers
+    sampled from [480, 614), by nearest neighbour; then a crop of 480 x 480 pixels is taken.
 
     Attributes:
-      crop: side of the result in pixels; None: the records' own size, and then nothing is stretched.
-      resize_prob: probability of stretching.
-      resize_scale: the largest stretched side is below this times the record's.
-      flip_prob: probability of mirroring left and right. Classes such as "left lung" are then on the wrong side, so it
-        is for classes without a side only.
+      crop: side of the result in pixels; None: the size of the records, without stretching.
+      resize_prob: probability of stretching, in [0, 1].
+      resize_scale: the stretched sides are shorter than this factor times the record's side.
+      flip_prob: probability of mirroring left and right, in [0, 1]. A class such as "left lung" is then on the wrong
+        side, so use it only for classes without a side.
+
+    Raises:
+      ValueError: a value is out of range.
     """
 
     crop: Annotated[int, Range(1, 65_536)] | None = 480
@@ -52,19 +55,19 @@ class Augmentation:
         rows, columns = (self._pixels(side, rng, stretch=stretch) for side in record["image"].shape[:2])
         if flip:
             columns = columns[::-1]
-        # All is sampling by nearest neighbour, so one look-up does it, and normalising before does not matter.
+        # Every step is nearest-neighbour sampling, so one look-up does all, and normalising first makes no difference.
         image, target = (record[key].take(rows, 0).take(columns, 1) for key in ("image", "target"))
         return unpack({**record, "image": image, "target": target})
 
     def _pixels(self, side: int, rng: np.random.Generator, *, stretch: bool) -> np.ndarray:
-        """Which of `side` rows or columns are taken, in order."""
+        """Returns the indices of the selected rows or columns among `side`, in order."""
         if self.crop is None:
             return np.arange(side)
         largest = int(side * self.resize_scale)
         if side < self.crop or (stretch and largest <= self.crop):
             raise ValueError(
-                f"{self.crop} pixels cannot be cut from {side} stretched to less than {largest}; load the pictures "
-                "larger, or lower crop or resize_prob"
+                f"a crop of {self.crop} pixels does not fit {side} pixels stretched to less than {largest}; load larger "
+                "images, or lower crop or resize_prob"
             )
         size = int(rng.integers(self.crop, largest)) if stretch else side
         first = int(rng.integers(0, size - self.crop + 1))

@@ -1,7 +1,8 @@
-"""The PAX-Ray data set as published: chest X-rays and masks of anatomy that overlap, one channel a class.
+"""The PAX-Ray data set as published: chest X-rays and overlapping masks of anatomy, one channel per class.
 
-A folder with `paxray.json` (`label_dict`: class names under "0", "1", ...; `train`, `val` and `test`: lists of
-`{"image": ..., "target": ...}`, paths in the folder), pictures, and targets as `.npy`, (K, H, W) of bool or 0 and 1.
+The data set is a folder with images, targets and `paxray.json`. The JSON file holds `label_dict`, the class names under
+"0", "1", ..., and the lists `train`, `val` and `test` of `{"image": ..., "target": ...}`, with paths relative to the
+folder. A target is a `.npy` file, (K, H, W), of bool or of 0 and 1.
 
 Source: Seibold et al. 2022, arXiv:2210.03416; ConstantinSeibold/multilabel_segmentation_paxray.
 """
@@ -22,7 +23,7 @@ from jaxseg.nn.indices import nearest_indices
 
 SPLITS = ("train", "val", "test")
 MAX_LIST_BYTES = 2**26
-_STRETCH = 0.02  # by how much the shapes of a picture and its target may differ
+_STRETCH = 0.02  # largest relative difference between the aspect ratios of an image and its target
 
 Pair = tuple[Path, Path]  # picture, target
 
@@ -32,9 +33,9 @@ class Paxray:
     """The lists of a data set.
 
     Attributes:
-      root: its folder; the paths begin with it.
-      names: of the K classes, in the order of the targets' channels.
-      splits: "train", "val", "test" -> pairs of picture and target, in the order of the file.
+      root: folder of the data set; all paths are inside it.
+      names: names of the K classes, in the order of the targets' channels.
+      splits: "train", "val", "test" -> pairs of image and target paths, in the order of the file.
     """
 
     root: Path
@@ -43,15 +44,15 @@ class Paxray:
 
 
 def read_paxray(root: str | Path, file: str = "paxray.json") -> Paxray:
-    """Reads the lists of a data set and looks whether every file of them is there.
+    """Reads the lists of a data set and checks that all files exist.
 
     Args:
-      root: the data set's folder.
-      file: the lists' name in it.
+      root: folder of the data set.
+      file: name of the JSON file in it.
 
     Raises:
-      ValueError: the lists are not as published, name a file outside the folder, or name files that are missing.
-      OSError: the lists cannot be opened.
+      ValueError: the lists differ from the published format, or name files that are missing or outside the folder.
+      OSError: the JSON file cannot be opened.
     """
     root = Path(root).resolve()
     path = root / file
@@ -69,14 +70,15 @@ def read_paxray(root: str | Path, file: str = "paxray.json") -> Paxray:
 
 
 def subset(pairs: Sequence[Pair], fraction: float, seed: int) -> tuple[Pair, ...]:
-    """Returns a random part of a split, in the order of the pictures' names.
+    """Returns a random part of a split, sorted by image path.
 
-    The split is sorted first, so its order in the file does not matter; with one seed a smaller part lies in a larger.
+    The split is sorted first, so its order in the file does not matter. With the same seed, a smaller part is contained
+    in a larger one.
 
     Args:
       pairs: the split.
-      fraction: in (0, 1]; the number is rounded, and at least one.
-      seed: of the choice.
+      fraction: share of the pairs in (0, 1]; their number is rounded, and at least one.
+      seed: random seed of the selection.
 
     Raises:
       ValueError: the fraction is out of range.
@@ -93,17 +95,21 @@ def subset(pairs: Sequence[Pair], fraction: float, seed: int) -> tuple[Pair, ...
 class Split:
     """A source of records at one size.
 
-    A record holds "image", (H, W, 3) float32 as `PREPROCESSING` makes it; "target", (H, W, ceil(K / 8)) uint8, where
-    bit k % 8 of byte k // 8 is class k, since eight classes a byte are moved eight times as fast; and "classes", K.
-    The transforms of `jaxseg.anatomy.augment` unpack it.
+    A record holds "image", (H, W, 3) float32 as `PREPROCESSING` returns it; "target", (H, W, ceil(K / 8)) uint8, where
+    bit k % 8 of byte k // 8 is class k, which makes copies eight times as fast; and "classes", K. The transforms of
+    `jaxseg.anatomy.augment` unpack it.
 
     Attributes:
-      pairs: picture and target of each record.
-      classes: K, which every target must have.
+      pairs: image and target path of each record.
+      classes: K, the number of classes that every target must have.
       size: H and W.
-      preprocessing: a key of `jaxseg.images.preprocess.PREPROCESSING`, to be stored with the model. "paxray": as the
-        original trains, values in 0..255 normalised as if they were in 0..1. "cxas": values in 0..1 normalised.
-      root: what names of records leave out.
+      preprocessing: a key of `jaxseg.images.preprocess.PREPROCESSING`, which is stored with the model. "paxray": as in
+        the original's training, values from 0 to 255 normalised as if they were from 0 to 1. "cxas": values from 0 to 1
+        normalised.
+      root: folder that the records' names are relative to; None: names are whole paths.
+
+    Raises:
+      ValueError: the size is not two positive numbers, or the preprocessing is unknown.
     """
 
     pairs: tuple[Pair, ...]
@@ -132,25 +138,25 @@ class Split:
         }
 
     def name(self, index: int) -> str:
-        """Returns the picture's path, from the root where that is given."""
+        """Returns the path of a record's image, relative to the root if there is one."""
         path = self.pairs[index][0]
         return printable((path.relative_to(self.root) if self.root else path).as_posix())
 
 
 def read_target(path: Path, classes: int, size: tuple[int, int], picture_size: tuple[int, int]) -> np.ndarray:
-    """Reads masks by memory map, only the pixels that nearest neighbour sampling needs.
+    """Reads masks through a memory map; only the pixels that nearest-neighbour sampling needs are read.
 
     Args:
       path: a `.npy` file, (K, h, w) of bool or of uint8 0 and 1.
       classes: K.
-      size: H and W that are wanted.
-      picture_size: of the picture that the masks belong to; h and w may be others of the same ratio.
+      size: the wanted H and W.
+      picture_size: height and width of the masks' image; h and w may differ from it but have the same ratio.
 
     Returns:
-      (H, W, ceil(K / 8)) uint8, bit k % 8 of byte k // 8 is class k.
+      (H, W, ceil(K / 8)) uint8; bit k % 8 of byte k // 8 is class k.
 
     Raises:
-      ValueError: the file is no such array, is cut short or does not fit the picture.
+      ValueError: the file holds another array, is cut short, or does not fit the image.
       OSError: it cannot be opened.
     """
     try:
@@ -163,7 +169,7 @@ def read_target(path: Path, classes: int, size: tuple[int, int], picture_size: t
     height, width = masks.shape[1:]
     if abs(height * picture_size[1] - width * picture_size[0]) > _STRETCH * height * picture_size[1]:
         sizes = f"{height} x {width}, the picture {picture_size[0]} x {picture_size[1]}"
-        raise ValueError(f"{path.name}: the target has another shape than its picture: it is {sizes}")
+        raise ValueError(f"{path.name}: the target and its picture have different aspect ratios: the target is {sizes}")
     rows, columns = nearest_indices(height, size[0]), nearest_indices(width, size[1])
     planes = np.zeros((-(-classes // 8), *size), np.uint8)
     for k in range(classes):
@@ -217,10 +223,10 @@ def _pairs(root: Path, split: str, entries: Any, problems: list[str]) -> tuple[P
 
 
 def _inside(root: Path, text: str) -> Path | None:
-    """The path that a text names in a folder, links followed; None where it leads out of it or nowhere."""
+    """Returns the path that a text names in a folder, with links resolved; None if it leads outside or nowhere."""
     try:
         path = (root / text).resolve()
-    except (OSError, RuntimeError, ValueError):  # such as a circle of links
+    except (OSError, RuntimeError, ValueError):  # for example a cycle of links
         return None
     return path if path.is_relative_to(root) else None
 
@@ -228,7 +234,7 @@ def _inside(root: Path, text: str) -> Path | None:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # such as a name that is too long
+    except OSError:  # for example a name that is too long
         return False
 
 

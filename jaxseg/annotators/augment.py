@@ -1,4 +1,4 @@
-"""What training does at random to slices with several annotators: turns, mirrors, deformation, grey values."""
+"""Random augmentation of slices with several annotators: rotations, reflections, deformation and grey values."""
 
 import dataclasses
 from typing import Annotated, Any
@@ -11,16 +11,20 @@ from jaxseg.settings import Range, verify
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """The transform of training; image, labels and truth are moved alike. The default is the original's.
+    """The transform for training; image, labels and truth are moved together. The default is the original's.
 
     Attributes:
-      turn: probability of turning by 180 degrees.
-      symmetry: mirror and turn by quarters, to any of the eight positions alike; for square images.
-      rotate: degrees at most.
-      scale: share by which each side is stretched or shrunk at most.
-      contrast: share by which grey values are spread or squeezed round their mean at most.
-      brightness: by how many standard deviations of the image grey values are moved at most.
-      noise: standard deviation at most, in those of the image; that of an example is drawn evenly from 0 on.
+      turn: probability of a rotation by 180 degrees, in [0, 1].
+      symmetry: apply one of the eight rotations and reflections of a square, uniformly; only for square images.
+      rotate: largest angle of a random rotation in degrees, in [0, 180].
+      scale: largest relative change of each side's length, in [0, 1).
+      contrast: largest relative change of the grey values' distance from their mean, in [0, 1).
+      brightness: largest shift of the grey values, in standard deviations of the image.
+      noise: largest standard deviation of the added noise, in standard deviations of the image. That of an example is
+        sampled uniformly from 0 to it.
+
+    Raises:
+      ValueError: a value is out of range.
     """
 
     turn: Annotated[float, Range(0, 1)] = 0.5
@@ -74,5 +78,5 @@ class Augmentation:
 
 
 def with_seed(record: dict[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """The transform of evaluation: adds the "seed" of an image's samples, always the same of one image."""
+    """Returns a record with the "seed" of the image's samples: the transform of evaluation, equal in every epoch."""
     return record | {"seed": rng.integers(2**32, dtype=np.uint32)}

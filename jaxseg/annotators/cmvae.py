@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxseg.annotators.draws import sample_noise
-from jaxseg.annotators.losses import noisy_logits, normalised_matrices
+from jaxseg.annotators.losses import noisy_logits, normalised_matrices, sample_noise
 from jaxseg.nn.layers import BatchNorm, Dtype, Init, conv, linear
 from jaxseg.nn.norms import GroupNorm, PReLU, instance_norm
 from jaxseg.nn.recompute import recomputable

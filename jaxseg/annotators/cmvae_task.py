@@ -15,8 +15,7 @@ from flax import nnx
 from PIL import Image
 
 from jaxseg.annotators.cmvae import CMVAEConfig, drawn
-from jaxseg.annotators.draws import draw_annotator
-from jaxseg.annotators.losses import confusion_vae_loss, kl_schedule, kl_to_standard_normal
+from jaxseg.annotators.losses import confusion_vae_loss, draw_annotator, kl_schedule, kl_to_standard_normal
 from jaxseg.annotators.task import AnnotatorsTask, measures, sheet
 from jaxseg.settings import Range, section
 from jaxseg.training.config.config import Config

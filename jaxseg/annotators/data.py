@@ -1,9 +1,10 @@
 """Slices with several annotators each: the layouts of the LIDC and the MNIST set of learn-vae-noisy-label.
 
-A record is {"image": (H, W, C) float32; "labels": (H, W, A) uint8 of 0 and 1, a place an annotator; "present": (A,)
-bool, the places that have one, the first n; "truth": (H, W) uint8 of 0 and 1}. Absent places are 0.
+A record is a dict: "image", (H, W, C) float32; "labels", (H, W, A) uint8 of 0 and 1, one place per annotator;
+"present", (A,) bool, True for the first n places, which have an annotator; "truth", (H, W) uint8 of 0 and 1. The
+labels of absent annotators are 0.
 
-Source: rCampSemp/learn-vae-noisy-label, whose class lists its folders again for every item.
+Source: rCampSemp/learn-vae-noisy-label, whose dataset class lists its folders again for every item.
 """
 
 import dataclasses
@@ -20,16 +21,15 @@ from jaxseg.images.checks import ImageError, check_size
 from jaxseg.images.tiff import SUFFIXES, read_tiff
 
 SPLITS = ("train", "validate", "test")
-MNIST_ANNOTATORS = ("Over", "Under", "Wrong", "GT")  # the last is the truth, as a fourth and good annotator
+MNIST_ANNOTATORS = ("Over", "Under", "Wrong", "GT")  # the last is the truth, used as a fourth, good annotator
 MEMORY = 2 * 2**30  # bytes
-LIDC_NAME = re.compile(r"pid_(.+)_nod_(\d+)_slice_(\d+)")
 
 _LIDC_FOLDERS = {"image": "scans", "truth": "masks/GT", "labels": "masks/annots"}
 
 
 @dataclasses.dataclass(frozen=True)
 class _Held:
-    """A record in memory, masks at a byte a pixel."""
+    """A record in memory, with one byte per pixel of a mask."""
 
     image: np.ndarray
     labels: np.ndarray
@@ -42,14 +42,14 @@ class _Held:
 
 @dataclasses.dataclass(frozen=True)
 class AnnotatedSlices:
-    """A source of records: a split of one of the two sets. Files are read once, and kept in memory within a limit.
+    """A source of records: one split of one of the two sets. Each file is read once and cached within a memory limit.
 
     Attributes:
-      files: of every record, the paths that `read` takes.
-      read: paths -> image (H, W, C), labels (H, W, n), truth (H, W).
-      annotators: A, the most that a record has.
-      root: what names of records leave out.
-      cache: what is kept.
+      files: for each record, the paths that `read` takes.
+      read: function of the paths that returns image (H, W, C), labels (H, W, n) and truth (H, W).
+      annotators: A, the largest number of annotators of a record.
+      root: folder that the records' names are relative to.
+      cache: the records in memory.
     """
 
     files: tuple[tuple[Path, ...], ...]
@@ -73,24 +73,26 @@ class AnnotatedSlices:
         return {"image": held.image, "labels": labels, "present": present, "truth": held.truth}
 
     def name(self, index: int) -> str:
-        """Returns the path of a record's picture from the root."""
+        """Returns the path of a record's image, relative to the root."""
         return printable(self.files[index][0].relative_to(self.root).as_posix())
 
 
 def lidc_slices(root: str | Path, split: str, *, annotators: int = 4, memory: int = MEMORY) -> AnnotatedSlices:
-    """Indexes a split of the LIDC set: `{split}/scans/*.tif`, `masks/GT` and `masks/annots` with the same names.
+    """Returns a split of the LIDC set: `{split}/scans/*.tif`, with the same names in `masks/GT` and `masks/annots`.
 
-    Images are as stored, each z-scored by its maker; the truth is the annotators' consensus.
+    Images are returned as stored; the set's makers z-scored each of them. The truth is the annotators' consensus.
 
     Args:
       root: folder of the set.
       split: "train", "validate" or "test".
-      annotators: A. A slice that has more is refused when it is read.
-      memory: bytes of records that are kept.
+      annotators: A. Reading a slice with more annotators fails.
+      memory: size limit of the cached records in bytes.
+
+    Returns:
+      The source of records; reading a record raises an ImageError if a file is damaged or the three files do not fit.
 
     Raises:
-      ValueError: the split is unknown, empty, or its three folders do not hold files of the same names. Of a record:
-        ImageError where a file is damaged, or the three do not fit.
+      ValueError: the split is unknown or empty, or its three folders do not hold files of the same names.
       OSError: a folder or file cannot be read.
     """
     root = Path(root)
@@ -105,18 +107,20 @@ def lidc_slices(root: str | Path, split: str, *, annotators: int = 4, memory: in
 def mnist_slices(
     root: str | Path, split: str, *, annotators: tuple[str, ...] = MNIST_ANNOTATORS, memory: int = MEMORY
 ) -> AnnotatedSlices:
-    """Indexes a split of the MNIST set: `{split}/Gaussian/{i}_Gaussian.tif`, and `GT`, `Over`, `Under`, `Wrong` alike.
+    """Returns a split of the MNIST set: `{split}/Gaussian/{i}_Gaussian.tif`, and `GT`, `Over`, `Under`, `Wrong` alike.
 
     Args:
       root: folder of the set.
       split: "train", "validate" or "test".
-      annotators: folders of `MNIST_ANNOTATORS`, in the order of the places. The original's probabilistic U-Net leaves
-        the good one, "GT", out.
-      memory: bytes of records that are kept.
+      annotators: names of `MNIST_ANNOTATORS`, in the order of the places. The original's probabilistic U-Net leaves out
+        the good annotator, "GT".
+      memory: size limit of the cached records in bytes.
+
+    Returns:
+      The source of records; reading a record raises an ImageError if a file is damaged or the files do not fit.
 
     Raises:
       ValueError: the split or an annotator is unknown, the split is empty, or its folders do not hold the same numbers.
-        Of a record: ImageError where a file is damaged, or they do not fit.
       OSError: a folder or file cannot be read.
     """
     root = Path(root)
@@ -124,7 +128,7 @@ def mnist_slices(
     unknown = [name for name in annotators if name not in MNIST_ANNOTATORS]
     if unknown or len(set(annotators)) < len(annotators):
         known = ", ".join(MNIST_ANNOTATORS)
-        raise ValueError(f"annotators must be different ones of {known}, got {', '.join(map(str, annotators))}")
+        raise ValueError(f"annotators must be distinct names of {known}, got {', '.join(map(str, annotators))}")
     folders = ("Gaussian", "GT", *(name for name in annotators if name != "GT"))
     found = {name: _listed(root / split / name, f"_{name}") for name in folders}
     keys = _paired(root / split, {name: set(files) for name, files in found.items()})
@@ -134,35 +138,15 @@ def mnist_slices(
     return AnnotatedSlices(files, _read_mnist, len(annotators), root, Cache(memory))
 
 
-def fill_absent(record: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-    """Fills absent places with repeats of annotators of the slice drawn at random, as the original does.
-
-    Args:
-      record: as of `AnnotatedSlices`.
-      rng: draws with `choice(n, absent)`, with replacement.
-
-    Returns:
-      The record with all places present.
-    """
-    labels, present = record["labels"], record["present"]
-    count = int(present.sum())
-    absent = len(present) - count
-    if not absent:
-        return record
-    own = labels[..., present]
-    repeats = own[..., np.asarray(rng.choice(count, absent))]
-    return {**record, "labels": np.concatenate([own, repeats], -1), "present": np.ones_like(present)}
-
-
 def _check(split: str, annotators: int) -> None:
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}; known: {', '.join(SPLITS)}")
     if annotators < 1:
-        raise ValueError(f"one annotator at least, got {annotators}")
+        raise ValueError(f"there must be at least one annotator, got {annotators}")
 
 
 def _listed(folder: Path, ending: str = "") -> dict[str, Path]:
-    """The TIFF files of a folder by name, without suffix and `ending`."""
+    """Returns the TIFF files of a folder by name, without suffix and `ending`."""
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder")
     found = {}
@@ -176,7 +160,7 @@ def _listed(folder: Path, ending: str = "") -> dict[str, Path]:
 
 
 def _paired(folder: Path, names: dict[str, set[str]]) -> set[str]:
-    """The names that all folders have; ValueError where one lacks some, or there are none."""
+    """Returns the names that all folders have; raises ValueError if a folder lacks one, or there are none."""
     everywhere = set.union(*names.values())
     lacks = [f"{sub} lacks {printable(min(everywhere - have))}" for sub, have in names.items() if everywhere - have]
     if lacks:
@@ -187,7 +171,7 @@ def _paired(folder: Path, names: dict[str, set[str]]) -> set[str]:
 
 
 def _natural(name: str) -> list:
-    """Sorts numbers in names as numbers."""
+    """Returns a sort key that compares the numbers in names as numbers."""
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name)]
 
 
@@ -228,5 +212,5 @@ def _image(path: Path, pixels: np.ndarray) -> np.ndarray:
 
 def _mask(path: Path, mask: np.ndarray) -> np.ndarray:
     if mask.dtype.kind not in "bu" or mask.max() > 1:
-        raise ImageError(f"{path.name}: a mask holds 0 and 1, got {mask.dtype} up to {mask.max():g}")
+        raise ImageError(f"{path.name}: a mask must hold only 0 and 1, got {mask.dtype} up to {mask.max():g}")
     return np.ascontiguousarray(mask, np.uint8)

@@ -1,7 +1,8 @@
-"""How far sets of masks lie from each other: the generalised energy distance under both definitions, and its parts.
+"""Distances between sets of masks: both definitions of the generalised energy distance, and their terms.
 
-All functions take arrays of numpy or of jax, the latter under `jax.jit` and `jax.vmap` too. Masks are (..., N, H, W) of
-bool: N annotations or samples of one image. Distances are 1 - intersection over union, in [0, 1].
+All functions take numpy arrays or JAX arrays; with JAX arrays they also work under `jax.jit` and `jax.vmap`. Masks are
+(..., N, H, W) bool: N annotations or samples of one image. The distance of two masks is 1 - intersection over union,
+in [0, 1].
 """
 
 from typing import Any
@@ -13,16 +14,16 @@ _NAMES = ("distance_to_annotators", "distance_between_samples", "distance_betwee
 
 
 def distances(a: Any, b: Any, *, empty: float = EMPTY_PUBLISHED) -> Any:
-    """Returns the distance of every mask of one set to every mask of another.
+    """Returns the distance of every mask in one set to every mask in another.
 
     Args:
       a: (..., N, H, W) bool.
       b: (..., M, H, W) bool.
-      empty: distance of two empty masks. 0: they agree, as in the published figures; 1: as in the original, whose
-        Jaccard index of them is 0.
+      empty: distance of two empty masks. 0: they agree, as in the published results. 1: as in the original, whose
+        Jaccard index of two empty masks is 0.
 
     Returns:
-      (..., N, M) in [0, 1]: float64 of numpy arrays, float32 of jax's.
+      (..., N, M) in [0, 1]: float64 for numpy arrays, float32 for JAX arrays.
 
     Raises:
       ValueError: the shapes do not fit, or the masks are not bool.
@@ -33,7 +34,7 @@ def distances(a: Any, b: Any, *, empty: float = EMPTY_PUBLISHED) -> Any:
         raise ValueError(f"masks must be bool, got {a.dtype} and {b.dtype}; threshold them first")
     kind = "float64" if isinstance(a, np.ndarray) and isinstance(b, np.ndarray) else "float32"
     a, b = (masks.reshape(*masks.shape[:-2], masks.shape[-2] * masks.shape[-1]).astype(kind) for masks in (a, b))
-    overlap = a @ b.swapaxes(-1, -2)  # (..., N, M); whole numbers below 2^24, so exact
+    overlap = a @ b.swapaxes(-1, -2)  # (..., N, M); integers below 2^24, so exact
     union = a.sum(-1)[..., :, None] + b.sum(-1)[..., None, :] - overlap
     nothing = (union == 0).astype(kind)
     return (1 - overlap / (union + nothing)) * (1 - nothing) + empty * nothing
@@ -42,21 +43,21 @@ def distances(a: Any, b: Any, *, empty: float = EMPTY_PUBLISHED) -> Any:
 def energy_distance_published(annotations: Any, samples: Any, *, present: Any = None) -> Any:
     """Returns the generalised energy distance as published: 2 E d(S, Y) - E d(S, S') - E d(Y, Y').
 
-    The pairs of a mask with itself are in the means, so it is 0 for equal sets and never below, and one annotation or
-    one sample is enough. Two empty masks are at the distance 0.
+    The means include the pairs of a mask with itself. The result is therefore 0 for equal sets and never negative, and
+    one annotation or one sample is enough. The distance of two empty masks is 0.
 
     Args:
       annotations: (..., N, H, W) bool, Y.
       samples: (..., M, H, W) bool, S.
-      present: (..., N) bool, which annotations there are; None: all.
+      present: (..., N) bool, which annotations exist; None: all of them.
 
     Returns:
-      (...) in [0, 2]; NaN where no annotation is present.
+      (...) in [0, 2]; NaN if no annotation is present.
 
     Raises:
-      ValueError: as `distances`; or there is no annotation or no sample, or `present` has another shape.
+      ValueError: as in `distances`; or there is no annotation or no sample, or `present` has another shape.
 
-    Source: Kohl et al. 2018, arXiv:1806.05034, where it is called the squared distance; the distances in it are not.
+    Source: Kohl et al. 2018, arXiv:1806.05034, which calls it the squared distance; its terms are not squared.
     """
     cross, among_samples, among = _means(annotations, samples, present, EMPTY_PUBLISHED, with_itself=True)
     return 2 * cross - among_samples - among
@@ -65,43 +66,44 @@ def energy_distance_published(annotations: Any, samples: Any, *, present: Any = 
 def energy_distance_original(annotations: Any, samples: Any, *, present: Any = None) -> Any:
     """Returns what the original calls the generalised energy distance: it adds what the published one subtracts.
 
-    2 E d(S, Y) + E d(S, S') + E d(Y, Y'), the last two over pairs of different masks, two empty masks at the distance
-    1. Samples that are all alike lower it, so it is for comparison with the original's figures alone.
+    The value is 2 E d(S, Y) + E d(S, S') + E d(Y, Y'). The last two means are over pairs of different masks, and the
+    distance of two empty masks is 1. Identical samples lower it, so use it only to compare with the original's results.
 
     Args:
-      annotations: (..., N, H, W) bool, Y; two at least.
-      samples: (..., M, H, W) bool, S; two at least.
-      present: (..., N) bool, which annotations there are; None: all.
+      annotations: (..., N, H, W) bool, Y; at least two.
+      samples: (..., M, H, W) bool, S; at least two.
+      present: (..., N) bool, which annotations exist; None: all of them.
 
     Returns:
-      (...) in [0, 4]; NaN where fewer than two annotations are present (the original divides by zero there).
+      (...) in [0, 4]; NaN if fewer than two annotations are present (the original divides by zero).
 
     Raises:
-      ValueError: as `energy_distance_published`; or there are fewer than two annotations or samples.
+      ValueError: as in `energy_distance_published`; or there are fewer than two annotations or samples.
 
     Source: rCampSemp/learn-vae-noisy-label.
     """
     for name, masks in (("annotations", annotations), ("samples", samples)):
         if masks.ndim >= 3 and masks.shape[-3] < 2:
-            raise ValueError(f"the original's distance needs two {name} at least, got {masks.shape}")
+            raise ValueError(f"the original's distance needs at least two {name}, got {masks.shape}")
     cross, among_samples, among = _means(annotations, samples, present, EMPTY_ORIGINAL, with_itself=False)
     return 2 * cross + among_samples + among
 
 
 def mean_distances(annotations: Any, samples: Any, *, present: Any = None) -> dict[str, Any]:
-    """Returns how far samples lie from the annotators, and how far both lie from their like.
+    """Returns the mean distances of samples to annotations, between samples, and between annotations.
 
     Args:
       annotations: (..., N, H, W) bool.
       samples: (..., M, H, W) bool.
-      present: (..., N) bool, which annotations there are; None: all.
+      present: (..., N) bool, which annotations exist; None: all of them.
 
     Returns:
-      "distance_to_annotators", "distance_between_samples", "distance_between_annotators": (...) in [0, 1], the last two
-      over pairs of different masks; NaN where there is no pair. Two empty masks are at the distance 0.
+      A dict of "distance_to_annotators", "distance_between_samples" and "distance_between_annotators", each (...) in
+      [0, 1]. The last two are means over pairs of different masks, and NaN if there is no such pair. The distance of
+      two empty masks is 0.
 
     Raises:
-      ValueError: as `energy_distance_published`.
+      ValueError: as in `energy_distance_published`.
     """
     return dict(zip(_NAMES, _means(annotations, samples, present, EMPTY_PUBLISHED, with_itself=False), strict=True))
 
@@ -114,12 +116,12 @@ def dice_original(prediction: Any, truth: Any) -> Any:
       truth: (..., H, W) bool.
 
     Returns:
-      (...) in [0, 1]: float64 of numpy arrays, float32 of jax's.
+      (...) in [0, 1]: float64 for numpy arrays, float32 for JAX arrays.
 
     Raises:
       ValueError: the shapes differ, or the masks are not bool.
 
-    Source: rCampSemp/learn-vae-noisy-label (`seg_score`, whose result is the mean of these).
+    Source: rCampSemp/learn-vae-noisy-label (`seg_score`, which returns the mean of these coefficients).
     """
     if prediction.shape != truth.shape or prediction.ndim < 2:
         raise ValueError(f"masks must have one shape (..., H, W), got {prediction.shape} and {truth.shape}")
@@ -135,7 +137,7 @@ def _means(annotations: Any, samples: Any, present: Any, empty: float, *, with_i
     """Returns the mean distances (...) of samples to annotations, between samples, and between annotations."""
     cross = distances(annotations, samples, empty=empty)
     if 0 in cross.shape[-2:]:
-        raise ValueError(f"one annotation and one sample at least, got {annotations.shape} and {samples.shape}")
+        raise ValueError(f"at least one annotation and one sample are needed, got {annotations.shape}, {samples.shape}")
     if present is not None and present.shape != annotations.shape[:-2]:
         raise ValueError(f"present must be {annotations.shape[:-2]}, got {present.shape}")
     rows = np.ones(annotations.shape[:-2], cross.dtype) if present is None else present.astype(cross.dtype)
@@ -152,5 +154,5 @@ def _means(annotations: Any, samples: Any, present: Any, empty: float, *, with_i
 
 
 def _mean(table: Any, weights: Any) -> Any:
-    with np.errstate(invalid="ignore"):  # no pair: not a number
+    with np.errstate(invalid="ignore"):  # without any pair the mean is NaN
         return (table * weights).sum((-2, -1)) / weights.sum((-2, -1))

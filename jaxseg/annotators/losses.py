@@ -1,7 +1,8 @@
-"""Losses of learning from annotators who disagree: the confusion-matrix VAE's and the probabilistic U-Net's.
+"""Losses for learning from annotators who disagree, and the random choices that training makes.
 
-Logits are (B, H, W, K), confusion matrices (B, H, W, K, K) with the true class in the last axis and the annotated one
-in the axis before it; latent vectors are (B, Z). All results are float32.
+The losses are those of the confusion-matrix VAE and of the probabilistic U-Net. Logits are (B, H, W, K). Confusion
+matrices are (B, H, W, K, K): the last axis is the true class, the axis before it the annotated class. Latent vectors
+are (B, Z). All losses are float32.
 """
 
 from collections.abc import Iterable
@@ -14,27 +15,27 @@ from jaxseg.nn.losses import binary_cross_entropy
 
 SCHEDULES = ("anneal", "cyclic", "constant")
 NORMALISATIONS = ("softmax", "sum")
-_CYCLES, _RISING = 5, 0.5  # cycles in a training, share of each in which the weight rises
+PER = ("sample", "batch")
+_CYCLES, _RISING = 5, 0.5  # number of cycles in a training, share of each cycle in which the factor rises
 
 
 def kl_schedule(kind: str, num_epochs: int, *, ramp_up: float = 0.3) -> np.ndarray:
-    """Returns the factor of the KL term in every epoch.
+    """Returns the factor of the KL term for every epoch.
 
     Args:
-      kind: "anneal": rises evenly from 0, and is 1 from epoch `int(num_epochs * ramp_up)` on. "cyclic": five times
-        over, rises from 0 to 1 in the first half of a fifth of the epochs and stays there; 0 throughout where there are
-        five epochs or fewer, as in the original. "constant": 1.
-      num_epochs: of the training.
-      ramp_up: share of the epochs in which "anneal" rises.
+      kind: "anneal": rises linearly from 0 and is 1 from epoch `int(num_epochs * ramp_up)` on. "cyclic": in each of
+        five equal cycles it rises from 0 to 1 in the first half and stays at 1 in the second; with five epochs or fewer
+        it is always 0, as in the original. "constant": always 1.
+      num_epochs: number of epochs of the training.
+      ramp_up: share of the epochs in which "anneal" rises, in [0, 1].
 
     Returns:
       (num_epochs,) float32 in [0, 1].
 
     Raises:
-      ValueError: the kind is unknown, or a number is impossible.
+      ValueError: the kind is unknown, or a number is out of range.
 
-    Source: rCampSemp/learn-vae-noisy-label, which anneals whatever it is asked. Cycles: Fu et al. 2019,
-    arXiv:1903.10145.
+    Source: rCampSemp/learn-vae-noisy-label, which anneals for every setting. Cycles: Fu et al. 2019, arXiv:1903.10145.
     """
     if kind not in SCHEDULES:
         raise ValueError(f"unknown KL schedule {kind!r}; known: {', '.join(SCHEDULES)}")
@@ -55,12 +56,15 @@ def kl_schedule(kind: str, num_epochs: int, *, ramp_up: float = 0.3) -> np.ndarr
 
 
 def normalised_matrices(matrices: jax.Array, how: str = "softmax") -> jax.Array:
-    """Returns confusion matrices whose columns sum to one: how each true class is annotated.
+    """Returns confusion matrices whose columns sum to one: how often each true class is annotated as each class.
 
     Args:
-      matrices: (..., K, K), not below zero.
-      how: "softmax" over the annotated classes, as the original trains; "sum": divided by their sums, as its scripts
-        sample.
+      matrices: (..., K, K), not negative.
+      how: "softmax" over the annotated classes, as in the original's training; "sum" divides each column by its sum, as
+        in the original's sampling scripts.
+
+    Returns:
+      (..., K, K) matrices.
 
     Raises:
       ValueError: `how` is unknown.
@@ -73,18 +77,21 @@ def normalised_matrices(matrices: jax.Array, how: str = "softmax") -> jax.Array:
 
 
 def noisy_logits(logits: jax.Array, matrices: jax.Array) -> jax.Array:
-    """Returns what annotators would draw: every pixel's confusion matrix times its logits.
+    """Returns the logits of what annotators would draw: at every pixel, the confusion matrix times the logits.
 
     Args:
-      logits: (..., K) of the clean segmentation; logits and not probabilities, as in the original.
+      logits: (..., K) of the clean segmentation. They are logits and not probabilities, as in the original.
       matrices: (..., K, K), normalised.
+
+    Returns:
+      (..., K) logits.
     """
-    # A sum of products is one fused loop; a product of many tiny matrices is not.
+    # A sum of products compiles to one fused loop; a batched product of many tiny matrices does not.
     return (matrices * jnp.expand_dims(logits, -2)).sum(-1)
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Returns the mean cross-entropy of logits (..., K) and class numbers (...) of any dtype."""
+    """Returns the mean cross-entropy of logits (..., K) and class indices (...) of any dtype."""
     if logits.shape[:-1] != labels.shape:
         raise ValueError(f"logits must be (..., K) and labels (...), got {logits.shape} and {labels.shape}")
     chosen = jax.nn.one_hot(labels.astype(jnp.int32), logits.shape[-1], dtype=logits.dtype)
@@ -92,7 +99,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def kl_to_standard_normal(mean: jax.Array, log_variance: jax.Array) -> jax.Array:
-    """Returns the KL divergence of diagonal Gaussians (B, Z) from the standard normal: summed over Z, mean over B."""
+    """Returns the KL divergence of diagonal Gaussians (B, Z) from the standard normal: sum over Z, mean over B."""
     return -0.5 * jnp.mean(jnp.sum(1 + log_variance - mean**2 - jnp.exp(log_variance), axis=-1))
 
 
@@ -110,16 +117,16 @@ def confusion_vae_loss(
 
     Args:
       logits: (B, H, W, K) of the clean segmentation.
-      matrices: (B, H, W, K, K), as the network gives them; normalised here by softmax.
-      mean, log_variance: (B, Z) of the latent vector.
-      labels: (B, H, W) one annotator's class numbers, any dtype.
+      matrices: (B, H, W, K, K), the output of the network; this function normalises them by softmax.
+      mean, log_variance: (B, Z) parameters of the latent vector's distribution.
+      labels: (B, H, W) class indices of one annotator, any dtype.
       kl_weight: the epoch's factor (`kl_schedule`) times beta.
-      kl_twice: the original adds the KL term in its loss and once more in its training loop.
+      kl_twice: count the KL term twice. The original adds it in its loss and again in its training loop.
 
     Returns:
-      The loss, and its parts: "reconstruction" (cross-entropy of the noisy logits and the labels), "segmentation" (of
-      the clean logits and the labels), "pseudo_label" (of the noisy logits and the clean segmentation) and "kl" (with
-      its weight, once).
+      The loss (a scalar) and a dict of its parts: "reconstruction" (cross-entropy of the noisy logits and the labels),
+      "segmentation" (of the clean logits and the labels), "pseudo_label" (of the noisy logits and the clean
+      segmentation) and "kl" (weighted, counted once).
 
     Source: rCampSemp/learn-vae-noisy-label.
     """
@@ -134,14 +141,14 @@ def confusion_vae_loss(
 
 
 def gaussian_kl(mean: jax.Array, log_sigma: jax.Array, other_mean: jax.Array, other_log_sigma: jax.Array) -> jax.Array:
-    """Returns (B,) KL divergences of diagonal Gaussians (B, Z) from others; sigma is the standard deviation."""
+    """Returns the (B,) KL divergences of diagonal Gaussians (B, Z) from other ones; sigma is the standard deviation."""
     ratio = jnp.exp(2 * (log_sigma - other_log_sigma))
     distance = ((mean - other_mean) * jnp.exp(-other_log_sigma)) ** 2
     return 0.5 * jnp.sum(ratio + distance - 1 - 2 * (log_sigma - other_log_sigma), axis=-1)
 
 
 def gaussian_log_prob(z: jax.Array, mean: jax.Array, log_sigma: jax.Array) -> jax.Array:
-    """Returns (B,) logarithms of the density of diagonal Gaussians (B, Z) at `z` (B, Z)."""
+    """Returns the (B,) log densities of diagonal Gaussians (B, Z) at `z` (B, Z)."""
     scaled = (z - mean) * jnp.exp(-log_sigma)
     return -jnp.sum(0.5 * scaled**2 + log_sigma + 0.5 * np.float32(np.log(2 * np.pi)), axis=-1)
 
@@ -159,14 +166,14 @@ def negative_elbo(
 
     Args:
       logits: (B, H, W, K) of the reconstruction.
-      target: (B, H, W, K) one annotator's masks of 0 and 1, any dtype.
-      posterior, prior: means and logarithms of the standard deviations, each (B, Z).
+      target: (B, H, W, K) masks of one annotator, values 0 and 1, any dtype.
+      posterior, prior: means and log standard deviations, each (B, Z).
       beta: weight of the KL divergence.
-      z: (B, Z) the posterior's draw, at which the KL divergence is estimated; None: it is computed exactly.
+      z: (B, Z) samples of the posterior, at which the KL divergence is estimated. None computes it exactly.
 
     Returns:
-      The loss, and its parts: "reconstruction" (binary cross-entropy, a mean over pixels as in the original and not a
-      sum as published) and "kl" (mean over the batch, with its weight).
+      The loss (a scalar) and a dict of its parts: "reconstruction" (binary cross-entropy; the mean over pixels, as in
+      the original, not the published sum) and "kl" (mean over the batch, weighted).
 
     Source: Kohl et al. 2018, arXiv:1806.05034, as in rCampSemp/learn-vae-noisy-label.
     """
@@ -179,14 +186,51 @@ def negative_elbo(
 
 
 def sum_of_norms(arrays: Iterable[jax.Array]) -> jax.Array:
-    """Returns the sum of the L2 norms of arrays: not of their squares, as the original regularises.
+    """Returns the sum of the L2 norms of arrays. The original regularises with the norms, not with their squares.
 
-    The gradient at an array of zeros, such as new biases, is zero as in PyTorch.
+    The gradient at an array of zeros, such as a new bias, is zero as in PyTorch.
     """
     squares = [jnp.sum(array.astype(jnp.float32) ** 2) for array in arrays]
     positive = [square > 0 for square in squares]
-    # The inner choice keeps the root's infinite slope out of the gradient.
+    # The inner `where` keeps the infinite slope of the square root out of the gradient.
     roots = [
         jnp.where(p, jnp.sqrt(jnp.where(p, square, 1.0)), 0.0) for p, square in zip(positive, squares, strict=True)
     ]
     return sum(roots, jnp.zeros((), jnp.float32))
+
+
+def draw_annotator(key: jax.Array, labels: jax.Array, present: jax.Array, *, per: str = "sample") -> jax.Array:
+    """Samples one annotator per example and returns that annotator's mask.
+
+    Args:
+      key: PRNG key.
+      labels: (B, H, W, A) masks of any dtype; masks of absent annotators are ignored.
+      present: (B, A) bool; every example needs at least one annotator.
+      per: "sample": every example samples independently, uniformly among its annotators. "batch": as in the original,
+        one annotator index is sampled for the whole batch. An example without that annotator samples one of its own,
+        which corresponds to the original's padding with repeated annotators.
+
+    Returns:
+      (B, H, W) masks with the dtype of `labels`.
+
+    Raises:
+      ValueError: the shapes do not fit, or `per` is unknown.
+
+    Source: rCampSemp/learn-vae-noisy-label.
+    """
+    if labels.ndim != 4 or present.shape != (labels.shape[0], labels.shape[3]):
+        raise ValueError(f"labels must be (B, H, W, A) and present (B, A), got {labels.shape} and {present.shape}")
+    if per not in PER:
+        raise ValueError(f"per is {per!r}; known: {', '.join(PER)}")
+    labels, present = jnp.asarray(labels), jnp.asarray(present)
+    for_batch, for_samples = jax.random.split(key)
+    own = jax.random.categorical(for_samples, jnp.where(present, 0.0, -jnp.inf), axis=-1)  # (B,)
+    if per == "batch":
+        place = jax.random.randint(for_batch, (), 0, present.shape[1], own.dtype)
+        own = jnp.where(present[:, place], place, own)
+    return jnp.take_along_axis(labels, own[:, None, None, None], axis=3)[..., 0]
+
+
+def sample_noise(key: jax.Array, count: int, length: int) -> jax.Array:
+    """Returns (count, length) standard normal numbers; row i depends only on `jax.random.split(key, count)[i]`."""
+    return jax.vmap(lambda key: jax.random.normal(key, (length,)))(jax.random.split(key, count))

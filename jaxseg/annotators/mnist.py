@@ -1,8 +1,8 @@
-"""Builds a set with noisy annotators from MNIST: digits as the truth, and three annotators who err in their own ways.
+"""Builds a data set with noisy annotators from MNIST: digits as the truth, and three annotators with typical errors.
 
 The layout is that of learn-vae-noisy-label, which `jaxseg.annotators.data.mnist_slices` reads:
-`{train,validate,test}/{Gaussian,GT,Over,Under,Wrong}/{i}_{folder}.tif`; beside it stand quality.csv, a line for every
-digit, and summary.json. The masks are made here; they are like the published ones in their Dice, not in each pixel.
+`{train,validate,test}/{Gaussian,GT,Over,Under,Wrong}/{i}_{folder}.tif`. The set also has quality.csv, with one row per
+digit, and summary.json. The masks are computed here: they match the published ones in their Dice, not pixel by pixel.
 
 Source: LeCun et al. 1998, doi 10.1109/5.726791; rCampSemp/learn-vae-noisy-label.
 """
@@ -26,26 +26,29 @@ from jaxseg.nn.metrics import dice
 
 IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 FOLDERS = ("Gaussian", "GT", "Over", "Under", "Wrong")
-MAX_ITEMS, MAX_SIDE, MAX_BYTES = 2**20, 256, 2**28  # of an idx file
-# Mean and standard deviation of the Dice with the truth, as in the published set.
+MAX_ITEMS, MAX_SIDE, MAX_BYTES = 2**20, 256, 2**28  # limits for an idx file
+# Mean and standard deviation of each annotator's Dice with the truth, as in the published set.
 LEVELS = {"Over": (0.75, 0.04), "Under": (0.48, 0.15), "Wrong": (0.44, 0.10)}
 COLUMNS = ("split", "number", "digit", "source_index", "gt_pixels", "over_dice", "under_dice", "wrong_dice")
 
 _MADE_BY = "prepare mnist"
-_LIMITS = {"Over": (0.6, 0.9), "Under": (0.05, 0.85), "Wrong": (0.2, 0.7)}  # of single masks
+_LIMITS = {"Over": (0.6, 0.9), "Under": (0.05, 0.85), "Wrong": (0.2, 0.7)}  # smallest and largest Dice of one mask
 _TRIES = 24
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What a set is made with, as summary.json keeps it.
+    """The settings of a set, as summary.json keeps them.
 
     Attributes:
-      train, validate, test: numbers of digits. The first two are drawn from MNIST's 60,000 for training, without
-        repeats; the last from its 10,000 for testing.
-      noise: standard deviation of the Gaussian noise on images in [0, 1], which are clipped afterwards. 0.36 gives the
-        background the mean and the spread of the published images.
-      seed: of everything that is drawn.
+      train, validate, test: numbers of digits. The digits of the first two are sampled without replacement from MNIST's
+        60,000 training images, those of the last from its 10,000 test images.
+      noise: standard deviation of the Gaussian noise on images in [0, 1], which are clipped afterwards. With 0.36 the
+        background has the mean and the standard deviation of the published images.
+      seed: random seed of the whole set, at least 0.
+
+    Raises:
+      ValueError: a value is out of range.
     """
 
     train: int = 1000
@@ -56,7 +59,8 @@ class Settings:
 
     def __post_init__(self):
         if min(self.train, self.validate, self.test) < 0 or self.train < 1:
-            raise ValueError(f"at least 1 digit to train and 0 others, got {self.train}, {self.validate}, {self.test}")
+            given = f"{self.train}, {self.validate} and {self.test}"
+            raise ValueError(f"train must be at least 1, validate and test at least 0, got {given}")
         if not 0 <= self.noise <= 10:
             raise ValueError(f"noise must be in [0, 10], got {self.noise}")
         if self.seed < 0:
@@ -64,19 +68,18 @@ class Settings:
 
 
 def prepare_mnist(raw: Path, out: Path, settings: Settings) -> Iterator[str]:
-    """Makes the set, as a whole or not at all; the same files and settings give the same set.
+    """Builds the set; an interrupted run leaves nothing. The same files and settings give the same set.
 
     Args:
-      raw: folder with the four idx files of MNIST, packed with gzip (`.gz`) or not.
-      out: folder of the set, which must not hold anything else; a set that is there is replaced.
-      settings: what it is made with.
+      raw: folder with the four idx files of MNIST, compressed with gzip (`.gz`) or not.
+      out: folder of the set. A set that this function made is replaced; other content is an error.
+      settings: the settings of the set.
 
     Yields:
-      A line for every digit that is done.
+      One line for each finished digit.
 
     Raises:
-      ValueError: a file is missing, damaged or does not fit, there are fewer digits than are asked for, or `out` holds
-        something else.
+      ValueError: a file is missing, damaged or inconsistent, MNIST has too few digits, or `out` holds something else.
       OSError: a file cannot be read or written.
     """
     check_replaceable(out, _MADE_BY)
@@ -99,7 +102,13 @@ def prepare_mnist(raw: Path, out: Path, settings: Settings) -> Iterator[str]:
 
 
 def read_mnist(raw: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Returns "train" and "t10k": images (N, H, W) uint8, and labels (N,) uint8 of 0 to 9.
+    """Reads the four files of MNIST.
+
+    Args:
+      raw: folder with the files.
+
+    Returns:
+      A dict of "train" and "t10k": images, (N, H, W) uint8, and labels, (N,) uint8 from 0 to 9.
 
     Raises:
       ValueError: a file is missing or damaged, or images and labels do not fit.
@@ -108,7 +117,7 @@ def read_mnist(raw: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     paths = {name: next((p for p in (raw / name, raw / f"{name}.gz") if p.is_file()), None) for name in IDX_FILES}
     missing = [name for name, path in paths.items() if path is None]
     if missing:
-        raise ValueError(f"{raw}: has no {', no '.join(missing)} (with or without .gz): MNIST is four files")
+        raise ValueError(f"{raw}: has no {', no '.join(missing)} (with or without .gz): MNIST consists of four files")
     found = {}
     for source in ("train", "t10k"):
         images = read_idx(paths[f"{source}-images-idx3-ubyte"], axes=3)
@@ -121,15 +130,18 @@ def read_mnist(raw: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def read_idx(path: Path, *, axes: int) -> np.ndarray:
-    """Reads an idx file of bytes, unpacking gzip; no more is unpacked than its header announces.
+    """Reads an idx file of bytes, compressed with gzip or not; never decompresses more than its header announces.
 
     Args:
-      path: the file; packed where it begins as gzip does, whatever its name.
-      axes: how many it must have.
+      path: the file. Compression is detected from its first bytes, not from its name.
+      axes: the number of axes that the array must have.
+
+    Returns:
+      The array, uint8.
 
     Raises:
-      ValueError: it is no such file, too large, cut short, or longer than its header says.
-      OSError: it cannot be read.
+      ValueError: the file is not an idx file, too large, cut short, or longer than its header says.
+      OSError: the file cannot be read.
     """
     with path.open("rb") as start:
         packed = start.read(2) == b"\x1f\x8b"
@@ -137,7 +149,7 @@ def read_idx(path: Path, *, axes: int) -> np.ndarray:
         with gzip.open(path) if packed else path.open("rb") as file:
             head = file.read(4 + 4 * axes)
             if head[:4] != bytes([0, 0, 8, axes]) or len(head) < 4 + 4 * axes:
-                raise ValueError(f"{path.name}: no idx file of bytes with {axes} axes")
+                raise ValueError(f"{path.name}: not an idx file of bytes with {axes} axes")
             shape = tuple(int(side) for side in np.frombuffer(head, ">u4", offset=4))
             if not 1 <= shape[0] <= MAX_ITEMS or any(not 1 <= side <= MAX_SIDE for side in shape[1:]):
                 raise ValueError(f"{path.name}: holds {shape}, more than can be read")
@@ -155,16 +167,17 @@ def read_idx(path: Path, *, axes: int) -> np.ndarray:
 def annotate(digit: np.ndarray, rng: np.random.Generator, *, noise: float) -> dict[str, np.ndarray]:
     """Returns a digit as a noisy image, its mask, and the masks of three annotators.
 
-    The truth is every pixel with ink. "Over" is the truth widened, "Under" narrowed, "Wrong" the digit turned, sheared,
-    moved and widened: each to a Dice drawn from `LEVELS`.
+    The truth is every pixel with ink. "Over" is the dilated truth, "Under" the eroded truth, and "Wrong" the digit
+    rotated, sheared, shifted and dilated, each with a Dice that is sampled from `LEVELS`.
 
     Args:
       digit: (H, W) uint8.
-      rng: of all draws.
-      noise: standard deviation of the noise.
+      rng: the random generator.
+      noise: standard deviation of the noise on images in [0, 1].
 
     Returns:
-      "Gaussian", (H, W, 3) float64 in [0, 1] of whole multiples of 1/255; the others (H, W) uint8 of 0 and 1.
+      A dict: "Gaussian", (H, W, 3) float64 in [0, 1] with multiples of 1/255; and "GT", "Over", "Under" and "Wrong",
+      each (H, W) uint8 of 0 and 1.
 
     Raises:
       ValueError: the digit has no ink.
@@ -187,7 +200,7 @@ def annotate(digit: np.ndarray, rng: np.random.Generator, *, noise: float) -> di
 
 
 def _misread(rng: np.random.Generator, truth: np.ndarray, wanted: float) -> np.ndarray:
-    """The mask of another shape than the digit's whose Dice is nearest to the one that is wanted."""
+    """Returns the distorted mask whose Dice with the truth is nearest to `wanted`."""
     move = _distortion(rng, truth)
     best, apart = truth, np.inf
     for strength in np.linspace(0.1, 1, _TRIES):
@@ -199,7 +212,7 @@ def _misread(rng: np.random.Generator, truth: np.ndarray, wanted: float) -> np.n
 
 
 def _distortion(rng: np.random.Generator, truth: np.ndarray) -> Callable[[float], np.ndarray]:
-    """A way to distort a mask: strength in (0, 1] -> mask."""
+    """Returns a random distortion of a mask, as a function of its strength in (0, 1]."""
     angle, shear = rng.choice([-1, 1]) * rng.uniform(0.4, 1.0), rng.uniform(-0.5, 0.5)
     direction, width = rng.normal(size=2), rng.uniform(1.0, 2.0)
     shift = rng.uniform(7, 12) * direction / np.linalg.norm(direction)  # pixels
@@ -216,12 +229,12 @@ def _distortion(rng: np.random.Generator, truth: np.ndarray) -> Callable[[float]
 
 
 def _chosen(available: dict[str, int], settings: Settings) -> dict[str, tuple[str, np.ndarray]]:
-    """split -> (source, indices in it)."""
+    """Returns for each split its source and the indices of its digits in that source."""
     rng = np.random.default_rng(settings.seed)
     wanted = {"train": settings.train + settings.validate, "t10k": settings.test}
     for source, count in wanted.items():
         if count > available[source]:
-            raise ValueError(f"{count} digits are asked for from the {available[source]} of {source}; ask for fewer")
+            raise ValueError(f"{source} has {available[source]} digits, but {count} were asked for; ask for fewer")
     order = {source: rng.permutation(available[source])[:count] for source, count in wanted.items()}
     splits = {
         "train": ("train", order["train"][: settings.train]),

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxseg.annotators.draws import sample_noise
+from jaxseg.annotators.losses import sample_noise
 from jaxseg.nn.layers import Dtype, Init, conv
 from jaxseg.nn.norms import instance_norm
 from jaxseg.nn.recompute import recomputable

@@ -13,8 +13,7 @@ import numpy as np
 from flax import nnx
 from PIL import Image
 
-from jaxseg.annotators.draws import draw_annotator, sample_noise
-from jaxseg.annotators.losses import gaussian_kl, negative_elbo, sum_of_norms
+from jaxseg.annotators.losses import draw_annotator, gaussian_kl, negative_elbo, sample_noise, sum_of_norms
 from jaxseg.annotators.prob_unet import ProbUNetConfig, regularised
 from jaxseg.annotators.prob_unet import draw as latent
 from jaxseg.annotators.task import AnnotatorsTask, measures, sheet

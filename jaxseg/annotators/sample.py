@@ -13,8 +13,8 @@ import numpy as np
 from flax import nnx
 
 from jaxseg.annotators.cmvae import SOURCES, drawn
-from jaxseg.annotators.draws import sample_noise
 from jaxseg.annotators.images import NORMALISE, checked_image, read_image, resized_image, resized_labels
+from jaxseg.annotators.losses import sample_noise
 from jaxseg.card import Card
 from jaxseg.devices import shardings
 from jaxseg.images.checks import ImageError

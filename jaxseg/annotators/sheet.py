@@ -1,4 +1,4 @@
-"""Pictures of sampled masks: the image, its clean mask, the first samples, where they agree, and confusion matrices."""
+"""Sheets of sampled masks: image, clean mask, agreement, entropy, confusion matrices, and the first samples."""
 
 import numpy as np
 from PIL import Image
@@ -8,9 +8,9 @@ from jaxseg.draw.overlay import overlay
 from jaxseg.draw.sheet import contact_sheet
 from jaxseg.palette import palette
 
-_CELL = 256  # pixels
-_LINE = 2  # pixels between the matrices' pictures
-_SEPARATOR = 90  # their grey
+_CELL = 256  # side of a cell in pixels
+_LINE = 2  # pixels between the pictures of the matrices
+_SEPARATOR = 90  # grey value of the pixels between them
 
 
 def samples_sheet(
@@ -24,20 +24,21 @@ def samples_sheet(
     classes: int = 2,
     title: str = "",
 ) -> Image.Image:
-    """Draws one image with its samples, as of `jaxseg.sample`, in two rows.
+    """Draws one image with its samples, as `jaxseg.sample` returns them, in two rows.
 
     Args:
-      image: (H, W, C) finite numbers, stretched from their 1st to their 99th percentile; three channels are colours.
-      clean: (H, W) uint8 classes; 0 is not outlined.
-      masks: (n, H, W) uint8 classes; as many are shown as fit into a row.
-      agreement: (H, W) from 1 / classes, black, to 1, white.
-      entropy: (H, W) bits, from 0, black, to log2(classes), white.
-      confusion: (K, K, H, W) in [0, 1], shown as K x K pictures; None: none.
-      classes: K, two at least.
-      title: begins the caption.
+      image: (H, W, C) finite numbers. Values from the 1st to the 99th percentile are stretched to black to white; three
+        channels are shown as colours.
+      clean: (H, W) uint8 classes; class 0 is not outlined.
+      masks: (n, H, W) uint8 classes; as many are shown as fit into one row.
+      agreement: (H, W), from 1 / classes (black) to 1 (white).
+      entropy: (H, W) in bits, from 0 (black) to log2(classes) (white).
+      confusion: (K, K, H, W) in [0, 1], shown as K x K pictures; None: not shown.
+      classes: K, at least two.
+      title: first words of the caption.
 
     Returns:
-      An RGB picture.
+      An RGB image.
     """
     picture = enlarged(shown_image(image))
     colours = palette(classes - 1)
@@ -60,7 +61,7 @@ def samples_sheet(
         words.append("all samples are empty")
     words += [f"entropy in bits: black 0, white {np.log2(classes):.3g}"]
     if confusion is not None:
-        words.append("confusion matrix: a row an annotated class, a column a true class, from 0; black 0, white 1")
+        words.append("confusion matrix: one row per annotated class, one column per true class; black 0, white 1")
     maps = contact_sheet([list(cells.values())], titles=list(cells), legend=[], cell=_CELL)
     shown = [outlined(mask, 0.35) for mask in masks[: len(cells)]]
     missing = len(cells) - len(shown)
@@ -74,10 +75,10 @@ def samples_sheet(
 
 
 def confusion_picture(confusion: np.ndarray) -> np.ndarray:
-    """Returns confusion matrices as one picture, (K * (H + 2) - 2, K * (W + 2) - 2) uint8; 0 is black, 1 white.
+    """Returns confusion matrices as one picture, (K * (H + 2) - 2, K * (W + 2) - 2) uint8; 0 is black and 1 is white.
 
     Args:
-      confusion: (K, K, H, W) in [0, 1]; the first axis goes down, the second to the right.
+      confusion: (K, K, H, W) in [0, 1]; the first axis is the row of pictures, the second the column.
     """
     rows, columns, height, width = confusion.shape
     size = rows * (height + _LINE) - _LINE, columns * (width + _LINE) - _LINE
@@ -90,21 +91,21 @@ def confusion_picture(confusion: np.ndarray) -> np.ndarray:
 
 
 def grey(values: np.ndarray) -> np.ndarray:
-    """Returns values in [0, 1] as uint8 from 0 to 255; what lies outside is cut."""
+    """Returns values in [0, 1] as uint8 from 0 to 255; values outside are clipped."""
     return np.rint(255 * np.clip(np.asarray(values, np.float64), 0, 1)).astype(np.uint8)
 
 
 def shown_image(image: np.ndarray) -> np.ndarray:
-    """Returns an (H, W, C) image as a picture, (H, W) or of three channels (H, W, 3) uint8."""
+    """Returns an (H, W, C) image as a uint8 picture: (H, W, 3) for three channels, else the mean channel, (H, W)."""
     values = np.asarray(image, np.float64)
     values = values if values.shape[2] == 3 else values.mean(-1)
     low, high = np.percentile(values, (1, 99))
-    if high <= low:  # nearly all is background
+    if high <= low:  # nearly all pixels are background
         low, high = values.min(), values.max()
     return grey((values - low) / (high - low) if high > low else np.zeros_like(values))
 
 
 def enlarged(picture: np.ndarray) -> np.ndarray:
-    """Returns a small picture with each pixel repeated, so that outlines are thin; a large one as it is."""
+    """Returns a small picture with each pixel repeated, so that outlines are thin; large pictures are unchanged."""
     times = max(1, _CELL // max(picture.shape[:2]))
     return picture.repeat(times, axis=0).repeat(times, axis=1)

@@ -1,10 +1,10 @@
-"""Phantom chest X-rays: drawn from formulas, with the anatomy known to the pixel.
+"""Phantom chest X-rays: images computed from formulas, whose anatomy is known for every pixel.
 
-These are phantoms, not anatomy of real X-rays: they exercise and demonstrate the programs, and say nothing about how
-well a model reads patients. Every picture is a frontal view as radiologists hang it: the patient's right on the left.
+The phantoms test and demonstrate the programs. They do not show how well a model segments X-rays of patients. Every
+image is a frontal view in the radiological orientation: the patient's right is on the left.
 
-Lengths are in halves of the shorter image side; x runs to the right and y down from the image's centre, in the
-patient's own (rotated) axes. Shapes are float32 fields, (H, W): about the distance to the outline, positive inside.
+Lengths are in halves of the shorter image side. x runs to the right and y down from the image's centre, in the
+patient's own (rotated) axes. Shapes are float32 fields, (H, W): approximate distances to the outline, positive inside.
 """
 
 from types import SimpleNamespace
@@ -14,9 +14,9 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 CLASSES = ("right lung", "left lung", "heart", "spine", "ribs", "clavicles")
 
-_CANVAS = 512  # pixels of the canvas for lines and letters, which are then looked up at the picture's coordinates
+_CANVAS = 512  # side of the canvas for lines and letters, in pixels; the image samples the canvas
 
-# What differs between patients and pictures, by part: name, lowest and highest value.
+# Parameters that differ between patients and images, by part: name, lowest and highest value.
 _RANGES = {
     "view": {"rotation_deg": (-8, 8), "x": (-0.05, 0.05), "y": (-0.03, 0.03), "scale": (0.92, 1.02)},
     "lung": {"axis": (0.37, 0.40), "width": (0.34, 0.39), "power": (2.2, 2.7), "apex": (-0.76, -0.70)},
@@ -36,26 +36,26 @@ _RANGES = {
     "extra": {"pacemaker": (0, 1), "marker": (0, 1)},
 }
 
-# The pieces of a lung vessel from the hilum outwards: width in pixels of the canvas, length, and pieces that follow.
+# Segments of a lung vessel from the hilum outwards: width in canvas pixels, length, and number of following segments.
 _TWIGS = ((7, 0.07, 1), (5, 0.08, 2), (4, 0.07, 1), (3, 0.07, 2), (2, 0.08, 1), (1, 0.08, 2), (1, 0.10, 1))
 
 
 def draw(seed: int, size: int | tuple[int, int] = 256) -> tuple[np.ndarray, np.ndarray]:
-    """Draws a phantom frontal chest X-ray: a phantom, not the anatomy of a real one.
+    """Draws a phantom frontal chest X-ray.
 
-    The same seed shows the same patient at every size; only the grain of the noise differs. In a picture that is not
-    square the patient fills the shorter side.
+    The same seed shows the same patient at every size; only the noise differs. In an image that is not square, the
+    patient fills the shorter side.
 
     Args:
-      seed: integer >= 0; decides everything but the size.
+      seed: integer >= 0; it determines everything except the size.
       size: side, or (height, width), in pixels, each at least 32.
 
     Returns:
-      (H, W) uint8 picture, dense tissue bright, and (K, H, W) bool masks in the order of CLASSES. Masks overlap: ribs
-      and clavicles lie over lungs, the lungs reach behind the heart.
+      The image, (H, W) uint8, with dense tissue bright, and the masks, (K, H, W) bool, in the order of CLASSES. Masks
+      overlap: ribs and clavicles lie over the lungs, and the lungs extend behind the heart.
 
     Raises:
-      ValueError: the seed is negative or the size is too small or no pair.
+      ValueError: the seed is negative, or the size is too small or not a pair.
     """
     height, width = _height_width(size)
     if seed < 0:
@@ -78,7 +78,7 @@ def _height_width(size) -> tuple[int, int]:
 
 
 def _patient(rng) -> SimpleNamespace:
-    """Returns one number of each range, under names such as `heart_size`."""
+    """Samples one number from each range, under names such as `heart_size`."""
     ranges = {f"{part}_{name}": ends for part, names in _RANGES.items() for name, ends in names.items()}
     return SimpleNamespace(**{name: rng.uniform(*ends) for name, ends in ranges.items()})
 
@@ -93,14 +93,14 @@ def _grid(p, height, width):
 
 
 def _shapes(p, x, y) -> SimpleNamespace:
-    """Returns the field of each organ, positive inside, and a few lengths that the density needs."""
+    """Returns the field of each organ, positive inside, and a few lengths that `_density` needs."""
     f = SimpleNamespace(s=np.abs(x), body=_body(p, x, y))
     f.dome = _dome(p, x, f.s)
     axis = p.lung_axis + 0.03 * y
     far = np.abs((y - 0.35) / (0.35 - p.lung_apex)) ** p.lung_power
     f.wall = (1 - (np.abs((f.s - axis) / p.lung_width) ** p.lung_power + far) ** (1 / p.lung_power)) * 0.4
     f.heart = _heart(p, x, y, f.dome)
-    notch = 0.16 * np.exp(-(((y - 0.36) / 0.24) ** 2))  # the left lung makes room for the heart
+    notch = 0.16 * np.exp(-(((y - 0.36) / 0.24) ** 2))  # the heart displaces the left lung
     f.medial = f.s - p.heart_vessels - np.where(x > 0, notch, 0.2 * notch)
     f.lung = _meet(_meet(f.wall, f.medial, 0.04), (f.dome - y) * 0.8, 0.012)
     f.right_lung, f.left_lung = np.where(x < 0, f.lung, -1), np.where(x > 0, f.lung, -1)
@@ -168,7 +168,7 @@ def _bands(level, spacing, half_width, count):
 
 
 def _density(p, f, x, y, pixel):
-    """Returns what the beam meets at each pixel, -log of the part that passes, (H, W)."""
+    """Returns the absorption at each pixel, -log of the transmitted share of the beam, (H, W)."""
     soft = 0.5 * pixel + 0.004
     body = _round(f.body, 0.35)
     lung = _step(f.wall, soft + 0.004) * _step(f.dome - y, soft + 0.006) * _step(f.medial, 0.05)
@@ -191,7 +191,7 @@ def _density(p, f, x, y, pixel):
 
 
 def _bone_density(p, f, x, y, soft):
-    """Returns the share of the bones: bright rims on ribs and clavicles, vertebrae with discs and pedicles."""
+    """Returns the absorption of the bones: bright rims of ribs and clavicles, vertebrae with discs and pedicles."""
     ribs = _bone(f.back_ribs, soft) + 0.6 * _bone(f.front_ribs, soft) * _step(f.s - 0.42, 0.12)
     ribs = p.rib_white * ribs * _step(0.75 - y, 0.25)
     clavicles = 0.34 * _bone(f.clavicles, soft)
@@ -226,7 +226,7 @@ def _lines(rng, p) -> tuple[Image.Image, Image.Image]:
 
 
 def _grow(rng, pen, x, y, side):
-    """Draws a lung's vessels: from the hilum outwards, every other piece splits in two, thinner and fainter."""
+    """Draws a lung's vessels from the hilum outwards; every other segment splits in two, thinner and fainter."""
     angle = np.array([-1.25, -0.75, -0.2, 0.3, 0.75, 1.25]) + rng.normal(0, 0.12, 6)
     x, y = np.full(6, x), y + 0.10 * np.linspace(-1, 1, 6)
     for width, length, twigs in _TWIGS:
@@ -250,7 +250,7 @@ def _look_up(lines, x, y, pixel, shapes):
 
 
 def _expose(rng, p, density, pixel):
-    """Returns the picture that film and window make of a density, (H, W) uint8."""
+    """Returns the image of a density after film exposure and windowing, (H, W) uint8."""
     dose = 10**p.film_dose
     photons = dose * np.exp(-density)
     photons += np.sqrt(photons) * rng.standard_normal(photons.shape, dtype=np.float32)
@@ -269,7 +269,7 @@ def _expose(rng, p, density, pixel):
 
 
 def _step(field, width):
-    """Returns 0 outside, 1 inside, with a smooth edge of the given half width."""
+    """Returns 0 outside and 1 inside, with a smooth edge of the given half width."""
     t = np.clip(field / (2 * width) + 0.5, 0, 1)
     return t * t * (3 - 2 * t)
 
@@ -281,7 +281,7 @@ def _round(field, depth):
 
 
 def _bone(field, soft):
-    """Returns the look of a long bone: a bright rim of cortex around a lighter inside."""
+    """Returns the appearance of a long bone: a bright rim of cortex around a less dense inside."""
     return _step(field, soft) * (1.15 - 0.35 * _step(field - 0.010, 0.010))
 
 

@@ -1,6 +1,6 @@
-"""Builds data sets out of nothing: phantoms in the layouts that training reads. They are no anatomy of real patients.
+"""Builds data sets of phantoms in the layouts that training reads; they show no real patient.
 
-Kind "annotators": nodule-like blobs with two to four annotators who disagree, in the layout of the LIDC set. Kind
+Kind "annotators": nodule-like shapes with two to four annotators who disagree, in the layout of the LIDC set. Kind
 "xray": phantom chest X-rays with their anatomy, in the layout of PAX-Ray.
 """
 
@@ -19,26 +19,26 @@ from jaxseg.files import atomic_folder
 from jaxseg.images.tiff import write_tiff
 
 KINDS = ("annotators", "xray")
-SLICES = 4  # of a phantom nodule
-MOST = 4  # annotators
+SLICES = 4  # slices per phantom nodule
+MOST = 4  # largest number of annotators
 _MADE_BY = "prepare phantom"
-_UNMARKED = 0.04  # of an annotator's slices, in which he draws nothing; 83 of 2,319 in the LIDC set
+_UNMARKED = 0.04  # share of an annotator's masks that are empty; it is 83 of 2,319 in the LIDC set
 
 
 def prepare_phantoms(
     kind: str, out: Path, counts: Mapping[str, int], *, seed: int = 0, size: int = 64
 ) -> Iterator[str]:
-    """Makes a set, as a whole or not at all; the same options give the same set, and no phantom is in two splits.
+    """Builds a set; an interrupted run leaves nothing. The same options give the same set; no phantom is in two splits.
 
     Args:
       kind: one of `KINDS`.
-      out: folder of the set; one that this function made is replaced.
-      counts: "train", "validate", "test" -> how many nodules (of `SLICES` slices each) or X-rays.
-      seed: of the first phantom; the others follow it.
-      size: side in pixels, at least 32.
+      out: folder of the set; a set that this function made is replaced.
+      counts: number of nodules (of `SLICES` slices each) or X-rays for "train", "validate" and "test".
+      seed: seed of the first phantom; the seeds of the others follow it.
+      size: side in pixels, from 32 to 2048.
 
     Yields:
-      A line for every phantom that is done.
+      One line for each finished phantom.
 
     Raises:
       ValueError: an option is impossible, or the folder holds something else.
@@ -47,7 +47,7 @@ def prepare_phantoms(
     if kind not in KINDS:
         raise ValueError(f"kind is {kind!r}; known: {', '.join(KINDS)}")
     if set(counts) - {"train", "validate", "test"} or min(counts.values(), default=0) < 0 or counts.get("train", 0) < 1:
-        raise ValueError(f"at least 1 phantom to train and 0 others, got {dict(counts)}")
+        raise ValueError(f"train must be at least 1, validate and test at least 0, got {dict(counts)}")
     if seed < 0 or not 32 <= size <= 2048:
         raise ValueError(f"the seed must be at least 0 and the size from 32 to 2048, got {seed} and {size}")
     check_replaceable(out, _MADE_BY)
@@ -60,18 +60,18 @@ def prepare_phantoms(
 
 
 def draw_nodule(seed: int, size: int = 64) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draws the slices of a phantom nodule and what its annotators outline: a phantom, not a real one.
+    """Draws the slices of a phantom nodule and its annotators' masks.
 
-    Every annotator draws a little wider or narrower than the nodule, with a hand of his own, and now and then leaves a
-    slice out.
+    Each annotator draws a slightly larger or smaller shape than the nodule, with a personal outline, and sometimes
+    leaves a slice out.
 
     Args:
-      seed: integer >= 0; decides everything but the size.
-      size: S.
+      seed: integer >= 0; it determines everything except the size.
+      size: S, side in pixels.
 
     Returns:
-      (SLICES, S, S) float64 images, about Hounsfield units; (SLICES, S, S, n) bool, n from 2 to 4; and (SLICES, S, S)
-      bool, the nodule itself.
+      Images, (SLICES, S, S) float64, roughly in Hounsfield units; the annotators' masks, (SLICES, S, S, n) bool, with n
+      from 2 to 4; and the nodule itself, (SLICES, S, S) bool.
     """
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:size, :size] - (size - 1) / 2
@@ -96,13 +96,13 @@ def draw_nodule(seed: int, size: int = 64) -> tuple[np.ndarray, np.ndarray, np.n
 
 
 def _wave(rng: np.random.Generator, angle: np.ndarray, height: float) -> np.ndarray:
-    """A factor near 1 that changes with the angle, as an outline by hand does."""
+    """Returns a factor near 1 that varies with the angle, as in an outline drawn by hand."""
     waves = sum(rng.normal() / k * np.cos(k * angle + rng.uniform(0, 2 * np.pi)) for k in range(2, 6))
     return np.clip(1 + height * waves, 0.6, 1.4)
 
 
 def _lung(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Lung with noise and a few vessels."""
+    """Returns lung tissue with noise and a few vessels, (size, size) float64."""
     vessels = np.zeros((size, size))
     for _ in range(rng.integers(2, 6)):
         start, direction = rng.uniform(0, size, 2), rng.normal(size=2)

@@ -1,6 +1,6 @@
 """Reads and writes the small uncompressed TIFF files in which slices with several annotators are published.
 
-Needs tifffile (extra `tiff`): Pillow cannot open 64-bit floats, and inverts the bits of these masks.
+It needs tifffile (extra `tiff`): Pillow cannot open 64-bit floats, and inverts the bits of these masks.
 """
 
 import importlib
@@ -19,29 +19,30 @@ _MAX_AXES = 4
 
 
 def read_tiff(path: str | Path) -> np.ndarray:
-    """Reads the one array that a TIFF file holds, in the shape that its writer gave it.
+    """Reads a TIFF file that holds one array, in the shape that its writer gave it.
 
-    The pages of a file and what they say of themselves are held against the file's size before any pixel is read, and
-    compressed files are refused, so that no file can ask for more memory than it takes itself (eight times that for
-    masks, which are stored at a bit a pixel).
+    The declared sizes of all pages are compared with the size of the file before any pixel is read, and compressed
+    files are refused. A file can therefore not request more memory than its own size (eight times its size for masks,
+    which are stored with one bit per pixel).
 
     Args:
       path: the file.
 
     Returns:
-      An array of one to four axes in native byte order: bool where a pixel has a bit, else whole or floating-point
-      numbers, such as (1, 64, 64) float64, (1, 64, 64, A) bool, (28, 28, 3) float64 or (28, 28) uint8.
+      An array with one to four axes in native byte order: bool for files with one bit per pixel, else integers or
+      floating-point numbers; for example (1, 64, 64) float64, (1, 64, 64, A) bool, (28, 28, 3) float64 or (28, 28)
+      uint8.
 
     Raises:
-      ImageError: the file is no TIFF, compressed, too large, cut short, holds several arrays, or is damaged; or
-        tifffile is not installed.
+      ImageError: the file is not a TIFF file, is compressed, too large, cut short or damaged, or holds several arrays;
+        or tifffile is not installed.
       OSError: the file cannot be read.
     """
     path = Path(path)
     tifffile = _tifffile()
     size = path.stat().st_size
     if not path.is_file():
-        raise ImageError(f"{path.name}: is no file")
+        raise ImageError(f"{path.name}: is not a file")
     try:
         with tifffile.TiffFile(path) as file:
             series = _checked(tifffile, file, size)
@@ -64,11 +65,11 @@ def write_tiff(path: Path, array: np.ndarray) -> None:
     """Writes an array as the published files are written: uncompressed, little-endian, its shape in the description.
 
     Args:
-      path: ends in .tif or .tiff; a file there is replaced as a whole.
-      array: of bool (a bit a pixel), uint8, uint16, int16, int32, float32 or float64, with two to four axes.
+      path: the file, ending in .tif or .tiff; an existing file is replaced atomically.
+      array: bool (stored with one bit per pixel), uint8, uint16, int16, int32, float32 or float64, two to four axes.
 
     Raises:
-      ValueError: the suffix, the type or the shape is another; or tifffile is not installed.
+      ValueError: the suffix, the type or the shape is not allowed; or tifffile is not installed.
       OSError: the file cannot be written.
     """
     if path.suffix.lower() not in SUFFIXES:
@@ -90,7 +91,7 @@ def _tifffile() -> ModuleType:
 
 
 def _checked(tifffile: ModuleType, file, size: int):
-    """The one series of a file, whose pixels are all in the file."""
+    """Returns the only series of a file, after checking that the file holds all its pixels."""
     if len(file.pages) > MAX_PAGES:
         raise ImageError(f"has {len(file.pages)} pages; at most {MAX_PAGES} can be read")
     if len(file.series) != 1:
@@ -98,7 +99,7 @@ def _checked(tifffile: ModuleType, file, size: int):
     series = file.series[0]
     shape, dtype = tuple(series.shape), series.dtype
     if dtype is None or dtype.kind not in "biuf" or not 1 <= len(shape) <= _MAX_AXES:
-        raise ImageError(f"holds {shape} {dtype}; whole or floating-point numbers of one to four axes can be read")
+        raise ImageError(f"holds {shape} {dtype}; integers or floating-point numbers with one to four axes can be read")
     count = math.prod(shape)
     if not 1 <= count <= MAX_PIXELS:
         raise ImageError(f"holds {shape}; between 1 and {MAX_PIXELS:,} values can be read")

@@ -1,4 +1,4 @@
-"""Masks of a folder as training data: pictures and `.npy` files at one size, as Post-DAE reads them.
+"""A folder of masks as training data: PNG, JPEG and `.npy` files resized to one size, as Post-DAE reads them.
 
 A record is {"mask": (H, W, C) float32 in [0, 1]}.
 
@@ -21,32 +21,32 @@ from jaxseg.nn.indices import bilinear_array
 
 GREY = ("soft", "threshold")
 SPLITS = ("disjoint", "original")
-_DARK, _BRIGHT = 32, 223  # what a lossy mask stays out of, but at its edges
+_DARK, _BRIGHT = 32, 223  # the grey values between these occur in a lossy mask only at its edges
 
 
 @dataclasses.dataclass(frozen=True)
 class MaskFolder:
     """A source of records: the masks of a folder.
 
-    Pictures have one channel, their brightness; `.npy` files hold (H, W) for one channel or (C, H, W), of bool or
-    whole numbers, 0 and 1 or 0 and 255. Masks are resized bilinearly without antialiasing, so their edges become soft
-    where the size changes.
+    PNG and JPEG files have one channel, their brightness. `.npy` files hold (H, W) for one channel, or (C, H, W); they
+    are bool or integers, 0 and 1 or 0 and 255. Masks are resized bilinearly without antialiasing, so edges become soft
+    if the size changes.
 
     Attributes:
       root: the folder.
       size: H and W of the records.
-      channels: C, which every file must have.
-      grey: what becomes of values between black and white. "soft": they are kept, divided by 255, as the original
-        does; a picture with more than a quarter of them is no mask and is refused. "threshold": pictures are cut at
-        127 before they are resized, whatever they show.
-      files: the masks. None: all png, jpg and npy files of the folder itself, by name; what is in folders of it, and
-        files whose names begin with a dot, are not among them.
-      ignored: how many entries of the folder are none of these; counted where `files` is not given.
-      blank: empty and full masks are records too: what a segmenter made is measured whatever it is.
+      channels: C, the number of channels that every file must have.
+      grey: treatment of values between black and white. "soft": they are kept and divided by 255, as in the original;
+        an image in which more than a quarter of the pixels are grey is not a mask and is refused. "threshold": images
+        are thresholded at 127 before they are resized, whatever they show.
+      files: the masks. None: all png, jpg and npy files in the folder, sorted by name, without sub-folders and without
+        files whose names begin with a dot.
+      ignored: number of entries of the folder that are not masks; counted if `files` is not given.
+      blank: accept empty and full masks. They have no shape to learn, but a segmenter's results are scored with them.
 
     Raises:
-      ValueError: the folder holds no mask, or an option is impossible; of a record: its file is damaged, too large,
-        has other channels, is no mask, or is empty or full without `blank`: it has no shape to be learnt.
+      ValueError: the folder holds no mask, or an option is impossible. Reading a record raises it if the file is
+        damaged, too large or not a mask, has other channels, or is empty or full without `blank`.
       OSError: the folder or a file cannot be read.
     """
 
@@ -70,8 +70,8 @@ class MaskFolder:
             files = tuple(path for path in entries if _is_mask(path))
             if not files:
                 raise ValueError(
-                    f"{self.root}: none of its {len(entries)} entries is a mask; give the folder that holds the png, "
-                    "jpg or npy files themselves"
+                    f"{self.root}: none of its {len(entries)} entries is a mask; name the folder that holds the png, "
+                    "jpg or npy files itself"
                 )
             object.__setattr__(self, "files", files)
             object.__setattr__(self, "ignored", len(entries) - len(files))
@@ -81,9 +81,9 @@ class MaskFolder:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         path = self.files[index]
-        stack = open_masks(path)  # looks at the header alone: size, type, damage
+        stack = open_masks(path)  # reads only the header: size, type, damage
         if stack.count != self.channels:
-            raise ImageError(f"{path.name}: has {stack.count} channels; masks with {self.channels} were asked for")
+            raise ImageError(f"{path.name}: has {stack.count} channels; the setting is {self.channels}")
         if path.suffix.lower() == ".npy":
             masks = stack.read(range(stack.count))
         else:
@@ -101,16 +101,18 @@ class MaskFolder:
     def split(
         self, *, train_fraction: float = 0.8, seed: int = 0, split: str = "disjoint"
     ) -> tuple["MaskFolder", "MaskFolder"]:
-        """Returns the sources of training and of validation.
+        """Returns the sources for training and validation.
 
         Args:
-          train_fraction: of the files, in (0, 1); their number is rounded down.
-          seed: of the choice; it hangs on the files' names alone, not on the order in which the system lists them.
-          split: "disjoint": validation has the files that training has not. "original": as the original splits, and
-            not for measuring: training is a random choice of all files, validation the last of their list, so that
-            most masks of validation are trained on too. Of the original's own splits only this and the numbers of files
-            can be had again: its choice had no seed, and its list was in the order of its file system; here it is in
-            that of the names.
+          train_fraction: share of the files for training, in (0, 1); the number of files is rounded down.
+          seed: random seed of the split, which depends only on the seed and the files' names.
+          split: "disjoint": validation has the files that training does not have. "original": as the original splits;
+            do not evaluate with it. Training is a random selection of all files and validation the last files of the
+            list, so most validation masks are also trained on. The original's exact splits cannot be reproduced: its
+            selection had no seed, and its list was in the order of the file system. Here the list is sorted by name.
+
+        Returns:
+          The two sources.
 
         Raises:
           ValueError: an option is impossible, or one of the two would be empty.
@@ -122,7 +124,7 @@ class MaskFolder:
         count = math.floor(train_fraction * len(self))
         if not 0 < count < len(self):
             raise ValueError(
-                f"{len(self)} masks cannot be split into {train_fraction:g} of them and the rest; add masks"
+                f"{len(self)} masks cannot be split into a share of {train_fraction:g} and the rest; add masks"
             )
         order = np.random.default_rng(seed).permutation(len(self))
         rest = order[count:] if split == "disjoint" else np.arange(count, len(self))
@@ -133,7 +135,7 @@ class MaskFolder:
 
 
 def as_read(record: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-    """The transform of masks: none, since they are corrupted on the device (`jaxseg.post_dae.corrupt`)."""
+    """Returns the record unchanged: masks are corrupted on the device (`jaxseg.post_dae.corrupt`)."""
     return record
 
 
@@ -142,7 +144,7 @@ def _is_mask(path: Path) -> bool:
 
 
 def _read_picture(path: Path, *, threshold: bool) -> np.ndarray:
-    """Returns the brightness of a picture that was opened before, (H, W) uint8 of 0 to 255, or where it is cut bool."""
+    """Returns the brightness of an image file, (H, W) uint8 from 0 to 255, or (H, W) bool if it is thresholded."""
     try:
         with Image.open(path, formats=("PNG", "JPEG")) as image:
             image.info.pop("transparency", None)
@@ -154,7 +156,7 @@ def _read_picture(path: Path, *, threshold: bool) -> np.ndarray:
             raise
         raise ImageError(f"{path.name}: damaged picture ({error})") from None
     top = int(pixels.max())
-    if top == 1:  # a mask of 0 and 1, which the original takes for a black one
+    if top == 1:  # a mask of 0 and 1, which the original treats as black
         return pixels > 0
     if 0 < top <= 127:
         raise ImageError(f"{path.name}: has values up to {top}: a mask has 0 and 255, or 0 and 1")
@@ -166,5 +168,5 @@ def _read_picture(path: Path, *, threshold: bool) -> np.ndarray:
 
 
 def _fitted(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Returns a bool mask, or uint8 of 0 to 255, resized, float32 in [0, 1]."""
+    """Resizes a mask, bool or uint8 from 0 to 255, to float32 in [0, 1]."""
     return bilinear_array(mask, size) / np.float32(1 if mask.dtype == bool else 255)

@@ -1,7 +1,7 @@
-"""Random smooth deformations of masks, on the device: what makes few masks into more to train on.
+"""Random smooth deformations of masks, on the device, which augment a small set of training masks.
 
-As with corruptions, one function draws what is to be done, from a key first; one does it, and draws nothing. Lengths
-are in half sides of the image: a shift of 0.1 moves a mask by a twentieth of the side.
+As with the corruptions, one function samples the parameters from a key, and another applies them deterministically.
+Lengths are in half sides of the image: a shift of 0.1 moves a mask by a twentieth of the side.
 """
 
 from typing import NamedTuple
@@ -11,14 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.interpolate import CubicSpline
 
-KNOTS = 5  # a row and a column, of the elastic part
-_SOFTEST, _HARDEST = 0.99, 0.05  # what a step of 1 at an edge becomes in `sharpen`, as a share of it
+KNOTS = 5  # knots per row and per column of the elastic deformation
+_SOFTEST, _HARDEST = 0.99, 0.05  # in `sharpen`, widths of an edge relative to its old width
 
 
 class Warp(NamedTuple):
-    """Where each pixel of an answer comes from: (B, 2, 2) minus identity, (B, 2) shift, (B, 2, 5, 5) of the knots.
+    """Source position of each pixel of the result, relative to the pixel; all zeros move nothing.
 
-    Rows come before columns; all are 0 where nothing moves.
+    Row components come before column components.
+
+    Attributes:
+      matrix: (B, 2, 2), the linear map minus the identity.
+      shift: (B, 2) in half sides.
+      knots: (B, 2, 5, 5), the shifts at the knots in half sides.
     """
 
     matrix: jax.Array
@@ -27,16 +32,17 @@ class Warp(NamedTuple):
 
 
 def warp(key: jax.Array, masks: jax.Array, *, affine: float, elastic: float) -> jax.Array:
-    """Returns masks, each deformed by a draw of its own, with edges of a random softness.
+    """Deforms each mask by a random deformation of its own, and gives its edges a random softness.
 
     Args:
-      key: of all draws.
+      key: PRNG key.
       masks: (B, H, W, C) in [0, 1].
-      affine: the most of a rotation (radians), of a shear and of the change of each scale; shifts go up to half of it.
-      elastic: standard deviation of the shifts at 5 x 5 knots, between which they are smooth.
+      affine: largest rotation (radians), shear, and relative change of each scale. The largest shift is half of it, in
+        half sides.
+      elastic: standard deviation of the shifts at 5 x 5 knots, in half sides; they are interpolated smoothly.
 
     Returns:
-      The same shape, float32 in [0, 1]; what comes from beyond the image is 0. Where both strengths are 0, `masks`.
+      (B, H, W, C) float32 in [0, 1]; pixels from outside the image are 0. If both strengths are 0, `masks` itself.
     """
     if not affine and not elastic:
         return masks
@@ -46,19 +52,19 @@ def warp(key: jax.Array, masks: jax.Array, *, affine: float, elastic: float) -> 
 
 
 def draw_warp(key: jax.Array, count: int, *, affine: float, elastic: float) -> Warp:
-    """Draws `count` deformations of the strengths that `warp` explains."""
+    """Samples `count` deformations; `affine` and `elastic` are the strengths of `warp`."""
     for_numbers, for_knots = jax.random.split(key)
-    drawn = affine * jax.random.uniform(for_numbers, (6, count), minval=-1, maxval=1)
-    angle, shear, *scales = drawn[:4]
+    numbers = affine * jax.random.uniform(for_numbers, (6, count), minval=-1, maxval=1)
+    angle, shear, *scales = numbers[:4]
     sine, cosine = jnp.sin(angle), jnp.cos(angle)
     first = jnp.stack([(1 + scales[0]) * cosine - 1, shear - sine], -1)
     second = jnp.stack([sine, (1 + scales[1]) * cosine - 1], -1)
     knots = elastic * jax.random.normal(for_knots, (count, 2, KNOTS, KNOTS))
-    return Warp(jnp.stack([first, second], -2), drawn[4:].T / 2, knots)
+    return Warp(jnp.stack([first, second], -2), numbers[4:].T / 2, knots)
 
 
 def apply_warp(masks: jax.Array, how: Warp) -> jax.Array:
-    """Returns (B, H, W, C) masks deformed, interpolated bilinearly; 0 comes from beyond the image. float32."""
+    """Returns deformed masks, (B, H, W, C) float32, interpolated bilinearly; pixels from outside the image are 0."""
     height, width = masks.shape[1:3]
     rows, columns = (np.linspace(-1, 1, side) for side in (height, width))
     grid = jnp.asarray(np.stack(np.meshgrid(rows, columns, indexing="ij")), jnp.float32)
@@ -66,7 +72,7 @@ def apply_warp(masks: jax.Array, how: Warp) -> jax.Array:
     offsets = jnp.einsum("bij,jhw->bihw", how.matrix, grid, precision="highest")
     offsets += how.shift[:, :, None, None] + jnp.einsum("hk,bikl,wl->bihw", down, how.knots, across)
     half_sides = jnp.asarray([(height - 1) / 2, (width - 1) / 2], jnp.float32)
-    pixels = jnp.asarray(np.indices((height, width)), jnp.float32)  # so that an offset of 0 moves nothing at all
+    pixels = jnp.asarray(np.indices((height, width)), jnp.float32)  # exact, so that an offset of 0 moves nothing
     places = pixels[None] + offsets * half_sides[None, :, None, None]
 
     def one(mask: jax.Array, places: jax.Array) -> jax.Array:
@@ -76,19 +82,22 @@ def apply_warp(masks: jax.Array, how: Warp) -> jax.Array:
     return jnp.clip(jax.vmap(over_channels)(masks.astype(jnp.float32), places), 0, 1)
 
 
-def sharpen(masks: jax.Array, drawn: jax.Array) -> jax.Array:
-    """Returns (B, H, W, C) masks with steeper edges, each of its own steepness; what is 0 or 1 stays so.
+def sharpen(masks: jax.Array, softness: jax.Array) -> jax.Array:
+    """Returns masks with steeper edges; values of 0 and 1 do not change.
 
-    Also what interpolation made of 1, and is a little less: corruptions find their borders by it.
+    Values that interpolation left slightly below 1 become 1 again, because the corruptions find borders by that value.
 
     Args:
-      masks: in [0, 1].
-      drawn: (B,) in [0, 1): 0 makes edges of hardly a pixel, 1 leaves them nearly as they are.
+      masks: (B, H, W, C) in [0, 1].
+      softness: (B,) in [0, 1): 0 makes edges about one pixel wide, values near 1 leave them almost unchanged.
+
+    Returns:
+      (B, H, W, C) in [0, 1].
     """
-    share = _HARDEST + (_SOFTEST - _HARDEST) * drawn[:, None, None, None]
+    share = _HARDEST + (_SOFTEST - _HARDEST) * softness[:, None, None, None]
     return jnp.clip((masks - 0.5) / share + 0.5, 0, 1)
 
 
 def _between(places: np.ndarray) -> np.ndarray:
-    """Returns (N, 5) weights of the knots, spread evenly over [-1, 1], at N places: those of a natural cubic spline."""
+    """Returns the (N, 5) weights of knots evenly spaced in [-1, 1] at N places, for a natural cubic spline."""
     return CubicSpline(np.linspace(-1, 1, KNOTS), np.eye(KNOTS), bc_type="natural")(places)

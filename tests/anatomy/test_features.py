@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from phantoms import GOLDEN, NAMES, phantom
+from measurements import GOLDEN, NAMES, phantom
 from PIL import Image
 
 from jaxseg.anatomy.measure.features import FEATURES, classes_for, find, find_all, measure

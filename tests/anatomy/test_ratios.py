@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from phantoms import GOLDEN, NAMES, phantom
+from measurements import GOLDEN, NAMES, phantom
 
 from jaxseg.anatomy.measure.ratios import (
     CTR_CLASSES,

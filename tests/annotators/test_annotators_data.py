@@ -1,7 +1,6 @@
-"""Slices with several annotators: the two layouts, padding, and who is drawn."""
+"""Slices with several annotators: the two layouts, padding, and the choice of an annotator."""
 
 import pickle
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -9,8 +8,8 @@ import pytest
 import tifffile
 from annotator_files import save_lidc, save_mnist
 
-from jaxseg.annotators.data import fill_absent, lidc_slices, mnist_slices
-from jaxseg.annotators.draws import draw_annotator
+from jaxseg.annotators.data import lidc_slices, mnist_slices
+from jaxseg.annotators.losses import draw_annotator
 from jaxseg.images.checks import ImageError
 from jaxseg.images.tiff import write_tiff
 from jaxseg.training.batches import evaluation_batches
@@ -18,7 +17,7 @@ from jaxseg.training.batches import evaluation_batches
 RNG = np.random.default_rng
 
 
-def test_the_lidc_sample_reads_as_its_readme_says(shared):
+def test_the_lidc_sample_matches_its_readme(shared):
     source = lidc_slices(shared / "data" / "lidc", "validate")
     assert len(source) == 114
     records = [source[i] for i in range(len(source))]
@@ -38,15 +37,18 @@ def test_the_lidc_sample_reads_as_its_readme_says(shared):
     np.testing.assert_array_equal(tifffile.imread(path)[0], source[3]["labels"][..., source[3]["present"]])
 
 
-def test_the_mnist_sample_reads_as_its_readme_says(shared):
+def test_the_mnist_sample_matches_its_readme(shared):
     source = mnist_slices(shared / "data" / "mnist", "validate")
-    assert (len(source), source.name(2)) == (21, "validate/Gaussian/2_Gaussian.tif")  # not 10, as texts sort
+    assert (len(source), source.name(2)) == (
+        21,
+        "validate/Gaussian/2_Gaussian.tif",
+    )  # 2 before 10
     record = source[2]
     assert (record["image"].shape, record["image"].dtype) == ((28, 28, 3), np.float32)
     assert record["present"].all()
     np.testing.assert_array_equal(record["labels"][..., 3], record["truth"])
-    assert (record["labels"][..., 0] >= record["truth"]).all()  # Over holds the truth
-    assert (record["labels"][..., 1] <= record["truth"]).all()  # Under lies in it
+    assert (record["labels"][..., 0] >= record["truth"]).all()  # Over contains the truth
+    assert (record["labels"][..., 1] <= record["truth"]).all()  # Under is inside it
     bad = mnist_slices(shared / "data" / "mnist", "validate", annotators=("Over", "Under", "Wrong"))
     np.testing.assert_array_equal(bad[2]["labels"], record["labels"][..., :3])
 
@@ -73,38 +75,39 @@ def test_files_are_listed_and_read_once_and_the_source_can_be_pickled(tmp_path):
         lidc_slices(tmp_path, "train", memory=0).__class__(source.files, source.read, 4, tmp_path)[0]
 
 
-def test_what_is_handed_out_does_not_change_what_is_kept(tmp_path):
+def test_changing_a_returned_record_does_not_change_the_cache(tmp_path):
     save_lidc(tmp_path)
     source = lidc_slices(tmp_path, "train")
     source[0]["labels"][:] = 7
     assert source[0]["labels"].max() == 1
 
 
-def test_repeats_fill_absent_places_as_the_original_pads(kit):
-    entry, arrays = kit.golden("metrics/lidc_collate")
-    calls, answers = [], iter(entry["params"]["choice_returned"])
-    rng = SimpleNamespace(choice=lambda *given: calls.append(list(given)) or np.array(next(answers)))
+def test_sampled_annotators_are_among_those_that_the_original_pads_with(kit):
+    _, arrays = kit.golden("metrics/lidc_collate")
+    labels, present = np.zeros((3, 8, 8, 4), np.uint8), np.zeros((3, 4), bool)
     for i in range(3):
         masks = kit.input("metrics/lidc_collate", f"annot{i}")[0].astype(np.uint8)  # (n, H, W)
-        labels = np.zeros((8, 8, 4), np.uint8)
-        labels[..., : len(masks)] = masks.transpose(1, 2, 0)
-        filled = fill_absent({"labels": labels, "present": np.arange(4) < len(masks)}, rng)
-        assert filled["present"].all()
-        np.testing.assert_array_equal(filled["labels"], arrays["annots"][i, 0])
-    assert calls == entry["params"]["choice_calls"]
+        labels[i, ..., : len(masks)] = masks.transpose(1, 2, 0)
+        present[i, : len(masks)] = True
+        np.testing.assert_array_equal(arrays["annots"][i, 0][..., : len(masks)], labels[i, ..., : len(masks)])
+    sampled = jax.jit(jax.vmap(lambda key: draw_annotator(key, labels, present, per="batch")))
+    for masks in np.asarray(sampled(jax.random.split(jax.random.key(0), 50))):
+        for i, mask in enumerate(masks):
+            padded = arrays["annots"][i, 0].transpose(2, 0, 1)  # the original repeats annotators in absent places
+            assert any((mask == other).all() for other in padded)
 
 
-def test_every_annotator_of_a_sample_is_drawn_as_often_and_no_absent_one():
+def test_present_annotators_are_sampled_uniformly_and_absent_ones_never():
     labels = np.broadcast_to(np.arange(4, dtype=np.uint8), (3, 2, 2, 4))
     present = np.array([[1, 1, 0, 0], [1, 1, 1, 1], [0, 0, 1, 0]], bool)
     draw = jax.jit(jax.vmap(lambda key: draw_annotator(key, labels, present)[:, 0, 0]))
     drawn = np.asarray(draw(jax.random.split(jax.random.key(0), 4000)))
     counts = [np.bincount(column, minlength=4) / 4000 for column in drawn.T]
     np.testing.assert_allclose(counts, present / present.sum(1, keepdims=True), atol=0.03)
-    assert len(np.unique(drawn[:, :2], axis=0)) == 8  # samples draw on their own
+    assert len(np.unique(drawn[:, :2], axis=0)) == 8  # examples are sampled independently
 
 
-def test_one_draw_a_batch_is_shared_and_falls_back_to_an_own_annotator():
+def test_one_annotator_per_batch_is_shared_and_absent_ones_are_replaced():
     labels = np.broadcast_to(np.arange(4, dtype=np.uint8), (3, 2, 2, 4))
     present = np.array([[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 0, 0]], bool)
     draw = jax.jit(jax.vmap(lambda key: draw_annotator(key, labels, present, per="batch")[:, 0, 0]))
@@ -115,7 +118,7 @@ def test_one_draw_a_batch_is_shared_and_falls_back_to_an_own_annotator():
     np.testing.assert_allclose(np.bincount(drawn[:, 0]) / 4000, [0.25] * 4, atol=0.03)
 
 
-def test_draws_refuse_what_does_not_fit():
+def test_sampling_refuses_shapes_that_do_not_fit():
     key, labels, present = jax.random.key(0), np.zeros((2, 3, 3, 4), np.uint8), np.ones((2, 4), bool)
     with pytest.raises(ValueError, match="per is 'epoch'; known: sample, batch"):
         draw_annotator(key, labels, present, per="epoch")
@@ -133,7 +136,7 @@ def test_folders_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(ValueError, match="masks/GT lacks pid_0001_nod_0_slice_1"):
         lidc_slices(tmp_path, "train")
     save_mnist(tmp_path / "digits")
-    with pytest.raises(ValueError, match="annotators must be different ones of Over, Under, Wrong, GT"):
+    with pytest.raises(ValueError, match="annotators must be distinct names of Over, Under, Wrong, GT"):
         mnist_slices(tmp_path / "digits", "train", annotators=("Over", "Over"))
     (tmp_path / "digits/train/Over/x.tif").write_bytes(b"")
     with pytest.raises(ValueError, match=r"x\.tif is not named NUMBER_Over\.tif"):
@@ -146,7 +149,7 @@ def test_folders_that_do_not_fit_are_refused(tmp_path):
         ("scans", np.full((1, 12, 12), np.nan), "not finite"),
         ("scans", np.zeros((12, 12)), r"a scan is \(1, H, W\)"),
         ("masks/GT", np.zeros((1, 11, 12), bool), "scan, GT and annots must be"),
-        ("masks/GT", np.full((1, 12, 12), 2, np.uint8), "a mask holds 0 and 1"),
+        ("masks/GT", np.full((1, 12, 12), 2, np.uint8), "a mask must hold only 0 and 1"),
         ("masks/annots", np.zeros((1, 12, 12), bool), "scan, GT and annots must be"),
         ("masks/annots", np.zeros((1, 12, 12, 5), bool), "has 5 annotators, and data.annotators is 4"),
     ],

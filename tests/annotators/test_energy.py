@@ -1,4 +1,4 @@
-"""Distances of sets of masks against the original's figures and against their definitions."""
+"""Distances between sets of masks compared with the original's results and with their definitions."""
 
 import itertools
 
@@ -34,7 +34,7 @@ def one_empty_each(annotations, samples):
     return annotations & some, samples & some
 
 
-EDITS = {  # of the stored masks, by the golden's name for it
+EDITS = {  # changes to the stored masks, by the name in the golden
     "none": lambda annotations, samples: (annotations, samples),
     "one_empty_each": one_empty_each,
     "all_empty": lambda annotations, samples: (annotations & False, samples & False),
@@ -44,14 +44,14 @@ EDITS = {  # of the stored masks, by the golden's name for it
 
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("name", GOLDENS)
-def test_the_original_s_distance_is_its_own(kit, name, compiled):
+def test_the_originals_distance_equals_the_original(kit, name, compiled):
     annotations, samples = sets_of(kit, f"metrics/ged_{name}")
     function = jax.jit(energy_distance_original) if compiled else energy_distance_original
     kit.check(f"metrics/ged_{name}", "ged", np.asarray(function(annotations, samples)))
     kit.check(f"metrics/ged_{name}", "jaccard_gt_seg", 1 - distances(annotations, samples, empty=1.0))
 
 
-def test_dice_is_the_original_s(kit):
+def test_dice_equals_the_original(kit):
     _, stored = kit.golden("metrics/seg_score")
     truth, prediction = (stored[f"in:{key}"].reshape(5, 16, 20) > 0.5 for key in ("target", "pred"))
     for function in (dice_original, jax.jit(dice_original)):
@@ -73,11 +73,11 @@ def masks_of(counts) -> st.SearchStrategy:
 
 @settings(max_examples=60, deadline=None)
 @given(masks_of(st.integers(2, 4)))
-def test_both_distances_are_those_of_all_pairs(pair):
+def test_both_distances_equal_the_sums_over_all_pairs(pair):
     annotations, samples = pair
     for empty, function in ((0.0, energy_distance_published), (1.0, energy_distance_original)):
         cross = np.mean([jaccard_distance(a, s, empty) for a in annotations for s in samples])
-        if empty:  # pairs of different places, and their distances are added
+        if empty:  # pairs of different masks, and their distances are added
             within = [np.mean([jaccard_distance(*p, empty) for p in itertools.permutations(x, 2)]) for x in pair]
             wanted = 2 * cross + sum(within)
         else:
@@ -95,7 +95,7 @@ def test_the_published_distance_is_symmetric_never_negative_and_zero_for_equal_s
     assert energy_distance_published(pair[0], pair[0][::-1]) == pytest.approx(0, abs=1e-12)
 
 
-def test_collapsed_samples_lower_the_original_s_distance_and_raise_the_published():
+def test_identical_samples_lower_the_originals_distance_and_raise_the_published_one():
     annotations = np.zeros((4, 8, 8), bool)
     for k in range(4):
         annotations[k, 2 : 4 + k, 2:6] = True
@@ -108,7 +108,7 @@ def test_collapsed_samples_lower_the_original_s_distance_and_raise_the_published
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_absent_annotators_count_for_nothing_and_batches_are_those_of_each(compiled):
+def test_absent_annotators_are_ignored_and_batches_equal_single_images(compiled):
     rng = np.random.default_rng(0)
     annotations, samples = rng.random((3, 4, 6, 6)) > 0.5, rng.random((3, 5, 6, 6)) > 0.5
     present = np.array([[1, 1, 0, 0], [1, 0, 1, 1], [1, 1, 1, 1]], bool)
@@ -122,7 +122,7 @@ def test_absent_annotators_count_for_nothing_and_batches_are_those_of_each(compi
         np.testing.assert_allclose(mapped, energy_distance_published(annotations, samples, present=present), rtol=2e-6)
 
 
-def test_one_annotator_has_a_published_distance_and_no_original_one():
+def test_one_annotator_has_a_published_distance_but_no_original_one():
     annotations = np.eye(6, dtype=bool)[None, None].repeat(3, 1)  # (1, 3, 6, 6)
     samples = ~annotations[:, :2]
     present = np.array([[True, False, False]])
@@ -130,7 +130,7 @@ def test_one_annotator_has_a_published_distance_and_no_original_one():
     assert np.isnan(energy_distance_original(annotations, samples, present=present)).all()
     assert np.isnan(mean_distances(annotations, samples, present=present)["distance_between_annotators"]).all()
     assert np.isnan(energy_distance_published(annotations, samples, present=np.zeros((1, 3), bool))).all()
-    with pytest.raises(ValueError, match="needs two samples at least"):
+    with pytest.raises(ValueError, match="needs at least two samples"):
         energy_distance_original(annotations, samples[:, :1])
 
 
@@ -139,7 +139,7 @@ def test_one_annotator_has_a_published_distance_and_no_original_one():
     [
         (np.zeros((2, 3, 3), bool), np.zeros((2, 3, 4), bool), {}, "of one size"),
         (np.zeros((2, 3, 3)), np.zeros((2, 3, 3), bool), {}, "masks must be bool"),
-        (np.zeros((0, 3, 3), bool), np.zeros((2, 3, 3), bool), {}, "one annotation and one sample at least"),
+        (np.zeros((0, 3, 3), bool), np.zeros((2, 3, 3), bool), {}, "at least one annotation and one sample"),
         (
             np.zeros((2, 3, 3), bool),
             np.zeros((2, 3, 3), bool),
@@ -149,6 +149,6 @@ def test_one_annotator_has_a_published_distance_and_no_original_one():
         (np.zeros((3, 3), bool), np.zeros((3, 3), bool), {}, r"\(\.\.\., N, H, W\)"),
     ],
 )
-def test_what_does_not_fit_is_refused(a, b, options, reason):
+def test_arrays_that_do_not_fit_are_refused(a, b, options, reason):
     with pytest.raises(ValueError, match=reason):
         energy_distance_published(a, b, **options)

@@ -1,4 +1,4 @@
-"""From outlines to nodules."""
+"""Outlines become masks, and the masks of several readers become nodules."""
 
 import numpy as np
 import pytest
@@ -13,14 +13,14 @@ def points(outline) -> np.ndarray:
     return np.array(outline, np.int32)
 
 
-def test_an_outline_is_the_first_pixels_outside():
+def test_the_pixels_of_an_outline_are_outside_the_nodule():
     mask = fill(points(box(3, 4, 5, 6)), (20, 20))
     wanted = np.zeros((20, 20), bool)
     wanted[3:8, 4:10] = True
     np.testing.assert_array_equal(mask, wanted)
 
 
-def test_corners_alone_enclose_what_all_pixels_do_and_direction_does_not_matter():
+def test_corners_enclose_the_same_pixels_as_full_outlines_in_either_direction():
     corners = [(2, 3), (2, 10), (8, 10), (8, 3)]
     whole = fill(points(box(3, 4, 5, 6)), (12, 14))
     for outline in (corners, corners[::-1], corners[2:] + corners[:2]):
@@ -33,7 +33,7 @@ def test_lines_and_points_enclose_nothing():
 
 
 def enclosed(outline, size) -> np.ndarray:
-    """By its definition: exact crossings of a ray to the right, without what lies on an edge."""
+    """Returns the inside by definition: an odd number of crossings of a ray to the right, without pixels on an edge."""
     found = np.zeros(size, bool)
     edges = list(zip(outline, outline[1:] + outline[:1], strict=True))
     for r, c in np.ndindex(size):
@@ -51,11 +51,11 @@ def enclosed(outline, size) -> np.ndarray:
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), min_size=1, max_size=9))
-def test_any_polygon_encloses_what_rays_cross_an_odd_number_of_times(outline):
+def test_any_polygon_is_filled_by_the_even_odd_rule(outline):
     np.testing.assert_array_equal(fill(points(outline), (9, 9)), enclosed(outline, (9, 9)))
 
 
-def test_exclusions_are_cut_out_and_slices_are_found_by_their_uid_in_any_order():
+def test_exclusions_are_removed_and_slices_are_found_by_uid_in_any_order():
     drawn = [(5, box(20, 20, 9, 9)), (3, box(22, 22, 4, 4)), (5, box(23, 23, 2, 3), False)]
     placed = place(annotation(0, drawn), stack())
     assert placed.start[0] == 3
@@ -73,11 +73,11 @@ def test_a_slice_without_its_uid_is_found_by_its_position_or_refused():
     away = Stack(known.z + 1.0, {}, known.size, known.spacing_mm)
     with pytest.raises(ValueError, match=r"no slice 1\.2\.35\.5 at -110 mm"):
         place(annotation(0, [(4, box(20, 20, 3, 3))]), away)
-    with pytest.raises(ValueError, match="nodule of reader 0: an outline leaves the slices"):
+    with pytest.raises(ValueError, match="nodule of reader 0: an outline leaves its slice of"):
         place(annotation(0, [(4, box(90, 20, 6, 3))]), known)
 
 
-def test_readers_that_overlap_or_lie_within_a_slice_spacing_mean_one_nodule():
+def test_annotations_that_overlap_or_are_within_a_slice_spacing_are_one_nodule():
     def groups(*drawn):
         return [nodule.readers for nodule in find_nodules([annotation(r, [d]) for r, d in enumerate(drawn)], stack())]
 
@@ -86,12 +86,12 @@ def test_readers_that_overlap_or_lie_within_a_slice_spacing_mean_one_nodule():
     assert groups((3, box(20, 20, 8, 8)), (5, box(20, 20, 8, 8))) == [(0,), (1,)]
     assert groups((3, box(20, 20, 4, 4)), (3, box(20, 26, 4, 4))) == [(0, 1)]
     assert groups((3, box(20, 20, 4, 4)), (3, box(20, 40, 4, 4))) == [(0,), (1,)]
-    assert groups((3, box(20, 20, 30, 30)), (3, box(33, 33, 4, 4))) == [(0, 1)]  # one within the other
-    # a chain: the first and the last are joined by the second
+    assert groups((3, box(20, 20, 30, 30)), (3, box(33, 33, 4, 4))) == [(0, 1)]  # one inside the other
+    # a chain: the second joins the first and the last
     assert groups((3, box(20, 20, 4, 4)), (3, box(20, 27, 4, 4)), (3, box(20, 34, 4, 4))) == [(0, 1, 2)]
 
 
-def test_a_reader_has_one_annotation_of_a_nodule_and_the_nearest_are_joined():
+def test_a_nodule_has_at_most_one_annotation_per_reader_and_the_nearest_are_joined():
     left, right = box(20, 20, 8, 8), box(20, 28, 8, 8)
     both = box(20, 22, 8, 8)  # shares more with the left
     placed = [place(annotation(r, [(3, d)]), stack()) for r, d in ((0, left), (0, right), (1, both))]
@@ -102,7 +102,7 @@ def test_a_reader_has_one_annotation_of_a_nodule_and_the_nearest_are_joined():
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 7), st.integers(3, 80), st.integers(3, 80)), max_size=9))
-def test_groups_part_the_annotations_and_hold_no_reader_twice(drawn):
+def test_groups_partition_the_annotations_and_hold_no_reader_twice(drawn):
     placed = [place(annotation(r, [(z, box(row, column, 6, 6))]), stack()) for r, z, row, column in drawn]
     groups = group(placed, STEP)
     assert sorted(i for indices in groups for i in indices) == list(range(len(placed)))
@@ -111,7 +111,7 @@ def test_groups_part_the_annotations_and_hold_no_reader_twice(drawn):
         assert len(set(readers)) == len(readers)
 
 
-def test_half_of_the_readers_make_the_consensus_and_the_ratings_their_median():
+def test_the_consensus_needs_half_of_the_readers_and_ratings_are_medians():
     drawn = [
         (2, box(20, 20, 8, 8), 1),
         (0, box(20, 22, 8, 8), 4),
@@ -125,10 +125,10 @@ def test_half_of_the_readers_make_the_consensus_and_the_ratings_their_median():
     assert found.ratings[-1] == 3
     assert found.start == (4, 19, 19)
     np.testing.assert_array_equal(found.consensus, found.masks.sum(0) >= 2)
-    assert join(placed[:1] + placed[3:]).ratings[-1] == 3  # of 1 and 3 the higher
+    assert join(placed[:1] + placed[3:]).ratings[-1] == 3  # the higher one of 1 and 3
 
 
-def test_a_nodule_of_one_reader_is_its_own_consensus():
+def test_the_consensus_of_a_single_reader_is_the_mask_of_that_reader():
     nodules = find_nodules([annotation(2, [(4, box(20, 20, 8, 8))])], stack())
     assert [nodule.readers for nodule in nodules] == [(2,)]
     np.testing.assert_array_equal(nodules[0].consensus, nodules[0].masks[0])

@@ -1,4 +1,4 @@
-"""The LIDC set out of studies as the archive distributes them."""
+"""The LIDC set is built from studies as the archive distributes them."""
 
 import csv
 import json
@@ -8,7 +8,7 @@ import pytest
 from lidc_files import box, four_readers, message, nodule, roi, save_study
 
 from jaxseg.annotators.data import SPLITS, lidc_slices
-from jaxseg.annotators.lidc.crops import SIDE, Settings, z_score
+from jaxseg.annotators.lidc.crops import SIDE, Settings
 from jaxseg.annotators.lidc.prepare import begin, find_studies, make_patient, prepare, read_records
 from jaxseg.annotators.lidc.summary import METADATA, conclude
 from jaxseg.images.tiff import read_tiff
@@ -17,7 +17,7 @@ ALL = Settings(val_fraction=0, test_fraction=0)
 
 
 def study(root, patient: int, sessions=four_readers, **options):
-    """A study in folders as deep as the archive's."""
+    """Saves a study in folders as deeply nested as the archive's."""
     series = f"1.2.{patient}"
     folder = root / f"LIDC-IDRI-{patient:04}/01-01-2000-30178/3000566.000000-03192"
     text = message(*(sessions(series) if callable(sessions) else sessions), series=series)
@@ -39,14 +39,14 @@ def slices_of(out):
     return {split: sorted({p.name[4:8] for p in (out / split / "scans").glob("*.tif")}) for split in SPLITS}
 
 
-def test_slices_masks_consensus_and_crops_are_those_of_the_study(tmp_path):
+def test_slices_masks_consensus_and_crops_match_the_study(tmp_path):
     folder = study(tmp_path / "raw", 35)
     outcomes = made(tmp_path / "raw", tmp_path / "out")
     assert [(o.patient, o.split, o.nodules, o.slices, o.error) for o in outcomes] == [("0035", "train", 2, 4, "")]
     names = sorted(path.name for path in (tmp_path / "out/train/scans").iterdir())
     assert names == [f"pid_0035_nod_0_slice_{z}.tif" for z in range(4)]
     rng = np.random.default_rng(sum(map(ord, "1.2.35")))
-    pixels = rng.integers(0, 2000, (9, 96, 96)) - 1024.0  # as `save_study` draws them
+    pixels = rng.integers(0, 2000, (9, 96, 96)) - 1024.0  # the same values as in `save_study`
     top, left = 30 - 1 - (64 - 12) // 2, 40 - 1 - (64 - 11) // 2 - 1  # the box of all outlines is 12 x 11 pixels
     for z, name in enumerate(names):
         scan, truth, masks = (
@@ -66,7 +66,7 @@ def test_slices_masks_consensus_and_crops_are_those_of_the_study(tmp_path):
     assert len(list(folder.glob("*.dcm"))) == 9
 
 
-def test_the_tables_have_the_published_columns_and_say_what_is_there(tmp_path, shared):
+def test_the_tables_have_the_published_columns_and_describe_the_set(tmp_path, shared):
     study(tmp_path / "raw", 35)
     made(tmp_path / "raw", tmp_path / "out")
     rows, published = (
@@ -74,7 +74,10 @@ def test_the_tables_have_the_published_columns_and_say_what_is_there(tmp_path, s
         for folder in (tmp_path / "out", shared / "data/lidc")
     )
     assert rows[0] == published[0]
-    assert rows == [list(METADATA), ["0035", "0", *["4"] * 8, "4", "[54, 72, 72, 72]"]]  # one reader's is not in it
+    assert rows == [
+        list(METADATA),
+        ["0035", "0", *["4"] * 8, "4", "[54, 72, 72, 72]"],
+    ]  # not the one of 1 reader
     nodules = list(csv.DictReader((tmp_path / "out/meta/nodules.csv").read_text().splitlines()))
     assert [(row["readers"], row["malignancy_by_reader"]) for row in nodules] == [("3", "2 4 5"), ("1", "1")]
     assert nodules[1]["left_out"] == "outlined by 1 of the readers"
@@ -87,7 +90,7 @@ def test_the_tables_have_the_published_columns_and_say_what_is_there(tmp_path, s
     assert summary["annotators_per_slice"] == {"3": 4}
 
 
-def test_limits_choose_slices_and_nodules(tmp_path):
+def test_limits_select_slices_and_nodules(tmp_path):
     study(tmp_path / "raw", 35)
     study(tmp_path / "raw", 36, [nodule(roi(3, box(5, 5, 70, 8), series="1.2.36")) for _ in range(2)])
     settings = Settings(0, 0, least_pixels=49, most_pixels=60, least_readers=1)
@@ -99,7 +102,7 @@ def test_limits_choose_slices_and_nodules(tmp_path):
     assert read_tiff(tmp_path / "out/train/masks/annots/pid_0035_nod_1_slice_0.tif").shape == (1, 64, 64, 1)
 
 
-def test_what_is_excluded_is_in_no_mask(tmp_path):
+def test_excluded_pixels_are_in_no_mask(tmp_path):
     hole = [roi(3, box(30, 40, 12, 12)), roi(3, box(33, 43, 4, 4), inclusion="FALSE")]
     study(tmp_path / "raw", 35, [nodule(*hole), nodule(*hole)])
     made(tmp_path / "raw", tmp_path / "out")
@@ -107,7 +110,7 @@ def test_what_is_excluded_is_in_no_mask(tmp_path):
     assert masks[0].sum((0, 1)).tolist() == [144 - 16] * 2
 
 
-def test_a_crop_at_the_edge_is_moved_into_the_slice(tmp_path):
+def test_a_crop_at_the_edge_is_moved_inside_the_slice(tmp_path):
     study(tmp_path / "raw", 35, [nodule(roi(3, box(1, 86, 8, 8)))] * 2)
     made(tmp_path / "raw", tmp_path / "out")
     masks = read_tiff(tmp_path / "out/train/masks/annots/pid_0035_nod_0_slice_0.tif")
@@ -115,7 +118,7 @@ def test_a_crop_at_the_edge_is_moved_into_the_slice(tmp_path):
     assert masks.sum() == 2 * 64
 
 
-def test_patients_have_one_split_each_whatever_is_added_later(tmp_path):
+def test_patients_keep_their_split_when_others_are_added(tmp_path):
     settings = Settings(val_fraction=0.25, test_fraction=0.25, seed=3)
     for patient in range(1, 9):
         one_nodule(tmp_path / "raw", patient)
@@ -131,13 +134,13 @@ def test_patients_have_one_split_each_whatever_is_added_later(tmp_path):
         assert names == {record["patient"] for record in records if record["split"] == split}
 
 
-def test_slices_of_a_stopped_run_are_removed_so_that_no_patient_is_in_two_splits(tmp_path):
+def test_slices_of_an_interrupted_run_are_removed_so_that_no_patient_is_in_two_splits(tmp_path):
     settings = Settings(val_fraction=0.25, test_fraction=0.25, seed=3)
     for patient in range(1, 5):
         one_nodule(tmp_path / "raw", patient)
     found = find_studies(tmp_path / "raw").patients
     splits = begin(found, tmp_path / "out", settings)
-    for patient, split in splits.items():  # stopped before any record is written
+    for patient, split in splits.items():  # interrupted before any record is written
         make_patient(patient, found[patient], tmp_path / "out" / split, settings)
     (tmp_path / "out/train/scans/mine.tif").write_bytes(b"another's")
     for patient in range(5, 13):
@@ -148,7 +151,7 @@ def test_slices_of_a_stopped_run_are_removed_so_that_no_patient_is_in_two_splits
     assert sorted(there) == [f"{patient:04}" for patient in range(1, 13)]
 
 
-def test_a_patient_with_another_study_than_before_is_made_again_in_its_split(tmp_path):
+def test_a_patient_whose_studies_changed_is_made_again_in_the_same_split(tmp_path):
     for patient in range(1, 9):
         one_nodule(tmp_path / "raw", patient)
     settings = Settings(val_fraction=0.25, test_fraction=0.25, seed=3)
@@ -164,7 +167,7 @@ def test_a_patient_with_another_study_than_before_is_made_again_in_its_split(tmp
     assert sum(1 for _ in (tmp_path / "out").rglob("scans/pid_0002*")) == 1
 
 
-def test_splits_are_drawn_over_patients_with_nodules_alone(tmp_path):
+def test_only_patients_with_nodules_are_split(tmp_path):
     for patient in range(1, 5):
         one_nodule(tmp_path / "raw", patient)
     for patient in range(5, 20):
@@ -177,7 +180,7 @@ def test_splits_are_drawn_over_patients_with_nodules_alone(tmp_path):
     }
 
 
-def test_an_outline_that_encloses_nothing_makes_no_reader(tmp_path):
+def test_an_outline_that_encloses_nothing_does_not_count_as_a_reader(tmp_path):
     line = roi(3, [(30, 40), (33, 43)])
     study(tmp_path / "raw", 35, [nodule(roi(3, box(30, 40, 8, 8))), nodule(line)])
     made(tmp_path / "raw", tmp_path / "out")
@@ -186,7 +189,7 @@ def test_an_outline_that_encloses_nothing_makes_no_reader(tmp_path):
     assert record["empty"] == 1
 
 
-def test_an_island_in_what_is_excluded_is_kept(tmp_path):
+def test_an_inclusion_inside_an_exclusion_is_kept(tmp_path):
     outlines = [roi(3, box(33, 43, 12, 12), inclusion="FALSE"), roi(3, box(36, 46, 5, 5)), roi(3, box(30, 40, 20, 20))]
     study(tmp_path / "raw", 35, [nodule(*outlines)] * 2)
     made(tmp_path / "raw", tmp_path / "out")
@@ -194,16 +197,16 @@ def test_an_island_in_what_is_excluded_is_kept(tmp_path):
     assert masks[0].sum((0, 1)).tolist() == [400 - 144 + 25] * 2
 
 
-def test_a_copy_of_the_annotations_is_left_out_with_a_note(tmp_path):
+def test_a_copy_of_an_annotation_file_is_left_out_with_a_note(tmp_path):
     folder = study(tmp_path / "raw", 35)
     text = next(folder.glob("*.xml")).read_bytes()
     (folder / "copy.xml").write_bytes(text)
     found = find_studies(tmp_path / "raw")
     assert len(found.patients["0035"]) == 1
-    assert "the same as" in found.notes[0]
+    assert "identical to" in found.notes[0]
 
 
-def test_two_studies_of_a_patient_count_their_nodules_on(tmp_path):
+def test_nodules_are_numbered_across_the_studies_of_a_patient(tmp_path):
     for series in ("1.2.1", "1.2.2"):
         text = message(*[nodule(roi(3, box(30, 40, 8, 8), series=series))] * 2, series=series)
         save_study(tmp_path / "raw" / series, text, series=series)
@@ -212,7 +215,7 @@ def test_two_studies_of_a_patient_count_their_nodules_on(tmp_path):
     assert names == ["pid_0035_nod_0_slice_0.tif", "pid_0035_nod_1_slice_0.tif"]
 
 
-def test_a_bad_patient_leaves_nothing_and_does_not_stop_the_rest(tmp_path):
+def test_a_patient_that_fails_leaves_no_file_and_the_others_continue(tmp_path):
     study(tmp_path / "raw", 35)
     bad = study(tmp_path / "raw", 36)
     path = bad / "000004.dcm"  # slice 5, the last of the nodule: its others have been read by then
@@ -224,7 +227,7 @@ def test_a_bad_patient_leaves_nothing_and_does_not_stop_the_rest(tmp_path):
     assert json.loads((tmp_path / "out/meta/summary.json").read_text())["failed"] == {"0036": outcomes[1].error}
 
 
-def test_files_that_do_not_belong_together_are_named(tmp_path):
+def test_files_that_do_not_belong_together_are_reported(tmp_path):
     study(tmp_path / "raw", 35)
     save_study(tmp_path / "raw/none", None, series="1.2.99")
     save_study(tmp_path / "raw/xray", message("", root="IdriReadMessage"), series="1.2.98", Modality="DX")
@@ -244,28 +247,28 @@ def test_files_that_do_not_belong_together_are_named(tmp_path):
     ):
         assert any(words in note for note in found.notes)
     (tmp_path / "raw/again.xml").write_text(message("", series="1.2.35"))
-    with pytest.raises(ValueError, match=r"are both of the series 1\.2\.35"):
+    with pytest.raises(ValueError, match=r"both annotate the series 1\.2\.35"):
         find_studies(tmp_path / "raw")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="of 0 CT series and 0 XML files none belong together"):
+    with pytest.raises(ValueError, match="of 0 CT series and 0 XML files, none belong together"):
         find_studies(tmp_path / "empty")
 
 
 @pytest.mark.parametrize(
     ("tags", "reason"),
     [
-        ({"ImageOrientationPatient": [1, 0, 0, 0, 0, -1]}, "is no axial slice"),
+        ({"ImageOrientationPatient": [1, 0, 0, 0, 0, -1]}, "is not an axial slice"),
         ({"PixelSpacing": b""}, "the tags PixelSpacing are missing"),
         ({"PhotometricInterpretation": "MONOCHROME1"}, "its pixels are MONOCHROME1"),
         ({"RescaleSlope": 0}, "a crop is constant"),
     ],
 )
-def test_slices_that_cannot_be_used_are_refused(tmp_path, tags, reason):
+def test_unusable_slices_are_refused(tmp_path, tags, reason):
     study(tmp_path / "raw", 35, **tags)
     assert reason in made(tmp_path / "raw", tmp_path / "out")[0].error
 
 
-def test_other_folders_and_settings_are_refused(tmp_path):
+def test_folders_of_another_origin_and_other_settings_are_refused(tmp_path):
     study(tmp_path / "raw", 35)
     made(tmp_path / "raw", tmp_path / "out")
     with pytest.raises(ValueError, match="was made with another least_pixels, clahe"):
@@ -275,16 +278,5 @@ def test_other_folders_and_settings_are_refused(tmp_path):
     with pytest.raises(ValueError, match="did not write"):
         made(tmp_path / "raw", tmp_path / "mine")
     for options in ({"val_fraction": 0.6, "test_fraction": 0.5}, {"least_readers": 0}, {"most_pixels": 3}):
-        with pytest.raises(ValueError, match=r"must leave patients|at least 1 reader|is below least_pixels"):
+        with pytest.raises(ValueError, match=r"leave patients for training|must be at least 1|is below least_pixels"):
             Settings(**options)
-
-
-def test_crops_are_z_scored_and_clahe_changes_them():
-    crop = np.random.default_rng(0).normal(-700, 200, (64, 64))
-    for clahe in (False, True):
-        np.testing.assert_allclose(
-            [z_score(crop, clahe=clahe).mean(), z_score(crop, clahe=clahe).std()], [0, 1], atol=1e-9
-        )
-    assert np.abs(z_score(crop) - z_score(crop, clahe=True)).max() > 0.2
-    with pytest.raises(ValueError, match="a crop is constant"):
-        z_score(np.full((64, 64), -1000.1))

@@ -1,4 +1,4 @@
-"""The losses of noisy annotators against the originals', with gradients; schedules; edges."""
+"""The losses for noisy annotators and their gradients compared with the original's; schedules; edge cases."""
 
 import functools
 
@@ -25,7 +25,7 @@ KINDS = {"anneal": "anneal", "cyc": "cyclic"}
 
 
 def matrices_of(cm: jax.Array, pred: jax.Array) -> jax.Array:
-    """(B, K K H W) -> (B, H, W, K, K); `pred` is (B, K, H, W)."""
+    """Returns arrays with channels last: (B, K K H W) -> (B, H, W, K, K); `pred` is (B, K, H, W)."""
     batch, classes, height, width = pred.shape
     return cm.reshape(batch, classes, classes, height, width).transpose(0, 3, 4, 1, 2)
 
@@ -72,7 +72,7 @@ def test_cyclic_schedules_equal_the_original_at_every_length(kit):
         kit.check(golden, f"n{length}", kl_schedule("cyclic", length))
 
 
-def test_annealing_rises_to_one_in_its_share_of_the_epochs_and_is_one_at_once_without():
+def test_annealing_rises_to_one_in_its_share_of_the_epochs_and_a_share_of_0_gives_ones():
     np.testing.assert_allclose(kl_schedule("anneal", 10, ramp_up=0.45), [0, 0.25, 0.5, 0.75, *[1] * 6])
     for length, share in ((1, 0.3), (3, 0.3), (5, 0.0)):
         np.testing.assert_array_equal(kl_schedule("anneal", length, ramp_up=share), np.ones(length))
@@ -88,7 +88,7 @@ def test_impossible_schedules_are_refused(kind, length, share, words):
         kl_schedule(kind, length, ramp_up=share)
 
 
-def test_the_kl_term_may_be_counted_once():
+def test_the_kl_term_can_be_counted_once():
     arguments = [jnp.ones(shape) for shape in ((2, 3, 3, 2), (2, 3, 3, 2, 2), (2, 4), (2, 4), (2, 3, 3))]
     twice, parts = confusion_vae_loss(*arguments, kl_weight=2.0)
     once, _ = confusion_vae_loss(*arguments, kl_weight=2.0, kl_twice=False)
@@ -124,7 +124,7 @@ def test_labels_of_another_shape_than_the_logits_are_refused():
         cross_entropy(jnp.ones((2, 3, 3, 2)), jnp.ones((2, 3, 3, 1)))
 
 
-def test_the_kl_divergence_is_the_mean_of_sampled_ones_and_zero_of_equals():
+def test_the_kl_divergence_is_the_mean_of_sampled_estimates_and_zero_for_equal_gaussians():
     one, other = ((jnp.asarray([[0.3, -1.0]]), jnp.asarray([[0.1, -0.4]])), (jnp.zeros((1, 2)), jnp.zeros((1, 2))))
     noise = jax.random.normal(jax.random.key(0), (100_000, 2))
     z = one[0] + noise * jnp.exp(one[1])
@@ -134,14 +134,14 @@ def test_the_kl_divergence_is_the_mean_of_sampled_ones_and_zero_of_equals():
     np.testing.assert_allclose(gaussian_kl(*one, *one), 0, atol=1e-7)
 
 
-def test_the_bound_weighs_the_kl_divergence_with_beta():
+def test_the_bound_weights_the_kl_divergence_by_beta():
     logits, target = jnp.zeros((2, 3, 3, 1)), jnp.ones((2, 3, 3, 1), jnp.int32)
     posterior, prior = (jnp.ones((2, 4)), jnp.zeros((2, 4))), (jnp.zeros((2, 4)), jnp.zeros((2, 4)))
     loss, parts = negative_elbo(logits, target, posterior, prior, beta=3.0)
     np.testing.assert_allclose([parts["reconstruction"], parts["kl"], loss], [np.log(2), 6, np.log(2) + 6], rtol=1e-6)
 
 
-def test_norms_are_summed_unsquared_and_an_array_of_zeros_has_no_gradient():
+def test_norms_are_summed_without_squares_and_an_array_of_zeros_has_zero_gradient():
     arrays = [jnp.asarray([[3.0, 4.0]]), jnp.asarray([-2.0]), jnp.zeros(3)]
     np.testing.assert_allclose(sum_of_norms(arrays), 7.0)
     for found, wanted in zip(jax.grad(sum_of_norms)(arrays), ([[0.6, 0.8]], [-1], [0, 0, 0]), strict=True):

@@ -1,11 +1,11 @@
-"""The set with noisy annotators out of MNIST's files."""
+"""The set with noisy annotators is built from MNIST's files."""
 
 import gzip
 import json
 
 import numpy as np
 import pytest
-from mnist_files import digits, idx, save_mnist_files
+from annotator_files import digits, idx, save_mnist_files
 
 from jaxseg.annotators.data import mnist_slices
 from jaxseg.annotators.mnist import LEVELS, Settings, annotate, prepare_mnist, read_idx
@@ -14,7 +14,7 @@ SMALL = Settings(train=4, validate=2, test=2)
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_the_set_is_made_in_the_published_layout_and_the_same_again(tmp_path, packed):
+def test_the_set_has_the_published_layout_and_is_reproducible(tmp_path, packed):
     save_mnist_files(tmp_path / "raw", packed=packed)
     assert len(list(prepare_mnist(tmp_path / "raw", tmp_path / "a", SMALL))) == 8
     list(prepare_mnist(tmp_path / "raw", tmp_path / "b", SMALL))
@@ -35,7 +35,7 @@ def test_the_set_is_made_in_the_published_layout_and_the_same_again(tmp_path, pa
     assert summary["digits"] == {"test": 2, "train": 4, "validate": 2}
 
 
-def test_no_digit_is_in_two_splits_and_another_seed_draws_others(tmp_path):
+def test_no_digit_is_in_two_splits_and_another_seed_selects_others(tmp_path):
     save_mnist_files(tmp_path / "raw")
     taken = {}
     for seed in (0, 1):
@@ -47,7 +47,7 @@ def test_no_digit_is_in_two_splits_and_another_seed_draws_others(tmp_path):
     assert taken[0] != taken[1]
 
 
-def test_annotators_are_as_wrong_as_the_published_ones():
+def test_the_annotators_dice_matches_the_published_ones():
     found = {name: [] for name in LEVELS}
     for i, digit in enumerate(digits(60)):
         made = annotate(digit, np.random.default_rng(i), noise=0.36)
@@ -60,7 +60,7 @@ def test_annotators_are_as_wrong_as_the_published_ones():
         assert 0.4 * spread < np.std(found[name]) < 2 * spread, name
 
 
-def test_noise_has_the_published_mean_and_spread_of_the_background():
+def test_noise_gives_the_published_mean_and_standard_deviation_of_the_background():
     images = [annotate(digit, np.random.default_rng(i), noise=0.36) for i, digit in enumerate(digits(20))]
     background = np.concatenate([made["Gaussian"][made["GT"] == 0].ravel() for made in images])
     np.testing.assert_allclose([background.mean(), background.std()], [0.142, 0.218], atol=0.015)
@@ -71,8 +71,8 @@ def test_noise_has_the_published_mean_and_spread_of_the_background():
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "no idx file of bytes with 3 axes"),
-        (idx(np.zeros((2, 4), np.uint8)), "no idx file of bytes with 3 axes"),
+        (b"", "not an idx file of bytes with 3 axes"),
+        (idx(np.zeros((2, 4), np.uint8)), "not an idx file of bytes with 3 axes"),
         (idx(np.zeros((2, 4, 4), np.uint8))[:-1], "another length"),
         (idx(np.zeros((2, 4, 4), np.uint8)) + b"x", "another length"),
         (b"\0\0\x08\x03" + b"\xff" * 12, "more than can be read"),
@@ -89,7 +89,7 @@ def test_damaged_files_are_refused(tmp_path, content, reason):
 
 def test_missing_files_too_many_digits_and_other_folders_are_refused(tmp_path):
     save_mnist_files(tmp_path / "raw")
-    with pytest.raises(ValueError, match="21 digits are asked for from the 20 of train"):
+    with pytest.raises(ValueError, match="train has 20 digits, but 21 were asked for"):
         list(prepare_mnist(tmp_path / "raw", tmp_path / "out", Settings(train=20, validate=1, test=0)))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/x.txt").write_text("")
@@ -104,18 +104,18 @@ def test_missing_files_too_many_digits_and_other_folders_are_refused(tmp_path):
             Settings(**options)
 
 
-def test_what_a_user_put_into_a_set_is_not_deleted_with_it(tmp_path):
+def test_files_that_a_user_added_to_a_set_are_not_deleted(tmp_path):
     raw = tmp_path / "raw"
     save_mnist_files(raw)
     list(prepare_mnist(raw, tmp_path / "out", SMALL))
-    list(prepare_mnist(raw, tmp_path / "out", SMALL))  # a set alone is replaced
+    list(prepare_mnist(raw, tmp_path / "out", SMALL))  # a set without other files is replaced
     (tmp_path / "out/run").mkdir()
     with pytest.raises(ValueError, match="is replaced as a whole, and `jaxseg prepare mnist` did not write run"):
         list(prepare_mnist(raw, tmp_path / "out", SMALL))
     assert (tmp_path / "out/run").is_dir()
 
 
-def test_a_small_file_that_announces_much_is_refused(tmp_path):
+def test_a_small_file_that_announces_a_large_array_is_refused(tmp_path):
     (tmp_path / "x").write_bytes(bytes([0, 0, 8, 3]) + np.array([2**20, 256, 256], ">u4").tobytes())
     for content in ((tmp_path / "x").read_bytes(), gzip.compress((tmp_path / "x").read_bytes())):
         (tmp_path / "x").write_bytes(content)

@@ -1,4 +1,4 @@
-"""Sheets of samples: everything is there, maps have their scale, matrices their places."""
+"""Sheets of samples: all cells are present, maps have the right scale, and matrices the right position."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def parts(classes: int = 2, n: int = 7, size: tuple[int, int] = (32, 32), channe
 
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_sheet_has_two_rows_of_equally_many_pictures(classes, channels):
+def test_a_sheet_has_two_rows_with_the_same_number_of_pictures(classes, channels):
     given = parts(classes, channels=channels)
     sheet = samples_sheet(**given)
     assert sheet.width == 5 * 268 + 12
@@ -26,7 +26,7 @@ def test_a_sheet_has_two_rows_of_equally_many_pictures(classes, channels):
 
 
 @pytest.mark.parametrize(("agreement", "entropy", "levels"), [(0.5, 1.0, (0, 255)), (1.0, 0.0, (255, 0))])
-def test_maps_reach_from_black_to_white(agreement, entropy, levels):
+def test_maps_are_scaled_from_black_to_white(agreement, entropy, levels):
     given = parts()
     given["agreement"][:], given["entropy"][:] = agreement, entropy
     pixels = np.asarray(samples_sheet(**given))
@@ -45,7 +45,7 @@ def test_the_clean_mask_is_outlined_and_samples_are_filled():
     assert colourful[320:, 12:268].sum() == pytest.approx(128**2, rel=0.05)
 
 
-def test_matrices_lie_annotated_class_down_and_true_class_across():
+def test_rows_of_matrices_are_annotated_classes_and_columns_are_true_classes():
     confusion = np.zeros((2, 2, 4, 5))
     confusion[1, 0] = 1
     picture = confusion_picture(confusion)
@@ -56,7 +56,7 @@ def test_matrices_lie_annotated_class_down_and_true_class_across():
     assert np.array_equal(np.unique(picture), [0, 90, 255])
 
 
-def test_images_are_stretched_and_a_constant_one_is_black():
+def test_images_are_stretched_and_constant_images_are_black():
     ramp = np.linspace(-3, 8, 200).reshape(10, 20, 1)
     shown = shown_image(ramp)
     assert (shown.min(), shown.max()) == (0, 255)

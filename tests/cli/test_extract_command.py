@@ -7,11 +7,11 @@ import shutil
 
 import numpy as np
 import pytest
+from measurements import read_table
 from PIL import Image
 
 import jaxseg
 from jaxseg.anatomy.measure.features import measure
-from jaxseg.anatomy.measure.table import read_csv
 from jaxseg.vocabulary import labels
 from jaxseg.weights.store import save_model
 
@@ -44,7 +44,7 @@ def test_one_score_is_called_score_and_equals_the_masks_measured_by_hand(run, ti
     assert (code, "3 done" in err) == (0, True), err
     with (tmp_path / "out" / "images.csv").open(newline="") as file:
         assert next(csv.reader(file)) == ["filename", "score", "reason"]
-    table = {row["filename"]: row for row in read_csv(tmp_path / "out" / "images.csv")}
+    table = {row["filename"]: row for row in read_table(tmp_path / "out" / "images.csv")}
     assert list(table) == ["film.dcm", "one.png", "two.jpg"]
     for name, row in table.items():
         expected = measure(coarse(films / name, tiny), labels.CXAS, "CTR")
@@ -54,7 +54,7 @@ def test_one_score_is_called_score_and_equals_the_masks_measured_by_hand(run, ti
 
 def test_several_features_have_columns_of_their_own(run, tiny, films, tmp_path):
     code, _, _ = run("extract", films / "one.png", "-f", "CTR", "-f", "SCD", "-f", "area", "-f", "box")
-    (row,) = read_csv(tmp_path / "out" / "one.csv")
+    (row,) = read_table(tmp_path / "out" / "one.csv")
     assert code == 0
     assert {"CTR", "SCD", "heart_area", "left lung_x", "left lung_width"} <= row.keys()
     masks = coarse(films / "one.png", tiny)
@@ -83,7 +83,7 @@ def test_lengths_in_mm_follow_the_pixel_spacing(run, tiny, films, tmp_path):
     dataset.ImagerPixelSpacing = [0.2, 0.4]
     dataset.save_as(films / "film.dcm")
     run("extract", films / "film.dcm", "-f", "area")
-    (row,) = read_csv(tmp_path / "out" / "film.csv")
+    (row,) = read_table(tmp_path / "out" / "film.csv")
     size = np.array([dataset.Rows, dataset.Columns])
     pixel = np.prod(size * [0.2, 0.4] / 64)  # the network's grid has 64 x 64 pixels
     found = {name.removesuffix("_mm2"): value for name, value in row.items() if name.endswith("_mm2")}
@@ -95,18 +95,18 @@ def test_lengths_in_mm_follow_the_pixel_spacing(run, tiny, films, tmp_path):
 
 def test_what_cannot_be_measured_is_an_empty_cell_with_a_reason_or_the_originals_value(run, films, tmp_path):
     code, _, _ = run("extract", films / "one.png", "-f", "perimeter", "--threshold", "1")
-    (row,) = read_csv(tmp_path / "out" / "one.csv")
+    (row,) = read_table(tmp_path / "out" / "one.csv")
     assert code == 0
     assert math.isnan(row["heart_perimeter"])
     assert "empty" in row["reason"]
     run("extract", films / "one.png", "-f", "perimeter", "--threshold", "1", "--original-values", "--overwrite")
-    assert read_csv(tmp_path / "out" / "one.csv")[0]["heart_perimeter"] == -1
+    assert read_table(tmp_path / "out" / "one.csv")[0]["heart_perimeter"] == -1
 
 
 def test_a_bad_file_has_a_row_with_its_reason(run, films, tmp_path):
     (films / "bad.dcm").write_bytes(b"no dicom")
     code, _, err = run("extract", films, "-f", "SCD")
-    rows = read_csv(tmp_path / "out" / "images.csv")
+    rows = read_table(tmp_path / "out" / "images.csv")
     assert (code, "1 failed" in err) == (1, True)
     assert [row["filename"] for row in rows] == ["bad.dcm", "film.dcm", "one.png", "two.jpg"]
     assert "not a DICOM file" in rows[0]["reason"]
@@ -116,7 +116,7 @@ def test_a_run_that_was_cut_short_makes_up_the_table(run, films, tmp_path):
     run("extract", films / "one.png", "-f", "CTR")
     code, _, err = run("extract", films, "-f", "CTR")
     assert (code, "2 done, 1 were there" in err) == (0, True)
-    assert len(read_csv(tmp_path / "out" / "images.csv")) == 3
+    assert len(read_table(tmp_path / "out" / "images.csv")) == 3
 
 
 def test_the_table_of_a_folder_that_was_moved_is_made_again(run, films, tmp_path):

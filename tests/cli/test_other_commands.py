@@ -7,7 +7,6 @@ from pathlib import Path
 
 import annotator_files
 import lidc_files
-import mnist_files
 import numpy as np
 import pytest
 import scoring_files
@@ -155,7 +154,7 @@ def prepares(words, jaxseg_command, tmp_path):
     """Runs a preparation on made-up raw data."""
     places = {"RAW_MNIST": tmp_path / "raw", "RAW_LIDC": tmp_path / "raw", "OUT": tmp_path / "out"}
     if "RAW_MNIST" in words:
-        mnist_files.save_mnist_files(tmp_path / "raw")
+        annotator_files.save_mnist_files(tmp_path / "raw")
         words += ["--train", "6", "--validate", "2", "--test", "2"]
     else:
         text = lidc_files.message(*lidc_files.four_readers())

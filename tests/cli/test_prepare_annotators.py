@@ -2,8 +2,8 @@
 
 import json
 
+from annotator_files import save_mnist_files
 from lidc_files import four_readers, message, save_study
-from mnist_files import save_mnist_files
 from PIL import Image
 
 from jaxseg.annotators.data import lidc_slices, mnist_slices
@@ -16,7 +16,7 @@ def save_archive(root):
         save_study(root / str(patient), text, series=series, patient=f"LIDC-IDRI-{patient:04}")
 
 
-def test_lidc_is_made_with_its_tables_and_a_second_run_finds_it(tmp_path, jaxseg_command):
+def test_lidc_is_built_with_its_tables_and_a_second_run_makes_nothing(tmp_path, jaxseg_command):
     save_archive(tmp_path / "raw")
     arguments = [
         "prepare",
@@ -31,13 +31,13 @@ def test_lidc_is_made_with_its_tables_and_a_second_run_finds_it(tmp_path, jaxseg
     ]
     code, _, said = jaxseg_command(*arguments)
     assert code == 0
-    assert "2 patients made (8 slices), 0 were there, 0 failed" in said
+    assert "2 patients made (8 slices), 0 already done, 0 failed" in said
     assert len(lidc_slices(tmp_path / "out", "train")) == len(lidc_slices(tmp_path / "out", "validate")) == 4
     with Image.open(tmp_path / "out/meta/summary.png") as picture:
         assert picture.width > 400
     code, _, said = jaxseg_command(*arguments)
     assert code == 0
-    assert "0 patients made (0 slices), 2 were there, 0 failed" in said
+    assert "0 patients made (0 slices), 2 already done, 0 failed" in said
     code, _, said = jaxseg_command(*arguments, "--clahe")
     assert code == 2
     assert "was made with another clahe" in said
@@ -50,7 +50,7 @@ def test_a_damaged_study_gives_exit_code_1_and_a_wrong_folder_2(tmp_path, jaxseg
     code, _, said = jaxseg_command("prepare", "lidc", tmp_path / "raw", "-o", tmp_path / "out")
     assert code == 1
     assert "0036: 000005.dcm: " in said
-    assert "1 patients made (4 slices), 0 were there, 1 failed" in said
+    assert "1 patients made (4 slices), 0 already done, 1 failed" in said
     (tmp_path / "empty").mkdir()
     code, _, said = jaxseg_command("prepare", "lidc", tmp_path / "empty", "-o", tmp_path / "none")
     assert code == 2
@@ -58,7 +58,7 @@ def test_a_damaged_study_gives_exit_code_1_and_a_wrong_folder_2(tmp_path, jaxseg
     assert not (tmp_path / "none").exists()
 
 
-def test_mnist_is_made(tmp_path, jaxseg_command):
+def test_mnist_is_built(tmp_path, jaxseg_command):
     save_mnist_files(tmp_path / "raw", packed=True)
     options = ["--train", 3, "--validate", 2, "--test", 1]
     code, _, said = jaxseg_command("prepare", "mnist", tmp_path / "raw", "-o", tmp_path / "out", *options)
@@ -67,10 +67,10 @@ def test_mnist_is_made(tmp_path, jaxseg_command):
     assert len(mnist_slices(tmp_path / "out", "train")) == 3
     code, _, said = jaxseg_command("prepare", "mnist", tmp_path / "out", "-o", tmp_path / "none")
     assert code == 2
-    assert "MNIST is four files" in said
+    assert "MNIST consists of four files" in said
 
 
-def test_phantoms_are_made(tmp_path, jaxseg_command):
+def test_phantoms_are_built(tmp_path, jaxseg_command):
     for kind, options in (("annotators", []), ("xray", ["--size", 48])):
         counts = ["--train", 2, "--validate", 1, "--test", 0]
         arguments = ["prepare", "phantom", "--kind", kind, "-o", tmp_path / kind, *counts, *options]

@@ -1,4 +1,4 @@
-"""Phantoms: the same patient for a seed at every size, with anatomy where it belongs."""
+"""Phantoms show the same patient for a seed at every size, and their anatomy is plausible."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ SMALL = 64
 
 @pytest.fixture(scope="module")
 def crowd() -> list[tuple[np.ndarray, np.ndarray]]:
-    """200 patients at 64 pixels."""
+    """Returns 200 patients at 64 pixels."""
     return [phantom.draw(seed, SMALL) for seed in range(200)]
 
 
@@ -31,7 +31,7 @@ def test_classes_name_the_masks():
     assert (masks.shape, masks.dtype) == ((len(phantom.CLASSES), 96, 128), bool)
 
 
-def test_a_seed_and_a_size_give_one_picture():
+def test_a_seed_and_a_size_determine_the_image():
     for first, second in zip(phantom.draw(7, 96), phantom.draw(7, 96), strict=True):
         np.testing.assert_array_equal(first, second)
 
@@ -43,7 +43,7 @@ def test_seeds_differ(crowd):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_pixel_centres_shared_by_two_sizes_agree(seed):
-    """The middle of each 3x3 block at 288 is a pixel centre at 96: only rounding on an outline may differ."""
+    """The middle pixel of each 3x3 block at 288 is a pixel centre at 96; only rounding on an outline may differ."""
     _, small = phantom.draw(seed, 96)
     _, large = phantom.draw(seed, 288)
     assert iou(small, large[:, 1::3, 1::3]).min() > 0.99
@@ -57,7 +57,7 @@ def test_masks_of_half_the_size_agree(seed):
     assert iou(small, halved).min() > 0.9
 
 
-def test_pictures_of_two_sizes_show_the_same_patient():
+def test_images_of_two_sizes_show_the_same_patient():
     small, _ = phantom.draw(3, 96)
     large, _ = phantom.draw(3, 288)
     other, _ = phantom.draw(4, 288)
@@ -67,7 +67,7 @@ def test_pictures_of_two_sizes_show_the_same_patient():
     assert different > 3 * same
 
 
-def test_a_wide_picture_shows_the_same_chest():
+def test_a_wide_image_shows_the_same_chest():
     _, square = phantom.draw(5, 96)
     _, wide = phantom.draw(5, (96, 160))
     _, tall = phantom.draw(5, (160, 96))
@@ -89,7 +89,7 @@ def test_organs_are_on_their_sides(crowd):
         assert overlaps[1] > overlaps[0], seed
 
 
-def test_lungs_are_apart_and_inside_the_body(crowd):
+def test_lungs_are_separate_and_inside_the_body(crowd):
     for seed, (_, masks) in enumerate(crowd):
         assert not (masks[RIGHT_LUNG] & masks[LEFT_LUNG]).any(), seed
         patient = phantom._patient(np.random.default_rng(seed))
@@ -99,7 +99,7 @@ def test_lungs_are_apart_and_inside_the_body(crowd):
         assert depth[masks.any(axis=0)].min() >= 0, seed
 
 
-def test_lungs_are_whole_in_the_picture(crowd):
+def test_lungs_are_completely_inside_the_image(crowd):
     for seed, (_, masks) in enumerate(crowd):
         lungs = masks[RIGHT_LUNG] | masks[LEFT_LUNG]
         rim = np.concatenate([lungs[0], lungs[-1], lungs[:, 0], lungs[:, -1]])
@@ -129,7 +129,7 @@ def test_ribs_are_brighter_than_the_lung_around_them(seed):
     assert contrast[lungs & masks[RIBS]].mean() - contrast[lungs & ~masks[RIBS]].mean() > 3
 
 
-def test_pictures_use_their_range(crowd):
+def test_images_use_the_full_grey_range(crowd):
     for seed, (image, _) in enumerate(crowd):
         assert np.percentile(image, 99) > 170, seed
         assert (image == 255).mean() < 0.02, seed

@@ -1,4 +1,4 @@
-"""Sets of phantoms in the layouts that training reads."""
+"""Sets of phantoms have the layouts that training reads."""
 
 import numpy as np
 import pytest
@@ -10,14 +10,14 @@ from jaxseg.datasets.phantom_sets import SLICES, draw_nodule, prepare_phantoms
 COUNTS = {"train": 3, "validate": 2, "test": 1}
 
 
-def test_nodules_have_annotators_who_disagree_round_the_truth():
+def test_annotators_of_a_nodule_disagree_around_the_truth():
     distances, counts, unmarked = [], set(), 0
     for seed in range(40):
         images, labels, truth = draw_nodule(seed)
         assert (images.shape, truth.shape, labels.shape[:3]) == ((SLICES, 64, 64),) * 3
         counts.add(labels.shape[-1])
         inside, outside = images[truth].mean(), images[~labels.any(-1) & ~truth].mean()
-        assert inside > outside + 200  # it can be seen
+        assert inside > outside + 200  # the nodule is visible
         for mask in np.moveaxis(labels, -1, 0):
             there = mask.any((1, 2))
             unmarked += int((~there).sum())
@@ -29,7 +29,7 @@ def test_nodules_have_annotators_who_disagree_round_the_truth():
     assert unmarked > 0
 
 
-def test_a_set_of_nodules_reads_as_the_lidc_set_and_no_phantom_is_in_two_splits(tmp_path):
+def test_a_set_of_nodules_has_the_lidc_layout_and_no_phantom_is_in_two_splits(tmp_path):
     lines = list(prepare_phantoms("annotators", tmp_path / "a", COUNTS))
     assert len(lines) == 6
     seen = set()
@@ -42,13 +42,13 @@ def test_a_set_of_nodules_reads_as_the_lidc_set_and_no_phantom_is_in_two_splits(
             assert record["truth"].sum() >= 31
             seen.add(record["image"].tobytes())
     assert len(seen) == 6 * SLICES
-    list(prepare_phantoms("annotators", tmp_path / "a", COUNTS))  # replaces its own
+    list(prepare_phantoms("annotators", tmp_path / "a", COUNTS))  # replaces a set that it made
     before = lidc_slices(tmp_path / "a", "train")[0]["image"]
     list(prepare_phantoms("annotators", tmp_path / "b", COUNTS))
     np.testing.assert_array_equal(lidc_slices(tmp_path / "b", "train")[0]["image"], before)
 
 
-def test_a_set_of_x_rays_reads_as_pax_ray(tmp_path):
+def test_a_set_of_x_rays_has_the_pax_ray_layout(tmp_path):
     list(prepare_phantoms("xray", tmp_path / "x", COUNTS, size=64))
     data = read_paxray(tmp_path / "x")
     assert {split: len(pairs) for split, pairs in data.splits.items()} == {"train": 3, "val": 2, "test": 1}
@@ -57,12 +57,12 @@ def test_a_set_of_x_rays_reads_as_pax_ray(tmp_path):
     assert record["target"].any()
 
 
-def test_what_cannot_be_made_is_refused(tmp_path):
+def test_impossible_options_are_refused(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/x.txt").write_text("")
     for kind, out, counts, options, reason in (
         ("ct", "out", COUNTS, {}, "kind is 'ct'; known: annotators, xray"),
-        ("xray", "out", {"train": 0}, {}, "at least 1 phantom to train"),
+        ("xray", "out", {"train": 0}, {}, "train must be at least 1"),
         ("xray", "out", COUNTS, {"size": 8}, "the size from 32"),
         ("xray", "mine", COUNTS, {}, "did not write"),
     ):

@@ -1,4 +1,4 @@
-"""TIFF files of slices with several annotators."""
+"""TIFF files of slices with several annotators are written, read, and refused if damaged."""
 
 import struct
 import sys
@@ -25,13 +25,13 @@ EXAMPLES = {
 
 
 def tags_of(path: Path) -> list[dict]:
-    """What the pages of a file say, but where their pixels lie."""
+    """Returns the tags of a file's pages, except the positions of their pixels."""
     with tifffile.TiffFile(path) as file:
         return [{tag.code: tag.value for tag in page.tags if tag.code != 273} for page in file.pages]
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_what_is_written_is_read_and_tifffile_reads_it_alike(tmp_path, name):
+def test_written_arrays_are_read_back_and_tifffile_reads_the_same(tmp_path, name):
     array = EXAMPLES[name]
     write_tiff(tmp_path / "x.tif", array)
     for found in (read_tiff(tmp_path / "x.tif"), tifffile.imread(tmp_path / "x.tif")):
@@ -49,7 +49,7 @@ def test_what_is_written_is_read_and_tifffile_reads_it_alike(tmp_path, name):
         "mnist/train/Wrong/0_Wrong.tif",
     ],
 )
-def test_the_published_files_are_read_and_written_alike(shared, tmp_path, name):
+def test_the_published_files_are_read_and_written_identically(shared, tmp_path, name):
     path = shared / "data" / name
     array = read_tiff(path)
     np.testing.assert_array_equal(array, tifffile.imread(path))
@@ -59,7 +59,7 @@ def test_the_published_files_are_read_and_written_alike(shared, tmp_path, name):
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_masks_of_any_size_survive_their_bits(tmp_path, data):
+def test_masks_of_any_size_survive_storage_as_bits(tmp_path, data):
     shape = data.draw(st.tuples(st.just(1), st.integers(1, 9), st.integers(1, 20), st.integers(1, 5)))
     mask = data.draw(arrays(bool, shape))
     write_tiff(tmp_path / "x.tif", mask)
@@ -68,7 +68,7 @@ def test_masks_of_any_size_survive_their_bits(tmp_path, data):
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(sorted(EXAMPLES)), st.integers(0, 400), st.integers(0, 255), st.integers(0, 400))
-def test_damage_gives_one_error_or_an_array_of_the_file_s_size(tmp_path, name, place, value, missing):
+def test_damage_gives_an_image_error_or_an_array_no_larger_than_the_file(tmp_path, name, place, value, missing):
     path = tmp_path / "x.tif"
     write_tiff(path, EXAMPLES[name])
     content = bytearray(path.read_bytes())
@@ -84,7 +84,7 @@ def test_damage_gives_one_error_or_an_array_of_the_file_s_size(tmp_path, name, p
     assert "\n" not in message
 
 
-def test_a_file_that_claims_more_than_it_holds_is_refused_before_it_is_read(tmp_path, monkeypatch):
+def test_a_file_that_declares_more_than_it_holds_is_refused_before_its_pixels_are_read(tmp_path, monkeypatch):
     path = tmp_path / "x.tif"
     write_tiff(path, np.zeros((40, 50)))
     content = bytearray(path.read_bytes())
@@ -93,7 +93,7 @@ def test_a_file_that_claims_more_than_it_holds_is_refused_before_it_is_read(tmp_
         damaged = bytearray(content)
         place = damaged.find(struct.pack("<HHI", tag, 4, 1))
         damaged[place + 8 : place + 12] = struct.pack("<I", value)
-        damaged = damaged.replace(b'{"shape"', b'{"sjape"')  # so that the description does not settle it
+        damaged = damaged.replace(b'{"shape"', b'{"sjape"')  # so that the description does not determine the shape
         path.write_bytes(damaged)
         with pytest.raises(ImageError, match=r"x\.tif: (is cut short|holds|not a TIFF file)"):
             read_tiff(path)
@@ -110,25 +110,25 @@ def test_compressed_and_other_files_are_refused(tmp_path):
     with pytest.raises(ImageError, match="holds 2 arrays"):
         read_tiff(path)
     tifffile.imwrite(path, np.zeros((8, 8), np.complex64))
-    with pytest.raises(ImageError, match="whole or floating-point"):
+    with pytest.raises(ImageError, match="integers or floating-point"):
         read_tiff(path)
     path.write_bytes(b"not a picture")
     with pytest.raises(ImageError, match=r"x\.tif: not a TIFF file, or damaged"):
         read_tiff(path)
     with pytest.raises(FileNotFoundError):
         read_tiff(tmp_path / "y.tif")
-    with pytest.raises(ImageError, match="is no file"):
+    with pytest.raises(ImageError, match="is not a file"):
         read_tiff(tmp_path)
 
 
-def test_what_cannot_be_written_is_refused_and_nothing_is_left(tmp_path):
+def test_unsupported_arrays_are_refused_and_leave_no_file(tmp_path):
     for name, array in (("x.png", np.zeros((2, 2))), ("x.tif", np.zeros((2, 2), complex)), ("x.tif", np.zeros(3))):
         with pytest.raises(ValueError, match=r"must end in|cannot hold"):
             write_tiff(tmp_path / name, array)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_tifffile_the_extra_is_named(tmp_path, monkeypatch):
+def test_without_tifffile_the_error_names_the_extra(tmp_path, monkeypatch):
     write_tiff(tmp_path / "x.tif", np.zeros((2, 2)))
     monkeypatch.setitem(sys.modules, "tifffile", None)
     with pytest.raises(ValueError, match=r"pip install 'jaxseg\[tiff\]'"):

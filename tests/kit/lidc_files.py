@@ -1,12 +1,12 @@
-"""Small made-up studies as LIDC-IDRI distributes them: DICOM series and the archive's XML."""
+"""Small artificial studies as LIDC-IDRI distributes them: DICOM series and the archive's XML."""
 
 from pathlib import Path
 
 import numpy as np
 from dicom_files import write_dicom
 
+from jaxseg.annotators.lidc.annotations import RATINGS, Annotation, Outline
 from jaxseg.annotators.lidc.nodules import Stack
-from jaxseg.annotators.lidc.xml import RATINGS, Annotation, Outline
 
 SIZE, STEP, FIRST_Z = 96, 2.5, -120.0
 SPACING = (0.7, 0.6)
@@ -18,7 +18,7 @@ def uid(series: str, z: int) -> str:
 
 
 def box(top: int, left: int, height: int, width: int) -> list[tuple[int, int]]:
-    """An outline, pixel by pixel, whose inside is `height` by `width` pixels from (top, left) on; row and column."""
+    """Returns the pixels (row, column) of an outline whose inside is `height` by `width` pixels from (top, left) on."""
     rows, columns = range(top - 1, top + height + 1), range(left - 1, left + width + 1)
     right, bottom = columns[-1], rows[-1]
     around = [(rows[0], c) for c in columns] + [(r, right) for r in rows[1:]]
@@ -41,7 +41,7 @@ def nodule(*rois: str, name: str = "Nodule 001", malignancy: int | None = 3, oth
 
 
 def small(z: int, row: int, column: int, series: str = "1.2.35") -> str:
-    """A nodule below 3 mm: one point, no ratings."""
+    """Returns a nodule below 3 mm: one point, no ratings."""
     return nodule(roi(z, [(row, column)], series=series), name="small", malignancy=None)
 
 
@@ -59,7 +59,7 @@ def message(*sessions: str, series: str = "1.2.35", root: str = "LidcReadMessage
 
 
 def four_readers(series: str = "1.2.35") -> tuple[str, ...]:
-    """Slices 2 to 5 of one nodule by three readers, one of whom leaves slice 2 out; another by the last reader only."""
+    """Returns 4 readers: three outline slices 2 to 5 of one nodule (one without slice 2), the last another nodule."""
 
     def drawn(shift: int, slices=range(2, 6), **options) -> str:
         rois = [roi(z, box(30 + shift, 40, 8, 9), series=series) for z in slices]
@@ -77,7 +77,7 @@ def four_readers(series: str = "1.2.35") -> tuple[str, ...]:
 def save_study(
     folder: Path, xml: str | None, *, series: str = "1.2.35", patient: str = "LIDC-IDRI-0035", **tags
 ) -> Path:
-    """A CT of 9 slices and its XML beside it; by name the slices are in the reverse order of their positions."""
+    """Saves a CT of 9 slices and its XML; the order of the file names is the reverse of the positions."""
     folder.mkdir(parents=True)
     pixels = np.random.default_rng(sum(map(ord, series))).integers(0, 2000, (9, SIZE, SIZE)).astype(np.int16)
     for z, plane in enumerate(pixels):
@@ -104,7 +104,7 @@ def stack(depth: int = 9) -> Stack:
 
 
 def annotation(reader: int, outlines, malignancy: int | None = 3) -> Annotation:
-    """Of (slice, points) or (slice, points, False) for what is cut out."""
+    """Returns an annotation of outlines (slice, points), or (slice, points, False) for an exclusion."""
     made = [
         Outline(uid("1.2.35", z), FIRST_Z + STEP * z, not rest or rest[0], np.array(points, np.int32))
         for z, points, *rest in outlines

@@ -1,4 +1,4 @@
-"""Post-DAE's corruptions against the original's with scripted draws, and what they promise for any draw."""
+"""Post-DAE's corruptions: the original's results for recorded random numbers, and properties for any random numbers."""
 
 import functools
 
@@ -17,7 +17,7 @@ NOTHING = {"swaps": 0, "max_patches": 0, "max_discs": 0}
 
 
 def golden(kit, case: str) -> tuple[jax.Array, dict, dict]:
-    """Mask, parameters and arrays."""
+    """Returns the mask, the parameters and the arrays of a golden."""
     name = f"dae_augment/{case}"
     entry, arrays = kit.golden(name)
     return jnp.asarray(kit.input(name, "mask")[0, 0]), entry["params"], arrays
@@ -41,7 +41,7 @@ def test_border_equals_the_originals_edges(kit):
     assert edges.sum() == params["n_edges"]
 
 
-def test_the_images_own_border_is_none():
+def test_the_edge_of_the_image_is_not_a_border():
     mask = np.zeros((16, 16), np.float32)
     mask[:8] = 1
     rows, columns = np.nonzero(np.asarray(ops.border(jnp.asarray(mask))))
@@ -89,8 +89,8 @@ def test_discs_at_and_beyond_the_image_s_border_are_cut_there(centre, radius):
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.booleans())
-def test_swaps_are_done_one_after_the_other(seed, as_original):
+@given(st.integers(0, 2**32 - 1), st.sampled_from(["original", "better"]))
+def test_swaps_are_applied_one_after_the_other(seed, fidelity):
     rng = np.random.default_rng(seed)
     mask = rng.random((9, 4)).astype(np.float32)
     rows, columns, distances = (rng.integers(low, high, 40) for low, high in ((0, 9), (0, 4), (1, 7)))
@@ -100,9 +100,9 @@ def test_swaps_are_done_one_after_the_other(seed, as_original):
         above, below = max(row - distance, 0), min(row + distance, 8)
         old = wanted[below, column]
         wanted[below, column] = wanted[above, column]
-        wanted[above, column] = 1 - wanted[above, column] if as_original else old
+        wanted[above, column] = 1 - wanted[above, column] if fidelity == "original" else old
     swaps = Swaps(*(jnp.asarray(x) for x in (rows, columns, distances, used)))
-    found = ops.swap_labels(jnp.asarray(mask), swaps, as_original=as_original)
+    found = ops.swap_labels(jnp.asarray(mask), swaps, fidelity=fidelity)
     np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
@@ -110,10 +110,10 @@ def test_swaps_in_an_image_of_one_row():
     mask = jnp.array([[1.0, 0.0]])
     swaps = Swaps(*(jnp.array([x]) for x in (0, 0, 3, True)))
     np.testing.assert_array_equal(ops.swap_labels(mask, swaps), [[0.0, 0.0]])
-    np.testing.assert_array_equal(ops.swap_labels(mask, swaps, as_original=False), mask)
+    np.testing.assert_array_equal(ops.swap_labels(mask, swaps, fidelity="better"), mask)
 
 
-def test_drawn_swaps_are_different_pixels_of_the_border():
+def test_sampled_swaps_are_distinct_border_pixels():
     mask = jnp.asarray(ellipse())
     edges = np.asarray(ops.border(mask))
     total = int(edges.sum())
@@ -129,25 +129,25 @@ def test_drawn_swaps_are_different_pixels_of_the_border():
             assert all(edges[pixel] for pixel in pixels)
             seen |= pixels if count == 20 else set()
         assert set(np.unique(swaps.distances)) == {1, 2, 3, 4}
-    assert len(seen) > 0.75 * total  # 400 draws; 20 keys that draw alike would give 20
+    assert len(seen) > 0.75 * total  # 400 samples; if all 20 keys gave the same ones, 20
 
 
-def test_the_order_of_drawn_swaps_is_random():
+def test_the_order_of_sampled_swaps_is_random():
     draw = jax.jit(jax.vmap(lambda key: ops.draw_swaps(key, jnp.asarray(ellipse()), count=40, max_distance=4)))
     rows = np.asarray(draw(keys(50)).rows, float)
     assert abs(np.corrcoef(np.tile(np.arange(40), 50), rows.ravel())[0, 1]) < 0.1
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
-def test_a_mask_without_border_has_nothing_to_swap(value):
+def test_a_mask_without_border_gives_no_swaps(value):
     draw = jax.jit(functools.partial(ops.draw_swaps, count=300, max_distance=20))
     swaps = draw(KEY, jnp.full((16, 16), value))
     assert not swaps.used.any()
     assert (ops.swap_labels(jnp.full((16, 16), value), swaps) == value).all()
 
 
-def test_the_number_of_deleted_patches_is_drawn_from_0_to_the_most():
-    mask = jnp.zeros((64, 70)).at[:40, :60].set(1)  # 5 x 8 whole patches of 8; 2.5 of 8.75 are left out below
+def test_the_number_of_deleted_patches_is_between_0_and_max_patches():
+    mask = jnp.zeros((64, 70)).at[:40, :60].set(1)  # 5 x 8 complete patches of 8 pixels hold foreground
     draw = jax.jit(jax.vmap(lambda key: ops.draw_patches(key, mask, size=8, max_patches=4)))
     chosen = np.asarray(draw(keys(200)))
     assert chosen.shape == (200, 8, 8)
@@ -158,11 +158,11 @@ def test_the_number_of_deleted_patches_is_drawn_from_0_to_the_most():
     assert (chosen.any(0) == np.asarray(ops.occupied_patches(mask, size=8))).all()
 
 
-def test_few_patches_all_go_as_in_the_original_or_half_of_them():
+def test_if_few_patches_hold_foreground_the_original_deletes_all_and_better_at_most_half():
     mask = jnp.zeros((64, 64)).at[:16, :24].set(1)  # 6 patches
     chosen = [
-        jax.jit(jax.vmap(lambda key, a=a: ops.draw_patches(key, mask, size=8, max_patches=15, as_original=a)))(keys(60))
-        for a in (True, False)
+        jax.jit(jax.vmap(lambda key, f=f: ops.draw_patches(key, mask, size=8, max_patches=15, fidelity=f)))(keys(60))
+        for f in ("original", "better")
     ]
     assert (chosen[0].sum((1, 2)) == 6).all()
     assert set(np.asarray(chosen[1].sum((1, 2)))) == {0, 1, 2, 3}
@@ -176,9 +176,9 @@ def test_patches_larger_than_the_image_delete_nothing():
     assert (ops.delete_patches(mask, chosen, size=32) == 1).all()
 
 
-@pytest.mark.parametrize(("as_original", "farthest"), [(True, (6, 9)), (False, (5, 8))])
-def test_discs_number_from_0_to_the_most_and_lie_in_the_image_or_one_beyond(as_original, farthest):
-    draw = jax.jit(jax.vmap(lambda key: ops.draw_discs(key, (6, 9), max_discs=5, as_original=as_original)))
+@pytest.mark.parametrize(("fidelity", "farthest"), [("original", (6, 9)), ("better", (5, 8))])
+def test_between_0_and_max_discs_lie_in_the_image_or_one_pixel_outside(fidelity, farthest):
+    draw = jax.jit(jax.vmap(lambda key: ops.draw_discs(key, (6, 9), max_discs=5, fidelity=fidelity)))
     discs = draw(keys(200))
     assert set(np.asarray(discs.used.sum(1))) == set(range(6))
     assert (int(discs.rows.max()), int(discs.columns.max())) == farthest
@@ -186,7 +186,7 @@ def test_discs_number_from_0_to_the_most_and_lie_in_the_image_or_one_beyond(as_o
 
 
 @pytest.mark.parametrize("dtype", [bool, np.float32])
-def test_every_mask_of_a_batch_is_corrupted_by_draws_of_its_own(dtype):
+def test_every_mask_of_a_batch_gets_its_own_random_corruption(dtype):
     masks = jnp.asarray(np.stack([ellipse(64, 64)] * 3)).astype(dtype)
     how = Corruption(swaps=30, max_distance=5, patch=8, max_discs=3, radius=2)
     found = np.asarray(corrupt(KEY, masks, how))
@@ -199,7 +199,7 @@ def test_every_mask_of_a_batch_is_corrupted_by_draws_of_its_own(dtype):
     assert (found != np.asarray(corrupt(jax.random.key(4), masks, how))).any()
 
 
-def test_channels_are_masks_of_their_own():
+def test_channels_are_corrupted_separately():
     masks = jnp.asarray(np.stack([ellipse(64, 64), 1 - ellipse(64, 64)], -1))[None]
     how = Corruption(max_discs=0, max_patches=0, swaps=9, max_distance=3)
     found = np.asarray(corrupt(KEY, masks, how))
@@ -211,17 +211,17 @@ def test_channels_are_masks_of_their_own():
     assert (corrupt(KEY, masks, Corruption(**NOTHING)) == masks).all()
 
 
-def test_corruptions_come_in_the_originals_order():
-    """Discs last: they are whole; patches before: nothing but discs is in a deleted patch."""
+def test_corruptions_are_applied_in_the_originals_order():
+    """Discs come last, so they are complete; a patch deleted before holds only discs."""
     mask = jnp.asarray(ellipse(64, 64))[None]
     how = Corruption(swaps=60, max_distance=4, patch=64, max_patches=1, max_discs=2, radius=3)
     found = np.asarray(jax.vmap(lambda key: corrupt(key, mask, how))(keys(20)))[:, 0]
     only_discs = Corruption(**(NOTHING | {"max_discs": 2}), radius=3)
     discs = np.asarray(jax.vmap(lambda key: corrupt(key, jnp.zeros_like(mask), only_discs))(keys(20)))[:, 0]
-    np.testing.assert_array_equal(found, discs)  # the one patch there is always goes
+    np.testing.assert_array_equal(found, discs)  # the only patch is always deleted
 
 
-def test_soft_values_survive_and_stay_in_range():
+def test_soft_values_are_kept_and_stay_in_range():
     mask = jnp.asarray(np.random.default_rng(0).random((2, 40, 40)), jnp.float32).at[:, 10:20, 10:20].set(1)
     found = np.asarray(corrupt(KEY, mask, Corruption(swaps=20, max_distance=3, patch=8, max_patches=2, radius=2)))
     assert found.min() >= 0
@@ -245,11 +245,18 @@ def test_scaled_corruptions_are_as_strong_at_another_size():
         ({"patch": 0}, "patch must be a whole number of at least 1, got 0"),
         ({"max_distance": 2.5}, "max_distance must be a whole number"),
         ({"radius": float("nan")}, "radius must be at least 0"),
+        ({"fidelity": True}, "fidelity is True; known: original, better"),
     ],
 )
 def test_impossible_options_are_refused(options, reason):
     with pytest.raises(ValueError, match=reason):
         Corruption(**options)
+
+
+def test_the_older_keyword_as_original_means_fidelity():
+    assert Corruption(as_original=True) == Corruption()
+    assert Corruption(as_original=False) == Corruption(fidelity="better") != Corruption()
+    assert Corruption(as_original=False).scaled(0.5).fidelity == "better"
 
 
 def test_wrong_shapes_and_factors_are_refused():

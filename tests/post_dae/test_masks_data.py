@@ -1,4 +1,4 @@
-"""Folders of masks as training data."""
+"""Folders of masks as training data: what is read, resized, refused and split."""
 
 import pickle
 from pathlib import Path
@@ -32,7 +32,7 @@ def record(path: Path, **options) -> np.ndarray:
 
 
 def torch_bilinear(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """By its definition, pixel by pixel."""
+    """Returns the resized mask by definition, pixel by pixel."""
     result = np.zeros(size)
     for row, column in np.ndindex(*size):
         at = [max(0.0, (i + 0.5) * n / m - 0.5) for i, n, m in zip((row, column), mask.shape, size, strict=True)]
@@ -46,7 +46,7 @@ def torch_bilinear(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("folder", ["lung_masks", "heart_masks"])
-def test_the_sample_masks_are_read_as_they_are(shared, folder):
+def test_the_sample_masks_are_read_unchanged(shared, folder):
     masks = MaskFolder(shared / "data" / folder)
     assert (len(masks), masks.ignored) == ({"lung_masks": 300, "heart_masks": 150}[folder], 0)
     mask = masks[7]["mask"]
@@ -58,7 +58,7 @@ def test_the_sample_masks_are_read_as_they_are(shared, folder):
     assert ((small > 0) & (small < 1)).any()
 
 
-def test_other_entries_are_counted_and_left(tmp_path):
+def test_other_entries_are_counted_and_ignored(tmp_path):
     for name in ("b.png", "a.PNG", "c.jpg"):
         save(tmp_path / name, square())
     np.save(tmp_path / "d.npy", square() > 0)
@@ -91,13 +91,13 @@ def test_masks_are_resized_bilinearly_without_antialiasing(tmp_path_factory, hei
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
-def test_pictures_of_every_mode_are_read(tmp_path, mode):
+def test_images_of_every_mode_are_read(tmp_path, mode):
     path = tmp_path / "x.png"
     Image.fromarray(square()).convert(mode).save(path)
     np.testing.assert_array_equal(record(path)[..., 0], square() / 255)
 
 
-def test_masks_of_0_and_1_are_no_black_pictures(tmp_path):
+def test_masks_of_0_and_1_are_not_read_as_black(tmp_path):
     wanted = square()[..., None] / 255
     np.testing.assert_array_equal(record(save(tmp_path / "x.png", square() // 255)), wanted)
     for dtype in (bool, np.uint8, np.int64):
@@ -108,16 +108,16 @@ def test_masks_of_0_and_1_are_no_black_pictures(tmp_path):
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_channels_of_an_array_are_channels_of_the_record(tmp_path, order):
     masks = np.random.default_rng(0).random((3, *SIZE)) > 0.5
-    masks[2] = False  # one empty channel among others is fine
+    masks[2] = False  # one empty channel among others is allowed
     np.save(tmp_path / "x.npy", np.asarray(masks, order=order))
     np.testing.assert_array_equal(record(tmp_path / "x.npy", channels=3), masks.transpose(1, 2, 0))
-    with pytest.raises(ValueError, match="x.npy: has 3 channels; masks with 1 were asked for"):
+    with pytest.raises(ValueError, match="x.npy: has 3 channels; the setting is 1"):
         record(tmp_path / "x.npy")
-    with pytest.raises(ValueError, match="x.png: has 1 channels; masks with 3"):
+    with pytest.raises(ValueError, match="x.png: has 1 channels; the setting is 3"):
         record(save(tmp_path / "x.png", square()), channels=3)
 
 
-def test_soft_edges_are_kept_or_cut(tmp_path):
+def test_soft_edges_are_kept_or_thresholded(tmp_path):
     pixels = square()
     pixels[:3, :5] = 100
     pixels[3, :5] = 200
@@ -126,7 +126,7 @@ def test_soft_edges_are_kept_or_cut(tmp_path):
     np.testing.assert_array_equal(record(path, grey="threshold")[..., 0], pixels > 127)
 
 
-def test_a_photograph_is_refused_or_cut(tmp_path):
+def test_a_photograph_is_refused_or_thresholded(tmp_path):
     pixels = np.tile(np.linspace(0, 255, 32).astype(np.uint8), (24, 1))
     path = save(tmp_path / "x.png", pixels)
     with pytest.raises(ValueError, match="x.png: has many shades of grey: it is a picture, not a mask"):
@@ -143,7 +143,7 @@ def test_a_photograph_is_refused_or_cut(tmp_path):
         (square().astype(np.uint16), "x.png: a mask must be one picture of 1 or 8 bits"),
     ],
 )
-def test_pictures_that_are_no_masks_are_refused(tmp_path, pixels, reason):
+def test_images_that_are_not_masks_are_refused(tmp_path, pixels, reason):
     with pytest.raises(ValueError, match=reason):
         record(save(tmp_path / "x.png", pixels))
 
@@ -158,7 +158,7 @@ def test_pictures_that_are_no_masks_are_refused(tmp_path, pixels, reason):
         (np.array([{}], object), "x.npy: masks must be bool or whole numbers, got object"),
     ],
 )
-def test_arrays_that_are_no_masks_are_refused(tmp_path, array, reason):
+def test_arrays_that_are_not_masks_are_refused(tmp_path, array, reason):
     np.save(tmp_path / "x.npy", array, allow_pickle=True)
     with pytest.raises(ValueError, match=reason):
         record(tmp_path / "x.npy")
@@ -166,7 +166,7 @@ def test_arrays_that_are_no_masks_are_refused(tmp_path, array, reason):
 
 @settings(max_examples=40, deadline=None)
 @given(st.sampled_from(["x.png", "x.jpg", "x.npy"]), st.integers(0, 2**32 - 1))
-def test_damaged_files_are_masks_or_errors_that_name_them(tmp_path_factory, name, seed):
+def test_damaged_files_give_a_mask_or_an_error_that_names_the_file(tmp_path_factory, name, seed):
     path = tmp_path_factory.mktemp("m") / name
     np.save(path, square() > 0) if name.endswith("npy") else save(path, square())
     rng = np.random.default_rng(seed)
@@ -186,7 +186,7 @@ def test_damaged_files_are_masks_or_errors_that_name_them(tmp_path_factory, name
         assert 0 <= mask.min() <= mask.max() <= 1
 
 
-def test_records_come_as_batches_and_a_bad_one_is_named_or_skipped(tmp_path):
+def test_records_are_batched_and_a_bad_one_is_reported_or_skipped(tmp_path):
     for i in range(5):
         save(tmp_path / f"{i}.png", square())
     (tmp_path / "3.png").write_bytes(b"no picture")
@@ -205,14 +205,14 @@ def folder_of(root: Path, count: int) -> MaskFolder:
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(2, 200), st.integers(0, 9), st.floats(0.5, 0.9))
-def test_training_and_validation_are_disjoint_and_have_all(count, seed, fraction):
+def test_training_and_validation_are_disjoint_and_complete(count, seed, fraction):
     train, validation = folder_of(Path("x"), count).split(train_fraction=fraction, seed=seed)
     assert len(train) == int(fraction * count)
     assert sorted(train.files + validation.files) == list(folder_of(Path("x"), count).files)
     assert (train.size, train.root) == (SIZE, Path("x"))
 
 
-def test_splits_hang_on_the_seed_alone():
+def test_splits_depend_only_on_the_seed():
     first, same, other = (folder_of(Path("x"), 50).split(seed=seed)[0].files for seed in (1, 1, 2))
     assert first == same
     assert set(first) != set(other)
@@ -229,7 +229,7 @@ def test_the_originals_splits_overlap():
 
 def test_impossible_options_are_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(ValueError, match="none of its 1 entries is a mask; give the folder that holds"):
+    with pytest.raises(ValueError, match="none of its 1 entries is a mask; name the folder that holds"):
         MaskFolder(tmp_path)
     with pytest.raises(OSError, match="missing"):
         MaskFolder(tmp_path / "missing")
@@ -245,7 +245,7 @@ def test_impossible_options_are_refused(tmp_path):
     for options, reason in (
         ({"split": "random"}, "split is 'random'; known: disjoint, original"),
         ({"train_fraction": 1.0}, r"train_fraction must be in \(0, 1\)"),
-        ({}, "1 masks cannot be split into 0.8 of them and the rest"),
+        ({}, "1 masks cannot be split into a share of 0.8 and the rest"),
     ):
         with pytest.raises(ValueError, match=reason):
             masks.split(**options)

@@ -1,4 +1,4 @@
-"""Random deformations: nothing moves at strength 0, and what is drawn moves masks as far as it says."""
+"""Random deformations: nothing moves at strength 0, and masks move as far as the parameters say."""
 
 import jax
 import jax.numpy as jnp
@@ -19,13 +19,13 @@ def still(count: int = 2) -> Warp:
     return Warp(jnp.zeros((count, 2, 2)), jnp.zeros((count, 2)), jnp.zeros((count, 2, KNOTS, KNOTS)))
 
 
-def test_nothing_moves_without_strength():
+def test_nothing_moves_at_strength_0():
     x = masks()
     assert warp(jax.random.key(0), x, affine=0.0, elastic=0.0) is x
     np.testing.assert_array_equal(apply_warp(x, still()), x)
 
 
-def test_a_shift_moves_by_whole_pixels_and_zeros_come_in():
+def test_a_shift_by_whole_pixels_is_exact_and_fills_with_zeros():
     x = masks()  # a side of 33 has half sides of 16 pixels
     moved = apply_warp(x, still()._replace(shift=jnp.asarray([[3 / 16, 0.0], [0.0, -20 / 16]])))
     np.testing.assert_allclose(moved[0, :-3], x[0, 3:], atol=1e-5)
@@ -34,21 +34,21 @@ def test_a_shift_moves_by_whole_pixels_and_zeros_come_in():
     np.testing.assert_array_equal(moved[1, :, :20], 0)
 
 
-def test_a_quarter_turn_turns():
+def test_a_rotation_by_90_degrees_is_exact():
     turn = jnp.asarray([[-1.0, -1.0], [1.0, -1.0]])  # a rotation by 90 degrees, minus identity
     moved = apply_warp(masks(1), still(1)._replace(matrix=turn[None]))
     found = [np.rot90(np.asarray(masks(1)[0]), times) for times in (1, 3)]
     assert min(np.abs(np.asarray(moved[0]) - x).max() for x in found) < 1e-4
 
 
-def test_even_knots_shift_and_smooth_ones_bend():
+def test_equal_knots_shift_and_different_knots_bend():
     knots = jnp.zeros((1, 2, KNOTS, KNOTS)).at[:, 0].set(2 / 16)
     moved = apply_warp(masks(1), still(1)._replace(knots=knots))
     np.testing.assert_allclose(moved[0, :-2], masks(1)[0, 2:], atol=1e-4)
 
 
 @pytest.mark.parametrize(("affine", "elastic"), [(0.1, 0.0), (0.0, 0.05), (0.2, 0.1)])
-def test_warped_masks_are_masks_and_each_of_its_own(affine, elastic):
+def test_warped_masks_are_masks_and_differ_from_each_other(affine, elastic):
     x = jnp.concatenate([masks(1), masks(1)])
     moved = np.asarray(warp(jax.random.key(1), x, affine=affine, elastic=elastic))
     assert moved.min() >= 0
@@ -61,7 +61,7 @@ def test_warped_masks_are_masks_and_each_of_its_own(affine, elastic):
     np.testing.assert_array_equal(moved, again)
 
 
-def test_sharp_edges_keep_black_and_white():
+def test_sharpening_keeps_0_and_1():
     ramp = jnp.linspace(0, 1, 101).reshape(1, 1, -1, 1)
     for drawn in (0.0, 0.5, 0.999):
         found = np.asarray(sharpen(ramp, jnp.asarray([drawn]))).ravel()

@@ -1,7 +1,8 @@
-"""Outlines of masks, point by point as OpenCV follows them, and polygons made of them.
+"""Contours of masks, point by point as OpenCV traces them, and polygons computed from them.
 
-Masks are (H, W) bool; points are (N, 2) int64, x to the right and y down, centres of pixels. A region is what hangs
-together by sides or corners; a hole is background that hangs together by sides alone and does not reach the outside.
+Masks are (H, W) bool. Points are (N, 2) int64, pixel centres with x to the right and y down. A region is a set of
+pixels connected by sides or corners. A hole is a set of background pixels connected by sides only that does not reach
+the outside.
 """
 
 import math
@@ -9,21 +10,21 @@ import math
 import numpy as np
 from scipy import ndimage
 
-# Directions 0 to 7: right, and on against the clock as seen on a screen.
+# Directions 0 to 7: the first is right, the others follow counter-clockwise as seen on a screen.
 _STEPS = np.array([(1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1)])
 _RIGHT, _LEFT = 0, 4
 
 
 def outer_contours(mask: np.ndarray) -> list[np.ndarray]:
-    """Returns the outer outlines of a mask's regions, without those of regions that lie inside a hole of another.
+    """Returns the outer contours of a mask's regions, except regions inside a hole of another region.
 
     Args:
       mask: (H, W) bool.
 
     Returns:
-      A list of (N, 2) int64 x, y: every pixel of the outline, with the pixels of thin parts there and back, from the
-      region's first pixel in reading order, against the clock on a screen. The region whose first pixel comes last in
-      reading order is first. Equal to OpenCV's findContours(mask, RETR_EXTERNAL, CHAIN_APPROX_NONE).
+      A list of (N, 2) int64 x, y: every pixel of the contour, counter-clockwise on a screen, starting at the region's
+      first pixel in reading order. Pixels of thin parts occur once per direction. The region whose first pixel is last
+      in reading order comes first. Equal to OpenCV's findContours(mask, RETR_EXTERNAL, CHAIN_APPROX_NONE).
 
     Raises:
       ValueError: the mask is not (H, W) bool.
@@ -35,50 +36,50 @@ def outer_contours(mask: np.ndarray) -> list[np.ndarray]:
 
 
 def first_contour(mask: np.ndarray) -> np.ndarray:
-    """Returns the first of `outer_contours(mask)`, (N, 2), or (0, 2) of an empty mask; faster where there are many."""
+    """Returns the first of `outer_contours(mask)`, (N, 2), or (0, 2) for an empty mask; faster for many regions."""
     grid = _Grid(mask)
     starts = grid.outer_starts(last_only=True)
     return grid.follow(starts[0], _LEFT) if starts else np.zeros((0, 2), np.int64)
 
 
 def all_contours(mask: np.ndarray) -> list[np.ndarray]:
-    """Returns the outlines of all regions of a mask, those inside holes too, and of all holes.
+    """Returns the contours of all regions of a mask, including those inside holes, and of all holes.
 
-    The outline of a hole runs over the pixels of the mask that surround it. Filled by the even-odd rule, the polygons
-    show the mask without the outer half of its outermost pixels.
+    The contour of a hole runs over the mask's pixels around it. Filled by the even-odd rule, the polygons show the mask
+    without the outer half of its outermost pixels.
 
     Args:
       mask: (H, W) bool.
 
     Returns:
-      A list of (N, 2) int64 x, y, the last in reading order first; equal to OpenCV's findContours(mask, RETR_LIST,
-      CHAIN_APPROX_NONE).
+      A list of (N, 2) int64 x, y; the last contour in reading order comes first. Equal to OpenCV's findContours(mask,
+      RETR_LIST, CHAIN_APPROX_NONE).
 
     Raises:
       ValueError: the mask is not (H, W) bool.
     """
     grid = _Grid(mask)
-    # A hole is met at its first pixel in reading order; its outline starts at the pixel of the mask to the left.
+    # A hole is found at its first pixel in reading order; its contour starts at the mask's pixel to the left.
     found = [(start, start, _LEFT) for start in grid.starts()]
     found += [(hole, hole - 1, _RIGHT) for hole in grid.holes()]
     return [grid.follow(start, side) for _, start, side in sorted(found, reverse=True)]
 
 
 def polygon_area(points: np.ndarray) -> float:
-    """Returns the area inside a closed polygon, (N, 2), in squares of its unit; 0.0 with fewer than three points."""
+    """Returns the area of a closed polygon, (N, 2), in square units; 0.0 for fewer than three points."""
     x, y = np.asarray(points).reshape(-1, 2).T
     return abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2
 
 
 def convex_hull(points: np.ndarray) -> np.ndarray:
-    """Returns the corners of the smallest convex polygon around points.
+    """Returns the corners of the smallest convex polygon that contains all points.
 
     Args:
       points: (N, 2) integers.
 
     Returns:
-      (M, 2) of the same kind, each corner once; points on an edge are left out. One or two points where the points are
-      the same or on one line.
+      (M, 2) with the same dtype, each corner once and without points on edges. If all points are equal or on one line,
+      there are one or two corners.
 
     Source: Andrew 1979, "Another efficient algorithm for convex hulls in two dimensions" (the monotone chain).
     """
@@ -92,11 +93,11 @@ def convex_hull(points: np.ndarray) -> np.ndarray:
 
 
 def simplify(points: np.ndarray, tolerance: float) -> np.ndarray:
-    """Returns a closed polygon with fewer points, none of those left out further than `tolerance` from it.
+    """Returns a closed polygon with fewer points; no omitted point is farther than `tolerance` from it.
 
     Args:
       points: (N, 2) x, y.
-      tolerance: at least 0, in the unit of the points; 0 leaves out only points on straight lines.
+      tolerance: at least 0, in the unit of the points; 0 omits only points on straight lines.
 
     Returns:
       (M, 2), a selection in the same order; at least three points, unless fewer were given.
@@ -104,7 +105,7 @@ def simplify(points: np.ndarray, tolerance: float) -> np.ndarray:
     Raises:
       ValueError: the tolerance is negative or not finite.
 
-    Source: Douglas and Peucker 1973, here for a ring, cut at its first point and the one farthest from it.
+    Source: Douglas and Peucker 1973, applied to a ring that is cut at its first point and at the point farthest from it.
     """
     if not (math.isfinite(tolerance) and tolerance >= 0):
         raise ValueError(f"tolerance must be at least 0, got {tolerance}")
@@ -132,7 +133,7 @@ def simplify(points: np.ndarray, tolerance: float) -> np.ndarray:
 
 
 class _Grid:
-    """The part of a mask that is not empty, in a frame of background, with the neighbours of every pixel."""
+    """The bounding box of a mask with a border of background, and the neighbours of every pixel."""
 
     def __init__(self, mask: np.ndarray):
         mask = np.asarray(mask)
@@ -150,11 +151,11 @@ class _Grid:
         return _first_pixels(*ndimage.label(self.framed, np.ones((3, 3))))
 
     def outer_starts(self, *, last_only: bool = False) -> list[int]:
-        """Returns the first pixel of every region that is in no hole, in reading order; or only the last of them."""
+        """Returns the first pixel of every region outside holes, in reading order; or only the last of them."""
         starts = self.starts()
         if len(starts) < 2:
             return starts
-        # What lies left of a region's first pixel is background: the outside, or the hole that the region is in.
+        # The pixel to the left of a region's first pixel is background: the outside, or the hole around the region.
         background = self._background()[0].ravel()
         outer = (start for start in reversed(starts) if background[start - 1] == background[0])
         return [next(outer)] if last_only else list(outer)[::-1]
@@ -164,7 +165,7 @@ class _Grid:
         return _first_pixels(*self._background())[1:]
 
     def follow(self, start: int, side: int) -> np.ndarray:
-        """Returns the outline, (N, 2), that passes the pixel `start` and has the background on that side of it."""
+        """Returns the contour, (N, 2), through the pixel `start` that has the background on that side of it."""
         if self._codes is None:
             self._codes = _neighbours(self.framed)
         codes, moves = self._codes, [int(x + y * self.width) for x, y in _STEPS]
@@ -172,7 +173,7 @@ class _Grid:
         direction = next((d % 8 for d in range(side + 7, side - 1, -1) if here >> d % 8 & 1), None)
         path = [start]
         if direction is not None:  # else the region is a single pixel
-            # The outline ends with the step from this last pixel back to the first.
+            # The contour ends with the step from this last pixel back to the first.
             last, place, turn = start + moves[direction], start, _TURN
             direction = (direction + 4) % 8
             while True:
@@ -190,7 +191,7 @@ class _Grid:
 
 
 def _neighbours(framed: np.ndarray) -> bytes:
-    """Returns for every pixel, in reading order, which of the eight beside it are of the mask: a bit a direction."""
+    """Returns for every pixel, in reading order, which of its eight neighbours are in the mask: one bit per direction."""
     height, width = framed.shape
     codes = np.zeros((height, width), np.uint8)
     inside, cells = codes[1:-1, 1:-1], framed.view(np.uint8)
@@ -200,7 +201,7 @@ def _neighbours(framed: np.ndarray) -> bytes:
 
 
 def _first_pixels(numbered: np.ndarray, count: int) -> list[int]:
-    """Returns the place of the first pixel of every number from 1 to count, in reading order."""
+    """Returns the index of the first pixel of each label from 1 to count, in reading order."""
     if count < 2:
         return [int(np.argmax(numbered.ravel() == 1))] if count else []
     flat = numbered.ravel()
@@ -211,9 +212,9 @@ def _first_pixels(numbered: np.ndarray, count: int) -> list[int]:
 
 
 def _turns() -> bytes:
-    """Returns the next direction by a pixel's neighbours and the direction just gone, as table[neighbours * 8 + it].
+    """Returns the next direction for a pixel's neighbours and the last direction, at table[neighbours * 8 + direction].
 
-    One looks round against the clock, from the neighbour after the one just left.
+    The search runs counter-clockwise and starts after the pixel just left.
     """
     table = bytearray(256 * 8)
     for code in range(1, 256):
@@ -227,7 +228,7 @@ _TURN = _turns()
 
 
 def _half_hull(points: list) -> list:
-    """Returns the corners on one side of points that are sorted by row, then column."""
+    """Returns the corners on one side of points sorted by row, then column."""
     chain = []
     for x, y in points:
         while len(chain) > 1:
@@ -240,13 +241,13 @@ def _half_hull(points: list) -> list:
 
 
 def _distance(points: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """Returns the distance of points, (N, 2), from the stretch between two points."""
+    """Returns the distance of points, (N, 2), from the segment between two points."""
     along, away = end - start, points - start
     length = float(np.hypot(*along))
     if not length:
         return np.hypot(*away.T)
     place = away @ along
-    # From the product of the sides, so that whole numbers on the line have exactly the distance 0.
+    # Computed from a cross product, so that integer points on the line have exactly the distance 0.
     apart = np.abs(away[:, 0] * along[1] - away[:, 1] * along[0]) / length
     beyond = np.minimum(np.hypot(*away.T), np.hypot(*(points - end).T))
     return np.where((place >= 0) & (place <= length**2), apart, beyond)

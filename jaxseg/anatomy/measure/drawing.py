@@ -1,6 +1,6 @@
-"""Pictures of what was measured: lines over the image, and below it the values, or why there are none.
+"""Images of measurements: lines over the X-ray, and below it the values, or the reasons why there are none.
 
-Images are uint8, (H, W) or (H, W, 3). Every line has a dark rim, so that it shows on dark and on bright ground.
+Images are uint8, (H, W) or (H, W, 3). Every line has a dark rim, so that it is visible on dark and bright areas.
 """
 
 import functools
@@ -27,27 +27,27 @@ _COLOURS = {
 _OF_CLASSES = (_ORANGE, _SKY, _GREEN, _YELLOW, _PURPLE, _VERMILION, _BLUE)
 _BACKGROUND, _TEXT = (18, 20, 24), (235, 235, 235)
 _MIN_SIDE = 768  # pixels of the longer side; smaller images are enlarged, so that text fits
-_MIN_WIDTH = 320  # of the picture: narrow images get a dark margin
-_MAX_NAMED = 12  # with more classes than these, their names would hide the image
-_MAX_LISTED = 6  # of those with more, values are not listed
+_MIN_WIDTH = 320  # pixels; narrower images get a dark margin
+_MAX_NAMED = 12  # largest number of classes whose names are written; more names would hide the image
+_MAX_LISTED = 6  # largest number of classes whose values are listed
 
 
 def draw_lines(image: np.ndarray, measurements: Measurements) -> np.ndarray:
-    """Draws what was measured over an image, with the values, or why there are none, in a strip below it.
+    """Draws measurements over an image, with the values, or the reasons why there are none, in a strip below it.
 
-    Of CTR it shows the midline, how far the heart reaches to both sides of it, and the width of the thorax; of SCD the
-    centres of vertebrae, the fitted line, and the distances; of classes the box, the centroid, the outline that was
-    followed, and its convex hull.
+    For CTR it shows the midline, the extent of the heart on both sides of it, and the width of the thorax; for SCD the
+    centres of the vertebrae, the fitted line, and the distances; for classes the box, the centroid, the traced contour
+    and its convex hull.
 
     Args:
-      image: (H, W) or (H, W, 3) uint8 of any size; the grid of the masks is stretched onto it.
-      measurements: as `measure` gives them; those read from JSON have no lines.
+      image: (H, W) or (H, W, 3) uint8 of any size; the grid of the masks is stretched to it.
+      measurements: the result of `measure`; measurements that were read from JSON have no lines.
 
     Returns:
-      (H', W', 3) uint8: the image, enlarged where its longer side has less than 768 pixels, and the strip.
+      (H', W', 3) uint8: the image, enlarged if its longer side has less than 768 pixels, and the strip.
 
     Raises:
-      ValueError: the image is not as said above.
+      ValueError: the image has another shape or dtype, or no pixels.
     """
     picture = _canvas(image)
     pen = _Pen(picture, measurements.size)
@@ -68,7 +68,7 @@ def draw_lines(image: np.ndarray, measurements: Measurements) -> np.ndarray:
 
 
 class _Pen:
-    """Draws on a picture in the coordinates of masks: lines, and text that says what they are."""
+    """Draws lines and text on a picture, in the coordinates of the masks."""
 
     def __init__(self, picture: Image.Image, grid: tuple[int, int]):
         self.draw = ImageDraw.Draw(picture)
@@ -81,7 +81,7 @@ class _Pen:
         self.font = ImageFont.load_default(size=self.size)
 
     def place(self, points: np.ndarray) -> np.ndarray:
-        """Returns points of the masks' grid as points of the picture; centres of pixels become centres."""
+        """Converts points of the masks' grid to points of the picture; pixel centres stay pixel centres."""
         return (np.asarray(points, np.float64) + 0.5) * self.scale - 0.5
 
     def path(self, points, colour, *, width: int | None = None) -> None:
@@ -91,7 +91,7 @@ class _Pen:
         self.draw.line(path, colour, width, joint="curve")
 
     def ticked(self, points, colour) -> None:
-        """Draws a level line between two points of the picture, with a tick at either end."""
+        """Draws a horizontal line between two points of the picture, with a tick at each end."""
         tick = 3 * self.width
         ticks = [[(x, y - tick), (x, y + tick)] for x, y in points]
         strokes = [[tuple(point) for point in stroke] for stroke in (points, *ticks)]
@@ -101,13 +101,13 @@ class _Pen:
             self.draw.line(stroke, colour, self.width)
 
     def dot(self, point, colour, radius: float) -> None:
-        """Draws a disc around a point of the picture."""
+        """Draws a disc at a point of the picture."""
         (x, y), wide = point, radius + self.rim
         self.draw.ellipse([x - wide, y - wide, x + wide, y + wide], _BACKGROUND)
         self.draw.ellipse([x - radius, y - radius, x + radius, y + radius], colour)
 
     def write(self, point, text: str, colour, anchor: str) -> None:
-        """Writes text at a point of the picture, moved so that all of it is inside."""
+        """Writes text at a point of the picture, moved so that it is completely inside."""
         rim = max(2, self.size // 8)
         box = self.draw.textbbox(tuple(point), text, font=self.font, anchor=anchor, stroke_width=rim)
         x = point[0] + max(0, -box[0]) - max(0, box[2] - self.picture.width)
@@ -116,7 +116,7 @@ class _Pen:
 
 
 def _midline(pen: _Pen, points, colour) -> None:
-    """Draws the midline in dashes, as it is no length."""
+    """Draws the midline as a dashed line, because it is not a length."""
     (x, top), (_, bottom) = pen.place(points)
     dash = 6 * pen.width
     for y in np.arange(top, bottom, 2 * dash):
@@ -124,7 +124,7 @@ def _midline(pen: _Pen, points, colour) -> None:
 
 
 def _length(pen: _Pen, points, colour, label_at: float = 0.5) -> None:
-    """Draws a width of heart or thorax, and at that share of it its length in pixels of the masks."""
+    """Draws the width of heart or thorax, and its length in pixels of the masks at the share `label_at` of it."""
     length = abs(int(points[1][0] - points[0][0]))
     if not length:
         return
@@ -151,7 +151,7 @@ _DRAWN = {
     "midline": _midline,
     "heart right": _length,
     "heart left": _length,
-    "thorax": functools.partial(_length, label_at=0.25),  # in its middle, the midline would cross the figure
+    "thorax": functools.partial(_length, label_at=0.25),  # in the middle, the midline would cross the number
     "line": _fitted,
     "centres": _centres,
     "distance": _distance,
@@ -163,13 +163,13 @@ def _draw_class(pen: _Pen, line: Line, colour) -> None:
     if line.kind == "centroid":
         pen.dot(points[0], colour, 2 * pen.width)
         return
-    closed = line.kind in ("box", "hull")  # the step that closes an outline is not measured
+    closed = line.kind in ("box", "hull")  # the step that closes a contour is not measured
     thin = max(1, pen.width // 2) if line.kind == "contour" else pen.width
     pen.path([*points, points[0]] if closed or len(points) == 1 else points, colour, width=thin)
 
 
 def _name_classes(pen: _Pen, lines: tuple[Line, ...], colours: dict) -> None:
-    """Writes each class's name once: right of its centroid, or at the top of its other lines."""
+    """Writes each class's name once: to the right of its centroid, or at the top of its other lines."""
     centroids = {line.label: line for line in lines if line.kind == "centroid"}
     names = {label: _short(label) for label in colours}
     shown = {line.label: line for line in reversed(lines) if line.label} | centroids
@@ -182,7 +182,7 @@ def _name_classes(pen: _Pen, lines: tuple[Line, ...], colours: dict) -> None:
 
 
 def _captions(measurements: Measurements, colours: dict) -> list[tuple[str, tuple[int, int, int]]]:
-    """Returns lines of text and their colours: the values, and why some are missing."""
+    """Returns lines of text with their colours: the values, and the reasons for missing ones."""
     found = []
     for feature in FEATURES:
         if feature.name not in measurements.features:
@@ -193,7 +193,7 @@ def _captions(measurements: Measurements, colours: dict) -> list[tuple[str, tupl
             found += _of_classes(feature, measurements, colours)
     if measurements.lines:
         height, width = measurements.size
-        found.append((f"Pixels are those of the masks, {width} x {height}.", _TEXT))
+        found.append((f"Lengths are in pixels of the masks, {width} x {height}.", _TEXT))
     of_scores = {column for f in FEATURES if f.kind == "score" for column in f.columns + f.columns_mm}
     missing = {column: reason for column, reason in measurements.reasons.items() if column not in of_scores}
     return found + ([(f"not measured: {summary(missing, most=8)}", _TEXT)] if missing else [])
@@ -205,7 +205,7 @@ def _of_score(feature, measurements: Measurements) -> list[tuple]:
     if math.isnan(value):
         return [(f"{name}: not measured, {measurements.reasons[feature.name]}", _TEXT)]
     if value == -1:
-        return [(f"{name}: -1, as the original writes what it cannot measure", _TEXT)]
+        return [(f"{name}: -1, the original's value for what it cannot measure", _TEXT)]
     if feature.name == "SCD":
         millimetres = measurements.values.get("SCD_mm")
         length = f"{value:.1f} pixels" + (f", {millimetres:.1f} mm" if millimetres is not None else "")
@@ -224,7 +224,7 @@ def _of_score(feature, measurements: Measurements) -> list[tuple]:
 
 
 def _of_classes(feature, measurements: Measurements, colours: dict) -> list[tuple]:
-    """Returns a feature's values of classes that have any, or, of many classes, how many they are."""
+    """Returns a feature's values for the classes that have any; for many classes, only their number."""
     found = {}
     for column, value in measurements.values.items():
         label = next((column[: -len(end) - 1] for end in feature.columns if column.endswith(f"_{end}")), None)
@@ -240,12 +240,12 @@ def _of_classes(feature, measurements: Measurements, colours: dict) -> list[tupl
 
 
 def _short(label: str) -> str:
-    """Returns a label as one line that fits a picture."""
+    """Returns a label as one line of at most 60 characters."""
     return " ".join(label.split())[:60]
 
 
 def _strip(captions: list[tuple], width: int, size: int) -> Image.Image:
-    """Returns a strip with lines of text, wrapped to its width."""
+    """Returns a strip with lines of text, wrapped to the width."""
     font = ImageFont.load_default(size=size)
     gap, line = size // 2, sum(font.getmetrics()) + 2
     wrapped = [(part, colour) for text, colour in captions for part in _wrap(text, font, width - 2 * gap)]
@@ -267,7 +267,7 @@ def _wrap(text: str, font, width: int) -> list[str]:
 
 
 def _canvas(image: np.ndarray) -> Image.Image:
-    """Returns the image in colour, enlarged if it is small."""
+    """Returns the image in RGB, enlarged if it is small."""
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
         raise ValueError(f"image must be uint8 (H, W) or (H, W, 3), got {image.dtype} {image.shape}")

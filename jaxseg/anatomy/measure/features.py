@@ -1,7 +1,7 @@
-"""The features that can be measured, by the names of CXAS, and the measurement of masks.
+"""The features that can be measured, with the names of CXAS, and the measurement of masks.
 
-A score feature is one number of an image; the others are measured of every class. Values are in pixels of the masks,
-(K, H, W) bool, and in mm as well where the size of a pixel is known.
+A score is one number per image; the other features are measured for every class. Values are in pixels of the masks,
+(K, H, W) bool, and also in mm if the size of a pixel is known.
 """
 
 import dataclasses
@@ -17,17 +17,17 @@ from jaxseg.anatomy.measure.shapes import Line, Region, Unmeasurable
 
 @dataclasses.dataclass(frozen=True)
 class Feature:
-    """One row of the table of features.
+    """A feature that can be measured.
 
     Attributes:
-      name: as the original's.
-      aliases: other names of it.
-      kind: "score", or "per class".
-      classes: the labels that it needs; None: it is measured of every class given.
-      columns: of a score, the names of its columns; else their endings, as in <label>_<ending>.
-      columns_mm: the same of the columns that are added where the size of a pixel is known.
-      function: measures it.
-      original: what the original gives where it cannot measure.
+      name: the original's name.
+      aliases: other names.
+      kind: "score" or "per class".
+      classes: the labels that it needs; None: it is measured for every given class.
+      columns: the column names of a score; for other features their endings, as in <label>_<ending>.
+      columns_mm: likewise, the columns that are added if the size of a pixel is known.
+      function: the function that measures it.
+      original: the original's value for what it cannot measure.
     """
 
     name: str
@@ -42,14 +42,14 @@ class Feature:
 
 @dataclasses.dataclass(frozen=True)
 class Measurements:
-    """What was measured in one image.
+    """The measurements of one image.
 
     Attributes:
-      values: by column name, in the order of columns; NaN where nothing could be measured.
-      reasons: why, of every column that is NaN.
+      values: values by column name, in the order of the columns; NaN for what could not be measured.
+      reasons: for every column that is NaN, the reason.
       features: the names of the features.
-      lines: what was measured, for drawing.
-      size: height and width of the grid that the lines are on.
+      lines: the measured lines, for drawing.
+      size: height and width of the lines' pixel grid.
     """
 
     values: dict[str, float]
@@ -88,24 +88,25 @@ _NAMES = {name.casefold(): feature for feature in FEATURES for name in (feature.
 
 
 def find(name: str) -> Feature:
-    """Returns the feature of that name or alias; upper and lower case are the same.
+    """Returns the feature with a name or alias; case does not matter.
 
     Raises:
-      ValueError: there is none; the nearest name is suggested.
+      ValueError: there is no such feature; the message suggests the nearest name.
     """
     feature = _NAMES.get(name.strip().casefold())
     if feature is None:
         near = difflib.get_close_matches(name.strip().casefold(), _NAMES, 1, 0.5)
         hint = f"; did you mean {_NAMES[near[0]].name!r}?" if near else "."
-        raise ValueError(f"unknown feature {name.strip()!r}{hint} There are {', '.join(f.name for f in FEATURES)}")
+        known = ", ".join(f.name for f in FEATURES)
+        raise ValueError(f"unknown feature {name.strip()!r}{hint} Known features: {known}")
     return feature
 
 
 def find_all(features: str | Sequence[str]) -> tuple[Feature, ...]:
-    """Returns the features named in a list or in one comma-separated string, each once, in that order.
+    """Returns the features in a list of names or in one comma-separated string, each once, in the given order.
 
     Raises:
-      ValueError: a name is unknown, or none was given.
+      ValueError: a name is unknown, or there is no name.
     """
     names = features.split(",") if isinstance(features, str) else features
     found = tuple(dict.fromkeys(find(name) for name in names if name.strip()))
@@ -115,10 +116,14 @@ def find_all(features: str | Sequence[str]) -> tuple[Feature, ...]:
 
 
 def classes_for(features: Sequence[Feature], names: Sequence[str]) -> list[str] | None:
-    """Returns the labels to segment for features, of those that a model has; None: all.
+    """Returns the labels that must be segmented for features, among those of a model; None: all of them.
+
+    Args:
+      features: the wanted features.
+      names: the labels of the model.
 
     Raises:
-      ValueError: it lacks labels that each of the features needs.
+      ValueError: every feature needs labels that the model does not have.
     """
     if any(feature.classes is None for feature in features):
         return None
@@ -141,23 +146,23 @@ def measure(
 
     Args:
       masks: (K, H, W) bool; they may overlap.
-      names: K labels of the masks, no two the same.
-      features: names or aliases of `FEATURES`, a list or one comma-separated string.
+      names: K different labels of the masks.
+      features: names or aliases of `FEATURES`, as a list or one comma-separated string.
       pixel_mm: height and width of a pixel in mm; adds columns in mm.
-      original_values: -1 (of boxes 0) where the original gives them for what it cannot measure, instead of NaN. Where
-        it stops with an error, and in the columns in mm that it does not have, NaN stays.
+      original_values: use the original's values, -1 (0 for boxes), instead of NaN for what it cannot measure. NaN
+        stays where the original stops with an error, and in columns in mm, which it does not have.
 
     Returns:
-      Measurements. Columns are those of the features one after the other: a score's name, or <label>_<ending> by
-      label; those in mm stand behind those in pixels.
+      The measurements. Columns are in the order of the features: the name of a score, or <label>_<ending> by label;
+      columns in mm follow those in pixels.
 
     Raises:
-      ValueError: a feature is unknown, or the masks, names or sizes are not as said above.
+      ValueError: a feature is unknown, or the masks, names or sizes do not have the described form.
     """
     found = find_all(features)
     masks, names = np.asarray(masks), names if isinstance(names, str) else tuple(names)
     _check(masks, names, pixel_mm)
-    masks = masks.view(np.uint8) > 0  # True is the byte 255 in arrays of Pillow
+    masks = masks.view(np.uint8) > 0  # in arrays from Pillow, True is the byte 255
     regions = {name: Region(mask, pixel_mm) for name, mask in zip(names, masks, strict=True)}
     values: dict[str, float] = {}
     reasons: dict[str, str] = {}
@@ -170,13 +175,13 @@ def measure(
                 raise ValueError(f"two classes lead to the column {min(taken)!r}; rename one of them")
             values |= {columns[column]: value for column, value in got.items()}
             reasons |= {columns[column]: reason for column, value in got.items() if math.isnan(value)}
-            # Perimeter, compactness and convexity share an outline, which is drawn once.
+            # Perimeter, compactness and convexity share a contour, which is drawn once.
             lines |= {(line.kind, line.label, line.points.tobytes()): line for line in drawn}
     return Measurements(values, reasons, tuple(f.name for f in found), tuple(lines.values()), masks.shape[1:])
 
 
 def _attempt(feature, label, masks, regions, original_values) -> tuple[dict, str, list[Line]]:
-    """Returns values by column or ending, the reason where they are missing, and what to draw."""
+    """Returns values by column or ending, the reason if they are missing, and the lines to draw."""
     region = next(iter(regions.values())) if feature.kind == "score" else regions[label]
     missing = [name for name in feature.classes or () if name not in regions]
     if missing:
@@ -209,7 +214,7 @@ def _listed(missing: list[str]) -> str:
 
 
 def _outlines(name: str, region: Region, label: str) -> list[Line]:
-    """Returns what shows a feature of one class."""
+    """Returns the lines that show a feature of one class."""
     if not region.area:
         return []
     if name == "box":
@@ -236,9 +241,9 @@ def _check(masks, names, pixel_mm) -> None:
     if isinstance(names, str):
         raise ValueError(f"names must be a list of names, got the text {names!r}")
     if len(names) != len(masks):
-        raise ValueError(f"names must be as many as the {len(masks)} masks, got {len(names)}")
+        raise ValueError(f"there must be one name for each of the {len(masks)} masks, got {len(names)} names")
     unfit = next((name for name in names if not name or names.count(name) > 1), None)
     if unfit is not None:
-        raise ValueError(f"every class needs a name of its own, got {unfit!r} {names.count(unfit)} times")
+        raise ValueError(f"every class needs a unique name, got {unfit!r} {names.count(unfit)} times")
     if pixel_mm is not None and not (len(pixel_mm) == 2 and all(math.isfinite(s) and s > 0 for s in pixel_mm)):
         raise ValueError(f"pixel_mm must be the height and width of a pixel in mm, above 0, got {pixel_mm}")

@@ -1,6 +1,6 @@
-"""The cardio-thoracic ratio and the distance of the spine from a straight line, by the definitions of CXAS.
+"""The cardio-thoracic ratio and the distance of the spine from a straight line, as defined by CXAS.
 
-Masks are (H, W) bool on one grid. Lengths are in its pixels, and in mm as well where the size of a pixel is known.
+Masks are (H, W) bool on one grid. Lengths are in its pixels, and also in mm if the size of a pixel is known.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from jaxseg.anatomy.measure.shapes import Line, Unmeasurable
 
 CTR, SCD = "CTR", "SCD"
 CTR_CLASSES = ("right hemidiaphragm", "heart", "lung")
-# The order of the original, which leaves out C7.
+# In the order of the original, which does not include C7.
 SCD_CLASSES = tuple(
     f"vertebrae {part}{number}" for part, count in (("L", 5), ("T", 12), ("C", 6)) for number in range(1, count + 1)
 )
@@ -19,13 +19,13 @@ SCD_CLASSES = tuple(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CardioThoracic:
-    """Where the widths of heart and thorax were measured, in pixels.
+    """The positions at which the widths of heart and thorax were measured, in pixels.
 
     Attributes:
       midline: column of the inner end of the right hemidiaphragm.
-      heart_right: row, and how far the heart reaches to the picture's left of the midline there, at least 0.
-      heart_left: row, and how far it reaches to the picture's right.
-      thorax: row, first and last column of the lungs where they are widest.
+      heart_right: row, and extent of the heart to the image's left of the midline in that row, at least 0.
+      heart_left: row, and extent of the heart to the image's right of the midline.
+      thorax: row, first and last column of the lungs at their widest position.
     """
 
     midline: int
@@ -35,12 +35,12 @@ class CardioThoracic:
 
     @property
     def heart_width(self) -> int:
-        """The two reaches of the heart together."""
+        """Sum of the heart's extents to both sides of the midline, in pixels."""
         return self.heart_right[1] + self.heart_left[1]
 
     @property
     def thorax_width(self) -> int:
-        """From the first to the last column of the lungs."""
+        """Distance from the first to the last column of the lungs, in pixels."""
         return self.thorax[2] - self.thorax[1]
 
 
@@ -50,9 +50,9 @@ class SpineCentre:
 
     Attributes:
       centres: (N, 2) int64, x and y of each vertebra's centre.
-      nearest: (N, 2) int64, the point of the line nearest to each.
-      line: (H, 2) int64, the line's point in every row of the grid.
-      distances: (N,) between centres and nearest points.
+      nearest: (N, 2) int64, the point of the line nearest to each centre.
+      line: (H, 2) int64, the point of the line in every row of the grid.
+      distances: (N,) distances between centres and nearest points.
     """
 
     centres: np.ndarray
@@ -62,15 +62,18 @@ class SpineCentre:
 
 
 def cardio_thoracic(right_hemidiaphragm: np.ndarray, heart: np.ndarray, lung: np.ndarray) -> CardioThoracic:
-    """Measures the widths of heart and thorax on a frontal view, the patient's right on the left of the picture.
+    """Measures the widths of heart and thorax on a frontal view with the patient's right on the left of the image.
 
-    The thorax is taken where the lungs are widest, at whatever height; the midline is the last column of the right
-    hemidiaphragm. Both are the original's stand-ins for what radiologists measure between the ribs.
+    The thorax is measured in the row where the lungs are widest. The midline is the last column of the right
+    hemidiaphragm. The original uses both as substitutes for the widths that radiologists measure between the ribs.
 
     Args:
       right_hemidiaphragm: (H, W) bool.
       heart: (H, W) bool.
       lung: (H, W) bool, both lungs.
+
+    Returns:
+      The positions and widths.
 
     Raises:
       Unmeasurable: a mask is empty, or the lungs are one pixel wide.
@@ -96,14 +99,17 @@ def cardio_thoracic(right_hemidiaphragm: np.ndarray, heart: np.ndarray, lung: np
 
 
 def spine_centre(vertebrae: np.ndarray, pixel_mm: tuple[float, float] = (1.0, 1.0)) -> SpineCentre:
-    """Fits a straight line to the centres of vertebrae and measures how far they are from it.
+    """Fits a straight line to the centres of vertebrae and measures their distances from it.
 
-    As in the original, centres and the points of the line lose their fractions, and a centre in the first row or
-    column is left out. The line is x = a y + b by least squares, a point in each of the H rows.
+    As in the original, the centres and the points of the line are truncated to integers, and centres in the first row
+    or column are ignored. The line is the least-squares fit x = a y + b, with one point in each of the H rows.
 
     Args:
-      vertebrae: (K, H, W) bool; empty ones are left out.
-      pixel_mm: height and width of a pixel; distances are in their unit.
+      vertebrae: (K, H, W) bool; empty masks are ignored.
+      pixel_mm: height and width of a pixel; distances are in the same unit.
+
+    Returns:
+      The centres, the line and the distances.
 
     Raises:
       Unmeasurable: no vertebra has a pixel.
@@ -117,7 +123,7 @@ def spine_centre(vertebrae: np.ndarray, pixel_mm: tuple[float, float] = (1.0, 1.
     x, y = centres.T
     (slope, offset), *_ = np.linalg.lstsq(np.stack([y, np.ones(len(y))], axis=1), x, rcond=None)
     rows = np.arange(height)
-    # Rounded first, so that 29.999999999999996 is 30: which of them comes out depends on the processor.
+    # Rounded first, so that 29.999999999999996 becomes 30: the last digit depends on the processor.
     columns = np.trunc(np.round(slope * rows + offset, 9)).astype(np.int64)
     line = np.stack([columns, rows], axis=1)
     row_mm, column_mm = pixel_mm
@@ -127,7 +133,7 @@ def spine_centre(vertebrae: np.ndarray, pixel_mm: tuple[float, float] = (1.0, 1.
 
 
 def measure_ctr(masks: np.ndarray, pixel_mm: tuple[float, float] | None) -> tuple[dict[str, float], list[Line]]:
-    """Returns the cardio-thoracic ratio of the masks, (3, H, W), of `CTR_CLASSES`: values by column, and lines."""
+    """Returns the cardio-thoracic ratio from the masks (3, H, W) of `CTR_CLASSES`: values by column, and lines."""
     found = cardio_thoracic(*masks)
     values = {CTR: found.heart_width / found.thorax_width}
     if pixel_mm:
@@ -145,7 +151,7 @@ def measure_ctr(masks: np.ndarray, pixel_mm: tuple[float, float] | None) -> tupl
 
 
 def measure_scd(masks: np.ndarray, pixel_mm: tuple[float, float] | None) -> tuple[dict[str, float], list[Line]]:
-    """Returns the spine's mean distance of the masks, (23, H, W), of `SCD_CLASSES`: values by column, and lines."""
+    """Returns the spine's mean distance from the masks (23, H, W) of `SCD_CLASSES`: values by column, and lines."""
     found = spine_centre(masks)
     values = {SCD: float(np.mean(found.distances))}
     if pixel_mm:
@@ -156,7 +162,7 @@ def measure_scd(masks: np.ndarray, pixel_mm: tuple[float, float] | None) -> tupl
 
 
 def _extents(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns the rows of a mask that are not empty, and the first and last column of each."""
+    """Returns the rows of a mask that are not empty, and the first and last column of the mask in each."""
     rows = np.flatnonzero(mask.any(axis=1))
     cells = mask[rows]
     return rows, cells.argmax(axis=1), mask.shape[1] - 1 - cells[:, ::-1].argmax(axis=1)

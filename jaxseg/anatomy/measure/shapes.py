@@ -1,12 +1,12 @@
-"""Size, place and form of one mask, by the definitions of CXAS.
+"""Size, position and shape of one mask, as defined by CXAS.
 
-A `Region` wraps a mask, (H, W) bool; lengths are in its pixels, and in mm as well where the size of a pixel is known.
-Every function returns its values by the ending of their column's name, and raises `Unmeasurable` where there are none.
+A `Region` wraps a mask, (H, W) bool. Lengths are in its pixels, and also in mm if the size of a pixel is known. Every
+function returns its values by the endings of the column names, and raises `Unmeasurable` if there are none.
 
-Perimeter, compactness and convexity are those of the original, with its limits: they follow the outline of one part of
-the mask alone, the one that starts lowest; that outline runs through the centres of pixels, and its last step, back to
-its start, is not counted; compactness and convexity set the area of the whole mask against it. Compactness and
-convexity have no values in mm: a picture that was stretched to a square grid shows another form than the body's.
+Perimeter, compactness and convexity have the limits of the original. They trace the contour of only one part of the
+mask, the one whose first row is lowest. That contour runs through pixel centres, and its last step, back to the start,
+is not counted. Compactness and convexity relate it to the area of the whole mask. They have no values in mm, because
+an image that was stretched to a square grid shows other shapes than those of the body.
 """
 
 import dataclasses
@@ -23,11 +23,11 @@ _FLAT = "the part of the mask that starts lowest is a straight line of pixels"
 
 
 class Unmeasurable(ValueError):
-    """What cannot be measured; the message says why.
+    """Raised for what cannot be measured; the message is the reason.
 
     Args:
-      reason: why.
-      crashes: whether the original stops with an error here, instead of giving a value.
+      reason: the reason.
+      crashes: True if the original stops with an error here instead of returning a value.
     """
 
     def __init__(self, reason: str, *, crashes: bool = False):
@@ -37,7 +37,7 @@ class Unmeasurable(ValueError):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Line:
-    """What a feature measured, to be drawn: `kind` says what it shows; (N, 2) x, y in pixels of the masks."""
+    """A line that a feature measured, for drawing: its `kind`, and (N, 2) points x, y in pixels of the masks."""
 
     feature: str
     kind: str
@@ -46,7 +46,7 @@ class Line:
 
 
 class Region:
-    """One mask, with what several measurements need.
+    """One mask, with cached quantities that several measurements use.
 
     Args:
       mask: (H, W) bool.
@@ -58,7 +58,7 @@ class Region:
 
     @cached_property
     def area(self) -> int:
-        """How many pixels the mask has."""
+        """Number of pixels of the mask."""
         return int(np.count_nonzero(self.mask))
 
     @cached_property
@@ -72,7 +72,7 @@ class Region:
 
     @cached_property
     def contour(self) -> np.ndarray:
-        """The outline of the part that starts lowest, (N, 2)."""
+        """The contour of the part whose first row is lowest, (N, 2)."""
         if not self.mask.any():
             raise Unmeasurable(_EMPTY)
         return first_contour(self.mask)
@@ -84,15 +84,15 @@ class Region:
 
     @cached_property
     def perimeter(self) -> float:
-        """The length of `contour`, without the step that closes it."""
+        """The length of `contour` in pixels, without the step that closes it."""
         return self.length(1.0, 1.0)
 
     def length(self, row: float, column: float) -> float:
-        """Returns the length of `contour` where rows and columns are that far apart."""
+        """Returns the length of `contour` for the given distances of rows and columns."""
         if len(self.contour) < 2:
             raise Unmeasurable(_POINT)
         steps = np.abs(np.diff(self.contour, axis=0))
-        # Added one after the other: the last digit is the original's.
+        # Summed one after the other, so that the last digit equals the original's.
         return float(np.cumsum(np.hypot(steps[:, 0] * column, steps[:, 1] * row))[-1])
 
 
@@ -143,10 +143,10 @@ def box(region: Region) -> dict[str, float]:
 
 
 def convexity(region: Region) -> dict[str, float]:
-    """Returns `convexity`, the area by that of the convex hull.
+    """Returns `convexity`, the area divided by the area of the convex hull.
 
-    The hull runs through the centres of pixels, so that a convex mask is slightly above 1; that of several parts is
-    far above 1, as the hull is of one part alone.
+    The hull runs through pixel centres, so a convex mask has a value slightly above 1. A mask of several parts has a
+    value far above 1, because the hull contains only one part.
     """
     hull_area = polygon_area(region.hull)
     if not hull_area:

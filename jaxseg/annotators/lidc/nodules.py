@@ -1,6 +1,8 @@
-"""From readers' outlines to nodules: masks of each reader, and which readers mean the same nodule. Numpy and scipy.
+"""Turns readers' outlines into nodules: the mask of each reader, and which readers outlined the same nodule.
 
-Source: Armato et al. 2011, doi 10.1118/1.3528204, for what an outline means.
+Uses numpy and scipy only.
+
+Source: Armato et al. 2011, doi 10.1118/1.3528204, for the meaning of an outline.
 """
 
 import dataclasses
@@ -10,21 +12,21 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.spatial import cKDTree
 
-from jaxseg.annotators.lidc.xml import RATINGS, Annotation
+from jaxseg.annotators.lidc.annotations import RATINGS, Annotation
 
-_SAME_MM = 0.01  # a slice that is as near to the position in the file is meant, where its UID is unknown
-_SLACK = 1e-6  # relative, of distances
+_SAME_MM = 0.01  # if an outline's UID is unknown, its slice is the one at most this far from its position
+_SLACK = 1e-6  # relative tolerance of distances
 
 
 @dataclasses.dataclass(frozen=True)
 class Stack:
-    """Where the slices of a CT lie.
+    """Positions of the slices of a CT.
 
     Attributes:
       z: (D,) positions in millimetres, ascending.
-      places: SOP Instance UID -> index of its slice.
+      places: SOP Instance UID -> index of the slice.
       size: rows and columns.
-      spacing_mm: distance of rows and of columns.
+      spacing_mm: distance of neighbouring rows and of neighbouring columns.
     """
 
     z: np.ndarray
@@ -34,7 +36,7 @@ class Stack:
 
     @property
     def step_mm(self) -> float:
-        """Median distance of neighbouring slices; 0 of a single one."""
+        """Median distance of neighbouring slices in millimetres; 0 for a single slice."""
         return float(np.median(np.diff(self.z))) if len(self.z) > 1 else 0.0
 
 
@@ -43,10 +45,10 @@ class Placed:
     """An annotation as a mask in its own box of the CT.
 
     Attributes:
-      annotation: whose it is.
+      annotation: the annotation.
       start: first slice, row and column of the box.
       mask: (d, h, w) bool.
-      points: (n, 3) float64, the points of its outlines in millimetres: z, row, column.
+      points: (n, 3) float64, the points of its outlines as z, row, column in millimetres.
     """
 
     annotation: Annotation
@@ -56,20 +58,20 @@ class Placed:
 
     @property
     def stop(self) -> tuple[int, int, int]:
-        """Last slice, row and column of the box, and one."""
+        """Slice, row and column after the last ones of the box."""
         return tuple(first + length for first, length in zip(self.start, self.mask.shape, strict=True))
 
 
 @dataclasses.dataclass(frozen=True)
 class Nodule:
-    """Readers who mean the same nodule.
+    """The annotations of one nodule by different readers.
 
     Attributes:
-      readers: their numbers in the file, ascending.
-      start: first slice, row and column of the box that holds all their outlines.
-      masks: (A, d, h, w) bool, a mask a reader.
-      ratings: of `RATINGS`: the median of the readers, of two middle ones the higher; None where none rated.
-      malignancy: what each reader says of it, or None.
+      readers: the readers' numbers in the file, ascending.
+      start: first slice, row and column of the box that holds all outlines.
+      masks: (A, d, h, w) bool, one mask per reader.
+      ratings: for each of `RATINGS` the median of the readers (the higher of two middle ones); None if none rated it.
+      malignancy: each reader's rating of malignancy, or None.
     """
 
     readers: tuple[int, ...]
@@ -80,17 +82,17 @@ class Nodule:
 
     @property
     def consensus(self) -> np.ndarray:
-        """Voxels that half of the readers or more have in the nodule, (d, h, w) bool."""
+        """Voxels that at least half of the readers marked, (d, h, w) bool."""
         return self.masks.mean(0) >= 0.5
 
 
 def fill(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Returns what an outline encloses, without the outline: its pixels are the first outside, as the archive says.
+    """Returns the pixels inside an outline. The outline itself is outside, as the archive defines it.
 
-    A pixel is inside where a ray from it crosses the closed outline an odd number of times.
+    A pixel is inside if a ray from it crosses the closed outline an odd number of times.
 
     Args:
-      points: (n, 2) whole numbers, row and column, in the order of drawing; neighbours may lie apart.
+      points: (n, 2) integers, row and column, in drawing order; neighbouring points need not be adjacent pixels.
       size: rows and columns of the result.
 
     Returns:
@@ -100,13 +102,13 @@ def fill(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     start = points.astype(np.int64)
     stop = np.roll(start, -1, 0)
     for (r0, c0), (r1, c1) in zip(start.tolist(), stop.tolist(), strict=True):
-        if r0 != r1:  # the edge crosses the rows from the upper end on, without the lower
+        if r0 != r1:  # the edge crosses its rows from the upper end to before the lower end
             (upper, at), (lower, to) = sorted([(r0, c0), (r1, c1)])
             rows = np.arange(max(upper, 0), min(lower, size[0]))
             crossing = at + (rows - upper) * (to - at) / (lower - upper)
             inside[rows] ^= np.arange(size[1]) > crossing[:, None]
     for (r0, c0), (r1, c1) in zip(start.tolist(), stop.tolist(), strict=True):
-        pieces = max(int(np.gcd(r1 - r0, c1 - c0)), 1)  # pixels that the edge runs through the middle of
+        pieces = max(int(np.gcd(r1 - r0, c1 - c0)), 1)  # number of steps between pixel centres on the edge
         k = np.arange(pieces + 1)
         rows, columns = r0 + k * (r1 - r0) // pieces, c0 + k * (c1 - c0) // pieces
         within = (rows >= 0) & (rows < size[0]) & (columns >= 0) & (columns < size[1])
@@ -115,17 +117,21 @@ def fill(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def place(annotation: Annotation, stack: Stack) -> Placed:
-    """Returns an annotation as a mask: what inclusions enclose, without what exclusions in them enclose.
+    """Returns an annotation as a mask: the pixels inside inclusions, without those inside exclusions.
 
-    In a slice the outlines count from the largest to the smallest, so that an inclusion in an exclusion is kept.
+    Within a slice, outlines are applied from the largest to the smallest, so an inclusion inside an exclusion is kept.
+
+    Args:
+      annotation: the outlines of one reader.
+      stack: positions and size of the CT's slices.
 
     Raises:
-      ValueError: an outline lies in no slice of the CT, or leaves it.
+      ValueError: an outline lies in no slice of the CT, or leaves the slice.
     """
     slices = [_slice_of(outline.uid, outline.z, stack) for outline in annotation.outlines]
     points = np.concatenate([outline.points for outline in annotation.outlines])
     if points.min() < 0 or (points >= stack.size).any():
-        raise ValueError(f"nodule {annotation.nodule}: an outline leaves the slices, which are {stack.size}")
+        raise ValueError(f"nodule {annotation.nodule}: an outline leaves its slice of {stack.size} rows and columns")
     (top, left), (bottom, right) = points.min(0).tolist(), points.max(0).tolist()
     first, size = min(slices), (bottom - top + 1, right - left + 1)
     mask = np.zeros((max(slices) - first + 1, *size), bool)
@@ -139,17 +145,18 @@ def place(annotation: Annotation, stack: Stack) -> Placed:
 
 
 def group(placed: Sequence[Placed], tolerance_mm: float) -> list[tuple[int, ...]]:
-    """Returns which annotations are of one nodule: within the tolerance of each other, at most one a reader.
+    """Returns which annotations belong to one nodule: close to each other, and at most one per reader.
 
-    The nearest are joined first, those that share most before all; then those whose outlines are nearest. A join that
-    would bring together two annotations of one reader is left out.
+    Annotations are joined in the order of their distance. Those that share voxels come first, the largest share before
+    the others; then those with the nearest outlines. A join that would bring together two annotations of one reader is
+    skipped.
 
     Args:
       placed: the annotations.
-      tolerance_mm: the largest distance of outlines; those that share a voxel are within any.
+      tolerance_mm: largest distance of two outlines; annotations that share a voxel are always close enough.
 
     Returns:
-      Groups of indices, ascending; every annotation is in one.
+      Groups of indices, ascending; every annotation is in one group.
     """
     pairs = []
     for j in range(len(placed)):
@@ -167,7 +174,7 @@ def group(placed: Sequence[Placed], tolerance_mm: float) -> list[tuple[int, ...]
 
 
 def join(placed: Sequence[Placed]) -> Nodule:
-    """Returns the nodule that annotations of different readers are of, in the readers' order."""
+    """Returns the nodule of annotations by different readers; its masks are in the order of the readers' numbers."""
     placed = sorted(placed, key=lambda each: each.annotation.reader)
     start = np.min([each.start for each in placed], 0)
     stop = np.max([each.stop for each in placed], 0)
@@ -185,12 +192,16 @@ def join(placed: Sequence[Placed]) -> Nodule:
 
 
 def find_nodules(annotations: Sequence[Annotation], stack: Stack) -> list[Nodule]:
-    """Returns the nodules of a CT, those first that the first reader names first; one slice spacing is the tolerance.
+    """Returns the nodules of a CT, in the order of their first annotation; the tolerance is the slice spacing.
 
     Annotations that enclose no pixel are left out.
 
+    Args:
+      annotations: the annotations of all readers.
+      stack: positions and size of the CT's slices.
+
     Raises:
-      ValueError: an outline lies in no slice of the CT, or leaves it.
+      ValueError: an outline lies in no slice of the CT, or leaves the slice.
     """
     placed = [each for each in (place(annotation, stack) for annotation in annotations) if each.mask.any()]
     return [join([placed[i] for i in indices]) for indices in group(placed, stack.step_mm)]
@@ -201,12 +212,12 @@ def _slice_of(uid: str, z: float, stack: Stack) -> int:
         return stack.places[uid]
     nearest = int(np.abs(stack.z - z).argmin())
     if abs(stack.z[nearest] - z) > _SAME_MM:
-        raise ValueError(f"the CT has no slice {uid or 'without UID'} at {z:g} mm, in which a reader drew")
+        raise ValueError(f"the CT has no slice {uid or 'without UID'} at {z:g} mm, but a reader drew an outline there")
     return nearest
 
 
 def _distance(a: Placed, b: Placed, limit: float) -> float:
-    """Of the outlines in millimetres; below 0, the more they share, where they do; infinite beyond the limit."""
+    """Returns the distance of two outlines in millimetres; negative if they overlap; infinite beyond the limit."""
     shared = _shared(a, b)
     if shared:
         return -shared / np.count_nonzero(a.mask) - shared / np.count_nonzero(b.mask)
@@ -217,7 +228,7 @@ def _distance(a: Placed, b: Placed, limit: float) -> float:
 
 
 def _shared(a: Placed, b: Placed) -> int:
-    """How many voxels both masks have."""
+    """Returns the number of voxels that both masks have."""
     first, last = np.maximum(a.start, b.start), np.minimum(a.stop, b.stop)
     if (first >= last).any():
         return 0

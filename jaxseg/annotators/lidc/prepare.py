@@ -1,9 +1,10 @@
 """Builds the LIDC set of slices with several annotators from LIDC-IDRI as the archive distributes it.
 
-The layout is that of learn-vae-noisy-label, which `jaxseg.annotators.data.lidc_slices` reads: `{train,validate,test}/`
-`scans/*.tif`, `masks/GT/*.tif` and `masks/annots/*.tif` under one name, `pid_{patient}_nod_{k}_slice_{z}.tif`, and
-meta/metadata.csv. meta/patients holds what was found in each patient, so that a second run makes what is missing, and
-again what has other series than before; slices without such a record are removed.
+The layout is that of learn-vae-noisy-label, which `jaxseg.annotators.data.lidc_slices` reads: in each of
+`{train,validate,test}/` the files `scans/*.tif`, `masks/GT/*.tif` and `masks/annots/*.tif` share the name
+`pid_{patient}_nod_{k}_slice_{z}.tif`; tables are in meta/. Each finished patient has a record in meta/patients, written
+when all its slices are on disk, so that a second run only makes missing patients, and those whose series have changed.
+Slices without a record are removed.
 
 Source: Armato et al. 2011, doi 10.1118/1.3528204; rCampSemp/learn-vae-noisy-label.
 """
@@ -18,10 +19,10 @@ from typing import Any
 
 from jaxseg import __version__, files
 from jaxseg.annotators.data import SPLITS
+from jaxseg.annotators.lidc.annotations import Reading, read_lidc_xml
 from jaxseg.annotators.lidc.crops import Settings, cut_slices, describe
 from jaxseg.annotators.lidc.nodules import find_nodules
 from jaxseg.annotators.lidc.series import Series, find_files, read_slices
-from jaxseg.annotators.lidc.xml import Reading, read_lidc_xml
 from jaxseg.datasets.dataset_summary import read_summary
 from jaxseg.files import atomic_file, printable, sweep
 from jaxseg.images.tiff import write_tiff
@@ -38,8 +39,8 @@ class Study:
 
     Attributes:
       series: the CT.
-      xml: the file of annotations.
-      reading: what it says.
+      xml: path of the annotation file.
+      reading: content of the annotation file.
     """
 
     series: Series
@@ -49,7 +50,7 @@ class Study:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of a patient: `error` is "" where all is well; `slices` were written, of so many `nodules`."""
+    """The result of one patient: the numbers of its nodules and written slices, or an `error` (else "")."""
 
     patient: str
     split: str
@@ -60,12 +61,12 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What lies in a tree.
+    """The studies in a folder tree.
 
     Attributes:
-      patients: patient -> studies, both in order.
-      damaged: files of annotations that cannot be read -> why.
-      notes: lines for people on what else is left out.
+      patients: patient -> studies; both are sorted.
+      damaged: path of an annotation file that cannot be read -> reason.
+      notes: one line for each other file or folder that is left out.
     """
 
     patients: dict[str, tuple[Study, ...]]
@@ -74,14 +75,17 @@ class Found:
 
 
 def find_studies(root: Path, xml_root: Path | None = None) -> Found:
-    """Finds the CTs of a tree and their annotations, which belong together by the Series Instance UID.
+    """Finds CTs and their annotations in a folder tree and pairs them by their Series Instance UID.
 
     Args:
-      root: folder of DICOM series, such as that of the archive's downloads.
-      xml_root: folder of the XML files; None: they lie in the tree too.
+      root: folder of DICOM series, such as a download from the archive.
+      xml_root: folder of the XML files; None: they are in `root`.
+
+    Returns:
+      The studies by patient, and what was left out.
 
     Raises:
-      ValueError: there is no CT with annotations, or a series is there twice, or has different files of annotations.
+      ValueError: no CT has annotations, a series is in two folders, or a series has two different annotation files.
       OSError: a folder or file cannot be read.
     """
     found, texts, left_out = find_files(root)
@@ -95,40 +99,47 @@ def find_studies(root: Path, xml_root: Path | None = None) -> Found:
         except ValueError as error:
             damaged[printable(str(path))] = str(error).removeprefix(f"{path.name}: ")
             continue
-        if reading is None:  # of a chest X-ray
+        if reading is None:  # the file belongs to a chest X-ray
             continue
         series = found.get(reading.series)
         if series is None:
-            notes.append(f"left out: {path}: no CT series {printable(reading.series) or 'without UID'} is there")
+            notes.append(f"left out: {path}: no CT series {printable(reading.series) or 'without UID'} was found")
             continue
         if series.uid in used:
             if files.sha256(path) == files.sha256(used[series.uid]):
-                notes.append(f"left out: {path}: the same as {used[series.uid]}")
+                notes.append(f"left out: {path}: identical to {used[series.uid]}")
                 continue
-            raise ValueError(f"{used[series.uid]} and {path} are both of the series {series.uid}; remove one of them")
+            raise ValueError(f"{used[series.uid]} and {path} both annotate the series {series.uid}; remove one of them")
         used[series.uid] = path
         patients.setdefault(series.patient, []).append(Study(series, path, reading))
     notes += [
         f"left out: {series.folder}: no annotations of it were read" for uid, series in found.items() if uid not in used
     ]
     if not patients:
-        raise ValueError(f"{root}: of {len(found)} CT series and {len(texts)} XML files none belong together")
+        counts = f"{len(found)} CT series and {len(texts)} XML files"
+        raise ValueError(f"{root}: of {counts}, none belong together; check that both are from LIDC-IDRI")
     ordered = {name: tuple(sorted(patients[name], key=lambda s: s.series.uid)) for name in sorted(patients)}
     return Found(ordered, damaged, notes)
 
 
 def begin(patients: Mapping[str, Sequence[Study]], out: Path, settings: Settings) -> dict[str, str]:
-    """Looks whether the set can be written to a folder, and shares the patients out.
+    """Checks that a folder can hold the set, removes what an interrupted run left, and assigns patients to splits.
 
-    Slices of patients without a record, as a run that was stopped leaves them, are removed; so are record and slices
-    of patients whose series are not those of the record.
+    Slices of patients without a record are removed, and so are records and slices of patients whose series differ from
+    those in the record.
+
+    Args:
+      patients: patient -> studies.
+      out: folder of the set.
+      settings: the settings of the set.
 
     Returns:
-      The patients that are still to be made, and the split of each. The split hangs on the seed and on the patients
-      with a nodule that enough readers outlined; a patient that is there keeps its own.
+      The patients that are not done yet, and the split of each. The split depends only on the seed and on the patients
+      with a nodule that enough readers outlined; a patient with a record keeps its split.
 
     Raises:
       ValueError: the folder holds something else, or a set made with other settings.
+      OSError: a file cannot be read or written.
     """
     stored = _stored(out)
     wanted = json.loads(json.dumps(dataclasses.asdict(settings)))
@@ -136,7 +147,7 @@ def begin(patients: Mapping[str, Sequence[Study]], out: Path, settings: Settings
         raise ValueError(f"{out}: holds files that `jaxseg prepare lidc` did not write; name another folder")
     if stored is not None and stored != wanted:
         other = [name for name, value in wanted.items() if stored.get(name) != value]
-        raise ValueError(f"{out}: was made with another {', '.join(other)}; name another folder")
+        raise ValueError(f"{out}: was made with another {', '.join(other)}; name another folder, or use those settings")
     for folder in [PATIENTS, *(f"{split}/{name}" for split in _used_splits(settings) for name in FOLDERS)]:
         (out / folder).mkdir(parents=True, exist_ok=True)
         sweep(out / folder)
@@ -154,10 +165,19 @@ def begin(patients: Mapping[str, Sequence[Study]], out: Path, settings: Settings
 def prepare(
     patients: Mapping[str, Sequence[Study]], out: Path, settings: Settings, splits: Mapping[str, str]
 ) -> Iterator[Outcome]:
-    """Makes the patients that `begin` named. One that cannot be made leaves no record, and does not stop the rest.
+    """Makes the patients that `begin` returned. A patient that fails has no record, and the others continue.
+
+    Args:
+      patients: patient -> studies.
+      out: folder of the set.
+      settings: the settings of the set.
+      splits: patient -> split, from `begin`.
 
     Yields:
-      What became of each.
+      The outcome of each patient.
+
+    Raises:
+      OSError: a record cannot be written, or an error is not from the operating system (it has no errno).
     """
     for patient, split in splits.items():
         try:
@@ -173,11 +193,18 @@ def prepare(
 
 
 def make_patient(patient: str, studies: Sequence[Study], folder: Path, settings: Settings) -> dict[str, Any]:
-    """Writes the slices of a patient; nodules are counted on from study to study.
+    """Writes the slices of one patient; nodules are numbered across its studies.
+
+    Args:
+      patient: number of the patient, as in file names.
+      studies: the patient's studies.
+      folder: folder of the split.
+      settings: the settings of the set.
 
     Returns:
-      {"series": UIDs, "small": marks of nodules below 3 mm, "no_nodules": marks of none, "empty": annotations that
-      enclose no pixel, "nodules": a list of what `describe` says, with "nodule_no" and "series"}.
+      The patient's record: "series", the UIDs; "small", the number of marks of nodules below 3 mm; "no_nodules", the
+      number of marks of non-nodules; "empty", the number of annotations that enclose no pixel; "nodules", a list of
+      the dicts of `describe`, with "nodule_no" and "series".
 
     Raises:
       ValueError: a file is damaged, or annotations do not fit their CT.
@@ -198,7 +225,7 @@ def make_patient(patient: str, studies: Sequence[Study], folder: Path, settings:
             for z, arrays in cut_slices(nodule, slices, described["slices"], clahe=settings.clahe):
                 made[f"pid_{patient}_nod_{number}_slice_{z}.tif"] = arrays
             nodules.append(described | {"nodule_no": number, "series": study.series.uid})
-    for name, arrays in made.items():  # when all is read: what cannot be made leaves nothing
+    for name, arrays in made.items():  # written only when all is read, so that a failed patient leaves no file
         for sub, array in arrays.items():
             write_tiff(folder / sub / name, array)
     return {
@@ -211,10 +238,11 @@ def make_patient(patient: str, studies: Sequence[Study], folder: Path, settings:
 
 
 def read_records(out: Path) -> list[dict[str, Any]]:
-    """Returns what was found in every patient of a set, in the order of their names.
+    """Returns the records of all finished patients of a set, sorted by patient.
 
     Raises:
       ValueError: a record is damaged.
+      OSError: a record cannot be read.
     """
     records = []
     for path in sorted((out / PATIENTS).glob("*.json")):
@@ -223,23 +251,23 @@ def read_records(out: Path) -> list[dict[str, Any]]:
         except ValueError:
             record = None
         if not isinstance(record, dict) or not {"patient", "split", "nodules"} <= set(record):
-            raise ValueError(f"{path}: damaged; remove it, and run again")
+            raise ValueError(f"{path}: damaged record; remove it and run the command again")
         records.append(record)
     return records
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes JSON as a whole or not at all."""
+    """Writes a JSON file atomically."""
     with atomic_file(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def _share(patients: Mapping[str, Sequence[Study]], settings: Settings, there: Mapping[str, str]) -> dict[str, str]:
-    """patient -> split, by a draw that hangs on seed and names; those that are there keep theirs."""
+    """Returns patient -> split, by a random order that depends on seed and names; patients in `there` keep theirs."""
     promising = [name for name, studies in patients.items() if _most_readers(studies) >= settings.least_readers]
     order = sorted(promising, key=lambda name: (zlib.crc32(f"{settings.seed} {name}".encode()), name))
     fractions = {name: part for name, part in settings.fractions.items() if name != "train"}
-    enough = len(order) > len(fractions)  # for one patient at least in each
+    enough = len(order) > len(fractions)  # enough for at least one patient in each split
     counts = {name: max(round(part * len(order)), int(enough and part > 0)) for name, part in fractions.items()}
     for split in there.values():
         counts[split] = counts.get(split, 0) - 1
@@ -252,12 +280,12 @@ def _share(patients: Mapping[str, Sequence[Study]], settings: Settings, there: M
 
 
 def _most_readers(studies: Sequence[Study]) -> int:
-    """How many readers outlined something in the study in which most did."""
+    """Returns the largest number of readers who outlined something in one study."""
     return max(len({annotation.reader for annotation in study.reading.annotations}) for study in studies)
 
 
 def _remove_slices(out: Path, splits: Sequence[str], *, keep: Set[str]) -> None:
-    """Removes slices that this command wrote, but those of some patients."""
+    """Removes the slices that this command wrote, except those of the patients in `keep`."""
     for folder in (out / split / name for split in splits for name in FOLDERS):
         for path in folder.glob("pid_*.tif"):
             match = _SLICE.fullmatch(path.name)
@@ -270,7 +298,7 @@ def _used_splits(settings: Settings) -> list[str]:
 
 
 def _stored(out: Path) -> dict[str, Any] | None:
-    """The settings of a set that is there; None where there is none."""
+    """Returns the settings of the set in a folder; None if there is none."""
     found = read_summary(out / SUMMARY, MADE_BY)
     if found is not None and not isinstance(found.get("settings"), dict):
         raise ValueError(f"{out / SUMMARY}: damaged, it has no settings; name another folder")

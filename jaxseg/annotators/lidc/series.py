@@ -1,4 +1,4 @@
-"""Finds the CT series of LIDC-IDRI in a tree of DICOM files, and reads the slices that are asked for."""
+"""Finds the CT series of LIDC-IDRI in a tree of DICOM files, and reads single slices."""
 
 import dataclasses
 import os
@@ -28,7 +28,7 @@ _SLICE = (
 )
 _AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 _TURN = 1e-3
-_SAME_MM = 1e-3  # slices as near as this are one
+_SAME_MM = 1e-3  # slices with positions this close are duplicates
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Series:
 
     Attributes:
       uid: Series Instance UID.
-      patient: as the archive counts patients, such as "0035" of LIDC-IDRI-0035.
-      folder: of its files.
+      patient: number of the patient in the archive, such as "0035" for LIDC-IDRI-0035.
+      folder: folder of the DICOM files.
     """
 
     uid: str
@@ -48,11 +48,11 @@ class Series:
 
 @dataclasses.dataclass(frozen=True)
 class Slices:
-    """A series, its slices sorted by position.
+    """The slices of a series, sorted by position.
 
     Attributes:
-      stack: where they lie.
-      paths: of every slice, in the order of `stack.z`.
+      stack: the positions.
+      paths: the file of each slice, in the order of `stack.z`.
     """
 
     stack: Stack
@@ -60,13 +60,19 @@ class Slices:
 
 
 def find_files(root: Path) -> tuple[dict[str, Series], list[Path], list[str]]:
-    """Returns the CT series of a tree by their UIDs, its XML files in the order of their paths, and folders left out.
+    """Finds the CT series and the XML files of a folder tree.
 
-    Only the first DICOM file of a folder is looked at: in the archive a folder holds one series. Where it is damaged,
-    or its patient has no ID, the folder is left out.
+    Only the first DICOM file of each folder is read, because in the archive a folder holds one series. If that file is
+    damaged, or its patient has no ID, the folder is left out.
+
+    Args:
+      root: the folder.
+
+    Returns:
+      The series by UID, the XML files sorted by path, and one line for each folder that is left out.
 
     Raises:
-      ValueError: two folders hold one series.
+      ValueError: two folders hold the same series.
       OSError: a folder or file cannot be read.
     """
     found: dict[str, Series] = {}
@@ -82,7 +88,7 @@ def find_files(root: Path) -> tuple[dict[str, Series], list[Path], list[str]]:
         except ValueError as error:
             left_out.append(f"{folder}: {error}")
             continue
-        if series is None:  # no CT
+        if series is None:  # not a CT
             continue
         if series.uid in found:
             both = f"{found[series.uid].folder} and {folder}"
@@ -92,10 +98,10 @@ def find_files(root: Path) -> tuple[dict[str, Series], list[Path], list[str]]:
 
 
 def patient_number(name: str) -> str:
-    """Returns what the set calls a patient: "0035" of LIDC-IDRI-0035, else the letters and digits of the name.
+    """Returns the number of a patient: "0035" for LIDC-IDRI-0035, else the ASCII letters and digits of the ID.
 
     Raises:
-      ValueError: there are none.
+      ValueError: the ID has neither letters nor digits.
     """
     found = re.fullmatch(r"LIDC-IDRI-(\d{4,})", name.strip())
     number = found[1] if found else "".join(c for c in name if c.isascii() and c.isalnum())[:64]
@@ -105,10 +111,16 @@ def patient_number(name: str) -> str:
 
 
 def read_slices(series: Series) -> Slices:
-    """Reads the tags of the files of a series; where two lie at one place, the first by name is taken.
+    """Reads the tags of all files of a series; of several files at one position the first by name is used.
+
+    Args:
+      series: the series.
+
+    Returns:
+      The slices sorted by position.
 
     Raises:
-      ValueError: a file is damaged or no axial slice, or they differ in size, spacing or series.
+      ValueError: a file is damaged, is not an axial slice, or differs from the others in size or spacing.
       OSError: a file cannot be read.
     """
     paths = [path for path in sorted(series.folder.iterdir()) if _is_dicom(path)]
@@ -133,7 +145,7 @@ def read_pixels(path: Path) -> np.ndarray:
     """Returns a slice, (H, W) float64 in Hounsfield units.
 
     Raises:
-      ValueError: it is damaged, or no slice of a CT.
+      ValueError: the file is damaged, or not a slice of a CT.
       OSError: it cannot be read.
     """
     return _guarded(path, _pixels)
@@ -155,24 +167,24 @@ def _pixels(path: Path) -> np.ndarray:
     slope, intercept = (dataset.get(name) for name in ("RescaleSlope", "RescaleIntercept"))
     found = stored_pixels(dataset) * float(1 if slope is None else slope) + float(intercept or 0)
     if not np.isfinite(found).all():
-        raise ImageError("its rescale slope or intercept is not possible")
+        raise ImageError("its rescale slope or intercept is not a finite number")
     return found
 
 
 def _position(path: Path) -> tuple[str, str, float, tuple[int, int], tuple[float, float]]:
-    """Series, UID, place along the axis in millimetres, size, spacing."""
+    """Returns the series UID, SOP Instance UID, position along the axis in mm, size, and pixel spacing in mm."""
     dataset = open_dicom(path, tags=_SLICE)
     missing = [name for name in _SLICE if dataset.get(name) in (None, "")]
     if missing:
-        raise ImageError(f"the tags {', '.join(missing)} are missing, so it is no slice with a place in space")
+        raise ImageError(f"the tags {', '.join(missing)} are missing, so the position of the slice is unknown")
     turn, position, spacing = (
         tuple(float(number) for number in dataset[name].value)
         for name in ("ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing")
     )
     if len(turn) != 6 or len(position) != 3 or len(spacing) != 2 or not np.isfinite([*turn, *position, *spacing]).all():
-        raise ImageError("its position, orientation or pixel spacing is not possible")
+        raise ImageError("its position, orientation or pixel spacing is invalid")
     if np.abs(np.subtract(turn, _AXIAL)).max() > _TURN or min(spacing) <= 0:
-        raise ImageError("is no axial slice, so its position along the axis says nothing")
+        raise ImageError("is not an axial slice, so its position along the axis is not defined")
     size = int(dataset.Rows), int(dataset.Columns)
     return printable(str(dataset.SeriesInstanceUID)), printable(str(dataset.SOPInstanceUID)), position[2], size, spacing
 
@@ -191,7 +203,7 @@ def _is_dicom(path: Path) -> bool:
 
 
 def _guarded(path: Path, read: Callable[[Path], Any]) -> Any:
-    """What `read` returns; its errors name the file."""
+    """Calls `read`; errors name the file."""
     try:
         with without_remarks():
             return read(path)

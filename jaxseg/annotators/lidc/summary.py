@@ -1,6 +1,6 @@
-"""What a LIDC set holds: nodules of patients, their readers, sizes and ratings, as tables.
+"""Tables that describe a LIDC set: nodules per patient, their readers, sizes and ratings.
 
-Source: the analysis notebook of rCampSemp/learn-vae-noisy-label, for what is shown.
+Source: the analysis notebook of rCampSemp/learn-vae-noisy-label, for the choice of tables.
 """
 
 import bisect
@@ -15,12 +15,12 @@ from typing import Any
 
 from jaxseg import __version__
 from jaxseg.annotators.data import SPLITS
+from jaxseg.annotators.lidc.annotations import RATINGS
 from jaxseg.annotators.lidc.crops import Settings
 from jaxseg.annotators.lidc.prepare import MADE_BY, SUMMARY, read_records, write_json
-from jaxseg.annotators.lidc.xml import RATINGS
 from jaxseg.files import atomic_file
 
-METADATA = ("patient_id", "nodule_no", *RATINGS, "nod_sz_per_slice")  # columns, as those of the published table
+METADATA = ("patient_id", "nodule_no", *RATINGS, "nod_sz_per_slice")  # columns of the published table
 NODULES = (
     "split",
     "patient_id",
@@ -32,34 +32,34 @@ NODULES = (
     "slices",
     "left_out",
 )
-DIAMETERS_MM = (3, 5, 8, 12, 16, 20, 30)  # bounds of the classes of size
-PIXELS = (50, 100, 200, 400, 800)  # bounds of the classes of a slice's consensus
-PANELS = {  # titles of the tables, for pictures
-    "nodules_per_patient": "Nodules of a patient",
-    "readers_per_nodule": "Readers of a nodule",
+DIAMETERS_MM = (3, 5, 8, 12, 16, 20, 30)  # bounds of the classes of diameters
+PIXELS = (50, 100, 200, 400, 800)  # bounds of the classes of consensus sizes, in pixels of a slice
+PANELS = {  # name in the counts -> title of the plot
+    "nodules_per_patient": "Nodules per patient",
+    "readers_per_nodule": "Readers per nodule",
     "diameter_mm": "Diameter of the largest consensus, mm",
     "malignancy": "Malignancy, median of the readers (1 to 5)",
-    "malignancy_range": "Malignancy, range of a nodule's readers",
-    "slices_per_nodule": "Slices of a nodule",
-    "pixels_per_slice": "Consensus in a slice, pixels",
-    "annotators_per_slice": "Annotators of a slice",
+    "malignancy_range": "Malignancy, range over a nodule's readers",
+    "slices_per_nodule": "Slices per nodule",
+    "pixels_per_slice": "Consensus per slice, pixels",
+    "annotators_per_slice": "Annotators per slice",
 }
 
 
 def conclude(out: Path, settings: Settings, failed: Mapping[str, str], notes: Sequence[str] = ()) -> dict[str, Any]:
     """Writes meta/metadata.csv, meta/nodules.csv and meta/summary.json of a set.
 
-    metadata.csv has the published columns and a row for every nodule that enough readers outlined; a patient's ID keeps
-    its zeros, and the sizes are those of the slices that are there. nodules.csv has all nodules.
+    metadata.csv has the published columns and one row for each nodule that enough readers outlined. Patient IDs keep
+    their leading zeros, and the sizes are those of the slices in the set. nodules.csv has one row for every nodule.
 
     Args:
-      out: the set.
-      settings: that it was made with.
-      failed: patient -> why it could not be made.
-      notes: on files that were left out.
+      out: folder of the set.
+      settings: the settings of the set.
+      failed: patient -> reason of the failure.
+      notes: lines on files that were left out.
 
     Returns:
-      What summary.json holds.
+      The content of summary.json.
 
     Raises:
       ValueError: a record is damaged.
@@ -78,14 +78,16 @@ def conclude(out: Path, settings: Settings, failed: Mapping[str, str], notes: Se
 
 
 def count(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Returns how many there are of what, of the records of patients.
+    """Returns the counts of a set.
+
+    Args:
+      records: the patients' records, as `read_records` returns them.
 
     Returns:
-      "patients", "nodules", "slices": of each split; "marks": of nodules below 3 mm, of none, and outlines that
-      enclose nothing; and tables of a class
-      and its number: "nodules_per_patient", "readers_per_nodule", "diameter_mm", "malignancy" (median of the readers),
-      "malignancy_range" (of the readers of a nodule: how far they are apart), "slices_per_nodule", "pixels_per_slice",
-      "annotators_per_slice", "left_out".
+      "patients", "nodules" and "slices" by split; "marks", the numbers of nodules below 3 mm, of non-nodules, and of
+      outlines that enclose no pixel; and tables of a class and its count: "nodules_per_patient", "readers_per_nodule",
+      "diameter_mm", "malignancy" (median of the readers), "malignancy_range" (largest minus smallest rating of a
+      nodule), "slices_per_nodule", "pixels_per_slice", "annotators_per_slice" and "left_out".
     """
     nodules = [nodule for record in records for nodule in record["nodules"]]
     written = [nodule for nodule in nodules if nodule["slices"]]
@@ -114,7 +116,7 @@ def count(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def caption(counts: Mapping[str, Any]) -> str:
-    """Returns a sentence on the whole set, of the tables of `count`."""
+    """Returns one sentence about the whole set, from the result of `count`."""
     splits = ", ".join(f"{name} {number}" for name, number in counts["slices"].items())
     patients, nodules = (sum(counts[name].values()) for name in ("patients", "nodules"))
     return f"{patients} patients, {nodules} nodules of 3 mm or more; slices: {splits or 'none'}."
@@ -137,13 +139,13 @@ def _shown(ratings: Sequence[int | None]) -> list[int | str]:
 
 
 def _table(values: Iterable[int]) -> dict[str, int]:
-    """How often each value is there, those between the least and the largest too."""
+    """Returns the count of each value from the smallest to the largest, including values that do not occur."""
     found = Counter(values)
     return {str(value): found[value] for value in range(min(found), max(found) + 1)} if found else {}
 
 
 def _classes(values: Iterable[float], bounds: Sequence[int]) -> dict[str, int]:
-    """How many values lie below the first bound, from each bound to the next, and from the last on."""
+    """Returns the counts of values below the first bound, between neighbouring bounds, and from the last bound on."""
     names = [f"< {bounds[0]}", *(f"{low} to < {high}" for low, high in itertools.pairwise(bounds)), f">= {bounds[-1]}"]
     found = Counter(bisect.bisect_right(bounds, value) for value in values)
     return {name: found[place] for place, name in enumerate(names)}

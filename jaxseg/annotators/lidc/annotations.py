@@ -1,7 +1,7 @@
-"""Reads the annotations of LIDC-IDRI as the archive distributes them: an XML file for every CT study.
+"""Reads the annotations of LIDC-IDRI as the archive distributes them: one XML file per CT study.
 
-A file holds a reading session for each of up to four readers. Nodules of 3 mm or more have outlines and ratings;
-smaller ones have a single point and no ratings, and are left out here, as are the marks of what is no nodule.
+A file holds one reading session for each of up to four readers. Nodules of at least 3 mm have outlines and ratings.
+Smaller nodules have a single point and no ratings; they are counted but not returned, as are the marks of non-nodules.
 
 Source: Armato et al. 2011, doi 10.1118/1.3528204; the archive's LidcReadMessage, namespace http://www.nih.gov.
 """
@@ -27,8 +27,8 @@ RATINGS = (
     "texture",
     "malignancy",
 )
-MAX_BYTES = 2**26  # the largest of the archive has 4 MB
-MAX_SIDE = 4096  # pixels; no point lies beyond
+MAX_BYTES = 2**26  # the largest file in the archive has 4 MB
+MAX_SIDE = 4096  # coordinates of points are below this number of pixels
 MAX_DEPTH, MAX_ELEMENTS = 64, 2_000_000
 
 _ENCODINGS = ("ascii", "utf-16-le", "utf-16-be")
@@ -37,13 +37,13 @@ _ROOTS = {"LidcReadMessage": "ct", "IdriReadMessage": "x-ray"}
 
 @dataclasses.dataclass(frozen=True)
 class Outline:
-    """An outline in a slice.
+    """An outline in one slice.
 
     Attributes:
       uid: SOP Instance UID of the slice.
-      z: its position in millimetres, as the file says.
-      inclusion: whether the outline holds nodule; else what it encloses is cut out of it.
-      points: (n, 2) int32 of row and column, from 0; the first pixels outside the nodule.
+      z: position of the slice in millimetres, according to the file.
+      inclusion: True: the outline encloses nodule. False: it encloses a part that is cut out of the nodule.
+      points: (n, 2) int32, row and column, from 0: the first pixels outside the nodule.
     """
 
     uid: str
@@ -54,13 +54,13 @@ class Outline:
 
 @dataclasses.dataclass(frozen=True)
 class Annotation:
-    """What one reader says of one nodule of 3 mm or more.
+    """One reader's annotation of one nodule of at least 3 mm.
 
     Attributes:
-      reader: number of the reading session in the file, from 0; the same number is another person in another file.
+      reader: number of the reading session in the file, from 0. In another file the same number is another person.
       nodule: the reader's own name of the nodule.
-      ratings: of `RATINGS`; None where the reader gave none.
-      outlines: one at least.
+      ratings: the ratings in the order of `RATINGS`, 1 to 6; None if the reader gave none.
+      outlines: the outlines, at least one.
     """
 
     reader: int
@@ -71,14 +71,14 @@ class Annotation:
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """A file.
+    """The content of one annotation file.
 
     Attributes:
-      series: Series Instance UID of the CT; "" where the file does not say.
-      readers: how many read it.
-      annotations: of nodules of 3 mm or more.
-      small: how many marks of nodules below 3 mm there are.
-      no_nodules: how many marks of what is no nodule.
+      series: Series Instance UID of the CT; "" if the file does not say.
+      readers: number of readers.
+      annotations: annotations of nodules of at least 3 mm.
+      small: number of marks of nodules below 3 mm.
+      no_nodules: number of marks of non-nodules.
     """
 
     series: str
@@ -89,18 +89,19 @@ class Reading:
 
 
 def read_lidc_xml(path: Path) -> Reading | None:
-    """Reads a file of annotations.
+    """Reads an annotation file.
 
-    Files with a document type are refused before anything is expanded, and so are very large and very deep ones.
+    Files with a document type are refused before any entity is expanded. Very large and very deep files are refused
+    too.
 
     Args:
       path: the file.
 
     Returns:
-      What it says; None where it is of a chest X-ray of the same archive, which has no outlines.
+      The content; None if the file belongs to a chest X-ray of the archive, which has no outlines.
 
     Raises:
-      ValueError: it is no XML, damaged, not of this archive, or holds what cannot be.
+      ValueError: the file is not XML, is damaged, is not from this archive, or holds an impossible value.
       OSError: it cannot be read.
     """
     size = path.stat().st_size
@@ -117,7 +118,7 @@ def read_lidc_xml(path: Path) -> Reading | None:
 
 
 class _Refusing(ElementTree.TreeBuilder):
-    """Builds the tree of a file without a document type, of bounded depth and number of elements."""
+    """Builds the tree of a file without a document type; the depth and the number of elements are limited."""
 
     def __init__(self):
         super().__init__()
@@ -138,7 +139,7 @@ class _Refusing(ElementTree.TreeBuilder):
 
 
 def _parse(content: bytes) -> ElementTree.Element:
-    # Entities can only be declared in a document type; its beginning is looked for in every encoding that expat knows.
+    # Entities can only be declared in a document type, so its start is searched in every encoding that expat knows.
     for encoding in _ENCODINGS:
         if "<!DOCTYPE".encode(encoding) in content or "<!ENTITY".encode(encoding) in content:
             raise ValueError("has a document type (DOCTYPE), which no file of the archive has; it is not read")
@@ -147,7 +148,7 @@ def _parse(content: bytes) -> ElementTree.Element:
         parser.feed(content)
         return parser.close()
     except ElementTree.ParseError as error:
-        raise ValueError(f"no XML file, or damaged ({error})") from None
+        raise ValueError(f"not an XML file, or damaged ({error})") from None
     except (LookupError, UnicodeError) as error:
         raise ValueError(f"its encoding cannot be read ({error})") from None
 
@@ -168,7 +169,7 @@ def _reading(root: ElementTree.Element) -> Reading:
 
 
 def _annotation(reader: int, nodule: ElementTree.Element) -> Annotation | None:
-    """None for a nodule below 3 mm: its one point is its middle, and it has no ratings."""
+    """Returns an annotation; None for a nodule below 3 mm, which has one point at its centre and no ratings."""
     name = printable(_of(nodule, "noduleID"))[:64]
     where = f"nodule {name or '?'} of reading session {reader + 1}"
     outlines = tuple(_outline(roi, where) for roi in _children(nodule, "roi"))
@@ -196,11 +197,11 @@ def _outline(roi: ElementTree.Element, where: str) -> Outline:
 
 
 def _rating(text: str, rating: str, where: str) -> int | None:
-    if not text or text == "0":  # as in the file of a reader who left it out
+    if not text or text == "0":  # files have 0 if the reader left out the rating
         return None
     value = _whole(text, f"{where}: {rating}")
     if not 1 <= value <= 6:
-        raise ValueError(f"{where}: {rating} is {value}; ratings are 1 to 6")
+        raise ValueError(f"{where}: {rating} is {value}; ratings are from 1 to 6")
     return value
 
 
@@ -210,14 +211,14 @@ def _number(text: str, what: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise ValueError(f"{what} is {printable(text)[:40]!r}, no number")
+        raise ValueError(f"{what} is {printable(text)[:40]!r}, which is not a number")
     return value
 
 
 def _whole(text: str, what: str) -> int:
     value = _number(text, what)
     if not value.is_integer() or not 0 <= value < MAX_SIDE:
-        raise ValueError(f"{what} is {printable(text)[:40]!r}, no whole number from 0 to {MAX_SIDE - 1}")
+        raise ValueError(f"{what} is {printable(text)[:40]!r}, which is not an integer from 0 to {MAX_SIDE - 1}")
     return int(value)
 
 
@@ -226,7 +227,7 @@ def _children(element: ElementTree.Element, name: str) -> Iterator[ElementTree.E
 
 
 def _of(element: ElementTree.Element, name: str) -> str:
-    """The text of a child; "" where it has none."""
+    """Returns the text of a child; "" if there is no such child."""
     child = next(_children(element, name), None)
     return "" if child is None else _text(child)
 
@@ -236,5 +237,5 @@ def _text(element: ElementTree.Element) -> str:
 
 
 def _local(tag: str) -> str:
-    """A name without its namespace."""
+    """Returns a name without its namespace."""
     return tag.rpartition("}")[2]
