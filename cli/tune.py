@@ -65,12 +65,11 @@ def tune(source, data, folder, trials, gpus, **others):
     study.import_optuna()
     with options.usage_errors("--gpus"):
         devices = run.training_devices(gpus)
-    with contextlib.ExitStack() as stack:
-        with options.usage_errors("--config, --search, --output"):
-            opened = search.open_search(
-                source, folder, trials=trials, data=data, devices=devices, tell=options.say, **others
-            )
-            found = search.tune(stack.enter_context(opened))
+    with contextlib.ExitStack() as stack, options.usage_errors("--config, --search, --output"):
+        opened = search.open_search(
+            source, folder, trials=trials, data=data, devices=devices, tell=options.say, **others
+        )
+        found = search.tune(stack.enter_context(opened))
     click.echo(table(found))
     model = folder / search.RUNS / found.best.name / "model"
     options.say(f"The best settings are in {folder / BEST_FILE}, the model trained with them in {model}")
