@@ -29,8 +29,8 @@ from jaxseg.cli import options
     "space",
     multiple=True,
     metavar="NAME=RANGE",
-    help="A setting to search for; repeat it for more: optimizer.learning_rate=1e-5..1e-2 log, optimizer.name=adam|sgd; or "
-    "a file of such lines.  [default: learning rate and weight decay from a tenth to ten times their values, the "
+    help="A setting to search for, may be repeated: optimizer.learning_rate=1e-5..1e-2 log, optimizer.name=adam|sgd; "
+    "or a file of such lines.  [default: learning rate and weight decay from a tenth to ten times their values, the "
     "batch at half, the same and twice its size]",
 )
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Random seed of the sampled values.  [default: 0]")

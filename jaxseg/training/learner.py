@@ -1,7 +1,7 @@
-"""A model's training as pure functions of one state: a pytree of plain dictionaries, which is also what is stored.
+"""The training of a model as pure functions of a state, a pytree of plain dictionaries that checkpoints also store.
 
-The state holds "params" and "stats" (batch statistics) of the model, "optimizer", "step" (int32), "key" (uint32, of
-the random numbers), and "average" where an exponential moving average of the parameters is kept.
+The state holds "params" and "stats" (batch statistics) of the model, "optimizer", "step" (int32), "key" (uint32, for
+random numbers), and "average" if an exponential moving average of the parameters is kept.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from flax import nnx
 from jaxseg.nn.layers import across
 from jaxseg.nn.recompute import recomputing
 
-AXIS = "data"  # of the devices that share a batch under pmap
+AXIS = "data"  # name of the axis of devices that share a batch under pmap
 
 State = dict
 
@@ -25,14 +25,15 @@ class Learner:
     """How a model is trained; holds no arrays.
 
     Attributes:
-      graphdef: of the model in training mode; `evaluating` of the same model in evaluation mode.
+      graphdef: of the model in training mode.
+      evaluating: graphdef of the same model in evaluation mode.
       transform: the optimizer.
       loss: (model, batch, key, step) -> (mean loss of the batch, {name: scalar}); step is the int32 number of steps
         taken before.
-      accumulate: parts into which a batch is cut, one after the other; their gradients are averaged.
-      ema: decay of the moving average of the parameters after each step, with which the model is evaluated; it is
-        corrected for its start as Adam's are. None: none.
-      axis: name of the device axis under pmap; None under jit, which sees the whole batch.
+      accumulate: number of parts of a batch that are computed one after the other; their gradients are averaged.
+      ema: decay of the moving average of the parameters, which is used to evaluate the model; it is corrected for its
+        start as Adam's averages are. None: no average.
+      axis: name of the device axis under pmap; None under jit, where the step sees the whole batch.
     """
 
     graphdef: nnx.GraphDef
@@ -47,7 +48,7 @@ class Learner:
         """Takes one optimisation step.
 
         Args:
-          state: of `initial_state`, or of the step before.
+          state: of `initial_state` or of the step before.
           batch: arrays with the examples along their first axis.
 
         Returns:
@@ -63,13 +64,13 @@ class Learner:
         params = optax.apply_updates(state["params"], updates)
         new = state | {"params": params, "stats": stats, "optimizer": optimizer, "step": state["step"] + 1}
         if self.ema is not None:
-            # Adam's correction of the start: the first parameters, random ones, do not count.
+            # Adam's correction of the start: the random initial parameters have no weight.
             share = (1 - self.ema) / (1 - jnp.float32(self.ema) ** new["step"].astype(jnp.float32))
             new["average"] = optax.incremental_update(params, state["average"], jnp.minimum(share, 1))
         return new, metrics | {"gradient_norm": optax.tree.norm(gradients)}
 
     def trained(self, state: State) -> nnx.Module:
-        """Returns the model of a state in evaluation mode, with averaged parameters where these are kept."""
+        """Returns the model of a state in evaluation mode, with the averaged parameters if they are kept."""
         return nnx.merge(self.evaluating, _joined(state.get("average", state["params"]), state["stats"]))
 
     def _gradients(self, state, batch, key):
@@ -118,17 +119,17 @@ def make_learner(
       transform: the optimizer.
       loss: (model in training mode, batch, key, step) -> (mean loss of the batch, {name: scalar}).
       axis: name of the device axis under pmap.
-      batch_norm: under pmap, "global" takes statistics over all devices, as jit does; "replica" over each one's share,
-        as PyTorch's DataParallel.
-      remat: keep less for the backward pass and compute it again there: slower, less memory.
+      batch_norm: under pmap, "global" computes statistics over all devices, as jit does; "replica" computes them on
+        each device, as PyTorch's DataParallel does.
+      remat: store less for the backward pass and compute it again: slower, with less memory.
       **options: `accumulate` and `ema` of Learner.
 
     Raises:
-      ValueError: statistics of each replica were asked for, and there are no replicas; or `remat` of a model that
-        has no part for it.
+      ValueError: statistics of each replica were requested without replicas; or `remat` for a model that has no part
+        for it.
     """
     if batch_norm == "replica" and axis is None:
-        raise ValueError("trainer.batch_norm: 'replica' needs trainer.parallel: pmap; under jit the batch is one")
+        raise ValueError("trainer.batch_norm: 'replica' needs trainer.parallel: pmap; jit sees the whole batch")
     modes = {"raise_if_not_found": False}  # a model may have no batch norm, or no dropout
     training = nnx.view(model, use_running_average=False, deterministic=False, **modes)
     if axis is not None and batch_norm == "global":

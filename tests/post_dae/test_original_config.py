@@ -1,4 +1,4 @@
-"""The original program's configuration is taken as it is; what cannot be meant is told."""
+"""The original program's configuration can be used; impossible settings are reported."""
 
 import re
 
@@ -48,8 +48,8 @@ def test_every_setting_finds_its_place(tmp_path):
     assert (config.trainer.batch_size, config.trainer.epochs, config.trainer.clip_norm) == (4, 30, 0.5)
     assert (config.optimizer.name, config.optimizer.learning_rate) == ("adam", 0.001)
     assert told == [
-        "gpus: 1 has no effect; -g says it here",
-        "strategy: ddp has no effect; trainer.parallel says it here",
+        "gpus: 1 has no effect; use -g instead",
+        "strategy: ddp has no effect; use trainer.parallel instead",
     ]
 
 
@@ -77,7 +77,7 @@ def test_one_number_is_a_square_too(tmp_path):
     ("changed", "extra", "words"),
     [
         ({"img_size": [64, 32]}, {}, "training_configuration.img_size: [64, 32] must be one number"),
-        ({"out_channels": 2}, {}, "2 masks of 1; as many are needed"),
+        ({"out_channels": 2}, {}, "2 output channels for 1 input channels; the numbers must be equal"),
         ({"learning_rat": 1}, {}, "training_configuration.learning_rat: no such setting; did you mean learning_rate?"),
         ({}, {"store_model": "x"}, "store_model: no such setting; did you mean store_model_to?"),
         ({"batch_size": "many"}, {}, "trainer.batch_size: 'many' is not a whole number"),

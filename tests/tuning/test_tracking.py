@@ -7,7 +7,7 @@ from tune_runs import RATE, RATES, search
 
 
 class Server(types.ModuleType):
-    """Stands for the module mlflow."""
+    """Replaces the module mlflow."""
 
     def __init__(self):
         super().__init__("mlflow")

@@ -30,14 +30,14 @@ Seed = Annotated[int, Range(0, 2**32 - 1)]
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Everything that a training run is given.
+    """All settings of a training run.
 
     Attributes:
       task: name of the method, such as "paxray".
-      seed: of the initial weights, the order of the data and the augmentation.
-      data: the task's own dataclass, as model and loss.
+      seed: random seed of the initial weights, the order of the data and the augmentation.
+      data: the data, in the task's own dataclass, like model and loss.
       model: the network.
-      loss: what is minimised.
+      loss: the loss.
       optimizer: OptimizerConfig.
       schedule: ScheduleConfig.
       trainer: TrainerConfig.
@@ -95,7 +95,7 @@ def read_config(
 
 
 def write_config(config: Config, path: Path) -> None:
-    """Writes a configuration as YAML; `read_config` makes an equal one of it."""
+    """Writes a configuration as YAML; `read_config` reads an equal one from it."""
     text = yaml_text.dump(to_mapping(config))
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -115,7 +115,7 @@ def stored_folder(source: str | Path) -> Path | None:
 
 
 def packaged() -> dict[str, str]:
-    """Returns the training configurations that come with jaxseg, by name."""
+    """Returns the texts of the packaged training configurations by name."""
     files = [file for file in importlib.resources.files("jaxseg.configs").iterdir() if file.name.endswith(".yaml")]
     texts = {file.name.removesuffix(".yaml"): file.read_text(encoding="utf-8") for file in files}
     return {name: texts[name] for name in sorted(texts) if re.search(r"^task:", texts[name], re.MULTILINE)}
@@ -125,7 +125,7 @@ def _read(source: str | Path) -> tuple[str, str]:
     path = Path(source)
     if path.is_file():
         with path.open("rb") as file:
-            content = file.read(4 * yaml_text.MAX_CHARACTERS + 1)  # one character takes up to four bytes
+            content = file.read(4 * yaml_text.MAX_CHARACTERS + 1)  # a character has up to four bytes
         try:
             return content.decode("utf-8-sig"), path.name
         except UnicodeDecodeError:
