@@ -57,9 +57,8 @@ def translated(raw: dict, tell: Callable[[str], None]) -> dict:
     problems += [unknown_setting(name, list(_NAMES), MARK) for name in given if name not in _NAMES]
     channels = [given.get(name, 1) for name in ("in_channels", "out_channels")]
     if channels[0] != channels[1]:
-        problems.append(
-            f"{MARK}.out_channels: {shown(channels[1])} output channels for {shown(channels[0])} input channels; the numbers must be equal"
-        )
+        both = f"{shown(channels[1])} output channels for {shown(channels[0])} input channels"
+        problems.append(f"{MARK}.out_channels: {both}; the numbers must be equal")
     size = _side(given.get("img_size", 512), problems)
     if problems:
         raise ValueError("\n".join(problems))
