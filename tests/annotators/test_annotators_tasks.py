@@ -188,7 +188,7 @@ def test_what_one_annotator_does_not_tell_is_no_perfect_score():
 
 
 def test_a_set_of_the_other_layout_is_told(lidc):
-    with pytest.raises(ValueError, match="looks like lidc, and data.layout is mnist"):
+    with pytest.raises(ValueError, match="looks like lidc, but data.layout is mnist"):
         annotators.DataConfig(root=str(lidc), layout="mnist").splits()
 
 

@@ -171,7 +171,7 @@ def test_other_entries_are_left_out_with_a_count(tmp_path):
     (folder / "notes.txt").write_text("x")
     (folder / "more").mkdir()
     _, told = train(tmp_path / "run", folder, trainer__epochs=1, **LIGHT)
-    assert any("2 of the entries" in line for line in told)
+    assert any("2 entries of" in line for line in told)
     facts = json.loads((tmp_path / "run" / "data.json").read_text())
     assert not set(facts["train"]) & set(facts["val"])
 
@@ -179,7 +179,7 @@ def test_other_entries_are_left_out_with_a_count(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"data__heavy_share": 0.7, "data__clean_share": 0.5}, "more than 1 together"),
+        ({"data__heavy_share": 0.7, "data__clean_share": 0.5}, "add up to more than 1"),
         ({"data__size": 30}, "30"),
         ({"model__strides": [2, 3]}, "only 2 can be trained"),
         ({"model__decoder_features": [4, 6]}, "last two"),

@@ -134,8 +134,8 @@ def test_the_weights_of_the_losses_count(data, tmp_path):
         ({"data__train_cases": "[train_0]", "data__val_cases": "[train_0]"}, "val_cases: a case of train_cases"),
         ({"trainer__batch_size": 1}, "no pairs to rank"),
         ({"trainer__batch_size": 4, "trainer__accumulate": 4}, "no pairs to rank"),
-        ({"loss__mse": 0, "loss__ranking": 0}, "one of them must count"),
-        ({"data__degrade_share": 0.7, "data__truth_share": 0.7}, "more than 1 together"),
+        ({"loss__mse": 0, "loss__ranking": 0}, "one of them must be above 0"),
+        ({"data__degrade_share": 0.7, "data__truth_share": 0.7}, "together with truth_share it is more than 1"),
         ({"data__embeddings": "nowhere.npz"}, "nowhere.npz: no such file; name the original project's"),
     ],
 )
