@@ -11,33 +11,36 @@ from jaxseg.cli import options
 @click.option(
     "--run", "folder", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of the run."
 )
-@click.option("-i", "--input", "data", type=click.Path(path_type=Path), help="Folder of the data, where it has moved.")
-@click.option("--split", help="train, val or test.  [default: test where there is one, else val]")
+@click.option("-i", "--input", "data", type=click.Path(path_type=Path), help="Folder of the data, if it has moved.")
+@click.option("--split", help="train, val or test.  [default: test if the data have it, else val]")
 @click.option("--step", type=click.IntRange(1), help="Step of the checkpoint.  [default: the best by validation]")
 @click.option(
     "--masks",
     multiple=True,
     type=click.Path(path_type=Path, file_okay=False),
-    help="Of a model of masks: a folder of masks from elsewhere, such as of a segmenter; again for more. Measured "
-    "before and after, in place of a split.",
+    help="For Post-DAE: a folder of masks from another source, such as a segmenter; repeat it for more folders. They "
+    "are measured before and after restoration, instead of a split.",
 )
 @click.option(
-    "--truth", type=click.Path(path_type=Path, file_okay=False), help="With --masks: the true ones, of the same names."
+    "--truth",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="With --masks: folder of the true masks, with the same file names.",
 )
 @options.training_gpus
 def evaluate(folder, data, split, step, masks, truth, gpus):
-    """Evaluate a run's best checkpoint; the numbers also go into evaluation_SPLIT.json in its folder.
+    """Evaluate the best checkpoint of a run; the numbers are also written to evaluation_SPLIT.json in its folder.
 
-    For Post-DAE that is Dice and Hausdorff distance before and after, at several levels of corruption, as a table and
-    in evaluation_SPLIT.png. For annotators who disagree it is the Dice of the clean mask, the distances of sampled
-    masks and annotators, and baselines that need no network, as means with standard errors.
+    Post-DAE is measured by Dice and Hausdorff distance before and after restoration, at several levels of corruption,
+    as a table and in evaluation_SPLIT.png. The models of annotators who disagree are measured by the Dice of the clean
+    mask and the distances of sampled masks and annotators, beside baselines that need no network, as means with
+    standard errors.
     """
     from jaxseg.training import run
 
     if bool(masks) != (truth is not None):
         raise click.UsageError("--masks and --truth belong together")
     if masks and (split or step or data):
-        raise click.UsageError("--masks: with it --split, --step and --input mean nothing; leave them out")
+        raise click.UsageError("--masks: it cannot be combined with --split, --step and --input; leave them out")
     with options.usage_errors("--gpus"):
         devices = run.training_devices(gpus)
     if masks:

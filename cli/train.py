@@ -1,4 +1,4 @@
-"""`jaxseg train`: trains a model as a configuration says; goes on where a run was cut short."""
+"""`jaxseg train`: trains a model as a configuration says, or resumes a run that was interrupted."""
 
 import contextlib
 from pathlib import Path
@@ -10,27 +10,33 @@ from jaxseg.cli.progress import progress
 
 
 @click.command()
-@click.option("-t", "--config", "source", help="A YAML file, or the name of one that comes with jaxseg: paxray, demo.")
+@click.option("-t", "--config", "source", help="A YAML file, or the name of a packaged configuration: paxray, demo.")
 @click.option("-i", "--input", "data", type=click.Path(path_type=Path), help="Folder of the data.")
 @click.option(
-    "-o", "--output", "folder", type=click.Path(path_type=Path, file_okay=False), help="Folder of the run.  [runs/NAME]"
+    "-o",
+    "--output",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of the run.  [default: runs/NAME]",
 )
 @click.option(
     "--resume",
     is_flag=True,
-    help="Go on with the run in the folder, exactly where it was cut short; its data may have moved (-i).",
+    help="Resume the run in the folder exactly where it was interrupted; its data may have moved (-i).",
 )
-@click.option("--set", "overrides", multiple=True, metavar="NAME=VALUE", help="Replace a setting: trainer.epochs=2.")
+@click.option("--set", "overrides", multiple=True, metavar="NAME=VALUE", help="Change a setting: trainer.epochs=2.")
 @options.training_gpus
-@click.option("--hosts", is_flag=True, help="Several hosts that find each other: Slurm, Cloud TPU, Kubernetes, MPI.")
-@click.option("--coordinator", metavar="HOST:PORT", help="Of several hosts: address of the first.")
-@click.option("--num-processes", type=click.IntRange(1), help="Of several hosts: how many there are.")
-@click.option("--process-id", type=click.IntRange(0), help="Of several hosts: the number of this one.")
+@click.option(
+    "--hosts", is_flag=True, help="Train on several hosts that JAX finds by itself: Slurm, Cloud TPU, Kubernetes, MPI."
+)
+@click.option("--coordinator", metavar="HOST:PORT", help="Address of the first of several hosts.")
+@click.option("--num-processes", type=click.IntRange(1), help="Number of hosts.")
+@click.option("--process-id", type=click.IntRange(0), help="Number of this host, from 0.")
 def train(source, data, folder, resume, overrides, gpus, hosts, **others):
     """Train a model.
 
-    The folder gets the resolved configuration, versions, metrics.jsonl, checkpoints and pictures, and model/, the best
-    by validation, which --weights of other commands takes.
+    The folder gets the resolved configuration, the versions, metrics.jsonl, checkpoints, pictures, and model/: the best
+    model by validation, for --weights of other commands.
     """
     from jaxseg.devices import only_cpus
     from jaxseg.training import run
@@ -39,7 +45,7 @@ def train(source, data, folder, resume, overrides, gpus, hosts, **others):
     from jaxseg.xla import keep_freed_memory
 
     if source is None and folder is None:
-        raise click.UsageError("name a configuration with -t, or a run to go on with: -o RUN --resume")
+        raise click.UsageError("name a configuration with -t, or a run to resume: -o RUN --resume")
     with options.usage_errors("--config"):
         folder = folder or stored_folder(source) or Path("runs") / Path(source).stem
     if hosts or any(value is not None for value in others.values()):

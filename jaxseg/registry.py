@@ -33,6 +33,7 @@ class Entry:
       weights_page: the web page of that file.
       original_cache: folders in which the original keeps that file: (environment variable or "~", sub-folder).
       licence: of the weights.
+      tasks: training tasks of the model: pairs of the name in a configuration and the import path of the Task class.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Entry:
     weights_page: str | None = None
     original_cache: tuple[tuple[str, str], ...] = ()
     licence: str = "none: train your own"
+    tasks: tuple[tuple[str, str], ...] = ()
 
     @property
     def num_classes(self) -> int | None:
@@ -81,6 +83,7 @@ ENTRIES = (
         weights_page="https://github.com/ConstantinSeibold/ChestXRayAnatomySegmentation",
         original_cache=(("CXAS_PATH", ".cxas/weights"), ("~", ".cxas/weights")),
         licence="CC BY-NC-SA 4.0: not for commercial use",
+        tasks=(("phantom", "jaxseg.anatomy.phantom_task:PhantomTask"),),
     ),
     Entry(
         name="paxray",
@@ -95,6 +98,7 @@ ENTRIES = (
         weights_file="ckpt_epoch_best.pth",
         weights_page="https://github.com/ConstantinSeibold/multilabel_segmentation_paxray",
         licence="not stated for the weights; the dataset is CC BY-NC-SA, so treat them as not for commercial use",
+        tasks=(("paxray", "jaxseg.anatomy.task:PaxrayTask"),),
     ),
     Entry(
         name="post_dae",
@@ -104,6 +108,7 @@ ENTRIES = (
         architecture="dae",
         model="jaxseg.post_dae.model:DAE",
         preprocessing="mask",
+        tasks=(("post_dae", "jaxseg.post_dae.task:PostDAETask"),),
     ),
     Entry(
         name="segae",
@@ -118,6 +123,7 @@ ENTRIES = (
         weights_file="best_resnet50_model_40_samples.pth",
         weights_page="https://github.com/Schuture/Quality-Sentinel",
         licence="not stated by its authors",
+        tasks=(("segae", "jaxseg.segae.task:SegAETask"),),
     ),
     Entry(
         name="cmvae",
@@ -127,6 +133,7 @@ ENTRIES = (
         architecture="cmvae",
         model="jaxseg.annotators.cmvae:CMVAE",
         preprocessing="as_stored",
+        tasks=(("cmvae", "jaxseg.annotators.cmvae_task:CMVAETask"),),
     ),
     Entry(
         name="prob_unet",
@@ -136,9 +143,11 @@ ENTRIES = (
         architecture="prob_unet",
         model="jaxseg.annotators.prob_unet:ProbUNet",
         preprocessing="as_stored",
+        tasks=(("prob_unet", "jaxseg.annotators.prob_unet_task:ProbUNetTask"),),
     ),
 )
 
+TASKS = dict(sorted(task for entry in ENTRIES for task in entry.tasks))  # name of a training task -> import path
 MODELS = {entry.architecture: entry.model for entry in ENTRIES}  # architecture -> import path of the model class
 
 BY_NAME = {name.lower(): entry for entry in ENTRIES for name in (entry.name, *entry.aliases)}

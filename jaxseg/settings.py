@@ -1,4 +1,4 @@
-"""Plain mappings (as read from YAML) to frozen dataclasses by their type hints, and back; all problems at once."""
+"""Settings: frozen dataclasses made from plain mappings by their type hints; all problems are reported at once."""
 
 import dataclasses
 import difflib
@@ -7,7 +7,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from jaxseg.files import printable
@@ -17,13 +17,13 @@ T = typing.TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """Numbers that a setting may have, as in `Annotated[int, Range(1, 10)]`.
+    """The range of a number, as in `Annotated[int, Range(1, 10)]`.
 
     Attributes:
-      low: the lowest.
-      high: the highest.
-      above: `low` itself is not allowed.
-      below: `high` itself is not allowed.
+      low: the lowest number.
+      high: the highest number.
+      above: whether `low` itself is not allowed.
+      below: whether `high` itself is not allowed.
     """
 
     low: float
@@ -41,19 +41,19 @@ class Range:
 
 
 def build(cls: type[T], mapping: Mapping[str, Any], where: str = "") -> T:
-    """Returns an instance of a dataclass from a mapping of its fields.
+    """Returns an instance of a dataclass, made from a mapping of its fields.
 
-    Fields may be int, float (an int will do), str, bool, Literal, X | None, tuple[X, ...], tuple[X, Y], Annotated
-    with a Range, and dataclasses of such fields; a tuple is given as a list. Nothing else is converted: 1 is not true
-    and "1" is not 1.
+    Fields may be int, float (which also accepts an int), str, bool, Literal, X | None, tuple[X, ...], tuple[X, Y],
+    Annotated with a Range, and dataclasses of such fields; a tuple is given as a list. There are no other conversions:
+    1 is not true and "1" is not 1.
 
     Args:
-      cls: the dataclass; what its own `__post_init__` refuses with a ValueError is reported with the path.
+      cls: the dataclass; the message of a ValueError from its `__post_init__` is reported with the path.
       mapping: field -> value; fields with a default may be absent.
       where: path of the mapping in the whole configuration, for messages.
 
     Raises:
-      ValueError: one line a problem, each beginning with the path: unknown or missing fields, wrong types, values
+      ValueError: one line per problem, each starting with the path: unknown or missing fields, wrong types, values
         that the dataclass refuses.
     """
     problems: list[str] = []
@@ -64,10 +64,10 @@ def build(cls: type[T], mapping: Mapping[str, Any], where: str = "") -> T:
 
 
 def convert(hint: Any, value: Any, where: str, problems: list[str]) -> Any:
-    """Returns `value` as the type `hint`; where it is not one, adds lines to `problems` and returns None.
+    """Returns `value` as the type `hint`; if it does not fit, adds lines to `problems` and returns None.
 
     Raises:
-      TypeError: the type hint is of a kind that settings cannot have.
+      TypeError: settings cannot have this type hint.
     """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
@@ -87,12 +87,36 @@ def convert(hint: Any, value: Any, where: str, problems: list[str]) -> Any:
     return _plain(hint, value, where, problems)
 
 
+def renamed(hint: Any, value: Any, where: str, tell: Callable[[str], None]) -> Any:
+    """Returns settings with the old names of fields replaced by the present ones; `tell` gets a message for each.
+
+    A dataclass lists old names in `RENAMED`, a mapping old name -> (field, {old value: value of the field}).
+
+    Args:
+      hint: the type of the settings; only dataclasses have old names.
+      value: the settings as read from YAML.
+      where: path of the settings in the whole configuration, for messages.
+      tell: called with a message.
+    """
+    if not dataclasses.is_dataclass(hint) or not isinstance(value, Mapping):
+        return value
+    hints, old = _hints(hint), getattr(hint, "RENAMED", {})
+    found = {}
+    for name, inner in value.items():
+        field, values = old.get(name, (name, {}))
+        if field != name and field not in value and isinstance(inner, str | bool) and inner in values:
+            tell(f"{joined(where, name)} is now called {joined(where, field)}: write {field}: {values[inner]}")
+            name, inner = field, values[inner]
+        found[name] = renamed(hints.get(name), inner, joined(where, str(name)), tell)
+    return found
+
+
 def verify(instance: Any, more: Iterable[str] = ()) -> None:
-    """Raises ValueError, for `__post_init__`, where fields of a dataclass are not of their types or ranges.
+    """Raises ValueError if fields of a dataclass do not have their types or ranges; for `__post_init__`.
 
     Args:
       instance: a dataclass instance.
-      more: further problems, "field: what is wrong", such as a generator gives: run only where the types are right.
+      more: further problems, "field: what is wrong", often a generator; it is used only if all types are right.
     """
     problems: list[str] = []
     for name, hint in _hints(type(instance)).items():
@@ -106,8 +130,58 @@ def verify(instance: Any, more: Iterable[str] = ()) -> None:
         raise ValueError("\n".join(problems))
 
 
+def section(cls: type, *names: str, **defaults: Any) -> type:
+    """Returns a dataclass with some of the fields of another one, so that each setting is declared only once.
+
+    A section of a configuration inherits from it and may add fields of its own.
+
+    Args:
+      cls: a dataclass, such as the configuration of a model.
+      names: the fields to take over, with their types, ranges and defaults.
+      **defaults: defaults that differ from those of `cls`, by field.
+
+    Raises:
+      TypeError: `cls` has no such field.
+    """
+    fields, hints = {field.name: field for field in dataclasses.fields(cls)}, _hints(cls)
+    if unknown := [name for name in (*names, *defaults) if name not in hints or name not in names]:
+        raise TypeError(f"{cls.__name__} has no field {', '.join(unknown)}, or it is not among the fields taken over")
+    chosen = [(name, hints[name], defaults.get(name, fields[name].default)) for name in names]
+    return dataclasses.make_dataclass(
+        f"{cls.__name__}Section",
+        [(name, hint, dataclasses.field(default=default)) for name, hint, default in chosen],
+        namespace={"__post_init__": verify, "RENAMED": getattr(cls, "RENAMED", {})},
+        frozen=True,
+        kw_only=True,
+    )
+
+
+def pick(cls: type[T], source: Any, **more: Any) -> T:
+    """Returns an instance of a dataclass, made from the fields of `source` that have the same names.
+
+    Args:
+      cls: the dataclass.
+      source: an instance of a section of it, see `section`.
+      **more: values of other fields.
+
+    Raises:
+      ValueError: the dataclass refuses the values.
+    """
+    shared = {field.name for field in dataclasses.fields(cls)} & {field.name for field in dataclasses.fields(source)}
+    return cls(**{name: getattr(source, name) for name in shared} | more)
+
+
+def problems_of(cls: type, source: Any, **more: Any) -> list[str]:
+    """Returns the problems that `pick` with these arguments raises, one line each; an empty list if there are none."""
+    try:
+        pick(cls, source, **more)
+    except ValueError as error:
+        return str(error).split("\n")
+    return []
+
+
 def to_mapping(config: Any) -> Any:
-    """Returns a dataclass as plain dicts, lists and values, from which `build` makes an equal one."""
+    """Returns a dataclass as plain dicts, lists and values; `build` makes an equal one from them."""
     if dataclasses.is_dataclass(config):
         return {
             field.name: to_mapping(getattr(config, field.name)) for field in dataclasses.fields(config) if field.init
@@ -118,7 +192,7 @@ def to_mapping(config: Any) -> Any:
 
 
 def unknown_setting(name: Any, allowed: Sequence[str], where: str) -> str:
-    """Returns the problem line of a setting that does not exist, with the one that may be meant."""
+    """Returns the problem line of an unknown setting, with the most similar known one."""
     near = difflib.get_close_matches(str(name), allowed, 1)
     advice = f"did you mean {near[0]}?" if near else f"there are {', '.join(allowed)}"
     return f"{joined(where, printable(str(name))[:80])}: no such setting; {advice}"
@@ -130,7 +204,7 @@ def joined(where: str, name: str) -> str:
 
 
 def shown(value: Any) -> str:
-    """Returns a value as messages show it: as YAML writes it, on one line and not too long."""
+    """Returns a value for messages: as YAML writes it, on one line, and shortened."""
     if isinstance(value, Mapping):
         return "a group of settings"
     if value is None or isinstance(value, bool):
@@ -146,7 +220,7 @@ def _whole(value: Any) -> bool:
 def _finite(value: Any) -> bool:
     try:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:  # a whole number beyond every float
+    except OverflowError:  # the whole number exceeds every float
         return False
 
 
@@ -222,7 +296,7 @@ def _dataclass(cls: type, mapping: Any, where: str, problems: list[str]) -> Any:
 
 
 def _placed(message: str, names: tuple[str, ...], where: str) -> list[str]:
-    """Returns the problems in a dataclass's own message, each with its path; they are joined by "; " or new lines."""
+    """Returns the problems of a dataclass's own message, each with its path; it separates them by "; " or new lines."""
     begins = rf"(?:{'|'.join(map(re.escape, names))})(?:[.\[][^:;\s]*)?: " if names else r"(?!)"
     parts = re.split(rf"(?:; |\n)(?={begins})", message)
     return [joined(where, part) if re.match(begins, part) else f"{where}: {part}" if where else part for part in parts]

@@ -9,13 +9,16 @@ Source: Larrazabal et al. 2020 (Post-DAE), doi 10.1109/TMI.2020.3005297; balazsb
 import dataclasses
 import functools
 import math
-from typing import NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-FIDELITY = ("original", "better")
+from jaxseg.settings import Range, verify
+
+Count = Annotated[int, Range(0, 100_000)]
+Length = Annotated[int, Range(1, 8192)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,27 +43,21 @@ class Corruption:
       ValueError: a value is out of range, or `fidelity` is unknown.
     """
 
-    swaps: int = 300
-    max_distance: int = 20
-    patch: int = 32
-    max_patches: int = 15
-    radius: float = 8
-    max_discs: int = 10
-    fidelity: str = "original"
+    RENAMED: ClassVar[dict[str, Any]] = {"as_original": ("fidelity", {True: "original", False: "better"})}
+
+    swaps: Count = 300
+    max_distance: Length = 20
+    patch: Length = 32
+    max_patches: Count = 15
+    radius: Annotated[float, Range(0, 8192)] = 8
+    max_discs: Annotated[int, Range(0, 1000)] = 10
+    fidelity: Literal["original", "better"] = "original"
     as_original: dataclasses.InitVar[bool | None] = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self, as_original: bool | None):
         if as_original is not None:
             object.__setattr__(self, "fidelity", "original" if as_original else "better")
-        if self.fidelity not in FIDELITY:
-            raise ValueError(f"fidelity is {self.fidelity!r}; known: {', '.join(FIDELITY)}")
-        least = {"swaps": 0, "max_distance": 1, "patch": 1, "max_patches": 0, "max_discs": 0}
-        for name, smallest in least.items():
-            value = getattr(self, name)
-            if type(value) is not int or value < smallest:
-                raise ValueError(f"{name} must be a whole number of at least {smallest}, got {value!r}")
-        if not 0 <= self.radius < math.inf:
-            raise ValueError(f"radius must be at least 0, got {self.radius!r}")
+        verify(self)
 
     def scaled(self, factor: float) -> "Corruption":
         """Returns the same corruption for images whose sides are `factor` times as long.

@@ -1,7 +1,7 @@
-"""What a denoiser makes of corrupted masks: Dice and Hausdorff distances before and after, as table and picture.
+"""How a denoiser restores corrupted masks: Dice and Hausdorff distances before and after, as a table and a picture.
 
-Masks are cut at 0.5. Distances are those of the outlines at the network's size. An empty mask has none, and is left
-out of their means, which say of how many masks they are; its Dice counts.
+Masks are thresholded at 0.5. Distances are between outlines at the network's size. An empty mask has no distance and is
+left out of the mean distances, which state their number of masks; its Dice is included.
 """
 
 import collections
@@ -19,6 +19,7 @@ from jaxseg.images.picture import ImageError
 from jaxseg.nn.metrics import dice, hausdorff
 from jaxseg.post_dae.corrupt import LEVELS, SIDE, corrupt
 from jaxseg.post_dae.data import MaskFolder
+from jaxseg.text_table import text_table
 from jaxseg.training.batches import evaluation_batches
 from jaxseg.training.reader import listed
 from jaxseg.training.task import Examination
@@ -28,22 +29,22 @@ WHEN = ("before", "after")
 MEASURES = {"dice": "Dice", "hausdorff_95": "Hausdorff 95 %", "hausdorff": "Hausdorff"}
 
 Spacing = tuple[float, float] | None
-Part = tuple[str, np.ndarray, np.ndarray]  # a row's name, given and true masks, (B, H, W, C) each
+Part = tuple[str, np.ndarray, np.ndarray]  # name of the row, given and true masks, (B, H, W, C) each
 
 
 def examine_levels(model, source: Sequence, *, spacing: Spacing = None, on_error: str = "stop") -> Examination:
-    """Returns what the model makes of the masks of a source, corrupted to every level of `LEVELS`.
+    """Measures how the model restores the masks of a source, corrupted at every level of `LEVELS`.
 
-    A mask is corrupted in the same way whenever it is examined.
+    A mask is corrupted in the same way every time.
 
     Args:
       model: in evaluation mode: masks (B, H, W, C) -> (B, H, W, C) in [0, 1].
-      source: of records {"mask": (H, W, C)}, with `name(i)`.
+      source: records {"mask": (H, W, C)}, with `name(i)`.
       spacing: distance of rows and of columns in millimetres; None: distances are in pixels.
-      on_error: "stop" raises where a record is bad, "skip" leaves it out.
+      on_error: "stop" raises if a record is bad, "skip" leaves it out.
 
     Raises:
-      RecordError: a record is bad; or with "skip", all are.
+      RecordError: a record is bad; with "skip", all records are bad.
     """
     return _examination(model, _corrupted(source, on_error), "corruption", spacing)
 
@@ -51,19 +52,19 @@ def examine_levels(model, source: Sequence, *, spacing: Spacing = None, on_error
 def compare_folders(
     model, masks: Mapping[str, Path], truth: Path, *, channels: int = 1, grey: str = "soft", spacing: Spacing = None
 ) -> Examination:
-    """Returns what the model makes of masks in folders, measured against the true ones of the same names.
+    """Measures how the model restores masks in folders, compared with the true masks of the same names.
 
-    Names are those of the files without suffix. The masks may be empty or full, the true ones not.
+    Names are file names without suffix. The masks may be empty or full; the true masks may not.
 
     Args:
-      model: as of `examine_levels`; masks are resized to its size.
-      masks: a folder a row, such as of a segmenter at one stage of its training.
+      model: as in `examine_levels`; masks are resized to its size.
+      masks: one folder per row, such as that of a segmenter at one stage of its training.
       truth: folder of the true masks.
       channels, grey: how masks are read; see `MaskFolder`.
-      spacing: as of `examine_levels`.
+      spacing: as in `examine_levels`.
 
     Raises:
-      ValueError: a folder holds no masks, or not just those of the truth; a mask is bad.
+      ValueError: a folder holds no masks, or its names differ from those of the truth; a mask is bad.
     """
     options = {"size": tuple(model.cfg.image_size), "channels": channels, "grey": grey}
     true = MaskFolder(truth, **options)
@@ -73,7 +74,7 @@ def compare_folders(
 
 
 def mean(values: np.ndarray) -> float:
-    """Returns the mean of the values that are not NaN; NaN where there is none."""
+    """Returns the mean of the values that are not NaN; NaN if there are none."""
     values = np.asarray(values, np.float64)
     values = values[~np.isnan(values)]
     return float(values.mean()) if values.size else float("nan")
@@ -89,7 +90,7 @@ def measure(masks: np.ndarray, truth: np.ndarray, *, spacing: Spacing = None) ->
 
 @dataclasses.dataclass(frozen=True)
 class _Pairs:
-    """A source of masks and the true ones."""
+    """A source of pairs of a mask and its true mask."""
 
     made: MaskFolder
     true: MaskFolder
@@ -105,7 +106,7 @@ class _Pairs:
 
 
 def _named(source: MaskFolder, i: int) -> np.ndarray:
-    """Reads a mask; an error names its folder."""
+    """Returns a mask; an error names its folder."""
     try:
         return source[i]["mask"]
     except ImageError as error:
@@ -113,11 +114,11 @@ def _named(source: MaskFolder, i: int) -> np.ndarray:
 
 
 def _paired(made: MaskFolder, true: MaskFolder) -> _Pairs:
-    """Brings masks into the order of the true ones, and refuses those without counterparts."""
+    """Pairs masks with the true masks of the same names; raises ValueError if a counterpart is missing."""
     files = [_by_name(source) for source in (made, true)]
     for have, lack, folder in ((*files, true.root), (*files[::-1], made.root)):
         if missing := [have[name].name for name in have if name not in lack]:
-            raise ValueError(f"{folder} has no counterpart of {listed(missing)}; both folders need the same names")
+            raise ValueError(f"{folder} has no counterpart of {listed(missing)}; both folders need the same file names")
     return _Pairs(dataclasses.replace(made, files=tuple(files[0][name] for name in files[1])), true)
 
 
@@ -125,7 +126,7 @@ def _by_name(source: MaskFolder) -> dict[str, Path]:
     found = {path.stem: path for path in source.files}
     if len(found) < len(source):
         twice = [name for name, count in collections.Counter(path.stem for path in source.files).items() if count > 1]
-        raise ValueError(f"{source.root}: several files are called {listed(twice)}")
+        raise ValueError(f"{source.root}: several files have the name {listed(twice)}")
     return found
 
 
@@ -155,7 +156,7 @@ def _whole(record: dict, rng: np.random.Generator) -> dict:
 
 
 def _examination(model, parts: Iterable[Part], title: str, spacing: Spacing) -> Examination:
-    """Restores and measures every part."""
+    """Restores and measures every part, and returns the result."""
     restore = jax.jit(type(model).__call__)
     found = collections.defaultdict(lambda: {when: collections.defaultdict(list) for when in WHEN})
     for row, given, truth in parts:
@@ -174,7 +175,7 @@ def _examination(model, parts: Iterable[Part], title: str, spacing: Spacing) -> 
 
 
 def _summary(values: np.ndarray) -> dict[str, float | int | None]:
-    """Mean, standard deviation and median of the values that are not NaN, null where there is none; and counts."""
+    """Returns mean, standard deviation and median of the values that are not NaN, None without any; and counts."""
     there = values[~np.isnan(values)]
     statistics = {"mean": np.mean, "std": np.std, "median": np.median}
     numbers = {name: float(function(there)) if there.size else None for name, function in statistics.items()}
@@ -182,15 +183,14 @@ def _summary(values: np.ndarray) -> dict[str, float | int | None]:
 
 
 def _table(rows: Mapping, title: str, unit: str, size: Sequence[int]) -> str:
-    """Means before and after, a line a row; and how many masks had no distance."""
-    lines = [[title, *(f"{label} {when}" for label in MEASURES.values() for when in WHEN), "without distance"]]
+    """Returns the means before and after, and the numbers of masks without a distance."""
+    header = [title, *(f"{label} {when}" for label in MEASURES.values() for when in WHEN), "without distance"]
+    lines = []
     for row, both in rows.items():
         cells = [_cell(both[when][name]["mean"], 4 if name == "dice" else 2) for name in MEASURES for when in WHEN]
         left_out = " -> ".join(str(both[when]["hausdorff"]["left_out"]) for when in WHEN)
         lines.append([row, *cells, left_out])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines]
-    return "\n".join([*text, _caption(rows, unit, size)])
+    return f"{text_table(header, lines)}\n{_caption(rows, unit, size)}"
 
 
 def _cell(value: float | None, digits: int) -> str:
@@ -199,7 +199,7 @@ def _cell(value: float | None, digits: int) -> str:
 
 def _caption(rows: Mapping, unit: str, size: Sequence[int]) -> str:
     total = max(sum(both["before"]["hausdorff"][x] for x in ("count", "left_out")) for both in rows.values())
-    return f"means of {total} masks of {size[0]} x {size[1]}, distances in {unit}; an empty mask has none"
+    return f"means of {total} masks of {size[0]} x {size[1]}, distances in {unit}; empty masks have no distance"
 
 
 def _picture(rows: Mapping, title: str, unit: str, size: Sequence[int]):
@@ -209,5 +209,9 @@ def _picture(rows: Mapping, title: str, unit: str, size: Sequence[int]):
         top, digits = (1.0, 3) if name == "dice" else (None, 1)
         panels.append(Panel(label if name == "dice" else f"{label} ({unit})", tuple(pairs), top, digits))
     return paired_bars(
-        panels, list(rows), title=title, series=WHEN, caption=_caption(rows, unit, size) + "; lines: one deviation"
+        panels,
+        list(rows),
+        title=title,
+        series=WHEN,
+        caption=_caption(rows, unit, size) + "; lines: one standard deviation",
     )

@@ -1,4 +1,4 @@
-"""The configuration file of the original Post-DAE program, as it is, in our settings.
+"""Translates the configuration file of the original Post-DAE program into the settings of jaxseg.
 
 Source: balazsborsos/dae_postprocessing.
 """
@@ -12,7 +12,7 @@ from jaxseg.settings import shown, unknown_setting
 
 MARK, FOLDER = "training_configuration", "store_model_to"
 
-# theirs -> ours; None: the command line or another setting says it here
+# theirs -> ours; None: the command line or another setting replaces it
 _NAMES = {
     "random_seed": "seed",
     "in_channels": "data.channels",
@@ -37,17 +37,18 @@ def is_original(raw: Any) -> bool:
 
 
 def translated(raw: dict, tell: Callable[[str], None]) -> dict:
-    """Returns the settings of a file of the original program, as a file of ours would hold them.
+    """Returns the settings of a file of the original program as a jaxseg file would hold them.
 
-    What the file does not say is as in `post_dae_original.yaml`. Two things are not as there: `img_size` counts (the
-    original's network stays at 512 whatever is written), and masks of validation are not trained on (`data.split`).
+    Settings that the file does not contain are as in `post_dae_original.yaml`. There are two differences from the
+    original: `img_size` has an effect (the original's network always has 512), and training does not use the masks for
+    validation (`data.split`).
 
     Args:
       raw: the parsed file.
-      tell: called with a line for each setting that has no effect.
+      tell: called with a message for each setting that has no effect.
 
     Raises:
-      ValueError: a setting is unknown or cannot be meant; all problems, one a line.
+      ValueError: settings are unknown or impossible; one line per problem.
     """
     given = raw[MARK]
     problems = [unknown_setting(name, (MARK, FOLDER), "") for name in raw if name not in (MARK, FOLDER)]
@@ -56,7 +57,8 @@ def translated(raw: dict, tell: Callable[[str], None]) -> dict:
     problems += [unknown_setting(name, list(_NAMES), MARK) for name in given if name not in _NAMES]
     channels = [given.get(name, 1) for name in ("in_channels", "out_channels")]
     if channels[0] != channels[1]:
-        problems.append(f"{MARK}.out_channels: {shown(channels[1])} masks of {shown(channels[0])}; as many are needed")
+        both = f"{shown(channels[1])} output channels for {shown(channels[0])} input channels"
+        problems.append(f"{MARK}.out_channels: {both}; the numbers must be equal")
     size = _side(given.get("img_size", 512), problems)
     if problems:
         raise ValueError("\n".join(problems))
@@ -74,18 +76,18 @@ def translated(raw: dict, tell: Callable[[str], None]) -> dict:
             (found.setdefault(group[0], {}) if group else found)[last] = values[name]
     for name, instead in (("gpus", "-g"), ("strategy", "trainer.parallel")):
         if given.get(name) is not None:
-            tell(f"{name}: {printable(str(given[name]))} has no effect; {instead} says it here")
+            tell(f"{name}: {printable(str(given[name]))} has no effect; use {instead} instead")
     return found
 
 
 def run_folder(raw: Any) -> Path | None:
-    """Returns where a file of the original program has its run stored; None where it does not say."""
+    """Returns the folder in which a file of the original program stores its run; None if it names none."""
     value = raw.get(FOLDER) if is_original(raw) else None
     return Path(value) if isinstance(value, str) and value.strip() else None
 
 
 def _side(size: Any, problems: list[str]) -> Any:
-    """The side of the images; the original's programs have a list of two."""
+    """Returns the side of the images; the original program takes a list of two."""
     if not isinstance(size, list):
         return size
     if len(size) != 2 or size[0] != size[1]:

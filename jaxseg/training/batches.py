@@ -1,6 +1,6 @@
-"""Batches of examples by Grain; the one place that touches it. Batches are dicts of numpy arrays.
+"""Batches of examples, made by Grain; no other file uses it. Batches are dicts of numpy arrays.
 
-Sources, transforms and what happens to bad records: `jaxseg.training.reader`.
+`jaxseg.training.reader` describes sources, transforms and the treatment of bad records.
 """
 
 import collections
@@ -24,12 +24,12 @@ __all__ = ["ON_ERROR", "Batches", "RecordError", "evaluation_batches", "prefetch
 class Batches(grain.DatasetIterator):
     """An iterator over batches whose position can be stored and set, made by the two functions below.
 
-    The position is a small dict for JSON. It hangs on neither threads, workers nor processes, so a run may go on with
-    others. It holds what the order of the examples hangs on, and `set_state` refuses that of other data.
-    Orbax stores the iterator itself too, by `grain.checkpoint.CheckpointSave`.
+    The position is a small dict for JSON. It depends neither on threads, workers nor processes, so a run may be resumed
+    with other numbers of them. It holds everything that the order of the examples depends on, and `set_state` refuses
+    the position in other data. Orbax can store the iterator itself too, by `grain.checkpoint.CheckpointSave`.
 
     Attributes:
-      skipped: name of each bad record that was left out -> how often; with worker processes too.
+      skipped: name of each bad record that was skipped -> how often; this counts worker processes too.
     """
 
     def __init__(self, plan: grain.MapDataset, read: Reader, key: dict[str, int], workers: int, buffer: int):
@@ -49,7 +49,7 @@ class Batches(grain.DatasetIterator):
             self._iterator = self._start()
         try:
             batch = next(self._iterator)
-        except BaseException:  # so that asking again meets the same, and leaves nothing out
+        except BaseException:  # the next call then meets the same error and skips nothing
             self._stop()
             raise
         self._next += 1
@@ -57,14 +57,14 @@ class Batches(grain.DatasetIterator):
         return batch
 
     def get_state(self) -> dict[str, Any]:
-        """Returns the position after the batch that was returned last."""
+        """Returns the position after the last returned batch."""
         return {"next_batch": self._next, "skipped": dict(self.skipped), **self._key}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes to a position.
+        """Moves to a position.
 
         Raises:
-          ValueError: it is that of another source, batch size or seed, or is none.
+          ValueError: it belongs to another source, batch size or seed, or is not a position.
         """
         found = {name: state.get(name) for name in self._key}
         if found != self._key:
@@ -83,22 +83,22 @@ class Batches(grain.DatasetIterator):
             self._read.close()
 
     def _count(self, wanted: np.ndarray, read: np.ndarray, weight: np.ndarray | None) -> None:
-        """Counts the bad records in whose place the reader took others; where these have a weight, it becomes 0."""
+        """Counts the bad records that the reader replaced by others; in an evaluation the others get the weight 0."""
         total = len(self._read.source)
         for row in np.flatnonzero(wanted != read):
             passed = int(read[row] - wanted[row]) % total
-            if weight is not None:  # of an evaluation: the row stands for one record, or for none where it fills up
+            if weight is not None:  # in an evaluation a row means one record, or none if it fills up the batch
                 passed, weight[row] = int(weight[row]), 0
             for index in range(int(wanted[row]), int(wanted[row]) + passed):
                 name = self._read.source.name(index % total)
                 self.skipped[name] = self.skipped.get(name, 0) + 1
 
     def _start(self) -> grain.DatasetIterator:
-        # Grain reads 500 batches ahead unless told otherwise.
+        # By default Grain reads 500 batches ahead.
         ahead = 1 if self._workers else self._buffer
         data = self._plan.slice(slice(self._next, None)).map(self._read)
         data = data.to_iter_dataset(grain.ReadOptions(num_threads=ahead, prefetch_buffer_size=ahead))
-        if self._workers:  # workers get whole batches, or their number would change the order
+        if self._workers:  # workers get whole batches, so that their number does not change the order
             _mark_flags_as_parsed()
             options = grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=1)
             data = data.mp_prefetch(options, worker_init_fn=_start_worker)
@@ -125,30 +125,31 @@ def training_batches(
 ) -> Batches:
     """Returns endless batches in random order.
 
-    An epoch is `len(source) // batch_size` batches without a repeated record; each epoch has an order of its own, and
-    the rest is left out. Order, and what transforms draw, hang on the seed alone. Process p gets the rows
-    [p b, (p + 1) b) of each global batch, b = batch_size / process_count: the processes' batches, one after the
-    other, are the batch of a single process.
+    An epoch is `len(source) // batch_size` batches without a repeated record. Each epoch has its own order and leaves
+    out the remaining records. The order and the random numbers of transforms depend only on the seed. Process p gets
+    the rows [p b, (p + 1) b) of each global batch, with b = batch_size / process_count: concatenated, the batches of
+    the processes are the batch of a single process.
 
     Args:
       source: the records.
-      transform: makes an example of a record; its generator hangs on the seed and the place in the stream.
-      batch_size: of all processes together.
+      transform: makes an example from a record; its generator depends on the seed and the position in the stream.
+      batch_size: examples of all processes together.
       seed: in [0, 2^32).
       process_index: number of this process.
-      process_count: how many there are.
-      threads: that read at the same time, in this process or in each worker.
-      workers: processes that read; 0: threads of this one, which is enough where decoding lets go of the interpreter.
-      buffer: batches that are made ahead; with workers each makes two ahead instead.
-      on_error: "stop": a bad record raises RecordError. "skip": the next good record of the source takes its place,
+      process_count: number of processes.
+      threads: number of reading threads, in this process or in each worker.
+      workers: number of reading processes; 0: threads of this process read, which is enough if decoding releases the
+        interpreter lock.
+      buffer: number of batches that are made ahead; with workers each worker makes two ahead instead.
+      on_error: "stop": a bad record raises RecordError. "skip": the next good record of the source replaces it,
         and it is counted in `skipped`.
 
     Returns:
-      Batches: dicts of what the transform makes, stacked to (b, ...), and "index", (b,) int64, the number of each
-      record in the source.
+      Batches: dicts of the transform's arrays, stacked to (b, ...), and "index", (b,) int64, the number of each record
+      in the source.
 
     Raises:
-      ValueError: an option is impossible, or there are fewer records than a batch has.
+      ValueError: an option is impossible, or there are fewer records than a batch needs.
       RecordError: while iterating: a record is bad.
     """
     _check(source, batch_size, process_index, process_count, on_error, {"threads": threads, "buffer": buffer})
@@ -177,26 +178,26 @@ def evaluation_batches(
     buffer: int = 2,
     on_error: str = "stop",
 ) -> Batches:
-    """Returns every record once, in order; every process gets the same number of batches.
+    """Returns batches with every record once, in order; every process gets the same number of batches.
 
     Args:
       source: the records.
-      transform: makes an example of a record; its generator hangs on the record's number.
-      batch_size: of all processes together; rows are shared out as in `training_batches`.
+      transform: makes an example from a record; its generator depends on the number of the record.
+      batch_size: examples of all processes together; rows are distributed as in `training_batches`.
       process_index: number of this process.
-      process_count: how many there are.
-      threads: that read at the same time.
-      buffer: batches that are made ahead.
-      on_error: "stop": a bad record raises RecordError. "skip": another stands in its place with the weight 0, and it
-        is counted in `skipped`.
+      process_count: number of processes.
+      threads: number of reading threads.
+      buffer: number of batches that are made ahead.
+      on_error: "stop": a bad record raises RecordError. "skip": another record replaces it with the weight 0, and
+        it is counted in `skipped`.
 
     Returns:
-      Batches as those of `training_batches`, with "weight", (b,) float32: 1; 0 for the copies of the last record that
-      fill the last batch.
+      Batches as those of `training_batches`, with "weight", (b,) float32: 1, or 0 for the copies of the last record
+      that fill the last batch.
 
     Raises:
       ValueError: an option is impossible, or there is no record.
-      RecordError: while iterating: a record is bad, or with "skip" all of them.
+      RecordError: while iterating: a record is bad; with "skip", all records are bad.
     """
     _check(source, batch_size, process_index, process_count, on_error, {"threads": threads, "buffer": buffer})
     total = len(source)
@@ -213,16 +214,16 @@ def evaluation_batches(
 
 
 def prefetch_to_device(batches: Batches, put: Callable[[dict], Any], size: int = 2) -> Iterator[tuple[Any, dict]]:
-    """Puts batches on the device before they are asked for.
+    """Puts batches on the device before they are requested.
 
     Args:
-      batches: where they come from.
+      batches: the source of the batches.
       put: host batch -> device batch.
-      size: how many are on the device and not yet used, the one being handed out included.
+      size: number of batches on the device that are not yet used, including the one that is yielded.
 
     Yields:
-      `(device batch, position)`: setting the position goes on with the batch after this one, however many were
-      fetched ahead. An error comes after the batches before it.
+      `(device batch, position)`: setting the position continues with the batch after this one, regardless of how many
+      batches were fetched ahead. An error is raised after the batches before it.
     """
     if size < 1:
         raise ValueError(f"size must be at least 1, got {size}")
@@ -269,7 +270,7 @@ def _check(
 
 
 def _mark_flags_as_parsed() -> None:
-    """Grain up to 0.2.18 asks absl for a flag, which only absl's own programs have parsed (google/grain#1355)."""
+    """Marks absl's flags as parsed; Grain up to 0.2.18 needs one that only absl programs parse (google/grain#1355)."""
     from absl import flags
 
     if not flags.FLAGS.is_parsed():
@@ -277,7 +278,7 @@ def _mark_flags_as_parsed() -> None:
 
 
 def _start_worker(number: int, count: int) -> None:
-    """Keeps a worker off the accelerators, and ends it when its parent is killed, which Grain does not."""
+    """Keeps a worker off the accelerators and ends it when its parent is killed, which Grain does not do."""
     import jax  # Grain imports it anyway
 
     jax.config.update("jax_platforms", "cpu")

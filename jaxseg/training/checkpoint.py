@@ -1,7 +1,7 @@
-"""Checkpoints of a run, by Orbax: written in the background, whole or not at all, the last and the best kept.
+"""Checkpoints of a run, written by Orbax in the background, whole or not at all; the last and the best are kept.
 
 A checkpoint holds the whole state, by name, and a record: the position in the data, the score, and a checksum of every
-array, since Orbax gives wrong numbers without a word where a bit of a file has changed. Sizes, names and checksums are
+array, because Orbax silently returns wrong numbers if a bit of a file has changed. Sizes, names and checksums are
 checked before a restored state is used.
 """
 
@@ -16,6 +16,8 @@ import os
 import re
 import shutil
 import sys
+import threading
+import traceback
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -30,13 +32,13 @@ from jaxseg.training.interrupts import uninterrupted
 from jaxseg.training.learner import State
 
 ITEMS = ("state", "data")
-REMOVED = ".jaxseg-removed"  # checkpoints go there whole before they are removed, or a kill would leave half of one
-HALF_WRITTEN = "[0-9]*.orbax-checkpoint-tmp*"  # left by a kill; Orbax's own removal ends when it next saves
+REMOVED = ".jaxseg-removed"  # whole checkpoints are moved there first, so that a kill leaves no half of one
+HALF_WRITTEN = "[0-9]*.orbax-checkpoint-tmp*"  # left by a kill; Orbax removes them only when it saves the next one
 
 
 @dataclasses.dataclass(frozen=True)
 class _Kept:
-    """Which checkpoints stay, asked by Orbax: the newest, the best, and what is no checkpoint of ours to remove."""
+    """Tells Orbax which checkpoints to keep: the newest, the best, and all that this run has not written."""
 
     records: dict[int, dict]
     last: int
@@ -50,14 +52,14 @@ class _Kept:
 
 
 class Checkpoints:
-    """The checkpoints in a folder; a context manager that waits for what is being written.
+    """The checkpoints in a folder; a context manager that waits for unfinished writes.
 
     Args:
-      folder: of the checkpoints, made if need be.
-      keep_last: how many of the newest are kept.
-      keep_best: how many of those with the highest scores are kept besides; the best one always is.
-      background: write while the training goes on.
-      read_only: write and remove nothing, not even what another process has half written.
+      folder: of the checkpoints, made if it does not exist.
+      keep_last: number of the newest checkpoints to keep.
+      keep_best: number of the checkpoints with the highest scores to keep as well; the best one is always kept.
+      background: write while the training continues.
+      read_only: write and remove nothing, not even the unfinished checkpoint of another process.
     """
 
     def __init__(
@@ -69,7 +71,7 @@ class Checkpoints:
         background: bool = True,
         read_only: bool = False,
     ):
-        _leave_out_echoes()
+        _silence_orbax_threads()
         self._records: dict[int, dict] = {}
         options = ocp.CheckpointManagerOptions(
             preservation_policy=_Kept(self._records, keep_last, max(keep_best, 1)),
@@ -95,20 +97,20 @@ class Checkpoints:
                 self._manager.close()
                 self._sweep()
         except OSError:
-            if kind is None:  # else it would hide the error that ended the run
+            if kind is None:  # otherwise it would hide the error that ended the run
                 raise
 
     def steps(self) -> list[int]:
-        """Returns the steps of which there is a checkpoint, ascending."""
+        """Returns the steps of all checkpoints in ascending order."""
         return sorted(self._manager.all_steps())
 
     def best(self) -> int | None:
-        """Returns the step with the highest score, of equal ones the first; None where none has a score."""
+        """Returns the step with the highest score, the first one of equal scores; None if none has a score."""
         ranked = _ranked(self._records, self.steps())
         return ranked[0] if ranked else None
 
     def best_score(self) -> float:
-        """Returns the highest score; minus infinity where there is none."""
+        """Returns the highest score; minus infinity if there is none."""
         best = self.best()
         return -math.inf if best is None else self._records[best]["score"]
 
@@ -116,7 +118,7 @@ class Checkpoints:
         """Starts to write the checkpoint of a step; the state may be donated as soon as this returns.
 
         Raises:
-          OSError: this one or the one before it could not be written; those before stay as they are.
+          OSError: this checkpoint or the one before it could not be written; older ones are unchanged.
         """
         named = _named(state)
         known = score is not None and math.isfinite(score)
@@ -125,12 +127,12 @@ class Checkpoints:
         items = ocp.args.Composite(state=ocp.args.StandardSave(named), data=ocp.args.JsonSave(record))
         self._records[step] = record
         with uninterrupted(), clear_when_full("a checkpoint", self.folder):
-            self._manager.wait_until_finished()  # nothing is moved there while it is swept
+            self._manager.wait_until_finished()  # nothing is moved there while it is cleaned
             self._sweep()
             self._manager.save(step, args=items, force=True)
 
     def wait(self) -> None:
-        """Waits until all is written; raises as `save` does."""
+        """Waits until everything is written; raises the errors of `save`."""
         with uninterrupted(), clear_when_full("a checkpoint", self.folder):
             self._manager.wait_until_finished()
             self._sweep()
@@ -142,23 +144,23 @@ class Checkpoints:
           target: a state with the wanted shapes, dtypes and shardings.
 
         Raises:
-          ValueError: the checkpoint is damaged, or of another model or optimizer.
+          ValueError: the checkpoint is damaged or belongs to another model or optimizer.
         """
         wanted = _named(target)
         with _left_behind():
             found = self._attempt(step, wanted)
         if isinstance(found, str):
-            raise ValueError(f"the checkpoint of step {step} is damaged or of another model: {found}")
+            raise ValueError(f"the checkpoint of step {step} is damaged or belongs to another model: {found}")
         leaves = [found[name] for name in wanted]
         return jax.tree.unflatten(jax.tree.structure(target), leaves), self._records[step]["position"]
 
     def restore_latest(self, target: State, tell: Callable[[str], None]) -> tuple[int, State, dict] | None:
-        """Returns step, state and position of the newest checkpoint that can be read; None where there is none.
+        """Returns step, state and position of the newest checkpoint that can be read; None if there are no checkpoints.
 
-        Damaged ones after it are told of and moved out of the way, to `damaged-<step>` beside the checkpoints.
+        Newer ones that are damaged are reported and moved to `damaged-<step>` beside the checkpoints.
 
         Raises:
-          ValueError: there are checkpoints, and none can be read; they stay where they are.
+          ValueError: there are checkpoints but none can be read; they are not moved.
         """
         problems: dict[int, str] = {}
         for step in reversed(self.steps()):
@@ -169,21 +171,21 @@ class Checkpoints:
                 continue
             for damaged, problem in problems.items():
                 place = self._set_aside(damaged)
-                tell(f"{problem}; it is now {place}, and the one before it is used")
+                tell(f"{problem}; it was moved to {place}, and the one before it is used")
             return step, *found
         if problems:
             raise ValueError(f"no checkpoint in {self.folder} can be read: {next(iter(problems.values()))}")
         return None
 
     def _sweep(self, *more: str) -> None:
-        """Removes what is no longer kept, and what more patterns name; a kill meanwhile leaves it to the next run."""
+        """Removes what is no longer kept and what further patterns match; after a kill the next run does it."""
         if not self._read_only and jax.process_index() == 0:
             for pattern in (REMOVED, *more):
                 for place in self.folder.glob(pattern):
                     shutil.rmtree(place, ignore_errors=True)
 
     def _attempt(self, step: int, wanted: dict[str, jax.Array]) -> dict[str, jax.Array] | str:
-        """The arrays of a step, or why they cannot be used; nothing of the error is kept."""
+        """Returns the arrays of a step, or the reason why they cannot be used; no reference to the error is kept."""
         abstract = {k: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for k, x in wanted.items()}
         record = self._read_record(step)
         if record is None:
@@ -192,14 +194,14 @@ class Checkpoints:
         try:
             items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
             state = self._manager.restore(step, args=items)["state"]
-        except Exception as error:  # orbax, tensorstore and JSON raise almost anything on damaged files
+        except Exception as error:  # Orbax, TensorStore and JSON raise almost any exception for damaged files
             return " ".join(str(error).split())[:200] or type(error).__name__
         if state.keys() != wanted.keys() or any(state[k].shape != wanted[k].shape for k in wanted):
             return "other names or shapes"
-        return state if _checksums(state) == record["crc32"] else "its arrays are not those that were written"
+        return state if _checksums(state) == record["crc32"] else "its arrays differ from those that were written"
 
     def _set_aside(self, step: int) -> Path:
-        """Moves a checkpoint out of the folder, to a name that is free, and returns its place."""
+        """Moves a checkpoint out of the folder to a free name and returns its place."""
         places = (self.folder.parent / f"damaged-{step}{again}" for again in ("", *(f"-{i}" for i in range(2, 1000))))
         place = next(place for place in places if not place.exists())
         if jax.process_count() > 1:
@@ -213,34 +215,39 @@ class Checkpoints:
         return place
 
     def _read_record(self, step: int) -> dict | None:
-        """What was stored beside a state; None where that cannot be read."""
+        """Returns the record that was stored beside a state; None if it cannot be read."""
         try:
             record = self._manager.restore(step, args=ocp.args.Composite(data=ocp.args.JsonRestore()))["data"]
-        except Exception:  # as in `_attempt`, which says so when this checkpoint is wanted
+        except Exception:  # as in `_attempt`, which reports it when this checkpoint is restored
             return None
         whole = isinstance(record, dict) and record.get("own_crc32") == _own_checksum(record)
         return record if whole else None
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Returns whether a folder of checkpoints holds one, damaged or not."""
+    return folder.is_dir() and ocp.utils.any_checkpoint_step(folder) is not None
+
+
 @contextlib.contextmanager
 def clear_when_full(what: str, place: Path) -> Iterator[None]:
-    """Makes one line of what Orbax raises, in many, where something cannot be written, such as on a full disk.
+    """Turns Orbax's error of many lines into one line if something cannot be written, for instance on a full disk.
 
     Raises:
-      OSError: whatever went wrong.
+      OSError: for any error.
     """
     try:
         yield
-    except Exception as error:  # tensorstore gives a full disk as a ValueError or RuntimeError
+    except Exception as error:  # TensorStore reports a full disk as ValueError or RuntimeError
         reason = " ".join(str(error).split())
         code = re.search(r"os_error_code='(\d+)'", reason)
         text = os.strerror(int(code[1])) if code else reason[:300]
-        raise OSError(f"{what} could not be written to {place}: {text}; the checkpoints before it stay") from error
+        raise OSError(f"{what} could not be written to {place}: {text}; the checkpoints before it are kept") from error
 
 
 @contextlib.contextmanager
 def _left_behind() -> Iterator[None]:
-    """Clears away at once, and without noise, what Orbax leaves half done where a file is damaged."""
+    """Silently cleans up what Orbax leaves unfinished if a file is damaged."""
     logger = logging.getLogger("asyncio")
     level = logger.level
     with warnings.catch_warnings():
@@ -254,29 +261,39 @@ def _left_behind() -> Iterator[None]:
 
 
 @functools.cache
-def _leave_out_echoes() -> None:
-    """Once an array could not be written or read, Orbax's threads protest about every other one, at any later time."""
-    hook = sys.unraisablehook
+def _silence_orbax_threads() -> None:
+    """Drops errors that Orbax's coroutines and TensorStore's threads cannot raise; all others are reported as before.
 
-    def shown(unraisable) -> None:
-        of_orbax = getattr(unraisable.object, "__name__", "").startswith("_read_array")
-        if not of_orbax and str(unraisable.exc_value) != "Event loop is closed":
+    Once one array could not be written or read, those of all other arrays fail too, at any later time.
+    """
+    hook, root = sys.unraisablehook, str(Path(ocp.__file__).parent)
+
+    def report(unraisable) -> None:
+        code = getattr(unraisable.object, "cr_code", None) or getattr(unraisable.object, "__code__", None)
+        codes = [frame.f_code for frame, _ in traceback.walk_tb(unraisable.exc_traceback)] + ([code] if code else [])
+        of_orbax = any(code.co_filename.startswith(root) for code in codes)
+        of_tensorstore = (  # its threads are not Python's, and only they call a loop that Orbax has closed
+            unraisable.object is None
+            and threading.current_thread().name.startswith("Dummy-")
+            and str(unraisable.exc_value) == "Event loop is closed"
+        )
+        if not of_orbax and not of_tensorstore:
             hook(unraisable)
 
-    sys.unraisablehook = shown
+    sys.unraisablehook = report
 
 
 def _named(state: State) -> dict[str, jax.Array]:
-    """The leaves of a state by their path: names that do not hang on containers or classes."""
+    """Returns the leaves of a state by their paths, which do not depend on containers or classes."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(state)
     named = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
     if len(named) != len(leaves):
-        raise ValueError("two arrays of the state have one name")
+        raise ValueError("two arrays of the state have the same name")
     return {name: leaf if isinstance(leaf, jax.Array) else np.asarray(leaf) for name, leaf in named.items()}
 
 
 def _checksums(named: dict[str, jax.Array]) -> dict[str, int]:
-    """The CRC-32 of each array's bytes; every host has the arrays whole."""
+    """Returns the CRC-32 of each array's bytes; every host has the whole arrays."""
     found = {}
     for name, array in named.items():
         whole = array.addressable_shards[0].data if isinstance(array, jax.Array) else array
@@ -285,12 +302,12 @@ def _checksums(named: dict[str, jax.Array]) -> dict[str, int]:
 
 
 def _own_checksum(record: dict) -> int:
-    """The CRC-32 of what a record says."""
+    """Returns the CRC-32 of the content of a record."""
     said = {name: value for name, value in record.items() if name != "own_crc32"}
     return zlib.crc32(json.dumps(said, sort_keys=True).encode())
 
 
 def _ranked(records: dict[int, dict], steps: Sequence[int]) -> list[int]:
-    """The steps that have a score, the highest first, of equal ones the earliest."""
+    """Returns the steps that have a score, from the highest score to the lowest, equal ones in order."""
     scores = {step: records[step]["score"] for step in steps if step in records}
     return sorted((s for s in scores if scores[s] is not None), key=lambda step: (-scores[step], step))

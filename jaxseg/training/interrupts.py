@@ -1,7 +1,7 @@
-"""Ctrl-C and SIGTERM while work goes on that must not be cut just anywhere.
+"""Ctrl-C and SIGTERM during work that must not be interrupted at an arbitrary point.
 
-Python raises KeyboardInterrupt between any two instructions: within JAX's callbacks, where it is lost and the run goes
-on, or within Orbax and its locks, where threads are left to wait for what never comes.
+Python raises KeyboardInterrupt between any two instructions. Within JAX's callbacks it is lost and the run continues;
+within Orbax and its locks it leaves threads waiting forever.
 """
 
 import contextlib
@@ -14,36 +14,36 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[Callable[[], None]]:
-    """Lets Ctrl-C and SIGTERM wait until the body has ended, and then act as they would have; a second acts at once.
+    """Delays Ctrl-C and SIGTERM until the body has ended; a second one takes effect at once.
 
-    Signals interrupt the main thread alone, so in others nothing is done; nor in a body within another.
+    Signals interrupt only the main thread, so nothing is done in other threads, nor in a body within another one.
 
     Yields:
-      A function to call where the body may be left: one that has come acts there.
+      A function to call at the points where the body may be left: a delayed signal takes effect there.
     """
     before = {number: signal.getsignal(number) for number in SIGNALS}
     within = any(getattr(handler, "waits", False) for handler in before.values())
     if within or None in before.values() or threading.current_thread() is not threading.main_thread():
         yield lambda: None
         return
-    came: list[int] = []
+    received: list[int] = []
 
     def restore() -> None:
         for number, handler in before.items():
             signal.signal(number, handler)
 
     def act() -> None:
-        if came:
+        if received:
             restore()
-            number = came.pop()
+            number = received.pop()
             if callable(before[number]):
-                before[number](number, None)  # here and now
+                before[number](number, None)  # called directly, at this point
             else:
                 signal.raise_signal(number)
 
     def note(number: int, _) -> None:
-        came.append(number)
-        if len(came) > 1:
+        received.append(number)
+        if len(received) > 1:
             act()
 
     note.waits = True

@@ -1,4 +1,4 @@
-"""The record of a run: `metrics.jsonl`, and TensorBoard events where the extra `tensorboard` is installed."""
+"""The log of a run: `metrics.jsonl`, and TensorBoard events if the extra `tensorboard` is installed."""
 
 import contextlib
 import json
@@ -10,15 +10,14 @@ import jax
 from jaxseg.files import atomic_file
 
 METRICS_FILE = "metrics.jsonl"
-WALL_TIMES = ("seconds", "examples_per_second")  # keys that differ from run to run
 
 
 class Log:
-    """Writes a line of JSON for every entry, at once; only the first of several hosts writes. A context manager.
+    """Writes one line of JSON per entry, without delay. Of several hosts only the first writes. A context manager.
 
     Args:
       folder: of the run.
-      step: entries after it, of a run that was cut short and goes on from there, are dropped.
+      step: the step at which a run starts or resumes; later entries of the file are dropped.
     """
 
     def __init__(self, folder: Path, step: int):
@@ -37,27 +36,27 @@ class Log:
 
     def __exit__(self, *_) -> None:
         if self._writes:
-            with contextlib.suppress(OSError):  # what `write` could not write
+            with contextlib.suppress(OSError):  # of an entry that `write` could not write
                 self._file.close()
             if self._board is not None:
                 self._board.close()
 
     def write(self, split: str, step: int, epoch: int, values: dict[str, float]) -> None:
-        """Adds an entry: what was measured on a split after a step; null where a number is not finite."""
+        """Adds an entry: the values of a split after a step; values that are not finite become null."""
         if not self._writes:
             return
         shown = {name: value if math.isfinite(value) else None for name, value in values.items()}  # JSON has no NaN
         try:
             self._file.write(json.dumps({"split": split, "step": step, "epoch": epoch} | shown) + "\n")
             self._file.flush()
-        except OSError as error:  # which names no file
+        except OSError as error:  # it names no file
             raise OSError(error.errno, error.strerror, self._file.name) from None
         for name, value in values.items() if self._board is not None else ():
             self._board.add_scalar(f"{split}/{name}", value, step)
 
 
 def read_metrics(path: Path) -> list[dict]:
-    """Returns the entries of a `metrics.jsonl`; a last line that was cut short is left out.
+    """Returns the entries of a `metrics.jsonl`; an unfinished last line is left out.
 
     Raises:
       ValueError: another line is damaged.
@@ -66,12 +65,12 @@ def read_metrics(path: Path) -> list[dict]:
         return []
     lines = path.read_text(encoding="utf-8").split("\n")
     entries = []
-    for number, line in enumerate(lines[:-1], 1):  # behind the last line break is nothing, or what a kill left
+    for number, line in enumerate(lines[:-1], 1):  # after the last line break may be an unfinished line
         try:
             entry = json.loads(line)
             entries.append(entry | {"step": int(entry["step"])})
         except (ValueError, KeyError, TypeError):
-            raise ValueError(f"{path}, line {number}: no entry of a run: {line[:80]!r}") from None
+            raise ValueError(f"{path}, line {number}: this is not an entry of a run: {line[:80]!r}") from None
     return entries
 
 

@@ -1,8 +1,8 @@
-"""Over which devices and hosts a batch is spread: jit over a mesh, or pmap. The one place that knows of both.
+"""How a batch is spread over devices and hosts: by jit over a mesh, or by pmap; no other file distinguishes the two.
 
-Under jit there is one global batch, sharded over a mesh of all devices of all hosts, and the compiler sees to the
+Under jit there is one global batch, sharded over a mesh of all devices of all hosts, and the compiler adds the
 communication. Under pmap every device runs the same step on its share, and the step itself averages. Both compute the
-same; pmap is in maintenance mode in JAX and works over one program for all devices too.
+same results. In JAX, pmap is in maintenance mode and compiles one program for all devices too.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from jaxseg.devices import shardings
 from jaxseg.training.learner import AXIS, Learner, State
 
 PARALLEL = ("jit", "pmap")
-LOST_S = 100  # when one of several hosts is gone, JAX ends the others after so many seconds
+LOST_S = 100  # JAX ends the other hosts this number of seconds after one of them is lost
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class Placement:
 
     @property
     def replicated(self) -> jax.sharding.NamedSharding:
-        """Of arrays that every device has whole."""
+        """The sharding of arrays that every device holds whole."""
         return shardings(self.devices)[0]
 
     @property
@@ -46,7 +46,7 @@ class Placement:
         return [device for device in self.devices if device.process_index == jax.process_index()]
 
     def compile(self, learner: Learner) -> Callable:
-        """Returns the learner's step for states and batches of this placement; the given state is donated."""
+        """Returns the learner's compiled step for states and batches of this placement; its input state is donated."""
         if self.parallel == "pmap":
             return jax.pmap(learner.step, AXIS, devices=self.devices, donate_argnums=0)
         replicated, split = shardings(self.devices)
@@ -55,7 +55,7 @@ class Placement:
         )
 
     def compile_evaluation(self, learner: Learner, scores: Callable) -> Callable:
-        """Returns (state, batch) -> `scores(model, batch)` and the batch's "weight", whole on every host, by jit."""
+        """Returns the jitted (state, batch) -> `scores(model, batch)` and the batch's "weight", whole on every host."""
         replicated, split = shardings(self.devices)
 
         def run(state: State, batch: dict):
@@ -64,21 +64,21 @@ class Placement:
         return jax.jit(run, in_shardings=(replicated, split), out_shardings=replicated)
 
     def put_state(self, state: State) -> State:
-        """Puts a state onto every device; under pmap with a leading axis of this process's devices."""
+        """Puts a state onto every device; under pmap it gets a leading axis of this process's devices."""
         if self.parallel == "jit":
             return jax.device_put(state, shardings(self.devices)[0])
         stacked = jax.tree.map(lambda x: np.broadcast_to(np.asarray(x), (len(self.local), *np.shape(x))), state)
         return jax.device_put(stacked, shardings(self.local)[1])
 
     def take_state(self, state: State) -> State:
-        """Returns a state as jit has it, replicated over all devices: for storing and evaluating."""
+        """Returns a state as jit holds it, replicated over all devices, for storing and evaluating."""
         if self.parallel == "jit":
             return state
         single = jax.tree.map(lambda x: np.asarray(x.addressable_shards[0].data)[0], state)
         return jax.device_put(single, shardings(self.devices)[0])
 
     def put_batch(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        """Puts this process's share of a batch onto its devices, one part a device."""
+        """Puts this process's share of a batch onto its devices, one part per device."""
         if self.parallel == "pmap":
             count = len(self.local)
             split = shardings(self.local)[1]
@@ -99,7 +99,7 @@ def make_placement(parallel: str, devices: Sequence[jax.Device], batch_size: int
     """Returns a Placement.
 
     Raises:
-      ValueError: the batch, or each of the parts that it is computed in, cannot be split evenly over the devices.
+      ValueError: the batch, or one of its accumulated parts, cannot be split evenly over the devices.
     """
     if parallel not in PARALLEL:
         raise ValueError(f"parallel: {parallel!r} is not one of {', '.join(PARALLEL)}")
@@ -112,20 +112,20 @@ def make_placement(parallel: str, devices: Sequence[jax.Device], batch_size: int
 def join_hosts(
     coordinator: str | None, num_processes: int | None, process_id: int | None, *, timeout_s: float = 300
 ) -> None:
-    """Connects this process with those of the other hosts, before JAX touches a device.
+    """Connects this process with those of the other hosts; call it before JAX uses a device.
 
-    Where they do not find each other in time, the process ends with one line and exit code 1: JAX would abort it, and
-    leaves no way to catch that.
+    If they do not find each other in time, the process ends with one line and exit code 1, because JAX would abort it
+    in a way that cannot be caught.
 
     Args:
-      coordinator: "host:port" of process 0; with the other two None, JAX finds them out on clusters that it knows
-        (Slurm, Cloud TPU, Kubernetes, MPI).
-      num_processes: how many there are in all.
-      process_id: of this one, from 0.
-      timeout_s: how long to wait for the others.
+      coordinator: "host:port" of process 0. If all three are None, JAX finds them on clusters that it supports (Slurm,
+        Cloud TPU, Kubernetes, MPI).
+      num_processes: total number of processes.
+      process_id: number of this process, from 0.
+      timeout_s: seconds to wait for the others.
 
     Raises:
-      ValueError: some are given and others not, or they are impossible, or JAX knows of no cluster.
+      ValueError: only some of the three are given, they are impossible, or JAX finds no cluster.
     """
     given = [value is not None for value in (coordinator, num_processes, process_id)]
     if any(given) and not all(given):
@@ -136,7 +136,7 @@ def join_hosts(
             raise ValueError(f"--coordinator: {coordinator!r} must be HOST:PORT, such as 10.0.0.1:9000")
         if process_id >= num_processes:
             raise ValueError(f"--process-id: {process_id} must be below --num-processes, {num_processes}")
-    jax.config.update("jax_enable_preemption_service", False)  # it swallows SIGTERM, which is to end the run
+    jax.config.update("jax_enable_preemption_service", False)  # it would ignore SIGTERM, which must end the run
     timer = threading.Timer(timeout_s, _give_up, [coordinator, timeout_s])
     timer.daemon = True
     timer.start()
@@ -150,7 +150,7 @@ def join_hosts(
             heartbeat_timeout_seconds=LOST_S,
         )
     except (RuntimeError, ValueError) as error:
-        raise ValueError(f"the processes cannot be joined: {' '.join(str(error).split())[:300]}") from None
+        raise ValueError(f"the processes cannot be connected: {' '.join(str(error).split())[:300]}") from None
     finally:
         timer.cancel()
 

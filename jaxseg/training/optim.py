@@ -1,4 +1,4 @@
-"""Optimizers and learning rates that compute what PyTorch's do. float32 throughout."""
+"""Optimizers and learning rates that compute the same as PyTorch's, in float32."""
 
 import math
 from collections.abc import Callable
@@ -20,22 +20,23 @@ def learning_rate(
 ) -> Callable[[jax.Array | int], jax.Array]:
     """Returns the function from the number of finished steps to the learning rate of the next one.
 
-    Per epoch (e of E finished, base rate r, f = schedule.final): step r gamma^(e // step_size); multistep
-    r gamma^(milestones <= e); cosine f + (r - f) (1 + cos(pi e / E)) / 2; polynomial f + (r - f) (1 - e / E)^power.
-    With per "step" the same in steps. With W epochs of warm-up the rate is times (e + 1) / (W + 1) in these, and
-    cosine and polynomial count from their end. After the last epoch the rate stays at its last value.
+    With e of E epochs finished, base rate r and f = schedule.final, the rate is: step r gamma^(e // step_size);
+    multistep r gamma^(number of milestones <= e); cosine f + (r - f) (1 + cos(pi e / E)) / 2; polynomial
+    f + (r - f) (1 - e / E)^power. With per "step" the unit is a step instead of an epoch. During W epochs of warm-up
+    the rate is multiplied by (e + 1) / (W + 1); cosine and polynomial start after them. After the last epoch the rate
+    keeps its last value.
 
     Args:
       optimizer: gives the base rate.
       schedule: gives the shape.
-      steps_per_epoch: optimizer steps an epoch, 1 or more.
+      steps_per_epoch: optimizer steps per epoch, 1 or more.
       epochs: length of the whole training, 1 or more.
 
     Returns:
       Function of an int or an integer array of any shape, traced or not; float32 of the same shape.
 
     Raises:
-      ValueError: a length below 1, or more steps in all than int32 counts.
+      ValueError: a length is below 1, or the total number of steps exceeds int32.
 
     Source: torch.optim.lr_scheduler StepLR, MultiStepLR, CosineAnnealingLR, PolynomialLR in closed form.
     """
@@ -68,18 +69,19 @@ def make_optimizer(
     epochs: int,
     clip_norm: float | None = None,
 ) -> optax.GradientTransformation:
-    """Returns the optimizer with its schedule; the state counts the steps, so it goes on where it was.
+    """Returns the optimizer with its schedule; its state counts the steps, so it can be resumed.
 
-    Order of a step, as PyTorch's: all gradients together are clipped, coupled weight decay is added ("adam_l2", "sgd"),
-    the rule itself, decoupled weight decay ("adamw"), the learning rate. A parameter is a bias when the last name on
-    its path is `bias`. PyTorch passes over parameters that have no gradient; here these are kept out of the tree.
+    A step has PyTorch's order: all gradients together are clipped; coupled weight decay is added ("adam_l2", "sgd");
+    the rule is applied; decoupled weight decay is added ("adamw"); the learning rate multiplies the result. A parameter
+    is a bias if the last name of its path is `bias`. PyTorch skips parameters without a gradient; here the tree must
+    not contain them.
 
     Args:
       optimizer: the rule and its numbers.
       schedule: of the learning rate.
-      steps_per_epoch: optimizer steps an epoch.
+      steps_per_epoch: optimizer steps per epoch.
       epochs: length of the whole training.
-      clip_norm: largest L2 norm of all gradients together; None: not clipped.
+      clip_norm: largest L2 norm of all gradients together; None: gradients are not clipped.
 
     Returns:
       A transformation of any tree of float32 parameters (nested dicts, nnx.State).
@@ -106,8 +108,8 @@ def make_optimizer(
 def scale_by_adam(beta1: float, beta2: float, epsilon: float) -> optax.GradientTransformation:
     """Returns Adam's rule, m / (sqrt(v) + epsilon) with m and v corrected for their start at 0.
 
-    It is `optax.scale_by_adam` but for the correction 1 - beta^step, which optax takes from beta rounded to float32:
-    in the first steps with beta2 0.999 that is off by 1e-5 of its value.
+    It is `optax.scale_by_adam` except for the correction 1 - beta^step, which optax computes from beta rounded to
+    float32: in the first steps with beta2 0.999 its relative error is 1e-5.
 
     Args:
       beta1: decay of the mean of the gradients, in [0, 1).
@@ -147,7 +149,7 @@ def clip_by_norm(largest: float) -> optax.GradientTransformation:
 
 
 def is_bias(path: tuple) -> bool:
-    """Returns whether a key path of `jax.tree_util` ends in the name `bias`; nnx adds a `value` behind it."""
+    """Returns whether a key path of `jax.tree_util` ends in the name `bias`; nnx adds a `value` after it."""
     names = [str(getattr(key, "key", getattr(key, "name", ""))) for key in path]
     if len(path) > 1 and isinstance(path[-1], jax.tree_util.GetAttrKey) and names[-1] == "value":
         names.pop()
@@ -198,7 +200,7 @@ def _polynomial(schedule: ScheduleConfig, scale: int) -> Callable:
     return lambda tick, progress: (1.0 - progress) ** schedule.power
 
 
-_SHARES = {  # name -> (schedule, ticks an epoch) -> (tick, progress) -> share of the learning rate
+_SHARES = {  # name -> (schedule, ticks per epoch) -> (tick, progress) -> share of the learning rate
     "constant": _constant,
     "step": _step,
     "multistep": _multistep,

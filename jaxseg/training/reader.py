@@ -1,4 +1,4 @@
-"""Makes batches of examples from records: threads, and what happens to bad records. Numpy only."""
+"""Makes batches of examples from records with threads, and handles bad records. It uses only numpy."""
 
 import errno
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-# An OSError with another number says something of the machine, so no record is left out for it.
+# An OSError with another number is a fault of the machine, so the record is not skipped.
 _OF_THE_FILE = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
 
 _LISTED = 8  # names in a message
@@ -17,15 +17,15 @@ Transform = Callable[[dict[str, Any], np.random.Generator], dict[str, np.ndarray
 
 
 class Source(Protocol):
-    """Records by number. Source and transform are numpy only and can be pickled: they may run in worker processes."""
+    """Records by number. Source and transform use only numpy and can be pickled: they may run in worker processes."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Returns a record: a dict of arrays and plain values. ValueError or OSError where it is bad."""
+        """Returns a record, a dict of arrays and plain values; raises ValueError or OSError if it is bad."""
 
     def name(self, index: int) -> str:
-        """Returns the file that an error names."""
+        """Returns the name of the record's file, for error messages."""
 
 
 class RecordError(ValueError):
@@ -33,18 +33,18 @@ class RecordError(ValueError):
 
 
 def listed(names: Sequence[str]) -> str:
-    """Returns names for a message, the first of many."""
+    """Returns names for a message; of many names only the first ones."""
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return ", ".join(names[:_LISTED]) + more
 
 
 class Reader:
-    """A function from rows of a plan to a batch, with threads of its own; pickled without them.
+    """A function from rows of a plan to a batch, with its own threads, which are not pickled.
 
-    Rows are "position" (place in the stream, from which the transform's generator is made) and "index" (of the record
-    in the source), each (b,) int64, and at will "weight". A batch has what the transform makes, stacked; "index", that
-    of the record read; "wanted", that of the record asked for; and "weight" as given. They differ where `skip` is set
-    and records were bad: then the next good one of the source is read.
+    Rows are "position" (in the stream, which seeds the transform's generator) and "index" (of the record in the
+    source), each (b,) int64, and optionally "weight". A batch holds the stacked arrays of the transform; "index" of the
+    record that was read; "wanted", the index that was requested; and "weight" as given. Index and wanted differ if
+    `skip` is set and the record was bad: then the next good one of the source is read.
     """
 
     def __init__(self, source: Source, transform: Transform, *, seed: int, threads: int, skip: bool):
@@ -60,7 +60,7 @@ class Reader:
 
     def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         pairs = list(zip(rows["position"].tolist(), rows["index"].tolist(), strict=True))
-        once = list(dict.fromkeys(pairs))  # the copies that fill a batch are read once
+        once = list(dict.fromkeys(pairs))  # copies that fill up a batch are read only once
         made = dict(zip(once, self._pool.map(self._example, once), strict=True))
         batch = self._stacked([made[pair] for pair in pairs])
         return batch | {"weight": rows["weight"]} if "weight" in rows else batch

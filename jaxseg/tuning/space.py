@@ -1,6 +1,6 @@
 """What a search for hyper-parameters may change: ranges such as `optimizer.learning_rate=1e-5..1e-2 log`, and choices.
 
-The paths are those of `--set`. Each end of a range and each choice is tried on the configuration before anything runs.
+The paths are those of `--set`. Each end of a range and each choice is checked with the configuration before training.
 """
 
 import dataclasses
@@ -17,19 +17,25 @@ from jaxseg.training.config.config import Config
 
 MAX_PARAMETERS, MAX_CHOICES, MAX_CHARACTERS = 32, 100, 100_000
 FORM = "it has the form optimizer.learning_rate=1e-5..1e-2 log, or optimizer.name=adam|sgd"
-_DECAYS = ("0", "1e-6", "1e-5", "1e-4", "1e-3")  # where the configuration has none, and no range begins at it
+_DECAYS = (
+    "0",
+    "1e-6",
+    "1e-5",
+    "1e-4",
+    "1e-3",
+)  # if the configuration has no weight decay; a logarithmic range cannot start at 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Parameter:
-    """A setting that is searched for: a range of numbers, or choices.
+    """A setting to search for: a range of numbers, or choices.
 
     Attributes:
       path: of the setting, such as "optimizer.learning_rate".
-      low, high: the ends of a range, both in it; None for choices.
-      log: the logarithm is drawn evenly.
+      low, high: the ends of a range, which belong to it; None for choices.
+      log: the logarithm is sampled uniformly.
       whole: only whole numbers.
-      choices: as YAML writes them, in the order given; none for a range.
+      choices: as YAML writes them, in the given order; empty for a range.
     """
 
     path: str
@@ -45,7 +51,7 @@ class Parameter:
         return f"{self.path}={self.low!r}..{self.high!r}{' log' if self.log else ''}"
 
     def position(self, value: object) -> float | str | None:
-        """Returns what a search calls the value of a setting: a number in the range, or a choice; None: not in it."""
+        """Returns the value of a setting as a number in the range or as a choice; None if it is outside the space."""
         if self.choices:
             return next((text for text in self.choices if _same(yaml_text.parse(text, self.path), value)), None)
         number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -57,10 +63,11 @@ def read_space(given: Sequence[str]) -> list[str]:
 
     Args:
       given: lines of the form `path=low..high`, `path=low..high log` or `path=a|b|c`; or paths of text files of such
-        lines, in which empty lines and what follows a # at the start of a line mean nothing.
+        lines, in which empty lines and lines that start with # are ignored.
 
     Raises:
-      ValueError: a file is too long or not text. OSError: it cannot be read.
+      ValueError: a file is too long or is not text.
+      OSError: it cannot be read.
     """
     lines = []
     for text in given:
@@ -68,46 +75,46 @@ def read_space(given: Sequence[str]) -> list[str]:
             lines.append(text.strip())
             continue
         if not Path(text).is_file():
-            raise ValueError(f"{printable(text)}: no such file, and no parameter: {FORM}")
+            raise ValueError(f"{printable(text)}: there is no such file, and it is not a parameter: {FORM}")
         lines += [line.strip() for line in _file(Path(text)).splitlines() if line.strip() and line.lstrip()[0] != "#"]
     return lines
 
 
 def make_space(lines: Sequence[str], accept: Callable[[str], Config], fixed: Sequence[str] = ()) -> list[Parameter]:
-    """Returns the parameters that lines describe, all of them tried on a configuration.
+    """Returns the parameters that lines describe; all of them are checked with a configuration.
 
     Args:
-      lines: as of `read_space`.
-      accept: ("path=value") -> the configuration with it; where it is refused, a ValueError as
-        `jaxseg.training.config.config.read_config` raises it.
-      fixed: paths that are not searched for, besides "task".
+      lines: see `read_space`.
+      accept: ("path=value") -> the configuration with this setting; raises ValueError if the configuration refuses
+        it, as `jaxseg.training.config.config.read_config` does.
+      fixed: paths that cannot be searched for, besides "task".
 
     Raises:
-      ValueError: one line each, all that is wrong: no parameter at all or too many, one that is given twice, a path
-        that does not exist, ends and choices that the setting cannot have.
+      ValueError: one line per problem: no parameters or too many, a parameter that is given twice, a path that does
+        not exist, or ends and choices that the setting cannot have.
     """
     problems: list[str] = []
     found = [_parsed(line, problems) for line in lines]
     paths = [parameter.path for parameter in found if parameter]
     problems += [f"{path}: given twice" for path in dict.fromkeys(paths) if paths.count(path) > 1]
     barred = [path for path in dict.fromkeys(paths) if path in ("task", *fixed)]
-    problems += [f"{path}: it stays the same while a search goes on" for path in barred]
+    problems += [f"{path}: it must stay the same during a search" for path in barred]
     space = [_tried(p, accept, problems) for p in found if p and p.path not in barred]
     if not lines:
         problems.append(f"the search space is empty; {FORM}")
     if len(lines) > MAX_PARAMETERS:
-        problems.append(f"the search space has {len(lines)} parameters; at most {MAX_PARAMETERS} are searched for")
+        problems.append(f"the search space has {len(lines)} parameters; at most {MAX_PARAMETERS} are allowed")
     if problems:
         raise ValueError("\n".join(["the search space:", *dict.fromkeys(problems)]))
     return space
 
 
 def default_space(config: Config) -> list[str]:
-    """Returns the lines of what is searched for where nothing is named.
+    """Returns the lines of the default search space.
 
-    The learning rate from a tenth to ten times the configuration's, but not below `schedule.final`; the weight decay
-    likewise, or among 0 and 1e-6 to 1e-3 where there is none, unless the optimizer has none; the batch at half, whole
-    and double size, where `trainer.accumulate` allows it.
+    The learning rate ranges from a tenth to ten times that of the configuration, but not below `schedule.final`. The
+    weight decay does so too; if it is 0, the choices are 0 and 1e-6 to 1e-3, unless the optimizer has no weight decay.
+    The batch has half, the same and twice its size, if `trainer.accumulate` divides it.
     """
     rate, decay, trainer = config.optimizer.learning_rate, config.optimizer.weight_decay, config.trainer
     low = max(_short(rate / 10), config.schedule.final)
@@ -123,7 +130,7 @@ def default_space(config: Config) -> list[str]:
 
 
 def valued(config: Config, path: str) -> object:
-    """Returns the value of a setting of a configuration, by its path, as YAML would hold it; None: it has none."""
+    """Returns the value of a setting by its path, as YAML holds it; None if there is no such setting."""
     value = to_mapping(config)
     for name in path.split("."):
         value = value.get(name) if isinstance(value, dict) else None
@@ -142,16 +149,18 @@ def _file(path: Path) -> str:
 
 
 def _parsed(line: str, problems: list[str]) -> Parameter | None:
-    """The parameter of a line; None where a problem was added."""
+    """Returns the parameter of a line, or None if a problem was added."""
     path, equals, text = (part.strip() for part in line.partition("="))
     if not equals or not path or not text:
-        problems.append(f"{printable(line)[:80]}: no parameter; {FORM}")
+        problems.append(f"{printable(line)[:80]}: not a parameter; {FORM}")
         return None
     if "|" in text:
         return _choices(path, [choice.strip() for choice in text.split("|")], problems)
     parts = re.fullmatch(r"(\S+?)\s*\.\.\s*(\S+)(\s+log)?", text)
     if not parts:
-        problems.append(f"{printable(path)}: {shown(text)} is neither a range nor choices; {FORM}; one value: --set")
+        problems.append(
+            f"{printable(path)}: {shown(text)} is neither a range nor choices; {FORM}; use --set for a single value"
+        )
         return None
     try:
         low, high = (yaml_text.parse(end, path) for end in parts.group(1, 2))
@@ -161,7 +170,7 @@ def _parsed(line: str, problems: list[str]) -> Parameter | None:
     log = bool(parts[3])
     for end in (low, high):
         if isinstance(end, bool) or not isinstance(end, int | float) or not math.isfinite(end):
-            problems.append(f"{path}: {shown(end)} is not a finite number, as the ends of a range are")
+            problems.append(f"{path}: {shown(end)} is not a finite number, as the ends of a range must be")
             return None
     if low >= high or (log and low <= 0):
         what = "must be above 0 for log" if low < high else f"must be below its highest, {shown(high)}"
@@ -179,22 +188,22 @@ def _choices(path: str, choices: list[str], problems: list[str]) -> Parameter | 
         except ValueError as error:
             problems.append(str(error))
     if not all(choices):
-        problems.append(f"{path}: a choice is empty; null or '' say so")
+        problems.append(f"{path}: a choice is empty; write null or ''")
     if any(_same(a, b) for i, a in enumerate(values) for b in values[:i]):
         problems.append(f"{path}: a choice is given twice")
     if len(choices) > MAX_CHOICES:
-        problems.append(f"{path}: {len(choices)} choices; at most {MAX_CHOICES} are searched through")
+        problems.append(f"{path}: {len(choices)} choices; at most {MAX_CHOICES} are allowed")
     return Parameter(path, choices=tuple(choices)) if len(problems) == before else None
 
 
 def _tried(parameter: Parameter, accept: Callable, problems: list[str]) -> Parameter:
-    """A parameter whose ends or choices the configuration accepts, else with problems; whether it is whole is found."""
+    """Checks the ends or choices of a parameter with the configuration; finds out whether it is a whole number."""
     before = len(problems)
     for value in parameter.choices or (repr(parameter.low), repr(parameter.high)):
         try:
             config = accept(f"{parameter.path}={value}")
         except ValueError as error:
-            problems += str(error).split("\n")[1:]  # the first line says whose settings they are
+            problems += str(error).split("\n")[1:]  # the first line names the file
     if parameter.choices or len(problems) > before:
         return parameter
     kinds = _kinds(config, parameter.path)
@@ -202,7 +211,7 @@ def _tried(parameter: Parameter, accept: Callable, problems: list[str]) -> Param
 
 
 def _kinds(config: Config, path: str) -> tuple:
-    """The types that a setting may have."""
+    """Returns the types that a setting may have."""
     *groups, last = path.split(".")
     for group in groups:
         config = getattr(config, group)
@@ -211,7 +220,7 @@ def _kinds(config: Config, path: str) -> tuple:
 
 
 def _same(one: object, other: object) -> bool:
-    """Whether two values are one to a configuration: 1 is 1.0, and not true."""
+    """Returns whether two values are equal to a configuration: 1 equals 1.0 but not true."""
     return one == other and isinstance(one, bool) == isinstance(other, bool)
 
 

@@ -1,7 +1,7 @@
-"""The study of a search: optuna's journal, a file that is opened again after whatever ended the process.
+"""The study of a search: optuna's journal, a file that can be opened again after the process has ended in any way.
 
-Needs optuna (extra `tune`). What is drawn hangs on the seed and the trials before alone, not on how often the file was
-opened.
+It needs optuna (extra `tune`). The sampled values depend only on the seed and on earlier trials, not on how often the
+file was opened.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ _STATES = {"COMPLETE": COMPLETE, "PRUNED": PRUNED, "FAIL": FAILED}
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """A study that is open: optuna's module, its study and its storage."""
+    """An open study: optuna's module, its study and its storage."""
 
     optuna: ModuleType
     study: Any
@@ -33,24 +33,24 @@ class Study:
 
     @property
     def plan(self) -> dict | None:
-        """What the search is, as JSON gives it back; None: that was not set yet.
+        """The settings of the search as JSON values; None if they were not set yet.
 
         Raises:
-          ValueError: it is none of ours.
+          ValueError: the study was not written by jaxseg.
         """
         plan = self.study.user_attrs.get(_PLAN)
         if plan is not None and not (isinstance(plan, dict) and plan.keys() == PLANNED):
-            raise ValueError(f"{JOURNAL} does not say what its search is; name a new folder")
+            raise ValueError(f"{JOURNAL} does not contain the settings of its search; name a new folder")
         return plan
 
-    def begin(self, plan: dict, first: dict | None) -> None:
-        """Sets what the search is, and the values of its first trial, unless a call that was cut short did."""
+    def start(self, plan: dict, first: dict | None) -> None:
+        """Stores the settings of the search and the values of its first trial, unless an earlier call has done so."""
         if first is not None and not self.study.get_trials(deepcopy=False):
             self.study.enqueue_trial(first)
         self.study.set_user_attr(_PLAN, plan)
 
-    def under_way(self) -> list[int]:
-        """Returns the numbers of the trials that have begun and not ended."""
+    def unfinished(self) -> list[int]:
+        """Returns the numbers of the trials that have started but not ended."""
         return [t.number for t in self.study.get_trials(deepcopy=False) if t.state.name == "RUNNING"]
 
     def trials(self) -> list[Trial]:
@@ -62,40 +62,41 @@ class Study:
         ]
 
     def next_trial(self, space: Sequence[Parameter], seed: int) -> tuple[Any, dict]:
-        """Returns optuna's trial, the one under way or else a new one, and its values by path."""
+        """Returns optuna's trial, the unfinished one or else a new one, and its values by path."""
         seeds = np.random.SeedSequence([seed, len(self.trials())])
         self.study.sampler = self.optuna.samplers.TPESampler(seed=int(seeds.generate_state(1)[0]))
-        number = next(iter(self.under_way()), None)
+        number = next(iter(self.unfinished()), None)
         if number is None:
             trial = self.study.ask()
         else:
             of = self.storage.get_study_id_from_name(_NAME)
             there = self.storage.get_trial_id_from_study_id_trial_number(of, number)
             trial = self.optuna.trial.Trial(self.study, there)
-        return trial, {parameter.path: _drawn(trial, parameter) for parameter in space}
+        return trial, {parameter.path: _sampled(trial, parameter) for parameter in space}
 
     def report(self, trial: Any, epoch: int, score: float) -> None:
-        """Keeps a validation after so many epochs, unless that was kept before the trial was cut short."""
+        """Stores the score after a number of epochs, unless it was stored before the trial was interrupted."""
         known = self.study.get_trials(deepcopy=False)[trial.number].intermediate_values
         if epoch not in known:
             trial.report(score, epoch)
 
     def tell(self, trial: Any, state: str, value: float | None, note: str) -> None:
-        """Keeps how a trial ended; a pruned one has the value that was reported last."""
+        """Stores how a trial ended; a pruned trial has the value that was reported last."""
         kept = next(name for name, ours in _STATES.items() if ours == state)
         trial.set_user_attr(_NOTE, note)
         self.study.tell(trial, value if state == COMPLETE else None, state=self.optuna.trial.TrialState[kept])
 
 
 def open_study(folder: Path, full_trials: int) -> Study:
-    """Opens the study in a folder, made if there is none; the caller sees to it that no other process does.
+    """Opens the study in a folder, or makes one; the caller must ensure that no other process opens it.
 
     Args:
       folder: of the search.
-      full_trials: no trial is pruned before so many are complete.
+      full_trials: number of complete trials before the first one can be pruned.
 
     Raises:
-      ValueError: optuna is not installed; the file is damaged or no study. OSError: it cannot be read or written.
+      ValueError: optuna is not installed; or the file is damaged or is not a study.
+      OSError: the file cannot be read or written.
     """
     optuna = import_optuna()
     path = folder / JOURNAL
@@ -112,14 +113,14 @@ def open_study(folder: Path, full_trials: int) -> Study:
         study.trials()
     except OSError:
         raise
-    except Exception as error:  # optuna raises almost anything where a line is damaged
+    except Exception as error:  # optuna raises almost any exception if a line is damaged
         reason = " ".join(str(error).split())[:160] or type(error).__name__
-        raise ValueError(f"{path} is damaged or no study ({reason}); name a new folder") from None
+        raise ValueError(f"{path} is damaged or is not a study ({reason}); name a new folder") from None
     return study
 
 
 def import_optuna() -> ModuleType:
-    """Returns optuna, which no longer tells of every trial itself.
+    """Returns the module optuna, with its own reports of every trial turned off.
 
     Raises:
       ValueError: it is not installed.
@@ -133,15 +134,15 @@ def import_optuna() -> ModuleType:
 
 
 def _cut_last_line(path: Path) -> None:
-    """Cuts what a kill left of a line: optuna would write the next line behind it, and read neither."""
+    """Removes an unfinished last line: optuna would append the next line to it and could read neither."""
     content = path.read_bytes()
     whole = content.rfind(b"\n") + 1
     if whole < len(content):
         os.truncate(path, whole)
 
 
-def _drawn(trial: Any, parameter: Parameter) -> float | int | str:
-    """The value of a parameter, drawn unless it was before."""
+def _sampled(trial: Any, parameter: Parameter) -> float | int | str:
+    """Returns the value of a parameter, sampled unless it was sampled before."""
     if parameter.choices:
         return trial.suggest_categorical(parameter.path, list(parameter.choices))
     draw = trial.suggest_int if parameter.whole else trial.suggest_float

@@ -1,19 +1,23 @@
-"""What a search found: its trials as a table for people, `trials.csv`, `best.yaml` and a picture."""
+"""What a search found: a table of its trials, `trials.csv`, `best.yaml`, a picture, and MLflow if it is installed."""
 
 import csv
 import dataclasses
 import io
-from collections.abc import Mapping, Sequence
+import math
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from jaxseg.draw.plots import Axis, parallel_coordinates
 from jaxseg.draw.save import save_picture
 from jaxseg.files import atomic_file
-from jaxseg.training import task
+from jaxseg.text_table import text_table
 from jaxseg.training.config.config import read_config, write_config
 from jaxseg.tuning.space import Parameter
 
 TABLE_FILE, BEST_FILE, PICTURE_FILE = "trials.csv", "best.yaml", "coordinates.png"
+MLFLOW_STORE, MLFLOW_EXPERIMENT = "mlruns", "jaxseg tune"
 COMPLETE, PRUNED, FAILED = "complete", "pruned", "failed"
 
 
@@ -23,11 +27,11 @@ class Trial:
 
     Attributes:
       number: from 0.
-      state: "complete"; "pruned": cut short, since others were better or the loss was not finite; "failed": the
-        settings do not go together, with the data or with the memory.
-      value: the best validation; of a pruned trial, its last; None: there is none.
+      state: "complete"; "pruned": stopped early, because others were better or the loss was not finite; "failed": the
+        settings do not fit together, or they do not fit the data or the memory.
+      value: the best validation; of a pruned trial the last one; None if there is none.
       values: setting -> number or choice.
-      note: why it is not complete, or whose result it has.
+      note: why the trial is not complete, or which trial its result was taken from.
     """
 
     number: int
@@ -38,7 +42,7 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """The name of its run in the folder `trials`."""
+        """The name of the trial's run in the folder `trials`."""
         return f"{self.number:04d}"
 
 
@@ -47,8 +51,8 @@ class Found:
     """The result of a search.
 
     Attributes:
-      target: name of the number of which the highest is best.
-      trials: all that have ended; complete ones first, the best ahead, of equal ones the earliest.
+      target: name of the number to maximise.
+      trials: all trials that have ended: complete ones first, from the best to the worst, equal ones by number.
     """
 
     target: str
@@ -56,40 +60,39 @@ class Found:
 
     @property
     def best(self) -> Trial | None:
-        """The best complete trial; None: no trial is complete."""
+        """The best complete trial; None if no trial is complete."""
         return self.trials[0] if self.trials and self.trials[0].state == COMPLETE else None
 
 
 def ranked(target: str, trials: Sequence[Trial]) -> Found:
-    """Returns trials in the order of `Found`; pruned and failed ones as they came."""
+    """Returns trials in the order of `Found`; pruned and failed ones by number."""
     complete = sorted((t for t in trials if t.state == COMPLETE), key=lambda t: (-t.value, t.number))
     return Found(target, (*complete, *sorted((t for t in trials if t.state != COMPLETE), key=lambda t: t.number)))
 
 
 def table(found: Found, count: int = 5) -> str:
-    """Returns the best trials as lines of columns, and how many there are of each state."""
+    """Returns the best trials as a text table, followed by the number of trials in each state."""
     complete = [trial for trial in found.trials if trial.state == COMPLETE]
-    rows = [["trial", found.target, *(complete[0].values if complete else ())]]
-    rows += [[t.name, f"{t.value:.4f}", *map(shown, t.values.values())] for t in complete[:count]]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    header = ["trial", found.target, *(complete[0].values if complete else ())]
+    rows = [[t.name, f"{t.value:.4f}", *map(shown, t.values.values())] for t in complete[:count]]
     states = [(state, sum(t.state == state for t in found.trials)) for state in (COMPLETE, PRUNED, FAILED)]
-    return "\n".join([*lines, ", ".join(f"{number} {state}" for state, number in states if number)])
+    counts = ", ".join(f"{number} {state}" for state, number in states if number)
+    return f"{text_table(header, rows)}\n{counts}"
 
 
 def shown(value: float | int | str) -> str:
-    """Returns a value as a table shows it."""
+    """Returns a value as text for a table."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def write_results(folder: Path, runs: Path, found: Found, space: Sequence[Parameter]) -> None:
-    """Writes `trials.csv`, and where there are trials with values `coordinates.png`, and `best.yaml` of the best.
+    """Writes `trials.csv`, `best.yaml` if a trial is complete, and `coordinates.png` if trials have values.
 
     Args:
       folder: of the search.
-      runs: of the runs of its trials.
-      found: all that have ended.
-      space: what was searched for.
+      runs: folder with the runs of its trials.
+      found: all trials that have ended.
+      space: the parameters of the search.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -101,7 +104,7 @@ def write_results(folder: Path, runs: Path, found: Found, space: Sequence[Parame
     with atomic_file(folder / TABLE_FILE) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8")
     if found.best:
-        write_config(read_config(runs / found.best.name / "config.yaml", task.sections), folder / BEST_FILE)
+        write_config(read_config(runs / found.best.name / "config.yaml"), folder / BEST_FILE)
     drawn = [trial for trial in found.trials if trial.value is not None]
     if drawn:
         picture = _picture(found.target, drawn, space)
@@ -113,5 +116,55 @@ def _picture(target: str, drawn: Sequence[Trial], space: Sequence[Parameter]):
     axes = [Axis(p.path, tuple(t.values[p.path] for t in drawn), p.low, p.high, p.log, p.choices) for p in space]
     axes.append(Axis(target, tuple(trial.value for trial in drawn)))
     short = sum(trial.state != COMPLETE for trial in drawn)
-    title = f"{len(drawn)} trials" + (f", {short} of them cut short (thin)" if short else "")
+    title = f"{len(drawn)} trials" + (f", {short} of them stopped early (thin)" if short else "")
     return parallel_coordinates(axes, title=title, faint=[trial.state != COMPLETE for trial in drawn])
+
+
+def track(
+    folder: Path,
+    name: str,
+    *,
+    parameters: Mapping[str, object],
+    entries: Sequence[Mapping],
+    tags: Mapping[str, str],
+    tell: Callable[[str], None],
+) -> bool:
+    """Logs a trial that has ended to MLflow; returns whether it was logged. Without MLflow nothing is done.
+
+    The server is that of MLFLOW_TRACKING_URI if it is set, else a database in `mlruns/` of the folder. A server that
+    cannot be reached does not stop a search; the user gets a message.
+
+    Args:
+      folder: of the search.
+      name: of the trial.
+      parameters: setting -> value.
+      entries: entries of the trial's `metrics.jsonl`; numbers that are not finite are left out.
+      tags: further texts to log.
+      tell: called with each message for the user.
+    """
+    try:
+        import mlflow
+    except ImportError:
+        return False
+    try:
+        if not os.environ.get("MLFLOW_TRACKING_URI"):
+            (folder / MLFLOW_STORE).mkdir(exist_ok=True)  # a database: newer MLflow no longer writes plain folders
+            mlflow.set_tracking_uri(f"sqlite:///{(folder / MLFLOW_STORE / 'mlflow.db').resolve().as_posix()}")
+        mlflow.set_experiment(MLFLOW_EXPERIMENT)
+        with mlflow.start_run(run_name=name):
+            mlflow.log_params(dict(parameters))
+            mlflow.set_tags(dict(tags))
+            for entry in entries:
+                mlflow.log_metrics(_metrics(entry), step=int(entry["step"]))
+    except Exception as error:  # a network, a database and a server can fail in any way
+        reason = " ".join(str(error).split())[:200]
+        tell(f"MLflow did not accept {name}: {type(error).__name__}: {reason}")
+        return False
+    return True
+
+
+def _metrics(entry: Mapping) -> dict[str, float]:
+    """Returns the numbers of an entry, under names that MLflow accepts."""
+    split = entry["split"]
+    numbers = {k: v for k, v in entry.items() if isinstance(v, int | float) and not isinstance(v, bool) and k != "step"}
+    return {re.sub(r"[^\w\-./ ]", "_", f"{split}/{k}"): float(v) for k, v in numbers.items() if math.isfinite(v)}

@@ -1,7 +1,7 @@
-"""A search for hyper-parameters: every trial is a run, and the study a file that a later call goes on with.
+"""A search for hyper-parameters: every trial is a run, and a later call continues the study, which is a file.
 
-Needs optuna (extra `tune`). Values are drawn by its tree-structured Parzen estimator, and a trial whose validations
-fall behind the median of those before it, after as many epochs, is cut short.
+It needs optuna (extra `tune`), whose tree-structured Parzen estimator samples the values. A trial is stopped early if
+its validation is worse than the median of the trials before it after the same number of epochs.
 """
 
 import contextlib
@@ -17,24 +17,26 @@ from typing import Any
 import jax
 
 from jaxseg.files import only_writer, sweep
-from jaxseg.training import loop, run, task
+from jaxseg.training import loop, run
 from jaxseg.training.config.config import Config, read_config, to_mapping, write_config
 from jaxseg.training.log import METRICS_FILE, read_metrics
-from jaxseg.training.prepare import prepare
+from jaxseg.training.plan import make_plan
+from jaxseg.training.task import make_task
 from jaxseg.tuning.space import Parameter, default_space, make_space, read_space, valued
 from jaxseg.tuning.study import JOURNAL, LOCK, Study, import_optuna, open_study
-from jaxseg.tuning.tracking import track
-from jaxseg.tuning.trials import COMPLETE, FAILED, PRUNED, Found, Trial, ranked, shown, write_results
+from jaxseg.tuning.trials import COMPLETE, FAILED, PRUNED, Found, Trial, ranked, shown, track, write_results
 
 RUNS, BASE_FILE = "trials", "base.yaml"
 
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """A search under way: its trials change `base` within `space`, until `wanted` of them have ended.
+    """An open search: its trials change `base` within `space`, until `wanted` trials have ended.
 
-    Attributes: as the arguments of `open_search`, and
-      target: name of the number of which the highest is best.
+    The other attributes are arguments of `open_search`.
+
+    Attributes:
+      target: name of the number to maximise.
     """
 
     folder: Path
@@ -50,7 +52,7 @@ class Search:
 
 
 class _BehindError(Exception):
-    """Ends a trial that has fallen behind."""
+    """Ends a trial that is worse than the median."""
 
 
 @contextlib.contextmanager
@@ -68,26 +70,28 @@ def open_search(
     keep_all: bool = False,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Search]:
-    """Yields a search that is new or goes on, for `tune`; its folder is locked meanwhile.
+    """Yields a search for `tune`, which is new or continues; its folder is locked until the context ends.
 
     The folder gets `study.journal` (optuna's) and `base.yaml`, the configuration that trials change.
 
     Args:
-      source: of the configuration, as of `open_run`; None: that of the search in the folder.
+      source: of the configuration, see `open_run`; None: that of the search in the folder.
       folder: of the search.
-      trials: how many there are to be in all, with those of calls before.
-      space: as of `jaxseg.tuning.space.read_space`; none: that of the search in the folder, else the default.
-      seed: of the values drawn; None: that of the search in the folder, else 0. Trials train with the configuration's.
-      data: folder of the data, in place of `data.root`.
-      overrides: as of `open_run`.
+      trials: total number of trials, including those of earlier calls.
+      space: see `jaxseg.tuning.space.read_space`; if empty, that of the search in the folder, else the default.
+      seed: random seed of the sampled values; None: that of the search in the folder, else 0. The training of a trial
+        uses the seed of the configuration.
+      data: folder of the data, instead of `data.root`.
+      overrides: see `open_run`.
       devices: to train on.
-      full_trials: no trial is cut short for falling behind before so many are complete.
-      keep_all: keep checkpoints and models of all trials, not of the best alone.
-      tell: called with a line for the user.
+      full_trials: number of complete trials before the first one can be stopped early.
+      keep_all: keep checkpoints and models of all trials, not only of the best one.
+      tell: called with each message for the user.
 
     Raises:
-      ValueError: optuna is missing; configuration, space or data are wrong, and nothing was written; the folder holds
-        other things, another search or a damaged one. OSError: something cannot be read or written.
+      ValueError: optuna is missing; configuration, space or data are wrong, and nothing was written; or the folder
+        holds other files, another search or a damaged one.
+      OSError: something cannot be read or written.
     """
     import_optuna()
     with contextlib.ExitStack() as stack:
@@ -96,15 +100,13 @@ def open_search(
         if stored is None:
             _refuse_other_things(folder)
         if source is None and stored is None:
-            raise ValueError(f"{folder}: no search to go on with; name a configuration with -t")
+            raise ValueError(f"{folder}: no search to continue; name a configuration with -t")
         source = folder / BASE_FILE if source is None else source
         base = run.open_run(source, folder / RUNS / "none", data=data, overrides=overrides, tell=tell)
         target, facts = _checked(base, folder, devices, tell)
         root = [f"data.root={json.dumps(base.data.root)}"] if hasattr(base.data, "root") else []
         lines = read_space(space) or (stored or {}).get("space") or default_space(base)
-        parameters = make_space(
-            lines, lambda one: read_config(source, task.sections, [*overrides, *root, one]), run.MOVABLE
-        )
+        parameters = make_space(lines, lambda one: read_config(source, [*overrides, *root, one]), run.MOVABLE)
         seed = (stored or {}).get("seed", 0) if seed is None else seed
         plan = {"config": _lasting(base), "space": [str(p) for p in parameters], "seed": seed, "data": facts}
         _refuse_other_search(folder, stored, plan)
@@ -115,25 +117,25 @@ def open_search(
         write_config(base, folder / BASE_FILE)
         if stored is None:
             first = {p.path: p.position(valued(base, p.path)) for p in parameters}
-            study.begin(plan, None if None in first.values() else first)
+            study.start(plan, None if None in first.values() else first)
         yield Search(folder, study, base, target, parameters, seed, trials, devices, keep_all, tell)
 
 
 def tune(search: Search) -> Found:
-    """Runs trials until as many have ended as are wanted, and returns what was found.
+    """Runs trials until the wanted number have ended, and returns the result.
 
-    The folder of the search gets a run for every trial in `trials/`, and after every trial `trials.csv`, `best.yaml`,
-    which `jaxseg.training.run.open_run` takes, and `coordinates.png`. The first trial is the configuration as it is,
-    where the space holds it. Settings that were tried before are not trained again.
+    The folder of the search gets one run per trial in `trials/`. After every trial it gets `trials.csv`,
+    `coordinates.png` and `best.yaml`, which `jaxseg.training.run.open_run` reads. The first trial is the unchanged
+    configuration if the space contains it. Settings that were tried before are not trained again.
 
     Raises:
-      ValueError: no trial could be completed. Else as `jaxseg.training.run.train`: the trial that was under way goes on
-        with the next call.
+      ValueError: no trial could be completed; or any error of `jaxseg.training.run.train`, after which the next call
+        resumes the interrupted trial.
     """
     for parameter in search.space:
         search.tell(f"searched: {parameter}")
     found = _kept(search)
-    while len(found.trials) < search.wanted or search.study.under_way():
+    while len(found.trials) < search.wanted or search.study.unfinished():
         found = _next(search, found)
     if found.best is None:
         raise ValueError(f"none of {len(found.trials)} trials is complete; the last: {found.trials[-1].note}")
@@ -141,36 +143,38 @@ def tune(search: Search) -> Found:
 
 
 def _opened(folder: Path, full_trials: int, stack: contextlib.ExitStack) -> Study:
-    """The study in a folder, which no other process writes into while the stack is open."""
+    """Opens the study in a folder; no other process can write into the folder while the stack is open."""
     stack.enter_context(only_writer(folder))
     return open_study(folder, full_trials)
 
 
 def _refuse_other_things(folder: Path) -> None:
-    """Raises where a folder holds more than a search that was killed at once may have left."""
+    """Raises if a folder holds more than a search that was killed at once may have left."""
     ours = (JOURNAL, LOCK, BASE_FILE)
     if folder.exists() and any(p.name not in ours and not p.name.startswith(".jaxseg-") for p in folder.iterdir()):
-        raise ValueError(f"{folder} is not empty, and holds no search; name a new folder")
+        raise ValueError(f"{folder} is not empty and holds no search; name a new folder")
 
 
 def _checked(base: Config, folder: Path, devices: Sequence[jax.Device], tell: Callable) -> tuple[str, str]:
-    """What is searched for, and a digest of what the data are; the configuration itself can be trained."""
+    """Returns the number to maximise and a digest of the data; checks that the configuration can be trained."""
     if jax.process_count() > 1:
         raise ValueError("a search runs on one host; start one in a folder of its own on each")
-    problem = task.make_problem(base)
-    if not problem.splits.get("val"):
-        raise ValueError("a search compares trials on a validation split, and the data have none")
-    prepared = prepare(base, problem, folder, devices=devices)
-    if base.trainer.validate_every * prepared.steps_per_epoch >= prepared.total:
-        tell("a trial is validated at its end alone, so none is cut short; trainer.validate_every sets it")
-    for note in problem.notes:
+    task = make_task(base)
+    if not task.splits.get("val"):
+        raise ValueError("a search compares trials on a validation split, but the data have none")
+    plan = make_plan(base, task, folder, devices=devices)
+    if base.trainer.validate_every * plan.steps_per_epoch >= plan.total_steps:
+        tell(
+            "a trial is validated only at its end, so none is stopped early; lower trainer.validate_every to change it"
+        )
+    for note in task.notes:
         tell(note)
-    facts = json.dumps(dict(problem.facts), sort_keys=True).encode()
-    return problem.target, hashlib.sha256(facts).hexdigest()
+    facts = json.dumps(dict(task.facts), sort_keys=True).encode()
+    return task.target, hashlib.sha256(facts).hexdigest()
 
 
 def _lasting(base: Config) -> dict:
-    """The settings of a configuration that must not change while a search goes on, by their paths."""
+    """Returns the settings that must stay the same during a search, by their paths."""
     found: dict = {}
     groups = [("", to_mapping(base))]
     while groups:
@@ -192,12 +196,13 @@ def _refuse_other_search(folder: Path, stored: dict | None, plan: dict) -> None:
     names += [f"search ({', '.join(then['space'])})"] if now["space"] != then["space"] else []
     names += [f"{name} ({then[name]})" for name in ("seed", "data") if now[name] != then[name]]
     if names:
-        raise ValueError(f"{folder} holds a search that was begun with another {', '.join(names)}; name a new folder")
+        changed = ", ".join(names)
+        raise ValueError(f"{folder} holds a search that was started with a different {changed}; name a new folder")
 
 
 def _next(search: Search, found: Found) -> Found:
-    """Runs the trial that was cut short, or else a new one."""
-    again = " goes on" if search.study.under_way() else ""
+    """Runs the trial that was interrupted, or else a new one."""
+    again = " resumes" if search.study.unfinished() else ""
     trial, values = search.study.next_trial(search.space, search.seed)
     count = len(found.trials) + 1
     settings = ", ".join(f"{path}={shown(value)}" for path, value in values.items())
@@ -213,13 +218,13 @@ def _next(search: Search, found: Found) -> Found:
 
 
 def _twin(found: Found, values: dict) -> tuple[str, float | None, str] | None:
-    """How a trial of the same values ended: training again would give the same."""
+    """Returns how a trial of the same values ended; training it again would give the same result."""
     same = sorted((t for t in found.trials if t.values == values), key=lambda t: t.number)
-    return (same[0].state, same[0].value, same[0].note or f"as {same[0].name}") if same else None
+    return (same[0].state, same[0].value, same[0].note or f"same values as {same[0].name}") if same else None
 
 
 def _run(search: Search, trial: Any, values: dict) -> tuple[str, float | None, str]:
-    """Runs a trial, or goes on with it: its state, its value and why it is not complete."""
+    """Runs or resumes a trial; returns its state, its value and the reason if it is not complete."""
     place = search.folder / RUNS / f"{trial.number:04d}"
     reported = set()
 
@@ -240,7 +245,7 @@ def _run(search: Search, trial: Any, values: dict) -> tuple[str, float | None, s
     except (_BehindError, loop.TrainingError) as error:
         return PRUNED, None, str(error)
     except ValueError as error:
-        if (place / run.CONFIG_FILE).exists():  # the run had begun: it is not that the settings do not fit
+        if (place / run.CONFIG_FILE).exists():  # the run had started, so the settings fit together
             raise
         return FAILED, None, str(error).split("\n")[-1]
     except jax.errors.JaxRuntimeError as error:
@@ -253,7 +258,7 @@ def _run(search: Search, trial: Any, values: dict) -> tuple[str, float | None, s
 
 
 def _kept(search: Search) -> Found:
-    """Writes what was found so far; of trials that are not the best, checkpoints and models go."""
+    """Writes the results so far; removes checkpoints and models of all trials except the best one."""
     found = ranked(search.target, search.study.trials())
     if found.trials:
         write_results(search.folder, search.folder / RUNS, found, search.space)

@@ -38,13 +38,13 @@ def test_help_names_the_extra_and_the_forms(jaxseg_command):
 @pytest.mark.parametrize(
     ("arguments", "message", "status"),
     [
-        (["--trials", "2"], "name a configuration with -t, or a search to go on with", 2),
+        (["--trials", "2"], "name a configuration with -t, or a search to continue", 2),
         (["-t", "demo"], "Missing option '--trials'", 2),
         (["-t", "demo", "--trials", "0"], "--trials", 2),
         (["-t", "demo", "--trials", "2", "-g", "99"], "no device 99", 2),
         (["-t", "demo", "--trials", "2", "--search", "optimizer.rate=1..2"], "optimizer.rate: no such setting", 2),
         (["-t", "nonsense", "--trials", "2"], "no configuration nonsense", 2),
-        (["-o", "none", "--trials", "2"], "no search to go on with; name a configuration with -t", 2),
+        (["-o", "none", "--trials", "2"], "no search to continue; name a configuration with -t", 2),
     ],
 )
 def test_a_wrong_command_line_says_what_is_wrong_and_writes_nothing(

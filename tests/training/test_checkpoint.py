@@ -238,7 +238,7 @@ def test_an_interruption_waits_for_orbax(folder, monkeypatch, method):
 def test_what_cannot_be_written_is_one_line_and_the_checkpoints_before_it_stay(folder, background):
     with pytest.raises(OSError, match="a checkpoint could not be written to") as caught:
         write_with_a_limit(folder, 10_000, background=background)
-    assert str(caught.value).endswith("File too large; the checkpoints before it stay")
+    assert str(caught.value).endswith("File too large; the checkpoints before it are kept")
     assert "\n" not in str(caught.value)
     assert latest(folder) == (2, [])
 
@@ -256,7 +256,7 @@ def test_a_full_disk_is_called_so(folder, monkeypatch):
     with Checkpoints(folder) as checkpoints:
         full = OSError(errno.ENOSPC, "No space left on device")
         monkeypatch.setattr(checkpoints._manager, "save", lambda *_, **__: (_ for _ in ()).throw(full))
-        with pytest.raises(OSError, match="No space left on device; the checkpoints before it stay"):
+        with pytest.raises(OSError, match="No space left on device; the checkpoints before it are kept"):
             checkpoints.save(3, state(3), POSITION)
     assert latest(folder) == (2, [])
 

@@ -54,7 +54,7 @@ def test_a_damaged_line_is_an_error_with_its_number(tmp_path, line):
     write(tmp_path, [1])
     with (tmp_path / METRICS_FILE).open("a") as file:
         file.write(line + "\n")
-    with pytest.raises(ValueError, match="metrics.jsonl, line 2: no entry of a run"):
+    with pytest.raises(ValueError, match="metrics.jsonl, line 2: this is not an entry of a run"):
         read_metrics(tmp_path / METRICS_FILE)
 
 

@@ -91,7 +91,7 @@ def test_ten_kills_at_random_points_change_no_bit_and_no_number(server, expected
     assert len(set(restarts)) > 4  # it got on in between
     assert restarts[-1] < STEPS
     finish(server, folder, output)
-    assert f"going on after step {restarts[-1]} of {STEPS}" in output.read_text()
+    assert f"resuming after step {restarts[-1]} of {STEPS}" in output.read_text()
     check_same(folder, expected)
 
 
@@ -108,12 +108,12 @@ def test_a_run_that_is_interrupted_or_out_of_disk_says_so_and_goes_on(server, ex
 
 
 def check_full_disk(server, folder, output) -> None:
-    """The run is one clear line, and the checkpoints before it stay."""
+    """The run is one clear line, and the checkpoints before it are kept."""
     before = steps(folder)
     server.start(command(folder, "--resume"), output, max_file_bytes=30_000)  # checkpoints fail as on a full disk
     assert server.end() == 1
     told = [line for line in output.read_text().splitlines() if not line.startswith(("steps ", "step ", "going on"))]
     assert len(told) == 1, told
     assert told[0].startswith(("Error: a checkpoint could not be written", "Error: the model could not be written"))
-    assert told[0].endswith(": File too large; the checkpoints before it stay")
+    assert told[0].endswith(": File too large; the checkpoints before it are kept")
     assert steps(folder) == before

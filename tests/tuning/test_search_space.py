@@ -4,7 +4,6 @@ import pytest
 from tiny_runs import SHORT, overrides
 
 from jaxseg.training.config.config import read_config
-from jaxseg.training.task import sections
 from jaxseg.tuning.space import default_space, make_space, read_space
 
 RATE = "optimizer.learning_rate"
@@ -13,7 +12,7 @@ SETTINGS = overrides(**SHORT)
 
 
 def accept(override: str):
-    return read_config("demo", sections, [*SETTINGS, override])
+    return read_config("demo", [*SETTINGS, override])
 
 
 @pytest.mark.parametrize(
@@ -32,8 +31,8 @@ def accept(override: str):
         ([f"{RATE}=true..2"], "true is not a finite number"),
         ([f"{RATE}=1e-3"], "neither a range nor choices"),
         ([f"{RATE}=1e-3..1e-2 linear"], "neither a range nor choices"),
-        ([RATE], "no parameter; it has the form"),
-        (["=1|2"], "no parameter; it has the form"),
+        ([RATE], "not a parameter; it has the form"),
+        (["=1|2"], "not a parameter; it has the form"),
         ([RATES, RATES], f"{RATE}: given twice"),
         (["trainer.batch_size=1.5..4"], "trainer.batch_size: 1.5 is not a whole number"),
         (["trainer.batch_size=4|4.0"], "a choice is given twice"),
@@ -41,7 +40,7 @@ def accept(override: str):
         (["trainer.batch_size=4|[5"], "trainer.batch_size"),
         (["optimizer.name=adam|adamx"], "adamx"),
         (["optimizer.name=a..b"], "'a' is not a finite number"),
-        (["task=phantom|paxray"], "task: it stays the same while a search goes on"),
+        (["task=phantom|paxray"], "task: it must stay the same during a search"),
         (["trainer=1|2"], "trainer: 1 is not a group of settings"),
         (["seed=" + "|".join(map(str, range(101)))], "101 choices; at most 100"),
         ([f"seed.{i}=1|2" for i in range(33)], "has 33 parameters; at most 32"),
@@ -59,7 +58,7 @@ def test_a_space_is_read_from_files_and_written_as_it_is_read(tmp_path):
     space = make_space(lines, accept)
     assert [parameter.whole for parameter in space] == [False, True, False, False]
     assert make_space([str(parameter) for parameter in space], accept) == space
-    with pytest.raises(ValueError, match="no such file, and no parameter"):
+    with pytest.raises(ValueError, match="no such file, and it is not a parameter"):
         read_space(["missing.txt"])
     (tmp_path / "long.txt").write_bytes(b"#" * 100_001)
     with pytest.raises(ValueError, match="longer than a search space"):
@@ -84,6 +83,6 @@ def test_a_space_is_read_from_files_and_written_as_it_is_read(tmp_path):
     ],
 )
 def test_the_default_space_lies_about_the_configuration(changed, lines):
-    config = read_config("demo", sections, [*SETTINGS, *changed])
+    config = read_config("demo", [*SETTINGS, *changed])
     assert default_space(config) == lines
-    make_space(lines, lambda one: read_config("demo", sections, [*SETTINGS, *changed, one]))
+    make_space(lines, lambda one: read_config("demo", [*SETTINGS, *changed, one]))

@@ -7,7 +7,7 @@ from tune_runs import RATE, RATES, search
 
 
 class Server(types.ModuleType):
-    """Stands for the module mlflow."""
+    """Replaces the module mlflow."""
 
     def __init__(self):
         super().__init__("mlflow")
@@ -50,5 +50,5 @@ def test_the_users_server_is_left_as_it_is_and_may_fail(quick, tmp_path, monkeyp
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://localhost:1")
     search(tmp_path / "search", 1, RATES, told=told)
     assert "set_tracking_uri" not in {name for name, *_ in server.log}
-    assert "MLflow has not taken trial 0000: ConnectionError: no server" in told
+    assert "MLflow did not accept trial 0000: ConnectionError: no server" in told
     assert not (tmp_path / "search" / "mlruns").exists()

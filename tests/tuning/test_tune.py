@@ -1,4 +1,4 @@
-"""A search: its trials are runs, it goes on as it would have, bad trials are cut short, bad spaces refused."""
+"""A search: its trials are runs, it goes on as it would have, bad trials are stopped early, bad spaces refused."""
 
 import jax
 import pytest
@@ -8,7 +8,6 @@ from tune_runs import RATE, RATES, SETTINGS, rows, score_of, search
 
 from jaxseg.training import loop, run
 from jaxseg.training.config.config import read_config, write_config
-from jaxseg.training.task import sections
 from jaxseg.tuning import study
 from jaxseg.tuning.trials import COMPLETE, FAILED, PRUNED, table
 
@@ -30,7 +29,7 @@ def test_trials_are_runs_and_their_value_is_the_best_validation(searched):
     assert rows(folder)[0][RATE] == "0.003"  # the configuration as it is
     for row in rows(folder):
         place = folder / "trials" / row["trial"]
-        assert read_config(place / "config.yaml", sections).optimizer.learning_rate == float(row[RATE])
+        assert read_config(place / "config.yaml").optimizer.learning_rate == float(row[RATE])
         values = [entry["dice"] for entry in metrics(place) if entry["split"] == "val"]
         assert len(values) == 2
         assert float(row["dice"]) == max(values)
@@ -40,9 +39,9 @@ def test_trials_are_runs_and_their_value_is_the_best_validation(searched):
 
 def test_the_best_is_a_configuration_and_keeps_its_model_alone(searched):
     folder, found, _ = searched
-    best = read_config(folder / "best.yaml", sections)
+    best = read_config(folder / "best.yaml")
     assert best.optimizer.learning_rate == found.best.values[RATE]
-    assert best == read_config(folder / "trials" / found.best.name / "config.yaml", sections)
+    assert best == read_config(folder / "trials" / found.best.name / "config.yaml")
     other = next(trial for trial in found.trials if trial != found.best)
     assert (folder / "trials" / found.best.name / "model").is_dir()
     assert steps(folder / "trials" / found.best.name)
@@ -71,8 +70,8 @@ def test_a_search_that_was_cut_short_goes_on_as_it_would_have(searched, tmp_path
     (folder / study.LOCK).touch()
     told = []
     found = search(folder, 1, source=None, told=told)
-    assert any(line.startswith("trial 0000 (1 of 1) goes on") for line in told)
-    assert any(line.startswith("going on after step") for line in told)
+    assert any(line.startswith("trial 0000 (1 of 1) resumes") for line in told)
+    assert any(line.startswith("resuming after step") for line in told)
     assert found.best in searched[1].trials
     assert metrics(folder / "trials" / "0000") == metrics(searched[0] / "trials" / "0000")
 
@@ -107,7 +106,7 @@ def test_a_trial_that_falls_behind_is_cut_short(quick, tmp_path):
     assert behind[0].value == pytest.approx(score_of(quick[1]) / 2)  # its last validation
     assert found.best.values == {RATE: "3e-3"}
     assert len(quick) == 2  # what was tried before is not trained again
-    assert {row["note"] for row in rows(tmp_path / "search")} - {""} <= {behind[0].note, "as 0000"}
+    assert {row["note"] for row in rows(tmp_path / "search")} - {""} <= {behind[0].note, "same values as 0000"}
 
 
 def test_no_trial_is_cut_short_before_enough_are_complete(quick, tmp_path):
@@ -180,7 +179,7 @@ def test_another_search_in_the_folder_is_refused(quick, tmp_path):
         ({"space": (RATES,), "overrides": [*SETTINGS, "trainer.epochs=7"]}, "trainer.epochs"),
     ):
         space = options.pop("space")
-        with pytest.raises(ValueError, match=f"begun with another {names}; name a new folder"):
+        with pytest.raises(ValueError, match=f"started with a different {names}; name a new folder"):
             search(folder, 2, *space, **options)
     assert sorted(path.name for path in folder.rglob("*")) == before
     search(folder, 2, source=None, overrides=["data.threads=1"])  # where and how data are read may change
@@ -189,16 +188,16 @@ def test_another_search_in_the_folder_is_refused(quick, tmp_path):
 
 def test_a_folder_of_other_things_and_a_damaged_study_are_refused(quick, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(ValueError, match="is not empty, and holds no search"):
+    with pytest.raises(ValueError, match="is not empty and holds no search"):
         search(tmp_path, 1, RATES)
-    with pytest.raises(ValueError, match="no search to go on with"):
+    with pytest.raises(ValueError, match="no search to continue"):
         search(tmp_path / "none", 1, source=None)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
     for content in (b"hello\nworld\n", b"[1]\n", b'{"op_code":99}\n{}\n', bytes(range(256)) + b"\n\n"):
         folder = tmp_path / f"{len(content)}"
         folder.mkdir()
         (folder / study.JOURNAL).write_bytes(content)
-        with pytest.raises(ValueError, match="is damaged or no study"):
+        with pytest.raises(ValueError, match="is damaged or is not a study"):
             search(folder, 1, RATES)
 
 
@@ -208,7 +207,7 @@ def test_a_search_that_was_killed_at_once_and_one_that_is_not_ours(quick, tmp_pa
         opened = study.open_study(tmp_path / name, 5)
     search(tmp_path / "bare", 1, RATES)
     opened.study.set_user_attr("plan", {"config": 1})
-    with pytest.raises(ValueError, match="does not say what its search is"):
+    with pytest.raises(ValueError, match="does not contain the settings of its search"):
         search(tmp_path / "other", 1, RATES)
 
 
@@ -217,7 +216,7 @@ def test_the_data_may_move_and_are_not_searched_for(quick, tmp_path):
     search(tmp_path / "search", 1, RATES, data=tmp_path / "here", **options)
     search(tmp_path / "search", 2, RATES, data=tmp_path / "there", **options)
     assert [config.data.root for config in quick] == [str(tmp_path / "here"), str(tmp_path / "there")]
-    with pytest.raises(ValueError, match="data.root: it stays the same while a search goes on"):
+    with pytest.raises(ValueError, match="data.root: it must stay the same during a search"):
         search(tmp_path / "other", 1, "data.root=a|b", data=tmp_path / "here", **options)
 
 

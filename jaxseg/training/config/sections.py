@@ -1,4 +1,4 @@
-"""The settings that every task has: optimizer, schedule of the learning rate, and how training runs."""
+"""The settings that every task has: optimizer, schedule of the learning rate, and trainer."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -16,19 +16,19 @@ Decay = Annotated[float, Range(0, 1, below=True)]
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """The optimizer; its numbers mean what they mean in PyTorch.
+    """The optimizer; its numbers have the same meaning as in PyTorch.
 
     Attributes:
       name: "adam", "adamw" (decoupled weight decay), "adam_l2" (weight decay added to the gradient, which is what
         PyTorch calls Adam with weight_decay) or "sgd" (weight decay added to the gradient).
-      learning_rate: before the schedule.
-      beta1: decay of the mean of the gradients, of the Adams.
-      beta2: decay of the mean of their squares, of the Adams.
-      epsilon: added to the Adams' denominator.
-      weight_decay: 0 is none; "adam" has none.
-      bias_learning_rate: factor on the learning rate of parameters whose name is `bias`.
-      bias_weight_decay: whether these have weight decay too.
-      momentum: of "sgd".
+      learning_rate: the base rate, before the schedule.
+      beta1: decay of the mean of the gradients, for the Adam optimizers.
+      beta2: decay of the mean of the squared gradients, for the Adam optimizers.
+      epsilon: added to the denominator of the Adam optimizers.
+      weight_decay: 0 turns it off; "adam" does not have it.
+      bias_learning_rate: factor on the learning rate of parameters that are called `bias`.
+      bias_weight_decay: whether these parameters have weight decay.
+      momentum: for "sgd".
     """
 
     name: Literal["adam", "adamw", "adam_l2", "sgd"]
@@ -46,9 +46,9 @@ class OptimizerConfig:
 
     def _problems(self) -> Iterator[str]:
         if self.name == "adam" and self.weight_decay:
-            yield "weight_decay: adam has none; choose adamw (decoupled) or adam_l2 (added to the gradient)"
+            yield "weight_decay: adam does not have it; choose adamw (decoupled) or adam_l2 (added to the gradient)"
         if self.name != "sgd" and self.momentum:
-            yield f"momentum: {self.name} has none; it is of sgd (the Adams have beta1)"
+            yield f"momentum: {self.name} does not have it; it belongs to sgd (the Adam optimizers have beta1)"
 
 
 _SHAPES = {  # setting -> the schedules that have it
@@ -62,19 +62,19 @@ _SHAPES = {  # setting -> the schedules that have it
 
 @dataclasses.dataclass(frozen=True)
 class ScheduleConfig:
-    """How the learning rate changes. All lengths are in epochs.
+    """The schedule of the learning rate. All lengths are in epochs.
 
     Attributes:
       name: "constant", "step" (times gamma every step_size epochs), "multistep" (times gamma at each milestone),
         "cosine" or "polynomial" (from the learning rate down to `final` at the end of training).
-      milestones: of "multistep": numbers of finished epochs, increasing.
-      step_size: of "step".
-      gamma: of "step" and "multistep".
-      power: of "polynomial".
-      warmup_epochs: epochs in which the rate rises evenly to its full value. "cosine" and "polynomial" begin after
-        them; milestones and step_size count from the start of training.
-      final: learning rate at the end, of "cosine" and "polynomial".
-      per: the rate changes once an "epoch", as in the original projects, or at every "step".
+      milestones: for "multistep": increasing numbers of finished epochs.
+      step_size: for "step".
+      gamma: for "step" and "multistep".
+      power: for "polynomial".
+      warmup_epochs: number of epochs in which the rate rises linearly to its full value. "cosine" and "polynomial"
+        start after them; milestones and step_size count from the start of training.
+      final: learning rate at the end, for "cosine" and "polynomial".
+      per: the rate changes once per "epoch", as in the original projects, or at every "step".
     """
 
     name: Literal["constant", "step", "multistep", "cosine", "polynomial"] = "constant"
@@ -93,41 +93,41 @@ class ScheduleConfig:
         for field in dataclasses.fields(self):
             names = _SHAPES.get(field.name, (self.name,))
             if self.name not in names and getattr(self, field.name) != field.default:
-                yield f"{field.name}: {self.name} has none; it is of {' and '.join(names)}"
+                yield f"{field.name}: {self.name} does not have it; it belongs to {' and '.join(names)}"
         if self.name == "multistep" and not self.milestones:
             yield "milestones: multistep needs at least one"
         if list(self.milestones) != sorted(set(self.milestones)):
             yield f"milestones: {shown(self.milestones)} do not increase"
         if self.name == "step" and self.step_size is None:
-            yield "step_size: step needs it"
+            yield "step_size: the schedule step needs it"
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainerConfig:
-    """How training runs.
+    """The settings of the training loop.
 
     Attributes:
       epochs: passes over the training data.
-      batch_size: examples a step, over all devices and accumulated parts together.
-      max_steps: optimizer steps after which training ends before its last epoch; null: all are taken.
-      parallel: "jit" (one program over all devices) or "pmap" (a copy of the program a device).
+      batch_size: examples per step, over all devices and accumulated parts together.
+      max_steps: number of optimizer steps after which training ends early; null: all epochs are trained.
+      parallel: "jit" (one program over all devices) or "pmap" (one copy of the program per device).
       precision: dtype of the arithmetic; parameters and the optimizer are float32.
-      accumulate: parts that a batch is computed in, one after another, to save memory.
-      clip_norm: largest norm of all gradients together; null: not clipped.
-      remat: of every block of the network only the inputs are kept for the backward pass, and the rest is computed
-        again there. It saves memory on accelerators; on CPUs, XLA undoes it.
-      keep_memory: where CPUs alone compute, the process keeps freed memory for its next use: for large networks up to
-        a third faster, for small ones slower (`jaxseg.xla.keep_freed_memory`; `jaxseg train` only).
-      ema: decay of a running mean of the parameters, which is then validated and published; null: none. As Adam's, it
-        is corrected for its start, so that the random parameters there do not count.
-      batch_norm: statistics over the "global" batch or over each "replica" (device) alone.
-      validate_every: epochs.
-      checkpoint_every: epochs.
-      checkpoint_steps: also every so many steps; null: not.
-      keep_last: newest checkpoints that are kept.
-      keep_best: best checkpoints that are kept.
-      log_every: steps.
-      pictures_every: epochs; 0: never.
+      accumulate: number of parts of a batch that are computed one after the other to save memory.
+      clip_norm: largest norm of all gradients together; null: gradients are not clipped.
+      remat: store only the inputs of every block of the network for the backward pass and compute the rest again. It
+        saves memory on accelerators; on CPUs, XLA undoes it.
+      keep_memory: if only CPUs compute, keep freed memory for later use. It makes training of large networks up to a
+        third faster and that of small ones slower (`jaxseg.xla.keep_freed_memory`; only in `jaxseg train`).
+      ema: decay of a moving average of the parameters, which is validated and published instead of the parameters;
+        null: none. It is corrected for its start as in Adam, so that the random initial parameters have no weight.
+      batch_norm: statistics over the "global" batch or over the share of each "replica" (device).
+      validate_every: number of epochs between validations.
+      checkpoint_every: number of epochs between checkpoints.
+      checkpoint_steps: number of steps between further checkpoints; null: none.
+      keep_last: number of the newest checkpoints to keep.
+      keep_best: number of the best checkpoints to keep.
+      log_every: number of steps between entries of the log.
+      pictures_every: number of epochs between pictures; 0: never.
     """
 
     epochs: Epochs
@@ -156,17 +156,17 @@ class TrainerConfig:
         if self.batch_size % self.accumulate:
             yield f"accumulate: a batch of {self.batch_size} cannot be divided into {self.accumulate} equal parts"
         if self.batch_norm == "replica" and self.parallel == "jit":
-            yield "batch_norm: replica is of parallel: pmap; jit sees the whole batch"
+            yield "batch_norm: replica needs parallel: pmap; jit sees the whole batch"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoadingConfig:
-    """How examples are read; part of every task's section `data`.
+    """How examples are read; these settings are part of every task's section `data`.
 
     Attributes:
-      threads: that read at the same time.
-      workers: processes that read, where decoding is heavy; 0: none.
-      on_error: what a bad record does: "stop" the run, or "skip" to the next good one, and be counted.
+      threads: number of reading threads.
+      workers: number of reading processes, for data that are slow to decode; 0: none.
+      on_error: "stop" ends the run at a bad record; "skip" counts it and takes the next good one.
     """
 
     threads: Annotated[int, Range(1, 256)] = 4

@@ -1,7 +1,7 @@
-"""YAML of settings: what PyYAML's safe loader reads, less what surprises people and what can exhaust a machine.
+"""YAML of settings: the subset of PyYAML's safe loader that neither surprises users nor exhausts the machine.
 
-Text is text unless it is a number, true, false or null as YAML 1.2 writes them: `1e-3` is a number; `no`, `1:30`, `010`
-and `2024-01-01` are text. A name that is given twice, an alias and a deep nesting are refused.
+A value is text unless it is a number, true, false or null of YAML 1.2: `1e-3` is a number; `no`, `1:30`, `010` and
+`2024-01-01` are text. Repeated names, aliases and deep nesting are refused.
 """
 
 import re
@@ -14,7 +14,7 @@ from jaxseg.files import printable
 MAX_CHARACTERS = 200_000
 MAX_DEPTH = 20
 
-_SCALARS = (  # tag, pattern, first characters; whole numbers come first, as every one of them also reads as a float
+_SCALARS = (  # tag, pattern, first characters; whole numbers come first because the pattern of floats matches them too
     ("tag:yaml.org,2002:null", r"^(?:~|null|)$", ["~", "n", ""]),
     ("tag:yaml.org,2002:bool", r"^(?:true|false)$", list("tf")),
     ("tag:yaml.org,2002:int", r"^[-+]?(?:0|[1-9][0-9]*)$", list("-+0123456789")),
@@ -56,7 +56,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes what `_Loader` reads; it quotes text that any reader of YAML could take for something else."""
+    """Writes what `_Loader` reads; it quotes text that another YAML reader could read as something else."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -72,10 +72,10 @@ def parse(text: str, source: str) -> Any:
 
     Args:
       text: the document.
-      source: what it is called in messages.
+      source: its name in messages.
 
     Raises:
-      ValueError: it is not YAML of the kind described above, or longer than MAX_CHARACTERS.
+      ValueError: it is not the YAML described above, or it is longer than MAX_CHARACTERS.
     """
     if len(text) > MAX_CHARACTERS:
         raise ValueError(f"{source} has more than {MAX_CHARACTERS} characters; a configuration is shorter")
@@ -92,5 +92,5 @@ def parse(text: str, source: str) -> Any:
 
 
 def dump(value: Any) -> str:
-    """Returns YAML from which `parse` reads an equal value; value is of dicts, lists and plain values."""
+    """Returns YAML from which `parse` reads an equal value; the value consists of dicts, lists and plain values."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
