@@ -1,34 +1,21 @@
 """Settings and fixtures of the whole suite: 8 virtual CPU devices, strict JAX, caches, tiers and shards."""
 
 import ctypes
-import importlib.metadata
 import os
-import platform
-import re
 import shutil
 import signal
 import zlib
 from pathlib import Path
 
 
-def compilation_cache() -> Path:
-    """Returns the folder of compiled programs: one for each version of JAX and each kind of processor."""
-    versions = "-".join(importlib.metadata.version(name) for name in ("jax", "jaxlib"))
-    cpuinfo = Path("/proc/cpuinfo")
-    features = set(re.findall(r"^(?:flags|Features)\s*: (.*)$", cpuinfo.read_text(), re.M)) if cpuinfo.exists() else ()
-    processor = zlib.crc32(repr([platform.machine(), *sorted(features)]).encode())
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return caches / "jaxseg-tests" / f"{versions}-{processor:08x}"
-
-
-# These are set before JAX is imported. The commands that tests start inherit them.
+# JAX reads these when it is imported. The commands that tests start inherit them.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(compilation_cache()))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 import jax
 import processor_seconds
 import pytest
+from compilation_cache import compilation_cache
 from parity_kit import DATA, SHARED, Kit
 
 from jaxseg.xla import use_all_cores
@@ -40,7 +27,9 @@ MAX_RESIDENT_MB = 1500  # above this, a worker drops its compiled programs at th
 # Ctrl-C need Python's own handler, here and in the processes that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(compilation_cache()))
 use_all_cores()  # the commands do the same, and some tests run them in this process
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -105,7 +94,7 @@ def _resident_mb() -> float:
 
 
 def pytest_collection_modifyitems(config, items):
-    """Keeps one shard, and skips with a reason what this machine lacks; with JAXSEG_REQUIRE_ALL=1 that fails instead."""
+    """Keeps one shard, and skips what this machine lacks; with JAXSEG_REQUIRE_ALL=1 (CI) that runs and fails instead."""
     part, count = (int(word) for word in config.getoption("--shard").split("/"))
     if not 1 <= part <= count:
         raise pytest.UsageError(f"--shard {part}/{count}: I must be from 1 to N")
