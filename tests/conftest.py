@@ -7,7 +7,6 @@ import signal
 import zlib
 from pathlib import Path
 
-
 # JAX reads these when it is imported. The commands that tests start inherit them.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
@@ -94,7 +93,7 @@ def _resident_mb() -> float:
 
 
 def pytest_collection_modifyitems(config, items):
-    """Keeps one shard, and skips what this machine lacks; with JAXSEG_REQUIRE_ALL=1 (CI) that runs and fails instead."""
+    """Keeps one shard, and skips what this machine lacks; with JAXSEG_REQUIRE_ALL=1 (CI) those tests fail."""
     part, count = (int(word) for word in config.getoption("--shard").split("/"))
     if not 1 <= part <= count:
         raise pytest.UsageError(f"--shard {part}/{count}: I must be from 1 to N")
