@@ -5,18 +5,18 @@ VENV := $(if $(filter-out python3,$(PYTHON)),.venv-$(shell $(PYTHON) -c 'import 
 BIN := $(VENV)/bin
 BASE := $(VENV)/.base
 READY := $(VENV)/.ready
+MODULES := $(VENV)/.modules
 
-# The strict editable mode links every module into the environment. The other mode adds the clone's parent folder to no
-# path but still lets Python take a clone called `jaxseg` for the package, if it starts in that parent folder.
-# A new or a removed module changes its folder, and the environment is then linked again.
+# The strict editable mode puts a folder of links to the modules on the path. The default mode loses to a clone called
+# `jaxseg`: Python started in the clone's parent folder would take the clone itself for the package. The links are made
+# again when modules are added or removed.
 EDITABLE := -m pip install --quiet --config-settings editable_mode=strict --editable
-FOLDERS := $(shell find jaxseg cli configs -type d -not -name __pycache__)
 
 PYTEST := -m pytest -rs --numprocesses 2 --dist loadfile --ignore tests/parity_torch
 # SHARD=1/3 runs the first third of the test files.
 SHARD ?= 1/1
 
-.PHONY: demo test test-quick test-long test-full test-lowest test-torch lint
+.PHONY: demo test test-quick test-long test-full test-lowest test-torch lint FORCE
 
 demo: $(BASE)
 	$(BIN)/jaxseg demo -o demo
@@ -49,7 +49,13 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-$(BASE): setup.cfg pyproject.toml $(FOLDERS)
+# The list of files that are linked. It is written only if it changed, so that it is older than $(BASE) otherwise.
+$(MODULES): FORCE
+	@mkdir -p $(VENV)
+	@find jaxseg cli configs -type f -not -name '*.pyc' | LC_ALL=C sort > $@.new
+	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
+
+$(BASE): setup.cfg pyproject.toml $(MODULES)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python $(EDITABLE) .
 	touch $@
