@@ -9,6 +9,7 @@ from pathlib import Path
 
 # JAX reads these when it is imported. The commands that tests start inherit them.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # most tests compile much and compute little
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 import jax
@@ -73,6 +74,19 @@ def shallow():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(VARIANTS, "resnet18", ((1, 1, 1, 1), False))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def optimised(request, monkeypatch):
+    """Lets XLA optimise the programs of long tests, which compute more than they compile."""
+    if any(request.node.get_closest_marker(name) for name in ("full", "torch")):
+        monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
+        before = jax.config.read("jax_disable_most_optimizations")
+        jax.config.update("jax_disable_most_optimizations", False)
+        yield
+        jax.config.update("jax_disable_most_optimizations", before)
+    else:
         yield
 
 

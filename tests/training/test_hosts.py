@@ -17,7 +17,7 @@ from parity_kit import KIT
 from jaxseg.training.log import WALL_TIMES, read_metrics
 from jaxseg.weights.store import restore_model
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("plain")]
+pytestmark = [pytest.mark.full, pytest.mark.usefixtures("plain")]
 PROGRAM = KIT / "plain_network.py"
 LIMIT_S = 180
 SETTINGS = {
