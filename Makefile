@@ -16,7 +16,7 @@ PYTEST := -m pytest -rs --numprocesses 2 --dist loadfile --ignore tests/parity_t
 # SHARD=1/3 runs the first third of the test files.
 SHARD ?= 1/1
 
-.PHONY: demo test test-quick test-long test-full test-lowest test-torch lint FORCE
+.PHONY: demo docs examples test test-quick test-long test-full test-lowest test-torch lint FORCE
 
 demo: $(BASE)
 	$(BIN)/jaxseg demo -o demo
@@ -45,9 +45,19 @@ test-torch: $(READY)
 	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/python -m pip install --quiet torch==2.13.0
 	$(BIN)/python -m pytest tests/parity_torch -rs
 
+# The documentation as a web site in build/docs; a broken link or an unknown name is an error.
+docs: $(BASE)
+	$(BIN)/python $(EDITABLE) '.[docs]'
+	$(BIN)/python -m mkdocs build --strict
+
+# Runs every notebook. Their outputs are not stored.
+examples: $(READY)
+	JAX_PLATFORMS=cpu $(BIN)/jupyter-execute --timeout=300 examples/*.ipynb
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 # The list of files that are linked. It is written only if it changed, so that it is older than $(BASE) otherwise.
 $(MODULES): FORCE
