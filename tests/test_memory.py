@@ -8,6 +8,8 @@ import pytest
 
 from jaxseg.xla import keep_freed_memory
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = """
 import resource, sys
 from jaxseg.xla import keep_freed_memory

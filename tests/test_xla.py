@@ -9,6 +9,8 @@ import pytest
 
 from jaxseg.xla import use_all_cores
 
+pytestmark = pytest.mark.slow
+
 FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 PROGRAM = """
 import jax, jax.numpy as jnp, sys

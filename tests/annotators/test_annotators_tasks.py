@@ -124,6 +124,7 @@ def test_it_trains_on_several_devices(lidc, tmp_path, network, parallel):
     assert np.isfinite(losses(tmp_path / "run")).all()
 
 
+@pytest.mark.full
 def test_the_kl_term_follows_its_schedule(lidc, tmp_path):
     for schedule, share in (("constant", 1), ("anneal", 0.5)):
         changed = {

@@ -15,6 +15,8 @@ from jaxseg.anatomy.measure.table import read_csv
 from jaxseg.vocabulary import labels
 from jaxseg.weights.store import save_model
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def films(images, kit):

@@ -24,6 +24,8 @@ from jaxseg.training.config.config import Config
 from jaxseg.training.prepare import prepare
 from jaxseg.training.task import TASKS, make_problem
 
+pytestmark = pytest.mark.slow
+
 TINY = {
     "cxas": {"backbone": "resnet18", "width": 4, "num_classes": 3},
     "paxray": {"backbone": "resnet18", "width": 4, "num_classes": 2, "in_channels": 1},

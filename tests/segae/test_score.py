@@ -14,6 +14,8 @@ from jaxseg.volumes.read import read_volume
 from jaxseg.volumes.volume import VolumeError
 from jaxseg.weights.fill import fill
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def scorer():

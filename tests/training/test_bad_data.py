@@ -14,7 +14,7 @@ from jaxseg.training import loop, run, task
 from jaxseg.training.batches import training_batches
 from jaxseg.training.reader import RecordError
 
-pytestmark = pytest.mark.usefixtures("plain")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("plain")]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -53,6 +53,7 @@ def test_three_steps_of_the_paxray_recipe_equal_pytorch(kit):
     kit.check(NAME, "loss_parts", np.array([[entry["dice"], entry["ce"]] for entry in metrics]))
 
 
+@pytest.mark.slow
 def test_three_steps_of_post_dae_equal_pytorch(kit):
     name = "train/dae_small"
     entry, _ = kit.golden(name)

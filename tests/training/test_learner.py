@@ -17,6 +17,8 @@ from jaxseg.nn.resize import bilinear
 from jaxseg.training.learner import initial_state, make_learner
 from jaxseg.training.optim import scale_by_adam
 
+pytestmark = pytest.mark.slow
+
 ADAM = optax.chain(scale_by_adam(0.9, 0.999, 1e-8), optax.scale(-1e-2))
 
 

@@ -15,6 +15,8 @@ from jaxseg.nn.layers import BatchNorm, across
 from jaxseg.training.learner import AXIS, initial_state, make_learner
 from jaxseg.training.mesh import join_hosts, make_placement
 
+pytestmark = pytest.mark.slow
+
 BATCH, STEPS = 16, 3
 SGD = optax.chain(optax.trace(0.0), optax.scale(-0.1))  # its state holds the gradients
 

@@ -13,7 +13,7 @@ from jaxseg.training import run, task
 from jaxseg.training.checkpoint import Checkpoints
 from jaxseg.training.log import read_metrics
 
-pytestmark = pytest.mark.usefixtures("plain")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("plain")]
 
 
 @pytest.fixture(scope="module")
