@@ -1,4 +1,4 @@
-"""The server that downloads are tested against, and the writers of the weights files that are read."""
+"""Fixtures of the weights: a server for downloads, and writers of weights files."""
 
 import threading
 from pathlib import Path
@@ -32,8 +32,8 @@ def target(tmp_path):
 
 @pytest.fixture
 def write(tmp_path_factory):
-    """Puts bytes into a file `weights.pth` and returns its path."""
-    folder = tmp_path_factory.mktemp("made")  # not tmp_path, whose name has words that the messages are searched for
+    """Writes bytes to a file `weights.pth` and returns its path."""
+    folder = tmp_path_factory.mktemp("made")  # the name of tmp_path contains words that tests search for in messages
 
     def write(content: bytes) -> Path:
         (folder / "weights.pth").write_bytes(content)
@@ -44,5 +44,5 @@ def write(tmp_path_factory):
 
 @pytest.fixture(params=[zipped, legacy], ids=["zip", "legacy"])
 def torch_save(request):
-    """The writer of one format of torch.save, from the new one to the old one."""
+    """The writer of one format of torch.save: zip (since 1.6) or legacy."""
     return request.param
