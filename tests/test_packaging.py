@@ -79,7 +79,7 @@ def test_a_clone_called_jaxseg_is_imported_from_anywhere(tmp_path):
         done = subprocess.run(
             [python, "-c", code], cwd=folder, env=variables, capture_output=True, text=True, check=True
         )
-        found = [Path(word).resolve() for word in done.stdout.decode().split()]
+        found = [Path(word).resolve() for word in done.stdout.split()]
         assert found == [clone / "jaxseg" / "__init__.py", clone / "cli" / "__init__.py"]
 
 
