@@ -1,4 +1,4 @@
-"""Where only CPUs will compute, before JAX has started a device."""
+"""`only_cpus` reports, before JAX starts a device, whether only CPUs will compute."""
 
 import importlib.metadata
 
@@ -19,7 +19,7 @@ from jaxseg.devices import only_cpus
         ("", [], "all", True),
     ],
 )
-def test_only_cpus(monkeypatch, platforms, plugins, spec, wanted):
+def test_only_cpus_follows_the_platforms_the_plugins_and_the_option(monkeypatch, platforms, plugins, spec, wanted):
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda *, group: plugins)
     before = jax.config.jax_platforms
     jax.config.update("jax_platforms", platforms)

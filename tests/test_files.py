@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, under names that stay in their folder."""
+"""Files appear whole or not at all, and their names stay inside their folder."""
 
 import errno
 import hashlib
@@ -84,7 +84,7 @@ def test_a_folder_replaces_the_old_one_as_a_whole(tmp_path):
 
 
 @pytest.mark.parametrize("stands", ["folder", "nothing"])
-def test_a_failed_folder_leaves_what_stood_there(tmp_path, stands):
+def test_a_failed_folder_leaves_the_earlier_content(tmp_path, stands):
     path = tmp_path / "masks"
     if stands == "folder":
         path.mkdir()
@@ -178,7 +178,7 @@ def test_sweep_removes_what_a_killed_process_left(tmp_path):
     assert names(tmp_path) == []
 
 
-TEXT = st.text(st.characters(exclude_categories=()), max_size=300)  # lone surrogates too, as in odd file names
+TEXT = st.text(st.characters(exclude_categories=()), max_size=300)  # with lone surrogates, which odd file names hold
 
 
 @hypothesis.settings(deadline=None, max_examples=500)
@@ -206,7 +206,7 @@ def test_the_file_system_takes_the_longest_names(tmp_path):
 
 
 @pytest.mark.parametrize("label", ["vertebrae T1", "rib_cartilage", "posterior 12th rib right", "Ünïcode 日本"])
-def test_usual_labels_are_names_as_they_are(label):
+def test_usual_labels_stay_unchanged_as_names(label):
     assert safe_name(label) == label
 
 

@@ -1,4 +1,4 @@
-"""Freed memory that the process keeps costs no page faults when it is asked for again."""
+"""Freed memory that the process keeps causes no page faults when it is allocated again."""
 
 import platform
 import subprocess
@@ -7,6 +7,8 @@ import sys
 import pytest
 
 from jaxseg.xla import keep_freed_memory
+
+pytestmark = pytest.mark.slow
 
 PROGRAM = """
 import resource, sys
@@ -28,18 +30,18 @@ def faults(how: str) -> int:
     return int(ran.stdout)
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told to")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has this setting")
 def test_memory_is_used_again_without_page_faults():
     assert faults("given back") > 1000
     assert faults("kept") < 100
 
 
-def test_other_systems_are_left_alone(monkeypatch):
+def test_other_systems_stay_unchanged(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     assert keep_freed_memory() is False
 
 
-def test_training_asks_for_it_before_the_devices_start(tmp_path):
+def test_training_keeps_freed_memory_before_the_devices_start(tmp_path):
     program = """
 import sys
 import jaxseg.xla
@@ -54,4 +56,4 @@ main(["train", "-t", "demo", "-o", sys.argv[1], "--set", "trainer.keep_memory=" 
         return subprocess.run(command, capture_output=True).returncode
 
     assert ended("true", "cpu") == 3
-    assert ended("false", "77") != 3  # and not where the run does not ask for it
+    assert ended("false", "77") != 3  # a run without the setting does not call it

@@ -72,7 +72,7 @@ def test_damage_gives_an_array_or_a_reason(data):
         (written(np.zeros(4)) + b"\0", "more bytes"),
     ],
 )
-def test_other_files_are_refused_in_a_sentence(content, reason):
+def test_other_files_are_refused_with_a_reason(content, reason):
     with pytest.raises(npy.NpyError, match=reason):
         read(content)
 
@@ -85,7 +85,7 @@ def test_objects_are_refused_before_anything_is_unpickled(tmp_path):
             act()
 
 
-def test_a_file_that_is_shorter_than_it_says_is_not_mapped(tmp_path):
+def test_a_file_shorter_than_its_header_says_is_not_mapped(tmp_path):
     path = tmp_path / "a.npy"
     path.write_bytes(written(np.zeros(4))[:-1])
     with pytest.raises(npy.NpyError, match="cut off"):
@@ -93,14 +93,14 @@ def test_a_file_that_is_shorter_than_it_says_is_not_mapped(tmp_path):
 
 
 def test_many_threads_read_headers_at_the_same_time(monkeypatch):
-    """CPython 3.11 fails where two threads parse at the same time; here it is seen whether two ever do."""
+    """CPython 3.11 fails if two threads parse at the same time. This test detects whether two ever do."""
     content, inside, most = written(np.arange(4)), [], []
     parse = np.lib.format.read_array_header_1_0
 
     def watched(file):
         inside.append(1)
         most.append(len(inside))
-        time.sleep(1e-4)  # lets the other threads come
+        time.sleep(1e-4)  # gives the other threads time to start
         try:
             return parse(file)
         finally:

@@ -1,4 +1,4 @@
-"""XLA on CPUs computes on all cores; what a user has set stays, and versions that were not tried are left alone."""
+"""XLA on CPUs computes on all cores. Flags of the user and untested versions of jaxlib stay unchanged."""
 
 import importlib.metadata
 import os
@@ -8,6 +8,8 @@ import sys
 import pytest
 
 from jaxseg.xla import use_all_cores
+
+pytestmark = pytest.mark.slow
 
 FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 PROGRAM = """
@@ -30,9 +32,9 @@ def run(how: str) -> list[str]:
     return ran.stdout.split()
 
 
-def test_convolutions_leave_the_library_that_takes_one_core():
+def test_convolutions_do_not_use_the_library_that_takes_one_core():
     assert run("all") == ["False", "216.0"]
-    assert run("as it is") == ["True", "216.0"]  # else there is nothing left to do
+    assert run("as it is") == ["True", "216.0"]  # otherwise `use_all_cores` is not needed any more
 
 
 def test_flags_of_the_user_stay(monkeypatch):
@@ -48,7 +50,7 @@ def test_flags_of_the_user_stay(monkeypatch):
 
 
 @pytest.mark.parametrize(("version", "known"), [("0.10.2", True), ("0.12.0.1", True), ("0.13.0", False), ("x", False)])
-def test_only_versions_that_were_tried_get_the_flag(monkeypatch, version, known):
+def test_only_tested_versions_get_the_flag(monkeypatch, version, known):
     monkeypatch.delenv("XLA_FLAGS", raising=False)
     monkeypatch.setattr(importlib.metadata, "version", lambda _: version)
     assert use_all_cores() is known

@@ -14,6 +14,8 @@ from jaxseg.annotators.images import checked_image
 from jaxseg.annotators.sample import Sampler, sample
 from jaxseg.weights.store import save_model
 
+pytestmark = pytest.mark.slow
+
 SIZE = (32, 32)
 LISTS = ("features", "decoder_features", "intermediate")
 

@@ -1,4 +1,4 @@
-"""A tiny model directory, a folder of images, and the command in a process or in this one."""
+"""Fixtures of the commands: tiny model directories, a folder of images, and two ways to run `jaxseg`."""
 
 import dataclasses
 import subprocess
@@ -15,7 +15,7 @@ from jaxseg.weights.store import save_model
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
-    """A model directory with the 159 classes of CXAS, narrow, for 64 x 64 inputs."""
+    """The folder of a narrow model with the 159 classes of CXAS, for 64 x 64 inputs."""
     model = jaxseg.create("cxas", class_names=labels.CXAS, backbone="resnet18", width=4)
     model.card = dataclasses.replace(model.card, input_size=(64, 64))
     return save_model(model, tmp_path_factory.mktemp("tiny") / "model", model.card)
@@ -23,7 +23,7 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_paxray(tmp_path_factory):
-    """The same for PAX-Ray: 166 classes without names."""
+    """The folder of a narrow PAX-Ray model: 166 classes without names."""
     model = jaxseg.create("paxray", backbone="resnet18", width=4)
     model.card = dataclasses.replace(model.card, input_size=(64, 64))
     return save_model(model, tmp_path_factory.mktemp("paxray") / "model", model.card)
@@ -56,7 +56,7 @@ def jaxseg_command(capsys):
 
 @pytest.fixture
 def jaxseg_process():
-    """Runs the command in a process of its own, as users do."""
+    """Runs the command in a separate process, as users do: (arguments) -> (exit code, stdout, stderr)."""
 
     def run(*arguments):
         command = [sys.executable, "-m", "jaxseg.cli", *map(str, arguments)]

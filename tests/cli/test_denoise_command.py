@@ -12,6 +12,8 @@ from jaxseg.post_dae import denoise
 from jaxseg.vocabulary import labels
 from jaxseg.weights.store import save_model
 
+pytestmark = pytest.mark.slow
+
 TINY = {"features": (4, 6), "decoder_features": (4, 4), "intermediate": (8, 16), "strides": (2, 2)}
 
 

@@ -15,6 +15,8 @@ from jaxseg.anatomy.measure.features import measure
 from jaxseg.vocabulary import labels
 from jaxseg.weights.store import save_model
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def films(images, kit):

@@ -9,6 +9,8 @@ from PIL import Image
 import jaxseg
 from jaxseg.weights.store import save_model
 
+pytestmark = pytest.mark.slow
+
 TINY = {
     "cmvae": {"image_size": (32, 32), "width": 4, "depth": 2, "latent": 4},
     "prob_unet": {"filters": (4, 6), "latent": 3},

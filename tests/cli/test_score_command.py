@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 from scoring_files import box, save, save_cases
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):

@@ -23,6 +23,8 @@ from jaxseg.training.config.config import Config
 from jaxseg.training.plan import make_plan
 from jaxseg.training.task import TASKS, make_task
 
+pytestmark = pytest.mark.slow
+
 TINY = {
     "cxas": {"backbone": "resnet18", "width": 4, "num_classes": 3},
     "paxray": {"backbone": "resnet18", "width": 4, "num_classes": 2, "in_channels": 1},
@@ -135,7 +137,7 @@ def batch_of(examples: list[dict]) -> dict:
 TASKS = [pytest.param(task, marks=[pytest.mark.shared] if task == "paxray" else []) for task in TASKS]
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("task", TASKS)
 def test_training_and_validation_lower_for_absent_accelerators(task, tmp_path, request):
     config = opened(task, tmp_path, request)

@@ -17,6 +17,8 @@ import jaxseg
 from jaxseg.export.export import export_model
 from jaxseg.export.exported import beside, load_exported, read_facts
 
+pytestmark = pytest.mark.slow
+
 SIZE = (16, 24)
 
 

@@ -14,6 +14,8 @@ import pytest
 from fake_segmenter import draw, finish, statuses, summary, tree
 from parity_kit import KIT
 
+pytestmark = pytest.mark.slow
+
 COUNT = 25
 
 

@@ -11,7 +11,7 @@ from report_kit import NAMES, masks_of, write_dicom, write_pair, write_pairs
 from jaxseg.masks.write import file_names
 from jaxseg.report.build import write_report
 
-pytestmark = pytest.mark.system("chromium", "chromedriver")
+pytestmark = [pytest.mark.slow, pytest.mark.system("chromium", "chromedriver")]
 
 HOSTILE = ("<script>alert(1)<", '"onmouseover="document.title=1', "<img src=x onerror=alert(1)>", "javascript:alert(1)")
 

@@ -14,14 +14,16 @@ from jaxseg.volumes.read import read_volume
 from jaxseg.volumes.volume import VolumeError
 from jaxseg.weights.fill import fill
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def scorer():
     return Scorer(model(), threads=2)
 
 
-@pytest.mark.slow
-def test_the_golden_volume_is_reproduced(kit):
+@pytest.mark.full
+def test_the_golden_volume_is_met(kit):
     from flax import nnx
 
     name, folder = "segae_end_to_end/volume", kit.folder / "files" / "segae_case"

@@ -15,7 +15,7 @@ from jaxseg.training.batches import training_batches
 from jaxseg.training.reader import RecordError
 from jaxseg.training.task import make_task
 
-pytestmark = pytest.mark.usefixtures("plain")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("plain")]
 
 
 @dataclasses.dataclass(frozen=True)

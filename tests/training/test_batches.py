@@ -62,6 +62,7 @@ def test_threads_do_not_change_the_order(options):
     same(take(train(transform=slow), 10), take(train(transform=slow, **options), 10))
 
 
+@pytest.mark.full
 def test_worker_processes_change_neither_order_nor_position():
     expected = take(train(transform=slow), 9)
     for workers in (1, 2):
@@ -81,6 +82,7 @@ def test_the_batches_of_processes_make_the_batch_of_one(count):
     same(whole, joined)
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(stop=st.integers(0, 9), threads=st.integers(1, 3), buffer=st.integers(1, 4))
 def test_a_position_goes_on_where_it_was_taken(stop, threads, buffer):
@@ -195,6 +197,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_workers_end_when_their_parent_is_killed(tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(ORPHANS.format(folder=str(KIT)))

@@ -98,6 +98,7 @@ def test_a_damaged_newest_checkpoint_is_told_of_and_the_one_before_it_used(folde
     assert latest(folder) == (2, [])
 
 
+@pytest.mark.slow
 def test_a_changed_bit_anywhere_is_noticed_or_does_no_harm(folder):
     """Orbax alone gives wrong numbers for a bit that changed among the arrays."""
     files = [path for path in (folder / "2").rglob("*") if path.is_file() and path.stat().st_size]

@@ -25,7 +25,7 @@ def loss(model, batch, key, step):
     return sum(parts.values()), parts
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_three_steps_of_the_paxray_recipe_equal_pytorch(kit):
     entry, _ = kit.golden(NAME)
     order, parameters = entry["params"]["tensor_order"], entry["params"]["parameter_order"]
@@ -53,6 +53,7 @@ def test_three_steps_of_the_paxray_recipe_equal_pytorch(kit):
     kit.check(NAME, "loss_parts", np.array([[entry["dice"], entry["ce"]] for entry in metrics]))
 
 
+@pytest.mark.slow
 def test_three_steps_of_post_dae_equal_pytorch(kit):
     name = "train/dae_small"
     entry, _ = kit.golden(name)

@@ -14,7 +14,7 @@ from jaxseg.training.checkpoint import Checkpoints
 from jaxseg.training.log import read_metrics
 from jaxseg.training.task import make_task
 
-pytestmark = pytest.mark.usefixtures("plain")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("plain")]
 
 
 @pytest.fixture(scope="module")

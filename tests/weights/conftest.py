@@ -44,5 +44,5 @@ def write(tmp_path_factory):
 
 @pytest.fixture(params=[zipped, legacy], ids=["zip", "legacy"])
 def torch_save(request):
-    """The writer of one format of torch.save, from the new one to the old one."""
+    """The writer of one format of torch.save: zip (since 1.6) or legacy."""
     return request.param
