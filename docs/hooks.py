@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the references show the code of this clone
 
 import jaxseg  # noqa: E402
-from jaxseg.cli.main import main  # noqa: E402
+from jaxseg.cli.main import cli as commands  # noqa: E402
 from jaxseg.settings import to_mapping  # noqa: E402
 from jaxseg.training import task as tasks  # noqa: E402
 from jaxseg.training.config.sections import OptimizerConfig, ScheduleConfig, TrainerConfig  # noqa: E402
@@ -65,8 +65,8 @@ def public() -> str:
 
 def cli() -> str:
     """Returns the help of every command as Markdown, with one table of options each."""
-    context = click.Context(main, info_name="jaxseg")
-    return "\n".join(_command(main, context, "jaxseg"))
+    context = click.Context(commands, info_name="jaxseg")
+    return "\n".join(_command(commands, context, "jaxseg"))
 
 
 def _command(command: click.Command, context: click.Context, name: str) -> list[str]:
