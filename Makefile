@@ -7,7 +7,7 @@ BASE := $(VENV)/.base
 READY := $(VENV)/.ready
 PYTEST := -m pytest -rs --numprocesses 2 --dist loadfile
 
-.PHONY: demo test test-quick test-lowest test-torch lint
+.PHONY: demo docs examples test test-quick test-lowest test-torch lint
 
 demo: $(BASE)
 	$(BIN)/jaxseg demo -o demo
@@ -27,6 +27,15 @@ test-lowest:
 test-torch: $(READY)
 	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/python -m pip install --quiet torch==2.13.0
 	$(BIN)/python -m pytest tests/parity_torch -rs
+
+# The documentation as a web site in build/docs; a broken link or an unknown name is an error.
+docs: $(BASE)
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(BIN)/python -m mkdocs build --strict --quiet
+
+# Runs every notebook; what they show is not stored.
+examples: $(READY)
+	JAX_PLATFORMS=cpu $(BIN)/jupyter-execute --timeout=300 examples/*.ipynb
 
 lint: $(READY)
 	$(BIN)/ruff check .
