@@ -21,8 +21,8 @@ import torch
 from jaxseg.environment import environment
 from jaxseg.training.batches import prefetch_to_device, training_batches
 from jaxseg.training.config.config import read_config
-from jaxseg.training.prepare import prepare
-from jaxseg.training.task import make_problem, sections
+from jaxseg.training.plan import make_plan
+from jaxseg.training.task import make_task
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -51,22 +51,22 @@ def main() -> None:
 
 def jaxseg_epochs(network: str, data: Path):
     """Returns what trains an epoch of jaxseg, as `jaxseg train` does between validations."""
-    config = read_config(f"{network}_lidc", overrides=["data.draw=batch", f"data.root={data}"], sections=sections)
-    run = prepare(config, make_problem(config), Path(tempfile.mkdtemp()), devices=jax.devices())
-    compiled, state = run.placement.compile(run.learner), run.placement.put_state(run.fresh())
+    config = read_config(f"{network}_lidc", overrides=["data.draw=batch", f"data.root={data}"])
+    plan = make_plan(config, make_task(config), Path(tempfile.mkdtemp()), devices=jax.devices())
+    compiled, state = plan.placement.compile(plan.learner), plan.placement.put_state(plan.fresh_state())
     batches = training_batches(
-        run.problem.splits["train"],
-        run.problem.augment,
+        plan.task.splits["train"],
+        plan.task.augment,
         batch_size=config.trainer.batch_size,
         seed=config.seed,
         threads=config.data.threads,
     )
-    put = run.placement.put_batch
+    put = plan.placement.put_batch
     stream = prefetch_to_device(batches, lambda batch: put({k: v for k, v in batch.items() if k != "index"}))
 
     def epoch() -> None:
         nonlocal state
-        for _ in range(run.steps_per_epoch):
+        for _ in range(plan.steps_per_epoch):
             state, metrics = compiled(state, next(stream)[0])
         jax.block_until_ready(metrics)
 

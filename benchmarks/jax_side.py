@@ -79,25 +79,25 @@ def _optimizer(model: str) -> optax.GradientTransformation:
     return optax.adam(RATE) if model == "segae" else optax.adamw(RATE, weight_decay=1e-3)
 
 
-def _unet(model, batch, key):
+def _unet(model, batch, key, step):
     logits = model(batch["image"], rngs=nnx.Rngs(dropout=key))
     return binary_cross_entropy(logits, batch["target"]) + binary_dice_loss(logits, batch["target"]), {}
 
 
-def _post_dae(model, batch, key):
+def _post_dae(model, batch, key, step):
     return probability_dice_loss(model(batch["image"]), batch["target"]), {}
 
 
-def _segae(model, batch, key):
+def _segae(model, batch, key, step):
     return weighted_mse(model(batch["image"], batch["embedding"]), batch["target"]), {}
 
 
-def _cmvae(model, batch, key):
+def _cmvae(model, batch, key, step):
     found = model.outputs(batch["image"], batch["noise"])
     return confusion_vae_loss(**found, labels=batch["target"][..., 0], kl_weight=1.0)[0], {}
 
 
-def _prob_unet(model, batch, key):
+def _prob_unet(model, batch, key, step):
     found = model.outputs(batch["image"], batch["target"], batch["noise"])
     found.pop("z")
     norms = sum_of_norms(regularised(model))

@@ -23,6 +23,7 @@ class Entry:
       weights_page: where people find it.
       original_cache: folders (environment variable or "~", then sub-folder) in which the original keeps it.
       licence, citation, project: of the weights and the paper.
+      tasks: training tasks of the model: pairs of the name in a configuration and the import path of the Task class.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Entry:
     weights_page: str | None = None
     original_cache: tuple[tuple[str, str], ...] = ()
     licence: str = "none: train your own"
+    tasks: tuple[tuple[str, str], ...] = ()
 
     @property
     def num_classes(self) -> int | None:
@@ -63,6 +65,7 @@ ENTRIES = (
         weights_page="https://github.com/ConstantinSeibold/ChestXRayAnatomySegmentation",
         original_cache=(("CXAS_PATH", ".cxas/weights"), ("~", ".cxas/weights")),
         licence="CC BY-NC-SA 4.0: not for commercial use",
+        tasks=(("phantom", "jaxseg.anatomy.phantom_task:PhantomTask"),),
     ),
     Entry(
         name="paxray",
@@ -76,6 +79,7 @@ ENTRIES = (
         weights_file="ckpt_epoch_best.pth",
         weights_page="https://github.com/ConstantinSeibold/multilabel_segmentation_paxray",
         licence="not stated for the weights; the dataset is CC BY-NC-SA, so treat them as not for commercial use",
+        tasks=(("paxray", "jaxseg.anatomy.task:PaxrayTask"),),
     ),
     Entry(
         name="post_dae",
@@ -84,6 +88,7 @@ ENTRIES = (
         citation="Larrazabal et al. 2020, doi 10.1109/TMI.2020.3005297",
         architecture="dae",
         preprocessing="mask",
+        tasks=(("post_dae", "jaxseg.post_dae.task:PostDAETask"),),
     ),
     Entry(
         name="segae",
@@ -97,6 +102,7 @@ ENTRIES = (
         weights_file="best_resnet50_model_40_samples.pth",
         weights_page="https://github.com/Schuture/Quality-Sentinel",
         licence="not stated by its authors",
+        tasks=(("segae", "jaxseg.segae.task:SegAETask"),),
     ),
     Entry(
         name="cmvae",
@@ -105,6 +111,7 @@ ENTRIES = (
         citation="see the project's page",
         architecture="cmvae",
         preprocessing="as_stored",
+        tasks=(("cmvae", "jaxseg.annotators.cmvae_task:CMVAETask"),),
     ),
     Entry(
         name="prob_unet",
@@ -113,8 +120,11 @@ ENTRIES = (
         citation="Kohl et al. 2018, arXiv:1806.05034",
         architecture="prob_unet",
         preprocessing="as_stored",
+        tasks=(("prob_unet", "jaxseg.annotators.prob_unet_task:ProbUNetTask"),),
     ),
 )
+
+TASKS = dict(sorted(task for entry in ENTRIES for task in entry.tasks))  # name of a training task -> import path
 
 BY_NAME = {name.lower(): entry for entry in ENTRIES for name in (entry.name, *entry.aliases)}
 

@@ -7,7 +7,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from jaxseg.files import printable
@@ -87,6 +87,30 @@ def convert(hint: Any, value: Any, where: str, problems: list[str]) -> Any:
     return _plain(hint, value, where, problems)
 
 
+def renamed(hint: Any, value: Any, where: str, tell: Callable[[str], None]) -> Any:
+    """Returns settings with the old names of fields replaced by the present ones; `tell` gets a message for each.
+
+    A dataclass lists old names in `RENAMED`, a mapping old name -> (field, {old value: value of the field}).
+
+    Args:
+      hint: the type of the settings; only dataclasses have old names.
+      value: the settings as read from YAML.
+      where: path of the settings in the whole configuration, for messages.
+      tell: called with a message.
+    """
+    if not dataclasses.is_dataclass(hint) or not isinstance(value, Mapping):
+        return value
+    hints, old = _hints(hint), getattr(hint, "RENAMED", {})
+    found = {}
+    for name, inner in value.items():
+        field, values = old.get(name, (name, {}))
+        if field != name and field not in value and isinstance(inner, str | bool) and inner in values:
+            tell(f"{joined(where, name)} is now called {joined(where, field)}: write {field}: {values[inner]}")
+            name, inner = field, values[inner]
+        found[name] = renamed(hints.get(name), inner, joined(where, str(name)), tell)
+    return found
+
+
 def verify(instance: Any, more: Iterable[str] = ()) -> None:
     """Raises ValueError, for `__post_init__`, where fields of a dataclass are not of their types or ranges.
 
@@ -96,10 +120,64 @@ def verify(instance: Any, more: Iterable[str] = ()) -> None:
     """
     problems: list[str] = []
     for name, hint in _hints(type(instance)).items():
-        convert(hint, getattr(instance, name), name, problems)
+        value = getattr(instance, name)
+        if isinstance(value, list):  # a frozen dataclass that holds a list cannot be hashed
+            problems.append(f"{name}: {shown(value)} is a list; give a tuple")
+        else:
+            convert(hint, value, name, problems)
     problems = problems or list(more)
     if problems:
         raise ValueError("\n".join(problems))
+
+
+def section(cls: type, *names: str, **defaults: Any) -> type:
+    """Returns a dataclass with some of the fields of another one, so that each setting is declared only once.
+
+    A section of a configuration inherits from it and may add fields of its own.
+
+    Args:
+      cls: a dataclass, such as the configuration of a model.
+      names: the fields to take over, with their types, ranges and defaults.
+      **defaults: defaults that differ from those of `cls`, by field.
+
+    Raises:
+      TypeError: `cls` has no such field.
+    """
+    fields, hints = {field.name: field for field in dataclasses.fields(cls)}, _hints(cls)
+    if unknown := [name for name in (*names, *defaults) if name not in hints or name not in names]:
+        raise TypeError(f"{cls.__name__} has no field {', '.join(unknown)}, or it is not among the fields taken over")
+    chosen = [(name, hints[name], defaults.get(name, fields[name].default)) for name in names]
+    return dataclasses.make_dataclass(
+        f"{cls.__name__}Section",
+        [(name, hint, dataclasses.field(default=default)) for name, hint, default in chosen],
+        namespace={"__post_init__": verify, "RENAMED": getattr(cls, "RENAMED", {})},
+        frozen=True,
+        kw_only=True,
+    )
+
+
+def pick(cls: type[T], source: Any, **more: Any) -> T:
+    """Returns an instance of a dataclass, made from the fields of `source` that have the same names.
+
+    Args:
+      cls: the dataclass.
+      source: an instance of a section of it, see `section`.
+      **more: values of other fields.
+
+    Raises:
+      ValueError: the dataclass refuses the values.
+    """
+    shared = {field.name for field in dataclasses.fields(cls)} & {field.name for field in dataclasses.fields(source)}
+    return cls(**{name: getattr(source, name) for name in shared} | more)
+
+
+def problems_of(cls: type, source: Any, **more: Any) -> list[str]:
+    """Returns the problems that `pick` with these arguments raises, one line each; an empty list if there are none."""
+    try:
+        pick(cls, source, **more)
+    except ValueError as error:
+        return str(error).split("\n")
+    return []
 
 
 def to_mapping(config: Any) -> Any:

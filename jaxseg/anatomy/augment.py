@@ -5,11 +5,12 @@ byte k // 8 is class k; and "classes", K.
 """
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from jaxseg.nn.indices import nearest_indices
+from jaxseg.settings import Range, verify
 
 
 def unpack(record: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -38,19 +39,13 @@ class Augmentation:
         is for classes without a side only.
     """
 
-    crop: int | None = 480
-    resize_prob: float = 0.6
-    resize_scale: float = 1.2
-    flip_prob: float = 0.0
+    crop: Annotated[int, Range(1, 65_536)] | None = 480
+    resize_prob: Annotated[float, Range(0, 1)] = 0.6
+    resize_scale: Annotated[float, Range(0.1, 10)] = 1.2
+    flip_prob: Annotated[float, Range(0, 1)] = 0.0
 
     def __post_init__(self):
-        if self.crop is not None and self.crop < 1:
-            raise ValueError(f"crop must be at least 1, got {self.crop}")
-        for name in ("resize_prob", "flip_prob"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
-        if not self.resize_scale > 0:
-            raise ValueError(f"resize_scale must be above 0, got {self.resize_scale}")
+        verify(self)
 
     def __call__(self, record: dict[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
         stretch, flip = rng.random() < self.resize_prob, rng.random() < self.flip_prob

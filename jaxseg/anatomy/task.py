@@ -1,59 +1,59 @@
-"""Training of PAX-Ray: a U-Net with independent classes that overlap, on chest X-rays.
+"""Training of PAX-Ray: a U-Net with independent, overlapping classes on chest X-rays.
 
-Source: Seibold et al. 2022, arXiv:2210.07043; ConstantinSeibold/multilabel_segmentation_paxray.
+Source: Seibold et al. 2022, arXiv:2210.03416; ConstantinSeibold/multilabel_segmentation_paxray.
 """
 
 import dataclasses
-import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from PIL import Image
 
 from jaxseg.anatomy.augment import Augmentation, unchanged
 from jaxseg.anatomy.data import Split, read_paxray, subset
-from jaxseg.anatomy.pictures import predictions_sheet
+from jaxseg.anatomy.unet import UNetConfig
+from jaxseg.draw.overlay import overlay
+from jaxseg.draw.sheet import contact_sheet
 from jaxseg.nn import resnet
 from jaxseg.nn.losses import binary_cross_entropy, binary_dice_loss, dice_loss
 from jaxseg.nn.metrics import intersection_over_union, mean_scores
-from jaxseg.settings import Range, verify
+from jaxseg.palette import palette
+from jaxseg.settings import Range, pick, section, verify
 from jaxseg.training.config.config import Config
 from jaxseg.training.config.sections import LoadingConfig
-from jaxseg.training.task import Problem
+from jaxseg.training.task import Task
 from jaxseg.weights.fill import fill
 from jaxseg.weights.load import create
 from jaxseg.weights.torch_file import read_torch_file
 
-Share = Annotated[float, Range(0, 1)]
 Side = Annotated[int, Range(32, 8192)]
+SHOWN = 12  # classes in a picture; more would hide each other
+LOSSES = {"dice": binary_dice_loss, "ce": binary_cross_entropy, "class_dice": dice_loss}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DataConfig(LoadingConfig):
-    """The data set and its augmentation.
+class DataConfig(section(Augmentation, "resize_prob", "resize_scale", "flip_prob"), LoadingConfig):
+    """The data set and its augmentation, see `jaxseg.anatomy.augment.Augmentation`.
 
     Attributes:
       root: folder of the data set; `-i` of the command.
-      file: the list in it.
-      load_size: side that pictures and masks are brought to, and at which the network is validated and used.
-      crop_size: side of the part that training sees.
-      resize_prob: probability of stretching by up to `resize_scale`, before cropping.
-      resize_scale: largest stretched side is below this times load_size.
-      flip_prob: of mirroring; only where no class has a side.
-      train_fraction: share of the training split that is used, chosen by `subset_seed`.
-      subset_seed: of that choice.
-      preprocessing: "paxray" normalises as the original trains, "cxas" divides by 255 first.
+      file: name of the list in it.
+      load_size: side to which images and masks are resized; the network is validated and used at this size.
+      crop_size: side of the crops for training.
+      train_fraction: share of the training split to use, selected by `subset_seed`.
+      subset_seed: random seed of that selection.
+      preprocessing: "paxray" normalises as the original does in training, "cxas" divides by 255 first.
     """
 
     root: str
     file: str = "paxray.json"
     load_size: Side = 512
     crop_size: Side = 480
-    resize_prob: Share = 0.6
-    resize_scale: Annotated[float, Range(0.1, 10)] = 1.2
-    flip_prob: Share = 0.0
     train_fraction: Annotated[float, Range(0, 1, above=True)] = 1.0
     subset_seed: Annotated[int, Range(0, 2**32 - 1)] = 0
     preprocessing: Literal["paxray", "cxas"] = "paxray"
@@ -67,30 +67,28 @@ class DataConfig(LoadingConfig):
         if self.crop_size > self.load_size:
             yield f"crop_size: {self.crop_size} is more than load_size, {self.load_size}"
         elif self.resize_prob and int(self.load_size * self.resize_scale) <= self.crop_size:
-            yield f"resize_scale: {self.resize_scale:g} times load_size leaves no more than crop_size, {self.crop_size}"
+            yield f"resize_scale: {self.resize_scale:g} times load_size must exceed crop_size, {self.crop_size}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """The network.
+class ModelConfig(section(UNetConfig, "backbone", "width", "dropout")):
+    """The network, see `jaxseg.anatomy.unet.UNetConfig`.
 
     Attributes:
-      backbone: "resnet18", "resnet34", "resnet50", "resnet101" or "resnet152".
-      width: channels of the stem; 64 is the published width.
-      dropout: before the classifier; the original builds it and never calls it.
-      backbone_weights: a torchvision ResNet's .pth, such as that of ImageNet, from which a new run starts; null:
-        random. A run that goes on, or is evaluated, has no need of the file.
+      backbone_weights: a .pth file of a torchvision ResNet, such as that of ImageNet, from which a new run starts; null
+        for random weights. Resuming or evaluating a run does not need the file.
     """
 
-    backbone: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"] = "resnet50"
-    width: Annotated[int, Range(1, 1024)] = 64
-    dropout: Annotated[float, Range(0, 1, below=True)] = 0.0
     backbone_weights: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """Attributes: `parts` are added. "dice" and "ce": the original's; "class_dice": Dice of every class, averaged."""
+    """The loss.
+
+    Attributes:
+      parts: the parts to add: "dice" and "ce" are the original's, "class_dice" is the mean Dice loss of the classes.
+    """
 
     parts: tuple[Literal["dice", "ce", "class_dice"], ...] = ("dice", "ce")
 
@@ -98,85 +96,90 @@ class LossConfig:
         verify(self, [] if self.parts else ["parts: name at least one of dice, ce, class_dice"])
 
 
-SECTIONS = {"data": DataConfig, "model": ModelConfig, "loss": LossConfig}
-LOSSES = {"dice": binary_dice_loss, "ce": binary_cross_entropy, "class_dice": dice_loss}
+class PaxrayTask(Task):
+    """Trains a U-Net on a data set in the layout of PAX-Ray."""
 
+    Data, Model, Loss = DataConfig, ModelConfig, LossConfig
+    prepare = staticmethod(unchanged)
 
-def make_problem(config: Config) -> Problem:
-    """Returns the problem of a config: reads the lists of the data set."""
-    cfg, size, weights = config.data, (config.data.load_size,) * 2, config.model.backbone_weights
-    data = read_paxray(Path(cfg.root), cfg.file)
-    names = data.names
-    train = data.splits["train"]
-    if cfg.train_fraction < 1:
-        train = subset(train, cfg.train_fraction, cfg.subset_seed)
-    pairs = {"train": train, "val": data.splits["val"], "test": data.splits["test"]}
-    splits = {
-        split: Split(tuple(found), len(names), size, cfg.preprocessing, data.root)
-        for split, found in pairs.items()
-        if found
-    }
-    if "train" not in splits:
-        raise ValueError(f"{cfg.file} in {data.root} lists nothing to train on")
-    augment = Augmentation(cfg.crop_size, cfg.resize_prob, cfg.resize_scale, cfg.flip_prob)
+    def __init__(self, config: Config):
+        cfg, size = config.data, (config.data.load_size,) * 2
+        data = read_paxray(Path(cfg.root), cfg.file)
+        pairs = dict(data.splits)
+        if cfg.train_fraction < 1:
+            pairs["train"] = subset(pairs["train"], cfg.train_fraction, cfg.subset_seed)
+        self.names = data.names
+        self.splits = {
+            split: Split(tuple(pairs[split]), len(data.names), size, cfg.preprocessing, data.root)
+            for split in ("train", "val", "test")
+            if pairs[split]
+        }
+        if "train" not in self.splits:
+            raise ValueError(f"{cfg.file} in {data.root} lists nothing to train on")
+        self.facts = {split: [source.name(i) for i in range(len(source))] for split, source in self.splits.items()}
+        self.augment = pick(Augmentation, cfg, crop=cfg.crop_size)
+        self.parts = config.loss.parts
+        self.weights = config.model.backbone_weights
+        self.model = _model(config, data.names, size)
 
-    def draw(model, records):
-        return predictions_sheet(model, [unchanged(record, None) for record in records], names)
+    def initialise(self, model: nnx.Module) -> nnx.Module:
+        """Fills the backbone with the weights of the torchvision file, if the configuration names one."""
+        if self.weights is None:
+            return model
+        try:
+            tensors = read_torch_file(Path(self.weights).expanduser())
+            fill(model.backbone, tensors, resnet.torch_names(model.cfg.trunk), ignored=("fc.weight", "fc.bias"))
+        except ValueError as error:
+            raise ValueError(f"model.backbone_weights: {error}") from None
+        return model
 
-    def summarise(scores: dict[str, np.ndarray]) -> dict[str, float]:
-        return _named(mean_scores(scores["iou"], names), names)
-
-    facts = {split: [source.name(i) for i in range(len(source))] for split, source in splits.items()}
-    return Problem(
-        _model(config, names, size),
-        splits,
-        augment,
-        unchanged,
-        _loss(config.loss.parts),
-        scores,
-        summarise,
-        "dice",
-        draw,
-        facts,
-        begin=functools.partial(_with_backbone, path=weights) if weights else None,
-    )
-
-
-def scores(model, batch: dict) -> dict:
-    """Intersection over union of every image and class, (B, K)."""
-    return {"iou": intersection_over_union(model(batch["image"]) > 0, batch["target"] > jnp.uint8(0))}
-
-
-def _loss(parts: tuple[str, ...]):
-    def loss(model, batch: dict, key) -> tuple:
+    def loss(self, model: nnx.Module, batch: dict, key: jax.Array, step: jax.Array) -> tuple[jax.Array, dict]:
+        """Returns the sum of the parts of the loss."""
         logits = model(batch["image"], rngs=nnx.Rngs(dropout=key))
-        values = {part: LOSSES[part](logits, batch["target"]) for part in parts}
+        values = {part: LOSSES[part](logits, batch["target"]) for part in self.parts}
         return sum(values.values()), values
 
-    return loss
+    def scores(self, model: nnx.Module, batch: dict) -> dict[str, jax.Array]:
+        """Returns the intersection over union of every image and class, (B, K)."""
+        return {"iou": intersection_over_union(model(batch["image"]) > 0, batch["target"] > jnp.uint8(0))}
+
+    def summarise(self, found: dict[str, np.ndarray]) -> dict[str, float]:
+        """Returns mean Dice and intersection over union, of all classes together and of each class."""
+        means = mean_scores(found["iou"], self.names)
+        shown = self.names[1:] if self.names[0] == "background" else self.names
+        values = {"dice": float(means["dice"]), "iou": float(means["iou"])}
+        for kind in ("dice", "iou"):
+            values |= {f"{kind} {name}": float(x) for name, x in zip(shown, means[f"class_{kind}"], strict=True)}
+        return values
+
+    def draw(self, model: nnx.Module, records: Sequence[dict]) -> Image.Image:
+        """Returns a sheet of images with their true and predicted masks."""
+        return predictions_sheet(model, [unchanged(record, None) for record in records], self.names)
 
 
-def _model(config: Config, names: tuple[str, ...], size: tuple[int, int]):
+def predictions_sheet(model: nnx.Module, examples: Sequence[dict], class_names: Sequence[str]) -> Image.Image:
+    """Returns a sheet with one row per example: the image, its true masks, the predicted masks.
+
+    Args:
+      model: in evaluation mode.
+      examples: "image" (H, W, 3) float32 and "target" (H, W, K) of 0 and 1.
+      class_names: K names; only the first twelve classes are drawn.
+    """
+    logits = np.asarray(jax.jit(type(model).__call__)(model, np.stack([example["image"] for example in examples])))
+    rows = []
+    for example, values in zip(examples, logits, strict=True):
+        grey = example["image"].mean(axis=2)
+        image = np.rint(255 * (grey - grey.min()) / max(np.ptp(grey), 1e-6)).astype(np.uint8)
+        masks = [np.moveaxis(m[..., :SHOWN], -1, 0) for m in (example["target"] > 0, values > 0)]
+        rows.append([image, *(overlay(image, np.ascontiguousarray(mask)) for mask in masks)])
+    names = class_names[:SHOWN]
+    legend = [(name, tuple(map(int, colour))) for name, colour in zip(names, palette(len(names)), strict=True)]
+    return contact_sheet(rows, titles=["image", "truth", "prediction"], legend=legend, sides=True)
+
+
+def _model(config: Config, names: tuple[str, ...], size: tuple[int, int]) -> nnx.Module:
     cfg = config.model
     options = {"backbone": cfg.backbone, "width": cfg.width, "dropout": cfg.dropout, "dtype": config.trainer.precision}
     model = create("paxray", seed=config.seed, class_names=names, **options)
     model.card = dataclasses.replace(model.card, input_size=size, preprocessing=config.data.preprocessing)
     return model
-
-
-def _with_backbone(model, path: str):
-    """Fills the backbone with a torchvision file."""
-    try:
-        names = resnet.torch_names(model.cfg.trunk)
-        fill(model.backbone, read_torch_file(Path(path).expanduser()), names, ignored=("fc.weight", "fc.bias"))
-    except ValueError as error:
-        raise ValueError(f"model.backbone_weights: {error}") from None
-    return model
-
-
-def _named(found: dict[str, np.ndarray], names: tuple[str, ...]) -> dict[str, float]:
-    shown = names[1:] if names[0] == "background" else names
-    values = {"dice": float(found["dice"]), "iou": float(found["iou"])}
-    for kind in ("dice", "iou"):
-        values |= {f"{kind} {name}": float(x) for name, x in zip(shown, found[f"class_{kind}"], strict=True)}
-    return values

@@ -1,16 +1,17 @@
 """Backbone U-Net of CXAS (Seibold et al. 2023, arXiv:2306.03934) and PAX-Ray (2022, arXiv:2210.07043). NHWC."""
 
 import dataclasses
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from jaxseg.nn import resnet
-from jaxseg.nn.layers import DTYPES, INITS, ConvNorm, conv
+from jaxseg.nn.layers import ConvNorm, Dtype, Init, conv
 from jaxseg.nn.recompute import recomputable
 from jaxseg.nn.resize import bilinear
+from jaxseg.settings import Range, verify
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,30 +31,16 @@ class UNetConfig:
 
     OUTPUTS: ClassVar[str] = "num_classes"
 
-    backbone: str = "resnet50"
-    num_classes: int = 159
-    in_channels: int = 3
-    width: int = 64
-    dropout: float = 0.0
-    init: str = "torch"
-    dtype: str = "float32"
+    backbone: resnet.Backbone = "resnet50"
+    num_classes: Annotated[int, Range(1, 65_536)] = 159
+    in_channels: Annotated[int, Range(1, 1024)] = 3
+    width: Annotated[int, Range(1, 1024)] = 64
+    dropout: Annotated[float, Range(0, 1, below=True)] = 0.0
+    init: Init = "torch"
+    dtype: Dtype = "float32"
 
     def __post_init__(self):
-        problems = []
-        if self.backbone not in resnet.VARIANTS:
-            problems.append(f"backbone: {self.backbone!r} is not one of {', '.join(resnet.VARIANTS)}")
-        for name, top in (("num_classes", 65_536), ("in_channels", 1024), ("width", 1024)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= top:
-                problems.append(f"{name}: {value!r} is not a whole number from 1 to {top}")
-        if not isinstance(self.dropout, (int, float)) or not 0 <= self.dropout < 1:
-            problems.append(f"dropout: {self.dropout!r} is not in [0, 1)")
-        if self.init not in INITS:
-            problems.append(f"init: {self.init!r} is not one of {', '.join(INITS)}")
-        if self.dtype not in DTYPES:
-            problems.append(f"dtype: {self.dtype!r} is not one of {', '.join(DTYPES)}")
-        if problems:
-            raise ValueError("; ".join(problems))
+        verify(self)
 
     @property
     def trunk(self) -> resnet.ResNetConfig:

@@ -1,10 +1,12 @@
 """What training does at random to slices with several annotators: turns, mirrors, deformation, grey values."""
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from scipy import ndimage
+
+from jaxseg.settings import Range, verify
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,22 +23,16 @@ class Augmentation:
       noise: standard deviation at most, in those of the image; that of an example is drawn evenly from 0 on.
     """
 
-    turn: float = 0.5
+    turn: Annotated[float, Range(0, 1)] = 0.5
     symmetry: bool = dataclasses.field(default=False, kw_only=True)
-    rotate: float = 0.0
-    scale: float = 0.0
-    contrast: float = 0.0
-    brightness: float = 0.0
-    noise: float = 0.0
+    rotate: Annotated[float, Range(0, 180)] = 0.0
+    scale: Annotated[float, Range(0, 1, below=True)] = 0.0
+    contrast: Annotated[float, Range(0, 1, below=True)] = 0.0
+    brightness: Annotated[float, Range(0, 100)] = 0.0
+    noise: Annotated[float, Range(0, 100)] = 0.0
 
     def __post_init__(self):
-        if not 0 <= self.turn <= 1:
-            raise ValueError(f"turn must be in [0, 1], got {self.turn}")
-        if not 0 <= self.rotate <= 180 or not 0 <= self.scale < 1 or not 0 <= self.contrast < 1:
-            given = f"{self.rotate}, {self.scale} and {self.contrast}"
-            raise ValueError(f"rotate must be in [0, 180], scale and contrast in [0, 1), got {given}")
-        if self.brightness < 0 or self.noise < 0:
-            raise ValueError(f"brightness and noise must be at least 0, got {self.brightness} and {self.noise}")
+        verify(self)
 
     def __call__(self, record: dict[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
         parts = {name: record[name] for name in ("image", "labels", "truth")}

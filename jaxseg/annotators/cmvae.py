@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from typing import ClassVar
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +11,15 @@ from flax import nnx
 
 from jaxseg.annotators.draws import sample_noise
 from jaxseg.annotators.losses import noisy_logits, normalised_matrices
-from jaxseg.nn.layers import DTYPES, INITS, BatchNorm, conv, linear
+from jaxseg.nn.layers import BatchNorm, Dtype, Init, conv, linear
 from jaxseg.nn.norms import GroupNorm, PReLU, instance_norm
 from jaxseg.nn.recompute import recomputable
-from jaxseg.nn.resize import ODD, double_aligned, pad_or_crop
+from jaxseg.nn.resize import Odd, double_aligned, pad_or_crop
+from jaxseg.settings import Range, verify
 
-NORMS = ("in", "bn", "gn", "ln")
-CM_NORMALISATIONS = ("original", "consistent")
+Norm = Literal["in", "bn", "gn", "ln"]
+Side = Annotated[int, Range(8, 8192)]  # no card allows fewer than 8 pixels
+
 SOURCES = ("prior", "image")
 
 
@@ -42,21 +45,20 @@ class CMVAEConfig:
 
     OUTPUTS: ClassVar[str] = "num_classes"
 
-    in_channels: int = 1
-    num_classes: int = 2
-    image_size: tuple[int, int] = (64, 64)
-    width: int = 24
-    depth: int = 3
-    latent: int = 6
-    norm: str = "in"
-    odd: str = "floor"
-    cm_normalisation: str = "original"
-    init: str = "torch"
-    dtype: str = "float32"
+    in_channels: Annotated[int, Range(1, 1024)] = 1
+    num_classes: Annotated[int, Range(1, 64)] = 2
+    image_size: tuple[Side, Side] = (64, 64)
+    width: Annotated[int, Range(1, 1024)] = 24
+    depth: Annotated[int, Range(2, 10)] = 3
+    latent: Annotated[int, Range(2, 4096)] = 6
+    norm: Norm = "in"
+    odd: Odd = "floor"
+    cm_normalisation: Literal["original", "consistent"] = "original"
+    init: Init = "torch"
+    dtype: Dtype = "float32"
 
     def __post_init__(self):
-        if problems := [*_wrong_values(self)] or [*_misfits(self)]:
-            raise ValueError("; ".join(problems))
+        verify(self, _misfits(self))
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -64,23 +66,7 @@ class CMVAEConfig:
         return tuple(self.width * 2**i for i in range(self.depth - 1)) + (self.width * 2 ** (self.depth - 2),)
 
 
-def _wrong_values(cfg: CMVAEConfig):
-    limits = {"in_channels": (1, 1024), "num_classes": (1, 64), "width": (1, 1024), "depth": (2, 10)}
-    limits |= {"latent": (2, 4096)}
-    for name, (low, top) in limits.items():
-        value = getattr(cfg, name)
-        if type(value) is not int or not low <= value <= top:
-            yield f"{name}: {value!r} is not a whole number from {low} to {top}"
-    size = cfg.image_size
-    if not isinstance(size, tuple) or len(size) != 2 or not all(type(n) is int and 8 <= n <= 8192 for n in size):
-        yield f"image_size: {size!r} must be two whole numbers from 8 to 8192"
-    allowed = {"norm": NORMS, "odd": ODD, "cm_normalisation": CM_NORMALISATIONS, "init": INITS, "dtype": DTYPES}
-    for name, words in allowed.items():
-        if getattr(cfg, name) not in words:
-            yield f"{name}: {getattr(cfg, name)!r} is not one of {', '.join(words)}"
-
-
-def _misfits(cfg: CMVAEConfig):
+def _misfits(cfg: CMVAEConfig) -> Iterator[str]:
     if cfg.norm == "gn" and any(n < 8 or n % (n // 8) for n in cfg.channels):
         yield f"width: {cfg.width} gives channels {cfg.channels}, which do not divide into channels // 8 groups"
     if min(cfg.image_size) < 2**cfg.depth:

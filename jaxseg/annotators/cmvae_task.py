@@ -11,29 +11,23 @@ from typing import Annotated, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from PIL import Image
 
-from jaxseg.annotators import task as annotators
-from jaxseg.annotators.cmvae import drawn
+from jaxseg.annotators.cmvae import CMVAEConfig, drawn
 from jaxseg.annotators.draws import draw_annotator
 from jaxseg.annotators.losses import confusion_vae_loss, kl_schedule, kl_to_standard_normal
-from jaxseg.annotators.task import DataConfig, measures, summarise, with_seed
-from jaxseg.settings import Range
+from jaxseg.annotators.task import AnnotatorsTask, measures, sheet
+from jaxseg.settings import Range, section
 from jaxseg.training.config.config import Config
-from jaxseg.training.task import Problem
 from jaxseg.weights.load import create
+
+_NETWORK = section(CMVAEConfig, "width", "depth", "latent", "norm", "odd", "cm_normalisation")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """The network; `jaxseg.annotators.cmvae.CMVAEConfig` explains it."""
-
-    width: Annotated[int, Range(1, 1024)] = 24
-    depth: Annotated[int, Range(2, 10)] = 3
-    latent: Annotated[int, Range(2, 4096)] = 6
-    norm: Literal["in", "bn", "gn", "ln"] = "in"
-    odd: Literal["floor", "truncate"] = "floor"
-    cm_normalisation: Literal["original", "consistent"] = "original"
+class ModelConfig(_NETWORK):
+    """The network, see `jaxseg.annotators.cmvae.CMVAEConfig`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,11 +35,12 @@ class LossConfig:
     """The weight of the KL term.
 
     Attributes:
-      beta: the weight at its highest.
-      schedule: "anneal" rises evenly in the first `ramp_up` of the epochs, "cyclic" five times over (with five epochs
-        or fewer it stays 0, as in the original), "constant" not. The original anneals whatever it is asked.
+      beta: the largest weight.
+      schedule: "anneal" raises the weight evenly in the first `ramp_up` of the epochs, "cyclic" does so five times
+        (with five epochs or fewer it stays 0, as in the original), "constant" does not change it. The original always
+        anneals.
       ramp_up: share of the epochs.
-      kl_twice: the original adds the term in its loss and once more in its training loop.
+      kl_twice: whether the term is added twice; the original adds it in its loss and again in its training loop.
     """
 
     beta: Annotated[float, Range(0, 1e6)] = 20.0
@@ -54,81 +49,49 @@ class LossConfig:
     kl_twice: bool = True
 
 
-SECTIONS = {"data": DataConfig, "model": ModelConfig, "loss": LossConfig}
+class CMVAETask(AnnotatorsTask):
+    """Trains the confusion-matrix VAE; making the task lists the data and reads the first image for its size."""
 
+    Model, Loss = ModelConfig, LossConfig
 
-def make_problem(config: Config) -> Problem:
-    """Returns the problem of a config; lists the data, and reads the first image for its size."""
-    cfg, splits = config.data, config.data.splits()
-    source = splits["train"]
-    steps = max(1, len(source) // config.trainer.batch_size)
-    factors = kl_schedule(config.loss.schedule, config.trainer.epochs, ramp_up=config.loss.ramp_up)
-    weighted = functools.partial(loss, cfg=config.loss, data=cfg, factors=factors, steps_per_epoch=steps)
-    measure = functools.partial(scores, count=cfg.samples)
-    return Problem(
-        _model(config, annotators.shape_of(source)),
-        splits,
-        cfg.augmentation(),
-        with_seed,
-        weighted,
-        measure,
-        summarise,
-        "dice",
-        draw,
-        annotators.facts(splits),
-        examine=functools.partial(annotators.examine, scores=measure, on_error=cfg.on_error),
-        timed=True,
-    )
+    def __init__(self, config: Config):
+        super().__init__(config)
+        self.weights = config.loss
+        self.steps_per_epoch = max(1, len(self.splits["train"]) // config.trainer.batch_size)
+        epochs, schedule = config.trainer.epochs, config.loss.schedule
+        self.factors = kl_schedule(schedule, epochs, ramp_up=config.loss.ramp_up)  # (epochs,)
+        self.model = _model(config, self.image_shape)
 
+    def loss(self, model: nnx.Module, batch: dict, key: jax.Array, step: jax.Array) -> tuple[jax.Array, dict]:
+        """Returns the sum of the parts of `confusion_vae_loss` for annotators and noise sampled with `key`."""
+        for_label, for_noise = jax.random.split(key)
+        labels = draw_annotator(for_label, batch["labels"], batch["present"], per=self.cfg.draw)
+        noise = jax.random.normal(for_noise, (len(labels), model.cfg.latent))
+        epoch = jnp.minimum(step // self.steps_per_epoch, len(self.factors) - 1)
+        weight = self.weights.beta * jnp.asarray(self.factors)[epoch]
+        options = {"kl_weight": weight, "kl_twice": self.weights.kl_twice}
+        return confusion_vae_loss(**model.outputs(batch["image"], noise), labels=labels, **options)
 
-def loss(
-    model,
-    batch: dict,
-    key: jax.Array,
-    *,
-    step: jax.Array,
-    cfg: LossConfig,
-    data: DataConfig,
-    factors: np.ndarray,
-    steps_per_epoch: int,
-) -> tuple:
-    """The parts of `confusion_vae_loss`, added, for the annotators and the noise that `key` draws.
+    def scores(self, model: nnx.Module, batch: dict) -> dict[str, jax.Array]:
+        """Returns the measures of every image, with masks sampled with its own seed."""
+        found = _sampled(model, batch["image"], jax.vmap(jax.random.key)(batch["seed"]), self.cfg.samples)
+        return measures(found["clean"], found["masks"], batch, {"kl": found["kl"]})
 
-    Args:
-      step: how many were taken before.
-      factors: (epochs,) of the KL term.
-      steps_per_epoch: of the run.
-    """
-    for_label, for_noise = jax.random.split(key)
-    labels = draw_annotator(for_label, batch["labels"], batch["present"], per=data.draw)
-    noise = jax.random.normal(for_noise, (len(labels), model.cfg.latent))
-    epoch = jnp.minimum(step // steps_per_epoch, len(factors) - 1)
-    weight = cfg.beta * jnp.asarray(factors)[epoch]
-    options = {"kl_weight": weight, "kl_twice": cfg.kl_twice}
-    return confusion_vae_loss(**model.outputs(batch["image"], noise), labels=labels, **options)
-
-
-def scores(model, batch: dict, *, count: int) -> dict[str, jax.Array]:
-    """What is measured of every image, with `count` masks drawn by its own seed."""
-    found = _sampled(model, batch["image"], jax.vmap(jax.random.key)(batch["seed"]), count)
-    return measures(found["clean"], found["masks"], batch, {"kl": found["kl"]})
-
-
-def draw(model, records: Sequence[dict]) -> Image.Image:
-    """A sheet of images: annotators, clean and sampled masks, the reconstruction and two sampled confusion matrices."""
-    images = jnp.asarray(np.stack([record["image"] for record in records]))
-    keys = jax.random.split(jax.random.key(0), len(records))
-    found = jax.jit(_sampled, static_argnums=3)(model, images, keys, 16)
-    more = {"reconstruction": np.asarray(found["reconstruction"])}
-    for i, matrix in enumerate(np.moveaxis(np.asarray(found["matrices"])[:, :2], 1, 0)):
-        more |= {f"missed, {i + 1}": matrix[..., 0, 1], f"drawn beside, {i + 1}": matrix[..., 1, 0]}
-    return annotators.sheet(records, np.asarray(found["clean"]), np.asarray(found["masks"]), more)
+    def draw(self, model: nnx.Module, records: Sequence[dict]) -> Image.Image:
+        """Returns a sheet of images with annotators, clean and sampled masks, the reconstruction and two matrices."""
+        images = jnp.asarray(np.stack([record["image"] for record in records]))
+        keys = jax.random.split(jax.random.key(0), len(records))
+        found = jax.jit(_sampled, static_argnums=3)(model, images, keys, 16)
+        more = {"reconstruction": np.asarray(found["reconstruction"])}
+        for i, matrix in enumerate(np.moveaxis(np.asarray(found["matrices"])[:, :2], 1, 0)):
+            more |= {f"missed, {i + 1}": matrix[..., 0, 1], f"drawn beside, {i + 1}": matrix[..., 1, 0]}
+        return sheet(records, np.asarray(found["clean"]), np.asarray(found["masks"]), more)
 
 
 def _sampled(model, images: jax.Array, keys: jax.Array, count: int) -> dict[str, jax.Array]:
-    """Clean masks (B, H, W) bool, `count` sampled ones of each (B, S, H, W), their matrices, and the KL term (B,).
+    """Returns clean masks (B, H, W) bool, S = `count` sampled masks each (B, S, H, W), matrices and KL terms (B,).
 
-    The reconstruction (B, H, W) is the noisy mask at the middle of the Gaussian that the network finds for the image.
+    The reconstruction (B, H, W) is the noisy mask at the mean of the Gaussian that the network computes for the image.
     """
     features = model.maps(images)["decoder0"]
     logits = model.logits(features)

@@ -1,17 +1,19 @@
 """Probabilistic U-Net (Kohl et al. 2018, arXiv:1806.05034), as in rCampSemp/learn-vae-noisy-label. Arrays are NHWC."""
 
 import dataclasses
-from typing import ClassVar
+from collections.abc import Iterator
+from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from jaxseg.annotators.draws import sample_noise
-from jaxseg.nn.layers import DTYPES, INITS, conv
+from jaxseg.nn.layers import Dtype, Init, conv
 from jaxseg.nn.norms import instance_norm
 from jaxseg.nn.recompute import recomputable
-from jaxseg.nn.resize import ODD, double_aligned, halve, pad_or_crop
+from jaxseg.nn.resize import Odd, double_aligned, halve, pad_or_crop
+from jaxseg.settings import Range, verify
 
 Gaussian = tuple[jax.Array, jax.Array]  # mean and logarithm of the standard deviation, each (B, Z)
 
@@ -33,30 +35,17 @@ class ProbUNetConfig:
 
     OUTPUTS: ClassVar[str] = "out_channels"
 
-    in_channels: int = 1
-    out_channels: int = 1
-    filters: tuple[int, ...] = (4, 8, 16, 32)
-    latent: int = 6
-    num_convs: int = 2
-    odd: str = "floor"
-    init: str = "torch"
-    dtype: str = "float32"
+    in_channels: Annotated[int, Range(1, 1024)] = 1
+    out_channels: Annotated[int, Range(1, 1024)] = 1
+    filters: tuple[Annotated[int, Range(1, 4096)], ...] = (4, 8, 16, 32)
+    latent: Annotated[int, Range(1, 4096)] = 6
+    num_convs: Annotated[int, Range(2, 64)] = 2
+    odd: Odd = "floor"
+    init: Init = "torch"
+    dtype: Dtype = "float32"
 
     def __post_init__(self):
-        problems = []
-        limits = {"in_channels": (1, 1024), "out_channels": (1, 1024), "latent": (1, 4096), "num_convs": (2, 64)}
-        for name, (low, top) in limits.items():
-            value = getattr(self, name)
-            if type(value) is not int or not low <= value <= top:
-                problems.append(f"{name}: {value!r} is not a whole number from {low} to {top}")
-        whole = isinstance(self.filters, tuple) and all(type(n) is int and 1 <= n <= 4096 for n in self.filters)
-        if not whole or len(self.filters) < 2:
-            problems.append(f"filters: {self.filters!r} must be a tuple of two or more whole numbers from 1 to 4096")
-        for name, words in {"odd": ODD, "init": INITS, "dtype": DTYPES}.items():
-            if getattr(self, name) not in words:
-                problems.append(f"{name}: {getattr(self, name)!r} is not one of {', '.join(words)}")
-        if problems:
-            raise ValueError("; ".join(problems))
+        verify(self, _misfits(self))
 
     @property
     def num_classes(self) -> int:
@@ -67,6 +56,11 @@ class ProbUNetConfig:
     def options(self) -> dict:
         """What every convolution is built with."""
         return {"init": self.init, "dtype": jnp.dtype(self.dtype)}
+
+
+def _misfits(cfg: ProbUNetConfig) -> Iterator[str]:
+    if len(cfg.filters) < 2:
+        yield f"filters: {list(cfg.filters)} has {len(cfg.filters)} levels; give at least 2"
 
 
 class Block(nnx.Module):

@@ -1,43 +1,34 @@
-"""Training of the probabilistic U-Net: masks as different as those of the annotators.
+"""Training of the probabilistic U-Net: samples masks that vary as those of the annotators do.
 
 Source: Kohl et al. 2018, arXiv:1806.05034, as in rCampSemp/learn-vae-noisy-label.
 """
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from PIL import Image
 
-from jaxseg.annotators import task as annotators
 from jaxseg.annotators.draws import draw_annotator, sample_noise
 from jaxseg.annotators.losses import gaussian_kl, negative_elbo, sum_of_norms
+from jaxseg.annotators.prob_unet import ProbUNetConfig, regularised
 from jaxseg.annotators.prob_unet import draw as latent
-from jaxseg.annotators.prob_unet import regularised
-from jaxseg.annotators.task import DataConfig, measures, summarise, with_seed
-from jaxseg.settings import Range, verify
+from jaxseg.annotators.task import AnnotatorsTask, measures, sheet
+from jaxseg.settings import Range, problems_of, section, verify
 from jaxseg.training.config.config import Config
-from jaxseg.training.task import Problem
 from jaxseg.weights.load import create
-
-Filters = tuple[Annotated[int, Range(1, 4096)], ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """The network; `jaxseg.annotators.prob_unet.ProbUNetConfig` explains it."""
-
-    filters: Filters = (4, 8, 16, 32)
-    latent: Annotated[int, Range(1, 4096)] = 6
-    num_convs: Annotated[int, Range(2, 64)] = 2
-    odd: Literal["floor", "truncate"] = "floor"
+class ModelConfig(section(ProbUNetConfig, "filters", "latent", "num_convs", "odd")):
+    """The network, see `jaxseg.annotators.prob_unet.ProbUNetConfig`."""
 
     def __post_init__(self):
-        verify(self, [] if len(self.filters) > 1 else ["filters: name two levels at least"])
+        verify(self, problems_of(ProbUNetConfig, self))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,7 +37,7 @@ class LossConfig:
 
     Attributes:
       beta: weight of the KL divergence.
-      kl: "analytic", or "sampled": estimated at the posterior's draw, as published code does by option.
+      kl: "analytic", or "sampled": estimated at a sample of the posterior, as the published code does by option.
       regularisation: weight of the sum of the norms of the encoders' and the last layers' parameters.
     """
 
@@ -55,66 +46,53 @@ class LossConfig:
     regularisation: Annotated[float, Range(0, 1e6)] = 1e-5
 
 
-SECTIONS = {"data": DataConfig, "model": ModelConfig, "loss": LossConfig}
+class ProbUNetTask(AnnotatorsTask):
+    """Trains the probabilistic U-Net; making the task lists the data and reads the first image for its channels."""
 
+    Model, Loss = ModelConfig, LossConfig
 
-def make_problem(config: Config) -> Problem:
-    """Returns the problem of a config; lists the data, and reads the first image for its channels."""
-    cfg, splits = config.data, config.data.splits()
-    measure = functools.partial(scores, count=cfg.samples)
-    return Problem(
-        _model(config, annotators.shape_of(splits["train"])),
-        splits,
-        cfg.augmentation(),
-        with_seed,
-        functools.partial(loss, cfg=config.loss, data=cfg),
-        measure,
-        summarise,
-        "dice",
-        draw,
-        annotators.facts(splits),
-        examine=functools.partial(annotators.examine, scores=measure, on_error=cfg.on_error),
-    )
+    def __init__(self, config: Config):
+        super().__init__(config)
+        self.weights = config.loss
+        self.model = _model(config, self.image_shape)
 
+    def loss(self, model: nnx.Module, batch: dict, key: jax.Array, step: jax.Array) -> tuple[jax.Array, dict]:
+        """Returns the negative evidence lower bound plus the norms, for annotators and noise sampled with `key`."""
+        cfg = self.weights
+        for_label, for_noise = jax.random.split(key)
+        target = draw_annotator(for_label, batch["labels"], batch["present"], per=self.cfg.draw)[..., None]
+        noise = jax.random.normal(for_noise, (len(target), model.cfg.latent))
+        found = model.outputs(batch["image"], target, noise)
+        z = found.pop("z")
+        value, parts = negative_elbo(target=target, **found, beta=cfg.beta, z=z if cfg.kl == "sampled" else None)
+        if not cfg.regularisation:
+            return value, parts
+        parts["norms"] = cfg.regularisation * sum_of_norms(regularised(model))
+        return value + parts["norms"], parts
 
-def loss(model, batch: dict, key: jax.Array, *, cfg: LossConfig, data: DataConfig) -> tuple:
-    """The negative evidence lower bound and the norms, for the annotators and the noise that `key` draws."""
-    for_label, for_noise = jax.random.split(key)
-    target = draw_annotator(for_label, batch["labels"], batch["present"], per=data.draw)[..., None]
-    noise = jax.random.normal(for_noise, (len(target), model.cfg.latent))
-    found = model.outputs(batch["image"], target, noise)
-    z = found.pop("z")
-    value, parts = negative_elbo(target=target, **found, beta=cfg.beta, z=z if cfg.kl == "sampled" else None)
-    if not cfg.regularisation:
-        return value, parts
-    parts["norms"] = cfg.regularisation * sum_of_norms(regularised(model))
-    return value + parts["norms"], parts
+    def scores(self, model: nnx.Module, batch: dict) -> dict[str, jax.Array]:
+        """Returns the measures of every image, with masks sampled by its own seed; KL is to the consensus."""
+        keys = jax.vmap(jax.random.key)(batch["seed"])
+        found = _sampled(model, batch["image"], keys, self.cfg.samples)
+        target = batch["truth"][..., None]
+        posterior = model.posterior(model.with_target(batch["image"], target))
+        return measures(found["clean"], found["masks"], batch, {"kl": gaussian_kl(*posterior, *found["prior"])})
 
-
-def scores(model, batch: dict, *, count: int) -> dict[str, jax.Array]:
-    """What is measured of every image, with `count` masks drawn by its own seed; the KL against the consensus."""
-    keys = jax.vmap(jax.random.key)(batch["seed"])
-    found = _sampled(model, batch["image"], keys, count)
-    target = batch["truth"][..., None]
-    posterior = model.posterior(model.with_target(batch["image"], target))
-    return measures(found["clean"], found["masks"], batch, {"kl": gaussian_kl(*posterior, *found["prior"])})
-
-
-def draw(model, records: Sequence[dict]) -> Image.Image:
-    """A sheet of images with their annotators, the masks at the mean of the prior, and sampled ones."""
-    images = jnp.asarray(np.stack([record["image"] for record in records]))
-    keys = jax.random.split(jax.random.key(0), len(records))
-    found = jax.jit(_sampled, static_argnums=3)(model, images, keys, 16)
-    return annotators.sheet(records, np.asarray(found["clean"]), np.asarray(found["masks"]))
+    def draw(self, model: nnx.Module, records: Sequence[dict]) -> Image.Image:
+        """Returns a sheet of images with their annotators, the masks at the mean of the prior, and sampled masks."""
+        images = jnp.asarray(np.stack([record["image"] for record in records]))
+        keys = jax.random.split(jax.random.key(0), len(records))
+        found = jax.jit(_sampled, static_argnums=3)(model, images, keys, 16)
+        return sheet(records, np.asarray(found["clean"]), np.asarray(found["masks"]))
 
 
 def _sampled(model, images: jax.Array, keys: jax.Array, count: int) -> dict[str, jax.Array]:
-    """Masks at the mean of the prior (B, H, W) bool, `count` sampled ones of each (B, S, H, W), and the prior."""
-    begun, prior = model.begin(images)
+    """Returns masks at the mean of the prior (B, H, W) bool, S = `count` sampled masks (B, S, H, W), and the prior."""
+    features, prior = model.begin(images)
     noise = jax.vmap(lambda key: sample_noise(key, count, model.cfg.latent))(keys)  # (B, S, Z)
-    drawn = jax.vmap(lambda noise: model.combine.finish(begun, latent(prior, noise)), 1, 1)(noise)
-    clean = model.combine.finish(begun, prior[0])
-    return {"clean": clean[..., 0] > 0, "masks": drawn[..., 0] > 0, "prior": prior}
+    sampled = jax.vmap(lambda noise: model.combine.finish(features, latent(prior, noise)), 1, 1)(noise)
+    clean = model.combine.finish(features, prior[0])
+    return {"clean": clean[..., 0] > 0, "masks": sampled[..., 0] > 0, "prior": prior}
 
 
 def _model(config: Config, shape: tuple[int, int, int]):

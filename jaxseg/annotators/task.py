@@ -1,4 +1,4 @@
-"""What training from annotators who disagree shares: data, measures of sampled masks, and pictures of them.
+"""Training from annotators who disagree: data, measures of sampled masks and pictures, shared by two methods.
 
 Source: rCampSemp/learn-vae-noisy-label.
 """
@@ -6,28 +6,31 @@ Source: rCampSemp/learn-vae-noisy-label.
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from PIL import Image
 
 from jaxseg.annotators.augment import Augmentation, with_seed
 from jaxseg.annotators.data import MNIST_ANNOTATORS, AnnotatedSlices, lidc_slices, mnist_slices
 from jaxseg.annotators.energy import dice_original, energy_distance_original, energy_distance_published, mean_distances
 from jaxseg.draw.sheet import contact_sheet
-from jaxseg.settings import Range, verify
+from jaxseg.settings import Range, pick, section, verify
+from jaxseg.text_table import text_table
 from jaxseg.training.batches import evaluation_batches
+from jaxseg.training.config.config import Config
 from jaxseg.training.config.sections import LoadingConfig
-from jaxseg.training.task import Examination
+from jaxseg.training.task import Examination, Task
 
-Share = Annotated[float, Range(0, 1)]
 FOLDERS = {"train": "train", "val": "validate", "test": "test"}
-SHOWN = 4  # sampled masks of a picture's row
-MEASURES = {  # name -> what it says
+SHOWN = 4  # sampled masks in a row of a picture
+EXAMINED = 16  # images in a batch of an examination
+MEASURES = {  # name -> description
     "dice": "Dice of the clean mask",
     "dice_majority": "Dice of the samples' majority",
     "dice_union": "Dice of the samples' union, as the original measures the probabilistic U-Net",
@@ -43,18 +46,21 @@ MEASURES = {  # name -> what it says
 }
 UNDEFINED = ("ged_original", "distance_between_annotators")  # NaN for an image with one annotator
 
+_AUGMENTATION = section(Augmentation, *(field.name for field in dataclasses.fields(Augmentation)))
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DataConfig(LoadingConfig):
-    """The data set, and what training does to it at random; see `jaxseg.annotators.augment.Augmentation`.
+class DataConfig(_AUGMENTATION, LoadingConfig):
+    """The data set and its augmentation, see `jaxseg.annotators.augment.Augmentation`.
 
     Attributes:
       root: folder of the data set; `-i` of the command.
-      layout: of the "lidc" or the "mnist" set.
-      annotators: the most that a slice of LIDC has.
-      good_annotator: MNIST: the truth is one of the annotators, which the original's probabilistic U-Net leaves out.
-      draw: an annotator is drawn for every "sample", or one for the "batch" as in the original.
-      samples: masks drawn of every image that is measured.
+      layout: "lidc" or "mnist".
+      annotators: the largest number of annotators of a slice of LIDC.
+      good_annotator: MNIST: whether the truth is one of the annotators; the original's probabilistic U-Net leaves it
+        out.
+      draw: an annotator is selected at random for every "sample", or one for the whole "batch" as in the original.
+      samples: number of masks sampled for every image that is measured.
     """
 
     root: str
@@ -63,29 +69,18 @@ class DataConfig(LoadingConfig):
     good_annotator: bool = True
     draw: Literal["sample", "batch"] = "sample"
     samples: Annotated[int, Range(2, 1000)] = 16
-    turn: Share = 0.5
-    symmetry: bool = False
-    rotate: Annotated[float, Range(0, 180)] = 0.0
-    scale: Annotated[float, Range(0, 1, below=True)] = 0.0
-    contrast: Annotated[float, Range(0, 1, below=True)] = 0.0
-    brightness: Annotated[float, Range(0, 100)] = 0.0
-    noise: Annotated[float, Range(0, 100)] = 0.0
 
     def __post_init__(self):
         verify(self)
 
-    def augmentation(self) -> Augmentation:
-        """Returns the transform of training."""
-        return Augmentation(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Augmentation)})
-
     def splits(self) -> dict[str, AnnotatedSlices]:
-        """Returns the splits that are there; ValueError where there is none to train on."""
+        """Returns the splits of the folder; raises ValueError if there is none for training."""
         root = Path(self.root)
         if not (root / "train").is_dir():
             raise ValueError(f"{root}: has no folder train; the layouts are those of `jaxseg prepare lidc` and `mnist`")
         for layout, name in {"lidc": "scans", "mnist": "Gaussian"}.items():
             if layout != self.layout and (root / "train" / name).is_dir():
-                raise ValueError(f"{root}: looks like {layout}, and data.layout is {self.layout}")
+                raise ValueError(f"{root}: looks like {layout}, but data.layout is {self.layout}")
         found = {}
         for split, folder in FOLDERS.items():
             if not (root / folder).is_dir():
@@ -98,26 +93,51 @@ class DataConfig(LoadingConfig):
         return found
 
 
-def shape_of(source: AnnotatedSlices) -> tuple[int, int, int]:
-    """Returns the (H, W, C) of the first image of a source, which all others must have."""
-    return source[0]["image"].shape
+class AnnotatorsTask(Task):
+    """What the two methods share; a subclass adds the model, the loss, `scores` and `draw`."""
 
+    Data = DataConfig
 
-def facts(splits: dict[str, AnnotatedSlices]) -> dict[str, list[str]]:
-    """Returns the names of all records."""
-    return {split: [source.name(i) for i in range(len(source))] for split, source in splits.items()}
+    def __init__(self, config: Config):
+        self.cfg = config.data
+        self.splits = self.cfg.splits()
+        self.facts = {split: [source.name(i) for i in range(len(source))] for split, source in self.splits.items()}
+        self.augment, self.prepare = pick(Augmentation, self.cfg), with_seed
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """The (H, W, C) of the first training image, which all others must have."""
+        return self.splits["train"][0]["image"].shape
+
+    def summarise(self, found: dict[str, np.ndarray]) -> dict[str, float]:
+        """Returns the means over all images; see `means`."""
+        return means(found)
+
+    def examine(self, model: nnx.Module, source: Sequence) -> Examination:
+        """Returns mean and standard error of every measure on a source, baselines included."""
+        measure, found = jax.jit(self.scores), []
+        batches = evaluation_batches(source, with_seed, batch_size=EXAMINED, on_error=self.cfg.on_error)
+        with contextlib.closing(batches):
+            for batch in batches:
+                real = batch.pop("weight") > 0
+                batch.pop("index", None)
+                found.append({name: np.asarray(values)[real] for name, values in measure(model, batch).items()})
+        values = {name: np.concatenate([part[name] for part in found]) for name in MEASURES if name in found[0]}
+        rows = {name: _row(name, of) for name, of in values.items()}
+        count = len(next(iter(values.values())))
+        return Examination({"images": count, "measures": rows}, _table(rows, count))
 
 
 def measures(
     clean: jax.Array, samples: jax.Array, batch: dict[str, jax.Array], others: dict[str, jax.Array]
 ) -> dict[str, jax.Array]:
-    """Returns what is measured of every image, (B,) each; see `MEASURES`.
+    """Returns the measures of every image, (B,) each; see `MEASURES`.
 
     Args:
       clean: (B, H, W) bool, the segmentation.
-      samples: (B, S, H, W) bool, what annotators might have drawn.
+      samples: (B, S, H, W) bool, sampled masks.
       batch: "labels" (B, H, W, A), "present" (B, A), "truth" (B, H, W).
-      others: (B,) numbers of the method, such as "kl".
+      others: (B,) further measures, such as "kl".
     """
     truth, present = batch["truth"] > 0, batch["present"]
     labels = jnp.moveaxis(batch["labels"] > 0, -1, 1)  # (B, A, H, W)
@@ -139,40 +159,22 @@ def measures(
     }
 
 
-def summarise(found: dict[str, np.ndarray]) -> dict[str, float]:
-    """Returns the means of all images; images without a value are left out, and so are measures without any."""
+def means(found: dict[str, np.ndarray]) -> dict[str, float]:
+    """Returns the mean of every measure over all images, without the baselines.
+
+    Images for which a measure is undefined are left out, and so are measures that are undefined for all images.
+    """
     names = [name for name in MEASURES if name in found and not name.startswith("baseline")]
     rows = {name: _row(name, found[name]) for name in names}
     return {name: row["mean"] for name, row in rows.items() if row["count"]}
 
 
-def examine(model, source: Sequence, *, scores: Callable, on_error: str = "stop", batch_size: int = 16) -> Examination:
-    """Returns mean and standard error of every measure on a source, the baselines among them.
-
-    Args:
-      model: in evaluation mode.
-      source: of records.
-      scores: (model, batch) -> measures of every image.
-      on_error: "stop" raises where a record is bad, "skip" leaves it out.
-      batch_size: images at once.
-    """
-    measure, found = jax.jit(scores), []
-    options = {"batch_size": batch_size, "on_error": on_error}
-    with contextlib.closing(evaluation_batches(source, with_seed, **options)) as batches:
-        for batch in batches:
-            real = batch.pop("weight") > 0
-            batch.pop("index", None)
-            found.append({name: np.asarray(values)[real] for name, values in measure(model, batch).items()})
-    values = {name: np.concatenate([part[name] for part in found]) for name in MEASURES if name in found[0]}
-    rows = {name: _row(name, of) for name, of in values.items()}
-    count = len(next(iter(values.values())))
-    return Examination({"images": count, "measures": rows}, _table(rows, count))
-
-
 def sheet(
     records: Sequence[dict], clean: np.ndarray, samples: np.ndarray, more: Mapping[str, np.ndarray] | None = None
 ) -> Image.Image:
-    """Returns a picture with a row an image: itself, its annotators, the truth, the clean mask, samples, their mean.
+    """Returns a picture with one row per image.
+
+    A row shows the image, the mean of its annotators, the truth, the clean mask, samples, their mean, and `more`.
 
     Args:
       records: N.
@@ -196,7 +198,7 @@ def _grey(image: np.ndarray) -> np.ndarray:
 
 
 def _row(name: str, values: np.ndarray) -> dict[str, float | int]:
-    """Mean, standard error (population deviation, as the original's) and how many images have a value."""
+    """Returns mean, standard error (of the population deviation, as in the original) and the number of values."""
     values = values.astype(np.float64)
     if name in UNDEFINED:
         values = values[~np.isnan(values)]
@@ -207,17 +209,12 @@ def _row(name: str, values: np.ndarray) -> dict[str, float | int]:
 
 
 def _table(rows: Mapping[str, dict], count: int) -> str:
-    """The rows for people."""
     lines = []
     for name, row in rows.items():
         of = "" if row["count"] == count else f"of {row['count']} images"
         found = [f"{row['mean']:.4f}", f"+- {row['standard_error']:.4f}"] if row["count"] else ["n/a", ""]
         lines.append([name, MEASURES[name], *found, of])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    table = [
-        "  ".join([*map(str.ljust, line[:2], widths[:2]), *map(str.rjust, line[2:4], widths[2:4]), line[4]]).rstrip()
-        for line in lines
-    ]
+    table = [text_table((), lines)]
     table.append(f"means of {count} images with their standard errors; distances are 1 - intersection over union")
     if rows["baseline_majority"]["mean"] == 1:
         table.append("the truth is the annotators' majority vote")

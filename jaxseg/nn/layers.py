@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,8 @@ from flax import nnx
 
 from jaxseg.nn.convolution import convolution
 
-INITS = ("torch", "lecun")
-DTYPES = ("float32", "bfloat16")
+Init = Literal["torch", "lecun"]
+Dtype = Literal["float32", "bfloat16"]
 _NHWC = ("NHWC", "HWIO", "NHWC")
 
 

@@ -1,6 +1,7 @@
 """Resizing on the device with PyTorch's arithmetic; arrays are (B, H, W, C), sizes are (height, width)."""
 
 import functools
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 
 from jaxseg.nn.indices import bilinear_taps
 
-ODD = ("floor", "truncate")
+Odd = Literal["floor", "truncate"]
 
 
 def bilinear(x: jax.Array, size: tuple[int, int]) -> jax.Array:
@@ -85,7 +86,7 @@ def double_aligned(x: jax.Array) -> jax.Array:
     return x
 
 
-def pad_or_crop(x: jax.Array, size: tuple[int, int], *, odd: str = "floor") -> jax.Array:
+def pad_or_crop(x: jax.Array, size: tuple[int, int], *, odd: Odd = "floor") -> jax.Array:
     """Returns `x` with zeros around it, or cropped, to a size; the middle stays in the middle.
 
     Args:
@@ -101,8 +102,8 @@ def pad_or_crop(x: jax.Array, size: tuple[int, int], *, odd: str = "floor") -> j
     Raises:
       ValueError: `odd` is unknown.
     """
-    if odd not in ODD:
-        raise ValueError(f"odd is {odd!r}; known: {', '.join(ODD)}")
+    if odd not in get_args(Odd):
+        raise ValueError(f"odd is {odd!r}; known: {', '.join(get_args(Odd))}")
     padding = [(0, 0, 0)] * 4
     for axis, length in ((1, size[0]), (2, size[1])):
         missing = length - x.shape[axis]  # below zero: cropped

@@ -2,17 +2,21 @@
 
 import dataclasses
 from collections.abc import Collection
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxseg.nn.layers import ConvNorm
+from jaxseg.nn.layers import ConvNorm, Dtype, Init
 from jaxseg.nn.pooling import max_pool
 from jaxseg.nn.recompute import recomputable
+from jaxseg.settings import Range, verify
+
+Backbone = Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
 
 # name -> (blocks per stage, bottleneck blocks?); Table 1 of the paper
-VARIANTS = {
+VARIANTS: dict[Backbone, tuple[tuple[int, ...], bool]] = {
     "resnet18": ((2, 2, 2, 2), False),
     "resnet34": ((3, 4, 6, 3), False),
     "resnet50": ((3, 4, 6, 3), True),
@@ -25,19 +29,18 @@ VARIANTS = {
 class ResNetConfig:
     """One of the five published depths; `width` 64 is the published width.
 
-    A stem with a bias is no part of the published network: SegAE has one, which PyTorch initialises as any convolution.
+    The published network has no bias in its stem. SegAE's stem has one, which PyTorch initialises as any convolution's.
     """
 
-    variant: str = "resnet50"
-    in_channels: int = 3
-    width: int = 64
-    init: str = "torch"
-    dtype: str = "float32"
+    variant: Backbone = "resnet50"
+    in_channels: Annotated[int, Range(1, 1024)] = 3
+    width: Annotated[int, Range(1, 1024)] = 64
+    init: Init = "torch"
+    dtype: Dtype = "float32"
     stem_bias: bool = False
 
     def __post_init__(self):
-        if self.variant not in VARIANTS:
-            raise ValueError(f"unknown backbone {self.variant!r}; known: {', '.join(VARIANTS)}")
+        verify(self)
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -127,7 +130,7 @@ def torch_names(cfg: ResNetConfig, stem: tuple[str, str] = ("conv1", "bn1"), pre
     return names
 
 
-def variant_of(names: Collection[str], prefix: str = "") -> str | None:
+def variant_of(names: Collection[str], prefix: str = "") -> Backbone | None:
     """Returns which of `VARIANTS` has the tensors of a torchvision checkpoint; None if none has.
 
     Args:

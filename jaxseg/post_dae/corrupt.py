@@ -9,11 +9,16 @@ Source: Larrazabal et al. 2020 (Post-DAE), doi 10.1109/TMI.2020.3005297; balazsb
 import dataclasses
 import functools
 import math
-from typing import NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from jaxseg.settings import Range, verify
+
+Count = Annotated[int, Range(0, 100_000)]
+Length = Annotated[int, Range(1, 8192)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,28 +32,29 @@ class Corruption:
       max_patches: the most that are deleted.
       radius: of the discs that are added.
       max_discs: the most that are added; their number is drawn from 0 up to it.
-      as_original: with the original's oddities. A swap copies the label above to the pixel below, and then turns the
-        one above to one minus itself. Where no more than `max_patches` patches hold foreground all of them go, which
-        empties small masks. A disc's centre may lie one pixel beyond the image. False: a swap exchanges the two, at
-        most half of the patches with foreground go, and centres lie in the image.
+      fidelity: "original" keeps the original's oddities. A swap copies the label above to the pixel below, and then
+        turns the one above to one minus itself. If no more than `max_patches` patches hold foreground, all of them
+        are deleted, which empties small masks. A disc's centre may lie one pixel outside the image. "better": a swap
+        exchanges the two labels, at most half of the patches with foreground are deleted, and centres lie in the image.
     """
 
-    swaps: int = 300
-    max_distance: int = 20
-    patch: int = 32
-    max_patches: int = 15
-    radius: float = 8
-    max_discs: int = 10
-    as_original: bool = True
+    RENAMED: ClassVar[dict[str, Any]] = {"as_original": ("fidelity", {True: "original", False: "better"})}
+
+    swaps: Count = 300
+    max_distance: Length = 20
+    patch: Length = 32
+    max_patches: Count = 15
+    radius: Annotated[float, Range(0, 8192)] = 8
+    max_discs: Annotated[int, Range(0, 1000)] = 10
+    fidelity: Literal["original", "better"] = "original"
 
     def __post_init__(self):
-        least = {"swaps": 0, "max_distance": 1, "patch": 1, "max_patches": 0, "max_discs": 0}
-        for name, smallest in least.items():
-            value = getattr(self, name)
-            if type(value) is not int or value < smallest:
-                raise ValueError(f"{name} must be a whole number of at least {smallest}, got {value!r}")
-        if not 0 <= self.radius < math.inf:
-            raise ValueError(f"radius must be at least 0, got {self.radius!r}")
+        verify(self)
+
+    @property
+    def as_original(self) -> bool:
+        """Whether the original's oddities are kept."""
+        return self.fidelity == "original"
 
     def scaled(self, factor: float) -> "Corruption":
         """Returns the same corruption for images `factor` times as large.
@@ -63,7 +69,7 @@ class Corruption:
 
 
 HEAVY = Corruption(
-    swaps=2000, max_distance=80, patch=128, max_patches=5, radius=64, max_discs=8, as_original=False
+    swaps=2000, max_distance=80, patch=128, max_patches=5, radius=64, max_discs=8, fidelity="better"
 )  # missing lobes, large false islands: a Dice of about 0.7 is left of lungs
 
 # By name, at 512 x 512: `.scaled` fits them to other sizes. None: the mask as it is.
@@ -72,7 +78,7 @@ LEVELS = {
     "light": Corruption(swaps=150, max_patches=7, max_discs=5),
     "original": Corruption(),
     "strong": Corruption(
-        swaps=600, max_distance=60, patch=128, max_patches=3, radius=40, max_discs=6, as_original=False
+        swaps=600, max_distance=60, patch=128, max_patches=3, radius=40, max_discs=6, fidelity="better"
     ),
     "heavy": HEAVY,
 }

@@ -19,6 +19,7 @@ from jaxseg.nn.metrics import dice, hausdorff
 from jaxseg.post_dae.bars import Panel, paired_bars
 from jaxseg.post_dae.corrupt import LEVELS, SIDE, corrupt
 from jaxseg.post_dae.data import MaskFolder
+from jaxseg.text_table import text_table
 from jaxseg.training.batches import evaluation_batches
 from jaxseg.training.reader import listed
 from jaxseg.training.task import Examination
@@ -182,15 +183,14 @@ def _summary(values: np.ndarray) -> dict[str, float | int | None]:
 
 
 def _table(rows: Mapping, title: str, unit: str, size: Sequence[int]) -> str:
-    """Means before and after, a line a row; and how many masks had no distance."""
-    lines = [[title, *(f"{label} {when}" for label in MEASURES.values() for when in WHEN), "without distance"]]
+    """Returns the means before and after, and the numbers of masks without a distance."""
+    header = [title, *(f"{label} {when}" for label in MEASURES.values() for when in WHEN), "without distance"]
+    lines = []
     for row, both in rows.items():
         cells = [_cell(both[when][name]["mean"], 4 if name == "dice" else 2) for name in MEASURES for when in WHEN]
         left_out = " -> ".join(str(both[when]["hausdorff"]["left_out"]) for when in WHEN)
         lines.append([row, *cells, left_out])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines]
-    return "\n".join([*text, _caption(rows, unit, size)])
+    return f"{text_table(header, lines)}\n{_caption(rows, unit, size)}"
 
 
 def _cell(value: float | None, digits: int) -> str:

@@ -2,17 +2,21 @@
 
 import dataclasses
 import math
-from typing import ClassVar
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxseg.nn.layers import DTYPES, INITS, BatchNorm, ConvTranspose, conv, linear
+from jaxseg.nn.layers import BatchNorm, ConvTranspose, Dtype, Init, conv, linear
 from jaxseg.nn.recompute import recomputable
+from jaxseg.settings import Range, verify
 
 ACTIVATIONS = {"sigmoid": nnx.sigmoid, "relu": nnx.relu}
-NORMS = ("none", "batch")
+
+Side = Annotated[int, Range(8, 8192)]  # no card allows fewer than 8 pixels
+Width = Annotated[int, Range(1, 4096)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,21 +43,20 @@ class DAEConfig:
 
     OUTPUTS: ClassVar[str] = "out_channels"
 
-    in_channels: int = 1
-    out_channels: int = 1
-    image_size: tuple[int, int] = (512, 512)
-    features: tuple[int, ...] = (16, 32, 32, 32, 32)
-    decoder_features: tuple[int, ...] = (16, 16, 16, 16, 16)
-    intermediate: tuple[int, ...] = (512, 1024)
-    strides: tuple[int, ...] = (2, 2, 2, 2, 2)
-    decoder_activation: str = "sigmoid"
-    norm: str = "none"
-    init: str = "torch"
-    dtype: str = "float32"
+    in_channels: Annotated[int, Range(1, 1024)] = 1
+    out_channels: Annotated[int, Range(1, 1024)] = 1
+    image_size: tuple[Side, Side] = (512, 512)
+    features: tuple[Width, ...] = (16, 32, 32, 32, 32)
+    decoder_features: tuple[Width, ...] = (16, 16, 16, 16, 16)
+    intermediate: tuple[Annotated[int, Range(1, 65_536)], ...] = (512, 1024)
+    strides: tuple[Annotated[int, Range(2, 8)], ...] = (2, 2, 2, 2, 2)
+    decoder_activation: Literal["sigmoid", "relu"] = "sigmoid"
+    norm: Literal["none", "batch"] = "none"
+    init: Init = "torch"
+    dtype: Dtype = "float32"
 
     def __post_init__(self):
-        if problems := [*_wrong_numbers(self), *_wrong_words(self)] or [*_misfits(self)]:
-            raise ValueError("; ".join(problems))
+        verify(self, _misfits(self))
 
     @property
     def num_classes(self) -> int:
@@ -67,29 +70,9 @@ class DAEConfig:
         return height, width, self.features[-1]
 
 
-def _wrong_numbers(cfg: DAEConfig):
-    limits = {"in_channels": 1024, "out_channels": 1024, "image_size": 8192, "features": 4096}
-    limits |= {"decoder_features": 4096, "intermediate": 65_536, "strides": 8}
-    least = {"image_size": 8, "strides": 2}  # the smallest size that a card may have
-    for name, top in limits.items():
-        value, single, low = getattr(cfg, name), name.endswith("channels"), least.get(name, 1)
-        numbers = (value,) if single else value
-        whole = isinstance(numbers, tuple) and numbers and all(type(number) is int for number in numbers)
-        if not whole or not all(low <= number <= top for number in numbers):
-            kind = "a whole number" if single else "a tuple of whole numbers"
-            yield f"{name}: {value!r} must be {kind} from {low} to {top}"
-
-
-def _wrong_words(cfg: DAEConfig):
-    allowed = {"decoder_activation": tuple(ACTIVATIONS), "norm": NORMS, "init": INITS, "dtype": DTYPES}
-    for name, words in allowed.items():
-        if getattr(cfg, name) not in words:
-            yield f"{name}: {getattr(cfg, name)!r} is not one of {', '.join(words)}"
-
-
-def _misfits(cfg: DAEConfig):
+def _misfits(cfg: DAEConfig) -> Iterator[str]:
     step = math.prod(cfg.strides)
-    if len(cfg.image_size) != 2 or any(side % step for side in cfg.image_size):
+    if any(side % step for side in cfg.image_size):
         yield f"image_size: {cfg.image_size} must be two multiples of {step}, the product of strides"
     if not len(cfg.features) == len(cfg.decoder_features) == len(cfg.strides) >= 2:
         counts = f"{len(cfg.features)}, {len(cfg.decoder_features)} and {len(cfg.strides)}"

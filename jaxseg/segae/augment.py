@@ -1,7 +1,7 @@
 """What training does at random to the records of SegAE: slices, margins, worse masks, CTs of other scanners."""
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from scipy import ndimage
@@ -9,6 +9,9 @@ from scipy import ndimage
 from jaxseg.datasets.degrade import KINDS, degrade
 from jaxseg.segae.crop import HU_RANGE, bounds, crop_window, draw_margins
 from jaxseg.segae.data import example, planes
+from jaxseg.settings import Range, verify
+
+Share = Annotated[float, Range(0, 1)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,33 +32,27 @@ class Augmentation:
       rotate: degrees at most.
     """
 
-    size: int = 256
-    degrade_share: float = 0.0
-    degrade_dice: tuple[float, float] = (0.05, 0.98)
+    size: Annotated[int, Range(1, 65_536)] = 256
+    degrade_share: Share = 0.0
+    degrade_dice: tuple[Share, Share] = (0.05, 0.98)
     kinds: tuple[str, ...] = tuple(KINDS)
-    truth_share: float = 0.0
-    window_jitter: float = 0.0
-    noise: float = 0.0
-    flip_rows: float = 0.0
-    flip_columns: float = 0.0
-    rotate: float = 0.0
+    truth_share: Share = 0.0
+    window_jitter: Annotated[float, Range(0, (HU_RANGE[1] - HU_RANGE[0]) / 2, below=True)] = 0.0
+    noise: Annotated[float, Range(0, 1000)] = 0.0
+    flip_rows: Share = 0.0
+    flip_columns: Share = 0.0
+    rotate: Annotated[float, Range(0, 180)] = 0.0
 
     def __post_init__(self):
-        if self.size < 1:
-            raise ValueError(f"size must be at least 1, got {self.size}")
-        for name in ("degrade_share", "truth_share", "flip_rows", "flip_columns"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+        verify(self, self._problems())
+
+    def _problems(self):
         if self.degrade_share + self.truth_share > 1:
-            raise ValueError("degrade_share and truth_share are more than 1 together")
-        if not 0 < self.degrade_dice[0] <= self.degrade_dice[1] <= 1:
-            raise ValueError(f"degrade_dice must be two ascending numbers in (0, 1], got {self.degrade_dice}")
-        if not 0 <= self.window_jitter < (HU_RANGE[1] - HU_RANGE[0]) / 2:
-            raise ValueError(f"window_jitter must be in [0, 200) HU, got {self.window_jitter}")
-        if self.noise < 0 or not 0 <= self.rotate <= 180:
-            raise ValueError(f"noise must be at least 0 and rotate in [0, 180], got {self.noise} and {self.rotate}")
+            yield "degrade_share: together with truth_share it is more than 1"
+        if not 0 < self.degrade_dice[0] <= self.degrade_dice[1]:
+            yield f"degrade_dice: {list(self.degrade_dice)} must be two ascending numbers above 0"
         if not self.kinds or set(self.kinds) - set(KINDS):
-            raise ValueError(f"kinds must be of {', '.join(KINDS)}, got {', '.join(self.kinds) or 'none'}")
+            yield f"kinds: {', '.join(self.kinds) or 'none'}; name one or more of {', '.join(KINDS)}"
 
     def __call__(self, record: dict[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
         z = int(rng.choice(record["slices"]))

@@ -1,4 +1,4 @@
-"""How predicted and true Dice agree, for all masks and for every organ: as numbers, as a table, as a plot."""
+"""How predicted and true Dice agree, for all masks and for every organ: numbers, a table and a plot."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,9 +6,10 @@ import numpy as np
 from scipy import stats
 
 from jaxseg.segae.scatter import scatter
+from jaxseg.text_table import text_table
 from jaxseg.training.task import Examination
 
-LEAST = 3  # masks, below which no correlation is told
+LEAST = 3  # masks needed for a correlation
 COLUMNS = {  # key -> heading
     "count": "slices",
     "true": "true Dice",
@@ -27,7 +28,7 @@ def summary(true: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
       predicted: (N,) predicted Dice.
 
     Returns:
-      Numbers; a correlation is 0 where one of the two is constant or there are fewer than three masks.
+      Numbers; a correlation is 0 if one of the two is constant or there are fewer than three masks.
     """
     true, predicted = (np.asarray(values, np.float64) for values in (true, predicted))
     if true.shape != predicted.shape or true.ndim != 1 or not true.size:
@@ -40,11 +41,11 @@ def summary(true: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
 
 
 def quality_examination(true: np.ndarray, predicted: np.ndarray, organs: Sequence[str]) -> Examination:
-    """Returns the agreement over all slices and for every organ, the worst predicted first.
+    """Returns the agreement over all slices and for every organ, with the largest error first.
 
     Args:
       true, predicted: (N,) Dice of slices.
-      organs: N names.
+      organs: N names, one per slice.
     """
     names = np.array(organs)
     whole = _row(true, predicted)
@@ -64,10 +65,8 @@ def _row(true: np.ndarray, predicted: np.ndarray) -> dict[str, float | int | Non
 
 
 def _table(rows: Mapping[str, Mapping]) -> str:
-    lines = [["organ", *COLUMNS.values()]]
-    lines += [[name, *(_cell(row[key]) for key in COLUMNS)] for name, row in rows.items()]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines)
+    cells = [[name, *(_cell(row[key]) for key in COLUMNS)] for name, row in rows.items()]
+    return text_table(["organ", *COLUMNS.values()], cells)
 
 
 def _cell(value: float | int | None) -> str:

@@ -1,7 +1,7 @@
 """Mask quality regression, SegAE / Quality Sentinel (Chen et al. 2024, arXiv:2406.00327). Arrays are NHWC."""
 
 import dataclasses
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,8 @@ import numpy as np
 from flax import nnx
 
 from jaxseg.nn import resnet
-from jaxseg.nn.layers import DTYPES, INITS, Table, linear
+from jaxseg.nn.layers import Dtype, Init, Table, linear
+from jaxseg.settings import Range, verify
 
 NO_EMBEDDINGS = (
     "give the file of the text embeddings, such as `embeddings='label_embedding.pkl'` of the original project "
@@ -34,27 +35,16 @@ class SegAEConfig:
     OUTPUTS: ClassVar[str] = "num_labels"
     image_size: ClassVar[tuple[int, int]] = (256, 256)  # of the published weights; the network takes any
 
-    backbone: str = "resnet50"
-    hidden: int = 50
-    embedding_size: int = 512
-    num_labels: int = 145
-    width: int = 64
-    init: str = "torch"
-    dtype: str = "float32"
+    backbone: resnet.Backbone = "resnet50"
+    hidden: Annotated[int, Range(1, 65_536)] = 50
+    embedding_size: Annotated[int, Range(1, 65_536)] = 512
+    num_labels: Annotated[int, Range(1, 65_536)] = 145
+    width: Annotated[int, Range(1, 1024)] = 64
+    init: Init = "torch"
+    dtype: Dtype = "float32"
 
     def __post_init__(self):
-        problems = []
-        limits = {"hidden": 65_536, "embedding_size": 65_536, "num_labels": 65_536, "width": 1024}
-        for name, top in limits.items():
-            value = getattr(self, name)
-            if type(value) is not int or not 1 <= value <= top:
-                problems.append(f"{name}: {value!r} is not a whole number from 1 to {top}")
-        allowed = {"backbone": tuple(resnet.VARIANTS), "init": INITS, "dtype": DTYPES}
-        for name, words in allowed.items():
-            if getattr(self, name) not in words:
-                problems.append(f"{name}: {getattr(self, name)!r} is not one of {', '.join(words)}")
-        if problems:
-            raise ValueError("; ".join(problems))
+        verify(self)
 
     @property
     def num_classes(self) -> int:

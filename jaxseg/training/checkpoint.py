@@ -16,6 +16,7 @@ import os
 import re
 import shutil
 import sys
+import traceback
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -69,7 +70,7 @@ class Checkpoints:
         background: bool = True,
         read_only: bool = False,
     ):
-        _leave_out_echoes()
+        _silence_orbax_threads()
         self._records: dict[int, dict] = {}
         options = ocp.CheckpointManagerOptions(
             preservation_policy=_Kept(self._records, keep_last, max(keep_best, 1)),
@@ -222,6 +223,11 @@ class Checkpoints:
         return record if whole else None
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Returns whether a folder of checkpoints holds one, damaged or not."""
+    return folder.is_dir() and ocp.utils.any_checkpoint_step(folder) is not None
+
+
 @contextlib.contextmanager
 def clear_when_full(what: str, place: Path) -> Iterator[None]:
     """Makes one line of what Orbax raises, in many, where something cannot be written, such as on a full disk.
@@ -254,16 +260,21 @@ def _left_behind() -> Iterator[None]:
 
 
 @functools.cache
-def _leave_out_echoes() -> None:
-    """Once an array could not be written or read, Orbax's threads protest about every other one, at any later time."""
-    hook = sys.unraisablehook
+def _silence_orbax_threads() -> None:
+    """Drops the errors that Orbax's coroutines can no longer raise; all others are reported as before.
 
-    def shown(unraisable) -> None:
-        of_orbax = getattr(unraisable.object, "__name__", "").startswith("_read_array")
-        if not of_orbax and str(unraisable.exc_value) != "Event loop is closed":
+    Once one array could not be written or read, the coroutines of all other arrays fail too, at any later time.
+    """
+    hook, root = sys.unraisablehook, str(Path(ocp.__file__).parent)
+
+    def report(unraisable) -> None:
+        code = getattr(unraisable.object, "cr_code", None) or getattr(unraisable.object, "__code__", None)
+        frames = traceback.walk_tb(unraisable.exc_traceback)
+        codes = [frame.f_code for frame, _ in frames] + ([code] if code else [])
+        if not any(code.co_filename.startswith(root) for code in codes):
             hook(unraisable)
 
-    sys.unraisablehook = shown
+    sys.unraisablehook = report
 
 
 def _named(state: State) -> dict[str, jax.Array]:

@@ -5,7 +5,6 @@ the random numbers), and "average" where an exponential moving average of the pa
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 
 import jax
@@ -28,12 +27,12 @@ class Learner:
     Attributes:
       graphdef: of the model in training mode; `evaluating` of the same model in evaluation mode.
       transform: the optimizer.
-      loss: (model, batch, key) -> (mean loss of the batch, {name: scalar}).
+      loss: (model, batch, key, step) -> (mean loss of the batch, {name: scalar}); step is the int32 number of steps
+        taken before.
       accumulate: parts into which a batch is cut, one after the other; their gradients are averaged.
       ema: decay of the moving average of the parameters after each step, with which the model is evaluated; it is
         corrected for its start as Adam's are. None: none.
       axis: name of the device axis under pmap; None under jit, which sees the whole batch.
-      timed: the loss changes in time: it takes `step=`, how many steps were taken before, int32, too.
     """
 
     graphdef: nnx.GraphDef
@@ -43,7 +42,6 @@ class Learner:
     accumulate: int = 1
     ema: float | None = None
     axis: str | None = None
-    timed: bool = False
 
     def step(self, state: State, batch: dict[str, jax.Array]) -> tuple[State, dict[str, jax.Array]]:
         """Takes one optimisation step.
@@ -58,8 +56,7 @@ class Learner:
         key = jax.random.fold_in(jax.random.wrap_key_data(state["key"]), state["step"])
         if self.axis is not None:
             key = jax.random.fold_in(key, jax.lax.axis_index(self.axis))
-        loss = functools.partial(self.loss, step=state["step"]) if self.timed else self.loss
-        gradients, metrics, stats = self._gradients(loss, state["params"], state["stats"], batch, key)
+        gradients, metrics, stats = self._gradients(state, batch, key)
         if self.axis is not None:
             gradients, metrics, stats = jax.lax.pmean((gradients, metrics, stats), self.axis)
         updates, optimizer = self.transform.update(gradients, state["optimizer"], state["params"])
@@ -75,17 +72,18 @@ class Learner:
         """Returns the model of a state in evaluation mode, with averaged parameters where these are kept."""
         return nnx.merge(self.evaluating, _joined(state.get("average", state["params"]), state["stats"]))
 
-    def _gradients(self, loss, params, stats, batch, key):
-        """Returns the mean gradients and metrics over the parts of a batch, and the statistics after the last."""
+    def _gradients(self, state, batch, key):
+        """Returns the mean gradients and metrics over the parts of a batch, and the statistics after the last part."""
+        params, stats, step = state["params"], state["stats"], state["step"]
         if self.accumulate == 1:
-            return self._part(loss, params, stats, batch, key)
+            return self._part(params, stats, step, batch, key)
         # Strided parts: each device's share of a sharded batch is cut, so that no example moves.
         parts = jax.tree.map(lambda x: x.reshape(-1, self.accumulate, *x.shape[1:]).swapaxes(0, 1), batch)
         keys = jax.random.split(key, self.accumulate)
 
         def add(carry, part):
             total, stats = carry
-            gradients, metrics, stats = self._part(loss, params, stats, *part)
+            gradients, metrics, stats = self._part(params, stats, step, *part)
             return (jax.tree.map(jnp.add, total, gradients), stats), metrics
 
         zeros = jax.tree.map(jnp.zeros_like, params)
@@ -93,10 +91,10 @@ class Learner:
         mean = jax.tree.map(lambda x: x / self.accumulate, total)
         return mean, jax.tree.map(lambda x: x.mean(axis=0), metrics), stats
 
-    def _part(self, loss, params, stats, batch, key):
+    def _part(self, params, stats, step, batch, key):
         def objective(params):
             model = nnx.merge(self.graphdef, _joined(params, stats))
-            value, metrics = loss(model, batch, key)
+            value, metrics = self.loss(model, batch, key, step)
             return value, ({"loss": value} | metrics, nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.Param))))
 
         (_, (metrics, stats)), gradients = jax.value_and_grad(objective, has_aux=True)(params)
@@ -118,12 +116,12 @@ def make_learner(
     Args:
       model: any model of the package.
       transform: the optimizer.
-      loss: (model in training mode, batch, key) -> (mean loss of the batch, {name: scalar}).
+      loss: (model in training mode, batch, key, step) -> (mean loss of the batch, {name: scalar}).
       axis: name of the device axis under pmap.
       batch_norm: under pmap, "global" takes statistics over all devices, as jit does; "replica" over each one's share,
         as PyTorch's DataParallel.
       remat: keep less for the backward pass and compute it again there: slower, less memory.
-      **options: `accumulate`, `ema`, `timed` of Learner.
+      **options: `accumulate` and `ema` of Learner.
 
     Raises:
       ValueError: statistics of each replica were asked for, and there are no replicas; or `remat` of a model that

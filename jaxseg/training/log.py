@@ -10,7 +10,6 @@ import jax
 from jaxseg.files import atomic_file
 
 METRICS_FILE = "metrics.jsonl"
-WALL_TIMES = ("seconds", "examples_per_second")  # keys that differ from run to run
 
 
 class Log:

@@ -1,26 +1,25 @@
-"""The training loop: steps, validation, checkpoints, and going on exactly where a run was cut short."""
+"""The training loop: steps, validation, checkpoints, and resuming exactly where a run was interrupted."""
 
 import collections
 import contextlib
+import dataclasses
 import itertools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
 import numpy as np
 
 from jaxseg.draw.save import save_picture
-from jaxseg.training.batches import prefetch_to_device, training_batches
+from jaxseg.training.batches import Batches, evaluation_batches, prefetch_to_device, training_batches
 from jaxseg.training.checkpoint import Checkpoints, clear_when_full
-from jaxseg.training.evaluation import evaluate
 from jaxseg.training.interrupts import uninterrupted
 from jaxseg.training.learner import State
 from jaxseg.training.log import METRICS_FILE, Log, read_metrics
-from jaxseg.training.prepare import Run
+from jaxseg.training.plan import Due, Plan
 from jaxseg.training.reader import listed
-from jaxseg.training.task import begun
 from jaxseg.weights.store import save_model
 
 CHECKPOINTS, MODEL, PICTURES = "checkpoints", "model", "pictures"
@@ -28,42 +27,76 @@ PICTURED = 4  # examples in a picture
 
 
 class TrainingError(ValueError):
-    """A run cannot go on; the message says at which step, and what is kept."""
+    """Training cannot continue; the message says at which step, and what is kept."""
 
 
-def fit(run: Run) -> dict[str, float]:
-    """Trains a model, from the newest checkpoint in the folder if there is one, and returns the last validation.
+@dataclasses.dataclass
+class Progress:
+    """How far a run is.
+
+    Attributes:
+      step: number of optimisation steps taken.
+      best: the highest score of a validation so far; minus infinity without one.
+      pause: called between steps and between batches of a validation; a pending Ctrl-C or SIGTERM acts there.
+      since: seconds of the clock and the step when the speed was last measured.
+    """
+
+    step: int
+    best: float
+    pause: Callable[[], None]
+    since: tuple[float, int]
+
+    def speed(self, step: int, batch_size: int) -> dict[str, float]:
+        """Returns the seconds since this was last called and the number of training examples per second."""
+        (then, before), self.since = self.since, (time.perf_counter(), step)
+        seconds = max(self.since[0] - then, 1e-6)
+        examples = (step - before) * batch_size
+        return {"seconds": round(seconds, 3), "examples_per_second": round(examples / seconds, 2)}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Outputs:
+    """What a run writes into its folder while it trains."""
+
+    checkpoints: Checkpoints
+    log: Log
+
+
+def fit(plan: Plan) -> dict[str, float]:
+    """Trains a model and returns the last validation; resumes from the newest checkpoint in the folder if there is one.
 
     The folder gets `metrics.jsonl`, `checkpoints/`, `pictures/`, and the model directory `model/` of the best
-    validation, or of the last step where there is no validation split. Ctrl-C and SIGTERM act between steps, and
-    between batches of a validation; a second one at once.
+    validation, or of the last step if there is no validation split. Ctrl-C and SIGTERM take effect between steps and
+    between batches of a validation; a second one takes effect at once.
 
     Raises:
-      TrainingError: the loss or its gradient is not finite. RecordError: a record is bad. ValueError: all checkpoints
-        are damaged. OSError: something cannot be read or written; the checkpoints before stay as they are.
+      TrainingError: the loss or its gradient is not finite.
+      RecordError: a record is bad.
+      ValueError: all checkpoints are damaged.
+      OSError: something cannot be read or written; the checkpoints before it are kept.
     """
-    compiled = run.placement.compile(run.learner)
-    cfg = run.config.trainer
-    with uninterrupted() as run.pause, contextlib.ExitStack() as stack:
-        folder = run.folder / CHECKPOINTS
+    cfg = plan.config.trainer
+    with uninterrupted() as pause, contextlib.ExitStack() as stack:
+        folder = plan.folder / CHECKPOINTS
         checkpoints = stack.enter_context(Checkpoints(folder, keep_last=cfg.keep_last, keep_best=cfg.keep_best))
-        batches = stack.enter_context(contextlib.closing(_batches(run)))
-        state = _restored(run, checkpoints, batches)
-        with Log(run.folder, run.step) as log:
-            position = _train(run, state, compiled, batches, checkpoints, log)
+        batches = stack.enter_context(contextlib.closing(_training_batches(plan)))
+        step, state = _start(plan, checkpoints, batches)
+        with Log(plan.folder, step) as log:
+            progress = Progress(step, checkpoints.best_score(), pause, since=(time.perf_counter(), step))
+            position = _train(plan, progress, state, batches, _Outputs(checkpoints, log))
         checkpoints.wait()
-        _finish(run, checkpoints)
-        _tell_of_skipped(run, position["skipped"])
-    return _last_validation(run.folder)
+        _write_best_model(plan, checkpoints)
+        _report_skipped(plan, position["skipped"])
+    return _last_validation(plan.folder)
 
 
-def _batches(run: Run):
-    cfg, data = run.config.trainer, run.config.data
+def _training_batches(plan: Plan) -> Batches:
+    cfg, data = plan.config.trainer, plan.config.data
     return training_batches(
-        run.problem.splits["train"],
-        run.problem.augment,
+        plan.task.splits["train"],
+        plan.task.augment,
         batch_size=cfg.batch_size,
-        seed=run.config.seed,
+        seed=plan.config.seed,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         threads=data.threads,
@@ -72,169 +105,186 @@ def _batches(run: Run):
     )
 
 
-def _restored(run: Run, checkpoints: Checkpoints, batches) -> State:
-    """The state to start from, on the devices; `run.step` and the position in the data follow it."""
-    found = checkpoints.restore_latest(run.fresh(), run.tell)
+def _start(plan: Plan, checkpoints: Checkpoints, batches: Batches) -> tuple[int, State]:
+    """Returns the number of steps taken and the state on the devices; sets the position in the data."""
+    found = checkpoints.restore_latest(plan.fresh_state(), plan.tell)
     if found is None:
-        run.problem = begun(run.problem)
-        return run.placement.put_state(run.fresh())
-    run.step, single, position = found
-    _refuse_other_replicas(run, position)
-    batches.set_state(position)
-    run.tell(f"going on after step {run.step} of {run.total}")
-    return run.placement.put_state(single)
-
-
-def _replicas(run: Run) -> dict[str, int]:
-    """What a position says besides where batch statistics hang on the number of devices."""
-    return {"replicas": len(run.placement.devices)} if run.config.trainer.batch_norm == "replica" else {}
-
-
-def _refuse_other_replicas(run: Run, position: dict) -> None:
-    for name, count in _replicas(run).items():
+        return 0, plan.placement.put_state(plan.fresh_state())
+    step, state, position = found
+    for name, count in _replicas(plan).items():
         if position.get(name, count) != count:
             raise ValueError(
-                f"the run took batch statistics on each of {position[name]} devices (trainer.batch_norm: replica), and "
-                f"cannot go on with {count}: name as many with -g, or start a new run"
+                f"the run computed batch statistics on each of {position[name]} devices (trainer.batch_norm: replica) "
+                f"and cannot resume with {count}: select {position[name]} devices with -g, or start a new run"
             )
+    batches.set_state(position)
+    plan.tell(f"resuming after step {step} of {plan.total_steps}")
+    return step, plan.placement.put_state(state)
 
 
-def _train(run: Run, state: State, compiled, batches, checkpoints: Checkpoints, log: Log) -> dict:
-    """Takes the steps that are left, and returns the position in the data after the last.
+def _replicas(plan: Plan) -> dict[str, int]:
+    """Returns what a position also records if batch statistics depend on the number of devices."""
+    return {"replicas": len(plan.placement.devices)} if plan.config.trainer.batch_norm == "replica" else {}
 
-    What a step measured is read when the next is under way.
+
+def _train(plan: Plan, progress: Progress, state: State, batches: Batches, outputs: _Outputs) -> dict:
+    """Takes the remaining steps and returns the position in the data after the last one.
+
+    The metrics of a step are read while the next step is computed.
     """
-    evaluation = run.compile_evaluation()
+    take_step = plan.placement.compile(plan.learner)
     pending: collections.deque = collections.deque()
     position = batches.get_state()
-    best, run.since = checkpoints.best_score(), (time.perf_counter(), run.step)
-    stream = prefetch_to_device(batches, lambda batch: _put(run, batch))
-    while run.step < run.total:
-        run.pause()
+    stream = prefetch_to_device(batches, lambda batch: _put(plan, batch))
+    while progress.step < plan.total_steps:
+        progress.pause()
         (batch, indices), position = next(stream)
-        state, metrics = compiled(state, batch)
-        run.step += 1
-        pending.append((run.step, metrics, indices))
-        validates, stores, draws = _validates(run), _stores(run), _draws(run)
-        stops = validates or stores or draws
-        while len(pending) > (0 if stops else 1):
-            _settle(run, *pending.popleft(), log)
-        if not stops:
-            continue
-        single, score, failure = run.placement.take_state(state), None, None
-        try:
-            if validates:
-                score = _validate(run, evaluation, single, log)
-            if draws:
-                _write_picture(run, single)
-        except Exception as error:
-            if jax.process_count() > 1:  # the other hosts would wait for this one
-                raise
-            failure = error
-        better = score is not None and score > best
-        if stores or better or failure:
-            checkpoints.save(run.step, single, position | _replicas(run), score=score)
-        if better:
-            best = score
-            _write_model(run, single)
-        if failure:
-            what = "validation" if validates and score is None else "its picture"
-            run.tell(f"step {run.step} is kept as a checkpoint, though {what} failed")
-            raise failure
-        if score is not None and run.step < run.total:
-            run.on_validation(run.epoch, score)
+        state, metrics = take_step(state, batch)
+        progress.step += 1
+        pending.append((progress.step, metrics, indices))
+        due = plan.due(progress.step)
+        while len(pending) > (0 if any(due) else 1):
+            _record_step(plan, progress, outputs.log, *pending.popleft())
+        if any(due):
+            _conclude_interval(plan, progress, due, plan.placement.take_state(state), position, outputs)
     return position
 
 
-def _validate(run: Run, evaluation, state: State, log: Log) -> float:
-    """Measures the validation split, records it, and returns the score."""
-    scores = evaluate(run, "val", evaluation, state)
-    log.write("val", run.step, run.epoch, scores)
-    run.tell(f"step {run.step}: {', '.join(f'{name} {value:.4f}' for name, value in scores.items())}")
-    return scores[run.problem.target]
+def _put(plan: Plan, batch: dict[str, np.ndarray]) -> tuple[dict[str, jax.Array], np.ndarray]:
+    """Returns a batch on the devices and the numbers of its examples."""
+    indices = batch["index"]
+    return plan.placement.put_batch({name: x for name, x in batch.items() if name != "index"}), indices
 
 
-def _settle(run: Run, step: int, metrics: dict, indices: np.ndarray, log: Log) -> None:
-    """Reads what a step measured, stops where it is not finite, and records it."""
-    values = run.placement.fetch(metrics)
-    for name in ("loss", "gradient_norm"):  # one that is not finite spoils the parameters, and all that follows
+def _record_step(plan: Plan, progress: Progress, log: Log, step: int, metrics: dict, indices: np.ndarray) -> None:
+    """Reads the metrics of a step, stops if they are not finite, and logs them."""
+    values = plan.placement.fetch(metrics)
+    for name in ("loss", "gradient_norm"):  # if one is not finite, the parameters and all later steps are not either
         if not math.isfinite(values[name]):
-            names = [run.problem.splits["train"].name(int(i)) for i in indices]
+            names = [plan.task.splits["train"].name(int(i)) for i in indices]
             what = f"the {name.replace('_', ' ')} is {values[name]} at step {step}"
             raise TrainingError(
                 f"{what}; its examples: {listed(names)}. The checkpoints before it are kept; lower "
-                "optimizer.learning_rate, set trainer.clip_norm, or look at these files"
+                "optimizer.learning_rate, set trainer.clip_norm, or check these files"
             )
-    run.on_step(step, run.total, values)
-    if step % run.config.trainer.log_every == 0 or step == run.total:
-        rate = float(run.rate(step - 1))
-        log.write(
-            "train", step, (step - 1) // run.steps_per_epoch + 1, values | {"learning_rate": rate} | run.speed(step)
-        )
+    plan.on_step(step, plan.total_steps, values)
+    cfg = plan.config.trainer
+    if step % cfg.log_every == 0 or step == plan.total_steps:
+        values = values | {"learning_rate": float(plan.rate(step - 1))} | progress.speed(step, cfg.batch_size)
+        log.write("train", step, (step - 1) // plan.steps_per_epoch + 1, values)
 
 
-def _tell_of_skipped(run: Run, skipped: dict[str, int]) -> None:
-    if skipped:
-        names = listed([f"{name} ({times} times)" for name, times in skipped.items()])
-        run.tell(f"{len(skipped)} bad records were skipped, others taken in their place: {names}")
+def _conclude_interval(
+    plan: Plan, progress: Progress, due: Due, state: State, position: dict, outputs: _Outputs
+) -> None:
+    """Validates, draws and stores what is due after a step.
+
+    If validation or drawing fails on a single host, the step is stored before the error is raised.
+    """
+    score, failure = None, None
+    try:
+        if due.validation:
+            score = _validate(plan, progress, state, outputs.log)
+        if due.picture:
+            _write_picture(plan, progress.step, state)
+    except Exception as error:
+        if jax.process_count() > 1:  # the other hosts would wait for this one
+            raise
+        failure = error
+    better = score is not None and score > progress.best
+    if due.checkpoint or better or failure:
+        outputs.checkpoints.save(progress.step, state, position | _replicas(plan), score=score)
+    if better:
+        progress.best = score
+        _write_model(plan, state)
+    if failure:
+        what = "validation" if due.validation and score is None else "its picture"
+        plan.tell(f"step {progress.step} is stored as a checkpoint, although {what} failed")
+        raise failure
+    if score is not None and progress.step < plan.total_steps:
+        plan.on_validation(progress.step // plan.steps_per_epoch, score)
 
 
-def _last_validation(folder: Path) -> dict[str, float]:
-    """What the log says of it: a run that had taken all steps before does not validate again."""
-    entries = [entry for entry in read_metrics(folder / METRICS_FILE) if entry["split"] == "val"]
-    last = entries[-1] if entries else {}
-    return {k: math.nan if v is None else v for k, v in last.items() if k not in ("split", "step", "epoch")}
+def _validate(plan: Plan, progress: Progress, state: State, log: Log) -> float:
+    """Measures the validation split, logs the numbers, and returns the score."""
+    step = progress.step
+    scores = measure_split(plan, "val", state, pause=progress.pause)
+    log.write("val", step, step // plan.steps_per_epoch, scores)
+    plan.tell(f"step {step}: {', '.join(f'{name} {value:.4f}' for name, value in scores.items())}")
+    return scores[plan.task.target]
 
 
-def _validates(run: Run) -> bool:
-    return "val" in run.problem.splits and run.due(run.config.trainer.validate_every)
+def measure_split(
+    plan: Plan, split: str, state: State, *, pause: Callable[[], None] = lambda: None
+) -> dict[str, float]:
+    """Returns the numbers of a split, computed by all devices and hosts.
+
+    Args:
+      plan: of the run.
+      split: name of the split.
+      state: as `Placement.take_state` returns it.
+      pause: called between batches.
+    """
+    cfg, found = plan.config.data, collections.defaultdict(list)
+    devices = len(plan.placement.devices)
+    options = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    options |= {"threads": cfg.threads, "on_error": cfg.on_error}
+    options["batch_size"] = -(-plan.config.trainer.batch_size // devices) * devices
+    with contextlib.closing(evaluation_batches(plan.task.splits[split], plan.task.prepare, **options)) as batches:
+        for batch in batches:
+            pause()
+            batch.pop("index", None)
+            results = plan.measure(state, plan.placement.put_evaluation_batch(batch))
+            weight = np.asarray(results.pop("weight"))
+            for name, values in results.items():
+                found[name].append(np.asarray(values)[weight > 0])
+    if batches.skipped:
+        plan.tell(f"{len(batches.skipped)} bad records of {split} were not measured: {listed([*batches.skipped])}")
+    return plan.task.summarise({name: np.concatenate(parts) for name, parts in found.items()})
 
 
-def _stores(run: Run) -> bool:
-    steps = run.config.trainer.checkpoint_steps
-    return run.due(run.config.trainer.checkpoint_every) or bool(steps and run.step % steps == 0)
+def _write_picture(plan: Plan, step: int, state: State) -> None:
+    if jax.process_count() > 1:
+        return  # only one host draws, but computing needs all of them
+    records = list(itertools.islice(_readable(plan), PICTURED))
+    (plan.folder / PICTURES).mkdir(exist_ok=True)
+    picture = plan.task.draw(plan.learner.trained(state), records)
+    save_picture(picture, plan.folder / PICTURES / f"step_{step:07d}.png")
 
 
-def _draws(run: Run) -> bool:
-    return run.problem.draw is not None and run.due(run.config.trainer.pictures_every)
-
-
-def _finish(run: Run, checkpoints: Checkpoints) -> None:
-    """Makes sure of the model directory: a run that was killed may have stored its best step and not the model."""
-    step = checkpoints.best() or run.total
-    state, _ = checkpoints.restore(step, run.fresh())
-    _write_model(run, state)
-
-
-def _put(run: Run, batch: dict[str, np.ndarray]) -> tuple[dict[str, jax.Array], np.ndarray]:
-    """A batch on the devices, and which examples it holds."""
-    indices = batch["index"]
-    return run.placement.put_batch({name: x for name, x in batch.items() if name != "index"}), indices
-
-
-def _write_model(run: Run, state: State) -> None:
-    """Writes the model directory; its arrays are whole on every host, and the first writes."""
-    if jax.process_index() == 0:
-        local = jax.tree.map(lambda x: np.asarray(x.addressable_shards[0].data), state)
-        with clear_when_full("the model", run.folder / MODEL):
-            save_model(run.learner.trained(local), run.folder / MODEL, run.problem.model.card, overwrite=True)
-
-
-def _readable(run: Run) -> Iterator[dict]:
-    """The records to be pictured; bad ones are left out where they are skipped in training."""
-    split = run.problem.splits.get("val", run.problem.splits["train"])
+def _readable(plan: Plan) -> Iterator[dict]:
+    """Yields the records for a picture; bad ones are left out if training skips them."""
+    split = plan.task.splits.get("val", plan.task.splits["train"])
     for i in range(len(split)):
         try:
             yield split[i]
         except (ValueError, OSError):
-            if run.config.data.on_error == "stop":
+            if plan.config.data.on_error == "stop":
                 raise
 
 
-def _write_picture(run: Run, state: State) -> None:
-    if jax.process_count() > 1:
-        return  # a picture is drawn by one host, and computing takes them all
-    records = list(itertools.islice(_readable(run), PICTURED))
-    (run.folder / PICTURES).mkdir(exist_ok=True)
-    picture = run.problem.draw(run.learner.trained(state), records)
-    save_picture(picture, run.folder / PICTURES / f"step_{run.step:07d}.png")
+def _write_best_model(plan: Plan, checkpoints: Checkpoints) -> None:
+    """Writes the model directory again: a run that was killed may have stored its best step but not the model."""
+    state, _ = checkpoints.restore(checkpoints.best() or plan.total_steps, plan.fresh_state())
+    _write_model(plan, state)
+
+
+def _write_model(plan: Plan, state: State) -> None:
+    """Writes the model directory; every host has the whole arrays, and the first host writes them."""
+    if jax.process_index() == 0:
+        local = jax.tree.map(lambda x: np.asarray(x.addressable_shards[0].data), state)
+        with clear_when_full("the model", plan.folder / MODEL):
+            save_model(plan.learner.trained(local), plan.folder / MODEL, plan.task.model.card, overwrite=True)
+
+
+def _report_skipped(plan: Plan, skipped: dict[str, int]) -> None:
+    if skipped:
+        names = listed([f"{name} ({times} times)" for name, times in skipped.items()])
+        plan.tell(f"{len(skipped)} bad records were skipped and replaced by others: {names}")
+
+
+def _last_validation(folder: Path) -> dict[str, float]:
+    """Returns the last validation in the log: a run that had taken all its steps does not validate again."""
+    entries = [entry for entry in read_metrics(folder / METRICS_FILE) if entry["split"] == "val"]
+    last = entries[-1] if entries else {}
+    return {k: math.nan if v is None else v for k, v in last.items() if k not in ("split", "step", "epoch")}

@@ -1,4 +1,8 @@
-"""The folder of a run: opened new or to go on with, trained in, and evaluated."""
+"""The folder of a run: opened, trained in and evaluated.
+
+A run goes one way: its configuration is read (`open_run`), `train` makes the task of the configuration and the plan of
+the run, and `jaxseg.training.loop.fit` trains.
+"""
 
 import dataclasses
 import json
@@ -11,22 +15,26 @@ from jaxseg.devices import select_devices
 from jaxseg.draw.save import save_picture
 from jaxseg.environment import environment
 from jaxseg.files import atomic_file, only_writer, sweep
-from jaxseg.training import loop, task
-from jaxseg.training.checkpoint import Checkpoints
+from jaxseg.registry import TASKS
+from jaxseg.training import loop
+from jaxseg.training.checkpoint import Checkpoints, has_checkpoint
 from jaxseg.training.config.config import Config, read_config, to_mapping, write_config
-from jaxseg.training.evaluation import evaluate_checkpoint
-from jaxseg.training.prepare import prepare
+from jaxseg.training.plan import Plan, make_evaluation_plan, make_plan
+from jaxseg.training.task import Examination, Task, make_task, task_class
 from jaxseg.weights.load import load
 
 CONFIG_FILE, VERSIONS_FILE, FACTS_FILE = "config.yaml", "versions.json", "data.json"
-MOVABLE = ("data.root", "data.threads", "data.workers", "trainer.keep_memory")  # no result hangs on them
+MOVABLE = ("data.root", "data.threads", "data.workers", "trainer.keep_memory")  # no result depends on them
 
 
 def training_devices(spec: str) -> list[jax.Device]:
-    """Returns the devices to train on: "all" of the kind that JAX prefers, of all hosts, or what `select_devices` does.
+    """Returns the devices to train on.
+
+    Args:
+      spec: "all" for every device of the kind that JAX prefers, on all hosts; or as `select_devices` takes it.
 
     Raises:
-      ValueError: there is no such device, or some are named where several hosts take part.
+      ValueError: there is no such device, or single devices are named although several hosts take part.
     """
     if spec == "all":
         return jax.devices()
@@ -44,39 +52,89 @@ def open_run(
     resume: bool = False,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Config:
-    """Returns the configuration of a run that is new or goes on; nothing is written yet.
+    """Returns the configuration of a new run or of one to resume; nothing is written yet.
 
     Args:
-      source: a YAML file or the name of a packaged one; may be None where the run is there already.
+      source: a YAML file or the name of a packaged configuration; may be None if the folder holds a run.
       folder: of the run.
-      data: folder of the data, in place of `data.root`.
+      data: folder of the data, instead of `data.root`.
       overrides: such as "trainer.epochs=2".
-      resume: go on with a run that is there. Where there is none, one is started, if there is a source.
-      tell: called with a line for the user, where the settings are an original program's.
+      resume: resume the run in the folder; if it holds none, a new one is started from `source`.
+      tell: called with each message for the user about the settings.
 
     Raises:
-      ValueError: the configuration is wrong, or not that of the run which is there; the folder holds other things.
+      ValueError: the configuration is wrong or is not that of the run in the folder, or the folder holds other files.
     """
     stored = folder / CONFIG_FILE
     if source or stored.is_file():
-        _refuse_no_data(source or stored, overrides, data)
+        _check_takes_data(source or stored, overrides, data)
     overrides = [*overrides, *_root(data)]
     if resume and stored.is_file():
-        config = read_config(stored, task.sections)
-        wanted = read_config(source or stored, task.sections, overrides)
-        changed = [name for name in _differences(to_mapping(config), to_mapping(wanted)) if name not in MOVABLE]
-        if changed:
-            raise ValueError(f"{folder} was started with another {', '.join(changed)}; start a new run in a new folder")
-        moved = [override for override in overrides if override.partition("=")[0].strip() in MOVABLE]
-        return _located(read_config(stored, task.sections, moved))
+        return _with_whole_root(_resumed(stored, source, overrides))
     if source is None:
-        what = "no run to go on with" if resume else "no configuration was named"
-        raise ValueError(f"{folder}: {what}; give one with -t")
-    config = read_config(source, task.sections, overrides, tell=tell)
-    # another of several hosts may find what the first has begun already; asking for its number starts the devices
+        what = "no run to resume" if resume else "no configuration was named"
+        raise ValueError(f"{folder}: {what}; give a configuration with -t")
+    config = read_config(source, overrides, tell=tell)
+    # Of several hosts only the first checks: the others may find what it has started already. The number of a host is
+    # known only once the devices have started, so a single host does not ask for it.
     if not jax.distributed.is_initialized() or jax.process_index() == 0:
-        _refuse_other_things(folder)
-    return _located(config)
+        _check_empty(folder)
+    return _with_whole_root(config)
+
+
+def _check_takes_data(source: str | Path, overrides: Sequence[str], data: Path | None) -> None:
+    """Raises if data are named for a task that takes none; other problems of the settings are reported later."""
+    if data is None:
+        return
+    try:
+        config = read_config(source, overrides)
+    except ValueError:
+        return
+    if not hasattr(config.data, "root"):
+        raise ValueError(f"-i: {config.task} takes no data, it makes its own; leave -i out")
+
+
+def _root(data: Path | None) -> list[str]:
+    """Returns the override that `-i` means."""
+    return [] if data is None else [f"data.root={json.dumps(str(data.resolve()))}"]
+
+
+def _resumed(stored: Path, source: str | Path | None, overrides: Sequence[str]) -> Config:
+    """Returns the configuration of the run in a folder; only settings that change no result may differ from it."""
+    config, wanted = read_config(stored), read_config(source or stored, overrides)
+    changed = [name for name in _differences(to_mapping(config), to_mapping(wanted)) if name not in MOVABLE]
+    if changed:
+        names = ", ".join(changed)
+        raise ValueError(f"{stored.parent} was started with a different {names}; start a new run in a new folder")
+    return read_config(stored, [o for o in overrides if o.partition("=")[0].strip() in MOVABLE])
+
+
+def _differences(one: dict, other: dict, prefix: str = "") -> list[str]:
+    """Returns the names of the settings in which two configurations differ."""
+    found = []
+    for name in sorted(one.keys() | other.keys()):
+        a, b = one.get(name), other.get(name)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += _differences(a, b, f"{prefix}{name}.")
+        elif a != b:
+            found.append(prefix + name)
+    return found
+
+
+def _check_empty(folder: Path) -> None:
+    """Raises if a folder holds more than a run that was killed at once may have left."""
+    if folder.exists() and any(p.name != VERSIONS_FILE and not p.name.startswith(".jaxseg-") for p in folder.iterdir()):
+        there = (folder / CONFIG_FILE).is_file()
+        resume = ", or resume the run in it with --resume" if there else ""
+        raise ValueError(f"{folder} is not empty; name a new folder{resume}")
+
+
+def _with_whole_root(config: Config) -> Config:
+    """Returns a configuration with the absolute path of its data, so that any working directory can resume the run."""
+    if not hasattr(config.data, "root"):
+        return config
+    root = str(Path(config.data.root).expanduser().resolve())
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, root=root))
 
 
 def train(
@@ -88,32 +146,67 @@ def train(
     on_validation: Callable[[int, float], None] = lambda *_: None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> dict[str, float]:
-    """Trains in the folder of a run, made if it is new, and returns the last validation; see `training.loop.fit`.
+    """Trains in the folder of a run, which is made if it is new, and returns the last validation.
+
+    Args:
+      config: of `open_run`.
+      folder: of the run.
+      devices: to train on.
+      on_step, on_validation, tell: see `jaxseg.training.plan.Plan`.
 
     Raises:
-      ValueError: also where the data, the batch and the devices do not fit; nothing was written then.
+      ValueError: data, batch size and devices do not fit, before anything is written; and the errors of
+        `jaxseg.training.loop.fit`.
     """
-    problem = task.make_problem(config)
-    for note in problem.notes:
+    task = make_task(config)
+    for note in task.notes:
         tell(note)
-    _refuse_other_data(folder / FACTS_FILE, problem)
-    if not (folder / loop.CHECKPOINTS).is_dir():
-        problem = task.begun(problem)  # before anything is written
+    _check_same_data(folder / FACTS_FILE, task)
+    if not has_checkpoint(folder / loop.CHECKPOINTS):
+        task.model = task.initialise(task.model)
     calls = {"on_step": on_step, "on_validation": on_validation, "tell": tell}
-    under_way = prepare(config, problem, folder, devices=devices, **calls)
+    plan = make_plan(config, task, folder, devices=devices, **calls)
     if jax.process_index() > 0:
-        return loop.fit(under_way)
+        return loop.fit(plan)
     folder.mkdir(parents=True, exist_ok=True)
     with only_writer(folder):
         sweep(folder)
-        if (folder / CONFIG_FILE).is_file():
-            _tell_of_versions(folder / VERSIONS_FILE, tell)
-        else:
-            _write_json(folder / VERSIONS_FILE, environment())
-        write_config(config, folder / CONFIG_FILE)
-        if problem.facts:
-            _write_json(folder / FACTS_FILE, problem.facts)
-        return loop.fit(under_way)
+        _write_start(plan)
+        return loop.fit(plan)
+
+
+def _check_same_data(path: Path, task: Task) -> None:
+    """Raises if a run is resumed with other data than those it was started with."""
+    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(dict(task.facts))):
+        raise ValueError(f"the data are not those that the run was started with, which {path} lists; start a new run")
+
+
+def _write_start(plan: Plan) -> None:
+    """Writes what a run keeps of its start; reports versions that differ from those of its first start."""
+    folder = plan.folder
+    if (folder / CONFIG_FILE).is_file():
+        _report_versions(folder / VERSIONS_FILE, plan.tell)
+    else:
+        _write_json(folder / VERSIONS_FILE, environment())
+    write_config(plan.config, folder / CONFIG_FILE)
+    if plan.task.facts:
+        _write_json(folder / FACTS_FILE, plan.task.facts)
+
+
+def _report_versions(path: Path, tell: Callable[[str], None]) -> None:
+    now = _versions(environment())
+    try:
+        then = _versions(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, AttributeError):
+        tell(f"{path}, which lists the versions that the run was started with, cannot be read")
+        return
+    changed = [f"{name} {then.get(name, 'unknown')} (now {now[name]})" for name in now if then.get(name) != now[name]]
+    if changed:
+        tell(f"the run was started with other versions, so its results may differ slightly: {', '.join(changed)}")
+
+
+def _versions(found: dict) -> dict[str, str]:
+    return {"jaxseg": found.get("jaxseg"), "Python": found.get("python")} | dict(found.get("versions", {}))
 
 
 def evaluate(
@@ -126,71 +219,64 @@ def evaluate(
     tell: Callable[[str], None] = lambda _: None,
     show: Callable[[str], None] = lambda _: None,
 ) -> dict:
-    """Evaluates a run's best checkpoint, or that of a step, writes `evaluation_<split>.json` and returns its content.
+    """Evaluates a checkpoint of a run, writes `evaluation_<split>.json` and returns its content.
 
     Args:
-      split: None: "test" where there is one, else "val".
-      data: folder of the data, in place of the run's own.
-      show: called with the table of what the method examines, where it does; the picture is `evaluation_<split>.png`.
+      folder: of the run.
+      split: name of the split; None: "test" if the data have one, else "val".
+      devices: any number of devices.
+      step: of the checkpoint; None: the best one by validation, or the last one without validations.
+      data: folder of the data, instead of the run's own.
+      tell: called with each message for the user.
+      show: called with the table of the method's own measurements, if it has any; their picture is
+        `evaluation_<split>.png`.
 
     Raises:
-      ValueError: the folder holds no run, or no such split or checkpoint.
+      ValueError: the folder holds no run, or there is no such split or checkpoint.
     """
-    config = _stored(folder, data)
-    problem = task.make_problem(config)
+    config = _stored_config(folder, data)
+    task = make_task(config)
     if split is None:
-        split = "test" if problem.splits.get("test") else "val"
+        split = "test" if task.splits.get("test") else "val"
         tell(f"the split is {split}")
-    if not problem.splits.get(split):
-        known = ", ".join(name for name, records in problem.splits.items() if len(records))
+    if not task.splits.get(split):
+        known = ", ".join(name for name, records in task.splits.items() if len(records))
         raise ValueError(f"the data have no split {split!r} with examples; there are: {known}")
-    if not (folder / loop.CHECKPOINTS).is_dir():
+    if not has_checkpoint(folder / loop.CHECKPOINTS):
         raise ValueError(f"{folder} has no checkpoint yet")
+    plan = make_evaluation_plan(config, task, folder, devices=devices, tell=tell)
     with Checkpoints(folder / loop.CHECKPOINTS, read_only=True) as checkpoints:
-        step = _checkpoint(checkpoints, step, folder)
-        found = evaluate_checkpoint(config, problem, checkpoints, step, split, devices=devices, tell=tell)
-    return _kept(folder / f"evaluation_{split}.json", {"step": step} | found[0], found[1], show)
+        step = _chosen_step(checkpoints, step)
+        state, _ = checkpoints.restore(step, plan.fresh_state())
+    scores = loop.measure_split(plan, split, state)
+    examination = None
+    if task.examine is not None and jax.process_count() > 1:
+        tell("evaluate on one host for the table and the picture")
+    elif task.examine is not None:
+        examination = task.examine(plan.learner.trained(state), task.splits[split])
+    return _write_evaluation(folder / f"evaluation_{split}.json", {"step": step} | scores, examination, show)
 
 
-def compare_masks(
-    folder: Path,
-    masks: Sequence[Path],
-    truth: Path,
-    *,
-    devices: Sequence[jax.Device],
-    show: Callable[[str], None] = lambda _: None,
-) -> dict:
-    """Measures what a run's model makes of other masks, writes `evaluation_masks.json` and returns its content.
-
-    Args:
-      masks: folders, such as of a segmenter at several stages of its training.
-      truth: folder of the true masks, with the same names.
-      devices: the first is used.
-      show: as of `evaluate`.
-
-    Raises:
-      ValueError: the folder holds no run, or one of a method that takes no masks; masks are missing or bad.
-    """
-    config = _stored(folder)
-    names = [path.name for path in masks]
-    rows = {name if names.count(name) == 1 else str(path): path for name, path in zip(names, masks, strict=True)}
-    if len(rows) < len(masks):
-        raise ValueError("a folder of masks is named twice")
-    with jax.default_device(devices[0]):
-        examination = task.compare(config, load(folder), rows, truth)
-    return _kept(folder / "evaluation_masks.json", {}, examination, show)
-
-
-def _stored(folder: Path, data: Path | None = None) -> Config:
-    """The configuration of the run in a folder, with other data where these are given."""
+def _stored_config(folder: Path, data: Path | None = None) -> Config:
+    """Returns the configuration of the run in a folder, with other data if they are given."""
     if not (folder / CONFIG_FILE).is_file():
         raise ValueError(f"{folder} holds no run: it has no {CONFIG_FILE}")
-    _refuse_no_data(folder / CONFIG_FILE, (), data)
-    return read_config(folder / CONFIG_FILE, task.sections, _root(data))
+    _check_takes_data(folder / CONFIG_FILE, (), data)
+    return read_config(folder / CONFIG_FILE, _root(data))
 
 
-def _kept(path: Path, scores: dict, examination: task.Examination | None, show: Callable[[str], None]) -> dict:
-    """Writes what was measured, and returns it."""
+def _chosen_step(checkpoints: Checkpoints, step: int | None) -> int:
+    steps = checkpoints.steps()
+    if step is None:
+        best = checkpoints.best()
+        return steps[-1] if best is None else best
+    if step not in steps:
+        raise ValueError(f"there is no checkpoint of step {step}; there are {', '.join(map(str, steps))}")
+    return step
+
+
+def _write_evaluation(path: Path, scores: dict, examination: Examination | None, show: Callable[[str], None]) -> dict:
+    """Writes what was measured and returns it."""
     found = scores | (dict(examination.numbers) if examination else {})
     if jax.process_index() == 0:
         _write_json(path, found)
@@ -201,84 +287,38 @@ def _kept(path: Path, scores: dict, examination: task.Examination | None, show: 
     return found
 
 
-def _refuse_other_things(folder: Path) -> None:
-    """Raises where a folder holds more than a run that was killed at once may have left."""
-    if folder.exists() and any(p.name != VERSIONS_FILE and not p.name.startswith(".jaxseg-") for p in folder.iterdir()):
-        there = (folder / CONFIG_FILE).is_file()
-        resume = ", or go on with the run in it with --resume" if there else ""
-        raise ValueError(f"{folder} is not empty; name a new folder{resume}")
+def compare_masks(
+    folder: Path,
+    masks: Sequence[Path],
+    truth: Path,
+    *,
+    devices: Sequence[jax.Device],
+    show: Callable[[str], None] = lambda _: None,
+) -> dict:
+    """Measures a run's model on masks from another source, writes `evaluation_masks.json` and returns its content.
 
+    Args:
+      folder: of the run.
+      masks: folders, such as those of a segmenter at several stages of its training.
+      truth: folder of the true masks, with the same file names.
+      devices: the first one is used.
+      show: called with the table.
 
-def _refuse_other_data(path: Path, problem: task.Problem) -> None:
-    """Raises where a run goes on and its data are not those that it was started with."""
-    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(dict(problem.facts))):
-        raise ValueError(f"the data are not those that the run was started with, which {path} lists; start a new run")
-
-
-def _tell_of_versions(path: Path, tell: Callable[[str], None]) -> None:
-    """Tells where a run goes on under other versions than it was started with."""
-    now = _versions(environment())
-    try:
-        then = _versions(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, AttributeError):
-        tell(f"{path} cannot be read, which says under which versions the run was started")
-        return
-    changed = [f"{name} {then.get(name, 'unknown')} (now {now[name]})" for name in now if then.get(name) != now[name]]
-    if changed:
-        tell(f"the run was started under other versions, and may not go on to the bit: {', '.join(changed)}")
-
-
-def _versions(found: dict) -> dict[str, str]:
-    return {"jaxseg": found.get("jaxseg"), "Python": found.get("python")} | dict(found.get("versions", {}))
-
-
-def _refuse_no_data(source: str | Path, overrides: Sequence[str], data: Path | None) -> None:
-    """Raises where data are named for a task that takes none; other faults of the settings are told of later."""
-    if data is None:
-        return
-    try:
-        config = read_config(source, task.sections, overrides)
-    except ValueError:
-        return
-    if not hasattr(config.data, "root"):
-        raise ValueError(f"-i: {config.task} takes no data, it makes its own; leave -i out")
-
-
-def _root(data: Path | None) -> list[str]:
-    """The override that `-i` stands for."""
-    return [] if data is None else [f"data.root={json.dumps(str(data.resolve()))}"]
-
-
-def _located(config: Config) -> Config:
-    """A configuration with the whole path of its data, so that the run can go on from another working directory."""
-    if not hasattr(config.data, "root"):
-        return config
-    root = str(Path(config.data.root).expanduser().resolve())
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, root=root))
-
-
-def _checkpoint(checkpoints: Checkpoints, step: int | None, folder: Path) -> int:
-    steps = checkpoints.steps()
-    if not steps:
-        raise ValueError(f"{folder} has no checkpoint yet")
-    if step is None:
-        best = checkpoints.best()
-        return steps[-1] if best is None else best
-    if step not in steps:
-        raise ValueError(f"there is no checkpoint of step {step}; there are {', '.join(map(str, steps))}")
-    return step
-
-
-def _differences(one: dict, other: dict, prefix: str = "") -> list[str]:
-    """The names of the settings in which two configurations differ."""
-    found = []
-    for name in sorted(one.keys() | other.keys()):
-        a, b = one.get(name), other.get(name)
-        if isinstance(a, dict) and isinstance(b, dict):
-            found += _differences(a, b, f"{prefix}{name}.")
-        elif a != b:
-            found.append(prefix + name)
-    return found
+    Raises:
+      ValueError: the folder holds no run, or its method takes no masks; masks are missing or bad.
+    """
+    config = _stored_config(folder)
+    method = task_class(config.task)
+    if method.compare is None:
+        able = ", ".join(name for name in TASKS if task_class(name).compare is not None)
+        raise ValueError(f"a run of {config.task} does not take masks; runs of {able} do")
+    names = [path.name for path in masks]
+    rows = {name if names.count(name) == 1 else str(path): path for name, path in zip(names, masks, strict=True)}
+    if len(rows) < len(masks):
+        raise ValueError("a folder of masks is named twice")
+    with jax.default_device(devices[0]):
+        examination = method.compare(config, load(folder), rows, truth)
+    return _write_evaluation(folder / "evaluation_masks.json", {}, examination, show)
 
 
 def _write_json(path: Path, content: dict) -> None:

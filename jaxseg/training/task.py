@@ -1,116 +1,139 @@
-"""What the engine knows of a method: a Problem, made by the method's own file from its section of the config."""
+"""The interface between a method and the training engine: one Task class per method, listed in the registry."""
 
 import dataclasses
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
+import jax
 import numpy as np
 from flax import nnx
 from PIL import Image
 
-TASKS = {  # name -> module
-    "cmvae": "jaxseg.annotators.cmvae_task",
-    "paxray": "jaxseg.anatomy.task",
-    "phantom": "jaxseg.anatomy.phantom_task",
-    "post_dae": "jaxseg.post_dae.task",
-    "prob_unet": "jaxseg.annotators.prob_unet_task",
-    "segae": "jaxseg.segae.task",
-}
+from jaxseg.registry import TASKS
+
+if TYPE_CHECKING:
+    from jaxseg.training.config.config import Config
 
 
 @dataclasses.dataclass(frozen=True)
 class Examination:
-    """What a method alone can say of a model: numbers as JSON takes them, lines for people, a picture or None."""
+    """What a method measures of a trained model beyond its scores.
+
+    Attributes:
+      numbers: values that JSON can hold.
+      table: the same as text for people.
+      picture: None if the method draws none.
+    """
 
     numbers: Mapping
     table: str
     picture: Image.Image | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class Problem:
-    """A model, its data, its loss and its metrics.
+class Task:
+    """A model, its data, its loss and its metrics, made from a configuration.
+
+    A subclass sets the attributes in its constructor. Making a task reads what the data are, but it does not read the
+    files that only a new run needs; `initialise` does. The optional methods are None in this class.
 
     Attributes:
-      model: with its `card`, in any mode; its arrays are random.
-      splits: "train" and, where there are, "val" and "test": sources with `len`, `[i] -> record` and `name(i)`.
-      augment: (record, numpy Generator) -> arrays of one example, for training.
-      prepare: the same for evaluation, without chance.
-      loss: (model in training mode, batch, key) -> (mean loss, {name: scalar}).
-      scores: (model in evaluation mode, batch) -> {name: (B, ...)}, what is measured of every example.
-      summarise: {name: (N, ...)} of a whole split -> {name: number}.
-      target: the number of which the highest is best.
-      draw: (model, records) -> a picture of predictions; None: there is none.
-      facts: whatever else of the data should be kept with the run, as JSON takes it.
-      notes: lines for the user about the data.
-      examine: (model in evaluation mode, source) -> Examination, of what `scores` does not measure; None: nothing.
-      begin: (model) -> the same with the arrays that a new run starts from, such as weights of a file that a run which
-        goes on has no need of; None: random ones.
-      timed: the loss takes `step=` too, how many steps were taken before.
+      Data, Model, Loss: dataclasses of the sections `data`, `model` and `loss` of the configuration.
+      target: name of the number in `summarise` that selects the best checkpoint; higher is better.
+      model: the network with its `card` and random arrays, in any mode.
+      splits: "train" and, if the data have them, "val" and "test". Each is a source with `len`, `[i] -> record` and
+        `name(i)`.
+      augment: (record, numpy Generator) -> arrays of one training example. Worker processes may call it, so it must
+        be picklable and must not hold the model.
+      prepare: the same for evaluation; it does not change examples at random.
+      facts: what identifies the data, as JSON values; a run can only be resumed with equal facts.
+      notes: messages for the user about the data.
     """
+
+    Data: ClassVar[type]
+    Model: ClassVar[type]
+    Loss: ClassVar[type]
+    target: ClassVar[str] = "dice"
 
     model: nnx.Module
     splits: Mapping[str, Sequence]
     augment: Callable
     prepare: Callable
-    loss: Callable
-    scores: Callable
-    summarise: Callable[[dict[str, np.ndarray]], dict[str, float]]
-    target: str
-    draw: Callable | None = None
-    facts: Mapping = dataclasses.field(default_factory=dict)
+    facts: Mapping = {}
     notes: Sequence[str] = ()
+
+    draw: Callable[[nnx.Module, Sequence[dict]], Image.Image] | None = None
+    """Optional method (model in evaluation mode, records) -> picture of its predictions."""
+
     examine: Callable[[nnx.Module, Sequence], Examination] | None = None
-    begin: Callable[[nnx.Module], nnx.Module] | None = None
-    timed: bool = False
+    """Optional method (model in evaluation mode, source) -> Examination."""
+
+    compare: "Callable[[Config, nnx.Module, Mapping[str, Path], Path], Examination] | None" = None
+    """Optional class method (config, model in evaluation mode, folders of masks by row name, folder of the true masks)
+    -> Examination of masks from another source; it does not need the data of the run."""
+
+    def __init__(self, config: "Config"):
+        raise NotImplementedError(f"{type(self).__name__} does not say how it is made from a configuration")
+
+    def loss(self, model: nnx.Module, batch: dict, key: jax.Array, step: jax.Array) -> tuple[jax.Array, dict]:
+        """Returns the mean loss of a batch and its parts by name.
+
+        Args:
+          model: in training mode.
+          batch: the arrays of `augment`, stacked.
+          key: for random numbers.
+          step: int32, number of optimisation steps taken before.
+        """
+        raise NotImplementedError
+
+    def scores(self, model: nnx.Module, batch: dict) -> dict[str, jax.Array]:
+        """Returns measurements of every example, {name: (B, ...)}, by a model in evaluation mode."""
+        raise NotImplementedError
+
+    def summarise(self, found: dict[str, np.ndarray]) -> dict[str, float]:
+        """Returns the numbers of a whole split from its measurements, {name: (N, ...)}."""
+        raise NotImplementedError
+
+    def initialise(self, model: nnx.Module) -> nnx.Module:
+        """Returns the model with the arrays that a new run starts from, such as those of a file of weights.
+
+        Raises:
+          ValueError, OSError: the file cannot be read or belongs to another model.
+        """
+        return model
+
+    @staticmethod
+    def translate(raw: dict, tell: Callable[[str], None]) -> dict | None:
+        """Returns the configuration of the original program as one of jaxseg; None if `raw` is something else.
+
+        Args:
+          raw: a parsed YAML file.
+          tell: called with a message for each setting that has no effect.
+
+        Raises:
+          ValueError: the settings are impossible; one line per problem.
+        """
+        return None
+
+    @staticmethod
+    def original_folder(raw: dict) -> Path | None:
+        """Returns the folder in which the configuration of the original program stores its run, if it names one."""
+        return None
 
 
-def sections(task: str) -> dict[str, type]:
-    """Returns the dataclasses of a task's own sections of the config: "data", "model" and "loss".
+def task_class(name: str) -> type[Task]:
+    """Returns the Task class of a name in the registry.
 
     Raises:
       ValueError: there is no such task.
     """
-    return _module(task).SECTIONS
+    if name not in TASKS:
+        raise ValueError(f"task: {name!r} is not one of {', '.join(TASKS)}")
+    module, _, attribute = TASKS[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
-def make_problem(config) -> Problem:
-    """Returns the problem of a config; reads what its data are, and makes the untrained model."""
-    return _module(config.task).make_problem(config)
-
-
-def begun(problem: Problem) -> Problem:
-    """Returns a problem whose model has the arrays that a new run starts from.
-
-    Raises:
-      ValueError, OSError: they cannot be read, or are of another model.
-    """
-    if problem.begin is None:
-        return problem
-    return dataclasses.replace(problem, model=problem.begin(problem.model), begin=None)
-
-
-def compare(config, model: nnx.Module, masks: Mapping[str, Path], truth: Path) -> Examination:
-    """Returns what a method measures of masks from elsewhere against the true ones.
-
-    Args:
-      config: of the run that the model is of.
-      model: in evaluation mode.
-      masks: folders by the names of their rows.
-      truth: the folder of the true masks.
-
-    Raises:
-      ValueError: the method has no such measure; masks are missing or bad.
-    """
-    module = _module(config.task)
-    if not hasattr(module, "compare"):
-        able = [task for task in TASKS if hasattr(_module(task), "compare")]
-        raise ValueError(f"a run of {config.task} does not take masks; runs of {', '.join(able)} do")
-    return module.compare(config, model, masks, truth)
-
-
-def _module(task: str):
-    if task not in TASKS:
-        raise ValueError(f"task: {task!r} is not one of {', '.join(TASKS)}")
-    return importlib.import_module(TASKS[task])
+def make_task(config: "Config") -> Task:
+    """Returns the task of a configuration; reads what its data are and makes the untrained model."""
+    return task_class(config.task)(config)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from jaxseg.draw.save import save_picture
 from jaxseg.files import atomic_file
-from jaxseg.training import task
 from jaxseg.training.config.config import read_config, write_config
 from jaxseg.tuning.coordinates import Axis, parallel_coordinates
 from jaxseg.tuning.space import Parameter
@@ -101,7 +100,7 @@ def write_results(folder: Path, runs: Path, found: Found, space: Sequence[Parame
     with atomic_file(folder / TABLE_FILE) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8")
     if found.best:
-        write_config(read_config(runs / found.best.name / "config.yaml", task.sections), folder / BEST_FILE)
+        write_config(read_config(runs / found.best.name / "config.yaml"), folder / BEST_FILE)
     drawn = [trial for trial in found.trials if trial.value is not None]
     if drawn:
         save_picture(_picture(found.target, drawn, space), folder / PICTURE_FILE)

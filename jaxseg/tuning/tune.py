@@ -17,10 +17,11 @@ from typing import Any
 import jax
 
 from jaxseg.files import only_writer, sweep
-from jaxseg.training import loop, run, task
+from jaxseg.training import loop, run
 from jaxseg.training.config.config import Config, read_config, to_mapping, write_config
 from jaxseg.training.log import METRICS_FILE, read_metrics
-from jaxseg.training.prepare import prepare
+from jaxseg.training.plan import make_plan
+from jaxseg.training.task import make_task
 from jaxseg.tuning.space import Parameter, default_space, make_space, read_space, valued
 from jaxseg.tuning.study import JOURNAL, LOCK, Study, import_optuna, open_study
 from jaxseg.tuning.tracking import track
@@ -102,9 +103,7 @@ def open_search(
         target, facts = _checked(base, folder, devices, tell)
         root = [f"data.root={json.dumps(base.data.root)}"] if hasattr(base.data, "root") else []
         lines = read_space(space) or (stored or {}).get("space") or default_space(base)
-        parameters = make_space(
-            lines, lambda one: read_config(source, task.sections, [*overrides, *root, one]), run.MOVABLE
-        )
+        parameters = make_space(lines, lambda one: read_config(source, [*overrides, *root, one]), run.MOVABLE)
         seed = (stored or {}).get("seed", 0) if seed is None else seed
         plan = {"config": _lasting(base), "space": [str(p) for p in parameters], "seed": seed, "data": facts}
         _refuse_other_search(folder, stored, plan)
@@ -157,16 +156,16 @@ def _checked(base: Config, folder: Path, devices: Sequence[jax.Device], tell: Ca
     """What is searched for, and a digest of what the data are; the configuration itself can be trained."""
     if jax.process_count() > 1:
         raise ValueError("a search runs on one host; start one in a folder of its own on each")
-    problem = task.make_problem(base)
-    if not problem.splits.get("val"):
+    task = make_task(base)
+    if not task.splits.get("val"):
         raise ValueError("a search compares trials on a validation split, and the data have none")
-    prepared = prepare(base, problem, folder, devices=devices)
-    if base.trainer.validate_every * prepared.steps_per_epoch >= prepared.total:
+    plan = make_plan(base, task, folder, devices=devices)
+    if base.trainer.validate_every * plan.steps_per_epoch >= plan.total_steps:
         tell("a trial is validated at its end alone, so none is cut short; trainer.validate_every sets it")
-    for note in problem.notes:
+    for note in task.notes:
         tell(note)
-    facts = json.dumps(dict(problem.facts), sort_keys=True).encode()
-    return problem.target, hashlib.sha256(facts).hexdigest()
+    facts = json.dumps(dict(task.facts), sort_keys=True).encode()
+    return task.target, hashlib.sha256(facts).hexdigest()
 
 
 def _lasting(base: Config) -> dict:

@@ -9,7 +9,8 @@ from flax import nnx
 from torch_writer import save
 
 from jaxseg.nn import resnet
-from jaxseg.training import run, task
+from jaxseg.training import run
+from jaxseg.training.task import make_task
 
 pytestmark = pytest.mark.usefixtures("shallow")
 
@@ -31,22 +32,28 @@ def state_dict(cfg: resnet.ResNetConfig) -> dict[str, np.ndarray]:
     return found | {"fc.weight": np.zeros((7, 32), np.float32), "fc.bias": np.zeros(7, np.float32)}  # not ours
 
 
+def initialised(config):
+    """The model that a new run starts from."""
+    task = make_task(config)
+    return task.initialise(task.model)
+
+
 def test_a_torchvision_file_fills_the_backbone_and_another_depth_is_refused(configured, tmp_path):
-    trunk = task.make_problem(configured()).model.cfg.trunk
+    trunk = make_task(configured()).model.cfg.trunk
     tensors = state_dict(trunk)
     path = save(tmp_path / "resnet18.pth", tensors)
     setting = f"model.backbone_weights={json.dumps(str(path))}"
-    problem = task.begun(task.make_problem(configured(setting)))
-    kernel = np.asarray(problem.model.backbone.stem.conv.kernel[...])
+    model = initialised(configured(setting))
+    kernel = np.asarray(model.backbone.stem.conv.kernel[...])
     np.testing.assert_array_equal(kernel, tensors["conv1.weight"].transpose(2, 3, 1, 0))
-    np.testing.assert_array_equal(problem.model.backbone.stem.norm.mean[...], tensors["bn1.running_mean"])
+    np.testing.assert_array_equal(model.backbone.stem.norm.mean[...], tensors["bn1.running_mean"])
     with pytest.raises(ValueError, match="^model.backbone_weights: [0-9]+ problems"):
-        task.begun(task.make_problem(configured(setting, "model.backbone=resnet34")))
+        initialised(configured(setting, "model.backbone=resnet34"))
 
 
 def test_the_backbone_is_read_for_a_new_run_alone(configured, tmp_path):
     path, folder = tmp_path / "resnet18.pth", tmp_path / "run"
-    tensors = state_dict(task.make_problem(configured()).model.cfg.trunk)
+    tensors = state_dict(make_task(configured()).model.cfg.trunk)
     config = configured(f"model.backbone_weights={json.dumps(str(path))}", "trainer.max_steps=1")
     options = {"devices": jax.devices()[:1]}
     with pytest.raises((ValueError, OSError), match="resnet18.pth"):
@@ -61,4 +68,4 @@ def test_the_backbone_is_read_for_a_new_run_alone(configured, tmp_path):
 
 def test_weights_that_are_not_there_are_one_line(configured, tmp_path):
     with pytest.raises((ValueError, OSError), match="none.pth"):
-        task.begun(task.make_problem(configured(f"model.backbone_weights={json.dumps(str(tmp_path / 'none.pth'))}")))
+        initialised(configured(f"model.backbone_weights={json.dumps(str(tmp_path / 'none.pth'))}"))

@@ -1,6 +1,6 @@
 """Training from annotators who disagree: both networks, draws, KL schedules, measures, and what is refused."""
 
-import functools
+import dataclasses
 import json
 
 import jax
@@ -10,14 +10,14 @@ from annotator_files import save_mnist
 from PIL import Image
 
 import jaxseg
-from jaxseg.annotators import cmvae_task as cmvae
 from jaxseg.annotators import task as annotators
 from jaxseg.annotators.augment import Augmentation
 from jaxseg.annotators.energy import energy_distance_original, energy_distance_published
 from jaxseg.images.tiff import write_tiff
-from jaxseg.training import run, task
+from jaxseg.training import run
 from jaxseg.training.config.config import read_config
 from jaxseg.training.log import read_metrics
+from jaxseg.training.task import make_task
 
 pytestmark = pytest.mark.slow
 
@@ -54,11 +54,14 @@ def lidc(tmp_path_factory):
     return root
 
 
-def train(folder, data, config: str, *, devices: int = 1, resume: bool = False, on_step=lambda *_: None, **changed):
+def opened(folder, data, config: str, *, resume: bool = False, **changed):
     named = SMALL | NETWORKS[config.rpartition("_")[0]] | {k.replace("__", "."): v for k, v in changed.items()}
     overrides = [] if resume else [f"{name}={value}" for name, value in named.items()]
-    found = run.open_run(None if resume else config, folder, data=data, overrides=overrides, resume=resume)
-    return run.train(found, folder, devices=jax.devices()[:devices], on_step=on_step)
+    return run.open_run(None if resume else config, folder, data=data, overrides=overrides, resume=resume)
+
+
+def train(folder, data, config: str, *, devices: int = 1, on_step=lambda *_: None, **changed):
+    return run.train(opened(folder, data, config, **changed), folder, devices=jax.devices()[:devices], on_step=on_step)
 
 
 def losses(folder) -> list[float]:
@@ -86,7 +89,7 @@ def test_the_loss_falls_and_the_object_is_found(lidc, tmp_path, network):
 
 @pytest.mark.parametrize("config", ["cmvae_lidc", "cmvae_mnist", "prob_unet_lidc", "prob_unet_mnist"])
 def test_packaged_configurations_have_the_published_values_and_train(lidc, tmp_path, config):
-    values = read_config(config, task.sections)
+    values = read_config(config)
     rate = 1e-3 if config == "cmvae_mnist" else 1e-4
     rule = values.optimizer
     assert (rule.name, rule.learning_rate, rule.weight_decay) == ("adamw", rate, 1e-3)
@@ -135,15 +138,16 @@ def test_the_kl_term_follows_its_schedule(lidc, tmp_path):
         assert min(kl[3:]) > 0
 
 
-def test_an_annotator_a_batch_is_the_originals_way(lidc):
-    cfg = functools.partial(annotators.DataConfig, root=str(lidc))
-    source = cfg().splits()["train"]
+def test_an_annotator_a_batch_is_the_originals_way(lidc, tmp_path):
+    config = opened(tmp_path / "run", lidc, "cmvae_lidc", loss__schedule="constant")
+    task = make_task(config)
+    source = task.splits["train"]
     batch = {k: np.stack([source[i][k] for i in range(4)]) for k in ("image", "labels", "present", "truth")}
     model = jaxseg.create("cmvae", width=8, depth=2, image_size=(16, 16))
-    common = {"step": 0, "cfg": cmvae.LossConfig(), "factors": np.ones(1, np.float32), "steps_per_epoch": 1}
     values = {}
     for draw in ("sample", "batch"):
-        found = [cmvae.loss(model, batch, jax.random.key(i), data=cfg(draw=draw), **common)[0] for i in range(3)]
+        task.cfg = dataclasses.replace(config.data, draw=draw)
+        found = [task.loss(model, batch, jax.random.key(i), 0)[0] for i in range(3)]
         values[draw] = np.array(found)
     assert np.isfinite([*values["sample"], *values["batch"]]).all()
     assert (values["sample"] != values["batch"]).any()
@@ -172,10 +176,10 @@ def test_measures_are_those_of_numpy():
 def test_what_one_annotator_does_not_tell_is_no_perfect_score():
     names = ("dice", "ged_original", "distance_between_annotators", "kl")
     values = {name: np.array([np.nan, np.nan]) for name in names} | {"dice": np.array([0.5, 0.7])}
-    found = annotators.summarise(values)
+    found = annotators.means(values)
     assert set(found) == {"dice", "kl"}
     assert np.isnan(found["kl"])  # has diverged
-    assert annotators.summarise({"ged_original": np.array([np.nan, 2.5])}) == {"ged_original": 2.5}
+    assert annotators.means({"ged_original": np.array([np.nan, 2.5])}) == {"ged_original": 2.5}
     rows = {name: annotators._row(name, of) for name, of in values.items()}
     rows["baseline_majority"] = rows["ged_original"] | {"mean": 1.0}
     table = annotators._table(rows, 2)

@@ -52,7 +52,7 @@ def test_three_steps_of_the_confusion_vae_equal_pytorch(kit):
     names = cmvae.torch_names(cfg)
     model = fill(nnx.eval_shape(lambda: cmvae.CMVAE(cfg, rngs=nnx.Rngs(0))), kit.weights("scm_lidc_in"), names)
 
-    def loss(model, batch, key):
+    def loss(model, batch, key, step):
         outputs = model.outputs(batch["image"], batch["noise"])
         return confusion_vae_loss(**outputs, labels=batch["labels"], kl_weight=weight * given["beta"])
 
@@ -70,7 +70,7 @@ def test_three_steps_of_the_probabilistic_u_net_equal_pytorch(kit):
     names = prob_unet.torch_names(cfg)
     model = fill(nnx.eval_shape(lambda: prob_unet.ProbUNet(cfg, rngs=nnx.Rngs(0))), kit.weights("punet_lidc"), names)
 
-    def loss(model, batch, key):
+    def loss(model, batch, key, step):
         found = model.outputs(batch["image"], batch["target"], batch["noise"])
         value, parts = negative_elbo(found["logits"], batch["target"], found["posterior"], found["prior"], beta=beta)
         norms = sum_of_norms(prob_unet.regularised(model))

@@ -1,6 +1,5 @@
 """`jaxseg train` and `jaxseg evaluate`: settings, messages, exit codes, progress, and the model that is left."""
 
-import dataclasses
 import json
 import shutil
 import sys
@@ -13,8 +12,9 @@ from PIL import Image
 
 from jaxseg.cli.main import main
 from jaxseg.cli.progress import progress
-from jaxseg.training import run, task
+from jaxseg.training import run
 from jaxseg.training.config.config import packaged
+from jaxseg.training.task import make_task
 
 pytestmark = pytest.mark.usefixtures("shallow")
 TINY = ("data.size=32", "data.train=16", "data.val=4", "model.width=4", "trainer.batch_size=4", "trainer.max_steps=4")
@@ -138,13 +138,13 @@ def test_a_file_of_ones_own_is_a_configuration_and_stored_resolved(jaxseg_comman
 def test_going_on_with_other_settings_or_without_saying_so_is_refused(jaxseg_command, trained):
     code, _, err = jaxseg_command(*words(trained, "--resume", settings=("trainer.epochs=99",)))
     assert code == 2
-    says(err, "was started with another trainer.checkpoint_steps, trainer.epochs, trainer.log_every")
+    says(err, "was started with a different trainer.checkpoint_steps, trainer.epochs, trainer.log_every")
     code, _, err = jaxseg_command(*words(trained))
     assert code == 2
     says(err, "is not empty", "--resume")
     code, out, err = jaxseg_command("train", "-o", trained, "--resume", "-g", "0")
     assert code == 0
-    says(err, "going on after step 4 of 4")
+    says(err, "resuming after step 4 of 4")
     assert out.startswith("dice\t")
 
 
@@ -153,7 +153,7 @@ def test_a_damaged_checkpoint_is_told_of(jaxseg_command, trained, tmp_path):
     (folder / "checkpoints" / "4" / "data" / "metadata").unlink()
     code, _, err = jaxseg_command("train", "-o", folder, "--resume", "-g", "0")
     assert code == 0
-    says(err, "the checkpoint of step 4 is damaged", "damaged-4", "going on after step 2 of 4")
+    says(err, "the checkpoint of step 4 is damaged", "damaged-4", "resuming after step 2 of 4")
     assert len([line for line in err.splitlines() if "is damaged" in line]) == 1
     for step in ("2", "4"):
         (folder / "checkpoints" / step / "data" / "metadata").write_text("")
@@ -171,13 +171,13 @@ def test_missing_data_are_one_line_and_leave_no_run(jaxseg_command, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_is_one_line_and_exit_code_1(jaxseg_command, tmp_path, monkeypatch):
-    make = task.make_problem
+    def with_bad_loss(config):
+        task = make_task(config)
+        loss = task.loss
+        task.loss = lambda *args: (loss(*args)[0] * np.float32(np.nan), {})
+        return task
 
-    def spoilt(config):
-        problem = make(config)
-        return dataclasses.replace(problem, loss=lambda *args: (problem.loss(*args)[0] * np.float32(np.nan), {}))
-
-    monkeypatch.setattr(task, "make_problem", spoilt)
+    monkeypatch.setattr(run, "make_task", with_bad_loss)
     code, _, err = jaxseg_command(*words(tmp_path / "run"))
     assert (code, len(err.splitlines())) == (1, 1)
     says(err, "Error: the loss is nan at step 1; its examples: phantom ", "lower optimizer.learning_rate")

@@ -21,8 +21,8 @@ from jaxseg.nn.layers import BatchNorm
 from jaxseg.segae.model import with_embeddings
 from jaxseg.training import run
 from jaxseg.training.config.config import Config
-from jaxseg.training.prepare import prepare
-from jaxseg.training.task import TASKS, make_problem
+from jaxseg.training.plan import make_plan
+from jaxseg.training.task import TASKS, make_task
 
 TINY = {
     "cxas": {"backbone": "resnet18", "width": 4, "num_classes": 3},
@@ -140,8 +140,8 @@ TASKS = [pytest.param(task, marks=[pytest.mark.shared] if task == "paxray" else 
 @pytest.mark.parametrize("task", TASKS)
 def test_training_and_validation_lower_for_accelerators_that_are_not_here(task, tmp_path, request):
     config = opened(task, tmp_path, request)
-    prepared = prepare(config, make_problem(config), tmp_path / "run", devices=jax.devices()[:1])
-    problem, source, state = prepared.problem, prepared.problem.splits["train"], prepared.fresh()
+    prepared = make_plan(config, make_task(config), tmp_path / "run", devices=jax.devices()[:1])
+    problem, source, state = prepared.task, prepared.task.splits["train"], prepared.fresh_state()
     training = batch_of([problem.augment(source[i], np.random.default_rng(i)) for i in range(4)])
     validation = batch_of([problem.prepare(source[i], np.random.default_rng(i)) for i in range(4)])
 

@@ -66,15 +66,15 @@ def finished(folder: Path) -> dict[str, np.ndarray]:
     from flax import nnx
 
     import jaxseg
-    from jaxseg.training import task
     from jaxseg.training.checkpoint import Checkpoints
     from jaxseg.training.config.config import read_config
-    from jaxseg.training.prepare import prepare
+    from jaxseg.training.plan import make_plan
+    from jaxseg.training.task import make_task
 
-    config = read_config(folder / "config.yaml", task.sections)
-    run = prepare(config, task.make_problem(config), folder, devices=jax.devices()[:1])
+    config = read_config(folder / "config.yaml")
+    plan = make_plan(config, make_task(config), folder, devices=jax.devices()[:1])
     with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
-        state, _ = checkpoints.restore(checkpoints.steps()[-1], run.fresh())
+        state, _ = checkpoints.restore(checkpoints.steps()[-1], plan.fresh_state())
     model = nnx.to_pure_dict(nnx.state(jaxseg.load(folder)))
     leaves, _ = jax.tree_util.tree_flatten_with_path({"state": state, "model": model})
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
@@ -82,9 +82,14 @@ def finished(folder: Path) -> dict[str, np.ndarray]:
 
 def metrics(folder: Path) -> list[dict]:
     """The entries of a run, but for wall times."""
-    from jaxseg.training.log import WALL_TIMES, read_metrics
+    from jaxseg.training.log import read_metrics
 
-    return [{k: v for k, v in entry.items() if k not in WALL_TIMES} for entry in read_metrics(folder / "metrics.jsonl")]
+    return [without_wall_times(entry) for entry in read_metrics(folder / "metrics.jsonl")]
+
+
+def without_wall_times(entry: dict) -> dict:
+    """Returns an entry of a run without the values that differ between equal runs."""
+    return {name: value for name, value in entry.items() if name not in ("seconds", "examples_per_second")}
 
 
 def steps(folder: Path) -> list[int]:

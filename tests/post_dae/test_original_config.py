@@ -6,7 +6,6 @@ import pytest
 import yaml
 
 from jaxseg.post_dae import original_config as original_yml
-from jaxseg.training import task
 from jaxseg.training.config.config import read_config, stored_folder
 
 GIVEN = {
@@ -35,7 +34,7 @@ def written(folder, extra=None, **changed):
 
 def read(path, told=None, overrides=()):
     tell = told.append if told is not None else lambda _: None
-    return read_config(path, task.sections, ["data.root=masks", *overrides], tell=tell)
+    return read_config(path, ["data.root=masks", *overrides], tell=tell)
 
 
 def test_every_setting_finds_its_place(tmp_path):
@@ -57,7 +56,7 @@ def test_every_setting_finds_its_place(tmp_path):
 def test_what_is_not_said_is_as_published(tmp_path):
     path = tmp_path / "short.yml"
     path.write_text("training_configuration: {random_seed: 1}\n")
-    config, published = read(path), read_config("post_dae_original", task.sections)
+    config, published = read(path), read_config("post_dae_original")
     assert config.model == published.model
     assert config.optimizer == published.optimizer
     assert config.data.corruption == published.data.corruption

@@ -12,9 +12,9 @@ from PIL import Image
 
 import jaxseg
 from jaxseg.nn.losses import probability_dice_loss
-from jaxseg.post_dae import task as post_dae
-from jaxseg.post_dae.task import CorruptionConfig, DataConfig, spoil
-from jaxseg.training import run, task
+from jaxseg.post_dae.model import DAEConfig
+from jaxseg.post_dae.task import CorruptionConfig, DataConfig, PostDAETask, corrupt_each
+from jaxseg.training import run
 from jaxseg.training.config.config import read_config
 from jaxseg.training.log import read_metrics
 from jaxseg.training.reader import RecordError
@@ -54,13 +54,11 @@ def test_both_packaged_configurations_train(masks, tmp_path):
 
 
 def test_the_published_values_are_in_the_original_configuration():
-    config = read_config("post_dae_original", task.sections)
+    config = read_config("post_dae_original")
     assert (config.data.size, config.trainer.batch_size, config.trainer.epochs) == (512, 8, 200)
     assert (config.optimizer.name, config.optimizer.learning_rate, config.trainer.clip_norm) == ("adam", 1e-4, 0.5)
     assert config.data.corruption == CorruptionConfig()
-    problem = post_dae.make_problem  # its network is the architecture's default
-    assert callable(problem)
-    cfg = jaxseg.architectures.architecture("dae").config()
+    cfg = DAEConfig()
     assert (config.model.features, config.model.decoder_features) == (cfg.features, cfg.decoder_features)
     assert config.model.intermediate == cfg.intermediate
 
@@ -97,7 +95,7 @@ def test_it_trains_on_several_devices(masks, tmp_path, parallel):
 
 
 def settings(**values) -> DataConfig:
-    small = CorruptionConfig(patch=4, radius=2, max_distance=3, swaps=20, max_patches=3, max_discs=2, as_original=False)
+    small = CorruptionConfig(patch=4, radius=2, max_distance=3, swaps=20, max_patches=3, max_discs=2, fidelity="better")
     return DataConfig(root="masks", size=32, corruption=small, **values)
 
 
@@ -109,21 +107,21 @@ def disc(count: int) -> jax.Array:
 
 def test_the_shares_are_those_of_the_configuration():
     truth, keys = disc(400), jax.random.split(jax.random.key(3), 400)
-    shown = np.asarray(spoil(keys, truth, settings(clean_share=0.25, heavy_share=0.5)))
+    shown = np.asarray(corrupt_each(keys, truth, settings(clean_share=0.25, heavy_share=0.5)))
     wrong = (np.abs(shown - np.asarray(truth)) > 0.5).mean((1, 2, 3))
     assert (wrong == 0).mean() == pytest.approx(0.25, abs=0.07)
-    usual = np.asarray(spoil(keys, truth, settings()))
+    usual = np.asarray(corrupt_each(keys, truth, settings()))
     usual = (np.abs(usual - np.asarray(truth)) > 0.5).mean((1, 2, 3))
     assert wrong.mean() > 1.5 * usual.mean()
     assert (wrong > np.quantile(usual, 0.99)).mean() > 0.25
-    assert (np.asarray(spoil(keys, truth, settings(clean_share=1.0))) == np.asarray(truth)).all()
+    assert (np.asarray(corrupt_each(keys, truth, settings(clean_share=1.0))) == np.asarray(truth)).all()
 
 
 def test_each_mask_has_its_own_corruption_and_the_same_key_the_same():
     truth, keys = disc(4), jax.random.split(jax.random.key(0), 4)
-    shown = np.asarray(spoil(keys, truth, settings()))
+    shown = np.asarray(corrupt_each(keys, truth, settings()))
     assert (shown[0] != shown[1]).any()
-    np.testing.assert_array_equal(shown[2:], spoil(keys[2:], truth[2:], settings()))
+    np.testing.assert_array_equal(shown[2:], corrupt_each(keys[2:], truth[2:], settings()))
 
 
 def test_scaled_lengths_fit_the_size():
@@ -206,9 +204,11 @@ def test_a_picture_of_restored_masks_is_drawn(masks, tmp_path):
 def test_the_dice_part_is_the_loss_of_the_original():
     model = jaxseg.create("post_dae", image_size=(32, 32), features=(4, 6), decoder_features=(4, 4), strides=(2, 2))
     batch, key, cfg = {"mask": disc(2)}, jax.random.key(0), settings()
-    value, parts = post_dae.loss(model, batch, key, cfg=cfg, parts=("dice",))
-    _, for_spoiling = jax.random.split(key)
-    shown = spoil(jax.random.split(for_spoiling, 2), disc(2), cfg)
+    task = PostDAETask.__new__(PostDAETask)
+    task.cfg, task.parts = cfg, ("dice",)
+    value, parts = task.loss(model, batch, key, 0)
+    _, for_corruption = jax.random.split(key)
+    shown = corrupt_each(jax.random.split(for_corruption, 2), disc(2), cfg)
     expected = probability_dice_loss(nnx.sigmoid(model.logits(shown)), disc(2))
     assert float(value) == pytest.approx(float(expected), abs=1e-6)
     assert list(parts) == ["dice_loss"]

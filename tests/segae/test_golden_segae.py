@@ -18,7 +18,7 @@ NAME, MODEL, STEPS = "train/segae_resnet50", "segae_resnet50_train", 3
 RECIPE = OptimizerConfig("adam_l2", 1e-3, weight_decay=1e-4)
 
 
-def loss(model, batch, key):
+def loss(model, batch, key, step):
     prediction = model(batch["image"], batch["embedding"])
     partner = optimal_pairs(cosine_similarity(batch["embedding"]))
     parts = {"mse": weighted_mse(prediction, batch["dice"])}

@@ -11,9 +11,10 @@ from segae_runs import opened, save_data, save_embeddings, train
 import jaxseg
 from jaxseg.segae import task as segae
 from jaxseg.segae.model import embedding_of
-from jaxseg.training import run, task
+from jaxseg.training import run
 from jaxseg.training.config.config import read_config
 from jaxseg.training.log import read_metrics
+from jaxseg.training.task import make_task
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shallow")]
 
@@ -93,15 +94,15 @@ def test_it_trains_on_several_devices(data, tmp_path, parallel):
 
 def test_cases_are_chosen_by_name_from_either_split(data, tmp_path):
     changed = {"data__train_cases": "[val_0, train_1]", "data__val_cases": "[train_0]"}
-    problem = task.make_problem(opened(tmp_path / "run", data, **changed))
+    problem = make_task(opened(tmp_path / "run", data, **changed))
     names = {split: {item.case.name for item in source.items} for split, source in problem.splits.items()}
     assert names == {"train": {"val_0", "train_1"}, "val": {"train_0"}}
-    only = task.make_problem(opened(tmp_path / "run", data, data__val_cases="[train_0]"))
+    only = make_task(opened(tmp_path / "run", data, data__val_cases="[train_0]"))
     assert {item.case.name for item in only.splits["train"].items} == {"train_1"}
 
 
 def test_the_published_values_are_in_the_configuration():
-    config = read_config("segae", task.sections)
+    config = read_config("segae")
     assert (config.model.backbone, config.data.size, config.model.hidden) == ("resnet50", 256, 50)
     assert (config.trainer.batch_size, config.trainer.epochs, config.schedule.name) == (128, 30, "cosine")
     rule = config.optimizer
@@ -109,16 +110,17 @@ def test_the_published_values_are_in_the_configuration():
     assert (config.loss.mse, config.loss.ranking, config.data.degrade_share, config.data.canonical) == (1, 1, 0, False)
 
 
-def test_the_weights_of_the_losses_count(data):
-    problem = {}
-    for mse, ranking in ((1.0, 1.0), (2.0, 0.0), (0.0, 3.0)):
-        problem[mse, ranking] = segae.LossConfig(mse=mse, ranking=ranking)
+def test_the_weights_of_the_losses_count(data, tmp_path):
     model = jaxseg.create("segae", backbone="resnet18", width=4)
     rng = np.random.default_rng(0)
     model.embeddings.set_value(jax.numpy.asarray(rng.normal(size=(145, 512)), jax.numpy.float32))
     image = jax.numpy.asarray(rng.normal(size=(4, 32, 32, 2)), jax.numpy.float32)
     batch = {"image": image, "dice": np.float32([0.1, 0.5, 0.9, 0.4]), "label": np.array([13, 15, 7, 6])}
-    both, one, other = (segae.loss(model, batch, None, cfg=cfg) for cfg in problem.values())
+    task, found = make_task(opened(tmp_path / "run", data)), []
+    for mse, ranking in ((1.0, 1.0), (2.0, 0.0), (0.0, 3.0)):
+        task.weights = segae.LossConfig(mse=mse, ranking=ranking)
+        found.append(task.loss(model, batch, None, 0))
+    both, one, other = found
     np.testing.assert_allclose(one[0], 2 * both[1]["mse"], rtol=1e-5)
     np.testing.assert_allclose(other[0], 3 * both[1]["ranking"], rtol=1e-5)
     assert "ranking" not in one[1]

@@ -10,9 +10,10 @@ import pytest
 from tiny_runs import configured, metrics, steps, train
 
 import jaxseg
-from jaxseg.training import loop, run, task
+from jaxseg.training import loop, run
 from jaxseg.training.batches import training_batches
 from jaxseg.training.reader import RecordError
+from jaxseg.training.task import make_task
 
 pytestmark = pytest.mark.usefixtures("plain")
 
@@ -40,28 +41,28 @@ class Spoilt:
 @pytest.fixture
 def spoil(monkeypatch):
     """Makes records of a split bad, and changes the loss and the facts at will."""
-    make = task.make_problem
 
     def change(bad=(), error=None, loss=None, split="train", facts=None):
         def changed(config):
-            problem = make(config)
-            splits = {**problem.splits, split: Spoilt(problem.splits[split], frozenset(bad), error)}
+            task = make_task(config)
+            plain = task.augment
 
             def augment(record, rng):
-                example = problem.augment(record, rng)
+                example = plain(record, rng)
                 return example | {"image": example["image"] * np.float32(np.nan if record.get("bad") else 1)}
 
-            changes = {"splits": splits, "augment": augment, "loss": loss or problem.loss, "facts": facts or {}}
-            return dataclasses.replace(problem, **changes)
+            task.splits = {**task.splits, split: Spoilt(task.splits[split], frozenset(bad), error)}
+            task.augment, task.loss, task.facts = augment, loss or task.loss, facts or {}
+            return task
 
-        monkeypatch.setattr(task, "make_problem", changed)
+        monkeypatch.setattr(run, "make_task", changed)
 
     return change
 
 
 def order(config) -> list[list[int]]:
     """The records of every batch of the first epoch."""
-    source = Spoilt(task.make_problem(config).splits["train"], frozenset())
+    source = Spoilt(make_task(config).splits["train"], frozenset())
     batches = training_batches(source, lambda record, rng: {}, batch_size=4, seed=config.seed)
     found = [next(batches)["index"].tolist() for _ in range(4)]
     batches.close()
@@ -83,7 +84,7 @@ def test_a_loss_that_is_not_finite_stops_before_its_step_is_stored(tmp_path, spo
 def test_a_gradient_that_is_not_finite_stops_too(tmp_path, spoil):
     """Else the loss is finite, and the parameters of the next checkpoint are not."""
 
-    def loss(model, batch, key):
+    def loss(model, batch, key, step):
         value = jnp.mean(model(batch["image"]))
         return jnp.sqrt(value * 0.0), {}
 
@@ -113,7 +114,7 @@ def test_bad_records_are_skipped_counted_and_told_of_on_request(tmp_path, spoil)
     bad = order(config)[1][:2]
     spoil(bad, ValueError("not a picture"))
     _, told = train(tmp_path / "run", config)
-    assert told[-1].startswith("2 bad records were skipped, others taken in their place: phantom ")
+    assert told[-1].startswith("2 bad records were skipped and replaced by others: phantom ")
     assert all(f"phantom {i} (2 times)" in told[-1] for i in bad)  # in two epochs
 
 
@@ -124,11 +125,11 @@ def test_bad_records_of_a_validation_are_left_out_on_request(tmp_path, spoil):
     scores, told = train(tmp_path / "run", data__on_error="skip", trainer__max_steps=4, trainer__pictures_every=1)
     assert [path.name for path in (tmp_path / "run" / "pictures").iterdir()] == ["step_0000004.png"]
     assert "1 bad records of val were not measured: phantom 500001" in told
-    problem = task.make_problem(configured(tmp_path / "other"))
-    examples = [problem.prepare(problem.splits["val"][i], None) for i in (0, 2, 3)]
+    task = make_task(configured(tmp_path / "other"))
+    examples = [task.prepare(task.splits["val"][i], None) for i in (0, 2, 3)]
     batch = {name: np.stack([example[name] for example in examples]) for name in ("image", "target")}
-    found = problem.scores(jaxseg.load(tmp_path / "run"), batch)
-    wanted = problem.summarise({name: np.asarray(values) for name, values in found.items()})
+    found = task.scores(jaxseg.load(tmp_path / "run"), batch)
+    wanted = task.summarise({name: np.asarray(values) for name, values in found.items()})
     assert scores["dice"] == pytest.approx(wanted["dice"], abs=1e-6)
 
 
@@ -155,18 +156,18 @@ def test_going_on_with_other_data_is_refused(tmp_path, spoil):
 
 @pytest.mark.parametrize("fails", ["validation", "its picture"])
 def test_an_epoch_is_kept_when_its_validation_or_picture_fails(tmp_path, monkeypatch, fails):
-    def failing(*_):
+    def failing(*_, **__):
         raise OSError("disk")
 
-    name = {"validation": "evaluate", "its picture": "_write_picture"}[fails]
+    name = {"validation": "measure_split", "its picture": "_write_picture"}[fails]
     changed = {"trainer__checkpoint_steps": None, "trainer__pictures_every": 1}
     config, told = configured(tmp_path / "run", **changed), []
     with monkeypatch.context() as patch:
         patch.setattr(loop, name, failing)
         with pytest.raises(OSError, match="disk"):
             run.train(config, tmp_path / "run", devices=jax.devices()[:1], tell=told.append)
-    assert told[-1] == f"step 4 is kept as a checkpoint, though {fails} failed"
+    assert told[-1] == f"step 4 is stored as a checkpoint, although {fails} failed"
     assert steps(tmp_path / "run") == [4]
     _, told = train(tmp_path / "run", config)
-    assert told[0] == "going on after step 4 of 6"
+    assert told[0] == "resuming after step 4 of 6"
     assert steps(tmp_path / "run")[-1] == 6

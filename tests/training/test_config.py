@@ -8,7 +8,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxseg import registry
 from jaxseg.anatomy.unet import UNetConfig
+from jaxseg.training import task
 from jaxseg.training.config import config, yaml_text
 from jaxseg.training.config.config import (
     Config,
@@ -20,6 +22,7 @@ from jaxseg.training.config.config import (
     to_mapping,
     write_config,
 )
+from jaxseg.training.task import Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,10 +50,22 @@ class Loss:
             raise ValueError("weights below zero; take them away instead")
 
 
-def sections(task: str) -> dict[str, type]:
-    if task != "paxray":
-        raise ValueError(f"{task!r} is not one of paxray")
-    return {"data": Data, "model": UNetConfig, "loss": Loss}
+class Sections(Task):
+    """A task of which only the sections are used."""
+
+    Data, Model, Loss = Data, UNetConfig, Loss
+
+
+@pytest.fixture(scope="module")
+def sections():
+    """Makes `Sections` the only task."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (config, task):
+            patch.setattr(module, "TASKS", {"paxray": f"{__name__}:Sections"})
+        yield
+
+
+pytestmark = pytest.mark.usefixtures("sections")
 
 
 SMALL = """
@@ -70,7 +85,7 @@ trainer: {epochs: 110, batch_size: 3}
 def read(text: str, tmp_path, *overrides: str) -> Config:
     path = tmp_path / "some.yaml"
     path.write_text(text, encoding="utf-8")
-    return read_config(path, sections, overrides)
+    return read_config(path, overrides)
 
 
 def problems(text: str, tmp_path, *overrides: str) -> list[str]:
@@ -109,7 +124,7 @@ def test_every_problem_is_a_line_with_its_path(tmp_path):
         "data.crop.size: [4, 'x', 6] has 3 entries, it needs 2",
         "data.crop.chance: 'yes' is not a finite number",
         "model.backbone: 'resnet9' is not one of resnet18, resnet34, resnet50, resnet101, resnet152",
-        "model.width: 0 is not a whole number from 1 to 1024",
+        "model.width: 0 is not from 1 to 1024",
         "trainer.epoch: no such setting; did you mean epochs?",
         "trainer.batch_size: 3.5 is not a whole number",
         "trainer.precision: 'fp8' is not one of float32, bfloat16",
@@ -215,7 +230,7 @@ def test_a_file_that_is_no_text_is_refused(tmp_path):
     path = tmp_path / "some.yaml"
     path.write_bytes(b"\xff\xfe\x00task")
     with pytest.raises(ValueError, match="not UTF-8 text"):
-        read_config(path, sections)
+        read_config(path)
 
 
 def test_a_packaged_configuration_is_found_by_its_name(monkeypatch, tmp_path):
@@ -223,23 +238,23 @@ def test_a_packaged_configuration_is_found_by_its_name(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "paxray").mkdir()  # a folder of that name does not hide it
     for name in ("paxray", "paxray.yaml", "configs/paxray.yaml"):
-        assert read_config(name, sections).seed == 3
+        assert read_config(name).seed == 3
     (tmp_path / "paxray.yaml").write_text(SMALL.replace("seed: 3", "seed: 4"))
-    assert read_config("paxray.yaml", sections).seed == 4
+    assert read_config("paxray.yaml").seed == 4
     for name in ("other", "../paxray", "a/configs/paxray.yaml", "x\x1b[2J"):
         with pytest.raises(ValueError, match="give a YAML file or one of paxray") as error:
-            read_config(name, sections)
+            read_config(name)
         assert str(error.value).isprintable()
 
 
-def test_every_packaged_configuration_is_valid():
-    from jaxseg.training.task import sections
-
+def test_every_packaged_configuration_is_valid(monkeypatch):
+    for module in (config, task):
+        monkeypatch.setattr(module, "TASKS", registry.TASKS)
     names = config.packaged()
     assert {"demo", "paxray", "paxray_half", "paxray_quarter", "paxray_sample"} <= names.keys()
     for name in names:
-        assert config.read_config(name, sections).trainer.epochs > 0
-    assert config.read_config("paxray_half", sections).data.train_fraction == 0.5
+        assert config.read_config(name).trainer.epochs > 0
+    assert config.read_config("paxray_half").data.train_fraction == 0.5
 
 
 positive = st.floats(1e-9, 1e3)
@@ -290,8 +305,8 @@ configs = st.builds(
 def test_what_is_written_reads_back_equal(made, tmp_path_factory):
     path = tmp_path_factory.getbasetemp() / "written.yaml"
     write_config(made, path)
-    assert read_config(path, sections) == made
-    for name, cls in sections("paxray").items():
+    assert read_config(path) == made
+    for name, cls in {"data": Data, "model": UNetConfig, "loss": Loss}.items():
         part = getattr(made, name)
         assert build(cls, to_mapping(part)) == part
     assert yaml.safe_load(path.read_text(encoding="utf-8"))["data"]["root"] == made.data.root  # any reader's YAML

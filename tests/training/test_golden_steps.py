@@ -19,7 +19,7 @@ NAME, STEPS = "train/paxray_unet_resnet50", 3
 RECIPE = OptimizerConfig("adamw", 1e-3, beta2=0.99, weight_decay=1e-4, bias_learning_rate=2.0, bias_weight_decay=False)
 
 
-def loss(model, batch, key):
+def loss(model, batch, key, step):
     logits = model(batch["image"])
     parts = {"dice": binary_dice_loss(logits, batch["target"]), "ce": binary_cross_entropy(logits, batch["target"])}
     return sum(parts.values()), parts
@@ -62,7 +62,7 @@ def test_three_steps_of_post_dae_equal_pytorch(kit):
     names = dae.torch_names(cfg)
     model = fill(nnx.eval_shape(lambda: dae.DAE(cfg, rngs=nnx.Rngs(0))), kit.weights("dae_small"), names)
 
-    def dice(model, batch, key):
+    def dice(model, batch, key, step):
         return probability_dice_loss(model(batch["x"]), batch["y"]), {}
 
     recipe = make_optimizer(

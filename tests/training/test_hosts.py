@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from flax import nnx
 from parity_kit import KIT
+from tiny_runs import without_wall_times
 
-from jaxseg.training.log import WALL_TIMES, read_metrics
+from jaxseg.training.log import read_metrics
 from jaxseg.weights.store import restore_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("plain")]
@@ -85,7 +86,7 @@ def runs(tmp_path_factory) -> tuple[Path, Path]:
 
 
 def measured(run: Path) -> list[dict]:
-    return [{k: v for k, v in entry.items() if k not in WALL_TIMES} for entry in read_metrics(run / "metrics.jsonl")]
+    return [without_wall_times(entry) for entry in read_metrics(run / "metrics.jsonl")]
 
 
 def close_entries(found: list[dict], wanted: list[dict]):

@@ -20,7 +20,7 @@ from jaxseg.training.optim import scale_by_adam
 ADAM = optax.chain(scale_by_adam(0.9, 0.999, 1e-8), optax.scale(-1e-2))
 
 
-def loss(model, batch, key):
+def loss(model, batch, key, step):
     value = binary_cross_entropy(model(batch["image"], rngs=nnx.Rngs(dropout=key)), batch["target"])
     return value, {"ce": value}
 
@@ -90,7 +90,7 @@ def gradients(learner, state, batch):
     key = jax.random.key(0)
 
     def run(state, batch):
-        return learner._gradients(learner.loss, state["params"], state["stats"], batch, key)
+        return learner._gradients(state, batch, key)
 
     return jax.jit(run)(state, batch)
 

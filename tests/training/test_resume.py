@@ -91,7 +91,7 @@ def test_ten_kills_at_random_points_change_no_bit_and_no_number(server, expected
     assert len(set(restarts)) > 4  # it got on in between
     assert restarts[-1] < STEPS
     finish(server, folder, output)
-    assert f"going on after step {restarts[-1]} of {STEPS}" in output.read_text()
+    assert f"resuming after step {restarts[-1]} of {STEPS}" in output.read_text()
     check_same(folder, expected)
 
 

@@ -9,9 +9,10 @@ import pytest
 from tiny_runs import SHORT, configured, metrics, overrides, train
 
 import jaxseg
-from jaxseg.training import run, task
+from jaxseg.training import run
 from jaxseg.training.checkpoint import Checkpoints
 from jaxseg.training.log import read_metrics
+from jaxseg.training.task import make_task
 
 pytestmark = pytest.mark.usefixtures("plain")
 
@@ -48,7 +49,7 @@ def test_the_model_directory_is_that_of_the_best_checkpoint(trained):
     assert found["step"] == best["step"]
     assert found["dice"] == pytest.approx(best["dice"], abs=1e-6)
     config = run.open_run(None, trained, resume=True)
-    problem = task.make_problem(config)
+    problem = make_task(config)
     examples = [problem.prepare(problem.splits["val"][i], None) for i in range(4)]
     batch = {name: np.stack([example[name] for example in examples]) for name in ("image", "target")}
     model = jaxseg.load(trained)
@@ -96,7 +97,7 @@ def test_evaluation_needs_a_run_with_a_checkpoint(tmp_path, trained):
 def test_a_finished_run_that_goes_on_gives_its_last_validation_again(trained):
     entries = (trained / "metrics.jsonl").read_bytes()
     scores, told = train(trained, run.open_run(None, trained, resume=True))
-    assert told == ["going on after step 6 of 6"]
+    assert told == ["resuming after step 6 of 6"]
     assert (trained / "metrics.jsonl").read_bytes() == entries
     assert scores["dice"] == [entry for entry in metrics(trained) if entry["split"] == "val"][-1]["dice"]
 
@@ -118,7 +119,7 @@ def test_a_folder_with_other_things_is_refused(tmp_path, trained):
         run.open_run("demo", tmp_path)
     with pytest.raises(ValueError, match="is not empty; name a new folder$"):
         run.open_run("demo", tmp_path, resume=True)
-    with pytest.raises(ValueError, match="is not empty; name a new folder, or go on with the run in it with --resume"):
+    with pytest.raises(ValueError, match="is not empty; name a new folder, or resume the run in it with --resume"):
         run.open_run("demo", trained)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
@@ -133,9 +134,9 @@ def test_going_on_needs_the_same_settings(trained):
     config = run.open_run(None, trained, resume=True)
     same = overrides(**SHORT, trainer__checkpoint_steps=None, trainer__keep_last=3)
     assert run.open_run("demo", trained, resume=True, overrides=same) == config
-    with pytest.raises(ValueError, match="was started with another optimizer.learning_rate, trainer.epochs; start"):
+    with pytest.raises(ValueError, match="was started with a different optimizer.learning_rate, trainer.epochs; start"):
         run.open_run(None, trained, resume=True, overrides=["trainer.epochs=9", "optimizer.learning_rate=1"])
-    with pytest.raises(ValueError, match="was started with another .*task"):
+    with pytest.raises(ValueError, match="was started with a different .*task"):
         run.open_run("paxray", trained, resume=True)
 
 
@@ -158,7 +159,7 @@ def test_evaluation_takes_any_number_of_devices(trained):
 
 
 def test_nothing_to_go_on_with_is_an_error_unless_a_configuration_is_named(tmp_path):
-    with pytest.raises(ValueError, match="no run to go on with; give one with -t"):
+    with pytest.raises(ValueError, match="no run to resume; give a configuration with -t"):
         run.open_run(None, tmp_path / "none", resume=True)
     assert run.open_run("demo", tmp_path / "none", resume=True).task == "phantom"
 
@@ -186,8 +187,8 @@ def test_a_run_that_goes_on_under_other_versions_says_which(tmp_path):
     stored = json.loads(path.read_text())
     now = stored["versions"]["jax"]
     path.write_text(json.dumps(stored | {"versions": stored["versions"] | {"jax": "0.0.1"}}))
-    line = "the run was started under other versions, and may not go on to the bit: jax 0.0.1 (now {})"
-    assert train(tmp_path / "run", config)[1] == [line.format(now), "going on after step 1 of 1"]
+    line = "the run was started with other versions, so its results may differ slightly: jax 0.0.1 (now {})"
+    assert train(tmp_path / "run", config)[1] == [line.format(now), "resuming after step 1 of 1"]
     path.write_text("half")
     assert "cannot be read" in train(tmp_path / "run", config)[1][0]
 
@@ -197,6 +198,6 @@ def test_statistics_of_each_replica_need_as_many_to_go_on(tmp_path):
     options = {"trainer__parallel": "pmap", "trainer__batch_norm": "replica"}
     run.train(configured(folder, **options, trainer__max_steps=1), folder, devices=jax.devices()[:2])
     config = run.open_run(None, folder, resume=True)
-    with pytest.raises(ValueError, match="on each of 2 devices .* cannot go on with 4: name as many with -g"):
+    with pytest.raises(ValueError, match="on each of 2 devices .* cannot resume with 4: select 2 devices with -g"):
         run.train(config, folder, devices=jax.devices()[:4])
     assert run.train(config, folder, devices=jax.devices()[:2])["dice"] >= 0

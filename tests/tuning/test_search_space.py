@@ -4,7 +4,6 @@ import pytest
 from tiny_runs import SHORT, overrides
 
 from jaxseg.training.config.config import read_config
-from jaxseg.training.task import sections
 from jaxseg.tuning.space import default_space, make_space, read_space
 
 RATE = "optimizer.learning_rate"
@@ -13,7 +12,7 @@ SETTINGS = overrides(**SHORT)
 
 
 def accept(override: str):
-    return read_config("demo", sections, [*SETTINGS, override])
+    return read_config("demo", [*SETTINGS, override])
 
 
 @pytest.mark.parametrize(
@@ -84,6 +83,6 @@ def test_a_space_is_read_from_files_and_written_as_it_is_read(tmp_path):
     ],
 )
 def test_the_default_space_lies_about_the_configuration(changed, lines):
-    config = read_config("demo", sections, [*SETTINGS, *changed])
+    config = read_config("demo", [*SETTINGS, *changed])
     assert default_space(config) == lines
-    make_space(lines, lambda one: read_config("demo", sections, [*SETTINGS, *changed, one]))
+    make_space(lines, lambda one: read_config("demo", [*SETTINGS, *changed, one]))

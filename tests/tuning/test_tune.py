@@ -8,7 +8,6 @@ from tune_runs import RATE, RATES, SETTINGS, rows, score_of, search
 
 from jaxseg.training import loop, run
 from jaxseg.training.config.config import read_config, write_config
-from jaxseg.training.task import sections
 from jaxseg.tuning import study
 from jaxseg.tuning.trials import COMPLETE, FAILED, PRUNED, table
 
@@ -30,7 +29,7 @@ def test_trials_are_runs_and_their_value_is_the_best_validation(searched):
     assert rows(folder)[0][RATE] == "0.003"  # the configuration as it is
     for row in rows(folder):
         place = folder / "trials" / row["trial"]
-        assert read_config(place / "config.yaml", sections).optimizer.learning_rate == float(row[RATE])
+        assert read_config(place / "config.yaml").optimizer.learning_rate == float(row[RATE])
         values = [entry["dice"] for entry in metrics(place) if entry["split"] == "val"]
         assert len(values) == 2
         assert float(row["dice"]) == max(values)
@@ -40,9 +39,9 @@ def test_trials_are_runs_and_their_value_is_the_best_validation(searched):
 
 def test_the_best_is_a_configuration_and_keeps_its_model_alone(searched):
     folder, found, _ = searched
-    best = read_config(folder / "best.yaml", sections)
+    best = read_config(folder / "best.yaml")
     assert best.optimizer.learning_rate == found.best.values[RATE]
-    assert best == read_config(folder / "trials" / found.best.name / "config.yaml", sections)
+    assert best == read_config(folder / "trials" / found.best.name / "config.yaml")
     other = next(trial for trial in found.trials if trial != found.best)
     assert (folder / "trials" / found.best.name / "model").is_dir()
     assert steps(folder / "trials" / found.best.name)
@@ -72,7 +71,7 @@ def test_a_search_that_was_cut_short_goes_on_as_it_would_have(searched, tmp_path
     told = []
     found = search(folder, 1, source=None, told=told)
     assert any(line.startswith("trial 0000 (1 of 1) goes on") for line in told)
-    assert any(line.startswith("going on after step") for line in told)
+    assert any(line.startswith("resuming after step") for line in told)
     assert found.best in searched[1].trials
     assert metrics(folder / "trials" / "0000") == metrics(searched[0] / "trials" / "0000")
 

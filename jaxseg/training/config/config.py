@@ -3,15 +3,16 @@
 import dataclasses
 import importlib.resources
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 from jaxseg.files import atomic_file, printable
-from jaxseg.post_dae import original_config as original_yml
-from jaxseg.settings import Range, build, convert, shown, to_mapping, unknown_setting
+from jaxseg.registry import TASKS
+from jaxseg.settings import Range, build, convert, renamed, shown, to_mapping, unknown_setting
 from jaxseg.training.config import yaml_text
 from jaxseg.training.config.sections import OptimizerConfig, ScheduleConfig, TrainerConfig
+from jaxseg.training.task import task_class
 
 __all__ = [
     "Config",
@@ -60,23 +61,19 @@ class Config:
 
 
 def read_config(
-    source: str | Path,
-    sections: Callable[[str], Mapping[str, type]],
-    overrides: Iterable[str] = (),
-    *,
-    tell: Callable[[str], None] = lambda _: None,
+    source: str | Path, overrides: Iterable[str] = (), *, tell: Callable[[str], None] = lambda _: None
 ) -> Config:
     """Returns the configuration of a YAML file, with some settings replaced.
 
     Args:
-      source: path of a file; or, where there is no such file, the name of one that comes with jaxseg ("paxray",
-        "configs/paxray.yaml"). A configuration of the original Post-DAE program is read too.
-      sections: name of a task -> {"data", "model", "loss"} -> dataclass; a ValueError for a name it does not know.
-      overrides: such as "trainer.epochs=2"; what follows the = is YAML.
-      tell: called with a line for each setting of an original program that has no effect.
+      source: path of a file; or, if there is no such file, the name of a configuration packaged with jaxseg ("paxray",
+        "configs/paxray.yaml"). Configurations of the original programs that a task can translate are read too.
+      overrides: such as "trainer.epochs=2"; the text after the = is YAML.
+      tell: called with a message for each setting of an original program that has no effect, and for each setting
+        that is given by its old name.
 
     Raises:
-      ValueError: the file cannot be read or is not YAML; or, one line each, all that is wrong with its settings.
+      ValueError: the file cannot be read or is not YAML; or its settings are wrong, with one line per problem.
       OSError: the system cannot read the file.
     """
     text, name = _read(source)
@@ -84,14 +81,13 @@ def read_config(
     if not isinstance(raw, dict):
         raise ValueError(f"{name} holds {'nothing' if raw is None else 'no settings'}; it needs lines of `name: value`")
     problems: list[str] = []
-    if original_yml.is_original(raw):
-        try:
-            raw = original_yml.translated(raw, tell)
-        except ValueError as error:
-            problems += str(error).split("\n")
+    try:
+        raw = _translated(raw, tell)
+    except ValueError as error:
+        problems += str(error).split("\n")
     for override in overrides:
         _override(raw, override, problems)
-    config = None if problems else _config(raw, sections, problems)
+    config = None if problems else _config(raw, problems, tell)
     if problems:
         count = f"{len(problems)} problems" if len(problems) > 1 else "a problem"
         raise ValueError("\n".join([f"{count} in the settings of {name}:", *problems]))
@@ -106,13 +102,16 @@ def write_config(config: Config, path: Path) -> None:
 
 
 def stored_folder(source: str | Path) -> Path | None:
-    """Returns where the configuration of an original program has its run stored; None: it does not say, or is ours.
+    """Returns the folder in which the configuration of an original program stores its run, if it names one.
 
     Raises:
       ValueError, OSError: as `read_config`.
     """
     text, name = _read(source)
-    return original_yml.run_folder(yaml_text.parse(text, name))
+    raw = yaml_text.parse(text, name)
+    if not isinstance(raw, dict) or "task" in raw:
+        return None
+    return next(filter(None, (task_class(task).original_folder(raw) for task in TASKS)), None)
 
 
 def packaged() -> dict[str, str]:
@@ -138,6 +137,14 @@ def _read(source: str | Path) -> tuple[str, str]:
     raise ValueError(f"no configuration {printable(str(source))}: give a YAML file or one of {', '.join(known) or '-'}")
 
 
+def _translated(raw: dict, tell: Callable[[str], None]) -> dict:
+    """Returns the settings of an original program's file as ours; a file that names a task is ours already."""
+    if "task" in raw:
+        return raw
+    found = (task_class(task).translate(raw, tell) for task in TASKS)
+    return next((settings for settings in found if settings is not None), raw)
+
+
 def _override(raw: dict, override: str, problems: list[str]) -> None:
     name, equals, text = override.partition("=")
     *groups, last = name.strip().split(".")
@@ -157,18 +164,18 @@ def _override(raw: dict, override: str, problems: list[str]) -> None:
         problems.append(f"{error} (text with special characters needs quotes)")
 
 
-def _config(raw: dict, sections: Callable, problems: list[str]) -> Config | None:
-    """Returns the configuration, or None where lines were added to `problems`."""
+def _config(raw: dict, problems: list[str], tell: Callable[[str], None]) -> Config | None:
+    """Returns the configuration, or None if lines were added to `problems`."""
     names = [field.name for field in dataclasses.fields(Config)]
     problems += [unknown_setting(name, names, "") for name in raw if name not in names]
-    hints = {"seed": Seed} | _of_task(raw.get("task"), sections, problems)
+    hints = {"seed": Seed} | _task_sections(raw.get("task"), problems)
     hints |= {"optimizer": OptimizerConfig, "schedule": ScheduleConfig, "trainer": TrainerConfig}
     values = {"task": raw.get("task")}
     for name, hint in hints.items():
         value = raw.get(name, 0 if name == "seed" else {})
         if value is None and name != "seed":  # all lines of the section are comments
             value = {}
-        values[name] = convert(hint, value, name, problems)
+        values[name] = convert(hint, renamed(hint, value, name, tell), name, problems)
     if problems:
         return None
     try:
@@ -178,13 +185,14 @@ def _config(raw: dict, sections: Callable, problems: list[str]) -> Config | None
         return None
 
 
-def _of_task(task: Any, sections: Callable, problems: list[str]) -> dict[str, type]:
-    """Returns the dataclasses of a task; none where the task is not known."""
+def _task_sections(task: Any, problems: list[str]) -> dict[str, type]:
+    """Returns the dataclasses of a task's own sections; none if the task is unknown."""
     if not isinstance(task, str):
         problems.append("task: missing" if task is None else f"task: {shown(task)} is not text")
         return {}
     try:
-        return dict(sections(task))
+        found = task_class(task)
     except ValueError as error:
-        problems.append(f"task: {str(error).removeprefix('task: ')}")
+        problems.append(str(error))
         return {}
+    return {"data": found.Data, "model": found.Model, "loss": found.Loss}
