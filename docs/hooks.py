@@ -20,8 +20,9 @@ sys.path.insert(0, str(ROOT))  # the references show the code of this clone
 import jaxseg  # noqa: E402
 from jaxseg.cli.main import cli as commands  # noqa: E402
 from jaxseg.settings import to_mapping  # noqa: E402
-from jaxseg.training import task as tasks  # noqa: E402
+from jaxseg.registry import TASKS  # noqa: E402
 from jaxseg.training.config.sections import OptimizerConfig, ScheduleConfig, TrainerConfig  # noqa: E402
+from jaxseg.training.task import task_class  # noqa: E402
 
 PAGES = ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "benchmarks/README.md", "examples/README.md")
 FOLDERS = ("benchmarks/results/*.*", "configs/*.yaml", "examples/*.ipynb")
@@ -91,15 +92,17 @@ def settings() -> str:
     lines = ["## Sections of every task", ""]
     for name, section in shared.items():
         lines += _section(name, section)
-    for task in sorted(tasks.TASKS):
-        lines += [f"## Task `{task}`", ""]
-        for name, section in tasks.sections(task).items():
+    for task in TASKS:
+        found, doc = task_class(task), inspect.getdoc(task_class(task)) or ""
+        lines += [f"## Task `{task}`", "", doc.split("\n\n")[0], ""]
+        for name, section in {"data": found.Data, "model": found.Model, "loss": found.Loss}.items():
             lines += _section(name, section, task)
     return "\n".join(lines)
 
 
 def _section(name: str, section: type, task: str = "") -> list[str]:
-    fields = [field for field in dataclasses.fields(section) if field.init]
+    own = section.__dict__.get("__annotations__", {})
+    fields = sorted((f for f in dataclasses.fields(section) if f.init), key=lambda field: field.name not in own)
     heading = f"### `{name}`" + (f" {{#{task}-{name}}}" if task else f" {{#{name}}}")
     if not fields:
         return [heading, "", "This section has no settings.", ""]
