@@ -31,7 +31,7 @@ test-torch: $(READY)
 # The documentation as a web site in build/docs; a broken link or an unknown name is an error.
 docs: $(BASE)
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'
-	$(BIN)/python -m mkdocs build --strict --quiet
+	$(BIN)/python -m mkdocs build --strict
 
 # Runs every notebook; what they show is not stored.
 examples: $(READY)

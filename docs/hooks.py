@@ -163,5 +163,5 @@ def _yaml(value) -> str:
 def _cell(text: str) -> str:
     """Returns a text that fits in a cell: one line, with what Markdown would take for HTML escaped outside code."""
     parts = " ".join(text.split()).split("`")
-    parts[::2] = [part.replace("|", "&#124;").replace("<", "&lt;") for part in parts[::2]]
+    parts[::2] = [re.sub(r"([\[\]*_])", r"\\\1", part).replace("|", "&#124;").replace("<", "&lt;") for part in parts[::2]]
     return "`".join(parts)
