@@ -27,8 +27,8 @@ from jaxseg.training.task import make_task
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.alternate import in_turn, summary  # noqa: E402
 from benchmarks.annotators import BATCH, BETA, torch_epoch, torch_side  # noqa: E402
-from benchmarks.turns import in_turn, summary  # noqa: E402
 
 
 def main() -> None:

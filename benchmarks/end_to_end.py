@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import jobs_compare, jobs_one_process, jobs_process, jobs_torch  # noqa: E402
-from benchmarks.turns import processor  # noqa: E402
+from benchmarks.alternate import processor  # noqa: E402
 from jaxseg.files import atomic_file  # noqa: E402
 from jaxseg.xla import use_all_cores  # noqa: E402
 

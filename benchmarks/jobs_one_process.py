@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import jobs_process, turns
+from benchmarks import alternate, jobs_process
 from benchmarks.jobs_torch import make_weights
 
 JOBS = ("score", "epoch_cmvae", "epoch_prob_unet", "samples_cmvae", "samples_prob_unet")
@@ -71,11 +71,15 @@ def steady(name: str, data: Path, folder: Path, *, rounds: int, quick: bool) -> 
     job, takers, answers, first = make(name, data, folder, quick=quick), {}, {}, {}
     for side, maker in job.makers.items():
         run, kept = maker(), []
-        first[side] = turns.sample(lambda run=run, kept=kept: kept.append(run()), 1).seconds
+        first[side] = alternate.sample(lambda run=run, kept=kept: kept.append(run()), 1).seconds
         answers[side] = kept[0]
-        calls = 1 if quick or first[side] > _LONG_S else max(1, round(turns.SHORTEST_S / turns.sample(run, 1).seconds))
-        takers[side] = functools.partial(turns.sample, run, calls)
-    sides = turns.summary(jobs_process.in_rounds(takers, rounds, quick=quick), "jaxseg")
+        calls = (
+            1
+            if quick or first[side] > _LONG_S
+            else max(1, round(alternate.SHORTEST_S / alternate.sample(run, 1).seconds))
+        )
+        takers[side] = functools.partial(alternate.sample, run, calls)
+    sides = alternate.summary(jobs_process.in_rounds(takers, rounds, quick=quick), "jaxseg")
     for side, found in sides.items():
         found["first_call_s"] = round(first[side], 3)
     return job.facts | {"sides": sides, "agreement": job.compare(answers)}

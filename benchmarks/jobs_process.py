@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from benchmarks import turns
+from benchmarks import alternate
 
 SIDES = ("jaxseg", "torch")
 BATCH = 8  # of `jaxseg denoise`
@@ -61,7 +61,7 @@ JOBS = {
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One process; `turns` takes it as it takes a `turns.Sample`.
+    """One process; `turns` takes it as it takes a `alternate.Sample`.
 
     Attributes:
       seconds: of an item in the steady state.
@@ -145,7 +145,7 @@ def printed(command: list, log: Path, variables: Mapping[str, str] | None = None
     """Runs a command on processors; returns what it took and what it printed. Leaves where it fails."""
     words = [str(word) for word in command]
     environment = os.environ | CPU | (variables or {})
-    busy, start = turns.busy_seconds(), time.perf_counter()
+    busy, start = alternate.busy_seconds(), time.perf_counter()
     with log.open("w") as errors:
         process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=errors, env=environment, text=True)
         text = process.stdout.read()
@@ -155,7 +155,7 @@ def printed(command: list, log: Path, variables: Mapping[str, str] | None = None
     whole, cpu = time.perf_counter() - start, usage.ru_utime + usage.ru_stime
     if process.returncode:
         sys.exit(f"{log.read_text()[-3000:]}\n{' '.join(words)}: ended with {process.returncode}")
-    busy = turns.busy_seconds() - busy
+    busy = alternate.busy_seconds() - busy
     others = max(0.0, busy - cpu) / (whole * (os.cpu_count() or 1)) if busy else 0.0
     kilobyte = 1e9 if sys.platform == "darwin" else 1e6
     return Run(whole, cpu / whole, others, whole, {}, round(usage.ru_maxrss / kilobyte, 2)), text
@@ -165,14 +165,14 @@ def in_rounds(takers: dict[str, Callable], rounds: int, *, quick: bool) -> dict[
     """Measurements of all sides in turn; a quick one is taken as it comes."""
     if quick:
         return {side: [take()] for side, take in takers.items()}
-    return turns.taken_in_turn(takers, rounds)
+    return alternate.taken_in_turn(takers, rounds)
 
 
 def summary(taken: dict[str, list[Run]]) -> dict:
-    """What `turns.summary` tells of the steady state, and of the whole process, the stages and the memory."""
-    sides = turns.summary(taken, "jaxseg")
+    """What `alternate.summary` tells of the steady state, and of the whole process, the stages and the memory."""
+    sides = alternate.summary(taken, "jaxseg")
     whole = {side: [dataclasses.replace(run, seconds=run.whole) for run in runs] for side, runs in taken.items()}
-    for side, found in turns.summary(whole, "jaxseg").items():
+    for side, found in alternate.summary(whole, "jaxseg").items():
         sides[side]["whole"] = {key: found[key] for key in ("median_s", "over_jaxseg", "samples_s")}
         runs = taken[side]
         sides[side]["stages_s"] = {

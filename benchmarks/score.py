@@ -24,7 +24,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.turns import processor  # noqa: E402
+from benchmarks.alternate import processor  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 BACKBONE, SIZE, SLICES, MARGIN = "resnet50", 256, 10, 20

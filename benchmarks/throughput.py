@@ -21,9 +21,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import turns  # noqa: E402
+from benchmarks import alternate  # noqa: E402
+from benchmarks.alternate import processor  # noqa: E402
 from benchmarks.throughput_report import plot, table  # noqa: E402
-from benchmarks.turns import processor  # noqa: E402
 from benchmarks.worker import SIDES  # noqa: E402
 from benchmarks.workloads import WHAT, WORKLOADS  # noqa: E402
 from jaxseg.environment import environment  # noqa: E402
@@ -81,13 +81,13 @@ class Side:
             [str(part) for part in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=variables, text=True
         )
         self.facts = self._answer()
-        self.calls = max(1, round(turns.SHORTEST_S / self.facts.pop("first")["seconds"]))
+        self.calls = max(1, round(alternate.SHORTEST_S / self.facts.pop("first")["seconds"]))
 
-    def sample(self) -> turns.Sample:
+    def sample(self) -> alternate.Sample:
         """Returns one measurement."""
         self.process.stdin.write(f"{self.calls}\n")
         self.process.stdin.flush()
-        return turns.Sample(**self._answer())
+        return alternate.Sample(**self._answer())
 
     def close(self) -> dict:
         """Ends the process, and returns its peak memory."""
@@ -107,9 +107,9 @@ def measured(platform: str, model: str, what: str, batch: int, dtype: str, round
     """Measures all sides in turn."""
     sides = [side for side in SIDES if not (side == "published" and dtype == "bfloat16")]
     running = {side: Side(platform, side, model, what, batch, dtype) for side in sides}
-    samples = turns.taken_in_turn({side: one.sample for side, one in running.items()}, rounds)
+    samples = alternate.taken_in_turn({side: one.sample for side, one in running.items()}, rounds)
     row = {"date": time.strftime("%Y-%m-%d"), "rounds": rounds, "batch": batch, "dtype": dtype}
-    row["sides"] = turns.summary(samples, "jaxseg")
+    row["sides"] = alternate.summary(samples, "jaxseg")
     for side, one in running.items():
         row["sides"][side] |= one.facts | one.close()
     return row

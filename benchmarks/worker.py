@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.turns import sample  # noqa: E402
+from benchmarks.alternate import sample  # noqa: E402
 from benchmarks.workloads import WHAT, WORKLOADS  # noqa: E402
 from jaxseg.xla import (
     keep_freed_memory,  # noqa: E402

@@ -3,10 +3,10 @@
 import jax
 import pytest
 
-from benchmarks import jax_side, turns
+from benchmarks import alternate, convolutions, jax_side
+from benchmarks.alternate import Sample
 from benchmarks.counts import operations, traffic
 from benchmarks.throughput_report import plot, table
-from benchmarks.turns import Sample
 
 
 @pytest.mark.parametrize("what", ["inference", "training step"])
@@ -37,11 +37,11 @@ def test_bytes_are_those_read_and_written_before_fusion():
 
 
 def test_noisy_samples_are_taken_again_and_left_out(monkeypatch):
-    monkeypatch.setattr(turns.time, "sleep", lambda _: None)
+    monkeypatch.setattr(alternate.time, "sleep", lambda _: None)
     noise = iter([0.5, 0.5, 0.0] + [0.5] * 20)
-    taken = turns.taken_in_turn({"ours": lambda: Sample(1.0, 1.0, next(noise))}, 2)
+    taken = alternate.taken_in_turn({"ours": lambda: Sample(1.0, 1.0, next(noise))}, 2)
     assert [one.others for one in taken["ours"]] == [0.0, 0.5]
-    found = turns.summary(
+    found = alternate.summary(
         {"ours": [Sample(1.0, 1.0, 0.0), Sample(9.0, 1.0, 0.5)], "theirs": [Sample(2.0, 1.0, 0.0)] * 2}, "ours"
     )
     assert found["ours"]["median_s"] == 1.0
@@ -73,3 +73,16 @@ def test_the_table_names_machine_and_what_was_not_run(tmp_path):
     assert "unet, inference, 1, float32" not in missing
     plot(result, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("kind", ["winograd", "bfloat16", "transposed"])
+def test_all_forms_of_a_convolution_agree(kind):
+    shape, bound = (1, 8, 32, 16, 3), 1e-2 if kind == "bfloat16" else 1e-5
+    assert convolutions.KINDS[kind].difference(shape) < bound
+
+
+def test_every_kind_of_convolution_runs():
+    for kind in convolutions.KINDS.values():
+        for sides in kind.passes.values():
+            for run in sides((1, 8, 16, 16, 3)).values():
+                run()

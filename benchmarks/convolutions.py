@@ -1,0 +1,354 @@
+"""Forms of one convolution, timed one after the other: XLA's own, those of jaxseg, and PyTorch's if it is installed.
+
+    python benchmarks/convolutions.py winograd --rounds 9
+
+Each kind below has shapes of the published networks and writes `results/KIND.json`. "gradients" are those of the input
+and of the kernel together, except for `kernel_gradient`, which computes only that of the kernel.
+
+winograd: 3x3 convolutions of many channels, with the kernel transformed in advance or in every call.
+kernel_gradient: the gradient of a 3x3 kernel as products of matrices.
+bfloat16: convolutions in bfloat16 as products that sum in float32, beside float32.
+transposed: the transposed convolutions of Post-DAE as four small convolutions.
+"""
+
+import argparse
+import dataclasses
+import functools
+import importlib.util
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxseg.environment import environment
+from jaxseg.nn import bfloat16
+from jaxseg.nn.convolution import convolution, kernel_gradient
+from jaxseg.nn.layers import dilated_transpose, sub_pixel_transpose
+from jaxseg.nn.winograd import transformed, winograd
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.alternate import in_turn, processor, summary  # noqa: E402
+
+HIGHEST = jax.lax.Precision.HIGHEST
+UNET_SHAPES = [  # batch, height and width, channels in, channels out, side of the kernel
+    (1, 16, 2048, 1024, 3),
+    (1, 32, 2048, 1024, 3),
+    (1, 64, 1024, 512, 3),
+    (1, 128, 512, 256, 3),
+    (1, 32, 256, 256, 3),
+    (1, 128, 256, 64, 3),
+    (3, 16, 2048, 1024, 3),
+    (3, 64, 1024, 512, 3),
+    (3, 128, 512, 256, 3),
+]
+GRADIENT_SHAPES = [
+    (5, 64, 24, 24, 3),
+    (5, 64, 48, 24, 3),
+    (5, 32, 96, 24, 3),
+    (8, 512, 16, 16, 3),
+    (8, 128, 16, 16, 3),
+    (1, 128, 64, 64, 3),
+    (1, 16, 512, 512, 3),
+    (1, 16, 2048, 1024, 3),
+    (1, 128, 512, 256, 3),
+    (1, 256, 128, 64, 3),
+]
+BFLOAT16_SHAPES = [
+    (1, 16, 2048, 1024, 3),
+    (1, 32, 1024, 512, 3),
+    (1, 64, 1024, 512, 3),
+    (1, 128, 512, 256, 3),
+    (16, 16, 256, 256, 3),
+    (16, 32, 128, 128, 3),
+    (1, 256, 128, 64, 3),
+    (16, 64, 64, 64, 3),
+    (1, 32, 1024, 256, 1),
+    (1, 64, 128, 512, 1),
+    (1, 128, 64, 256, 1),
+]
+TRANSPOSED_SHAPES = [  # the five levels of 512 x 512 masks, and the first level of 128 x 128 masks
+    (8, 16, 32, 16, 3),
+    (8, 32, 16, 16, 3),
+    (8, 64, 16, 16, 3),
+    (8, 128, 16, 16, 3),
+    (8, 256, 16, 16, 3),
+    (8, 4, 32, 16, 3),
+]
+
+Shape = tuple[int, int, int, int, int]
+Sides = dict[str, Callable[[], object]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What one benchmark compares.
+
+    Attributes:
+      shapes: batch, height and width, channels in, channels out, side of the kernel.
+      passes: name of a pass -> function that maps a shape to its sides.
+      base: side that the ratios are relative to.
+      difference: maps a shape to the largest difference between two forms, as a share of the largest value; None: the
+        tests compare the forms.
+    """
+
+    shapes: list[Shape]
+    passes: dict[str, Callable[[Shape], Sides]]
+    base: str = "XLA"
+    difference: Callable[[Shape], float] | None = None
+
+
+def main() -> None:
+    """Times every side at every shape, prints the medians in milliseconds and writes the JSON file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("--rounds", type=int, default=9)
+    options = parser.parse_args()
+    kind, rows = KINDS[options.kind], []
+    for shape in kind.shapes:
+        row = {"shape": shape}
+        if kind.difference is not None:
+            row["difference"] = kind.difference(shape)
+        for name, sides in kind.passes.items():
+            row[name] = summary(in_turn(sides(shape), options.rounds, pause=0.05), kind.base)
+            medians = {side: round(1e3 * found["median_s"], 2) for side, found in row[name].items()}
+            print(shape, name, medians, flush=True)
+        rows.append(row)
+    found = {"command": " ".join(["python benchmarks/convolutions.py", *sys.argv[1:]])}
+    found |= {"date": time.strftime("%Y-%m-%d"), "shapes": rows}
+    found["environment"] = environment() | torch_versions() | {"processor": processor()}
+    path = ROOT / "benchmarks" / "results" / f"{options.kind}.json"
+    path.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def winograd_forward(shape: Shape) -> Sides:
+    """Returns the forms of a 3x3 convolution in float32."""
+    x, kernel = sample(shape)
+    sides = {
+        "XLA": compiled(by_xla, x, kernel),
+        "prepared": compiled(by_winograd, x, transformed(kernel)),
+        "at every call": compiled(lambda x, kernel: by_winograd(x, transformed(kernel)), x, kernel),
+    }
+    return sides | torch_side(lambda torch, x, kernel: torch.nn.functional.conv2d(x, kernel, padding=1), x, kernel)
+
+
+def winograd_gradients(shape: Shape) -> Sides:
+    """Returns the forms of the gradients of the input and of the kernel of a 3x3 convolution."""
+    x, kernel = sample(shape)
+    change = by_xla(x, kernel)
+
+    def gradients(form, x, kernel, change):
+        return jax.vjp(form, x, kernel)[1](change)
+
+    ours = functools.partial(gradients, lambda x, kernel: by_winograd(x, transformed(kernel)))
+    sides = {
+        "XLA": compiled(functools.partial(gradients, by_xla), x, kernel, change),
+        "at every call": compiled(ours, x, kernel, change),
+    }
+    options = ([0], [1, 1], [1, 1], [1, 1], False, [0, 0], 1, (True, True, False))
+    return sides | torch_side(
+        lambda torch, x, kernel, change: torch.ops.aten.convolution_backward(change, x, kernel, *options),
+        x,
+        kernel,
+        change,
+    )
+
+
+def winograd_difference(shape: Shape) -> float:
+    """Returns how far Winograd's form is from XLA's."""
+    x, kernel = sample(shape)
+    return relative(by_winograd(x, transformed(kernel)), by_xla(x, kernel))
+
+
+def kernel_gradients(shape: Shape) -> Sides:
+    """Returns the forms of the gradient of a 3x3 kernel in float32."""
+    x, kernel = sample(shape)
+    change = by_xla(x, kernel)
+
+    def by_vjp(x, change):
+        return jax.vjp(lambda kernel: by_xla(x, kernel), jnp.zeros_like(kernel))[1](change)[0]
+
+    sides = {
+        "products": compiled(lambda x, change: kernel_gradient(x, change, (3, 3), padding(kernel)), x, change),
+        "XLA": compiled(by_vjp, x, change),
+    }
+    size = (shape[3], shape[2], 3, 3)
+    return sides | torch_side(
+        lambda torch, x, change: torch.nn.grad.conv2d_weight(x, size, change, padding=1), x, change
+    )
+
+
+def bfloat16_forward(shape: Shape) -> Sides:
+    """Returns the forms of a convolution in bfloat16, and two in float32."""
+    x, kernel = sample(shape)
+    halves = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
+
+    def ours(x, kernel):
+        return convolution(x, kernel, (1, 1), padding(kernel), precision=HIGHEST)
+
+    sides = {
+        "XLA": compiled(by_xla, *halves),
+        "products": compiled(by_products, *halves),
+        "XLA, float32": compiled(by_xla, x, kernel),
+        "jaxseg, float32": compiled(ours, x, kernel),
+    }
+
+    def theirs(torch, x, kernel):
+        return torch.nn.functional.conv2d(x, kernel, padding=shape[4] // 2)
+
+    return sides | torch_side(theirs, x, kernel, dtype="bfloat16")
+
+
+def bfloat16_difference(shape: Shape) -> float:
+    """Returns how far the products in bfloat16 are from the convolution of the same numbers in float32."""
+    x, kernel = (array.astype(jnp.bfloat16) for array in sample(shape))
+    return relative(by_products(x, kernel), by_xla(x.astype(jnp.float32), kernel.astype(jnp.float32)))
+
+
+def transposed_sides(shape: Shape, *, backward: bool) -> Sides:
+    """Returns the forms of a transposed convolution with stride 2, forward only or with both gradients."""
+    batch, size, num_in, num_out, side = shape
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((batch, size, size, num_in), np.float32)
+    kernel = rng.standard_normal((side, side, num_out, num_in), np.float32)
+    change = rng.standard_normal((batch, 2 * size, 2 * size, num_out), np.float32)
+
+    def both(form, x, kernel, change):
+        out, gradients = jax.vjp(form, x, kernel)
+        return out, *gradients(change)
+
+    forms, sides = {"dilated": dilated_transpose, "sub-pixel": sub_pixel_transpose}, {}
+    for name, form in forms.items():
+        if backward:
+            sides[name] = compiled(functools.partial(both, form), x, kernel, change)
+        else:
+            sides[name] = compiled(form, x, kernel)
+
+    def theirs(torch, x, kernel, change):
+        x, kernel = x.detach().requires_grad_(backward), kernel.detach().requires_grad_(backward)
+        out = torch.nn.functional.conv_transpose2d(x, kernel, stride=2, padding=1, output_padding=1)
+        return torch.autograd.grad(out, (x, kernel), change) if backward else out
+
+    return sides | torch_side(theirs, x, kernel, change)
+
+
+def transposed_difference(shape: Shape) -> float:
+    """Returns how far the four small convolutions are from the dilated one, gradients included."""
+    sides = transposed_sides(shape, backward=True)
+    pairs = zip(sides["sub-pixel"](), sides["dilated"](), strict=True)
+    return max(relative(ours, wanted) for ours, wanted in pairs)
+
+
+KINDS = {
+    "winograd": Kind(
+        UNET_SHAPES,
+        {"forward": winograd_forward, "gradients": winograd_gradients},
+        difference=winograd_difference,
+    ),
+    "kernel_gradient": Kind(GRADIENT_SHAPES, {"gradients": kernel_gradients}, "products"),
+    "bfloat16": Kind(BFLOAT16_SHAPES, {"forward": bfloat16_forward}, difference=bfloat16_difference),
+    "transposed": Kind(
+        TRANSPOSED_SHAPES,
+        {
+            "forward": functools.partial(transposed_sides, backward=False),
+            "forward and backward": functools.partial(transposed_sides, backward=True),
+        },
+        "dilated",
+        transposed_difference,
+    ),
+}
+
+
+def sample(shape: Shape) -> tuple[jax.Array, jax.Array]:
+    """Returns a random image (B, H, W, C) and a kernel that keeps its variance."""
+    batch, size, num_in, num_out, side = shape
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((batch, size, size, num_in), np.float32)
+    kernel = rng.standard_normal((side, side, num_in, num_out), np.float32)
+    return jax.device_put((x, kernel * np.float32((side * side * num_in) ** -0.5)))
+
+
+def by_xla(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Computes a convolution as XLA does."""
+    precision = HIGHEST if x.dtype == jnp.float32 else None
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), padding(kernel), dimension_numbers=numbers, precision=precision
+    )
+
+
+by_winograd = functools.partial(winograd, precision=HIGHEST)
+
+
+def by_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Computes products that sum in float32, whether jaxseg would choose them for this shape or not."""
+    if kernel.shape[0] == 3:
+        return bfloat16.by_taps(x, kernel)
+    return bfloat16.product(x.reshape(-1, x.shape[-1]), kernel[0, 0]).reshape(*x.shape[:3], -1)
+
+
+def padding(kernel: jax.Array) -> tuple[tuple[int, int], ...]:
+    """Returns the padding that keeps height and width."""
+    return ((kernel.shape[0] // 2,) * 2,) * 2
+
+
+def relative(found: jax.Array, wanted: jax.Array) -> float:
+    """Returns the largest difference as a share of the largest value."""
+    found, wanted = (np.asarray(array, np.float32) for array in (found, wanted))
+    return float(np.abs(found - wanted).max() / np.abs(wanted).max())
+
+
+def compiled(form: Callable, *given: jax.Array) -> Callable[[], object]:
+    """Returns a function without arguments that returns once the result is computed."""
+    given = jax.device_put(given)
+    program = jax.jit(form).lower(*given).compile()
+    return lambda: jax.block_until_ready(program(*given))
+
+
+def torch_side(run: Callable, *given: jax.Array, dtype: str = "float32") -> Sides:
+    """Returns PyTorch's side of a benchmark; none if PyTorch is missing or lacks the device that JAX computes on.
+
+    Args:
+      run: (torch, *tensors) -> anything.
+      *given: images (B, H, W, C) and kernels (h, w, in, out); PyTorch gets them as NCHW and (out, in, h, w).
+      dtype: of the tensors.
+    """
+    if importlib.util.find_spec("torch") is None:
+        return {}
+    import torch
+
+    device = {"cpu": "cpu", "gpu": "cuda"}.get(jax.default_backend())
+    if device is None or (device == "cuda" and not torch.cuda.is_available()):
+        return {}
+    orders = {True: (3, 2, 0, 1), False: (0, 3, 1, 2)}  # a kernel is as high and as wide as 1 or 3 pixels
+    arrays = [np.asarray(array) for array in given]
+    arrays = [np.ascontiguousarray(array.transpose(orders[array.shape[0] == array.shape[1] <= 3])) for array in arrays]
+    tensors = [torch.from_numpy(array).to(device, getattr(torch, dtype)) for array in arrays]
+    if dtype == "bfloat16":
+        tensors = [tensor.contiguous(memory_format=torch.channels_last) for tensor in tensors]
+
+    def timed():
+        run(torch, *tensors)
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return {"PyTorch": timed}
+
+
+def torch_versions() -> dict:
+    """Returns the version of PyTorch and its number of threads, if it is installed."""
+    if importlib.util.find_spec("torch") is None:
+        return {}
+    import torch
+
+    return {"torch": torch.__version__, "torch_threads": torch.get_num_threads()}
+
+
+if __name__ == "__main__":
+    main()
