@@ -25,7 +25,7 @@ from jaxseg.training.config.sections import OptimizerConfig, ScheduleConfig, Tra
 from jaxseg.training.task import task_class  # noqa: E402
 
 PAGES = ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "benchmarks/README.md", "examples/README.md")
-FOLDERS = ("benchmarks/results/*.*", "configs/*.yaml", "examples/*.ipynb")
+FOLDERS = ("benchmarks/results/*.json", "benchmarks/results/*.png", "configs/*.yaml", "examples/*.ipynb")
 OTHERS = ("NOTICE", "LICENSE", "CITATION.cff")
 
 
