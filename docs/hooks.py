@@ -74,8 +74,10 @@ def _command(command: click.Command, context: click.Context, name: str) -> list[
     usage = " ".join(command.collect_usage_pieces(context))
     lines = [f"## {name}", "", *inspect.cleandoc(command.help or "").replace("\b\n", "").splitlines(), ""]
     lines += ["```text", f"{name} {usage}", "```", ""]
-    options = [record for p in command.get_params(context) if (record := p.get_help_record(context))]
-    options = [(names, text) for names, text in options if "--help" not in names and names != "--debug"]
+    options = [
+        p for p in command.get_params(context) if isinstance(p, click.Option) and p.name not in ("help", "debug")
+    ]
+    options = [option.get_help_record(context) for option in options if not option.hidden]
     if options:
         lines += ["| option | meaning |", "|---|---|"]
         lines += [f"| `{names}` | {_cell(text)} |" for names, text in options] + [""]
@@ -163,5 +165,7 @@ def _yaml(value) -> str:
 def _cell(text: str) -> str:
     """Returns a text that fits in a cell: one line, with what Markdown would take for HTML escaped outside code."""
     parts = " ".join(text.split()).split("`")
-    parts[::2] = [re.sub(r"([\[\]*_])", r"\\\1", part).replace("|", "&#124;").replace("<", "&lt;") for part in parts[::2]]
+    parts[::2] = [
+        re.sub(r"([\[\]*_])", r"\\\1", part).replace("|", "&#124;").replace("<", "&lt;") for part in parts[::2]
+    ]
     return "`".join(parts)
