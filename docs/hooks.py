@@ -19,8 +19,8 @@ sys.path.insert(0, str(ROOT))  # the references show the code of this clone
 
 import jaxseg  # noqa: E402
 from jaxseg.cli.main import cli as commands  # noqa: E402
-from jaxseg.settings import to_mapping  # noqa: E402
 from jaxseg.registry import TASKS  # noqa: E402
+from jaxseg.settings import to_mapping  # noqa: E402
 from jaxseg.training.config.sections import OptimizerConfig, ScheduleConfig, TrainerConfig  # noqa: E402
 from jaxseg.training.task import task_class  # noqa: E402
 
