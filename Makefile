@@ -1,28 +1,45 @@
-# `make demo` and `make test` need nothing but Python >= 3.11: each makes an environment of its own first.
-# PYTHON=python3.12 chooses the interpreter; its environment is .venv-3.12 (the default python3 has .venv).
+# `make demo` and `make test` need nothing except Python >= 3.11: each makes a virtual environment first.
+# PYTHON=python3.12 selects the interpreter; its environment is .venv-3.12 (the default python3 has .venv).
 PYTHON ?= python3
 VENV := $(if $(filter-out python3,$(PYTHON)),.venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'),.venv)
 BIN := $(VENV)/bin
 BASE := $(VENV)/.base
 READY := $(VENV)/.ready
-PYTEST := -m pytest -rs --numprocesses 2 --dist loadfile
+MODULES := $(VENV)/.modules
 
-.PHONY: demo docs examples test test-quick test-lowest test-torch lint
+# The strict editable mode puts a folder of links to the modules on the path. The default mode loses to a clone called
+# `jaxseg`: Python started in the clone's parent folder would take the clone itself for the package. The links are made
+# again when modules are added or removed.
+EDITABLE := -m pip install --quiet --config-settings editable_mode=strict --editable
+
+PYTEST := -m pytest -rs --numprocesses 2 --dist loadfile --ignore tests/parity_torch
+# SHARD=1/3 runs the first third of the test files.
+SHARD ?= 1/1
+
+.PHONY: demo docs examples test test-quick test-long test-full test-lowest test-torch lint FORCE
 
 demo: $(BASE)
 	$(BIN)/jaxseg demo -o demo
 
+# Minutes: everything except long trainings and goldens of large networks.
 test: $(READY)
-	$(BIN)/python $(PYTEST) --ignore tests/parity_torch
+	$(BIN)/python $(PYTEST) -m "not full" --shard $(SHARD)
 
+# One or two minutes, for use while you work.
 test-quick: $(READY)
-	$(BIN)/python $(PYTEST) --ignore tests/parity_torch -m "not slow"
+	$(BIN)/python $(PYTEST) -m "not slow" --shard $(SHARD)
+
+# What `make test` leaves out.
+test-long: $(READY)
+	$(BIN)/python $(PYTEST) -m full --shard $(SHARD)
+
+test-full: test test-long
 
 # The quick tests with the lowest versions that setup.cfg allows, in an environment of its own.
 test-lowest:
 	$(PYTHON) -m venv $(VENV)-lowest
-	$(VENV)-lowest/bin/python -m pip install --quiet --editable '.[test,dicom-seg]' --constraint tests/lowest.txt
-	$(VENV)-lowest/bin/python $(PYTEST) --ignore tests/parity_torch -m "not slow"
+	$(VENV)-lowest/bin/python $(EDITABLE) '.[test,dicom-seg]' --constraint tests/lowest.txt
+	$(VENV)-lowest/bin/python $(PYTEST) -m "not slow"
 
 test-torch: $(READY)
 	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/python -m pip install --quiet torch==2.13.0
@@ -30,22 +47,29 @@ test-torch: $(READY)
 
 # The documentation as a web site in build/docs; a broken link or an unknown name is an error.
 docs: $(BASE)
-	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(BIN)/python $(EDITABLE) '.[docs]'
 	$(BIN)/python -m mkdocs build --strict
 
-# Runs every notebook; what they show is not stored.
+# Runs every notebook. Their outputs are not stored.
 examples: $(READY)
 	JAX_PLATFORMS=cpu $(BIN)/jupyter-execute --timeout=300 examples/*.ipynb
 
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
-$(BASE): setup.cfg pyproject.toml
+# The list of files that are linked. It is written only if it changed, so that it is older than $(BASE) otherwise.
+$(MODULES): FORCE
+	@mkdir -p $(VENV)
+	@find jaxseg cli configs -type f -not -name '*.pyc' | LC_ALL=C sort > $@.new
+	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
+
+$(BASE): setup.cfg pyproject.toml $(MODULES)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python $(EDITABLE) .
 	touch $@
 
 $(READY): $(BASE)
-	$(BIN)/python -m pip install --quiet --editable '.[test,all]'
+	$(BIN)/python $(EDITABLE) '.[test,all]'
 	touch $@

@@ -1,26 +1,46 @@
-"""Settings and fixtures of the whole suite: 8 virtual CPU devices, strict JAX, the parity kit, the shared data."""
+"""Settings and fixtures of the whole suite: 8 virtual CPU devices, strict JAX, caches, tiers and shards."""
 
+import ctypes
 import os
 import shutil
+import signal
+import zlib
 from pathlib import Path
 
+# JAX reads these when it is imported. The commands that tests start inherit them.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Programs are compiled once for all tests and the commands they start.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parents[1] / ".jax_cache"))
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # most tests compile much and compute little
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 import jax
+import processor_seconds
 import pytest
+from compilation_cache import compilation_cache
 from parity_kit import DATA, SHARED, Kit
 
 from jaxseg.xla import use_all_cores
 
 pytest_plugins = ["training_fixtures"]
+MAX_RESIDENT_MB = 1500  # above this, a worker drops its compiled programs at the end of a module
 
-use_all_cores()  # as the commands do that run in this process
+# Under `nohup` or `&`, a shell starts its processes with SIGINT ignored, and their children inherit that. The tests of
+# Ctrl-C need Python's own handler, here and in the processes that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(compilation_cache()))
+use_all_cores()  # the commands do the same, and some tests run them in this process
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--shard", default="1/1", help="Run only part I of N of the test files, as I/N.")
+
+
+def pytest_configure(config):
+    processor_seconds.register(config)
 
 
 @pytest.fixture(scope="session")
@@ -30,13 +50,13 @@ def kit() -> Kit:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of shared data; a test that asks for it carries the marker `shared`."""
+    """The folder of shared data. Tests that use it get the marker `shared`."""
     return SHARED
 
 
 @pytest.fixture(scope="module")
 def plain():
-    """Segmentation networks are plain ones for a module that is about runs, not about the U-Net."""
+    """Replaces the U-Net by a plain network, for modules that test runs and not the network."""
     from plain_network import PLACE
 
     from jaxseg.architectures import ARCHITECTURES
@@ -49,7 +69,7 @@ def plain():
 
 @pytest.fixture(scope="module")
 def shallow():
-    """A ResNet-18 has one block a stage, not two, for a module that is not about it: half as much to compile."""
+    """Gives ResNet-18 one block per stage instead of two, which halves its compile time."""
     from jaxseg.nn.resnet import VARIANTS
 
     with pytest.MonkeyPatch.context() as patch:
@@ -57,11 +77,48 @@ def shallow():
         yield
 
 
-def pytest_collection_modifyitems(items):
-    """Leaves out what this machine lacks, with the reason; with JAXSEG_REQUIRE_ALL=1 (CI) the tests run and fail."""
+@pytest.fixture(autouse=True)
+def optimised(request, monkeypatch):
+    """Lets XLA optimise the programs of long tests, which compute more than they compile."""
+    if any(request.node.get_closest_marker(name) for name in ("full", "torch")):
+        monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
+        before = jax.config.read("jax_disable_most_optimizations")
+        jax.config.update("jax_disable_most_optimizations", False)
+        yield
+        jax.config.update("jax_disable_most_optimizations", before)
+    else:
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def bounded_memory():
+    """Drops compiled programs at the end of a module if the worker has grown too large."""
+    yield
+    if _resident_mb() > MAX_RESIDENT_MB:
+        jax.clear_caches()
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
+        if trim is not None:
+            trim(0)
+
+
+def _resident_mb() -> float:
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20 if statm.exists() else 0.0
+
+
+def pytest_collection_modifyitems(config, items):
+    """Keeps one shard, and skips what this machine lacks; with JAXSEG_REQUIRE_ALL=1 (CI) those tests fail."""
+    part, count = (int(word) for word in config.getoption("--shard").split("/"))
+    if not 1 <= part <= count:
+        raise pytest.UsageError(f"--shard {part}/{count}: I must be from 1 to N")
+    in_shard = [zlib.crc32(item.location[0].encode()) % count == part - 1 for item in items]
+    config.hook.pytest_deselected(items=[item for item, kept in zip(items, in_shard, strict=True) if not kept])
+    items[:] = [item for item, kept in zip(items, in_shard, strict=True) if kept]
     for item in items:
         if "shared" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.shared)
+        if item.get_closest_marker("full"):
+            item.add_marker(pytest.mark.slow)  # `make test-quick` leaves out both
     if os.environ.get("JAXSEG_REQUIRE_ALL"):
         return
     for item in items:

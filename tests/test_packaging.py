@@ -1,6 +1,8 @@
 """The wheel, the editable install, and what importing costs."""
 
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,22 +15,27 @@ ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("flax", "grain", "orbax", "pydicom")
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> zipfile.ZipFile:
-    folder = tmp_path_factory.mktemp("wheel")
-    tree = folder / "tree"  # a copy: building leaves files beside the sources
+def copy_sources(tree: Path) -> Path:
+    """Copies what a build needs into a new folder, since building leaves files beside the sources."""
     tree.mkdir()
     for name in ("jaxseg", "cli", "configs"):
         shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "NOTICE"):
         shutil.copy(ROOT / name, tree)
+    return tree
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> zipfile.ZipFile:
+    folder = tmp_path_factory.mktemp("wheel")
+    tree = copy_sources(folder / "tree")
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(tree)]
     subprocess.run(command, check=True, capture_output=True)
     with zipfile.ZipFile(next(folder.glob("*.whl"))) as archive:
         yield archive
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_wheel_adds_only_jaxseg_and_holds_every_module(wheel):
     names = wheel.namelist()
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"jaxseg"}
@@ -39,7 +46,7 @@ def test_the_wheel_adds_only_jaxseg_and_holds_every_module(wheel):
     assert ours == {name for name in names if ".dist-info/" not in name}
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_installed_wheel_runs(wheel, tmp_path):
     wheel.extractall(tmp_path / "site")
     code = "import jaxseg, jaxseg.cli, jaxseg.configs; print(jaxseg.__file__, jaxseg.cli.__file__)"
@@ -54,7 +61,26 @@ def test_the_installed_wheel_runs(wheel, tmp_path):
 
 def test_the_editable_install_has_the_same_names():
     out = run("import jaxseg.cli, jaxseg.configs; print(jaxseg.cli.__file__)", ROOT.parent)
-    assert Path(out.strip()) == ROOT / "cli" / "__init__.py"
+    assert Path(out.strip()).resolve() == ROOT / "cli" / "__init__.py"
+
+
+@pytest.mark.full
+def test_a_clone_called_jaxseg_is_imported_from_anywhere(tmp_path):
+    """With the default editable mode, Python in the parent folder takes the clone itself for the package."""
+    clone = copy_sources(tmp_path / "jaxseg")
+    environment, python = tmp_path / "environment", tmp_path / "environment" / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
+    (install,) = re.findall(r"^EDITABLE := -m (.*)$", (ROOT / "Makefile").read_text(), re.M)
+    command = [sys.executable, "-m", "pip", "--python", python, *install.split()[1:], clone, "--no-deps"]
+    subprocess.run(command, check=True, capture_output=True)
+    code = "import jaxseg, jaxseg.cli, jaxseg.configs; print(jaxseg.__file__, jaxseg.cli.__file__)"
+    for folder in (clone, tmp_path, ROOT.parent.parent):
+        variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        done = subprocess.run(
+            [python, "-c", code], cwd=folder, env=variables, capture_output=True, text=True, check=True
+        )
+        found = [Path(word).resolve() for word in done.stdout.decode().split()]
+        assert found == [clone / "jaxseg" / "__init__.py", clone / "cli" / "__init__.py"]
 
 
 @pytest.mark.parametrize("code", ["import jaxseg", "from jaxseg.cli.main import main; main(['segment', '--help'])"])

@@ -37,7 +37,7 @@ def picture() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (50, 70), np.uint8)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("name", FILES)
 def test_files_give_the_originals_masks(kit, published, name):
     golden = f"cxas_end_to_end/{name}"

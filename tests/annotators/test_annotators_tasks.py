@@ -68,6 +68,7 @@ def losses(folder) -> list[float]:
     return [entry["loss"] for entry in read_metrics(folder / "metrics.jsonl") if entry["split"] == "train"]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("network", NETWORKS)
 def test_the_loss_falls_and_the_object_is_found(lidc, tmp_path, network):
     often = {"trainer__validate_every": 10, "trainer__pictures_every": 20}
@@ -87,6 +88,7 @@ def test_the_loss_falls_and_the_object_is_found(lidc, tmp_path, network):
     assert stored["measures"]["baseline_majority"]["mean"] == pytest.approx(1)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("config", ["cmvae_lidc", "cmvae_mnist", "prob_unet_lidc", "prob_unet_mnist"])
 def test_packaged_configurations_have_the_published_values_and_train(lidc, tmp_path, config):
     values = read_config(config)
@@ -103,6 +105,7 @@ def test_packaged_configurations_have_the_published_values_and_train(lidc, tmp_p
     assert 0 <= scores["dice"] <= 1
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("network", NETWORKS)
 def test_a_resumed_run_is_the_same(lidc, tmp_path, network):
     train(tmp_path / "whole", lidc, f"{network}_lidc")
@@ -118,7 +121,7 @@ def test_a_resumed_run_is_the_same(lidc, tmp_path, network):
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("parallel", ["jit", "pmap"])
+@pytest.mark.parametrize("parallel", ["jit", pytest.param("pmap", marks=pytest.mark.full)])
 def test_it_trains_on_several_devices(lidc, tmp_path, network, parallel):
     train(tmp_path / "run", lidc, f"{network}_lidc", devices=2, trainer__parallel=parallel)
     assert np.isfinite(losses(tmp_path / "run")).all()

@@ -153,7 +153,7 @@ def test_samples_of_the_prior_ignore_the_image_and_those_of_the_image_do_not():
         assert np.allclose(*found, atol=1e-6) == same
 
 
-@pytest.mark.parametrize("graph", [True, False], ids=["graph", "tree"])
+@pytest.mark.parametrize("graph", [True, pytest.param(False, marks=pytest.mark.full)], ids=["graph", "tree"])
 @pytest.mark.parametrize("norm", get_args(cmvae.Norm))
 def test_it_trains_in_both_modes_of_nnx(graph, norm):
     with nnx.set_graph_mode(graph):

@@ -153,7 +153,7 @@ def test_joining_by_parts_is_the_convolution_of_features_and_latent_vector():
     np.testing.assert_allclose(model.combine(features, z), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("graph", [True, False], ids=["graph", "tree"])
+@pytest.mark.parametrize("graph", [True, pytest.param(False, marks=pytest.mark.full)], ids=["graph", "tree"])
 def test_it_trains_in_both_modes_of_nnx_and_every_parameter_has_a_finite_gradient(graph):
     with nnx.set_graph_mode(graph):
         model, (x, target, noise) = small(), example()

@@ -11,6 +11,7 @@ from jaxseg.segae.model import with_embeddings
 from jaxseg.weights.store import save_model
 
 
+@pytest.mark.full
 def test_the_file_runs_elsewhere_and_the_line_says_what_it_is(jaxseg_process, tiny, tmp_path):
     path = tmp_path / "new" / "model.stablehlo"
     code, out, err = jaxseg_process("export", "-m", "cxas", "--weights", tiny, "-o", path, "--image-size", "32, 40")

@@ -58,7 +58,7 @@ def test_convert_from_the_command_line(jaxseg_command, kit, tmp_path):
     assert (code, "none of the models cxas, paxray" in err) == (1, True)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_published_weights_convert_with_a_card(jaxseg_command, kit, tmp_path):
     path = save(
         tmp_path / "UNet_ResNet50_default.pth", kit.weights("cxas_unet_resnet50"), under="model", prefix="module."
@@ -80,7 +80,7 @@ def test_a_malicious_file_is_refused_and_nothing_runs(jaxseg_command, tmp_path):
     assert not (tmp_path / "model").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_demo_finds_the_lungs_of_unseen_phantoms(jaxseg_process, tmp_path):
     code, out, err = jaxseg_process("demo", "-o", tmp_path / "demo", "--steps", "60")
     assert code == 0, err
@@ -194,8 +194,8 @@ def trains(words, jaxseg_command, tmp_path):
 
 
 def marked(row: tuple[str, str]):
-    """A row as a parameter; those that train from annotators compile for half a minute each."""
-    return pytest.param(row, id=row[0], marks=[pytest.mark.slow] if "SLICES" in row[1] else [])
+    """A row as a parameter. Those that train compile a training step, which takes up to half a minute each."""
+    return pytest.param(row, id=row[0], marks=[pytest.mark.full] if row[1].startswith("jaxseg train") else [])
 
 
 @pytest.mark.parametrize("row", [marked(row) for row in rows()])

@@ -136,7 +136,7 @@ def batch_of(examples: list[dict]) -> dict:
 TASKS = [pytest.param(task, marks=[pytest.mark.shared] if task == "paxray" else []) for task in TASKS]
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("task", TASKS)
 def test_training_and_validation_lower_for_accelerators_that_are_not_here(task, tmp_path, request):
     config = opened(task, tmp_path, request)

@@ -17,7 +17,7 @@ def by_flax(x):
 
 @given(
     seed=st.integers(0, 99),
-    shape=st.tuples(st.integers(1, 2), st.integers(1, 9), st.integers(1, 9), st.integers(1, 3)),
+    shape=st.sampled_from([(1, 1, 1, 1), (2, 2, 3, 1), (1, 8, 9, 2), (2, 7, 1, 3), (1, 5, 6, 3)]),
     levels=st.sampled_from([3, 1000]),
 )
 @settings(max_examples=30, deadline=None)

@@ -26,7 +26,7 @@ def nchw(array) -> np.ndarray:
     return np.asarray(array).transpose(0, 3, 1, 2) if array.ndim == 4 else np.asarray(array)
 
 
-@pytest.mark.parametrize("name", FORWARD)
+@pytest.mark.parametrize("name", [*FORWARD[:3], *(pytest.param(name, marks=pytest.mark.full) for name in FORWARD[3:])])
 def test_every_layer_and_the_answer_equal_the_original(kit, name):
     golden, model = f"{name}/forward", build(kit, name)
     graphdef, state = nnx.split(model)
@@ -50,7 +50,7 @@ def test_every_golden_of_the_autoencoder_is_compared(kit):
     assert {name.split("/")[0] for name in kit.names("dae_") if name.endswith("/forward")} == set(FORWARD)
 
 
-@pytest.mark.parametrize("graph", [True, False], ids=["graph", "tree"])
+@pytest.mark.parametrize("graph", [True, pytest.param(False, marks=pytest.mark.full)], ids=["graph", "tree"])
 @pytest.mark.parametrize("values", [{}, WORKING], ids=["original", "working"])
 def test_it_works_in_both_modes_of_nnx(graph, values):
     with nnx.set_graph_mode(graph):

@@ -33,6 +33,7 @@ def losses(folder) -> list[float]:
     return [entry["loss"] for entry in read_metrics(folder / "metrics.jsonl") if entry["split"] == "train"]
 
 
+@pytest.mark.full
 def test_the_loss_falls_and_the_model_restores(masks, tmp_path):
     scores, _ = train(tmp_path / "run", masks, trainer__epochs=40, trainer__validate_every=20, **LIGHT)
     found = losses(tmp_path / "run")
@@ -43,6 +44,7 @@ def test_the_loss_falls_and_the_model_restores(masks, tmp_path):
     assert 2 * (restored & mask).sum() / (restored.sum() + mask.sum()) > 0.7
 
 
+@pytest.mark.full
 def test_both_packaged_configurations_train(masks, tmp_path):
     for name in ("post_dae", "post_dae_original"):
         scores, _ = train(tmp_path / name, masks, config=name, trainer__epochs=1)
@@ -63,6 +65,7 @@ def test_the_published_values_are_in_the_original_configuration():
     assert config.model.intermediate == cfg.intermediate
 
 
+@pytest.mark.full
 def test_the_same_seed_is_the_same_run_and_a_resumed_one_too(masks, tmp_path):
     train(tmp_path / "whole", masks, trainer__epochs=3, **WORKING)
     train(tmp_path / "again", masks, trainer__epochs=3, **WORKING)
@@ -80,7 +83,7 @@ def test_the_same_seed_is_the_same_run_and_a_resumed_one_too(masks, tmp_path):
     assert losses(stopped) == losses(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("parallel", ["jit", "pmap"])
+@pytest.mark.parametrize("parallel", ["jit", pytest.param("pmap", marks=pytest.mark.full)])
 def test_it_trains_on_several_devices(masks, tmp_path, parallel):
     scores, _ = train(
         tmp_path / "run",
@@ -129,6 +132,7 @@ def test_scaled_lengths_fit_the_size():
     assert CorruptionConfig().at(128).patch == 32
 
 
+@pytest.mark.full
 def test_two_channels_train_together(tmp_path):
     folder = tmp_path / "masks"
     folder.mkdir()

@@ -31,7 +31,7 @@ def batch_of(kit, i: int) -> dict[str, np.ndarray]:
     return {"image": image.transpose(0, 2, 3, 1), "embedding": embedding, "dice": dice.reshape(-1)}
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_three_steps_of_the_segae_recipe_equal_pytorch(kit):
     entry, _ = kit.golden(NAME)
     order, parameters = entry["params"]["tensor_order"], entry["params"]["parameter_order"]

@@ -20,7 +20,7 @@ def scorer():
     return Scorer(model(), threads=2)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_golden_volume_is_met(kit):
     from flax import nnx
 

@@ -38,7 +38,7 @@ def models(kit) -> dict[str, nnx.Module]:
     return built
 
 
-@pytest.mark.parametrize("golden", FORWARD)
+@pytest.mark.parametrize("golden", [*(pytest.param(one, marks=pytest.mark.full) for one in FORWARD[:2]), FORWARD[2]])
 @pytest.mark.parametrize("folded", [False, True], ids=["plain", "folded"])
 def test_every_stage_and_the_predicted_dice_equal_the_original(kit, models, golden, folded):
     model = models[golden.split("/")[0]]
@@ -102,7 +102,7 @@ def test_the_unused_tensors_are_those_of_the_original_and_no_others(kit, name):
     assert sorted(segae.torch_unused(SegAEConfig())) == sorted(kit.manifest(name)["unused"])
 
 
-@pytest.mark.parametrize("graph", [True, False], ids=["graph", "tree"])
+@pytest.mark.parametrize("graph", [True, pytest.param(False, marks=pytest.mark.full)], ids=["graph", "tree"])
 def test_it_works_in_both_modes_of_nnx(graph):
     with nnx.set_graph_mode(graph):
         apply, state = evaluation(with_embeddings(small(), table()))

@@ -40,6 +40,7 @@ def losses(folder) -> list[float]:
     return [entry["loss"] for entry in read_metrics(folder / "metrics.jsonl") if entry["split"] == "train"]
 
 
+@pytest.mark.full
 def test_the_loss_falls_and_the_order_of_unseen_masks_is_learnt(trained):
     found = losses(trained)
     assert np.mean(found[-8:]) < 0.5 * np.mean(found[:4])
@@ -48,6 +49,7 @@ def test_the_loss_falls_and_the_order_of_unseen_masks_is_learnt(trained):
     assert {"rank_correlation", "mae"} <= scores[-1].keys()
 
 
+@pytest.mark.full
 def test_a_run_leaves_a_model_with_its_embeddings_and_a_picture(trained, data):
     model = jaxseg.load(trained)
     table = np.load(data.parent / "embeddings.npz")["embeddings"]
@@ -57,6 +59,7 @@ def test_a_run_leaves_a_model_with_its_embeddings_and_a_picture(trained, data):
     assert _width(next((trained / "pictures").iterdir())) > 400
 
 
+@pytest.mark.full
 def test_evaluation_tells_every_organ_and_draws(trained, capsys):
     shown = []
     found = run.evaluate(trained, devices=jax.devices()[:1], show=shown.append)
@@ -67,6 +70,7 @@ def test_evaluation_tells_every_organ_and_draws(trained, capsys):
     assert (trained / "evaluation_val.png").is_file()
 
 
+@pytest.mark.full
 def test_a_resumed_run_is_the_same_without_the_file_of_embeddings(data, tmp_path):
     train(tmp_path / "whole", data, trainer__epochs=3)
     table = save_embeddings(tmp_path / "own.npz")
@@ -83,7 +87,7 @@ def test_a_resumed_run_is_the_same_without_the_file_of_embeddings(data, tmp_path
     assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("parallel", ["jit", "pmap"])
+@pytest.mark.parametrize("parallel", ["jit", pytest.param("pmap", marks=pytest.mark.full)])
 def test_it_trains_on_several_devices(data, tmp_path, parallel):
     scores, _ = train(tmp_path / "run", data, devices=2, trainer__parallel=parallel)
     assert np.isfinite(losses(tmp_path / "run")).all()

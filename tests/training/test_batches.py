@@ -62,6 +62,7 @@ def test_threads_do_not_change_the_order(options):
     same(take(train(transform=slow), 10), take(train(transform=slow, **options), 10))
 
 
+@pytest.mark.full
 def test_worker_processes_change_neither_order_nor_position():
     expected = take(train(transform=slow), 9)
     for workers in (1, 2):

@@ -18,7 +18,7 @@ from tiny_runs import without_wall_times
 from jaxseg.training.log import read_metrics
 from jaxseg.weights.store import restore_model
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("plain")]
+pytestmark = [pytest.mark.full, pytest.mark.usefixtures("plain")]
 PROGRAM = KIT / "plain_network.py"
 LIMIT_S = 180
 SETTINGS = {

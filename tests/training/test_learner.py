@@ -95,10 +95,11 @@ def gradients(learner, state, batch):
     return jax.jit(run)(state, batch)
 
 
+@pytest.mark.parametrize("make", [Normed, pytest.param(unet, marks=pytest.mark.full)])
 @pytest.mark.parametrize("graph_mode", [True, False], ids=["graph", "tree"])
-def test_steps_lower_the_loss_and_move_statistics_in_both_modes_of_nnx(graph_mode):
+def test_steps_lower_the_loss_and_move_statistics_in_both_modes_of_nnx(graph_mode, make):
     with nnx.set_graph_mode(graph_mode):
-        learner, state = started(unet(), ADAM)
+        learner, state = started(make(), ADAM)
         before, batch, losses = jax.tree.map(np.asarray, state), examples(8), []
         step = jax.jit(learner.step)
         for _ in range(8):

@@ -55,10 +55,11 @@ def equal(found, wanted):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("make", [Normed, pytest.param(unet, marks=pytest.mark.full)])
 @pytest.mark.parametrize("parallel", ["jit", "pmap"])
-def test_eight_devices_equal_one(parallel):
-    found = trained(parallel, 8)
-    equal(found, one_device())
+def test_eight_devices_equal_one(parallel, make):
+    found = trained(parallel, 8, make=make)
+    equal(found, one_device(make))
     assert int(found[2]["step"]) == STEPS
 
 

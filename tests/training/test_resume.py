@@ -77,6 +77,7 @@ def pictures(folder: Path) -> list[Path]:
     return sorted((folder / "pictures").iterdir())
 
 
+@pytest.mark.full
 def test_ten_kills_at_random_points_change_no_bit_and_no_number(server, expected, tmp_path):
     """A checkpoint is written after every step, so most kills come while one is half written."""
     rng, folder, output = random.Random(0), tmp_path / "run", tmp_path / "output"
