@@ -150,7 +150,7 @@ def section(cls: type, *names: str, **defaults: Any) -> type:
     return dataclasses.make_dataclass(
         f"{cls.__name__}Section",
         [(name, hint, dataclasses.field(default=default)) for name, hint, default in chosen],
-        namespace={"__post_init__": verify, "RENAMED": getattr(cls, "RENAMED", {})},
+        namespace={"__doc__": cls.__doc__, "__post_init__": verify, "RENAMED": getattr(cls, "RENAMED", {})},
         frozen=True,
         kw_only=True,
     )

@@ -20,7 +20,7 @@ def copy_sources(tree: Path) -> Path:
     tree.mkdir()
     for name in ("jaxseg", "cli", "configs"):
         shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "NOTICE"):
         shutil.copy(ROOT / name, tree)
     return tree
 

@@ -18,7 +18,7 @@ from torch_writer import save
 from jaxseg import registry
 from jaxseg.card import read_card
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+README = Path(__file__).resolve().parents[2] / "docs" / "original-commands.md"
 
 
 def test_models_lists_every_model_with_its_weights(jaxseg_command, monkeypatch, tmp_path):
