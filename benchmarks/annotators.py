@@ -28,7 +28,7 @@ import torch
 from jaxseg.annotators.augment import with_seed
 from jaxseg.annotators.data import AnnotatedSlices, lidc_slices
 from jaxseg.annotators.task import MEASURES, measures
-from jaxseg.environment import environment
+from jaxseg.devices import environment
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))

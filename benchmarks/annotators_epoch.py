@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import torch
 
-from jaxseg.environment import environment
+from jaxseg.devices import environment
 from jaxseg.training.batches import prefetch_to_device, training_batches
 from jaxseg.training.config.config import read_config
 from jaxseg.training.plan import make_plan

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxseg.environment import environment
+from jaxseg.devices import environment
 from jaxseg.nn import bfloat16
 from jaxseg.nn.convolution import convolution, kernel_gradient
 from jaxseg.nn.layers import dilated_transpose, sub_pixel_transpose

@@ -121,7 +121,7 @@ def part(name: str, *given: str) -> None:
     elif name == "environment":
         import torch
 
-        from jaxseg.environment import environment
+        from jaxseg.devices import environment
 
         print(json.dumps(environment() | {"torch": torch.__version__, "torch_threads": torch.get_num_threads()}))
     elif name == "weights":

@@ -53,7 +53,7 @@ def with_opencv(masks: np.ndarray, names: Sequence[str] = CXAS) -> dict:
 
 def main() -> None:
     """Times both sides and writes the medians."""
-    from jaxseg.environment import environment  # loads JAX, which would count as PyTorch's in end_to_end.py
+    from jaxseg.devices import environment  # loads JAX, which would count as PyTorch's in end_to_end.py
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=11)

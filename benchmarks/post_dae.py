@@ -18,7 +18,7 @@ from PIL import Image
 
 from jaxseg.anatomy.phantom_task import UNSEEN
 from jaxseg.datasets import phantom
-from jaxseg.environment import environment
+from jaxseg.devices import environment
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))

@@ -219,7 +219,7 @@ def summary(rounds: list[dict[str, float]], case: Case, options: argparse.Namesp
     """Medians of both sides, the whole and for a slice, the median of the rounds' ratios, and what ran where."""
     import torch
 
-    from jaxseg.environment import environment
+    from jaxseg.devices import environment
 
     slices = sum(len(chosen(mask)) for mask, _ in case[1].values())
     medians = {side: statistics.median(one[side] for one in rounds) for side in ("jaxseg", "torch")}

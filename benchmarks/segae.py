@@ -16,7 +16,7 @@ import sys
 from datetime import date
 from pathlib import Path
 
-from jaxseg.environment import environment
+from jaxseg.devices import environment
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))

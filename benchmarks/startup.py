@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from jaxseg.environment import environment
+from jaxseg.devices import environment
 
 RESULT = Path(__file__).resolve().parent / "results" / "startup.json"
 COMMANDS = {

@@ -26,7 +26,7 @@ from benchmarks.alternate import processor  # noqa: E402
 from benchmarks.throughput_report import plot, table  # noqa: E402
 from benchmarks.worker import SIDES  # noqa: E402
 from benchmarks.workloads import WHAT, WORKLOADS  # noqa: E402
-from jaxseg.environment import environment  # noqa: E402
+from jaxseg.devices import environment  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}

@@ -38,15 +38,16 @@ HEADINGS = {
 _PATH = click.Path(path_type=Path)
 
 
-def source(what: str) -> Callable:
+def source(what: str, *, existing_file: bool = False) -> Callable:
     """Returns the option `-i/--input`; `what` is its help text."""
-    return click.option("-i", "--input", "source", required=True, type=_PATH, help=what)
+    path = click.Path(path_type=Path, exists=True, dir_okay=False) if existing_file else _PATH
+    return click.option("-i", "--input", "source", required=True, type=path, help=what)
 
 
-def output(what: str) -> Callable:
-    """Returns the option `-o/--output`, a folder; `what` is its help text."""
-    folder = click.Path(path_type=Path, file_okay=False)
-    return click.option("-o", "--output", required=True, type=folder, help=what)
+def output(what: str, *, file: bool = False) -> Callable:
+    """Returns the option `-o/--output`, a folder, or with `file` a file; `what` is its help text."""
+    path = click.Path(path_type=Path, file_okay=file, dir_okay=not file)
+    return click.option("-o", "--output", required=True, type=path, help=what)
 
 
 def output_type(types: tuple[str, ...], what: str, *, default: str | None = None) -> Callable:
@@ -132,6 +133,21 @@ intensity = click.option(
     help="How grey values are read. original: as the published weights saw them in training (DICOM by its full range "
     "without window, 16-bit images clipped at 255). clinical: as a viewer shows them (DICOM with its window or look-up "
     "table, padding black, colour converted to grey; 16-bit images by their range).",
+)
+
+
+shown_intensity = click.option(
+    "--intensity",
+    type=click.Choice(INTENSITIES),
+    default="clinical",
+    show_default=True,
+    help="How grey values are shown. clinical: as a viewer does. original: as the network saw them.",
+)
+sides = click.option(
+    "--sides/--no-sides",
+    default=True,
+    show_default=True,
+    help="Mark the patient's right and left; correct for frontal pictures that are not mirrored.",
 )
 
 

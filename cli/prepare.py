@@ -174,8 +174,8 @@ def lidc(dicom_root, output, xml_root, **settings):
     from jaxseg.annotators.lidc import crops as lidc_crops
     from jaxseg.annotators.lidc import prepare as lidc_prepare
     from jaxseg.annotators.lidc import summary as lidc_summary
+    from jaxseg.draw.pictures import save_picture
     from jaxseg.draw.plots import count_bars
-    from jaxseg.draw.save import save_picture
 
     with options.usage_errors("--val-fraction, --test-fraction, --least-pixels, --most-pixels"):
         chosen = lidc_crops.Settings(**settings)

@@ -18,7 +18,6 @@ MAX_LINES, MAX_FUNCTION, CRUMB = 450, 45, 60
 SHORT_FILES = {
     "__init__.py",
     "__main__.py",
-    "environment.py",
     "text_table.py",
     "xla.py",
     "folder_runs/folder.py",

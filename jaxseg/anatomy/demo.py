@@ -18,7 +18,7 @@ from jaxseg.anatomy.phantom_task import UNSEEN
 from jaxseg.anatomy.segment import Segmenter
 from jaxseg.datasets import phantom
 from jaxseg.draw.overlay import overlay
-from jaxseg.draw.save import save_picture
+from jaxseg.draw.pictures import save_picture
 from jaxseg.draw.sheet import contact_sheet
 from jaxseg.folder_runs.folder import Outcome
 from jaxseg.images.read import read_picture

@@ -12,7 +12,7 @@ from jaxseg.anatomy.measure import table
 from jaxseg.anatomy.measure.drawing import draw_lines
 from jaxseg.anatomy.measure.features import Measurements, measure
 from jaxseg.anatomy.segment import Segmenter
-from jaxseg.draw.save import save_picture
+from jaxseg.draw.pictures import save_picture
 from jaxseg.draw.visualize import preview
 from jaxseg.files import atomic_file
 from jaxseg.folder_runs.account import Product, Run

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from PIL import Image
 
-from jaxseg.draw.legend import BACKGROUND, FAINT, TEXT
+from jaxseg.draw.pictures import BACKGROUND, FAINT, TEXT
 from jaxseg.files import printable
 from jaxseg.palette import OKABE_ITO
 
@@ -291,7 +291,7 @@ def _draw_scatter(figure, true, predicted, groups: list[str], title: str, names:
 
 
 def _group_colours(groups: Sequence[str]) -> dict[str, tuple[int, int, int]]:
-    """Returns the colours of the groups by frequency; the last entry stands for all groups without a colour."""
+    """Returns the colours of the groups by frequency; the last entry is for all groups without a colour."""
     counts = collections.Counter(groups)
     common = [name for name, _ in counts.most_common(len(OKABE_ITO))]
     found = dict(zip(common, OKABE_ITO, strict=False))

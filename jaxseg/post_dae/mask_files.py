@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from PIL import Image
 
-from jaxseg.draw.save import save_picture
+from jaxseg.draw.pictures import save_picture
 from jaxseg.draw.sheet import contact_sheet
 from jaxseg.files import atomic_file
 from jaxseg.folder_runs import folder

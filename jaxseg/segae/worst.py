@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from jaxseg.draw.legend import BACKGROUND, FAINT, TEXT, cut, font_of, line_height
+from jaxseg.draw.pictures import BACKGROUND, FAINT, TEXT, cut, font_of, line_height
 from jaxseg.palette import OKABE_ITO
 from jaxseg.segae.cases import Case
 from jaxseg.segae.score_table import Row

@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxseg.draw.save import save_picture
+from jaxseg.draw.pictures import save_picture
 from jaxseg.training.batches import Batches, evaluation_batches, prefetch_to_device, training_batches
 from jaxseg.training.checkpoint import Checkpoints, clear_when_full
 from jaxseg.training.interrupts import uninterrupted

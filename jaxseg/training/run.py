@@ -11,9 +11,8 @@ from pathlib import Path
 
 import jax
 
-from jaxseg.devices import select_devices
-from jaxseg.draw.save import save_picture
-from jaxseg.environment import environment
+from jaxseg.devices import environment, select_devices
+from jaxseg.draw.pictures import save_picture
 from jaxseg.files import atomic_file, only_writer, sweep
 from jaxseg.registry import TASKS
 from jaxseg.training import loop

@@ -50,7 +50,7 @@ def test_damaged_and_unknown_files_are_refused_in_one_sentence(tmp_path):
         "object.npy": "numbers, got object",
         "deep.npy": r"of at most 67,108,864 values, got \(1, 2, 3, 4\)",
         "huge.npy": r"got \(9000, 9000\)",
-        "short.npy": "is cut off: .* needs 64,800 bytes, it has 0",
+        "short.npy": "is cut off: .* needs 64,800 bytes, but it has 0",
         "short.npz": "is cut off",
         "clear.png": "without transparency: RGBA",
         "deep.png": "one picture of 8 bits",
