@@ -99,9 +99,7 @@ def read_values(file, header: Header) -> np.ndarray:
     while place < content.size:
         part = file.read(min(_PART, content.size - place))
         if not part:
-            raise NpyError(
-                f"is cut off: {header.shape} {header.dtype} needs {content.size:,} bytes, but it has {place:,}"
-            )
+            raise NpyError(_cut_off(header, place))
         content[place : place + len(part)] = np.frombuffer(part, np.uint8)
         place += len(part)
     if file.read(1):  # in a zip file, this also compares the checksum

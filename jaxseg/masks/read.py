@@ -139,7 +139,7 @@ def select(names: Sequence[str], classes: str | Sequence[str] | None) -> tuple[i
     wanted = [labels.CXAS[k] for k in labels.select(labels.CXAS, classes)]
     missing = [name for name in wanted if name not in names]
     if missing:
-        raise ValueError(f"there are no masks of {', '.join(missing)}; there are {', '.join(names)}")
+        raise ValueError(f"masks of {', '.join(missing)} are missing; there are {', '.join(names)}")
     return tuple(sorted(names.index(name) for name in wanted))
 
 

@@ -14,7 +14,7 @@ from jaxseg.files import atomic_file, printable, safe_name
 from jaxseg.masks.read import find_masks
 from jaxseg.masks.results import read_summary
 from jaxseg.report.catalogue import Catalogue
-from jaxseg.report.fitting import NO_PICTURE, NO_VALUES, SMALLER, fitting
+from jaxseg.report.fitting import NO_PICTURE, NO_VALUES, SMALLER, fit_blocks
 from jaxseg.report.page import block, frame, link
 from jaxseg.report.reading import Reading, read_image, read_settings
 
@@ -142,7 +142,7 @@ class _Page:
             self.known, self.end_bytes = known, len(self._end())
         room = (self.max_bytes * (1 - _SPARE) - self.file.tell() - self.end_bytes) / self.left
         number, outlined = self.count - self.left, self.about["outlined"]
-        text, loss = fitting(record, reading, self.catalogue, number=number, outlined=outlined, room=room)
+        text, loss = fit_blocks(record, reading, self.catalogue, number=number, outlined=outlined, room=room)
         self.losses[loss] += 1
         return text
 

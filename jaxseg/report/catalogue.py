@@ -78,7 +78,7 @@ class Catalogue:
         return groups
 
     def _columns(self, endings: list[str]) -> list[tuple[int, int, bool]]:
-        """Returns per column: the index of its ending, the number of its class or -1, whether the table shows it first."""
+        """Returns per column: index of its ending, number of its class or -1, whether the table shows it by default."""
         first = next((column.ending for column in self.columns if column.class_name), "")
         preferred = [name for name in _TABLE_CLASSES if name in self.classes]
         in_table = preferred or [name for name in self.classes if name in self.shown][:3]

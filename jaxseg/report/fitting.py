@@ -18,7 +18,7 @@ _PAINTED = ((256, 78), (256, 60), (192, 50), (128, 45))
 WHOLE, SMALLER, NO_PICTURE, NO_VALUES = "whole", "smaller", "no picture", "no values"
 
 
-def fitting(
+def fit_blocks(
     record: dict, reading: Reading, catalogue: Catalogue, *, number: int, outlined: bool, room: float
 ) -> tuple[str, str]:
     """Returns the blocks of an image that fit a number of bytes.

@@ -12,6 +12,7 @@ from jaxseg.anatomy.measure.features import measure
 from jaxseg.masks.write import file_names
 from jaxseg.report import build
 from jaxseg.report.build import write_report
+from jaxseg.report.reading import check_classes, locate_masks
 from jaxseg.vocabulary import labels
 
 HOSTILE = ("<script>alert(1)<", "\"onmouseover='alert(1)'", "a\u202egnp", "line\nbreak")
@@ -146,6 +147,29 @@ def test_an_image_can_be_shown_with_several_masks(tmp_path):
     write_report([image, image], [truth, found], tmp_path / "r.html")
     page = read_page(tmp_path / "r.html")
     assert values_of(page, 0)["heart area"] != values_of(page, 1)["heart area"]
+
+
+def test_masks_are_a_folder_to_search_or_those_of_one_image(tmp_path):
+    image, masks = write_pair(tmp_path / "data", "a.png", masks_of(0))
+    data, pictures = tmp_path / "data", tmp_path / "pictures"
+    pictures.mkdir()
+    Image.fromarray(masks_of(0)[2]).save(pictures / "heart.png")
+    assert locate_masks(data, data) == data
+    assert locate_masks(data, image) == data
+    assert locate_masks(masks, image) == [masks]
+    assert locate_masks(pictures, image) == [pictures]
+    with pytest.raises(ValueError, match="a.json is a file; give the folder with the masks of"):
+        locate_masks(masks, data)
+    with pytest.raises(FileNotFoundError, match="no such file or folder"):
+        locate_masks(tmp_path / "nowhere", image)
+
+
+def test_classes_are_checked_if_a_summary_lists_them(tmp_path):
+    check_classes(tmp_path, "hart")
+    (tmp_path / "summary.json").write_text(json.dumps({"jaxseg": "0.1", "settings": {"classes": NAMES}, "files": {}}))
+    check_classes(tmp_path, "heart")
+    with pytest.raises(ValueError, match="unknown class 'hart'; did you mean 'heart'"):
+        check_classes(tmp_path, "hart")
 
 
 def test_the_settings_of_the_run_are_shown(tmp_path):
