@@ -177,7 +177,14 @@ def score_labels(
       model: as in `jaxseg.score`.
       label_names: JSON or CSV file that maps labels to organs, see `jaxseg.segae.label_table.read_table`; None: labels
         are classes of the DAP-Atlas.
-      canonical, overwrite, per_slice, rank, worst, embeddings, progress, report: as in `score_dataset`.
+      canonical: as in `score_dataset`.
+      overwrite: as in `score_dataset`.
+      per_slice: as in `score_dataset`.
+      rank: as in `score_dataset`.
+      worst: as in `score_dataset`.
+      embeddings: as in `score_dataset`.
+      progress: as in `score_dataset`.
+      report: as in `score_dataset`.
       **options: options of `Scorer`.
 
     Returns:
