@@ -60,7 +60,7 @@ def close(found, wanted):
 
 
 @pytest.mark.parametrize(("make", "factor"), [(unet, 3.0), (dae, 2.0)])
-@pytest.mark.parametrize("graph_mode", [True, False], ids=["graph", "tree"])
+@pytest.mark.parametrize("graph_mode", [True, pytest.param(False, marks=pytest.mark.full)], ids=["graph", "tree"])
 def test_much_less_is_kept_for_the_backward_pass(make, factor, graph_mode):
     with nnx.set_graph_mode(graph_mode):
         model = make()
@@ -68,7 +68,7 @@ def test_much_less_is_kept_for_the_backward_pass(make, factor, graph_mode):
 
 
 @pytest.mark.parametrize("make", [shallow, dae], ids=["unet", "dae"])
-@pytest.mark.parametrize("graph_mode", [True, False], ids=["graph", "tree"])
+@pytest.mark.parametrize("graph_mode", [True, pytest.param(False, marks=pytest.mark.full)], ids=["graph", "tree"])
 def test_values_gradients_and_statistics_are_the_same(make, graph_mode):
     with nnx.set_graph_mode(graph_mode):
         results = []
