@@ -19,7 +19,7 @@ FIDELITIES = ("original", "better")
 HEADINGS = {
     "Input": (
         *("--input", "--config", "--run", "--recursive", "--ct", "--mask", "--masks", "--organ", "--dataset"),
-        *("--label-names", "--names", "--organs", "--canonical", "--slices", "--source-names", "--split", "--truth"),
+        *("--label-names", "--names", "--organs", "--canonical", "--slices", "--split", "--truth"),
         *("--intensity", "--preprocessing", "--grey", "--normalise", "--resize"),
     ),
     "Output": (

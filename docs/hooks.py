@@ -74,9 +74,8 @@ def _command(command: click.Command, context: click.Context, name: str) -> list[
     usage = " ".join(command.collect_usage_pieces(context))
     lines = [f"## {name}", "", *inspect.cleandoc(command.help or "").replace("\b\n", "").splitlines(), ""]
     lines += ["```text", f"{name} {usage}", "```", ""]
-    options = [
-        p for p in command.get_params(context) if isinstance(p, click.Option) and p.name not in ("help", "debug")
-    ]
+    options = [parameter for parameter in command.get_params(context) if isinstance(parameter, click.Option)]
+    options = [option for option in options if not {"--help", "--debug"} & set(option.opts)]
     options = [option.get_help_record(context) for option in options if not option.hidden]
     if options:
         lines += ["| option | meaning |", "|---|---|"]

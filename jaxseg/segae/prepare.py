@@ -126,11 +126,11 @@ def find_scans(cts: Path, labels: Path, pseudo: Path | None = None) -> tuple[tup
             f"no CT has labels of the same name ({counts}); name them CTS/CASE.nii.gz and LABELS/CASE.nii.gz, or "
             "CASE/ct.nii.gz and CASE/label.nii.gz"
         )
-    alone = {
+    unmatched = {
         "no labels": sorted(set(found["CT"]) - set(found["labels"])),
         "no CT": sorted(set(found["labels"]) - set(found["CT"])),
     }
-    notes = tuple(f"{len(names)} cases have {what}: {_first(names)}" for what, names in alone.items() if names)
+    notes = tuple(f"{len(names)} cases have {what}: {_first(names)}" for what, names in unmatched.items() if names)
     stages = {name: _stages(pseudo / name) if pseudo else () for name in both}
     without = [name for name in both if pseudo and not stages[name]]
     if without:
@@ -207,11 +207,11 @@ def begin(scans: Sequence[Scan], out: Path, settings: Settings) -> dict[str, str
     if stored is None:
         _write_summary(out, settings, {}, {})
     names = [scan.name for scan in scans]
-    there = {name: split for split in SPLITS for name in names if (out / split / name).is_dir()}
+    existing = {name: split for split in SPLITS for name in names if (out / split / name).is_dir()}
     count = round(settings.val_fraction * len(names))
     count = min(max(count, 1), len(names) - 1) if settings.val_fraction else 0
-    todo = sorted(set(names) - set(there), key=lambda name: (zlib.crc32(f"{settings.seed} {name}".encode()), name))
-    missing = max(0, count - sum(split == "val" for split in there.values()))
+    todo = sorted(set(names) - set(existing), key=lambda name: (zlib.crc32(f"{settings.seed} {name}".encode()), name))
+    missing = max(0, count - sum(split == "val" for split in existing.values()))
     splits = {name: "val" if place < missing else "train" for place, name in enumerate(todo)}
     return {name: splits[name] for name in names if name in splits}
 

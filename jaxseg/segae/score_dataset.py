@@ -54,7 +54,7 @@ class DatasetScores:
 
 
 @dataclasses.dataclass(frozen=True)
-class Written:
+class _Output:
     """Where scores are written, and which files are written beside the CSV.
 
     Attributes:
@@ -144,11 +144,11 @@ def score_dataset(
     """
     if organs not in COLUMNS:
         raise ValueError(f"organs must be one of {', '.join(COLUMNS)}, got {organs!r}")
-    written = Written(_path(output), overwrite=overwrite, per_slice=per_slice, rank=rank, worst=worst)
+    wanted = _Output(_path(output), overwrite=overwrite, per_slice=per_slice, rank=rank, worst=worst)
     cases = find_cases(Path(dataset))
     scorer = open_scorer(model, embeddings=embeddings, **options)
     run = _Run(cases, scorer, choose_orientation(scorer, canonical), progress, report)
-    return run(written, _columns(cases, organs), "dataset")
+    return run(wanted, _columns(cases, organs), "dataset")
 
 
 def score_labels(
@@ -177,7 +177,14 @@ def score_labels(
       model: as in `jaxseg.score`.
       label_names: JSON or CSV file that maps labels to organs, see `jaxseg.segae.label_table.read_table`; None: labels
         are classes of the DAP-Atlas.
-      canonical, overwrite, per_slice, rank, worst, embeddings, progress, report: as in `score_dataset`.
+      canonical: as in `score_dataset`.
+      overwrite: as in `score_dataset`.
+      per_slice: as in `score_dataset`.
+      rank: as in `score_dataset`.
+      worst: as in `score_dataset`.
+      embeddings: as in `score_dataset`.
+      progress: as in `score_dataset`.
+      report: as in `score_dataset`.
       **options: options of `Scorer`.
 
     Returns:
@@ -187,7 +194,7 @@ def score_labels(
       ValueError: as in `score_dataset`, or the table of labels is invalid.
       OSError: a file is missing, or the results cannot be written.
     """
-    written = Written(_path(output), overwrite=overwrite, per_slice=per_slice, rank=rank, worst=worst)
+    wanted = _Output(_path(output), overwrite=overwrite, per_slice=per_slice, rank=rank, worst=worst)
     table = read_table(Path(label_names)) if label_names else dap_table()
     for path in (ct, labels):
         if not Path(path).exists():
@@ -198,7 +205,7 @@ def score_labels(
     case = Case(name, ct, labels=Path(labels), table=table, source=str(ct))
     scorer = open_scorer(model, embeddings=embeddings, **options)
     run = _Run((case,), scorer, choose_orientation(scorer, canonical), progress, report)
-    return run(written, case.names, "labels")
+    return run(wanted, case.names, "labels")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,21 +218,21 @@ class _Run:
     progress: Callable[[int, int, str], None] | None
     report: Callable[[Record], None] | None
 
-    def __call__(self, written: Written, columns: Sequence[str], kind: str) -> DatasetScores:
-        if written.output is None:
+    def __call__(self, wanted: _Output, columns: Sequence[str], kind: str) -> DatasetScores:
+        if wanted.output is None:
             records = self._score(self.cases)
             return DatasetScores(records, tuple(ordered(row for each in records for row in rows_of(each))), 0, {})
-        written.output.parent.mkdir(parents=True, exist_ok=True)
+        wanted.output.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
             try:
-                stack.enter_context(only_writer(written.output.parent))
+                stack.enter_context(only_writer(wanted.output.parent))
             except ValueError as error:
                 raise BlockingIOError(str(error)) from None
-            sweep(written.output.parent)
-            table = ScoreTable(written.output, columns, self._settings(kind), overwrite=written.overwrite)
+            sweep(wanted.output.parent)
+            table = ScoreTable(wanted.output, columns, self._settings(kind), overwrite=wanted.overwrite)
             records = self._score([case for case in self.cases if not table.has(case)], table)
             table.write()
-            files = {"table": table.path} | self._write_beside(table, written)
+            files = {"table": table.path} | self._write_beside(table, wanted)
         return DatasetScores(records, tuple(table.ordered()), len(self.cases) - len(records), files)
 
     def _score(self, todo: Sequence[Case], table: ScoreTable | None = None) -> tuple[Record, ...]:
@@ -259,17 +266,17 @@ class _Run:
             "canonical": self.canonical,
         }
 
-    def _write_beside(self, table: ScoreTable, written: Written) -> dict[str, Path]:
+    def _write_beside(self, table: ScoreTable, wanted: _Output) -> dict[str, Path]:
         """Writes the requested files beside the CSV, and again those that an earlier run left."""
         files = {}
-        if written.per_slice or table.beside("slices.csv").exists():
+        if wanted.per_slice or table.beside("slices.csv").exists():
             files["slices"] = table.write_slices()
         for order in ORDERS:
-            if written.rank == order or table.beside(f"{order}.csv").exists():
+            if wanted.rank == order or table.beside(f"{order}.csv").exists():
                 files[order] = table.write_order(order)
         picture = table.beside("worst.png")
-        rows = table.ordered()[: written.worst or WORST]
-        if rows and (written.worst or picture.exists()):
+        rows = table.ordered()[: wanted.worst or WORST]
+        if rows and (wanted.worst or picture.exists()):
             drawn = worst_picture(rows, self.cases, canonical=self.canonical)
             if drawn is not None:
                 save_picture(drawn, picture)

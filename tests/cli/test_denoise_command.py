@@ -160,7 +160,7 @@ def test_results_with_and_without_denoising_are_not_mixed(jaxseg_command, tiny, 
     ("more", "message"),
     [
         (["--union"], "name a model with --denoise"),
-        (["--denoise", "DENOISER"], "name those of the classes"),
+        (["--denoise", "DENOISER"], "name those classes"),
         (["--denoise", "DENOISER", "--denoise-classes", "hearth"], "hearth"),
         (["--denoise", "TINY", "--denoise-classes", "heart"], "a model of masks is needed"),
     ],

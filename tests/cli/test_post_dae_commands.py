@@ -12,6 +12,8 @@ from PIL import Image
 
 from jaxseg.cli.main import main
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def masks(tmp_path_factory):
@@ -78,6 +80,7 @@ def test_wrong_evaluations_are_one_line(jaxseg_command, trained, masks, words, m
     assert len(err.splitlines()) == 1
 
 
+@pytest.mark.full
 def test_the_originals_configuration_trains_as_it_is(jaxseg_command, masks, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     given = {"random_seed": 1, "img_size": [32, 32], "features": [4, 6], "decoder_features": [4, 4], "gpus": 1}

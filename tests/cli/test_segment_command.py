@@ -10,6 +10,8 @@ from PIL import Image
 import jaxseg
 from jaxseg.vocabulary import labels
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools
 @pytest.mark.parametrize("output_type", ["npy", "npz", "png", "jpg", "json"])

@@ -60,7 +60,7 @@ def close(found, wanted):
 
 
 @pytest.mark.parametrize(("make", "factor"), [(unet, 3.0), (dae, 2.0)])
-@pytest.mark.parametrize("graph_mode", [True, False], ids=["graph", "tree"])
+@pytest.mark.parametrize("graph_mode", [True, pytest.param(False, marks=pytest.mark.full)], ids=["graph", "tree"])
 def test_recomputation_keeps_much_less_for_the_backward_pass(make, factor, graph_mode):
     with nnx.set_graph_mode(graph_mode):
         model = make()
@@ -68,7 +68,7 @@ def test_recomputation_keeps_much_less_for_the_backward_pass(make, factor, graph
 
 
 @pytest.mark.parametrize("make", [shallow, dae], ids=["unet", "dae"])
-@pytest.mark.parametrize("graph_mode", [True, False], ids=["graph", "tree"])
+@pytest.mark.parametrize("graph_mode", [True, pytest.param(False, marks=pytest.mark.full)], ids=["graph", "tree"])
 def test_recomputation_changes_neither_values_nor_gradients_nor_statistics(make, graph_mode):
     with nnx.set_graph_mode(graph_mode):
         results = []

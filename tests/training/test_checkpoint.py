@@ -131,11 +131,11 @@ def test_all_damaged_is_one_error_that_comes_again_and_moves_nothing(folder):
 
 def test_a_checkpoint_of_another_model_is_refused(folder):
     with Checkpoints(folder) as checkpoints:
-        with pytest.raises(ValueError, match="of another model"):
+        with pytest.raises(ValueError, match="belongs to another model"):
             checkpoints.restore(2, state(0, size=32))
         other = state(0)
         other["params"]["more"] = other["params"].pop("bias")
-        with pytest.raises(ValueError, match="of another model"):
+        with pytest.raises(ValueError, match="belongs to another model"):
             checkpoints.restore(2, other)
 
 

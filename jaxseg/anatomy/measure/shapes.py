@@ -118,7 +118,7 @@ def compactness(region: Region) -> dict[str, float]:
 
 
 def centroid(region: Region) -> dict[str, float]:
-    """Returns `cx` and `cy`, the mean place of the pixels without its fraction.
+    """Returns `cx` and `cy`, the mean position of the pixels, truncated to integers.
 
     In mm, `centroid_x_mm` and `centroid_y_mm` keep the fraction and are counted from the centre of the first pixel.
     """
