@@ -18,18 +18,23 @@ FIDELITIES = ("original", "better")
 # Headings of `--help` -> options under them, the most used first. An option that is not listed comes under Other.
 HEADINGS = {
     "Input": (
-        *("--input", "--config", "--run", "--recursive", "--ct", "--mask", "--masks", "--organ", "--dataset"),
-        *("--label-names", "--names", "--organs", "--canonical", "--slices", "--split", "--truth"),
-        *("--intensity", "--preprocessing", "--grey", "--normalise", "--resize"),
+        *("--input", "--config", "--run", "--kind", "--recursive", "--ct", "--mask", "--labels", "--masks", "--organ"),
+        *("--dataset", "--label-names", "--names", "--organs", "--canonical", "--slices", "--split", "--step"),
+        *("--truth", "--xml", "--pseudo", "--intensity", "--preprocessing", "--grey", "--normalise", "--resize"),
     ),
     "Output": (
-        *("--output", "--output_type", "--feature", "--features", "--classes", "--samples", "--seed", "--preview"),
+        *("--output", "--output_type", "--feature", "--features", "--classes", "--samples", "--preview"),
         *("--overwrite", "--draw", "--store_seg", "--labelmap", "--soft", "--title", "--alpha", "--sides", "--report"),
-        *("--per-slice", "--worst", "--rank", "--original-values"),
+        *("--per-slice", "--worst", "--rank", "--original-values", "--platforms", "--image-size", "--json"),
     ),
     "Model": (
-        *("--model", "--weights", "--fidelity", "--threshold", "--labels", "--embeddings", "--denoise"),
+        *("--model", "--weights", "--fidelity", "--threshold", "--embeddings", "--denoise"),
         *("--denoise-classes", "--union", "--largest-component", "--source"),
+    ),
+    "Settings": (
+        *("--mode", "--resume", "--set", "--steps", "--trials", "--search", "--full-trials", "--keep-all", "--train"),
+        *("--validate", "--test", "--val-fraction", "--test-fraction", "--size", "--noise", "--per-organ", "--seed"),
+        *("--least-slices", "--least-readers", "--least-pixels", "--most-pixels", "--clahe"),
     ),
     "Speed": (*("--gpus", "--batch-size", "--dtype", "--hosts", "--coordinator", "--num-processes", "--process-id"),),
     "Other": (),
@@ -289,7 +294,7 @@ def _format_options(command: click.Command, context: click.Context, formatter: c
     rows: dict[str, list] = {heading: [] for heading in HEADINGS}
     for number, parameter in enumerate(command.get_params(context)):
         record = parameter.get_help_record(context)
-        if record is None:
+        if record is None or isinstance(parameter, click.Argument):  # the usage line shows arguments
             continue
         long = next((name.replace("_", "-") for name in parameter.opts if name.startswith("--")), "")
         heading, order = place.get(long, ("Other", len(place)))
