@@ -1,6 +1,6 @@
 """The summary.json of a data set that jaxseg made: the command, its settings, and the files that it wrote.
 
-It tells a later run whether the folder is a data set of the same command, which may be continued or replaced, or holds
+A later run reads from it whether the folder is a data set of the same command, which may be continued or replaced, or holds
 other files, which are never touched.
 """
 
