@@ -1,4 +1,4 @@
-"""What the benchmarks' tables say: operations counted, samples chosen, rows named that were not run."""
+"""Benchmark tables: counted operations, selected samples, and named rows that were not run."""
 
 import jax
 import pytest
@@ -19,7 +19,7 @@ def test_operations_and_bytes_by_hand_agree_with_xlas_within_a_twentieth(model, 
     assert facts["bytes"] == pytest.approx(facts["xla_bytes"], rel=0.05)
 
 
-def test_a_convolution_is_two_operations_a_product():
+def test_a_convolution_counts_two_operations_per_product():
     x, kernel = jax.numpy.ones((2, 5, 5, 3)), jax.numpy.ones((3, 3, 3, 4))
 
     def convolve(x, kernel):
@@ -32,7 +32,9 @@ def test_bytes_are_those_read_and_written_before_fusion():
     x = jax.numpy.ones((10, 20))
     assert traffic(lambda x: -x, x) == 2 * 800
     assert traffic(lambda x: x + x, x) == 3 * 800
-    assert traffic(lambda x: x * 2 + x * 2, x) == (4 + 800) + 3 * 800 + 3 * 800  # 2 in full; the product once
+    assert (
+        traffic(lambda x: x * 2 + x * 2, x) == (4 + 800) + 3 * 800 + 3 * 800
+    )  # the 2 is expanded to full size; the product is counted once
     assert traffic(lambda x: x[:5], x) == 2 * 400
 
 
