@@ -150,7 +150,9 @@ def test_resuming_with_other_data_is_refused(tmp_path, damaged):
     config = run.open_run(None, folder, resume=True)
     train(folder, config)  # the same
     damaged(facts={"train": ("b.png", "a.png")})
-    with pytest.raises(ValueError, match=r"the data are not those that the run was started with, which .*data.json"):
+    with pytest.raises(
+        ValueError, match=r"the data differ from those that the run was started with, which .*data.json"
+    ):
         train(folder, config)
 
 

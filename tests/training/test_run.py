@@ -172,9 +172,9 @@ def test_two_runs_cannot_write_into_one_folder(trained):
 
 
 def test_a_task_that_generates_its_data_refuses_a_data_folder(tmp_path, trained):
-    with pytest.raises(ValueError, match="^-i: phantom takes no data, it makes its own; leave -i out$"):
+    with pytest.raises(ValueError, match="^-i: phantom generates its own data; leave -i out$"):
         run.open_run("demo", tmp_path / "run", data=tmp_path)
-    with pytest.raises(ValueError, match="^-i: phantom takes no data"):
+    with pytest.raises(ValueError, match="^-i: phantom generates its own data"):
         run.evaluate(trained, "val", devices=jax.devices()[:1], data=tmp_path)
     with pytest.raises(ValueError, match="trainer.epochs: -1 is"):
         run.open_run("demo", tmp_path / "run", data=tmp_path, overrides=["trainer.epochs=-1"])
