@@ -113,7 +113,7 @@ def test_a_split_without_images_is_left_out(configured, shared, tmp_path):
     moved = dataclasses.replace(config, data=dataclasses.replace(config.data, root=str(root)))
     assert set(make_task(moved).splits) == {"train", "val"}
     (root / "paxray.json").write_text(json.dumps(table | {"train": []}))
-    with pytest.raises(ValueError, match="lists nothing to train on"):
+    with pytest.raises(ValueError, match="has no training images"):
         make_task(moved)
 
 

@@ -37,7 +37,7 @@ def test_three_steps_of_the_segae_recipe_equal_pytorch(kit):
     order, parameters = entry["params"]["tensor_order"], entry["params"]["parameter_order"]
     cfg, weights = SegAEConfig(), kit.weights(MODEL)
     names, unused = SegAE.torch_names(cfg), SegAE.torch_unused(cfg)
-    # PyTorch never changes its unused parameters, even by weight decay, as they have no gradients. Ours has none of them.
+    # PyTorch never changes its unused parameters, even by weight decay, as they have no gradient. Ours has none.
     kept = {name: weights[name] for name in unused}
     without = {name: np.full(2, np.nan) for name in unused}
     model = fill(nnx.eval_shape(lambda: SegAE(cfg, rngs=nnx.Rngs(0))), weights, names, ignored=unused)
