@@ -134,7 +134,7 @@ def test_the_weights_of_the_losses_have_an_effect(data, tmp_path):
     ("changed", "words"),
     [
         ({"data__val_cases": "[nobody]"}, "no case nobody; there are: train_0, train_1, val_0"),
-        ({"data__val_cases": "[train_0, train_1]"}, "nothing to train on"),
+        ({"data__val_cases": "[train_0, train_1]"}, "has no training cases"),
         ({"data__train_cases": "[train_0]", "data__val_cases": "[train_0]"}, "val_cases: a case of train_cases"),
         ({"trainer__batch_size": 1}, "no pairs to rank"),
         ({"trainer__batch_size": 4, "trainer__accumulate": 4}, "no pairs to rank"),
