@@ -81,7 +81,7 @@ class MaskFolder:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         path = self.files[index]
-        stack = open_masks(path)  # reads only the header: size, type, damage
+        stack = open_masks(path)  # reads only the header, which shows size, type and damage
         if stack.count != self.channels:
             raise ImageError(f"{path.name}: has {stack.count} channels; the setting is {self.channels}")
         if path.suffix.lower() == ".npy":
@@ -156,7 +156,7 @@ def _read_picture(path: Path, *, threshold: bool) -> np.ndarray:
             raise
         raise ImageError(f"{path.name}: damaged picture ({error})") from None
     top = int(pixels.max())
-    if top == 1:  # a mask of 0 and 1, which the original treats as black
+    if top == 1:  # a mask with the values 0 and 1, which the original reads as black
         return pixels > 0
     if 0 < top <= 127:
         raise ImageError(f"{path.name}: has values up to {top}: a mask has 0 and 255, or 0 and 1")
