@@ -12,24 +12,21 @@ Writes `results/throughput_PLATFORM.json`, `.md` and `.png`.
 
 import argparse
 import importlib.metadata
+import itertools
 import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import alternate  # noqa: E402
-from benchmarks.alternate import processor  # noqa: E402
 from benchmarks.throughput_report import plot, table  # noqa: E402
-from benchmarks.worker import (  # noqa: E402
-    SIDES,  # noqa: E402
-    WHAT,
-    WORKLOADS,
-)
+from benchmarks.worker import SIDES, WHAT, WORKLOADS  # noqa: E402
 from jaxseg.environment import environment  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -39,6 +36,28 @@ PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
 def main() -> None:
     """Measures the rows of the options, and writes the JSON, the table and the plot."""
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # all sides share the GPU
+    options = arguments()
+    path = RESULTS / f"throughput_{options.platform}.json"
+    result = json.loads(path.read_text()) if path.exists() else {"rows": {}}
+    result["platform"] = options.platform
+    for model, what, batch, dtype in requested(options):
+        name = f"{model}, {what}, {batch}, {dtype}"
+        if name in result["rows"] and not options.again:
+            continue
+        row = measured(options.platform, model, what, batch, dtype, options.rounds)
+        row |= {"processor": alternate.processor(), "environment": environment()}
+        row["environment"]["versions"]["torch"] = importlib.metadata.version("torch")
+        result["rows"][name] = row
+        path.write_text(json.dumps(result, indent=1) + "\n")
+        print(name, {side: found["median_s"] for side, found in row["sides"].items()}, flush=True)
+    result["peak"] = result.get("peak", {}) | peaks(options.platform, options.dtypes)
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    path.with_suffix(".md").write_text(table(result))
+    plot(result, path.with_suffix(".png"))
+
+
+def arguments() -> argparse.Namespace:
+    """Returns the options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--platform", choices=PLATFORMS, default="cpu")
     parser.add_argument("--models", nargs="*", choices=WORKLOADS, default=list(WORKLOADS))
@@ -47,28 +66,15 @@ def main() -> None:
     parser.add_argument("--batches", nargs="*", type=int, help="batch sizes; default: the published ones")
     parser.add_argument("--rounds", type=int, default=7, help="samples of each side; default: 7")
     parser.add_argument("--again", action="store_true", help="measure existing rows again")
-    options = parser.parse_args()
-    path = RESULTS / f"throughput_{options.platform}.json"
-    result = json.loads(path.read_text()) if path.exists() else {"rows": {}}
-    for model in options.models:
-        for what in options.what:
-            usual = WORKLOADS[model].batches[WHAT.index(what)]
-            for batch in options.batches or [usual]:
-                for dtype in options.dtypes:
-                    name = f"{model}, {what}, {batch}, {dtype}"
-                    if name in result["rows"] and not options.again:
-                        continue
-                    row = measured(options.platform, model, what, batch, dtype, options.rounds)
-                    result["rows"][name] = row
-                    row |= {"processor": processor(), "environment": environment()}
-                    row["environment"]["versions"]["torch"] = importlib.metadata.version("torch")
-                    result["platform"] = options.platform
-                    path.write_text(json.dumps(result, indent=1) + "\n")
-                    print(name, {side: found["median_s"] for side, found in row["sides"].items()}, flush=True)
-    result["peak"] = result.get("peak", {}) | peaks(options.platform, options.dtypes)
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    path.with_suffix(".md").write_text(table(result))
-    plot(result, path.with_suffix(".png"))
+    return parser.parse_args()
+
+
+def requested(options: argparse.Namespace) -> Iterator[tuple[str, str, int, str]]:
+    """Yields model, what, batch size and dtype of the rows that the options name."""
+    for model, what in itertools.product(options.models, options.what):
+        usual = WORKLOADS[model].batches[WHAT.index(what)]
+        for batch, dtype in itertools.product(options.batches or [usual], options.dtypes):
+            yield model, what, batch, dtype
 
 
 class Side:

@@ -82,7 +82,7 @@ def plot(result: dict, path: Path) -> None:
     panel = Panel("PyTorch's time / jaxseg's time", tuple(pairs))
     picture = paired_bars(
         [panel],
-        list(result["rows"]),
+        [name.replace("training step", "training") for name in result["rows"]],
         title=result["platform"],
         series=("PyTorch as published", "PyTorch tuned"),
         caption="Above 1, jaxseg is faster.",

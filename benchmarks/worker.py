@@ -17,10 +17,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.alternate import sample  # noqa: E402
-from jaxseg.xla import (
-    keep_freed_memory,  # noqa: E402
-    use_all_cores,  # noqa: E402
-)
+from jaxseg.xla import keep_freed_memory, use_all_cores  # noqa: E402
 
 SIDES = ("jaxseg", "published", "tuned")
 RATE = 1e-4
