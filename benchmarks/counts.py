@@ -71,7 +71,7 @@ def _traffic(jaxpr: core.Jaxpr) -> int:
 
 
 def _identity(value, same: dict):
-    """What tells two operands apart: the variable first computed so, or the number itself."""
+    """Returns what identifies an operand: the first variable that holds the same result, or the number itself."""
     return (repr(value.val), str(value.aval)) if isinstance(value, core.Literal) else same.get(value, value)
 
 
