@@ -1,5 +1,6 @@
 """The interface between a method and the training engine: one Task class per method, listed in the registry."""
 
+import abc
 import dataclasses
 import importlib
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +33,7 @@ class Examination:
     picture: Image.Image | None = None
 
 
-class Task:
+class Task(abc.ABC):
     """A model, its data, its loss and its metrics, made from a configuration.
 
     A subclass sets the attributes in its constructor. Creating a task reads the lists or headers of its data, but not
@@ -73,9 +74,11 @@ class Task:
     """Optional class method (config, model in evaluation mode, folders of masks by row name, folder of the true masks)
     -> Examination of masks from another source; it does not need the data of the run."""
 
+    @abc.abstractmethod
     def __init__(self, config: "Config"):
-        raise NotImplementedError(f"{type(self).__name__} does not define how it is created from a configuration")
+        """Reads the lists of the data, and creates the untrained model."""
 
+    @abc.abstractmethod
     def loss(self, model: nnx.Module, batch: dict, key: jax.Array, step: jax.Array) -> tuple[jax.Array, dict]:
         """Returns the mean loss of a batch and its parts by name.
 
@@ -85,15 +88,14 @@ class Task:
           key: for random numbers.
           step: int32, number of optimisation steps taken before.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def scores(self, model: nnx.Module, batch: dict) -> dict[str, jax.Array]:
         """Returns measurements of every example, {name: (B, ...)}, by a model in evaluation mode."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def summarise(self, found: dict[str, np.ndarray]) -> dict[str, float]:
         """Returns the numbers of a whole split from its measurements, {name: (N, ...)}."""
-        raise NotImplementedError
 
     def initialise(self, model: nnx.Module) -> nnx.Module:
         """Returns the model with the arrays that a new run starts from, such as those of a file of weights.
