@@ -38,7 +38,7 @@ class MaskFolder:
       channels: C, the number of channels that every file must have.
       grey: treatment of values between black and white. "soft": they are kept and divided by 255, as in the original;
         an image in which more than a quarter of the pixels are grey is not a mask and is refused. "threshold": images
-        are thresholded at 127 before they are resized, whatever they show.
+        are thresholded at 127 before they are resized, even if they are not masks.
       files: the masks. None: all png, jpg and npy files in the folder, sorted by name, without sub-folders and without
         files whose names begin with a dot.
       ignored: number of entries of the folder that are not masks; counted if `files` is not given.

@@ -109,7 +109,7 @@ def segae_inference(ct_data: np.ndarray, mask: np.ndarray, class_: int, *, model
 
 
 def open_scorer(model: str | Path | nnx.Module | Scorer, *, embeddings: str | Path | None = None, **options) -> Scorer:
-    """Returns a Scorer of a model; a Scorer is returned as it is.
+    """Returns a Scorer of a model; a Scorer is returned unchanged.
 
     Args:
       model: as in `score`.
@@ -134,7 +134,7 @@ def open_model(model: str | Path | nnx.Module, *, embeddings: str | Path | None 
     The published weights are loaded with the text embeddings that are stored beside them, unless others are given.
 
     Args:
-      model: a name or a path; a model is returned as it is.
+      model: a name or a path; a model is returned unchanged.
       embeddings: file of text embeddings.
       progress: as in `jaxseg.load`.
 

@@ -21,7 +21,7 @@ State = dict
 
 @dataclasses.dataclass(frozen=True)
 class Learner:
-    """How a model is trained; holds no arrays.
+    """The functions and settings with which a model is trained; holds no arrays.
 
     Attributes:
       graphdef: graphdef of the model in training mode.

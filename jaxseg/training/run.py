@@ -94,7 +94,7 @@ def _check_takes_data(source: str | Path, overrides: Sequence[str], data: Path |
 
 
 def _root(data: Path | None) -> list[str]:
-    """Returns the override of a setting that `-i` stands for."""
+    """Returns the override that has the effect of `-i`."""
     return [] if data is None else [f"data.root={json.dumps(str(data.resolve()))}"]
 
 

@@ -126,9 +126,9 @@ def test_equal_keys_sample_equal_masks_also_if_sampled_one_by_one(source):
     outputs = jax.jit(lambda model, *given: model.outputs(*given))(model, image[None], noise[:1])
     if source == "image":
         noise = outputs["mean"] + noise * jnp.exp(0.5 * outputs["log_variance"])
-    alone = jax.jit(drawn)
+    draw_one = jax.jit(drawn)
     for i in range(6):
-        one = alone(model, outputs["logits"][0], noise[i : i + 1])
+        one = draw_one(model, outputs["logits"][0], noise[i : i + 1])
         np.testing.assert_allclose(found["noisy_logits"][i], one["noisy_logits"][0], atol=1e-5)
 
 

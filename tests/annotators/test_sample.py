@@ -173,10 +173,10 @@ def test_images_are_z_scored_on_request():
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300])
 def test_values_that_are_not_finite_are_refused(bad):
-    spoilt = image()
-    spoilt[3, 4] = bad
+    damaged = image()
+    damaged[3, 4] = bad
     with pytest.raises(ValueError, match="not finite in float32"):
-        sample(spoilt, MODELS["prob_unet"])
+        sample(damaged, MODELS["prob_unet"])
 
 
 def test_an_output_that_is_not_finite_is_refused():

@@ -132,9 +132,9 @@ def test_a_step_of_the_working_layout_lowers_the_loss_and_moves_statistics_only_
 def test_batch_statistics_are_used_in_evaluation_and_kept():
     model = small(**WORKING)
     x = masks(model.cfg)
-    alone = jnp.concatenate([answer(model, x[i : i + 1]) for i in range(2)])
-    np.testing.assert_allclose(answer(model, x), alone, atol=1e-6)  # each mask is independent of the others
-    assert not np.allclose(model(x), alone, atol=1e-3)  # in training it is not
+    separate = jnp.concatenate([answer(model, x[i : i + 1]) for i in range(2)])
+    np.testing.assert_allclose(answer(model, x), separate, atol=1e-6)  # each mask is independent of the others
+    assert not np.allclose(model(x), separate, atol=1e-3)  # in training it is not
 
 
 def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters():

@@ -144,7 +144,7 @@ def test_several_channels_that_are_all_empty_are_refused():
     assert denoise(np.stack([blob(), np.zeros((32, 32), bool)]), Echo(channels=2)).any()
 
 
-def test_soft_edges_do_not_make_a_mask_a_picture():
+def test_a_mask_with_soft_edges_is_not_refused_as_a_picture():
     soft = np.zeros((32, 32), np.float32)
     soft[8:24, 8:24] = 1
     soft[7, 8:24] = 0.4

@@ -19,8 +19,8 @@ class OptimizerConfig:
     """The optimizer; its numbers have the same meaning as in PyTorch.
 
     Attributes:
-      name: "adam", "adamw" (decoupled weight decay), "adam_l2" (weight decay added to the gradient, which is what
-        PyTorch calls Adam with weight_decay) or "sgd" (weight decay added to the gradient).
+      name: algorithm: "adam", "adamw" (decoupled weight decay), "adam_l2" (weight decay added to the gradient, as in
+        PyTorch's Adam with weight_decay) or "sgd" (weight decay added to the gradient).
       learning_rate: base learning rate, before the schedule; above 0.
       beta1: decay of the mean of the gradients, for the Adam optimizers; in [0, 1).
       beta2: decay of the mean of the squared gradients, for the Adam optimizers; in [0, 1).
