@@ -136,9 +136,8 @@ def join_hosts(
             raise ValueError(f"--coordinator: {coordinator!r} must be HOST:PORT, such as 10.0.0.1:9000")
         if process_id >= num_processes:
             raise ValueError(f"--process-id: {process_id} must be below --num-processes, {num_processes}")
-    jax.config.update(
-        "jax_enable_preemption_service", False
-    )  # JAX's own handler would ignore SIGTERM, which must end the run
+    # JAX's own handler would ignore SIGTERM, which must end the run.
+    jax.config.update("jax_enable_preemption_service", False)
     timer = threading.Timer(timeout_s, _give_up, [coordinator, timeout_s])
     timer.daemon = True
     timer.start()

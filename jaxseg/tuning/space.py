@@ -17,13 +17,8 @@ from jaxseg.training.config.config import Config
 
 MAX_PARAMETERS, MAX_CHOICES, MAX_CHARACTERS = 32, 100, 100_000
 FORM = "it has the form optimizer.learning_rate=1e-5..1e-2 log, or optimizer.name=adam|sgd"
-_DECAYS = (
-    "0",
-    "1e-6",
-    "1e-5",
-    "1e-4",
-    "1e-3",
-)  # choices if the configuration has no weight decay; a logarithmic range cannot start at 0
+# Choices if the configuration has no weight decay; a logarithmic range cannot start at 0.
+_DECAYS = ("0", "1e-6", "1e-5", "1e-4", "1e-3")
 
 
 @dataclasses.dataclass(frozen=True)

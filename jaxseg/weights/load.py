@@ -251,9 +251,8 @@ def _card(entry: registry.Entry, cfg: Any, class_names: Sequence[str] | None) ->
         names = entry.class_names
     names = _checked_names(labels.numbered(cfg.num_classes) if names is None else names, cfg.num_classes)
     config = tuple(sorted(dataclasses.asdict(cfg).items()))
-    size = getattr(
-        cfg, "image_size", Card.input_size
-    )  # a U-Net accepts any size; the published ones were trained with the default
+    # A U-Net accepts any size; the published ones were trained with the default.
+    size = getattr(cfg, "image_size", Card.input_size)
     return Card(entry.name, entry.architecture, config, names, entry.preprocessing, size)
 
 

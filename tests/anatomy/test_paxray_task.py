@@ -100,9 +100,8 @@ def test_a_run_finds_its_data_from_another_folder_and_after_they_were_moved(conf
     again = run.open_run(None, folder, data=moved, resume=True)
     assert again.data == dataclasses.replace(config.data, root=str(moved))
     assert run.train(again, folder, devices=jax.devices()[:1]) == scores
-    assert (
-        run.open_run("paxray_sample", folder, overrides=overrides, resume=True) == again
-    )  # no -i: their present place is stored
+    # Without -i, the data are found at their present place.
+    assert run.open_run("paxray_sample", folder, overrides=overrides, resume=True) == again
 
 
 def test_a_split_without_images_is_left_out(configured, shared, tmp_path):

@@ -276,6 +276,5 @@ def test_memory_does_not_grow_with_the_number_of_files(tmp_path):
     finish(tmp_path / "in", tmp_path / "out", segmenter=Counting(batch_size=2))
     gc.collect()
     assert alive == [0]
-    assert (
-        0 < most[0] <= (2 * 2 + 2) + 2 * (2 * 2 + 2)
-    )  # images read ahead, then images and masks until they are written
+    # Images read ahead, then images and masks until they are written.
+    assert 0 < most[0] <= (2 * 2 + 2) + 2 * (2 * 2 + 2)

@@ -25,11 +25,8 @@ SETTINGS = {
     "model": {"width": 4},
     "trainer": {"epochs": 5, "max_steps": STEPS, "batch_size": 4, "checkpoint_steps": 1, "log_every": 1},
 }
-SHORT = {
-    "trainer__max_steps": 6,
-    "trainer__pictures_every": 0,
-    "trainer__ema": None,
-}  # changes for runs through the library
+# Changes for runs through the library.
+SHORT = {"trainer__max_steps": 6, "trainer__pictures_every": 0, "trainer__ema": None}
 SETTINGS["trainer"] |= {"validate_every": 1, "checkpoint_every": 1, "pictures_every": 2, "ema": 0.9}
 
 

@@ -77,9 +77,8 @@ def test_the_option_relu_replaces_the_sigmoids_between_the_levels():
     model, other = small(), small(decoder_activation="relu")
     x = masks(model.cfg)
     named, changed = model.features(x), other.features(x)
-    np.testing.assert_array_equal(
-        named["decode_0"], changed["decode_0"]
-    )  # the level's own result, before either activation
+    # The level's own result, before either activation.
+    np.testing.assert_array_equal(named["decode_0"], changed["decode_0"])
     np.testing.assert_array_equal(model.decode[1](nnx.sigmoid(named["decode_0"])), named["decode_1"])
     np.testing.assert_array_equal(model.decode[1](nnx.relu(named["decode_0"])), changed["decode_1"])
 

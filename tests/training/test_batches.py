@@ -54,9 +54,8 @@ def test_each_seed_gives_its_own_order_and_random_numbers():
     first, second = take(train(seed=1), 3), take(train(seed=2), 3)
     assert any((a["index"] != b["index"]).any() for a, b in zip(first, second, strict=True))
     draws = np.concatenate([b["noise"] for b in take(train(), 9)])
-    assert len({row.tobytes() for row in draws}) == len(
-        draws
-    )  # and an epoch's random numbers are not repeated in the next
+    # An epoch's random numbers are not repeated in the next.
+    assert len({row.tobytes() for row in draws}) == len(draws)
 
 
 @pytest.mark.parametrize("options", [{"threads": 1, "buffer": 1}, {"threads": 8, "buffer": 5}])

@@ -309,6 +309,5 @@ def test_a_written_configuration_is_read_back_equal(made, tmp_path_factory):
     for name, cls in {"data": Data, "model": UNetConfig, "loss": Loss}.items():
         part = getattr(made, name)
         assert build(cls, to_mapping(part)) == part
-    assert (
-        yaml.safe_load(path.read_text(encoding="utf-8"))["data"]["root"] == made.data.root
-    )  # valid YAML for any reader
+    # Valid YAML for any reader.
+    assert yaml.safe_load(path.read_text(encoding="utf-8"))["data"]["root"] == made.data.root

@@ -161,9 +161,8 @@ def test_the_moving_average_follows_its_decay_and_is_evaluated():
     for i in range(3):
         state, _ = step(state, examples(4, i))
         average = jax.tree.map(lambda a, p: 0.9 * a + 0.1 * np.asarray(p), average, state["params"])
-        corrected = jax.tree.map(
-            lambda a, i=i: a / (1 - 0.9 ** (i + 1)), average
-        )  # as in Adam: the initial parameters have no weight
+        # As in Adam: the initial parameters have no weight.
+        corrected = jax.tree.map(lambda a, i=i: a / (1 - 0.9 ** (i + 1)), average)
         close(state["average"], corrected, 1e-5)
     kernel = learner.trained(state).layer.kernel[...]
     np.testing.assert_array_equal(kernel, state["average"]["layer"]["kernel"])

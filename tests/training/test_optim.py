@@ -22,12 +22,8 @@ GOLDENS = {  # the exaggerated rates of the goldens
     "optim/segae": (OptimizerConfig("adam_l2", 0.05, weight_decay=0.1), None),
     "optim/dae_clip": (OptimizerConfig("adam", 0.05), 0.5),
 }
-PARAMS = (
-    "layer.weight",
-    "layer.bias",
-    "norm.weight",
-    "norm.bias",
-)  # frozen.weight has no gradient and is not a parameter here
+# frozen.weight has no gradient and is not a parameter here.
+PARAMS = ("layer.weight", "layer.bias", "norm.weight", "norm.bias")
 FACTORS = (0.05, 3, 0.2, 10, 0.01)  # largest norm of the gradients in the golden for clipping
 
 

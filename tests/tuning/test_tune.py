@@ -182,9 +182,8 @@ def test_a_folder_with_another_search_is_refused(quick, tmp_path):
         with pytest.raises(ValueError, match=f"started with a different {names}; name a new folder"):
             search(folder, 2, *space, **options)
     assert sorted(path.name for path in folder.rglob("*")) == before
-    search(
-        folder, 2, source=None, overrides=["data.threads=1"]
-    )  # the place of the data and the way they are read may change
+    # The place of the data and the way they are read may change.
+    search(folder, 2, source=None, overrides=["data.threads=1"])
     assert len(rows(folder)) == 2
 
 
