@@ -87,6 +87,7 @@ def test_a_crop_larger_than_the_images_is_refused_at_once(configured, settings, 
         configured(*settings)
 
 
+@pytest.mark.full
 def test_a_run_finds_its_data_from_another_folder_and_after_they_were_moved(configured, shared, tmp_path, monkeypatch):
     root, folder = shutil.copytree(shared / "data/paxray", tmp_path / "paxray"), tmp_path / "run"
     monkeypatch.chdir(tmp_path)

@@ -121,6 +121,7 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters():
     assert 0 < np.abs(a - b).max() < 0.15 * np.abs(a).max()
 
 
+@pytest.mark.full
 def test_dropout_is_inert_by_default_and_active_by_option():
     x = jnp.ones((1, 32, 32, 3))
 

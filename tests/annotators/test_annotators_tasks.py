@@ -120,6 +120,7 @@ def test_a_resumed_run_is_equal_to_an_uninterrupted_one(lidc, tmp_path, network)
     assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("parallel", ["jit", pytest.param("pmap", marks=pytest.mark.full)])
 def test_it_trains_on_several_devices(lidc, tmp_path, network, parallel):
@@ -142,6 +143,7 @@ def test_the_kl_term_follows_its_schedule(lidc, tmp_path):
         assert min(kl[3:]) > 0
 
 
+@pytest.mark.full
 def test_as_in_the_original_one_annotator_can_be_sampled_per_batch(lidc, tmp_path):
     config = opened(tmp_path / "run", lidc, "cmvae_lidc", loss__schedule="constant")
     task = make_task(config)

@@ -89,6 +89,7 @@ def losses(model: ProbUNet, x, target, noise, beta) -> dict[str, jax.Array]:
     return named | {"train_loss": -named["elbo"][0] + 1e-5 * sum_of_norms(regularised(model))}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("golden", FORWARD)
 def test_every_block_the_gaussians_the_bound_and_the_norms_equal_the_original(kit, golden):
     model = original(kit, golden)
@@ -153,6 +154,7 @@ def test_joining_in_parts_equals_the_convolution_of_features_and_latent_vector()
     np.testing.assert_allclose(model.combine(features, z), expected, atol=1e-6)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("graph", [True, pytest.param(False, marks=pytest.mark.full)], ids=["graph", "tree"])
 def test_it_trains_in_both_modes_of_nnx_and_every_parameter_has_a_finite_gradient(graph):
     with nnx.set_graph_mode(graph):

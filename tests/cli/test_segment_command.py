@@ -136,6 +136,7 @@ def test_missing_input_and_missing_weights_give_a_one_line_error(jaxseg_command,
     assert (code, "--recursive looks into sub-folders" in err) == (2, True)
 
 
+@pytest.mark.full
 def test_a_traceback_is_shown_only_with_debug(images, tmp_path, jaxseg_process):
     arguments = ["segment", "-i", images, "-o", tmp_path / "out", "--weights", tmp_path / "none.pth"]
     code, out, err = jaxseg_process(*arguments)
@@ -200,6 +201,7 @@ def test_the_options_match_those_of_the_library():
     assert options.INTENSITIES == INTENSITIES
 
 
+@pytest.mark.full
 def test_on_a_terminal_a_bar_shows_rate_and_time_left(tiny, images, tmp_path):
     import os
     import pty

@@ -148,6 +148,7 @@ def test_resuming_with_other_settings_or_without_the_option_is_refused(jaxseg_co
     assert out.startswith("dice\t")
 
 
+@pytest.mark.full
 def test_a_damaged_checkpoint_is_reported(jaxseg_command, trained, tmp_path):
     folder = shutil.copytree(trained, tmp_path / "run")
     (folder / "checkpoints" / "4" / "data" / "metadata").unlink()
@@ -170,6 +171,7 @@ def test_missing_data_give_a_one_line_error_and_no_run_folder(jaxseg_command, tm
     assert not folder.exists()
 
 
+@pytest.mark.full
 def test_a_loss_that_is_not_finite_gives_a_one_line_error_and_exit_code_1(jaxseg_command, tmp_path, monkeypatch):
     def with_bad_loss(config):
         task = make_task(config)

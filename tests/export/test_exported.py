@@ -52,6 +52,7 @@ def describe(path) -> None:
     change(path, bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
 
 
+@pytest.mark.full
 def test_an_exported_model_runs_in_a_process_without_model_code(stored):
     code = (
         "import sys, numpy as np, jaxseg; model = jaxseg.load_exported(sys.argv[1]); "

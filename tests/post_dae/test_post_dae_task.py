@@ -83,6 +83,7 @@ def test_runs_with_the_same_seed_are_equal_also_when_resumed(masks, tmp_path):
     assert losses(stopped) == losses(tmp_path / "whole")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("parallel", ["jit", pytest.param("pmap", marks=pytest.mark.full)])
 def test_it_trains_on_several_devices(masks, tmp_path, parallel):
     scores, _ = train(
@@ -108,6 +109,7 @@ def disc(count: int) -> jax.Array:
     return jnp.asarray(np.tile(mask[None, ..., None], (count, 1, 1, 1)))
 
 
+@pytest.mark.full
 def test_corruptions_occur_in_the_configured_proportions():
     truth, keys = disc(400), jax.random.split(jax.random.key(3), 400)
     shown = np.asarray(corrupt_each(keys, truth, settings(clean_share=0.25, heavy_share=0.5)))
@@ -120,6 +122,7 @@ def test_corruptions_occur_in_the_configured_proportions():
     assert (np.asarray(corrupt_each(keys, truth, settings(clean_share=1.0))) == np.asarray(truth)).all()
 
 
+@pytest.mark.full
 def test_each_mask_has_its_own_corruption_and_equal_keys_give_equal_ones():
     truth, keys = disc(4), jax.random.split(jax.random.key(0), 4)
     shown = np.asarray(corrupt_each(keys, truth, settings()))
@@ -155,6 +158,7 @@ BAD = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_mask_stops_the_run_and_is_named_or_is_skipped(tmp_path, name):
     folder = write_masks(tmp_path / "masks", count=7)
@@ -199,6 +203,7 @@ def test_impossible_settings_are_reported_before_anything_is_written(masks, tmp_
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
+@pytest.mark.full
 def test_a_picture_of_restored_masks_is_drawn(masks, tmp_path):
     train(tmp_path / "run", masks, trainer__pictures_every=2, **LIGHT)
     with Image.open(tmp_path / "run" / "pictures" / "step_0000004.png") as sheet:

@@ -87,6 +87,7 @@ def test_a_resumed_run_is_equal_without_the_embeddings_file(data, tmp_path):
     assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("parallel", ["jit", pytest.param("pmap", marks=pytest.mark.full)])
 def test_it_trains_on_several_devices(data, tmp_path, parallel):
     scores, _ = train(tmp_path / "run", data, devices=2, trainer__parallel=parallel)
@@ -114,6 +115,7 @@ def test_the_published_values_are_in_the_configuration():
     assert (config.loss.mse, config.loss.ranking, config.data.degrade_share, config.data.canonical) == (1, 1, 0, False)
 
 
+@pytest.mark.full
 def test_the_weights_of_the_losses_have_an_effect(data, tmp_path):
     model = jaxseg.create("segae", backbone="resnet18", width=4)
     rng = np.random.default_rng(0)

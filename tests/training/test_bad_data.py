@@ -118,6 +118,7 @@ def test_bad_records_are_skipped_counted_and_reported_on_request(tmp_path, damag
     assert all(f"phantom {i} (2 times)" in told[-1] for i in bad)  # in two epochs
 
 
+@pytest.mark.full
 def test_bad_records_in_a_validation_are_left_out_on_request(tmp_path, damaged):
     damaged([1], ValueError("not a picture"), split="val")
     with pytest.raises(RecordError, match="record 1, phantom 500001: not a picture"):

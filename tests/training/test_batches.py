@@ -83,7 +83,7 @@ def test_the_batches_of_two_processes_together_equal_the_batch_of_one(count):
     same(whole, joined)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @settings(max_examples=15, deadline=None)
 @given(stop=st.integers(0, 9), threads=st.integers(1, 3), buffer=st.integers(1, 4))
 def test_reading_resumes_at_a_stored_position(stop, threads, buffer):

@@ -98,7 +98,7 @@ def test_if_the_newest_checkpoint_is_damaged_it_is_reported_and_the_one_before_i
     assert latest(folder) == (2, [])
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_changed_bit_anywhere_is_detected_or_harmless(folder):
     """Orbax itself returns wrong numbers if a bit in the stored arrays has changed."""
     files = [path for path in (folder / "2").rglob("*") if path.is_file() and path.stat().st_size]

@@ -24,6 +24,7 @@ def test_the_file_of_a_bad_record_in_a_worker_is_named():
         next(bad)
 
 
+@pytest.mark.full
 def test_bad_records_are_replaced_by_the_next_good_ones_and_counted():
     source = Numbers(8, bad=(2, 3, 7), error=FileNotFoundError(2, "gone"))
     options = {"batch_size": 8, "seed": 3, "on_error": "skip"}
@@ -83,6 +84,7 @@ def test_examples_of_several_sizes_are_refused_and_their_files_named():
         next(batches)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("workers", [0, 1])
 def test_reading_again_after_an_error_raises_it_again(workers):
     batches = training_batches(Numbers(8, bad=(3,)), noisy, batch_size=4, seed=0, workers=workers)

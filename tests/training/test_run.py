@@ -180,6 +180,7 @@ def test_a_task_that_generates_its_data_refuses_a_data_folder(tmp_path, trained)
         run.open_run("demo", tmp_path / "run", data=tmp_path, overrides=["trainer.epochs=-1"])
 
 
+@pytest.mark.full
 def test_a_run_that_resumes_with_other_versions_names_them(tmp_path):
     config = configured(tmp_path / "run", trainer__max_steps=1)
     train(tmp_path / "run", config)
@@ -193,6 +194,7 @@ def test_a_run_that_resumes_with_other_versions_names_them(tmp_path):
     assert "cannot be read" in train(tmp_path / "run", config)[1][0]
 
 
+@pytest.mark.full
 def test_a_run_with_replica_statistics_resumes_only_with_the_same_number_of_replicas(tmp_path):
     folder = tmp_path / "run"
     options = {"trainer__parallel": "pmap", "trainer__batch_norm": "replica"}

@@ -76,6 +76,7 @@ def test_an_interrupted_search_resumes_with_the_same_trials(searched, tmp_path):
     assert metrics(folder / "trials" / "0000") == metrics(searched[0] / "trials" / "0000")
 
 
+@pytest.mark.full
 def test_a_run_reports_all_validations_except_the_last_and_ends_if_the_callback_raises(tmp_path):
     calls = []
 
