@@ -1,7 +1,8 @@
 """The summary.json of a data set that jaxseg made: the command, its settings, and the files that it wrote.
 
-It tells a later run whether the folder is a data set of the same command, which may be continued or replaced, or holds
-other files, which are never touched.
+By it, a later run knows whether the folder is a data set of the same command, which may be continued or replaced, or
+holds other files, which are never touched. It is not a `jaxseg.folder_runs.ledger.Ledger`, because no run resumes from
+it: sets of digits and phantoms appear as a whole, and the cases of SegAE's data are found by their folders.
 """
 
 import json

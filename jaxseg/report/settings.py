@@ -1,8 +1,8 @@
 """What a report says of the run that made the masks."""
 
-import json
 from pathlib import Path
 
+from jaxseg import journal
 from jaxseg.files import printable
 from jaxseg.masks.results import SUMMARY_FILE, read_summary
 
@@ -17,7 +17,7 @@ def read_settings(folder: Path) -> dict[str, str]:
     """
     if not folder.is_dir() or read_summary(folder) is None:
         return {}
-    content = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
+    content = journal.read_document(folder / SUMMARY_FILE)
     found = {name: content["settings"].get(name) for name in _SHOWN} | {"jaxseg": content["jaxseg"]}
     texts = {name: printable(str(value))[:100] for name, value in found.items() if isinstance(value, str | int | float)}
     return {name.replace("_", " "): text for name, text in texts.items()}
