@@ -145,14 +145,16 @@ class Ledger:
 
 
 def changed_settings(stored: Mapping, wanted: Mapping, *, partly: bool = False) -> list[str]:
-    """Returns the names of the wanted settings whose stored value is another.
+    """Returns the names of the settings that differ.
 
     Args:
       stored: the settings with which results were made, as JSON holds them.
       wanted: the settings of this run.
-      partly: the stored settings may lack some of the wanted ones; these do not count as changed.
+      partly: compare only the settings that both have; otherwise a setting that one of the two lacks differs.
     """
-    return [name for name in wanted if (not partly or name in stored) and stored.get(name) != wanted[name]]
+    names = [name for name in wanted if name in stored] if partly else [*wanted, *(stored.keys() - wanted.keys())]
+    missing = object()
+    return [name for name in names if stored.get(name, missing) != wanted.get(name, missing)]
 
 
 def refuse_changed(made: str, changed: Iterable[str], advice: str) -> None:

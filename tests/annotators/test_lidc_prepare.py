@@ -167,6 +167,38 @@ def test_a_patient_whose_studies_changed_is_made_again_in_the_same_split(tmp_pat
     assert sum(1 for _ in (tmp_path / "out").rglob("scans/pid_0002*")) == 1
 
 
+def test_a_set_of_an_earlier_version_is_continued(tmp_path):
+    """Earlier versions wrote one file per patient; a patient keeps its split and is not made again."""
+    for patient in range(1, 5):
+        one_nodule(tmp_path / "raw", patient)
+    settings, out = Settings(val_fraction=0.25, test_fraction=0.25, seed=3), tmp_path / "out"
+    made(tmp_path / "raw", out, settings)
+    records, before = read_records(out), slices_of(out)
+    (out / "meta/patients.jsonl").unlink()
+    (out / "meta/patients").mkdir()
+    for record in records[:3]:
+        (out / f"meta/patients/{record['patient']}.json").write_text(json.dumps(record))
+    assert read_records(out) == records[:3]
+    (out / "meta/patients/0009.json").write_text('{"patient": "0009"')
+    with pytest.raises(ValueError, match=r"0009.json: damaged record; remove it"):
+        made(tmp_path / "raw", out, settings)
+    (out / "meta/patients/0009.json").unlink()
+    assert [outcome.patient for outcome in made(tmp_path / "raw", out, settings)] == ["0004"]
+    assert (read_records(out), slices_of(out)) == (records, before)
+    assert not (out / "meta/patients").exists()
+
+
+def test_an_incomplete_record_is_made_again(tmp_path):
+    for patient in range(1, 4):
+        one_nodule(tmp_path / "raw", patient)
+    made(tmp_path / "raw", tmp_path / "out")
+    ledger = tmp_path / "out/meta/patients.jsonl"
+    whole = ledger.read_bytes()
+    ledger.write_bytes(whole[:-9])
+    assert [outcome.patient for outcome in made(tmp_path / "raw", tmp_path / "out")] == ["0003"]
+    assert ledger.read_bytes() == whole
+
+
 def test_only_patients_with_nodules_are_split(tmp_path):
     for patient in range(1, 5):
         one_nodule(tmp_path / "raw", patient)

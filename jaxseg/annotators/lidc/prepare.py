@@ -2,9 +2,10 @@
 
 The layout is that of learn-vae-noisy-label, which `jaxseg.annotators.data.lidc_slices` reads: in each of
 `{train,validate,test}/` the files `scans/*.tif`, `masks/GT/*.tif` and `masks/annots/*.tif` share the name
-`pid_{patient}_nod_{k}_slice_{z}.tif`; tables are in meta/. Each finished patient has a record in meta/patients, written
-when all its slices are on disk, so that a second run only makes missing patients, and those whose series have changed.
-Slices without a record are removed.
+`pid_{patient}_nod_{k}_slice_{z}.tif`; tables are in meta/. Each finished patient has a line in the ledger
+meta/patients.jsonl, written when all its slices are on disk. A second run only makes patients that it lacks, and those
+whose series have changed; slices of other patients are removed. Sets of earlier versions have one file per patient in
+the folder meta/patients, which the next run replaces by the ledger.
 
 Source: Armato et al. 2011, doi 10.1118/1.3528204; rCampSemp/learn-vae-noisy-label.
 """
@@ -25,10 +26,12 @@ from jaxseg.annotators.lidc.nodules import find_nodules
 from jaxseg.annotators.lidc.series import Series, find_files, read_slices
 from jaxseg.datasets.dataset_summary import read_summary
 from jaxseg.files import atomic_file, printable, sweep
+from jaxseg.folder_runs.ledger import Kind, Ledger, changed_settings, refuse_changed
 from jaxseg.images.tiff import write_tiff
 
 FOLDERS = ("scans", "masks/GT", "masks/annots")
-PATIENTS, SUMMARY = "meta/patients", "meta/summary.json"
+PATIENTS, SUMMARY = "meta/patients.jsonl", "meta/summary.json"
+_OLD_PATIENTS = "meta/patients"  # folder with a file per patient, of earlier versions
 MADE_BY = "prepare lidc"
 _SLICE = re.compile(r"pid_(.+)_nod_\d+_slice_\d+\.tif")
 
@@ -145,21 +148,23 @@ def begin(patients: Mapping[str, Sequence[Study]], out: Path, settings: Settings
     wanted = json.loads(json.dumps(dataclasses.asdict(settings)))
     if stored is None and out.exists() and any(path.name[0] != "." for path in out.iterdir()):
         raise ValueError(f"{out}: holds files that `jaxseg prepare lidc` did not write; name another folder")
-    if stored is not None and stored != wanted:
-        other = [name for name, value in wanted.items() if stored.get(name) != value]
-        raise ValueError(f"{out}: was made with another {', '.join(other)}; name another folder, or use those settings")
-    for folder in [PATIENTS, *(f"{split}/{name}" for split in _used_splits(settings) for name in FOLDERS)]:
+    if stored is not None:
+        changed = changed_settings(stored, wanted)
+        refuse_changed(f"{out}: was made", changed, "name another folder, or use those settings")
+    for folder in ["meta", *(f"{split}/{name}" for split in _used_splits(settings) for name in FOLDERS)]:
         (out / folder).mkdir(parents=True, exist_ok=True)
         sweep(out / folder)
     write_json(out / SUMMARY, {"made_by": MADE_BY, "jaxseg": __version__, "settings": wanted})
-    records = {record["patient"]: record for record in read_records(out)}
-    shared = _share(patients, settings, {name: record["split"] for name, record in records.items()})
+    ledger = _ledger(out, settings)
+    ledger.entries = _old_records(out) | ledger.entries
+    shared = _share(patients, settings, {name: record["split"] for name, record in ledger.entries.items()})
     for name, studies in patients.items():
-        if name in records and records[name].get("series") != [study.series.uid for study in studies]:
-            (out / PATIENTS / f"{name}.json").unlink()
-            del records[name]
-    _remove_slices(out, _used_splits(settings), keep=set(records))
-    return {name: split for name, split in shared.items() if name not in records}
+        if name in ledger.entries and ledger.entries[name].get("series") != [study.series.uid for study in studies]:
+            del ledger.entries[name]
+    ledger.write()
+    _remove_old_records(out)
+    _remove_slices(out, _used_splits(settings), keep=set(ledger.entries))
+    return {name: split for name, split in shared.items() if name not in ledger.entries}
 
 
 def prepare(
@@ -179,6 +184,7 @@ def prepare(
     Raises:
       OSError: a record cannot be written, or an error is not from the operating system (it has no errno).
     """
+    ledger = _ledger(out, settings)
     for patient, split in splits.items():
         try:
             record = make_patient(patient, patients[patient], out / split, settings)
@@ -187,7 +193,7 @@ def prepare(
                 raise
             yield Outcome(patient, split, error=printable(" ".join(str(error).split())))
             continue
-        write_json(out / PATIENTS / f"{patient}.json", {"patient": patient, "split": split} | record)
+        ledger.record(patient, {"split": split} | record)
         slices = sum(len(nodule["slices"]) for nodule in record["nodules"])
         yield Outcome(patient, split, len(record["nodules"]), slices)
 
@@ -241,19 +247,47 @@ def read_records(out: Path) -> list[dict[str, Any]]:
     """Returns the records of all finished patients of a set, sorted by patient.
 
     Raises:
-      ValueError: a record is damaged.
+      ValueError: the ledger is damaged, or a record of an earlier version is.
       OSError: a record cannot be read.
     """
-    records = []
-    for path in sorted((out / PATIENTS).glob("*.json")):
+    records = _old_records(out) | _ledger(out).entries
+    return [{"patient": patient} | records[patient] for patient in sorted(records)]
+
+
+def _ledger(out: Path, settings: Settings | None = None) -> Ledger:
+    """Opens the ledger of a set; settings are only needed to write it."""
+    stored = {} if settings is None else json.loads(json.dumps(dataclasses.asdict(settings)))
+    return Ledger(out / PATIENTS, stored, kind=_LEDGER)
+
+
+def _old_records(out: Path) -> dict[str, dict[str, Any]]:
+    """Returns the records of a set of an earlier version by patient."""
+    records = {}
+    for path in sorted((out / _OLD_PATIENTS).glob("*.json")):
         try:
             record = json.loads(path.read_bytes()[: 2**26])
-        except ValueError:
-            record = None
-        if not isinstance(record, dict) or not {"patient", "split", "nodules"} <= set(record):
-            raise ValueError(f"{path}: damaged record; remove it and run the command again")
-        records.append(record)
+            records[record.pop("patient")] = _read_record(record)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise ValueError(f"{path}: damaged record; remove it and run the command again") from None
     return records
+
+
+def _remove_old_records(out: Path) -> None:
+    """Removes the records of an earlier version, and their folder unless it holds other files."""
+    folder = out / _OLD_PATIENTS
+    for path in folder.glob("*.json"):
+        path.unlink()
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def _read_record(record: dict[str, Any]) -> dict[str, Any]:
+    if not {"split", "nodules"} <= set(record):
+        raise ValueError("not the record of a patient")
+    return record
+
+
+_LEDGER = Kind("jaxseg_lidc", "patient", f"is not the ledger of `jaxseg {MADE_BY}`; name another folder", _read_record)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
