@@ -1,12 +1,13 @@
 """A ledger of finished work: which results were made, with which settings, so that an interrupted run can resume."""
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from jaxseg import __version__, journal
-from jaxseg.files import atomic_file
+from jaxseg.files import atomic_file, only_writer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,3 +168,20 @@ def refuse_changed(made: str, changed: Iterable[str], advice: str) -> None:
     """
     if names := ", ".join(changed):
         raise ValueError(f"{made} with another {names}; {advice}")
+
+
+@contextlib.contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Makes a folder if it does not exist, and holds its lock.
+
+    Raises:
+      BlockingIOError: another process holds it, which is not a fault of the caller's options.
+      OSError: the folder cannot be made or opened.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(only_writer(folder))
+        except ValueError as error:
+            raise BlockingIOError(str(error)) from None
+        yield
