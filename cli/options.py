@@ -18,18 +18,23 @@ FIDELITIES = ("original", "better")
 # Headings of `--help` -> options under them, the most used first. An option that is not listed comes under Other.
 HEADINGS = {
     "Input": (
-        *("--input", "--config", "--run", "--recursive", "--ct", "--mask", "--masks", "--organ", "--dataset"),
-        *("--label-names", "--names", "--organs", "--canonical", "--slices", "--split", "--truth"),
-        *("--intensity", "--preprocessing", "--grey", "--normalise", "--resize"),
+        *("--input", "--config", "--run", "--kind", "--recursive", "--ct", "--mask", "--labels", "--masks", "--organ"),
+        *("--dataset", "--label-names", "--names", "--organs", "--canonical", "--slices", "--split", "--step"),
+        *("--truth", "--xml", "--pseudo", "--intensity", "--preprocessing", "--grey", "--normalise", "--resize"),
     ),
     "Output": (
-        *("--output", "--output_type", "--feature", "--features", "--classes", "--samples", "--seed", "--preview"),
+        *("--output", "--output_type", "--feature", "--features", "--classes", "--samples", "--preview"),
         *("--overwrite", "--draw", "--store_seg", "--labelmap", "--soft", "--title", "--alpha", "--sides", "--report"),
-        *("--per-slice", "--worst", "--rank", "--original-values"),
+        *("--per-slice", "--worst", "--rank", "--original-values", "--platforms", "--image-size", "--json"),
     ),
     "Model": (
-        *("--model", "--weights", "--fidelity", "--threshold", "--labels", "--embeddings", "--denoise"),
+        *("--model", "--weights", "--fidelity", "--threshold", "--embeddings", "--denoise"),
         *("--denoise-classes", "--union", "--largest-component", "--source"),
+    ),
+    "Settings": (
+        *("--mode", "--resume", "--set", "--steps", "--trials", "--search", "--full-trials", "--keep-all", "--train"),
+        *("--validate", "--test", "--val-fraction", "--test-fraction", "--size", "--noise", "--per-organ", "--seed"),
+        *("--least-slices", "--least-readers", "--least-pixels", "--most-pixels", "--clahe"),
     ),
     "Speed": (*("--gpus", "--batch-size", "--dtype", "--hosts", "--coordinator", "--num-processes", "--process-id"),),
     "Other": (),
@@ -38,15 +43,16 @@ HEADINGS = {
 _PATH = click.Path(path_type=Path)
 
 
-def source(what: str) -> Callable:
+def source(what: str, *, existing_file: bool = False) -> Callable:
     """Returns the option `-i/--input`; `what` is its help text."""
-    return click.option("-i", "--input", "source", required=True, type=_PATH, help=what)
+    path = click.Path(path_type=Path, exists=True, dir_okay=False) if existing_file else _PATH
+    return click.option("-i", "--input", "source", required=True, type=path, help=what)
 
 
-def output(what: str) -> Callable:
-    """Returns the option `-o/--output`, a folder; `what` is its help text."""
-    folder = click.Path(path_type=Path, file_okay=False)
-    return click.option("-o", "--output", required=True, type=folder, help=what)
+def output(what: str, *, file: bool = False) -> Callable:
+    """Returns the option `-o/--output`, a folder, or with `file` a file; `what` is its help text."""
+    path = click.Path(path_type=Path, file_okay=file, dir_okay=not file)
+    return click.option("-o", "--output", required=True, type=path, help=what)
 
 
 def output_type(types: tuple[str, ...], what: str, *, default: str | None = None) -> Callable:
@@ -132,6 +138,21 @@ intensity = click.option(
     help="How grey values are read. original: as the published weights saw them in training (DICOM by its full range "
     "without window, 16-bit images clipped at 255). clinical: as a viewer shows them (DICOM with its window or look-up "
     "table, padding black, colour converted to grey; 16-bit images by their range).",
+)
+
+
+shown_intensity = click.option(
+    "--intensity",
+    type=click.Choice(INTENSITIES),
+    default="clinical",
+    show_default=True,
+    help="How grey values are shown. clinical: as a viewer does. original: as the network saw them.",
+)
+sides = click.option(
+    "--sides/--no-sides",
+    default=True,
+    show_default=True,
+    help="Mark the patient's right and left; correct for frontal pictures that are not mirrored.",
 )
 
 
@@ -273,7 +294,7 @@ def _format_options(command: click.Command, context: click.Context, formatter: c
     rows: dict[str, list] = {heading: [] for heading in HEADINGS}
     for number, parameter in enumerate(command.get_params(context)):
         record = parameter.get_help_record(context)
-        if record is None:
+        if record is None or isinstance(parameter, click.Argument):  # the usage line shows arguments
             continue
         long = next((name.replace("_", "-") for name in parameter.opts if name.startswith("--")), "")
         heading, order = place.get(long, ("Other", len(place)))

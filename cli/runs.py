@@ -164,7 +164,7 @@ def _refuse_report(path: Path) -> None:
 
 
 def _write_report(path: Path, result, segmenter, seconds: dict[str, float]) -> None:
-    from jaxseg.environment import environment
+    from jaxseg.devices import environment
     from jaxseg.files import atomic_file
 
     content = {"environment": environment(), "settings": result.settings, "products": list(result.products)}

@@ -9,64 +9,47 @@ from jaxseg.files import printable
 
 
 @click.command()
-@click.option(
-    "-i",
-    "--input",
-    "source",
-    required=True,
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Image: png, jpg or dcm.",
-)
+@options.source("Image: png, jpg or dcm.", existing_file=True)
 @click.option(
     "--masks",
     required=True,
     type=click.Path(path_type=Path, exists=True),
-    help="A results folder of `jaxseg segment`, in which the masks of the image are found; or the masks themselves: a "
-    "folder with a picture a class, a picture, npy, npz, COCO json or DICOM SEG.",
+    help="Results folder of `jaxseg segment`, in which the masks of the image are found; or the masks themselves: a "
+    "folder with one picture per class, a picture, npy, npz, COCO json or DICOM SEG.",
 )
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path, dir_okay=False), help="png or jpg file.")
+@options.output("The picture, a png or jpg file.", file=True)
 @click.option(
     "--classes",
-    help='Labels or groups, such as "heart, lung lobes", or all.  [default: all; of more than 30 classes of CXAS, '
-    "which hide each other, 17]",
+    help='Labels or groups to show, such as "heart, lung lobes", or all.  [default: all; 17 if there are more than 30 '
+    "classes of CXAS, which hide each other]",
 )
+@options.labels
+@options.shown_intensity
 @click.option(
-    "--labels",
-    "labels_file",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="JSON file with the names of the masks, where they do not say.",
-)
-@click.option(
-    "--intensity",
-    type=click.Choice(options.INTENSITIES),
-    default="clinical",
+    "--alpha",
+    type=click.FloatRange(0, 1),
+    default=0.35,
     show_default=True,
-    help="How grey values are shown. clinical: as a viewer does. original: as the network saw them.",
+    help="Opacity of the masks; 0 shows only their contours.",
 )
-@click.option(
-    "--alpha", type=click.FloatRange(0, 1), default=0.35, show_default=True, help="Opacity; 0: contours only."
-)
-@click.option("--title", default="", help="A line above the picture.")
-@click.option(
-    "--sides/--no-sides",
-    default=True,
-    show_default=True,
-    help="Mark the patient's right and left, as they are in frontal pictures that are not mirrored.",
-)
-@click.option("--overwrite", is_flag=True, help="Replace the output file.")
+@click.option("--title", default="", help="Text above the picture.")
+@options.sides
+@click.option("--overwrite", is_flag=True, help="Replace the output file if it exists.")
 def show(source, masks, output, classes, labels_file, intensity, overwrite, **look):
-    """Show masks over an X-ray, with a legend: truth or prediction, of any model."""
-    from jaxseg.draw.save import save_picture
+    """Show masks over an X-ray, with a legend: reference masks, or those of any model."""
+    from jaxseg.draw.pictures import save_picture
     from jaxseg.draw.visualize import visualize
     from jaxseg.images.read import read_picture
-    from jaxseg.masks.read import open_masks, select
+    from jaxseg.masks.read import find_masks, is_of_one_image, open_masks, select
     from jaxseg.vocabulary import labels
 
-    _refuse_output(output, source, overwrite=overwrite)
+    with options.usage_errors("--output"):
+        _check_output(output, source, overwrite)
     with options.usage_errors("--labels"):
         names = labels.read_names(labels_file) if labels_file else None
     with options.usage_errors("--masks"):
-        opened = open_masks(_of_image(masks, source), names=names, image=source)
+        place = masks if is_of_one_image(masks, source) else find_masks(masks, source)
+        opened = open_masks(place, names=names, image=source)
     with options.usage_errors("--classes"):
         select(opened.names, None if classes == "all" else classes)
     picture = read_picture(source, intensity=intensity)
@@ -77,25 +60,13 @@ def show(source, masks, output, classes, labels_file, intensity, overwrite, **lo
     save_picture(shown, output)
 
 
-def _of_image(masks: Path, image: Path) -> Path:
-    """Returns what `masks` holds of the image: a folder may be that of one image, or of the results of many."""
-    from jaxseg.masks.read import class_pictures, find_masks
-    from jaxseg.masks.results import named_masks, read_summary
+def _check_output(output: Path, source: Path, overwrite: bool) -> None:
+    """Raises ValueError if the picture cannot be written, or would replace an existing file without `--overwrite`."""
+    from jaxseg.draw.pictures import FORMATS
 
-    if not masks.is_dir():
-        return masks
-    if read_summary(masks) or named_masks(masks, image) or not class_pictures(masks):
-        return find_masks(masks, image)
-    return masks
-
-
-def _refuse_output(output: Path, source: Path, *, overwrite: bool) -> None:
-    from jaxseg.draw.save import FORMATS
-
-    with options.usage_errors("--output"):
-        if output.suffix.lower() not in FORMATS:
-            raise ValueError(f"{output} must end in {', '.join(FORMATS)}")
-        if output.resolve() == source.resolve():
-            raise ValueError(f"{output} is the image itself; name another file")
-        if output.exists() and not overwrite:
-            raise ValueError(f"{output} exists; name another file, or replace it with --overwrite")
+    if output.suffix.lower() not in FORMATS:
+        raise ValueError(f"{output} must end in {', '.join(FORMATS)}")
+    if output.resolve() == source.resolve():
+        raise ValueError(f"{output} is the image itself; name another file")
+    if output.exists() and not overwrite:
+        raise ValueError(f"{output} exists; name another file, or replace it with --overwrite")

@@ -1,13 +1,18 @@
-"""Choice of the devices, and how a batch is spread over them."""
+"""Selection of devices, the sharding of a batch over them, and a description of the environment."""
 
 import importlib.metadata
 import importlib.util
+import os
+import platform
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+import jaxseg
+
 KINDS = ("cpu", "gpu", "tpu")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow", "pydicom")
 
 
 def select_devices(spec: str = "auto") -> list[jax.Device]:
@@ -18,7 +23,8 @@ def select_devices(spec: str = "auto") -> list[jax.Device]:
         indices into `jax.devices()` such as "0" or "0,1".
 
     Raises:
-      ValueError: the specification is not one of these, or there is no such device; lists the devices that JAX sees.
+      ValueError: the specification is not one of these, or the device does not exist; the message lists the devices
+        that JAX sees.
     """
     spec = spec.strip().lower()
     if spec == "cpu":
@@ -32,11 +38,11 @@ def select_devices(spec: str = "auto") -> list[jax.Device]:
     if spec == "auto":
         return jax.devices()[:1]
     if not all(part.strip().isdecimal() for part in spec.split(",")):
-        raise ValueError(f"devices {spec!r} are neither auto, {', '.join(KINDS)} nor indices such as 0 or 0,1")
+        raise ValueError(f"unknown devices {spec!r}; allowed: auto, {', '.join(KINDS)}, or indices such as 0 or 0,1")
     indices = [int(part) for part in spec.split(",")]
     devices = jax.devices()
     if max(indices) >= len(devices) or len(set(indices)) != len(indices):
-        raise ValueError(f"no device {spec}; {_seen()}, counted from 0, each once")
+        raise ValueError(f"no device {spec}; {_seen()}; give each index once")
     return [devices[i] for i in indices]
 
 
@@ -62,6 +68,23 @@ def shardings(devices: list[jax.Device]) -> tuple[NamedSharding, NamedSharding]:
     """Returns the shardings (replicated, split along the first axis) over the devices."""
     mesh = data_mesh(devices)
     return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+
+
+def environment() -> dict:
+    """Returns a description of the environment, for reports and benchmarks, as values that JSON can hold.
+
+    The keys are jaxseg (its version), python, versions (of `PACKAGES`), system, cpus (their number) and devices. JAX
+    starts its devices if they are not started yet.
+    """
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {
+        "jaxseg": jaxseg.__version__,
+        "python": platform.python_version(),
+        "versions": versions,
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpus": os.cpu_count(),
+        "devices": [f"{device.platform}: {device.device_kind}" for device in jax.devices()],
+    }
 
 
 def _seen() -> str:

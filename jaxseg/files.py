@@ -1,4 +1,4 @@
-"""Writing files so that a reader never sees half of one, and naming them so that none leaves its folder."""
+"""Files that are written completely or not at all, file names that stay inside their folder, and hashes."""
 
 import contextlib
 import hashlib
@@ -22,12 +22,14 @@ _HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 
 @contextlib.contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
-    """Holds the folder's lock, which the system lets go of when the process ends, however it ends.
+    """Holds a lock on a folder while the body runs.
 
-    Where the system or the file system has no locks, nothing is held.
+    The operating system releases the lock when the process ends, also if it is killed. If the operating system or the
+    file system has no locks, nothing is locked.
 
     Raises:
-      ValueError: another process holds it.
+      ValueError: another process holds the lock.
+      OSError: the folder cannot be opened.
     """
     if fcntl is None:
         yield
@@ -37,7 +39,7 @@ def only_writer(folder: Path) -> Iterator[None]:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(handle)
-        raise ValueError(f"another run is writing into {folder}; wait for it, or name another folder") from None
+        raise ValueError(f"another run is writing into {folder}; wait until it ends, or name another folder") from None
     except OSError:
         pass
     try:
@@ -48,7 +50,7 @@ def only_writer(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Makes an OSError name the file that the user knows, not the temporary one."""
+    """Makes an OSError name the file that the user knows, not the temporary file."""
     try:
         yield
     except OSError as error:
@@ -59,9 +61,12 @@ def _naming(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; afterwards its file is synced and takes the name `path`.
+    """Yields a temporary path beside `path`; when the body ends, its file is synced and renamed to `path`.
 
-    When the body raises, the temporary file is removed and whatever stood at `path` stays.
+    If the body raises an exception, the temporary file is removed and an existing file at `path` stays unchanged.
+
+    Raises:
+      OSError: the file cannot be written; the error names `path`.
     """
     with _naming(path):
         handle, name = tempfile.mkstemp(prefix=_prefix(), suffix=path.suffix, dir=path.parent)
@@ -78,9 +83,12 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yields a temporary folder beside `path`, which then takes the name `path` with every file synced.
+    """Yields a temporary folder beside `path`; when the body ends, its files are synced and it is renamed to `path`.
 
-    A folder that stood at `path` is replaced as a whole; when the body raises, it stays.
+    An existing folder or file at `path` is replaced. If the body raises an exception, it stays unchanged.
+
+    Raises:
+      OSError: the folder cannot be written; the error names `path`.
     """
     with _naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -103,7 +111,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def sweep(folder: Path) -> None:
-    """Removes from a folder the temporary files of processes of this machine that were killed."""
+    """Removes the temporary files that killed processes of this machine left in a folder."""
     for path in folder.glob(f".jaxseg-{_HOST}-*"):
         process = path.name.split("-")[2]
         if process.isdecimal() and not _alive(int(process)):
@@ -111,18 +119,26 @@ def sweep(folder: Path) -> None:
 
 
 def printable(text: str) -> str:
-    """Returns text of unknown origin as it may be shown: what could steer a terminal is written as an escape."""
+    r"""Returns text of unknown origin in a form that is safe to show: control characters become escapes.
+
+    >>> printable("a\x1b[31mb")
+    'a\\x1b[31mb'
+    """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def safe_name(text: str) -> str:
-    """Returns `text` as one file name: no separator, no control character, no dot at its ends, at most 200 bytes."""
+    """Returns text as one file name of at most 200 bytes, without separators, control characters, or dots at its ends.
+
+    >>> safe_name("../masks/heart")
+    '_masks_heart'
+    """
     name = re.sub(r"[\x00-\x1f\x7f-\x9f/\\]", "_", text).strip(" .") or "_"
     return name.encode("utf-8", "replace")[:200].decode("utf-8", "ignore").rstrip(" .")
 
 
 def sha256(path: Path) -> str:
-    """Returns the hex SHA-256 of a file, or of a folder's file names and contents in sorted order."""
+    """Returns the hexadecimal SHA-256 of a file, or of the sorted file names and contents of a folder."""
     digest = hashlib.sha256()
     if path.is_file():
         with path.open("rb") as file:
@@ -147,7 +163,7 @@ def _alive(process: int) -> bool:
 
 
 def _remove(path: Path) -> None:
-    """Removes a file, a link or a folder; one that is not there, or cannot be removed, is left."""
+    """Removes a file, a link or a folder, if it exists and can be removed."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:

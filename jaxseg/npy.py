@@ -1,4 +1,7 @@
-"""Reads .npy files from strangers, in many threads: the header first, and never more than it is checked to be."""
+"""Reads untrusted .npy files, also in many threads.
+
+The header is read first, so that callers can check the size of an array before it is read.
+"""
 
 import io
 import math
@@ -10,22 +13,22 @@ import numpy as np
 
 _MAGIC = b"\x93NUMPY"
 _READERS = {(1, 0): (2, np.lib.format.read_array_header_1_0), (2, 0): (4, np.lib.format.read_array_header_2_0)}
-_MAX_HEADER = 10_000  # bytes, numpy's own limit; version 2.0 may declare 4 GB
-_PART = 2**24
-_ONE = threading.Lock()  # CPython 3.11 fails at times where two threads parse Python, as numpy does a header
+_MAX_HEADER = 10_000  # bytes; numpy's own limit, although version 2.0 allows 4 GB
+_PART = 2**24  # bytes per call of `read`
+_LOCK = threading.Lock()  # CPython 3.11 sometimes fails if two threads parse Python code, as numpy does with a header
 
 
 class NpyError(ValueError):
-    """A file is no .npy file, damaged, or of Python objects."""
+    """A file is not a .npy file, is damaged, or contains Python objects."""
 
 
 class Header(NamedTuple):
-    """What the header of an array says.
+    """The header of a .npy file.
 
     Attributes:
-      shape: sides, none below zero.
-      fortran: the first index runs fastest.
-      dtype: of any kind; Python objects are refused when the array is read.
+      shape: shape of the array; no side is negative.
+      fortran: whether the array is in Fortran order, in which the first index changes fastest.
+      dtype: type of the values. Python objects are refused when the array is read.
     """
 
     shape: tuple[int, ...]
@@ -34,46 +37,61 @@ class Header(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """How long the array is, in bytes."""
+        """Size of the array, in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
 def read_header(file) -> Header:
-    """Reads the header of an open .npy file, which is left where its array begins; nothing is unpickled.
+    """Reads the header of an open .npy file; nothing is unpickled.
+
+    Args:
+      file: a file opened in binary mode, at its start. Afterwards its position is the start of the array.
 
     Raises:
-      NpyError: it is no such file, damaged, or of another version than 1.0 and 2.0.
+      NpyError: it is not a .npy file, is damaged, or has another version than 1.0 and 2.0.
       OSError: it cannot be read.
+
+    >>> file = io.BytesIO()
+    >>> np.save(file, np.zeros((2, 3), np.uint8))
+    >>> read_header(io.BytesIO(file.getvalue())).shape
+    (2, 3)
     """
     start = file.read(8)
     if len(start) < 8 or start[:6] != _MAGIC:
-        raise NpyError("no .npy file, or damaged (it does not begin as one)")
+        raise NpyError("not a .npy file, or damaged (the first bytes are wrong)")
     version = start[6], start[7]
     if version not in _READERS:
-        raise NpyError(f"is of version {version[0]}.{version[1]} of the .npy format; 1.0 and 2.0 can be read")
+        raise NpyError(f"has version {version[0]}.{version[1]} of the .npy format; only 1.0 and 2.0 can be read")
     width, parse = _READERS[version]
     length = file.read(width)
     if int.from_bytes(length, "little") > _MAX_HEADER:
-        raise NpyError(f"no .npy file, or damaged (a header of more than {_MAX_HEADER:,} bytes)")
+        raise NpyError(f"not a .npy file, or damaged (a header of more than {_MAX_HEADER:,} bytes)")
     text = io.BytesIO(length + file.read(int.from_bytes(length, "little")))
     try:
-        with _ONE:
+        with _LOCK:
             header = Header(*parse(text))
-    except Exception as error:  # numpy raises almost anything on damaged headers
-        raise NpyError(f"no .npy file, or damaged ({' '.join(str(error).split())[:120]})") from None
+    except Exception as error:  # numpy raises almost any exception for damaged headers
+        raise NpyError(f"not a .npy file, or damaged ({' '.join(str(error).split())[:120]})") from None
     if any(type(side) is not int or side < 0 for side in header.shape):
-        raise NpyError(f"no .npy file, or damaged (a shape of {header.shape})")
+        raise NpyError(f"not a .npy file, or damaged (a shape of {header.shape})")
     return header
 
 
 def read_values(file, header: Header) -> np.ndarray:
-    """Reads the array that follows a header, to the end of the file; check the header's size before.
+    """Reads the array that follows a header, up to the end of the file.
+
+    The caller should check `header.nbytes` before: this number of bytes is allocated.
+
+    Args:
+      file: a file opened in binary mode, at the start of the array.
+      header: the result of `read_header`.
 
     Returns:
-      An array of the header's shape and dtype, but in the machine's byte order.
+      An array of the header's shape and dtype, in the byte order of the machine.
 
     Raises:
-      NpyError: there are fewer bytes than the header says, or more; or the array is of Python objects.
+      NpyError: the file has fewer or more bytes than the header says, or contains Python objects.
+      OSError: it cannot be read.
     """
     _refuse_objects(header)
     content = np.empty(header.nbytes, np.uint8)
@@ -81,32 +99,36 @@ def read_values(file, header: Header) -> np.ndarray:
     while place < content.size:
         part = file.read(min(_PART, content.size - place))
         if not part:
-            raise NpyError(f"is cut off: {header.shape} {header.dtype} needs {content.size:,} bytes, it has {place:,}")
+            raise NpyError(_cut_off(header, place))
         content[place : place + len(part)] = np.frombuffer(part, np.uint8)
         place += len(part)
-    if file.read(1):  # in a zip file this compares the checksum, too
-        raise NpyError(f"has more bytes than {header.shape} {header.dtype} needs: damaged")
+    if file.read(1):  # in a zip file, this also compares the checksum
+        raise NpyError(f"has more bytes than {header.shape} {header.dtype} needs: it is damaged")
     array = content.view(header.dtype).reshape(header.shape, order="F" if header.fortran else "C")
     return array.astype(header.dtype.newbyteorder("="), copy=False)
 
 
 def mapped(path: Path) -> np.ndarray:
-    """Returns the array of a .npy file without reading it; it cannot be written to.
+    """Returns the array of a .npy file as a read-only memory map.
 
     Raises:
-      NpyError: as `read_header`; the file is shorter than it says; or the array is of Python objects.
+      NpyError: as in `read_header`, or the file is shorter than its header says or contains Python objects.
       OSError: it cannot be opened.
     """
     with path.open("rb") as file:
         header = read_header(file)
         offset = file.tell()
     _refuse_objects(header)
-    there = path.stat().st_size - offset
-    if there < header.nbytes:
-        raise NpyError(f"is cut off: {header.shape} {header.dtype} needs {header.nbytes:,} bytes, it has {there:,}")
+    size = path.stat().st_size - offset
+    if size < header.nbytes:
+        raise NpyError(_cut_off(header, size))
     if not header.nbytes:
         return np.empty(header.shape, header.dtype)
     return np.memmap(path, header.dtype, "r", offset, header.shape, "F" if header.fortran else "C")
+
+
+def _cut_off(header: Header, size: int) -> str:
+    return f"is cut off: {header.shape} {header.dtype} needs {header.nbytes:,} bytes, but it has {size:,}"
 
 
 def _refuse_objects(header: Header) -> None:

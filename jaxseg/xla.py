@@ -1,4 +1,4 @@
-"""Settings of XLA and of the C library for CPUs. They are read once, when JAX starts its devices."""
+"""Settings of XLA and of the C library for computing on CPUs. They must be made before JAX starts its devices."""
 
 import ctypes
 import importlib.metadata
@@ -7,40 +7,50 @@ import re
 import sys
 
 _FLAG = "--xla_cpu_experimental_ynn_fusion_type"
-_TRIED = (0, 10, 2), (0, 13)  # jaxlib's versions that know the flag, from and before; others might refuse to start
+_TESTED = (0, 10, 2), (0, 13)  # first and end of the jaxlib versions that accept the flag; others might not start
 
-# of glibc's malloc.h
+# Constants of glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 _NEVER = -1
 
 
 def use_all_cores() -> bool:
-    """Has XLA compute convolutions on all cores of a CPU, and returns whether it will.
+    """Makes XLA compute convolutions on all cores of a CPU.
 
-    jaxlib gives them to the library YNNPACK, which takes one core for them where there are more than 16 channels:
-    SegAE's inference took 1.3 times as long on two cores, and all but one of many cores would idle. Products of
-    matrices and sums stay with it (`benchmarks/README.md`). The commands of `jaxseg` call this; call it in a program of
-    your own before JAX starts its devices. It adds to the variable XLA_FLAGS of this process and those that it starts,
-    unless the flag is there.
+    By default, jaxlib passes convolutions to the library YNNPACK, which uses only one core for more than 16 channels:
+    SegAE's inference took 1.3 times as long on two cores, and with many cores all except one would be idle. YNNPACK
+    still computes matrix products and sums (`benchmarks/README.md`).
+
+    The `jaxseg` commands call this function. In your own program, call it before JAX starts its devices. It adds a flag
+    to the environment variable XLA_FLAGS of this process and of those that it starts, unless the flag is set already.
+
+    Returns:
+      Whether the flag was added. It is not added if it is set already or this version of jaxlib was not tested with it.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     if _FLAG in flags:
         return False
     found = re.match(r"(\d+)\.(\d+)\.(\d+)", importlib.metadata.version("jaxlib"))
-    if not found or not _TRIED[0] <= tuple(map(int, found.groups())) < _TRIED[1]:
+    if not found or not _TESTED[0] <= tuple(map(int, found.groups())) < _TESTED[1]:
         return False
     os.environ["XLA_FLAGS"] = f"{flags} {_FLAG}=-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION".strip()
     return True
 
 
 def keep_freed_memory() -> bool:
-    """Keeps freed memory in this process for its next use, and returns whether the C library can do so (glibc only).
+    """Makes the C library keep freed memory in this process for its next use (glibc only).
 
-    XLA on CPUs asks for its buffers anew at every call, and glibc gives large ones back to the system each time: the
-    pages come back one fault at a time, filled with zeros. That is a tenth of the time of a large network's inference
-    and a third of its training step (`benchmarks/README.md`). Call it before JAX starts its devices; later it does
-    little. The price: the process never shrinks, and its threads share one heap, which makes small networks up to half
-    as slow again. `trainer.keep_memory: true` calls it in `jaxseg train`.
+    On CPUs, XLA allocates its buffers in every call, and glibc returns large ones to the operating system each time.
+    When they are allocated again, each page causes a page fault and is filled with zeros. This takes a tenth of the
+    inference time of a large network and a third of its training step (`benchmarks/README.md`). The disadvantages: the
+    memory of the process never shrinks, and its threads share one heap, which makes small networks up to 1.5 times as
+    slow.
+
+    Call it before JAX starts its devices; later it has little effect. In `jaxseg train`, `trainer.keep_memory: true`
+    calls it.
+
+    Returns:
+      Whether the C library supports this.
     """
     if not sys.platform.startswith("linux"):
         return False

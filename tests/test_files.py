@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, and their names stay inside their folder."""
+"""Files appear completely or not at all, and their names stay inside their folder."""
 
 import errno
 import hashlib
@@ -48,7 +48,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_temporary(tmp_path, error):
     assert names(tmp_path) == ["a.txt"]
 
 
-def test_a_temporary_removed_by_the_body_is_an_error_not_a_missing_result(tmp_path):
+def test_a_temporary_file_that_the_body_removed_is_an_error(tmp_path):
     (tmp_path / "a").write_text("old")
 
     def write():
@@ -60,7 +60,7 @@ def test_a_temporary_removed_by_the_body_is_an_error_not_a_missing_result(tmp_pa
     assert (tmp_path / "a").read_text() == "old"
 
 
-def test_a_file_is_synced_before_it_gets_its_name(tmp_path, monkeypatch):
+def test_a_file_is_synced_before_it_is_renamed(tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(os, "fsync", lambda _: calls.append("sync"))
     replace = os.replace
@@ -83,10 +83,10 @@ def test_a_folder_replaces_the_old_one_as_a_whole(tmp_path):
     assert names(path.parent) == ["masks"]
 
 
-@pytest.mark.parametrize("stands", ["folder", "nothing"])
-def test_a_failed_folder_leaves_the_earlier_content(tmp_path, stands):
+@pytest.mark.parametrize("existing", ["folder", "nothing"])
+def test_a_failed_folder_leaves_the_old_content(tmp_path, existing):
     path = tmp_path / "masks"
-    if stands == "folder":
+    if existing == "folder":
         path.mkdir()
         (path / "old").write_text("old")
 
@@ -97,11 +97,11 @@ def test_a_failed_folder_leaves_the_earlier_content(tmp_path, stands):
 
     with pytest.raises(KeyboardInterrupt):
         write()
-    assert names(tmp_path) == (["masks"] if stands == "folder" else [])
-    assert stands == "nothing" or names(path) == ["old"]
+    assert names(tmp_path) == (["masks"] if existing == "folder" else [])
+    assert existing == "nothing" or names(path) == ["old"]
 
 
-def test_the_old_folder_comes_back_when_the_last_rename_fails(tmp_path, monkeypatch):
+def test_the_old_folder_is_restored_if_the_last_rename_fails(tmp_path, monkeypatch):
     path = tmp_path / "masks"
     path.mkdir()
     (path / "old").write_text("old")
@@ -137,7 +137,7 @@ def test_a_folder_replaces_a_file_and_a_link_without_following_it(tmp_path):
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
-def test_permissions_follow_the_umask_at_the_start_of_the_program(tmp_path, umask):
+def test_permissions_follow_the_umask(tmp_path, umask):
     script = (
         "import pathlib, sys; from jaxseg.files import *; root = pathlib.Path(sys.argv[1])\n"
         "with atomic_file(root / 'file') as t: t.write_text('x')\n"
@@ -148,7 +148,7 @@ def test_permissions_follow_the_umask_at_the_start_of_the_program(tmp_path, umas
     assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o777 & ~umask
 
 
-def test_sweep_removes_only_what_dead_processes_of_this_machine_left(tmp_path):
+def test_sweep_removes_only_files_of_dead_processes_of_this_machine(tmp_path):
     prefix = f".jaxseg-{files._HOST}-"
     dead, alive = f"{prefix}{NO_PROCESS}-abc", f"{prefix}{os.getpid()}-abc"
     kept = [alive, f"{prefix}1-abc", f".jaxseg-00000000-{NO_PROCESS}-abc", f"jaxseg-{files._HOST}-{NO_PROCESS}-abc"]
@@ -165,7 +165,7 @@ def test_sweep_removes_only_what_dead_processes_of_this_machine_left(tmp_path):
     sweep(tmp_path / "no such folder")
 
 
-def test_sweep_removes_what_a_killed_process_left(tmp_path):
+def test_sweep_removes_the_temporary_files_of_a_killed_process(tmp_path):
     script = (
         "import os, pathlib, sys; from jaxseg.files import *; root = pathlib.Path(sys.argv[1])\n"
         "with atomic_file(root / 'file.npy') as a, atomic_folder(root / 'folder') as b:\n"
@@ -178,7 +178,7 @@ def test_sweep_removes_what_a_killed_process_left(tmp_path):
     assert names(tmp_path) == []
 
 
-TEXT = st.text(st.characters(exclude_categories=()), max_size=300)  # with lone surrogates, which odd file names hold
+TEXT = st.text(st.characters(exclude_categories=()), max_size=300)  # with lone surrogates, as in odd file names
 
 
 @hypothesis.settings(deadline=None, max_examples=500)
@@ -198,7 +198,7 @@ def test_any_text_becomes_one_name_inside_its_folder(text):
     assert safe_name(name) == name
 
 
-def test_the_file_system_takes_the_longest_names(tmp_path):
+def test_the_file_system_accepts_the_longest_names(tmp_path):
     for text in ("x" * 400, "日本" * 200, "CON", "\ud800", "-rf", "~", "$(x)"):
         with atomic_file(tmp_path / (safe_name(text) + ".jpeg.json")) as temporary:
             temporary.write_text("x")
@@ -215,7 +215,7 @@ def test_the_digest_of_a_file_is_its_sha256(tmp_path):
     assert sha256(tmp_path / "a") == hashlib.sha256(b"abc" * 10**6).hexdigest()
 
 
-def test_the_digest_of_a_folder_changes_with_any_name_or_content_and_nothing_else(tmp_path):
+def test_the_digest_of_a_folder_depends_on_names_and_contents_only(tmp_path):
     def digest(number: int, content: dict[str, str]) -> str:
         for name, text in content.items():
             path = tmp_path / str(number) / name
@@ -249,12 +249,12 @@ def test_a_folder_has_one_writer_at_a_time(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_errors_name_the_file_and_not_the_temporary(tmp_path):
+def test_errors_name_the_file_and_not_the_temporary_file(tmp_path):
     for write in (atomic_file, atomic_folder):
         with pytest.raises(OSError, match="No space left") as caught, write(tmp_path / "wanted"):
             raise OSError(errno.ENOSPC, "No space left on device")
         assert caught.value.filename == str(tmp_path / "wanted")
 
 
-def test_printable_text_cannot_steer_a_terminal():
+def test_printable_text_has_no_control_characters():
     assert printable("a\x1b[31m\u202eb\n\u00e4") == "a\\x1b[31m\\u202eb\\n\u00e4"

@@ -1,4 +1,4 @@
-"""Arrays of .npy files come back as they were written, from many threads; damaged ones are refused."""
+"""Arrays of .npy files are read as they were written, also in many threads; damaged files are refused."""
 
 import contextlib
 import io
@@ -33,7 +33,7 @@ def read(content):
     version=st.sampled_from([(1, 0), (2, 0)]),
 )
 @settings(max_examples=60, deadline=None)
-def test_what_was_written_comes_back(array, fortran, version, tmp_path_factory):
+def test_an_array_is_read_as_it_was_written(array, fortran, version, tmp_path_factory):
     array = np.asfortranarray(array) if fortran else array
     content = written(array, version)
     got = read(content)
@@ -48,7 +48,7 @@ def test_what_was_written_comes_back(array, fortran, version, tmp_path_factory):
 
 @given(data=st.data())
 @settings(max_examples=150, deadline=None)
-def test_damage_gives_an_array_or_a_reason(data):
+def test_a_damaged_file_gives_an_array_or_an_npy_error(data):
     content = bytearray(written(np.arange(6, dtype="<u2").reshape(2, 3)))
     for _ in range(data.draw(st.integers(1, 3))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
@@ -63,12 +63,12 @@ def test_damage_gives_an_array_or_a_reason(data):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "does not begin"),
-        (b"PK\x03\x04 and more", "does not begin"),
+        (b"", "the first bytes are wrong"),
+        (b"PK\x03\x04 and more", "the first bytes are wrong"),
         (b"\x93NUMPY\x03\x00" + bytes(9), r"version 3\.0"),
         (b"\x93NUMPY\x02\x00" + b"\xff" * 4, "a header of more than 10,000 bytes"),
         (b"\x93NUMPY\x01\x00\x10\x00not a header....", "damaged"),
-        (written(np.zeros(4))[:-1], r"is cut off: \(4,\) float64 needs 32 bytes, it has 31"),
+        (written(np.zeros(4))[:-1], r"is cut off: \(4,\) float64 needs 32 bytes, but it has 31"),
         (written(np.zeros(4)) + b"\0", "more bytes"),
     ],
 )

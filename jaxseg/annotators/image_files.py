@@ -13,7 +13,7 @@ from PIL import Image
 from jaxseg.annotators.images import find_image_files, read_image
 from jaxseg.annotators.sample import Prepared, Sampler, Samples
 from jaxseg.annotators.sheet import confusion_picture, grey, samples_sheet
-from jaxseg.draw.save import save_picture
+from jaxseg.draw.pictures import save_picture
 from jaxseg.files import atomic_file, atomic_folder
 from jaxseg.folder_runs import folder
 from jaxseg.folder_runs.folder import FolderResult, Job, Outcome, Product, Run, process, writer

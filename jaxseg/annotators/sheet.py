@@ -3,8 +3,8 @@
 import numpy as np
 from PIL import Image
 
-from jaxseg.draw.legend import BACKGROUND
 from jaxseg.draw.overlay import overlay
+from jaxseg.draw.pictures import BACKGROUND
 from jaxseg.draw.sheet import contact_sheet
 from jaxseg.palette import palette
 

@@ -1,7 +1,7 @@
 """The summary.json of a data set that jaxseg made: the command, its settings, and the files that it wrote.
 
-By it, a later run knows whether the folder is a data set of the same command, which may be continued or replaced, or
-holds other files, which are never touched. It is not a `jaxseg.folder_runs.ledger.Ledger`, because no run resumes from
+A later run reads it to decide whether the folder is a data set of the same command, which it may continue or replace.
+A folder with other files is never changed. It is not a `jaxseg.folder_runs.ledger.Ledger`, because no run resumes from
 it: sets of digits and phantoms appear as a whole, and the cases of SegAE's data are found by their folders.
 """
 

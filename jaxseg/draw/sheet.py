@@ -1,9 +1,10 @@
-"""Sheets: pictures in rows and columns, with titles, a legend and a caption. Pictures are uint8."""
+"""Contact sheets: pictures in rows and columns, with titles, a legend and a caption."""
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from jaxseg.draw.legend import (
+from jaxseg.draw.overlay import to_rgb
+from jaxseg.draw.pictures import (
     BACKGROUND,
     FAINT,
     TEXT,
@@ -16,7 +17,6 @@ from jaxseg.draw.legend import (
     mark_sides,
     wrap,
 )
-from jaxseg.draw.overlay import to_rgb
 
 _GAP = 12  # pixels between the cells
 
@@ -30,27 +30,28 @@ def contact_sheet(
     cell: int = 256,
     sides: bool = False,
 ) -> Image.Image:
-    """Lays pictures out in a grid, with a title over each column, and a legend and a caption below.
+    """Returns pictures in a grid, with a title above each column, and a legend and a caption below the grid.
 
     Args:
-      rows: rows of pictures, (H, W) or (H, W, 3) uint8 of any size; each is scaled to fit its cell, whole and centred.
-      titles: one for each column; too long ones are cut short with an ellipsis.
+      rows: rows of pictures, (H, W) or (H, W, 3) uint8 of any size. Each picture is scaled to fit its cell and centred.
+      titles: one title per column; a title that is too long ends with "...".
       legend: names and their colours; may be empty.
-      caption: wrapped to the width of the sheet.
+      caption: text below, wrapped to the width of the sheet.
       cell: side of a cell in pixels, at least 64.
       sides: whether to mark the patient's right and left, "R" and "L", in the lower corners of frontal pictures.
 
     Returns:
-      An RGB picture, columns * (cell + 12) + 12 pixels wide.
+      An RGB picture, `columns * (cell + 12) + 12` pixels wide.
 
     Raises:
-      ValueError: rows are empty or not as long as titles, a picture has the wrong shape or dtype, or the cell is small.
+      ValueError: there are no rows, a row has another length than `titles`, a picture has the wrong shape or dtype, or
+        the cell is too small.
     """
     if cell < 64:
         raise ValueError(f"cell must be at least 64 pixels, got {cell}")
     lengths = {len(row) for row in rows}
     if not titles or lengths != {len(titles)}:
-        raise ValueError(f"each row must hold {len(titles)} pictures, one for each title, got {sorted(lengths)}")
+        raise ValueError(f"each row must hold {len(titles)} pictures, one per title, got {sorted(lengths)}")
     font = font_of(max(12, cell // 16))
     grid = _grid(rows, titles, font, cell, sides)
     notes = _notes(legend, caption, font, grid.width)
@@ -61,7 +62,7 @@ def contact_sheet(
 
 
 def _grid(rows, titles, font, cell, sides) -> Image.Image:
-    """Returns the upper part of a sheet: titles, and pictures in rows and columns."""
+    """Returns the upper part of a sheet: the titles, and the pictures in rows and columns."""
     top = line_height(font) + _GAP
     size = len(titles) * (cell + _GAP) + _GAP, top + len(rows) * (cell + _GAP)
     grid = Image.new("RGB", size, BACKGROUND)
@@ -75,7 +76,7 @@ def _grid(rows, titles, font, cell, sides) -> Image.Image:
 
 
 def _notes(legend, caption, font, width) -> Image.Image:
-    """Returns the lower part of a sheet: legend and caption, of no height if there are none."""
+    """Returns the lower part of a sheet: legend and caption. Its height is 0 if there are none."""
     line = line_height(font)
     entries, top = _flow(legend, font, line, width)
     words = wrap(caption, font, width - 2 * _GAP)
@@ -89,7 +90,7 @@ def _notes(legend, caption, font, width) -> Image.Image:
 
 
 def _flow(legend, font, line, width):
-    """Returns legend entries (entry, x, y) in lines no wider than the sheet, and the height of those lines."""
+    """Returns legend entries (entry, x, y) in lines that fit the width, and the height of all lines together."""
     entries, x, y = [], _GAP, 0
     for name, colour in legend:
         text = cut(name, font, width - 2 * _GAP - line)
@@ -102,7 +103,7 @@ def _flow(legend, font, line, width):
 
 
 def _paste(sheet, picture, x, y, cell, sides) -> None:
-    """Puts a picture into the cell at (x, y), and the letters of the patient's sides into its lower corners."""
+    """Pastes a picture into the cell at (x, y); with `sides`, marks the patient's sides in its lower corners."""
     image = Image.fromarray(to_rgb(picture))
     scale = cell / max(image.size)
     image = image.resize([max(1, round(scale * length)) for length in image.size], Image.Resampling.LANCZOS)

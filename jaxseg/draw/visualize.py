@@ -1,4 +1,4 @@
-"""Shows masks, truth or prediction alike, over their image: fills, contours and a legend beside. Needs Pillow alone."""
+"""Shows masks of any origin over their image, with a legend beside it. Only Pillow is needed."""
 
 import dataclasses
 import math
@@ -10,8 +10,8 @@ from typing import Protocol
 import numpy as np
 from PIL import Image, ImageDraw
 
-from jaxseg.draw.legend import BACKGROUND, FAINT, TEXT, cut, draw_entry, entry_width, font_of, line_height, mark_sides
 from jaxseg.draw.overlay import Region, check_alpha, check_colors, paint, region, to_rgb
+from jaxseg.draw.pictures import BACKGROUND, FAINT, TEXT, cut, draw_entry, entry_width, font_of, line_height, mark_sides
 from jaxseg.images.preprocess import display
 from jaxseg.images.read import Picture, from_array, read_picture
 from jaxseg.masks.formats import Stack
@@ -19,7 +19,7 @@ from jaxseg.masks.read import LoadedMasks, open_masks, select
 from jaxseg.palette import palette
 from jaxseg.vocabulary import labels as label_sets
 
-# Of the 159 overlapping classes of CXAS: those that show the chest without hiding each other.
+# The 159 classes of CXAS overlap. These show the chest without hiding each other.
 PREVIEW_CLASSES = (
     "lung upper lobe right",
     "lung middle lobe right",
@@ -39,19 +39,25 @@ PREVIEW_CLASSES = (
     "lumbar spine",
     "cervical spine",
 )
-MANY_CLASSES = 30  # above, of the classes of CXAS only the choice is shown unless classes are named
-MIN_SIDE, MAX_SIDE = 768, 1600  # pixels of the longer side of a picture; smaller images are enlarged, larger reduced
-_SMALLEST_FONT, _WIDEST_LEGEND = 11, 0.8  # pixels; share of the picture's width
+MANY_CLASSES = 30  # if there are more classes of CXAS, only PREVIEW_CLASSES are shown by default
+MIN_SIDE, MAX_SIDE = 768, 1600  # pixels of the longer side of a picture; images are enlarged or reduced to it
+_SMALLEST_FONT = 11  # pixels
+_WIDEST_LEGEND = 0.8  # share of the picture's width
 
 
 class Masks(Protocol):
-    """What can be shown; `LoadedMasks` and `jaxseg.anatomy.segment.Segmentation` have it."""
+    """Masks with names, such as `LoadedMasks` or `Segmentation`.
+
+    Attributes:
+      names: (K,) names of the masks.
+      size: height and width in pixels.
+    """
 
     names: tuple[str, ...]
     size: tuple[int, int]
 
     def mask(self, k: int) -> np.ndarray:
-        """(H, W) bool."""
+        """Returns mask `k`, (H, W) bool."""
 
 
 def visualize(
@@ -66,36 +72,37 @@ def visualize(
     title: str = "",
     width: int | None = None,
 ) -> Image.Image:
-    """Shows masks over their image, with a legend beside it.
+    """Returns a picture of masks over their image, with a legend beside it.
 
-    Small classes lie on large ones. Classes without a pixel are left out of the legend, unless they were asked for by
-    name. Contours are drawn at the resolution of the result.
+    Small classes are painted over large ones. Empty classes are not in the legend, unless they were named in `classes`.
+    Contours are drawn at the resolution of the result.
 
     Args:
-      image: a file (png, jpg, dcm), shown as a viewer does; an array as `jaxseg.images.read.from_array` takes it, or a
-        Picture.
-      masks: (K, H, W) or (H, W) array of 0 and 1, the result of `jaxseg.segment`, a file or folder that `read_masks`
-        reads, or what `open_masks` opened.
-      labels: names of the K masks; not given: their own, else class_000, class_001, ...
-      classes: labels or groups to show, in a list or separated by commas; "all" for all. Not given: all, but of more
-        than 30 classes of CXAS, which hide each other, `PREVIEW_CLASSES`.
-      colors: (K, 3) uint8 of all masks; not given: `palette`, in the order of what is shown.
+      image: a file (png, jpg, dcm), whose grey values are shown as a viewer does; an array that
+        `jaxseg.images.read.from_array` accepts; or a `Picture`.
+      masks: a (K, H, W) or (H, W) array of 0 and 1, the result of `jaxseg.segment`, a file or folder that `read_masks`
+        reads, or the result of `open_masks`.
+      labels: names of the K masks; None means their own names, or class_000, class_001, ... if they have none.
+      classes: labels or groups to show, as a list or separated by commas; "all" means all. None means all as well, but
+        only `PREVIEW_CLASSES` if there are more than 30 classes of CXAS, which hide each other.
+      colors: (K, 3) integers from 0 to 255, one colour per mask; None means `palette`, in the order of the
+        shown classes.
       alpha: opacity of the fills, from 0 (contours only) to 1.
-      sides: whether to mark the patient's right and left, as they are in frontal pictures that are not mirrored.
-      title: a line above.
-      width: of the picture, without the legend, in pixels, from 64 to 4096. Not given: the image's own, enlarged by a
-        whole number to at least 768, or reduced to at most 1600, on the longer side.
+      sides: whether to mark the patient's right and left; correct for frontal pictures that are not mirrored.
+      title: text above the picture.
+      width: width of the picture without the legend, from 64 to 4096 pixels. None means the size of the image; if its
+        longer side is shorter than 768 pixels it is enlarged by a whole number, and above 1600 pixels it is reduced.
 
     Returns:
       An RGB picture.
 
     Raises:
-      ValueError: sizes, labels, colours or classes do not fit, or a file is damaged.
-      OSError: there is no such file.
+      ValueError: sizes, labels, colours or classes do not match, or a file is damaged.
+      OSError: a file does not exist or cannot be read.
     """
     picture, masks = _image(image), _masks(masks, image, labels)
     if tuple(masks.size) != picture.shape[:2]:
-        raise ValueError(f"the masks are {_by(masks.size)}, but the image is {_by(picture.shape)}: they do not belong")
+        raise ValueError(f"the masks are {_by(masks.size)}, but the image is {_by(picture.shape)}: they do not match")
     chosen = _selection(masks.names, classes)
     all_colors = None if colors is None else check_colors(colors, len(masks.names))
     colours = palette(len(chosen)) if all_colors is None else all_colors[list(chosen)]
@@ -112,12 +119,18 @@ def visualize(
 
 
 def preview(image: str | Path | np.ndarray | Picture, masks: Masks) -> Image.Image:
-    """Shows masks as `visualize` does by default; of the classes of CXAS those of `PREVIEW_CLASSES`."""
+    """Returns the picture that `visualize` makes by default."""
     return visualize(image, masks)
 
 
 def preview_classes(names: Sequence[str]) -> tuple[str, ...]:
-    """Returns which of these classes a picture shows by default: all, but of many of CXAS's a choice."""
+    """Returns the classes that a picture shows by default.
+
+    These are all classes. If there are more than 30 classes of CXAS, they are those of `PREVIEW_CLASSES`.
+
+    >>> preview_classes(["heart", "lung"])
+    ('heart', 'lung')
+    """
     choice = tuple(name for name in PREVIEW_CLASSES if name in names)
     crowded = len(names) > MANY_CLASSES and set(names) <= set(label_sets.CXAS)
     return choice if crowded and choice else tuple(names)
@@ -128,7 +141,7 @@ def _by(shape: Sequence[int]) -> str:
 
 
 def _image(image) -> np.ndarray:
-    """Returns (H, W, 3) uint8."""
+    """Returns an image of any kind as (H, W, 3) uint8."""
     if isinstance(image, str | Path):
         image = read_picture(image, intensity="clinical")
     elif not isinstance(image, Picture):
@@ -140,9 +153,9 @@ def _image(image) -> np.ndarray:
 
 
 def _masks(masks, image, names: Sequence[str] | None) -> Masks | Stack:
-    """Returns masks with the names that were given."""
+    """Returns masks of any kind, with the given names."""
     if isinstance(names, str):
-        raise ValueError("labels must be a list of texts, got one text")
+        raise ValueError("labels must be a list of strings, got one string")
     if isinstance(masks, str | Path):
         return open_masks(masks, names=names, image=image if isinstance(image, str | Path) else None)
     if not hasattr(masks, "names"):
@@ -151,18 +164,18 @@ def _masks(masks, image, names: Sequence[str] | None) -> Masks | Stack:
     if names is None:
         return masks
     if len(names) != len(masks.names):
-        raise ValueError(f"labels must be as many as the {len(masks.names)} masks, got {len(names)}")
+        raise ValueError(f"{len(masks.names)} masks need as many labels, got {len(names)}")
     if isinstance(masks, Stack):
         return dataclasses.replace(masks, names=tuple(names))
     return SimpleNamespace(names=tuple(names), size=masks.size, mask=masks.mask)
 
 
 def _binary(array: np.ndarray) -> np.ndarray:
-    """Returns (K, H, W) bool."""
+    """Returns an array of 0 and 1 as (K, H, W) bool."""
     if array.ndim not in (2, 3) or not array.size:
         raise ValueError(f"masks must be (K, H, W) or (H, W), got {array.shape}")
     if array.dtype == bool:
-        array = array.view(np.uint8) > 0  # True is the byte 255 in arrays of Pillow
+        array = array.view(np.uint8) > 0  # in arrays from Pillow, True is stored as the byte 255
     elif not (array.dtype.kind in "iuf" and ((array == 0) | (array == 1)).all()):
         raise ValueError(f"masks must be 0 and 1, got other values in {array.dtype}; threshold or split them first")
     return array.astype(bool, copy=False).reshape(-1, *array.shape[-2:])
@@ -176,7 +189,7 @@ def _selection(names: tuple[str, ...], classes) -> tuple[int, ...]:
 
 
 def _output_size(size: tuple[int, int], width: int | None) -> tuple[int, int]:
-    """Returns height and width of the picture."""
+    """Returns the height and width of the picture."""
     longer = max(size)
     scale = math.ceil(MIN_SIDE / longer) if longer < MIN_SIDE else min(1.0, MAX_SIDE / longer)
     if width is not None:
@@ -184,12 +197,12 @@ def _output_size(size: tuple[int, int], width: int | None) -> tuple[int, int]:
             raise ValueError(f"width must be from 64 to 4096 pixels, got {width}")
         scale = width / size[1]
         if size[0] * scale > 4 * 4096:
-            raise ValueError(f"an image of {_by(size)} becomes too high at a width of {width}")
+            raise ValueError(f"an image of {_by(size)} becomes too high at a width of {width}; choose a smaller width")
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def _regions(masks: Masks | Stack, chosen: tuple[int, ...], size: tuple[int, int]) -> list[Region | None]:
-    """Returns where the chosen masks are in the picture; one mask is in memory at a time."""
+    """Returns the regions of the chosen masks in the picture, with one mask in memory at a time."""
     order = sorted(chosen)
     decoded = masks.read(order) if isinstance(masks, Stack) else (masks.mask(k) for k in order)
     found = {k: _scaled(mask, size) for k, mask in zip(order, decoded, strict=True)}
@@ -203,7 +216,7 @@ def _resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _scaled(mask: np.ndarray, size: tuple[int, int]) -> Region | None:
-    """Returns the region of a mask in a picture of another size; what is not empty stays so."""
+    """Returns the region of a mask in a picture of another size; it is None only if the mask is empty."""
     part = region(mask)
     if part is None or mask.shape == size:
         return part
@@ -223,7 +236,7 @@ def _scaled(mask: np.ndarray, size: tuple[int, int]) -> Region | None:
 
 
 def _page(picture: Image.Image, legend: list, note: str, title: str, *, sides: bool) -> Image.Image:
-    """Returns the picture with its title and its legend beside it."""
+    """Returns the picture with its title above and its legend beside it."""
     if sides:
         size = max(14, min(picture.size) // 28)
         mark_sides(picture, size // 2, picture.height - size // 2, picture.width - size, size)
@@ -240,7 +253,7 @@ def _page(picture: Image.Image, legend: list, note: str, title: str, *, sides: b
 
 
 def _panel(legend: list, note: str, picture_width: int, height: int) -> Image.Image:
-    """Returns the legend in as many columns as it needs, of no width where there is nothing to say."""
+    """Returns the legend in as many columns as it needs. Its width is 0 if there is no text."""
     if not legend and not note:
         return Image.new("RGB", (0, height), BACKGROUND)
     font, columns, widths = _fit(legend, note, max(240, round(_WIDEST_LEGEND * picture_width)), height)
@@ -263,7 +276,7 @@ def _panel(legend: list, note: str, picture_width: int, height: int) -> Image.Im
 
 
 def _fit(legend: list, note: str, most: int, height: int):
-    """Returns the largest font that has room for the legend, its entries by column, and the columns' widths."""
+    """Returns the largest font for which the legend fits, the entries of each column, and the widths of the columns."""
     largest = max(_SMALLEST_FONT, min(22, height // 44))
     for size in range(largest, _SMALLEST_FONT - 1, -1):
         font = font_of(size)

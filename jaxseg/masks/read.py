@@ -12,11 +12,19 @@ import numpy as np
 from jaxseg.images.picture import ImageError
 from jaxseg.images.read import stem
 from jaxseg.masks.formats import PICTURES, Stack, open_coco, open_npy, open_npz, open_pictures
-from jaxseg.masks.results import classes_of, find_masks
+from jaxseg.masks.results import classes_of, find_masks, named_masks, read_summary
 from jaxseg.masks.write import file_names
 from jaxseg.vocabulary import labels
 
-__all__ = ["LoadedMasks", "class_pictures", "find_masks", "open_masks", "read_masks", "select"]
+__all__ = [
+    "LoadedMasks",
+    "class_pictures",
+    "find_masks",
+    "is_of_one_image",
+    "open_masks",
+    "read_masks",
+    "select",
+]
 
 SUFFIXES = (*PICTURES, ".npy", ".npz", ".json", ".dcm")
 _MAX_BYTES = 2**34  # of masks in memory, one byte per pixel: all classes of CXAS at 10,000 x 10,000
@@ -131,13 +139,31 @@ def select(names: Sequence[str], classes: str | Sequence[str] | None) -> tuple[i
     wanted = [labels.CXAS[k] for k in labels.select(labels.CXAS, classes)]
     missing = [name for name in wanted if name not in names]
     if missing:
-        raise ValueError(f"there are no masks of {', '.join(missing)}; there are {', '.join(names)}")
+        raise ValueError(f"masks of {', '.join(missing)} are missing; there are {', '.join(names)}")
     return tuple(sorted(names.index(name) for name in wanted))
 
 
 def class_pictures(folder: Path) -> list[Path]:
     """Returns the PNG and JPEG files of a folder, sorted by name."""
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES and not p.name.startswith("."))
+
+
+def is_of_one_image(path: Path, image: Path) -> bool:
+    """Returns whether a path holds the masks of one image; otherwise `find_masks` looks for them in it.
+
+    This is true for a file. It is true for a folder with pictures (one per class), unless the folder has a jaxseg
+    summary or contains masks with the name of the image.
+
+    Args:
+      path: an existing file or folder.
+      image: file of the image.
+
+    Raises:
+      ValueError: the summary in the folder is damaged.
+    """
+    if not path.is_dir():
+        return True
+    return read_summary(path) is None and not named_masks(path, image) and bool(class_pictures(path))
 
 
 def _open(path: Path, image: Path | None, names: tuple[str, ...] | None) -> Stack:

@@ -1,6 +1,6 @@
-"""Writes the report of a folder: one HTML page with every image, its masks and its measurements.
+"""Writes a report: one HTML page with images, their masks and their measurements.
 
-One image is in memory at a time, and the page is written while they are read.
+One image is in memory at a time. The page is written while the images are read.
 """
 
 from collections import Counter
@@ -14,20 +14,19 @@ from jaxseg.files import atomic_file, printable, safe_name
 from jaxseg.masks.read import find_masks
 from jaxseg.masks.results import read_summary
 from jaxseg.report.catalogue import Catalogue
-from jaxseg.report.fitting import NO_PICTURE, NO_VALUES, SMALLER, fitting
+from jaxseg.report.fitting import NO_PICTURE, NO_VALUES, SMALLER, fit_blocks
 from jaxseg.report.page import block, frame, link
-from jaxseg.report.reading import Reading, read_image
-from jaxseg.report.settings import read_settings
+from jaxseg.report.reading import Reading, read_image, read_settings
 
 MAX_IMAGES = 5000
-MAX_OUTLINED = 200  # images; of more, pictures are small and their masks painted
+MAX_OUTLINED = 200  # images; if there are more, pictures are small and masks are painted on them
 MAX_BYTES = 100_000_000
-_FRAME, _BARE = 100_000, 3000  # bytes of a page without images, and that an image needs at least
-_SPARE = 0.05  # of all bytes, for classes that only the last images have
+_FRAME, _BARE = 100_000, 3000  # bytes: a page without images, and the least that an image needs
+_SPARE = 0.05  # share of the bytes that is kept for classes that only the last images have
 _LOSSES = {
     SMALLER: "{} of {} pictures are smaller or coarser than usual",
     NO_PICTURE: "{} of {} pictures are left out",
-    NO_VALUES: "of {} of {} images both picture and measurements are left out",
+    NO_VALUES: "both picture and measurements of {} of {} images are left out",
 }
 
 
@@ -45,30 +44,34 @@ def write_report(
     max_bytes: int = MAX_BYTES,
     on_image: Callable[[Path, str, tuple[str, ...]], None] | None = None,
 ) -> list[tuple[Path, str]]:
-    """Writes a page with images, their masks and measurements, whole or not at all.
+    """Writes a page with images, their masks and their measurements, completely or not at all.
 
-    Up to 200 images have outlines that the reader switches on and off; of more, small pictures show the masks of the
-    classes that a preview shows. The page is made to be passed on, so it names no patient: of a DICOM file it shows
-    no tag but one for which it cannot be read. It does show the names of files, and its links tell their place.
+    In a page of up to 200 images, the reader can switch the outlines of the masks on and off. If there are more images,
+    small pictures show the masks of the classes that a preview shows.
+
+    The page is made for sharing, so it does not identify patients: it contains no DICOM tags, except a tag that makes a
+    file unreadable, in the error message. It does contain file names, and its links contain paths.
 
     Args:
       images: from 1 to 5,000 files.
-      masks: a folder that `jaxseg.masks.read.find_masks` looks them up in, or a path for every image, as
-        `read_masks` takes it.
-      path: the page; what stands there is replaced.
-      root: folder of the images. They are shown by their path in it, and looked up in the same sub-folder of masks,
-        unless these have a summary. Not given: images are shown by their names.
-      title: of the page.
+      masks: a folder in which `jaxseg.masks.read.find_masks` looks for the masks, or one path per image, which
+        `read_masks` reads.
+      path: file of the page; an existing file is replaced.
+      root: folder of the images. The page shows their paths relative to it, and their masks are looked up in the same
+        sub-folder of `masks`, unless `masks` has a summary. None means that the page shows only file names.
+      title: title of the page.
       features: what to measure, as `jaxseg.anatomy.measure.features.find_all` takes it. Masks are measured as they are
-        stored, on the grid of their image.
-      classes: labels or groups to show and measure; scores use those they need in any case. Not given: all.
+        stored, on the pixel grid of their image.
+      classes: labels or groups to show and measure; None means all. Scores always use the classes that they need.
       intensity: how grey values are shown, as in `read_picture`.
-      sides: whether to mark the patient's right and left, as they are in frontal pictures that are not mirrored.
-      max_bytes: of the page. To keep it, pictures become smaller, and then fewer; the page says so.
-      on_image: called after every image with its path, the reason why it failed or "", and the notes of reading it.
+      sides: whether to mark the patient's right and left; correct for frontal pictures that are not mirrored.
+      max_bytes: largest size of the page, in bytes. If it is not enough, pictures become smaller, and then some are
+        left out; the page says so.
+      on_image: function that is called after every image with its path, the reason of a failure or "", and the warnings
+        of reading it.
 
     Returns:
-      The images that could not be shown, with reasons; they are listed in the page.
+      The images that could not be shown, with the reasons. The page lists them, too.
 
     Raises:
       ValueError: the number of images or bytes is out of range, a feature is unknown, the summary of the masks is
@@ -103,13 +106,19 @@ def write_report(
             if on_image is not None:
                 on_image(image, reason, reading.notes if reading else ())
         if len(failures) == len(images):
-            raise ValueError(f"no image can be shown, of {len(images)}; the first, {images[0]}: {failures[0][1]}")
+            raise ValueError(f"none of the {len(images)} images can be shown; the first, {images[0]}: {failures[0][1]}")
         page.finish()
     return failures
 
 
 class _Page:
-    """A page while it is written, and how much room it has left."""
+    """A page that is being written.
+
+    Attributes:
+      about: the data that all images have in common.
+      left: number of images that are still to be written.
+      losses: how many images were shown with which loss.
+    """
 
     def __init__(self, file: BinaryIO, about: dict, count: int, max_bytes: int):
         before, after = frame(about["title"])
@@ -121,7 +130,11 @@ class _Page:
         self.file.write(before.encode("utf-8"))
 
     def blocks(self, record: dict, reading: Reading) -> str:
-        """Returns an image as there is room for it; ValueError where it has too many classes."""
+        """Returns the blocks of the next image, made to fit the remaining room.
+
+        Raises:
+          ValueError: the page would have too many classes.
+        """
         self.catalogue.add(reading.names, reading.values)
         record |= {"size": reading.pixels.shape, "spacing": reading.has_spacing}
         known = len(self.catalogue.classes), len(self.catalogue.columns)
@@ -129,7 +142,7 @@ class _Page:
             self.known, self.end_bytes = known, len(self._end())
         room = (self.max_bytes * (1 - _SPARE) - self.file.tell() - self.end_bytes) / self.left
         number, outlined = self.count - self.left, self.about["outlined"]
-        text, loss = fitting(record, reading, self.catalogue, number=number, outlined=outlined, room=room)
+        text, loss = fit_blocks(record, reading, self.catalogue, number=number, outlined=outlined, room=room)
         self.losses[loss] += 1
         return text
 
@@ -139,7 +152,7 @@ class _Page:
         self.left -= 1
 
     def finish(self) -> None:
-        """Writes what all images have in common."""
+        """Writes the data that all images have in common, and the end of the page."""
         self.file.write(self._end())
 
     def _end(self) -> bytes:
@@ -151,18 +164,21 @@ class _Page:
 def _check(images: list[Path], masks: Path | Sequence[Path], max_bytes: int) -> None:
     count = len(images)
     if not 1 <= count <= MAX_IMAGES:
-        raise ValueError(f"a report shows from 1 to {MAX_IMAGES:,} images, got {count:,}; make one a sub-folder")
+        raise ValueError(f"a report shows from 1 to {MAX_IMAGES:,} images, got {count:,}; write several reports")
     if not isinstance(masks, str | Path) and len(masks) != count:
-        raise ValueError(f"masks must be a folder, or as many as the {count:,} images; got {len(masks):,}")
+        raise ValueError(f"masks must be a folder or one path per image: {count:,} images, got {len(masks):,} paths")
     least = _FRAME + _BARE * count
     if max_bytes < least:
         raise ValueError(f"max_bytes must be at least {least:,} for {count:,} images, got {max_bytes:,}")
 
 
 def _searcher(images: list[Path], folder: Path, root: Path | None) -> Callable[[Path], Path]:
-    """Returns what finds the masks of an image in a folder, where no two images may share them by their names alone."""
+    """Returns the function that finds the masks of an image in a folder.
+
+    Without a summary, masks are found by the name of the image. Two images with the same name are refused.
+    """
     if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder; give that of the masks")
+        raise ValueError(f"{folder} is not a folder; give the folder of the masks")
     if read_summary(folder) is not None:
         return lambda image: find_masks(folder, image)
     mirrored = {image: folder / image.parent.relative_to(root) if root else folder for image in images}
@@ -172,7 +188,7 @@ def _searcher(images: list[Path], folder: Path, root: Path | None) -> Callable[[
     def find(image: Path) -> Path:
         count = counts[places[image], safe_name(image.stem)]
         if count > 1:
-            raise ValueError(f"{count} images are called {image.stem}; whose masks those of that name are is unknown")
+            raise ValueError(f"{count} images are called {image.stem}: it is unknown to which of them the masks belong")
         return find_masks(places[image], image)
 
     return find
@@ -184,7 +200,7 @@ def _shown_name(image: Path, root: Path | None) -> str:
 
 
 def _describe(error: Exception, image: Path, masks: Path | Sequence[Path]) -> str:
-    """An error as one line, which stands beside the image's name and may be passed on: without folders."""
+    """Returns an error as one line without paths of folders, for a page that may be shared."""
     if isinstance(error, MemoryError):
         return "too large for the memory of this machine"
     if isinstance(error, OSError):

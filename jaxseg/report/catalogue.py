@@ -1,4 +1,4 @@
-"""The classes and columns of a page; both grow while images are read, and keep their numbers and colours."""
+"""The classes and columns of a page. They are added while images are read; their numbers never change."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -9,20 +9,21 @@ from jaxseg.palette import palette
 from jaxseg.report.reading import Column, unit
 from jaxseg.vocabulary import labels
 
-MAX_CLASSES = 2000  # of all images together
+MAX_CLASSES = 2000  # in all images together
 _MAX_COLOURS = 1000
-_TABLE_CLASSES = ("heart", "right lung", "left lung")  # whose measurements the table shows at first
+_TABLE_CLASSES = ("heart", "right lung", "left lung")  # the table shows their measurements by default
 
 
 @dataclasses.dataclass
 class Catalogue:
-    """What the images of a page have.
+    """The classes and columns of all images of a page.
 
     Attributes:
-      classes: name -> number.
-      ranks: name -> place in the palette; what is shown at first gets the colours that differ most.
-      shown: the classes that are shown at first.
-      columns: column -> number.
+      classes: maps the name of a class to its number.
+      ranks: maps the name of a class to its place in the palette. The classes shown by default come first: they get the
+        colours that differ most.
+      shown: names of the classes that are shown by default.
+      columns: maps a column to its number.
     """
 
     classes: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -31,14 +32,14 @@ class Catalogue:
     columns: dict[Column, int] = dataclasses.field(default_factory=dict)
 
     def add(self, names: Sequence[str], columns: Iterable[Column]) -> None:
-        """Takes in the classes and columns of an image.
+        """Adds the classes and columns of an image.
 
         Raises:
-          ValueError: the page would have too many classes; nothing was taken in then.
+          ValueError: the page would have too many classes; in this case nothing was added.
         """
         new = [name for name in names if name not in self.classes]
         if len(self.classes) + len(new) > MAX_CLASSES:
-            raise ValueError(f"with its classes the page would have more than {MAX_CLASSES:,}; choose with classes")
+            raise ValueError(f"the page would have more than {MAX_CLASSES:,} classes; choose some with classes")
         shown = [name for name in preview_classes(names) if name not in self.classes]
         self.shown.update(shown)
         for name in new:
@@ -49,11 +50,11 @@ class Catalogue:
             self.columns.setdefault(column, len(self.columns))
 
     def colours(self, names: Sequence[str]):
-        """Returns the colours of classes, (K, 3) uint8."""
+        """Returns the colours of K classes, (K, 3) uint8."""
         return palette(min(len(self.ranks), _MAX_COLOURS))[[self.ranks[name] % _MAX_COLOURS for name in names]]
 
     def content(self) -> dict:
-        """Returns all of it as the page's program reads it."""
+        """Returns the classes, groups and columns in the form that the script of the page reads."""
         names = list(self.classes)
         colours = [f"#{bytes(colour).hex()}" for colour in self.colours(names)] if names else []
         classes = [
@@ -66,18 +67,18 @@ class Catalogue:
         return {"classes": classes, "groups": self._groups(), "kinds": kinds, "columns": columns}
 
     def _groups(self) -> list[dict]:
-        """The groups of CXAS, where all classes are of it."""
+        """Returns the groups of CXAS with two or more classes in the page; none if the page has other classes."""
         if not set(self.classes) <= set(labels.CXAS):
             return []
         groups = []
         for name, members in labels.CXAS_GROUPS.items():
-            there = {self.classes[labels.CXAS[k]] for k in members if labels.CXAS[k] in self.classes}
-            if len(there) > 1:
-                groups.append({"name": name, "members": sorted(there)})
+            present = {self.classes[labels.CXAS[k]] for k in members if labels.CXAS[k] in self.classes}
+            if len(present) > 1:
+                groups.append({"name": name, "members": sorted(present)})
         return groups
 
     def _columns(self, endings: list[str]) -> list[tuple[int, int, bool]]:
-        """The place of a column's ending, the number of its class or -1, and whether the table shows it at first."""
+        """Returns per column: index of its ending, number of its class or -1, whether the table shows it by default."""
         first = next((column.ending for column in self.columns if column.class_name), "")
         preferred = [name for name in _TABLE_CLASSES if name in self.classes]
         in_table = preferred or [name for name in self.classes if name in self.shown][:3]

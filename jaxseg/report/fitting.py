@@ -1,4 +1,4 @@
-"""What a page holds of one image: as much as there is room for."""
+"""The blocks of one image in a page: as much content as there is room for."""
 
 import math
 from collections.abc import Iterator
@@ -11,24 +11,29 @@ from jaxseg.report.outlines import figure_size, jpeg, outline, painted, reduced,
 from jaxseg.report.page import block
 from jaxseg.report.reading import Reading
 
-# From the best on: longer side of the picture, quality of its JPEG, tolerance of the outlines.
+# From the best to the smallest: longer side of the picture, JPEG quality, and tolerance of the outlines.
 _OUTLINED = ((768, 82, 0.75), (640, 70, 1.0), (512, 55, 2.0), (256, 50, 3.0))
 _PAINTED = ((256, 78), (256, 60), (192, 50), (128, 45))
 
 WHOLE, SMALLER, NO_PICTURE, NO_VALUES = "whole", "smaller", "no picture", "no values"
 
 
-def fitting(
+def fit_blocks(
     record: dict, reading: Reading, catalogue: Catalogue, *, number: int, outlined: bool, room: float
 ) -> tuple[str, str]:
-    """Returns the blocks of an image, and what had to be left out: `WHOLE` (nothing), `SMALLER`, and so on.
+    """Returns the blocks of an image that fit a number of bytes.
 
     Args:
-      record: name and links.
-      reading: what is to be shown; the catalogue has its classes and columns.
-      number: of the image in the page.
-      outlined: whether the masks are outlines beside the picture, or painted on it.
-      room: in bytes. The poorest blocks are returned even where they do not fit.
+      record: name, links and other facts of the image.
+      reading: the image with its masks and measurements.
+      catalogue: classes and columns of the page; it contains those of the image.
+      number: position of the image in the page.
+      outlined: whether the masks are outlines that the reader can switch, or painted on the picture.
+      room: number of bytes. The smallest blocks are returned even if they do not fit.
+
+    Returns:
+      The blocks, and what they lack: `WHOLE` (nothing), `SMALLER` (the picture is smaller or coarser), `NO_PICTURE`, or
+      `NO_VALUES` (neither picture nor measurements).
     """
     rich = record | _measured(reading, catalogue)
     text = block(rich, class_="record")
@@ -42,11 +47,11 @@ def fitting(
 
 
 def _pictures(reading: Reading, catalogue: Catalogue, *, outlined: bool) -> Iterator[tuple[str, dict]]:
-    """Yields pictures with their masks, each of fewer bytes than the one before; made when they are asked for."""
+    """Yields pictures with their masks, each of fewer bytes than the one before, and what they lack."""
     shape, last = reading.pixels.shape, None
     if outlined:
         pixels = np.count_nonzero(reading.masks, axis=(1, 2))
-        large_first = [k for k in np.argsort(-pixels, kind="stable") if pixels[k]]  # small ones stay in sight
+        large_first = [k for k in np.argsort(-pixels, kind="stable") if pixels[k]]  # so that small ones stay visible
         for side, quality, tolerance in _OUTLINED:
             size = figure_size(shape, side)
             small = resized(reading.pixels, size)
@@ -67,7 +72,7 @@ def _pictures(reading: Reading, catalogue: Catalogue, *, outlined: bool) -> Iter
 
 
 def _measured(reading: Reading, catalogue: Catalogue) -> dict:
-    """Values by number of their column, null where there is none, and the columns of every reason."""
+    """Returns the values in the order of the columns (None if there is none), and the columns of each reason."""
     values: list = [None] * (1 + max((catalogue.columns[column] for column in reading.values), default=-1))
     for column, value in reading.values.items():
         values[catalogue.columns[column]] = _rounded(value)
@@ -78,7 +83,7 @@ def _measured(reading: Reading, catalogue: Catalogue) -> dict:
 
 
 def _rounded(value: float) -> float | int | None:
-    """A number with six digits: more say nothing of a mask."""
+    """Returns a number with six significant digits, which suffice for a mask; None if it is not finite."""
     if isinstance(value, (int, np.integer)):
         return int(value)
     return float(f"{value:.6g}") if math.isfinite(value) else None

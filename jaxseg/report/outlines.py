@@ -1,4 +1,4 @@
-"""Masks in the size of a figure: as outlines in the syntax of SVG, and painted over a small picture."""
+"""Masks at the size of a figure: as SVG outlines, or painted over a small picture."""
 
 import base64
 import io
@@ -12,25 +12,35 @@ from jaxseg.draw.overlay import overlay
 
 
 def figure_size(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """Returns height and width of a figure whose longer side has at most `side` pixels; small ones keep their size."""
+    """Returns the height and width of a figure whose longer side has at most `side` pixels.
+
+    Smaller images keep their size.
+
+    >>> figure_size((2000, 1000), 500)
+    (500, 250)
+    """
     scale = min(1.0, side / max(size))
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Returns an (H, W) uint8 picture in another size."""
+    """Returns an (H, W) uint8 picture at another size (height, width)."""
     if pixels.shape == size:
         return pixels
     return np.asarray(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.LANCZOS))
 
 
 def reduced(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Returns an (H, W) bool mask in a smaller size: what is at least half covered; what is not empty stays so."""
+    """Returns an (H, W) bool mask at a smaller size (height, width).
+
+    A pixel of the result belongs to the mask if at least half of it is covered. If there is no such pixel, all pixels
+    that the mask touches belong to it, so that a mask becomes empty only if it was empty before.
+    """
     if mask.shape == size:
         return mask
     grey = Image.fromarray(np.where(mask, np.uint8(255), np.uint8(0)))
     shades = np.asarray(grey.resize(size[::-1], Image.Resampling.BOX))
-    if not shades.any() and mask.any():  # thinner than a 500th of a pixel of the figure
+    if not shades.any() and mask.any():  # so small that every shade was rounded to 0
         rows, columns = np.nonzero(mask)
         shades = np.zeros(size, np.uint8)
         shades[rows * size[0] // mask.shape[0], columns * size[1] // mask.shape[1]] = 255
@@ -38,16 +48,16 @@ def reduced(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def outline(mask: np.ndarray, tolerance: float) -> str:
-    """Returns the outlines of a mask, holes too, as the path data of SVG, to be filled by the even-odd rule.
+    """Returns the outlines of a mask and of its holes as SVG path data, for the even-odd fill rule.
 
-    Coordinates are whole numbers, the centres of pixels, counted from that of the first pixel.
+    The coordinates are integers: pixel centres, with the centre of the first pixel at (0, 0).
 
     Args:
       mask: (H, W) bool.
-      tolerance: how far what is left out may lie from the path, in pixels.
+      tolerance: largest distance in pixels between the path and contour points that it leaves out.
 
     Returns:
-      "" for an empty mask.
+      The path data, or "" for an empty mask.
     """
     if not mask.any():
         return ""
@@ -55,13 +65,16 @@ def outline(mask: np.ndarray, tolerance: float) -> str:
 
 
 def painted(pixels: np.ndarray, masks: Sequence[np.ndarray], colours: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Returns a picture of (h, w) = `size` with the masks over it, (h, w, 3) uint8.
+    """Returns a picture with masks painted over it.
 
     Args:
       pixels: (H, W) uint8.
-      masks: K of (H, W) bool.
+      masks: K masks, each (H, W) bool.
       colours: (K, 3) uint8.
-      size: height and width of the result.
+      size: height h and width w of the result.
+
+    Returns:
+      (h, w, 3) uint8.
     """
     small = np.array([reduced(mask, size) for mask in masks], bool).reshape(-1, *size)
     return overlay(resized(pixels, size), small, colors=colours)
@@ -75,7 +88,7 @@ def jpeg(pixels: np.ndarray, quality: int) -> str:
 
 
 def _path(points: np.ndarray) -> str:
-    """A closed polygon, (N, 2): its first point, then steps from point to point."""
+    """Returns the path data of a closed polygon, (N, 2): its first point, then the steps between points."""
     x, y = points[0]
-    steps = np.diff(points, axis=0).tolist() or [(0, 0)]  # of a single pixel the round end of a line is seen
+    steps = np.diff(points, axis=0).tolist() or [(0, 0)]  # round line ends make a single pixel visible
     return f"M{x} {y}l" + " ".join(f"{dx} {dy}" for dx, dy in steps) + "z"

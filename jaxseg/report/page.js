@@ -1,5 +1,5 @@
 "use strict";
-// Every text that comes from a file is set as text, never as HTML.
+// Text from files is always set as text, never as HTML.
 
 const byId = (id) => document.getElementById(id);
 const about = JSON.parse(byId("about").textContent);
@@ -45,7 +45,7 @@ function number(value) {
 }
 
 function inColumn(value, { unit }) {
-  return unit || Number.isInteger(value) ? number(value) : value.toFixed(3); // ratios stand below each other
+  return unit || Number.isInteger(value) ? number(value) : value.toFixed(3); // equal decimals align ratios in a column
 }
 
 function columnName(column) {
@@ -61,9 +61,9 @@ function valueOf(record, k) {
 
 function reasonOf(record, k) {
   if (record.error) return record.error;
-  if (!record.values) return "left out: there was no room for it in the page";
+  if (!record.values) return "left out: the page has no room for it";
   const found = record.reasons.find(([, of]) => of.includes(k));
-  return found ? found[0] : "this image has no such class, or its file does not tell the size of a pixel";
+  return found ? found[0] : "this image does not have this class, or its file does not give the size of a pixel";
 }
 
 function cell(record, k, tag = "td") {
@@ -94,7 +94,7 @@ function search(input, list) {
   input.addEventListener("input", apply);
 }
 
-// ---- the head of the page
+// ---- header
 
 function showHead() {
   const failed = records.filter((record) => record.error);
@@ -107,8 +107,8 @@ function showHead() {
   ].filter(Boolean).join(" · ");
   for (const [name, value] of Object.entries(about.settings))
     byId("settings").append(element("div", {}, element("dt", {}, name), element("dd", {}, value)));
-  const notes = about.notes.map((note) => `${note}, so that the page does not become too large.`);
-  if (!about.outlined) notes.push("The pictures are small and show a fixed choice of classes: there are too many to switch.");
+  const notes = about.notes.map((note) => `${note}, to limit the size of the page.`);
+  if (!about.outlined) notes.push("The pictures are small and show a fixed choice of classes, because there are many images.");
   byId("notes").textContent = notes.join(" ");
   byId("notes").hidden = !notes.length;
   if (failed.length) {
@@ -152,7 +152,7 @@ function sortBy(column) {
   order.sort((a, b) => {
     if (column === null) return direction * compareNames(records[a].name, records[b].name) || a - b;
     const [first, second] = [valueOf(records[a], column), valueOf(records[b], column)];
-    if (first === null || second === null) return (first === null) - (second === null) || a - b; // gaps come last
+    if (first === null || second === null) return (first === null) - (second === null) || a - b; // missing values come last
     return direction * (first - second) || a - b;
   });
   showTable();
@@ -224,8 +224,8 @@ function histogram(values, unit) {
     const box = { x: x(i) + 0.5, y: y(count), width: inner / counts.length - 1, height: y(0) - y(count), "data-count": count };
     made.append(drawing("rect", box, title));
   });
-  const widest = 6.5 * Math.max(...[...counts, 0].map((_, i) => edgeText(i).length)); // pixels, at most
-  const room = Math.max(widest + 6, 1.5 * widest - 4); // the last text ends at the border, the others are centred
+  const widest = 6.5 * Math.max(...[...counts, 0].map((_, i) => edgeText(i).length)); // upper bound in pixels
+  const room = Math.max(widest + 6, 1.5 * widest - 4); // the last label ends at the border, the others are centred
   const every = Math.ceil(counts.length * Math.max(1 / 5, room / inner));
   for (let i = 0; i <= counts.length; i += every) {
     const anchor = i === counts.length ? "end" : "middle";
@@ -253,10 +253,10 @@ function showHistograms() {
     figures.push(element("figure", {}, caption, ...(values.length ? [histogram(values, columns[k].unit || "ratio")] : [])));
   }
   byId("histograms").replaceChildren(...figures);
-  byId("histograms").hidden = records.length < 2; // of one image a histogram says nothing
+  byId("histograms").hidden = records.length < 2; // a histogram of one image is useless
 }
 
-// ---- images: a figure exists while it is near the screen
+// ---- images; a figure exists only while it is near the screen
 
 const figures = new Map();
 const cards = records.map(card);
@@ -286,7 +286,7 @@ function measurementsOf(record) {
     else if (valueOf(record, k) !== null || reasonIsKnown(record, k))
       scores.append(element("div", {}, element("dt", {}, columnName(column)), cell(record, k, "dd")));
   });
-  if (!record.values) return [element("p", { class: "faint" }, "The measurements are left out: there was no room for them in the page.")];
+  if (!record.values) return [element("p", { class: "faint" }, "The measurements are left out: the page has no room for them.")];
   const missing = record.reasons.filter(([, of]) => of.some((k) => columns[k].of < 0));
   const made = [scores];
   for (const [reason, of] of missing) {
@@ -327,12 +327,12 @@ function showFigure(figure) {
   const i = Number(figure.dataset.number);
   const script = byId(`picture-${i}`);
   if (!script) {
-    figure.replaceChildren(element("p", {}, "There was no room for this picture in the page."));
+    figure.replaceChildren(element("p", {}, "The page has no room for this picture."));
     return;
   }
   const { size: [height, width], jpeg, outlines = [] } = JSON.parse(script.textContent);
   const image = drawing("image", { href: `data:image/jpeg;base64,${jpeg}`, width, height });
-  const group = drawing("g", { transform: "translate(0.5 0.5)" }); // paths run through the centres of pixels
+  const group = drawing("g", { transform: "translate(0.5 0.5)" }); // coordinates of paths are centres of pixels
   const label = `${records[i].name}: the image with its masks`;
   const picture = drawing("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label }, image, group, ...sideMarks(width, height));
   const button = element("button", { type: "button" }, "Enlarge");

@@ -1,6 +1,6 @@
-"""The frame of the page: one HTML file with its style, its program and its data; the network is asked for nothing.
+"""The frame of a page: one HTML file with its style, its script and its data, which needs no network.
 
-Texts from files go into blocks of JSON, which the page's program shows as text: a name can be no HTML.
+Text from files is stored in blocks of JSON. The script shows it as text, so that a name is never parsed as HTML.
 """
 
 import base64
@@ -16,11 +16,11 @@ from pathlib import Path
 from jaxseg import __version__
 
 GENERATOR = '<meta name="generator" content="jaxseg '  # in the first bytes of every page
-_HEAD = 512
+_HEAD = 512  # number of these bytes
 
 
 def frame(title: str) -> tuple[str, str]:
-    """Returns what stands before the data of a page and what stands behind it."""
+    """Returns the parts of a page before and after its data; `title` is the title of the page."""
     style, script = _part("page.css"), _part("page.js")
     policy = "; ".join(
         (
@@ -39,7 +39,18 @@ def frame(title: str) -> tuple[str, str]:
 
 
 def block(content: dict | list, **attributes: str | int) -> str:
-    """Returns data as a block of JSON with these attributes; in ASCII, and without a character that HTML knows."""
+    """Returns data as a script element of JSON.
+
+    Args:
+      content: the data; numbers must be finite.
+      **attributes: attributes of the element; a trailing "_" is removed, as in `class_`.
+
+    Returns:
+      ASCII text; the data in it has no characters with a meaning in HTML.
+
+    Raises:
+      ValueError: a number is not finite.
+    """
     text = json.dumps(content, separators=(",", ":"), allow_nan=False)
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -48,14 +59,18 @@ def block(content: dict | list, **attributes: str | int) -> str:
 
 
 def link(target: Path, page: Path) -> str:
-    """Returns the address of a file or folder as a page links to it: relative where possible.
+    """Returns the address with which a page links to a file or folder, relative if possible.
 
-    A relative address starts with "./" or "../", so that no file name is taken for a scheme such as "javascript:".
+    A relative address starts with "./" or "../", so that a file name is never read as a scheme such as "javascript:".
+
+    Args:
+      target: the file or folder.
+      page: the file of the page.
     """
-    here, there = os.path.abspath(page.parent), os.path.abspath(target)  # links are kept
+    here, there = os.path.abspath(page.parent), os.path.abspath(target)  # symbolic links are not resolved
     try:
         relative = os.path.relpath(there, here)
-    except ValueError:  # another drive of Windows
+    except ValueError:  # on Windows, another drive
         return Path(there).as_uri()
     quoted = urllib.parse.quote(os.fsencode(relative.replace(os.sep, "/")))
     return quoted if quoted == ".." or quoted.startswith("../") else f"./{quoted}"
@@ -65,7 +80,7 @@ def is_report(path: Path) -> bool:
     """Returns whether a file is a page that jaxseg wrote.
 
     Raises:
-      OSError: it cannot be read.
+      OSError: the file cannot be read.
     """
     with path.open("rb") as file:
         return GENERATOR.encode("ascii") in file.read(_HEAD)
@@ -76,5 +91,5 @@ def _part(name: str) -> str:
 
 
 def _digest(text: str) -> str:
-    """The name by which a content security policy allows this text and no other."""
+    """Returns the hash by which a content security policy allows only this text."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")

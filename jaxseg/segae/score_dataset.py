@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from jaxseg.draw.save import save_picture
+from jaxseg.draw.pictures import save_picture
 from jaxseg.files import sweep
 from jaxseg.folder_runs.ledger import locked_folder
 from jaxseg.segae.cases import Case, Record, find_cases, score_cases

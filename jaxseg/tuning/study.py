@@ -1,8 +1,8 @@
 """The study of a search: optuna's journal, a file that can be opened again after the process has ended in any way.
 
-It needs optuna (extra `tune`), which keeps the trials in a format of its own; `jaxseg.folder_runs.ledger` would store
-them a second time. The sampled values depend only on the seed and on earlier trials, not on how often the
-file was opened.
+It needs optuna (extra `tune`), which stores the trials in its own format; a `jaxseg.folder_runs.ledger.Ledger` would
+store them a second time. The sampled values depend only on the seed and on earlier trials, not on how often the file
+was opened.
 """
 
 import dataclasses

@@ -9,8 +9,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from jaxseg.draw.pictures import save_picture
 from jaxseg.draw.plots import Axis, parallel_coordinates
-from jaxseg.draw.save import save_picture
 from jaxseg.files import atomic_file
 from jaxseg.text_table import text_table
 from jaxseg.training.config.config import read_config, write_config

@@ -1,8 +1,8 @@
-"""Codes of the structures that the models segment: SNOMED CT where DICOM knows one, else our scheme (pure data).
+"""Codes of the segmented structures: SNOMED CT if DICOM lists a code, otherwise the private scheme 99JAXSEG.
 
-A structure is a category, a type and modifiers. Sides are modifiers (left lung: "Lung", "Left"); only what has a name
-of its own is named by its type alone (left atrium, middle lobe of right lung). The meanings are those of DICOM PS3.16,
-as in pydicom.sr.codedict.
+A structure has a category, a type and modifiers. Sides are modifiers (left lung: "Lung", "Left"). Only structures with
+a specific term have the side in their type (left atrium, middle lobe of right lung). The meanings are those of
+DICOM PS3.16, as in `pydicom.sr.codedict`.
 """
 
 import dataclasses
@@ -10,12 +10,18 @@ import hashlib
 import re
 
 SNOMED, PRIVATE = "SCT", "99JAXSEG"
-LONG_STRING = 64  # characters in DICOM's value representation LO
+LONG_STRING = 64  # characters; the limit of DICOM's value representation LO
 
 
 @dataclasses.dataclass(frozen=True)
 class Code:
-    """A concept: its value (at most 16 characters), its coding scheme and its meaning (at most 64 characters)."""
+    """The code of a concept.
+
+    Attributes:
+      value: at most 16 characters.
+      scheme: designator of the coding scheme, such as "SCT".
+      meaning: at most 64 characters.
+    """
 
     value: str
     scheme: str
@@ -24,7 +30,13 @@ class Code:
 
 @dataclasses.dataclass(frozen=True)
 class SegmentCode:
-    """What a segment shows; `modifiers` say the side, the part and the number, in this order."""
+    """The codes of the structure that a segment shows.
+
+    Attributes:
+      category: such as "Anatomical Structure".
+      type: such as "Lung".
+      modifiers: side, part and number, in this order, as far as they apply.
+    """
 
     category: Code
     type: Code
@@ -36,13 +48,16 @@ def _snomed(value: str, meaning: str) -> Code:
 
 
 def long_string(text: str) -> str:
-    """Returns text as DICOM's value representation LO holds it: printable, no backslash, from 1 to 64 characters."""
+    """Returns text in a form that DICOM's value representation LO allows.
+
+    The result has from 1 to 64 printable characters and no backslash; characters that are not allowed become "_".
+    """
     kept = "".join(c if c.isprintable() and c != "\\" else "_" for c in text)
     return kept.strip()[:LONG_STRING].strip() or "_"
 
 
 def private_code(text: str) -> Code:
-    """Returns the code of our own scheme for a text: the same text always has the same value."""
+    """Returns the code of a text in the scheme 99JAXSEG; the same text always has the same value."""
     value = hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:16]
     return Code(value, PRIVATE, long_string(text))
 
@@ -60,7 +75,7 @@ _PARTS = {
 _RIB = _snomed("113197003", "Rib")
 _MEDIASTINUM = _snomed("72410000", "Mediastinum")
 
-# Without a side, or with the side in the name.
+# Structures without a side, or with the side in the term.
 _SINGLE = {
     "spine": _snomed("421060004", "Spine"),
     "cervical spine": _snomed("122494005", "Cervical spine"),
@@ -91,7 +106,7 @@ _SINGLE = {
     "trachea": _snomed("44567001", "Trachea"),
     "tracheal bifurcation": _snomed("28700002", "Carina"),
 }
-# With a side, or without one for both.
+# Structures on both sides: a side is a modifier; without one, both sides are meant.
 _PAIRED = {
     "rib cartilage": _snomed("50016007", "Costal Cartilage"),
     "clavicle": _snomed("51299004", "Clavicle"),
@@ -103,7 +118,7 @@ _PAIRED = {
     "lung": _snomed("39607008", "Lung"),
     "lung upper lobe": _snomed("45653009", "Upper lobe of lung"),
     "lung lower lobe": _snomed("90572001", "Lower lobe of lung"),
-    # The zones of a radiograph, from the apex down; the labels call the lowest one the base.
+    # The zones of a radiograph from the apex down; in the labels, the lowest one is the base.
     "apical zone lung": _snomed("86598002", "Apex of Lung"),
     "upper zone lung": _snomed("281392002", "Upper zone of lung"),
     "mid zone lung": _snomed("281393007", "Middle zone of lung"),
@@ -148,13 +163,19 @@ _VERTEBRAE = {
 
 
 def code_for(label: str) -> SegmentCode:
-    """Returns what a label means; upper and lower case, "_" and " " are the same.
+    """Returns the codes of a label.
 
-    A rib is the type "Rib" with modifiers for side, anterior or posterior part, and number. A label that is not known
-    becomes a type of the scheme 99JAXSEG, with a value derived from its text.
+    A rib has the type "Rib" with modifiers for the side, the anterior or posterior part, and the number. An unknown
+    label gets a type of the scheme 99JAXSEG, with a value computed from its text.
 
     Args:
-      label: a class name of any model.
+      label: class name of any model. Upper and lower case are the same, and so are "_" and " ".
+
+    >>> code = code_for("left_lung")
+    >>> code.type.meaning, [modifier.meaning for modifier in code.modifiers]
+    ('Lung', ['Left'])
+    >>> code_for("implant").type.scheme
+    '99JAXSEG'
     """
     words = label.casefold().replace("_", " ").split()
     name = " ".join(words)
@@ -174,7 +195,7 @@ def code_for(label: str) -> SegmentCode:
 
 
 def _paired(name: str) -> tuple[Code, ...]:
-    """Returns the type and the modifiers of a name without its side; nothing where it is not known."""
+    """Returns the type and the modifiers of a name without its side, or () if the name is unknown."""
     name = _PLURALS.get(name, name)
     if name in _PAIRED:
         return (_PAIRED[name],)

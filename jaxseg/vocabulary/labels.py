@@ -1,10 +1,10 @@
-"""Label sets and groups of the published models (pure data). A class's index is its position."""
+"""Label sets and groups of the published models, and the selection of classes by name."""
 
 import difflib
 import json
 from pathlib import Path
 
-# CXAS, Seibold et al. 2023; indices are the channels of the published network.
+# CXAS, Seibold et al. 2023. The position of a label is its channel in the published network.
 CXAS = (
     "spine",
     "cervical spine",
@@ -167,8 +167,8 @@ CXAS = (
     "breast right",
 )
 
-# Group -> indices, in the order of the original. Five names are both a group and a label: the group wins, as in the
-# original; "label:trachea" picks the label alone.
+# Group -> indices, in the order of the original. Five names are both a group and a label: they mean the group, as in
+# the original. "label:trachea" means only the label.
 CXAS_GROUPS = {
     "cervical spine": tuple(range(4, 10)),
     "thoracic spine": (2, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22),
@@ -194,27 +194,39 @@ GROUPS = {CXAS: CXAS_GROUPS}
 
 
 def numbered(count: int) -> tuple[str, ...]:
-    """Returns `count` placeholder names: class_000, class_001, ..."""
+    """Returns `count` placeholder names.
+
+    >>> numbered(2)
+    ('class_000', 'class_001')
+    """
     return tuple(f"class_{i:03d}" for i in range(count))
 
 
 def select(names: tuple[str, ...], wanted: str | list[str] | tuple[str, ...] | None) -> tuple[int, ...]:
-    """Returns the indices of the wanted classes, each once, in the order of the label set.
+    """Returns the indices of classes, each once, in the order of the label set.
 
     Args:
-      names: the label set of a model.
-      wanted: label or group names, a list or one comma-separated string; upper and lower case are the
-        same, "label:NAME" never means a group. None: all classes.
+      names: (K,) label set of a model.
+      wanted: names of labels or groups, as a list or as one string separated by commas. Upper and lower case are the
+        same. "label:NAME" never means a group. None means all classes.
+
+    Returns:
+      Indices from 0 to K - 1, in ascending order.
 
     Raises:
-      ValueError: a name is unknown; the nearest names are suggested.
+      ValueError: no name was given, or a name is unknown; the message suggests similar names.
+
+    >>> select(CXAS, "heart, lung halves")
+    (121, 135, 136)
+    >>> select(CXAS, "trachea"), select(CXAS, "label:trachea")  # the group, and the label of the same name
+    ((154, 155), (154,))
     """
     if wanted is None:
         return tuple(range(len(names)))
     parts = [str(part).strip() for part in (wanted.split(",") if isinstance(wanted, str) else wanted)]
     parts = [part for part in parts if part]
     if not parts:
-        raise ValueError("no class was named; give label or group names separated by commas")
+        raise ValueError("no class was named; give names of labels or groups, separated by commas")
     labels = {name.lower(): (i,) for i, name in enumerate(names)}
     groups = {name.lower(): members for name, members in GROUPS.get(names, {}).items()}
     known = {f"label:{name}": members for name, members in labels.items()} | labels | groups
@@ -225,15 +237,23 @@ def select(names: tuple[str, ...], wanted: str | list[str] | tuple[str, ...] | N
 
 
 def read_names(path: Path) -> tuple[str, ...]:
-    """Reads class names from a JSON file: a list, or `label_dict` / a mapping from index to name (`paxray.json`).
+    """Reads class names from a JSON file.
+
+    Args:
+      path: file with a list of names, a mapping from index to name, or such a mapping under the key "label_dict", as in
+        the data set's `paxray.json`.
+
+    Returns:
+      (K,) names.
 
     Raises:
-      ValueError: the file holds neither; OSError: it cannot be opened.
+      ValueError: the file is not JSON, or holds no such names.
+      OSError: the file cannot be opened.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is no JSON file: {error}") from None
+        raise ValueError(f"{path} is not a JSON file: {error}") from None
     if isinstance(content, dict):
         content = content.get("label_dict", content)
     if isinstance(content, dict):

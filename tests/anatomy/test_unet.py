@@ -1,4 +1,4 @@
-"""The U-Net against the original: every intermediate, every golden, both NNX modes, folded and not."""
+"""The U-Net compared with the original: every intermediate, every golden, both NNX modes, folded and unfolded."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from jaxseg.nn.inference import fold_batch_norm, for_inference
 from jaxseg.nn.layers import BatchNorm
 from jaxseg.weights.fill import fill
 
-NAMES = {  # ours -> the golden's
+NAMES = {  # our names -> the golden's names
     **{f"f{i}": f"feats_{i}_map" for i in range(1, 5)},
     "f5": "feats_last_map",
     **{f"up{i}": f"up{i}" for i in range(1, 5)},

@@ -1,4 +1,4 @@
-"""`jaxseg report`: the page of a run's results, and what it refuses."""
+"""`jaxseg report` writes a page about the results of a run, and its errors say what to do."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from PIL import Image
 
 @pytest.fixture
 def results(images):
-    """A folder with the masks of the two images of `images`, by their names."""
+    """Returns a folder with the masks of the two images in `images`, named after them."""
     folder = images.parent / "masks"
     folder.mkdir()
     for name in ("one.png", "two.jpg"):
@@ -27,7 +27,7 @@ def records(page) -> list[dict]:
     return [json.loads(text) for text in found]
 
 
-def test_a_report_of_what_segment_wrote(jaxseg_command, tiny, images, tmp_path):
+def test_a_report_shows_the_results_of_segment(jaxseg_command, tiny, images, tmp_path):
     code, _, err = jaxseg_command(
         "segment", "-i", images, "-o", tmp_path / "out", "--weights", tiny, "--classes", "heart, lung"
     )
@@ -42,7 +42,7 @@ def test_a_report_of_what_segment_wrote(jaxseg_command, tiny, images, tmp_path):
     assert "<title>images</title>" in page.read_text()
 
 
-def test_an_image_without_masks_is_told_and_the_page_is_written(jaxseg_command, images, results, tmp_path):
+def test_an_image_without_masks_is_reported_and_the_page_is_written(jaxseg_command, images, results, tmp_path):
     (results / "two.npy").unlink()
     code, _, err = jaxseg_command("report", "-i", images, "--masks", results, "-o", tmp_path / "r.html")
     assert (code, "Failed:" in err, "two.jpg: looked for the masks" in err) == (1, True, True), err
@@ -50,12 +50,14 @@ def test_an_image_without_masks_is_told_and_the_page_is_written(jaxseg_command, 
     assert [bool(record.get("error")) for record in records(tmp_path / "r.html")] == [False, True]
     (results / "one.npy").write_bytes(b"rubbish")
     code, _, err = jaxseg_command("report", "-i", images, "--masks", results, "-o", tmp_path / "other.html")
-    assert (code, "no image can be shown, of 2" in err) == (1, True), err
+    assert (code, "none of the 2 images can be shown" in err) == (1, True), err
     assert not (tmp_path / "other.html").exists()
 
 
 @pytest.mark.parametrize("masks", ["masks", "masks/one.npy", "pictures"])
-def test_a_single_image_takes_a_folder_a_file_or_its_pictures(jaxseg_command, images, results, tmp_path, masks):
+def test_masks_of_a_single_image_are_read_from_a_folder_a_file_or_pictures(
+    jaxseg_command, images, results, tmp_path, masks
+):
     (tmp_path / "pictures").mkdir()
     Image.fromarray(np.load(results / "one.npy")[0]).save(tmp_path / "pictures" / "heart.png")
     page = tmp_path / "r.html"
@@ -65,7 +67,7 @@ def test_a_single_image_takes_a_folder_a_file_or_its_pictures(jaxseg_command, im
     assert record["masks"].startswith("./masks/one.npy" if "masks" in masks else "./pictures")
 
 
-def test_only_reports_are_replaced_unasked(jaxseg_command, images, results, tmp_path):
+def test_files_that_are_not_reports_are_replaced_only_on_request(jaxseg_command, images, results, tmp_path):
     page = tmp_path / "r.html"
     arguments = ("report", "-i", images, "--masks", results, "-o", page)
     page.write_text("<p>mine</p>")
@@ -79,7 +81,7 @@ def test_only_reports_are_replaced_unasked(jaxseg_command, images, results, tmp_
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"-o": "r.png"}, "ends with .html"),
+        ({"-o": "r.png"}, "must end in .html"),
         ({"-o": "nowhere/r.html"}, "no such folder"),
         ({"--masks": "nowhere"}, "no such file or folder"),
         ({"--masks": "masks/one.npy"}, "is a file; give the folder"),
@@ -96,7 +98,7 @@ def test_a_wrong_command_line_says_what_is_wrong(jaxseg_command, images, results
     assert not list(tmp_path.glob("r.*"))
 
 
-def test_unknown_classes_are_told(jaxseg_command, images, results, tmp_path):
+def test_unknown_classes_are_reported(jaxseg_command, images, results, tmp_path):
     page = tmp_path / "r.html"
     code, _, err = jaxseg_command(
         "report", "-i", images, "--masks", results, "-o", page, "--classes", "class_007", "--features", "area"

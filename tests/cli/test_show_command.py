@@ -1,4 +1,4 @@
-"""`jaxseg show`: a picture of any masks over their image, and errors that say what to do."""
+"""`jaxseg show` draws any masks over their image, and its errors say what to do."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from jaxseg.vocabulary import labels
 
 @pytest.fixture
 def case(tmp_path):
-    """A phantom as a png file, and its masks as an npy file."""
+    """Returns a folder with a phantom as a .png file and its masks as an .npy file, and the masks."""
     image, masks = phantom.draw(0, 96)
     Image.fromarray(image).save(tmp_path / "one.png")
     np.save(tmp_path / "masks.npy", masks)
@@ -37,7 +37,7 @@ def test_masks_are_shown_with_their_names(case, jaxseg_command):
         assert shown.format == "JPEG"
 
 
-def test_options_change_the_picture(case, jaxseg_command):
+def test_each_option_changes_the_picture(case, jaxseg_command):
     folder, _ = case
     pictures = set()
     for options in ([], ["--alpha", "0"], ["--no-sides"], ["--title", "x"], ["--classes", "class_002"]):
@@ -65,7 +65,7 @@ def test_masks_are_found_in_the_results_of_segment(images, tiny, tmp_path, jaxse
         assert (code, err) == (0, "")
 
 
-def test_a_folder_of_class_pictures_is_read_as_it_is(case, jaxseg_command):
+def test_a_folder_with_one_picture_per_class_holds_the_masks_of_the_image(case, jaxseg_command):
     folder, masks = case
     (folder / "classes").mkdir()
     for name, mask in zip(("heart", "lung"), masks, strict=False):
@@ -74,7 +74,7 @@ def test_a_folder_of_class_pictures_is_read_as_it_is(case, jaxseg_command):
     assert jaxseg_command(*arguments, "-o", folder / "a.png")[0] == 0
 
 
-def test_a_folder_with_a_picture_an_image_is_searched(case, jaxseg_command):
+def test_a_folder_with_one_picture_per_image_is_searched(case, jaxseg_command):
     folder, masks = case
     (folder / "heart").mkdir()
     for name in ("one", "other"):
@@ -96,11 +96,11 @@ def test_a_folder_with_a_picture_an_image_is_searched(case, jaxseg_command):
         ({"--masks": "small.npy"}, 1, "the masks are 8 x 8, but the image is 96 x 96"),
         ({"--masks": "values.npy"}, 1, "values.npy: has values from 0 to 3"),
         ({"--classes": "hart"}, 2, "--classes: unknown class 'hart'"),
-        ({"--labels": "bad.json"}, 2, "--labels: .*bad.json is no JSON file"),
+        ({"--labels": "bad.json"}, 2, "--labels: .*bad.json is not a JSON file"),
         ({"-i": "masks.npy"}, 1, "masks.npy: cannot read .npy"),
     ],
 )
-def test_what_is_wrong_is_said_and_nothing_is_written(case, jaxseg_command, change, code, message):
+def test_errors_say_what_is_wrong_and_nothing_is_written(case, jaxseg_command, change, code, message):
     folder, masks = case
     np.save(folder / "small.npy", masks[:, :8, :8])
     np.save(folder / "values.npy", masks * np.uint8(3))
@@ -118,7 +118,7 @@ def test_what_is_wrong_is_said_and_nothing_is_written(case, jaxseg_command, chan
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
-def test_159_classes_are_shown_by_a_choice(case, jaxseg_command):
+def test_only_some_of_159_classes_are_shown_by_default(case, jaxseg_command):
     folder, masks = case
     np.save(folder / "all.npy", np.resize(masks, (len(labels.CXAS), 96, 96)))
     sizes = []

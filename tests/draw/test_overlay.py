@@ -1,4 +1,4 @@
-"""Masks over an image: fills and contours where the masks are, and nowhere else."""
+"""Fills and contours are painted where the masks are, and nowhere else."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def square(top: int, left: int, side: int, shape: tuple[int, int] = GREY.shape) 
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.floats(0, 1))
-def test_pixels_outside_masks_are_untouched(seed, alpha):
+def test_pixels_outside_masks_stay_unchanged(seed, alpha):
     rng = np.random.default_rng(seed)
     image = rng.integers(0, 256, (17, 23, 3), dtype=np.uint8)
     masks = rng.random((3, 17, 23)) > rng.random()
@@ -38,7 +38,7 @@ def test_fill_mixes_image_and_colour():
 
 
 @pytest.mark.parametrize(("side", "width"), [(64, 1), (800, 2)])
-def test_contour_is_inside_and_as_wide_as_the_image_asks(side, width):
+def test_a_contour_is_inside_its_mask_and_wider_in_large_images(side, width):
     image = np.zeros((side, side), np.uint8)
     mask = square(20, 20, 24, image.shape)
     painted = overlay(image, mask[None], alpha=0)
@@ -65,8 +65,8 @@ def test_a_small_class_stays_visible_on_a_large_one():
 
 def test_empty_classes_are_skipped():
     masks = np.stack([square(5, 5, 9), np.zeros_like(GREY, bool)])
-    alone = overlay(GREY, masks[:1], colors=palette(2)[:1])
-    np.testing.assert_array_equal(overlay(GREY, masks), alone)
+    without = overlay(GREY, masks[:1], colors=palette(2)[:1])
+    np.testing.assert_array_equal(overlay(GREY, masks), without)
     nothing = overlay(GREY, masks[1:])
     np.testing.assert_array_equal(nothing, np.repeat(GREY[..., None], 3, axis=2))
 
@@ -87,7 +87,7 @@ def test_empty_classes_are_skipped():
         ({"alpha": 1.5}, "alpha must be from 0 to 1, got 1.5"),
     ],
 )
-def test_overlay_refuses_what_does_not_fit(change, message):
+def test_bad_arguments_of_overlay_are_refused(change, message):
     given_ = {"image": GREY, "masks": np.zeros((2, 40, 60), bool)} | change
     with pytest.raises(ValueError, match=message):
         overlay(given_.pop("image"), given_.pop("masks"), **given_)

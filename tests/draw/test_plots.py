@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxseg.draw import plots
-from jaxseg.draw.legend import BACKGROUND
+from jaxseg.draw.pictures import BACKGROUND
 from jaxseg.draw.plots import GREY, MAX_ROWS, PAIR, Axis, Panel, count_bars, paired_bars, parallel_coordinates, scatter
 from jaxseg.palette import OKABE_ITO
 

@@ -1,4 +1,4 @@
-"""Masks over their image: in the right place at every size, with a legend that is complete and legible."""
+"""Masks are shown in the right place at every size, with a complete and legible legend."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from PIL import Image
 import jaxseg
 from jaxseg.datasets import phantom
 from jaxseg.draw import visualize as module
-from jaxseg.draw.legend import BACKGROUND
+from jaxseg.draw.pictures import BACKGROUND
 from jaxseg.draw.visualize import PREVIEW_CLASSES, preview, preview_classes, visualize
 from jaxseg.images.read import read_picture
 from jaxseg.masks.read import LoadedMasks, open_masks
@@ -39,7 +39,7 @@ def has(pixels: np.ndarray, colour) -> bool:
     st.tuples(st.integers(3, 200), st.integers(3, 200)),
     st.integers(0, 999),
 )
-def test_a_scaled_mask_is_where_the_mask_is(size, target, seed):
+def test_a_scaled_mask_has_the_place_of_the_mask(size, target, seed):
     rng = np.random.default_rng(seed)
     top, left = (int(rng.integers(0, side)) for side in size)
     mask = np.zeros(size, bool)
@@ -58,13 +58,13 @@ def test_a_scaled_mask_is_where_the_mask_is(size, target, seed):
 
 
 @pytest.mark.parametrize(("side", "shown"), [(64, 768), (512, 1024), (768, 768), (1600, 1600), (2000, 1600)])
-def test_small_images_grow_by_a_whole_number_and_large_ones_shrink(side, shown):
+def test_small_images_are_enlarged_by_a_whole_number_and_large_ones_reduced(side, shown):
     image = np.zeros((side // 2, side), np.uint8)
     page = visualize(image, np.zeros((1, side // 2, side), bool), sides=False)
     assert page.size == (shown, max(shown // 2, 240))
 
 
-def test_a_width_is_the_picture_s():
+def test_the_width_is_that_of_the_picture_without_the_legend():
     page = visualize(IMAGE, disc(), width=160, sides=False, labels=["heart"])
     assert page.height == 240
     picture = np.asarray(page)[:200, :160]
@@ -72,7 +72,7 @@ def test_a_width_is_the_picture_s():
     assert not has(np.asarray(page)[200:, :160], palette(1)[0])
 
 
-def test_fill_contour_and_the_image_are_in_their_places():
+def test_fill_contour_and_image_are_in_their_places():
     page = np.asarray(visualize(IMAGE, disc(), alpha=0.5, sides=False, width=80))
     colour = palette(1)[0].astype(int)
     assert page[50, 40].tolist() == np.rint((60 + colour) / 2).astype(int).tolist()
@@ -81,7 +81,7 @@ def test_fill_contour_and_the_image_are_in_their_places():
     np.testing.assert_array_equal(page[:20, :80], np.full((20, 80, 3), 60))
 
 
-def test_legend_lists_what_is_there_in_its_colours_and_never_lies_over_the_picture():
+def test_the_legend_lists_non_empty_classes_in_their_colours_beside_the_picture():
     masks = np.stack([disc(), np.zeros_like(IMAGE, bool), disc(20, 20, 8)])
     named = visualize(IMAGE, masks, labels=["heart", "liver", "lung"], sides=False)
     colours = palette(3)
@@ -92,7 +92,7 @@ def test_legend_lists_what_is_there_in_its_colours_and_never_lies_over_the_pictu
 
 
 def texts(monkeypatch) -> list[str]:
-    """What is written into the pictures that are made from now on."""
+    """Returns a list that receives the texts of all pictures drawn from now on."""
     written = []
     original = module.ImageDraw.ImageDraw.text
 
@@ -104,7 +104,7 @@ def texts(monkeypatch) -> list[str]:
     return written
 
 
-def test_empty_classes_are_named_only_where_they_were_asked_for(monkeypatch):
+def test_empty_classes_are_listed_only_if_they_were_named(monkeypatch):
     written = texts(monkeypatch)
     masks = np.stack([disc(), np.zeros_like(IMAGE, bool)])
     visualize(IMAGE, masks, labels=["heart", "liver"], sides=False)
@@ -115,7 +115,7 @@ def test_empty_classes_are_named_only_where_they_were_asked_for(monkeypatch):
     assert written == ["heart", "not found:", "liver"]
 
 
-def test_sides_and_title_are_written_and_can_be_left_out(monkeypatch):
+def test_sides_and_title_are_optional(monkeypatch):
     written = texts(monkeypatch)
     visualize(IMAGE, disc(), labels=["heart"], title="A title")
     assert sorted(written) == ["A title", "L", "R", "heart"]
@@ -139,7 +139,7 @@ def test_all_159_names_are_in_the_legend_of_a_large_picture(monkeypatch):
     assert page.width < 2 * 1024
 
 
-def test_a_legend_without_room_says_how_many_are_left_out(monkeypatch):
+def test_a_legend_without_room_reports_how_many_classes_it_leaves_out(monkeypatch):
     written = texts(monkeypatch)
     page = visualize(np.zeros((300, 300), np.uint8), cxas_masks((300, 300)), classes="all", width=300, sides=False)
     listed = [text for text in written if text in labels.CXAS]
@@ -148,7 +148,7 @@ def test_a_legend_without_room_says_how_many_are_left_out(monkeypatch):
     assert page.width <= 300 + 0.8 * 300 + 1
 
 
-def test_many_cxas_classes_are_shown_by_a_choice(monkeypatch):
+def test_a_choice_of_many_cxas_classes_is_shown_by_default(monkeypatch):
     written = texts(monkeypatch)
     by_default = preview(IMAGE, cxas_masks())
     assert [text for text in written if text in labels.CXAS] == list(PREVIEW_CLASSES)
@@ -167,11 +167,11 @@ def test_many_cxas_classes_are_shown_by_a_choice(monkeypatch):
         (labels.numbered(159), labels.numbered(159)),
     ],
 )
-def test_what_is_shown_by_default(names, expected):
+def test_classes_shown_by_default(names, expected):
     assert preview_classes(names) == tuple(expected)
 
 
-def test_colours_follow_the_class_not_its_place():
+def test_a_colour_belongs_to_its_class_whichever_classes_are_shown():
     colors = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)
     masks = np.stack([disc(20), disc(50), disc(80)])
     page = np.asarray(visualize(IMAGE, masks, labels=list("abc"), classes="b", colors=colors, sides=False))
@@ -180,7 +180,7 @@ def test_colours_follow_the_class_not_its_place():
     assert not has(page, colors[2])
 
 
-def test_every_kind_of_image_and_masks_gives_the_same_picture(tmp_path):
+def test_all_kinds_of_images_and_masks_give_the_same_picture(tmp_path):
     image, masks = phantom.draw(0, 64)
     Image.fromarray(image).save(tmp_path / "image.png")
     np.save(tmp_path / "masks.npy", masks)
@@ -201,14 +201,14 @@ def test_every_kind_of_image_and_masks_gives_the_same_picture(tmp_path):
         np.testing.assert_array_equal(np.asarray(shown), expected)
 
 
-def test_what_is_given_is_not_changed():
+def test_the_given_arrays_are_not_changed():
     image, masks = IMAGE.copy(), disc()
     visualize(image, masks)
     np.testing.assert_array_equal(image, IMAGE)
     np.testing.assert_array_equal(masks, disc())
 
 
-def test_nothing_to_list_needs_no_legend():
+def test_empty_masks_need_no_legend():
     page = visualize(np.zeros((768, 768), np.uint8), np.zeros((2, 768, 768), bool))
     assert page.size == (768, 768)
 
@@ -225,8 +225,8 @@ def test_the_page_is_dark_around_a_wide_picture():
         ({"masks": np.full((1, 100, 80), 2)}, "masks must be 0 and 1, got other values in int64"),
         ({"masks": np.full((1, 100, 80), 0.3)}, "masks must be 0 and 1, got other values in float64"),
         ({"masks": np.zeros(3)}, r"masks must be \(K, H, W\) or \(H, W\), got \(3,\)"),
-        ({"labels": ["a", "b"]}, "labels must be as many as the 1 masks, got 2"),
-        ({"labels": "heart"}, "labels must be a list of texts"),
+        ({"labels": ["a", "b"]}, "1 masks need as many labels, got 2"),
+        ({"labels": "heart"}, "labels must be a list of strings"),
         ({"classes": "hart", "labels": ["heart"]}, "unknown class 'hart'; did you mean 'heart'"),
         ({"colors": np.zeros((2, 3), int)}, r"colors must be \(1, 3\)"),
         ({"alpha": -0.1}, "alpha must be from 0 to 1, got -0.1"),
@@ -234,7 +234,7 @@ def test_the_page_is_dark_around_a_wide_picture():
         ({"image": np.zeros((3, 4, 5), np.uint8)}, r"image must be uint8"),
     ],
 )
-def test_what_does_not_fit_is_refused(change, message):
+def test_bad_arguments_are_refused(change, message):
     arguments = {"image": IMAGE, "masks": disc()} | change
     with pytest.raises(ValueError, match=message):
         visualize(**arguments)

@@ -1,4 +1,4 @@
-"""A ledger keeps entries, settings and facts on disk while work goes on, and notices settings that changed."""
+"""A ledger stores entries, settings and facts on disk during a run, and detects changed settings."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Folders of images and masks for reports, and what stands in a page."""
+"""Writes folders of images and masks for reports, and reads the content of a page."""
 
 import json
 from html.parser import HTMLParser
@@ -12,7 +12,7 @@ NAMES = ("right lung", "left lung", "heart")
 
 
 def masks_of(seed: int, size=(60, 50)) -> np.ndarray:
-    """(3, H, W) bool: two boxes and one between them, with a hole, all a little different by seed."""
+    """Returns masks, (3, H, W) bool: two boxes, and a box with a hole between them. The sizes vary with the seed."""
     height, width = size
     masks = np.zeros((3, height, width), bool)
     masks[0, 5:40, 4 : 18 + seed % 3] = True
@@ -23,7 +23,7 @@ def masks_of(seed: int, size=(60, 50)) -> np.ndarray:
 
 
 def write_pair(folder: Path, name: str, masks: np.ndarray, names=NAMES) -> tuple[Path, Path]:
-    """Writes an image, and its masks as a COCO file, which holds their names; returns both paths."""
+    """Writes an image, and its masks as a COCO file with their names; returns both paths."""
     from jaxseg.masks import coco
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -44,13 +44,13 @@ def write_pair(folder: Path, name: str, masks: np.ndarray, names=NAMES) -> tuple
 
 
 def write_pairs(folder: Path, count: int, *, size=(60, 50)) -> tuple[list[Path], list[Path]]:
-    """Writes a folder; returns its images and their masks."""
+    """Writes a folder of images and masks; returns the paths of both."""
     pairs = [write_pair(folder, f"image_{i:03d}.png", masks_of(i, size)) for i in range(count)]
     return [image for image, _ in pairs], [masks for _, masks in pairs]
 
 
 class Blocks(HTMLParser):
-    """The blocks of JSON in a page, as a browser's parser finds them."""
+    """Returns the JSON blocks of a page, as an HTML parser finds them."""
 
     def __init__(self, text: str):
         super().__init__()

@@ -157,8 +157,8 @@ def header(shape, descr="|b1") -> bytes:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "no .npy file"),
-        (b"\x93NUMPY\x01\x00\x10\x00not a header....", "no .npy file"),
+        (b"", "not a .npy file"),
+        (b"\x93NUMPY\x01\x00\x10\x00not a header....", "not a .npy file"),
         (header((3, 10**5, 10**5)), "the image is 100000 x 100000"),
         (header((10**9, 8, 8)), "1000000000 masks; from 1 to 1000 can be read"),
         (header((1000, 8192, 8192)), "cut off"),

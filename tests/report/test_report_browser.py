@@ -1,4 +1,4 @@
-"""The page in headless Chromium, opened from its file without a network."""
+"""The page works in headless Chromium, opened from its file without a network."""
 
 import shutil
 import time
@@ -18,7 +18,7 @@ HOSTILE = ("<script>alert(1)<", '"onmouseover="document.title=1', "<img src=x on
 
 @pytest.fixture(scope="module")
 def browser():
-    """One browser for all tests; it keeps what pages say on their console."""
+    """One browser for all tests; it keeps the messages of the console."""
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 
@@ -42,7 +42,7 @@ def which(program: str) -> str:
 
 
 def show(browser, page):
-    """Opens a page, waits for its first figure, and checks that nothing was said on the console."""
+    """Opens a page, waits for its first figure, and checks that the console has no messages."""
     browser.get(page.resolve().as_uri())
     until(lambda: browser.execute_script("return document.querySelectorAll('article').length > 0"))
     assert browser.get_log("browser") == []
@@ -51,7 +51,7 @@ def show(browser, page):
 def until(condition, seconds=5.0):
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "the page did not get there"
+        assert time.monotonic() < end, "the page did not reach the expected state"
         time.sleep(0.03)
 
 
@@ -64,7 +64,7 @@ def texts(browser, selector: str) -> list[str]:
 
 
 def paths(browser, number: int) -> list[str]:
-    """The names of the classes that are drawn in a figure."""
+    """Returns the names of the classes that are drawn in a figure."""
     browser.execute_script(f"document.getElementById('image-{number}').scrollIntoView()")
     until(lambda: ask(browser, f"!!document.querySelector('#image-{number} svg')"))
     return texts(browser, f"#image-{number} path title")
@@ -72,7 +72,7 @@ def paths(browser, number: int) -> list[str]:
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    """Five images, one of them without masks; CTR can be measured in all others but one."""
+    """A page of five images: one has no masks, and CTR can be measured in three of the others."""
     folder = tmp_path_factory.mktemp("report")
     names = (*NAMES, "right hemidiaphragm", "lung")
     for i in range(5):
@@ -87,7 +87,7 @@ def report(tmp_path_factory):
     return page
 
 
-def test_it_opens_from_its_file_without_a_word_on_the_console(browser, report):
+def test_it_opens_from_its_file_without_messages_on_the_console(browser, report):
     show(browser, report)
     assert browser.title == "Five images"
     assert texts(browser, "#facts") == ["5 images · 5 classes · 1 could not be shown"]
@@ -99,7 +99,7 @@ def test_it_opens_from_its_file_without_a_word_on_the_console(browser, report):
     assert browser.get_log("browser") == []
 
 
-def test_a_class_that_is_switched_off_leaves_the_picture(browser, report):
+def test_a_class_that_is_switched_off_disappears_from_the_picture(browser, report):
     show(browser, report)
     before, figure = paths(browser, 1), browser.find_element("css selector", "#image-1 figure")
     seen = figure.screenshot_as_png
@@ -113,7 +113,7 @@ def test_a_class_that_is_switched_off_leaves_the_picture(browser, report):
     assert figure.screenshot_as_png == seen
 
 
-def test_all_none_default_and_search_switch_what_is_listed(browser, report):
+def test_all_none_default_and_search_switch_the_listed_classes(browser, report):
     show(browser, report)
     browser.find_element("id", "none").click()
     assert paths(browser, 0) == []
@@ -145,7 +145,7 @@ def column(browser, number: int) -> list[str]:
     return texts(browser, f"#measurements tbody td:nth-child({number})")
 
 
-def test_columns_sort_by_mouse_and_keyboard_and_gaps_come_last(browser, report):
+def test_columns_sort_by_mouse_and_keyboard_with_missing_values_last(browser, report):
     show(browser, report)
     heads = texts(browser, "#measurements thead th")
     assert heads == ["File", "CTR", "SCD (px)", "right lung area (px)", "left lung area (px)", "heart area (px)"]
@@ -164,7 +164,7 @@ def test_columns_sort_by_mouse_and_keyboard_and_gaps_come_last(browser, report):
     assert column(browser, 1) == [f"image_{i}.png" for i in range(5)]
 
 
-def test_what_is_missing_tells_why(browser, report):
+def test_missing_values_give_their_reasons(browser, report):
     show(browser, report)
     missing = ask(browser, "Array.from(document.querySelectorAll('#measurements td.missing'), (e) => e.title)")
     assert "the mask of 'right hemidiaphragm' is empty" in missing
@@ -182,7 +182,7 @@ def test_the_filter_acts_on_table_images_and_histograms(browser, report):
     assert texts(browser, "#matches") == ["1 of 5 images"]
 
 
-def test_histograms_count_every_value_once_and_name_what_is_missing(browser, report):
+def test_histograms_count_every_value_once_and_the_missing_ones(browser, report):
     show(browser, report)
     captions = texts(browser, "#histograms figcaption")
     counts = ask(
@@ -198,7 +198,7 @@ def test_histograms_count_every_value_once_and_name_what_is_missing(browser, rep
 
 
 @pytest.mark.parametrize("values", ["[0.1,0.2,0.30000000000000004,0.4]", "[5,5,5]", "[0,0]", "[-3,1e6,12,13]", "[7]"])
-def test_bins_hold_their_values(browser, report, values):
+def test_every_value_is_in_its_bin(browser, report, values):
     show(browser, report)
     counts, edges, numbers = ask(
         browser,
@@ -215,7 +215,7 @@ def test_bins_hold_their_values(browser, report, values):
 
 
 @pytest.mark.parametrize("values", ["[71296, 442112, 2019878, 96960]", "[0.500001, 0.500002]", "[12345678, 12345679]"])
-def test_the_numbers_below_a_histogram_differ_and_stand_apart(browser, report, values):
+def test_the_labels_below_a_histogram_differ_and_do_not_overlap(browser, report, values):
     show(browser, report)
     browser.execute_script(f"document.querySelector('#histograms').replaceChildren(histogram({values}, ''))")
     box = "((b) => [t.textContent, b.x, b.x + b.width])(t.getBBox())"
@@ -224,7 +224,7 @@ def test_the_numbers_below_a_histogram_differ_and_stand_apart(browser, report, v
     assert all(end < start for (_, _, end), (_, start, _) in zip(found, found[1:], strict=False))
 
 
-def test_columns_are_chosen_and_all_classes_listed(browser, report):
+def test_columns_can_be_added_and_all_classes_listed(browser, report):
     show(browser, report)
     browser.find_element("css selector", "#columns summary").click()
     browser.find_element("css selector", "#columns input[type=search]").send_keys("hemidia")
@@ -270,7 +270,7 @@ def test_hostile_names_and_tags_are_shown_as_text(browser, tmp_path):
     assert browser.get_log("browser") == []
 
 
-def test_the_policy_stops_programs_that_are_not_of_the_page(browser, tmp_path):
+def test_the_policy_stops_scripts_that_were_added_to_the_page(browser, tmp_path):
     images, masks = write_pairs(tmp_path, 1)
     write_report(images, masks, tmp_path / "r.html")
     page = tmp_path / "r.html"
@@ -280,7 +280,7 @@ def test_the_policy_stops_programs_that_are_not_of_the_page(browser, tmp_path):
     assert any("Content Security Policy" in entry["message"] for entry in browser.get_log("browser"))
 
 
-def test_of_300_images_there_are_small_pictures_table_and_histograms(browser, tmp_path):
+def test_300_images_have_small_pictures_a_table_and_histograms(browser, tmp_path):
     images, masks = write_pairs(tmp_path / "data", 300, size=(48, 50))
     write_report(images, masks, tmp_path / "r.html", sides=False)
     assert (tmp_path / "r.html").stat().st_size < 2_000_000

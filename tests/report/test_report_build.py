@@ -1,3 +1,5 @@
+"""The content of a report: images, masks, measurements, failures and limits."""
+
 import json
 from pathlib import Path
 
@@ -10,13 +12,14 @@ from jaxseg.anatomy.measure.features import measure
 from jaxseg.masks.write import file_names
 from jaxseg.report import build
 from jaxseg.report.build import write_report
+from jaxseg.report.reading import check_classes, locate_masks
 from jaxseg.vocabulary import labels
 
 HOSTILE = ("<script>alert(1)<", "\"onmouseover='alert(1)'", "a\u202egnp", "line\nbreak")
 
 
 def values_of(page, number: int) -> dict[str, float | None]:
-    """Values of an image by "<class> <ending>"."""
+    """Returns the values of an image by "<class> <ending>"."""
     classes, kinds = page.about["classes"], page.about["kinds"]
     return {
         f"{classes[of]['name']} {kinds[kind]['ending']}" if of >= 0 else kinds[kind]["ending"]: value
@@ -38,7 +41,7 @@ def test_the_page_has_every_image_with_links_and_outlines(tmp_path):
     assert len({item["colour"] for item in page.about["classes"]}) == 3
 
 
-def test_values_are_those_of_measure_and_what_is_missing_has_its_reason(tmp_path):
+def test_values_are_those_of_measure_and_missing_ones_have_reasons(tmp_path):
     images, masks = write_pairs(tmp_path, 2)
     write_report(images, masks, tmp_path / "report.html", features="CTR, area, compactness")
     page = read_page(tmp_path / "report.html")
@@ -52,7 +55,7 @@ def test_values_are_those_of_measure_and_what_is_missing_has_its_reason(tmp_path
     assert [page.about["kinds"][page.about["columns"][k][0]]["ending"] for k in columns] == ["CTR"]
 
 
-def test_scores_use_classes_that_are_not_shown(tmp_path):
+def test_scores_use_classes_that_were_not_chosen(tmp_path):
     masks = np.concatenate([masks_of(0), masks_of(0)[:1], masks_of(0)[:2].any(axis=0)[None]])
     names = ("right lung", "left lung", "heart", "right hemidiaphragm", "lung")
     image, path = write_pair(tmp_path, "a.png", masks, names)
@@ -64,7 +67,7 @@ def test_scores_use_classes_that_are_not_shown(tmp_path):
     assert set(found) == {"CTR", "SCD", "heart area"}
 
 
-def test_the_classes_of_cxas_have_groups_and_a_choice_is_shown(tmp_path):
+def test_classes_of_cxas_have_groups_and_only_some_are_shown_by_default(tmp_path):
     masks = np.zeros((159, 40, 40), bool)
     masks[:, 10:20, 10:20] = True
     masks[121, 5:30, 5:30] = True
@@ -79,27 +82,27 @@ def test_the_classes_of_cxas_have_groups_and_a_choice_is_shown(tmp_path):
     assert len({item["colour"] for item in page.about["classes"]}) == 159
 
 
-def test_images_that_fail_are_listed_and_the_page_is_written(tmp_path):
+def test_failed_images_are_listed_in_the_page(tmp_path):
     images, _ = write_pairs(tmp_path, 4)
     (tmp_path / "image_001.json").unlink()
     (tmp_path / "image_002.json").write_text("{}")
     images[3].write_bytes(b"\x89PNG\r\n\x1a\nrubbish")
-    told = []
-    failures = write_report(images, tmp_path, tmp_path / "r.html", on_image=lambda *outcome: told.append(outcome))
+    reported = []
+    failures = write_report(images, tmp_path, tmp_path / "r.html", on_image=lambda *outcome: reported.append(outcome))
     assert [image for image, _ in failures] == images[1:]
     assert "found none" in failures[0][1]
-    assert [bool(reason) for _, reason, _ in told] == [False, True, True, True]
+    assert [bool(reason) for _, reason, _ in reported] == [False, True, True, True]
     page = read_page(tmp_path / "r.html")
     assert [record.get("error") for record in page.records] == [None, *(reason for _, reason in failures)]
     assert list(page.pictures) == [0]
     assert str(tmp_path) not in (tmp_path / "r.html").read_text()
 
 
-def test_without_a_good_image_there_is_no_page_and_the_old_one_stays(tmp_path):
+def test_if_all_images_fail_the_old_page_stays(tmp_path):
     images, _ = write_pairs(tmp_path, 2)
     (tmp_path / "r.html").write_text("old")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"no image can be shown, of 2; .*image_000.png: looked for"):
+    with pytest.raises(ValueError, match=r"none of the 2 images can be shown; .*image_000.png: looked for"):
         write_report(images, tmp_path / "empty", tmp_path / "r.html")
     assert (tmp_path / "r.html").read_text() == "old"
     assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == []
@@ -112,7 +115,7 @@ def test_masks_of_another_size_are_refused(tmp_path):
         write_report([first], [other], tmp_path / "r.html")
 
 
-def test_a_full_disk_is_no_fault_of_an_image(tmp_path, monkeypatch):
+def test_a_full_disk_is_not_reported_as_a_failed_image(tmp_path, monkeypatch):
     images, masks = write_pairs(tmp_path, 2)
 
     def full(*_):
@@ -124,13 +127,13 @@ def test_a_full_disk_is_no_fault_of_an_image(tmp_path, monkeypatch):
     assert not (tmp_path / "r.html").exists()
 
 
-def test_two_images_of_one_name_need_masks_of_their_own(tmp_path):
+def test_two_images_with_the_same_name_need_separate_masks(tmp_path):
     for place in ("one", "two"):
         write_pair(tmp_path / "images" / place, "a.png", masks_of(0))
     images = sorted((tmp_path / "images").rglob("*.png"))
     flat = tmp_path / "flat"
     write_pair(flat, "a.png", masks_of(0))
-    with pytest.raises(ValueError, match="2 images are called a; whose masks"):
+    with pytest.raises(ValueError, match="2 images are called a: it is unknown"):
         write_report(images, flat, tmp_path / "r.html", root=tmp_path / "images")
     assert write_report(images, tmp_path / "images", tmp_path / "r.html", root=tmp_path / "images") == []
     page = read_page(tmp_path / "r.html")
@@ -138,12 +141,35 @@ def test_two_images_of_one_name_need_masks_of_their_own(tmp_path):
     assert [record["masks"] for record in page.records] == ["./images/one/a.json", "./images/two/a.json"]
 
 
-def test_one_image_may_stand_there_with_several_masks(tmp_path):
+def test_an_image_can_be_shown_with_several_masks(tmp_path):
     image, truth = write_pair(tmp_path / "truth", "a.png", masks_of(0))
     _, found = write_pair(tmp_path / "found", "a.png", masks_of(5))
     write_report([image, image], [truth, found], tmp_path / "r.html")
     page = read_page(tmp_path / "r.html")
     assert values_of(page, 0)["heart area"] != values_of(page, 1)["heart area"]
+
+
+def test_masks_are_a_folder_to_search_or_those_of_one_image(tmp_path):
+    image, masks = write_pair(tmp_path / "data", "a.png", masks_of(0))
+    data, pictures = tmp_path / "data", tmp_path / "pictures"
+    pictures.mkdir()
+    Image.fromarray(masks_of(0)[2]).save(pictures / "heart.png")
+    assert locate_masks(data, data) == data
+    assert locate_masks(data, image) == data
+    assert locate_masks(masks, image) == [masks]
+    assert locate_masks(pictures, image) == [pictures]
+    with pytest.raises(ValueError, match="a.json is a file; give the folder with the masks of"):
+        locate_masks(masks, data)
+    with pytest.raises(FileNotFoundError, match="no such file or folder"):
+        locate_masks(tmp_path / "nowhere", image)
+
+
+def test_classes_are_checked_if_a_summary_lists_them(tmp_path):
+    check_classes(tmp_path, "hart")
+    (tmp_path / "summary.json").write_text(json.dumps({"jaxseg": "0.1", "settings": {"classes": NAMES}, "files": {}}))
+    check_classes(tmp_path, "heart")
+    with pytest.raises(ValueError, match="unknown class 'hart'; did you mean 'heart'"):
+        check_classes(tmp_path, "hart")
 
 
 def test_the_settings_of_the_run_are_shown(tmp_path):
@@ -166,7 +192,7 @@ def test_the_settings_of_the_run_are_shown(tmp_path):
     assert page.records[0]["masks"] == "./out/image_000"
 
 
-def test_no_tag_of_a_dicom_file_is_in_the_page_but_millimetres_are(tmp_path):
+def test_the_page_has_no_tags_of_a_dicom_file_but_lengths_in_mm(tmp_path):
     rng = np.random.default_rng(0)
     tags = {"PatientName": "Doe^Jane", "PatientID": "4711-ID", "PatientBirthDate": "19700101"}
     tags |= {"StudyDescription": "<script>alert(1)</script>", "PixelSpacing": [0.5, 0.25]}
@@ -181,7 +207,7 @@ def test_no_tag_of_a_dicom_file_is_in_the_page_but_millimetres_are(tmp_path):
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_names_of_files_and_classes_stay_text(tmp_path, name):
+def test_hostile_names_of_files_and_classes_are_stored_as_text(tmp_path, name):
     image, masks = write_pair(tmp_path, f"{name.replace('/', '')}.png", masks_of(0), (name, "b", "</script>"))
     write_report([image], [masks], tmp_path / "r.html", title=name)
     page = read_page(tmp_path / "r.html")
@@ -189,18 +215,18 @@ def test_hostile_names_of_files_and_classes_stay_text(tmp_path, name):
     assert shown.isprintable()
     assert page.about["classes"][2]["name"] == "</script>"
     scripts = [attributes for tag, attributes in page.tags if tag == "script"]
-    assert len(scripts) == 4  # record, picture, about, and the program
+    assert len(scripts) == 4  # record, picture, about, and the script of the page
     assert sum("type" not in attributes for attributes in scripts) == 1
 
 
-def test_endless_names_of_classes_are_refused(tmp_path):
+def test_long_names_of_classes_are_refused(tmp_path):
     image, masks = write_pair(tmp_path, "a.png", masks_of(0), ("x" * 300, "b", "c"))
     with pytest.raises(ValueError, match="the name of a class has 300 characters; at most 200"):
         write_report([image], [masks], tmp_path / "r.html")
 
 
 def noisy_pairs(folder: Path, count: int):
-    """Images that no JPEG makes small."""
+    """Writes images of noise, which JPEG cannot compress well."""
     images, masks = write_pairs(folder, count, size=(300, 260))
     for i, image in enumerate(images):
         Image.fromarray(np.random.default_rng(i).integers(0, 256, (300, 260), np.uint8)).save(image)
@@ -210,7 +236,7 @@ def noisy_pairs(folder: Path, count: int):
 @pytest.mark.parametrize(
     ("max_bytes", "note"), [(280_000, "of 12 pictures are smaller"), (160_000, "of 12 pictures are left out")]
 )
-def test_the_page_keeps_its_size_by_smaller_and_fewer_pictures(tmp_path, max_bytes, note):
+def test_the_size_limit_is_kept_with_smaller_and_fewer_pictures(tmp_path, max_bytes, note):
     images, masks = noisy_pairs(tmp_path, 12)
     write_report(images, masks, tmp_path / "whole.html")
     assert (tmp_path / "whole.html").stat().st_size > 400_000
@@ -223,7 +249,7 @@ def test_the_page_keeps_its_size_by_smaller_and_fewer_pictures(tmp_path, max_byt
     assert all(record["values"] for record in page.records)
 
 
-def test_where_nothing_else_helps_measurements_are_left_out(tmp_path):
+def test_measurements_are_left_out_if_the_limit_needs_it(tmp_path):
     many = np.zeros((300, 20, 20), bool)
     many[:, 5:15, 5:15] = True
     pairs = [write_pair(tmp_path, f"{i}.png", many, labels.numbered(300)) for i in range(3)]
@@ -232,11 +258,11 @@ def test_where_nothing_else_helps_measurements_are_left_out(tmp_path):
     write_report(images, masks, tmp_path / "r.html", features=features, max_bytes=110_000)
     assert (tmp_path / "r.html").stat().st_size <= 110_000
     page = read_page(tmp_path / "r.html")
-    assert any("images both picture and measurements are left out" in note for note in page.about["notes"])
+    assert any("both picture and measurements of" in note for note in page.about["notes"])
     assert len(page.records) == 3
 
 
-def test_more_than_200_images_have_painted_pictures(tmp_path, monkeypatch):
+def test_many_images_have_painted_pictures(tmp_path, monkeypatch):
     monkeypatch.setattr(build, "MAX_OUTLINED", 4)
     images, masks = write_pairs(tmp_path, 5)
     write_report(images, masks, tmp_path / "r.html")
@@ -254,8 +280,8 @@ def test_more_than_200_images_have_painted_pictures(tmp_path, monkeypatch):
         (3, {"max_bytes": 50_000}, "max_bytes must be at least 109,000"),
     ],
 )
-def test_what_cannot_be_is_said_before_anything_is_read(tmp_path, count, options, message):
+def test_bad_arguments_are_refused_before_anything_is_read(tmp_path, count, options, message):
     with pytest.raises(ValueError, match=message):
         write_report([Path("x.png")] * count, tmp_path, tmp_path / "r.html", **options)
-    with pytest.raises(ValueError, match="as many as the 1 images; got 0"):
+    with pytest.raises(ValueError, match="one path per image: 1 images, got 0 paths"):
         write_report([Path("x.png")], [], tmp_path / "r.html")

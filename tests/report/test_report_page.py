@@ -1,3 +1,5 @@
+"""The frame of a page is safe: text from files stays text, and nothing is loaded from elsewhere."""
+
 import base64
 import hashlib
 import os
@@ -24,7 +26,7 @@ HOSTILE = (
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_no_text_ends_its_block(text):
+def test_no_text_can_end_its_block(text):
     written = block({"name": text}, class_="record")
     body = written[written.index(">") + 1 : written.rindex("<")]
     assert not set("<>&") & set(body)
@@ -34,24 +36,24 @@ def test_no_text_ends_its_block(text):
 
 @given(st.recursive(st.text() | st.integers() | st.booleans(), lambda inner: st.lists(inner, max_size=3), max_leaves=6))
 @settings(max_examples=80, deadline=None)
-def test_a_block_holds_what_it_was_made_of(content):
+def test_a_block_is_read_as_it_was_written(content):
     assert Blocks(block([content], class_="record")).records == [[content]]
 
 
-def test_a_number_that_json_does_not_know_is_refused():
+def test_numbers_that_are_not_in_json_are_refused():
     with pytest.raises(ValueError, match="JSON"):
         block({"value": float("nan")})
 
 
 @pytest.mark.parametrize("text", HOSTILE[:-2])
-def test_the_title_is_text(text):
+def test_the_title_stays_text(text):
     before, _ = frame(text)
     parsed = Blocks(before)
     assert [tag for tag, _ in parsed.tags].count("script") == 0
     assert before.count("</title>") == 1
 
 
-def test_the_policy_allows_the_program_and_style_of_the_page_alone():
+def test_the_policy_allows_only_the_script_and_style_of_the_page():
     page = "".join(frame("x"))
     policy = next(a["content"] for tag, a in Blocks(page).tags if a.get("http-equiv") == "Content-Security-Policy")
     for tag in ("script", "style"):
@@ -62,7 +64,7 @@ def test_the_policy_allows_the_program_and_style_of_the_page_alone():
     assert "unsafe" not in policy
 
 
-def test_the_page_asks_for_no_other_file():
+def test_the_page_loads_no_other_file():
     page = "".join(frame("x"))
     assert re.findall(r"https?://[^\"' ]+", page) == ["http://www.w3.org/2000/svg"]  # a name, not an address
     assert not [a for tag, a in Blocks(page).tags if {"src", "href", "action", "style"} & set(a)]
@@ -89,13 +91,13 @@ def test_a_link_leads_to_its_file_and_has_no_scheme(name):
         assert os.path.abspath(place) == os.path.abspath(target)
 
 
-def test_a_name_that_looks_like_a_program_is_a_file():
+def test_a_name_that_looks_like_a_script_is_linked_as_a_file():
     assert link(Path("javascript:alert(1)"), Path("report.html")) == "./javascript%3Aalert%281%29"
     assert link(Path(".."), Path("report.html")) == ".."
     assert link(Path("."), Path("report.html")) == "./."
 
 
-def test_a_name_in_no_encoding_is_linked_by_its_bytes():
+def test_a_name_that_is_not_utf_8_is_linked_by_its_bytes():
     assert link(Path(os.fsdecode(b"a\xffb.png")), Path("report.html")) == "./a%FFb.png"
 
 

@@ -1,4 +1,4 @@
-"""Every label has one code; those of SNOMED CT are in pydicom's dictionary with the meaning that we give."""
+"""Every label has one code; SNOMED CT codes are in pydicom's dictionary with the same meaning."""
 
 import subprocess
 import sys
@@ -36,16 +36,16 @@ def test_every_snomed_code_is_in_the_dictionary_with_its_meaning(meanings):
     assert wrong == []
 
 
-def test_all_labels_of_cxas_but_two_have_a_snomed_type():
+def test_all_labels_of_cxas_except_two_have_a_snomed_type():
     private = [label for label in CXAS if codes.code_for(label).type.scheme != "SCT"]
     assert private == ["cardiomediastinum", "heart myocardium"]
 
 
-def test_no_two_labels_of_cxas_mean_the_same():
+def test_all_labels_of_cxas_have_different_codes():
     assert len({codes.code_for(label) for label in CXAS}) == len(CXAS)
 
 
-def test_a_side_is_said_once_by_a_modifier_or_by_the_type():
+def test_a_side_is_given_once_in_a_modifier_or_in_the_type():
     for label in CXAS:
         code = codes.code_for(label)
         in_label = {"left", "right"} & set(label.split())
@@ -78,20 +78,20 @@ def test_a_side_is_said_once_by_a_modifier_or_by_the_type():
         ("class_000", "class_000", []),
     ],
 )
-def test_labels_mean_what_they_say(label, kind, modifiers):
+def test_labels_have_the_expected_codes(label, kind, modifiers):
     code = codes.code_for(label)
     assert code.type.meaning == kind
     assert [m.meaning for m in code.modifiers] == modifiers
     assert code.category.meaning == "Anatomical Structure"
 
 
-def test_private_values_stay_the_same_from_version_to_version():
+def test_private_values_are_the_same_in_every_version():
     assert codes.code_for("cardiomediastinum").type.value == "bb63f66854704226"
     assert codes.code_for("class_000").type == codes.private_code("class_000")
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=())), unique=True, max_size=20))
-def test_labels_of_any_text_have_valid_codes_and_unknown_ones_differ(labels):
+def test_any_label_has_a_valid_code_and_unknown_labels_have_different_codes(labels):
     private = []
     for label in labels:
         for code in every_code(label):
@@ -107,7 +107,7 @@ def test_labels_of_any_text_have_valid_codes_and_unknown_ones_differ(labels):
     assert len(set(private)) == len(private)
 
 
-def test_the_table_needs_nothing_heavy():
+def test_importing_the_codes_imports_no_other_library():
     script = "import sys, jaxseg.vocabulary.codes\n"
     script += "sys.exit(bool({'pydicom', 'highdicom', 'numpy', 'jax'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""Label sets, groups and the choice of classes."""
+"""Label sets and groups, and the selection of classes by name."""
 
 import json
 
@@ -8,23 +8,23 @@ from jaxseg import registry
 from jaxseg.vocabulary import labels
 
 
-def test_labels_and_groups_are_the_originals(kit):
+def test_labels_and_groups_are_those_of_the_original(kit):
     facts = json.loads((kit.folder / "facts" / "cxas_labels.json").read_text())
     assert list(labels.CXAS) == facts["labels"]
     assert {name: list(members) for name, members in labels.CXAS_GROUPS.items()} == facts["groups"]
 
 
-def test_every_group_can_be_chosen():
+def test_every_group_can_be_selected():
     for name, members in labels.CXAS_GROUPS.items():
         assert labels.select(labels.CXAS, name.upper()) == tuple(sorted(set(members)))
 
 
-def test_a_group_wins_over_the_label_of_its_name_unless_asked():
+def test_a_name_of_a_group_and_a_label_means_the_group_unless_it_starts_with_label():
     assert labels.select(labels.CXAS, "trachea") == (154, 155)
     assert labels.select(labels.CXAS, "label:trachea") == (154,)
 
 
-def test_choices_are_joined_sorted_and_unique():
+def test_selected_indices_are_sorted_and_unique():
     chosen = labels.select(labels.CXAS, "heart, lung halves, Heart, label:aorta")
     assert [labels.CXAS[i] for i in chosen] == ["heart", "aorta", "right lung", "left lung"]
     assert labels.select(labels.CXAS, ["right lung"]) == (135,)

@@ -159,7 +159,7 @@ def test_own_classes_have_their_own_table(tmp_path):
 def test_a_segae_refuses_an_x_ray():
     model = jaxseg.create("segae", backbone="resnet18", width=4)
     for options in ({}, {"preprocessing": "cxas"}):
-        with pytest.raises(ValueError, match="model 'segae' segments nothing: it says how good a mask of a CT is"):
+        with pytest.raises(ValueError, match="model 'segae' does not segment: it predicts how good a mask of a CT is"):
             jaxseg.segment(np.zeros((20, 20), np.uint8), model, **options)
 
 

@@ -18,8 +18,8 @@ from jaxseg.annotators.data import SPLITS
 from jaxseg.annotators.lidc.annotations import RATINGS
 from jaxseg.annotators.lidc.crops import Settings
 from jaxseg.annotators.lidc.records import MADE_BY, SUMMARY, read_records, write_json
+from jaxseg.draw.pictures import save_picture
 from jaxseg.draw.plots import count_bars
-from jaxseg.draw.save import save_picture
 from jaxseg.files import atomic_file
 
 METADATA = ("patient_id", "nodule_no", *RATINGS, "nod_sz_per_slice")  # columns of the published table
