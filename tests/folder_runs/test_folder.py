@@ -17,7 +17,9 @@ from flax import nnx
 import jaxseg
 from jaxseg.anatomy.products import merge_masks
 from jaxseg.folder_runs import folder
+from jaxseg.journal import journal_of, read_document
 from jaxseg.masks import write
+from jaxseg.masks.results import find_masks
 
 
 @pytest.fixture
@@ -162,6 +164,20 @@ def test_after_an_interrupted_overwrite_no_old_result_counts_as_new(images, tmp_
     _, rest = finish(images, output, settings=new)
     assert {"c.png", "d.png"} <= rest.keys()
     assert "a.png" not in rest
+
+
+def test_a_finished_image_is_known_at_once_without_a_new_summary(images, tmp_path):
+    """A run that is killed after its first image leaves this; `find_masks` is the reader of other commands."""
+    output = tmp_path / "out"
+    _, _, outcomes = start(images, output)
+    before = (output / "summary.json").read_bytes()
+    for count, outcome in enumerate(outcomes, 1):
+        found = [entry["status"] for entry in read_document(output / "summary.json")["files"].values()]
+        assert sorted(found) == ["done"] * count + ["pending"] * (4 - count)
+        assert find_masks(output, outcome.item.source) == output / f"{outcome.item.source.stem}.npy"
+        assert (output / "summary.json").read_bytes() == before
+    assert set(statuses(output).values()) == {"done"}
+    assert not journal_of(output / "summary.json").exists()
 
 
 def test_runs_on_single_files_share_a_folder(images, tmp_path):
