@@ -29,7 +29,7 @@ from jaxseg.cli import options
 @options.shown_intensity
 @options.sides
 @click.option("--recursive", is_flag=True, help="Also search sub-folders.")
-@click.option("--overwrite", is_flag=True, help="Replace the output file even if it is not a jaxseg report.")
+@options.replace("the output file even if it is not a jaxseg report")
 def report(source, masks, output, features, classes, title, intensity, sides, recursive, overwrite):
     """Write one HTML page about images and their masks, which a browser opens without a network.
 

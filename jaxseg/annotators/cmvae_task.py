@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 from PIL import Image
 
-from jaxseg.annotators.cmvae import CMVAEConfig, drawn
+from jaxseg.annotators.cmvae import CMVAEConfig, sampled_masks
 from jaxseg.annotators.losses import confusion_vae_loss, draw_annotator, kl_schedule, kl_to_standard_normal
 from jaxseg.annotators.task import AnnotatorsTask, measures, sheet
 from jaxseg.settings import Range, section
@@ -96,10 +96,10 @@ def _sampled(model, images: jax.Array, keys: jax.Array, count: int) -> dict[str,
     logits = model.logits(features)
     mean, log_variance = model.confusion.encode(features)
     z = jax.vmap(lambda key: jax.random.normal(key, (count, model.cfg.latent)))(keys)
-    found = jax.vmap(functools.partial(drawn, model))(logits, z)
+    found = jax.vmap(functools.partial(sampled_masks, model))(logits, z)
     kl = jax.vmap(lambda m, v: kl_to_standard_normal(m[None], v[None]))(mean, log_variance)
     clean = jnp.argmax(logits, axis=-1) > 0
-    middle = jax.vmap(functools.partial(drawn, model))(logits, mean[:, None])["masks"][:, 0] > 0
+    middle = jax.vmap(functools.partial(sampled_masks, model))(logits, mean[:, None])["masks"][:, 0] > 0
     masks = found["masks"] > 0
     return {"clean": clean, "masks": masks, "matrices": found["matrices"], "kl": kl, "reconstruction": middle}
 
