@@ -18,8 +18,9 @@ FIDELITIES = ("original", "better")
 # Headings of `--help` -> options under them, the most used first. An option that is not listed comes under Other.
 HEADINGS = {
     "Input": (
-        *("--input", "--config", "--run", "--kind", "--recursive", "--ct", "--mask", "--label-volume", "--masks", "--organ"),
-        *("--dataset", "--labels", "--label-names", "--names-table", "--names", "--organs", "--canonical", "--slices", "--split", "--step"),
+        *("--input", "--config", "--run", "--kind", "--recursive", "--ct", "--mask", "--label-volume", "--masks"),
+        *("--organ", "--dataset", "--labels", "--label-names", "--names-table", "--names", "--organs", "--canonical"),
+        *("--slices", "--split", "--step"),
         *("--truth", "--xml", "--pseudo", "--intensity", "--preprocessing", "--grey", "--normalise", "--resize"),
     ),
     "Output": (

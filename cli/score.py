@@ -38,7 +38,8 @@ _MODELS = "a training run, a model directory or a .pth file"
 @click.option(
     "--dataset",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Instead of --ct: a folder of CASE/ct.nii.gz and CASE/segmentations/ORGAN.nii.gz.")
+    help="Instead of --ct: a folder of CASE/ct.nii.gz and CASE/segmentations/ORGAN.nii.gz.",
+)
 @click.option(
     "-o",
     "--output",

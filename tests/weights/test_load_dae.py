@@ -108,7 +108,7 @@ def test_weights_that_are_not_finite_are_refused(kit, tmp_path):
 def test_an_image_that_is_not_square_is_refused_with_what_to_do(kit, tmp_path, name):
     path = save(tmp_path / "wide.ckpt", kit.weights("dae_three_inter"), under="state_dict")
     with pytest.raises(
-        ValueError, match=r"wide.ckpt: its code has 720 numbers of 12 channels.*of the right image_size"
+        ValueError, match=r"wide.ckpt: its code has 720 numbers of 12 channels.*with the right image_size"
     ):
         jaxseg.load(name, path) if name else jaxseg.load(path)
 
