@@ -10,7 +10,7 @@ from jaxseg.cli import options
 @click.command(short_help="Convert a PyTorch file to a model directory.")
 @click.argument("source", type=options.ExistingPath("a .pth, .pt, .ckpt or .pkl file"))
 @click.argument("destination", type=click.Path(path_type=Path))
-@click.option("-m", "--model", help="Model of the file, see `jaxseg models`.  [default: recognised by its tensors]")
+@options.model("recognised by its tensors")
 @options.labels
 @options.embeddings("to store with a segae")
 @options.replace("a model directory at DESTINATION")

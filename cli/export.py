@@ -11,7 +11,7 @@ from jaxseg.files import printable
 
 
 @click.command(short_help="Export a model to a StableHLO file that runs without jaxseg's model code.")
-@click.option("-m", "--model", help="Name of the model, see `jaxseg models`.  [default: the model of the weights]")
+@options.model("that of the weights")
 @options.weights
 @click.option(
     "-o",

@@ -18,10 +18,10 @@ FIDELITIES = ("original", "better")
 # Headings of `--help` -> options under them, the most used first. An option that is not listed comes under Other.
 HEADINGS = {
     "Input": (
-        *("--input", "--config", "--run", "--kind", "--recursive", "--ct", "--mask", "--label-volume", "--masks"),
-        *("--organ", "--dataset", "--labels", "--label-names", "--names-table", "--names", "--organs", "--canonical"),
-        *("--slices", "--split", "--step"),
-        *("--truth", "--xml", "--pseudo", "--intensity", "--preprocessing", "--grey", "--normalise", "--resize"),
+        *("--config", "--run", "--input", "--kind", "--recursive", "--ct", "--mask", "--label-volume", "--masks"),
+        *("--truth", "--organ", "--dataset", "--labels", "--label-names", "--names-table", "--names", "--organs"),
+        *("--canonical", "--slices", "--split", "--step"),
+        *("--xml", "--pseudo", "--intensity", "--preprocessing", "--grey", "--normalise", "--resize"),
     ),
     "Output": (
         *("--output", "--output_type", "--feature", "--features", "--classes", "--samples", "--preview"),
@@ -107,6 +107,11 @@ def output_type(
     return click.option("-ot", "--output_type", cls=RenamedOption, earlier=earlier, **settings)
 
 
+def model(default: str) -> Callable:
+    """Returns the option `-m/--model`; `default` says which model it is otherwise."""
+    return click.option("-m", "--model", help=f"Name of the model; `jaxseg models` lists them.  [default: {default}]")
+
+
 def configuration(task: str) -> Callable:
     """Returns the option `-t/--config`; `task` says what it is a configuration of."""
     text = f"Configuration of {task}: a YAML file, or the name of a packaged one, such as paxray or demo."
@@ -177,9 +182,7 @@ overrides = click.option(
     metavar="NAME=VALUE",
     help="Change a setting of the configuration, such as trainer.epochs=2; repeat it for more settings.",
 )
-recursive = click.option(
-    "--recursive", is_flag=True, help="Also search sub-folders, such as those of a DICOMDIR; the output mirrors them."
-)
+recursive = click.option("--recursive", is_flag=True, help="Also search sub-folders; the output mirrors them.")
 gpus = click.option(
     "-g",
     "--gpus",
@@ -262,7 +265,8 @@ def fidelity(**choices: tuple) -> Callable:
     Args:
       **choices: name of a parameter of the command -> its values for (original, better).
     """
-    names = " and ".join(f"--{name.replace('_', '-')}" for name in choices)
+    *first, last = (f"--{name.replace('_', '-')}" for name in choices)
+    names = f"{', '.join(first)} and {last}" if first else last
     text = (
         f"Work as the original project does, or better where possible: chooses {names} unless given explicitly. "
         "Without --fidelity, each option keeps its own default."
@@ -292,12 +296,7 @@ of_images = combined(
         "[default: png; npy for -m paxray]",
     ),
     gpus,
-    click.option(
-        "-m",
-        "--model",
-        help="Name of a model; `jaxseg models` lists them.  [default: that of the model directory, otherwise "
-        "UNet_ResNet50_default]",
-    ),
+    model("that of the model directory, otherwise UNet_ResNet50_default"),
     weights,
     labels,
     batch_size("one per device"),
@@ -311,7 +310,11 @@ of_images = combined(
     dtype,
     click.option("--labelmap", is_flag=True, help="With -ot dicom-seg: write one label map; classes must not overlap."),
     preview("image", "the masks over the image"),
-    recursive,
+    click.option(
+        "--recursive",
+        is_flag=True,
+        help="Also search sub-folders, such as those of a DICOMDIR; the output mirrors them.",
+    ),
     overwrite("images"),
     click.option(
         "--report",

@@ -8,7 +8,7 @@ import click
 from jaxseg.cli import options
 
 
-@click.command(short_help="A page with images, masks and measurements.")
+@click.command(short_help="Write a page with images, masks and measurements.")
 @options.source("Image or folder of images.")
 @click.option(
     "--masks",

@@ -15,7 +15,7 @@ from jaxseg.files import printable
     required=True,
     type=click.Path(path_type=Path, exists=True),
     help="Results folder of `jaxseg segment`, in which the masks of the image are found; or the masks themselves: a "
-    "folder with one picture per class, a picture, npy, npz, COCO json or DICOM SEG.",
+    "folder with one image file per class, an image file, npy, npz, COCO json or DICOM SEG.",
 )
 @options.output("The picture, a png or jpg file.", file=True)
 @click.option(

@@ -23,9 +23,9 @@ from jaxseg.cli import options
     "space",
     multiple=True,
     metavar="NAME=RANGE",
-    help="A setting to search for, may be repeated: optimizer.learning_rate=1e-5..1e-2 log, optimizer.name=adam|sgd; "
-    "or a file of such lines.  [default: learning rate and weight decay from a tenth to ten times their values, the "
-    "batch at half, the same and twice its size]",
+    help="A setting to search for, such as optimizer.learning_rate='1e-5..1e-2 log' or optimizer.name='adam|sgd', or a "
+    "file of such lines; repeat it for more settings.  [default: learning rate and weight decay from a tenth to ten "
+    "times their values, the batch at half, the same and twice its size]",
 )
 @options.seed(" of the sampled values.  [default: 0]", default=None)
 @options.overrides
