@@ -94,7 +94,7 @@ def _report(error: Exception) -> int:
     if isinstance(error, click.UsageError):
         where = error.ctx.command_path if error.ctx else "jaxseg"
         first, *lines = _usage_text(error).rstrip().split("\n")
-        _say_lines(first if lines else f"{first} ('{where} --help' explains)", lines)
+        _say_lines(f"{first} ('{where} --help' explains)", lines)
         return 2
     if isinstance(error, click.ClickException):
         text = error.format_message()

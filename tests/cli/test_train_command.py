@@ -107,12 +107,12 @@ def test_several_wrong_settings_are_a_line_each(jaxseg_command, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "name a configuration with -t, or a run to go on with"),
+        ([], "name a configuration with -t, or a run to resume: -o RUN --resume"),
         (["-t", "nonsense"], "no configuration nonsense: give a YAML file or one of"),
         (["-t", "demo", "--set", "trainer.epochs"], "an override has the form trainer.epochs=2"),
         (["-t", "demo", "-g", "tpu"], "no tpu found"),
         (["-t", "demo", "--num-processes", "2"], "belong together: give all three, or none"),
-        (["-o", "none", "--resume"], "none: no run to go on with; give one with -t"),
+        (["-o", "none", "--resume"], "none: no run to resume; give a configuration with -t"),
     ],
 )
 def test_a_wrong_command_line_is_one_line(jaxseg_command, tmp_path, monkeypatch, arguments, message):
