@@ -137,9 +137,9 @@ def test_models_that_cannot_score_are_refused(scorer, tmp_path, monkeypatch):
 
 
 def test_files_are_checked_before_the_model(tmp_path):
-    save(tmp_path / "ct.npy", ct())
+    np.save(tmp_path / "ct.npy", ct())
     for files in (("nowhere.npy", "mask.npy"), ("ct.npy", "nowhere.npy")):
-        with pytest.raises(FileNotFoundError, match="nowhere.npy: no such file or folder|mask.npy: no such"):
+        with pytest.raises(FileNotFoundError, match="nowhere.npy: no such file or folder"):
             score(*(tmp_path / name for name in files), "liver", tmp_path / "no model")
 
 
