@@ -112,12 +112,6 @@ def model(default: str) -> Callable:
     return click.option("-m", "--model", help=f"Name of the model; `jaxseg models` lists them.  [default: {default}]")
 
 
-def configuration(task: str) -> Callable:
-    """Returns the option `-t/--config`; `task` says what it is a configuration of."""
-    text = f"Configuration of {task}: a YAML file, or the name of a packaged one, such as paxray or demo."
-    return click.option("-t", "--config", "source", help=text)
-
-
 def data(what: str) -> Callable:
     """Returns the option `-i/--input` for the data of a training; `what` completes its help text."""
     return click.option("-i", "--input", "data", type=_PATH, help=f"Folder of the data, {what}.")
@@ -175,6 +169,12 @@ def preview(name: str, what: str) -> Callable:
     return click.option("--preview", is_flag=True, help=f"Also write <{name}>.preview.jpg: {what}.")
 
 
+configuration = click.option(
+    "-t",
+    "--config",
+    "source",
+    help="Configuration of the training: a YAML file, or the name of a packaged one, such as paxray or demo.",
+)
 overrides = click.option(
     "--set",
     "overrides",

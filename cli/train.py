@@ -10,7 +10,7 @@ from jaxseg.cli.progress import progress
 
 
 @click.command()
-@options.configuration("the training")
+@options.configuration
 @options.data("instead of the one in the configuration")
 @options.training_output("Folder of the run.  [default: runs/NAME]")
 @click.option(

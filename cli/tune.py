@@ -9,7 +9,7 @@ from jaxseg.cli import options
 
 
 @click.command()
-@options.configuration("the training")
+@options.configuration
 @options.data("instead of the one in the configuration")
 @options.training_output("Folder of the search; an existing search continues.  [default: runs/NAME_tune]")
 @click.option(
