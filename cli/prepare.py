@@ -30,8 +30,10 @@ def prepare():
     "-o", "--output", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of the data set."
 )
 @click.option(
-    "--names",
+    "--names-table",
     "label_names",
+    cls=options.RenamedOption,
+    earlier=("--names",),
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="JSON or CSV of labels and organs.  [default: labels are classes of the DAP-Atlas]",
 )

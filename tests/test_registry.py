@@ -53,7 +53,7 @@ def row(monkeypatch):
 
 @pytest.mark.usefixtures("row")
 def test_a_new_model_needs_only_its_row(tmp_path):
-    with pytest.raises(ValueError, match="width: 0 is not from 1 to 64"):
+    with pytest.raises(ValueError, match="width: must be from 1 to 64, got 0"):
         jaxseg.create("toy", width=0)
     model = jaxseg.create("toy", class_names=("left", "right"))
     assert model.cfg == ToyConfig(num_classes=2)

@@ -346,7 +346,7 @@ def _make(scan: Scan, folder: Path, settings: Settings, table: Mapping[int, Orga
     taken = _organs(labels.array, settings.least_slices)
     if not taken:
         shares = f"{OVERLAP} pixels in {settings.least_slices} slices or more"
-        raise ValueError(f"{labels.name}: no organ of the table has {shares}; do its labels need --names?")
+        raise ValueError(f"{labels.name}: no organ of the table has {shares}; do its labels need --names-table?")
     organs = {organ.id: organ for organ in table.values()}
     with atomic_folder(folder) as temporary:
         write_nifti(temporary / "ct.nii.gz", _small(ct.array), ct.affine)

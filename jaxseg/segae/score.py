@@ -71,7 +71,10 @@ def score(
     Source: Chen et al. 2024, arXiv:2406.00327.
     """
     names = model.names if isinstance(model, Scorer) else options.get("names", "right")
-    organs.find(organ, names=names)  # before the model is loaded
+    organs.find(organ, names=names)  # this and the files are checked before the model is loaded
+    for given in (ct, mask):
+        if isinstance(given, (str, Path)) and not Path(given).exists():
+            raise FileNotFoundError(f"{given}: no such file or folder; give a volume file or a folder of DICOM slices")
     scorer = open_scorer(model, embeddings=embeddings, **options)
     if canonical is None and any(isinstance(given, np.ndarray) for given in (ct, mask)):
         canonical = False

@@ -77,6 +77,7 @@ def load(
     entry = None
     if weights is not None:
         entry, path = registry.find(str(name_or_path)), Path(weights).expanduser()
+        _refuse_missing(path, "weights are a model directory, a training run or a PyTorch file")
     elif str(name_or_path).lower() in registry.BY_NAME:
         entry = registry.find(str(name_or_path))
         path = default_weights(entry, progress=progress)
@@ -115,8 +116,9 @@ def convert(
       ValueError: the file is unsafe, damaged or does not fit; the message lists every misfit.
       FileExistsError: `destination` exists and may not be replaced.
     """
-    entry = registry.find(model) if model else None
-    filled = _from_torch(Path(source).expanduser(), entry, None, class_names)
+    entry, path = registry.find(model) if model else None, Path(source).expanduser()
+    _refuse_missing(path, "a .pth, .pt, .ckpt or .pkl file is converted")
+    filled = _from_torch(path, entry, None, class_names)
     if embeddings is not None:
         filled = embedded(filled, embeddings)
     return save_model(filled, Path(destination).expanduser(), filled.card, overwrite=overwrite)
@@ -149,6 +151,12 @@ def functional(model: nnx.Module) -> tuple[Callable[..., Any], nnx.State]:
         return nnx.merge(graphdef, state)(*args, **kwargs)
 
     return apply, state
+
+
+def _refuse_missing(path: Path, allowed: str) -> None:
+    """Raises FileNotFoundError if there is nothing at a path; `allowed` says what may be there."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file or folder; {allowed}")
 
 
 def model_path(path: Path) -> Path:

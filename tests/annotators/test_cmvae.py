@@ -11,7 +11,7 @@ from flax import nnx
 
 import jaxseg
 from jaxseg.annotators import cmvae
-from jaxseg.annotators.cmvae import CMVAE, CMVAEConfig, drawn, sample
+from jaxseg.annotators.cmvae import CMVAE, CMVAEConfig, sample, sampled_masks
 from jaxseg.annotators.losses import confusion_vae_loss, noisy_logits, normalised_matrices
 from jaxseg.registry import find
 from jaxseg.weights.fill import fill
@@ -103,7 +103,7 @@ def test_given_latent_vectors_the_masks_are_those_of_the_normalised_matrices(nor
     model = small(cm_normalisation=normalisation, num_classes=3)
     logits = jnp.asarray(np.random.default_rng(1).standard_normal((16, 24, 3)), jnp.float32)
     z = jnp.asarray(np.random.default_rng(2).standard_normal((5, 4)), jnp.float32)
-    found = jax.jit(drawn)(model, logits, z)
+    found = jax.jit(sampled_masks)(model, logits, z)
     matrices = normalised_matrices(model.confusion.decode(z), how)
     np.testing.assert_allclose(found["matrices"], matrices, atol=1e-6)
     np.testing.assert_allclose(found["matrices"].sum(-2), 1, atol=1e-5)  # for every true class
@@ -126,7 +126,7 @@ def test_equal_keys_sample_equal_masks_also_if_sampled_one_by_one(source):
     outputs = jax.jit(lambda model, *given: model.outputs(*given))(model, image[None], noise[:1])
     if source == "image":
         noise = outputs["mean"] + noise * jnp.exp(0.5 * outputs["log_variance"])
-    draw_one = jax.jit(drawn)
+    draw_one = jax.jit(sampled_masks)
     for i in range(6):
         one = draw_one(model, outputs["logits"][0], noise[i : i + 1])
         np.testing.assert_allclose(found["noisy_logits"][i], one["noisy_logits"][0], atol=1e-5)
@@ -239,7 +239,7 @@ def test_impossible_shapes_and_sources_are_refused(kit):
     [
         ({"norm": "layer", "odd": "up"}, "norm: 'layer'(?s:.*)odd: 'up'"),
         ({"cm_normalisation": "softmax"}, "not one of original, consistent"),
-        ({"depth": 1}, "depth: 1 is not from 2 to 10"),
+        ({"depth": 1}, "depth: must be from 2 to 10, got 1"),
         ({"latent": True}, "latent: true"),
         ({"image_size": 64}, "image_size: 64"),
         ({"norm": "gn", "width": 4}, "do not divide"),

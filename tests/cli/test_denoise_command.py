@@ -100,6 +100,7 @@ def test_names_of_other_label_sets_are_read_from_a_file(jaxseg_command, denoiser
         (["--threshold", "2"], "2.0 is not in the range"),
         (["--grey", "cut"], "'cut' is not one of"),
         (["-g", "7,8,9"], "no device"),
+        (["--weights", "nowhere"], "Error: --weights: nowhere: no such file or folder; name a training run"),
     ],
 )
 def test_wrong_options_give_a_one_line_error_and_exit_code_2(jaxseg_command, denoiser, masks, tmp_path, words, message):

@@ -55,6 +55,8 @@ def test_convert_from_the_command_line(jaxseg_command, kit, tmp_path):
     odd = save(tmp_path / "odd.pth", {"weight": np.zeros((3, 3), np.float32)})
     code, _, err = jaxseg_command("convert", odd, tmp_path / "other")
     assert (code, "none of the models cxas, paxray" in err) == (1, True)
+    code, _, err = jaxseg_command("convert", tmp_path / "none.pth", tmp_path / "other")
+    assert (code, "Error: SOURCE: " in err, "no such file or folder; name a .pth" in err) == (2, True, True)
 
 
 @pytest.mark.full

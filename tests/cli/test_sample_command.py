@@ -146,7 +146,9 @@ def test_files_that_jaxseg_did_not_write_are_kept(jaxseg_command, models, slices
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["-n", "0"], "0 is not in the range"),
+        (["-n", "0"], "Error: --samples: 0 is not in the range"),
+        (["--format", "tif"], "Error: --output_type: 'tif' is not one of"),
+        (["--weights", "nowhere"], "Error: --weights: nowhere: no such file or folder; name a training run"),
         (["--seed", "-1"], "-1 is not in the range"),
         (["-ot", "tif"], "'tif' is not one of"),
         (["--source", "posterior"], "'posterior' is not one of"),

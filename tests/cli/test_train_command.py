@@ -107,7 +107,7 @@ def test_several_wrong_settings_are_reported_in_one_line_each(jaxseg_command, tm
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "name a configuration with -t, or a run to resume"),
+        ([], "name a configuration with -t, or a run to resume: -o RUN --resume"),
         (["-t", "nonsense"], "no configuration nonsense: give a YAML file or one of"),
         (["-t", "demo", "--set", "trainer.epochs"], "an override has the form trainer.epochs=2"),
         (["-t", "demo", "-g", "tpu"], "no tpu found"),

@@ -136,6 +136,13 @@ def test_models_that_cannot_score_are_refused(scorer, tmp_path, monkeypatch):
         segae_inference(ct(), box(), 13)
 
 
+def test_files_are_checked_before_the_model(tmp_path):
+    np.save(tmp_path / "ct.npy", ct())
+    for files in (("nowhere.npy", "mask.npy"), ("ct.npy", "nowhere.npy")):
+        with pytest.raises(FileNotFoundError, match="nowhere.npy: no such file or folder"):
+            score(*(tmp_path / name for name in files), "liver", tmp_path / "no model")
+
+
 def test_volumes_are_reoriented_if_the_model_was_trained_on_reoriented_ones(tmp_path, scorer):
     mine = model()
     mine.card = dataclasses.replace(mine.card, orientation="canonical")

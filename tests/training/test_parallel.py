@@ -117,9 +117,9 @@ def test_batch_norm_over_a_device_axis_equals_that_of_the_whole_batch():
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_every_replica_and_part_samples_its_own_random_numbers(accumulate):
-    def drawing(model, batch, key):
+    def drawing(model, batch, key, step):
         draw = jax.random.uniform(key)
-        return loss(model, batch, key)[0], {"draw": draw, "square": draw**2}
+        return loss(model, batch, key, step)[0], {"draw": draw, "square": draw**2}
 
     found, _, _ = trained("pmap", 4, make=Plain, steps=2, loss=drawing, accumulate=accumulate)
     assert all(entry["square"] - entry["draw"] ** 2 > 1e-3 for entry in found)  # variance over replicas
