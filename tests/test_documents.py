@@ -69,6 +69,13 @@ def test_the_readme_names_every_model_and_its_weights():
         assert entry.weights_file is None or f"`{entry.weights_file}`" in text
 
 
+@pytest.mark.parametrize("path", sorted(ROOT.glob("jaxseg/*/README.md")), ids=name)
+def test_the_page_of_a_method_names_exactly_its_files(path):
+    named = re.findall(r"`(?:\w+/)*(\w+\.py)`", path.read_text(encoding="utf-8"))
+    files = {file.name for file in path.parent.rglob("*.py")} - {"__init__.py"}
+    assert set(named) == files
+
+
 @pytest.mark.parametrize("path", PAGES, ids=name)
 def test_links_between_documents_resolve(path):
     problems = []
