@@ -1,6 +1,7 @@
 """The house rules that a machine can check. Each test reads all files and lists every offender in one message."""
 
 import ast
+import configparser
 import functools
 import importlib
 import inspect
@@ -221,6 +222,13 @@ def circles(graph: dict[str, set[str]]) -> list[list[str]]:
         if module not in state:
             visit(module, [module])
     return found
+
+
+def test_setup_cfg_lists_every_package():
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    listed = set(settings["options"]["packages"].split()) - {"jaxseg.cli", "jaxseg.configs"}
+    assert listed == {module_of(path) for path in LIBRARY if path.name == "__init__.py"}
 
 
 def test_a_circle_of_imports_is_found():
