@@ -133,7 +133,7 @@ def verify(instance: Any, more: Iterable[str] = ()) -> None:
 def section(cls: type, *names: str, **defaults: Any) -> type:
     """Returns a dataclass with some of the fields of another one, so that each setting is declared only once.
 
-    A section of a configuration inherits from it and may add fields of its own.
+    A section of a configuration inherits from it and may add fields.
 
     Args:
       cls: a dataclass, such as the configuration of a model.

@@ -9,6 +9,7 @@ from benchmarks.counts import operations, traffic
 from benchmarks.throughput_report import plot, table
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("what", ["inference", "training step"])
 @pytest.mark.parametrize("model", ["cmvae", "prob_unet"])
 def test_counts_of_operations_and_bytes_agree_with_xla_within_5_percent(model, what):

@@ -1,4 +1,4 @@
-"""The registry: every row has a model class that keeps its promises, and one more row is all that a new model needs."""
+"""Every row of the registry names a complete model class, and a new model needs only one more row."""
 
 import dataclasses
 
@@ -83,7 +83,7 @@ def test_an_unknown_architecture_lists_the_known_ones():
 
 @pytest.fixture
 def row(monkeypatch):
-    """The registry with one more row."""
+    """Adds one row to the registry."""
     monkeypatch.setattr(registry, "ENTRIES", (*registry.ENTRIES, TOY))
     monkeypatch.setitem(registry.BY_NAME, "toy", TOY)
     monkeypatch.setitem(registry.MODELS, "toy", TOY.model)

@@ -30,10 +30,12 @@ def extract(
     """Measures the anatomy in an X-ray or in masks.
 
     Args:
-      image: with a model, what `jaxseg.segment` takes; otherwise its result, or masks (K, H, W) bool.
+      image: with a model, an image as for `jaxseg.segment`; otherwise the result of `jaxseg.segment`, or masks
+        (K, H, W) bool.
       features: from `jaxseg.anatomy.measure.features.FEATURES`, a list or a comma-separated string: CTR, SCD, area,
         perimeter, compactness, centroid, box, convexity.
-      model: segments the image first, as `jaxseg.segment` does, but only the classes that the features need.
+      model: the model that segments the image first, as `jaxseg.segment` does, but only the classes that the features
+        need.
       names: (K,) labels of masks given as an array; None: those of CXAS, if K is 159.
       pixel_mm: height and width of a pixel, in mm, of masks given as an array; adds columns in mm.
       original_values: return -1 (boxes of 0), as the original does, if something cannot be measured, instead of NaN.

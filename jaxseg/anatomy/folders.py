@@ -163,7 +163,7 @@ def needed_classes(features: Sequence[known.Feature], class_names: Sequence[str]
 
 
 def _segmenter(model, options: dict, classes_of: Callable | None = None) -> Segmenter:
-    """The Segmenter of a model; `classes_of` chooses its classes from the model's, if the options do not."""
+    """Returns the Segmenter of a model; `classes_of` selects its classes from the model's if the options do not."""
     if isinstance(model, Segmenter):
         if options:
             raise ValueError(f"options {', '.join(options)} belong to the Segmenter; create it with them")
@@ -183,7 +183,7 @@ def _mask_products(
     preview: bool,
     masks: bool = True,
 ) -> list[Product]:
-    """The products `masks` and `preview`, as far as they are wanted. Settings that only they depend on are added."""
+    """Returns the requested ones of the products `masks` and `preview`; adds the settings that only they depend on."""
     card = segmenter.card
     found = []
     settings["classes"] = list(segmenter.names)
@@ -204,7 +204,7 @@ def _refuse_labelmap() -> None:
 
 
 def _mask_merges(segmenter: Segmenter, made: list[Product], source: Path) -> list[tuple[str, Callable]]:
-    """The merge of a folder's COCO files, if there are any."""
+    """Returns the function that merges a folder's COCO files, if there are any."""
     if not (source.is_dir() and any(product.kind == "json" for product in made)):
         return []
     return [(".json", functools.partial(products.merge_masks, segmenter=segmenter))]

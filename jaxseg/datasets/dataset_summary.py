@@ -1,7 +1,7 @@
 """The summary.json of a data set that jaxseg made: the command, its settings, and the files that it wrote.
 
-A later run reads from it whether the folder is a data set of the same command, which may be continued or replaced, or
-holds other files, which are never touched.
+A later run reads it to decide whether the folder is a data set of the same command, which it may continue or replace.
+A folder with other files is never changed.
 """
 
 import json

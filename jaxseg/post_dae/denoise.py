@@ -21,10 +21,10 @@ _EIGHT = np.ones((3, 3), bool)  # a pixel's neighbours
 
 
 class Denoiser:
-    """Restores many masks with one model: compiled once, in full batches.
+    """Restores many masks with one model, which is compiled once and runs on full batches.
 
-    A model with one channel restores every mask by itself. A model with more channels takes as many masks together, in
-    its order.
+    A model with one channel restores every mask separately. A model with C channels restores C masks together, in the
+    order of its channels.
 
     Args:
       model: a model of masks from `jaxseg.load` or `jaxseg.create`, such as "post_dae".
@@ -57,15 +57,15 @@ class Denoiser:
 
     @property
     def settings(self) -> dict:
-        """Everything that the restored masks depend on, as JSON can hold it."""
+        """Everything that the restored masks depend on, as JSON values."""
         values = {name: getattr(self, name) for name in ("threshold", "largest_component", "union")}
         return {"weights_sha256": self.card.params_sha256 or self.card.source_sha256} | values
 
     def postprocess(self, names: Sequence[str] | None = None) -> "Postprocess":
-        """Returns what restores the masks of these names in Segmentations: the `postprocess` of a `jaxseg.Segmenter`.
+        """Returns a function that restores masks in Segmentations, for the option `postprocess` of `jaxseg.Segmenter`.
 
         Args:
-          names: of the masks to restore; None: the model's own.
+          names: names of the masks to restore; None: those of the model.
 
         Example:
           >>> denoiser = jaxseg.Denoiser(jaxseg.load("runs/lungs"))  # doctest: +SKIP
@@ -99,7 +99,7 @@ class Denoiser:
         """Returns the restored masks of an image, (H, W) bool each.
 
         Args:
-          answers: what `probabilities` returned for `group(before)`.
+          answers: result of `probabilities(group(before))`.
           before: the masks, (H, W) bool or numbers in [0, 1].
         """
         size = before[0].shape
@@ -109,7 +109,7 @@ class Denoiser:
         return _shared(found[0], before) if self.union else found
 
     def segmentations(self, found: Sequence[Segmentation], names: Sequence[str]) -> list[Segmentation]:
-        """Returns segmentations in which the masks of these names are restored. Empty and full masks stay, with a note.
+        """Returns segmentations with restored masks of these names. Empty and full masks are kept, with a note.
 
         Raises:
           ValueError: a segmentation lacks a mask of a name, or the number of names is not that of the model.
@@ -148,14 +148,14 @@ class Denoiser:
 
 @dataclasses.dataclass(frozen=True)
 class Postprocess:
-    """Restores the masks of some names in Segmentations; `Denoiser.postprocess` makes it."""
+    """Restores the masks with given names in Segmentations; `Denoiser.postprocess` creates it."""
 
     denoiser: Denoiser
     names: tuple[str, ...]
 
     @property
     def settings(self) -> dict:
-        """Everything that the restored masks depend on, as JSON can hold it."""
+        """Everything that the restored masks depend on, as JSON values."""
         return self.denoiser.settings | {"classes": list(self.names)}
 
     def __call__(self, found: Sequence[Segmentation]) -> list[Segmentation]:
@@ -170,8 +170,8 @@ def denoise(
     Args:
       mask: (H, W) or (K, H, W), any size: bool, whole numbers 0 and 1 or 0 and 255, or floats in [0, 1]. It is resized
         bilinearly to the network's size and back, as in training.
-      model: from `jaxseg.load`; or a `Denoiser`, which saves the preparation if there are many masks.
-      soft: return probabilities instead of a mask.
+      model: a model from `jaxseg.load`; or a `Denoiser`, which is prepared only once for many masks.
+      soft: whether to return probabilities instead of a mask.
       grey: what to do with grey-scale images (more than a quarter of the pixels are between black and white): "refuse"
         them, or "threshold" them at the middle.
       **options: of `Denoiser`: threshold, largest_component, union, devices.
@@ -214,7 +214,7 @@ def denoise(
 
 
 def _masks_of(segmentation: Segmentation, names: Sequence[str]) -> dict[int, np.ndarray]:
-    """The masks of these names at the network's size, by their index."""
+    """Returns the masks with these names at the network's size, by their index."""
     missing = [name for name in names if name not in segmentation.names]
     if missing:
         there = ", ".join(segmentation.names)
@@ -283,7 +283,7 @@ def _shared(union: np.ndarray, before: Sequence[np.ndarray]) -> list[np.ndarray]
 
 
 def _checked_card(model: nnx.Module, threshold: float, largest_component: int | None, *, union: bool) -> Card:
-    """The model's card, if the model takes masks and the options suit it."""
+    """Returns the model's card, if the model takes masks and accepts the options."""
     card = getattr(model, "card", None)
     if card is None or card.preprocessing != "mask":
         given = type(model).__name__ if card is None else f"model {card.model!r}, which takes images"
@@ -301,5 +301,5 @@ def _checked_card(model: nnx.Module, threshold: float, largest_component: int | 
 
 
 def _forward(model: nnx.Module, masks: jax.Array) -> jax.Array:
-    """(B, h, w, C) -> probabilities, the same shape."""
+    """Returns the probabilities of masks (B, h, w, C), with the same shape."""
     return model(masks).astype(jnp.float32)

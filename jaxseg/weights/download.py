@@ -16,8 +16,8 @@ from pathlib import Path
 
 from jaxseg.weights.part import Part, claim
 
-RETRIES = 5  # after a connection that was cut
-BACKOFF_S = 0.5  # doubled at every retry
+RETRIES = 5  # number of retries after a broken connection
+BACKOFF_S = 0.5  # seconds before the first retry; doubled at every further one
 CHUNK = 2**17
 
 _PAGE = (
@@ -251,7 +251,7 @@ def _verify(job: _Job, path: Path) -> None:
 
 
 def _open(request: urllib.request.Request, timeout: float):
-    """Opens only http and https; urllib's own opener accepts file: and ftp: too."""
+    """Opens only http and https addresses; urllib's own opener also accepts file: and ftp:."""
     director = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler,

@@ -1,4 +1,4 @@
-"""Ready models: create them untrained, load them from model directories or PyTorch files, convert the latter."""
+"""Creates untrained models, loads models from model directories or PyTorch files, and converts PyTorch files."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -135,7 +135,7 @@ def functional(model: nnx.Module) -> tuple[Callable[..., Any], nnx.State]:
       model: any model. Its mode (evaluation after `jaxseg.load`) is the mode of `apply`.
 
     Returns:
-      `apply` takes a state and what the model takes, and returns what the model returns. `state` is a pytree.
+      `apply` takes a state and the model's arguments, and returns the model's result. `state` is a pytree.
       In training mode, changes of the batch statistics are dropped.
 
     Raises:
@@ -251,7 +251,8 @@ def _card(entry: registry.Entry, cfg: Any, class_names: Sequence[str] | None) ->
         names = entry.class_names
     names = _checked_names(labels.numbered(cfg.num_classes) if names is None else names, cfg.num_classes)
     config = tuple(sorted(dataclasses.asdict(cfg).items()))
-    size = getattr(cfg, "image_size", Card.input_size)  # a U-Net accepts any size; the published ones saw the default
+    # A U-Net accepts any size; the published ones were trained with the default.
+    size = getattr(cfg, "image_size", Card.input_size)
     return Card(entry.name, entry.architecture, config, names, entry.preprocessing, size)
 
 

@@ -140,7 +140,7 @@ def test_slices_of_an_interrupted_run_are_removed_so_that_no_patient_is_in_two_s
         one_nodule(tmp_path / "raw", patient)
     found = find_studies(tmp_path / "raw").patients
     splits = begin(found, tmp_path / "out", settings)
-    for patient, split in splits.items():  # interrupted before any record is written
+    for patient, split in splits.items():  # the run is interrupted before any record is written
         make_patient(patient, found[patient], tmp_path / "out" / split, settings)
     (tmp_path / "out/train/scans/mine.tif").write_bytes(b"another's")
     for patient in range(5, 13):
@@ -218,7 +218,7 @@ def test_nodules_are_numbered_across_the_studies_of_a_patient(tmp_path):
 def test_a_patient_that_fails_leaves_no_file_and_the_others_continue(tmp_path):
     study(tmp_path / "raw", 35)
     bad = study(tmp_path / "raw", 36)
-    path = bad / "000004.dcm"  # slice 5, the last of the nodule: its others have been read by then
+    path = bad / "000004.dcm"  # slice 5 is the last of the nodule: the others have been read before it
     path.write_bytes(path.read_bytes()[:-500])
     outcomes = made(tmp_path / "raw", tmp_path / "out")
     assert [(o.patient, bool(o.error)) for o in outcomes] == [("0035", False), ("0036", True)]

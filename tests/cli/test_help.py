@@ -1,4 +1,4 @@
-"""Help texts: commands by job, options under headings, and `--fidelity`."""
+"""Help texts: commands grouped by purpose, options under headings, and `--fidelity`."""
 
 import click
 import pytest
@@ -12,7 +12,7 @@ def shown(*words: str) -> str:
     return CliRunner().invoke(cli, [*words, "--help"], terminal_width=100).output
 
 
-def test_commands_are_listed_by_job_with_their_whole_summaries():
+def test_commands_are_grouped_by_purpose_with_complete_summaries():
     text = shown()
     places = [text.index(f"{heading} (commands):") for heading in COMMANDS]
     assert places == sorted(places)

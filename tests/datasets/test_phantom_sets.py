@@ -42,7 +42,7 @@ def test_a_set_of_nodules_has_the_lidc_layout_and_no_phantom_is_in_two_splits(tm
             assert record["truth"].sum() >= 31
             seen.add(record["image"].tobytes())
     assert len(seen) == 6 * SLICES
-    list(prepare_phantoms("annotators", tmp_path / "a", COUNTS))  # replaces a set that it made
+    list(prepare_phantoms("annotators", tmp_path / "a", COUNTS))  # a set that the function made itself is replaced
     before = lidc_slices(tmp_path / "a", "train")[0]["image"]
     list(prepare_phantoms("annotators", tmp_path / "b", COUNTS))
     np.testing.assert_array_equal(lidc_slices(tmp_path / "b", "train")[0]["image"], before)

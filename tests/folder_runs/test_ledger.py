@@ -1,4 +1,4 @@
-"""A ledger keeps entries, settings and facts in one file, and notices settings that changed."""
+"""A ledger stores entries, settings and facts in one file, and detects changed settings."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Hyper-parameters of the autoencoder: the effect of each option, refused values, those derived from shapes."""
+"""Hyper-parameters of the autoencoder: the effect of each option, refused values, values derived from shapes."""
 
 import dataclasses
 
@@ -96,7 +96,7 @@ def test_another_stride_gives_the_originals_size():
     model = abstract(DAEConfig(**SMALL | {"strides": (2, 3), "image_size": (36, 48)}))
     named = nnx.eval_shape(lambda model, x: model.features(x), model, masks(model.cfg))
     rows = [named[name].shape[1] for name in ("encode_0", "encode_1", "decode_0", "decode_1")]
-    assert rows == [18, 6, 17, 34]  # (6 - 1) 3 + 2, for the decoder goes through the strides backwards
+    assert rows == [18, 6, 17, 34]  # (6 - 1) * 3 + 2, because the decoder uses the strides in reverse order
 
 
 @pytest.mark.parametrize(
