@@ -183,7 +183,7 @@ def row_of_commands(name: str, source: Path, folder: Path, *, rounds: int, quick
       source: folder of the files.
       folder: empty folder for everything that is written; the results of the last round stay there.
       rounds: measurements of each side.
-      quick: measures once, whatever other processes do.
+      quick: measures once, even if other processes are busy.
       weights: a file; None: random weights of the parity kit.
     """
     job = jobs.COMMANDS[name]
@@ -281,7 +281,7 @@ def make_job(name: str, data: Path, folder: Path, *, quick: bool) -> jobs.Job:
 
 
 def part_command(name: str) -> list[str]:
-    """Returns the command that runs a part of this script in a process of its own."""
+    """Returns the command that runs a part of this script in its own process."""
     return [sys.executable, str(Path(__file__).resolve()), "--part", name]
 
 

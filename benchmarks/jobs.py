@@ -1,6 +1,6 @@
 """The jobs that end_to_end.py measures: what each side runs, and the original's steps in PyTorch.
 
-A job of `COMMANDS` gives each side a process of its own that works on a folder of files. A job of `IN_ONE_PROCESS` is a
+A job of `COMMANDS` gives each side its own process, which works on a folder of files. A job of `IN_ONE_PROCESS` is a
 function on each side, and both sides alternate in one process. The PyTorch side takes one file after the other: eager,
 NCHW, float32. This module imports neither JAX nor PyTorch, because the memory and the start-up of the one would count
 as those of the other.

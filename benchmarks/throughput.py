@@ -4,7 +4,7 @@
 
 "Published": eager, NCHW, float32. "Tuned": channels last, `torch.compile`, frozen weights in inference, a fused
 optimizer, and autocast for bfloat16. Training steps of the large networks keep freed memory on this side, as in jaxseg.
-Every side is a process of its own, which waits while the others run. Compilation and warm-up are not counted. Samples
+Every side is a separate process, which waits while the others run. Compilation and warm-up are not counted. Samples
 during which other processes used the machine are taken again. Every row is written as soon as it is measured, and a
 second call measures only the missing rows.
 Writes `results/throughput_PLATFORM.json`, `.md` and `.png`.
@@ -126,7 +126,7 @@ def measured(platform: str, model: str, what: str, batch: int, dtype: str, round
 
 
 def peaks(platform: str, dtypes: list[str]) -> dict:
-    """Returns the peak rates of the device by dtype, measured in a process of its own."""
+    """Returns the peak rates of the device by dtype, measured in a separate process."""
     code = "import json, sys; from benchmarks import jax_side; print(json.dumps(jax_side.peak(sys.argv[1])))"
     variables = os.environ | {"JAX_PLATFORMS": PLATFORMS[platform], "PYTHONPATH": str(ROOT)}
     found = {}

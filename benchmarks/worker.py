@@ -1,4 +1,4 @@
-"""One side of the throughput in a process of its own, which keeps its memory apart; and the workloads.
+"""One side of the throughput in a separate process, which keeps its memory apart; and the workloads.
 
 throughput.py starts this process. It writes a line of JSON when it is ready, then one line for every number of calls
 that it reads, and its peak memory when its input ends.

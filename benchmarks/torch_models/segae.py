@@ -7,7 +7,7 @@ from benchmarks.torch_models.resnet import ResNet
 
 
 class QualitySentinel(nn.Module):
-    """ResNet with a stem of its own and two text-conditioned layers, with the tensor names of the released checkpoint.
+    """ResNet with its own stem and two text-conditioned layers, with the tensor names of the released checkpoint.
 
     As published, it also holds torchvision's own stem and classifier, which it never uses, and its output is not
     bounded. Like every torch module, the model is built in training mode; call `.eval()` to predict.

@@ -13,6 +13,7 @@ import pytest
 import segae_runs
 import tiny_runs
 from flax import nnx
+from small_models import SMALL as TINY
 
 import jaxseg
 from jaxseg.export.export import PLATFORMS, check_platforms, export_model, inference
@@ -25,22 +26,6 @@ from jaxseg.training.task import TASKS, make_task
 
 pytestmark = pytest.mark.slow
 
-TINY = {
-    "cxas": {"backbone": "resnet18", "width": 4, "num_classes": 3},
-    "paxray": {"backbone": "resnet18", "width": 4, "num_classes": 2, "in_channels": 1},
-    "post_dae": {
-        "image_size": (16, 24),
-        "features": (8, 12),
-        "decoder_features": (12, 12),
-        "intermediate": (32, 16),
-        "strides": (2, 2),
-        "norm": "batch",
-        "decoder_activation": "relu",
-    },
-    "segae": {"backbone": "resnet18", "width": 4, "num_labels": 5, "embedding_size": 6},
-    "cmvae": {"image_size": (16, 24), "width": 8, "depth": 2, "norm": "bn"},
-    "prob_unet": {"filters": (4, 8)},
-}
 SIZE = (16, 24)
 ACCELERATORS = ("cuda", "tpu")
 
