@@ -3,17 +3,18 @@
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from flax import nnx
 
 from jaxseg import registry
 from jaxseg.anatomy import products
-from jaxseg.anatomy.extract import merge_tables
+from jaxseg.anatomy.extract import merge_tables, needed_classes
 from jaxseg.anatomy.measure import features as known
 from jaxseg.anatomy.segment import Segmenter
 from jaxseg.folder_runs import folder
 from jaxseg.folder_runs.folder import FolderResult, Outcome, Product
-from jaxseg.weights.load import load
+from jaxseg.weights.load import as_predictor
 
 Progress = Callable[[int, int, str], None]
 Report = Callable[[Outcome], None]
@@ -32,7 +33,7 @@ def segment_folder(
     overwrite: bool = False,
     progress: Progress | None = None,
     report: Report | None = None,
-    **options,
+    **options: Any,
 ) -> FolderResult:
     """Segments an X-ray or all X-rays of a folder, and writes their masks.
 
@@ -68,7 +69,7 @@ def segment_folder(
     """
     source, output = Path(source), Path(output)
     files = folder.find_images(source, recursive=recursive, output=output) if files is None else files
-    segmenter = _segmenter(model, options)
+    segmenter = as_predictor(model, Segmenter, options)
     settings = segmenter.settings
     made = _mask_products(segmenter, settings, output_type, labelmap=labelmap, preview=preview)
     merges = _mask_merges(segmenter, made, source)
@@ -92,7 +93,7 @@ def extract_folder(
     overwrite: bool = False,
     progress: Progress | None = None,
     report: Report | None = None,
-    **options,
+    **options: Any,
 ) -> FolderResult:
     """Measures the anatomy in an X-ray or in all X-rays of a folder, and writes one table with one row per image.
 
@@ -129,7 +130,9 @@ def extract_folder(
     names = tuple(feature.name for feature in found)
     files = folder.find_images(source, recursive=recursive, output=output) if files is None else files
     whole = store_masks or preview
-    segmenter = _segmenter(model, options, lambda labels: None if whole else needed_classes(found, labels))
+    if not (whole or isinstance(model, Segmenter) or options.get("classes") is not None):
+        options["classes"] = functools.partial(needed_classes, found)
+    segmenter = as_predictor(model, Segmenter, options)
     settings = segmenter.settings
     made = [products.measurements(names, original_values=original_values)]
     if whole:
@@ -140,38 +143,9 @@ def extract_folder(
     if draw:
         made.append(products.drawings(names, segmenter.intensity))
     settings |= {"features": list(names), "original_values": original_values}
-    merges = [(".csv", functools.partial(merge_tables, root=source, features=names))]
+    merges: list[tuple[str, Callable]] = [(".csv", functools.partial(merge_tables, root=source, features=names))]
     merges += _mask_merges(segmenter, made, source)
     return _run(source, output, files, segmenter, made, settings, merges, overwrite, progress, report)
-
-
-def needed_classes(features: Sequence[known.Feature], class_names: Sequence[str]) -> list[str] | None:
-    """Returns the classes, as `Segmenter` takes them, that a model with these classes must segment for features.
-
-    Args:
-      features: as `jaxseg.anatomy.measure.features.find_all` returns them.
-      class_names: (K,) names of the model's classes.
-
-    Returns:
-      A list of classes; None: all.
-
-    Raises:
-      ValueError: the model lacks classes that each of the features needs.
-    """
-    labels = known.classes_for(features, class_names)
-    return None if labels is None else [f"label:{label}" for label in labels]
-
-
-def _segmenter(model, options: dict, classes_of: Callable | None = None) -> Segmenter:
-    """The Segmenter of a model; `classes_of` chooses its classes from the model's, if the options do not."""
-    if isinstance(model, Segmenter):
-        if options:
-            raise ValueError(f"options {', '.join(options)} belong to the Segmenter; create it with them")
-        return model
-    model = load(model) if isinstance(model, (str, Path)) else model
-    if classes_of is not None and options.get("classes") is None and hasattr(model, "card"):
-        options = options | {"classes": classes_of(model.card.class_names)}
-    return Segmenter(model, **options)
 
 
 def _mask_products(
@@ -210,7 +184,18 @@ def _mask_merges(segmenter: Segmenter, made: list[Product], source: Path) -> lis
     return [(".json", functools.partial(products.merge_masks, segmenter=segmenter))]
 
 
-def _run(source, output, files, segmenter, made, settings, merges, overwrite, progress, report) -> FolderResult:
+def _run(
+    source: Path,
+    output: Path,
+    files: Sequence[Path],
+    segmenter: Segmenter,
+    made: list[Product],
+    settings: dict,
+    merges: list[tuple[str, Callable]],
+    overwrite: bool,
+    progress: Progress | None,
+    report: Report | None,
+) -> FolderResult:
     return folder.run(
         folder.plan(list(files), source, output),
         folder.Run(output, tuple(made), settings),

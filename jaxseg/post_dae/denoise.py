@@ -2,6 +2,8 @@
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,8 @@ from jaxseg.images.picture import ImageError
 from jaxseg.masks.segmentation import Segmentation
 from jaxseg.nn.indices import bilinear_array
 from jaxseg.nn.inference import Runner
+from jaxseg.weights.load import as_predictor
+from jaxseg.weights.model import Model
 
 GREY = ("refuse", "threshold")
 _SOFT = 1 / 4  # largest share of pixels between black and white that counts as soft edges of a mask
@@ -41,7 +45,7 @@ class Denoiser:
 
     def __init__(
         self,
-        model: nnx.Module,
+        model: Model,
         *,
         threshold: float = 0.5,
         largest_component: int | None = None,
@@ -163,14 +167,20 @@ class Postprocess:
 
 
 def denoise(
-    mask: np.ndarray, model: nnx.Module | Denoiser, *, soft: bool = False, grey: str = "refuse", **options
+    mask: np.ndarray,
+    model: str | Path | nnx.Module | Denoiser,
+    *,
+    soft: bool = False,
+    grey: str = "refuse",
+    **options: Any,
 ) -> np.ndarray:
     """Restores a mask, or several of one image, with a denoising autoencoder (Post-DAE).
 
     Args:
       mask: (H, W) or (K, H, W), any size: bool, whole numbers 0 and 1 or 0 and 255, or floats in [0, 1]. It is resized
         bilinearly to the network's size and back, as in training.
-      model: from `jaxseg.load`; or a `Denoiser`, which saves the preparation if there are many masks.
+      model: a training run, a model directory, a PyTorch file or a model; or a `Denoiser`, which saves the preparation
+        if there are many masks.
       soft: return probabilities instead of a mask.
       grey: what to do with grey-scale images (more than a quarter of the pixels are between black and white): "refuse"
         them, or "threshold" them at the middle.
@@ -181,6 +191,7 @@ def denoise(
 
     Raises:
       ValueError: the mask is empty or full, has another shape, or is not a mask; or an option is out of range.
+      OSError: the model cannot be read.
 
     Example:
       >>> import jaxseg, numpy as np
@@ -191,9 +202,7 @@ def denoise(
       >>> jaxseg.denoise(mask, model, soft=True).shape
       (40, 50)
     """
-    if isinstance(model, Denoiser) and options:
-        raise ValueError(f"options {', '.join(options)} belong to the Denoiser; create it with them")
-    denoiser = model if isinstance(model, Denoiser) else Denoiser(model, **options)
+    denoiser = as_predictor(model, Denoiser, options)
     refuse_soft(denoiser, soft=soft)
     mask = np.asarray(mask)
     if mask.ndim not in (2, 3) or 0 in mask.shape:
@@ -282,7 +291,7 @@ def _shared(union: np.ndarray, before: Sequence[np.ndarray]) -> list[np.ndarray]
     return [union & mask | (free & (nearest == k)) for k, mask in enumerate(classes)]
 
 
-def _checked_card(model: nnx.Module, threshold: float, largest_component: int | None, *, union: bool) -> Card:
+def _checked_card(model: Any, threshold: float, largest_component: int | None, *, union: bool) -> Card:
     """The model's card, if the model takes masks and the options suit it."""
     card = getattr(model, "card", None)
     if card is None or card.preprocessing != "mask":

@@ -1,9 +1,11 @@
 """Ready models: create them untrained, load them from model directories or PyTorch files, convert the latter."""
 
 import dataclasses
+import difflib
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from flax import nnx
@@ -19,6 +21,7 @@ from jaxseg.weights.store import restore_model, save_model
 from jaxseg.weights.torch_file import read_torch_file, read_torch_modules
 
 Progress = Callable[[int, int | None], None]
+Predictor = TypeVar("Predictor")
 
 
 def create(name: str, *, seed: int = 0, class_names: Sequence[str] | None = None, **config: Any) -> Model:
@@ -90,6 +93,38 @@ def load(
         model = embedded(model, embeddings)
     # A model may have no batch norm, or no dropout.
     return nnx.view(model, use_running_average=True, deterministic=True, raise_if_not_found=False)
+
+
+def as_predictor(
+    model: Any,
+    predictor: type[Predictor],
+    options: Mapping[str, Any],
+    *,
+    load: Callable[[str | Path], nnx.Module] = load,
+) -> Predictor:
+    """Returns a predictor of a model, for example a `jaxseg.Segmenter`.
+
+    Args:
+      model: a model, its name or path, or a predictor, which is returned as it is.
+      predictor: the class of the predictor.
+      options: keyword arguments of the class.
+      load: loads the model of a name or path.
+
+    Raises:
+      ValueError: an option is unknown, options are given together with a predictor, or as in `load` and the predictor.
+      OSError: the weights cannot be read or downloaded.
+    """
+    if isinstance(model, predictor):
+        if options:
+            raise ValueError(f"options {', '.join(options)} belong to the {predictor.__name__}; create it with them")
+        return model
+    known = list(inspect.signature(predictor).parameters)[1:]
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            advice = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+            raise ValueError(f"unknown option {name}; {advice}")
+    return predictor(load(model) if isinstance(model, (str, Path)) else model, **options)  # type: ignore[call-arg]
 
 
 def convert(
