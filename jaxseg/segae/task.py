@@ -46,7 +46,6 @@ class DataConfig(_AUGMENTATION, LoadingConfig):
       embeddings: file of the text embeddings, which a new run needs (`label_embedding.pkl`, .npz or .npy). A file of
         this name is also looked for in `root` and beside published weights. Resuming or evaluating a run does not need
         it.
-      size: side of the network's input.
       train_cases, val_cases: names of cases, of either split; null: as the folders say.
       overlap: number of pixels that mask and truth must share in a slice.
       val_slices: number of slices of each mask to validate with, evenly spaced; null: all slices with enough overlap.
@@ -56,7 +55,6 @@ class DataConfig(_AUGMENTATION, LoadingConfig):
 
     root: str
     embeddings: str = "label_embedding.pkl"
-    size: Annotated[int, Range(32, 2048)] = 256
     train_cases: tuple[str, ...] | None = None
     val_cases: tuple[str, ...] | None = None
     overlap: Annotated[int, Range(1, 1_000_000)] = OVERLAP
