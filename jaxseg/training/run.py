@@ -19,7 +19,7 @@ from jaxseg.training import loop
 from jaxseg.training.checkpoint import Checkpoints, has_checkpoint
 from jaxseg.training.config.config import Config, read_config, to_mapping, write_config
 from jaxseg.training.plan import Plan, make_evaluation_plan, make_plan
-from jaxseg.training.task import Examination, Task, make_task, task_class
+from jaxseg.training.task import Examination, Task, data_folder, make_task, task_class
 from jaxseg.weights.load import load
 
 CONFIG_FILE, VERSIONS_FILE, FACTS_FILE = "config.yaml", "versions.json", "data.json"
@@ -89,7 +89,7 @@ def _check_takes_data(source: str | Path, overrides: Sequence[str], data: Path |
         config = read_config(source, overrides)
     except ValueError:
         return
-    if not hasattr(config.data, "root"):
+    if not task_class(config.task).takes_data:
         raise ValueError(f"-i: {config.task} takes no data, it makes its own; leave -i out")
 
 
@@ -130,10 +130,11 @@ def _check_empty(folder: Path) -> None:
 
 def _with_whole_root(config: Config) -> Config:
     """Returns a configuration with the absolute path of its data, so that any working directory can resume the run."""
-    if not hasattr(config.data, "root"):
+    root = data_folder(config)
+    if root is None:
         return config
-    root = str(Path(config.data.root).expanduser().resolve())
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, root=root))
+    data = dataclasses.replace(config.data, root=str(root.expanduser().resolve()))
+    return dataclasses.replace(config, data=data)
 
 
 def train(
