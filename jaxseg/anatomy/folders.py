@@ -1,6 +1,7 @@
 """The jobs of a folder of X-rays: segment all of them, or measure all of them into one table."""
 
 import functools
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,13 @@ from jaxseg.anatomy import products
 from jaxseg.anatomy.extract import merge_tables, needed_classes
 from jaxseg.anatomy.measure import features as known
 from jaxseg.anatomy.segment import Segmenter
+from jaxseg.devices import environment
+from jaxseg.files import atomic_file
 from jaxseg.folder_runs import folder
-from jaxseg.folder_runs.folder import FolderResult, Outcome, Product
+from jaxseg.folder_runs.account import Product
+from jaxseg.folder_runs.folder import FolderResult
+from jaxseg.folder_runs.inputs import SUMMARY_FILE
+from jaxseg.folder_runs.stream import Outcome
 from jaxseg.weights.load import as_predictor
 
 Progress = Callable[[int, int, str], None]
@@ -138,14 +144,66 @@ def extract_folder(
     if whole:
         kinds = {"labelmap": labelmap, "preview": preview, "masks": store_masks}
         made += _mask_products(segmenter, settings, output_type, **kinds)
-    elif labelmap:
-        _refuse_labelmap()
+    else:
+        check_labelmap(labelmap=labelmap, output_type=output_type, masks=False)
     if draw:
         made.append(products.drawings(names, segmenter.intensity))
     settings |= {"features": list(names), "original_values": original_values}
     merges: list[tuple[str, Callable]] = [(".csv", functools.partial(merge_tables, root=source, features=names))]
     merges += _mask_merges(segmenter, made, source)
     return _run(source, output, files, segmenter, made, settings, merges, overwrite, progress, report)
+
+
+def check_labelmap(*, labelmap: bool, output_type: str | None, masks: bool = True) -> None:
+    """Raises ValueError if a label map is requested but no masks are written as DICOM SEG.
+
+    Args:
+      labelmap: whether a label map is requested.
+      output_type: format of the masks; None: that of the model.
+      masks: whether masks are written.
+    """
+    if labelmap and not (masks and output_type == "dicom-seg"):
+        raise ValueError("labelmap is only for DICOM SEG; choose the output type dicom-seg")
+
+
+def check_report(path: Path) -> None:
+    """Makes the folder of a report, and raises if `write_report` could not write it.
+
+    Args:
+      path: of the report.
+
+    Raises:
+      ValueError: the report would replace a file that is not a report. OSError: the folder cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.name == SUMMARY_FILE:
+        raise ValueError(f"{path}: this is the name of the summary of the output folder; use another name")
+    if path.exists() and b'"environment"' not in path.read_bytes()[:100]:
+        raise ValueError(f"{path} is not a jaxseg report; name another file")
+
+
+def write_report(path: str | Path, result: FolderResult, segmenter: Segmenter, *, start_seconds: float = 0.0) -> None:
+    """Writes a JSON file with versions, settings, weights, times and results of a call of `segment_folder`.
+
+    Args:
+      path: of the file; an earlier report is replaced.
+      result: what `segment_folder` or `extract_folder` returned.
+      segmenter: the Segmenter that the call used.
+      start_seconds: time before the first image, except that of compilation.
+
+    Raises:
+      ValueError, OSError: as `check_report`.
+    """
+    path = Path(path)
+    check_report(path)
+    seconds = {"start": start_seconds, "compile": segmenter.compile_seconds}
+    seconds["images"] = result.seconds - segmenter.compile_seconds
+    content = {"environment": environment(), "settings": result.settings, "products": list(result.products)}
+    content |= {"devices": [str(device) for device in segmenter.devices], "batch_size": segmenter.batch_size}
+    content |= {"seconds": {stage: round(value, 3) for stage, value in seconds.items()}, "files": result.entries}
+    content["weights"] = {name: getattr(segmenter.card, name) for name in ("source", "source_sha256", "params_sha256")}
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def _mask_products(
@@ -161,8 +219,7 @@ def _mask_products(
     card = segmenter.card
     found = []
     settings["classes"] = list(segmenter.names)
-    if labelmap and not (masks and output_type == "dicom-seg"):
-        _refuse_labelmap()
+    check_labelmap(labelmap=labelmap, output_type=output_type, masks=masks)
     if masks:
         output_type = output_type or registry.find(card.model).output_type
         if output_type == "dicom-seg":
@@ -171,10 +228,6 @@ def _mask_products(
     if preview:
         found.append(products.previews(segmenter.intensity))
     return found
-
-
-def _refuse_labelmap() -> None:
-    raise ValueError("labelmap is only for DICOM SEG; choose the output type dicom-seg")
 
 
 def _mask_merges(segmenter: Segmenter, made: list[Product], source: Path) -> list[tuple[str, Callable]]:

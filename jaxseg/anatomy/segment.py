@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxseg import registry
 from jaxseg.card import Card
 from jaxseg.images.preprocess import PREPROCESSING
 from jaxseg.images.read import INTENSITIES, Picture, from_array, read_picture
@@ -199,6 +200,20 @@ def segment(image: str | Path | np.ndarray, model: str | Path | nnx.Module | Seg
       (('heart', 'lung'), (2, 90, 80))
     """
     return as_predictor(model, Segmenter, options)(image)
+
+
+def check_classes(classes: Any, model: str | Path, weights: str | Path | None = None) -> None:
+    """Raises ValueError if a published model lacks classes, before its weights are read.
+
+    Args:
+      classes: as `Segmenter` takes them.
+      model: what the user named. Only model names are checked: the card of a model directory states its classes.
+      weights: of the model; nothing is checked if it is a folder, whose card states the classes.
+    """
+    entry = registry.BY_NAME.get(str(model).lower())
+    if entry is None or not entry.class_names or (weights is not None and Path(weights).is_dir()):
+        return
+    labels.select(entry.class_names, classes(entry.class_names) if callable(classes) else classes)
 
 
 @dataclasses.dataclass(frozen=True)

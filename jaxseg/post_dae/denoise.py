@@ -13,6 +13,7 @@ from scipy import ndimage
 
 from jaxseg.card import Card
 from jaxseg.images.picture import ImageError
+from jaxseg.masks.read import select
 from jaxseg.masks.segmentation import Segmentation
 from jaxseg.nn.indices import bilinear_array
 from jaxseg.nn.inference import Runner
@@ -77,6 +78,22 @@ class Denoiser:
           >>> segmenter = jaxseg.Segmenter(model, postprocess=denoiser.postprocess(names))  # doctest: +SKIP
         """
         return Postprocess(self, tuple(self.card.class_names if names is None else names))
+
+    def postprocess_for(self, names: Sequence[str], classes: str | Sequence[str] | None = None) -> "Postprocess":
+        """Returns the `postprocess` of a `jaxseg.Segmenter` whose masks have these names.
+
+        Args:
+          names: labels of the segmenter's masks.
+          classes: labels or groups of the masks to restore; None: the classes of the model of masks.
+
+        Raises:
+          ValueError: a class is unknown, or `names` lacks the classes of the model of masks.
+        """
+        if classes is not None:
+            return self.postprocess([names[k] for k in select(names, classes)])
+        if not set(self.card.class_names) <= set(names):
+            raise ValueError("name those classes that the model of masks restores, such as 'right lung,left lung'")
+        return self.postprocess()
 
     def probabilities(self, masks: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Returns the network's probabilities at its own size, (h, w) float32 each, for masks of any size.

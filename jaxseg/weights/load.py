@@ -95,6 +95,27 @@ def load(
     return nnx.view(model, use_running_average=True, deterministic=True, raise_if_not_found=False)
 
 
+def choose_model(
+    model: str | None, weights: str | Path | None, *, default: str = "cxas"
+) -> tuple[str | Path, str | Path | None]:
+    """Returns the first two arguments of `load` for a user who names a model, its weights, both or neither.
+
+    Args:
+      model: a model name; None: that of the card if `weights` is a model directory or a training run, else `default`.
+      weights: a model directory, a training run or a PyTorch file; None: the published weights.
+      default: name of the model to take if nothing else names one.
+
+    Raises:
+      ValueError: the model name is unknown.
+
+    >>> choose_model(None, None)
+    ('cxas', None)
+    """
+    if model is None and weights is not None and (model_path(Path(weights).expanduser()) / CARD_FILE).is_file():
+        return weights, None
+    return registry.find(model or default).name, weights
+
+
 def as_predictor(
     model: Any,
     predictor: type[Predictor],
@@ -237,9 +258,8 @@ def _refuse_other(entry: registry.Entry, found: Any, path: Path, class_names: Se
     """
     if found is None or class_names is not None:
         return
-    for other in registry.ENTRIES:
-        same = other.architecture == entry.architecture and other.num_classes == found.num_classes
-        if same and other.name != entry.name:
+    for other in registry.entries_of(entry.architecture):
+        if other.num_classes == found.num_classes and other.name != entry.name:
             raise ValueError(
                 f"{path} has the {found.num_classes} classes of model {other.name!r}, not those of {entry.name!r}; "
                 "name that model, or the classes if they are others"
@@ -256,7 +276,7 @@ def recognise(tensors: Mapping[str, np.ndarray], path: Path) -> registry.Entry:
         config = _config_of(registry.model_class(architecture), tensors, path)
         if config is None:
             continue
-        entries = [entry for entry in registry.ENTRIES if entry.architecture == architecture]
+        entries = registry.entries_of(architecture)
         same = [entry for entry in entries if entry.num_classes in (None, config.num_classes)]
         if len(same) == 1:
             return same[0]
