@@ -16,9 +16,9 @@ from jaxseg.anatomy.segment import Segmenter
 from jaxseg.devices import environment
 from jaxseg.files import atomic_file
 from jaxseg.folder_runs import folder
-from jaxseg.folder_runs.account import Product
+from jaxseg.folder_runs.account import Product, Run
 from jaxseg.folder_runs.folder import FolderResult
-from jaxseg.folder_runs.inputs import SUMMARY_FILE
+from jaxseg.folder_runs.inputs import SUMMARY_FILE, find_images, plan
 from jaxseg.folder_runs.stream import Outcome
 from jaxseg.weights.load import as_predictor
 
@@ -54,7 +54,7 @@ def segment_folder(
         "dicom-seg". None: that of the model.
       labelmap: with "dicom-seg", write one label map; classes must not overlap.
       preview: also write `<image>.preview.jpg`, the masks over the image.
-      files: the image files to process, as `jaxseg.folder_runs.folder.find_images` returns them; None: all of `source`.
+      files: the image files to process, as `jaxseg.folder_runs.inputs.find_images` returns them; None: all of `source`.
       recursive: also search sub-folders; the output mirrors them.
       overwrite: process images again whose results exist, and replace results of other settings.
       progress: called as (number of images processed, their total, name of the last), first with 0 and "".
@@ -74,7 +74,7 @@ def segment_folder(
       >>> print(result.done, result.failed, result.summary)  # doctest: +SKIP
     """
     source, output = Path(source), Path(output)
-    files = folder.find_images(source, recursive=recursive, output=output) if files is None else files
+    files = find_images(source, recursive=recursive, output=output) if files is None else files
     segmenter = as_predictor(model, Segmenter, options)
     settings = segmenter.settings
     made = _mask_products(segmenter, settings, output_type, labelmap=labelmap, preview=preview)
@@ -134,7 +134,7 @@ def extract_folder(
     source, output = Path(source), Path(output)
     found = known.find_all(features)
     names = tuple(feature.name for feature in found)
-    files = folder.find_images(source, recursive=recursive, output=output) if files is None else files
+    files = find_images(source, recursive=recursive, output=output) if files is None else files
     whole = store_masks or preview
     if not (whole or isinstance(model, Segmenter) or options.get("classes") is not None):
         options["classes"] = functools.partial(needed_classes, found)
@@ -198,7 +198,11 @@ def write_report(path: str | Path, result: FolderResult, segmenter: Segmenter, *
     check_report(path)
     seconds = {"start": start_seconds, "compile": segmenter.compile_seconds}
     seconds["images"] = result.seconds - segmenter.compile_seconds
-    content = {"environment": environment(), "settings": result.settings, "products": list(result.products)}
+    content: dict[str, Any] = {
+        "environment": environment(),
+        "settings": result.settings,
+        "products": list(result.products),
+    }
     content |= {"devices": [str(device) for device in segmenter.devices], "batch_size": segmenter.batch_size}
     content |= {"seconds": {stage: round(value, 3) for stage, value in seconds.items()}, "files": result.entries}
     content["weights"] = {name: getattr(segmenter.card, name) for name in ("source", "source_sha256", "params_sha256")}
@@ -250,8 +254,8 @@ def _run(
     report: Report | None,
 ) -> FolderResult:
     return folder.run(
-        folder.plan(list(files), source, output),
-        folder.Run(output, tuple(made), settings),
+        plan(list(files), source, output),
+        Run(output, tuple(made), settings),
         lambda todo, run: products.segment_files(todo, segmenter, run),
         prepare=segmenter.compile,
         merges=merges,

@@ -17,7 +17,10 @@ from jaxseg.annotators.sheet import confusion_picture, grey, samples_sheet
 from jaxseg.draw.pictures import save_picture
 from jaxseg.files import atomic_file, atomic_folder
 from jaxseg.folder_runs import folder
-from jaxseg.folder_runs.folder import FolderResult, Job, Outcome, Product, Run, process, writer
+from jaxseg.folder_runs.account import Product, Run
+from jaxseg.folder_runs.folder import FolderResult, process, writer
+from jaxseg.folder_runs.inputs import Job, plan
+from jaxseg.folder_runs.stream import Outcome
 from jaxseg.images.picture import ImageError
 from jaxseg.masks.write import PREVIEW
 from jaxseg.weights.load import as_predictor
@@ -75,7 +78,7 @@ def sample_folder(
     sampler = as_predictor(model, Sampler, options)
     products = samples(output_type, confusion=sampler.confusing) + ([previews()] if preview else [])
     return folder.run(
-        folder.plan(list(files), source, output, name_of=lambda path: path.stem),
+        plan(list(files), source, output, name_of=lambda path: path.stem),
         Run(output, tuple(products), {"sample": sampler.settings | {"n": n, "seed": seed}}),
         lambda todo, run: sample_files(todo, sampler, run, n=n, seed=seed),
         overwrite=overwrite,
@@ -85,7 +88,7 @@ def sample_folder(
 
 
 def sample_files(todo: list[Job], sampler: Sampler, run: Run, *, n: int, seed: int) -> Iterator[Outcome]:
-    """Samples masks for the jobs that `jaxseg.folder_runs.folder.begin` returned, and yields Outcomes.
+    """Samples masks for the jobs that `jaxseg.folder_runs.account.begin` returned, and yields Outcomes.
 
     Every image is processed by itself with the same seed: its samples are those of `jaxseg.sample`, and do not depend
     on the other images in the folder.

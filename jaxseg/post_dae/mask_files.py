@@ -15,8 +15,10 @@ from jaxseg.draw.pictures import save_picture
 from jaxseg.draw.sheet import contact_sheet
 from jaxseg.files import atomic_file
 from jaxseg.folder_runs import folder
-from jaxseg.folder_runs.folder import FolderResult, Job, Outcome, Product, Run, process, writer
-from jaxseg.folder_runs.inputs import find_by_suffix
+from jaxseg.folder_runs.account import Product, Run
+from jaxseg.folder_runs.folder import FolderResult, process, writer
+from jaxseg.folder_runs.inputs import Job, find_by_suffix, plan
+from jaxseg.folder_runs.stream import Outcome
 from jaxseg.images.picture import ImageError
 from jaxseg.masks.formats import PICTURES, Stack, open_pictures
 from jaxseg.masks.read import open_masks, select
@@ -107,7 +109,7 @@ def denoise_folder(
     denoiser = as_predictor(model, Denoiser, options)
     refuse_soft(denoiser, soft=soft)
     worker = FileDenoiser(denoiser, classes=classes, names=names, grey=grey, soft=soft)
-    jobs = folder.plan(list(files), source, output, name_of=lambda path: path.stem)
+    jobs = plan(list(files), source, output, name_of=lambda path: path.stem)
     products = [masks({job.base: job.source.suffix for job in jobs}, soft=soft), *([previews()] if preview else [])]
     settings = {"denoise": denoiser.settings | {"classes": classes, "soft": soft, "grey": grey}}
     return folder.run(

@@ -15,9 +15,10 @@ from jaxseg.devices import environment, select_devices
 from jaxseg.draw.pictures import save_picture
 from jaxseg.files import atomic_file, only_writer, sweep
 from jaxseg.registry import TASKS
+from jaxseg.settings import to_mapping
 from jaxseg.training import loop
 from jaxseg.training.checkpoint import Checkpoints, has_checkpoint
-from jaxseg.training.config.config import Config, read_config, to_mapping, write_config
+from jaxseg.training.config.config import Config, read_config, write_config
 from jaxseg.training.plan import Plan, make_evaluation_plan, make_plan
 from jaxseg.training.task import Examination, Task, data_folder, make_task, task_class
 from jaxseg.weights.load import load

@@ -17,8 +17,9 @@ from typing import Any
 import jax
 
 from jaxseg.files import only_writer, sweep
+from jaxseg.settings import to_mapping
 from jaxseg.training import loop, run
-from jaxseg.training.config.config import Config, read_config, to_mapping, write_config
+from jaxseg.training.config.config import Config, read_config, write_config
 from jaxseg.training.log import METRICS_FILE, read_metrics
 from jaxseg.training.plan import make_plan
 from jaxseg.training.task import data_folder, make_task
