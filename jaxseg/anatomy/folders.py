@@ -70,8 +70,17 @@ def segment_folder(
 
     Example:
       >>> import jaxseg
-      >>> result = jaxseg.segment_folder("xrays", "masks", "cxas", classes="heart, lung")  # doctest: +SKIP
-      >>> print(result.done, result.failed, result.summary)  # doctest: +SKIP
+      >>> from pathlib import Path
+      >>> from PIL import Image
+      >>> from jaxseg.datasets import phantom
+      >>> Path("xrays").mkdir()
+      >>> Image.fromarray(phantom.draw(0, 64)[0]).save("xrays/chest.png")
+      >>> model = jaxseg.create("cxas", class_names=("heart", "lung"), backbone="resnet18", width=4)
+      >>> result = jaxseg.segment_folder("xrays", "masks", model, classes="heart")
+      >>> result.done, result.failed, result.summary.name
+      (1, 0, 'summary.json')
+      >>> sorted(path.as_posix() for path in Path("masks").rglob("*.png"))
+      ['masks/chest/heart.png']
     """
     source, output = Path(source), Path(output)
     files = find_images(source, recursive=recursive, output=output) if files is None else files
@@ -130,6 +139,18 @@ def extract_folder(
     Raises:
       ValueError, OSError: as `segment_folder`; also if a feature is unknown, or the model lacks classes that each of
         the features needs.
+
+    Example:
+      >>> import jaxseg
+      >>> from pathlib import Path
+      >>> from PIL import Image
+      >>> from jaxseg.datasets import phantom
+      >>> Path("films").mkdir()
+      >>> Image.fromarray(phantom.draw(0, 64)[0]).save("films/chest.png")
+      >>> model = jaxseg.create("cxas", class_names=("heart", "lung"), backbone="resnet18", width=4)
+      >>> result = jaxseg.extract_folder("films", "table", "area", model)
+      >>> [path.name for path in result.merged], Path("table/films.csv").read_text().split(",")[:2]
+      (['films.csv'], ['filename', 'heart_area'])
     """
     source, output = Path(source), Path(output)
     found = known.find_all(features)

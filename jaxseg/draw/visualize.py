@@ -99,6 +99,14 @@ def visualize(
     Raises:
       ValueError: sizes, labels, colours or classes do not match, or a file is damaged.
       OSError: a file does not exist or cannot be read.
+
+    Example:
+      >>> import jaxseg
+      >>> from jaxseg.datasets import phantom
+      >>> image, masks = phantom.draw(0, 64)
+      >>> picture = jaxseg.visualize(image, masks, labels=phantom.CLASSES, classes="heart, spine", width=128)
+      >>> picture.mode, picture.height >= 128
+      ('RGB', True)
     """
     picture, found = _image(image), _masks(masks, image, labels)
     if tuple(found.size) != picture.shape[:2]:

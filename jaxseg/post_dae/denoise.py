@@ -73,9 +73,13 @@ class Denoiser:
           names: of the masks to restore; None: the model's own.
 
         Example:
-          >>> denoiser = jaxseg.Denoiser(jaxseg.load("runs/lungs"))  # doctest: +SKIP
-          >>> names = ["right lung", "left lung"]
-          >>> segmenter = jaxseg.Segmenter(model, postprocess=denoiser.postprocess(names))  # doctest: +SKIP
+          >>> import jaxseg
+          >>> tiny = {"features": (4, 6), "strides": (2, 2), "decoder_features": (4, 4), "intermediate": (8, 16)}
+          >>> denoiser = jaxseg.Denoiser(jaxseg.create("post_dae", image_size=(32, 32), **tiny))
+          >>> model = jaxseg.create("cxas", class_names=("heart", "lung"), backbone="resnet18", width=4)
+          >>> segmenter = jaxseg.Segmenter(model, postprocess=denoiser.postprocess(["heart"]))
+          >>> segmenter.settings["denoise"]["classes"]
+          ['heart']
         """
         return Postprocess(self, tuple(self.card.class_names if names is None else names))
 
