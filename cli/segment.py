@@ -5,25 +5,7 @@ from pathlib import Path
 import click
 
 from jaxseg.cli import options
-from jaxseg.cli.runs import denoising, run_images
-
-SEGMENTER = (  # options of `make_segmenter`, except the classes
-    "model",
-    "gpus",
-    "weights",
-    "labels_file",
-    "batch_size",
-    "threshold",
-    "preprocessing",
-    "intensity",
-    "dtype",
-)
-
-
-def refuse_labelmap(output_type: str | None, *, masks: bool = True) -> None:
-    """Raises a usage error: `--labelmap` is only for masks in DICOM SEG."""
-    if not (masks and output_type == "dicom-seg"):
-        raise click.UsageError("--labelmap: for DICOM SEG; ask for it with -ot dicom-seg")
+from jaxseg.cli.runs import make_denoiser, run_images
 
 
 @click.command()
@@ -40,26 +22,38 @@ def refuse_labelmap(output_type: str | None, *, masks: bool = True) -> None:
     "--denoise-classes", help="With --denoise: the classes to restore.  [default: those that the Post-DAE names]"
 )
 @options.of_denoising
-def segment(source, output, denoiser, denoise_classes, union, largest_component, classes, labelmap, **others):
+def segment(
+    source,
+    output,
+    denoiser,
+    denoise_classes,
+    union,
+    largest_component,
+    output_type,
+    labelmap,
+    preview,
+    overwrite,
+    **others,
+):
     """Segment the anatomy in chest X-rays (png, jpg, DICOM).
 
     Masks have the size of their image. If files of a folder fail, the others are processed: each failure is shown with
     its reason, summary.json in the output folder lists all files, and the exit code is 1. A second run skips what is
     done.
     """
-    from jaxseg.anatomy.folders import segment_folder
+    from jaxseg.anatomy.folders import check_labelmap, segment_folder
 
     if denoiser is None and (denoise_classes or union or largest_component):
         raise click.UsageError("--denoise-classes, --union and --largest-component: name a model with --denoise")
-    if labelmap:
-        refuse_labelmap(others["output_type"])
-    postprocess = None
-    if denoiser is not None:
+    with options.usage_errors("--labelmap"):
+        check_labelmap(labelmap=labelmap, output_type=output_type)
+
+    def postprocess(segmenter):
         wanted = {"union": union, "largest_component": largest_component, "gpus": others["gpus"]}
+        found = make_denoiser(weights=denoiser, option="--denoise", **wanted)
+        with options.usage_errors("--denoise-classes"):
+            return found.postprocess_for(segmenter.names, denoise_classes)
 
-        def postprocess(segmenter):
-            return denoising(segmenter, denoiser, denoise_classes, **wanted)
-
-    of_segmenter = {name: others.pop(name) for name in SEGMENTER} | {"classes": classes}
-    others |= {"labelmap": labelmap, "segmenter_options": of_segmenter, "postprocess": postprocess}
-    run_images(source, output, job=segment_folder, **others)
+    settings = {"output_type": output_type, "labelmap": labelmap, "preview": preview, "overwrite": overwrite}
+    others["postprocess"] = None if denoiser is None else postprocess
+    run_images(source, output, job=segment_folder, settings=settings, **others)

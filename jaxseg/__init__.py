@@ -6,17 +6,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the same names as in _PUBLIC below, for type checkers and editors
     from jaxseg.anatomy.extract import extract as extract
+    from jaxseg.anatomy.folders import extract_folder as extract_folder
+    from jaxseg.anatomy.folders import segment_folder as segment_folder
     from jaxseg.anatomy.segment import Segmenter as Segmenter
     from jaxseg.anatomy.segment import segment as segment
+    from jaxseg.annotators.image_files import sample_folder as sample_folder
     from jaxseg.annotators.sample import Sampler as Sampler
     from jaxseg.annotators.sample import sample as sample
     from jaxseg.draw.visualize import visualize as visualize
     from jaxseg.export.exported import load_exported as load_exported
     from jaxseg.post_dae.denoise import Denoiser as Denoiser
     from jaxseg.post_dae.denoise import denoise as denoise
+    from jaxseg.post_dae.mask_files import denoise_folder as denoise_folder
     from jaxseg.segae.score import Scorer as Scorer
     from jaxseg.segae.score import score as score
     from jaxseg.segae.score import segae_inference as segae_inference
+    from jaxseg.segae.score_dataset import score_dataset as score_dataset
+    from jaxseg.segae.score_dataset import score_labels as score_labels
     from jaxseg.weights.load import convert as convert
     from jaxseg.weights.load import create as create
     from jaxseg.weights.load import functional as functional

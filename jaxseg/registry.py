@@ -170,6 +170,11 @@ def find(name: str) -> Entry:
     return entry
 
 
+def entries_of(architecture: str) -> tuple[Entry, ...]:
+    """Returns the models that share a model class."""
+    return tuple(entry for entry in ENTRIES if entry.architecture == architecture)
+
+
 def model_class(architecture: str) -> "type[Model]":
     """Returns the model class that a card names, imported on first use.
 

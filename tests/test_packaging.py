@@ -1,5 +1,6 @@
 """The wheel, the editable install, and what importing costs."""
 
+import ast
 import json
 import os
 import re
@@ -111,3 +112,13 @@ def run(code: str, folder: Path, path: Path | None = None) -> str:
     options = ["-c", f"import sys; sys.path.insert(0, {str(path)!r})\n{code}"] if path else ["-c", code]
     done = subprocess.run([sys.executable, *options], cwd=folder, capture_output=True, text=True, check=True)
     return done.stdout
+
+
+def test_type_checkers_see_all_public_names():
+    """The block `if TYPE_CHECKING` of jaxseg/__init__.py imports every public name from its module."""
+    import jaxseg
+
+    tree = ast.parse(Path(jaxseg.__file__).read_text(encoding="utf-8"))
+    block = next(node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    imported = {alias.name: node.module for node in block.body for alias in node.names}
+    assert imported == jaxseg._PUBLIC

@@ -20,7 +20,7 @@ from jaxseg.datasets import phantom
 from jaxseg.draw.overlay import overlay
 from jaxseg.draw.pictures import save_picture
 from jaxseg.draw.sheet import contact_sheet
-from jaxseg.folder_runs.folder import Outcome
+from jaxseg.folder_runs.stream import Outcome
 from jaxseg.images.read import read_picture
 from jaxseg.nn.metrics import dice
 from jaxseg.palette import palette

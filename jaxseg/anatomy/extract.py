@@ -1,7 +1,9 @@
 """Measurements of anatomy in images or masks, and the table of a run."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from flax import nnx
@@ -21,11 +23,11 @@ def extract(
     image: str | Path | np.ndarray | Segmentation,
     features: str | Sequence[str],
     *,
-    model: nnx.Module | Segmenter | None = None,
+    model: str | Path | nnx.Module | Segmenter | None = None,
     names: Sequence[str] | None = None,
     pixel_mm: tuple[float, float] | None = None,
     original_values: bool = False,
-    **options,
+    **options: Any,
 ) -> Measurements:
     """Measures the anatomy in an X-ray or in masks.
 
@@ -34,8 +36,8 @@ def extract(
         (K, H, W) bool.
       features: from `jaxseg.anatomy.measure.features.FEATURES`, a list or a comma-separated string: CTR, SCD, area,
         perimeter, compactness, centroid, box, convexity.
-      model: the model that segments the image first, as `jaxseg.segment` does, but only the classes that the features
-        need.
+      model: segments the image first, as `jaxseg.segment` does, but only the classes that the features need; what
+        `jaxseg.segment` takes.
       names: (K,) labels of masks given as an array; None: those of CXAS, if K is 159.
       pixel_mm: height and width of a pixel, in mm, of masks given as an array; adds columns in mm.
       original_values: return -1 (boxes of 0), as the original does, if something cannot be measured, instead of NaN.
@@ -59,10 +61,8 @@ def extract(
     if model is not None:
         if isinstance(image, Segmentation):
             raise ValueError("a Segmentation is measured without a model")
-        card = None if isinstance(model, Segmenter) else getattr(model, "card", None)
-        if card is not None and options.get("classes") is None:
-            needed = known.classes_for(found, card.class_names)
-            options["classes"] = needed and [f"label:{label}" for label in needed]
+        if not isinstance(model, Segmenter) and options.get("classes") is None:
+            options["classes"] = functools.partial(needed_classes, found)
         image = segment(image, model, **options)
     elif options:
         raise ValueError(f"options {', '.join(options)} belong to segmenting; give a model too")
@@ -71,7 +71,7 @@ def extract(
             raise ValueError("names and pixel_mm are for masks given as an array; a Segmentation has its own")
         return measure_segmentation(image, features, original_values=original_values)
     if isinstance(image, (str, Path)):
-        raise ValueError("an image file is measured with a model: extract(path, features, model=jaxseg.load('cxas'))")
+        raise ValueError("an image file is measured with a model: extract(path, features, model='cxas')")
     masks = np.asarray(image)
     if names is None:
         if masks.ndim != 3 or len(masks) != len(labels.CXAS):
@@ -82,6 +82,23 @@ def extract(
     return measure(masks, tuple(names), features, pixel_mm=pixel_mm, original_values=original_values)
 
 
+def needed_classes(features: Sequence[known.Feature], class_names: Sequence[str]) -> list[str] | None:
+    """Returns the classes, as `Segmenter` takes them, that a model with these classes must segment for features.
+
+    Args:
+      features: as `jaxseg.anatomy.measure.features.find_all` returns them.
+      class_names: (K,) names of the model's classes.
+
+    Returns:
+      A list of classes; None: all.
+
+    Raises:
+      ValueError: the model lacks classes that each of the features needs.
+    """
+    needed = known.classes_for(features, class_names)
+    return None if needed is None else [f"label:{label}" for label in needed]
+
+
 def merge_tables(jobs: list[Job], run: Run, path: Path, *, root: Path, features: tuple[str, ...]) -> None:
     """Writes the table of a run, with one row per image. The row of an image that failed has only the reason."""
     place = next(product.place for product in run.products if product.kind == "measurements")
@@ -89,5 +106,5 @@ def merge_tables(jobs: list[Job], run: Run, path: Path, *, root: Path, features:
     for job in jobs:
         entry = run.files[run.key(job)]
         name = job.source.relative_to(root).as_posix() if root.is_dir() else job.source.name
-        rows.append((name, entry.get("reason") if entry["status"] == "failed" else place(job.base)))
+        rows.append((name, entry["reason"] if entry["status"] == "failed" else place(job.base)))
     table.merge(rows, path, features=features)

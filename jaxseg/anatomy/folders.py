@@ -1,19 +1,26 @@
 """The jobs of a folder of X-rays: segment all of them, or measure all of them into one table."""
 
 import functools
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from flax import nnx
 
 from jaxseg import registry
 from jaxseg.anatomy import products
-from jaxseg.anatomy.extract import merge_tables
+from jaxseg.anatomy.extract import merge_tables, needed_classes
 from jaxseg.anatomy.measure import features as known
 from jaxseg.anatomy.segment import Segmenter
+from jaxseg.devices import environment
+from jaxseg.files import atomic_file
 from jaxseg.folder_runs import folder
-from jaxseg.folder_runs.folder import FolderResult, Outcome, Product
-from jaxseg.weights.load import load
+from jaxseg.folder_runs.account import Product, Run
+from jaxseg.folder_runs.folder import FolderResult
+from jaxseg.folder_runs.inputs import SUMMARY_FILE, find_images, plan
+from jaxseg.folder_runs.stream import Outcome
+from jaxseg.weights.load import as_predictor
 
 Progress = Callable[[int, int, str], None]
 Report = Callable[[Outcome], None]
@@ -32,7 +39,7 @@ def segment_folder(
     overwrite: bool = False,
     progress: Progress | None = None,
     report: Report | None = None,
-    **options,
+    **options: Any,
 ) -> FolderResult:
     """Segments an X-ray or all X-rays of a folder, and writes their masks.
 
@@ -47,7 +54,7 @@ def segment_folder(
         "dicom-seg". None: that of the model.
       labelmap: with "dicom-seg", write one label map; classes must not overlap.
       preview: also write `<image>.preview.jpg`, the masks over the image.
-      files: the image files to process, as `jaxseg.folder_runs.folder.find_images` returns them; None: all of `source`.
+      files: the image files to process, as `jaxseg.folder_runs.inputs.find_images` returns them; None: all of `source`.
       recursive: also search sub-folders; the output mirrors them.
       overwrite: process images again whose results exist, and replace results of other settings.
       progress: called as (number of images processed, their total, name of the last), first with 0 and "".
@@ -63,12 +70,21 @@ def segment_folder(
 
     Example:
       >>> import jaxseg
-      >>> result = jaxseg.segment_folder("xrays", "masks", "cxas", classes="heart, lung")  # doctest: +SKIP
-      >>> print(result.done, result.failed, result.summary)  # doctest: +SKIP
+      >>> from pathlib import Path
+      >>> from PIL import Image
+      >>> from jaxseg.datasets import phantom
+      >>> Path("xrays").mkdir()
+      >>> Image.fromarray(phantom.draw(0, 64)[0]).save("xrays/chest.png")
+      >>> model = jaxseg.create("cxas", class_names=("heart", "lung"), backbone="resnet18", width=4)
+      >>> result = jaxseg.segment_folder("xrays", "masks", model, classes="heart")
+      >>> result.done, result.failed, result.summary.name
+      (1, 0, 'summary.json')
+      >>> sorted(path.as_posix() for path in Path("masks").rglob("*.png"))
+      ['masks/chest/heart.png']
     """
     source, output = Path(source), Path(output)
-    files = folder.find_images(source, recursive=recursive, output=output) if files is None else files
-    segmenter = _segmenter(model, options)
+    files = find_images(source, recursive=recursive, output=output) if files is None else files
+    segmenter = as_predictor(model, Segmenter, options)
     settings = segmenter.settings
     made = _mask_products(segmenter, settings, output_type, labelmap=labelmap, preview=preview)
     merges = _mask_merges(segmenter, made, source)
@@ -92,7 +108,7 @@ def extract_folder(
     overwrite: bool = False,
     progress: Progress | None = None,
     report: Report | None = None,
-    **options,
+    **options: Any,
 ) -> FolderResult:
     """Measures the anatomy in an X-ray or in all X-rays of a folder, and writes one table with one row per image.
 
@@ -123,55 +139,96 @@ def extract_folder(
     Raises:
       ValueError, OSError: as `segment_folder`; also if a feature is unknown, or the model lacks classes that each of
         the features needs.
+
+    Example:
+      >>> import jaxseg
+      >>> from pathlib import Path
+      >>> from PIL import Image
+      >>> from jaxseg.datasets import phantom
+      >>> Path("films").mkdir()
+      >>> Image.fromarray(phantom.draw(0, 64)[0]).save("films/chest.png")
+      >>> model = jaxseg.create("cxas", class_names=("heart", "lung"), backbone="resnet18", width=4)
+      >>> result = jaxseg.extract_folder("films", "table", "area", model)
+      >>> [path.name for path in result.merged], Path("table/films.csv").read_text().split(",")[:2]
+      (['films.csv'], ['filename', 'heart_area'])
     """
     source, output = Path(source), Path(output)
     found = known.find_all(features)
     names = tuple(feature.name for feature in found)
-    files = folder.find_images(source, recursive=recursive, output=output) if files is None else files
+    files = find_images(source, recursive=recursive, output=output) if files is None else files
     whole = store_masks or preview
-    segmenter = _segmenter(model, options, lambda labels: None if whole else needed_classes(found, labels))
+    if not (whole or isinstance(model, Segmenter) or options.get("classes") is not None):
+        options["classes"] = functools.partial(needed_classes, found)
+    segmenter = as_predictor(model, Segmenter, options)
     settings = segmenter.settings
     made = [products.measurements(names, original_values=original_values)]
     if whole:
         kinds = {"labelmap": labelmap, "preview": preview, "masks": store_masks}
         made += _mask_products(segmenter, settings, output_type, **kinds)
-    elif labelmap:
-        _refuse_labelmap()
+    else:
+        check_labelmap(labelmap=labelmap, output_type=output_type, masks=False)
     if draw:
         made.append(products.drawings(names, segmenter.intensity))
     settings |= {"features": list(names), "original_values": original_values}
-    merges = [(".csv", functools.partial(merge_tables, root=source, features=names))]
+    merges: list[tuple[str, Callable]] = [(".csv", functools.partial(merge_tables, root=source, features=names))]
     merges += _mask_merges(segmenter, made, source)
     return _run(source, output, files, segmenter, made, settings, merges, overwrite, progress, report)
 
 
-def needed_classes(features: Sequence[known.Feature], class_names: Sequence[str]) -> list[str] | None:
-    """Returns the classes, as `Segmenter` takes them, that a model with these classes must segment for features.
+def check_labelmap(*, labelmap: bool, output_type: str | None, masks: bool = True) -> None:
+    """Raises ValueError if a label map is requested but no masks are written as DICOM SEG.
 
     Args:
-      features: as `jaxseg.anatomy.measure.features.find_all` returns them.
-      class_names: (K,) names of the model's classes.
+      labelmap: whether a label map is requested.
+      output_type: format of the masks; None: that of the model.
+      masks: whether masks are written.
+    """
+    if labelmap and not (masks and output_type == "dicom-seg"):
+        raise ValueError("labelmap is only for DICOM SEG; choose the output type dicom-seg")
 
-    Returns:
-      A list of classes; None: all.
+
+def check_report(path: Path) -> None:
+    """Makes the folder of a report, and raises if `write_report` could not write it.
+
+    Args:
+      path: of the report.
 
     Raises:
-      ValueError: the model lacks classes that each of the features needs.
+      ValueError: the report would replace a file that is not a report. OSError: the folder cannot be written.
     """
-    labels = known.classes_for(features, class_names)
-    return None if labels is None else [f"label:{label}" for label in labels]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.name == SUMMARY_FILE:
+        raise ValueError(f"{path}: this is the name of the summary of the output folder; use another name")
+    if path.exists() and b'"environment"' not in path.read_bytes()[:100]:
+        raise ValueError(f"{path} is not a jaxseg report; name another file")
 
 
-def _segmenter(model, options: dict, classes_of: Callable | None = None) -> Segmenter:
-    """Returns the Segmenter of a model; `classes_of` selects its classes from the model's if the options do not."""
-    if isinstance(model, Segmenter):
-        if options:
-            raise ValueError(f"options {', '.join(options)} belong to the Segmenter; create it with them")
-        return model
-    model = load(model) if isinstance(model, (str, Path)) else model
-    if classes_of is not None and options.get("classes") is None and hasattr(model, "card"):
-        options = options | {"classes": classes_of(model.card.class_names)}
-    return Segmenter(model, **options)
+def write_report(path: str | Path, result: FolderResult, segmenter: Segmenter, *, start_seconds: float = 0.0) -> None:
+    """Writes a JSON file with versions, settings, weights, times and results of a call of `segment_folder`.
+
+    Args:
+      path: of the file; an earlier report is replaced.
+      result: what `segment_folder` or `extract_folder` returned.
+      segmenter: the Segmenter that the call used.
+      start_seconds: time before the first image, except that of compilation.
+
+    Raises:
+      ValueError, OSError: as `check_report`.
+    """
+    path = Path(path)
+    check_report(path)
+    seconds = {"start": start_seconds, "compile": segmenter.compile_seconds}
+    seconds["images"] = result.seconds - segmenter.compile_seconds
+    content: dict[str, Any] = {
+        "environment": environment(),
+        "settings": result.settings,
+        "products": list(result.products),
+    }
+    content |= {"devices": [str(device) for device in segmenter.devices], "batch_size": segmenter.batch_size}
+    content |= {"seconds": {stage: round(value, 3) for stage, value in seconds.items()}, "files": result.entries}
+    content["weights"] = {name: getattr(segmenter.card, name) for name in ("source", "source_sha256", "params_sha256")}
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def _mask_products(
@@ -187,8 +244,7 @@ def _mask_products(
     card = segmenter.card
     found = []
     settings["classes"] = list(segmenter.names)
-    if labelmap and not (masks and output_type == "dicom-seg"):
-        _refuse_labelmap()
+    check_labelmap(labelmap=labelmap, output_type=output_type, masks=masks)
     if masks:
         output_type = output_type or registry.find(card.model).output_type
         if output_type == "dicom-seg":
@@ -199,10 +255,6 @@ def _mask_products(
     return found
 
 
-def _refuse_labelmap() -> None:
-    raise ValueError("labelmap is only for DICOM SEG; choose the output type dicom-seg")
-
-
 def _mask_merges(segmenter: Segmenter, made: list[Product], source: Path) -> list[tuple[str, Callable]]:
     """Returns the function that merges a folder's COCO files, if there are any."""
     if not (source.is_dir() and any(product.kind == "json" for product in made)):
@@ -210,10 +262,21 @@ def _mask_merges(segmenter: Segmenter, made: list[Product], source: Path) -> lis
     return [(".json", functools.partial(products.merge_masks, segmenter=segmenter))]
 
 
-def _run(source, output, files, segmenter, made, settings, merges, overwrite, progress, report) -> FolderResult:
+def _run(
+    source: Path,
+    output: Path,
+    files: Sequence[Path],
+    segmenter: Segmenter,
+    made: list[Product],
+    settings: dict,
+    merges: list[tuple[str, Callable]],
+    overwrite: bool,
+    progress: Progress | None,
+    report: Report | None,
+) -> FolderResult:
     return folder.run(
-        folder.plan(list(files), source, output),
-        folder.Run(output, tuple(made), settings),
+        plan(list(files), source, output),
+        Run(output, tuple(made), settings),
         lambda todo, run: products.segment_files(todo, segmenter, run),
         prepare=segmenter.compile,
         merges=merges,

@@ -88,6 +88,7 @@ class PhantomTask(Task):
     """Trains a small U-Net on phantoms; no data are read."""
 
     Data, Model, Loss = DataConfig, ModelConfig, LossConfig
+    takes_data = False
 
     def __init__(self, config: Config):
         cfg = config.data

@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -112,7 +112,7 @@ def _reader(run: Run, segmenter: Segmenter) -> Callable:
 
 
 def measure_segmentation(
-    segmentation: Segmentation, features: tuple[str, ...], *, original_values: bool = False
+    segmentation: Segmentation, features: str | Sequence[str], *, original_values: bool = False
 ) -> Measurements:
     """Measures masks as the original does: at the network's size, before they are resized to the image's."""
     coarse = np.unpackbits(segmentation.bits, axis=2).view(bool)  # (K, h, w)

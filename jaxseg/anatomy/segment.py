@@ -6,12 +6,14 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxseg import registry
 from jaxseg.card import Card
 from jaxseg.images.preprocess import PREPROCESSING
 from jaxseg.images.read import INTENSITIES, Picture, from_array, read_picture
@@ -19,7 +21,10 @@ from jaxseg.masks.segmentation import Segmentation
 from jaxseg.nn.inference import Runner
 from jaxseg.nn.resize import bilinear
 from jaxseg.vocabulary import labels
+from jaxseg.weights.load import as_predictor
+from jaxseg.weights.model import Model
 
+Classes = str | list[str] | tuple[str, ...] | None
 _NO_IMAGES = {  # preprocessing of models that do not segment images -> description of these models
     "mask": "takes masks, not images; `jaxseg denoise` applies it to them",
     "slice_and_mask": "does not segment: it predicts how good a mask of a CT is; `jaxseg score` applies it",
@@ -43,7 +48,8 @@ class Segmenter:
     Args:
       model: a model from `jaxseg.load` or `jaxseg.create`.
       threshold: a pixel belongs to a class if its sigmoid exceeds this; in [0, 1].
-      classes: label or group names (a list or a comma-separated string); None: all.
+      classes: label or group names (a list or a comma-separated string), or a function that returns them for the (K,)
+        class names of the model; None: all.
       batch_size: images in one call of the network; a multiple of the number of devices. None: one per device.
       devices: JAX devices to spread the batch over; None: the first.
       preprocessing: key of `PREPROCESSING`; None: that of the model's card.
@@ -70,10 +76,10 @@ class Segmenter:
 
     def __init__(
         self,
-        model: nnx.Module,
+        model: Model,
         *,
         threshold: float = 0.5,
-        classes: str | Sequence[str] | None = None,
+        classes: Classes | Callable[[tuple[str, ...]], Classes] = None,
         batch_size: int | None = None,
         devices: Sequence[jax.Device] | None = None,
         preprocessing: str | None = None,
@@ -84,7 +90,8 @@ class Segmenter:
     ):
         self.card = _checked_card(model, preprocessing, intensity, threshold)
         self.preprocessing = preprocessing or self.card.preprocessing
-        self.indices = labels.select(self.card.class_names, classes)
+        chosen = classes(self.card.class_names) if callable(classes) else classes
+        self.indices = labels.select(self.card.class_names, chosen)
         self.names = tuple(self.card.class_names[i] for i in self.indices)
         self.threshold, self.intensity = threshold, intensity
         self.postprocess = postprocess or after
@@ -94,8 +101,8 @@ class Segmenter:
                 "out probabilities or postprocess"
             )
         self._cutoff = _logit(threshold)
-        chosen = None if len(self.indices) == len(self.card.class_names) else self.indices
-        self._runner = Runner(model, _Forward(chosen, probabilities), devices=devices, batch_size=batch_size)
+        kept = None if len(self.indices) == len(self.card.class_names) else self.indices
+        self._runner = Runner(model, _Forward(kept, probabilities), devices=devices, batch_size=batch_size)
         self.devices, self.batch_size = self._runner.devices, self._runner.batch_size
 
     def __call__(self, image: str | Path | np.ndarray) -> Segmentation:
@@ -142,8 +149,10 @@ class Segmenter:
 
     def prepare(self, image: str | Path | np.ndarray) -> Prepared:
         """Reads and preprocesses an image with numpy; may be called from any thread."""
-        is_file = isinstance(image, (str, Path))
-        picture: Picture = read_picture(image, intensity=self.intensity) if is_file else from_array(image)
+        if isinstance(image, (str, Path)):
+            picture: Picture = read_picture(image, intensity=self.intensity)
+        else:
+            picture = from_array(image)
         x = PREPROCESSING[self.preprocessing](picture, self.card.input_size)
         return Prepared(x, picture.size, picture.notes, picture.spacing_mm)
 
@@ -166,13 +175,14 @@ class Segmenter:
         return found if self.postprocess is None else self.postprocess(found)
 
 
-def segment(image: str | Path | np.ndarray, model: nnx.Module | Segmenter, **options) -> Segmentation:
+def segment(image: str | Path | np.ndarray, model: str | Path | nnx.Module | Segmenter, **options: Any) -> Segmentation:
     """Segments one X-ray.
 
     Args:
       image: a png, jpg or dcm file; or (H, W) or (H, W, 3) uint8; or (H, W) of another number type, scaled by
         its range as DICOM pixels are.
-      model: from `jaxseg.load`; or a `Segmenter`, which saves the preparation if there are many images.
+      model: a name that `jaxseg.load` knows, a training run, a model directory, a PyTorch file or a model; or a
+        `Segmenter`, which saves the preparation if there are many images.
       **options: of `Segmenter`, such as threshold, classes, probabilities, preprocessing, intensity, devices.
 
     Returns:
@@ -180,7 +190,7 @@ def segment(image: str | Path | np.ndarray, model: nnx.Module | Segmenter, **opt
 
     Raises:
       ValueError: the image cannot be read as an X-ray (ImageError), or an option is out of range.
-      OSError: the file cannot be opened.
+      OSError: a file cannot be opened.
 
     Example:
       >>> import jaxseg, numpy as np
@@ -189,11 +199,21 @@ def segment(image: str | Path | np.ndarray, model: nnx.Module | Segmenter, **opt
       >>> result.names, result.masks.shape
       (('heart', 'lung'), (2, 90, 80))
     """
-    if isinstance(model, Segmenter):
-        if options:
-            raise ValueError(f"options {', '.join(options)} belong to the Segmenter; create it with them")
-        return model(image)
-    return Segmenter(model, **options)(image)
+    return as_predictor(model, Segmenter, options)(image)
+
+
+def check_classes(classes: Any, model: str | Path, weights: str | Path | None = None) -> None:
+    """Raises ValueError if a published model lacks classes, before its weights are read.
+
+    Args:
+      classes: as `Segmenter` takes them.
+      model: what the user named. Only model names are checked: the card of a model directory states its classes.
+      weights: of the model; nothing is checked if it is a folder, whose card states the classes.
+    """
+    entry = registry.BY_NAME.get(str(model).lower())
+    if entry is None or not entry.class_names or (weights is not None and Path(weights).is_dir()):
+        return
+    labels.select(entry.class_names, classes(entry.class_names) if callable(classes) else classes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,11 +228,11 @@ class _Forward:
     chosen: tuple[int, ...] | None
     probabilities: bool
 
-    def __call__(self, model: nnx.Module, images: jax.Array, cutoffs: jax.Array) -> tuple:
+    def __call__(self, model: Any, images: jax.Array, cutoffs: jax.Array) -> tuple:
         logits = model.coarse_logits(images)
         if self.chosen is not None:
             logits = logits[..., jnp.asarray(self.chosen)]
-        logits = bilinear(logits, images.shape[1:3])
+        logits = bilinear(logits, (images.shape[1], images.shape[2]))
         batch, height, width, classes = logits.shape
         # Eight columns are packed into one byte, the first in the highest bit, so that less memory leaves the device.
         octets = (logits > cutoffs.reshape(-1, 1, 1, 1)).reshape(batch, height, width // 8, 8, classes)

@@ -109,7 +109,10 @@ def mean_distances(annotations: Any, samples: Any, *, present: Any = None) -> di
 
 
 def dice_original(prediction: Any, truth: Any) -> Any:
-    """Returns the original's Dice coefficient of each mask: 2 |A and B| / (|A| + |B| + 1e-8), 0 for two empty masks.
+    """Returns the original's Dice coefficient of each mask: 2 |A and B| / (|A| + |B| + 1e-8).
+
+    It deviates from `jaxseg.nn.metrics.dice`: the term 1e-8 makes the coefficient of two empty masks 0, not NaN. And
+    it also takes JAX arrays, which that function does not.
 
     Args:
       prediction: (..., H, W) bool.

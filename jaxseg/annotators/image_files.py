@@ -5,6 +5,7 @@ import math
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from flax import nnx
@@ -16,10 +17,13 @@ from jaxseg.annotators.sheet import confusion_picture, grey, samples_sheet
 from jaxseg.draw.pictures import save_picture
 from jaxseg.files import atomic_file, atomic_folder
 from jaxseg.folder_runs import folder
-from jaxseg.folder_runs.folder import FolderResult, Job, Outcome, Product, Run, process, writer
+from jaxseg.folder_runs.account import Product, Run
+from jaxseg.folder_runs.folder import FolderResult, process, writer
+from jaxseg.folder_runs.inputs import Job, plan
+from jaxseg.folder_runs.stream import Outcome
 from jaxseg.images.picture import ImageError
 from jaxseg.masks.write import PREVIEW
-from jaxseg.weights.load import load
+from jaxseg.weights.load import as_predictor
 
 FORMATS = ("npz", "npy", "png")
 
@@ -38,7 +42,7 @@ def sample_folder(
     overwrite: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
     report: Callable[[Outcome], None] | None = None,
-    **options,
+    **options: Any,
 ) -> FolderResult:
     """Samples masks that annotators might draw, for an image or all images of a folder, and writes them.
 
@@ -69,17 +73,14 @@ def sample_folder(
     """
     source, output = Path(source), Path(output)
     files = find_image_files(source, recursive=recursive, output=output) if files is None else files
-    if isinstance(model, Sampler) and options:
-        raise ValueError(f"options {', '.join(options)} belong to the Sampler; create it with them")
-    if not isinstance(model, Sampler):
-        if "latent_source" in options:
-            options["source"] = options.pop("latent_source")
-        model = Sampler(load(model) if isinstance(model, (str, Path)) else model, **options)
-    products = samples(output_type, confusion=model.confusing) + ([previews()] if preview else [])
+    if "latent_source" in options:
+        options["source"] = options.pop("latent_source")
+    sampler = as_predictor(model, Sampler, options)
+    products = samples(output_type, confusion=sampler.confusing) + ([previews()] if preview else [])
     return folder.run(
-        folder.plan(list(files), source, output, name_of=lambda path: path.stem),
-        Run(output, tuple(products), {"sample": model.settings | {"n": n, "seed": seed}}),
-        lambda todo, run: sample_files(todo, model, run, n=n, seed=seed),
+        plan(list(files), source, output, name_of=lambda path: path.stem),
+        Run(output, tuple(products), {"sample": sampler.settings | {"n": n, "seed": seed}}),
+        lambda todo, run: sample_files(todo, sampler, run, n=n, seed=seed),
         overwrite=overwrite,
         progress=progress,
         report=report,
@@ -87,7 +88,7 @@ def sample_folder(
 
 
 def sample_files(todo: list[Job], sampler: Sampler, run: Run, *, n: int, seed: int) -> Iterator[Outcome]:
-    """Samples masks for the jobs that `jaxseg.folder_runs.folder.begin` returned, and yields Outcomes.
+    """Samples masks for the jobs that `jaxseg.folder_runs.account.begin` returned, and yields Outcomes.
 
     Every image is processed by itself with the same seed: its samples are those of `jaxseg.sample`, and do not depend
     on the other images in the folder.
@@ -137,8 +138,9 @@ def previews() -> Product:
     """Returns the product `<base>.preview.jpg`: the image, its clean mask, the first samples, and the maps."""
 
     def write(job: Job, prepared: Prepared, samples: Samples) -> list[str]:
-        maps = [samples.clean, samples.masks, samples.agreement, samples.entropy, samples.confusion]
-        sheet = samples_sheet(prepared.image, *maps, classes=samples.classes, title=job.source.name)
+        maps = [samples.clean, samples.masks, samples.agreement, samples.entropy]
+        named: dict[str, Any] = {"confusion": samples.confusion, "classes": samples.classes, "title": job.source.name}
+        sheet = samples_sheet(prepared.image, *maps, **named)
         save_picture(sheet, _beside(job.base, PREVIEW))
         return []
 
@@ -177,14 +179,15 @@ def _npy_writer(name: str) -> Callable[[Path, Samples], None]:
 
 
 def _png_writer(name: str) -> Callable[[Path, Samples], None]:
+    drawings: dict[str, Callable[[Any], np.ndarray]] = {
+        "clean": lambda samples: _classes(samples.clean, samples.classes),
+        "agreement": lambda samples: grey(samples.agreement),
+        "entropy": lambda samples: grey(samples.entropy / math.log2(samples.classes)),
+        "confusion": lambda samples: confusion_picture(samples.confusion),
+    }
+
     def save(path: Path, samples: Samples) -> None:
-        drawn = {
-            "clean": lambda: _classes(samples.clean, samples.classes),
-            "agreement": lambda: grey(samples.agreement),
-            "entropy": lambda: grey(samples.entropy / math.log2(samples.classes)),
-            "confusion": lambda: confusion_picture(samples.confusion),
-        }
-        save_picture(Image.fromarray(drawn[name]()), path)
+        save_picture(Image.fromarray(drawings[name](samples)), path)
 
     return save
 

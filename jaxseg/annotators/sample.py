@@ -5,6 +5,7 @@ import math
 import operator
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,8 @@ from jaxseg.annotators.losses import sample_noise
 from jaxseg.card import Card
 from jaxseg.images.picture import ImageError
 from jaxseg.nn.inference import Runner
-from jaxseg.weights.load import load
+from jaxseg.weights.load import as_predictor
+from jaxseg.weights.model import Model
 
 MAX_BYTES = 2**32  # of the results for one image
 _WORKING_BYTES = 2**28  # on one device; further samples are computed in further calls of the network
@@ -71,7 +73,7 @@ class Sampler:
 
     def __init__(
         self,
-        model: nnx.Module,
+        model: Any,
         *,
         source: str = "prior",
         normalise: str = "none",
@@ -144,7 +146,7 @@ def sample(
     model: nnx.Module | Sampler | str | Path,
     n: int = 16,
     key: int | jax.Array = 0,
-    **options,
+    **options: Any,
 ) -> Samples:
     """Samples n masks that annotators might draw on an image.
 
@@ -172,19 +174,16 @@ def sample(
       >>> samples.masks.shape, samples.agreement.shape, samples.confusion.shape
       ((5, 16, 16), (16, 16), (2, 2, 16, 16))
     """
-    if isinstance(model, Sampler) and options:
-        raise ValueError(f"options {', '.join(options)} belong to the Sampler; create it with them")
     n, key = _count(n), _key(key)
     array = read_image(image) if isinstance(image, (str, Path)) else image
-    if not isinstance(model, Sampler):
-        model = Sampler(load(model) if isinstance(model, (str, Path)) else model, **options)
-    return model.draw(model.prepare(array), n, key)
+    sampler = as_predictor(model, Sampler, options)
+    return sampler.draw(sampler.prepare(array), n, key)
 
 
-def _checked_card(model: nnx.Module, source: str, normalise: str, *, resize: bool) -> Card:
+def _checked_card(model: Any, source: str, normalise: str, *, resize: bool) -> Card:
     """The model's card, if samples can be drawn from the model and the options suit it."""
     card = getattr(model, "card", None)
-    if card is None or not hasattr(model, "start_samples"):
+    if card is None or not (isinstance(model, Model) and model.SOURCES):
         given = type(model).__name__ if card is None else f"model {card.model!r}"
         raise ValueError(f"a model of annotators is needed, a trained cmvae or prob_unet; got {given}")
     known = {"source": (source, ("prior", "image")), "normalise": (normalise, NORMALISE)}
@@ -208,7 +207,8 @@ def _summarised(
     if clean.shape != size:
         maps = [resized_labels(values, size) for values in maps]
         confusion = None if confusion is None else resized_labels(confusion, size)
-    return Samples(*maps, confusion, classes)
+    clean, masks, agreement, entropy = maps
+    return Samples(clean, masks, agreement, entropy, confusion, classes)
 
 
 def _count(n: int) -> int:
@@ -237,13 +237,13 @@ class _Start:
 
     source: str
 
-    def __call__(self, model: nnx.Module, images: jax.Array) -> tuple[dict[str, jax.Array], jax.Array, jax.Array]:
+    def __call__(self, model: Any, images: jax.Array) -> tuple[dict[str, jax.Array], jax.Array, jax.Array]:
         started = model.start_samples(images[0], source=self.source)
         finite = jnp.stack([jnp.isfinite(array).all() for array in jax.tree.leaves(started)]).all()
         return started, model.clean_mask(started), finite
 
 
-def _finish(model: nnx.Module, started: dict[str, jax.Array], noise: jax.Array, real: jax.Array) -> tuple:
+def _finish(model: Any, started: dict[str, jax.Array], noise: jax.Array, real: jax.Array) -> tuple:
     """Noise (S, Z) -> classes (S, h, w) uint8, sum of the `real` samples' matrices (1, K, K, h, w), whether all finite.
 
     The matrices are None if the model has none.

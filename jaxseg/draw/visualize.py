@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -99,22 +99,30 @@ def visualize(
     Raises:
       ValueError: sizes, labels, colours or classes do not match, or a file is damaged.
       OSError: a file does not exist or cannot be read.
+
+    Example:
+      >>> import jaxseg
+      >>> from jaxseg.datasets import phantom
+      >>> image, masks = phantom.draw(0, 64)
+      >>> picture = jaxseg.visualize(image, masks, labels=phantom.CLASSES, classes="heart, spine", width=128)
+      >>> picture.mode, picture.height >= 128
+      ('RGB', True)
     """
-    picture, masks = _image(image), _masks(masks, image, labels)
-    if tuple(masks.size) != picture.shape[:2]:
-        raise ValueError(f"the masks are {_by(masks.size)}, but the image is {_by(picture.shape)}: they do not match")
-    chosen = _selection(masks.names, classes)
-    all_colors = None if colors is None else check_colors(colors, len(masks.names))
+    picture, found = _image(image), _masks(masks, image, labels)
+    if tuple(found.size) != picture.shape[:2]:
+        raise ValueError(f"the masks are {_by(found.size)}, but the image is {_by(picture.shape)}: they do not match")
+    chosen = _selection(found.names, classes)
+    all_colors = None if colors is None else check_colors(colors, len(found.names))
     colours = palette(len(chosen)) if all_colors is None else all_colors[list(chosen)]
     size = _output_size(picture.shape[:2], width)
-    regions = _regions(masks, chosen, size)
+    regions = _regions(found, chosen, size)
     picture = _resized(picture, size)
     paint(picture, regions, colours, check_alpha(alpha))
     entries = list(zip(chosen, regions, map(tuple, colours.tolist()), strict=True))
-    legend = [(masks.names[k], colour) for k, part, colour in entries if part]
+    legend: list[tuple[str, Any]] = [(found.names[k], colour) for k, part, colour in entries if part]
     if classes is not None and classes != "all" and len(legend) < len(chosen):
-        legend += [("not found:", None), *((masks.names[k], None) for k, part, _ in entries if not part)]
-    note = "" if len(chosen) == len(masks.names) else f"{len(chosen)} of {len(masks.names)} classes"
+        legend += [("not found:", None), *((found.names[k], None) for k, part, _ in entries if not part)]
+    note = "" if len(chosen) == len(found.names) else f"{len(chosen)} of {len(found.names)} classes"
     return _page(Image.fromarray(picture), legend, note, title, sides=sides)
 
 
@@ -140,7 +148,7 @@ def _by(shape: Sequence[int]) -> str:
     return f"{shape[0]} x {shape[1]}"
 
 
-def _image(image) -> np.ndarray:
+def _image(image: Any) -> np.ndarray:
     """Returns an image of any kind as (H, W, 3) uint8."""
     if isinstance(image, str | Path):
         image = read_picture(image, intensity="clinical")
@@ -152,7 +160,7 @@ def _image(image) -> np.ndarray:
     return to_rgb(display(image))
 
 
-def _masks(masks, image, names: Sequence[str] | None) -> Masks | Stack:
+def _masks(masks: Any, image: Any, names: Sequence[str] | None) -> Any:
     """Returns masks of any kind, with the given names."""
     if isinstance(names, str):
         raise ValueError("labels must be a list of strings, got one string")
@@ -181,7 +189,7 @@ def _binary(array: np.ndarray) -> np.ndarray:
     return array.astype(bool, copy=False).reshape(-1, *array.shape[-2:])
 
 
-def _selection(names: tuple[str, ...], classes) -> tuple[int, ...]:
+def _selection(names: tuple[str, ...], classes: Any) -> tuple[int, ...]:
     if classes is None:
         wanted = preview_classes(names)
         return tuple(range(len(names))) if len(wanted) == len(names) else tuple(names.index(name) for name in wanted)
@@ -232,7 +240,7 @@ def _scaled(mask: np.ndarray, size: tuple[int, int]) -> Region | None:
     target = (columns.stop - columns.start, rows.stop - rows.start)
     shades = np.asarray(grey.resize(target, Image.Resampling.BILINEAR, box=source))
     inside = shades > 127 if (shades > 127).any() else shades == shades.max()
-    return Region(box, inside)
+    return Region((rows, columns), inside)
 
 
 def _page(picture: Image.Image, legend: list, note: str, title: str, *, sides: bool) -> Image.Image:
@@ -275,7 +283,7 @@ def _panel(legend: list, note: str, picture_width: int, height: int) -> Image.Im
     return panel
 
 
-def _fit(legend: list, note: str, most: int, height: int):
+def _fit(legend: list, note: str, most: int, height: int) -> tuple:
     """Returns the largest font for which the legend fits, the entries of each column, and the widths of the columns."""
     largest = max(_SMALLEST_FONT, min(22, height // 44))
     for size in range(largest, _SMALLEST_FONT - 1, -1):

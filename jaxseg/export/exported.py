@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.export
@@ -164,7 +165,7 @@ def read_facts(path: Path) -> Facts:
     return _validated(fields, path)
 
 
-def shape_of(aval) -> tuple[tuple[int | str, ...], str]:
+def shape_of(aval: Any) -> tuple[tuple[int | str, ...], str]:
     """Returns shape and dtype of an array of `jax.export` in the form of `Tensor`."""
     return tuple(n if isinstance(n, int) else str(n) for n in aval.shape), str(aval.dtype)
 
@@ -178,7 +179,7 @@ def need_flatbuffers() -> None:
 
 
 def _validated(fields: dict, path: Path) -> Facts:
-    kinds = {field.name: field.type for field in dataclasses.fields(Facts)}
+    kinds: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(Facts)}
     if set(fields) != set(kinds):
         named = ", ".join(sorted(set(fields) ^ set(kinds)))
         raise ValueError(f"{path} lacks fields, or has others: {printable(named)[:200]}")

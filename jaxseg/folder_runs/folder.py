@@ -6,27 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from jaxseg import files
-from jaxseg.folder_runs.account import Product, Run, begin, conclude, done, failed, merged_path
-from jaxseg.folder_runs.inputs import SUMMARY_FILE, Job, find_images, plan
+from jaxseg.folder_runs.account import Run, begin, conclude, done, failed, merged_path
+from jaxseg.folder_runs.inputs import SUMMARY_FILE, Job
 from jaxseg.folder_runs.stream import Outcome, stream
-
-__all__ = [
-    "FileResult",
-    "FolderResult",
-    "Job",
-    "Outcome",
-    "Product",
-    "Run",
-    "begin",
-    "conclude",
-    "describe",
-    "find_images",
-    "merged_path",
-    "plan",
-    "process",
-    "run",
-    "writer",
-]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +13,12 @@ from scipy import ndimage
 
 from jaxseg.card import Card
 from jaxseg.images.picture import ImageError
+from jaxseg.masks.read import select
 from jaxseg.masks.segmentation import Segmentation
 from jaxseg.nn.indices import bilinear_array
 from jaxseg.nn.inference import Runner
+from jaxseg.weights.load import as_predictor
+from jaxseg.weights.model import Model
 
 GREY = ("refuse", "threshold")
 _SOFT = 1 / 4  # largest share of pixels between black and white that counts as soft edges of a mask
@@ -41,7 +46,7 @@ class Denoiser:
 
     def __init__(
         self,
-        model: nnx.Module,
+        model: Model,
         *,
         threshold: float = 0.5,
         largest_component: int | None = None,
@@ -68,11 +73,31 @@ class Denoiser:
           names: names of the masks to restore; None: those of the model.
 
         Example:
-          >>> denoiser = jaxseg.Denoiser(jaxseg.load("runs/lungs"))  # doctest: +SKIP
-          >>> names = ["right lung", "left lung"]
-          >>> segmenter = jaxseg.Segmenter(model, postprocess=denoiser.postprocess(names))  # doctest: +SKIP
+          >>> import jaxseg
+          >>> tiny = {"features": (4, 6), "strides": (2, 2), "decoder_features": (4, 4), "intermediate": (8, 16)}
+          >>> denoiser = jaxseg.Denoiser(jaxseg.create("post_dae", image_size=(32, 32), **tiny))
+          >>> model = jaxseg.create("cxas", class_names=("heart", "lung"), backbone="resnet18", width=4)
+          >>> segmenter = jaxseg.Segmenter(model, postprocess=denoiser.postprocess(["heart"]))
+          >>> segmenter.settings["denoise"]["classes"]
+          ['heart']
         """
         return Postprocess(self, tuple(self.card.class_names if names is None else names))
+
+    def postprocess_for(self, names: Sequence[str], classes: str | Sequence[str] | None = None) -> "Postprocess":
+        """Returns the `postprocess` of a `jaxseg.Segmenter` whose masks have these names.
+
+        Args:
+          names: labels of the segmenter's masks.
+          classes: labels or groups of the masks to restore; None: the classes of the model of masks.
+
+        Raises:
+          ValueError: a class is unknown, or `names` lacks the classes of the model of masks.
+        """
+        if classes is not None:
+            return self.postprocess([names[k] for k in select(names, classes)])
+        if not set(self.card.class_names) <= set(names):
+            raise ValueError("name those classes that the model of masks restores, such as 'right lung,left lung'")
+        return self.postprocess()
 
     def probabilities(self, masks: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Returns the network's probabilities at its own size, (h, w) float32 each, for masks of any size.
@@ -163,15 +188,21 @@ class Postprocess:
 
 
 def denoise(
-    mask: np.ndarray, model: nnx.Module | Denoiser, *, soft: bool = False, grey: str = "refuse", **options
+    mask: np.ndarray,
+    model: str | Path | nnx.Module | Denoiser,
+    *,
+    soft: bool = False,
+    grey: str = "refuse",
+    **options: Any,
 ) -> np.ndarray:
     """Restores a mask, or several of one image, with a denoising autoencoder (Post-DAE).
 
     Args:
       mask: (H, W) or (K, H, W), any size: bool, whole numbers 0 and 1 or 0 and 255, or floats in [0, 1]. It is resized
         bilinearly to the network's size and back, as in training.
-      model: a model from `jaxseg.load`; or a `Denoiser`, which is prepared only once for many masks.
-      soft: whether to return probabilities instead of a mask.
+      model: a training run, a model directory, a PyTorch file or a model; or a `Denoiser`, which saves the preparation
+        if there are many masks.
+      soft: return probabilities instead of a mask.
       grey: what to do with grey-scale images (more than a quarter of the pixels are between black and white): "refuse"
         them, or "threshold" them at the middle.
       **options: of `Denoiser`: threshold, largest_component, union, devices.
@@ -181,6 +212,7 @@ def denoise(
 
     Raises:
       ValueError: the mask is empty or full, has another shape, or is not a mask; or an option is out of range.
+      OSError: the model cannot be read.
 
     Example:
       >>> import jaxseg, numpy as np
@@ -191,9 +223,7 @@ def denoise(
       >>> jaxseg.denoise(mask, model, soft=True).shape
       (40, 50)
     """
-    if isinstance(model, Denoiser) and options:
-        raise ValueError(f"options {', '.join(options)} belong to the Denoiser; create it with them")
-    denoiser = model if isinstance(model, Denoiser) else Denoiser(model, **options)
+    denoiser = as_predictor(model, Denoiser, options)
     refuse_soft(denoiser, soft=soft)
     mask = np.asarray(mask)
     if mask.ndim not in (2, 3) or 0 in mask.shape:
@@ -282,8 +312,8 @@ def _shared(union: np.ndarray, before: Sequence[np.ndarray]) -> list[np.ndarray]
     return [union & mask | (free & (nearest == k)) for k, mask in enumerate(classes)]
 
 
-def _checked_card(model: nnx.Module, threshold: float, largest_component: int | None, *, union: bool) -> Card:
-    """Returns the model's card, if the model takes masks and accepts the options."""
+def _checked_card(model: Any, threshold: float, largest_component: int | None, *, union: bool) -> Card:
+    """The model's card, if the model takes masks and the options suit it."""
     card = getattr(model, "card", None)
     if card is None or card.preprocessing != "mask":
         given = type(model).__name__ if card is None else f"model {card.model!r}, which takes images"

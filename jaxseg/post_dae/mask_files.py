@@ -5,7 +5,7 @@ import dataclasses
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from flax import nnx
@@ -15,15 +15,17 @@ from jaxseg.draw.pictures import save_picture
 from jaxseg.draw.sheet import contact_sheet
 from jaxseg.files import atomic_file
 from jaxseg.folder_runs import folder
-from jaxseg.folder_runs.folder import FolderResult, Job, Outcome, Product, Run, process, writer
-from jaxseg.folder_runs.inputs import find_by_suffix
+from jaxseg.folder_runs.account import Product, Run
+from jaxseg.folder_runs.folder import FolderResult, process, writer
+from jaxseg.folder_runs.inputs import Job, find_by_suffix, plan
+from jaxseg.folder_runs.stream import Outcome
 from jaxseg.images.picture import ImageError
 from jaxseg.masks.formats import PICTURES, Stack, open_pictures
 from jaxseg.masks.read import open_masks, select
 from jaxseg.masks.write import PREVIEW
 from jaxseg.nn.indices import bilinear_array
 from jaxseg.post_dae.denoise import Denoiser, blank, refuse_soft
-from jaxseg.weights.load import load
+from jaxseg.weights.load import as_predictor
 
 SUFFIXES = (*PICTURES, ".npy", ".npz")
 ADDED, REMOVED, KEPT = (90, 200, 120), (230, 90, 80), (190, 190, 190)
@@ -36,6 +38,11 @@ class Loaded:
 
     stack: Stack
     chosen: dict[int, np.ndarray]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all masks of the file."""
+        return self.stack.names or ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +74,7 @@ def denoise_folder(
     overwrite: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
     report: Callable[[Outcome], None] | None = None,
-    **options,
+    **options: Any,
 ) -> FolderResult:
     """Restores the masks of a file or of all files of a folder with a denoising autoencoder (Post-DAE).
 
@@ -99,15 +106,12 @@ def denoise_folder(
     """
     source, output = Path(source), Path(output)
     files = find_mask_files(source, recursive=recursive, output=output) if files is None else files
-    if isinstance(model, Denoiser) and options:
-        raise ValueError(f"options {', '.join(options)} belong to the Denoiser; create it with them")
-    if not isinstance(model, Denoiser):
-        model = Denoiser(load(model) if isinstance(model, (str, Path)) else model, **options)
-    refuse_soft(model, soft=soft)
-    worker = FileDenoiser(model, classes=classes, names=names, grey=grey, soft=soft)
-    jobs = folder.plan(list(files), source, output, name_of=lambda path: path.stem)
+    denoiser = as_predictor(model, Denoiser, options)
+    refuse_soft(denoiser, soft=soft)
+    worker = FileDenoiser(denoiser, classes=classes, names=names, grey=grey, soft=soft)
+    jobs = plan(list(files), source, output, name_of=lambda path: path.stem)
     products = [masks({job.base: job.source.suffix for job in jobs}, soft=soft), *([previews()] if preview else [])]
-    settings = {"denoise": model.settings | {"classes": classes, "soft": soft, "grey": grey}}
+    settings = {"denoise": denoiser.settings | {"classes": classes, "soft": soft, "grey": grey}}
     return folder.run(
         jobs,
         Run(output, tuple(products), settings),
@@ -146,7 +150,7 @@ class FileDenoiser:
             stack = open_pictures([source], threshold=True)
         else:
             stack = open_masks(source, names=self.names)
-        wanted = range(stack.count) if self.classes is None else select(stack.names, self.classes)
+        wanted = range(stack.count) if self.classes is None else select(stack.names or (), self.classes)
         if self.classes is None and stack.count != self.denoiser.channels:
             raise ImageError(
                 f"{source.name}: holds {stack.count} masks, the model takes {self.denoiser.channels}: name the classes "
@@ -159,7 +163,7 @@ class FileDenoiser:
 
     def restore(self, files: Sequence[Loaded]) -> list[Restored]:
         """Restores the masks of several files."""
-        chosen = [self.denoiser.choose(file.chosen, dict(enumerate(file.stack.names))) for file in files]
+        chosen = [self.denoiser.choose(file.chosen, dict(enumerate(file.names))) for file in files]
         groups = [
             self.denoiser.group([file.chosen[k] for k in kept]) if kept else []
             for file, (kept, _) in zip(files, chosen, strict=True)
@@ -171,8 +175,9 @@ class FileDenoiser:
             before = [file.chosen[k] for k in kept]
             masks = self.denoiser.masks(mine, before) if kept else []
             soft = [bilinear_array(answer, before[0].shape) for answer in mine] if self.soft else []
-            pairs = (dict(zip(kept, values, strict=True)) for values in (masks, soft if self.soft else masks))
-            found.append(Restored(*pairs, tuple(notes)))
+            restored = dict(zip(kept, masks, strict=True))
+            shares = dict(zip(kept, soft, strict=True)) if self.soft else restored
+            found.append(Restored(restored, shares, tuple(notes)))
         return found
 
 
@@ -228,7 +233,7 @@ def before_and_after(loaded: Loaded, restored: Restored) -> Image.Image:
         for where, colour in ((before & after, KEPT), (after & ~before, ADDED), (before & ~after, REMOVED)):
             change[where] = colour
         rows.append([before.astype(np.uint8) * 255, after.astype(np.uint8) * 255, change])
-    names = ", ".join(loaded.stack.names[k] for k in list(restored.masks)[:SHOWN])
+    names = ", ".join(loaded.names[k] for k in list(restored.masks)[:SHOWN])
     more = len(restored.masks) - SHOWN
     caption = (f"{names}" + (f" and {more} more" if more > 0 else "")) if rows else "nothing was restored"
     rows = rows or [[np.zeros((64, 64), np.uint8)] * 3]

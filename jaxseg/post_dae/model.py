@@ -18,6 +18,7 @@ ACTIVATIONS = {"sigmoid": nnx.sigmoid, "relu": nnx.relu}
 
 Side = Annotated[int, Range(8, 8192)]  # a model card requires at least 8 pixels
 Width = Annotated[int, Range(1, 4096)]
+Stride = Annotated[int, Range(2, 8)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +51,7 @@ class DAEConfig:
     features: tuple[Width, ...] = (16, 32, 32, 32, 32)
     decoder_features: tuple[Width, ...] = (16, 16, 16, 16, 16)
     intermediate: tuple[Annotated[int, Range(1, 65_536)], ...] = (512, 1024)
-    strides: tuple[Annotated[int, Range(2, 8)], ...] = (2, 2, 2, 2, 2)
+    strides: tuple[Stride, ...] = (2, 2, 2, 2, 2)
     decoder_activation: Literal["sigmoid", "relu"] = "sigmoid"
     norm: Literal["none", "batch"] = "none"
     init: Init = "torch"

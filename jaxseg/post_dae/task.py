@@ -22,7 +22,7 @@ from jaxseg.post_dae import original_config
 from jaxseg.post_dae.corrupt import HEAVY, SIDE, Corruption, corrupt
 from jaxseg.post_dae.data import MaskFolder, as_read
 from jaxseg.post_dae.evaluate import compare_folders, examine_levels, mean
-from jaxseg.post_dae.model import DAEConfig
+from jaxseg.post_dae.model import DAEConfig, Stride
 from jaxseg.post_dae.warp import warp
 from jaxseg.settings import Range, pick, section, verify
 from jaxseg.training.config.config import Config
@@ -103,7 +103,7 @@ class ModelConfig(_NETWORK):
       strides: strides of the levels; null: 2 at every level, the only stride that can be trained.
     """
 
-    strides: tuple[Annotated[int, Range(1, 65_536)], ...] | None = None
+    strides: tuple[Stride, ...] | None = None
 
     def __post_init__(self):
         verify(self, self._problems())

@@ -19,7 +19,7 @@ class Augmentation:
     """The transform for training. The defaults are those of the original: a random slice and random margins.
 
     Attributes:
-      size: side S of the examples in pixels.
+      size: side S of the examples in pixels, which is the side of the network's input.
       degrade_share: fraction of the examples whose mask is the true mask degraded by `jaxseg.datasets.degrade`, to a
         Dice that is sampled uniformly from `degrade_dice`.
       degrade_dice: lowest and highest Dice of these masks, in (0, 1].
@@ -35,7 +35,7 @@ class Augmentation:
       ValueError: a value is out of range.
     """
 
-    size: Annotated[int, Range(1, 65_536)] = 256
+    size: Annotated[int, Range(32, 2048)] = 256
     degrade_share: Share = 0.0
     degrade_dice: tuple[Share, Share] = (0.05, 0.98)
     kinds: tuple[str, ...] = tuple(KINDS)

@@ -6,6 +6,7 @@ Volumes are (D, H, W): slice, row, column. Source: Chen et al. 2024, arXiv:2406.
 import functools
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from flax import nnx
@@ -19,7 +20,7 @@ from jaxseg.volumes.read import from_array, read_volume
 from jaxseg.volumes.volume import Volume
 from jaxseg.volumes.volume import canonical as to_canonical
 from jaxseg.weights.home import default_weights
-from jaxseg.weights.load import load
+from jaxseg.weights.load import Progress, as_predictor, load
 
 EMBEDDINGS = ("label_embedding.pkl", "label_embedding.npz")  # file names beside the published weights
 
@@ -35,7 +36,7 @@ def score(
     per_slice: bool = False,
     canonical: bool | None = None,
     embeddings: str | Path | None = None,
-    **options,
+    **options: Any,
 ) -> float | MaskScore | None:
     """Returns how good a mask of a CT is: the mean over its slices of the Dice that a SegAE predicts.
 
@@ -87,7 +88,7 @@ def score(
     return result if per_slice else result.mean
 
 
-def segae_inference(ct_data: np.ndarray, mask: np.ndarray, class_: int, *, model=None) -> float | str:
+def segae_inference(ct_data: np.ndarray, mask: np.ndarray, class_: int, *, model: Any = None) -> float | str:
     """Returns the mean predicted Dice of a mask, with the arguments of the original's function of this name.
 
     Args:
@@ -107,12 +108,14 @@ def segae_inference(ct_data: np.ndarray, mask: np.ndarray, class_: int, *, model
     """
     if isinstance(class_, str):
         raise ValueError(f"class_ is a whole number from 0 to {len(organs.NAMES) - 1}; score takes names")
-    found = score(ct_data, mask, class_, published_model() if model is None else model)
+    found: Any = score(ct_data, mask, class_, published_model() if model is None else model)
     return "n/a" if found is None else found
 
 
-def open_scorer(model: str | Path | nnx.Module | Scorer, *, embeddings: str | Path | None = None, **options) -> Scorer:
-    """Returns a Scorer of a model; a Scorer is returned unchanged.
+def open_scorer(
+    model: str | Path | nnx.Module | Scorer, *, embeddings: str | Path | None = None, **options: Any
+) -> Scorer:
+    """Returns a Scorer of a model; a Scorer is returned as it is.
 
     Args:
       model: as in `score`.
@@ -123,15 +126,16 @@ def open_scorer(model: str | Path | nnx.Module | Scorer, *, embeddings: str | Pa
       ValueError: options are given together with a Scorer, or as in `open_model` and `Scorer`.
       OSError: a file is missing or cannot be read.
     """
-    if not isinstance(model, Scorer):
-        return Scorer(open_model(model, embeddings=embeddings), **options)
-    if options or embeddings is not None:
-        given = ", ".join([*options, *(["embeddings"] if embeddings is not None else [])])
-        raise ValueError(f"options {given} belong to the Scorer; make it with them")
-    return model
+    if isinstance(model, nnx.Module):
+        model = open_model(model, embeddings=embeddings)  # refuses embeddings
+    elif isinstance(model, Scorer) and embeddings is not None:
+        options["embeddings"] = embeddings  # refused, too
+    return as_predictor(model, Scorer, options, load=functools.partial(open_model, embeddings=embeddings))
 
 
-def open_model(model: str | Path | nnx.Module, *, embeddings: str | Path | None = None, progress=None) -> nnx.Module:
+def open_model(
+    model: str | Path | nnx.Module, *, embeddings: str | Path | None = None, progress: Progress | None = None
+) -> nnx.Module:
     """Returns a SegAE, loaded if it is named: "segae", a training run, a model directory or a PyTorch file.
 
     The published weights are loaded with the text embeddings that are stored beside them, unless others are given.

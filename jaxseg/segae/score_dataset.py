@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -74,7 +75,7 @@ class _Output:
     rank: str | None = None
     worst: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.output is not None and self.output.suffix.lower() != ".csv":
             raise ValueError(f"{self.output.name} is not a .csv file; name the CSV to write")
         if self.rank is not None and self.rank not in ORDERS:
@@ -99,7 +100,7 @@ def score_dataset(
     embeddings: str | Path | None = None,
     progress: Callable[[int, int, str], None] | None = None,
     report: Callable[[Record], None] | None = None,
-    **options,
+    **options: Any,
 ) -> DatasetScores:
     """Scores every mask of a data set in TotalSegmentator's layout, and writes the scores to a CSV.
 
@@ -166,7 +167,7 @@ def score_labels(
     embeddings: str | Path | None = None,
     progress: Callable[[int, int, str], None] | None = None,
     report: Callable[[Record], None] | None = None,
-    **options,
+    **options: Any,
 ) -> DatasetScores:
     """Scores every label of a volume of labels as the mask of an organ.
 

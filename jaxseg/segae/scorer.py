@@ -8,6 +8,7 @@ import dataclasses
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import jax
 import numpy as np
@@ -112,7 +113,8 @@ class Scorer:
         height, width = self.card.input_size if self.card else model.cfg.image_size
         if height != width:
             raise ValueError(f"crops are squares, but the model's card has an input size of {height} x {width}")
-        self.model, self.size, self.slices, self.names = model, height, slices, names
+        self.model: Any = model
+        self.size, self.slices, self.names = height, slices, names
         self.threads = min(8, os.cpu_count() or 1) if threads is None else threads
         devices = list(devices or jax.devices()[:1])
         default = BATCH if devices[0].platform == "cpu" else ACCELERATOR_BATCH

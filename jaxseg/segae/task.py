@@ -46,9 +46,8 @@ class DataConfig(_AUGMENTATION, LoadingConfig):
       embeddings: file of the text embeddings, which a new run needs (`label_embedding.pkl`, .npz or .npy). A file of
         this name is also looked for in `root` and beside published weights. Resuming or evaluating a run does not need
         it.
-      size: side in pixels of the network's input.
-      train_cases, val_cases: names of cases from either split; null: the splits of the folders.
-      overlap: number of pixels that mask and truth must share in a slice, at least 1.
+      train_cases, val_cases: names of cases, of either split; null: as the folders say.
+      overlap: number of pixels that mask and truth must share in a slice.
       val_slices: number of slices of each mask to validate with, evenly spaced; null: all slices with enough overlap.
       canonical: whether to reorient volumes to the patient's axes, which the original does not.
       memory_gb: largest size in GB of the volumes that are kept in memory.
@@ -56,7 +55,6 @@ class DataConfig(_AUGMENTATION, LoadingConfig):
 
     root: str
     embeddings: str = "label_embedding.pkl"
-    size: Annotated[int, Range(32, 2048)] = 256
     train_cases: tuple[str, ...] | None = None
     val_cases: tuple[str, ...] | None = None
     overlap: Annotated[int, Range(1, 1_000_000)] = OVERLAP

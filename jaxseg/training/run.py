@@ -15,11 +15,12 @@ from jaxseg.devices import environment, select_devices
 from jaxseg.draw.pictures import save_picture
 from jaxseg.files import atomic_file, only_writer, sweep
 from jaxseg.registry import TASKS
+from jaxseg.settings import to_mapping
 from jaxseg.training import loop
 from jaxseg.training.checkpoint import Checkpoints, has_checkpoint
-from jaxseg.training.config.config import Config, read_config, to_mapping, write_config
+from jaxseg.training.config.config import Config, read_config, write_config
 from jaxseg.training.plan import Plan, make_evaluation_plan, make_plan
-from jaxseg.training.task import Examination, Task, make_task, task_class
+from jaxseg.training.task import Examination, Task, data_folder, make_task, task_class
 from jaxseg.weights.load import load
 
 CONFIG_FILE, VERSIONS_FILE, FACTS_FILE = "config.yaml", "versions.json", "data.json"
@@ -89,7 +90,7 @@ def _check_takes_data(source: str | Path, overrides: Sequence[str], data: Path |
         config = read_config(source, overrides)
     except ValueError:
         return
-    if not hasattr(config.data, "root"):
+    if not task_class(config.task).takes_data:
         raise ValueError(f"-i: {config.task} generates its own data; leave -i out")
 
 
@@ -130,10 +131,11 @@ def _check_empty(folder: Path) -> None:
 
 def _with_whole_root(config: Config) -> Config:
     """Returns a configuration with the absolute path of its data, so that any working directory can resume the run."""
-    if not hasattr(config.data, "root"):
+    root = data_folder(config)
+    if root is None:
         return config
-    root = str(Path(config.data.root).expanduser().resolve())
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, root=root))
+    data = dataclasses.replace(config.data, root=str(root.expanduser().resolve()))
+    return dataclasses.replace(config, data=data)
 
 
 def train(

@@ -41,6 +41,7 @@ class Task(abc.ABC):
 
     Attributes:
       Data, Model, Loss: dataclasses of the sections `data`, `model` and `loss` of the configuration.
+      takes_data: whether the section `data` names a folder, `root`. False: the task makes its own data.
       target: name of the number in `summarise` that selects the best checkpoint; higher is better.
       model: the network with its `card` and random arrays, in any mode.
       splits: "train" and, if the data have them, "val" and "test". Each is a source with `len`, `[i] -> record` and
@@ -55,6 +56,7 @@ class Task(abc.ABC):
     Data: ClassVar[type]
     Model: ClassVar[type]
     Loss: ClassVar[type]
+    takes_data: ClassVar[bool] = True
     target: ClassVar[str] = "dice"
 
     model: nnx.Module
@@ -134,6 +136,11 @@ def task_class(name: str) -> type[Task]:
         raise ValueError(f"task: {name!r} is not one of {', '.join(TASKS)}")
     module, _, attribute = TASKS[name].partition(":")
     return getattr(importlib.import_module(module), attribute)
+
+
+def data_folder(config: "Config") -> Path | None:
+    """Returns the folder of a run's data; None if its task makes its own data."""
+    return Path(config.data.root) if task_class(config.task).takes_data else None
 
 
 def make_task(config: "Config") -> Task:

@@ -17,11 +17,12 @@ from typing import Any
 import jax
 
 from jaxseg.files import only_writer, sweep
+from jaxseg.settings import to_mapping
 from jaxseg.training import loop, run
-from jaxseg.training.config.config import Config, read_config, to_mapping, write_config
+from jaxseg.training.config.config import Config, read_config, write_config
 from jaxseg.training.log import METRICS_FILE, read_metrics
 from jaxseg.training.plan import make_plan
-from jaxseg.training.task import make_task
+from jaxseg.training.task import data_folder, make_task
 from jaxseg.tuning.space import Parameter, default_space, make_space, read_space, valued
 from jaxseg.tuning.study import JOURNAL, LOCK, Study, import_optuna, open_study
 from jaxseg.tuning.trials import COMPLETE, FAILED, PRUNED, Found, Trial, ranked, shown, track, write_results
@@ -104,7 +105,7 @@ def open_search(
         source = folder / BASE_FILE if source is None else source
         base = run.open_run(source, folder / RUNS / "none", data=data, overrides=overrides, tell=tell)
         target, facts = _checked(base, folder, devices, tell)
-        root = [f"data.root={json.dumps(base.data.root)}"] if hasattr(base.data, "root") else []
+        root = [f"data.root={json.dumps(base.data.root)}"] if data_folder(base) else []
         lines = read_space(space) or (stored or {}).get("space") or default_space(base)
         parameters = make_space(lines, lambda one: read_config(source, [*overrides, *root, one]), run.MOVABLE)
         seed = (stored or {}).get("seed", 0) if seed is None else seed
@@ -237,7 +238,7 @@ def _run(search: Search, trial: Any, values: dict) -> tuple[str, float | None, s
             raise _BehindError(f"behind the median after {epoch} epochs")
 
     calls = {"devices": search.devices, "tell": search.tell}
-    data = Path(search.base.data.root) if hasattr(search.base.data, "root") else None
+    data = data_folder(search.base)
     settings = [f"{path}={value}" for path, value in values.items()]
     try:
         config = run.open_run(search.folder / BASE_FILE, place, data=data, overrides=settings, resume=True)

@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from jaxseg.weights.part import Part, claim
 
@@ -158,7 +159,7 @@ def _attempt(job: _Job, part: Part) -> None:
         _append(job, part, response, offset, notes)
 
 
-def _request(job: _Job, notes: dict, offset: int):
+def _request(job: _Job, notes: dict, offset: int) -> Any:
     """Returns the open response: 206 from the offset on, or 200 from the start."""
     headers = {"User-Agent": "jaxseg", "Accept-Encoding": "identity"}
     if offset:
@@ -185,20 +186,20 @@ def _request(job: _Job, notes: dict, offset: int):
     raise job.error(f"the server answers {response.status} where 200 was expected")
 
 
-def _resumes(response, notes: dict, offset: int) -> bool:
+def _resumes(response: Any, notes: dict, offset: int) -> bool:
     """Returns whether a partial answer starts at the offset and belongs to the version that the part started with."""
     content_range = response.headers.get("Content-Range", "")
     same = _validator(response) in ("", notes["validator"]) or not notes["validator"]
     return same and content_range.startswith(f"bytes {offset}-") and content_range.endswith(f"/{notes['total']}")
 
 
-def _validator(response) -> str:
+def _validator(response: Any) -> str:
     """Returns an identifier of the version of the file: its strong entity tag, or else its date."""
     tag = response.headers.get("ETag")
     return tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified", "")
 
 
-def _refuse_unwanted(job: _Job, part: Part, response, total: int | None) -> None:
+def _refuse_unwanted(job: _Job, part: Part, response: Any, total: int | None) -> None:
     if response.headers.get("Content-Type", "").lower().startswith("text/html"):
         raise job.error(_PAGE)
     if total is None:
@@ -210,7 +211,7 @@ def _refuse_unwanted(job: _Job, part: Part, response, total: int | None) -> None
         raise job.error(f"the disk is full: {needed:,} more bytes are needed and {free:,} are free")
 
 
-def _append(job: _Job, part: Part, response, offset: int, notes: dict) -> None:
+def _append(job: _Job, part: Part, response: Any, offset: int, notes: dict) -> None:
     total = notes["total"]
     chunk = _read(response)
     if offset == 0:
@@ -234,7 +235,7 @@ def _append(job: _Job, part: Part, response, offset: int, notes: dict) -> None:
         raise _Cut(f"the connection was cut after {done:,} of {total or 'an unknown number of'} bytes", started=True)
 
 
-def _read(response) -> bytes:
+def _read(response: Any) -> bytes:
     try:
         return response.read(CHUNK)
     except (OSError, http.client.HTTPException) as error:
@@ -250,8 +251,8 @@ def _verify(job: _Job, path: Path) -> None:
         raise job.error(f"its sha256 is {found} and must be {job.sha256}: it was damaged or replaced; try again")
 
 
-def _open(request: urllib.request.Request, timeout: float):
-    """Opens only http and https addresses; urllib's own opener also accepts file: and ftp:."""
+def _open(request: urllib.request.Request, timeout: float) -> Any:
+    """Opens only http and https; urllib's own opener accepts file: and ftp: too."""
     director = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler,
@@ -268,7 +269,7 @@ def _open(request: urllib.request.Request, timeout: float):
 class _Redirects(urllib.request.HTTPRedirectHandler):
     """Follows redirects to http and https only, and from https to https only."""
 
-    def redirect_request(self, req, fp, code, msg, headers, newurl):
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
         secure = req.full_url.lower().startswith("https://")
         if not newurl.lower().startswith("https://" if secure else ("http://", "https://")):
             raise urllib.error.HTTPError(req.full_url, code, f"and leads to {newurl}, refused", headers, fp)

@@ -5,6 +5,7 @@ import dataclasses
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -100,7 +101,7 @@ def _from_npz(path: Path, shape: tuple[int, int]) -> np.ndarray:
     return table[np.argsort(ids)]
 
 
-def _array(file, shape: tuple[int, ...], dtypes: tuple[str, ...]) -> np.ndarray:
+def _array(file: Any, shape: tuple[int, ...], dtypes: tuple[str, ...]) -> np.ndarray:
     """Reads an .npy file of the one allowed shape, so that the header cannot make us allocate more memory."""
     with _damage():
         header = npy.read_header(file)

@@ -1,9 +1,11 @@
 """Creates untrained models, loads models from model directories or PyTorch files, and converts PyTorch files."""
 
 import dataclasses
+import difflib
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from flax import nnx
@@ -19,6 +21,7 @@ from jaxseg.weights.store import restore_model, save_model
 from jaxseg.weights.torch_file import read_torch_file, read_torch_modules
 
 Progress = Callable[[int, int | None], None]
+Predictor = TypeVar("Predictor")
 
 
 def create(name: str, *, seed: int = 0, class_names: Sequence[str] | None = None, **config: Any) -> Model:
@@ -91,6 +94,59 @@ def load(
         model = embedded(model, embeddings)
     # A model may have no batch norm, or no dropout.
     return nnx.view(model, use_running_average=True, deterministic=True, raise_if_not_found=False)
+
+
+def choose_model(
+    model: str | None, weights: str | Path | None, *, default: str = "cxas"
+) -> tuple[str | Path, str | Path | None]:
+    """Returns the first two arguments of `load` for a user who names a model, its weights, both or neither.
+
+    Args:
+      model: a model name; None: that of the card if `weights` is a model directory or a training run, else `default`.
+      weights: a model directory, a training run or a PyTorch file; None: the published weights.
+      default: name of the model to take if nothing else names one.
+
+    Raises:
+      ValueError: the model name is unknown.
+
+    >>> choose_model(None, None)
+    ('cxas', None)
+    """
+    if model is None and weights is not None and (model_path(Path(weights).expanduser()) / CARD_FILE).is_file():
+        return weights, None
+    return registry.find(model or default).name, weights
+
+
+def as_predictor(
+    model: Any,
+    predictor: type[Predictor],
+    options: Mapping[str, Any],
+    *,
+    load: Callable[[str | Path], nnx.Module] = load,
+) -> Predictor:
+    """Returns a predictor of a model, for example a `jaxseg.Segmenter`.
+
+    Args:
+      model: a model, its name or path, or a predictor, which is returned as it is.
+      predictor: the class of the predictor.
+      options: keyword arguments of the class.
+      load: loads the model of a name or path.
+
+    Raises:
+      ValueError: an option is unknown, options are given together with a predictor, or as in `load` and the predictor.
+      OSError: the weights cannot be read or downloaded.
+    """
+    if isinstance(model, predictor):
+        if options:
+            raise ValueError(f"options {', '.join(options)} belong to the {predictor.__name__}; create it with them")
+        return model
+    known = list(inspect.signature(predictor).parameters)[1:]
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            advice = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+            raise ValueError(f"unknown option {name}; {advice}")
+    return predictor(load(model) if isinstance(model, (str, Path)) else model, **options)  # type: ignore[call-arg]
 
 
 def convert(
@@ -210,9 +266,8 @@ def _refuse_other(entry: registry.Entry, found: Any, path: Path, class_names: Se
     """
     if found is None or class_names is not None:
         return
-    for other in registry.ENTRIES:
-        same = other.architecture == entry.architecture and other.num_classes == found.num_classes
-        if same and other.name != entry.name:
+    for other in registry.entries_of(entry.architecture):
+        if other.num_classes == found.num_classes and other.name != entry.name:
             raise ValueError(
                 f"{path} has the {found.num_classes} classes of model {other.name!r}, not those of {entry.name!r}; "
                 "name that model, or the classes if they are others"
@@ -229,7 +284,7 @@ def recognise(tensors: Mapping[str, np.ndarray], path: Path) -> registry.Entry:
         config = _config_of(registry.model_class(architecture), tensors, path)
         if config is None:
             continue
-        entries = [entry for entry in registry.ENTRIES if entry.architecture == architecture]
+        entries = registry.entries_of(architecture)
         same = [entry for entry in entries if entry.num_classes in (None, config.num_classes)]
         if len(same) == 1:
             return same[0]

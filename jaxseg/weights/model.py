@@ -39,6 +39,7 @@ class Model(nnx.Module):
         (field or property), and `OUTPUTS`, the name of the field that counts the outputs.
       INPUT: name and meaning of the first input of `predict`.
       OUTPUT: name and meaning of the result of `predict`.
+      SOURCES: what the random numbers of sampled masks can depend on, for a model of annotators; () for other models.
       config_from_modules: completes the result of `config_from_shapes` from the modules that a PyTorch file holds; None
         if the shapes of the tensors are enough.
     """
@@ -46,6 +47,7 @@ class Model(nnx.Module):
     Config: ClassVar[Any]
     INPUT: ClassVar[tuple[str, str]] = ("image", "an image as the dataset stores it")
     OUTPUT: ClassVar[tuple[str, str]] = ("logits", "a pixel belongs to every class whose logit is above 0")
+    SOURCES: ClassVar[tuple[str, ...]] = ()
     config_from_modules: ClassVar[Any] = None
 
     cfg: Any

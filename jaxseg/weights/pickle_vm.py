@@ -5,7 +5,7 @@ and every copied element counts against a budget, and no memory is allocated for
 """
 
 import pickletools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from jaxseg.weights.records import MalformedPickle, Record, TorchFileError, named
@@ -49,7 +49,15 @@ class Machine:
       constant: returns the value of (module, name), or None to keep the Record.
     """
 
-    def __init__(self, stream, budget: Budget, *, functions=None, persistent=None, constant=None):
+    def __init__(
+        self,
+        stream: Any,
+        budget: Budget,
+        *,
+        functions: Mapping | None = None,
+        persistent: Callable | None = None,
+        constant: Callable | None = None,
+    ) -> None:
         self.stream, self.budget = stream, budget
         self.functions, self.persistent, self.constant = functions or {}, persistent, constant
         self.stack: list[Any] = []
@@ -186,12 +194,12 @@ _CALLS: dict[tuple[str, str], Callable[..., Any]] = {
 }
 
 
-def _mark(vm: Machine, _) -> None:
+def _mark(vm: Machine, _: Any) -> None:
     vm.marks.append(vm.stack)
     vm.stack = []
 
 
-def _pop(vm: Machine, _) -> None:
+def _pop(vm: Machine, _: Any) -> None:
     if vm.stack:
         vm.stack.pop()
     else:
@@ -214,7 +222,7 @@ def _set_items(vm: Machine, items: list, target: Any = None) -> Any:
     return target
 
 
-def _build(vm: Machine, _) -> None:
+def _build(vm: Machine, _: Any) -> None:
     state = vm.stack.pop()
     if type(vm.stack[-1]) is Record:  # attributes of a plain container, such as a state dict's _metadata, are dropped
         vm.stack[-1].state = state
@@ -225,20 +233,20 @@ def _instance(vm: Machine, written: str) -> None:
     vm.stack.append(vm.call(vm.name(*written.split(" ", 1)), args))
 
 
-def _from_mark(function):
+def _from_mark(function: Callable) -> Callable:
     """An operation that replaces the values above the mark by function(machine, values)."""
 
-    def operation(vm: Machine, _) -> None:
+    def operation(vm: Machine, _: Any) -> None:
         items = vm.pop_mark()
         vm.stack.append(function(vm, items))
 
     return operation
 
 
-def _on_top(count: int, function):
+def _on_top(count: int, function: Callable) -> Callable:
     """An operation that replaces the uppermost values by function(machine, *values)."""
 
-    def operation(vm: Machine, _) -> None:
+    def operation(vm: Machine, _: Any) -> None:
         values = [vm.stack.pop() for _ in range(count)]
         vm.stack.append(function(vm, *reversed(values)))
 
@@ -251,7 +259,7 @@ def _persistent(vm: Machine, pid: object) -> Any:
     return vm.persistent(pid)
 
 
-def _refused(vm: Machine, _) -> None:
+def _refused(vm: Machine, _: Any) -> None:
     raise TorchFileError("uses extension codes, outside buffers or text ids, which no weights file needs")
 
 

@@ -4,6 +4,7 @@ import logging
 import struct
 import zipfile
 import zlib
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from jaxseg.weights.records import TorchFileError, shown
 logger = logging.getLogger(__name__)
 
 
-def members_of(stream, data: np.ndarray) -> dict[str, np.ndarray]:
+def members_of(stream: Any, data: np.ndarray) -> dict[str, np.ndarray]:
     """Returns the bytes (N,) uint8 of each member by name, as views of the file.
 
     Args:

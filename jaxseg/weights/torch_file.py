@@ -121,7 +121,7 @@ def read_torch_modules(path: str | Path) -> dict[str, tuple[str, dict[str, objec
     return found
 
 
-def _load(stream, data: np.ndarray, budget: Budget, depth: int = 0) -> Any:
+def _load(stream: Any, data: np.ndarray, budget: Budget, depth: int = 0) -> Any:
     """Returns the value of a file: `stream` reads it and `data` (N,) uint8 holds it."""
     if depth > MAX_NESTED:
         raise TorchFileError(f"holds files inside files, more than {MAX_NESTED} deep; refusing to read it")
@@ -163,7 +163,7 @@ def _refuse_foreign(head: bytes) -> None:
         raise TorchFileError("is a tar archive: unpack it first; files of PyTorch < 0.2 cannot be read")
 
 
-def _load_zip(stream, data: np.ndarray, run: partial) -> object:
+def _load_zip(stream: Any, data: np.ndarray, run: partial) -> object:
     members = members_of(stream, data)
     pickles = [name for name in members if name == "data.pkl" or name.endswith("/data.pkl")]
     if len(pickles) != 1:
@@ -193,7 +193,7 @@ def _load_zip(stream, data: np.ndarray, run: partial) -> object:
     return run(io.BytesIO(members[pickles[0]].tobytes()), persistent=persistent).run()
 
 
-def _load_legacy(stream, data: np.ndarray, run: partial) -> object:
+def _load_legacy(stream: Any, data: np.ndarray, run: partial) -> object:
     """Returns the value of a file of PyTorch < 1.6: version, system, pickle, keys, then the bytes of each storage."""
     version, _ = run(stream).run(), run(stream).run()
     if type(version) is not int or version != 1001:

@@ -146,12 +146,23 @@ def _sizes(values: Any) -> bool:
     return type(values) in (tuple, list) and all(type(value) is int and 0 <= value < 2**62 for value in values)
 
 
-def _with_metadata(storage, offset, size, stride, requires_grad, hooks, metadata=None) -> np.ndarray:
+def _with_metadata(
+    storage: Any, offset: Any, size: Any, stride: Any, requires_grad: Any, hooks: Any, metadata: Any = None
+) -> np.ndarray:
     _refuse_lazy(metadata)
     return tensor(storage, offset, size, stride)
 
 
-def _with_dtype(storage, offset, size, stride, requires_grad, hooks, dtype, metadata=None) -> np.ndarray:
+def _with_dtype(
+    storage: Any,
+    offset: Any,
+    size: Any,
+    stride: Any,
+    requires_grad: Any,
+    hooks: Any,
+    dtype: Any,
+    metadata: Any = None,
+) -> np.ndarray:
     _refuse_lazy(metadata)
     if not isinstance(dtype, np.dtype):
         raise TorchFileError("a tensor has a dtype that numpy does not have; convert it in PyTorch and save it again")

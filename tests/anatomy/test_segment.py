@@ -11,6 +11,7 @@ import jaxseg
 from jaxseg.anatomy.segment import Segmenter
 from jaxseg.images.read import ImageError
 from jaxseg.masks.segmentation import Segmentation
+from jaxseg.weights.store import save_model
 
 FILES = ["gray8_png", "mono2_12bit_dcm"]
 
@@ -144,6 +145,15 @@ def test_wrong_options_are_named(tiny, options, words):
 def test_options_of_a_segmenter_cannot_be_given_twice(tiny, picture):
     with pytest.raises(ValueError, match="threshold belong to the Segmenter"):
         jaxseg.segment(picture, Segmenter(tiny), threshold=0.1)
+
+
+def test_a_model_is_named_by_its_path_and_its_options_are_checked_first(tiny, picture, tmp_path):
+    path = save_model(tiny, tmp_path / "model", tiny.card)
+    assert jaxseg.segment(picture, path, classes=lambda names: names[:2]).names == ("a", "b")
+    with pytest.raises(ValueError, match="unknown option clases; did you mean classes?"):
+        jaxseg.segment(picture, tmp_path / "missing", clases="a")
+    with pytest.raises(ValueError, match="unknown option zoom; known: threshold, classes"):
+        jaxseg.segment(picture, tiny, zoom=2)
 
 
 def test_bad_arrays_are_refused(tiny):

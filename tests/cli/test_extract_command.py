@@ -194,7 +194,7 @@ def test_a_label_map_is_a_setting_only_of_dicom_seg(run, films):
     assert "1 skipped" in run(*film, "-ot", "npy")[2]
     for command in (["segment", films, "-ot", "npy"], ["extract", films, "-ot", "dicom-seg", "-f", "CTR"]):
         code, _, err = run(*command, "--labelmap")
-        assert (code, "ask for it with -ot dicom-seg" in err) == (2, True)
+        assert (code, "choose the output type dicom-seg" in err) == (2, True)
 
 
 def test_masks_of_some_classes_and_measurements_of_all_share_a_folder(run, films, tmp_path):

@@ -17,6 +17,7 @@ from flax import nnx
 import jaxseg
 from jaxseg.anatomy.products import merge_masks
 from jaxseg.folder_runs import folder
+from jaxseg.folder_runs.account import merged_path
 from jaxseg.journal import journal_of, read_document
 from jaxseg.masks import write
 from jaxseg.masks.results import find_masks
@@ -253,17 +254,17 @@ def test_only_finished_images_go_into_the_merged_file(images, tmp_path):
     fake = FakeSegmenter()
     run, jobs, outcomes = start(images, tmp_path / "out", "json", segmenter=fake)
     assert len(list(outcomes)) == 2
-    path = merge_masks(jobs, run, folder.merged_path(run, tmp_path / "in", ".json"), fake)
+    path = merge_masks(jobs, run, merged_path(run, tmp_path / "in", ".json"), fake)
     assert path == tmp_path / "out" / "in_all.json"
     merged = json.loads(path.read_text())
     assert [os.path.basename(image["file_name"]) for image in merged["images"]] == ["a.png", "c.png", "d.png", "in.png"]
-    assert folder.merged_path(run, tmp_path / "summary", ".json").name == "summary_all.json"
-    assert folder.merged_path(run, tmp_path / "in", ".json") == path  # a merged file of jaxseg may be replaced
+    assert merged_path(run, tmp_path / "summary", ".json").name == "summary_all.json"
+    assert merged_path(run, tmp_path / "in", ".json") == path  # a merged file of jaxseg may be replaced
     with pytest.raises(ValueError, match="in_all.json is in the way: it was not made from"):
-        folder.merged_path(run, tmp_path / "other" / "in", ".json")
+        merged_path(run, tmp_path / "other" / "in", ".json")
     (tmp_path / "out" / "truth.json").write_text('{"images": [], "annotations": [], "categories": []}')
     with pytest.raises(ValueError, match="truth.json is in the way"):
-        folder.merged_path(run, tmp_path / "truth", ".json")
+        merged_path(run, tmp_path / "truth", ".json")
 
 
 def test_memory_does_not_grow_with_the_number_of_files(tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from fake_segmenter import draw, finish, statuses, summary, tree
 
-from jaxseg.folder_runs.folder import find_images, plan
+from jaxseg.folder_runs.inputs import find_images, plan
 
 
 def planned(tmp_path, *names: str) -> list[str]:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from fake_segmenter import draw, finish
 
-from jaxseg.folder_runs import folder
+from jaxseg.folder_runs.account import merged_path
+from jaxseg.folder_runs.inputs import find_images
 
 
 def test_another_image_with_the_same_name_is_a_different_image(tmp_path):
@@ -61,7 +62,7 @@ def test_the_coco_file_of_a_folder_never_replaces_that_of_an_image(tmp_path):
     draw(tmp_path / "q" / "img" / "b.png")
     finish(tmp_path / "pa" / "img.png", tmp_path / "out", "json")
     run, _ = finish(tmp_path / "q" / "img", tmp_path / "out", "json")
-    assert folder.merged_path(run, tmp_path / "q" / "img", ".json").name == "img_all.json"
+    assert merged_path(run, tmp_path / "q" / "img", ".json").name == "img_all.json"
 
 
 def test_links_to_folders_are_followed_once(tmp_path):
@@ -69,4 +70,4 @@ def test_links_to_folders_are_followed_once(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "link").symlink_to(tmp_path / "real")
     (tmp_path / "real" / "back").symlink_to(tmp_path / "in")
-    assert folder.find_images(tmp_path / "in", recursive=True) == [tmp_path / "in" / "link" / "a.png"]
+    assert find_images(tmp_path / "in", recursive=True) == [tmp_path / "in" / "link" / "a.png"]

@@ -48,8 +48,8 @@ FILES = {  # results of "original" and "clinical": a reason, or READ
 NOTES = {  # only of files that have notes
     "liver_1frame.dcm": ["this is a DICOM segmentation (a mask), not an X-ray"],
     "693_J2KI.dcm clinical": ["the padding value -2000 lies among the values of the picture and was ignored"],
-    "examples_overlay.dcm clinical": ["2 windows; the first was used (centre 450, width 790)"],
-    "derived_slope_half_signed.dcm clinical": ["2 windows; the first was used (centre 40, width 400)"],
+    "examples_overlay.dcm clinical": ["the file has 2 windows; the first was used (centre 450, width 790)"],
+    "derived_slope_half_signed.dcm clinical": ["the file has 2 windows; the first was used (centre 40, width 400)"],
 }
 JPEG_12_BIT = "b1d76492f77a"  # pylibjpeg-libjpeg 2.5.0
 

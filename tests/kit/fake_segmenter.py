@@ -15,7 +15,8 @@ from jaxseg.anatomy import products
 from jaxseg.anatomy.products import segment_files
 from jaxseg.anatomy.segment import Prepared
 from jaxseg.card import Card
-from jaxseg.folder_runs import folder
+from jaxseg.folder_runs.account import Run, begin, conclude
+from jaxseg.folder_runs.inputs import find_images, plan
 from jaxseg.images.preprocess import cxas
 from jaxseg.images.read import read_picture
 from jaxseg.masks.segmentation import Segmentation
@@ -61,12 +62,12 @@ def draw(path: Path, *, size=(20, 30), seed: int | None = None) -> Path:
 def start(source, output, output_type="npy", *, segmenter=None, settings=None, recursive=False, overwrite=False):
     """Plans a run; returns it with its jobs and the generator of outcomes."""
     source, output = Path(source), Path(output)
-    sources = folder.find_images(source, recursive=recursive, output=output)
-    jobs = folder.plan(sources, source, output)
+    sources = find_images(source, recursive=recursive, output=output)
+    jobs = plan(sources, source, output)
     segmenter = segmenter or FakeSegmenter()
     product = products.masks(output_type, segmenter.card.class_names, "cxas")
-    run = folder.Run(output, (product,), {"threshold": 0.5} if settings is None else settings)
-    todo = folder.begin(jobs, run, overwrite=overwrite)
+    run = Run(output, (product,), {"threshold": 0.5} if settings is None else settings)
+    todo = begin(jobs, run, overwrite=overwrite)
     return run, jobs, segment_files(todo, segmenter, run)
 
 
@@ -74,7 +75,7 @@ def finish(*args, **options):
     """Completes a run; returns it with {name of the source: outcome}."""
     run, _, outcomes = start(*args, **options)
     done = {outcome.item.source.name: outcome for outcome in outcomes}
-    folder.conclude(run)
+    conclude(run)
     return run, done
 
 

@@ -197,7 +197,7 @@ def test_a_saved_model_restores_and_is_compiled_once(tmp_path):
     worker = Denoiser(model)
     first = denoise(blob(50, 40), worker, soft=True)
     assert first.shape == (50, 40)
-    assert np.array_equal(first, denoise(blob(50, 40), model, soft=True))
+    assert np.array_equal(first, denoise(blob(50, 40), tmp_path / "model", soft=True))
     expected = np.asarray(model(worker_input(blob(50, 40))))[0, ..., 0]
     found = worker.probabilities([blob(50, 40)])[0]
     np.testing.assert_allclose(found, expected, atol=1e-6)

@@ -10,18 +10,11 @@ from hypothesis import strategies as st
 
 from jaxseg import registry
 from jaxseg.anatomy.unet import UNetConfig
+from jaxseg.settings import build, to_mapping
 from jaxseg.training import task
 from jaxseg.training.config import config, yaml_text
-from jaxseg.training.config.config import (
-    Config,
-    OptimizerConfig,
-    ScheduleConfig,
-    TrainerConfig,
-    build,
-    read_config,
-    to_mapping,
-    write_config,
-)
+from jaxseg.training.config.config import Config, read_config, write_config
+from jaxseg.training.config.sections import OptimizerConfig, ScheduleConfig, TrainerConfig
 from jaxseg.training.task import Task
 
 

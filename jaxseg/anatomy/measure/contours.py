@@ -15,16 +15,16 @@ _STEPS = np.array([(1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1), (0, 1),
 _RIGHT, _LEFT = 0, 4
 
 
-def outer_contours(mask: np.ndarray) -> list[np.ndarray]:
-    """Returns the outer contours of a mask's regions, except regions inside a hole of another region.
+def first_contour(mask: np.ndarray) -> np.ndarray:
+    """Returns the outer contour of one region of a mask: of those outside all holes, the one that starts last.
 
     Args:
       mask: (H, W) bool.
 
     Returns:
-      A list of (N, 2) int64 x, y: every pixel of the contour, counter-clockwise on a screen, starting at the region's
-      first pixel in reading order. Pixels of thin parts occur once per direction. The region whose first pixel is last
-      in reading order comes first. Equal to OpenCV's findContours(mask, RETR_EXTERNAL, CHAIN_APPROX_NONE).
+      (N, 2) int64 x, y: every pixel of the contour, counter-clockwise on a screen, starting at the region's first pixel
+      in reading order. Pixels of thin parts occur once per direction. (0, 2) for an empty mask. Equal to the first
+      contour of OpenCV's findContours(mask, RETR_EXTERNAL, CHAIN_APPROX_NONE).
 
     Raises:
       ValueError: the mask is not (H, W) bool.
@@ -32,14 +32,8 @@ def outer_contours(mask: np.ndarray) -> list[np.ndarray]:
     Source: Suzuki and Abe 1985, "Topological structural analysis of digitized binary images by border following".
     """
     grid = _Grid(mask)
-    return [grid.follow(start, _LEFT) for start in reversed(grid.outer_starts())]
-
-
-def first_contour(mask: np.ndarray) -> np.ndarray:
-    """Returns the first of `outer_contours(mask)`, (N, 2), or (0, 2) for an empty mask; faster for many regions."""
-    grid = _Grid(mask)
-    starts = grid.outer_starts(last_only=True)
-    return grid.follow(starts[0], _LEFT) if starts else np.zeros((0, 2), np.int64)
+    start = grid.last_outer_start()
+    return np.zeros((0, 2), np.int64) if start is None else grid.follow(start, _LEFT)
 
 
 def all_contours(mask: np.ndarray) -> list[np.ndarray]:
@@ -150,15 +144,14 @@ class _Grid:
         """Returns the first pixel of every region, in reading order."""
         return _first_pixels(*ndimage.label(self.framed, np.ones((3, 3))))
 
-    def outer_starts(self, *, last_only: bool = False) -> list[int]:
-        """Returns the first pixel of every region outside holes, in reading order; or only the last of them."""
+    def last_outer_start(self) -> int | None:
+        """Returns the first pixel of the last region in reading order that lies outside all holes; None without one."""
         starts = self.starts()
         if len(starts) < 2:
-            return starts
+            return starts[0] if starts else None
         # The pixel to the left of a region's first pixel is background: the outside, or the hole around the region.
         background = self._background()[0].ravel()
-        outer = (start for start in reversed(starts) if background[start - 1] == background[0])
-        return [next(outer)] if last_only else list(outer)[::-1]
+        return next(start for start in reversed(starts) if background[start - 1] == background[0])
 
     def holes(self) -> list[int]:
         """Returns the first pixel of every hole, in reading order."""

@@ -9,22 +9,11 @@ from typing import Annotated, Any
 
 from jaxseg.files import atomic_file, printable
 from jaxseg.registry import TASKS
-from jaxseg.settings import Range, build, convert, renamed, shown, to_mapping, unknown_setting
+from jaxseg.settings import Range, convert, renamed, shown, to_mapping, unknown_setting
 from jaxseg.training.config import yaml_text
 from jaxseg.training.config.sections import OptimizerConfig, ScheduleConfig, TrainerConfig
 from jaxseg.training.task import task_class
 
-__all__ = [
-    "Config",
-    "OptimizerConfig",
-    "ScheduleConfig",
-    "TrainerConfig",
-    "build",
-    "packaged",
-    "read_config",
-    "to_mapping",
-    "write_config",
-]
 Seed = Annotated[int, Range(0, 2**32 - 1)]
 
 
