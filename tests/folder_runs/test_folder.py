@@ -16,7 +16,6 @@ from flax import nnx
 
 import jaxseg
 from jaxseg.anatomy.products import merge_masks
-from jaxseg.folder_runs import folder
 from jaxseg.folder_runs.account import merged_path
 from jaxseg.journal import journal_of, read_document
 from jaxseg.masks import write
