@@ -112,7 +112,7 @@ def test_several_devices_share_the_batch(jaxseg_command, tiny, images, tmp_path)
     [
         (["-m", "cxsa"], "did you mean 'cxas'"),
         (["-g", "99"], "no device 99; JAX sees 0: cpu"),
-        (["-g", "first"], "neither auto, cpu, gpu, tpu nor indices"),
+        (["-g", "first"], "unknown devices 'first'; allowed: auto, cpu, gpu, tpu"),
         (["-g", "tpu"], "no tpu found"),
         (["--classes", "hart"], "did you mean 'heart'"),
         (["--threshold", "2"], "2.0 is not in the range"),
