@@ -1,7 +1,7 @@
-"""Times several sides in turn on a machine that may do other work too: A B A B, medians, ratios of rounds.
+"""Times several sides alternately (A B A B) on a machine that may do other work too: medians, and ratios per round.
 
-A sample in which other processes used more than 5 % of the machine is thrown away and taken again; where the machine
-never gets quiet, the last is kept and counted as noisy.
+A sample during which other processes used more than 5 % of the machine is discarded and taken again. If the machine
+does not become quiet, the last sample is kept and counted as noisy.
 """
 
 import functools
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 LIMIT, ATTEMPTS = 0.05, 4
 PAUSE_S = 0.2  # the threads of one side spin for a while after their work
-SHORTEST_S = 0.3  # of a sample: /proc counts hundredths of a second
+SHORTEST_S = 0.3  # length of a sample: /proc counts hundredths of a second
 _STAT = Path("/proc/stat")
 
 
@@ -24,8 +24,8 @@ class Sample(NamedTuple):
 
     Attributes:
       seconds: of one call.
-      cpu: seconds of processor that this process used per second of wall clock.
-      others: share of the whole machine that other processes used meanwhile; 0 where the system does not tell.
+      cpu: processor seconds that this process used per second of wall clock.
+      others: share of the whole machine that other processes used at the same time; 0 if the system does not report it.
     """
 
     seconds: float
@@ -33,38 +33,38 @@ class Sample(NamedTuple):
     others: float
 
 
-def in_turn(
+def time_alternately(
     runs: Mapping[str, Callable[[], object]], rounds: int, *, shortest: float = SHORTEST_S, pause: float = PAUSE_S
 ) -> dict[str, list[Sample]]:
-    """Returns `rounds` samples of every side; each is called twice before, to compile and to warm up.
+    """Returns `rounds` samples of every side. Each side is called twice before, to compile and to warm up.
 
     Args:
-      runs: names to functions that return when their work is done.
-      rounds: every side is measured once in each.
-      shortest: seconds of a sample; a side is called as often as that takes.
+      runs: name of a side -> function that returns when its work is done.
+      rounds: number of samples per side; each round takes one sample of every side.
+      shortest: length of a sample in seconds; a side is called as often as that takes.
       pause: seconds between sides.
     """
-    takers = {}
+    samplers = {}
     for name, run in runs.items():
         run()
         calls = max(1, round(shortest / sample(run, 1).seconds))
-        takers[name] = functools.partial(sample, run, calls)
-    return taken_in_turn(takers, rounds, pause=pause)
+        samplers[name] = functools.partial(sample, run, calls)
+    return sample_alternately(samplers, rounds, pause=pause)
 
 
-def taken_in_turn(
-    takers: Mapping[str, Callable[[], Sample]], rounds: int, *, pause: float = PAUSE_S
+def sample_alternately(
+    samplers: Mapping[str, Callable[[], Sample]], rounds: int, *, pause: float = PAUSE_S
 ) -> dict[str, list[Sample]]:
-    """Returns `rounds` samples of every side, which its function takes when it is called."""
-    samples: dict[str, list[Sample]] = {name: [] for name in takers}
+    """Returns `rounds` samples of every side; the function of a side takes one sample when it is called."""
+    samples: dict[str, list[Sample]] = {name: [] for name in samplers}
     for _ in range(rounds):
-        for name, take in takers.items():
+        for name, take in samplers.items():
             for _ in range(ATTEMPTS):
                 time.sleep(pause)
                 taken = take()
                 if taken.others <= LIMIT:
                     break
-            samples[name].append(taken)  # the last attempt may be noisy; `summary` counts those and leaves them out
+            samples[name].append(taken)  # the last attempt may be noisy; `summary` counts and leaves out such samples
     return samples
 
 
@@ -80,7 +80,7 @@ def sample(run: Callable[[], object], calls: int) -> Sample:
 
 
 def summary(samples: Mapping[str, list[Sample]], base: str) -> dict:
-    """Returns medians, quartiles and all samples, and the ratios to the side `base`, as they go into a JSON file."""
+    """Returns medians, quartiles, ratios to the side `base` and all samples, as they are written to a JSON file."""
     found = {}
     for name, taken in samples.items():
         quiet = [one.seconds for one in taken if one.others <= LIMIT]
@@ -102,7 +102,7 @@ def summary(samples: Mapping[str, list[Sample]], base: str) -> dict:
 
 
 def busy_seconds() -> float:
-    """Seconds that all processors worked since the machine started; 0 where the system does not tell."""
+    """Returns the seconds that all processors have worked since the start; 0 if the system does not report them."""
     if not _STAT.exists():
         return 0.0
     user, nice, system, _, _, interrupts, soft, steal, *_ = map(int, _STAT.read_text().split("\n", 1)[0].split()[1:])
@@ -110,7 +110,7 @@ def busy_seconds() -> float:
 
 
 def processor() -> str:
-    """The processor's name, where the system tells it."""
+    """Returns the name of the processor, or its architecture if the system does not report the name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,13 +1,17 @@
 """Annotators who disagree, on LIDC: jaxseg beside PyTorch with the original's data loading, same epochs and batch.
 
     python benchmarks/annotators.py --data ../shared/data/lidc --folder runs/annotators
+    python benchmarks/annotators.py --epoch --rounds 5
 
-Networks, losses and rates are the original's, 20 epochs with a batch of 5, several seeds. PyTorch lists the folders and
-reads the files again for every item, and repeats annotators at random, as the original does; an annotator is drawn for
-every batch on both sides. All are measured alike, on `validate`, after the last epoch. `cmvae_consistent` are jaxseg's
-runs, measured with confusion matrices that are normalised in sampling as in training. `best` is jaxseg's own setting,
-`faster_prob_unet` a higher rate and more epochs.
-Runs of jaxseg are its commands; what is done is not done again.
+Networks, losses and learning rates are the original's, 20 epochs with a batch of 5, several seeds. As in the original,
+PyTorch lists the folders and reads the files again for every item, and repeats annotators at random. On both sides one
+annotator is sampled for every batch. All runs are measured in the same way, on `validate`, after the last epoch.
+`cmvae_consistent` are jaxseg's runs, measured with confusion matrices that are normalised in sampling as in training.
+`best` is jaxseg's own setting, `faster_prob_unet` has a higher learning rate and more epochs. Runs of jaxseg are its
+commands; a command whose result exists is not repeated. Writes `results/noisy_labels.json`.
+
+--epoch only times an epoch of each network, and trains no further. Both sides alternate in one process. Compilation and
+a first epoch of each side are not counted. Writes `results/annotators_epoch.json`.
 """
 
 import argparse
@@ -16,7 +20,9 @@ import os
 import shutil
 import statistics
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
@@ -29,16 +35,21 @@ from jaxseg.annotators.augment import with_seed
 from jaxseg.annotators.data import AnnotatedSlices, lidc_slices
 from jaxseg.annotators.task import MEASURES, measures
 from jaxseg.devices import environment
+from jaxseg.training.batches import prefetch_to_device, training_batches
+from jaxseg.training.config.config import read_config
+from jaxseg.training.plan import make_plan
+from jaxseg.training.task import make_task
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.runs import jaxseg, train, training_seconds  # noqa: E402
+from benchmarks.alternate import summary, time_alternately  # noqa: E402
+from benchmarks.commands import jaxseg, train, training_seconds  # noqa: E402
 from benchmarks.torch_models import cmvae, prob_unet  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 EPOCHS, BATCH, SAMPLES = 20, 5, 16
-SEEDS = {"cmvae": 3, "prob_unet": 8}  # the probabilistic U-Net has hardly begun to learn by then: seeds differ widely
+SEEDS = {"cmvae": 3, "prob_unet": 8}  # by then the probabilistic U-Net has learned little, so its seeds differ widely
 BETA, RAMP_UP = {"cmvae": 20.0, "prob_unet": 5.0}, 0.3
 LAST = ["data.draw=batch", f"trainer.epochs={EPOCHS}", f"trainer.validate_every={EPOCHS}"]
 RUNS = {f"{network}_{seed}": ("jaxseg", network, seed) for network in BETA for seed in range(SEEDS[network])}
@@ -49,13 +60,18 @@ FASTER = ["optimizer.learning_rate=1e-3", "trainer.epochs=40", "trainer.validate
 
 
 def main() -> None:
-    """Runs the parts and writes the JSON."""
+    """Runs the parts, or times an epoch, and writes the JSON file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     shared = Path(os.environ.get("JAXSEG_SHARED", ROOT.parent / "shared")) / "data"
     parser.add_argument("--data", type=Path, default=shared / "lidc")
     parser.add_argument("--folder", type=Path, default=Path("runs") / "annotators")
-    parser.add_argument("--only", choices=RUNS, nargs="*", default=list(RUNS), help="none: only writes the results")
+    parser.add_argument("--only", choices=RUNS, nargs="*", default=list(RUNS), help="none: only write the results")
+    parser.add_argument("--epoch", action="store_true", help="only time an epoch of each network")
+    parser.add_argument("--rounds", type=int, default=5, help="epochs of each side that --epoch times; default: 5")
     options = parser.parse_args()
+    if options.epoch:
+        time_epochs(options.data, options.rounds)
+        return
     options.folder.mkdir(parents=True, exist_ok=True)
     for part in options.only:
         kind, network, seed = RUNS[part]
@@ -82,7 +98,7 @@ def with_consistent_matrices(folder: Path, trained: Path) -> None:
 
 
 def on_torch(folder: Path, data: Path, network: str, seed: int) -> None:
-    """Trains and measures the PyTorch network."""
+    """Trains and measures the network in PyTorch unless its result exists."""
     if (folder / "evaluation_val.json").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -100,7 +116,7 @@ def on_torch(folder: Path, data: Path, network: str, seed: int) -> None:
 
 
 def torch_side(network: str) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
-    """A new network and its optimizer, with the original's values."""
+    """Returns a new network and its optimizer, with the original's values."""
     model = cmvae.CMVAE(1, 64, 24, 3, 2) if network == "cmvae" else prob_unet.ProbUNet()
     return model, torch.optim.AdamW(model.parameters(), 1e-4, weight_decay=1e-3)
 
@@ -121,12 +137,12 @@ def torch_epoch(model, optimizer, root: Path, network: str, rng: np.random.Gener
 
 
 def read_batch(root: Path, indices: np.ndarray, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images and one annotator's masks, (B, 1, H, W) each; every item lists the folder and opens its files."""
+    """Returns images and one annotator's masks, (B, 1, H, W) each; every item lists the folder and opens its files."""
     images, annotations = [], []
     for index in indices:
         name = sorted(path.name for path in (root / "scans").iterdir())[index]
         image = tifffile.imread(root / "scans" / name).astype(np.float32)
-        tifffile.imread(root / "masks" / "GT" / name)  # read by the original for every item too
+        tifffile.imread(root / "masks" / "GT" / name)  # the original also reads it for every item
         marks = tifffile.imread(root / "masks" / "annots" / name)[0].transpose(2, 0, 1).astype(np.float32)
         if rng.random() < 0.5:
             image, marks = image[:, ::-1, ::-1], marks[:, ::-1, ::-1]
@@ -140,7 +156,7 @@ def read_batch(root: Path, indices: np.ndarray, rng: np.random.Generator) -> tup
 
 @torch.inference_mode()
 def measured(model: torch.nn.Module, network: str, source: AnnotatedSlices) -> dict[str, dict[str, float]]:
-    """Means and standard errors of what `jaxseg evaluate` measures."""
+    """Returns means and standard errors of the measures of `jaxseg evaluate`."""
     model.eval()
     torch.manual_seed(0)
     values, compute = {name: [] for name in MEASURES}, jax.jit(lambda *given: measures(*given, {}))
@@ -168,7 +184,7 @@ def measured(model: torch.nn.Module, network: str, source: AnnotatedSlices) -> d
 
 
 def summarise(folder: Path) -> None:
-    """Gathers all parts that are there, and the means of the seeds."""
+    """Writes the results of all parts that exist, and the means over seeds."""
     found, result = {}, {"command": "python benchmarks/annotators.py", "date": str(date.today()), "epochs": EPOCHS}
     for part in RUNS:
         path = folder / part / "evaluation_val.json"
@@ -189,6 +205,48 @@ def summarise(folder: Path) -> None:
         result[group]["seeds"] = len(seeds)
     result |= {"runs": found, "environment": environment() | {"torch": torch.__version__}}
     (RESULTS / "noisy_labels.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+def time_epochs(data: Path, rounds: int) -> None:
+    """Times an epoch of both networks on both sides and writes the JSON file."""
+    rows = {}
+    for network in BETA:
+        sides = {"jaxseg": jaxseg_epochs(network, data), "pytorch": torch_epochs(network, data)}
+        rows[network] = summary(time_alternately(sides, rounds), "jaxseg")
+        print(network, {side: row["median_s"] for side, row in rows[network].items()}, flush=True)
+    versions = environment() | {"torch": torch.__version__, "torch_threads": torch.get_num_threads()}
+    found = {"command": "python benchmarks/annotators.py --epoch", "date": str(date.today()), "batch": BATCH, **rows}
+    (RESULTS / "annotators_epoch.json").write_text(json.dumps(found | {"environment": versions}, indent=1) + "\n")
+
+
+def jaxseg_epochs(network: str, data: Path) -> Callable[[], None]:
+    """Returns a function that trains an epoch with jaxseg, as `jaxseg train` does between validations."""
+    config = read_config(f"{network}_lidc", overrides=["data.draw=batch", f"data.root={data}"])
+    plan = make_plan(config, make_task(config), Path(tempfile.mkdtemp()), devices=jax.devices())
+    compiled, state = plan.placement.compile(plan.learner), plan.placement.put_state(plan.fresh_state())
+    batches = training_batches(
+        plan.task.splits["train"],
+        plan.task.augment,
+        batch_size=config.trainer.batch_size,
+        seed=config.seed,
+        threads=config.data.threads,
+    )
+    put = plan.placement.put_batch
+    stream = prefetch_to_device(batches, lambda batch: put({k: v for k, v in batch.items() if k != "index"}))
+
+    def epoch() -> None:
+        nonlocal state
+        for _ in range(plan.steps_per_epoch):
+            state, metrics = compiled(state, next(stream)[0])
+        jax.block_until_ready(metrics)
+
+    return epoch
+
+
+def torch_epochs(network: str, data: Path) -> Callable[[], float]:
+    """Returns a function that trains an epoch with PyTorch and reads the files again for every item."""
+    (model, optimizer), rng = torch_side(network), np.random.default_rng(0)
+    return lambda: torch_epoch(model, optimizer, data / "train", network, rng, BETA[network])
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from jaxseg.nn.winograd import transformed, winograd
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.alternate import in_turn, processor, summary  # noqa: E402
+from benchmarks.alternate import processor, summary, time_alternately  # noqa: E402
 
 HIGHEST = jax.lax.Precision.HIGHEST
 UNET_SHAPES = [  # batch, height and width, channels in, channels out, side of the kernel
@@ -116,7 +116,7 @@ def main() -> None:
         if kind.difference is not None:
             row["difference"] = kind.difference(shape)
         for name, sides in kind.passes.items():
-            row[name] = summary(in_turn(sides(shape), options.rounds, pause=0.05), kind.base)
+            row[name] = summary(time_alternately(sides(shape), options.rounds, pause=0.05), kind.base)
             medians = {side: round(1e3 * found["median_s"], 2) for side, found in row[name].items()}
             print(shape, name, medians, flush=True)
         rows.append(row)

@@ -1,4 +1,4 @@
-"""Counts the operations of a function, and the bytes that it reads and writes, by hand."""
+"""Counts the operations of a function, and the bytes that it reads and writes, from its jaxpr."""
 
 import math
 from collections.abc import Callable
@@ -9,30 +9,31 @@ from jax.interpreters import partial_eval
 
 _ARITHMETIC = {"add", "add_any", "sub", "mul", "div", "max", "min", "neg", "square", "integer_pow", "abs", "sign"}
 _COMPARED = {"gt", "lt", "ge", "le", "eq", "ne", "select_n", "and", "or", "not"}
-_SPREAD = _ARITHMETIC | _COMPARED | {"pow", "rem", "atan2", "clamp"}  # smaller operands are written out in full first
+_BROADCAST = _ARITHMETIC | _COMPARED | {"pow", "rem", "atan2", "clamp"}  # smaller operands are broadcast first
 
 
 def operations(function: Callable, *arguments) -> int:
-    """Returns two for each multiply and add of a convolution or product, one for each number that arithmetic gives or
-    a sum takes.
+    """Returns the number of arithmetic operations.
 
-    Exponentials and the like are not among them, nor multiplications with padding, as XLA does not count them.
+    Each multiplication and addition of a convolution or product counts two, each result of other arithmetic one, and
+    each operand of a sum one. As in XLA's count, exponentials and similar functions and products with padding count
+    nothing.
     """
     return _operations(_needed(function, *arguments))
 
 
 def traffic(function: Callable, *arguments) -> int:
-    """Returns the bytes that are read and written where every operation reads its operands and writes its result.
+    """Returns the bytes that are read and written if every operation reads its operands and writes its result.
 
-    That is a program before anything is fused: where fusion keeps a map in registers, less is moved. Of operations that
-    XLA is given as several (`gather`, `logistic`, `stack`, powers) all of them count.
+    This describes the program before fusion. Fusion keeps maps in registers and moves fewer bytes. If an operation is
+    several operations to XLA (`gather`, `logistic`, `stack`, powers), all of them count.
     """
     return _traffic(_needed(function, *arguments))
 
 
 def _needed(function: Callable, *arguments) -> core.Jaxpr:
     jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
-    return partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[0]  # as XLA, without what nobody needs
+    return partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[0]  # without unused results, as XLA does
 
 
 def _operations(jaxpr: core.Jaxpr) -> int:
@@ -58,35 +59,35 @@ def _traffic(jaxpr: core.Jaxpr) -> int:
     for equation in jaxpr.eqns:
         operands = tuple(_identity(value, same) for value in equation.invars)
         key = (equation.primitive.name, str(equation.params), operands)
-        if key in seen:  # computed once, whoever asks for it
+        if key in seen:  # equal operations are computed once
             same.update(zip(equation.outvars, seen[key], strict=True))
             continue
         seen[key] = equation.outvars
         inner = _inner(equation)
         total += sum(times * _traffic(part) for times, part in inner) if inner else _moved(equation)
-        if not inner and equation.primitive.name in _SPREAD:
-            total += _spread(equation, operands, seen)
+        if not inner and equation.primitive.name in _BROADCAST:
+            total += _broadcast(equation, operands, seen)
     return total
 
 
 def _identity(value, same: dict):
-    """What tells two operands apart: the variable first computed so, or the number itself."""
+    """Returns what identifies an operand: the first variable that holds the same result, or the number itself."""
     return (repr(value.val), str(value.aval)) if isinstance(value, core.Literal) else same.get(value, value)
 
 
 def _moved(equation) -> int:
-    """Bytes of the operands and results of one operation."""
+    """Returns the bytes of the operands and results of one operation."""
     name, parameters = equation.primitive.name, equation.params
     written = sum(map(_bytes, equation.outvars))
-    if name in ("transpose", "stop_gradient"):  # another order of the same memory
+    if name in ("transpose", "stop_gradient"):  # another view of the same memory
         return 0
-    if name in ("slice", "dynamic_slice"):  # no more is read than is kept
+    if name in ("slice", "dynamic_slice"):  # reads only what it keeps
         return 2 * written
-    if name == "gather":  # read, written, checked against the edges, and filled there
+    if name == "gather":  # read, written, checked against the bounds and filled outside
         return int(6.5 * written)
-    if name == "stack":  # of arrays that are given another axis first
+    if name == "stack":  # of arrays that get a new axis first
         return 4 * written
-    if name == "logistic":  # one by one and exp(-x): five operations and a map of ones
+    if name == "logistic":  # 1 / (1 + exp(-x)): five operations and a map of ones
         return 11 * written
     if name == "square":
         return 3 * written
@@ -96,28 +97,28 @@ def _moved(equation) -> int:
     return written + sum(map(_bytes, equation.invars))
 
 
-def _spread(equation, operands: tuple, seen: dict) -> int:
-    """Bytes for operands that are smaller than the result: written out in full, once, and read so."""
+def _broadcast(equation, operands: tuple, seen: dict) -> int:
+    """Returns the extra bytes of operands smaller than the result: each is broadcast once, then read in full."""
     shape, extra = equation.outvars[0].aval.shape, 0
     for value, identity in zip(equation.invars, operands, strict=True):
         if value.aval.shape == shape:
             continue
         full = math.prod(shape) * value.aval.dtype.itemsize
         extra += full - _bytes(value)
-        if ("spread", identity, shape) not in seen:
+        if ("broadcast", identity, shape) not in seen:
             extra += full + _bytes(value)
-            seen["spread", identity, shape] = None
+            seen["broadcast", identity, shape] = None
     return extra
 
 
 def _bytes(value) -> int:
-    size = getattr(getattr(value.aval, "dtype", None), "itemsize", 0)  # keys of random numbers have none
+    size = getattr(getattr(value.aval, "dtype", None), "itemsize", 0)  # random keys have none
     return math.prod(value.aval.shape) * size
 
 
 def _inner(equation) -> list[tuple[int, core.Jaxpr]]:
-    """The programs inside an operation, and how often each runs."""
-    if equation.primitive.name == "cond":  # of code for different platforms the last is for all that have none
+    """Returns the programs inside an operation, and how often each of them runs."""
+    if equation.primitive.name == "cond":  # the last branch is the default for platforms without a branch
         return [(1, equation.params["branches"][-1].jaxpr)]
     times = equation.params["length"] if equation.primitive.name == "scan" else 1
     found = []
@@ -136,7 +137,7 @@ def _product(equation) -> int:
 
 
 def _convolution(equation) -> int:
-    """Of each axis the pairs of kernel and input positions that meet, so that neither padding nor holes count."""
+    """Counts, along each axis, the pairs of kernel and input positions that meet; padding and dilation do not count."""
     numbers, left, right = equation.params["dimension_numbers"], *(v.aval.shape for v in equation.invars[:2])
     out = equation.outvars[0].aval.shape
     pairs = 1
@@ -154,11 +155,11 @@ def _convolution(equation) -> int:
     return 2 * batch * features * right[numbers.rhs_spec[1]] * pairs
 
 
-def _meeting(size: int, kernel: int, out: int, stride: int, before: int, spread: int, holes: int) -> int:
+def _meeting(size: int, kernel: int, out: int, stride: int, before: int, input_step: int, kernel_step: int) -> int:
     count = 0
     for tap in range(kernel):
-        offset = tap * holes - before  # position in the spread input of output 0
-        for place in range(out):
-            at = place * stride + offset
-            count += 0 <= at <= (size - 1) * spread and at % spread == 0
+        offset = tap * kernel_step - before  # position in the dilated input of output 0
+        for index in range(out):
+            at = index * stride + offset
+            count += 0 <= at <= (size - 1) * input_step and at % input_step == 0
     return count

@@ -11,7 +11,7 @@ from flax import nnx
 
 import jaxseg
 from benchmarks.counts import operations, traffic
-from benchmarks.workloads import RATE, WORKLOADS, inputs
+from benchmarks.worker import RATE, WORKLOADS, inputs
 from jaxseg.annotators.losses import confusion_vae_loss, negative_elbo, sum_of_norms
 from jaxseg.annotators.prob_unet import regularised
 from jaxseg.nn.inference import for_inference
@@ -23,18 +23,18 @@ NAMES = {"unet": "cxas"}
 
 
 def make(model: str, what: str, batch: int, dtype: str) -> tuple[Callable[[], None], dict]:
-    """Returns what runs once and waits, and the seconds of compilation, operations and bytes.
+    """Returns a function that runs once and waits for the result, and the seconds of compilation, operations and bytes.
 
     Args:
-      model: of `WORKLOADS`.
+      model: a key of `WORKLOADS`.
       what: "inference" or "training step".
-      batch: examples.
-      dtype: of the arithmetic, "float32" or "bfloat16".
+      batch: number of examples.
+      dtype: "float32" or "bfloat16", of the arithmetic.
     """
     given = jax.device_put(inputs(model, batch))
     network = _network(model, dtype)
     if what == "inference":
-        direct = jaxseg.functional(network)  # its operations are the model's; Winograd's are fewer
+        direct = jaxseg.functional(network)  # counts the operations of the model; Winograd's form has fewer
         apply, state = jaxseg.functional(for_inference(network))
         arguments = [given[name] for name in ("image", "embedding") if name in given]
         facts = _counts(*direct, *arguments)
@@ -61,7 +61,7 @@ def _compiled(program, *arguments) -> tuple[Callable, float]:
 
 
 def _counts(function: Callable, *arguments) -> dict[str, float]:
-    # XLA's are of the program for GPUs, before anything is fused: there no convolution has another form
+    # XLA counts the program for GPUs before fusion, in which every convolution has its plain form
     cost = jax.jit(function).trace(*arguments).lower(lowering_platforms=("cuda",)).cost_analysis() or {}
     found = {"xla_flops": cost.get("flops"), "xla_bytes": cost.get("bytes accessed")}
     return {"flops": operations(function, *arguments), "bytes": traffic(function, *arguments)} | found
@@ -108,11 +108,11 @@ _LOSSES = {"unet": _unet, "post_dae": _post_dae, "segae": _segae, "cmvae": _cmva
 
 
 def peak(dtype: str) -> dict[str, float]:
-    """Returns what the device does at most: operations a second of a large product, bytes a second of a large copy."""
+    """Returns peak rates of the device: operations per second of a large product, bytes per second of a large copy."""
     size = 4096 if jax.default_backend() == "cpu" else 16384
     a = jnp.ones((size, size), dtype) + jax.random.normal(jax.random.key(0), (size, size), dtype)
     precision = jax.lax.Precision.HIGHEST if dtype == "float32" else None
-    # XLA's fast products of bfloat16 on CPUs are those that give float32, as jaxseg has them.
+    # On CPUs, XLA's fast products of bfloat16 are those with a float32 result, which jaxseg uses.
     product = jax.jit(lambda a: jnp.matmul(a, a, precision=precision, preferred_element_type=jnp.float32))
     big = jax.random.normal(jax.random.key(1), (2**28,), jnp.float32)  # 1 GiB
     copy = jax.jit(lambda x: -x)

@@ -1,4 +1,4 @@
-"""All features of an image's 159 masks: jaxseg against the original's steps with OpenCV, in turn.
+"""All features of an image's 159 masks: jaxseg and the original's steps with OpenCV, alternating.
 
 python benchmarks/measuring.py [--rounds 11]
 """
@@ -20,7 +20,7 @@ RESULTS = Path(__file__).parent / "results" / "measuring.json"
 
 
 def masks_of_an_image() -> np.ndarray:
-    """159 overlapping ellipses, (159, 512, 512) bool, of sizes as anatomy has them."""
+    """Returns 159 overlapping ellipses, (159, 512, 512) bool, in the sizes of anatomical structures."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:512, :512]
     found = np.zeros((159, 512, 512), bool)
@@ -32,7 +32,7 @@ def masks_of_an_image() -> np.ndarray:
 
 
 def with_opencv(masks: np.ndarray, names: Sequence[str] = CXAS) -> dict:
-    """The six features of every class, none empty, each from the mask anew, as the original computes them."""
+    """Returns the six features of non-empty masks; as in the original, each is computed from the mask again."""
     values = {}
     for name, mask in zip(names, masks, strict=True):
         byte = mask.astype(np.uint8)
@@ -41,7 +41,7 @@ def with_opencv(masks: np.ndarray, names: Sequence[str] = CXAS) -> dict:
         values[f"{name}_cx"] = int(moments["m10"] / moments["m00"])
         values[f"{name}_box"] = cv2.boundingRect(byte)
         lengths = []
-        for _ in range(2):  # perimeter, and again for compactness
+        for _ in range(2):  # once for the perimeter, once for the compactness
             contour = cv2.findContours(byte, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0][0]
             lengths.append(cv2.arcLength(contour, closed=False))
         values[f"{name}_perimeter"] = lengths[0]
@@ -53,10 +53,10 @@ def with_opencv(masks: np.ndarray, names: Sequence[str] = CXAS) -> dict:
 
 def main() -> None:
     """Times both sides and writes the medians."""
-    from jaxseg.devices import environment  # loads JAX, which would count as PyTorch's in end_to_end.py
+    from jaxseg.devices import environment  # loads JAX, whose memory end_to_end.py would count as PyTorch's
 
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--rounds", type=int, default=11, help="measurements of each side; default: 11")
     rounds = parser.parse_args().rounds
     masks = masks_of_an_image()
     features = [feature.name for feature in FEATURES if feature.kind == "per class"]

@@ -1,9 +1,9 @@
-"""Post-DAE on real lung masks: what training makes of it, what the original's network makes, and on a weak segmenter.
+"""Post-DAE on real lung masks: jaxseg's setting, the original's network, sizes of the code, masks of a weak segmenter.
 
     python benchmarks/post_dae.py --masks ../shared/data/lung_masks --folder runs/post_dae
 
-Every step is a command of jaxseg, printed as it runs; one that is done is not done again, so a second call goes on. All
-together take about 70 minutes on 2 cores; --only names some of the parts.
+Every step is a command of jaxseg, which is printed before it runs. A command whose result exists is not repeated, so a
+second call resumes. All parts take about 70 minutes on 2 cores; --only selects some of them.
 """
 
 import argparse
@@ -23,13 +23,13 @@ from jaxseg.devices import environment
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.runs import jaxseg, train, training_seconds  # noqa: E402
+from benchmarks.commands import jaxseg, train, training_seconds  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 SIZE = 128
 SCALED = [f"data.size={SIZE}", "data.corruption.scaled=true"]
 CODES = ["trainer.epochs=40"]  # enough to compare sizes of the code
-SHORT = ["trainer.epochs=100"]  # enough for phantoms, which are alike
+SHORT = ["trainer.epochs=100"]  # enough for phantoms, which resemble each other
 RUNS = {  # part -> configuration and overrides
     "working": ("post_dae", []),
     "original": ("post_dae_original", [*SCALED, "trainer.validate_every=20"]),
@@ -38,11 +38,11 @@ RUNS = {  # part -> configuration and overrides
     "code_512": ("post_dae", CODES),
 }
 PHANTOMS, TESTED = 240, 40
-STAGES = (20, 40, 80, 160)  # steps of the segmenter
+STAGES = (20, 40, 80, 160)  # training steps of the segmenter
 
 
 def main() -> None:
-    """Runs the parts and writes the JSON and the plots."""
+    """Runs the parts and writes the JSON file and the plots."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     shared = Path(os.environ.get("JAXSEG_SHARED", ROOT.parent / "shared"))
     parser.add_argument("--masks", type=Path, default=shared / "data" / "lung_masks")
@@ -59,13 +59,13 @@ def main() -> None:
 
 
 def on_lungs(folder: Path, masks: Path, config: str, overrides: list[str]) -> None:
-    """Trains on 80 % of the masks and evaluates on the others."""
+    """Trains on 80 % of the masks and evaluates on the other masks."""
     train(folder, config, masks, overrides)
     jaxseg("evaluate", "--run", folder, done=folder / "evaluation_val.json")
 
 
 def on_a_segmenter(folder: Path) -> None:
-    """Trains on lungs of phantoms; evaluates on what a segmenter makes of others after few steps of training."""
+    """Trains on the lungs of phantoms; evaluates on masks that a segmenter with few training steps made of others."""
     write_phantoms(folder / "lungs", None, 0, PHANTOMS)
     write_phantoms(folder / "truth", folder / "images", UNSEEN, TESTED)
     train(folder / "run", "post_dae", folder / "lungs", SHORT)
@@ -90,7 +90,7 @@ def on_a_segmenter(folder: Path) -> None:
 
 
 def write_phantoms(masks: Path, images: Path | None, first: int, count: int) -> None:
-    """Draws phantoms and writes both lungs as one mask, and the pictures."""
+    """Draws phantoms and writes both lungs as one mask, and the images if a folder is given."""
     for folder in (masks, images):
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -102,12 +102,12 @@ def write_phantoms(masks: Path, images: Path | None, first: int, count: int) -> 
 
 
 def save(mask: np.ndarray, path: Path) -> None:
-    """Writes a mask as a picture of 0 and 255."""
+    """Writes a mask as an image of 0 and 255."""
     Image.fromarray(mask.astype(np.uint8) * 255).save(path)
 
 
 def summarise(folder: Path) -> None:
-    """Gathers the numbers of all parts that are there; plots go beside the JSON."""
+    """Writes the figures of all parts that exist, and copies the plots beside the JSON file."""
     found = {}
     for part in [*RUNS, "segmenter"]:
         run = folder / part / "run" if part == "segmenter" else folder / part

@@ -1,10 +1,11 @@
-"""Predicted Dice of the organs of a CT: jaxseg's Scorer against the original's steps in PyTorch, in turn, in one run.
+"""Predicted Dice of the organs of a CT: jaxseg's Scorer and the original's steps in PyTorch, alternating in one run.
 
     python benchmarks/score.py --rounds 3
 
 The network is the published one (ResNet-50, 256 px) with the parity kit's random weights, and ten slices of every mask
-are scored. The PyTorch side goes slice by slice, as published: crop, resize by Pillow, a batch of one. Reading files is
-timed apart, as both sides would do the same. Both use all processors. Needs `pip install 'jaxseg[bench,nifti]'`.
+are scored. The PyTorch side works slice by slice, as published: crop, resize with Pillow, a batch of one. Reading files
+is timed separately, because it is the same for both sides. Both use all processors. Needs
+`pip install 'jaxseg[bench,nifti]'`.
 """
 
 import argparse
@@ -24,27 +25,27 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.alternate import processor  # noqa: E402
+from benchmarks import alternate  # noqa: E402
+from benchmarks.jobs import make_weights  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 BACKBONE, SIZE, SLICES, MARGIN = "resnet50", 256, 10, 20
 LOW, HIGH = -200, 200  # HU
 SHIFT, CT_SCALE, MASK_SCALE = 0.5, 0.25, 0.5
 TOLERANCE = 1e-4
-PAUSE_S = 0.2  # the threads of one side spin for a while after their work
 
-Case = tuple[np.ndarray, dict[str, tuple[np.ndarray, int]]]  # a CT; masks and classes by the names of organs
+Case = tuple[np.ndarray, dict[str, tuple[np.ndarray, int]]]  # a CT; organ name -> mask and class
 Side = Callable[[], dict[str, float]]
 
 
 def main() -> None:
-    """Times both sides in turn, compares what they predict, and writes the JSON."""
+    """Times both sides alternately, compares their predictions and writes the JSON file."""
     options = arguments()
     start = time.perf_counter()
     case = read_case(options.case, 3 if options.quick else None)
     reading = time.perf_counter() - start
     with tempfile.TemporaryDirectory() as folder:
-        weights = make_weights(Path(folder) / "segae.pth")
+        weights = make_weights(Path(folder) / "segae.pt")
         sides = {"jaxseg": jax_side(case, weights, options.embeddings), "torch": torch_side(case, weights, options)}
     started = time.perf_counter()
     predicted = {"jaxseg": sides["jaxseg"]()}  # compiles
@@ -61,20 +62,20 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    """The options; leaves where the run cannot work."""
+    """Returns the options; exits with a message if the benchmark cannot run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     data = Path(os.environ.get("JAXSEG_SHARED", ROOT.parent / "shared")) / "data"
     parser.add_argument("--case", type=Path, default=data / "ct" / "totalseg" / "s0001")
     parser.add_argument("--embeddings", type=Path, default=data / "segae" / "label_embedding.npz")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="one round of three organs; no JSON without --output")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each side; default: 3")
+    parser.add_argument("--quick", action="store_true", help="one round of three organs; no JSON file without --output")
     parser.add_argument("--output", type=Path, help="default: benchmarks/results/score.json")
     options = parser.parse_args()
     for package, extra in (("torch", "bench"), ("nibabel", "nifti")):
         if importlib.util.find_spec(package) is None:
             sys.exit(f"{package} is missing: pip install 'jaxseg[{extra}]'")
     if not (options.case / "segmentations").is_dir():
-        sys.exit(f"{options.case} has no folder `segmentations`; name a case of TotalSegmentator with --case")
+        sys.exit(f"{options.case} has no folder `segmentations`; give a case of TotalSegmentator with --case")
     if options.rounds < 1:
         sys.exit(f"--rounds must be at least 1, got {options.rounds}")
     if options.quick:
@@ -85,7 +86,7 @@ def arguments() -> argparse.Namespace:
 
 
 def read_case(folder: Path, most: int | None) -> Case:
-    """A CT with those of its masks that hold something and whose organ has a class; the first `most` of them."""
+    """Returns a CT and its masks that are not empty and whose organ has a class, at most `most` of them."""
     from jaxseg.vocabulary import organs
     from jaxseg.volumes.pair import check_ct, check_mask, check_pair
     from jaxseg.volumes.read import read_volume, stem
@@ -106,12 +107,12 @@ def read_case(folder: Path, most: int | None) -> Case:
         if len(found) == most:
             break
     if not found:
-        sys.exit(f"{folder / 'segmentations'} holds no mask of an organ that has a class")
+        sys.exit(f"{folder / 'segmentations'} holds no mask of an organ that has a class; give another case")
     return ct.array, found
 
 
 def jax_side(case: Case, weights: Path, embeddings: Path) -> Side:
-    """Scores all organs with jaxseg: full batches over slices and organs, crops in threads."""
+    """Returns a function that scores all organs with jaxseg: full batches over slices and organs, crops in threads."""
     import jaxseg
     from jaxseg.segae.score import Request, Scorer
     from jaxseg.vocabulary import organs
@@ -127,7 +128,7 @@ def jax_side(case: Case, weights: Path, embeddings: Path) -> Side:
 
 
 def torch_side(case: Case, weights: Path, options: argparse.Namespace) -> Side:
-    """Scores all organs as the original does: one organ after the other, slice by slice, a batch of one."""
+    """Returns a function that scores all organs as the original does: slice by slice, in batches of one."""
     import torch
 
     from benchmarks.torch_models.segae import QualitySentinel
@@ -143,15 +144,17 @@ def torch_side(case: Case, weights: Path, options: argparse.Namespace) -> Side:
     def run() -> dict[str, float]:
         scores = {}
         for name, (mask, organ) in masks.items():
-            values = [model(network_input(ct[z], mask[z]), table[organ : organ + 1]).item() for z in chosen(mask)]
+            values = [
+                model(network_input(ct[z], mask[z]), table[organ : organ + 1]).item() for z in slice_indices(mask)
+            ]
             scores[name] = sum(values) / len(values)
         return scores
 
     return run
 
 
-def chosen(mask: np.ndarray) -> list[int]:
-    """Numbers of the slices that the original scores."""
+def slice_indices(mask: np.ndarray) -> list[int]:
+    """Returns the indices of the slices that the original scores."""
     found = [z for z in range(len(mask)) if mask[z].any()]
     if len(found) <= SLICES:
         return found
@@ -159,7 +162,7 @@ def chosen(mask: np.ndarray) -> list[int]:
 
 
 def network_input(ct: np.ndarray, mask: np.ndarray):
-    """The original's crop of a slice as its network takes it, a (1, 2, 256, 256) tensor."""
+    """Returns the original's crop of a slice as the input of its network, a (1, 2, 256, 256) tensor."""
     import torch
 
     rows, columns = np.nonzero(mask)
@@ -179,49 +182,40 @@ def network_input(ct: np.ndarray, mask: np.ndarray):
 
 
 def clipped(side: Sequence[int], length: int) -> list[int]:
-    """A start and an end, kept in the slice."""
+    """Returns a start and an end, limited to the slice."""
     return [max(0, side[0]), min(length, side[1])]
 
 
-def make_weights(path: Path) -> Path:
-    """Writes the parity kit's weights as the original would."""
-    import torch
-
-    data = ROOT / "tests" / "data"
-    spec = importlib.util.spec_from_file_location("parity_fill", data / "fill.py")
-    fill = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(fill)
-    manifest = json.loads((data / "manifests" / f"segae_{BACKBONE}.json").read_text())
-    torch.save({name: torch.from_numpy(array) for name, array in fill.state_dict(manifest, 0).items()}, path)
-    return path
-
-
 def compare(ours: dict[str, float], theirs: dict[str, float]) -> float:
-    """Returns the largest difference of the two; raises where it is not within the tolerance."""
+    """Returns the largest difference between the predictions of the two sides.
+
+    Raises:
+      ValueError: the difference is larger than the tolerance, or the sides scored different organs.
+    """
     if list(ours) != list(theirs):
         raise ValueError(f"jaxseg scored {', '.join(ours)}; PyTorch {', '.join(theirs)}")
     apart = {name: abs(ours[name] - theirs[name]) for name in theirs}
     worst = max(apart, key=lambda name: (not apart[name] <= TOLERANCE, apart[name]))
-    if not apart[worst] <= TOLERANCE:  # also where it is not a number
+    if not apart[worst] <= TOLERANCE:  # also if it is not a number
         raise ValueError(f"{worst}: jaxseg predicts {ours[worst]:.6f}, PyTorch {theirs[worst]:.6f}")
     return apart[worst]
 
 
 def seconds(run: Side) -> float:
-    """How long a side takes."""
-    time.sleep(PAUSE_S)
+    """Returns the seconds that a side takes."""
+    time.sleep(alternate.PAUSE_S)
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
 
 
 def summary(rounds: list[dict[str, float]], case: Case, options: argparse.Namespace) -> dict:
-    """Medians of both sides, the whole and for a slice, the median of the rounds' ratios, and what ran where."""
+    """Returns the medians of both sides in total and per slice, the median ratio of the rounds, and the environment."""
     import torch
 
     from jaxseg.devices import environment
 
-    slices = sum(len(chosen(mask)) for mask, _ in case[1].values())
+    slices = sum(len(slice_indices(mask)) for mask, _ in case[1].values())
     medians = {side: statistics.median(one[side] for one in rounds) for side in ("jaxseg", "torch")}
     quick = " --quick" if options.quick else ""
     return {
@@ -236,7 +230,7 @@ def summary(rounds: list[dict[str, float]], case: Case, options: argparse.Namesp
         "seconds": {side: round(value, 3) for side, value in medians.items()},
         "seconds_a_slice": {side: round(value / slices, 5) for side, value in medians.items()},
         "torch_over_jaxseg": round(statistics.median(one["torch"] / one["jaxseg"] for one in rounds), 2),
-        "environment": environment() | {"torch": torch.__version__, "processor": processor()},
+        "environment": environment() | {"torch": torch.__version__, "processor": alternate.processor()},
         "torch_threads": torch.get_num_threads(),
     }
 

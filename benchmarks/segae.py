@@ -2,10 +2,11 @@
 
     python benchmarks/segae.py --data ../shared/data/ct/segae --folder runs/segae
 
-`val` trains on the sample's training cases, `unseen_0` to `unseen_2` on CT A alone with three seeds, and tests on CT C;
-the `plain` ones are the same with the original's training: ResNet-18, 128 px, batch 16, 12 epochs, Adam with coupled
-L2, no degrading on the fly and no augmentation. Every step is a command of jaxseg, printed as it runs; one that is done
-is not done again. The masks are real ones, degraded by program: figures of a demonstration, not of the method.
+`val` trains on the sample's training cases. `unseen_0` to `unseen_2` train only on CT A, with three seeds, and test on
+CT C. The `plain` parts are the same with the original's training: ResNet-18, 128 px, batch 16, 12 epochs, Adam with
+coupled L2, no degrading during training and no augmentation. Every step is a command of jaxseg, which is printed before
+it runs; a command whose result exists is not repeated. The masks are real masks that a program degraded, so the figures
+describe this demonstration and not the method.
 """
 
 import argparse
@@ -21,12 +22,12 @@ from jaxseg.devices import environment
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.runs import jaxseg, train, training_seconds  # noqa: E402
+from benchmarks.commands import jaxseg, train, training_seconds  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 MEASURES = ("correlation", "rank_correlation", "mae")
 UNSEEN = ["data.train_cases=[case_a_low, case_a_mid, case_a_high]", "data.val_cases=[case_c_low, case_c_high]"]
-UNSEEN += ["trainer.validate_every=1000"]  # at the end alone, so that nothing is chosen by the patient it is tested on
+UNSEEN += ["trainer.validate_every=1000"]  # only at the end, so that nothing is chosen by the test patient
 PLAIN = ["model.backbone=resnet18", "data.size=128", "data.val_slices=3", "trainer.batch_size=16", "trainer.epochs=12"]
 RUNS = {  # part -> configuration and overrides
     "val": ("segae_small", []),
@@ -37,13 +38,13 @@ RUNS = {  # part -> configuration and overrides
 
 
 def main() -> None:
-    """Runs the parts and writes the JSON and the plots."""
+    """Runs the parts and writes the JSON file and the plots."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     shared = Path(os.environ.get("JAXSEG_SHARED", ROOT.parent / "shared")) / "data"
     parser.add_argument("--data", type=Path, default=shared / "ct" / "segae")
     parser.add_argument("--embeddings", type=Path, default=shared / "segae" / "label_embedding.npz")
     parser.add_argument("--folder", type=Path, default=Path("runs") / "segae")
-    parser.add_argument("--only", choices=RUNS, nargs="*", default=list(RUNS), help="none: only writes the results")
+    parser.add_argument("--only", choices=RUNS, nargs="*", default=list(RUNS), help="none: only write the results")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     for part in options.only:
@@ -54,7 +55,7 @@ def main() -> None:
 
 
 def summarise(folder: Path) -> None:
-    """Gathers the numbers of all parts that are there; plots go beside the JSON."""
+    """Writes the figures of all parts that exist, and copies the plots beside the JSON file."""
     found = {}
     for part in RUNS:
         run = folder / part

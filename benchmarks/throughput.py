@@ -1,31 +1,32 @@
-"""Inference and training steps of every model: jaxseg against PyTorch as published, and tuned, in turn (A B C A B C).
+"""Inference and training steps of every model: jaxseg, PyTorch as published, PyTorch tuned, alternating (A B C A B C).
 
     python benchmarks/throughput.py --platform cpu
 
 "Published": eager, NCHW, float32. "Tuned": channels last, `torch.compile`, frozen weights in inference, a fused
-optimizer; bfloat16 by autocast; in training steps of the large networks it keeps freed memory, as jaxseg does there.
-Every side is a process of its own, which waits while the others run. Compilation and warm-up are apart; samples in
-which other processes took part are taken again. Rows are kept one by one: a second call measures what is missing.
+optimizer, and autocast for bfloat16. Training steps of the large networks keep freed memory on this side, as in jaxseg.
+Every side is a separate process, which waits while the others run. Compilation and warm-up are not counted. Samples
+during which other processes used the machine are taken again. Every row is written as soon as it is measured, and a
+second call measures only the missing rows.
 Writes `results/throughput_PLATFORM.json`, `.md` and `.png`.
 """
 
 import argparse
 import importlib.metadata
+import itertools
 import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import alternate  # noqa: E402
-from benchmarks.alternate import processor  # noqa: E402
 from benchmarks.throughput_report import plot, table  # noqa: E402
-from benchmarks.worker import SIDES  # noqa: E402
-from benchmarks.workloads import WHAT, WORKLOADS  # noqa: E402
+from benchmarks.worker import SIDES, WHAT, WORKLOADS  # noqa: E402
 from jaxseg.devices import environment  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -33,42 +34,51 @@ PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
 
 
 def main() -> None:
-    """Measures all rows that are asked for and writes them."""
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU is for one side at a time
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--platform", choices=PLATFORMS, default="cpu")
-    parser.add_argument("--models", nargs="*", choices=WORKLOADS, default=list(WORKLOADS))
-    parser.add_argument("--what", nargs="*", choices=WHAT, default=list(WHAT))
-    parser.add_argument("--dtypes", nargs="*", choices=["float32", "bfloat16"], default=["float32"])
-    parser.add_argument("--batches", nargs="*", type=int, help="in place of the published ones")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--again", action="store_true", help="measure rows anew that are there")
-    options = parser.parse_args()
+    """Measures the rows of the options, and writes the JSON, the table and the plot."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # all sides share the GPU
+    options = arguments()
     path = RESULTS / f"throughput_{options.platform}.json"
     result = json.loads(path.read_text()) if path.exists() else {"rows": {}}
-    for model in options.models:
-        for what in options.what:
-            usual = WORKLOADS[model].batches[WHAT.index(what)]
-            for batch in options.batches or [usual]:
-                for dtype in options.dtypes:
-                    name = f"{model}, {what}, {batch}, {dtype}"
-                    if name in result["rows"] and not options.again:
-                        continue
-                    row = measured(options.platform, model, what, batch, dtype, options.rounds)
-                    result["rows"][name] = row
-                    row |= {"processor": processor(), "environment": environment()}
-                    row["environment"]["versions"]["torch"] = importlib.metadata.version("torch")
-                    result["platform"] = options.platform
-                    path.write_text(json.dumps(result, indent=1) + "\n")
-                    print(name, {side: found["median_s"] for side, found in row["sides"].items()}, flush=True)
+    result["platform"] = options.platform
+    for model, what, batch, dtype in requested(options):
+        name = f"{model}, {what}, {batch}, {dtype}"
+        if name in result["rows"] and not options.again:
+            continue
+        row = measured(options.platform, model, what, batch, dtype, options.rounds)
+        row |= {"processor": alternate.processor(), "environment": environment()}
+        row["environment"]["versions"]["torch"] = importlib.metadata.version("torch")
+        result["rows"][name] = row
+        path.write_text(json.dumps(result, indent=1) + "\n")
+        print(name, {side: found["median_s"] for side, found in row["sides"].items()}, flush=True)
     result["peak"] = result.get("peak", {}) | peaks(options.platform, options.dtypes)
     path.write_text(json.dumps(result, indent=1) + "\n")
     path.with_suffix(".md").write_text(table(result))
     plot(result, path.with_suffix(".png"))
 
 
+def arguments() -> argparse.Namespace:
+    """Returns the options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--platform", choices=PLATFORMS, default="cpu")
+    parser.add_argument("--models", nargs="*", choices=WORKLOADS, default=list(WORKLOADS))
+    parser.add_argument("--what", nargs="*", choices=WHAT, default=list(WHAT))
+    parser.add_argument("--dtypes", nargs="*", choices=["float32", "bfloat16"], default=["float32"])
+    parser.add_argument("--batches", nargs="*", type=int, help="batch sizes; default: the published ones")
+    parser.add_argument("--rounds", type=int, default=7, help="samples of each side; default: 7")
+    parser.add_argument("--again", action="store_true", help="measure existing rows again")
+    return parser.parse_args()
+
+
+def requested(options: argparse.Namespace) -> Iterator[tuple[str, str, int, str]]:
+    """Yields model, what, batch size and dtype of the rows that the options name."""
+    for model, what in itertools.product(options.models, options.what):
+        usual = WORKLOADS[model].batches[WHAT.index(what)]
+        for batch, dtype in itertools.product(options.batches or [usual], options.dtypes):
+            yield model, what, batch, dtype
+
+
 class Side:
-    """A process that measures when it is told to."""
+    """A process that runs one side and measures it on request."""
 
     def __init__(self, platform: str, side: str, *arguments: object):
         command = [sys.executable, ROOT / "benchmarks" / "worker.py", "--side", side]
@@ -84,13 +94,13 @@ class Side:
         self.calls = max(1, round(alternate.SHORTEST_S / self.facts.pop("first")["seconds"]))
 
     def sample(self) -> alternate.Sample:
-        """Returns one measurement."""
+        """Takes one sample."""
         self.process.stdin.write(f"{self.calls}\n")
         self.process.stdin.flush()
         return alternate.Sample(**self._answer())
 
     def close(self) -> dict:
-        """Ends the process, and returns its peak memory."""
+        """Ends the process and returns its peak memory."""
         self.process.stdin.close()
         found = self._answer()
         self.process.wait()
@@ -104,10 +114,10 @@ class Side:
 
 
 def measured(platform: str, model: str, what: str, batch: int, dtype: str, rounds: int) -> dict:
-    """Measures all sides in turn."""
+    """Measures all sides of a row alternately."""
     sides = [side for side in SIDES if not (side == "published" and dtype == "bfloat16")]
     running = {side: Side(platform, side, model, what, batch, dtype) for side in sides}
-    samples = alternate.taken_in_turn({side: one.sample for side, one in running.items()}, rounds)
+    samples = alternate.sample_alternately({side: one.sample for side, one in running.items()}, rounds)
     row = {"date": time.strftime("%Y-%m-%d"), "rounds": rounds, "batch": batch, "dtype": dtype}
     row["sides"] = alternate.summary(samples, "jaxseg")
     for side, one in running.items():
@@ -116,7 +126,7 @@ def measured(platform: str, model: str, what: str, batch: int, dtype: str, round
 
 
 def peaks(platform: str, dtypes: list[str]) -> dict:
-    """What the device does at most, measured in a process of its own."""
+    """Returns the peak rates of the device by dtype, measured in a separate process."""
     code = "import json, sys; from benchmarks import jax_side; print(json.dumps(jax_side.peak(sys.argv[1])))"
     variables = os.environ | {"JAX_PLATFORMS": PLATFORMS[platform], "PYTHONPATH": str(ROOT)}
     found = {}

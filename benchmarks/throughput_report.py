@@ -2,33 +2,28 @@
 
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
-
-from benchmarks.workloads import WHAT, WORKLOADS
+from benchmarks.worker import SIDES, WHAT, WORKLOADS
+from jaxseg.draw.plots import Panel, paired_bars
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
-COLOURS = {"jaxseg": (31, 119, 180), "published": (200, 200, 200), "tuned": (120, 120, 120)}
-TITLES = {"jaxseg": "jaxseg", "published": "PyTorch as published", "tuned": "PyTorch tuned"}
-_WIDTH, _LABEL, _BAR, _GAP = 980, 330, 14, 12
-
 
 def table(result: dict) -> str:
-    """Returns a Markdown table of all rows: medians, ratios to jaxseg, share of the machine's peak, memory."""
+    """Returns a Markdown table of all rows: medians, ratios to jaxseg, shares of the machine's peak, memory."""
     lines = [
         "| model, what, batch, dtype | jaxseg | published | tuned | published / jaxseg | tuned / jaxseg "
-        "| of the peak: operations | bytes before fusion | GB: jaxseg | published | tuned | date |",
+        "| share of the peak: operations | bytes before fusion | GB: jaxseg | published | tuned | date |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, row in result["rows"].items():
         sides = row["sides"]
-        times = [_seconds(sides.get(side)) for side in COLOURS]
+        times = [_seconds(sides.get(side)) for side in SIDES]
         ratios = [f"{sides[side]['over_jaxseg']:.2f}" if side in sides else "" for side in ("published", "tuned")]
-        memory = [f"{_memory(sides[side]):.1f}" if side in sides else "" for side in COLOURS]
-        name += " (other processes took part)" if any(side["noisy"] for side in sides.values()) else ""
+        memory = [f"{_memory(sides[side]):.1f}" if side in sides else "" for side in SIDES]
+        name += " (other processes were running)" if any(side["noisy"] for side in sides.values()) else ""
         cells = [name, *times, *ratios, *shares(row, result), *memory, row["date"]]
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", _machines(result), _agreement(result), _not_run(result)]) + "\n"
+    return "\n".join([*lines, "", _machines(result), _agreement(result), _not_measured(result)]) + "\n"
 
 
 def _machines(result: dict) -> str:
@@ -43,18 +38,18 @@ def _machines(result: dict) -> str:
 
 
 def _agreement(result: dict) -> str:
-    """How the counts by hand compare with XLA's."""
+    """Compares the counts by hand with XLA's."""
     ours = [row["sides"]["jaxseg"] for row in result["rows"].values()]
     found = []
     for what, name in (("operations", "flops"), ("bytes", "bytes")):
         ratios = [side[name] / side[f"xla_{name}"] for side in ours if side.get(f"xla_{name}")]
         if ratios:
             found.append(f"{what} {min(ratios):.3f} to {max(ratios):.3f}")
-    return f"Counted by hand, in parts of XLA's count: {', '.join(found) or 'nothing'}."
+    return f"Counts by hand relative to XLA's: {', '.join(found) or 'nothing'}."
 
 
-def _not_run(result: dict) -> str:
-    """Names what of the usual batches has no row, and the platforms without a file of results."""
+def _not_measured(result: dict) -> str:
+    """Names the usual rows that are missing, and the platforms without results."""
     usual = [
         f"{model}, {what}, {batch}, {dtype}"
         for dtype in ("float32", "bfloat16")
@@ -65,11 +60,11 @@ def _not_run(result: dict) -> str:
     missing += [
         f"all of {name}" for name in ("cpu", "gpu", "tpu") if not (RESULTS / f"throughput_{name}.json").exists()
     ]
-    return f"Not run: {'; '.join(missing) or 'nothing'}."
+    return f"Not measured: {'; '.join(missing) or 'nothing'}."
 
 
 def shares(row: dict, result: dict) -> list[str]:
-    """The operations and bytes of a row a second, as shares of those of a large product and a large copy."""
+    """Returns operations and bytes per second of a row, as shares of those of a large product and of a large copy."""
     peak, ours = result.get("peak", {}).get(row["dtype"], {}), row["sides"]["jaxseg"]
     found = []
     for name in ("flops", "bytes"):
@@ -79,39 +74,21 @@ def shares(row: dict, result: dict) -> list[str]:
 
 
 def plot(result: dict, path: Path) -> None:
-    """Draws how long PyTorch takes where jaxseg takes 1, a bar a side."""
-    rows = [
-        (name, side, found["over_jaxseg"])
-        for name, row in result["rows"].items()
-        for side, found in row["sides"].items()
-        if side != "jaxseg"
-    ]
-    names = list(result["rows"])
-    most = max([1.0, *(ratio for *_, ratio in rows)])
-    height = 60 + len(names) * (2 * _BAR + _GAP)
-    picture = Image.new("RGB", (_WIDTH, height), "white")
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(13)
-    scale = (_WIDTH - _LABEL - 190) / most
-    draw.text(
-        (10, 10),
-        f"PyTorch's seconds by jaxseg's, {result['platform']}: right of the line jaxseg is faster",
-        "black",
-        font,
+    """Draws PyTorch's time relative to jaxseg's, one pair of bars per row; draws nothing without matplotlib."""
+    pairs = []
+    for row in result["rows"].values():
+        ratios = [row["sides"].get(side, {}).get("over_jaxseg") for side in ("published", "tuned")]
+        pairs.append(tuple((ratio, None) for ratio in ratios))
+    panel = Panel("PyTorch's time / jaxseg's time", tuple(pairs))
+    picture = paired_bars(
+        [panel],
+        [name.replace("training step", "training") for name in result["rows"]],
+        title=result["platform"],
+        series=("PyTorch as published", "PyTorch tuned"),
+        caption="Above 1, jaxseg is faster.",
     )
-    line = _LABEL + scale
-    draw.line((line, 40, line, height - 5), COLOURS["jaxseg"], 2)
-    for i, name in enumerate(names):
-        top = 50 + i * (2 * _BAR + _GAP)
-        draw.text((10, top + 5), name, "black", font)
-        for j, side in enumerate(("published", "tuned")):
-            ratio = next((r for n, s, r in rows if (n, s) == (name, side)), None)
-            if ratio is None:
-                continue
-            y = top + j * _BAR
-            draw.rectangle((_LABEL, y, _LABEL + ratio * scale, y + _BAR - 2), COLOURS[side])
-            place, text = (_LABEL + ratio * scale + 5, y - 2), f"{ratio:.2f} {TITLES[side]}"
-            draw.text(place, text, "black", font, stroke_width=2, stroke_fill="white")
-    picture.save(path)
+    if picture is not None:
+        picture.save(path)
 
 
 def _seconds(side: dict | None) -> str:

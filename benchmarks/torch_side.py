@@ -14,22 +14,22 @@ from benchmarks.torch_models.dae import DAE
 from benchmarks.torch_models.prob_unet import ProbUNet
 from benchmarks.torch_models.segae import QualitySentinel
 from benchmarks.torch_models.unet import BackboneUNet
-from benchmarks.workloads import RATE, WORKLOADS, inputs
+from benchmarks.worker import RATE, WORKLOADS, inputs
 
 _BELOW = ((0.3, 7.0), (0.5, 5.0), (0.7, 3.0), (0.9, 2.0))  # true Dice up to this -> weight; above: 1
 
 
 def make(model: str, what: str, batch: int, dtype: str, *, tuned: bool) -> tuple[Callable[[], None], dict]:
-    """Returns what runs once and waits, and the seconds of the first call.
+    """Returns a function that runs once and waits for the result, and the seconds of the first call.
 
     Args:
-      model: of `WORKLOADS`.
+      model: a key of `WORKLOADS`.
       what: "inference" or "training step".
-      batch: examples.
+      batch: number of examples.
       dtype: "float32", or "bfloat16" under autocast.
-      tuned: channels last, compiled, with frozen weights in inference (which `torch.inference_mode` rules out) and a
-        fused optimizer; on GPUs the fastest convolutions are searched for. Else eager, NCHW, PyTorch's defaults (on
-        GPUs they allow TF32 in convolutions, while jaxseg's float32 is full float32).
+      tuned: True: channels last, compiled, with frozen weights in inference (which excludes `torch.inference_mode`)
+        and a fused optimizer; on GPUs the fastest convolutions are searched. False: eager, NCHW, PyTorch's defaults;
+        on GPUs these allow TF32 in convolutions, whereas jaxseg's float32 is full float32.
     """
     torch.backends.cudnn.benchmark = tuned
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -79,7 +79,7 @@ def _network(model: str) -> torch.nn.Module:
 def _inference(model: str, network: torch.nn.Module, given: dict, arithmetic: Callable, *, tuned: bool) -> Callable:
     arguments = [given[name] for name in ("image", "embedding") if name in given]
     answer = network.forward
-    if model == "cmvae":  # the segmentation, without the autoencoder
+    if model == "cmvae":  # only the segmentation, without the autoencoder
 
         def answer(x):
             return network.conv_last(network.features(x)["decoder0"])

@@ -1,30 +1,58 @@
-"""One side of the throughput in a process of its own, so that its memory is its own; it runs when it is told to.
+"""One side of the throughput in a separate process, which keeps its memory apart; and the workloads.
 
-It writes a line of JSON when it is ready, then one for every number of calls that it reads, and its peak memory at the
-end of its input.
+throughput.py starts this process. It writes a line of JSON when it is ready, then one line for every number of calls
+that it reads, and its peak memory when its input ends.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import resource
 import sys
 from pathlib import Path
 
+import numpy as np
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.alternate import sample  # noqa: E402
-from benchmarks.workloads import WHAT, WORKLOADS  # noqa: E402
-from jaxseg.xla import (
-    keep_freed_memory,  # noqa: E402
-    use_all_cores,  # noqa: E402
-)
+from jaxseg.xla import keep_freed_memory, use_all_cores  # noqa: E402
 
 SIDES = ("jaxseg", "published", "tuned")
+RATE = 1e-4
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """Size of the inputs of a model, as users have them.
+
+    Attributes:
+      image: (H, W, C) of the images.
+      outputs: number of classes, or channels of the target.
+      batches: batch sizes of inference and of a training step, as published.
+      large: whether training on CPUs keeps freed memory, as the model's configuration says.
+    """
+
+    image: tuple[int, int, int]
+    outputs: int
+    batches: tuple[int, int]
+    large: bool = True
+
+
+WORKLOADS = {
+    "unet": Workload((512, 512, 3), 159, (1, 3)),  # trained with Dice and cross-entropy, AdamW
+    "post_dae": Workload((512, 512, 1), 1, (8, 8)),  # Dice, gradients clipped at 0.5, Adam
+    "segae": Workload((256, 256, 2), 1, (16, 16)),  # weighted squared error without the pairs, Adam
+    "cmvae": Workload((64, 64, 1), 2, (5, 5), large=False),  # the original's loss, AdamW
+    "prob_unet": Workload((64, 64, 1), 1, (5, 5), large=False),  # the original's loss, AdamW
+}
+WHAT = ("inference", "training step")
+EMBEDDING, LATENT = 512, 6
 
 
 def main() -> None:
-    """Serves measurements until its input ends."""
+    """Takes one measurement per line of the input until it ends."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--side", choices=SIDES, required=True)
     parser.add_argument("--model", choices=WORKLOADS, required=True)
@@ -35,9 +63,9 @@ def main() -> None:
     arguments = (options.model, options.what, options.batch, options.dtype)
     training = WORKLOADS[options.model].large and options.what == "training step"
     if training and options.side != "published" and os.environ.get("JAX_PLATFORMS") == "cpu":
-        keep_freed_memory()  # as `jaxseg train` does with the published settings; PyTorch's tuned side has it too
+        keep_freed_memory()  # as `jaxseg train` does with the published settings, and for PyTorch's tuned side too
     if options.side == "jaxseg":
-        use_all_cores()  # as `jaxseg`'s commands do
+        use_all_cores()  # as the commands of jaxseg do
         from benchmarks import jax_side
 
         run, facts = jax_side.make(*arguments)
@@ -52,8 +80,25 @@ def main() -> None:
     answer({"peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2), "device_gb": device_gb()})
 
 
+def inputs(model: str, batch: int) -> dict[str, np.ndarray]:
+    """Returns "image" (B, H, W, C), "target" and the other inputs of the model: random float32, always the same."""
+    work, rng = WORKLOADS[model], np.random.default_rng(0)
+    found = {"image": rng.standard_normal((batch, *work.image), np.float32)}
+    if model == "segae":
+        found["embedding"] = rng.standard_normal((batch, EMBEDDING), np.float32)
+        found["target"] = rng.random(batch, np.float32)
+        return found
+    classes = 1 if model == "cmvae" else work.outputs
+    found["target"] = (rng.random((batch, *work.image[:2], classes), np.float32) > 0.9).astype(np.float32)
+    if model == "post_dae":
+        found["image"] = (found["image"] > 0).astype(np.float32)
+    if model in ("cmvae", "prob_unet"):
+        found["noise"] = rng.standard_normal((batch, LATENT), np.float32)
+    return found
+
+
 def device_gb() -> float | None:
-    """The most memory that was taken on an accelerator; None without one."""
+    """Returns the peak memory on the accelerator in GB; None without one."""
     if "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
         return round(sys.modules["torch"].cuda.max_memory_allocated() / 1e9, 2)
     if "jax" in sys.modules:
@@ -63,7 +108,7 @@ def device_gb() -> float | None:
 
 
 def answer(content: dict) -> None:
-    """Writes a line to the process that asks."""
+    """Writes a line to throughput.py."""
     print("> " + json.dumps(content), flush=True)
 
 

@@ -8,16 +8,12 @@ from jaxseg.cli import options
 
 
 @click.command(short_help="Convert a PyTorch file to a model directory.")
-@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("source", type=options.ExistingPath("a .pth, .pt, .ckpt or .pkl file"))
 @click.argument("destination", type=click.Path(path_type=Path))
-@click.option("-m", "--model", help="Model of the file, see `jaxseg models`.  [default: recognised by its tensors]")
+@options.model("recognised by its tensors")
 @options.labels
-@click.option(
-    "--embeddings",
-    type=click.Path(path_type=Path),
-    help="Text embeddings to store with a segae: label_embedding.pkl of the original project, .npz or .npy.",
-)
-@click.option("--overwrite", is_flag=True, help="Replace a model directory at DESTINATION.")
+@options.embeddings("to store with a segae")
+@options.replace("a model directory at DESTINATION")
 def convert(source, destination, model, labels_file, embeddings, overwrite):
     """Convert the PyTorch file SOURCE to the model directory DESTINATION.
 
@@ -26,13 +22,12 @@ def convert(source, destination, model, labels_file, embeddings, overwrite):
     licence of the weights.
     """
     from jaxseg import registry
-    from jaxseg.vocabulary import labels
     from jaxseg.weights import load
 
     if model:
         with options.usage_errors("--model"):
             registry.find(model)
-    names = labels.read_names(labels_file) if labels_file else None
+    names = options.class_names(labels_file)
     load.convert(source, destination, model=model, class_names=names, embeddings=embeddings, overwrite=overwrite)
     click.echo(f"{destination}: {_line(destination)}")
 

@@ -38,11 +38,10 @@ def denoise(source, output, classes, labels_file, soft, grey, preview, recursive
     """
     from jaxseg.post_dae.denoise import refuse_soft
     from jaxseg.post_dae.mask_files import denoise_folder, find_mask_files
-    from jaxseg.vocabulary import labels
 
-    with options.usage_errors("--input, --output"):
+    with options.usage_errors("--input"):
         files = find_mask_files(source, recursive=recursive, output=output)
-    names = labels.read_names(labels_file) if labels_file else None
+    names = options.class_names(labels_file)
     denoiser = make_denoiser(**others)
     with options.usage_errors("--soft"):
         refuse_soft(denoiser, soft=soft)

@@ -11,7 +11,7 @@ from jaxseg.cli import options
 @click.option(
     "--run", "folder", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of the run."
 )
-@click.option("-i", "--input", "data", type=click.Path(path_type=Path), help="Folder of the data, if it has moved.")
+@options.data("if it has moved")
 @click.option("--split", help="train, val or test.  [default: test if the data have it, else val]")
 @click.option("--step", type=click.IntRange(1), help="Step of the checkpoint.  [default: the best by validation]")
 @click.option(
@@ -44,10 +44,10 @@ def evaluate(folder, data, split, step, masks, truth, gpus):
     with options.usage_errors("--gpus"):
         devices = run.training_devices(gpus)
     if masks:
-        with options.usage_errors("--run, --masks, --truth"):
+        with options.usage_errors():
             run.compare_masks(folder, masks, truth, devices=devices, show=click.echo)
         return
-    with options.usage_errors("--run, --split, --step"):
+    with options.usage_errors():
         scores = run.evaluate(folder, split, devices=devices, step=step, data=data, tell=options.say, show=click.echo)
     for name, value in scores.items():
         if isinstance(value, (int, float)):

@@ -11,7 +11,7 @@ from jaxseg.files import printable
 
 
 @click.command(short_help="Export a model to a StableHLO file that runs without jaxseg's model code.")
-@click.option("-m", "--model", help="Name of the model, see `jaxseg models`.  [default: the model of the weights]")
+@options.model("that of the weights")
 @options.weights
 @click.option(
     "-o",
@@ -33,17 +33,9 @@ from jaxseg.files import printable
     help="Height and width of the images, if the network accepts any.  [default: those of its training]",
 )
 @options.labels
-@click.option(
-    "--embeddings",
-    type=click.Path(path_type=Path),
-    help="Text embeddings for a segae without them: label_embedding.pkl of the original project, .npz or .npy.",
-)
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "bfloat16"]),
-    help="Type of the arithmetic; bfloat16 suits accelerators and CPUs with AMX.  [default: the model's own]",
-)
-@click.option("--overwrite", is_flag=True, help="Replace an exported model at the output path.")
+@options.embeddings("for a segae that is stored without them")
+@options.dtype
+@options.replace("an exported model at the output path")
 def export(model, weights, output, platforms, image_size, labels_file, embeddings, dtype, overwrite):
     """Export the inference of a model with its parameters, for batches of any size.
 
@@ -83,10 +75,9 @@ def _size(text: str | None) -> tuple[int, int] | None:
 
 def _loaded(model, weights, labels_file, embeddings, dtype):
     """Returns the model that the options name."""
-    from jaxseg.vocabulary import labels
     from jaxseg.weights.load import load
 
-    names = labels.read_names(labels_file) if labels_file else None
+    names = options.class_names(labels_file)
     with download_progress() as update:
         chosen = {"dtype": dtype, "class_names": names, "embeddings": embeddings, "progress": update}
         return load(model, weights, **chosen) if model else load(weights, **chosen)

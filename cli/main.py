@@ -93,7 +93,7 @@ def _report(error: Exception) -> int:
         return 1
     if isinstance(error, click.UsageError):
         where = error.ctx.command_path if error.ctx else "jaxseg"
-        first, *lines = error.format_message().rstrip().split("\n")
+        first, *lines = _usage_text(error).rstrip().split("\n")
         _say_lines(f"{first} ('{where} --help' explains)", lines)
         return 2
     if isinstance(error, click.ClickException):
@@ -107,6 +107,15 @@ def _report(error: Exception) -> int:
     first, *lines = text.split("\n")
     _say_lines(first, lines)
     return 1
+
+
+def _usage_text(error: click.UsageError) -> str:
+    """Returns the message of a usage error; one about the value of an option begins with "--option: "."""
+    if not isinstance(error, click.BadParameter) or isinstance(error, click.MissingParameter) or error.param is None:
+        return error.format_message()
+    long = [name for name in error.param.opts if name.startswith("--")]
+    name = long[0] if long else error.param.human_readable_name.upper()
+    return f"{name}: {error.message.rstrip('.')}"
 
 
 def _say_lines(first: str, lines: list[str]) -> None:

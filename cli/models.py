@@ -10,7 +10,7 @@ from jaxseg.vocabulary import labels
 
 @click.command()
 @click.argument("name", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
 def models(name, as_json):
     """List the models. With NAME, list also the classes and groups of that model."""
     from jaxseg.cli.options import usage_errors

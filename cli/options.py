@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
 import click
@@ -18,9 +18,10 @@ FIDELITIES = ("original", "better")
 # Headings of `--help` -> options under them, the most used first. An option that is not listed comes under Other.
 HEADINGS = {
     "Input": (
-        *("--input", "--config", "--run", "--kind", "--recursive", "--ct", "--mask", "--labels", "--masks", "--organ"),
-        *("--dataset", "--label-names", "--names", "--organs", "--canonical", "--slices", "--split", "--step"),
-        *("--truth", "--xml", "--pseudo", "--intensity", "--preprocessing", "--grey", "--normalise", "--resize"),
+        *("--config", "--run", "--input", "--kind", "--recursive", "--ct", "--mask", "--label-volume", "--masks"),
+        *("--truth", "--organ", "--dataset", "--labels", "--label-names", "--names-table", "--names", "--organs"),
+        *("--canonical", "--slices", "--split", "--step"),
+        *("--xml", "--pseudo", "--intensity", "--preprocessing", "--grey", "--normalise", "--resize"),
     ),
     "Output": (
         *("--output", "--output_type", "--feature", "--features", "--classes", "--samples", "--preview"),
@@ -41,11 +42,54 @@ HEADINGS = {
 }
 
 _PATH = click.Path(path_type=Path)
+_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+
+
+class ExistingPath(click.Path):
+    """A path that must exist; the error says what is allowed.
+
+    Args:
+      what: the kinds of files and folders that are allowed, for the error.
+      names: texts, in lower case, that are returned unchanged because they are names and not paths.
+    """
+
+    def __init__(self, what: str, names: Collection[str] = ()):
+        super().__init__(path_type=Path)
+        self.what, self.names = what, names
+
+    def convert(self, value, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        path = super().convert(value, param, ctx)
+        if str(path).lower() in self.names:
+            return path
+        path = path.expanduser()
+        if not path.exists():
+            self.fail(f"{path}: no such file or folder; name {self.what}", param, ctx)
+        return path
+
+
+class RenamedOption(click.Option):
+    """An option whose earlier names still work, but are not shown.
+
+    Args:
+      earlier: the earlier names, such as ("--format",).
+    """
+
+    def __init__(self, *args, earlier: tuple[str, ...], **settings):
+        super().__init__(*args, **settings)
+        self.earlier = earlier
+
+    def add_to_parser(self, parser, ctx: click.Context) -> None:
+        shown = self.opts
+        self.opts = [*shown, *self.earlier]
+        try:
+            super().add_to_parser(parser, ctx)
+        finally:
+            self.opts = shown
 
 
 def source(what: str, *, existing_file: bool = False) -> Callable:
     """Returns the option `-i/--input`; `what` is its help text."""
-    path = click.Path(path_type=Path, exists=True, dir_okay=False) if existing_file else _PATH
+    path = _FILE if existing_file else _PATH
     return click.option("-i", "--input", "source", required=True, type=path, help=what)
 
 
@@ -55,17 +99,34 @@ def output(what: str, *, file: bool = False) -> Callable:
     return click.option("-o", "--output", required=True, type=path, help=what)
 
 
-def output_type(types: tuple[str, ...], what: str, *, default: str | None = None) -> Callable:
-    """Returns the option `-ot/--output_type`; `what` is its help text."""
-    choice = click.Choice(types)
-    shown = default is not None
-    return click.option("-ot", "--output_type", type=choice, default=default, show_default=shown, help=what)
+def output_type(
+    types: tuple[str, ...], what: str, *, default: str | None = None, earlier: tuple[str, ...] = ()
+) -> Callable:
+    """Returns the option `-ot/--output_type`; `what` is its help text, `earlier` are names that it had."""
+    settings = {"type": click.Choice(types), "default": default, "show_default": default is not None, "help": what}
+    return click.option("-ot", "--output_type", cls=RenamedOption, earlier=earlier, **settings)
+
+
+def model(default: str) -> Callable:
+    """Returns the option `-m/--model`; `default` says which model it is otherwise."""
+    return click.option("-m", "--model", help=f"Name of the model; `jaxseg models` lists them.  [default: {default}]")
+
+
+def data(what: str) -> Callable:
+    """Returns the option `-i/--input` for the data of a training; `what` completes its help text."""
+    return click.option("-i", "--input", "data", type=_PATH, help=f"Folder of the data, {what}.")
+
+
+def training_output(what: str) -> Callable:
+    """Returns the option `-o/--output` for the folder of a training; `what` is its help text."""
+    path = click.Path(path_type=Path, file_okay=False)
+    return click.option("-o", "--output", "folder", type=path, help=what)
 
 
 def trained_weights(suffix: str) -> Callable:
     """Returns a required option `--weights` for models that are trained by the user; `suffix` is that of a file."""
-    text = f"Model to use: a training run, a model directory, or a {suffix} file."
-    return click.option("--weights", required=True, type=_PATH, help=text)
+    kinds = f"a training run, a model directory or a {suffix} file"
+    return click.option("--weights", required=True, type=ExistingPath(kinds), help=f"Model to use: {kinds}.")
 
 
 def batch_size(default: str, what: str = "images") -> Callable:
@@ -86,10 +147,21 @@ def overwrite(what: str) -> Callable:
     return click.option("--overwrite", is_flag=True, help=text)
 
 
-def seed(what: str) -> Callable:
+def replace(what: str) -> Callable:
+    """Returns the option `--overwrite` of a command with one result; `what` names the result that it replaces."""
+    return click.option("--overwrite", is_flag=True, help=f"Replace {what}.")
+
+
+def seed(what: str, *, default: int | None = 0) -> Callable:
     """Returns the option `--seed`; `what` completes its help text."""
-    number = click.IntRange(0, 2**32 - 1)
-    return click.option("--seed", type=number, default=0, show_default=True, help=f"Random seed. {what}")
+    number, shown = click.IntRange(0, 2**32 - 1), default is not None
+    return click.option("--seed", type=number, default=default, show_default=shown, help=f"Random seed{what}")
+
+
+def embeddings(use: str) -> Callable:
+    """Returns the option `--embeddings`; `use` says for which model."""
+    kinds = "label_embedding.pkl of the original project, or an .npz or .npy file"
+    return click.option("--embeddings", type=ExistingPath(kinds), help=f"Text embeddings {use}: {kinds}.")
 
 
 def preview(name: str, what: str) -> Callable:
@@ -97,9 +169,20 @@ def preview(name: str, what: str) -> Callable:
     return click.option("--preview", is_flag=True, help=f"Also write <{name}>.preview.jpg: {what}.")
 
 
-recursive = click.option(
-    "--recursive", is_flag=True, help="Also search sub-folders, such as those of a DICOMDIR; the output mirrors them."
+configuration = click.option(
+    "-t",
+    "--config",
+    "source",
+    help="Configuration of the training: a YAML file, or the name of a packaged one, such as paxray or demo.",
 )
+overrides = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Change a setting of the configuration, such as trainer.epochs=2; repeat it for more settings.",
+)
+recursive = click.option("--recursive", is_flag=True, help="Also search sub-folders; the output mirrors them.")
 gpus = click.option(
     "-g",
     "--gpus",
@@ -118,16 +201,22 @@ training_gpus = click.option(
     help="Devices over which each batch is spread: all (every device of the kind that JAX prefers, on all hosts), cpu, "
     "gpu, tpu, or indices such as 0,1.",
 )
+_KINDS = "a training run, a model directory or a PyTorch file"
 weights = click.option(
     "--weights",
-    type=_PATH,
-    help="A model directory, a training run or a PyTorch file.  [default: the published weights, from the caches or "
-    "downloaded once]",
+    type=ExistingPath(_KINDS),
+    help=f"Weights to use: {_KINDS}.  [default: the published weights, from the caches or downloaded once]",
+)
+dtype = click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16"]),
+    help="Arithmetic of the network. bfloat16 is for accelerators and processors with AMX; it changes masks at "
+    "their edges.  [default: that of the model]",
 )
 labels = click.option(
     "--labels",
     "labels_file",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=_FILE,
     help="JSON file with the class names (such as paxray.json), if the weights or masks do not contain them.",
 )
 intensity = click.option(
@@ -176,7 +265,8 @@ def fidelity(**choices: tuple) -> Callable:
     Args:
       **choices: name of a parameter of the command -> its values for (original, better).
     """
-    names = " and ".join(f"--{name.replace('_', '-')}" for name in choices)
+    *first, last = (f"--{name.replace('_', '-')}" for name in choices)
+    names = f"{', '.join(first)} and {last}" if first else last
     text = (
         f"Work as the original project does, or better where possible: chooses {names} unless given explicitly. "
         "Without --fidelity, each option keeps its own default."
@@ -206,12 +296,7 @@ of_images = combined(
         "[default: png; npy for -m paxray]",
     ),
     gpus,
-    click.option(
-        "-m",
-        "--model",
-        help="Name of a model; `jaxseg models` lists them.  [default: that of the model directory, otherwise "
-        "UNet_ResNet50_default]",
-    ),
+    model("that of the model directory, otherwise UNet_ResNet50_default"),
     weights,
     labels,
     batch_size("one per device"),
@@ -222,15 +307,14 @@ of_images = combined(
         help="How images become the network's input.  [default: as in the training of the weights]",
     ),
     intensity,
-    click.option(
-        "--dtype",
-        type=click.Choice(["float32", "bfloat16"]),
-        help="Arithmetic of the network. bfloat16 is for accelerators and processors with AMX; it changes masks at "
-        "their edges.  [default: that of the model]",
-    ),
+    dtype,
     click.option("--labelmap", is_flag=True, help="With -ot dicom-seg: write one label map; classes must not overlap."),
     preview("image", "the masks over the image"),
-    recursive,
+    click.option(
+        "--recursive",
+        is_flag=True,
+        help="Also search sub-folders, such as those of a DICOMDIR; the output mirrors them.",
+    ),
     overwrite("images"),
     click.option(
         "--report",
@@ -319,9 +403,27 @@ def say(text: str) -> None:
 
 
 @contextlib.contextmanager
-def usage_errors(option: str) -> Iterator[None]:
-    """Turns a ValueError or the error of a missing path into a usage error (exit code 2) that names the option."""
+def usage_errors(option: str = "") -> Iterator[None]:
+    """Turns a ValueError or the error of a missing path into a usage error (exit code 2).
+
+    Args:
+      option: the one option that the message begins with; empty: the message itself says what is wrong, such as the
+        path of a file.
+    """
     try:
         yield
     except (ValueError, FileNotFoundError, NotADirectoryError) as error:
-        raise click.UsageError(f"{option}: {error}") from None
+        text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+        raise click.UsageError(f"{option}: {text}" if option else text) from None
+
+
+def class_names(labels_file: Path | None) -> tuple[str, ...] | None:
+    """Returns the class names in the file of `--labels`; None without a file.
+
+    Raises:
+      click.UsageError: the file holds no class names.
+    """
+    from jaxseg.vocabulary.labels import read_names
+
+    with usage_errors("--labels"):
+        return read_names(labels_file) if labels_file else None

@@ -1,6 +1,8 @@
 """`jaxseg prepare`: builds training data in the layouts that the methods read."""
 
+import contextlib
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -28,8 +30,10 @@ def prepare():
     "-o", "--output", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of the data set."
 )
 @click.option(
-    "--names",
-    "table_file",
+    "--names-table",
+    "label_names",
+    cls=options.RenamedOption,
+    earlier=("--names",),
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="JSON or CSV of labels and organs.  [default: labels are classes of the DAP-Atlas]",
 )
@@ -56,35 +60,18 @@ def prepare():
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed.")
 @click.option("--canonical", is_flag=True, help="Turn volumes to the patient's axes; the original does not.")
-def segae(cts, labels, pseudo, output, table_file, **settings):
+def segae(cts, labels, output, **settings):
     """Build SegAE's training data from CTS with LABELS.
 
     A case is CTS/CASE.nii.gz with LABELS/CASE.nii.gz, or CASE/ct.nii.gz with CASE/label.nii.gz. NPZ, NPY and folders of
     DICOM slices are possible too. A second run builds the cases that are missing.
     """
-    from jaxseg import files
-    from jaxseg.segae import label_table
-    from jaxseg.segae import prepare as segae_prepare
+    from jaxseg.segae.prepare import prepare_segae
 
-    with options.usage_errors("CTS, LABELS, --pseudo"):
-        scans, notes = segae_prepare.find_scans(cts, labels, pseudo)
-    table = label_table.read_table(table_file) if table_file else label_table.dap_table()
-    names = {str(label): organ.name for label, organ in table.items()} if table_file else {}
-    chosen = segae_prepare.Settings(pseudo=pseudo is not None, labels=names, **settings)
-    for note in notes:
-        options.say(note)
-    output.mkdir(parents=True, exist_ok=True)
-    failed = 0
-    with files.only_writer(output):
-        with options.usage_errors("--output"):
-            splits = segae_prepare.begin(scans, output, chosen)
-        with progress(len(splits), "cases") as step:
-            for outcome in segae_prepare.prepare(scans, output, chosen, table, splits):
-                failed += bool(outcome.error)
-                step(f"{outcome.case}: {outcome.error or f'{outcome.masks} masks for {outcome.split}'}")
-    there = len(scans) - len(splits)
-    options.say(f"{len(splits) - failed} cases made, {there} were there, {failed} failed; {output / 'summary.json'}")
-    if failed:
+    with _shown("cases", "CTS, LABELS, --pseudo, --names, --output") as show:
+        made = prepare_segae(cts, labels, output, **settings, progress=show, notify=options.say)
+    options.say(f"{made.made} cases made, {made.existing} were there, {len(made.failed)} failed; {made.summary}")
+    if made.failed:
         sys.exit(1)
 
 
@@ -113,16 +100,11 @@ def mnist(raw, output, **settings):
 
     There are three annotators: one draws too large a shape, one too small a shape, and one a wrong shape.
     """
-    from jaxseg.annotators import mnist as mnist_prepare
+    from jaxseg.annotators.mnist import prepare_mnist
 
-    chosen = mnist_prepare.Settings(**settings)
-    _make_whole(
-        mnist_prepare.prepare_mnist(raw, output, chosen),
-        output,
-        chosen.train + chosen.validate + chosen.test,
-        "digits",
-        "RAW, --output",
-    )
+    with _shown("digits", "RAW, --output", _tenth) as show:
+        made = prepare_mnist(raw, output, **settings, progress=show)
+    options.say(f"{made.made} digits made; {made.summary}")
 
 
 @prepare.command()
@@ -164,50 +146,27 @@ def mnist(raw, output, **settings):
     help="Use slices whose consensus has at most this number of pixels.  [default: no limit]",
 )
 @click.option("--clahe", is_flag=True, help="Equalise the contrast of the crops by CLAHE in the lung window.")
-def lidc(dicom_root, output, xml_root, **settings):
+def lidc(dicom_root, output, **settings):
     """Build the set of lung nodules from LIDC-IDRI in DICOM_ROOT: DICOM series and one XML file per CT.
 
     The set has slices of 64 x 64 pixels with the masks of all readers, each patient in only one split, and tables and a
     plot that describe it (in meta). A second run makes only what is missing.
     """
-    from jaxseg import files
-    from jaxseg.annotators.lidc import crops as lidc_crops
-    from jaxseg.annotators.lidc import prepare as lidc_prepare
-    from jaxseg.annotators.lidc import summary as lidc_summary
-    from jaxseg.draw.pictures import save_picture
-    from jaxseg.draw.plots import count_bars
+    from jaxseg.annotators.lidc.prepare import prepare_lidc
 
-    with options.usage_errors("--val-fraction, --test-fraction, --least-pixels, --most-pixels"):
-        chosen = lidc_crops.Settings(**settings)
-    with options.usage_errors("DICOM_ROOT, --xml"):
-        found = lidc_prepare.find_studies(dicom_root, xml_root)
-    patients, failed, slices = found.patients, dict(found.damaged), 0
-    for line in [*found.notes, *(f"{path}: {error}" for path, error in failed.items())]:
-        options.say(line)
-    output.mkdir(parents=True, exist_ok=True)
-    with files.only_writer(output):
-        with options.usage_errors("--output"):
-            splits = lidc_prepare.begin(patients, output, chosen)
-        with progress(len(splits), "patients", every=10) as step:
-            for outcome in lidc_prepare.prepare(patients, output, chosen, splits):
-                slices += outcome.slices
-                if outcome.error:
-                    failed[outcome.patient] = outcome.error
-                    options.say(f"{outcome.patient}: {outcome.error}")
-                step(f"{outcome.patient}: {outcome.slices} slices of {outcome.nodules} nodules in {outcome.split}")
-        counts = lidc_summary.conclude(output, chosen, failed, found.notes)
-        tables = {title: counts[name] for name, title in lidc_summary.PANELS.items()}
-        picture = count_bars(tables, caption=lidc_summary.caption(counts))
-        if picture is not None:
-            save_picture(picture, output / "meta" / "summary.png")
-    for split, wanted in chosen.fractions.items():
-        if wanted and not counts["slices"].get(split):
-            options.say(f"{split} has no slice: too few patients have suitable nodules")
-    there, bad = len(patients) - len(splits), len(set(failed) & set(splits))
-    made = f"{len(splits) - bad} patients made ({slices} slices), {there} already done, {bad} failed"
-    unread = f", {len(found.damaged)} XML files could not be read" if found.damaged else ""
-    options.say(f"{made}{unread}; {output / lidc_prepare.SUMMARY}")
-    if failed:
+    def report(outcome):
+        if outcome.error:
+            options.say(f"{outcome.patient}: {outcome.error}")
+
+    callbacks = {"report": report, "notify": options.say}
+    with _shown("patients", "DICOM_ROOT, --xml, --output or a setting", lambda total: 10) as show:
+        made = prepare_lidc(dicom_root, output, **settings, progress=show, **callbacks)
+    for split in made.empty_splits:
+        options.say(f"{split} has no slice: too few patients have suitable nodules")
+    counts = f"{made.made} patients made ({made.slices} slices), {made.existing} already done"
+    unread = f", {len(made.damaged)} XML files could not be read" if made.damaged else ""
+    options.say(f"{counts}, {len(made.failed)} failed{unread}; {made.summary}")
+    if made.failed or made.damaged:
         sys.exit(1)
 
 
@@ -224,21 +183,41 @@ def lidc(dicom_root, output, xml_root, **settings):
 @click.option("--test", type=click.IntRange(0), default=12, show_default=True, help="Phantoms for testing.")
 @click.option("--size", type=click.IntRange(32, 2048), help="Side of images in pixels.  [default: 64; 256 for xray]")
 @_SEED
-def phantom(kind, output, train, validate, test, size, seed):
+def phantom(kind, output, **settings):
     """Build a set of phantoms: images computed from formulas, with which training can be tried without patient data.
 
     A nodule has four slices.
     """
     from jaxseg.datasets.phantom_sets import prepare_phantoms
 
-    counts = {"train": train, "validate": validate, "test": test}
-    making = prepare_phantoms(kind, output, counts, seed=seed, size=size or (64 if kind == "annotators" else 256))
-    _make_whole(making, output, sum(counts.values()), "phantoms", "--output")
+    with _shown("phantoms", "--output", _tenth) as show:
+        made = prepare_phantoms(kind, output, **settings, progress=show)
+    options.say(f"{made.made} phantoms made; {made.summary}")
 
 
-def _make_whole(making, output, total, what, option):
-    """Shows progress of an iterator that builds a whole set, and reports its summary file."""
-    with options.usage_errors(option), progress(total, what, every=max(1, total // 10)) as step:
-        for line in making:
-            step(line)
-    options.say(f"{total} {what} made; {output / 'summary.json'}")
+def _tenth(total: int) -> int:
+    return max(1, total // 10)
+
+
+@contextlib.contextmanager
+def _shown(what: str, option: str, every: Callable[[int], int] = lambda total: 1) -> Iterator[Callable]:
+    """Yields the argument `progress` of a function that builds a data set, which shows it on the terminal.
+
+    Args:
+      what: name of the items, such as "cases".
+      option: the options that a usage error names. Errors are usage errors until the first call of the argument.
+      every: number of items -> a plain line is printed only for every N-th of them.
+    """
+    with contextlib.ExitStack() as checks, contextlib.ExitStack() as stack:
+        checks.enter_context(options.usage_errors(option))
+        step = None
+
+        def show(done: int, total: int, text: str) -> None:
+            nonlocal step
+            if step is None:
+                checks.pop_all()
+                step = stack.enter_context(progress(total, what, every=every(total)))
+            else:
+                step(text)
+
+        yield show

@@ -8,7 +8,7 @@ import click
 from jaxseg.cli import options
 
 
-@click.command(short_help="A page with images, masks and measurements.")
+@click.command(short_help="Write a page with images, masks and measurements.")
 @options.source("Image or folder of images.")
 @click.option(
     "--masks",
@@ -29,7 +29,7 @@ from jaxseg.cli import options
 @options.shown_intensity
 @options.sides
 @click.option("--recursive", is_flag=True, help="Also search sub-folders.")
-@click.option("--overwrite", is_flag=True, help="Replace the output file even if it is not a jaxseg report.")
+@options.replace("the output file even if it is not a jaxseg report")
 def report(source, masks, output, features, classes, title, intensity, sides, recursive, overwrite):
     """Write one HTML page about images and their masks, which a browser opens without a network.
 

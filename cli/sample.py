@@ -21,14 +21,14 @@ FORMATS = ("npz", "npy", "png")
     show_default=True,
     help="Number of masks per image.",
 )
-@options.seed("The same seed gives the same masks, regardless of the other images in the folder.")
+@options.seed(". The same seed gives the same masks, regardless of the other images in the folder.")
 @options.output_type(
     FORMATS,
     "Format of the results. npz: clean, masks, agreement (share of the most frequent class), entropy (bits) and "
     "confusion in one file. npy: one file per array. png: images, with a folder of samples.",
     default="npz",
+    earlier=("--format",),
 )
-@click.option("--format", "earlier_name", type=click.Choice(FORMATS), hidden=True)
 @click.option(
     "--source",
     "latent",
@@ -51,7 +51,7 @@ FORMATS = ("npz", "npy", "png")
 @options.gpus
 @options.recursive
 @options.overwrite("images")
-def sample(source, output, count, seed, output_type, earlier_name, preview, recursive, overwrite, **settings):
+def sample(source, output, count, seed, output_type, preview, recursive, overwrite, **settings):
     """Sample masks as different annotators might draw them, with a trained cmvae or prob_unet.
 
     Images are used as they are stored; only png is divided by 255. If files of a folder fail, the others are processed:
@@ -60,10 +60,10 @@ def sample(source, output, count, seed, output_type, earlier_name, preview, recu
     from jaxseg.annotators.image_files import sample_folder
     from jaxseg.annotators.images import find_image_files
 
-    with options.usage_errors("--input, --output"):
+    with options.usage_errors("--input"):
         files = find_image_files(source, recursive=recursive, output=output)
     sampler = _make_sampler(**settings)
-    wanted = {"n": count, "seed": seed, "output_type": earlier_name or output_type, "preview": preview}
+    wanted = {"n": count, "seed": seed, "output_type": output_type, "preview": preview}
     with shown("images") as callbacks:
         result = sample_folder(source, output, sampler, files=files, overwrite=overwrite, **wanted, **callbacks)
     finish(result)
@@ -77,5 +77,6 @@ def _make_sampler(*, weights, gpus, latent, normalise, resize):
 
     with options.usage_errors("--gpus"):
         devices = select_devices(gpus)
-    with options.usage_errors("--weights, --source, --resize"):
-        return Sampler(load(weights), source=latent, normalise=normalise, resize=resize, devices=devices)
+    with options.usage_errors("--weights"):
+        model = load(weights)
+        return Sampler(model, source=latent, normalise=normalise, resize=resize, devices=devices)

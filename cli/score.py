@@ -11,26 +11,39 @@ from click.core import ParameterSource
 from jaxseg.cli import options
 from jaxseg.cli.progress import progress
 
-_PATH = click.Path(path_type=Path)
+_EXISTING = options.ExistingPath("a .nii.gz, .nii, .npy or .npz file, or a folder of DICOM slices")
+_MODELS = "a training run, a model directory or a .pth file"
 
 
 @click.command()
 @options.fidelity(names=("original", "right"), canonical=(False, None), organs=("v1", "auto"))
-@click.option("--ct", type=_PATH, help="A CT: .nii.gz, .nii, .npy, .npz, or a folder of DICOM slices.")
-@click.option("--mask", type=_PATH, help="With --ct: a mask with the values 0 and 1.")
+@click.option("--ct", type=_EXISTING, help="A CT: .nii.gz, .nii, .npy, .npz, or a folder of DICOM slices.")
+@click.option("--mask", type=_EXISTING, help="With --ct: a mask with the values 0 and 1.")
 @click.option(
     "--organ",
     help="With --mask: the organ that the mask shows, by name (DAP-Atlas, TotalSegmentator v1 or v2) or class.",
 )
-@click.option("--labels", type=_PATH, help="With --ct, instead of --mask: a volume of labels, all of which are scored.")
 @click.option(
-    "--label-names", type=_PATH, help="CSV or JSON of labels and organs.  [default: labels are DAP-Atlas classes]"
+    "--label-volume",
+    cls=options.RenamedOption,
+    earlier=("--labels",),
+    type=_EXISTING,
+    help="With --ct, instead of --mask: a volume of labels, all of which are scored.",
 )
-@click.option("--dataset", type=_PATH, help="A folder of CASE/ct.nii.gz and CASE/segmentations/ORGAN.nii.gz.")
+@click.option(
+    "--label-names",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="With --label-volume: CSV or JSON table of labels and organs.  [default: labels are DAP-Atlas classes]",
+)
+@click.option(
+    "--dataset",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Instead of --ct: a folder of CASE/ct.nii.gz and CASE/segmentations/ORGAN.nii.gz.",
+)
 @click.option(
     "-o",
     "--output",
-    type=_PATH,
+    type=click.Path(path_type=Path, dir_okay=False),
     help="CSV with one row per case and one column per organ. Required with --dataset.",
 )
 @click.option("--per-slice", is_flag=True, help="Show every slice; with -o, write them to NAME.slices.csv.")
@@ -55,13 +68,11 @@ _PATH = click.Path(path_type=Path)
 )
 @options.overwrite("cases")
 @click.option(
-    "--weights", type=_PATH, help="A training run, a model directory or a .pth file.  [default: published weights]"
+    "--weights",
+    type=options.ExistingPath(_MODELS, names=("segae",)),
+    help=f"Model to use: {_MODELS}.  [default: the published weights]",
 )
-@click.option(
-    "--embeddings",
-    type=_PATH,
-    help="Text embeddings for weights that are stored without them: label_embedding.pkl, .npz or .npy.",
-)
+@options.embeddings("for weights that are stored without them")
 @click.option("--slices", default="10", show_default=True, help="Number of slices to score per mask, or all.")
 @click.option(
     "--names",
@@ -77,20 +88,22 @@ _PATH = click.Path(path_type=Path)
 )
 @options.batch_size("10 on CPUs, otherwise 128", "slices")
 @options.gpus
-def score(ct, mask, organ, labels, label_names, dataset, output, per_slice, worst, rank, organs, overwrite, **settings):
+def score(
+    ct, mask, organ, label_volume, label_names, dataset, output, per_slice, worst, rank, organs, overwrite, **settings
+):
     """Predict the Dice of masks of organs in CTs without knowing the true masks.
 
     One mask:       jaxseg score --weights RUN --ct CT --mask MASK --organ liver
 
-    One volume:     jaxseg score --weights RUN --ct CT --labels LABELS
+    One volume:     jaxseg score --weights RUN --ct CT --label-volume LABELS
 
     A data set:     jaxseg score --weights RUN --dataset DIR -o results.csv --worst 20
 
     With a data set, bad masks and cases are listed and the others are scored; a second run resumes where the first one
     ended.
     """
-    given = {"mask": mask, "labels": labels, "dataset": dataset, "ct": ct, "organ": organ, "label-names": label_names}
-    given |= {"o": output, "worst": worst, "rank": rank, "overwrite": overwrite}
+    given = {"mask": mask, "label-volume": label_volume, "dataset": dataset, "ct": ct, "organ": organ}
+    given |= {"label-names": label_names} | {"o": output, "worst": worst, "rank": rank, "overwrite": overwrite}
     source = click.get_current_context().get_parameter_source("organs")
     given |= {"organs": organs != "auto" and source is not ParameterSource.DEFAULT}
     _check({name for name, value in given.items() if value})
@@ -99,8 +112,8 @@ def score(ct, mask, organ, labels, label_names, dataset, output, per_slice, wors
         _score_mask(ct, mask, organ, per_slice, model)
         return
     written = {"per_slice": per_slice, "worst": worst, "rank": rank, "overwrite": overwrite} if output else {}
-    if labels:
-        found = _score_many("score_labels", (ct, labels, output), {"label_names": label_names} | written | model)
+    if label_volume:
+        found = _score_many("score_labels", (ct, label_volume, output), {"label_names": label_names} | written | model)
     else:
         found = _score_many("score_dataset", (dataset, output), {"organs": organs} | written | model)
     if output:
@@ -114,18 +127,18 @@ def score(ct, mask, organ, labels, label_names, dataset, output, per_slice, wors
 
 def _check(given: set[str]) -> None:
     """Refuses combinations of options that have no meaning."""
-    if len(given & {"mask", "labels", "dataset"}) != 1:
-        raise click.UsageError("name one of --mask, --labels (both with --ct) and --dataset")
+    if len(given & {"mask", "label-volume", "dataset"}) != 1:
+        raise click.UsageError("name one of --mask, --label-volume (both with --ct) and --dataset")
     if ("dataset" in given) == ("ct" in given):
-        raise click.UsageError("--ct belongs to --mask or --labels; a data set has its own CTs")
+        raise click.UsageError("--ct belongs to --mask or --label-volume; a data set has its own CTs")
     if ("mask" in given) != ("organ" in given):
         raise click.UsageError("--mask and --organ belong together")
-    if "label-names" in given and "labels" not in given:
-        raise click.UsageError("--label-names belongs to --labels")
+    if "label-names" in given and "label-volume" not in given:
+        raise click.UsageError("--label-names belongs to --label-volume")
     if "dataset" in given and "o" not in given:
         raise click.UsageError("--dataset needs -o, the CSV")
     if "mask" in given and given & {"o", "worst", "rank"}:
-        raise click.UsageError("-o, --worst and --rank are for many masks: --labels or --dataset")
+        raise click.UsageError("-o, --worst and --rank are for many masks: --label-volume or --dataset")
     for name in ("rank", "overwrite"):
         if name in given and "o" not in given:
             raise click.UsageError(f"--{name} needs -o, the CSV")
@@ -151,8 +164,11 @@ def _model_options(*, gpus, weights, slices, **others) -> dict:
 def _score_mask(ct: Path, mask: Path, organ: str, per_slice: bool, model: dict) -> None:
     """Scores one mask and prints its score."""
     import jaxseg
+    from jaxseg.vocabulary import organs
 
-    with options.usage_errors("--ct, --mask, --organ, --weights"):
+    with options.usage_errors("--organ"):
+        organs.find(organ, names=model["names"])
+    with options.usage_errors():
         found = jaxseg.score(ct, mask, organ, per_slice=True, **model)
     if per_slice:
         for z, predicted in zip(found.slices, found.dice, strict=True):
@@ -166,8 +182,7 @@ def _score_many(function: str, paths: tuple, settings: dict):
     """Calls `jaxseg.score_labels` or `jaxseg.score_dataset` and shows its progress."""
     import jaxseg
 
-    named = {"score_labels": "--ct, --labels, --label-names", "score_dataset": "--dataset"}[function]
-    with _progress() as callbacks, options.usage_errors(f"{named}, --weights, -o"):
+    with _progress() as callbacks, options.usage_errors():
         return getattr(jaxseg, function)(*paths, **settings, **callbacks)
 
 

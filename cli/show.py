@@ -15,7 +15,7 @@ from jaxseg.files import printable
     required=True,
     type=click.Path(path_type=Path, exists=True),
     help="Results folder of `jaxseg segment`, in which the masks of the image are found; or the masks themselves: a "
-    "folder with one picture per class, a picture, npy, npz, COCO json or DICOM SEG.",
+    "folder with one image file per class, an image file, npy, npz, COCO json or DICOM SEG.",
 )
 @options.output("The picture, a png or jpg file.", file=True)
 @click.option(
@@ -34,19 +34,17 @@ from jaxseg.files import printable
 )
 @click.option("--title", default="", help="Text above the picture.")
 @options.sides
-@click.option("--overwrite", is_flag=True, help="Replace the output file if it exists.")
+@options.replace("the output file if it exists")
 def show(source, masks, output, classes, labels_file, intensity, overwrite, **look):
     """Show masks over an X-ray, with a legend: reference masks, or those of any model."""
     from jaxseg.draw.pictures import save_picture
     from jaxseg.draw.visualize import visualize
     from jaxseg.images.read import read_picture
     from jaxseg.masks.read import find_masks, is_of_one_image, open_masks, select
-    from jaxseg.vocabulary import labels
 
     with options.usage_errors("--output"):
         _check_output(output, source, overwrite)
-    with options.usage_errors("--labels"):
-        names = labels.read_names(labels_file) if labels_file else None
+    names = options.class_names(labels_file)
     with options.usage_errors("--masks"):
         place = masks if is_of_one_image(masks, source) else find_masks(masks, source)
         opened = open_masks(place, names=names, image=source)

@@ -10,21 +10,15 @@ from jaxseg.cli.progress import progress
 
 
 @click.command()
-@click.option("-t", "--config", "source", help="A YAML file, or the name of a packaged configuration: paxray, demo.")
-@click.option("-i", "--input", "data", type=click.Path(path_type=Path), help="Folder of the data.")
-@click.option(
-    "-o",
-    "--output",
-    "folder",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of the run.  [default: runs/NAME]",
-)
+@options.configuration
+@options.data("instead of the one in the configuration")
+@options.training_output("Folder of the run.  [default: runs/NAME]")
 @click.option(
     "--resume",
     is_flag=True,
     help="Resume the run in the folder exactly where it was interrupted; its data may have moved (-i).",
 )
-@click.option("--set", "overrides", multiple=True, metavar="NAME=VALUE", help="Change a setting: trainer.epochs=2.")
+@options.overrides
 @options.training_gpus
 @click.option(
     "--hosts", is_flag=True, help="Train on several hosts that JAX finds by itself: Slurm, Cloud TPU, Kubernetes, MPI."
@@ -49,9 +43,9 @@ def train(source, data, folder, resume, overrides, gpus, hosts, **others):
     with options.usage_errors("--config"):
         folder = folder or stored_folder(source) or Path("runs") / Path(source).stem
     if hosts or any(value is not None for value in others.values()):
-        with options.usage_errors("--coordinator, --num-processes, --process-id"):
+        with options.usage_errors():
             join_hosts(*others.values())
-    with options.usage_errors("--config, --output"):
+    with options.usage_errors():
         config = run.open_run(source, folder, data=data, overrides=overrides, resume=resume, tell=options.say)
     if config.trainer.keep_memory and only_cpus(gpus):
         keep_freed_memory()  # before the devices start

@@ -9,15 +9,9 @@ from jaxseg.cli import options
 
 
 @click.command()
-@click.option("-t", "--config", "source", help="A YAML file, or the name of a packaged configuration, as for train.")
-@click.option("-i", "--input", "data", type=click.Path(path_type=Path), help="Folder of the data.")
-@click.option(
-    "-o",
-    "--output",
-    "folder",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of the search; an existing search continues.  [default: runs/NAME_tune]",
-)
+@options.configuration
+@options.data("instead of the one in the configuration")
+@options.training_output("Folder of the search; an existing search continues.  [default: runs/NAME_tune]")
 @click.option(
     "--trials",
     type=click.IntRange(1, 100_000),
@@ -29,12 +23,12 @@ from jaxseg.cli import options
     "space",
     multiple=True,
     metavar="NAME=RANGE",
-    help="A setting to search for, may be repeated: optimizer.learning_rate=1e-5..1e-2 log, optimizer.name=adam|sgd; "
-    "or a file of such lines.  [default: learning rate and weight decay from a tenth to ten times their values, the "
-    "batch at half, the same and twice its size]",
+    help="A setting to search for, such as optimizer.learning_rate='1e-5..1e-2 log' or optimizer.name='adam|sgd', or a "
+    "file of such lines; repeat it for more settings.  [default: learning rate and weight decay from a tenth to ten "
+    "times their values, the batch at half, the same and twice its size]",
 )
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Random seed of the sampled values.  [default: 0]")
-@click.option("--set", "overrides", multiple=True, metavar="NAME=VALUE", help="Change a setting: trainer.epochs=2.")
+@options.seed(" of the sampled values.  [default: 0]", default=None)
+@options.overrides
 @click.option(
     "--full-trials",
     type=click.IntRange(0),
@@ -65,7 +59,7 @@ def tune(source, data, folder, trials, gpus, **others):
     study.import_optuna()
     with options.usage_errors("--gpus"):
         devices = run.training_devices(gpus)
-    with contextlib.ExitStack() as stack, options.usage_errors("--config, --search, --output"):
+    with contextlib.ExitStack() as stack, options.usage_errors():
         opened = search.open_search(
             source, folder, trials=trials, data=data, devices=devices, tell=options.say, **others
         )

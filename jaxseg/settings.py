@@ -37,7 +37,10 @@ class Range:
         )
 
     def __str__(self) -> str:
-        return f"{'above' if self.above else 'from'} {self.low} to {'below ' if self.below else ''}{self.high}"
+        if not (self.above or self.below):
+            return f"from {self.low} to {self.high}"
+        low, high = "above" if self.above else "at least", "below" if self.below else "at most"
+        return f"{low} {self.low} and {high} {self.high}"
 
 
 def build(cls: type[T], mapping: Mapping[str, Any], where: str = "") -> T:
@@ -133,7 +136,7 @@ def verify(instance: Any, more: Iterable[str] = ()) -> None:
 def section(cls: type, *names: str, **defaults: Any) -> type:
     """Returns a dataclass with some of the fields of another one, so that each setting is declared only once.
 
-    A section of a configuration inherits from it and may add fields of its own.
+    A section of a configuration inherits from it and may add fields.
 
     Args:
       cls: a dataclass, such as the configuration of a model.
@@ -245,7 +248,7 @@ def _annotated(arguments: tuple, value: Any, where: str, problems: list[str]) ->
     found = convert(arguments[0], value, where, problems)
     if len(problems) == before:
         outside = [range for range in arguments[1:] if isinstance(range, Range) and found not in range]
-        problems += [f"{where}: {shown(value)} is not {range}" for range in outside]
+        problems += [f"{where}: must be {range}, got {shown(value)}" for range in outside]
     return found
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 # JAX reads these when it is imported. The commands that tests start inherit them.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # most tests compile much and compute little
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # most tests compile a lot and compute little
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 import jax
@@ -50,13 +50,13 @@ def kit() -> Kit:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of shared data. Tests that use it get the marker `shared`."""
+    """Returns the folder of shared data. Tests that use it get the marker `shared`."""
     return SHARED
 
 
 @pytest.fixture(scope="module")
 def plain():
-    """Replaces the U-Net by a plain network, for modules that test runs and not the network."""
+    """Replaces the U-Net by a plain network in modules that test runs and not the network."""
     from plain_network import PLACE
 
     from jaxseg.registry import MODELS
@@ -96,7 +96,7 @@ def bounded_memory():
     yield
     if _resident_mb() > MAX_RESIDENT_MB:
         jax.clear_caches()
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # a function of glibc
         if trim is not None:
             trim(0)
 

@@ -65,8 +65,15 @@ def test_the_readme_stays_short():
 def test_the_readme_names_every_model_and_its_weights():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for entry in registry.ENTRIES:
-        assert f"`{entry.name}`" in text
-        assert entry.weights_file is None or f"`{entry.weights_file}`" in text
+        for wanted in (entry.name, entry.weights_file):
+            assert wanted is None or f"`{wanted}`" in text, f"README.md: the table of models does not name `{wanted}`"
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("jaxseg/*/README.md")), ids=name)
+def test_the_page_of_a_method_names_exactly_its_files(path):
+    named = re.findall(r"`(?:\w+/)*(\w+\.py)`", path.read_text(encoding="utf-8"))
+    files = {file.name for file in path.parent.rglob("*.py")} - {"__init__.py"}
+    assert set(named) == files
 
 
 @pytest.mark.parametrize("path", PAGES, ids=name)

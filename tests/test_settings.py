@@ -1,4 +1,4 @@
-"""Dataclasses from mappings: nothing is guessed, nothing passes unseen, every problem has its path."""
+"""Dataclasses from mappings: no value is guessed, no problem is ignored, every problem is reported with its path."""
 
 import dataclasses
 import datetime
@@ -48,15 +48,15 @@ def test_nested_values_are_converted_by_their_types():
         ({"flag": 0}, "top.flag: 0 is not true or false"),
         ({"mode": 2.0}, "top.mode: 2.0 is not one of a, b, 2"),
         ({"mode": ["a"]}, "top.mode: ['a'] is not one of a, b, 2"),
-        ({"most": 10}, "top.most: 10 is not from 1 to 9"),
-        ({"parts": [{}, {"share": 2}]}, "top.parts[1].share: 2 is not from 0 to 1"),
+        ({"most": 10}, "top.most: must be from 1 to 9, got 10"),
+        ({"parts": [{}, {"share": 2}]}, "top.parts[1].share: must be from 0 to 1, got 2"),
         ({"parts": [{"shares": 2}]}, "top.parts[0].shares: no such setting; did you mean share?"),
         ({"parts": "ab"}, "top.parts: 'ab' is not a list"),
         ({"part": {"share": 10**400}}, "top.part.share: 1000"),
         ({"part": None}, "top.part: null is not a group of settings (name: value)"),
     ],
 )
-def test_what_does_not_fit_is_refused_by_its_path(mapping, line):
+def test_invalid_values_are_refused_and_named_by_their_path(mapping, line):
     with pytest.raises(ValueError, match=r"\S") as error:
         build(Example, mapping, "top")
     assert str(error.value).startswith(line)
@@ -92,7 +92,7 @@ def test_any_mapping_gives_an_instance_or_printable_problems_with_a_path(cls, ma
         assert build(cls, to_mapping(found)) == found
 
 
-def test_a_dataclass_made_in_python_is_checked_too():
+def test_a_dataclass_created_in_python_is_checked_too():
     with pytest.raises(ValueError, match="precision: 'fp8' is not one of float32, bfloat16"):
         TrainerConfig(epochs=1, batch_size=1, precision="fp8")
     with pytest.raises(ValueError, match="epochs: '3' is not a whole number"):
@@ -101,7 +101,7 @@ def test_a_dataclass_made_in_python_is_checked_too():
         OptimizerConfig("sgd", datetime.date(2024, 1, 1))
 
 
-def test_settings_of_a_kind_that_yaml_has_not_are_a_mistake_of_the_program():
+def test_a_setting_of_a_type_that_yaml_does_not_have_is_a_programming_error():
     @dataclasses.dataclass(frozen=True)
     class Odd:
         value: complex = 1j

@@ -8,8 +8,8 @@ from torch.nn import functional
 class CMVAE(nn.Module):
     """U-Net with an autoencoder of the annotators' confusions, with the tensor names of the original's checkpoints.
 
-    As published: the deepest map is enlarged, cropped back and joined with itself. `truncating` crops odd differences
-    as PyTorch before 1.13 did.
+    As published, the deepest map is enlarged, cropped back and concatenated with itself. `truncating` crops odd
+    differences as PyTorch before 1.13 did.
 
     Source: rCampSemp/learn-vae-noisy-label.
     """
@@ -42,18 +42,21 @@ class CMVAE(nn.Module):
         self.conv_last = nn.Conv2d(width, class_no, 1)
 
     def forward(self, x: torch.Tensor, noise: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
-        """Returns logits (B, K, H, W), matrices (B, K K H W), mean and log variance (B, Z); no noise: it is drawn."""
+        """Returns logits (B, K, H, W), matrices (B, K K H W), mean and log variance (B, Z).
+
+        Without noise (B, Z), it is sampled.
+        """
         features = self.features(x)["decoder0"]
         return self.conv_last(features), *self.cm_network(features, noise)
 
     def features(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Returns what every level gives."""
+        """Returns the output of every level by name."""
         named, skips = {}, []
         for i, level in enumerate(self.encoders):
             named[f"encoder{i}"] = x = level(x)
             skips.append(x)
         for i in reversed(range(len(skips))):
-            x = fitted(doubled(x), skips[i], truncating=self.truncating)
+            x = fitted(upsampled(x), skips[i], truncating=self.truncating)
             named[f"decoder{i}"] = x = self.decoders[i](torch.cat([skips[i], x], 1))
         return named
 
@@ -75,22 +78,22 @@ class Confusion(nn.Module):
         return self.decode(mean + noise * torch.exp(0.5 * log_variance)), mean, log_variance
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:
-        """Returns matrices (B, K K H W) of latent vectors (B, Z)."""
+        """Maps latent vectors (B, Z) to matrices (B, K K H W)."""
         return functional.softplus(self.fc_decoder(z))
 
 
-def noisy_logits(logits: torch.Tensor, matrices: torch.Tensor, how: str = "softmax") -> torch.Tensor:
-    """Returns (B, K, H, W): every pixel's matrix, normalised by "softmax" or "sum", times its logits."""
+def noisy_logits(logits: torch.Tensor, matrices: torch.Tensor, normalisation: str = "softmax") -> torch.Tensor:
+    """Returns the product (B, K, H, W) of every pixel's matrix, normalised by "softmax" or "sum", and its logits."""
     batch, classes, height, width = logits.shape
     matrices = matrices.view(batch, classes, classes, height, width)
-    matrices = matrices.softmax(1) if how == "softmax" else matrices / matrices.sum(1, keepdim=True)
+    matrices = matrices.softmax(1) if normalisation == "softmax" else matrices / matrices.sum(1, keepdim=True)
     return torch.einsum("bijhw,bjhw->bihw", matrices, logits)
 
 
 def loss(
     outputs: tuple[torch.Tensor, ...], labels: torch.Tensor, kl_weight: float
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Returns the loss of outputs and (B, H, W) class numbers, with the KL term twice, and its parts."""
+    """Returns the loss of the outputs for class indices (B, H, W), which counts the KL term twice, and its parts."""
     logits, matrices, mean, log_variance = outputs
     noisy, labels = noisy_logits(logits, matrices), labels.long()
     parts = {
@@ -102,13 +105,13 @@ def loss(
     return sum(parts.values()) + parts["kl"], parts
 
 
-def doubled(x: torch.Tensor) -> torch.Tensor:
-    """Returns a map at twice its size, bilinearly with the corners aligned."""
+def upsampled(x: torch.Tensor) -> torch.Tensor:
+    """Returns a map at twice its size, interpolated bilinearly with aligned corners."""
     return functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
 
 
 def fitted(x: torch.Tensor, like: torch.Tensor, *, truncating: bool) -> torch.Tensor:
-    """Returns a map padded or cropped to another one's size."""
+    """Returns a map padded or cropped to the size of another map."""
     padding = []
     for axis in (3, 2):
         missing = like.shape[axis] - x.shape[axis]

@@ -10,9 +10,9 @@ from torch import nn
 class DAE(nn.Module):
     """Encoder, two or more linear layers and decoder, with the tensor names of the original's checkpoints.
 
-    As published: a sigmoid at the end of every level of the decoder, and one ReLU among the linear layers, after the
-    first; the last number of `intermediate` counts for nothing. Height and width are multiples of the strides' product.
-    The last two of `decoder_features` are equal.
+    As published, every level of the decoder ends with a sigmoid, the linear layers have one ReLU, after the first of
+    them, and the last number of `intermediate` has no effect. Height and width must be multiples of the product of the
+    strides. The last two of `decoder_features` are equal.
 
     Source: Larrazabal et al. 2020, doi 10.1109/TMI.2020.3005297, as in balazsborsos/dae_postprocessing.
     """
@@ -52,7 +52,7 @@ class DAE(nn.Module):
         return self.features(x)["out"]
 
     def features(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Returns the probabilities and what every level gives on the way."""
+        """Returns the probabilities and the output of every level by name."""
         named = {}
         for name, level in self.encode.named_children():
             named[name] = x = level(x)
@@ -64,7 +64,7 @@ class DAE(nn.Module):
 
 
 class _Encode(nn.Module):
-    """A convolution with a stride, and mostly one without."""
+    """A convolution with a stride and, in most levels, one without."""
 
     def __init__(self, cin: int, cout: int, stride: int, *, twice: bool):
         super().__init__()

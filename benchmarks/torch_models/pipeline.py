@@ -1,4 +1,4 @@
-"""The steps of the original CXAS program, from a file to one PNG per class: the original's steps written by ourselves.
+"""The steps of the original CXAS program, from a file to one PNG per class, written by ourselves.
 
 Images are (3, H, W) float32 in [0, 1]; network inputs (1, 3, 512, 512) float32; masks (K, H, W) bool.
 """
@@ -27,7 +27,7 @@ def segment_file(
     Args:
       model: a `BackboneUNet` on `device`, in evaluation mode.
       path: a .png, .jpg or .dcm file.
-      folder: where the folder of the film's masks is made.
+      folder: where the folder of the film's masks is created.
       labels: the K class names, in the order of the logits.
       device: where the network and the resizing run.
 
@@ -56,7 +56,7 @@ def read_image(path: Path) -> torch.Tensor:
 
 
 def preprocess(image: torch.Tensor) -> torch.Tensor:
-    """Returns the network's input: ImageNet-normalised, resized by nearest neighbour without keeping the shape."""
+    """Returns the network's input: ImageNet-normalised, resized by nearest neighbour to a square."""
     mean, std = (torch.tensor(values, device=image.device)[:, None, None] for values in (MEAN, STD))
     return functional.interpolate(((image - mean) / std)[None], size=(SIZE, SIZE), mode="nearest")
 
@@ -69,7 +69,7 @@ def predict(model: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
 
 
 def resize_masks(masks: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """Returns (K, H, W) bool masks at another size, by nearest neighbour; as floats, as the original does."""
+    """Returns (K, H, W) bool masks at another size, resized as floats by nearest neighbour, as in the original."""
     resized = functional.interpolate(masks[None].float(), size=tuple(size), mode="nearest")
     return resized[0] > 0
 
@@ -86,7 +86,7 @@ def _read_dicom(path: Path) -> np.ndarray:
     dataset = pydicom.dcmread(path)
     values = dataset.pixel_array
     if values.ndim != 2:
-        raise ValueError(f"{path} holds an array {values.shape}; the original takes one gray frame only")
+        raise ValueError(f"{path} holds an array {values.shape}; the original takes a single gray frame")
     values = values.astype(np.float64)
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         values = 2.0**dataset.BitsStored - 1 - values

@@ -7,11 +7,11 @@ from torch import nn
 from torch.distributions import Independent, Normal, kl_divergence
 from torch.nn import functional
 
-from benchmarks.torch_models.cmvae import doubled, fitted
+from benchmarks.torch_models.cmvae import fitted, upsampled
 
 
 class ProbUNet(nn.Module):
-    """U-Net, prior and posterior encoders, and 1x1 convolutions that join them; tensor names are the original's.
+    """U-Net, prior and posterior encoders, and 1x1 convolutions that combine them, with the original's tensor names.
 
     `truncating` crops odd differences as PyTorch before 1.13 did.
 
@@ -38,16 +38,16 @@ class ProbUNet(nn.Module):
         self.fcomb = Combine(num_filters[0], latent_dim, outputs, no_convs_fcomb)
 
     def forward(self, x: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
-        """Returns a sample's logits; no noise (B, Z): it is drawn."""
+        """Returns the logits of one sample per image. Without noise (B, Z), it is sampled."""
         prior = self.prior(x)
-        return self.fcomb(self.unet(x), drawn(prior, noise))
+        return self.fcomb(self.unet(x), latent_vectors(prior, noise))
 
     def loss(
         self, x: torch.Tensor, mask: torch.Tensor, noise: torch.Tensor | None = None, *, sampled_kl: bool = False
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Returns the training's loss of images and masks (B, 1, H, W), and its parts."""
+        """Returns the training loss for images and masks (B, 1, H, W), and its parts."""
         prior, posterior = self.prior(x), self.posterior(torch.cat([x, mask], 1))
-        z = drawn(posterior, noise)
+        z = latent_vectors(posterior, noise)
         logits = self.fcomb(self.unet(x), z)
         kl = posterior.log_prob(z) - prior.log_prob(z) if sampled_kl else kl_divergence(posterior, prior)
         norms = [p.norm() for part in (self.posterior, self.prior, self.fcomb.layers) for p in part.parameters()]
@@ -59,8 +59,8 @@ class ProbUNet(nn.Module):
         return sum(parts.values()), parts
 
 
-def drawn(gaussian: Independent, noise: torch.Tensor | None) -> torch.Tensor:
-    """Returns latent vectors (B, Z) of a Gaussian."""
+def latent_vectors(gaussian: Independent, noise: torch.Tensor | None) -> torch.Tensor:
+    """Returns latent vectors (B, Z) of a Gaussian, from the noise (B, Z) if there is any."""
     return gaussian.rsample() if noise is None else gaussian.mean + gaussian.stddev * noise
 
 
@@ -79,13 +79,13 @@ class _UNet(nn.Module):
         return self.maps(x)[f"up{len(self.upsampling_path) - 1}"]
 
     def maps(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Returns what every level gives."""
+        """Returns the output of every level by name."""
         named, bridges = {}, []
         for i, level in enumerate(self.contracting_path):
             named[f"down{i}"] = x = level(x)
             bridges.append(x)
         for i, (level, bridge) in enumerate(zip(self.upsampling_path, bridges[-2::-1], strict=True)):
-            x = fitted(doubled(x), bridge, truncating=self.truncating)
+            x = fitted(upsampled(x), bridge, truncating=self.truncating)
             named[f"up{i}"] = x = level.conv_block(torch.cat([x, bridge], 1))
         return named
 
@@ -97,7 +97,7 @@ class _Up(nn.Module):
 
 
 class _Block(nn.Module):
-    """Twice a convolution, instance norm and ReLU; pooling before them, where asked for."""
+    """Two convolutions, each with instance norm and ReLU, after an optional pooling."""
 
     def __init__(self, cin: int, cout: int, *, pool: bool):
         super().__init__()
@@ -112,7 +112,7 @@ class _Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """The Gaussian of a latent vector."""
+    """Encoder of an image to the Gaussian of its latent vector."""
 
     def __init__(self, cin: int, filters: Sequence[int], latent: int):
         super().__init__()
@@ -132,7 +132,7 @@ class Encoder(nn.Module):
 
 
 class Combine(nn.Module):
-    """1x1 convolutions on features and a latent vector, the same at every pixel."""
+    """1x1 convolutions of the features and a latent vector, which is the same at every pixel."""
 
     def __init__(self, width: int, latent: int, outputs: int, num_convs: int):
         super().__init__()

@@ -5,7 +5,7 @@ from torch import nn
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut; the first one carries the stride."""
+    """Two 3x3 convolutions and a shortcut; the first convolution has the stride."""
 
     expansion = 1
 
@@ -25,7 +25,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions beside a shortcut; the 3x3 one carries the stride ("v1.5")."""
+    """1x1, 3x3 and 1x1 convolutions and a shortcut; the 3x3 convolution has the stride ("v1.5")."""
 
     expansion = 4
 
@@ -58,7 +58,7 @@ VARIANTS = {
 
 
 class ResNet(nn.Module):
-    """Stem and four stages; every stride of two gives ceil(n / 2).
+    """Stem and four stages; a stride of two maps a size n to ceil(n / 2).
 
     Source: He et al. 2016, arXiv:1512.03385, with the stride in the 3x3 convolution.
     """

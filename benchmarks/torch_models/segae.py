@@ -7,10 +7,10 @@ from benchmarks.torch_models.resnet import ResNet
 
 
 class QualitySentinel(nn.Module):
-    """ResNet with a stem of its own and two text-conditioned layers, with the tensor names of the released checkpoint.
+    """ResNet with its own stem and two text-conditioned layers, with the tensor names of the released checkpoint.
 
-    As published, it also holds torchvision's own stem and classifier, which it never uses, and its answer is not
-    bounded. The model is built in training mode, as every torch module; call `.eval()` to predict.
+    As published, it also holds torchvision's own stem and classifier, which it never uses, and its output is not
+    bounded. Like every torch module, the model is built in training mode; call `.eval()` to predict.
 
     Source: Chen et al. 2024, arXiv:2406.00327, as in Schuture/Quality-Sentinel.
     """
@@ -30,7 +30,7 @@ class QualitySentinel(nn.Module):
         return self.features(x, embedding)["out"]
 
     def features(self, x: torch.Tensor, embedding: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Returns the predicted Dice and what every stage gives on the way."""
+        """Returns the predicted Dice and the output of every stage by name."""
         x = nn.functional.max_pool2d(torch.relu(self.bn1(self.conv1(x))), 3, stride=2, padding=1)
         named = {"stem": x}
         for name in ("layer1", "layer2", "layer3", "layer4"):
@@ -45,7 +45,7 @@ class QualitySentinel(nn.Module):
 
 
 class _Net(nn.Module):
-    """The tensors of torchvision's ResNet, of which only the four stages are used."""
+    """The tensors of torchvision's ResNet. Only its four stages are used."""
 
     def __init__(self, variant: str):
         super().__init__()

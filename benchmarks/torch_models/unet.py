@@ -11,7 +11,7 @@ class BackboneUNet(nn.Module):
     """ResNet-50 trunk and U-Net decoder, with the tensor names of the released checkpoints.
 
     As published, the last map is enlarged to the input size first and classified by the 1x1 convolution afterwards.
-    The model is built in training mode, as every torch module; call `.eval()` to predict.
+    Like every torch module, the model is built in training mode; call `.eval()` to predict.
 
     Source: Seibold et al. 2023, arXiv:2306.03934 (159 classes); Seibold et al. 2022, arXiv:2210.03416 (166 classes).
     """
@@ -25,7 +25,7 @@ class BackboneUNet(nn.Module):
         return self.features(x)["logits"]
 
     def features(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Returns the logits and every named map on the way."""
+        """Returns the logits and the feature maps by name."""
         f1, f2, f3, f4, f5 = self.backbone.backbone(x)
         named = {"feats_1_map": f1, "feats_2_map": f2, "feats_3_map": f3, "feats_4_map": f4, "feats_last_map": f5}
         named["feats_pooled"] = f5.mean(dim=(2, 3))
@@ -85,7 +85,7 @@ class _Conv(nn.Module):
 
 
 class _DoubleConv(nn.Module):
-    """Two convolutions, the first of which halves the channels."""
+    """Two convolutions; the first one halves the channels."""
 
     def __init__(self, cin: int, cout: int):
         super().__init__()

@@ -55,7 +55,7 @@ class Augmentation:
         rows, columns = (self._pixels(side, rng, stretch=stretch) for side in record["image"].shape[:2])
         if flip:
             columns = columns[::-1]
-        # Every step is nearest-neighbour sampling, so one look-up does all, and normalising first makes no difference.
+        # Every step is nearest-neighbour sampling, so one indexing does them all, and normalising first is equal.
         image, target = (record[key].take(rows, 0).take(columns, 1) for key in ("image", "target"))
         return unpack({**record, "image": image, "target": target})
 

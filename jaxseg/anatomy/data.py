@@ -25,7 +25,7 @@ SPLITS = ("train", "val", "test")
 MAX_LIST_BYTES = 2**26
 _STRETCH = 0.02  # largest relative difference between the aspect ratios of an image and its target
 
-Pair = tuple[Path, Path]  # picture, target
+Pair = tuple[Path, Path]  # paths of image and target
 
 
 @dataclasses.dataclass(frozen=True)

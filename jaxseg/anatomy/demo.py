@@ -30,7 +30,7 @@ from jaxseg.weights.load import load
 
 TRAINING = "training"  # sub-folder of the training run
 COUNT = 12  # phantoms that are segmented after training
-SHOWN = 3  # number of them in the contact sheet
+SHOWN = 3  # number of phantoms in the contact sheet
 
 
 def start(output: Path, steps: int | None) -> Config:
@@ -49,7 +49,7 @@ def start(output: Path, steps: int | None) -> Config:
     if steps is None:
         return config
     per_epoch = config.data.train // config.trainer.batch_size
-    epochs = max(config.trainer.epochs, -(-steps // per_epoch))  # the number that these steps need
+    epochs = max(config.trainer.epochs, -(-steps // per_epoch))  # number of phantoms that these steps need
     return dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, epochs=epochs, max_steps=steps))
 
 

@@ -32,7 +32,8 @@ def extract(
     """Measures the anatomy in an X-ray or in masks.
 
     Args:
-      image: with a model, what `jaxseg.segment` takes; otherwise its result, or masks (K, H, W) bool.
+      image: with a model, an image as for `jaxseg.segment`; otherwise the result of `jaxseg.segment`, or masks
+        (K, H, W) bool.
       features: from `jaxseg.anatomy.measure.features.FEATURES`, a list or a comma-separated string: CTR, SCD, area,
         perimeter, compactness, centroid, box, convexity.
       model: segments the image first, as `jaxseg.segment` does, but only the classes that the features need; what

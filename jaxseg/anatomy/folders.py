@@ -240,7 +240,7 @@ def _mask_products(
     preview: bool,
     masks: bool = True,
 ) -> list[Product]:
-    """The products `masks` and `preview`, as far as they are wanted. Settings that only they depend on are added."""
+    """Returns the requested ones of the products `masks` and `preview`; adds the settings that only they depend on."""
     card = segmenter.card
     found = []
     settings["classes"] = list(segmenter.names)
@@ -256,7 +256,7 @@ def _mask_products(
 
 
 def _mask_merges(segmenter: Segmenter, made: list[Product], source: Path) -> list[tuple[str, Callable]]:
-    """The merge of a folder's COCO files, if there are any."""
+    """Returns the function that merges a folder's COCO files, if there are any."""
     if not (source.is_dir() and any(product.kind == "json" for product in made)):
         return []
     return [(".json", functools.partial(products.merge_masks, segmenter=segmenter))]

@@ -23,7 +23,7 @@ from jaxseg.training.task import Task
 from jaxseg.weights.load import create
 
 NOTE = "trained on phantoms that were drawn from formulas: its masks of real X-rays mean nothing"
-UNSEEN = 1_000_000  # phantoms of this seed and higher ones are never trained on
+UNSEEN = 1_000_000  # phantoms with this seed or a higher one are never used for training
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,7 @@ class Preparation:
 
 
 class PhantomTask(Task):
-    """Trains a small U-Net on phantoms; there are no data to read."""
+    """Trains a small U-Net on phantoms; no data are read."""
 
     Data, Model, Loss = DataConfig, ModelConfig, LossConfig
     takes_data = False

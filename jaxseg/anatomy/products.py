@@ -1,4 +1,4 @@
-"""What runs make from every image: masks, previews, measurements and drawings of them, side by side in one folder."""
+"""The products that runs make from every image, in one folder: masks, previews, measurements and drawings of them."""
 
 import functools
 import json
@@ -39,7 +39,7 @@ def masks(output_type: str, class_names: tuple[str, ...], model: str, *, labelma
         from jaxseg.masks.dicom_seg import check_source as check
         from jaxseg.masks.dicom_seg import require_highdicom
 
-        require_highdicom()  # now, not after the first image
+        require_highdicom()  # checked now, so that an error is raised before the first image
     return Product(output_type, functools.partial(output_path, output_type=output_type), write, check)
 
 

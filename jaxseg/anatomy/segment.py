@@ -25,7 +25,7 @@ from jaxseg.weights.load import as_predictor
 from jaxseg.weights.model import Model
 
 Classes = str | list[str] | tuple[str, ...] | None
-_NO_IMAGES = {  # preprocessing of models that do not segment images -> what they do
+_NO_IMAGES = {  # preprocessing of models that do not segment images -> description of these models
     "mask": "takes masks, not images; `jaxseg denoise` applies it to them",
     "slice_and_mask": "does not segment: it predicts how good a mask of a CT is; `jaxseg score` applies it",
     "as_stored": "takes arrays as its data set stores them; `jaxseg sample` applies it to them",
@@ -34,7 +34,7 @@ _NO_IMAGES = {  # preprocessing of models that do not segment images -> what the
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """An image ready for the network: `x` (h, w, 3) float32; `size`, `notes` and `spacing_mm` as read from its file."""
+    """An image for the network: `x` (h, w, 3) float32; `size`, `notes` and `spacing_mm` as read from its file."""
 
     x: np.ndarray
     size: tuple[int, int]
@@ -43,19 +43,19 @@ class Prepared:
 
 
 class Segmenter:
-    """Segments many images with one model: compiled once, batch norm folded.
+    """Segments many images with one model, which is compiled once with folded batch norm.
 
     Args:
-      model: from `jaxseg.load` or `jaxseg.create`.
+      model: a model from `jaxseg.load` or `jaxseg.create`.
       threshold: a pixel belongs to a class if its sigmoid exceeds this; in [0, 1].
       classes: label or group names (a list or a comma-separated string), or a function that returns them for the (K,)
         class names of the model; None: all.
       batch_size: images in one call of the network; a multiple of the number of devices. None: one per device.
       devices: JAX devices to spread the batch over; None: the first.
       preprocessing: key of `PREPROCESSING`; None: that of the model's card.
-      intensity: one of `jaxseg.images.read.INTENSITIES`. "original" reads grey values as the published weights saw
-        them in training, "clinical" as a viewer shows them (window, palette, 16-bit images by their range).
-      probabilities: also keep the sigmoid values.
+      intensity: one of `jaxseg.images.read.INTENSITIES`. "original" reads grey values as in the training of
+        the published weights, "clinical" as a viewer shows them (window, palette, 16-bit images by their range).
+      probabilities: whether to keep the sigmoid values too.
       postprocess: changes the list of Segmentations of a batch before they are returned, for example a denoiser; it
         cannot be combined with `probabilities`. For runs over folders it needs an attribute `settings`, a dict of
         everything that its results depend on, as `jaxseg.Denoiser.postprocess` has.
@@ -125,7 +125,7 @@ class Segmenter:
 
     @property
     def settings(self) -> dict:
-        """Everything that the masks depend on, except the selection of classes, as JSON can hold it.
+        """Everything that the masks depend on, except the selection of classes, as JSON values.
 
         Raises:
           ValueError: `postprocess` has no attribute `settings`.
@@ -218,7 +218,7 @@ def check_classes(classes: Any, model: str | Path, weights: str | Path | None = 
 
 @dataclasses.dataclass(frozen=True)
 class _Forward:
-    """Images (B, h, w, 3), cut-offs (B,) -> packed masks (B, K, h, w / 8) uint8; probabilities (B, K, h, w) or None.
+    """Maps images (B, h, w, 3) and cut-offs (B,) to packed masks (B, K, h, w / 8) uint8, and probabilities or None.
 
     Attributes:
       chosen: output channels to keep; None: all.
@@ -234,7 +234,7 @@ class _Forward:
             logits = logits[..., jnp.asarray(self.chosen)]
         logits = bilinear(logits, (images.shape[1], images.shape[2]))
         batch, height, width, classes = logits.shape
-        # A sixteenth of the memory leaves the device: eight columns in one byte, the first in the highest bit.
+        # Eight columns are packed into one byte, the first in the highest bit, so that less memory leaves the device.
         octets = (logits > cutoffs.reshape(-1, 1, 1, 1)).reshape(batch, height, width // 8, 8, classes)
         weights = jnp.asarray([128, 64, 32, 16, 8, 4, 2, 1], jnp.uint8).reshape(1, 1, 1, 8, 1)
         bits = jnp.sum(octets.astype(jnp.uint8) * weights, axis=3, dtype=jnp.uint8)
@@ -243,7 +243,7 @@ class _Forward:
 
 
 def _checked_card(model: nnx.Module, preprocessing: str | None, intensity: str, threshold: float) -> Card:
-    """The model's card, if the model segments images and the options suit it."""
+    """Returns the model's card, if the model segments images and accepts the options."""
     card = getattr(model, "card", None)
     if card is None:
         raise ValueError(f"a model from jaxseg.load or jaxseg.create is needed, got {type(model).__name__}")
@@ -262,7 +262,7 @@ def _checked_card(model: nnx.Module, preprocessing: str | None, intensity: str, 
 
 
 def _logit(probability: float) -> np.float32:
-    """The logit whose sigmoid is `probability`; infinite at 0 and 1."""
+    """Returns the logit whose sigmoid is `probability`; infinite at 0 and 1."""
     if probability in (0, 1):
         return np.float32(math.copysign(math.inf, probability - 0.5))
     return np.float32(math.log(probability / (1 - probability)))

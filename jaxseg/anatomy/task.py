@@ -32,7 +32,7 @@ from jaxseg.weights.load import create
 from jaxseg.weights.torch_file import read_torch_file
 
 Side = Annotated[int, Range(32, 8192)]
-SHOWN = 12  # classes in a picture; more would hide each other
+SHOWN = 12  # largest number of classes in a picture; more would hide each other
 LOSSES = {"dice": binary_dice_loss, "ce": binary_cross_entropy, "class_dice": dice_loss}
 
 
@@ -115,7 +115,7 @@ class PaxrayTask(Task):
             if pairs[split]
         }
         if "train" not in self.splits:
-            raise ValueError(f"{cfg.file} in {data.root} lists nothing to train on")
+            raise ValueError(f"{cfg.file} in {data.root} has no training images")
         self.facts = {split: [source.name(i) for i in range(len(source))] for split, source in self.splits.items()}
         self.augment = pick(Augmentation, cfg, crop=cfg.crop_size)
         self.parts = config.loss.parts

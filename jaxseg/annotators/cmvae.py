@@ -224,7 +224,7 @@ class CMVAE(Model):
           (S, H, W, K, K), the normalised confusion matrices.
         """
         z = started["mean"] + jnp.exp(started["log_sigma"]) * noise if "mean" in started else noise
-        found = drawn(self, started["logits"], z)
+        found = sampled_masks(self, started["logits"], z)
         return {"logits": found["noisy_logits"], "masks": found["masks"], "matrices": found["matrices"]}
 
     @property
@@ -334,7 +334,7 @@ def sample(
     return found | {"logits": started["logits"], "noisy_logits": found["logits"]}
 
 
-def drawn(model: CMVAE, logits: jax.Array, z: jax.Array) -> dict[str, jax.Array]:
+def sampled_masks(model: CMVAE, logits: jax.Array, z: jax.Array) -> dict[str, jax.Array]:
     """Returns the results of `sample` from the clean logits (H, W, K) of an image and latent vectors (S, Z)."""
     how = "sum" if model.cfg.cm_normalisation == "original" else "softmax"
 

@@ -4,7 +4,6 @@ Source: rCampSemp/learn-vae-noisy-label.
 """
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -14,7 +13,7 @@ import numpy as np
 from flax import nnx
 from PIL import Image
 
-from jaxseg.annotators.cmvae import CMVAEConfig, drawn
+from jaxseg.annotators.cmvae import CMVAEConfig
 from jaxseg.annotators.losses import confusion_vae_loss, draw_annotator, kl_schedule, kl_to_standard_normal
 from jaxseg.annotators.task import AnnotatorsTask, measures, sheet
 from jaxseg.settings import Range, section
@@ -92,16 +91,21 @@ def _sampled(model, images: jax.Array, keys: jax.Array, count: int) -> dict[str,
 
     The reconstruction (B, H, W) is the noisy mask at the mean of the Gaussian that the network computes for the image.
     """
-    features = model.maps(images)["decoder0"]
-    logits = model.logits(features)
-    mean, log_variance = model.confusion.encode(features)
-    z = jax.vmap(lambda key: jax.random.normal(key, (count, model.cfg.latent)))(keys)
-    found = jax.vmap(functools.partial(drawn, model))(logits, z)
-    kl = jax.vmap(lambda m, v: kl_to_standard_normal(m[None], v[None]))(mean, log_variance)
-    clean = jnp.argmax(logits, axis=-1) > 0
-    middle = jax.vmap(functools.partial(drawn, model))(logits, mean[:, None])["masks"][:, 0] > 0
-    masks = found["masks"] > 0
-    return {"clean": clean, "masks": masks, "matrices": found["matrices"], "kl": kl, "reconstruction": middle}
+
+    def one(image: jax.Array, key: jax.Array) -> dict[str, jax.Array]:
+        started = model.start_samples(image, source="image")
+        noise = jax.random.normal(key, (count, model.cfg.latent))
+        found = model.finish_samples({"logits": started["logits"]}, noise)  # of the prior
+        middle = model.finish_samples(started, jnp.zeros((1, model.cfg.latent)))
+        return {
+            "clean": model.clean_mask(started) > 0,
+            "masks": found["masks"] > 0,
+            "matrices": found["matrices"],
+            "kl": kl_to_standard_normal(started["mean"], 2 * started["log_sigma"]),
+            "reconstruction": middle["masks"][0] > 0,
+        }
+
+    return jax.vmap(one)(images, keys)
 
 
 def _model(config: Config, shape: tuple[int, int, int]):

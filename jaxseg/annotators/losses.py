@@ -207,8 +207,8 @@ def draw_annotator(key: jax.Array, labels: jax.Array, present: jax.Array, *, per
       labels: (B, H, W, A) masks of any dtype; masks of absent annotators are ignored.
       present: (B, A) bool; every example needs at least one annotator.
       per: "sample": every example samples independently, uniformly among its annotators. "batch": as in the original,
-        one annotator index is sampled for the whole batch. An example without that annotator samples one of its own,
-        which corresponds to the original's padding with repeated annotators.
+        one annotator index is sampled for the whole batch. An example without that annotator samples one of those that
+        it has, which corresponds to the original's padding with repeated annotators.
 
     Returns:
       (B, H, W) masks with the dtype of `labels`.

@@ -12,13 +12,20 @@ import dataclasses
 import gzip
 import math
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 
-from jaxseg.datasets.dataset_summary import check_replaceable, write_summary
+from jaxseg.datasets.dataset_summary import (
+    SUMMARY,
+    PreparedSet,
+    Progress,
+    check_replaceable,
+    watched,
+    write_summary,
+)
 from jaxseg.datasets.degrade import degrade
 from jaxseg.files import atomic_file, atomic_folder
 from jaxseg.images.tiff import write_tiff
@@ -67,38 +74,59 @@ class Settings:
             raise ValueError(f"the seed must be at least 0, got {self.seed}")
 
 
-def prepare_mnist(raw: Path, out: Path, settings: Settings) -> Iterator[str]:
-    """Builds the set; an interrupted run leaves nothing. The same files and settings give the same set.
+def prepare_mnist(
+    raw: str | Path,
+    output: str | Path,
+    *,
+    train: int = 1000,
+    validate: int = 200,
+    test: int = 200,
+    noise: float = 0.36,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> PreparedSet:
+    """Builds the set; an interrupted call leaves nothing. The same files and options give the same set.
 
     Args:
       raw: folder with the four idx files of MNIST, compressed with gzip (`.gz`) or not.
-      out: folder of the set. A set that this function made is replaced; other content is an error.
-      settings: the settings of the set.
-
-    Yields:
-      One line for each finished digit.
+      output: folder of the set. A set that this function made is replaced; other content is an error.
+      train, validate, test, noise, seed: as in `Settings`.
+      progress: called as (number of finished digits, their total, text about the last), first with 0 and "".
 
     Raises:
-      ValueError: a file is missing, damaged or inconsistent, MNIST has too few digits, or `out` holds something else.
+      ValueError: an option is out of range, a file is missing, damaged or inconsistent, MNIST has too few digits, or
+        the output folder holds something else.
       OSError: a file cannot be read or written.
     """
-    check_replaceable(out, _MADE_BY)
+    raw, output = Path(raw), Path(output)
+    settings = Settings(train, validate, test, noise, seed)
+    check_replaceable(output, _MADE_BY)
     sets = read_mnist(raw)
     chosen = _chosen({name: len(images) for name, (images, _) in sets.items()}, settings)
-    rows = []
-    with atomic_folder(out) as folder:
-        for split, (source, indices) in chosen.items():
-            for name in FOLDERS:
-                (folder / split / name).mkdir(parents=True)
-            images, labels = sets[source]
-            for number, index in enumerate(indices.tolist()):
-                rng = np.random.default_rng([settings.seed, zlib.crc32(source.encode()), index])
-                made = annotate(images[index], rng, noise=settings.noise)
-                for name in FOLDERS:
-                    write_tiff(folder / split / name / f"{number}_{name}.tif", made[name])
-                rows.append(_row(split, number, int(labels[index]), index, made))
-                yield f"{split} {number}"
+    with atomic_folder(output) as folder:
+        digits = _write_digits(folder, sets, chosen, settings)
+        rows = list(watched(digits, train + validate + test, progress, lambda row: f"{row[0]} {row[1]}"))
         _write_tables(folder, settings, rows)
+    return PreparedSet(output / SUMMARY, len(rows))
+
+
+def _write_digits(
+    folder: Path,
+    sets: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    chosen: Mapping[str, tuple[str, np.ndarray]],
+    settings: Settings,
+) -> Iterator[tuple]:
+    """Writes all digits to a folder, and yields the row of quality.csv of each."""
+    for split, (source, indices) in chosen.items():
+        for name in FOLDERS:
+            (folder / split / name).mkdir(parents=True)
+        images, labels = sets[source]
+        for number, index in enumerate(indices.tolist()):
+            rng = np.random.default_rng([settings.seed, zlib.crc32(source.encode()), index])
+            made = annotate(images[index], rng, noise=settings.noise)
+            for name in FOLDERS:
+                write_tiff(folder / split / name / f"{number}_{name}.tif", made[name])
+            yield _row(split, number, int(labels[index]), index, made)
 
 
 def read_mnist(raw: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -15,7 +15,6 @@ from PIL import Image
 
 from jaxseg.annotators.losses import draw_annotator, gaussian_kl, negative_elbo, sample_noise, sum_of_norms
 from jaxseg.annotators.prob_unet import ProbUNetConfig, regularised
-from jaxseg.annotators.prob_unet import draw as latent
 from jaxseg.annotators.task import AnnotatorsTask, measures, sheet
 from jaxseg.settings import Range, problems_of, section, verify
 from jaxseg.training.config.config import Config
@@ -85,13 +84,16 @@ class ProbUNetTask(AnnotatorsTask):
         return sheet(records, np.asarray(found["clean"]), np.asarray(found["masks"]))
 
 
-def _sampled(model, images: jax.Array, keys: jax.Array, count: int) -> dict[str, jax.Array]:
+def _sampled(model, images: jax.Array, keys: jax.Array, count: int) -> dict:
     """Returns masks at the mean of the prior (B, H, W) bool, S = `count` sampled masks (B, S, H, W), and the prior."""
-    features, prior = model.begin(images)
-    noise = jax.vmap(lambda key: sample_noise(key, count, model.cfg.latent))(keys)  # (B, S, Z)
-    sampled = jax.vmap(lambda noise: model.combine.finish(features, latent(prior, noise)), 1, 1)(noise)
-    clean = model.combine.finish(features, prior[0])
-    return {"clean": clean[..., 0] > 0, "masks": sampled[..., 0] > 0, "prior": prior}
+
+    def one(image: jax.Array, key: jax.Array) -> dict:
+        started = model.start_samples(image)
+        found = model.finish_samples(started, sample_noise(key, count, model.cfg.latent))
+        prior = started["mean"][0], started["log_sigma"][0]
+        return {"clean": model.clean_mask(started) > 0, "masks": found["masks"] > 0, "prior": prior}
+
+    return jax.vmap(one)(images, keys)
 
 
 def _model(config: Config, shape: tuple[int, int, int]):

@@ -1,11 +1,13 @@
 """The summary.json of a data set that jaxseg made: the command, its settings, and the files that it wrote.
 
-A later run reads from it whether the folder is a data set of the same command, which may be continued or replaced, or
-holds other files, which are never touched.
+A later run reads it to decide whether the folder is a data set of the same command, which it may continue or replace.
+A folder with other files is never changed. It is not a `jaxseg.folder_runs.ledger.Ledger`, because no run resumes from
+it: sets of digits and phantoms appear as a whole, and the cases of SegAE's data are found by their folders.
 """
 
+import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,36 @@ from jaxseg import __version__
 from jaxseg.files import atomic_file, printable
 
 SUMMARY = "summary.json"
+Progress = Callable[[int, int, str], None]  # (number of items that are built, their total, text about the last)
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparedSet:
+    """What a call that builds a data set did.
+
+    Attributes:
+      summary: path of the summary.json of the set.
+      made: number of items that were built: cases, patients, digits or phantoms.
+      existing: number of items that an earlier call had built.
+      failed: item -> the reason why it could not be built.
+      notes: one line about each file or group of files that was left out.
+    """
+
+    summary: Path
+    made: int
+    existing: int = 0
+    failed: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def watched(items: Iterable, total: int, progress: Progress | None, text: Callable[[Any], str] = str) -> Iterator:
+    """Yields items and calls `progress`: first with (0, total, ""), then after each item with its number and text."""
+    if progress is not None:
+        progress(0, total, "")
+    for number, item in enumerate(items, 1):
+        yield item
+        if progress is not None:
+            progress(number, total, text(item))
 
 
 def write_summary(folder: Path, made_by: str, content: Mapping[str, Any]) -> None:

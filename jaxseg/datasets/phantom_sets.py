@@ -14,7 +14,14 @@ from PIL import Image
 from scipy import ndimage
 
 from jaxseg.datasets import phantom
-from jaxseg.datasets.dataset_summary import check_replaceable, write_summary
+from jaxseg.datasets.dataset_summary import (
+    SUMMARY,
+    PreparedSet,
+    Progress,
+    check_replaceable,
+    watched,
+    write_summary,
+)
 from jaxseg.files import atomic_folder
 from jaxseg.images.tiff import write_tiff
 
@@ -26,37 +33,48 @@ _UNMARKED = 0.04  # share of an annotator's masks that are empty; it is 83 of 2,
 
 
 def prepare_phantoms(
-    kind: str, out: Path, counts: Mapping[str, int], *, seed: int = 0, size: int = 64
-) -> Iterator[str]:
-    """Builds a set; an interrupted run leaves nothing. The same options give the same set; no phantom is in two splits.
+    kind: str,
+    output: str | Path,
+    *,
+    train: int = 60,
+    validate: int = 12,
+    test: int = 12,
+    size: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> PreparedSet:
+    """Builds a set, in which no phantom is in two splits. The same options give the same set.
+
+    An interrupted call leaves nothing.
 
     Args:
       kind: one of `KINDS`.
-      out: folder of the set; a set that this function made is replaced.
-      counts: number of nodules (of `SLICES` slices each) or X-rays for "train", "validate" and "test".
+      output: folder of the set; a set that this function made is replaced.
+      train, validate, test: numbers of nodules (of `SLICES` slices each) or X-rays.
+      size: side in pixels, from 32 to 2048; None: 64, or 256 for X-rays.
       seed: seed of the first phantom; the seeds of the others follow it.
-      size: side in pixels, from 32 to 2048.
-
-    Yields:
-      One line for each finished phantom.
+      progress: called as (number of finished phantoms, their total, text about the last), first with 0 and "".
 
     Raises:
       ValueError: an option is impossible, or the folder holds something else.
       OSError: a file cannot be written.
     """
+    output, counts = Path(output), {"train": train, "validate": validate, "test": test}
     if kind not in KINDS:
         raise ValueError(f"kind is {kind!r}; known: {', '.join(KINDS)}")
-    if set(counts) - {"train", "validate", "test"} or min(counts.values(), default=0) < 0 or counts.get("train", 0) < 1:
-        raise ValueError(f"train must be at least 1, validate and test at least 0, got {dict(counts)}")
+    size = (64 if kind == "annotators" else 256) if size is None else size
+    if min(counts.values()) < 0 or train < 1:
+        raise ValueError(f"train must be at least 1, validate and test at least 0, got {counts}")
     if seed < 0 or not 32 <= size <= 2048:
         raise ValueError(f"the seed must be at least 0 and the size from 32 to 2048, got {seed} and {size}")
-    check_replaceable(out, _MADE_BY)
-    with atomic_folder(out) as folder:
+    check_replaceable(output, _MADE_BY)
+    with atomic_folder(output) as folder:
         make = _write_nodules if kind == "annotators" else _write_xrays
-        yield from make(folder, counts, seed, size)
+        made = sum(1 for _ in watched(make(folder, counts, seed, size), sum(counts.values()), progress))
         content = {"kind": kind, "seed": seed, "size": size}
-        content |= {"counts": dict(counts), "notice": "phantoms drawn from formulas; not real patients"}
+        content |= {"counts": counts, "notice": "phantoms drawn from formulas; not real patients"}
         write_summary(folder, _MADE_BY, content)
+    return PreparedSet(output / SUMMARY, made)
 
 
 def draw_nodule(seed: int, size: int = 64) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

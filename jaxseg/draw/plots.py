@@ -1,6 +1,6 @@
 """Plots of numbers in the colours of the package: bars, scatter plots, parallel coordinates. Drawn with matplotlib.
 
-matplotlib is the extra `plot`. Every plot is drawn with a figure and a canvas of its own, without `pyplot`, so that
+matplotlib is the extra `plot`. Every plot is drawn with a separate figure and canvas, without `pyplot`, so that
 plots can be drawn in any thread and no window system is needed. Every function returns an RGB picture, or None if
 matplotlib is not installed; the log then names the extra, once per process.
 """
@@ -20,7 +20,7 @@ from jaxseg.draw.pictures import BACKGROUND, FAINT, TEXT
 from jaxseg.files import printable
 from jaxseg.palette import OKABE_ITO
 
-GREY = (128, 132, 140)  # for what has no colour of its own
+GREY = (128, 132, 140)  # for everything without a specific colour
 PAIR = (GREY, OKABE_ITO[1])  # colours of the first and the second bar of a pair
 SCALE = (OKABE_ITO[4], OKABE_ITO[1], OKABE_ITO[3])  # blue, sky blue, yellow: brighter is higher for all readers
 MAX_ROWS = 24  # rows in a panel of counts; the last one sums up all that follow
@@ -404,7 +404,7 @@ def _is_known(value: float | None) -> bool:
 
 
 def _plain(text: str) -> str:
-    """Returns a text that matplotlib draws as it is: no control characters, no formulas, only letters of its font."""
+    """Returns a text that matplotlib draws unchanged: no control characters, no formulas, only letters of its font."""
     known = _letters()
     text = printable(" ".join(text.split()))
     return "".join(letter if ord(letter) in known else "?" for letter in text).replace("$", r"\$")

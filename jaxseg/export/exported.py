@@ -17,17 +17,17 @@ from jaxlib.mlir import ir
 from jaxseg.files import printable
 
 FORMAT = "jaxseg exported model 1"
-BATCH = "batch"  # in shapes, means any number of examples
-MAX_BYTES = 2**31 - 1  # of a program; jax.export writes no larger ones
+BATCH = "batch"  # in shapes: any number of examples
+MAX_BYTES = 2**31 - 1  # largest size of a program; jax.export writes no larger ones
 MAX_FACTS_BYTES = 8 * 2**20
 
-_CALLS = {"shape_assertion"}  # JAX puts it into programs for any batch size; everything else is foreign code
+_CALLS = {"shape_assertion"}  # call that JAX adds to programs for any batch size; every other one is foreign code
 _SHA256_DIGITS = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """An input or output. The first entry of `shape` is "batch", any number of examples; `meaning` is for people."""
+    """An input or output. The first entry of `shape` is "batch", any number of examples; `meaning` is for users."""
 
     name: str
     shape: tuple[int | str, ...]
@@ -117,9 +117,9 @@ def beside(path: Path) -> Path:
 def load_exported(path: str | Path) -> ExportedModel:
     """Returns an exported model; neither jaxseg's model code nor the weights are needed.
 
-    Nothing is unpickled, and a file whose program calls anything outside itself is refused. But it is a program, which
-    JAX reads and compiles without guards against one that was made to do harm, or to take memory or time without end:
-    load files from people that you would take a program from. The digest guards against damage, not against them.
+    Nothing is unpickled, and a program that calls code outside itself is refused. The file still contains a program,
+    which JAX reads and compiles without protection against malicious code or unlimited use of memory and time: load
+    trusted files only. The digest detects damage, but not manipulation.
 
     Args:
       path: the `.stablehlo` file, with `<path>.json` beside it.

@@ -8,7 +8,7 @@ from pathlib import Path
 from jaxseg.files import safe_name, sha256, sweep
 from jaxseg.folder_runs.conflicts import check_free, check_same_image, same_content
 from jaxseg.folder_runs.inputs import SUMMARY_FILE, Job, folded
-from jaxseg.folder_runs.ledger import Ledger
+from jaxseg.folder_runs.ledger import Kind, Ledger
 from jaxseg.images.read import stem
 from jaxseg.masks.write import WRITERS
 
@@ -80,13 +80,13 @@ class Run:
 
     def open_ledger(self) -> Ledger:
         """Opens the ledger of the output folder, which adds the settings of earlier runs to `settings`."""
-        self.ledger = Ledger(self.output / SUMMARY_FILE, self.settings, read_entry=_read_entry)
+        self.ledger = Ledger(self.output / SUMMARY_FILE, self.settings, kind=Kind(read_entry=_read_entry))
         self.settings = self.ledger.settings
         self.merged = dict(self.ledger.facts.get("merged", {}))
         return self.ledger
 
     def write_summary(self) -> None:
-        """Writes `summary.json`; the ledger must be open."""
+        """Writes `summary.json` as a whole; the ledger must be open."""
         counts = {status: self.count(status) for status in ("done", "skipped", "failed", "pending")}
         products = [product.kind for product in self.products]
         self.ledger.entries = self.earlier | self.files
@@ -125,13 +125,13 @@ def done(run: Run, job: Job, notes: list[str], seconds: dict) -> None:
     entry = _entry(run, job, "done", {product.kind: job.stamp for product in run.products}, previous)
     for product in run.products:
         entry["outputs"][product.kind]["extent"] = _extent(product.place(job.base))
-    run.files[run.key(job)] = entry | {"notes": notes, "sha256": sha256(job.source), "seconds": seconds}
+    _record(run, job, entry | {"notes": notes, "sha256": sha256(job.source), "seconds": seconds})
 
 
 def failed(run: Run, job: Job, reason: str, notes: list[str], seconds: dict) -> None:
     """Records that a job failed. Products of it that still exist are outdated."""
     entry = _entry(run, job, "failed", {product.kind: () for product in run.products}, run.files[run.key(job)])
-    run.files[run.key(job)] = entry | {"reason": reason, "notes": notes, "seconds": seconds}
+    _record(run, job, entry | {"reason": reason, "notes": notes, "seconds": seconds})
 
 
 def conclude(run: Run) -> None:
@@ -180,6 +180,12 @@ def _skip(job: Job, run: Run, entry: dict, overwrite: bool) -> bool:
     stamps = {kind: () if os.path.lexists(place) else job.stamp for kind, place in places.items()}
     run.files[run.key(job)] = _entry(run, job, "pending", stamps, entry)
     return False
+
+
+def _record(run: Run, job: Job, entry: dict) -> None:
+    """Sets the entry of a job that has ended, and appends it to the journal of `summary.json`."""
+    run.files[run.key(job)] = entry
+    run.ledger.record(run.key(job), entry)
 
 
 def _entry(run: Run, job: Job, status: str, stamps: dict[str, tuple], previous: dict) -> dict:

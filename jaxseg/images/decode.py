@@ -151,7 +151,7 @@ def _choose(syntax: uid.UID, decoder: Decoder | None, dataset: pydicom.Dataset) 
 
 
 def _check_bits(dataset: pydicom.Dataset) -> None:
-    """Checks that the bits of a value are the lowest ones: pydicom reads those, whatever the tags say."""
+    """Checks that the bits of a value are the lowest ones: pydicom reads those and ignores the tags."""
     high, stored = dataset.get("HighBit"), dataset.BitsStored
     if high is not None and int(high) != int(stored) - 1:
         raise ImageError(f"the {stored} bits of a value end at bit {high}; only bit {stored - 1} can be read (HighBit)")

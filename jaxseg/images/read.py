@@ -35,7 +35,7 @@ __all__ = [
 
 
 def read_picture(path: str | Path, *, intensity: str = "original") -> Picture:
-    """Reads an X-ray file; its content decides how, whatever its name is.
+    """Reads an X-ray file; its format is determined by its content, not by its name.
 
     Args:
       path: a PNG, JPEG or DICOM file.

@@ -1,8 +1,8 @@
 """Writes the masks of an image as one DICOM Segmentation object, with highdicom.
 
 The object has one segment per non-empty class. Patient, study and the reference to the image come from the image's
-header. An X-ray is a projection: its object refers to the image with "spatial locations preserved" and has no geometry
-of its own. It has no Pixel Spacing either, which would need the thickness of a slice (highdicom's reader refuses such
+header. An X-ray is a projection: its object refers to the image with "spatial locations preserved" and has no geometry.
+It has no Pixel Spacing either, which would need the thickness of a slice (highdicom's reader refuses such
 an object). If the image has a plane in the patient (CT, MR), the object takes it over.
 
 Memory: one byte per pixel and non-empty class, and an eighth of that for the file; a label map needs only one class at

@@ -2,9 +2,9 @@
 
 import dataclasses
 import functools
-import json
 from pathlib import Path
 
+from jaxseg import journal
 from jaxseg.files import safe_name, sha256
 from jaxseg.images.read import stem
 from jaxseg.masks.formats import PICTURES, SEG
@@ -89,22 +89,24 @@ def classes_of(path: Path) -> tuple[str, ...] | None:
 def read_summary(folder: Path) -> Summary | None:
     """Returns the summary that jaxseg keeps in a folder; None if there is none, or it is another program's.
 
+    While a run is working, the summary includes the entries in its journal.
+
     Raises:
       ValueError: the summary is damaged.
     """
     path = folder / SUMMARY_FILE
-    if not path.is_file():
+    found = [file.stat() for file in (path, journal.journal_of(path)) if file.is_file()]
+    if not found:
         return None
-    status = path.stat()
-    if status.st_size > _MAX_SUMMARY:
+    if sum(status.st_size for status in found) > _MAX_SUMMARY:
         raise ValueError(f"{path} has more than {_MAX_SUMMARY:,} bytes: it is not a jaxseg summary")
-    return _parse(path, status.st_size, status.st_mtime_ns)
+    return _parse(path, tuple((status.st_size, status.st_mtime_ns) for status in found))
 
 
 @functools.lru_cache(maxsize=2)  # one summary serves many images
-def _parse(path: Path, _size: int, _time: int) -> Summary | None:
+def _parse(path: Path, _states: tuple[tuple[int, int], ...]) -> Summary | None:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = journal.read_document(path)
         if not isinstance(content, dict) or "jaxseg" not in content:
             return None
         classes = content["settings"].get("classes", [])  # `extract` lists none
@@ -113,6 +115,8 @@ def _parse(path: Path, _size: int, _time: int) -> Summary | None:
         paths = [output["path"] for entry in entries for output in entry["outputs"].values()]
         if not all(isinstance(text, str) for text in texts + paths):
             raise TypeError("a name or path is not a string")
+    except FileNotFoundError:  # there is only the journal of a summary that was removed
+        return None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"{path} is not a jaxseg summary, or is damaged ({error!r}); name the masks themselves"

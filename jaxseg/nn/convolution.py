@@ -50,7 +50,7 @@ def convolution(
         rows = product(x.reshape(-1, x.shape[-1]), kernel[0, 0])
         return rows.reshape(*x.shape[:-1], kernel.shape[-1])
     (top, bottom), (left, right) = padding
-    padding, strides = ((top, bottom), (left, right)), (strides[0], strides[1])  # hashable, whatever was given
+    padding, strides = ((top, bottom), (left, right)), (strides[0], strides[1])  # hashable for all given types
     if pixels <= 9 and min(kernel.shape[2:]) > _FEW:
         return _dense(x, kernel, padding, precision, strides)
     return _plain(x, kernel, padding, precision, strides)

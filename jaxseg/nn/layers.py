@@ -21,7 +21,7 @@ class BatchNorm(nnx.Module):
     """Batch normalisation with PyTorch's running statistics.
 
     Training normalises by the biased variance of the batch and stores the unbiased one. The momentum is PyTorch's: the
-    weight of the new batch. Statistics are computed in float32, whatever the dtype of the input.
+    weight of the new batch. Statistics are computed in float32 for every dtype of the input.
     `nnx.view(model, use_running_average=True)` gives the evaluation mode. In training, only first-order gradients are
     supported.
 
@@ -78,7 +78,7 @@ class GroupNorm(nnx.Module):
     """Group normalisation: every image and group of channels by its mean and biased variance, then scale and shift.
 
     With as many groups as channels it equals PyTorch's `InstanceNorm2d` (affine, without running statistics). Training
-    and evaluation are the same. Statistics are computed in float32, whatever the dtype of the input.
+    and evaluation are the same. Statistics are computed in float32 for every dtype of the input.
 
     Args:
       num_features: C, the number of channels.

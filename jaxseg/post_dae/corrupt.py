@@ -111,7 +111,7 @@ class Discs(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames="how")
 def corrupt(key: jax.Array, masks: jax.Array, how: Corruption = Corruption()) -> jax.Array:
-    """Corrupts masks; every mask gets random parameters of its own.
+    """Corrupts masks; random parameters are sampled separately for every mask.
 
     Args:
       key: PRNG key of all random parameters.
@@ -225,7 +225,7 @@ def swap_labels(mask: jax.Array, swaps: Swaps, *, fidelity: str = "original") ->
         column = swaps.columns[i]
         low, high = mask[pair, column]
         new = jnp.stack([high, 1 - high if fidelity == "original" else low])
-        new = jnp.where(pair[0] == pair[1], new[1], new)  # both pixels are the same one
+        new = jnp.where(pair[0] == pair[1], new[1], new)  # both are the same pixel
         return mask.at[pair, column].set(jnp.where(swaps.used[i], new, jnp.stack([low, high])))
 
     return jax.lax.fori_loop(0, len(swaps.rows), swap, mask)

@@ -38,7 +38,7 @@ class MaskFolder:
       channels: C, the number of channels that every file must have.
       grey: treatment of values between black and white. "soft": they are kept and divided by 255, as in the original;
         an image in which more than a quarter of the pixels are grey is not a mask and is refused. "threshold": images
-        are thresholded at 127 before they are resized, whatever they show.
+        are thresholded at 127 before they are resized, even if they are not masks.
       files: the masks. None: all png, jpg and npy files in the folder, sorted by name, without sub-folders and without
         files whose names begin with a dot.
       ignored: number of entries of the folder that are not masks; counted if `files` is not given.
@@ -81,7 +81,7 @@ class MaskFolder:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         path = self.files[index]
-        stack = open_masks(path)  # reads only the header: size, type, damage
+        stack = open_masks(path)  # reads only the header, which shows size, type and damage
         if stack.count != self.channels:
             raise ImageError(f"{path.name}: has {stack.count} channels; the setting is {self.channels}")
         if path.suffix.lower() == ".npy":
@@ -156,7 +156,7 @@ def _read_picture(path: Path, *, threshold: bool) -> np.ndarray:
             raise
         raise ImageError(f"{path.name}: damaged picture ({error})") from None
     top = int(pixels.max())
-    if top == 1:  # a mask of 0 and 1, which the original treats as black
+    if top == 1:  # a mask with the values 0 and 1, which the original reads as black
         return pixels > 0
     if 0 < top <= 127:
         raise ImageError(f"{path.name}: has values up to {top}: a mask has 0 and 255, or 0 and 1")

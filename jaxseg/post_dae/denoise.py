@@ -26,10 +26,10 @@ _EIGHT = np.ones((3, 3), bool)  # a pixel's neighbours
 
 
 class Denoiser:
-    """Restores many masks with one model: compiled once, in full batches.
+    """Restores many masks with one model, which is compiled once and runs on full batches.
 
-    A model with one channel restores every mask by itself. A model with more channels takes as many masks together, in
-    its order.
+    A model with one channel restores every mask separately. A model with C channels restores C masks together, in the
+    order of its channels.
 
     Args:
       model: a model of masks from `jaxseg.load` or `jaxseg.create`, such as "post_dae".
@@ -62,15 +62,15 @@ class Denoiser:
 
     @property
     def settings(self) -> dict:
-        """Everything that the restored masks depend on, as JSON can hold it."""
+        """Everything that the restored masks depend on, as JSON values."""
         values = {name: getattr(self, name) for name in ("threshold", "largest_component", "union")}
         return {"weights_sha256": self.card.params_sha256 or self.card.source_sha256} | values
 
     def postprocess(self, names: Sequence[str] | None = None) -> "Postprocess":
-        """Returns what restores the masks of these names in Segmentations: the `postprocess` of a `jaxseg.Segmenter`.
+        """Returns a function that restores masks in Segmentations, for the option `postprocess` of `jaxseg.Segmenter`.
 
         Args:
-          names: of the masks to restore; None: the model's own.
+          names: names of the masks to restore; None: those of the model.
 
         Example:
           >>> import jaxseg
@@ -124,7 +124,7 @@ class Denoiser:
         """Returns the restored masks of an image, (H, W) bool each.
 
         Args:
-          answers: what `probabilities` returned for `group(before)`.
+          answers: result of `probabilities(group(before))`.
           before: the masks, (H, W) bool or numbers in [0, 1].
         """
         size = before[0].shape
@@ -134,7 +134,7 @@ class Denoiser:
         return _shared(found[0], before) if self.union else found
 
     def segmentations(self, found: Sequence[Segmentation], names: Sequence[str]) -> list[Segmentation]:
-        """Returns segmentations in which the masks of these names are restored. Empty and full masks stay, with a note.
+        """Returns segmentations with restored masks of these names. Empty and full masks are kept, with a note.
 
         Raises:
           ValueError: a segmentation lacks a mask of a name, or the number of names is not that of the model.
@@ -173,14 +173,14 @@ class Denoiser:
 
 @dataclasses.dataclass(frozen=True)
 class Postprocess:
-    """Restores the masks of some names in Segmentations; `Denoiser.postprocess` makes it."""
+    """Restores the masks with given names in Segmentations; `Denoiser.postprocess` creates it."""
 
     denoiser: Denoiser
     names: tuple[str, ...]
 
     @property
     def settings(self) -> dict:
-        """Everything that the restored masks depend on, as JSON can hold it."""
+        """Everything that the restored masks depend on, as JSON values."""
         return self.denoiser.settings | {"classes": list(self.names)}
 
     def __call__(self, found: Sequence[Segmentation]) -> list[Segmentation]:
@@ -244,7 +244,7 @@ def denoise(
 
 
 def _masks_of(segmentation: Segmentation, names: Sequence[str]) -> dict[int, np.ndarray]:
-    """The masks of these names at the network's size, by their index."""
+    """Returns the masks with these names at the network's size, by their index."""
     missing = [name for name in names if name not in segmentation.names]
     if missing:
         there = ", ".join(segmentation.names)
@@ -331,5 +331,5 @@ def _checked_card(model: Any, threshold: float, largest_component: int | None, *
 
 
 def _forward(model: nnx.Module, masks: jax.Array) -> jax.Array:
-    """(B, h, w, C) -> probabilities, the same shape."""
+    """Returns the probabilities of masks (B, h, w, C), with the same shape."""
     return model(masks).astype(jnp.float32)

@@ -1,4 +1,4 @@
-"""How a denoiser restores corrupted masks: Dice and Hausdorff distances before and after, as a table and a picture.
+"""Evaluation of a denoiser: Dice and Hausdorff distances of masks before and after, as a table and a plot.
 
 Masks are thresholded at 0.5. Distances are between outlines at the network's size. An empty mask has no distance and is
 left out of the mean distances, which state their number of masks; its Dice is included.
@@ -29,7 +29,7 @@ WHEN = ("before", "after")
 MEASURES = {"dice": "Dice", "hausdorff_95": "Hausdorff 95 %", "hausdorff": "Hausdorff"}
 
 Spacing = tuple[float, float] | None
-Part = tuple[str, np.ndarray, np.ndarray]  # name of the row, given and true masks, (B, H, W, C) each
+Part = tuple[str, np.ndarray, np.ndarray]  # name of the row; given and true masks, (B, H, W, C) each
 
 
 def examine_levels(model, source: Sequence, *, spacing: Spacing = None, on_error: str = "stop") -> Examination:

@@ -1,4 +1,4 @@
-"""Denoising of mask files: each becomes a file of the same format and shape, in which only masks are restored."""
+"""Denoising of mask files: each gives a file of the same format and shape with restored masks."""
 
 import contextlib
 import dataclasses
@@ -29,12 +29,12 @@ from jaxseg.weights.load import as_predictor
 
 SUFFIXES = (*PICTURES, ".npy", ".npz")
 ADDED, REMOVED, KEPT = (90, 200, 120), (230, 90, 80), (190, 190, 190)
-SHOWN = 6  # classes in a preview
+SHOWN = 6  # largest number of classes in a preview
 
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """The masks of a file: `stack` has all of them, `chosen` those to restore, (H, W) bool, by their index."""
+    """The masks of a file: `stack` holds all of them, `chosen` those to restore by index, (H, W) bool."""
 
     stack: Stack
     chosen: dict[int, np.ndarray]
@@ -47,7 +47,7 @@ class Loaded:
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-    """The restored masks of a file, (H, W) bool, and on request probabilities, by their index; notes for the user."""
+    """The restored masks of a file by index, (H, W) bool; on request probabilities; and notes for the user."""
 
     masks: dict[int, np.ndarray]
     soft: dict[int, np.ndarray]
@@ -83,11 +83,11 @@ def denoise_folder(
 
     Args:
       source: a mask file (png, jpg, npy, npz), or a folder of them.
-      output: folder of the results, not that of the masks; it gets `summary.json`, which lists all files.
+      output: folder of the results, different from that of the masks; it gets `summary.json`, which lists all files.
       model: a training run, a model directory, a PyTorch file, a model, or a `Denoiser`.
       classes: labels or groups of a file's classes to restore; None if a file holds exactly what the model takes.
-      names: of a file's classes, if the file does not name them.
-      soft: write probabilities instead of masks.
+      names: names of a file's classes, if the file does not contain them.
+      soft: whether to write probabilities instead of masks.
       grey: "refuse" grey-scale images, or "threshold" them at the middle.
       preview: also write `<mask>.preview.jpg`: before, after, and the change.
       files: the mask files to process, as `find_mask_files` returns them; None: all of `source`.
@@ -128,9 +128,9 @@ class FileDenoiser:
     Args:
       denoiser: the model, and how its probabilities become masks.
       classes: labels or groups of the file's classes to restore; None if a file holds exactly what the model takes.
-      names: of the file's classes, if the file does not name them.
+      names: names of the file's classes, if the file does not contain them.
       grey: "refuse" or "threshold", see `jaxseg.denoise`.
-      soft: keep probabilities.
+      soft: whether to keep probabilities.
     """
 
     def __init__(

@@ -16,7 +16,7 @@ from jaxseg.weights.model import Model, Shapes
 
 ACTIVATIONS = {"sigmoid": nnx.sigmoid, "relu": nnx.relu}
 
-Side = Annotated[int, Range(8, 8192)]  # no card allows fewer than 8 pixels
+Side = Annotated[int, Range(8, 8192)]  # a model card requires at least 8 pixels
 Width = Annotated[int, Range(1, 4096)]
 Stride = Annotated[int, Range(2, 8)]
 
@@ -169,7 +169,7 @@ class DAE(Model):
         for i, level in enumerate(self.encode):
             named[f"encode_{i}"] = x = level(x)
         height, width, channels = self.cfg.code_shape
-        x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)  # channels first, as PyTorch flattens
+        x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)  # channels first, as PyTorch flattens it
         for i, layer in enumerate(self.intermediate):
             x = layer(x)
             if i == 0:  # the original's other activations share one name, and only the first takes effect

@@ -55,20 +55,20 @@ class CorruptionConfig(_CORRUPTION):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig(LoadingConfig):
-    """The masks and how they are corrupted.
+    """The masks and their corruption.
 
     Attributes:
       root: folder of the masks, as png, jpg or npy files; `-i` of the command.
-      size: side to which masks are resized, the only one that the network takes.
-      channels: channels of every mask; more than one if the files are (C, H, W).
+      size: side in pixels to which masks are resized, and the only one that the network accepts.
+      channels: number of channels of every mask; more than one if the files are (C, H, W).
       grey: "soft" keeps values between black and white, "threshold" cuts images at 127; see `MaskFolder`.
       split: "disjoint", or "original", which also trains with the masks for validation.
-      train_fraction: share of the masks for training.
+      train_fraction: share of the masks for training, in (0, 1).
       split_seed: random seed of that selection.
       spacing_mm: distance of rows and of columns at `size`, for distances in millimetres; null: pixels.
       corruption: the corruption in training and validation.
-      heavy_share: share of the examples that get a heavy corruption instead of it.
-      clean_share: share of the examples that are not corrupted.
+      heavy_share: share of the examples that get a heavy corruption instead, in [0, 1].
+      clean_share: share of the examples that are not corrupted, in [0, 1].
       warp: strength of a random affine deformation before the corruption; see `jaxseg.post_dae.warp.warp`.
       elastic: strength of a random elastic deformation before the corruption.
     """
@@ -100,7 +100,7 @@ class ModelConfig(_NETWORK):
     """The network, see `jaxseg.post_dae.model.DAEConfig`.
 
     Attributes:
-      strides: of the levels; null means 2 at every level, the only stride that can be trained.
+      strides: strides of the levels; null: 2 at every level, the only stride that can be trained.
     """
 
     strides: tuple[Stride, ...] | None = None
@@ -209,12 +209,12 @@ class PostDAETask(Task):
 
 
 def with_seed(record: dict[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """The transform of evaluation: adds the "seed" of a mask's corruption, which is always the same for a mask."""
+    """The transform for evaluation: adds the "seed" of the corruption, which is constant for each mask."""
     return record | {"seed": rng.integers(2**32, dtype=np.uint32)}
 
 
 def corrupt_each(keys: jax.Array, masks: jax.Array, cfg: DataConfig) -> jax.Array:
-    """Returns masks, each corrupted at random as the section `data` says.
+    """Returns masks, each corrupted at random as the section `data` defines it.
 
     Args:
       keys: (B,) random keys.

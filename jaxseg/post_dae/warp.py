@@ -32,7 +32,7 @@ class Warp(NamedTuple):
 
 
 def warp(key: jax.Array, masks: jax.Array, *, affine: float, elastic: float) -> jax.Array:
-    """Deforms each mask by a random deformation of its own, and gives its edges a random softness.
+    """Deforms each mask by a separate random deformation, and gives its edges a random softness.
 
     Args:
       key: PRNG key.

@@ -1,13 +1,13 @@
 """Reads the content of a report: images with their masks and measurements, and the settings of the run."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from jaxseg import journal
 from jaxseg.anatomy.measure.features import Feature, Measurements, measure
 from jaxseg.files import printable
 from jaxseg.images.picture import ImageError
@@ -163,7 +163,7 @@ def read_settings(folder: Path) -> dict[str, str]:
     """
     if not folder.is_dir() or read_summary(folder) is None:
         return {}
-    content = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
+    content = journal.read_document(folder / SUMMARY_FILE)
     found = {name: content["settings"].get(name) for name in _SETTINGS} | {"jaxseg": content["jaxseg"]}
     texts = {name: printable(str(value))[:100] for name, value in found.items() if isinstance(value, str | int | float)}
     return {name.replace("_", " "): text for name, text in texts.items()}

@@ -16,7 +16,7 @@ Share = Annotated[float, Range(0, 1)]
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """The transform of training. The defaults are those of the original: a random slice and random margins.
+    """The transform for training. The defaults are those of the original: a random slice and random margins.
 
     Attributes:
       size: side S of the examples in pixels, which is the side of the network's input.

@@ -17,7 +17,7 @@ from jaxseg.volumes.read import SUFFIXES, read_labels, read_volume, stem, suffix
 from jaxseg.volumes.volume import Volume, VolumeError
 
 MASKS = "segmentations"  # name of the folder with the masks of a case
-_READERS, _VOXELS = 4, 2**28  # number of masks that are read ahead, and their number of voxels together
+_READERS, _VOXELS = 4, 2**28  # largest number of masks that are read ahead, and of their voxels together
 _BAD = (ValueError, OSError, MemoryError)  # errors of one mask or case, which do not stop the others
 
 
@@ -80,7 +80,7 @@ class Record:
 
 
 def find_cases(root: Path) -> tuple[Case, ...]:
-    """Returns the cases in a folder, sorted by name; nothing but names of files is read.
+    """Returns the cases in a folder, sorted by name; only the names of files are read.
 
     Args:
       root: folder of CASE/ct.nii.gz and CASE/segmentations/ORGAN.nii.gz. Other formats of volumes are possible, and a
@@ -126,7 +126,7 @@ def score_cases(cases: Iterable[Case], scorer: Scorer, *, canonical: bool = Fals
     Args:
       cases: the cases, read one after the other. Masks of several cases may share a batch.
       scorer: scores the masks and finds their organs.
-      canonical: turn volumes to the patient's axes.
+      canonical: whether to reorient volumes to the patient's axes.
     """
     records: collections.deque[Record] = collections.deque()
     asked: collections.deque[tuple[Record, str]] = collections.deque()
@@ -153,7 +153,7 @@ def score_cases(cases: Iterable[Case], scorer: Scorer, *, canonical: bool = Fals
 
 @dataclasses.dataclass(frozen=True)
 class _Reader:
-    """Reads the masks of a case, and enters those that cannot be scored into its record."""
+    """Reads the masks of a case, and records those that cannot be scored."""
 
     scorer: Scorer
     canonical: bool = dataclasses.field(kw_only=True)

@@ -9,11 +9,11 @@ import numpy as np
 from PIL import Image
 
 HU_RANGE = (-200.0, 200.0)
-MARGIN = 20  # pixels, if it is not random
-LEAST_MARGIN, ROOM = 10, 256  # pixels, of random margins
-SLICES = 10  # slices per mask that the original scores
+MARGIN = 20  # margin in pixels, if it is not random
+LEAST_MARGIN, ROOM = 10, 256  # random margins in pixels
+SLICES = 10  # number of slices per mask that the original scores
 _UNIT = np.arange(256, dtype=np.float32) / np.float32(255) - np.float32(0.5)
-_CT, _MASK = _UNIT / np.float32(0.25), _UNIT / np.float32(0.5)  # values of the 256 bytes
+_CT, _MASK = _UNIT / np.float32(0.25), _UNIT / np.float32(0.5)  # values of the 256 byte values
 
 
 class Window(NamedTuple):

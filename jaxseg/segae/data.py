@@ -49,7 +49,7 @@ class TrainingCase:
 
 
 def read_layout(root: str | Path) -> dict[str, tuple[TrainingCase, ...]]:
-    """Returns split -> its cases, sorted by name; nothing but names of files is read.
+    """Returns split -> its cases, sorted by name; only the names of files are read.
 
     The folder of an organ is named `{organ}_{id}`; unlike in the original, the organ may contain underscores. Volumes
     can have any format that `jaxseg.volumes.read` reads.
@@ -133,7 +133,7 @@ class Volumes:
 
     Attributes:
       cache: the volumes in memory.
-      canonical: turn volumes to the patient's axes.
+      canonical: whether volumes are reoriented to the patient's axes.
     """
 
     cache: Cache = dataclasses.field(default_factory=lambda: Cache(MEMORY))
@@ -242,7 +242,7 @@ def read_segae(
     Args:
       root: folder of the data set, see the top of this module for its layout.
       memory: size in bytes of the volumes that are kept in memory; masks take one bit per voxel of their bounding box.
-      canonical: turn volumes to the patient's axes; the original does not.
+      canonical: whether to reorient volumes to the patient's axes; the original does not.
       overlap: number of shared pixels, at least 1.
       threads: number of threads that open volumes.
 
@@ -285,7 +285,7 @@ def _split_up(root: Path, items: dict[str, list[Item]], volumes: Volumes, overla
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """The transform of evaluation: the middle one of the slices of a record, cropped with the fixed margins.
+    """The transform for evaluation: the middle one of the slices of a record, cropped with the fixed margins.
 
     Attributes:
       size: side S of the examples in pixels.

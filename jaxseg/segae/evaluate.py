@@ -1,4 +1,4 @@
-"""How predicted and true Dice agree, for all masks and for every organ: numbers, a table and a plot."""
+"""Agreement of predicted and true Dice, for all masks and for every organ: numbers, a table and a plot."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,7 +9,7 @@ from jaxseg.draw.plots import scatter
 from jaxseg.text_table import text_table
 from jaxseg.training.task import Examination
 
-LEAST = 3  # masks needed for a correlation
+LEAST = 3  # smallest number of masks for a correlation
 COLUMNS = {  # key -> heading
     "count": "slices",
     "true": "true Dice",

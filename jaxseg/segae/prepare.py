@@ -7,18 +7,20 @@ import csv
 import dataclasses
 import json
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from jaxseg import __version__
-from jaxseg.datasets.dataset_summary import read_summary
+from jaxseg.datasets.dataset_summary import SUMMARY, PreparedSet, Progress, read_summary, watched
 from jaxseg.datasets.degrade import degrade
 from jaxseg.datasets.volume_cache import Cache
 from jaxseg.files import atomic_file, atomic_folder, printable, safe_name, sweep
+from jaxseg.folder_runs.ledger import changed_settings, locked_folder, refuse_changed
 from jaxseg.images.read import kind_of
 from jaxseg.segae.data import OVERLAP, SPLITS, Volumes, index_case, read_layout
+from jaxseg.segae.label_table import dap_table, read_table
 from jaxseg.vocabulary.organs import Organ
 from jaxseg.volumes.nifti import write_nifti
 from jaxseg.volumes.pair import check_ct, check_pair
@@ -98,6 +100,64 @@ class Outcome:
     split: str
     masks: int = 0
     error: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.case}: {self.error or f'{self.masks} masks for {self.split}'}"
+
+
+def prepare_segae(
+    cts: str | Path,
+    labels: str | Path,
+    output: str | Path,
+    *,
+    pseudo: str | Path | None = None,
+    label_names: str | Path | None = None,
+    per_organ: int = 10,
+    least_slices: int = 3,
+    val_fraction: float = 0.2,
+    seed: int = 0,
+    canonical: bool = False,
+    progress: Progress | None = None,
+    report: Callable[[Outcome], None] | None = None,
+    notify: Callable[[str], None] | None = None,
+) -> PreparedSet:
+    """Builds SegAE's training data from CTs with labels. A second call builds only the cases that are missing.
+
+    A case that fails does not stop the others.
+
+    Args:
+      cts, labels, pseudo: folders, see `find_scans`; without `pseudo` the labels are degraded.
+      output: folder of the data set.
+      label_names: JSON or CSV file that maps labels to organs, see `jaxseg.segae.label_table.read_table`; None: labels
+        are classes of the DAP-Atlas.
+      per_organ, least_slices, val_fraction, seed, canonical: as in `Settings`.
+      progress: called as (number of finished cases, their total, text about the last), first with 0 and "".
+      report: called with the Outcome of every case.
+      notify: called with each note, before the first case is built.
+
+    Raises:
+      ValueError: an option is out of range, no CT has labels, the table of labels is invalid, or the output folder
+        holds something else, such as a data set with other settings.
+      OSError: a folder cannot be read or written, or another process is writing to the data set.
+    """
+    output = Path(output)
+    scans, notes = find_scans(Path(cts), Path(labels), Path(pseudo) if pseudo else None)
+    table = read_table(Path(label_names)) if label_names else dap_table()
+    names = {str(label): organ.name for label, organ in table.items()} if label_names else {}
+    options = {"canonical": canonical, "pseudo": pseudo is not None, "labels": names}
+    settings = Settings(per_organ, least_slices, val_fraction, seed, **options)
+    for note in notes if notify is not None else ():
+        notify(note)
+    failed = {}
+    with locked_folder(output):
+        splits = begin(scans, output, settings)
+        for outcome in watched(prepare(scans, output, settings, table, splits), len(splits), progress):
+            if outcome.error:
+                failed[outcome.case] = outcome.error
+            if report is not None:
+                report(outcome)
+    made, existing = len(splits) - len(failed), len(scans) - len(splits)
+    return PreparedSet(output / SUMMARY, made, existing, failed, notes)
 
 
 def find_scans(cts: Path, labels: Path, pseudo: Path | None = None) -> tuple[tuple[Scan, ...], tuple[str, ...]]:
@@ -197,9 +257,8 @@ def begin(scans: Sequence[Scan], out: Path, settings: Settings) -> dict[str, str
     wanted = json.loads(json.dumps(dataclasses.asdict(settings)))
     if stored is None and out.exists() and any(path.name[0] != "." for path in out.iterdir()):
         raise ValueError(f"{out}: holds files that `jaxseg prepare segae` did not write; name another folder")
-    if stored is not None and stored["settings"] != wanted:
-        other = [name for name, value in wanted.items() if stored["settings"].get(name) != value]
-        raise ValueError(f"{out}: was made with another {', '.join(other)}; name another folder")
+    if stored is not None:
+        refuse_changed(f"{out}: was made", changed_settings(stored["settings"], wanted), "name another folder")
     out.mkdir(parents=True, exist_ok=True)
     for split in SPLITS:
         (out / split).mkdir(exist_ok=True)
@@ -287,7 +346,7 @@ def _make(scan: Scan, folder: Path, settings: Settings, table: Mapping[int, Orga
     taken = _organs(labels.array, settings.least_slices)
     if not taken:
         shares = f"{OVERLAP} pixels in {settings.least_slices} slices or more"
-        raise ValueError(f"{labels.name}: no organ of the table has {shares}; do its labels need --names?")
+        raise ValueError(f"{labels.name}: no organ of the table has {shares}; do its labels need --names-table?")
     organs = {organ.id: organ for organ in table.values()}
     with atomic_folder(folder) as temporary:
         write_nifti(temporary / "ct.nii.gz", _small(ct.array), ct.affine)
@@ -345,7 +404,7 @@ def _small(array: np.ndarray) -> np.ndarray:
 
 
 def _summary(out: Path) -> dict | None:
-    found = read_summary(out / "summary.json", _MADE_BY)
+    found = read_summary(out / SUMMARY, _MADE_BY)
     if found is not None and not isinstance(found.get("settings"), dict):
         raise ValueError(f"{out}: its summary.json is damaged and has no settings; name another folder")
     return found
@@ -361,5 +420,5 @@ def _write_summary(out: Path, settings: Settings, cases: Mapping, failed: Mappin
         "cases": cases,
         "failed": dict(failed),
     }
-    with atomic_file(out / "summary.json") as temporary:
+    with atomic_file(out / SUMMARY) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -45,10 +45,10 @@ def score(
       mask: in the same formats, with the voxels of the CT; its values are 0 and 1, or 0 and 255.
       organ: class of the organ in the DAP-Atlas, 0 to 144, or its name in the DAP-Atlas or TotalSegmentator.
       model: a training run, a model directory, a PyTorch file, "segae" for the published weights, a SegAE, or a
-        `Scorer`. A Scorer saves the time for loading and compiling when there are many masks.
+        `Scorer`. A Scorer loads and compiles the model only once for many masks.
       per_slice: return a `MaskScore`, which contains every scored slice, instead of the mean.
-      canonical: turn both volumes to the patient's axes first. None: as the model was trained; the original does not
-        turn them. Arrays have no orientation and are taken as they are.
+      canonical: whether to reorient both volumes to the patient's axes first. None: as the model was trained; the
+        original does not reorient them. Arrays have no orientation and are used unchanged.
       embeddings: file of text embeddings, for a model that is stored without them.
       **options: options of `Scorer`: slices, names, batch_size, devices, threads.
 
@@ -72,7 +72,10 @@ def score(
     Source: Chen et al. 2024, arXiv:2406.00327.
     """
     names = model.names if isinstance(model, Scorer) else options.get("names", "right")
-    organs.find(organ, names=names)  # before the model is loaded
+    organs.find(organ, names=names)  # this and the files are checked before the model is loaded
+    for given in (ct, mask):
+        if isinstance(given, (str, Path)) and not Path(given).exists():
+            raise FileNotFoundError(f"{given}: no such file or folder; give a volume file or a folder of DICOM slices")
     scorer = open_scorer(model, embeddings=embeddings, **options)
     if canonical is None and any(isinstance(given, np.ndarray) for given in (ct, mask)):
         canonical = False
@@ -138,7 +141,7 @@ def open_model(
     The published weights are loaded with the text embeddings that are stored beside them, unless others are given.
 
     Args:
-      model: a name or a path; a model is returned as it is.
+      model: a name or a path; a model is returned unchanged.
       embeddings: file of text embeddings.
       progress: as in `jaxseg.load`.
 
@@ -182,7 +185,7 @@ def _embeddings_beside(weights: Path) -> Path:
 
 
 def choose_orientation(scorer: Scorer, canonical: bool | None) -> bool:
-    """Returns whether volumes are turned to the patient's axes; logs a warning if the model was trained otherwise.
+    """Returns whether volumes are reoriented to the patient's axes; logs a warning if the model was trained otherwise.
 
     Args:
       scorer: of the model.

@@ -1,6 +1,5 @@
 """Scores all masks of a data set or of a volume of labels, and keeps the scores in a CSV from which a run resumes."""
 
-import contextlib
 import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
@@ -12,7 +11,8 @@ import numpy as np
 from flax import nnx
 
 from jaxseg.draw.pictures import save_picture
-from jaxseg.files import only_writer, sweep
+from jaxseg.files import sweep
+from jaxseg.folder_runs.ledger import locked_folder
 from jaxseg.segae.cases import Case, Record, find_cases, score_cases
 from jaxseg.segae.label_table import dap_table, read_table
 from jaxseg.segae.score import choose_orientation, open_scorer
@@ -223,12 +223,7 @@ class _Run:
         if wanted.output is None:
             records = self._score(self.cases)
             return DatasetScores(records, tuple(ordered(row for each in records for row in rows_of(each))), 0, {})
-        wanted.output.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.ExitStack() as stack:
-            try:
-                stack.enter_context(only_writer(wanted.output.parent))
-            except ValueError as error:
-                raise BlockingIOError(str(error)) from None
+        with locked_folder(wanted.output.parent):
             sweep(wanted.output.parent)
             table = ScoreTable(wanted.output, columns, self._settings(kind), overwrite=wanted.overwrite)
             records = self._score([case for case in self.cases if not table.has(case)], table)

@@ -3,13 +3,12 @@
 import csv
 import dataclasses
 import io
-import json
-import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from jaxseg.files import atomic_file, printable
+from jaxseg.folder_runs.ledger import Kind, Ledger, refuse_changed
 from jaxseg.segae.cases import Case, Record
 from jaxseg.segae.scorer import MaskScore
 from jaxseg.vocabulary import organs
@@ -18,7 +17,6 @@ ORDERS = {"annotate": False, "trust": True}  # order of masks -> whether the hig
 FIRST, NOT_AVAILABLE = "CT_Sample", "n/a"  # as in the original's CSV
 BESIDE = ("slices.csv", *(f"{order}.csv" for order in ORDERS), "worst.png")  # files that are written beside the table
 WRITE_S = 5.0  # seconds after which a growing CSV is written again
-MAX_LINE = 2**26  # characters in the line of a case
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,9 +52,8 @@ def ordered(rows: Iterable[Row], *, best_first: bool = False) -> list[Row]:
 class ScoreTable:
     """All scores so far: a CSV for people, and beside it the journal `NAME.scores.jsonl`, from which a run resumes.
 
-    The first line of the journal holds the settings. Each case appends one line, which is synced to disk before the
-    next case is added, so that a killed run loses at most the case at hand; an incomplete last line is ignored. The CSV
-    is always replaced as a whole.
+    The journal is a `jaxseg.folder_runs.ledger.Ledger`, so that a killed run loses at most the case at hand. The CSV is
+    always replaced as a whole.
 
     Args:
       path: the CSV.
@@ -72,20 +69,21 @@ class ScoreTable:
     """
 
     def __init__(self, path: Path, columns: Sequence[str], settings: Mapping, *, overwrite: bool = False):
-        self.path, self.columns, self.settings = path, tuple(columns), dict(settings)
+        self.path, self.columns = path, tuple(columns)
         self.journal = path.with_name(f"{path.stem}.scores.jsonl")
-        self._lines: dict[str, dict] = {}
         self._written = 0.0
-        if self.journal.is_file():
-            self._read(overwrite)
+        is_new = not self.journal.is_file()
+        self._ledger = Ledger(self.journal, settings, kind=_SCORES)
+        if is_new and (other := next((file for file in [path, *self._beside()] if file.exists()), None)):
+            raise ValueError(f"{other} exists, and was not written by `jaxseg score`; name another file")
+        if overwrite:
+            self._ledger.entries.clear()
         else:
-            if other := next((file for file in [path, *self._beside()] if file.exists()), None):
-                raise ValueError(f"{other} exists, and was not written by `jaxseg score`; name another file")
-        if not self._lines:
+            refuse_changed(f"{path} was written", self._ledger.changed, "name another file, or --overwrite it")
+        if not self._ledger.entries:
             for file in [path, *self._beside()]:
                 file.unlink(missing_ok=True)  # results of a run that is started again
-            with atomic_file(self.journal) as temporary:
-                temporary.write_text(json.dumps({"jaxseg_score": 1, "settings": self.settings}) + "\n")
+            self._ledger.write()
 
     def has(self, case: Case) -> bool:
         """Returns whether a case was scored without a failure, from the files as they are now.
@@ -93,7 +91,7 @@ class ScoreTable:
         Raises:
           ValueError: the table has another case with this name.
         """
-        line = self._lines.get(case.name)
+        line = self._ledger.entries.get(case.name)
         if line is not None and line.get("source", "") != case.source:
             raise ValueError(f"{self.path} has a row {case.name} of another case; name another file")
         return line is not None and not line["failed"] and line["fingerprint"] == case.fingerprint()
@@ -104,20 +102,16 @@ class ScoreTable:
             name: {"id": score.organ.id, "slices": score.slices, "predicted": score.dice}
             for name, score in record.scores.items()
         }
-        line = {"case": case.name, "source": case.source, "fingerprint": record.fingerprint}
-        line |= {"scores": scores, "absent": record.absent, "failed": record.failed}
-        with self.journal.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        self._lines[case.name] = json.loads(json.dumps(line))
+        entry = {"source": case.source, "fingerprint": record.fingerprint}
+        entry |= {"scores": scores, "absent": record.absent, "failed": record.failed}
+        self._ledger.record(case.name, entry)
         if time.monotonic() - self._written > WRITE_S:
             self.write()
 
     def write(self) -> None:
         """Writes the CSV with the columns of the original, and "n/a" in cells without a score."""
         rows = [[FIRST, *self.columns]]
-        for case in sorted(self._lines):
+        for case in sorted(self._ledger.entries):
             means = {row.organ: f"{row.score.mean:.6f}" for row in self._rows(case)}
             rows.append([case, *(means.get(name, NOT_AVAILABLE) for name in self.columns)])
         write_csv(self.path, rows)
@@ -125,7 +119,8 @@ class ScoreTable:
 
     def ordered(self, *, best_first: bool = False) -> list[Row]:
         """Returns the rows of all masks sorted by predicted Dice, by default the lowest first."""
-        return ordered((row for case in sorted(self._lines) for row in self._rows(case)), best_first=best_first)
+        rows = (row for case in sorted(self._ledger.entries) for row in self._rows(case))
+        return ordered(rows, best_first=best_first)
 
     def write_order(self, order: str) -> Path:
         """Writes the order in which to annotate masks (worst first) or to trust them (best first).
@@ -146,7 +141,7 @@ class ScoreTable:
     def write_slices(self) -> Path:
         """Writes one line per scored slice and returns the path of the CSV."""
         rows = [["case", "organ", "slice", "predicted_dice"]]
-        for case in sorted(self._lines):
+        for case in sorted(self._ledger.entries):
             for row in self._rows(case):
                 pairs = zip(row.score.slices, row.score.dice, strict=True)
                 rows += [[row.case, row.organ, z, f"{value:.6f}"] for z, value in pairs]
@@ -163,34 +158,10 @@ class ScoreTable:
 
     def _rows(self, case: str) -> list[Row]:
         found = []
-        for name, entry in self._lines[case]["scores"].items():
+        for name, entry in self._ledger.entries[case]["scores"].items():
             score = MaskScore(organs.ORGANS[entry["id"]], tuple(entry["slices"]), tuple(entry["predicted"]))
             found.append(Row(case, name, score))
         return found
-
-    def _read(self, overwrite: bool) -> None:
-        first, *lines = self.journal.read_bytes().decode("utf-8", "replace").split("\n")
-        try:
-            head = json.loads(first[:MAX_LINE])
-            settings = head["settings"] if head["jaxseg_score"] == 1 else None
-        except (ValueError, KeyError, TypeError):
-            settings = None
-        if not isinstance(settings, dict):
-            raise ValueError(f"{self.journal} is not a journal of `jaxseg score`; name another CSV")
-        if overwrite:
-            return
-        changed = [name for name in self.settings if settings.get(name) != self.settings[name]]
-        if changed:
-            what = ", ".join(changed)
-            raise ValueError(f"{self.path} was written with another {what}; name another file, or --overwrite it")
-        for text in lines[:-1]:  # the text after the last line break is incomplete
-            line = _line(text)
-            if line is not None:
-                self._lines[line["case"]] = line
-        if len(lines) and lines[-1]:
-            whole = "\n".join([first, *lines[:-1]]) + "\n"
-            with atomic_file(self.journal) as temporary:
-                temporary.write_text(whole, encoding="utf-8")
 
 
 def write_csv(path: Path, rows: Sequence[Sequence]) -> None:
@@ -206,18 +177,16 @@ def _cell(value: object) -> str:
     return f"'{text}" if isinstance(value, str) and text[:1] in ("=", "+", "@") else text
 
 
-def _line(text: str) -> dict | None:
-    """Returns the line of a case; None if `ScoreTable.add` did not write it, so that the case is scored again."""
-    try:
-        line = json.loads(text[:MAX_LINE])
-        scores = line["scores"].values()
-        good = (
-            isinstance(line["case"], str) and isinstance(line["fingerprint"], str) and isinstance(line["failed"], dict)
-        )
-        for entry in scores:
-            same = len(entry["slices"]) == len(entry["predicted"]) > 0
-            numbers = all(type(z) is int for z in entry["slices"]) and all(type(p) is float for p in entry["predicted"])
-            good = good and same and numbers and type(entry["id"]) is int and 0 <= entry["id"] < len(organs.ORGANS)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None
-    return line if good else None
+def _read_entry(entry: dict) -> dict:
+    """Returns the entry of a case; raises an error if `ScoreTable.add` did not write it: the case is scored again."""
+    good = isinstance(entry["fingerprint"], str) and isinstance(entry["failed"], dict)
+    for score in entry["scores"].values():
+        same = len(score["slices"]) == len(score["predicted"]) > 0
+        numbers = all(type(z) is int for z in score["slices"]) and all(type(p) is float for p in score["predicted"])
+        good = good and same and numbers and type(score["id"]) is int and 0 <= score["id"] < len(organs.ORGANS)
+    if not good:
+        raise ValueError("not the entry of a scored case")
+    return entry
+
+
+_SCORES = Kind("jaxseg_score", "case", "is not a journal of `jaxseg score`; name another CSV", _read_entry)

@@ -75,7 +75,7 @@ class Scorer:
       threads: number of threads that crop and resize; None: one per CPU core, at most 8.
 
     Attributes:
-      canonical: whether the model was trained on volumes that were turned to the patient's axes.
+      canonical: whether the model was trained on volumes that were reoriented to the patient's axes.
       size: side in pixels of the network's input.
 
     Raises:
@@ -210,5 +210,5 @@ def _finished(started: collections.deque) -> Iterator[MaskScore]:
 
 
 def _predict(model: Model, x: jax.Array, labels: jax.Array) -> jax.Array:
-    """(B, S, S, 2) slices with masks, (B,) int32 classes -> (B,) float32 predicted Dice."""
+    """Maps (B, S, S, 2) slices with masks and (B,) int32 classes to (B,) float32 predicted Dice."""
     return model.predict(x, labels)

@@ -32,7 +32,7 @@ from jaxseg.weights.home import home
 from jaxseg.weights.load import create
 
 Weight = Annotated[float, Range(0, 1000)]
-EXAMINED = 32  # slices in a batch of an examination
+EXAMINED = 32  # number of slices in a batch of an evaluation
 
 _AUGMENTATION = section(Augmentation, *(field.name for field in dataclasses.fields(Augmentation)))
 
@@ -49,8 +49,8 @@ class DataConfig(_AUGMENTATION, LoadingConfig):
       train_cases, val_cases: names of cases, of either split; null: as the folders say.
       overlap: number of pixels that mask and truth must share in a slice.
       val_slices: number of slices of each mask to validate with, evenly spaced; null: all slices with enough overlap.
-      canonical: whether to turn volumes to the patient's axes, which the original does not.
-      memory_gb: size of the volumes that are kept in memory.
+      canonical: whether to reorient volumes to the patient's axes, which the original does not.
+      memory_gb: largest size in GB of the volumes that are kept in memory.
     """
 
     root: str
@@ -131,7 +131,7 @@ class SegAETask(Task):
             raise ValueError(f"data.embeddings: {path}: no such file; {hint}") from None
         except ValueError as error:
             raise ValueError(f"data.embeddings: {error}") from None
-        model.card = card  # it names the file in any run, even if the file is gone
+        model.card = card  # the card of `_model` names the file in any run, even if it no longer exists
         return model
 
     def loss(self, model: nnx.Module, batch: dict, key: jax.Array, step: jax.Array) -> tuple[jax.Array, dict]:
@@ -198,7 +198,7 @@ def _splits(data: SegaeData, cfg: DataConfig) -> dict[str, SegaeSplit]:
         if items:
             splits[split] = dataclasses.replace(next(iter(data.splits.values())), items=tuple(items))
     if "train" not in splits:
-        raise ValueError(f"{cfg.root} holds nothing to train on; cases: {', '.join(known)}")
+        raise ValueError(f"{cfg.root} has no training cases; cases: {', '.join(known)}")
     _refuse_unknown_classes([item for split in splits.values() for item in split.items])
     return splits
 
@@ -221,7 +221,7 @@ def _model(config: Config):
 
 
 def _found(cfg: DataConfig) -> Path:
-    """Returns the file of text embeddings: as named, or of that name beside the data or the published weights."""
+    """Returns the file of text embeddings: the named one, or that name beside the data or the published weights."""
     path = Path(cfg.embeddings).expanduser()
     places = [path, Path(cfg.root) / path.name, home() / "segae" / path.name]
     return next((place for place in places if place.is_file()), path)

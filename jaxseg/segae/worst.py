@@ -15,7 +15,7 @@ from jaxseg.segae.score_table import Row
 from jaxseg.volumes.read import read_labels, read_volume
 
 CONTOUR = OKABE_ITO[0]
-MOST = 60  # masks on a sheet
+MOST = 60  # largest number of masks on a sheet
 MOST_COLUMNS = 6
 _CELL, _GAP, _MARGIN = 220, 12, 0.6  # in pixels; _MARGIN around the mask is a fraction of its longer side
 
@@ -112,7 +112,7 @@ def worst_picture(rows: Sequence[Row], cases: Sequence[Case], *, canonical: bool
     Args:
       rows: scored masks in the order of the sheet; only the first 60 are drawn.
       cases: the cases of these masks. Their volumes are read again, each CT once.
-      canonical: turn volumes to the patient's axes, as when they were scored.
+      canonical: whether to reorient volumes to the patient's axes, as when they were scored.
     """
     rows, known, found = rows[:MOST], {case.name: case for case in cases}, {}
     for name in dict.fromkeys(row.case for row in rows):

@@ -1,4 +1,4 @@
-"""Checkpoints of a run, written by Orbax in the background, whole or not at all; the last and the best are kept.
+"""Checkpoints of a run, written atomically by Orbax in the background; the newest and the best ones are kept.
 
 A checkpoint holds the whole state, by name, and a record: the position in the data, the score, and a checksum of every
 array, because Orbax silently returns wrong numbers if a bit of a file has changed. Sizes, names and checksums are
@@ -32,7 +32,7 @@ from jaxseg.training.interrupts import uninterrupted
 from jaxseg.training.learner import State
 
 ITEMS = ("state", "data")
-REMOVED = ".jaxseg-removed"  # whole checkpoints are moved there first, so that a kill leaves no half of one
+REMOVED = ".jaxseg-removed"  # checkpoints are moved there before removal, so a kill leaves no partial one
 HALF_WRITTEN = "[0-9]*.orbax-checkpoint-tmp*"  # left by a kill; Orbax removes them only when it saves the next one
 
 
@@ -55,11 +55,11 @@ class Checkpoints:
     """The checkpoints in a folder; a context manager that waits for unfinished writes.
 
     Args:
-      folder: of the checkpoints, made if it does not exist.
+      folder: folder of the checkpoints; created if it does not exist.
       keep_last: number of the newest checkpoints to keep.
       keep_best: number of the checkpoints with the highest scores to keep as well; the best one is always kept.
-      background: write while the training continues.
-      read_only: write and remove nothing, not even the unfinished checkpoint of another process.
+      background: whether to write while the training continues.
+      read_only: whether to write and remove nothing, not even the unfinished checkpoint of another process.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class Checkpoints:
         items = ocp.args.Composite(state=ocp.args.StandardSave(named), data=ocp.args.JsonSave(record))
         self._records[step] = record
         with uninterrupted(), clear_when_full("a checkpoint", self.folder):
-            self._manager.wait_until_finished()  # nothing is moved there while it is cleaned
+            self._manager.wait_until_finished()  # no checkpoint is moved there while the folder is cleaned
             self._sweep()
             self._manager.save(step, args=items, force=True)
 
@@ -178,7 +178,7 @@ class Checkpoints:
         return None
 
     def _sweep(self, *more: str) -> None:
-        """Removes what is no longer kept and what further patterns match; after a kill the next run does it."""
+        """Removes old checkpoints and all files that match the patterns; after a kill, the next run does it."""
         if not self._read_only and jax.process_index() == 0:
             for pattern in (REMOVED, *more):
                 for place in self.folder.glob(pattern):
@@ -231,7 +231,7 @@ def has_checkpoint(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def clear_when_full(what: str, place: Path) -> Iterator[None]:
-    """Turns Orbax's error of many lines into one line if something cannot be written, for instance on a full disk.
+    """Turns a multi-line error of Orbax into a one-line error if a file cannot be written, for instance on a full disk.
 
     Raises:
       OSError: for any error.
@@ -247,7 +247,7 @@ def clear_when_full(what: str, place: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _left_behind() -> Iterator[None]:
-    """Silently cleans up what Orbax leaves unfinished if a file is damaged."""
+    """Silently cleans up the unfinished work that Orbax leaves behind if a file is damaged."""
     logger = logging.getLogger("asyncio")
     level = logger.level
     with warnings.catch_warnings():
@@ -264,7 +264,7 @@ def _left_behind() -> Iterator[None]:
 def _silence_orbax_threads() -> None:
     """Drops errors that Orbax's coroutines and TensorStore's threads cannot raise; all others are reported as before.
 
-    Once one array could not be written or read, those of all other arrays fail too, at any later time.
+    After one array could not be written or read, the operations of all other arrays fail too, at any later time.
     """
     hook, root = sys.unraisablehook, str(Path(ocp.__file__).parent)
 

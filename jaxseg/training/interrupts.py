@@ -16,7 +16,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 def uninterrupted() -> Iterator[Callable[[], None]]:
     """Delays Ctrl-C and SIGTERM until the body has ended; a second one takes effect at once.
 
-    Signals interrupt only the main thread, so nothing is done in other threads, nor in a body within another one.
+    Signals interrupt only the main thread, so this has no effect in other threads, or inside the body of another call.
 
     Yields:
       A function to call at the points where the body may be left: a delayed signal takes effect there.

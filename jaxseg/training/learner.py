@@ -21,17 +21,17 @@ State = dict
 
 @dataclasses.dataclass(frozen=True)
 class Learner:
-    """How a model is trained; holds no arrays.
+    """The functions and settings with which a model is trained; holds no arrays.
 
     Attributes:
-      graphdef: of the model in training mode.
+      graphdef: graphdef of the model in training mode.
       evaluating: graphdef of the same model in evaluation mode.
       transform: the optimizer.
       loss: (model, batch, key, step) -> (mean loss of the batch, {name: scalar}); step is the int32 number of steps
         taken before.
       accumulate: number of parts of a batch that are computed one after the other; their gradients are averaged.
-      ema: decay of the moving average of the parameters, which is used to evaluate the model; it is corrected for its
-        start as Adam's averages are. None: no average.
+      ema: decay of the moving average of the parameters, which is used to evaluate the model; Adam's bias correction is
+        applied to it. None: no average.
       axis: name of the device axis under pmap; None under jit, where the step sees the whole batch.
     """
 
@@ -47,7 +47,7 @@ class Learner:
         """Takes one optimisation step.
 
         Args:
-          state: of `initial_state` or of the step before.
+          state: result of `initial_state` or of the previous step.
           batch: arrays with the examples along their first axis.
 
         Returns:
@@ -63,7 +63,7 @@ class Learner:
         params = optax.apply_updates(state["params"], updates)
         new = state | {"params": params, "stats": stats, "optimizer": optimizer, "step": state["step"] + 1}
         if self.ema is not None:
-            # Adam's correction of the start: the random initial parameters have no weight.
+            # Adam's bias correction: the random initial parameters have no weight.
             share = (1 - self.ema) / (1 - jnp.float32(self.ema) ** new["step"].astype(jnp.float32))
             new["average"] = optax.incremental_update(params, state["average"], jnp.minimum(share, 1))
         return new, metrics | {"gradient_norm": optax.tree.norm(gradients)}
@@ -77,7 +77,7 @@ class Learner:
         params, stats, step = state["params"], state["stats"], state["step"]
         if self.accumulate == 1:
             return self._part(params, stats, step, batch, key)
-        # Strided parts: each device's share of a sharded batch is cut, so that no example moves.
+        # Strided parts: each device's share of a sharded batch is split, so no example moves to another device.
         parts = jax.tree.map(lambda x: x.reshape(-1, self.accumulate, *x.shape[1:]).swapaxes(0, 1), batch)
         keys = jax.random.split(key, self.accumulate)
 
@@ -120,7 +120,7 @@ def make_learner(
       axis: name of the device axis under pmap.
       batch_norm: under pmap, "global" computes statistics over all devices, as jit does; "replica" computes them on
         each device, as PyTorch's DataParallel does.
-      remat: store less for the backward pass and compute it again: slower, with less memory.
+      remat: whether the backward pass recomputes activations instead of storing them: slower, with less memory.
       **options: `accumulate` and `ema` of Learner.
 
     Raises:

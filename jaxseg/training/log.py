@@ -13,10 +13,10 @@ METRICS_FILE = "metrics.jsonl"
 
 
 class Log:
-    """Writes one line of JSON per entry, without delay. Of several hosts only the first writes. A context manager.
+    """Writes one JSON line per entry, without delay; only the first host writes. It is a context manager.
 
     Args:
-      folder: of the run.
+      folder: folder of the run.
       step: the step at which a run starts or resumes; later entries of the file are dropped.
     """
 
@@ -36,7 +36,7 @@ class Log:
 
     def __exit__(self, *_) -> None:
         if self._writes:
-            with contextlib.suppress(OSError):  # of an entry that `write` could not write
+            with contextlib.suppress(OSError):  # part of an entry that `write` could not complete
                 self._file.close()
             if self._board is not None:
                 self._board.close()
@@ -49,7 +49,7 @@ class Log:
         try:
             self._file.write(json.dumps({"split": split, "step": step, "epoch": epoch} | shown) + "\n")
             self._file.flush()
-        except OSError as error:  # it names no file
+        except OSError as error:  # the error names no file
             raise OSError(error.errno, error.strerror, self._file.name) from None
         for name, value in values.items() if self._board is not None else ():
             self._board.add_scalar(f"{split}/{name}", value, step)
@@ -65,7 +65,7 @@ def read_metrics(path: Path) -> list[dict]:
         return []
     lines = path.read_text(encoding="utf-8").split("\n")
     entries = []
-    for number, line in enumerate(lines[:-1], 1):  # after the last line break may be an unfinished line
+    for number, line in enumerate(lines[:-1], 1):  # the text after the last line break may be an unfinished line
         try:
             entry = json.loads(line)
             entries.append(entry | {"step": int(entry["step"])})

@@ -27,18 +27,18 @@ PICTURED = 4  # examples in a picture
 
 
 class TrainingError(ValueError):
-    """Training cannot continue; the message says at which step, and what is kept."""
+    """Training cannot continue; the message states the step and which checkpoints are kept."""
 
 
 @dataclasses.dataclass
 class Progress:
-    """How far a run is.
+    """The progress of a run.
 
     Attributes:
       step: number of optimisation steps taken.
-      best: the highest score of a validation so far; minus infinity without one.
+      best: the highest validation score so far; minus infinity before the first validation.
       pause: called between steps and between batches of a validation; a pending Ctrl-C or SIGTERM acts there.
-      since: seconds of the clock and the step when the speed was last measured.
+      since: time in seconds and step of the last measurement of the speed.
     """
 
     step: int
@@ -56,7 +56,7 @@ class Progress:
 
 @dataclasses.dataclass(frozen=True)
 class _Outputs:
-    """What a run writes into its folder while it trains."""
+    """The files that a run writes into its folder during training."""
 
     checkpoints: Checkpoints
     log: Log
@@ -123,7 +123,7 @@ def _start(plan: Plan, checkpoints: Checkpoints, batches: Batches) -> tuple[int,
 
 
 def _replicas(plan: Plan) -> dict[str, int]:
-    """Returns what a position also records if batch statistics depend on the number of devices."""
+    """Returns the additional entries of a position if batch statistics depend on the number of devices."""
     return {"replicas": len(plan.placement.devices)} if plan.config.trainer.batch_norm == "replica" else {}
 
 
@@ -177,7 +177,7 @@ def _record_step(plan: Plan, progress: Progress, log: Log, step: int, metrics: d
 def _conclude_interval(
     plan: Plan, progress: Progress, due: Due, state: State, position: dict, outputs: _Outputs
 ) -> None:
-    """Validates, draws and stores what is due after a step.
+    """Validates, draws and stores a checkpoint, as far as each is due after a step.
 
     If validation or drawing fails on a single host, the step is stored before the error is raised.
     """
@@ -220,7 +220,7 @@ def measure_split(
     """Returns the numbers of a split, computed by all devices and hosts.
 
     Args:
-      plan: of the run.
+      plan: plan of the run.
       split: name of the split.
       state: as `Placement.take_state` returns it.
       pause: called between batches.
@@ -284,7 +284,7 @@ def _report_skipped(plan: Plan, skipped: dict[str, int]) -> None:
 
 
 def _last_validation(folder: Path) -> dict[str, float]:
-    """Returns the last validation in the log: a run that had taken all its steps does not validate again."""
+    """Returns the last validation in the log, because a run that has taken all its steps does not validate again."""
     entries = [entry for entry in read_metrics(folder / METRICS_FILE) if entry["split"] == "val"]
     last = entries[-1] if entries else {}
     return {k: math.nan if v is None else v for k, v in last.items() if k not in ("split", "step", "epoch")}

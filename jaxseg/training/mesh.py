@@ -1,4 +1,4 @@
-"""How a batch is spread over devices and hosts: by jit over a mesh, or by pmap; no other file distinguishes the two.
+"""Distribution of a batch over devices and hosts, by jit over a mesh or by pmap; no other file distinguishes the two.
 
 Under jit there is one global batch, sharded over a mesh of all devices of all hosts, and the compiler adds the
 communication. Under pmap every device runs the same step on its share, and the step itself averages. Both compute the
@@ -18,7 +18,7 @@ from jaxseg.devices import shardings
 from jaxseg.training.learner import AXIS, Learner, State
 
 PARALLEL = ("jit", "pmap")
-LOST_S = 100  # JAX ends the other hosts this number of seconds after one of them is lost
+LOST_S = 100  # seconds after which JAX ends the other hosts if one of them is lost
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class Placement:
 
     @property
     def replicated(self) -> jax.sharding.NamedSharding:
-        """The sharding of arrays that every device holds whole."""
+        """The sharding of arrays of which every device holds a full copy."""
         return shardings(self.devices)[0]
 
     @property
@@ -55,7 +55,7 @@ class Placement:
         )
 
     def compile_evaluation(self, learner: Learner, scores: Callable) -> Callable:
-        """Returns the jitted (state, batch) -> `scores(model, batch)` and the batch's "weight", whole on every host."""
+        """Returns the jitted (state, batch) -> `scores(model, batch)` and the batch's "weight", full on every host."""
         replicated, split = shardings(self.devices)
 
         def run(state: State, batch: dict):
@@ -136,7 +136,8 @@ def join_hosts(
             raise ValueError(f"--coordinator: {coordinator!r} must be HOST:PORT, such as 10.0.0.1:9000")
         if process_id >= num_processes:
             raise ValueError(f"--process-id: {process_id} must be below --num-processes, {num_processes}")
-    jax.config.update("jax_enable_preemption_service", False)  # it would ignore SIGTERM, which must end the run
+    # JAX's own handler would ignore SIGTERM, which must end the run.
+    jax.config.update("jax_enable_preemption_service", False)
     timer = threading.Timer(timeout_s, _give_up, [coordinator, timeout_s])
     timer.daemon = True
     timer.start()

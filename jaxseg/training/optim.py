@@ -78,7 +78,7 @@ def make_optimizer(
 
     Args:
       optimizer: the rule and its numbers.
-      schedule: of the learning rate.
+      schedule: schedule of the learning rate.
       steps_per_epoch: optimizer steps per epoch.
       epochs: length of the whole training.
       clip_norm: largest L2 norm of all gradients together; None: gradients are not clipped.

@@ -1,4 +1,4 @@
-"""The plan of a run: everything about it that does not change while it trains, made from its configuration."""
+"""The plan of a run: everything that does not change during training, made from the configuration."""
 
 import dataclasses
 import functools
@@ -17,7 +17,7 @@ from jaxseg.training.task import Task
 
 
 class Due(NamedTuple):
-    """What is done after a step."""
+    """The actions that are due after a step."""
 
     validation: bool
     checkpoint: bool
@@ -31,8 +31,8 @@ class Plan:
     Attributes:
       config: all settings.
       task: the method.
-      folder: of the run.
-      placement: the devices and how a batch is spread over them.
+      folder: folder of the run.
+      placement: the devices, and the distribution of a batch over them.
       learner: the optimisation step as a pure function.
       steps_per_epoch: optimisation steps per epoch.
       total_steps: optimisation steps of the whole run.
@@ -66,7 +66,7 @@ class Plan:
         return jax.device_put(state, self.placement.replicated)
 
     def due(self, step: int) -> Due:
-        """Returns what has to be done after a step."""
+        """Returns the actions that are due after a step."""
         cfg = self.config.trainer
 
         def ends(every: int) -> bool:

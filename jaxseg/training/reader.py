@@ -11,9 +11,10 @@ import numpy as np
 # An OSError with another number is a fault of the machine, so the record is not skipped.
 _OF_THE_FILE = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
 
-_LISTED = 8  # names in a message
+_LISTED = 8  # largest number of names in a message
 
-Transform = Callable[[dict[str, Any], np.random.Generator], dict[str, np.ndarray]]  # a pure function of both
+# A pure function of the record and the generator.
+Transform = Callable[[dict[str, Any], np.random.Generator], dict[str, np.ndarray]]
 
 
 class Source(Protocol):

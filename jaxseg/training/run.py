@@ -1,6 +1,6 @@
-"""The folder of a run: opened, trained in and evaluated.
+"""The folder of a run: opening it, training in it and evaluating the run.
 
-A run goes one way: its configuration is read (`open_run`), `train` makes the task of the configuration and the plan of
+A run has three stages: `open_run` reads its configuration, `train` makes the task of the configuration and the plan of
 the run, and `jaxseg.training.loop.fit` trains.
 """
 
@@ -24,7 +24,7 @@ from jaxseg.training.task import Examination, Task, data_folder, make_task, task
 from jaxseg.weights.load import load
 
 CONFIG_FILE, VERSIONS_FILE, FACTS_FILE = "config.yaml", "versions.json", "data.json"
-MOVABLE = ("data.root", "data.threads", "data.workers", "trainer.keep_memory")  # no result depends on them
+MOVABLE = ("data.root", "data.threads", "data.workers", "trainer.keep_memory")  # settings on which no result depends
 
 
 def training_devices(spec: str) -> list[jax.Device]:
@@ -56,7 +56,7 @@ def open_run(
 
     Args:
       source: a YAML file or the name of a packaged configuration; may be None if the folder holds a run.
-      folder: of the run.
+      folder: folder of the run.
       data: folder of the data, instead of `data.root`.
       overrides: such as "trainer.epochs=2".
       resume: resume the run in the folder; if it holds none, a new one is started from `source`.
@@ -75,15 +75,15 @@ def open_run(
         what = "no run to resume" if resume else "no configuration was named"
         raise ValueError(f"{folder}: {what}; give a configuration with -t")
     config = read_config(source, overrides, tell=tell)
-    # Of several hosts only the first checks: the others may find what it has started already. The number of a host is
-    # known only once the devices have started, so a single host does not ask for it.
+    # Only the first of several hosts checks, because the others may find the run that it has already started. The
+    # number of a host is known only after the devices have started, so a single host does not ask for it.
     if not jax.distributed.is_initialized() or jax.process_index() == 0:
         _check_empty(folder)
     return _with_whole_root(config)
 
 
 def _check_takes_data(source: str | Path, overrides: Sequence[str], data: Path | None) -> None:
-    """Raises if data are named for a task that takes none; other problems of the settings are reported later."""
+    """Raises if a data folder is given for a task that generates its data; other problems are reported later."""
     if data is None:
         return
     try:
@@ -91,16 +91,16 @@ def _check_takes_data(source: str | Path, overrides: Sequence[str], data: Path |
     except ValueError:
         return
     if not task_class(config.task).takes_data:
-        raise ValueError(f"-i: {config.task} takes no data, it makes its own; leave -i out")
+        raise ValueError(f"-i: {config.task} generates its own data; leave -i out")
 
 
 def _root(data: Path | None) -> list[str]:
-    """Returns the override that `-i` means."""
+    """Returns the override that has the effect of `-i`."""
     return [] if data is None else [f"data.root={json.dumps(str(data.resolve()))}"]
 
 
 def _resumed(stored: Path, source: str | Path | None, overrides: Sequence[str]) -> Config:
-    """Returns the configuration of the run in a folder; only settings that change no result may differ from it."""
+    """Returns the configuration of the run in a folder; only settings that do not affect results may differ from it."""
     config, wanted = read_config(stored), read_config(source or stored, overrides)
     changed = [name for name in _differences(to_mapping(config), to_mapping(wanted)) if name not in MOVABLE]
     if changed:
@@ -122,7 +122,7 @@ def _differences(one: dict, other: dict, prefix: str = "") -> list[str]:
 
 
 def _check_empty(folder: Path) -> None:
-    """Raises if a folder holds more than a run that was killed at once may have left."""
+    """Raises if a folder holds files that a run killed at its start would not have left."""
     if folder.exists() and any(p.name != VERSIONS_FILE and not p.name.startswith(".jaxseg-") for p in folder.iterdir()):
         there = (folder / CONFIG_FILE).is_file()
         resume = ", or resume the run in it with --resume" if there else ""
@@ -147,12 +147,12 @@ def train(
     on_validation: Callable[[int, float], None] = lambda *_: None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> dict[str, float]:
-    """Trains in the folder of a run, which is made if it is new, and returns the last validation.
+    """Trains in the folder of a run, which is created if necessary, and returns the last validation.
 
     Args:
-      config: of `open_run`.
-      folder: of the run.
-      devices: to train on.
+      config: result of `open_run`.
+      folder: folder of the run.
+      devices: devices to train on.
       on_step, on_validation, tell: see `jaxseg.training.plan.Plan`.
 
     Raises:
@@ -177,13 +177,15 @@ def train(
 
 
 def _check_same_data(path: Path, task: Task) -> None:
-    """Raises if a run is resumed with other data than those it was started with."""
+    """Raises if a run is resumed with data other than those it was started with."""
     if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(dict(task.facts))):
-        raise ValueError(f"the data are not those that the run was started with, which {path} lists; start a new run")
+        raise ValueError(
+            f"the data differ from those that the run was started with, which {path} lists; start a new run"
+        )
 
 
 def _write_start(plan: Plan) -> None:
-    """Writes what a run keeps of its start; reports versions that differ from those of its first start."""
+    """Writes the settings, data and versions of a run; reports versions that differ from those of its first start."""
     folder = plan.folder
     if (folder / CONFIG_FILE).is_file():
         _report_versions(folder / VERSIONS_FILE, plan.tell)
@@ -223,10 +225,10 @@ def evaluate(
     """Evaluates a checkpoint of a run, writes `evaluation_<split>.json` and returns its content.
 
     Args:
-      folder: of the run.
+      folder: folder of the run.
       split: name of the split; None: "test" if the data have one, else "val".
       devices: any number of devices.
-      step: of the checkpoint; None: the best one by validation, or the last one without validations.
+      step: step of the checkpoint; None: the best one by validation, or the last one if there were no validations.
       data: folder of the data, instead of the run's own.
       tell: called with each message for the user.
       show: called with the table of the method's own measurements, if it has any; their picture is
@@ -277,7 +279,7 @@ def _chosen_step(checkpoints: Checkpoints, step: int | None) -> int:
 
 
 def _write_evaluation(path: Path, scores: dict, examination: Examination | None, show: Callable[[str], None]) -> dict:
-    """Writes what was measured and returns it."""
+    """Writes the measurements and returns them."""
     found = scores | (dict(examination.numbers) if examination else {})
     if jax.process_index() == 0:
         _write_json(path, found)
@@ -299,7 +301,7 @@ def compare_masks(
     """Measures a run's model on masks from another source, writes `evaluation_masks.json` and returns its content.
 
     Args:
-      folder: of the run.
+      folder: folder of the run.
       masks: folders, such as those of a segmenter at several stages of its training.
       truth: folder of the true masks, with the same file names.
       devices: the first one is used.

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Examination:
-    """What a method measures of a trained model beyond its scores.
+    """The measurements of a trained model that a method makes in addition to its scores.
 
     Attributes:
-      numbers: values that JSON can hold.
-      table: the same as text for people.
-      picture: None if the method draws none.
+      numbers: measurements as JSON values.
+      table: the same measurements as a text table for users.
+      picture: a plot of the measurements; None if the method draws none.
     """
 
     numbers: Mapping
@@ -36,8 +36,8 @@ class Examination:
 class Task(abc.ABC):
     """A model, its data, its loss and its metrics, made from a configuration.
 
-    A subclass sets the attributes in its constructor. Making a task reads what the data are, but it does not read the
-    files that only a new run needs; `initialise` does. The optional methods are None in this class.
+    A subclass sets the attributes in its constructor. Creating a task reads the lists or headers of its data, but not
+    the files that only a new run needs; `initialise` reads those. The optional methods are None in this class.
 
     Attributes:
       Data, Model, Loss: dataclasses of the sections `data`, `model` and `loss` of the configuration.
@@ -49,7 +49,7 @@ class Task(abc.ABC):
       augment: (record, numpy Generator) -> arrays of one training example. Worker processes may call it, so it must
         be picklable and must not hold the model.
       prepare: the same for evaluation; it does not change examples at random.
-      facts: what identifies the data, as JSON values; a run can only be resumed with equal facts.
+      facts: JSON values that identify the data; a run can only be resumed with equal facts.
       notes: messages for the user about the data.
     """
 
@@ -78,14 +78,14 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def __init__(self, config: "Config"):
-        """Reads what the data are, and makes the untrained model."""
+        """Reads the lists of the data, and creates the untrained model."""
 
     @abc.abstractmethod
     def loss(self, model: nnx.Module, batch: dict, key: jax.Array, step: jax.Array) -> tuple[jax.Array, dict]:
         """Returns the mean loss of a batch and its parts by name.
 
         Args:
-          model: in training mode.
+          model: the model in training mode.
           batch: the arrays of `augment`, stacked.
           key: for random numbers.
           step: int32, number of optimisation steps taken before.
@@ -144,5 +144,5 @@ def data_folder(config: "Config") -> Path | None:
 
 
 def make_task(config: "Config") -> Task:
-    """Returns the task of a configuration; reads what its data are and makes the untrained model."""
+    """Returns the task of a configuration; reads the lists of its data and creates the untrained model."""
     return task_class(config.task)(config)

@@ -1,4 +1,4 @@
-"""What a search for hyper-parameters may change: ranges such as `optimizer.learning_rate=1e-5..1e-2 log`, and choices.
+"""The settings that a search may change: ranges such as `optimizer.learning_rate=1e-5..1e-2 log`, and choices.
 
 The paths are those of `--set`. Each end of a range and each choice is checked with the configuration before training.
 """
@@ -17,13 +17,8 @@ from jaxseg.training.config.config import Config
 
 MAX_PARAMETERS, MAX_CHOICES, MAX_CHARACTERS = 32, 100, 100_000
 FORM = "it has the form optimizer.learning_rate=1e-5..1e-2 log, or optimizer.name=adam|sgd"
-_DECAYS = (
-    "0",
-    "1e-6",
-    "1e-5",
-    "1e-4",
-    "1e-3",
-)  # if the configuration has no weight decay; a logarithmic range cannot start at 0
+# Choices if the configuration has no weight decay; a logarithmic range cannot start at 0.
+_DECAYS = ("0", "1e-6", "1e-5", "1e-4", "1e-3")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,10 +26,10 @@ class Parameter:
     """A setting to search for: a range of numbers, or choices.
 
     Attributes:
-      path: of the setting, such as "optimizer.learning_rate".
-      low, high: the ends of a range, which belong to it; None for choices.
-      log: the logarithm is sampled uniformly.
-      whole: only whole numbers.
+      path: path of the setting, such as "optimizer.learning_rate".
+      low, high: both ends of a range, inclusive; None for choices.
+      log: whether the logarithm is sampled uniformly.
+      whole: whether only whole numbers are sampled.
       choices: as YAML writes them, in the given order; empty for a range.
     """
 
@@ -197,7 +192,7 @@ def _choices(path: str, choices: list[str], problems: list[str]) -> Parameter | 
 
 
 def _tried(parameter: Parameter, accept: Callable, problems: list[str]) -> Parameter:
-    """Checks the ends or choices of a parameter with the configuration; finds out whether it is a whole number."""
+    """Checks the ends or choices of a parameter with the configuration, and whether it is a whole number."""
     before = len(problems)
     for value in parameter.choices or (repr(parameter.low), repr(parameter.high)):
         try:
@@ -220,7 +215,7 @@ def _kinds(config: Config, path: str) -> tuple:
 
 
 def _same(one: object, other: object) -> bool:
-    """Returns whether two values are equal to a configuration: 1 equals 1.0 but not true."""
+    """Returns whether two values are equal in a configuration, where 1 equals 1.0 but not true."""
     return one == other and isinstance(one, bool) == isinstance(other, bool)
 
 

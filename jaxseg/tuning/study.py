@@ -1,11 +1,11 @@
 """The study of a search: optuna's journal, a file that can be opened again after the process has ended in any way.
 
-It needs optuna (extra `tune`). The sampled values depend only on the seed and on earlier trials, not on how often the
-file was opened.
+It needs optuna (extra `tune`), which stores the trials in its own format; a `jaxseg.folder_runs.ledger.Ledger` would
+store them a second time. The sampled values depend only on the seed and on earlier trials, not on how often the file
+was opened.
 """
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxseg.journal import cut_last_line
 from jaxseg.tuning.space import Parameter
 from jaxseg.tuning.trials import COMPLETE, FAILED, PRUNED, Trial
 
@@ -102,7 +103,7 @@ def open_study(folder: Path, full_trials: int) -> Study:
     path = folder / JOURNAL
     (folder / LOCK).unlink(missing_ok=True)  # of a process that was killed
     if path.is_file():
-        _cut_last_line(path)
+        cut_last_line(path)  # optuna would append the next line to it and could read neither
     journal = optuna.storages.journal
     try:
         lock = journal.JournalFileOpenLock(str(path))
@@ -131,14 +132,6 @@ def import_optuna() -> ModuleType:
         raise ValueError("jaxseg tune needs optuna: pip install 'jaxseg[tune]'") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
-
-
-def _cut_last_line(path: Path) -> None:
-    """Removes an unfinished last line: optuna would append the next line to it and could read neither."""
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        os.truncate(path, whole)
 
 
 def _sampled(trial: Any, parameter: Parameter) -> float | int | str:

@@ -105,19 +105,19 @@ def write_results(folder: Path, runs: Path, found: Found, space: Sequence[Parame
         temporary.write_text(text.getvalue(), encoding="utf-8")
     if found.best:
         write_config(read_config(runs / found.best.name / "config.yaml"), folder / BEST_FILE)
-    drawn = [trial for trial in found.trials if trial.value is not None]
-    if drawn:
-        picture = _picture(found.target, drawn, space)
+    plotted = [trial for trial in found.trials if trial.value is not None]
+    if plotted:
+        picture = _picture(found.target, plotted, space)
         if picture is not None:
             save_picture(picture, folder / PICTURE_FILE)
 
 
-def _picture(target: str, drawn: Sequence[Trial], space: Sequence[Parameter]):
-    axes = [Axis(p.path, tuple(t.values[p.path] for t in drawn), p.low, p.high, p.log, p.choices) for p in space]
-    axes.append(Axis(target, tuple(trial.value for trial in drawn)))
-    short = sum(trial.state != COMPLETE for trial in drawn)
-    title = f"{len(drawn)} trials" + (f", {short} of them stopped early (thin)" if short else "")
-    return parallel_coordinates(axes, title=title, faint=[trial.state != COMPLETE for trial in drawn])
+def _picture(target: str, plotted: Sequence[Trial], space: Sequence[Parameter]):
+    axes = [Axis(p.path, tuple(t.values[p.path] for t in plotted), p.low, p.high, p.log, p.choices) for p in space]
+    axes.append(Axis(target, tuple(trial.value for trial in plotted)))
+    short = sum(trial.state != COMPLETE for trial in plotted)
+    title = f"{len(plotted)} trials" + (f", {short} of them stopped early (thin)" if short else "")
+    return parallel_coordinates(axes, title=title, faint=[trial.state != COMPLETE for trial in plotted])
 
 
 def track(

@@ -53,7 +53,7 @@ class Search:
 
 
 class _BehindError(Exception):
-    """Ends a trial that is worse than the median."""
+    """Raised to end a trial that is worse than the median."""
 
 
 @contextlib.contextmanager
@@ -76,17 +76,17 @@ def open_search(
     The folder gets `study.journal` (optuna's) and `base.yaml`, the configuration that trials change.
 
     Args:
-      source: of the configuration, see `open_run`; None: that of the search in the folder.
-      folder: of the search.
+      source: source of the configuration, see `open_run`; None: that of the search in the folder.
+      folder: folder of the search.
       trials: total number of trials, including those of earlier calls.
       space: see `jaxseg.tuning.space.read_space`; if empty, that of the search in the folder, else the default.
       seed: random seed of the sampled values; None: that of the search in the folder, else 0. The training of a trial
         uses the seed of the configuration.
       data: folder of the data, instead of `data.root`.
       overrides: see `open_run`.
-      devices: to train on.
+      devices: devices to train on.
       full_trials: number of complete trials before the first one can be stopped early.
-      keep_all: keep checkpoints and models of all trials, not only of the best one.
+      keep_all: whether to keep checkpoints and models of all trials, not only of the best one.
       tell: called with each message for the user.
 
     Raises:
@@ -150,7 +150,7 @@ def _opened(folder: Path, full_trials: int, stack: contextlib.ExitStack) -> Stud
 
 
 def _refuse_other_things(folder: Path) -> None:
-    """Raises if a folder holds more than a search that was killed at once may have left."""
+    """Raises if a folder holds files that a search killed at its start would not have left."""
     ours = (JOURNAL, LOCK, BASE_FILE)
     if folder.exists() and any(p.name not in ours and not p.name.startswith(".jaxseg-") for p in folder.iterdir()):
         raise ValueError(f"{folder} is not empty and holds no search; name a new folder")
@@ -159,7 +159,7 @@ def _refuse_other_things(folder: Path) -> None:
 def _checked(base: Config, folder: Path, devices: Sequence[jax.Device], tell: Callable) -> tuple[str, str]:
     """Returns the number to maximise and a digest of the data; checks that the configuration can be trained."""
     if jax.process_count() > 1:
-        raise ValueError("a search runs on one host; start one in a folder of its own on each")
+        raise ValueError("a search runs on one host; start a separate search with its own folder on each host")
     task = make_task(base)
     if not task.splits.get("val"):
         raise ValueError("a search compares trials on a validation split, but the data have none")

@@ -1,7 +1,7 @@
 """Codes of the segmented structures: SNOMED CT if DICOM lists a code, otherwise the private scheme 99JAXSEG.
 
 A structure has a category, a type and modifiers. Sides are modifiers (left lung: "Lung", "Left"). Only structures with
-a term of their own have the side in their type (left atrium, middle lobe of right lung). The meanings are those of
+a specific term have the side in their type (left atrium, middle lobe of right lung). The meanings are those of
 DICOM PS3.16, as in `pydicom.sr.codedict`.
 """
 

@@ -17,8 +17,8 @@ from typing import Any
 
 from jaxseg.weights.part import Part, claim
 
-RETRIES = 5  # after a connection that was cut
-BACKOFF_S = 0.5  # doubled at every retry
+RETRIES = 5  # number of retries after a broken connection
+BACKOFF_S = 0.5  # seconds before the first retry; doubled at every further one
 CHUNK = 2**17
 
 _PAGE = (

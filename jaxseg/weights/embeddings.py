@@ -37,7 +37,7 @@ def read_embeddings(path: str | Path, *, shape: tuple[int, int] = (145, 512)) ->
     if path.is_dir():
         raise ValueError(f"{path} is a folder; give the file of the text embeddings")
     if path.stat().st_size > MAX_BYTES:
-        raise ValueError(f"{path} is larger than {MAX_BYTES // 2**20} MB; no table of text embeddings is")
+        raise ValueError(f"{path} is larger than {MAX_BYTES // 2**20} MB; tables of text embeddings are smaller")
     try:
         with path.open("rb") as file:
             start = file.read(6)

@@ -65,7 +65,7 @@ def default_weights(
     if not url:
         raise FileNotFoundError(
             f"the weights of {entry.name!r} cannot be fetched directly: fetch {entry.weights_file} from "
-            f"{entry.weights_page} and put it at {candidates[0]}, or name it with --weights"
+            f"{entry.weights_page} and put it at {candidates[0]}, or name it with --weights (Python: weights=)"
         )
     logger.warning("weights of %s: %s", entry.name, entry.licence)
     try:
@@ -73,7 +73,7 @@ def default_weights(
         _refuse_damaged(path)
         return path
     except DownloadError as error:
-        raise OSError(f"{error} (from {entry.weights_page}), or name it with --weights") from error
+        raise OSError(f"{error} (from {entry.weights_page}), or name it with --weights (Python: weights=)") from error
 
 
 def _refuse_damaged(path: Path) -> None:

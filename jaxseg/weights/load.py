@@ -1,4 +1,4 @@
-"""Ready models: create them untrained, load them from model directories or PyTorch files, convert the latter."""
+"""Creates untrained models, loads models from model directories or PyTorch files, and converts PyTorch files."""
 
 import dataclasses
 import difflib
@@ -80,6 +80,7 @@ def load(
     entry = None
     if weights is not None:
         entry, path = registry.find(str(name_or_path)), Path(weights).expanduser()
+        _refuse_missing(path, "weights are a model directory, a training run or a PyTorch file")
     elif str(name_or_path).lower() in registry.BY_NAME:
         entry = registry.find(str(name_or_path))
         path = default_weights(entry, progress=progress)
@@ -171,8 +172,9 @@ def convert(
       ValueError: the file is unsafe, damaged or does not fit; the message lists every misfit.
       FileExistsError: `destination` exists and may not be replaced.
     """
-    entry = registry.find(model) if model else None
-    filled = _from_torch(Path(source).expanduser(), entry, None, class_names)
+    entry, path = registry.find(model) if model else None, Path(source).expanduser()
+    _refuse_missing(path, "a .pth, .pt, .ckpt or .pkl file is converted")
+    filled = _from_torch(path, entry, None, class_names)
     if embeddings is not None:
         filled = embedded(filled, embeddings)
     return save_model(filled, Path(destination).expanduser(), filled.card, overwrite=overwrite)
@@ -191,7 +193,7 @@ def functional(model: nnx.Module) -> tuple[Callable[..., Any], nnx.State]:
       model: any model. Its mode (evaluation after `jaxseg.load`) is the mode of `apply`.
 
     Returns:
-      `apply` takes a state and what the model takes, and returns what the model returns. `state` is a pytree.
+      `apply` takes a state and the model's arguments, and returns the model's result. `state` is a pytree.
       In training mode, changes of the batch statistics are dropped.
 
     Raises:
@@ -205,6 +207,12 @@ def functional(model: nnx.Module) -> tuple[Callable[..., Any], nnx.State]:
         return nnx.merge(graphdef, state)(*args, **kwargs)
 
     return apply, state
+
+
+def _refuse_missing(path: Path, allowed: str) -> None:
+    """Raises FileNotFoundError if there is nothing at a path; `allowed` says what may be there."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file or folder; {allowed}")
 
 
 def model_path(path: Path) -> Path:
@@ -306,7 +314,8 @@ def _card(entry: registry.Entry, cfg: Any, class_names: Sequence[str] | None) ->
         names = entry.class_names
     names = _checked_names(labels.numbered(cfg.num_classes) if names is None else names, cfg.num_classes)
     config = tuple(sorted(dataclasses.asdict(cfg).items()))
-    size = getattr(cfg, "image_size", Card.input_size)  # a U-Net accepts any size; the published ones saw the default
+    # A U-Net accepts any size; the published ones were trained with the default.
+    size = getattr(cfg, "image_size", Card.input_size)
     return Card(entry.name, entry.architecture, config, names, entry.preprocessing, size)
 
 

@@ -1,4 +1,4 @@
-"""The base class of every model: what its class must offer so that a model can be created, filled, stored and exported.
+"""The base class of every model: the interface with which a model is created, filled, stored and exported.
 
 A new model is a subclass of `Model` in its method's folder and one row in `jaxseg.registry`.
 """
@@ -34,7 +34,7 @@ class Model(nnx.Module):
 
     Attributes:
       cfg: the hyper-parameters, an instance of `Config`.
-      card: what is known of the model and its weights; `jaxseg.load` and `jaxseg.create` set it.
+      card: description of the model and its weights; `jaxseg.load` and `jaxseg.create` set it.
       Config: frozen dataclass of the hyper-parameters, in which every field has a default. It needs `num_classes`
         (field or property), and `OUTPUTS`, the name of the field that counts the outputs.
       INPUT: name and meaning of the first input of `predict`.

@@ -17,7 +17,7 @@ NOTES = {"url": str, "validator": str, "total": int}  # the validator is "" if t
 
 
 class Part:
-    """A partial file, and beside it notes of what the server said about the version that it belongs to."""
+    """A partial file, and a file beside it with the version that the server stated for it."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -45,10 +45,10 @@ class Part:
 
 @contextlib.contextmanager
 def claim(destination: Path) -> Iterator[Part | None]:
-    """Gives the part to one process at a time; yields None if another process finished the file while this one waited.
+    """Locks the part for one process at a time; yields None if another process finished the file in the meantime.
 
-    The system releases the lock when a process ends, however it ends. If the file system has no locks, every process
-    has its own part, which is not resumed later.
+    The system releases the lock whenever a process ends. If the file system has no locks, every process has its own
+    part, which is not resumed later.
     """
     before = _identity(destination)
     lock = destination.with_name(destination.name + ".part.lock")
@@ -81,7 +81,7 @@ def _wait_for(lock: Path) -> int:
         handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _identity(lock) == _identity(handle):  # otherwise its last owner has removed it meanwhile
+            if _identity(lock) == _identity(handle):  # otherwise its last owner has removed it in the meantime
                 return handle
         except BlockingIOError:
             pass

@@ -1,6 +1,6 @@
-"""Reads pickles without running them: a small machine that builds plain containers and inert records, nothing else.
+"""Reads pickles without running them: a small machine that builds only plain containers and inert records.
 
-Nothing is imported or called by name, so the worst that happens with a hostile file is that it is refused. Every step
+Nothing is imported or called by name, so a hostile file can at worst be refused. Every step
 and every copied element counts against a budget, and no memory is allocated for a size that the file only declares.
 """
 

@@ -52,7 +52,7 @@ def members_of(stream: Any, data: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _data_start(data: np.ndarray, entry: zipfile.ZipInfo) -> int:
-    """Returns where a member's bytes start: after its local header, which must carry the name of the directory."""
+    """Returns the position of a member's bytes, after its local header, whose name must equal that in the directory."""
     try:
         signature, name_length, extra_length = struct.unpack_from("<4s22xHH", data.data, entry.header_offset)
         written = entry.orig_filename.encode("utf-8" if entry.flag_bits & 0x800 else "cp437")

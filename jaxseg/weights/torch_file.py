@@ -20,8 +20,8 @@ from jaxseg.weights.torch_tensors import FUNCTIONS, SWAPPED, Storage, numpy_dtyp
 
 __all__ = ["Record", "TorchFileError", "load_torch_file", "read_torch_file"]
 
-MAX_NESTED = 4  # files inside files (torch.storage._load_from_bytes)
-MAX_DEPTH = 100  # modules inside modules
+MAX_NESTED = 4  # largest depth of files inside files (torch.storage._load_from_bytes)
+MAX_DEPTH = 100  # largest depth of modules inside modules
 MAX_MODULES = 100_000
 
 _WRAPPERS = ("model", "state_dict", "model_state_dict", "net", "network", "weights")
@@ -150,7 +150,7 @@ def _load_bytes(content: bytes, *, budget: Budget, depth: int) -> object:
 
 
 def _refuse_foreign(head: bytes) -> None:
-    """Raises a TorchFileError that says what the file is, if it starts as a well-known other kind."""
+    """Raises a TorchFileError that names the format of the file, if it starts like another well-known format."""
     for start, kind in _FOREIGN.items():
         if head.startswith(start):
             raise TorchFileError(kind)
@@ -209,7 +209,7 @@ def _load_legacy(stream: Any, data: np.ndarray, run: partial) -> object:
         return None
 
     start = stream.tell()
-    run(stream, functions={}, persistent=declare).run()  # only to learn the storages' sizes; no tensor is built
+    run(stream, functions={}, persistent=declare).run()  # only finds the sizes of the storages; no tensor is built
     keys = run(stream).run()
     storages = _legacy_storages(data, stream.tell(), keys, declared)
 

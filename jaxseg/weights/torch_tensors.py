@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxseg.weights.records import Record, TorchFileError, shown
 
-MAX_REPEATED = 1_000_000  # elements of a tensor that repeats memory, as torch.expand does
+MAX_REPEATED = 1_000_000  # largest number of elements of a tensor that repeats memory, as torch.expand does
 
 _STORAGES = {
     "DoubleStorage": "float64",
@@ -94,7 +94,7 @@ def storage_id(pid: Any) -> tuple[np.dtype, str, int, tuple | None]:
     known = type(kind) is Record and kind.module in ("torch", "torch.storage") and kind.name in _STORAGES
     if not known or type(key) is not str or not _sizes((count,)):
         raise TorchFileError("describes a storage in a way that PyTorch does not; download or export the file again")
-    dtype = cast(np.dtype, numpy_dtype("torch", _STORAGES[kind.name]))  # every storage type has one
+    dtype = cast(np.dtype, numpy_dtype("torch", _STORAGES[kind.name]))  # every storage type has a dtype
     return dtype, key, count, view[0] if view else None
 
 

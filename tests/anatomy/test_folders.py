@@ -63,7 +63,7 @@ def test_a_folder_is_measured_into_one_table(segmenter, images, tmp_path):
     assert set(result.files[0].outputs) == {"measurements", "npy"}
 
 
-def test_postprocessing_needs_settings_and_after_is_an_alias(segmenter, images, tmp_path):
+def test_postprocessing_needs_settings_and_the_old_name_after_still_works(segmenter, images, tmp_path):
     changed = Segmenter(jaxseg.create("cxas", num_classes=2, backbone="resnet18", width=4), after=lambda found: found)
     assert changed.after is changed.postprocess
     with pytest.raises(ValueError, match="postprocess needs an attribute `settings`"):

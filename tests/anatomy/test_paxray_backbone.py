@@ -1,4 +1,4 @@
-"""The backbone of PAX-Ray's U-Net begins with torchvision's weights, for a new run alone."""
+"""The backbone of PAX-Ray's U-Net starts with torchvision's weights, only in a new run."""
 
 import json
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("shallow")
 
 
 def state_dict(cfg: resnet.ResNetConfig) -> dict[str, np.ndarray]:
-    """A torchvision ResNet's tensors, drawn at random."""
+    """Returns the tensors of a torchvision ResNet with random values."""
     rng, found = np.random.default_rng(0), {}
     backbone = resnet.ResNet(cfg, rngs=nnx.Rngs(0))
     by_path = {".".join(map(str, path)): module for path, module in nnx.iter_modules(backbone)}
@@ -29,11 +29,11 @@ def state_dict(cfg: resnet.ResNetConfig) -> dict[str, np.ndarray]:
         for name in ("weight", "bias", "running_mean", "running_var"):
             found[f"{theirs}.{name}"] = rng.uniform(0.5, 1, module.scale[...].shape).astype(np.float32)
         found[f"{theirs}.num_batches_tracked"] = np.array(3, np.int64)
-    return found | {"fc.weight": np.zeros((7, 32), np.float32), "fc.bias": np.zeros(7, np.float32)}  # not ours
+    return found | {"fc.weight": np.zeros((7, 32), np.float32), "fc.bias": np.zeros(7, np.float32)}  # unused by ours
 
 
 def initialised(config):
-    """The model that a new run starts from."""
+    """Returns the model from which a new run starts."""
     task = make_task(config)
     return task.initialise(task.model)
 
@@ -51,14 +51,14 @@ def test_a_torchvision_file_fills_the_backbone_and_another_depth_is_refused(conf
         initialised(configured(setting, "model.backbone=resnet34"))
 
 
-def test_the_backbone_is_read_for_a_new_run_alone(configured, tmp_path):
+def test_the_backbone_file_is_read_only_for_a_new_run(configured, tmp_path):
     path, folder = tmp_path / "resnet18.pth", tmp_path / "run"
     tensors = state_dict(make_task(configured()).model.cfg.trunk)
     config = configured(f"model.backbone_weights={json.dumps(str(path))}", "trainer.max_steps=1")
     options = {"devices": jax.devices()[:1]}
     with pytest.raises((ValueError, OSError), match="resnet18.pth"):
         run.train(config, folder, **options)
-    assert not folder.exists()  # nothing is written before
+    assert not folder.exists()  # nothing is written before this error
     save(path, tensors)
     scores = run.train(config, folder, **options)
     path.unlink()
@@ -66,6 +66,6 @@ def test_the_backbone_is_read_for_a_new_run_alone(configured, tmp_path):
     assert run.evaluate(folder, "val", **options)["dice"] == pytest.approx(scores["dice"], abs=1e-6)
 
 
-def test_weights_that_are_not_there_are_one_line(configured, tmp_path):
+def test_missing_weights_give_a_one_line_error(configured, tmp_path):
     with pytest.raises((ValueError, OSError), match="none.pth"):
         initialised(configured(f"model.backbone_weights={json.dumps(str(tmp_path / 'none.pth'))}"))

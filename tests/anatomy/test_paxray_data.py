@@ -228,6 +228,7 @@ def test_the_pipeline_reports_the_name_of_a_damaged_file(tmp_path):
         assert batches.skipped == {"images/1.png": 2, "images/2.png": 2} or sum(batches.skipped.values()) == 3
 
 
+@pytest.mark.full
 def test_workers_read_the_same_records(tmp_path):
     write_set(tmp_path, 4)
     split = Split(read_paxray(tmp_path).splits["train"], 3, (16, 16))

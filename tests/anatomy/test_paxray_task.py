@@ -1,4 +1,4 @@
-"""Training of PAX-Ray on the sample in the shared data: it learns, and what it records."""
+"""PAX-Ray training on the sample in the shared data: the loss falls, and the model and its card are written."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("plain")
 NAMES = ("right lung", "left lung", "lung", "heart", "foreground")
 
 
-def test_a_few_steps_lower_the_loss_and_leave_a_model_with_its_card(configured, tmp_path):
+def test_a_few_steps_lower_the_loss_and_write_a_model_with_its_card(configured, tmp_path):
     folder = tmp_path / "run"
     config = configured(
         "trainer.max_steps=16", "data.train_fraction=0.5", "data.subset_seed=3", "trainer.pictures_every=9"
@@ -44,7 +44,7 @@ def test_a_few_steps_lower_the_loss_and_leave_a_model_with_its_card(configured, 
     assert [path.name for path in (folder / "pictures").iterdir()] == ["step_0000016.png"]
 
 
-def test_the_card_says_how_pictures_were_normalised(configured):
+def test_the_card_states_the_normalisation_of_the_images(configured):
     problem = make_task(configured("data.preprocessing=cxas"))
     assert problem.model.card.preprocessing == "cxas"
     record = problem.splits["train"][0]
@@ -52,7 +52,7 @@ def test_the_card_says_how_pictures_were_normalised(configured):
     assert np.abs(other["image"]).max() > 50 * np.abs(record["image"]).max()  # the original forgets to divide by 255
 
 
-def test_training_sees_crops_and_validation_the_whole_picture(configured):
+def test_training_uses_crops_and_validation_whole_images(configured):
     problem = make_task(configured())
     record = problem.splits["train"][0]
     assert problem.augment(record, np.random.default_rng(0))["image"].shape == (56, 56, 3)
@@ -70,7 +70,7 @@ def test_the_loss_is_the_sum_of_its_parts(configured, parts):
     assert all(part > 0 for part in found.values())
 
 
-def test_no_part_of_a_loss_is_refused(configured):
+def test_a_loss_without_parts_is_refused(configured):
     with pytest.raises(ValueError, match="loss.parts: name at least one of dice, ce, class_dice"):
         configured("loss.parts=[]")
 
@@ -82,12 +82,13 @@ def test_no_part_of_a_loss_is_refused(configured):
         (["data.resize_scale=0.5"], "data.resize_scale: 0.5 times load_size must exceed crop_size, 56"),
     ],
 )
-def test_a_crop_that_cannot_be_cut_is_refused_at_once(configured, settings, message):
+def test_a_crop_larger_than_the_images_is_refused_at_once(configured, settings, message):
     with pytest.raises(ValueError, match=message):
         configured(*settings)
 
 
-def test_a_run_finds_its_data_from_elsewhere_and_where_they_have_moved(configured, shared, tmp_path, monkeypatch):
+@pytest.mark.full
+def test_a_run_finds_its_data_from_another_folder_and_after_they_were_moved(configured, shared, tmp_path, monkeypatch):
     root, folder = shutil.copytree(shared / "data/paxray", tmp_path / "paxray"), tmp_path / "run"
     monkeypatch.chdir(tmp_path)
     overrides = [*PAXRAY, "trainer.max_steps=1"]
@@ -100,10 +101,11 @@ def test_a_run_finds_its_data_from_elsewhere_and_where_they_have_moved(configure
     again = run.open_run(None, folder, data=moved, resume=True)
     assert again.data == dataclasses.replace(config.data, root=str(moved))
     assert run.train(again, folder, devices=jax.devices()[:1]) == scores
-    assert run.open_run("paxray_sample", folder, overrides=overrides, resume=True) == again  # no -i: where they are now
+    # Without -i, the data are found at their present place.
+    assert run.open_run("paxray_sample", folder, overrides=overrides, resume=True) == again
 
 
-def test_a_split_without_pictures_is_left_out(configured, shared, tmp_path):
+def test_a_split_without_images_is_left_out(configured, shared, tmp_path):
     root = shutil.copytree(shared / "data/paxray", tmp_path / "data")
     table = json.loads((root / "paxray.json").read_text())
     (root / "paxray.json").write_text(json.dumps(table | {"test": []}))
@@ -111,11 +113,11 @@ def test_a_split_without_pictures_is_left_out(configured, shared, tmp_path):
     moved = dataclasses.replace(config, data=dataclasses.replace(config.data, root=str(root)))
     assert set(make_task(moved).splits) == {"train", "val"}
     (root / "paxray.json").write_text(json.dumps(table | {"train": []}))
-    with pytest.raises(ValueError, match="lists nothing to train on"):
+    with pytest.raises(ValueError, match="has no training images"):
         make_task(moved)
 
 
-def test_sections_are_those_of_the_task():
+def test_the_configuration_has_the_sections_of_the_task():
     assert task_class("paxray") is paxray.PaxrayTask
     with pytest.raises(ValueError, match="'x' is not one of cmvae, paxray, phantom"):
         task_class("x")

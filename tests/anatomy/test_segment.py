@@ -1,4 +1,4 @@
-"""From files to masks: the originals' goldens, classes, thresholds, batches, devices, arrays."""
+"""Segmentation from files to masks: the originals' goldens, classes, thresholds, batches, devices, arrays."""
 
 import dataclasses
 
@@ -18,7 +18,7 @@ FILES = ["gray8_png", "mono2_12bit_dcm"]
 
 @pytest.fixture(scope="module")
 def published(kit, tmp_path_factory):
-    """The network of the published size, from a `.pth` file as the kit describes it."""
+    """Returns the network of the published size, from a `.pth` file as described by the kit."""
     from torch_writer import save
 
     path = tmp_path_factory.mktemp("weights") / "UNet_ResNet50_default.pth"
@@ -55,11 +55,11 @@ def test_files_give_the_originals_masks(kit, published, name):
     kit.check(golden, "area_512", np.unpackbits(result.bits, axis=2).sum((1, 2)))
     kit.check(golden, "area_file", result.masks.sum((1, 2)))
     mask = np.unpackbits(result.bits, axis=2).astype(bool)
-    sure = np.abs(logits[0].transpose(2, 0, 1)) >= 1e-4  # folding and rounding may turn the rest
+    sure = np.abs(logits[0].transpose(2, 0, 1)) >= 1e-4  # folding and rounding may flip the rest
     np.testing.assert_array_equal(mask[sure], (logits[0].transpose(2, 0, 1) > 0)[sure])
 
 
-def test_masks_are_enlarged_as_the_original_does(kit):
+def test_masks_are_enlarged_as_in_the_original(kit):
     name = "cxas_output/resize_to_file_size"
     mask = kit.input(name, "mask")[0]
     for size in ((300, 415), (1024, 777), (2021, 1500)):
@@ -76,19 +76,19 @@ def test_probabilities_agree_with_the_masks_at_every_threshold(tiny, picture):
         assert result.masks.shape == result.probabilities.shape == (3, 50, 70)
         near = np.abs(result.probabilities - threshold) < 1e-6
         np.testing.assert_array_equal(result.masks[~near], (result.probabilities > threshold)[~near])
-    assert not result.masks.any()  # nothing exceeds 1
+    assert not result.masks.any()  # no probability exceeds 1
     with pytest.raises(ValueError, match="probabilities=True"):
         _ = jaxseg.segment(picture, tiny).probabilities
 
 
-def test_chosen_classes_are_those_of_the_whole(tiny, picture):
+def test_selected_classes_equal_those_of_a_full_segmentation(tiny, picture):
     whole = jaxseg.segment(picture, tiny)
     part = jaxseg.segment(picture, tiny, classes="C, a")
     assert (part.names, part.indices) == (("a", "c"), (0, 2))
     np.testing.assert_array_equal(part.masks, whole.masks[[0, 2]])
 
 
-def test_paths_and_arrays_give_the_same(tiny, picture, tmp_path):
+def test_paths_and_arrays_give_the_same_masks(tiny, picture, tmp_path):
     Image.fromarray(picture).save(tmp_path / "x.png")
     from_path = jaxseg.segment(tmp_path / "x.png", tiny)
     np.testing.assert_array_equal(from_path.masks, jaxseg.segment(picture, tiny).masks)
@@ -119,7 +119,7 @@ def test_a_longer_run_compiles_once(tiny, picture):
     assert inference._run._cache_size() == before
 
 
-def test_training_the_model_afterwards_reaches_the_next_segmentation(picture):
+def test_later_changes_of_the_model_affect_the_next_segmentation(picture):
     model = jaxseg.create("cxas", class_names=("a",), backbone="resnet18", width=4)
     model.card = dataclasses.replace(model.card, input_size=(64, 64))
     model.classify.bias.set_value(model.classify.bias[...] + 100)

@@ -36,7 +36,7 @@ def test_there_is_one_row_per_image_with_empty_cells_and_the_reason(tmp_path):
     assert list(tmp_path.iterdir()) == [tmp_path / "t.csv"]
 
 
-def test_one_score_is_called_score_and_several_by_their_names(tmp_path):
+def test_a_single_score_is_called_score_and_several_have_their_names(tmp_path):
     write_table([("a", score(0.5)), ("b", score(math.nan))], tmp_path / "one.csv")
     assert read_rows(tmp_path / "one.csv")[0] == ["filename", "score", "reason"]
     assert read_rows(tmp_path / "one.csv")[2] == ["b", "", "CTR: no vertebra was found"]

@@ -1,4 +1,4 @@
-"""The U-Net against the original: every intermediate, every golden, both NNX modes, folded and not."""
+"""The U-Net compared with the original: every intermediate, every golden, both NNX modes, folded and unfolded."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from jaxseg.nn.inference import fold_batch_norm, for_inference
 from jaxseg.nn.layers import BatchNorm
 from jaxseg.weights.fill import fill
 
-NAMES = {  # ours -> the golden's
+NAMES = {  # our names -> the golden's names
     **{f"f{i}": f"feats_{i}_map" for i in range(1, 5)},
     "f5": "feats_last_map",
     **{f"up{i}": f"up{i}" for i in range(1, 5)},
@@ -121,6 +121,7 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters():
     assert 0 < np.abs(a - b).max() < 0.15 * np.abs(a).max()
 
 
+@pytest.mark.full
 def test_dropout_is_inert_by_default_and_active_by_option():
     x = jnp.ones((1, 32, 32, 3))
 

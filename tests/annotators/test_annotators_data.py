@@ -1,4 +1,4 @@
-"""Slices with several annotators: the two layouts, padding, and the choice of an annotator."""
+"""Slices with several annotators: the two layouts, padding, and the selection of an annotator."""
 
 import pickle
 

@@ -1,4 +1,4 @@
-"""Training from annotators who disagree: both networks, draws, KL schedules, measures, and what is refused."""
+"""Training with annotators who disagree: both networks, sampling, KL schedules, metrics, and refused settings."""
 
 import dataclasses
 import json
@@ -22,7 +22,7 @@ from jaxseg.training.task import make_task
 pytestmark = pytest.mark.slow
 
 SMALL = {
-    "trainer.epochs": 20,  # of which few are taken: schedules are part of the program, and it is one for all tests
+    "trainer.epochs": 20,  # not all are trained: schedules are compiled in, and all tests share one program
     "trainer.max_steps": 6,
     "trainer.batch_size": 4,
     "trainer.log_every": 1,
@@ -36,7 +36,7 @@ NETWORKS = {
 
 @pytest.fixture(scope="module")
 def lidc(tmp_path_factory):
-    """Bright discs; two to four annotators draw them larger or smaller."""
+    """Writes images of bright discs, which two to four annotators outline too large or too small."""
     root = tmp_path_factory.mktemp("lidc")
     y, x = np.mgrid[:16, :16]
     for split, count in (("train", 12), ("validate", 6)):
@@ -70,7 +70,7 @@ def losses(folder) -> list[float]:
 
 @pytest.mark.full
 @pytest.mark.parametrize("network", NETWORKS)
-def test_the_loss_falls_and_the_object_is_found(lidc, tmp_path, network):
+def test_the_loss_falls_and_the_object_is_segmented(lidc, tmp_path, network):
     often = {"trainer__validate_every": 10, "trainer__pictures_every": 20}
     scores = train(tmp_path / "run", lidc, f"{network}_lidc", trainer__max_steps=60, **often)
     found = losses(tmp_path / "run")
@@ -107,7 +107,7 @@ def test_packaged_configurations_have_the_published_values_and_train(lidc, tmp_p
 
 @pytest.mark.full
 @pytest.mark.parametrize("network", NETWORKS)
-def test_a_resumed_run_is_the_same(lidc, tmp_path, network):
+def test_a_resumed_run_is_equal_to_an_uninterrupted_one(lidc, tmp_path, network):
     train(tmp_path / "whole", lidc, f"{network}_lidc")
 
     def stop(step, total, values):
@@ -120,6 +120,7 @@ def test_a_resumed_run_is_the_same(lidc, tmp_path, network):
     assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("parallel", ["jit", pytest.param("pmap", marks=pytest.mark.full)])
 def test_it_trains_on_several_devices(lidc, tmp_path, network, parallel):
@@ -142,7 +143,8 @@ def test_the_kl_term_follows_its_schedule(lidc, tmp_path):
         assert min(kl[3:]) > 0
 
 
-def test_an_annotator_a_batch_is_the_originals_way(lidc, tmp_path):
+@pytest.mark.full
+def test_as_in_the_original_one_annotator_can_be_sampled_per_batch(lidc, tmp_path):
     config = opened(tmp_path / "run", lidc, "cmvae_lidc", loss__schedule="constant")
     task = make_task(config)
     source = task.splits["train"]
@@ -157,7 +159,7 @@ def test_an_annotator_a_batch_is_the_originals_way(lidc, tmp_path):
     assert (values["sample"] != values["batch"]).any()
 
 
-def test_measures_are_those_of_numpy():
+def test_metrics_equal_those_computed_by_numpy():
     rng = np.random.default_rng(0)
     labels, samples = rng.random((3, 9, 9, 4)) > 0.5, rng.random((3, 5, 9, 9)) > 0.5
     present = np.arange(4) < np.array([[2], [3], [4]])
@@ -177,12 +179,12 @@ def test_measures_are_those_of_numpy():
         assert found["baseline_annotator"][i] == pytest.approx(np.mean(single), abs=1e-5)
 
 
-def test_what_one_annotator_does_not_tell_is_no_perfect_score():
+def test_metrics_that_need_two_annotators_are_missing_with_one():
     names = ("dice", "ged_original", "distance_between_annotators", "kl")
     values = {name: np.array([np.nan, np.nan]) for name in names} | {"dice": np.array([0.5, 0.7])}
     found = annotators.means(values)
     assert set(found) == {"dice", "kl"}
-    assert np.isnan(found["kl"])  # has diverged
+    assert np.isnan(found["kl"])  # the network has diverged
     assert annotators.means({"ged_original": np.array([np.nan, 2.5])}) == {"ged_original": 2.5}
     rows = {name: annotators._row(name, of) for name, of in values.items()}
     rows["baseline_majority"] = rows["ged_original"] | {"mean": 1.0}
@@ -191,7 +193,7 @@ def test_what_one_annotator_does_not_tell_is_no_perfect_score():
     assert table.endswith("the truth is the annotators' majority vote")
 
 
-def test_a_set_of_the_other_layout_is_told(lidc):
+def test_a_data_set_with_the_other_layout_is_reported(lidc):
     with pytest.raises(ValueError, match="looks like lidc, but data.layout is mnist"):
         annotators.DataConfig(root=str(lidc), layout="mnist").splits()
 
@@ -205,7 +207,7 @@ def record() -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_image_and_masks_are_moved_alike(seed):
+def test_image_and_masks_are_transformed_together(seed):
     change = Augmentation(symmetry=True, rotate=20, scale=0.1)
     found = change(record(), np.random.default_rng(seed))
     np.testing.assert_array_equal(found["labels"][..., 0], found["truth"])
@@ -213,7 +215,7 @@ def test_image_and_masks_are_moved_alike(seed):
     assert not np.array_equal(found["truth"], record()["truth"])
 
 
-def test_the_default_is_the_half_turn_and_greys_change_alone():
+def test_the_default_is_a_half_turn_and_grey_values_change_independently_of_it():
     rng = np.random.default_rng(0)
     turned = [np.array_equal(Augmentation()(record(), rng)["truth"], record()["truth"][::-1, ::-1]) for _ in range(40)]
     assert 10 < sum(turned) < 30
@@ -233,11 +235,11 @@ def test_the_default_is_the_half_turn_and_greys_change_alone():
         ({"loss__beta": -1}, "beta"),
     ],
 )
-def test_impossible_settings_are_told(lidc, tmp_path, changed, words):
+def test_impossible_settings_are_reported(lidc, tmp_path, changed, words):
     with pytest.raises(ValueError, match=words):
         train(tmp_path / "run", lidc, "cmvae_lidc", **changed)
 
 
-def test_a_folder_without_training_data_is_told(tmp_path):
+def test_a_folder_without_training_data_is_reported(tmp_path):
     with pytest.raises(ValueError, match="has no folder train; the layouts are"):
         train(tmp_path / "run", tmp_path, "cmvae_lidc")

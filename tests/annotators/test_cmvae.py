@@ -1,4 +1,4 @@
-"""The confusion-matrix VAE against the original, block by block; its draws, its files, both NNX modes."""
+"""The confusion-matrix VAE compared with the original, block by block; sampling; files; both NNX modes."""
 
 import functools
 from typing import get_args
@@ -11,7 +11,7 @@ from flax import nnx
 
 import jaxseg
 from jaxseg.annotators import cmvae
-from jaxseg.annotators.cmvae import CMVAE, CMVAEConfig, drawn, sample
+from jaxseg.annotators.cmvae import CMVAE, CMVAEConfig, sample, sampled_masks
 from jaxseg.annotators.losses import confusion_vae_loss, noisy_logits, normalised_matrices
 from jaxseg.registry import find
 from jaxseg.weights.fill import fill
@@ -61,13 +61,13 @@ def images(cfg: CMVAEConfig, count: int = 2) -> jax.Array:
 
 
 def flat(matrices) -> np.ndarray:
-    """(B, H, W, K, K) -> (B, K K H W), as the original has its matrices."""
+    """Converts matrices from (B, H, W, K, K) to (B, K K H W), the original's layout."""
     return np.asarray(matrices).transpose(0, 3, 4, 1, 2).reshape(matrices.shape[0], -1)
 
 
 @jax.jit
 def everything(model: CMVAE, x: jax.Array, noise: jax.Array, z: jax.Array) -> dict[str, jax.Array]:
-    """What the goldens hold; they apply the prior's first matrices to all images."""
+    """Returns the values that the goldens hold; they apply the prior's first matrices to all images."""
     found = model.outputs(x, noise)
     logits, prior = found["logits"], model.confusion.decode(z)
     first = jnp.broadcast_to(prior[:1], prior.shape)
@@ -103,10 +103,10 @@ def test_given_latent_vectors_the_masks_are_those_of_the_normalised_matrices(nor
     model = small(cm_normalisation=normalisation, num_classes=3)
     logits = jnp.asarray(np.random.default_rng(1).standard_normal((16, 24, 3)), jnp.float32)
     z = jnp.asarray(np.random.default_rng(2).standard_normal((5, 4)), jnp.float32)
-    found = jax.jit(drawn)(model, logits, z)
+    found = jax.jit(sampled_masks)(model, logits, z)
     matrices = normalised_matrices(model.confusion.decode(z), how)
     np.testing.assert_allclose(found["matrices"], matrices, atol=1e-6)
-    np.testing.assert_allclose(found["matrices"].sum(-2), 1, atol=1e-5)  # of every true class
+    np.testing.assert_allclose(found["matrices"].sum(-2), 1, atol=1e-5)  # for every true class
     expected = np.einsum("shwij,hwj->shwi", matrices, logits)
     np.testing.assert_allclose(found["noisy_logits"], expected, atol=1e-5)
     np.testing.assert_array_equal(found["masks"], found["noisy_logits"].argmax(-1))
@@ -114,7 +114,7 @@ def test_given_latent_vectors_the_masks_are_those_of_the_normalised_matrices(nor
 
 
 @pytest.mark.parametrize("source", cmvae.SOURCES)
-def test_the_same_key_draws_the_same_masks_and_all_at_once_are_those_one_by_one(source):
+def test_equal_keys_sample_equal_masks_also_if_sampled_one_by_one(source):
     model = small()
     image, key = images(model.cfg)[0], jax.random.key(3)
     draw = jax.jit(functools.partial(sample, source=source), static_argnums=2)
@@ -126,24 +126,24 @@ def test_the_same_key_draws_the_same_masks_and_all_at_once_are_those_one_by_one(
     outputs = jax.jit(lambda model, *given: model.outputs(*given))(model, image[None], noise[:1])
     if source == "image":
         noise = outputs["mean"] + noise * jnp.exp(0.5 * outputs["log_variance"])
-    alone = jax.jit(drawn)
+    draw_one = jax.jit(sampled_masks)
     for i in range(6):
-        one = alone(model, outputs["logits"][0], noise[i : i + 1])
+        one = draw_one(model, outputs["logits"][0], noise[i : i + 1])
         np.testing.assert_allclose(found["noisy_logits"][i], one["noisy_logits"][0], atol=1e-5)
 
 
-def test_a_thousand_masks_come_from_one_call_that_runs_the_network_once():
+def test_a_thousand_masks_are_sampled_in_one_call_that_runs_the_network_once():
     model = small()
     image = images(model.cfg)[0]
     masks = jax.jit(lambda model, image, key: sample(model, image, 1000, key)["masks"])
     assert masks(model, image, jax.random.key(0)).shape == (1000, 16, 24)
     text = masks.lower(model, image, jax.random.key(0)).as_text()
     convolutions = [line for line in text.splitlines() if "stablehlo.convolution" in line]
-    assert len(convolutions) == 2 * 6  # the last, 1x1, is a product of matrices
+    assert len(convolutions) == 2 * 6  # the last one, 1x1, is a matrix product
     assert not any("tensor<1000x" in line for line in convolutions)
 
 
-def test_samples_of_the_prior_ignore_the_image_and_those_of_the_image_do_not():
+def test_samples_depend_on_the_image_only_with_the_source_image():
     model = small()
     one, other = images(model.cfg)
     for source, same in (("prior", True), ("image", False)):
@@ -177,7 +177,7 @@ def test_it_trains_in_both_modes_of_nnx(graph, norm):
     assert bool(jax.tree.leaves(moved)) == (norm == "bn")
 
 
-def test_answers_are_the_clean_logits_and_bfloat16_changes_them_little():
+def test_outputs_are_the_clean_logits_and_bfloat16_changes_them_little():
     exact, rough = (small(dtype=dtype) for dtype in ("float32", "bfloat16"))
     x = images(exact.cfg)
     answers = jax.jit(lambda model, x: (model(x), model.outputs(x, jnp.zeros((2, 4)))["logits"]))
@@ -188,7 +188,7 @@ def test_answers_are_the_clean_logits_and_bfloat16_changes_them_little():
 
 
 @pytest.mark.parametrize("kind", ["zip", "legacy"])
-def test_the_originals_whole_module_is_recognised_converted_and_loaded(kit, tmp_path, kind):
+def test_the_originals_pickled_module_is_recognised_converted_and_loaded(kit, tmp_path, kind):
     path = kit.folder / "files" / "checkpoints" / f"scm_tiny_whole_module_{kind}.pt"
     assert recognise(read_torch_file(path), path) is find("cmvae")
     model = jaxseg.load(jaxseg.convert(path, tmp_path / "model"))
@@ -200,12 +200,12 @@ def test_the_originals_whole_module_is_recognised_converted_and_loaded(kit, tmp_
 
 
 @pytest.mark.parametrize("name", ["scm_lidc_in", "scm_lidc_bn", "scm_mnist_in", "scm_three_class"])
-def test_hyper_parameters_are_found_in_the_shapes(kit, name):
+def test_hyper_parameters_are_derived_from_the_shapes(kit, name):
     shapes = {key: tuple(shape) for key, shape, _ in kit.manifest(name)["tensors"]}
     assert cmvae.CMVAE.config_from_shapes(shapes) == original_config(kit, f"{name}/forward")
 
 
-def test_the_norm_is_read_from_the_modules_where_the_file_holds_them(kit):
+def test_the_norm_is_read_from_the_modules_if_the_file_holds_them(kit):
     path = kit.folder / "files" / "checkpoints" / "scm_tiny_whole_module_legacy.pt"
     modules = read_torch_modules(path)
     assert modules["encoders.0.1"][0] == "InstanceNorm2d"
@@ -219,7 +219,7 @@ def test_the_norm_is_read_from_the_modules_where_the_file_holds_them(kit):
     assert cmvae.CMVAE.config_from_modules(cfg, {}) is cfg
 
 
-def test_a_file_of_tensors_alone_holds_no_modules(kit):
+def test_a_file_with_only_tensors_holds_no_modules(kit):
     assert read_torch_modules(kit.folder / "files" / "checkpoints" / "dae_tiny_lightning.ckpt") == {}
 
 
@@ -239,7 +239,7 @@ def test_impossible_shapes_and_sources_are_refused(kit):
     [
         ({"norm": "layer", "odd": "up"}, "norm: 'layer'(?s:.*)odd: 'up'"),
         ({"cm_normalisation": "softmax"}, "not one of original, consistent"),
-        ({"depth": 1}, "depth: 1 is not from 2 to 10"),
+        ({"depth": 1}, "depth: must be from 2 to 10, got 1"),
         ({"latent": True}, "latent: true"),
         ({"image_size": 64}, "image_size: 64"),
         ({"norm": "gn", "width": 4}, "do not divide"),

@@ -1,4 +1,4 @@
-"""Three steps of both recipes for annotators who disagree equal PyTorch's: losses, gradients and parameters."""
+"""Three steps of both annotator recipes equal PyTorch's in losses, gradients and parameters."""
 
 import jax
 import numpy as np

@@ -9,8 +9,10 @@ from lidc_files import box, four_readers, message, nodule, roi, save_study
 
 from jaxseg.annotators.data import SPLITS, lidc_slices
 from jaxseg.annotators.lidc.crops import SIDE, Settings
-from jaxseg.annotators.lidc.prepare import begin, find_studies, make_patient, prepare, read_records
+from jaxseg.annotators.lidc.prepare import begin, find_studies, make_patient, prepare, prepare_lidc
+from jaxseg.annotators.lidc.records import read_records
 from jaxseg.annotators.lidc.summary import METADATA, conclude
+from jaxseg.files import only_writer
 from jaxseg.images.tiff import read_tiff
 
 ALL = Settings(val_fraction=0, test_fraction=0)
@@ -140,7 +142,7 @@ def test_slices_of_an_interrupted_run_are_removed_so_that_no_patient_is_in_two_s
         one_nodule(tmp_path / "raw", patient)
     found = find_studies(tmp_path / "raw").patients
     splits = begin(found, tmp_path / "out", settings)
-    for patient, split in splits.items():  # interrupted before any record is written
+    for patient, split in splits.items():  # the run is interrupted before any record is written
         make_patient(patient, found[patient], tmp_path / "out" / split, settings)
     (tmp_path / "out/train/scans/mine.tif").write_bytes(b"another's")
     for patient in range(5, 13):
@@ -165,6 +167,38 @@ def test_a_patient_whose_studies_changed_is_made_again_in_the_same_split(tmp_pat
     (tmp_path / "raw/second/069.xml").rename(tmp_path / "raw/second/069.txt")
     assert [(o.patient, o.slices) for o in made(tmp_path / "raw", tmp_path / "out", settings)] == [("0002", 1)]
     assert sum(1 for _ in (tmp_path / "out").rglob("scans/pid_0002*")) == 1
+
+
+def test_a_set_of_an_earlier_version_is_continued(tmp_path):
+    """Earlier versions wrote one file per patient; a patient keeps its split and is not made again."""
+    for patient in range(1, 5):
+        one_nodule(tmp_path / "raw", patient)
+    settings, out = Settings(val_fraction=0.25, test_fraction=0.25, seed=3), tmp_path / "out"
+    made(tmp_path / "raw", out, settings)
+    records, before = read_records(out), slices_of(out)
+    (out / "meta/patients.jsonl").unlink()
+    (out / "meta/patients").mkdir()
+    for record in records[:3]:
+        (out / f"meta/patients/{record['patient']}.json").write_text(json.dumps(record))
+    assert read_records(out) == records[:3]
+    (out / "meta/patients/0009.json").write_text('{"patient": "0009"')
+    with pytest.raises(ValueError, match=r"0009.json: damaged record; remove it"):
+        made(tmp_path / "raw", out, settings)
+    (out / "meta/patients/0009.json").unlink()
+    assert [outcome.patient for outcome in made(tmp_path / "raw", out, settings)] == ["0004"]
+    assert (read_records(out), slices_of(out)) == (records, before)
+    assert not (out / "meta/patients").exists()
+
+
+def test_an_incomplete_record_is_made_again(tmp_path):
+    for patient in range(1, 4):
+        one_nodule(tmp_path / "raw", patient)
+    made(tmp_path / "raw", tmp_path / "out")
+    ledger = tmp_path / "out/meta/patients.jsonl"
+    whole = ledger.read_bytes()
+    ledger.write_bytes(whole[:-9])
+    assert [outcome.patient for outcome in made(tmp_path / "raw", tmp_path / "out")] == ["0003"]
+    assert ledger.read_bytes() == whole
 
 
 def test_only_patients_with_nodules_are_split(tmp_path):
@@ -218,7 +252,7 @@ def test_nodules_are_numbered_across_the_studies_of_a_patient(tmp_path):
 def test_a_patient_that_fails_leaves_no_file_and_the_others_continue(tmp_path):
     study(tmp_path / "raw", 35)
     bad = study(tmp_path / "raw", 36)
-    path = bad / "000004.dcm"  # slice 5, the last of the nodule: its others have been read by then
+    path = bad / "000004.dcm"  # slice 5 is the last of the nodule: the others have been read before it
     path.write_bytes(path.read_bytes()[:-500])
     outcomes = made(tmp_path / "raw", tmp_path / "out")
     assert [(o.patient, bool(o.error)) for o in outcomes] == [("0035", False), ("0036", True)]
@@ -280,3 +314,25 @@ def test_folders_of_another_origin_and_other_settings_are_refused(tmp_path):
     for options in ({"val_fraction": 0.6, "test_fraction": 0.5}, {"least_readers": 0}, {"most_pixels": 3}):
         with pytest.raises(ValueError, match=r"leave patients for training|must be at least 1|is below least_pixels"):
             Settings(**options)
+
+
+def test_one_call_builds_the_set_and_reports_what_it_did(tmp_path):
+    one_nodule(tmp_path / "raw", 1)
+    bad = one_nodule(tmp_path / "raw", 2)
+    (tmp_path / "raw/lost.xml").write_text(message("", series="1.2.77"))
+    for path in bad.glob("*.dcm"):
+        path.write_bytes(path.read_bytes()[:-500])
+    progress, outcomes, notes = [], [], []
+    callbacks = {"progress": lambda *step: progress.append(step), "report": outcomes.append, "notify": notes.append}
+    made = prepare_lidc(tmp_path / "raw", tmp_path / "out", val_fraction=0, test_fraction=0.3, **callbacks)
+    assert (made.made, made.existing, list(made.failed), made.slices) == (1, 0, ["0002"], 1)
+    assert made.summary == tmp_path / "out/meta/summary.json"
+    assert len(made.empty_splits) == 1
+    assert [step[:2] for step in progress] == [(0, 2), (1, 2), (2, 2)]
+    assert [outcome.patient for outcome in outcomes] == ["0001", "0002"]
+    assert list(made.notes) == notes
+    assert any("lost.xml" in note for note in notes)
+    with only_writer(tmp_path / "out"), pytest.raises(BlockingIOError, match="another run is writing"):
+        prepare_lidc(tmp_path / "raw", tmp_path / "out", val_fraction=0, test_fraction=0.3)
+    again = prepare_lidc(tmp_path / "raw", tmp_path / "out", val_fraction=0, test_fraction=0.3)
+    assert (again.made, again.existing, list(again.failed)) == (0, 1, ["0002"])

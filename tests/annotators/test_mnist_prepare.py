@@ -10,14 +10,18 @@ from annotator_files import digits, idx, save_mnist_files
 from jaxseg.annotators.data import mnist_slices
 from jaxseg.annotators.mnist import LEVELS, Settings, annotate, prepare_mnist, read_idx
 
-SMALL = Settings(train=4, validate=2, test=2)
+SMALL = {"train": 4, "validate": 2, "test": 2}
 
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_the_set_has_the_published_layout_and_is_reproducible(tmp_path, packed):
     save_mnist_files(tmp_path / "raw", packed=packed)
-    assert len(list(prepare_mnist(tmp_path / "raw", tmp_path / "a", SMALL))) == 8
-    list(prepare_mnist(tmp_path / "raw", tmp_path / "b", SMALL))
+    progress = []
+    made = prepare_mnist(tmp_path / "raw", tmp_path / "a", **SMALL, progress=lambda *step: progress.append(step))
+    assert (made.made, made.summary) == (8, tmp_path / "a" / "summary.json")
+    assert progress[:2] == [(0, 8, ""), (1, 8, "train 0")]
+    assert [step[0] for step in progress] == list(range(9))
+    prepare_mnist(tmp_path / "raw", tmp_path / "b", **SMALL)
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file())
     assert len(files) == 8 * 5 + 2
     for file in files:
@@ -39,8 +43,7 @@ def test_no_digit_is_in_two_splits_and_another_seed_selects_others(tmp_path):
     save_mnist_files(tmp_path / "raw")
     taken = {}
     for seed in (0, 1):
-        settings = Settings(train=4, validate=2, test=2, seed=seed)
-        list(prepare_mnist(tmp_path / "raw", tmp_path / str(seed), settings))
+        prepare_mnist(tmp_path / "raw", tmp_path / str(seed), **SMALL, seed=seed)
         lines = (tmp_path / str(seed) / "quality.csv").read_text().splitlines()[1:]
         taken[seed] = [(line.split(",")[0] == "test", line.split(",")[3]) for line in lines]
         assert len(set(taken[seed])) == 8
@@ -90,14 +93,14 @@ def test_damaged_files_are_refused(tmp_path, content, reason):
 def test_missing_files_too_many_digits_and_other_folders_are_refused(tmp_path):
     save_mnist_files(tmp_path / "raw")
     with pytest.raises(ValueError, match="train has 20 digits, but 21 were asked for"):
-        list(prepare_mnist(tmp_path / "raw", tmp_path / "out", Settings(train=20, validate=1, test=0)))
+        prepare_mnist(tmp_path / "raw", tmp_path / "out", train=20, validate=1, test=0)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/x.txt").write_text("")
     with pytest.raises(ValueError, match="did not write"):
-        list(prepare_mnist(tmp_path / "raw", tmp_path / "mine", SMALL))
+        prepare_mnist(tmp_path / "raw", tmp_path / "mine", **SMALL)
     (tmp_path / "raw/t10k-labels-idx1-ubyte").unlink()
     with pytest.raises(ValueError, match="has no t10k-labels-idx1-ubyte"):
-        list(prepare_mnist(tmp_path / "raw", tmp_path / "out", SMALL))
+        prepare_mnist(tmp_path / "raw", tmp_path / "out", **SMALL)
     assert not (tmp_path / "out").exists()
     for options in ({"train": 0}, {"noise": -1}, {"seed": -1}):
         with pytest.raises(ValueError, match=r"at least|noise must be"):
@@ -107,11 +110,11 @@ def test_missing_files_too_many_digits_and_other_folders_are_refused(tmp_path):
 def test_files_that_a_user_added_to_a_set_are_not_deleted(tmp_path):
     raw = tmp_path / "raw"
     save_mnist_files(raw)
-    list(prepare_mnist(raw, tmp_path / "out", SMALL))
-    list(prepare_mnist(raw, tmp_path / "out", SMALL))  # a set without other files is replaced
+    prepare_mnist(raw, tmp_path / "out", **SMALL)
+    prepare_mnist(raw, tmp_path / "out", **SMALL)  # a set without other files is replaced
     (tmp_path / "out/run").mkdir()
     with pytest.raises(ValueError, match="is replaced as a whole, and `jaxseg prepare mnist` did not write run"):
-        list(prepare_mnist(raw, tmp_path / "out", SMALL))
+        prepare_mnist(raw, tmp_path / "out", **SMALL)
     assert (tmp_path / "out/run").is_dir()
 
 

@@ -1,4 +1,4 @@
-"""The probabilistic U-Net against the original, block by block; its draws, its files, both NNX modes."""
+"""The probabilistic U-Net compared with the original, block by block; sampling; files; both NNX modes."""
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +46,7 @@ def small(**values) -> ProbUNet:
 
 
 def example(height: int = 16, width: int = 21) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Two images, their masks, and noise."""
+    """Returns two images, their masks, and noise."""
     random = np.random.default_rng(0)
     x, noise = random.standard_normal((2, height, width, 1)), random.standard_normal((2, 3))
     return jnp.asarray(x, jnp.float32), jnp.asarray(x > 0.5, jnp.float32), jnp.asarray(noise, jnp.float32)
@@ -58,7 +58,7 @@ def sigma(gaussian) -> jax.Array:
 
 @jax.jit
 def networks(model: ProbUNet, x, target, z, noise) -> dict[str, jax.Array]:
-    """What the goldens hold of the networks."""
+    """Returns the network outputs that the goldens hold."""
     both = model.with_target(x, target)
     named = {"prior_encoder": model.prior.features(x), "posterior_encoder": model.posterior.features(both)}
     for name, gaussian in (("prior", model.prior(x)), ("posterior", model.posterior(both))):
@@ -74,7 +74,7 @@ def networks(model: ProbUNet, x, target, z, noise) -> dict[str, jax.Array]:
 
 @jax.jit
 def losses(model: ProbUNet, x, target, noise, beta) -> dict[str, jax.Array]:
-    """What the goldens hold of the losses."""
+    """Returns the losses that the goldens hold."""
     found = model.outputs(x, target, noise)
     posterior, prior, z = found["posterior"], found["prior"], found["z"]
     named = {}
@@ -89,6 +89,7 @@ def losses(model: ProbUNet, x, target, noise, beta) -> dict[str, jax.Array]:
     return named | {"train_loss": -named["elbo"][0] + 1e-5 * sum_of_norms(regularised(model))}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("golden", FORWARD)
 def test_every_block_the_gaussians_the_bound_and_the_norms_equal_the_original(kit, golden):
     model = original(kit, golden)
@@ -112,7 +113,7 @@ def test_the_number_of_parameters_is_the_originals(kit):
         assert found == kit.manifest(golden.split("/")[0])["n_parameters"]
 
 
-def test_the_same_key_draws_the_same_masks_and_all_at_once_are_those_one_by_one():
+def test_equal_keys_sample_equal_masks_also_if_sampled_one_by_one():
     model, (x, _, _), key = small(), example(), jax.random.key(3)
     draw = jax.jit(sample, static_argnums=2)
     found = draw(model, x[0], 5, key)
@@ -127,17 +128,17 @@ def test_the_same_key_draws_the_same_masks_and_all_at_once_are_those_one_by_one(
         np.testing.assert_allclose(found["logits"][i], combine(model, features, z)[0], atol=1e-5)
 
 
-def test_a_thousand_masks_come_from_one_call_that_runs_the_u_net_and_the_prior_once():
+def test_a_thousand_masks_are_sampled_in_one_call_that_runs_u_net_and_prior_once():
     model, (x, _, _) = small(), example()
     masks = jax.jit(lambda model, image, key: sample(model, image, 1000, key)["masks"])
     assert masks(model, x[0], jax.random.key(0)).shape == (1000, 16, 21, 1)
     text = masks.lower(model, x[0], jax.random.key(0)).as_text()
     convolutions = [line for line in text.splitlines() if "stablehlo.convolution" in line]
-    assert len(convolutions) == 2 * 5 + 2 * 3  # those of 1x1 are products of matrices
+    assert len(convolutions) == 2 * 5 + 2 * 3  # 1x1 convolutions are matrix products
     assert not any("tensor<1000x" in line for line in convolutions)
 
 
-def test_answers_are_the_logits_at_the_mean_of_the_prior():
+def test_outputs_are_the_logits_at_the_mean_of_the_prior():
     model, (x, _, _) = small(num_convs=4), example()
     both = jax.jit(lambda model, x: (model(x), model.combine(model.features(x), model.prior(x)[0])))
     found, expected = both(model, x)
@@ -145,7 +146,7 @@ def test_answers_are_the_logits_at_the_mean_of_the_prior():
     assert (expected.shape, expected.dtype) == ((2, 16, 21, 1), jnp.float32)
 
 
-def test_joining_by_parts_is_the_convolution_of_features_and_latent_vector():
+def test_joining_in_parts_equals_the_convolution_of_features_and_latent_vector():
     model, (x, _, z) = small(), example()
     features = jax.jit(lambda model, x: model.features(x))(model, x)
     wide = jnp.concatenate([features, jnp.broadcast_to(z[:, None, None], (*features.shape[:3], 3))], axis=-1)
@@ -153,6 +154,7 @@ def test_joining_by_parts_is_the_convolution_of_features_and_latent_vector():
     np.testing.assert_allclose(model.combine(features, z), expected, atol=1e-6)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("graph", [True, pytest.param(False, marks=pytest.mark.full)], ids=["graph", "tree"])
 def test_it_trains_in_both_modes_of_nnx_and_every_parameter_has_a_finite_gradient(graph):
     with nnx.set_graph_mode(graph):
@@ -178,7 +180,7 @@ def test_it_trains_in_both_modes_of_nnx_and_every_parameter_has_a_finite_gradien
     assert all(np.isfinite(leaf).all() and np.any(leaf) for leaf in jax.tree.leaves(gradient))
 
 
-def test_bfloat16_changes_answers_little_and_keeps_float32_parameters():
+def test_bfloat16_changes_outputs_little_and_keeps_float32_parameters():
     exact, rough = (small(dtype=dtype) for dtype in ("float32", "bfloat16"))
     x, _, _ = example()
     answer = jax.jit(lambda model, x: model(x))
@@ -213,7 +215,10 @@ def test_impossible_shapes_are_refused():
     ("values", "words"),
     [
         ({"filters": (4,)}, r"filters: \[4\] has 1 levels; give at least 2"),
-        ({"filters": (4, 0), "num_convs": 1}, r"filters\[1\]: 0 is not from 1 to 4096\nnum_convs: 1 is not from 2"),
+        (
+            {"filters": (4, 0), "num_convs": 1},
+            r"filters\[1\]: must be from 1 to 4096, got 0\nnum_convs: must be from 2 to",
+        ),
         ({"filters": 4}, "filters: 4 is not a list"),
         ({"odd": "ceil", "dtype": "int8"}, "odd: 'ceil'(?s:.*)dtype: 'int8'"),
         ({"num_filters": (4, 8)}, "unknown hyper-parameter num_filters; known: in_channels"),

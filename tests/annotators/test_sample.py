@@ -1,4 +1,4 @@
-"""Sampling masks in memory: what the samples are, sizes, keys, files, and what is refused."""
+"""Sampling masks in memory: values of the samples, sizes, keys, files, and refused input."""
 
 import dataclasses
 
@@ -21,7 +21,7 @@ LISTS = ("features", "decoder_features", "intermediate")
 
 
 def lively_cmvae(**config):
-    """An untrained cmvae whose annotators differ: its matrices follow the latent vector."""
+    """Returns an untrained cmvae with different annotators: its matrices depend on the latent vector."""
     model = jaxseg.create("cmvae", **{"image_size": SIZE, "width": 4, "depth": 2, "latent": 4} | config)
     model.confusion.decoder.kernel[...] = 9 * model.confusion.decoder.kernel[...]
     model.eval()
@@ -45,7 +45,7 @@ def image(*shape: int) -> np.ndarray:
 
 
 @BOTH
-def test_samples_are_those_of_the_model_itself(name):
+def test_samples_equal_those_of_the_model_itself(name):
     found = sample(image(), MODELS[name], 12, 5)
     plane, key = jnp.asarray(image()[..., None], jnp.float32), jax.random.key(5)
     module = {"cmvae": cmvae, "prob_unet": prob_unet}[name]
@@ -75,7 +75,7 @@ def test_confusion_is_the_mean_of_the_samples_matrices(source, normalisation):
 
 
 @BOTH
-def test_agreement_and_entropy_are_those_of_the_shares(name):
+def test_agreement_and_entropy_are_computed_from_the_class_frequencies(name):
     found = sample(image(), MODELS[name], 11)
     ones = found.masks.sum(0) / 11
     np.testing.assert_allclose(found.agreement, np.maximum(ones, 1 - ones), atol=1e-6)
@@ -88,7 +88,7 @@ def test_agreement_and_entropy_are_those_of_the_shares(name):
 
 
 @BOTH
-def test_a_thousand_samples_come_in_one_call_and_begin_with_those_of_fewer(name):
+def test_a_thousand_samples_come_from_one_call_and_start_with_those_of_a_smaller_one(name):
     many, few = (sample(image(), MODELS[name], n, 9) for n in (1000, 10))
     assert many.masks.shape == (1000, *SIZE)
     assert (many.masks[:10] != few.masks).mean() < 1e-3
@@ -106,7 +106,7 @@ def test_the_same_key_gives_the_same_samples_and_another_key_others(name):
 
 
 @BOTH
-def test_turns_and_devices_change_nothing(name, monkeypatch):
+def test_batches_and_devices_do_not_change_the_samples(name, monkeypatch):
     whole = sample(image(), MODELS[name], 11, 2)
     spread = sample(image(), MODELS[name], 11, 2, devices=jax.devices()[:4])
     sampler = Sampler(MODELS[name])
@@ -124,7 +124,7 @@ def test_turns_and_devices_change_nothing(name, monkeypatch):
 
 
 @BOTH
-def test_a_sampler_gives_each_image_the_samples_that_it_gets_alone(name):
+def test_a_sampler_gives_each_image_the_same_samples_as_a_separate_call(name):
     sampler = Sampler(MODELS[name])
     sample(-image(), sampler, 5, 4)
     assert np.array_equal(sample(image(), sampler, 5, 4).masks, sample(image(), MODELS[name], 5, 4).masks)
@@ -133,7 +133,7 @@ def test_a_sampler_gives_each_image_the_samples_that_it_gets_alone(name):
 
 
 @BOTH
-def test_other_sizes_are_resized_there_and_back_where_that_is_wanted(name):
+def test_other_sizes_are_resized_for_the_model_and_back_on_request(name):
     large = np.kron(image(), np.ones((3, 2)))  # bilinear reading in the middle of blocks gives the values back
     found = sample(large, MODELS[name], 6, 1, resize=True)
     network = Sampler(MODELS[name], resize=True).prepare(large).network
@@ -145,7 +145,7 @@ def test_other_sizes_are_resized_there_and_back_where_that_is_wanted(name):
         assert found.confusion.shape == (2, 2, 96, 64)
 
 
-def test_a_cmvae_refuses_other_sizes_and_a_prob_unet_takes_them():
+def test_a_cmvae_refuses_other_sizes_and_a_prob_unet_accepts_them():
     with pytest.raises(ValueError, match="the image is 40 x 32, the model takes 32 x 32"):
         sample(image(40, 32), MODELS["cmvae"])
     assert sample(image(41, 23), MODELS["prob_unet"], 2).masks.shape == (2, 41, 23)
@@ -153,7 +153,7 @@ def test_a_cmvae_refuses_other_sizes_and_a_prob_unet_takes_them():
         sample(image(1, 9), MODELS["prob_unet"])
 
 
-def test_images_of_three_channels_and_of_one_plane_are_taken():
+def test_images_with_three_channels_and_with_one_plane_are_accepted():
     model = lively_cmvae(in_channels=3)
     assert sample(image(32, 32, 3), model, 2).masks.shape == (2, 32, 32)
     planes = [image(), image()[..., None], image()[None], image().astype(np.float32)]
@@ -162,7 +162,7 @@ def test_images_of_three_channels_and_of_one_plane_are_taken():
     assert sample((image() * 50).astype(np.int16), MODELS["cmvae"], 2).masks.shape == (2, 32, 32)
 
 
-def test_a_z_score_is_taken_where_that_is_wanted():
+def test_images_are_z_scored_on_request():
     raw = 400 * image() - 300
     scored = (raw - raw.mean()) / raw.std()
     expected = sample(scored, MODELS["cmvae"], 3)
@@ -173,13 +173,13 @@ def test_a_z_score_is_taken_where_that_is_wanted():
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300])
 def test_values_that_are_not_finite_are_refused(bad):
-    spoilt = image()
-    spoilt[3, 4] = bad
+    damaged = image()
+    damaged[3, 4] = bad
     with pytest.raises(ValueError, match="not finite in float32"):
-        sample(spoilt, MODELS["prob_unet"])
+        sample(damaged, MODELS["prob_unet"])
 
 
-def test_an_answer_that_is_not_finite_is_refused():
+def test_an_output_that_is_not_finite_is_refused():
     model = lively_cmvae()
     model.classify.bias[...] = jnp.full_like(model.classify.bias[...], jnp.nan)
     with pytest.raises(ValueError, match="the network's output is not finite"):
@@ -199,7 +199,7 @@ def test_an_answer_that_is_not_finite_is_refused():
         (np.array([[None]]), "numbers, got object"),
     ],
 )
-def test_what_is_no_image_of_the_model_is_refused_with_its_reason(array, words):
+def test_arrays_that_are_not_images_for_the_model_are_refused_with_a_reason(array, words):
     with pytest.raises(ValueError, match=words):
         sample(array, MODELS["cmvae"])
     with pytest.raises(ValueError, match=r"3 channel\(s\), \(H, W, 3\)"):
@@ -226,7 +226,7 @@ def test_impossible_options_are_refused(options, words):
         sample(image(), MODELS["cmvae"], **options)
 
 
-def test_other_models_and_misfits_are_refused():
+def test_other_models_and_arguments_that_do_not_fit_are_refused():
     dae = jaxseg.create("post_dae", image_size=SIZE, strides=(2, 2), **dict.fromkeys(LISTS, (4, 4)))
     with pytest.raises(ValueError, match="a trained cmvae or prob_unet; got model 'post_dae'"):
         sample(image(), dae)

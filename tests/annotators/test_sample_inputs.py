@@ -1,4 +1,4 @@
-"""Reading the images of models of annotators: kinds of files, damage, sizes."""
+"""Reading images for annotator models: file formats, damaged files, sizes."""
 
 import warnings
 import zipfile
@@ -31,7 +31,7 @@ def test_every_kind_of_file_is_read_as_stored(tmp_path):
     np.testing.assert_allclose(read_image(tmp_path / "d.PNG"), levels / 255, atol=1e-7)
 
 
-def test_damaged_and_unknown_files_are_refused_in_one_sentence(tmp_path):
+def test_damaged_and_unknown_files_are_refused_with_a_one_sentence_error(tmp_path):
     np.savez(tmp_path / "other.npz", picture=image())
     np.save(tmp_path / "object.npy", np.array([[None]]), allow_pickle=True)
     np.save(tmp_path / "deep.npy", np.zeros((1, 2, 3, 4)))
@@ -71,7 +71,7 @@ def test_damaged_and_unknown_files_are_refused_in_one_sentence(tmp_path):
 
 @settings(max_examples=40, deadline=None)
 @given(st.binary(max_size=40), st.integers(0, 200), st.sampled_from([".npy", ".npz", ".png"]))
-def test_files_that_are_cut_or_changed_are_read_or_refused(tmp_path_factory, patch, place, suffix):
+def test_truncated_and_changed_files_are_read_or_refused(tmp_path_factory, patch, place, suffix):
     path = tmp_path_factory.getbasetemp() / f"fuzzed{suffix}"
     if suffix == ".png":
         Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(path)
@@ -80,7 +80,7 @@ def test_files_that_are_cut_or_changed_are_read_or_refused(tmp_path_factory, pat
     content = path.read_bytes()
     path.write_bytes(content[:place] + patch + content[place + 2 * len(patch) :])
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # numpy and Pillow warn of odd headers
+        warnings.simplefilter("ignore")  # numpy and Pillow warn about odd headers
         try:
             found = read_image(path)
         except ValueError:
@@ -91,7 +91,7 @@ def test_files_that_are_cut_or_changed_are_read_or_refused(tmp_path_factory, pat
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 20), st.integers(1, 20))
-def test_pixels_take_the_value_that_their_centre_is_in(height, width, tall, wide):
+def test_enlarged_pixels_have_the_value_of_the_pixel_that_contains_their_centre(height, width, tall, wide):
     labels = np.arange(height * width).reshape(1, height, width)
     found = resized_labels(labels, (tall, wide))
     rows = [min(int((i + 0.5) * height / tall), height - 1) for i in range(tall)]

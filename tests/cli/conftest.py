@@ -15,7 +15,7 @@ from jaxseg.weights.store import save_model
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
-    """The folder of a narrow model with the 159 classes of CXAS, for 64 x 64 inputs."""
+    """Returns the folder of a narrow model with the 159 classes of CXAS, for 64 x 64 inputs."""
     model = jaxseg.create("cxas", class_names=labels.CXAS, backbone="resnet18", width=4)
     model.card = dataclasses.replace(model.card, input_size=(64, 64))
     return save_model(model, tmp_path_factory.mktemp("tiny") / "model", model.card)
@@ -23,7 +23,7 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_paxray(tmp_path_factory):
-    """The folder of a narrow PAX-Ray model: 166 classes without names."""
+    """Returns the folder of a narrow PAX-Ray model: 166 classes without names."""
     model = jaxseg.create("paxray", backbone="resnet18", width=4)
     model.card = dataclasses.replace(model.card, input_size=(64, 64))
     return save_model(model, tmp_path_factory.mktemp("paxray") / "model", model.card)
@@ -31,7 +31,7 @@ def tiny_paxray(tmp_path_factory):
 
 @pytest.fixture
 def images(tmp_path):
-    """Two X-rays of different sizes."""
+    """Returns a folder with two X-rays of different sizes."""
     folder = tmp_path / "images"
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -42,7 +42,7 @@ def images(tmp_path):
 
 @pytest.fixture
 def jaxseg_command(capsys):
-    """Runs the command in this process: (arguments) -> (exit code, stdout, stderr)."""
+    """Returns a function that runs the command in this process: (arguments) -> (exit code, stdout, stderr)."""
     from jaxseg.cli.main import main
 
     def run(*arguments):
@@ -56,7 +56,7 @@ def jaxseg_command(capsys):
 
 @pytest.fixture
 def jaxseg_process():
-    """Runs the command in a separate process, as users do: (arguments) -> (exit code, stdout, stderr)."""
+    """Returns a function that runs the command in a new process: (arguments) -> (exit code, stdout, stderr)."""
 
     def run(*arguments):
         command = [sys.executable, "-m", "jaxseg.cli", *map(str, arguments)]

@@ -19,14 +19,14 @@ TINY = {"features": (4, 6), "decoder_features": (4, 4), "intermediate": (8, 16),
 
 @pytest.fixture(scope="session")
 def denoiser(tmp_path_factory):
-    """A model directory of an untrained autoencoder of 32 x 32 masks."""
+    """Returns the model directory of an untrained autoencoder for 32 x 32 masks."""
     model = jaxseg.create("post_dae", image_size=(32, 32), **TINY)
     return save_model(model, tmp_path_factory.mktemp("denoiser") / "model", model.card)
 
 
 @pytest.fixture
 def inverted(monkeypatch):
-    """Every model of masks answers with the opposite of what it is shown."""
+    """Makes every mask model return the inverse of its input."""
     monkeypatch.setattr(denoise, "_forward", lambda model, masks: 1 - jnp.asarray(masks))
 
 
@@ -79,7 +79,7 @@ def test_classes_of_an_array_are_restored_by_name(jaxseg_command, denoiser, tmp_
     assert np.array_equal(np.delete(found, heart, 0), np.delete(stack, heart, 0))
 
 
-def test_names_of_other_label_sets_come_from_a_file(jaxseg_command, denoiser, tmp_path, inverted):
+def test_names_of_other_label_sets_are_read_from_a_file(jaxseg_command, denoiser, tmp_path, inverted):
     stack = np.random.default_rng(0).random((2, 32, 32)) > 0.5
     np.savez(tmp_path / "x.npz", stack)
     (tmp_path / "names.json").write_text(json.dumps(["liver", "spleen"]))
@@ -100,16 +100,17 @@ def test_names_of_other_label_sets_come_from_a_file(jaxseg_command, denoiser, tm
         (["--threshold", "2"], "2.0 is not in the range"),
         (["--grey", "cut"], "'cut' is not one of"),
         (["-g", "7,8,9"], "no device"),
+        (["--weights", "nowhere"], "Error: --weights: nowhere: no such file or folder; name a training run"),
     ],
 )
-def test_wrong_options_are_one_line_and_exit_code_2(jaxseg_command, denoiser, masks, tmp_path, words, message):
+def test_wrong_options_give_a_one_line_error_and_exit_code_2(jaxseg_command, denoiser, masks, tmp_path, words, message):
     code, _, err = jaxseg_command("denoise", "-i", masks, "-o", tmp_path / "out", "--weights", denoiser, *words)
     assert code == 2
     assert message in err
     assert len(err.splitlines()) == 1
 
 
-def test_a_model_of_images_and_the_own_folder_are_refused(jaxseg_command, tiny, denoiser, masks, tmp_path):
+def test_an_image_model_and_the_input_folder_as_output_are_refused(jaxseg_command, tiny, denoiser, masks, tmp_path):
     code, _, err = jaxseg_command("denoise", "-i", masks, "-o", tmp_path / "out", "--weights", tiny)
     assert code == 2
     assert "a model of masks is needed" in err
@@ -165,14 +166,14 @@ def test_results_with_and_without_denoising_are_not_mixed(jaxseg_command, tiny, 
         (["--denoise", "TINY", "--denoise-classes", "heart"], "a model of masks is needed"),
     ],
 )
-def test_segment_says_what_is_wrong_with_its_denoising(jaxseg_command, tiny, denoiser, images, tmp_path, more, message):
+def test_segment_reports_wrong_denoising_options(jaxseg_command, tiny, denoiser, images, tmp_path, more, message):
     more = [{"DENOISER": denoiser, "TINY": tiny}.get(word, word) for word in more]
     code, _, err = jaxseg_command("segment", "-i", images, "-o", tmp_path / "out", "--weights", tiny, *more)
     assert code == 2
     assert message in err
 
 
-def test_segment_with_a_model_of_masks_points_to_denoise(jaxseg_command, denoiser, images, tmp_path):
+def test_segment_with_a_mask_model_refers_to_denoise(jaxseg_command, denoiser, images, tmp_path):
     code, _, err = jaxseg_command("segment", "-i", images, "-o", tmp_path / "out", "--weights", denoiser)
     assert code == 2
     assert "`jaxseg denoise`" in err

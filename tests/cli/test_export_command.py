@@ -1,4 +1,4 @@
-"""`jaxseg export`, as users type it."""
+"""The command line of `jaxseg export`."""
 
 import json
 
@@ -11,7 +11,7 @@ from jaxseg.weights.store import save_model
 
 
 @pytest.mark.full
-def test_the_file_runs_elsewhere_and_the_line_says_what_it_is(jaxseg_process, tiny, tmp_path):
+def test_the_exported_file_runs_in_another_process_and_the_output_describes_it(jaxseg_process, tiny, tmp_path):
     path = tmp_path / "new" / "model.stablehlo"
     code, out, err = jaxseg_process("export", "-m", "cxas", "--weights", tiny, "-o", path, "--image-size", "32, 40")
     assert (code, err) == (0, "")
@@ -55,13 +55,13 @@ def test_a_segae_needs_its_embeddings(jaxseg_command, tmp_path):
         (["--weights", "TINY", "--platforms", ""], 2, "--platforms: platforms must be"),
         (["--weights", "TINY", "--image-size", "512"], 2, "--image-size: '512' must be height and width"),
         (["--weights", "TINY", "--image-size", "5,99999"], 1, "image_size must be height and width from 8 to 8192"),
-        (["--weights", "nowhere"], 1, "nowhere"),
-        (["-m", "cxas", "--weights", "nowhere.pth"], 1, "nowhere.pth"),
+        (["--weights", "nowhere"], 2, "--weights: nowhere: no such file or folder; name a training run"),
+        (["-m", "cxas", "--weights", "nowhere.pth"], 2, "--weights: nowhere.pth: no such file or folder"),
         (["-m", "post_dae", "--weights", "TINY"], 1, "holds a 'cxas' model, not 'post_dae'"),
         (["--weights", "TINY", "-o", "model.bin"], 2, "--output: model.bin must end in .stablehlo"),
     ],
 )
-def test_wrong_options_are_one_line(jaxseg_command, tiny, tmp_path, arguments, code, words):
+def test_wrong_options_give_a_one_line_error(jaxseg_command, tiny, tmp_path, arguments, code, words):
     given = [tiny if word == "TINY" else word for word in arguments]
     found, _, err = jaxseg_command("export", "-o", tmp_path / "m.stablehlo", *given)
     assert (found, words in err, err.count("\n")) == (code, True, 1), err

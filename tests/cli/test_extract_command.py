@@ -1,4 +1,4 @@
-"""`jaxseg extract` and `jaxseg cxas`, and what `segment` makes beside masks, as users type them."""
+"""The command lines of `jaxseg extract` and `jaxseg cxas`, and the extra outputs of `jaxseg segment`."""
 
 import csv
 import json
@@ -20,14 +20,14 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def films(images, kit):
-    """Two pictures and a DICOM film with a pixel spacing."""
+    """Returns a folder with two pictures and a DICOM film that has a pixel spacing."""
     shutil.copy(kit.folder / "files" / "mono2_12bit.dcm", images / "film.dcm")
     return images
 
 
 @pytest.fixture
 def run(jaxseg_command, tiny, tmp_path):
-    """Runs a command on images with the tiny network into the folder `out`."""
+    """Returns a function that runs a command on images with the tiny network and writes to the folder `out`."""
 
     def command(name, source, *options):
         return jaxseg_command(name, "-i", source, "-o", tmp_path / "out", "--weights", tiny, *options)
@@ -36,12 +36,12 @@ def run(jaxseg_command, tiny, tmp_path):
 
 
 def coarse(path, tiny, **options):
-    """The masks of an image at the network's size, computed apart."""
+    """Returns the masks of an image at the network's size, computed through the Python API."""
     result = jaxseg.segment(path, jaxseg.load("cxas", tiny), **options)
     return np.unpackbits(result.bits, axis=2).astype(bool)
 
 
-def test_one_score_is_called_score_and_equals_the_masks_measured_by_hand(run, tiny, films, tmp_path):
+def test_a_single_score_is_called_score_and_equals_the_measurement_of_the_masks(run, tiny, films, tmp_path):
     code, _, err = run("extract", films, "-f", "Cardio-Thoracic Ratio")
     assert (code, "3 done" in err) == (0, True), err
     with (tmp_path / "out" / "images.csv").open(newline="") as file:
@@ -54,7 +54,7 @@ def test_one_score_is_called_score_and_equals_the_masks_measured_by_hand(run, ti
         assert bool(row["reason"]) == math.isnan(expected.values["CTR"])
 
 
-def test_several_features_have_columns_of_their_own(run, tiny, films, tmp_path):
+def test_each_of_several_features_has_its_own_columns(run, tiny, films, tmp_path):
     code, _, _ = run("extract", films / "one.png", "-f", "CTR", "-f", "SCD", "-f", "area", "-f", "box")
     (row,) = read_table(tmp_path / "out" / "one.csv")
     assert code == 0
@@ -95,7 +95,7 @@ def test_lengths_in_mm_follow_the_pixel_spacing(run, tiny, films, tmp_path):
         assert value == pytest.approx(row[name] * pixel)
 
 
-def test_what_cannot_be_measured_is_an_empty_cell_with_a_reason_or_the_originals_value(run, films, tmp_path):
+def test_an_impossible_measurement_is_an_empty_cell_with_a_reason_or_the_originals_value(run, films, tmp_path):
     code, _, _ = run("extract", films / "one.png", "-f", "perimeter", "--threshold", "1")
     (row,) = read_table(tmp_path / "out" / "one.csv")
     assert code == 0
@@ -114,14 +114,14 @@ def test_a_bad_file_has_a_row_with_its_reason(run, films, tmp_path):
     assert "not a DICOM file" in rows[0]["reason"]
 
 
-def test_a_run_that_was_cut_short_makes_up_the_table(run, films, tmp_path):
+def test_the_next_run_completes_the_table_of_an_interrupted_one(run, films, tmp_path):
     run("extract", films / "one.png", "-f", "CTR")
     code, _, err = run("extract", films, "-f", "CTR")
     assert (code, "2 done, 1 skipped" in err) == (0, True)
     assert len(read_table(tmp_path / "out" / "images.csv")) == 3
 
 
-def test_the_table_of_a_folder_that_was_moved_is_made_again(run, films, tmp_path):
+def test_the_table_of_a_moved_folder_is_written_again(run, films, tmp_path):
     run("extract", films, "-f", "CTR")
     (tmp_path / "elsewhere").mkdir()
     films.rename(tmp_path / "elsewhere" / "images")
@@ -147,12 +147,12 @@ def test_the_table_of_a_folder_that_was_moved_is_made_again(run, films, tmp_path
         (["cxas", "--mode", "measure"], "'measure' is not one of"),
     ],
 )
-def test_wrong_options_are_one_line(run, films, arguments, words):
+def test_wrong_options_give_a_one_line_error(run, films, arguments, words):
     code, _, err = run(arguments[0], films, *arguments[1:])
     assert (code, words in err, err.count("\n")) == (2, True, 1), err
 
 
-def test_cxas_segments_unless_told_to_extract(run, films, tmp_path):
+def test_cxas_segments_unless_its_mode_is_extract(run, films, tmp_path):
     code, _, err = run("cxas", films, "-ot", "npy", "-s")
     assert (code, (tmp_path / "out" / "one.npy").is_file()) == (0, True), err
     code, _, err = run("cxas", films, "--mode", "extract", "-f", "CTR", "-s", "-ot", "npy")
@@ -179,13 +179,13 @@ def test_dicom_seg_holds_the_masks_and_refuses_pictures(run, films, tmp_path):
         np.testing.assert_array_equal(frame, expected[name])
 
 
-def test_results_beside_the_images_are_not_taken_for_images(jaxseg_command, tiny, films):
+def test_results_beside_the_images_are_not_read_as_images(jaxseg_command, tiny, films):
     arguments = ["segment", "-i", films, "-o", films, "--weights", tiny, "--preview", "-ot", "npy"]
     assert "3 done" in jaxseg_command(*arguments)[2]
     assert "3 skipped" in jaxseg_command(*arguments)[2]
 
 
-def test_a_map_of_labels_is_a_setting_of_dicom_seg_alone(run, films):
+def test_a_label_map_is_a_setting_only_of_dicom_seg(run, films):
     film = ["segment", films / "film.dcm", "--classes", "heart"]
     assert run(*film, "-ot", "npy")[0] == 0
     assert run(*film, "-ot", "dicom-seg", "--labelmap")[0] == 0
@@ -204,7 +204,7 @@ def test_masks_of_some_classes_and_measurements_of_all_share_a_folder(run, films
     assert "3 skipped" in run("segment", films, "-ot", "npy", "--classes", "heart")[2]
 
 
-def test_other_names_of_the_classes_are_another_setting(jaxseg_command, films, tmp_path):
+def test_other_class_names_count_as_other_settings(jaxseg_command, films, tmp_path):
     model = jaxseg.create("paxray", backbone="resnet18", width=4)
     weights, size = save_model(model, tmp_path / "model", model.card), len(model.card.class_names)
     for shift, code in ((0, 0), (1, 1)):
@@ -215,7 +215,7 @@ def test_other_names_of_the_classes_are_another_setting(jaxseg_command, films, t
         assert (done[0], "made with another labels_sha256" in done[2]) == (code, bool(code)), done[2]
 
 
-def test_the_masks_of_a_folder_come_as_one_coco_file_too(run, films, tmp_path):
+def test_the_masks_of_a_folder_are_also_written_as_one_coco_file(run, films, tmp_path):
     assert run("extract", films, "-f", "CTR", "-s", "-ot", "json")[0] == 0
     assert len(json.loads((tmp_path / "out" / "images.json").read_text())["images"]) == 3
 

@@ -1,4 +1,4 @@
-"""Help texts: commands by job, options under headings, and `--fidelity`."""
+"""Help texts: commands grouped by purpose, options under headings, and `--fidelity`."""
 
 import click
 import pytest
@@ -12,7 +12,7 @@ def shown(*words: str) -> str:
     return CliRunner().invoke(cli, [*words, "--help"], terminal_width=100).output
 
 
-def test_commands_are_listed_by_job_with_their_whole_summaries():
+def test_commands_are_grouped_by_purpose_with_complete_summaries():
     text = shown()
     places = [text.index(f"{heading} (commands):") for heading in COMMANDS]
     assert places == sorted(places)
@@ -38,6 +38,31 @@ def test_every_option_is_shown_once_for_every_command():
             if isinstance(option, click.Option) and not option.hidden:
                 long = next(word for word in option.opts if word.startswith("--"))
                 assert text.count(f"{long} ") + text.count(f"{long}\n") + text.count(f"{long} /") >= 1, (name, long)
+
+
+def test_earlier_names_of_options_work_and_are_not_shown():
+    found = []
+
+    @click.command()
+    @click.option("--label-volume", cls=options.RenamedOption, earlier=("--labels",))
+    def command(label_volume):
+        found.append(label_volume)
+
+    for name in ("--label-volume", "--labels"):
+        assert CliRunner().invoke(command, [name, name]).exit_code == 0
+    assert found == ["--label-volume", "--labels"]
+    assert "--labels" not in CliRunner().invoke(command, ["--help"]).output
+
+
+def test_options_of_several_commands_have_one_text():
+    texts = {}
+    for name, command in cli.commands.items():
+        for option in command.params:
+            if option.name in ("overrides", "dtype", "source", "weights") and "--source" not in option.opts:
+                texts.setdefault((option.name, tuple(option.opts)), {})[name] = getattr(option, "help", None)
+    for shared in (("source", ("-t", "--config")), ("overrides", ("--set",)), ("dtype", ("--dtype",))):
+        assert len(texts[shared]) > 1
+        assert len(set(texts[shared].values())) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`jaxseg models`, `convert`, `demo`, and the table of the originals' commands in the README."""
+"""`jaxseg models`, `convert` and `demo`, and the README's table of the original commands."""
 
 import json
 import re
@@ -55,6 +55,8 @@ def test_convert_from_the_command_line(jaxseg_command, kit, tmp_path):
     odd = save(tmp_path / "odd.pth", {"weight": np.zeros((3, 3), np.float32)})
     code, _, err = jaxseg_command("convert", odd, tmp_path / "other")
     assert (code, "none of the models cxas, paxray" in err) == (1, True)
+    code, _, err = jaxseg_command("convert", tmp_path / "none.pth", tmp_path / "other")
+    assert (code, "Error: SOURCE: " in err, "no such file or folder; name a .pth" in err) == (2, True, True)
 
 
 @pytest.mark.full
@@ -91,7 +93,7 @@ def test_the_demo_finds_the_lungs_of_unseen_phantoms(jaxseg_process, tmp_path):
     assert "real X-rays mean nothing" in read_card(tmp_path / "demo" / "training" / "model").note
 
 
-def test_the_demo_replaces_nothing_but_a_demo(jaxseg_command, tiny, tmp_path):
+def test_the_demo_replaces_only_an_earlier_demo(jaxseg_command, tiny, tmp_path):
     (tmp_path / "work" / "model").mkdir(parents=True)
     (tmp_path / "work" / "model" / "card.json").write_bytes((tiny / "card.json").read_bytes())
     code, _, err = jaxseg_command("demo", "-o", tmp_path / "work", "--steps", "1")
@@ -99,7 +101,7 @@ def test_the_demo_replaces_nothing_but_a_demo(jaxseg_command, tiny, tmp_path):
 
 
 def rows() -> list[tuple[str, str]]:
-    """The rows of the README's table of commands: (the original's, ours), where ours exists."""
+    """Returns the rows (original command, our command) of the README's table for which our command exists."""
     table = re.search(r"<!-- commands -->(.*?)<!-- end -->", README.read_text(), re.S).group(1)
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.strip().splitlines()[2:]]
     return [(row[0], row[1].strip("`")) for row in cells if row[1].startswith("`jaxseg ")]
@@ -136,7 +138,7 @@ def trains_on_volumes(words, jaxseg_command, tmp_path):
 
 
 def trains_on_slices(words, jaxseg_command, tmp_path):
-    """Runs a training command on a few slices with several annotators, for one step of a narrow network."""
+    """Runs a training command on a few slices with several annotators for one step of a narrow network."""
     for split in ("train", "validate"):
         annotator_files.save_lidc(tmp_path / "slices", split, size=16)
     places = {"SLICES": tmp_path / "slices", "OUT": tmp_path / "out"}
@@ -151,7 +153,7 @@ def trains_on_slices(words, jaxseg_command, tmp_path):
 
 
 def prepares(words, jaxseg_command, tmp_path):
-    """Runs a preparation on made-up raw data."""
+    """Runs a preparation command on artificial raw data."""
     places = {"RAW_MNIST": tmp_path / "raw", "RAW_LIDC": tmp_path / "raw", "OUT": tmp_path / "out"}
     if "RAW_MNIST" in words:
         annotator_files.save_mnist_files(tmp_path / "raw")
@@ -193,7 +195,7 @@ def trains(words, jaxseg_command, tmp_path):
 
 
 def marked(row: tuple[str, str]):
-    """A row as a parameter. Those that train compile a training step, which takes up to half a minute each."""
+    """Returns a row as a test parameter. Training commands compile a training step, for up to half a minute each."""
     return pytest.param(row, id=row[0], marks=[pytest.mark.full] if row[1].startswith("jaxseg train") else [])
 
 

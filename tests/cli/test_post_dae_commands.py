@@ -1,4 +1,4 @@
-"""Post-DAE on the command line: the original's configuration, evaluation of levels and of a segmenter's masks."""
+"""Post-DAE on the command line: the original configuration; evaluation by level and on a segmenter's masks."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ def trained(masks, tmp_path_factory):
     return folder
 
 
-def test_evaluation_is_a_table_a_plot_and_numbers(jaxseg_command, trained):
+def test_evaluation_writes_a_table_a_plot_and_numbers(jaxseg_command, trained):
     code, out, err = jaxseg_command("evaluate", "--run", trained, "-g", "0")
     assert code == 0
     assert "the split is val" in err
@@ -48,7 +48,7 @@ def test_evaluation_is_a_table_a_plot_and_numbers(jaxseg_command, trained):
     assert "there are: train, val" in err
 
 
-def test_masks_of_a_segmenter_are_measured(jaxseg_command, trained, masks, tmp_path):
+def test_masks_of_a_segmenter_are_evaluated(jaxseg_command, trained, masks, tmp_path):
     shutil.copytree(masks, tmp_path / "early")
     Image.fromarray(np.zeros((48, 48), np.uint8)).save(tmp_path / "early" / "mask_00.png")
     words = ["evaluate", "--run", trained, "--masks", tmp_path / "early", "--masks", masks, "--truth", masks]
@@ -72,7 +72,7 @@ def test_masks_of_a_segmenter_are_measured(jaxseg_command, trained, masks, tmp_p
         (["--masks", "MISSING", "--truth", "MASKS"], "missing"),
     ],
 )
-def test_wrong_evaluations_are_one_line(jaxseg_command, trained, masks, words, message):
+def test_a_wrong_evaluation_gives_a_one_line_error(jaxseg_command, trained, masks, words, message):
     words = [{"MASKS": masks, "MISSING": masks.parent / "missing"}.get(word, word) for word in words]
     code, _, err = jaxseg_command("evaluate", "--run", trained, *words)
     assert code == 2
@@ -81,7 +81,7 @@ def test_wrong_evaluations_are_one_line(jaxseg_command, trained, masks, words, m
 
 
 @pytest.mark.full
-def test_the_originals_configuration_trains_as_it_is(jaxseg_command, masks, tmp_path, monkeypatch):
+def test_the_original_configuration_file_trains_unchanged(jaxseg_command, masks, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     given = {"random_seed": 1, "img_size": [32, 32], "features": [4, 6], "decoder_features": [4, 4], "gpus": 1}
     given |= {"intermediate": [8, 16], "batch_size": 4, "max_epochs": 1, "learning_rate": 0.001, "strategy": None}

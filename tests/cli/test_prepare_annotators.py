@@ -16,7 +16,7 @@ def save_archive(root):
         save_study(root / str(patient), text, series=series, patient=f"LIDC-IDRI-{patient:04}")
 
 
-def test_lidc_is_built_with_its_tables_and_a_second_run_makes_nothing(tmp_path, jaxseg_command):
+def test_lidc_is_built_with_its_tables_and_a_second_run_writes_nothing(tmp_path, jaxseg_command):
     save_archive(tmp_path / "raw")
     arguments = [
         "prepare",

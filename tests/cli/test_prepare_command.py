@@ -40,14 +40,15 @@ def test_a_bad_case_gives_exit_code_1_and_the_others_are_built(folders, jaxseg_c
 def test_invalid_arguments_give_one_line_and_exit_code_2(folders, jaxseg_command):
     code, _, said = jaxseg_command("prepare", "segae", folders / "cts", folders, "-o", folders / "out")
     assert code == 2
-    assert said.startswith("Error: CTS, LABELS, --pseudo: no CT has labels of the same name")
+    assert said.startswith("Error: CTS, LABELS, --pseudo, --names, --output: no CT has labels of the same name")
     assert not (folders / "out").exists()
     (folders / "t.json").write_text('{"1": "livver"}')
-    options = ["--names", folders / "t.json", "-o", folders / "out"]
-    code, _, said = jaxseg_command("prepare", "segae", folders / "cts", folders / "labels", *options)
-    assert code != 0
-    assert "did you mean 'liver'" in said
-    assert len(said.strip().split("\n")) == 1
+    for name in ("--names-table", "--names"):  # the present and the earlier name
+        options = [name, folders / "t.json", "-o", folders / "out"]
+        code, _, said = jaxseg_command("prepare", "segae", folders / "cts", folders / "labels", *options)
+        assert code != 0
+        assert "did you mean 'liver'" in said
+        assert len(said.strip().split("\n")) == 1
     (folders / "out").mkdir()
     (folders / "out" / "mine.txt").write_text("")
     code, _, said = jaxseg_command("prepare", "segae", folders / "cts", folders / "labels", "-o", folders / "out")

@@ -10,7 +10,7 @@ from PIL import Image
 
 @pytest.fixture
 def results(images):
-    """A folder with the masks of the two images in `images`, named after them."""
+    """Returns a folder with the masks of the two images in `images`, named after them."""
     folder = images.parent / "masks"
     folder.mkdir()
     for name in ("one.png", "two.jpg"):
@@ -27,7 +27,7 @@ def records(page) -> list[dict]:
     return [json.loads(text) for text in found]
 
 
-def test_a_report_of_the_results_of_segment(jaxseg_command, tiny, images, tmp_path):
+def test_a_report_shows_the_results_of_segment(jaxseg_command, tiny, images, tmp_path):
     code, _, err = jaxseg_command(
         "segment", "-i", images, "-o", tmp_path / "out", "--weights", tiny, "--classes", "heart, lung"
     )
@@ -55,7 +55,9 @@ def test_an_image_without_masks_is_reported_and_the_page_is_written(jaxseg_comma
 
 
 @pytest.mark.parametrize("masks", ["masks", "masks/one.npy", "pictures"])
-def test_masks_of_a_single_image_are_a_folder_a_file_or_pictures(jaxseg_command, images, results, tmp_path, masks):
+def test_masks_of_a_single_image_are_read_from_a_folder_a_file_or_pictures(
+    jaxseg_command, images, results, tmp_path, masks
+):
     (tmp_path / "pictures").mkdir()
     Image.fromarray(np.load(results / "one.npy")[0]).save(tmp_path / "pictures" / "heart.png")
     page = tmp_path / "r.html"
@@ -65,7 +67,7 @@ def test_masks_of_a_single_image_are_a_folder_a_file_or_pictures(jaxseg_command,
     assert record["masks"].startswith("./masks/one.npy" if "masks" in masks else "./pictures")
 
 
-def test_other_files_than_reports_are_replaced_only_on_request(jaxseg_command, images, results, tmp_path):
+def test_files_that_are_not_reports_are_replaced_only_on_request(jaxseg_command, images, results, tmp_path):
     page = tmp_path / "r.html"
     arguments = ("report", "-i", images, "--masks", results, "-o", page)
     page.write_text("<p>mine</p>")

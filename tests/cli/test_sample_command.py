@@ -19,7 +19,7 @@ TINY = {
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory):
-    """Model directories of untrained models of annotators."""
+    """Returns the model directories of untrained annotator models."""
     found = {}
     for name, config in TINY.items():
         model = jaxseg.create(name, **config)
@@ -29,7 +29,7 @@ def models(tmp_path_factory):
 
 @pytest.fixture
 def slices(tmp_path):
-    """Two images; one lies deeper."""
+    """Returns a folder with the images of two array files, and a picture in a sub-folder."""
     folder = tmp_path / "slices"
     (folder / "deep").mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -71,7 +71,7 @@ def test_a_folder_is_sampled_as_in_python_and_a_second_run_skips(jaxseg_command,
         assert archive["masks"].shape == (6, 32, 32)
 
 
-def test_one_image_is_sampled_as_within_its_folder(jaxseg_command, models, slices, tmp_path):
+def test_a_single_image_gets_the_same_samples_as_within_its_folder(jaxseg_command, models, slices, tmp_path):
     words = ["--weights", models["prob_unet"], "-n", "4"]
     assert jaxseg_command("sample", "-i", slices, "-o", tmp_path / "all", "--recursive", *words)[0] == 0
     assert jaxseg_command("sample", "-i", slices / "two.npz", "-o", tmp_path / "one", *words)[0] == 0
@@ -97,7 +97,7 @@ def test_arrays_and_pictures_hold_the_same(jaxseg_command, models, slices, tmp_p
     assert np.array_equal(np.asarray(Image.open(out / "one.samples" / "11.png")), 255 * arrays["masks"][11])
 
 
-def test_more_classes_are_written_by_their_numbers(jaxseg_command, slices, tmp_path):
+def test_several_classes_are_written_as_class_numbers(jaxseg_command, slices, tmp_path):
     model = jaxseg.create("cmvae", num_classes=4, **TINY["cmvae"])
     save_model(model, tmp_path / "model", model.card)
     words = ["-i", slices / "one.npy", "--weights", tmp_path / "model", "-n", "2", "--format", "png", "--preview"]
@@ -107,7 +107,7 @@ def test_more_classes_are_written_by_their_numbers(jaxseg_command, slices, tmp_p
     assert expected.clean.max() > 1
 
 
-def test_bad_files_are_listed_and_passed_over(jaxseg_command, models, slices, tmp_path):
+def test_bad_files_are_listed_and_skipped(jaxseg_command, models, slices, tmp_path):
     np.save(slices / "nan.npy", np.full((32, 32), np.nan))
     np.save(slices / "small.npy", np.zeros((20, 32)))
     np.save(slices / "colour.npy", np.zeros((32, 32, 3)))
@@ -132,7 +132,7 @@ def test_bad_files_are_listed_and_passed_over(jaxseg_command, models, slices, tm
         assert archive["masks"].shape == (16, 20, 32)
 
 
-def test_what_jaxseg_did_not_write_stays(jaxseg_command, models, slices, tmp_path):
+def test_files_that_jaxseg_did_not_write_are_kept(jaxseg_command, models, slices, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "one.npz").write_text("mine")
@@ -146,14 +146,16 @@ def test_what_jaxseg_did_not_write_stays(jaxseg_command, models, slices, tmp_pat
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["-n", "0"], "0 is not in the range"),
+        (["-n", "0"], "Error: --samples: 0 is not in the range"),
+        (["--format", "tif"], "Error: --output_type: 'tif' is not one of"),
+        (["--weights", "nowhere"], "Error: --weights: nowhere: no such file or folder; name a training run"),
         (["--seed", "-1"], "-1 is not in the range"),
         (["-ot", "tif"], "'tif' is not one of"),
         (["--source", "posterior"], "'posterior' is not one of"),
         (["-g", "7,8,9"], "no device"),
     ],
 )
-def test_wrong_options_are_one_line_and_exit_code_2(jaxseg_command, models, slices, tmp_path, words, message):
+def test_wrong_options_give_a_one_line_error_and_exit_code_2(jaxseg_command, models, slices, tmp_path, words, message):
     given = ["sample", "-i", slices, "-o", tmp_path / "out", "--weights", models["cmvae"], *words]
     code, _, err = jaxseg_command(*given)
     assert code == 2
@@ -161,7 +163,7 @@ def test_wrong_options_are_one_line_and_exit_code_2(jaxseg_command, models, slic
     assert len(err.splitlines()) == 1
 
 
-def test_wrong_models_and_folders_are_exit_code_2(jaxseg_command, tiny, models, slices, tmp_path):
+def test_wrong_models_and_folders_give_exit_code_2(jaxseg_command, tiny, models, slices, tmp_path):
     words = ["sample", "-i", slices, "-o", tmp_path / "out", "--weights"]
     code, _, err = jaxseg_command(*words, tiny)
     assert code == 2

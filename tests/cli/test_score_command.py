@@ -108,7 +108,7 @@ def test_a_volume_of_labels_is_scored_by_a_table_of_names(jaxseg_command, weight
     words = [
         "--ct",
         root / "s1" / "ct.npy",
-        "--labels",
+        "--label-volume",
         tmp_path / "labels.npy",
         "--label-names",
         tmp_path / "names.json",
@@ -122,18 +122,23 @@ def test_a_volume_of_labels_is_scored_by_a_table_of_names(jaxseg_command, weight
     assert read(tmp_path / "r.csv")[0] == ["CT_Sample", "liver", "spleen", "aorta"]
     assert read(tmp_path / "r.csv")[1][3] == "n/a"
     assert (tmp_path / "r.worst.png").is_file()
+    words[2] = "--labels"  # the earlier name
+    assert jaxseg_command("score", "--weights", weights, *words)[:2] == (0, out)
 
 
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
+        (["--organ", "lver"], "Error: --organ: unknown organ 'lver'"),
         (["--organ", "lver"], "did you mean 'liver'"),
+        (["--weights", "nowhere"], "Error: --weights: nowhere: no such file or folder; name a training run"),
+        (["--ct", "nowhere.npy"], "Error: --ct: nowhere.npy: no such file or folder"),
         (["--slices", "none"], "--slices: 'none' is neither a whole number"),
         (["--rank", "trust"], "are for many masks"),
-        (["--dataset", "x"], "name one of --mask, --labels"),
+        (["--dataset", "."], "name one of --mask, --label-volume"),
         (["--overwrite"], "--overwrite needs -o"),
         (["--organs", "v2"], "--organs belongs to --dataset"),
-        (["--label-names", "x"], "--label-names belongs to --labels"),
+        (["--label-names", __file__], "--label-names belongs to --label-volume"),
         (["--mask", "nowhere.npy"], "nowhere.npy"),
     ],
 )

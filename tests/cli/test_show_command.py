@@ -13,7 +13,7 @@ from jaxseg.vocabulary import labels
 
 @pytest.fixture
 def case(tmp_path):
-    """A folder with a phantom as a png file and its masks as an npy file, and the masks."""
+    """Returns a folder with a phantom as a .png file and its masks as an .npy file, and the masks."""
     image, masks = phantom.draw(0, 96)
     Image.fromarray(image).save(tmp_path / "one.png")
     np.save(tmp_path / "masks.npy", masks)
@@ -37,7 +37,7 @@ def test_masks_are_shown_with_their_names(case, jaxseg_command):
         assert shown.format == "JPEG"
 
 
-def test_options_change_the_picture(case, jaxseg_command):
+def test_each_option_changes_the_picture(case, jaxseg_command):
     folder, _ = case
     pictures = set()
     for options in ([], ["--alpha", "0"], ["--no-sides"], ["--title", "x"], ["--classes", "class_002"]):

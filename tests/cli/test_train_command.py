@@ -1,4 +1,4 @@
-"""`jaxseg train` and `jaxseg evaluate`: settings, messages, exit codes, progress, and the model that is left."""
+"""`jaxseg train` and `jaxseg evaluate`: settings, messages, exit codes, progress, and the trained model."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ def says(err: str, *parts: str) -> None:
 
 @pytest.fixture(scope="module")
 def trained(shallow, tmp_path_factory):
-    """A run by the command, with what it said."""
+    """Returns the folder of a run that the command trained."""
     folder = tmp_path_factory.mktemp("trained") / "run"
     with pytest.raises(SystemExit) as stop:
         main(words(folder, settings=("trainer.checkpoint_steps=2", "trainer.log_every=2")))
@@ -55,7 +55,7 @@ def test_training_prints_the_scores_and_where_the_model_is(jaxseg_command, tmp_p
     says(err, "The run is in", "its model in")
 
 
-def test_its_model_segments(jaxseg_command, trained, tmp_path):
+def test_the_trained_model_segments(jaxseg_command, trained, tmp_path):
     picture = tmp_path / "x.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50), np.uint8)).save(picture)
     code, _, err = jaxseg_command("segment", "-i", picture, "-o", tmp_path / "out", "--weights", trained, "-ot", "npy")
@@ -63,7 +63,7 @@ def test_its_model_segments(jaxseg_command, trained, tmp_path):
     assert np.load(next((tmp_path / "out").glob("*.npy"))).shape == (6, 40, 50)
 
 
-def test_evaluation_takes_the_best_or_a_step(jaxseg_command, trained):
+def test_evaluation_uses_the_best_checkpoint_or_that_of_a_step(jaxseg_command, trained):
     code, out, _ = jaxseg_command("evaluate", "--run", trained, "--split", "val", "-g", "0")
     assert code == 0
     assert out.splitlines()[0] == "step\t4"
@@ -88,13 +88,13 @@ def test_a_wrong_evaluation_is_a_usage_error(jaxseg_command, trained, rest, mess
     assert len(err.splitlines()) == 1
 
 
-def test_evaluation_of_no_run_is_a_usage_error(jaxseg_command, tmp_path):
+def test_evaluation_of_a_folder_without_a_run_is_a_usage_error(jaxseg_command, tmp_path):
     code, _, err = jaxseg_command("evaluate", "--run", tmp_path)
     assert (code, len(err.splitlines())) == (2, 1)
     says(err, "holds no run: it has no config.yaml")
 
 
-def test_several_wrong_settings_are_a_line_each(jaxseg_command, tmp_path):
+def test_several_wrong_settings_are_reported_in_one_line_each(jaxseg_command, tmp_path):
     wrong = ("trainer.precision=fp8", "trainer.epoch=3", "data.size=7")
     code, _, err = jaxseg_command(*words(tmp_path / "run", settings=wrong))
     assert code == 2
@@ -107,15 +107,15 @@ def test_several_wrong_settings_are_a_line_each(jaxseg_command, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "name a configuration with -t, or a run to go on with"),
+        ([], "name a configuration with -t, or a run to resume: -o RUN --resume"),
         (["-t", "nonsense"], "no configuration nonsense: give a YAML file or one of"),
         (["-t", "demo", "--set", "trainer.epochs"], "an override has the form trainer.epochs=2"),
         (["-t", "demo", "-g", "tpu"], "no tpu found"),
         (["-t", "demo", "--num-processes", "2"], "belong together: give all three, or none"),
-        (["-o", "none", "--resume"], "none: no run to go on with; give one with -t"),
+        (["-o", "none", "--resume"], "none: no run to resume; give a configuration with -t"),
     ],
 )
-def test_a_wrong_command_line_is_one_line(jaxseg_command, tmp_path, monkeypatch, arguments, message):
+def test_a_wrong_command_line_gives_a_one_line_error(jaxseg_command, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     code, _, err = jaxseg_command("train", *arguments)
     assert code == 2
@@ -124,7 +124,7 @@ def test_a_wrong_command_line_is_one_line(jaxseg_command, tmp_path, monkeypatch,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_of_ones_own_is_a_configuration_and_stored_resolved(jaxseg_command, tmp_path):
+def test_a_users_file_is_a_configuration_and_is_stored_with_all_defaults(jaxseg_command, tmp_path):
     (tmp_path / "mine.yaml").write_text(packaged()["demo"])
     folder = tmp_path / "run"
     code, _, err = jaxseg_command(*words(folder, config=tmp_path / "mine.yaml", settings=("trainer.max_steps=1",)))
@@ -135,7 +135,7 @@ def test_a_file_of_ones_own_is_a_configuration_and_stored_resolved(jaxseg_comman
     assert stored["trainer"]["keep_last"] == 2  # a default
 
 
-def test_going_on_with_other_settings_or_without_saying_so_is_refused(jaxseg_command, trained):
+def test_resuming_with_other_settings_or_without_the_option_is_refused(jaxseg_command, trained):
     code, _, err = jaxseg_command(*words(trained, "--resume", settings=("trainer.epochs=99",)))
     assert code == 2
     says(err, "was started with a different trainer.checkpoint_steps, trainer.epochs, trainer.log_every")
@@ -148,7 +148,8 @@ def test_going_on_with_other_settings_or_without_saying_so_is_refused(jaxseg_com
     assert out.startswith("dice\t")
 
 
-def test_a_damaged_checkpoint_is_told_of(jaxseg_command, trained, tmp_path):
+@pytest.mark.full
+def test_a_damaged_checkpoint_is_reported(jaxseg_command, trained, tmp_path):
     folder = shutil.copytree(trained, tmp_path / "run")
     (folder / "checkpoints" / "4" / "data" / "metadata").unlink()
     code, _, err = jaxseg_command("train", "-o", folder, "--resume", "-g", "0")
@@ -162,7 +163,7 @@ def test_a_damaged_checkpoint_is_told_of(jaxseg_command, trained, tmp_path):
     says(err, "Error: no checkpoint in", "can be read")
 
 
-def test_missing_data_are_one_line_and_leave_no_run(jaxseg_command, tmp_path):
+def test_missing_data_give_a_one_line_error_and_no_run_folder(jaxseg_command, tmp_path):
     missing, folder = tmp_path / "none", tmp_path / "run"
     code, _, err = jaxseg_command("train", "-t", "paxray_sample", "-i", missing, "-o", folder, "-g", "0")
     assert (code, len(err.splitlines())) == (1, 1)
@@ -170,7 +171,8 @@ def test_missing_data_are_one_line_and_leave_no_run(jaxseg_command, tmp_path):
     assert not folder.exists()
 
 
-def test_a_loss_that_is_not_finite_is_one_line_and_exit_code_1(jaxseg_command, tmp_path, monkeypatch):
+@pytest.mark.full
+def test_a_loss_that_is_not_finite_gives_a_one_line_error_and_exit_code_1(jaxseg_command, tmp_path, monkeypatch):
     def with_bad_loss(config):
         task = make_task(config)
         loss = task.loss
@@ -183,7 +185,7 @@ def test_a_loss_that_is_not_finite_is_one_line_and_exit_code_1(jaxseg_command, t
     says(err, "Error: the loss is nan at step 1; its examples: phantom ", "lower optimizer.learning_rate")
 
 
-def test_ctrl_c_is_stopped_and_exit_code_1(jaxseg_command, tmp_path, monkeypatch):
+def test_ctrl_c_prints_stopped_and_gives_exit_code_1(jaxseg_command, tmp_path, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
@@ -193,7 +195,7 @@ def test_ctrl_c_is_stopped_and_exit_code_1(jaxseg_command, tmp_path, monkeypatch
 
 
 class Terminal:
-    """Stands for a terminal's stderr."""
+    """A stand-in for the stderr of a terminal."""
 
     def __init__(self):
         self.text = ""
@@ -209,7 +211,7 @@ class Terminal:
         return True
 
 
-def test_a_terminal_gets_a_bar_from_where_the_run_goes_on(monkeypatch):
+def test_on_a_terminal_the_bar_starts_where_the_run_resumes(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "100")
@@ -217,10 +219,10 @@ def test_a_terminal_gets_a_bar_from_where_the_run_goes_on(monkeypatch):
         for i in range(5, 11):
             step(f"loss {i}\x1b[2J")
     assert "10/10" in sys.stderr.text
-    assert "loss 10\\x1b[2J" in sys.stderr.text  # text of unknown origin does not steer the terminal
+    assert "loss 10\\x1b[2J" in sys.stderr.text  # control codes in foreign text do not reach the terminal
 
 
-def test_elsewhere_there_is_a_line_every_so_many_steps(capsys):
+def test_without_a_terminal_a_line_is_printed_at_regular_steps(capsys):
     with progress(10, "steps", every=4, done=3) as step:
         for i in range(4, 11):
             step(f"loss {i}")

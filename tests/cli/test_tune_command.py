@@ -1,4 +1,4 @@
-"""`jaxseg tune`: what it prints and leaves, that it goes on, and what a wrong command line says."""
+"""`jaxseg tune`: printed output, written files, resuming, and errors of a wrong command line."""
 
 import sys
 
@@ -12,8 +12,8 @@ def words(folder, *rest, settings=(), trials=2) -> list[str]:
     return ["tune", "-t", "demo", "-o", str(folder), "-g", "0", "--trials", str(trials), *sets, *rest]
 
 
-@pytest.mark.slow
-def test_a_search_prints_the_best_and_goes_on_without_its_settings(jaxseg_command, tmp_path):
+@pytest.mark.full
+def test_a_search_prints_the_best_trial_and_resumes_without_its_settings(jaxseg_command, tmp_path):
     folder = tmp_path / "search"
     code, out, err = jaxseg_command(*words(folder, "--search", "optimizer.learning_rate=1e-4..1e-2 log", trials=1))
     assert code == 0, err

@@ -1,4 +1,4 @@
-"""Degraded masks: their Dice, the kinds of errors, and errors of arguments."""
+"""Degraded masks: their Dice, the kinds of errors, and invalid arguments."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ FLAT, SOLID = ball(120, 130, radii=(25, 18)), ball(24, 50, 50, radii=(7, 14, 12)
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("mask", [FLAT, SOLID], ids=["slice", "volume"])
-def test_the_wanted_dice_is_reached(kind, mask):
+def test_the_requested_dice_is_reached(kind, mask):
     for seed, wanted in enumerate((0.45, 0.65, 0.9)):
         found, made_by = degrade(np.random.default_rng(seed), mask, wanted, (kind,))
         assert made_by == kind

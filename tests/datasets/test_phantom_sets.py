@@ -30,8 +30,7 @@ def test_annotators_of_a_nodule_disagree_around_the_truth():
 
 
 def test_a_set_of_nodules_has_the_lidc_layout_and_no_phantom_is_in_two_splits(tmp_path):
-    lines = list(prepare_phantoms("annotators", tmp_path / "a", COUNTS))
-    assert len(lines) == 6
+    assert prepare_phantoms("annotators", tmp_path / "a", **COUNTS).made == 6
     seen = set()
     for split, count in COUNTS.items():
         source = lidc_slices(tmp_path / "a", split)
@@ -42,14 +41,14 @@ def test_a_set_of_nodules_has_the_lidc_layout_and_no_phantom_is_in_two_splits(tm
             assert record["truth"].sum() >= 31
             seen.add(record["image"].tobytes())
     assert len(seen) == 6 * SLICES
-    list(prepare_phantoms("annotators", tmp_path / "a", COUNTS))  # replaces a set that it made
+    prepare_phantoms("annotators", tmp_path / "a", **COUNTS)  # a set that the function made itself is replaced
     before = lidc_slices(tmp_path / "a", "train")[0]["image"]
-    list(prepare_phantoms("annotators", tmp_path / "b", COUNTS))
+    prepare_phantoms("annotators", tmp_path / "b", **COUNTS)
     np.testing.assert_array_equal(lidc_slices(tmp_path / "b", "train")[0]["image"], before)
 
 
 def test_a_set_of_x_rays_has_the_pax_ray_layout(tmp_path):
-    list(prepare_phantoms("xray", tmp_path / "x", COUNTS, size=64))
+    prepare_phantoms("xray", tmp_path / "x", **COUNTS, size=64)
     data = read_paxray(tmp_path / "x")
     assert {split: len(pairs) for split, pairs in data.splits.items()} == {"train": 3, "val": 2, "test": 1}
     record = Split(data.splits["val"], len(data.names), (64, 64))[0]
@@ -67,5 +66,5 @@ def test_impossible_options_are_refused(tmp_path):
         ("xray", "mine", COUNTS, {}, "did not write"),
     ):
         with pytest.raises(ValueError, match=reason):
-            list(prepare_phantoms(kind, tmp_path / out, counts, **options))
+            prepare_phantoms(kind, tmp_path / out, **counts, **options)
     assert not (tmp_path / "out").exists()

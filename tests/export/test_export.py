@@ -1,4 +1,4 @@
-"""Exporting models: results equal the live model's for any batch; absent platforms; which files are replaced."""
+"""Exported models give the live model's results for any batch size; absent platforms; replaced files."""
 
 import dataclasses
 from pathlib import Path
@@ -13,6 +13,7 @@ import pytest
 import segae_runs
 import tiny_runs
 from flax import nnx
+from small_models import SMALL as TINY
 
 import jaxseg
 from jaxseg.export.export import PLATFORMS, check_platforms, export_model, inference
@@ -25,28 +26,12 @@ from jaxseg.training.task import TASKS, make_task
 
 pytestmark = pytest.mark.slow
 
-TINY = {
-    "cxas": {"backbone": "resnet18", "width": 4, "num_classes": 3},
-    "paxray": {"backbone": "resnet18", "width": 4, "num_classes": 2, "in_channels": 1},
-    "post_dae": {
-        "image_size": (16, 24),
-        "features": (8, 12),
-        "decoder_features": (12, 12),
-        "intermediate": (32, 16),
-        "strides": (2, 2),
-        "norm": "batch",
-        "decoder_activation": "relu",
-    },
-    "segae": {"backbone": "resnet18", "width": 4, "num_labels": 5, "embedding_size": 6},
-    "cmvae": {"image_size": (16, 24), "width": 8, "depth": 2, "norm": "bn"},
-    "prob_unet": {"filters": (4, 8)},
-}
 SIZE = (16, 24)
 ACCELERATORS = ("cuda", "tpu")
 
 
 def tiny(name: str) -> nnx.Module:
-    """A small model whose batch statistics are not those of a new one."""
+    """Returns a small model whose batch statistics differ from the initial ones."""
     model = jaxseg.create(name, **TINY[name])
     rng = np.random.default_rng(1)
     for _, layer in nnx.iter_modules(model):
@@ -103,14 +88,14 @@ def test_the_dice_of_an_organ_without_an_embedding_is_nan():
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_inference_lowers_for_absent_accelerators(name):
+def test_inference_can_be_lowered_for_absent_accelerators(name):
     exported = inference(tiny(name), image_size=SIZE).export(ACCELERATORS)
     assert exported.platforms == ACCELERATORS
     assert str(exported.out_avals[0].shape[0]) == "batch"
 
 
 def opened(task: str, folder: Path, request) -> Config:
-    """The configuration of a small run of a task, with its data."""
+    """Returns the configuration of a small run of a task, with its data."""
     if task == "phantom":
         return tiny_runs.configured(folder / "run")
     if task == "segae":
@@ -139,7 +124,7 @@ TASKS = [pytest.param(task, marks=[pytest.mark.shared] if task == "paxray" else 
 
 @pytest.mark.full
 @pytest.mark.parametrize("task", TASKS)
-def test_training_and_validation_lower_for_absent_accelerators(task, tmp_path, request):
+def test_training_and_validation_can_be_lowered_for_absent_accelerators(task, tmp_path, request):
     config = opened(task, tmp_path, request)
     prepared = make_plan(config, make_task(config), tmp_path / "run", devices=jax.devices()[:1])
     problem, source, state = prepared.task, prepared.task.splits["train"], prepared.fresh_state()
@@ -156,7 +141,7 @@ def test_training_and_validation_lower_for_absent_accelerators(task, tmp_path, r
 
 
 @pytest.mark.parametrize("platforms", [(), ("gpu",), ("cpu", "cpu"), ("CPU",), "cuda,tpu"])
-def test_unknown_platforms_are_refused_with_the_known_ones(platforms):
+def test_unknown_platforms_are_refused_and_the_known_ones_listed(platforms):
     with pytest.raises(ValueError, match=", ".join(PLATFORMS)):
         check_platforms(platforms)
     assert check_platforms("tpu") == ("tpu",)
@@ -172,12 +157,12 @@ def test_unknown_platforms_are_refused_with_the_known_ones(platforms):
         ("cxas", (16.0, 16), "height and width"),
     ],
 )
-def test_sizes_that_a_model_does_not_take_are_refused(name, size, words):
+def test_sizes_that_a_model_does_not_accept_are_refused(name, size, words):
     with pytest.raises(ValueError, match=words):
         inference(tiny(name), image_size=size)
 
 
-def test_the_default_size_is_that_of_the_card():
+def test_the_default_size_is_read_from_the_card():
     model = tiny("cxas")
     model.card = dataclasses.replace(model.card, input_size=(40, 48))
     assert inference(model).inputs[0].shape == ("batch", 40, 48, 3)

@@ -1,4 +1,4 @@
-"""Reading exported models: in a process without models, and files, descriptions and arrays that are refused."""
+"""Exported models run in a process without model code; invalid files, descriptions and arrays are refused."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ SIZE = (16, 24)
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory):
-    """A small exported U-Net, which tests must not change."""
+    """Returns the path of a small exported U-Net, which tests must not change."""
     path = tmp_path_factory.mktemp("stored") / "model.stablehlo"
     export_model(
         jaxseg.create("cxas", backbone="resnet18", width=4, num_classes=3), path, platforms=["cpu"], image_size=SIZE
@@ -34,7 +34,7 @@ def stored(tmp_path_factory):
 
 @pytest.fixture
 def copied(stored, tmp_path):
-    """A copy of the exported U-Net that tests may damage."""
+    """Returns the path of a copy of the exported U-Net that tests may damage."""
     for path in (stored, beside(stored)):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     return tmp_path / stored.name
@@ -52,6 +52,7 @@ def describe(path) -> None:
     change(path, bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
 
 
+@pytest.mark.full
 def test_an_exported_model_runs_in_a_process_without_model_code(stored):
     code = (
         "import sys, numpy as np, jaxseg; model = jaxseg.load_exported(sys.argv[1]); "
@@ -78,7 +79,7 @@ def test_arrays_that_do_not_fit_are_refused(stored, arrays, words):
         load_exported(stored)(*arrays)
 
 
-def test_a_platform_that_it_was_not_exported_for_is_named(tmp_path):
+def test_the_error_names_a_platform_that_the_model_was_not_exported_for(tmp_path):
     export_model(
         jaxseg.create("prob_unet", filters=(4, 8)), tmp_path / "m.stablehlo", platforms=["tpu"], image_size=SIZE
     )
@@ -86,7 +87,7 @@ def test_a_platform_that_it_was_not_exported_for_is_named(tmp_path):
         load_exported(tmp_path / "m.stablehlo")(np.zeros((1, *SIZE, 1), np.float32))
 
 
-def test_the_missing_package_is_named(stored, monkeypatch):
+def test_the_error_names_a_missing_package(stored, monkeypatch):
     monkeypatch.setitem(sys.modules, "flatbuffers", None)
     with pytest.raises(ValueError, match=r"pip install 'jaxseg\[export\]'"):
         load_exported(stored)

@@ -1,4 +1,4 @@
-"""Several products of one image share one account, and none replaces a file of another origin."""
+"""Several products of one image share one account, and none of them replaces a file with another origin."""
 
 import json
 import os
@@ -26,7 +26,7 @@ MASKS, PREVIEW, LINES = product("npy", ".npy"), product("preview", ".preview.jpg
 
 
 def work(images: list[Path], output: Path, *products: Product, settings=None, overwrite=False) -> list[str]:
-    """Does a run over the images; returns the names of those that had to be done."""
+    """Runs over the images and returns the names of those that were processed."""
     run = Run(output, products, settings or {})
     todo = begin(plan(images, images[0], output), run, overwrite=overwrite)
     for job in todo:
@@ -51,7 +51,7 @@ def images(tmp_path) -> list[Path]:
     return made
 
 
-def test_an_image_is_done_when_all_that_is_wanted_is_there(images, tmp_path):
+def test_an_image_is_done_if_all_requested_products_exist(images, tmp_path):
     output = tmp_path / "out"
     assert work(images, output, MASKS) == ["a.png", "b.png"]
     assert work(images, output, MASKS, PREVIEW) == ["a.png", "b.png"]
@@ -71,13 +71,13 @@ def test_products_of_other_runs_stay_in_the_account(images, tmp_path):
         "npy": "a.npy",
         "drawing": "a.lines.jpg",
     }
-    assert work(images, output, MASKS) == []  # features are none of its settings
+    assert work(images, output, MASKS) == []  # features are not among its settings
     with pytest.raises(ValueError, match="made with another features"):
         work(images, output, LINES, settings={"features": ["SCD"]})
     assert json.loads((output / "summary.json").read_text())["settings"] == {"features": ["CTR"]}
 
 
-def test_other_features_leave_the_masks_as_they_are(images, tmp_path):
+def test_other_features_do_not_change_the_masks(images, tmp_path):
     output = tmp_path / "out"
     work(images, output, MASKS, settings={"threshold": 0.5, "classes": ["heart"]})
     work(images, output, LINES, settings={"threshold": 0.5, "features": ["CTR"]})
@@ -89,18 +89,18 @@ def test_other_features_leave_the_masks_as_they_are(images, tmp_path):
     assert live == {"a": {"drawing"}, "b": set()}
 
 
-def test_what_was_made_before_the_image_changed_is_out_of_date(images, tmp_path):
+def test_products_made_before_the_image_changed_are_out_of_date(images, tmp_path):
     output = tmp_path / "out"
     work(images, output, MASKS)
     images[0].write_text("a, taken again")
-    os.utime(images[1], ns=(0, 0))  # as a copy's: the content is the same
+    os.utime(images[1], ns=(0, 0))  # as in a copy: the content is the same
     assert work(images, output, PREVIEW) == ["a.png", "b.png"]
     assert files(output)["a"]["outputs"]["npy"]["stamp"] == []
     assert files(output)["b"]["outputs"]["npy"]["stamp"] == files(output)["b"]["outputs"]["preview"]["stamp"]
     assert work(images, output, MASKS) == ["a.png"]
 
 
-def test_what_is_left_of_another_image_is_out_of_date(images, tmp_path):
+def test_products_left_from_another_image_are_out_of_date(images, tmp_path):
     output, other = tmp_path / "out", tmp_path / "other" / "a.png"
     work(images, output, MASKS, PREVIEW)
     other.parent.mkdir()
@@ -113,7 +113,7 @@ def test_what_is_left_of_another_image_is_out_of_date(images, tmp_path):
     assert outputs["npy"]["stamp"] != []
 
 
-def test_two_images_never_write_one_file(tmp_path):
+def test_two_images_never_write_the_same_file(tmp_path):
     source = [tmp_path / "in" / name for name in ("a.png", "a.preview.png")]
     source[0].parent.mkdir()
     for path in source:
@@ -124,7 +124,7 @@ def test_two_images_never_write_one_file(tmp_path):
     assert not (tmp_path / "out" / "summary.json").exists()
 
 
-def test_a_file_of_another_image_or_kind_is_in_the_way(images, tmp_path):
+def test_a_file_of_another_image_or_kind_is_refused(images, tmp_path):
     output = tmp_path / "out"
     work(images, output, MASKS)
     same_place = product("truth", ".npy")
@@ -136,7 +136,7 @@ def test_a_file_of_another_image_or_kind_is_in_the_way(images, tmp_path):
     assert (output / "a.preview.jpg").read_text() == "precious"
 
 
-def test_a_failure_leaves_nothing_that_passes_for_done(images, tmp_path):
+def test_a_failed_image_is_not_recorded_as_done(images, tmp_path):
     output = tmp_path / "out"
     work(images, output, MASKS)
     run = Run(output, (MASKS,), {})

@@ -1,4 +1,4 @@
-"""A folder run survives bad files, accounts for every file, and never passes an old result off as a new one."""
+"""A folder run survives bad files, accounts for every file, and never reports an old result as a new one."""
 
 import dataclasses
 import errno
@@ -17,12 +17,14 @@ from flax import nnx
 import jaxseg
 from jaxseg.anatomy.products import merge_masks
 from jaxseg.folder_runs.account import merged_path
+from jaxseg.journal import journal_of, read_document
 from jaxseg.masks import write
+from jaxseg.masks.results import find_masks
 
 
 @pytest.fixture
 def images(tmp_path):
-    """A folder with a.png to d.png."""
+    """Returns a folder with the images a.png to d.png."""
     for name in "abcd":
         draw(tmp_path / "in" / f"{name}.png")
     return tmp_path / "in"
@@ -30,7 +32,7 @@ def images(tmp_path):
 
 @pytest.fixture(scope="module")
 def segmenter():
-    """A real one, of a tiny network with random weights."""
+    """Returns a real segmenter: a tiny network with random weights."""
     options = {"class_names": ("a", "b", "c"), "backbone": "resnet18", "width": 4}
     model = nnx.eval_shape(lambda: jaxseg.create("cxas", **options))
     rng = np.random.default_rng(0)
@@ -50,7 +52,7 @@ def test_good_and_bad_files_are_all_accounted_for(segmenter, kit, tmp_path):
     (source / "empty.dcm").write_bytes(b"")
     (source / "notes.txt").write_text("no image")
     run, outcomes = finish(source, output, segmenter=segmenter, recursive=True, settings={"threshold": 0.5})
-    assert len(outcomes) == 7  # two files are called a.png
+    assert len(outcomes) == 7  # there are two files named a.png
     written = summary(output)
     assert written["complete"]
     assert written["jaxseg"] == jaxseg.__version__
@@ -76,7 +78,7 @@ def test_good_and_bad_files_are_all_accounted_for(segmenter, kit, tmp_path):
 
 
 @pytest.mark.parametrize("output_type", [kind for kind in write.WRITERS if kind != "dicom-seg"])
-def test_a_second_run_does_nothing_again(images, tmp_path, output_type):
+def test_a_second_run_repeats_nothing(images, tmp_path, output_type):
     output = tmp_path / "out"
     finish(images, output, output_type)
     times = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.name != "summary.json"}
@@ -91,7 +93,7 @@ def test_a_second_run_does_nothing_again(images, tmp_path, output_type):
     assert len(outcomes) == redone.count("done") == 4
 
 
-def test_a_changed_image_is_redone_and_no_other(images, tmp_path):
+def test_only_a_changed_image_is_redone(images, tmp_path):
     finish(images, tmp_path / "out")
     draw(images / "b.png", size=(40, 41), seed=1)
     _, outcomes = finish(images, tmp_path / "out")
@@ -103,7 +105,7 @@ def test_a_changed_image_is_redone_and_no_other(images, tmp_path):
     assert list(finish(images, tmp_path / "out")[1]) == ["c.png"]
 
 
-def test_an_image_that_changes_while_it_is_segmented_is_redone_next_time(images, tmp_path):
+def test_an_image_that_changes_during_its_segmentation_is_redone_by_the_next_run(images, tmp_path):
     class Late(FakeSegmenter):
         def predict(self, prepared):
             if not (tmp_path / "out" / "a.npy").exists():
@@ -116,11 +118,11 @@ def test_an_image_that_changes_while_it_is_segmented_is_redone_next_time(images,
     assert np.load(tmp_path / "out" / "a.npy").shape == (3, 50, 51)
 
 
-def test_an_image_gone_bad_is_failed_until_it_is_good_again(images, tmp_path):
+def test_an_image_that_became_damaged_fails_until_it_is_good_again(images, tmp_path):
     good = (images / "a.png").read_bytes()
     finish(images, tmp_path / "out")
     (images / "a.png").write_bytes(good[:200])
-    for _ in range(3):  # the old mask is still there, but not of this image
+    for _ in range(3):  # the old mask still exists, but it does not belong to this image
         run, outcomes = finish(images, tmp_path / "out")
         assert list(outcomes) == ["a.png"]
         assert statuses(tmp_path / "out")["a"] == "failed"
@@ -142,7 +144,7 @@ def test_other_settings_are_refused_unless_overwriting(images, tmp_path):
     assert summary(output)["settings"] == {"threshold": 0.7, "model": "y"}
 
 
-def test_results_of_other_settings_are_stale_until_they_are_redone(images, tmp_path):
+def test_results_made_with_other_settings_are_stale_until_they_are_redone(images, tmp_path):
     output, new = tmp_path / "out", {"threshold": 0.7}
     finish(images, output)
     finish(images / "a.png", output, settings=new, overwrite=True)
@@ -151,7 +153,7 @@ def test_results_of_other_settings_are_stale_until_they_are_redone(images, tmp_p
     assert sorted(outcomes) == ["b.png", "c.png", "d.png"]
 
 
-def test_an_interrupted_overwrite_leaves_nothing_that_passes_for_new(images, tmp_path):
+def test_after_an_interrupted_overwrite_no_old_result_counts_as_new(images, tmp_path):
     output, new = tmp_path / "out", {"threshold": 0.7}
     finish(images, output)
     _, _, outcomes = start(images, output, settings=new, overwrite=True, segmenter=FakeSegmenter(seconds=0.01))
@@ -162,6 +164,20 @@ def test_an_interrupted_overwrite_leaves_nothing_that_passes_for_new(images, tmp
     _, rest = finish(images, output, settings=new)
     assert {"c.png", "d.png"} <= rest.keys()
     assert "a.png" not in rest
+
+
+def test_a_finished_image_is_known_at_once_without_a_new_summary(images, tmp_path):
+    """A run that is killed after its first image leaves this; `find_masks` is the reader of other commands."""
+    output = tmp_path / "out"
+    _, _, outcomes = start(images, output)
+    before = (output / "summary.json").read_bytes()
+    for count, outcome in enumerate(outcomes, 1):
+        found = [entry["status"] for entry in read_document(output / "summary.json")["files"].values()]
+        assert sorted(found) == ["done"] * count + ["pending"] * (4 - count)
+        assert find_masks(output, outcome.item.source) == output / f"{outcome.item.source.stem}.npy"
+        assert (output / "summary.json").read_bytes() == before
+    assert set(statuses(output).values()) == {"done"}
+    assert not journal_of(output / "summary.json").exists()
 
 
 def test_runs_on_single_files_share_a_folder(images, tmp_path):
@@ -185,7 +201,7 @@ def test_output_types_share_a_folder_but_png_and_jpg_not(images, tmp_path):
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_what_jaxseg_did_not_make_is_never_replaced(images, tmp_path, overwrite):
+def test_files_that_jaxseg_did_not_write_are_never_replaced(images, tmp_path, overwrite):
     output = tmp_path / "out"
     (output / "b").mkdir(parents=True)
     (output / "b" / "thesis.txt").write_text("precious")
@@ -202,7 +218,7 @@ def test_what_jaxseg_did_not_make_is_never_replaced(images, tmp_path, overwrite)
     assert tree(tmp_path) == before
 
 
-def test_an_output_folder_that_cannot_be_made_or_written_is_an_os_error(images, tmp_path, monkeypatch):
+def test_an_output_folder_that_cannot_be_created_or_written_is_an_os_error(images, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("x")
     for output in (tmp_path / "file", tmp_path / "file" / "out"):
         with pytest.raises(OSError, match="file"):
@@ -216,7 +232,7 @@ def test_an_output_folder_that_cannot_be_made_or_written_is_an_os_error(images, 
         finish(images, tmp_path / "out")
 
 
-def test_a_full_disk_fails_the_file_not_the_run(images, tmp_path, monkeypatch):
+def test_on_a_full_disk_the_file_fails_and_the_run_continues(images, tmp_path, monkeypatch):
     def full(masks, base, **options):
         if base.name == "b":
             raise OSError(errno.ENOSPC, "No space left on device", str(base))
@@ -229,7 +245,7 @@ def test_a_full_disk_fails_the_file_not_the_run(images, tmp_path, monkeypatch):
     assert run.complete
 
 
-def test_only_what_is_done_goes_into_the_merged_file(images, tmp_path):
+def test_only_finished_images_go_into_the_merged_file(images, tmp_path):
     (images / "bad.png").write_text("x")
     draw(images / "in.png")
     finish(images, tmp_path / "out", "json")
@@ -242,7 +258,7 @@ def test_only_what_is_done_goes_into_the_merged_file(images, tmp_path):
     merged = json.loads(path.read_text())
     assert [os.path.basename(image["file_name"]) for image in merged["images"]] == ["a.png", "c.png", "d.png", "in.png"]
     assert merged_path(run, tmp_path / "summary", ".json").name == "summary_all.json"
-    assert merged_path(run, tmp_path / "in", ".json") == path  # its own may be replaced
+    assert merged_path(run, tmp_path / "in", ".json") == path  # a merged file of jaxseg may be replaced
     with pytest.raises(ValueError, match="in_all.json is in the way: it was not made from"):
         merged_path(run, tmp_path / "other" / "in", ".json")
     (tmp_path / "out" / "truth.json").write_text('{"images": [], "annotations": [], "categories": []}')
@@ -250,7 +266,7 @@ def test_only_what_is_done_goes_into_the_merged_file(images, tmp_path):
         merged_path(run, tmp_path / "truth", ".json")
 
 
-def test_memory_does_not_grow_with_the_folder(tmp_path):
+def test_memory_does_not_grow_with_the_number_of_files(tmp_path):
     alive, most, lock = [0], [0], threading.RLock()
 
     def gone():
@@ -276,4 +292,5 @@ def test_memory_does_not_grow_with_the_folder(tmp_path):
     finish(tmp_path / "in", tmp_path / "out", segmenter=Counting(batch_size=2))
     gc.collect()
     assert alive == [0]
-    assert 0 < most[0] <= (2 * 2 + 2) + 2 * (2 * 2 + 2)  # read ahead; then image and masks, until they are written
+    # Images read ahead, then images and masks until they are written.
+    assert 0 < most[0] <= (2 * 2 + 2) + 2 * (2 * 2 + 2)

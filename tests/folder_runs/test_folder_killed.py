@@ -1,4 +1,4 @@
-"""A run that is killed or interrupted at any moment leaves whole results only, and the next run makes up for it."""
+"""A run that is killed or interrupted at any moment leaves only complete results, and the next run adds the rest."""
 
 import contextlib
 import json
@@ -21,7 +21,7 @@ COUNT = 25
 
 @pytest.fixture(scope="module")
 def server():
-    """Starts a run in a new process, and kills it when there are this many results, or a moment later."""
+    """Starts a run in a new process and kills it when there are this many results, or a moment later."""
     command = [sys.executable, KIT / "fake_segmenter.py"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as program:
 
@@ -51,7 +51,7 @@ def source(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(source, tmp_path_factory) -> dict[str, dict[str, str]]:
-    """What a run that nobody disturbs makes."""
+    """Returns the results of an undisturbed run."""
     folder = tmp_path_factory.mktemp("expected")
     for output_type in ("npy", "png", "json"):
         finish(source, folder / output_type, output_type)
@@ -67,7 +67,9 @@ def results(output: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("output_type", ["npy", "png", "json"])
-def test_killed_runs_leave_whole_results_and_the_next_completes_them(server, source, expected, tmp_path, output_type):
+def test_killed_runs_leave_complete_results_and_the_next_run_adds_the_rest(
+    server, source, expected, tmp_path, output_type
+):
     rng, found = random.Random(0), {}
     for count in range(0, COUNT, 3):
         later = rng.choice([0, rng.uniform(0, 0.01)])
@@ -87,7 +89,7 @@ def test_killed_runs_leave_whole_results_and_the_next_completes_them(server, sou
 
 
 def test_results_of_other_settings_do_not_outlive_a_killed_overwrite(server, source, expected, tmp_path):
-    """After the kill, results of both settings lie side by side; none of the old may pass for one of the new."""
+    """After the kill, results of both settings exist side by side; no old result may count as a new one."""
     finish(source, tmp_path)
     for path in tmp_path.glob("*.npy"):
         path.write_bytes(b"old")
@@ -103,7 +105,7 @@ def test_results_of_other_settings_do_not_outlive_a_killed_overwrite(server, sou
 
 
 @pytest.mark.parametrize("count", [0, 1, 12])
-def test_ctrl_c_leaves_no_partial_file_and_a_true_account(server, source, expected, tmp_path, count):
+def test_ctrl_c_leaves_no_partial_file_and_a_correct_account(server, source, expected, tmp_path, count):
     output = tmp_path / "output"
     assert server(signal.SIGINT, count, source, output, later=0.01, seconds=0.02) == 130
     assert temporaries(output) == []
@@ -113,5 +115,5 @@ def test_ctrl_c_leaves_no_partial_file_and_a_true_account(server, source, expect
         assert not summary(output)["complete"]
         assert {f"{name}.npy" for name, status in statuses(output).items() if status == "done"} <= found.keys()
     _, outcomes = finish(source, output)
-    assert len(outcomes) == COUNT - len(found)  # what was complete is not done again
+    assert len(outcomes) == COUNT - len(found)  # complete results are not made again
     assert tree(output) == expected["npy"]

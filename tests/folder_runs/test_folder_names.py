@@ -1,4 +1,4 @@
-"""Which images a folder run finds, and what it calls their results."""
+"""The images that a folder run finds, and the names of their results."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ from jaxseg.folder_runs.inputs import find_images, plan
 
 
 def planned(tmp_path, *names: str) -> list[str]:
-    """Output names, without suffix, of images of these names, in this order."""
+    """Returns the output names, without suffix, for images with these names in this order."""
     root = tmp_path / "in"
     root.mkdir(exist_ok=True)
     jobs = plan([root / name for name in names], root, tmp_path / "out")
@@ -26,9 +26,9 @@ def planned(tmp_path, *names: str) -> list[str]:
         (["IM1", "IM1.dcm"], ["IM1", "IM1_dcm"]),
         (["sub/a.png", "sub/deep/a.png", "a.png"], ["sub/a", "sub/deep/a", "a"]),
         (["a.png", "a.jpg", "b.png"], ["a_png", "a_jpg", "b"]),
-        (["a.png", "A.png"], ["a_png", "A_png_"]),  # one name on some file systems
+        (["a.png", "A.png"], ["a_png", "A_png_"]),  # these are the same name on some file systems
         (["a.png", "a.jpg", "a_png.png"], ["a_png_", "a_jpg", "a_png"]),
-        (["a.png", "a/b.png"], ["a_png", "a/b"]),  # with -ot png the folder a is the result of a.png
+        (["a.png", "a/b.png"], ["a_png", "a/b"]),  # with -ot png, the folder `a` is the result of a.png
         (["a/b.png", "a/b/c/d.png"], ["a/b_png", "a/b/c/d"]),
         (["A.png", "a/b.png", "A_png.jpg"], ["A_png_", "a/b", "A_png"]),
         (["summary.png", "sub/summary.png"], ["summary_png", "sub/summary"]),  # summary.json is the account
@@ -41,7 +41,7 @@ def test_outputs_are_named_after_the_images(tmp_path, names, expected):
     assert planned(tmp_path, *names) == expected
 
 
-def test_long_names_are_cut_and_stay_distinct(tmp_path):
+def test_long_names_are_shortened_and_stay_distinct(tmp_path):
     first, second = planned(tmp_path, "x" * 240 + "1.png", "x" * 240 + "2.png")
     assert first != second
     assert max(len(first), len(second)) < 220
@@ -85,7 +85,7 @@ def images(tmp_path) -> Path:
     return tmp_path
 
 
-def test_images_are_found_in_order_without_what_is_hidden(images):
+def test_images_are_found_in_order_without_hidden_files(images):
     assert found(images) == ["a.JPEG", "b.png", "c.DCM"]
     assert [name for name in found(images, recursive=True) if not name.startswith("loop")] == [
         *["a.JPEG", "b.png", "c.DCM", "sub/d.jpg"]
@@ -99,7 +99,7 @@ def test_a_single_file_is_found_if_it_can_be_read(images):
     assert find_images(images / ".hidden.png") == [images / ".hidden.png"]
 
 
-def test_a_hidden_file_is_done_when_it_is_asked_for(tmp_path):
+def test_a_hidden_file_is_processed_if_it_is_named(tmp_path):
     finish(draw(tmp_path / "..png"), tmp_path / "out")
     assert statuses(tmp_path / "out") == {"_": "done"}
 
@@ -116,7 +116,7 @@ def test_a_path_without_images_is_an_error_with_a_hint(images):
         find_images(images / "empty", recursive=True)
 
 
-def test_results_inside_the_input_are_not_taken_for_images(tmp_path):
+def test_results_inside_the_input_folder_are_not_read_as_images(tmp_path):
     for name in ("a.png", "sub/b.png"):
         draw(tmp_path / name)
     for _ in range(2):
@@ -128,13 +128,13 @@ def test_results_inside_the_input_are_not_taken_for_images(tmp_path):
     assert found(tmp_path / "sub", recursive=True, output=tmp_path) == ["b.png"]
 
 
-def test_results_of_an_earlier_run_are_not_taken_for_images(images, tmp_path):
+def test_results_of_an_earlier_run_are_not_read_as_images(images, tmp_path):
     before = find_images(images, recursive=True)
     finish(images, images / "out1", "png", recursive=True)
     assert find_images(images, recursive=True, output=images / "out2") == before
 
 
-def test_a_folder_that_cannot_be_read_is_told(images, monkeypatch):
+def test_a_folder_that_cannot_be_read_is_reported(images, monkeypatch):
     def walk(root, onerror, **_):
         onerror(PermissionError(13, "Permission denied", str(root / "secret")))
         yield from ()

@@ -1,4 +1,4 @@
-"""Which image a result was made from, and whether it is still whole."""
+"""A result belongs to the image that it was made from, and it counts only while it is complete."""
 
 import os
 
@@ -10,8 +10,8 @@ from jaxseg.folder_runs.account import merged_path
 from jaxseg.folder_runs.inputs import find_images
 
 
-def test_another_image_of_the_same_name_is_never_passed_off(tmp_path):
-    """Two patients' files may agree in name, size and time."""
+def test_another_image_with_the_same_name_is_a_different_image(tmp_path):
+    """The files of two patients may have the same name, size and time."""
     one, two = draw(tmp_path / "pa" / "IM1.png", seed=1), draw(tmp_path / "pb" / "IM1.png", seed=2)
     two.write_bytes(two.read_bytes().ljust(one.stat().st_size))
     os.utime(two, ns=(one.stat().st_mtime_ns,) * 2)
@@ -36,7 +36,7 @@ def test_relative_names_from_two_places_are_two_images(tmp_path, monkeypatch):
     assert run.count("skipped") == 1
 
 
-def test_data_that_was_moved_is_still_done(tmp_path):
+def test_moved_data_are_still_done(tmp_path):
     draw(tmp_path / "old" / "img.png")
     finish(tmp_path / "old", tmp_path / "out")
     os.rename(tmp_path / "old", tmp_path / "new")
@@ -45,7 +45,7 @@ def test_data_that_was_moved_is_still_done(tmp_path):
 
 
 @pytest.mark.parametrize("output_type", ["npy", "png"])
-def test_results_that_were_emptied_are_done_again(tmp_path, output_type):
+def test_emptied_result_files_are_made_again(tmp_path, output_type):
     draw(tmp_path / "in" / "img.png")
     run, _ = finish(tmp_path / "in", tmp_path / "out", output_type)
     result = next(p for p in (tmp_path / "out").iterdir() if p.stem == "img")
@@ -57,7 +57,7 @@ def test_results_that_were_emptied_are_done_again(tmp_path, output_type):
     assert run.count("done") == 1
 
 
-def test_a_folders_coco_file_never_replaces_an_images(tmp_path):
+def test_the_coco_file_of_a_folder_never_replaces_that_of_an_image(tmp_path):
     draw(tmp_path / "pa" / "img.png")
     draw(tmp_path / "q" / "img" / "b.png")
     finish(tmp_path / "pa" / "img.png", tmp_path / "out", "json")

@@ -1,4 +1,4 @@
-"""Images are found by name and by content: DICOM trees, files without suffix, and files that are left out."""
+"""Images are found by name and by content: DICOM trees, files without suffix, and files that are ignored."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def png(kit) -> bytes:
 
 @pytest.fixture
 def tree(tmp_path, dicom) -> Path:
-    """A folder with a DICOMDIR and three images, as on a CD."""
+    """Returns a folder with a DICOMDIR and three images, as on a CD."""
     index = pydicom.Dataset()
     index.file_meta = pydicom.dataset.FileMetaDataset()
     index.file_meta.MediaStorageSOPClassUID = MediaStorageDirectoryStorage
@@ -46,7 +46,7 @@ def tree(tmp_path, dicom) -> Path:
     return tmp_path / "cd"
 
 
-def test_a_dicomdir_tree_is_walked_and_its_index_left_out(kit, tree):
+def test_a_dicomdir_tree_is_searched_and_its_index_is_ignored(kit, tree):
     images = find_images(tree, recursive=True)
     assert (tree / "DICOMDIR").is_file()
     assert len(images) == 3
@@ -61,14 +61,14 @@ def test_a_dicomdir_tree_is_walked_and_its_index_left_out(kit, tree):
         find_images(tree)
 
 
-def test_a_dicomdir_itself_is_refused_with_the_way_to_do_it(tree):
+def test_a_dicomdir_itself_is_refused_and_the_error_names_the_right_input(tree):
     with pytest.raises(ValueError, match="DICOMDIR: a DICOMDIR lists .*; give its folder with --recursive"):
         find_images(tree / "DICOMDIR")
     with pytest.raises(ValueError, match="^DICOMDIR: a DICOMDIR lists .*; give its folder with --recursive"):
         read_picture(tree / "DICOMDIR")
 
 
-def test_files_in_folders_are_known_by_their_content(tmp_path, dicom, png):
+def test_files_in_folders_are_recognised_by_their_content(tmp_path, dicom, png):
     for name in ("1.2.840.7", "1.2.840.8", "IM001", "scan.ima"):
         (tmp_path / name).write_bytes(dicom)
     for name in ("picture", "picture.bak"):
@@ -83,23 +83,23 @@ def test_files_in_folders_are_known_by_their_content(tmp_path, dicom, png):
     assert len(set(bases)) == len(names)
 
 
-def test_a_file_with_the_suffix_of_an_image_counts_whatever_it_holds(tmp_path):
+def test_a_file_with_an_image_suffix_counts_with_any_content(tmp_path):
     for name in ("a.png", "b.DCM", "c.jpeg"):
         (tmp_path / name).write_bytes(b"")
     assert found(tmp_path) == ["a.png", "b.DCM", "c.jpeg"]
     assert find_images(tmp_path / "a.png") == [tmp_path / "a.png"]
 
 
-def test_hidden_files_and_results_are_left_out_of_folders(tmp_path, dicom, png):
+def test_hidden_files_and_results_in_folders_are_ignored(tmp_path, dicom, png):
     for name in (".IM1", ".a.dcm", "a.seg.dcm", "b.SEG.DCM", "seg.dcm", "a.dcm"):
         (tmp_path / name).write_bytes(dicom)
     for name in ("a.preview.jpg", "a.lines.jpg", "preview.jpg"):
         (tmp_path / name).write_bytes(png)
     assert found(tmp_path) == found(tmp_path, recursive=True) == ["a.dcm", "preview.jpg", "seg.dcm"]
-    assert find_images(tmp_path / "a.seg.dcm") == [tmp_path / "a.seg.dcm"]  # asked for by name
+    assert find_images(tmp_path / "a.seg.dcm") == [tmp_path / "a.seg.dcm"]  # named by the user
 
 
-def test_a_single_file_is_known_by_its_content_too(tmp_path, dicom):
+def test_a_single_file_is_recognised_by_its_content_too(tmp_path, dicom):
     (tmp_path / "IM001").write_bytes(dicom)
     assert find_images(tmp_path / "IM001") == [tmp_path / "IM001"]
     (tmp_path / "IM001").write_bytes(dicom[1:])
@@ -109,7 +109,7 @@ def test_a_single_file_is_known_by_its_content_too(tmp_path, dicom):
         find_images(tmp_path / "IM001")
 
 
-def test_a_file_that_may_not_be_read_counts_so_that_the_run_tells_why(tmp_path, dicom, monkeypatch):
+def test_an_unreadable_file_counts_so_that_the_run_reports_the_reason(tmp_path, dicom, monkeypatch):
     for name in ("secret", "open"):
         (tmp_path / name).write_bytes(dicom)
     whole = Path.open

@@ -1,10 +1,14 @@
-"""A ledger keeps entries, settings and facts in one file, and notices settings that changed."""
+"""A ledger stores entries, settings and facts on disk during a run, and detects changed settings."""
 
 import json
+import os
 
 import pytest
 
-from jaxseg.folder_runs.ledger import Ledger
+from jaxseg.folder_runs.ledger import Kind, Ledger
+from jaxseg.journal import append, journal_of, read_document
+
+SCORES = Kind("jaxseg_test", "case", "is not a journal of this test")
 
 
 def test_entries_settings_and_facts_are_read_back(tmp_path):
@@ -42,3 +46,94 @@ def test_other_files_are_refused(tmp_path, content):
     with pytest.raises(ValueError, match="summary.json is not a jaxseg summary"):
         Ledger(path, {})
     assert path.read_text() == content
+
+
+def test_recorded_entries_are_on_disk_before_the_document_is_written_again(tmp_path):
+    path = tmp_path / "summary.json"
+    ledger = Ledger(path, {"seed": 1})
+    ledger.record("a", {"status": "done"})
+    assert not path.exists()
+    for _ in range(2):  # without a document, then with one
+        document = path.read_bytes() if path.exists() else b""
+        ledger.record("b", {"status": "done"})
+        ledger.record("b", {"status": "failed"})
+        again = Ledger(path, {})
+        assert again.entries == {"a": {"status": "done"}, "b": {"status": "failed"}}
+        assert again.settings == {"seed": 1}
+        assert read_document(path)["files"] == again.entries
+        assert (path.read_bytes() if path.exists() else b"") == document
+        ledger.write(complete=True)
+        assert [file.name for file in tmp_path.iterdir()] == ["summary.json"]
+        assert json.loads(path.read_text())["files"] == again.entries
+
+
+def test_the_journal_of_an_earlier_document_is_ignored(tmp_path):
+    """A process can be killed after it has written the document, and before it has removed the journal."""
+    path = tmp_path / "summary.json"
+    ledger = Ledger(path, {"threshold": 0.5})
+    ledger.write()
+    ledger.record("a", {"status": "done"})
+    old = journal_of(path).read_bytes()
+    changed = Ledger(path, {"threshold": 0.7})
+    changed.entries = {"a": {"status": "stale"}}
+    changed.write()
+    journal_of(path).write_bytes(old)
+    assert Ledger(path, {}).entries == {"a": {"status": "stale"}}
+    changed.record("b", {"status": "done"})
+    assert Ledger(path, {}).entries == {"a": {"status": "stale"}, "b": {"status": "done"}}
+
+
+@pytest.mark.parametrize("name", ["summary.json", "scores.jsonl"])
+@pytest.mark.parametrize("kept", [1, 5, 25])
+def test_an_incomplete_last_line_is_ignored_and_removed_by_the_next(tmp_path, name, kept):
+    path = tmp_path / name
+    ledger = Ledger(path, {}, kind=SCORES)
+    ledger.write()
+    for key in "ab":
+        ledger.record(key, {"value": key * 40})
+    journal = journal_of(path) if ledger.is_document else path
+    whole = journal.read_bytes()
+    journal.write_bytes(whole[:-kept])
+    if not ledger.is_document:  # a document's journal is continued only by the process that started it
+        again = Ledger(path, {}, kind=SCORES)
+        assert again.entries == {"a": {"value": "a" * 40}}
+        again.record("b", {"value": "b" * 40})
+        assert path.read_bytes() == whole
+    else:
+        append(journal, {"file": "c"})
+        assert journal.read_text().splitlines()[1:] == [whole.decode().splitlines()[1], '{"file": "c"}']
+
+
+def test_a_full_disk_leaves_the_journal_as_it_was(tmp_path, monkeypatch):
+    ledger = Ledger(tmp_path / "scores.jsonl", {}, kind=SCORES)
+    ledger.write()
+    before = ledger.path.read_bytes()
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        ledger.record("a", {"value": 1})
+    monkeypatch.undo()
+    assert ledger.path.read_bytes() == before
+    assert ledger.entries == {}
+    ledger.record("b", {"value": 2})
+    assert Ledger(ledger.path, {}, kind=SCORES).entries == {"b": {"value": 2}}
+
+
+def test_a_journal_without_a_document_keeps_one_line_per_key_when_it_is_written_again(tmp_path):
+    path = tmp_path / "scores.jsonl"
+    ledger = Ledger(path, {"slices": 3}, kind=SCORES)
+    ledger.write()
+    for value in range(3):
+        ledger.record("a", {"value": value})
+    assert len(path.read_text().splitlines()) == 4
+    ledger.write()
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [
+        {"jaxseg_test": 1, "settings": {"slices": 3}},
+        {"case": "a", "value": 2},
+    ]
+    assert Ledger(path, {"slices": 4, "size": 9}, kind=SCORES).changed == ["size", "slices"]
+    with pytest.raises(ValueError, match="scores.jsonl is not a journal of another test"):
+        Ledger(path, {}, kind=Kind("jaxseg_other", foreign="is not a journal of another test"))

@@ -1,4 +1,4 @@
-"""Reading, computing and writing overlap; every item has one outcome, and memory does not grow with their number."""
+"""Reading, computing and writing overlap; every item has one outcome, and memory does not grow with the item count."""
 
 import collections
 import gc
@@ -15,7 +15,7 @@ from jaxseg.folder_runs.stream import stream
 
 
 class Value:
-    """Stands for an image or its masks; counts how many are alive."""
+    """An image or its masks; the class counts its live instances."""
 
     alive = collections.Counter()
     most = collections.Counter()
@@ -91,7 +91,7 @@ def test_every_item_has_one_outcome_and_its_own_error(count, batch_size, readers
     )
     readable = [item for item in range(count) if item not in bad_read]
     assert [len(batch) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
-    assert list(itertools.chain(*batches)) == readable  # in order; only the last batch may be smaller
+    assert list(itertools.chain(*batches)) == readable  # batches in order; only the last one may be smaller
     lost = set(itertools.chain(*(batch for batch in batches if bad_compute & set(batch))))
     assert sorted(outcome.item for outcome in outcomes) == list(range(count))
     for outcome in outcomes:
@@ -113,7 +113,7 @@ def test_every_item_has_one_outcome_and_its_own_error(count, batch_size, readers
 
 @pytest.mark.parametrize(("batch_size", "readers", "writers"), [(1, 1, 1), (1, 2, 2), (4, 2, 3)])
 @pytest.mark.parametrize("slow", ["read", "compute", "write"])
-def test_memory_is_bounded_whichever_stage_is_slow(batch_size, readers, writers, slow):
+def test_memory_is_bounded_for_every_slowest_stage(batch_size, readers, writers, slow):
     def delayed(function):
         def wrapped(*args):
             if function.__name__ == slow:
@@ -135,7 +135,7 @@ def test_memory_is_bounded_whichever_stage_is_slow(batch_size, readers, writers,
 
 
 def test_stages_overlap():
-    """Each stage waits for another one to be at work at the same time: one after the other, they would time out."""
+    """Each stage waits until another one is active at the same time; run one after the other, they would time out."""
     both = {"read and compute": threading.Barrier(2), "compute and write": threading.Barrier(2)}
 
     def read(item):
@@ -182,12 +182,12 @@ def test_what_is_written_is_reported_before_the_next_batch_is_done():
     assert sorted(reported) == [0, 1, 2]
 
 
-def test_no_items_no_outcomes():
+def test_without_items_there_are_no_outcomes():
     assert list(stream([], read, compute, write, batch_size=3)) == []
     assert workers() == []
 
 
-def test_stopping_early_ends_the_threads_and_leaves_the_rest_alone():
+def test_stopping_early_ends_the_threads_and_the_remaining_items_are_not_processed():
     seen = []
 
     def slow(item):
@@ -205,7 +205,7 @@ def test_stopping_early_ends_the_threads_and_leaves_the_rest_alone():
 
 
 @pytest.mark.parametrize("stage", ["compute", "consumer"])
-def test_ctrl_c_ends_the_threads_after_what_is_being_written(stage):
+def test_ctrl_c_ends_the_threads_after_the_current_item_is_written(stage):
     writing, finished = [], []
 
     def slow_write(item, value, result):
@@ -231,7 +231,7 @@ def test_ctrl_c_ends_the_threads_after_what_is_being_written(stage):
     assert len(finished) < 20
 
 
-def test_a_wrong_number_of_results_is_a_loud_error():
+def test_a_wrong_number_of_results_is_an_error():
     with pytest.raises(ValueError, match="zip"):
         list(stream(range(4), read, lambda values: compute(values)[1:], write, batch_size=2))
     assert workers() == []

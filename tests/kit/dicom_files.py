@@ -35,7 +35,7 @@ def write_dicom(path: Path, stored: np.ndarray, *, bits: int | None = None, big_
     for name, value in tags.items():
         if value is None:
             delattr(dataset, name)
-        elif isinstance(value, bytes) and name != "PixelData":  # the bytes of the tag, valid or not
+        elif isinstance(value, bytes) and name != "PixelData":  # the raw bytes of the tag, valid or not
             tag = pydicom.tag.Tag(name)
             vr = pydicom.datadict.dictionary_VR(tag)
             dataset[tag] = pydicom.dataelem.RawDataElement(tag, vr, len(value), value, 0, False, not big_endian)

@@ -24,7 +24,7 @@ from jaxseg.masks.segmentation import Segmentation
 
 @dataclasses.dataclass
 class FakeSegmenter:
-    """Its masks mark the pixels that are brighter than some values, so that each image has masks of its own."""
+    """A segmenter whose masks mark pixels brighter than fixed values, so that different images have different masks."""
 
     batch_size: int = 1
     seconds: float = 0.0
@@ -72,7 +72,7 @@ def start(source, output, output_type="npy", *, segmenter=None, settings=None, r
 
 
 def finish(*args, **options):
-    """Does a run; returns it with {name of the source: outcome}."""
+    """Completes a run; returns it with {name of the source: outcome}."""
     run, _, outcomes = start(*args, **options)
     done = {outcome.item.source.name: outcome for outcome in outcomes}
     conclude(run)
@@ -94,7 +94,7 @@ def tree(path: Path) -> dict[str, str]:
 
 
 def serve() -> None:
-    """Does a run in a new process for every line [source, output, type, seconds, options]; prints its id and status."""
+    """Runs a new process for every line [source, output, type, seconds, options]; prints its id and exit status."""
     for line in sys.stdin:
         process = os.fork()
         if process == 0:

@@ -35,13 +35,13 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Site(ThreadingHTTPServer):
-    """Serves one file; tests change what it has, how far it gets and how it answers."""
+    """Serves one file; tests change its content, the length of its answers and the answers themselves."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_port}/weights.pth"
         self.body, self.version, self.ranges = BODY, {"ETag": '"v1"'}, True
-        self.cuts = []  # after how many bytes the next answers stop
+        self.cuts = []  # numbers of bytes after which the next answers stop
         self.hold = None  # an event to wait for before a cut connection is closed
         self.asked, self.paths = [], []  # the headers and paths of the requests
         self.answer = self.file
@@ -61,7 +61,7 @@ class Site(ThreadingHTTPServer):
         return [headers.get("Range") for headers in self.asked]
 
     def handle_error(self, request, client_address):
-        pass  # a client that hangs up early
+        pass  # a client that closes the connection early
 
 
 def left(target: Path) -> list[str]:
@@ -69,7 +69,7 @@ def left(target: Path) -> list[str]:
 
 
 def interrupted(site, target, size=HALF):
-    """Leaves the first bytes of the file in the part, as a process that ended there."""
+    """Writes the first bytes of the file to the .part file, as an interrupted download leaves it."""
     target.parent.mkdir(exist_ok=True)
     target.with_name("weights.pth.part").write_bytes(site.body[:size])
     validator = next(iter(site.version.values()), "")

@@ -9,7 +9,7 @@ from jaxseg.weights.fill import LEAVES
 
 
 def keep_gradients() -> optax.GradientTransformation:
-    """A transformation whose state is what it was given."""
+    """Returns an optax transformation that stores the gradients in its state."""
     return optax.GradientTransformation(
         lambda params: jax.tree.map(np.zeros_like, params), lambda updates, state, params=None: (updates, updates)
     )
@@ -31,7 +31,7 @@ def in_torch_layout(model: nnx.Module, names: dict[str, str], *trees: dict) -> d
 
 
 def moved(now: dict, start: dict, order: list[str]) -> np.ndarray:
-    """The golden's four columns: sum, norm, and both of the change since the start; in float64."""
+    """Returns the golden's four columns in float64: sum and norm of the array, and of its change since the start."""
     rows = []
     for name in order:
         x, change = now[name].astype(np.float64), now[name].astype(np.float64) - start[name]

@@ -65,12 +65,12 @@ def four_readers(series: str = "1.2.35") -> tuple[str, ...]:
         rois = [roi(z, box(30 + shift, 40, 8, 9), series=series) for z in slices]
         return nodule(*rois, **options)
 
-    alone = nodule(roi(6, box(70, 10, 7, 7), series=series), name="alone", malignancy=1)
+    single = nodule(roi(6, box(70, 10, 7, 7), series=series), name="single", malignancy=1)
     return (
         drawn(0, malignancy=2) + small(1, 5, 5, series),
         drawn(1, range(3, 6), malignancy=4) + non_nodule(0, 9, 9),
         drawn(2, malignancy=5),
-        alone,
+        single,
     )
 
 

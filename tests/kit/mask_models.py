@@ -1,4 +1,4 @@
-"""Models of masks whose outputs are known, and one that can be saved."""
+"""Mask models with known outputs, and one that can be saved."""
 
 import dataclasses
 from pathlib import Path
@@ -25,7 +25,7 @@ class Echo(nnx.Module):
 
 
 def saved(folder: Path, **values) -> Path:
-    """A model directory of a tiny untrained autoencoder."""
+    """Returns the model directory of a tiny untrained autoencoder."""
     options = {"image_size": (32, 32), "features": (4, 6), "decoder_features": (4, 4), "intermediate": (8, 16)}
     model = jaxseg.create("post_dae", **options | {"strides": (2, 2)} | values)
     return save_model(model, folder, dataclasses.replace(model.card))

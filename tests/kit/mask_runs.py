@@ -1,4 +1,4 @@
-"""Folders of small masks, and tiny runs of post_dae on them."""
+"""Folders of small masks, and tiny Post-DAE runs on them."""
 
 import json
 from pathlib import Path
@@ -22,13 +22,13 @@ TINY = {
     "trainer.validate_every": 1,
     "trainer.checkpoint_every": 1,
 }
-# What a run need not have where corruptions and schedules are not the point; all such runs are one program.
+# Settings for tests that are not about corruptions or schedules; all these runs share one compiled program.
 LIGHT = {"data__heavy_share": 0.0, "data__warp": 0.0, "data__elastic": 0.0}
 LIGHT |= {"schedule__name": "constant", "optimizer__learning_rate": 0.01}
 
 
 def write_masks(folder: Path, count: int = 10, size: int = 48) -> Path:
-    """Ellipses of several sizes and places."""
+    """Writes ellipses with several sizes and positions; returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:size, :size] / size
@@ -40,14 +40,14 @@ def write_masks(folder: Path, count: int = 10, size: int = 48) -> Path:
 
 
 def overrides(**changed) -> list[str]:
-    """The settings of a tiny run, with some changed: `data__size=64`."""
+    """Returns the settings of a tiny run with the given changes, such as `data__size=64`."""
     values = TINY | {name.replace("__", "."): value for name, value in changed.items()}
     return [f"{name}={json.dumps(value)}" for name, value in values.items()]
 
 
 def train(folder: Path, masks: Path, *, config="post_dae", resume=False, devices=1, **changed):
-    """Trains, and returns the last validation and what was told."""
-    told: list[str] = []
+    """Trains; returns the last validation and the messages."""
+    messages: list[str] = []
     cfg = run.open_run(
         None if resume else config,
         folder,
@@ -55,4 +55,4 @@ def train(folder: Path, masks: Path, *, config="post_dae", resume=False, devices
         overrides=overrides(**changed),
         resume=resume,
     )
-    return run.train(cfg, folder, devices=jax.devices()[:devices], tell=told.append), told
+    return run.train(cfg, folder, devices=jax.devices()[:devices], tell=messages.append), messages

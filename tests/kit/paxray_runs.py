@@ -1,4 +1,4 @@
-"""Settings of small runs of PAX-Ray."""
+"""Settings of small PAX-Ray runs."""
 
 PAXRAY = (
     "data.load_size=64",

@@ -1,6 +1,6 @@
-"""A network of four layers in place of the U-Net, for tests of runs: its program is compiled in a second, not ten.
+"""A network of four layers that replaces the U-Net in tests of runs: it compiles in one second instead of ten.
 
-As a program it is `jaxseg` with that network.
+Run as a program, this file is `jaxseg` with that network.
 """
 
 import jax
@@ -13,7 +13,7 @@ from jaxseg.registry import MODELS
 
 
 class Plain(UNet):
-    """Two convolutions with batch norm at a quarter of the size, dropout, a classifier; to its users as the U-Net."""
+    """Two convolutions with batch norm at a quarter of the size, dropout, a classifier; the interface of the U-Net."""
 
     def __init__(self, cfg: UNetConfig, *, rngs: nnx.Rngs):
         self.cfg = cfg

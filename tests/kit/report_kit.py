@@ -50,7 +50,7 @@ def write_pairs(folder: Path, count: int, *, size=(60, 50)) -> tuple[list[Path],
 
 
 class Blocks(HTMLParser):
-    """The blocks of JSON in a page, as a browser's parser finds them."""
+    """Returns the JSON blocks of a page, as an HTML parser finds them."""
 
     def __init__(self, text: str):
         super().__init__()

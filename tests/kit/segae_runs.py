@@ -1,4 +1,4 @@
-"""Small runs of SegAE's training, and their data: masks of a bright block, moved and grown."""
+"""Small SegAE training runs and their data: a bright block, and masks of it that are shifted or enlarged."""
 
 from pathlib import Path
 
@@ -22,14 +22,14 @@ OVERRIDES = {
 
 
 def block(shift: int = 0, grown: int = 0) -> np.ndarray:
-    """A block in the four slices in the middle, bool."""
+    """Returns a bool mask of a block in the four middle slices."""
     mask = np.zeros(SHAPE, bool)
     mask[1:5, 12 + shift - grown : 26 + shift + grown, 14 - grown : 28 + grown] = True
     return mask
 
 
 def save_data(root: Path, *, train: int = 2, val: int = 1, organ: str = "liver_13") -> Path:
-    """Cases with eight masks each, as .npy; the CT is brighter where the organ is."""
+    """Writes cases with eight masks each as .npy files; the CT is brighter inside the organ."""
     for split, count in (("train", train), ("val", val)):
         for number in range(count):
             folder = root / split / f"{split}_{number}"
@@ -43,20 +43,20 @@ def save_data(root: Path, *, train: int = 2, val: int = 1, organ: str = "liver_1
 
 
 def save_embeddings(path: Path) -> Path:
-    """A table of random text embeddings of the published shape."""
+    """Writes a table of random text embeddings with the published shape."""
     np.savez(path, embeddings=np.random.default_rng(0).normal(size=(145, 512)).astype(np.float32))
     return path
 
 
 def train(folder: Path, data: Path, *, devices: int = 1, resume: bool = False, **changed) -> tuple[dict, list[str]]:
-    """Trains; the last validation and what was told."""
-    told = []
+    """Trains; returns the last validation and the messages."""
+    messages = []
     config = opened(folder, data, resume=resume, **changed)
-    return run.train(config, folder, devices=jax.devices()[:devices], tell=told.append), told
+    return run.train(config, folder, devices=jax.devices()[:devices], tell=messages.append), messages
 
 
 def opened(folder: Path, data: Path, *, resume: bool = False, **changed):
-    """The configuration of a run; changes as `data__size=64`."""
+    """Returns the configuration of a run with the given changes, such as `data__size=64`."""
     if resume:
         return run.open_run(None, folder, data=data, resume=True)
     if not (data.parent / "embeddings.npz").exists():

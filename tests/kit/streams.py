@@ -9,7 +9,7 @@ from jaxseg.training.batches import training_batches
 
 
 class Numbers:
-    """Records that are their own number; those in `bad` cannot be read."""
+    """Records that hold their own number; those in `bad` cannot be read."""
 
     def __init__(self, count: int, bad: tuple[int, ...] = (), error: Exception | None = None):
         self.count, self.bad, self.error = count, bad, error or ValueError("damaged")
@@ -35,7 +35,7 @@ def ragged(record: dict, rng: np.random.Generator) -> dict:
 
 
 def slow(record: dict, rng: np.random.Generator) -> dict:
-    """Takes longer for some records, so that whoever hands batches out as they come is found out."""
+    """Takes longer for some records, so that a reader that returns batches in order of completion is detected."""
     time.sleep(0.004 * (int(record["value"][0, 0]) % 3))
     return noisy(record, rng)
 

@@ -19,7 +19,7 @@ WORKING = {"decoder_activation": "relu", "norm": "batch"}
 
 
 def original_config(kit, name: str) -> DAEConfig:
-    """The original's constructor arguments; its strides are 2 unless given."""
+    """Returns the configuration with the original's constructor arguments; strides are 2 unless given."""
     values = {key: tuple(value) for key, value in kit.manifest(name)["constructor"]["kwargs"].items()}
     return DAEConfig(**{"strides": (2,) * len(values.get("features", DAEConfig.features))} | values)
 
@@ -33,7 +33,7 @@ def abstract(cfg: DAEConfig) -> DAE:
 
 
 def evaluation(model: DAE):
-    """(apply, state) of the evaluation mode, of a model with batch norms or without."""
+    """Returns (apply, state) of the evaluation mode, for a model with or without batch norms."""
     return jaxseg.functional(nnx.view(model, use_running_average=True, raise_if_not_found=False))
 
 

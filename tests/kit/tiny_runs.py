@@ -1,7 +1,7 @@
-"""Tiny runs of `jaxseg train` on phantoms: their command line, what is left of them, and a server that starts them.
+"""Tiny runs of `jaxseg train` on phantoms: their command line, their results, and a server that starts them.
 
-As a program it is the server: everything is imported once, and each run is a fork, before JAX has touched a device. Its
-network is the plain one, as that of the tests that read what is left must be.
+Run as a program, this file is the server: it imports everything once, and forks for each run before JAX uses a device.
+It trains the plain network, so tests that read the results must use the plain network too.
 """
 
 import contextlib
@@ -17,51 +17,52 @@ from pathlib import Path
 
 import numpy as np
 
-STEPS = 20  # in epochs of 4
-TIMEOUT_S = 120  # for a run to get as far as is waited for
-HANGS_S = TIMEOUT_S + 60  # after which it is ended
+STEPS = 20  # 5 epochs of 4 steps
+TIMEOUT_S = 120  # limit for a run to reach the state that a test waits for
+HANGS_S = TIMEOUT_S + 60  # limit after which a run is ended
 SETTINGS = {
     "data": {"size": 32, "train": 16, "val": 4, "threads": 2},
     "model": {"width": 4},
     "trainer": {"epochs": 5, "max_steps": STEPS, "batch_size": 4, "checkpoint_steps": 1, "log_every": 1},
 }
-SHORT = {"trainer__max_steps": 6, "trainer__pictures_every": 0, "trainer__ema": None}  # of runs by the library
+# Changes for runs through the library.
+SHORT = {"trainer__max_steps": 6, "trainer__pictures_every": 0, "trainer__ema": None}
 SETTINGS["trainer"] |= {"validate_every": 1, "checkpoint_every": 1, "pictures_every": 2, "ema": 0.9}
 
 
 def overrides(**changed) -> list[str]:
-    """The settings of a tiny run, with some changed: `trainer__epochs=2`."""
+    """Returns the settings of a tiny run with the given changes, such as `trainer__epochs=2`."""
     named = {f"{group}.{name}": value for group, values in SETTINGS.items() for name, value in values.items()}
     named |= {name.replace("__", "."): value for name, value in changed.items()}
     return [f"{name}={json.dumps(value)}" for name, value in named.items()]
 
 
 def command(folder: Path, *rest: str, **changed) -> list[str]:
-    """The words of `jaxseg train` of a tiny run, on one device."""
+    """Returns the arguments of `jaxseg train` for a tiny run on one device."""
     sets = [word for override in overrides(**changed) for word in ("--set", override)]
     return ["train", "-t", "demo", "-o", str(folder), "-g", "cpu", *sets, *rest]
 
 
 def configured(folder: Path, **changed):
-    """The configuration of a new, short run."""
+    """Returns the configuration of a new, short run."""
     from jaxseg.training import run
 
     return run.open_run("demo", folder, overrides=overrides(**SHORT | changed))
 
 
 def train(folder: Path, config=None, **changed) -> tuple[dict, list[str]]:
-    """Trains in this process on one device; the last validation and what was told."""
+    """Trains in this process on one device; returns the last validation and the messages."""
     import jax
 
     from jaxseg.training import run
 
-    told = []
+    messages = []
     config = config or configured(folder, **changed)
-    return run.train(config, folder, devices=jax.devices()[:1], tell=told.append), told
+    return run.train(config, folder, devices=jax.devices()[:1], tell=messages.append), messages
 
 
 def finished(folder: Path) -> dict[str, np.ndarray]:
-    """Every array of a run's newest checkpoint, by name, and of its model directory."""
+    """Returns every array of a run's newest checkpoint and of its model directory, by name."""
     import jax
     from flax import nnx
 
@@ -81,7 +82,7 @@ def finished(folder: Path) -> dict[str, np.ndarray]:
 
 
 def metrics(folder: Path) -> list[dict]:
-    """The entries of a run, but for wall times."""
+    """Returns the log entries of a run without wall times."""
     from jaxseg.training.log import read_metrics
 
     return [without_wall_times(entry) for entry in read_metrics(folder / "metrics.jsonl")]
@@ -93,30 +94,30 @@ def without_wall_times(entry: dict) -> dict:
 
 
 def steps(folder: Path) -> list[int]:
-    """The steps of which a run has a checkpoint."""
+    """Returns the steps for which a run has a checkpoint."""
     return sorted(int(path.name) for path in (folder / "checkpoints").glob("*") if path.name.isdecimal())
 
 
 @dataclasses.dataclass(frozen=True)
 class Server:
-    """The parent's side: starts runs by a pipe to this program."""
+    """The parent's side: starts runs through a pipe to this program."""
 
     send: object
     receive: object
 
     def start(self, arguments: list[str], output: Path, *, max_file_bytes: int | None = None) -> int:
-        """Starts a command, its words to a file, and returns the number of its process."""
+        """Starts a command with its output going to a file; returns its process id."""
         self.send.write(json.dumps([arguments, str(output), max_file_bytes]) + "\n")
         self.send.flush()
         return int(self.receive.readline())
 
     def end(self) -> int:
-        """Waits for it and returns its exit code, below 0 for a signal."""
+        """Waits for the command and returns its exit code, which is negative after a signal."""
         return int(self.receive.readline())
 
 
 def serve() -> None:
-    """Runs a command in a process of its own for every line; tells its number, then its exit code."""
+    """Runs one command per input line, each in a new process; answers with its process id and then its exit code."""
     from plain_network import PLACE
 
     import jaxseg.anatomy.phantom_task  # noqa: F401
@@ -135,7 +136,7 @@ def serve() -> None:
                 descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
                 os.dup2(descriptor, 1)
                 os.dup2(descriptor, 2)
-                faulthandler.dump_traceback_later(HANGS_S - 5, file=descriptor)  # where it hangs
+                faulthandler.dump_traceback_later(HANGS_S - 5, file=descriptor)  # shows where a run hangs
                 if max_file_bytes is not None:
                     resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, max_file_bytes))
                 main(arguments)

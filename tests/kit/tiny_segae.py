@@ -25,7 +25,7 @@ def table(rows: int = 3, size: int = 6) -> np.ndarray:
 
 
 def evaluation(model: nnx.Module):
-    """(apply, state) of the evaluation mode, of a model with batch norms or without."""
+    """Returns (apply, state) of the evaluation mode, for a model with or without batch norms."""
     return jaxseg.functional(nnx.view(model, use_running_average=True, raise_if_not_found=False))
 
 

@@ -1,4 +1,4 @@
-"""What the tests of the reader of torch's files share: contents by hand in both formats, and the check of a refusal."""
+"""Shared by the tests of the reader of torch files: contents in both formats, and the check that a file is refused."""
 
 import io
 import struct
@@ -25,14 +25,14 @@ def vector(count: int = 4, key: str = "0") -> Code:
 
 
 def zipped(value, storages: dict | None = None, **options) -> bytes:
-    """The bytes of a torch.save of PyTorch >= 1.6; storages maps keys to bytes; options are those of write_zip."""
+    """Returns the bytes of a torch.save file of PyTorch >= 1.6; `storages` maps keys to bytes; see write_zip."""
     out = io.BytesIO()
     write_zip(out, value, {"0": FLOATS} if storages is None else storages, **options)
     return out.getvalue()
 
 
 def legacy(value, storages: dict | None = None, *, itemsize: int = 4, magic: int = MAGIC) -> bytes:
-    """The bytes of a torch.save before PyTorch 1.6."""
+    """Returns the bytes of a torch.save file of PyTorch < 1.6."""
     storages = {"0": FLOATS} if storages is None else storages
     system = {"protocol_version": 1001, "little_endian": True}
     magic = Code(b"\x8a\x0a" + magic.to_bytes(10, "little"))

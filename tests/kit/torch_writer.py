@@ -1,4 +1,4 @@
-"""Writes torch's files without torch, from opcodes by hand: the classes that the files name are not installed here."""
+"""Writes torch files without torch, from single opcodes, because the classes that the files name are not installed."""
 
 import struct
 import zipfile
@@ -13,7 +13,7 @@ KINDS |= {"complex64": "ComplexFloat", "complex128": "ComplexDouble"}
 
 
 def save(path: Path, tensors: dict[str, np.ndarray], *, under: str = "", prefix: str = "") -> Path:
-    """Writes a state dict, under a key such as "model" where one is given, with a prefix before every name."""
+    """Writes a state dict, below a key such as "model" if one is given, with a prefix before every name."""
     state, storages = {}, {}
     for key, (name, array) in enumerate(tensors.items()):
         strides = np.empty(array.shape, np.uint8).strides  # counted in elements
@@ -27,7 +27,7 @@ def save(path: Path, tensors: dict[str, np.ndarray], *, under: str = "", prefix:
 def write_zip(
     file: BinaryIO, value, storages: dict, *, root: str = "archive/", order: bytes | None = None, extra=()
 ) -> None:
-    """Writes a torch.save of PyTorch >= 1.6; storages maps keys to bytes or arrays (N,) uint8."""
+    """Writes a torch.save file of PyTorch >= 1.6; `storages` maps keys to bytes or (N,) uint8 arrays."""
     members = {"data.pkl": value if type(value) is bytes else pickled(value), "version": b"3\n"}
     members |= {"byteorder": order} if order else {}
     members |= {f"data/{key}": raw for key, raw in storages.items()}
@@ -39,7 +39,7 @@ def write_zip(
 
 
 def _aligned(name: str, position: int) -> zipfile.ZipInfo:
-    """A member whose data starts at a multiple of 64, as torch.save pads it."""
+    """Adds a zip member whose data start at a multiple of 64 bytes, as torch.save pads them."""
     entry = zipfile.ZipInfo(name)
     padding = -(position + 34 + len(name)) % 64
     entry.extra = b"FB" + struct.pack("<H", padding) + bytes(padding)

@@ -1,4 +1,4 @@
-"""The smallest model: one convolution. Its class has everything that a new model needs besides its row."""
+"""The smallest model: one convolution. Its class has everything that a new model needs except its registry row."""
 
 import dataclasses
 from typing import Annotated, ClassVar

@@ -1,4 +1,4 @@
-"""Runs that cost nothing, for the tests of searches, and small ones of PAX-Ray."""
+"""Fixtures: runs without training for the tests of searches, and small PAX-Ray runs."""
 
 import json
 
@@ -11,7 +11,7 @@ from jaxseg.training.config.config import write_config
 
 @pytest.fixture
 def configured(shared, tmp_path):
-    """The configuration of a small network on the sample, with some settings changed."""
+    """Returns a function that makes the configuration of a small network on the sample, with some settings changed."""
     from jaxseg.training import run
 
     def make(*settings, folder="run"):
@@ -23,7 +23,7 @@ def configured(shared, tmp_path):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Runs that cost nothing, of two validations; returns the configurations that were trained."""
+    """Replaces training by runs with two invented validations; returns the configurations of these runs."""
     from jaxseg.training import run
     from jaxseg.tuning import tune
 

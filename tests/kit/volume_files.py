@@ -10,7 +10,7 @@ AFFINE = np.array([[-0.8, 0, 0, 40], [0, 0.9, 0, -20], [0, 0, 3, 7], [0, 0, 0, 1
 
 
 def save_nifti(path: Path, array: np.ndarray, affine=AFFINE, *, slope=None, inter=None, kind=nibabel.Nifti1Image):
-    """Writes (D, H, W) with nibabel; `array` holds the stored values, slope and intercept go into the header."""
+    """Writes a (D, H, W) volume with nibabel; `array` holds the stored values, the header slope and intercept."""
     image = kind(array.transpose(), affine, dtype=array.dtype)
     if slope is not None:
         content = array.astype(array.dtype.newbyteorder("<")).tobytes()  # x is the fastest axis
@@ -24,7 +24,7 @@ def save_nifti(path: Path, array: np.ndarray, affine=AFFINE, *, slope=None, inte
 
 
 def save_series(folder: Path, array: np.ndarray, *, step=2.5, series="1.2.9", slope=1, intercept=-1024, **tags) -> Path:
-    """Writes stored values (D, H, W) as axial slices named in reverse order, with pixels of 0.7 by 0.6 mm."""
+    """Writes stored values (D, H, W) as axial slices with names in reverse order and pixels of 0.7 by 0.6 mm."""
     folder.mkdir(exist_ok=True)
     for z, plane in enumerate(array):
         given = {

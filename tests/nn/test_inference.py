@@ -22,6 +22,7 @@ def of_kind(model, kind):
     return [module for _, module in nnx.iter_modules(model) if isinstance(module, kind)]
 
 
+@pytest.mark.full
 def test_on_cpus_wide_convolutions_are_winograds(model):
     ready = for_inference(model, "cpu")
     assert of_kind(ready, Winograd)
@@ -44,6 +45,7 @@ def test_strides_and_bfloat16_keep_their_kernels():
     assert not of_kind(for_inference(model, "cpu"), Winograd)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("platform", ["cpu", "gpu"])
 def test_bfloat16_keeps_rounded_kernels_and_answers_alike(platform):
     model = jaxseg.create("cxas", num_classes=2, backbone="resnet18", width=64, dtype="bfloat16")

@@ -1,4 +1,4 @@
-"""The confusion-matrix VAE in PyTorch is the original, block by block, and ours equals it on random weights.
+"""The PyTorch confusion-matrix VAE equals the original block by block, and ours equals it on random weights.
 
 Run by `make test-torch` (`python -m pytest tests/parity_torch` in the repository root, with torch installed).
 """
@@ -30,7 +30,7 @@ RANDOM = {
 
 
 def pair(name: str) -> tuple[ours.CMVAE, theirs.CMVAE, np.ndarray, np.ndarray]:
-    """Both with the same random weights, in training mode; three images (B, C, H, W) and noise (B, Z)."""
+    """Returns both models with the same random weights in training mode, three images (B, C, H, W) and noise (B, Z)."""
     given = {"in_ch": 1, "class_no": 2, "latent": 6, "norm": "in", "truncating": False} | RANDOM[name]
     torch.manual_seed(0)
     model = theirs.CMVAE(**given)
@@ -72,7 +72,7 @@ def test_names_shapes_and_every_block_equal_the_original(kit, golden):
 
 
 @pytest.mark.parametrize("golden", ["scm_loss/lidc_two_class", "scm_loss/lidc_three_class", "scm_loss/mnist_two_class"])
-def test_the_loss_in_pytorch_is_the_originals(kit, golden):
+def test_the_loss_in_pytorch_equals_the_originals(kit, golden):
     outputs = [torch.from_numpy(kit.input(golden, key)) for key in ("pred", "cm", "mu", "logvar")]
     labels, values = torch.from_numpy(kit.input(golden, "labels"))[:, 0], []
     for mode, epoch, epochs, ramp_up, beta, index in kit.golden(golden)[0]["params"]["points"]:
@@ -106,7 +106,7 @@ def test_ours_equals_pytorch_on_random_weights_with_gradients(name):
                 continue
             wanted = expected.pop(f"{names['.'.join(map(str, path))]}.{name_of_leaf}").grad.numpy()
             wanted = wanted if axes is None else wanted.transpose(axes)
-            # The norms cancel most of a gradient: what is left is the rounding of sums over all pixels.
+            # The norms cancel most of a gradient: the rest is the rounding error of sums over all pixels.
             scale = 1e-4 * np.abs(wanted).max() + 1e-5
             np.testing.assert_allclose(getattr(module, leaf)[...], wanted, atol=scale, err_msg=f"{path} {leaf}")
     assert not expected
@@ -114,7 +114,7 @@ def test_ours_equals_pytorch_on_random_weights_with_gradients(name):
 
 @pytest.mark.parametrize(("norm", "found"), [("in", "in"), ("bn", "bn"), ("gn", "gn"), ("ln", "ln")])
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
-def test_a_whole_module_keeps_its_norm(tmp_path, norm, found, zipped):
+def test_a_pickled_module_keeps_its_norm(tmp_path, norm, found, zipped):
     torch.manual_seed(0)
     model = theirs.CMVAE(1, 16, 16, 3, 2, norm=norm).eval()
     path = tmp_path / "model.pt"

@@ -1,4 +1,4 @@
-"""The autoencoder in PyTorch is the original, layer by layer, and ours equals it on random weights.
+"""The PyTorch autoencoder equals the original layer by layer, and ours equals it on random weights.
 
 Run by `make test-torch` (`python -m pytest tests/parity_torch` in the repository root, with torch installed).
 """
@@ -44,7 +44,7 @@ def nchw(array: jax.Array) -> np.ndarray:
 
 
 def pair(name: str) -> tuple[dae.DAE, DAE, np.ndarray]:
-    """Ours and PyTorch's with the same random weights, and two masks (B, C, H, W)."""
+    """Returns our model and PyTorch's with the same random weights, and two masks (B, C, H, W)."""
     cfg = dae.DAEConfig(**RANDOM[name])
     torch.manual_seed(0)
     model = DAE(**{"image_size": cfg.image_size} | RANDOM[name]).eval()
@@ -107,7 +107,7 @@ def test_gradients_of_the_loss_equal_pytorchs(name):
             theirs_gradient = expected.pop(f"{names['.'.join(map(str, path))]}.{name_of_leaf}").grad.numpy()
             wanted = theirs_gradient if axes is None else theirs_gradient.transpose(axes)
             got = np.asarray(getattr(module, leaf)[...])
-            # One rounding in the last bit of a sum over all pixels is some 1e-6 of the largest gradient.
+            # One rounding error in the last bit of a sum over all pixels is about 1e-6 of the largest gradient.
             np.testing.assert_allclose(got, wanted, atol=2e-5 * np.abs(wanted).max() + 1e-9, err_msg=str(path))
     assert not expected
 

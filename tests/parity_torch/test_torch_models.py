@@ -1,4 +1,4 @@
-"""The PyTorch models of the benchmarks are the published ones: names, every block, and from file to masks.
+"""The PyTorch models of the benchmarks equal the published ones: names, every block, and masks from files.
 
 Run by `make test-torch` (`python -m pytest tests/parity_torch` in the repository root, with torch installed).
 """
@@ -53,7 +53,7 @@ TRUNK_PARAMETERS = {  # without the last linear layer: 513,000 or 2,049,000 fewe
 
 @pytest.fixture(scope="module")
 def models(kit):
-    """The two models, filled with the kit's weights when first asked for."""
+    """Returns a function that fills a model with the kit's weights on its first use."""
     built = {}
 
     def get(name: str) -> BackboneUNet:
@@ -75,7 +75,7 @@ def test_state_dict_has_the_published_names_shapes_and_types_in_order(kit, name)
 
 
 @pytest.mark.parametrize("name", [f"{model}/{run}" for model, runs in FORWARDS.items() for run in runs])
-def test_every_map_and_the_logits_are_the_originals(kit, models, name):
+def test_every_map_and_the_logits_equal_the_originals(kit, models, name):
     x = kit.input(name, "x")
     kit.check(name, "in:x", x)
     with torch.inference_mode():
@@ -88,7 +88,7 @@ def test_every_map_and_the_logits_are_the_originals(kit, models, name):
     kit.check(name, "mask_area", (maps["logits"].sigmoid() > 0.5).sum(dim=(2, 3)).numpy())
 
 
-def test_no_forward_golden_is_left_out(kit):
+def test_every_forward_golden_is_compared(kit):
     assert sorted(kit.names("cxas_unet") + kit.names("paxray_unet")) == sorted(
         f"{model}/{run}" for model, runs in FORWARDS.items() for run in runs
     )
@@ -119,7 +119,7 @@ def test_files_are_read_and_prepared_as_by_the_original(kit, name):
     kit.check(name, "col511", data[0, :, :, 511].numpy())
 
 
-def test_what_the_original_refuses_is_refused(kit):
+def test_files_that_the_original_refuses_are_refused(kit):
     for name in kit.golden("cxas_preprocess/refused")[0]["params"]["raises"]:
         with pytest.raises(ValueError, match="the original|constant"):
             pipeline.read_image(kit.folder / name)
@@ -135,7 +135,7 @@ def test_masks_are_resized_to_the_file_as_by_the_original(kit):
 
 
 @pytest.mark.parametrize("name", ["gray8_png", "mono2_12bit_dcm"])
-def test_from_file_to_masks_as_by_the_original(kit, models, tmp_path, name):
+def test_masks_from_files_equal_the_originals(kit, models, tmp_path, name):
     name = f"cxas_end_to_end/{name}"
     params = kit.golden(name)[0]["params"]
     path, model = kit.folder / params["file"], models("cxas_unet_resnet50")

@@ -1,4 +1,4 @@
-"""The probabilistic U-Net in PyTorch is the original, block by block, and ours equals it on random weights.
+"""The PyTorch probabilistic U-Net equals the original block by block, and ours equals it on random weights.
 
 Run by `make test-torch` (`python -m pytest tests/parity_torch` in the repository root, with torch installed).
 """

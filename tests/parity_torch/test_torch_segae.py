@@ -1,4 +1,4 @@
-"""SegAE in PyTorch is the original, stage by stage, and ours equals it on random weights, gradients included.
+"""The PyTorch SegAE equals the original stage by stage, and ours equals it on random weights, with gradients.
 
 Run by `make test-torch` (`python -m pytest tests/parity_torch` in the repository root, with torch installed).
 """
@@ -41,13 +41,13 @@ def filled(cfg: SegAEConfig, model: QualitySentinel) -> SegAE:
 
 
 def pair(backbone: str) -> tuple[SegAE, QualitySentinel, np.ndarray, np.ndarray]:
-    """Ours and PyTorch's with the same random weights and statistics, two slices (B, C, H, W) and two embeddings."""
+    """Returns our model and PyTorch's with the same weights and statistics, two slices (B, C, H, W), two embeddings."""
     torch.manual_seed(0)
     theirs = QualitySentinel(backbone=backbone)
     rng = np.random.default_rng(0)
     x, embedding = (rng.normal(size=shape).astype(np.float32) for shape in ((2, 2, 45, 64), (2, 512)))
     with torch.no_grad():
-        for _ in range(3):  # statistics of such pictures, with which values stay of order one
+        for _ in range(3):  # statistics of these slices, with which values stay of order one
             theirs(torch.from_numpy(x), torch.from_numpy(embedding))
     return (
         nnx.view(filled(SegAEConfig(backbone=backbone), theirs), use_running_average=True),
@@ -95,7 +95,7 @@ def test_ours_equals_pytorch_with_every_backbone(backbone):
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet50"])
-def test_gradients_equal_pytorchs_and_what_is_unused_has_none(backbone):
+def test_gradients_equal_pytorchs_and_unused_parameters_have_none(backbone):
     ours, theirs, x, embedding = pair(backbone)
     ((theirs(torch.from_numpy(x), torch.from_numpy(embedding))[:, 0] - 0.5) ** 2).mean().backward()
     graphdef, params, rest = nnx.split(ours, nnx.Param, ...)

@@ -1,4 +1,4 @@
-"""Real X-rays through a real `.pth` file: the masks of our PyTorch definition, and every output type alike."""
+"""Real X-rays and a real `.pth` file give the masks of the PyTorch definition, in every output type."""
 
 import json
 import shutil
@@ -34,7 +34,7 @@ def segmenter(reference, tmp_path_factory) -> Segmenter:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_masks_equal_pytorchs_where_it_is_sure_and_every_output_type_agrees(
+def test_masks_equal_pytorchs_away_from_the_threshold_and_all_output_types_agree(
     name, shared, reference, segmenter, tmp_path
 ):
     prepared = segmenter.prepare(shared / "data" / "cxr" / name)

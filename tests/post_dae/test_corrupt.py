@@ -241,11 +241,11 @@ def test_scaled_corruptions_are_as_strong_at_another_size():
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"swaps": -1}, "swaps must be a whole number of at least 0, got -1"),
-        ({"patch": 0}, "patch must be a whole number of at least 1, got 0"),
-        ({"max_distance": 2.5}, "max_distance must be a whole number"),
-        ({"radius": float("nan")}, "radius must be at least 0"),
-        ({"fidelity": True}, "fidelity is True; known: original, better"),
+        ({"swaps": -1}, "swaps: "),
+        ({"patch": 0}, "patch: "),
+        ({"max_distance": 2.5}, "max_distance: 2.5 is not a whole number"),
+        ({"radius": float("nan")}, "radius: nan is not a finite number"),
+        ({"fidelity": True}, "fidelity: true is not one of original, better"),
     ],
 )
 def test_impossible_options_are_refused(options, reason):

@@ -1,4 +1,4 @@
-"""The autoencoder against the original, layer by layer; its two layouts, one step of training, and accelerators."""
+"""The autoencoder compared with the original, layer by layer; its two layouts, one training step, and accelerators."""
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ def nchw(array) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", [*FORWARD[:3], *(pytest.param(name, marks=pytest.mark.full) for name in FORWARD[3:])])
-def test_every_layer_and_the_answer_equal_the_original(kit, name):
+def test_every_layer_and_the_output_equal_the_original(kit, name):
     golden, model = f"{name}/forward", build(kit, name)
     graphdef, state = nnx.split(model)
 
@@ -77,7 +77,8 @@ def test_the_option_relu_replaces_the_sigmoids_between_the_levels():
     model, other = small(), small(decoder_activation="relu")
     x = masks(model.cfg)
     named, changed = model.features(x), other.features(x)
-    np.testing.assert_array_equal(named["decode_0"], changed["decode_0"])  # the level's own result, before either
+    # The level's own result, before either activation.
+    np.testing.assert_array_equal(named["decode_0"], changed["decode_0"])
     np.testing.assert_array_equal(model.decode[1](nnx.sigmoid(named["decode_0"])), named["decode_1"])
     np.testing.assert_array_equal(model.decode[1](nnx.relu(named["decode_0"])), changed["decode_1"])
 
@@ -93,13 +94,13 @@ def test_only_the_first_linear_layer_is_followed_by_relu():
 
 
 def step(model: DAE, x: jax.Array, target: jax.Array) -> tuple[DAE, float]:
-    """Returns the model after one step like the first one of Adam, and the loss before it."""
+    """Returns the model after one step like the first step of Adam, and the loss before it."""
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
 
     @jax.jit
     def update(params, rest):
         def objective(params):
-            model = nnx.merge(graphdef, params, jax.tree.map(lambda a: a, rest))  # statistics of this trace
+            model = nnx.merge(graphdef, params, jax.tree.map(lambda a: a, rest))  # statistics that belong to this trace
             return probability_dice_loss(model(x), target), nnx.state(model, nnx.Not(nnx.Param))
 
         (loss, moved), gradient = jax.value_and_grad(objective, has_aux=True)(params)
@@ -109,7 +110,7 @@ def step(model: DAE, x: jax.Array, target: jax.Array) -> tuple[DAE, float]:
     return nnx.merge(graphdef, params, rest), float(loss)
 
 
-def test_a_step_of_the_working_layout_lowers_the_loss_moves_statistics_and_leaves_the_original_alone():
+def test_a_step_of_the_working_layout_lowers_the_loss_and_moves_statistics_only_there():
     original, model = small(), small(**WORKING)
     assert jax.tree.leaves(nnx.state(original, nnx.BatchStat)) == []
     both = [jax.tree.map(np.array, nnx.to_pure_dict(nnx.state(one))) for one in (original, model)]
@@ -119,7 +120,7 @@ def test_a_step_of_the_working_layout_lowers_the_loss_moves_statistics_and_leave
     _, second = step(trained, x, target)
     assert second < first
     statistics = nnx.to_flat_state(nnx.state(trained, nnx.BatchStat))
-    assert len(statistics) == 2 * (2 + 1 + 2 + 1)  # means and variances of the convolutions, but of the last one
+    assert len(statistics) == 2 * (2 + 1 + 2 + 1)  # means and variances of all convolutions except the last one
     before = dict(nnx.to_flat_state(nnx.state(model, nnx.BatchStat)))
     for path, leaf in statistics:
         assert not np.array_equal(leaf[...], before[path][...]), path
@@ -130,9 +131,9 @@ def test_a_step_of_the_working_layout_lowers_the_loss_moves_statistics_and_leave
 def test_batch_statistics_are_used_in_evaluation_and_kept():
     model = small(**WORKING)
     x = masks(model.cfg)
-    alone = jnp.concatenate([answer(model, x[i : i + 1]) for i in range(2)])
-    np.testing.assert_allclose(answer(model, x), alone, atol=1e-6)  # no mask sees the others
-    assert not np.allclose(model(x), alone, atol=1e-3)  # in training they do
+    separate = jnp.concatenate([answer(model, x[i : i + 1]) for i in range(2)])
+    np.testing.assert_allclose(answer(model, x), separate, atol=1e-6)  # each mask is independent of the others
+    assert not np.allclose(model(x), separate, atol=1e-3)  # in training it is not
 
 
 def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters():
@@ -148,31 +149,31 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters():
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 @pytest.mark.parametrize("values", [{}, WORKING | {"dtype": "bfloat16"}], ids=["original", "working"])
-def test_forward_and_gradient_lower_for_accelerators(platform, values):
+def test_forward_pass_and_gradient_can_be_lowered_for_accelerators(platform, values):
     apply, state = evaluation(abstract(DAEConfig(image_size=(64, 64), **values)))
     x = jax.ShapeDtypeStruct((8, 64, 64, 1), jnp.float32)
     for function in (apply, jax.grad(lambda state, x: apply(state, x).sum())):
         assert export.export(jax.jit(function), platforms=[platform])(state, x).platforms == (platform,)
 
 
-def test_float32_asks_for_full_float32_products():
+def test_float32_uses_full_float32_products():
     apply, state = evaluation(abstract(DAEConfig(image_size=(64, 64))))
     text = jax.jit(apply).lower(state, jax.ShapeDtypeStruct((1, 64, 64, 1), jnp.float32)).as_text()
     products = [
         line for line in text.splitlines() if "stablehlo.convolution" in line or "stablehlo.dot_general" in line
     ]
-    assert len(products) == 9 + 2 + 5 * 5  # encoder; linear; four convolutions and one a level of the decoder
+    assert len(products) == 9 + 2 + 5 * 5  # encoder; linear; four convolutions, and one per level of the decoder
     assert all(line.count("HIGHEST") == 2 for line in products)
 
 
 def test_torch_initialisation_is_within_pytorchs_bounds():
     model = DAE(DAEConfig(image_size=(128, 128)), rngs=nnx.Rngs(0))
-    layers = [  # layer, what PyTorch takes for its inputs
+    layers = [  # (layer, number that PyTorch uses as fan-in)
         (model.encode[0].convs[0], 1 * 9),
         (model.encode[1].convs[1], 32 * 9),
         (model.intermediate[0], 4 * 4 * 32),
         (model.intermediate[1], 512),
-        (model.decode[0].upconv, 16 * 9),  # 32 channels in, 16 out: of a transposed convolution it takes the latter
+        (model.decode[0].upconv, 16 * 9),  # 32 channels in, 16 out: for a transposed convolution it uses the latter
         (model.decode[1].upconv, 16 * 9),
         (model.decode[4].conv, 16 * 9),
     ]

@@ -1,4 +1,4 @@
-"""Hyper-parameters of the autoencoder: the effect of each option, refused values, those derived from shapes."""
+"""Hyper-parameters of the autoencoder: the effect of each option, refused values, values derived from shapes."""
 
 import dataclasses
 
@@ -59,7 +59,7 @@ def test_tensors_of_another_network_are_not_an_autoencoder(kit, changed, shape):
         ({"encode.encode_1.conv0.weight": (0, 4, 3, 3)}, "96 numbers of 0 channels"),
         ({"intermediate.inter_0.weight": (8, 0)}, "0 numbers of 6 channels"),
         ({"decode.decode_1.upconv0.weight": (4, 3, 3, 3)}, "the last two must be equal"),
-        ({"intermediate.inter_0.weight": (8, 6 * 5000**2)}, r"image_size\[0\]: 20000 is not from 8 to 8192"),
+        ({"intermediate.inter_0.weight": (8, 6 * 5000**2)}, r"image_size\[0\]: must be from 8 to 8192, got 20000"),
     ],
 )
 def test_impossible_shapes_of_a_checkpoint_are_named(kit, changed, words):
@@ -96,23 +96,23 @@ def test_another_stride_gives_the_originals_size():
     model = abstract(DAEConfig(**SMALL | {"strides": (2, 3), "image_size": (36, 48)}))
     named = nnx.eval_shape(lambda model, x: model.features(x), model, masks(model.cfg))
     rows = [named[name].shape[1] for name in ("encode_0", "encode_1", "decode_0", "decode_1")]
-    assert rows == [18, 6, 17, 34]  # (6 - 1) 3 + 2, for the decoder goes through the strides backwards
+    assert rows == [18, 6, 17, 34]  # (6 - 1) * 3 + 2, because the decoder uses the strides in reverse order
 
 
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"in_channels": 0}, "in_channels: 0 is not from 1 to 1024"),
+        ({"in_channels": 0}, "in_channels: must be from 1 to 1024, got 0"),
         ({"in_channels": (1,)}, r"in_channels: \[1\] is not a whole number"),
         ({"out_channels": True}, "out_channels: true is not a whole number"),
         ({"out_channels": 1.0}, "out_channels: 1.0 is not a whole number"),
         ({"image_size": [32, 48]}, r"image_size: \[32, 48\] is a list; give a tuple"),
         ({"image_size": 64}, "image_size: 64 is not a list"),
-        ({"image_size": (4, 4)}, r"image_size\[0\]: 4 is not from 8 to 8192\nimage_size\[1\]: 4 is not"),
+        ({"image_size": (4, 4)}, r"image_size\[0\]: must be from 8 to 8192, got 4\nimage_size\[1\]: must be from 8"),
         ({"image_size": (32, 50)}, r"image_size: \(32, 50\) must be two multiples of 4, the product of strides"),
         ({"image_size": (32, 48, 64)}, r"image_size: \[32, 48, 64\] has 3 entries, it needs 2"),
         ({"features": ()}, "have 0, 2 and 2 levels"),
-        ({"features": (4, 0)}, r"features\[1\]: 0 is not from 1 to 4096"),
+        ({"features": (4, 0)}, r"features\[1\]: must be from 1 to 4096, got 0"),
         ({"features": (4, "6")}, r"features\[1\]: '6' is not a whole number"),
         (
             {"features": (4, 6, 8)},
@@ -120,11 +120,11 @@ def test_another_stride_gives_the_originals_size():
         ),
         ({"features": (4,), "decoder_features": (5,), "strides": (2,)}, "have 1, 1 and 1 levels.*at least 2"),
         ({"decoder_features": (5, 4)}, r"decoder_features: the last two must be equal.*got \(5, 4\)"),
-        ({"decoder_features": (5000, 5000)}, r"decoder_features\[1\]: 5000 is not from 1 to 4096"),
+        ({"decoder_features": (5000, 5000)}, r"decoder_features\[1\]: must be from 1 to 4096, got 5000"),
         ({"intermediate": (7,)}, r"intermediate: \(7,\) must be two or more"),
-        ({"intermediate": (0, 1)}, r"intermediate\[0\]: 0 is not from 1 to 65536"),
-        ({"strides": (1, 2)}, r"strides\[0\]: 1 is not from 2 to 8"),
-        ({"strides": (2, 9)}, r"strides\[1\]: 9 is not from 2 to 8"),
+        ({"intermediate": (0, 1)}, r"intermediate\[0\]: must be from 1 to 65536, got 0"),
+        ({"strides": (1, 2)}, r"strides\[0\]: must be from 2 to 8, got 1"),
+        ({"strides": (2, 9)}, r"strides\[1\]: must be from 2 to 8, got 9"),
         ({"decoder_activation": "tanh"}, "decoder_activation: 'tanh' is not one of sigmoid, relu"),
         ({"norm": "layer"}, "norm: 'layer' is not one of none, batch"),
         ({"init": "zeros"}, "init: 'zeros' is not one of torch, lecun"),
@@ -138,7 +138,7 @@ def test_impossible_hyper_parameters_are_named(values, words):
 
 
 def test_all_impossible_hyper_parameters_are_named_at_once():
-    with pytest.raises(ValueError, match=r"in_channels: 0 .*\nfeatures: 3 .*\nnorm: 'x' is not one of"):
+    with pytest.raises(ValueError, match=r"in_channels: must be .*\nfeatures: 3 .*\nnorm: 'x' is not one of"):
         DAEConfig(in_channels=0, features=3, norm="x")
 
 

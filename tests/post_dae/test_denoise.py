@@ -1,4 +1,4 @@
-"""Restoring masks in memory: sizes, kinds of masks, classes, and what cannot be restored."""
+"""Restoring masks in memory: sizes, kinds of masks, classes, and input that is refused."""
 
 import dataclasses
 
@@ -22,14 +22,14 @@ def blob(height: int = 32, width: int = 32) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", [bool, np.uint8, np.int64, np.float32])
-def test_a_model_that_changes_nothing_gives_the_mask_back(kind):
+def test_an_identity_model_returns_the_mask_unchanged(kind):
     assert np.array_equal(denoise(blob().astype(kind), Echo()), blob())
     assert np.array_equal(denoise((blob() * 255).astype(np.uint8), Echo()), blob())
     assert denoise(blob(), Echo()).dtype == bool
 
 
 @pytest.mark.parametrize("size", [(64, 64), (33, 47), (200, 90), (16, 16)])
-def test_masks_of_any_size_are_resized_in_and_out(size):
+def test_masks_of_any_size_are_resized_for_the_model_and_back(size):
     mask = blob(*size)
     found = denoise(mask, Echo())
     assert found.shape == size
@@ -37,14 +37,14 @@ def test_masks_of_any_size_are_resized_in_and_out(size):
     assert overlap > 0.9
 
 
-def test_soft_answers_are_the_probabilities():
+def test_soft_results_are_the_probabilities():
     found = denoise(blob(), Echo(answer=lambda x: 0.25 + 0.5 * x), soft=True)
     assert found.dtype == np.float32
     assert np.array_equal(found, np.where(blob(), np.float32(0.75), np.float32(0.25)))
 
 
 @pytest.mark.parametrize(("threshold", "kept"), [(0.2, True), (0.3, False), (0.25, False)])
-def test_the_threshold_is_exceeded_by_what_belongs(threshold, kept):
+def test_pixels_above_the_threshold_belong_to_the_mask(threshold, kept):
     found = denoise(blob(), Echo(answer=lambda x: 0.25 * x), threshold=threshold)
     assert found.any() == kept
 
@@ -68,10 +68,10 @@ def test_several_devices_share_a_batch():
     assert np.array_equal(denoise(stack, Echo(), devices=jax.devices()[:4]), stack)
 
 
-def test_only_the_largest_parts_are_kept():
+def test_only_the_largest_components_are_kept():
     mask = np.zeros((32, 32), bool)
     mask[2:12, 2:12] = mask[20:26, 20:26] = True
-    mask[12, 12] = True  # touches the first part at a corner
+    mask[12, 12] = True  # touches the first component at a corner
     mask[30, 2] = True
     one, two = (denoise(mask, Echo(), largest_component=count) for count in (1, 2))
     assert one.sum() == 101
@@ -79,7 +79,7 @@ def test_only_the_largest_parts_are_kept():
     assert np.array_equal(denoise(mask, Echo(), largest_component=9), mask)
 
 
-def test_a_union_is_restored_as_one_and_given_back_to_the_nearest_class():
+def test_a_union_is_restored_as_one_mask_and_divided_among_the_nearest_classes():
     left, right = np.zeros((32, 32), bool), np.zeros((32, 32), bool)
     left[8:24, 4:10], right[8:24, 22:28] = True, True
     stack, seen = np.stack([left, right]), []
@@ -114,37 +114,37 @@ def test_a_union_is_restored_as_one_and_given_back_to_the_nearest_class():
         (np.array([["a", "b"]]), "bool or numbers"),
     ],
 )
-def test_what_is_no_mask_is_refused_with_its_reason(mask, words):
+def test_input_that_is_not_a_mask_is_refused_with_a_reason(mask, words):
     with pytest.raises(ValueError, match=words.replace("(", r"\(").replace(")", r"\)")):
         denoise(mask, Echo())
 
 
-def test_a_picture_is_cut_at_the_middle_where_that_is_wanted():
+def test_a_grey_picture_is_thresholded_at_half_on_request():
     picture = np.tile(np.linspace(0, 255, 32), (32, 1)).astype(np.uint8)
     assert np.array_equal(denoise(picture, Echo(), grey="threshold"), picture > 127)
     with pytest.raises(ValueError, match="known: refuse, threshold"):
         denoise(picture, Echo(), grey="cut")
 
 
-def test_probabilities_are_masks_and_are_not_taken_for_full():
+def test_probabilities_are_masks_and_are_not_read_as_full_masks():
     soft = np.where(blob(), np.float32(0.99), np.float32(0.01))
     assert np.array_equal(denoise(soft, Echo()), blob())
     assert np.array_equal(denoise(np.where(blob(), 253, 2).astype(np.uint8), Echo()), blob())
 
 
 @pytest.mark.parametrize("options", [{"union": True}, {"largest_component": 1}])
-def test_soft_answers_have_no_parts(options):
+def test_soft_results_have_no_components(options):
     with pytest.raises(ValueError, match="neither a union nor largest components"):
         denoise(blob(), Echo(), soft=True, **options)
 
 
-def test_several_channels_without_any_shape_are_refused():
+def test_several_channels_that_are_all_empty_are_refused():
     with pytest.raises(ValueError, match="mask 0 is empty"):
         denoise(np.zeros((2, 32, 32), bool), Echo(channels=2))
     assert denoise(np.stack([blob(), np.zeros((32, 32), bool)]), Echo(channels=2)).any()
 
 
-def test_soft_edges_are_no_picture():
+def test_a_mask_with_soft_edges_is_not_refused_as_a_picture():
     soft = np.zeros((32, 32), np.float32)
     soft[8:24, 8:24] = 1
     soft[7, 8:24] = 0.4
@@ -153,7 +153,7 @@ def test_soft_edges_are_no_picture():
 
 @settings(max_examples=40, deadline=None)
 @given(arrays.arrays(np.uint8, arrays.array_shapes(min_dims=2, max_dims=2, max_side=12), elements=st.integers(0, 255)))
-def test_any_array_is_a_mask_in_range_or_refused(array):
+def test_any_array_gives_a_mask_within_range_or_is_refused(array):
     try:
         found = checked(array)
     except ValueError:
@@ -179,7 +179,7 @@ def test_impossible_options_are_refused(options, words):
         Denoiser(Echo(), **options)
 
 
-def test_models_of_images_and_unequal_channels_are_refused():
+def test_image_models_and_unequal_channels_are_refused():
     with pytest.raises(ValueError, match="'cxas', which takes images"):
         Denoiser(jaxseg.create("cxas", num_classes=2, backbone="resnet18", width=4))
     with pytest.raises(ValueError, match="got int"):
@@ -216,7 +216,7 @@ def segmentation(masks: dict[str, np.ndarray]) -> Segmentation:
     return Segmentation(tuple(masks), tuple(range(len(masks))), (64, 64), bits, notes=("before",))
 
 
-def test_masks_of_a_segmentation_are_restored_and_the_others_stay():
+def test_selected_masks_of_a_segmentation_are_restored_and_the_others_unchanged():
     found = segmentation({"heart": blob(), "lung": blob(), "rib": np.zeros((32, 32), bool)})
     inverted = Denoiser(Echo(answer=lambda x: 1 - x))
     after, again = inverted.segmentations([found, found], ["lung", "rib"])

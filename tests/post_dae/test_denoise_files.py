@@ -1,4 +1,4 @@
-"""Restoring mask files: formats, what stays, previews, resuming, and bad files."""
+"""Restoring mask files: formats, unchanged classes, previews, resuming, and bad files."""
 
 import json
 
@@ -36,7 +36,7 @@ def masks(tmp_path):
     return path
 
 
-def test_each_kind_of_file_gives_one_of_its_kind_and_shape(masks, tmp_path):
+def test_each_file_gives_a_result_of_the_same_format_and_shape(masks, tmp_path):
     stack = np.stack([blob()])
     picture(masks / "a.png", blob(40, 50))
     picture(masks / "b.jpg", blob(64, 64))
@@ -83,7 +83,7 @@ def test_soft_results_are_probabilities(masks, tmp_path):
     assert np.array_equal(b, 0.5 * np.stack([blob()]).astype(np.float32))
 
 
-def test_bad_files_are_named_and_the_rest_is_done(masks, tmp_path):
+def test_bad_files_are_named_and_the_others_are_restored(masks, tmp_path):
     picture(masks / "good.png", blob())
     picture(masks / "empty.png", np.zeros((8, 8), bool))
     picture(masks / "full.png", np.ones((8, 8), bool))
@@ -107,7 +107,7 @@ def test_bad_files_are_named_and_the_rest_is_done(masks, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["good.png", "summary.json"]
 
 
-def test_grey_pictures_are_cut_where_that_is_wanted(masks, tmp_path):
+def test_grey_pictures_are_thresholded_on_request(masks, tmp_path):
     Image.fromarray(np.tile(np.arange(0, 256, 8, dtype=np.uint8), (32, 1))).save(masks / "grey.png")
     files = run(masks, tmp_path / "out", Echo(), grey="threshold")
     assert files["grey"]["status"] == "done"
@@ -115,14 +115,14 @@ def test_grey_pictures_are_cut_where_that_is_wanted(masks, tmp_path):
     assert np.array_equal(found, np.tile(np.arange(0, 256, 8) > 127, (32, 1)))
 
 
-def test_empty_classes_stay_with_a_note(masks, tmp_path):
+def test_empty_classes_are_kept_and_reported(masks, tmp_path):
     np.save(masks / "x.npy", np.stack([blob(), np.zeros((32, 32), bool)]))
     files = run(masks, tmp_path / "out", classes="class_000,class_001")
     assert np.array_equal(np.load(tmp_path / "out" / "x.npy"), np.stack([~blob(), np.zeros((32, 32), bool)]))
     assert files["x"]["notes"] == ["x.npy: class_001: the mask is empty, and is kept"]
 
 
-def test_a_file_of_empty_classes_alone_is_copied(masks, tmp_path):
+def test_a_file_with_only_empty_classes_is_copied(masks, tmp_path):
     np.save(masks / "x.npy", np.zeros((2, 32, 32), bool))
     files = run(masks, tmp_path / "out", classes="class_000,class_001", preview=True)
     assert files["x"]["status"] == "done"
@@ -152,7 +152,7 @@ def test_the_preview_shows_what_was_added_and_removed(masks, tmp_path):
     assert green.sum() > 0.9 * (~blob(256, 256)).sum()
 
 
-def test_results_are_not_taken_for_masks_and_never_replace_them(masks, tmp_path):
+def test_results_are_not_read_as_masks_and_never_replace_the_input(masks, tmp_path):
     picture(masks / "a.png", blob())
     with pytest.raises(ValueError, match="holds the masks themselves"):
         mask_files.find_mask_files(masks, output=masks)
@@ -170,7 +170,7 @@ def test_results_are_not_taken_for_masks_and_never_replace_them(masks, tmp_path)
         mask_files.find_mask_files(tmp_path / "x.txt", output=tmp_path / "out")
 
 
-def test_names_that_collide_keep_their_suffix_and_folders_are_mirrored(masks, tmp_path):
+def test_equal_names_keep_their_suffix_and_folders_are_mirrored(masks, tmp_path):
     picture(masks / "a.png", blob())
     np.save(masks / "a.npy", blob())
     (masks / "sub").mkdir()
@@ -183,7 +183,7 @@ def test_names_that_collide_keep_their_suffix_and_folders_are_mirrored(masks, tm
     assert summary["counts"]["done"] == 3
 
 
-def test_a_full_disk_leaves_nothing_half_written(masks, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_no_partial_file(masks, tmp_path, monkeypatch):
     np.save(masks / "a.npy", np.stack([blob()]))
 
     def full(stack, found):

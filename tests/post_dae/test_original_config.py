@@ -1,4 +1,4 @@
-"""The original program's configuration can be used; impossible settings are reported."""
+"""Configuration files of the original program can be used, and impossible settings are reported."""
 
 import re
 
@@ -37,7 +37,7 @@ def read(path, told=None, overrides=()):
     return read_config(path, ["data.root=masks", *overrides], tell=tell)
 
 
-def test_every_setting_finds_its_place(tmp_path):
+def test_every_setting_is_translated(tmp_path):
     told: list[str] = []
     config = read(written(tmp_path), told)
     assert (config.task, config.seed) == ("post_dae", 42)
@@ -53,7 +53,7 @@ def test_every_setting_finds_its_place(tmp_path):
     ]
 
 
-def test_what_is_not_said_is_as_published(tmp_path):
+def test_missing_settings_have_the_published_values(tmp_path):
     path = tmp_path / "short.yml"
     path.write_text("training_configuration: {random_seed: 1}\n")
     config, published = read(path), read_config("post_dae_original")
@@ -65,11 +65,11 @@ def test_what_is_not_said_is_as_published(tmp_path):
     assert [getattr(config.trainer, name) for name in same] == [getattr(published.trainer, name) for name in same]
 
 
-def test_overrides_come_after_it(tmp_path):
+def test_overrides_replace_its_settings(tmp_path):
     assert read(written(tmp_path), overrides=["trainer.epochs=2", "data.size=128"]).data.size == 128
 
 
-def test_one_number_is_a_square_too(tmp_path):
+def test_a_single_number_means_a_square(tmp_path):
     assert read(written(tmp_path, img_size=96)).data.size == 96
 
 
@@ -84,12 +84,12 @@ def test_one_number_is_a_square_too(tmp_path):
         ({}, {"training_configuration": 3}, "training_configuration: 3 is not a group of settings"),
     ],
 )
-def test_what_cannot_be_meant_is_told_with_its_path(tmp_path, changed, extra, words):
+def test_impossible_values_are_reported_with_their_path(tmp_path, changed, extra, words):
     with pytest.raises(ValueError, match=re.escape(words)):
         read(written(tmp_path, extra, **changed))
 
 
-def test_the_folder_of_the_run_is_the_one_it_names(tmp_path):
+def test_the_folder_of_the_run_is_the_one_that_the_file_names(tmp_path):
     assert stored_folder(written(tmp_path)).as_posix() == "models/lungs"
     assert stored_folder(written(tmp_path, {"store_model_to": None})) is None
     assert stored_folder("post_dae") is None

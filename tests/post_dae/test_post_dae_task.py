@@ -1,4 +1,4 @@
-"""Training of Post-DAE: the original's steps, corruptions and shares, resuming, devices, and bad masks."""
+"""Post-DAE training: the original's steps, corruptions and proportions, resuming, devices, and bad masks."""
 
 import json
 
@@ -66,7 +66,7 @@ def test_the_published_values_are_in_the_original_configuration():
 
 
 @pytest.mark.full
-def test_the_same_seed_is_the_same_run_and_a_resumed_one_too(masks, tmp_path):
+def test_runs_with_the_same_seed_are_equal_also_when_resumed(masks, tmp_path):
     train(tmp_path / "whole", masks, trainer__epochs=3, **WORKING)
     train(tmp_path / "again", masks, trainer__epochs=3, **WORKING)
     assert losses(tmp_path / "whole") == losses(tmp_path / "again")
@@ -83,6 +83,7 @@ def test_the_same_seed_is_the_same_run_and_a_resumed_one_too(masks, tmp_path):
     assert losses(stopped) == losses(tmp_path / "whole")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("parallel", ["jit", pytest.param("pmap", marks=pytest.mark.full)])
 def test_it_trains_on_several_devices(masks, tmp_path, parallel):
     scores, _ = train(
@@ -108,7 +109,8 @@ def disc(count: int) -> jax.Array:
     return jnp.asarray(np.tile(mask[None, ..., None], (count, 1, 1, 1)))
 
 
-def test_the_shares_are_those_of_the_configuration():
+@pytest.mark.full
+def test_corruptions_occur_in_the_configured_proportions():
     truth, keys = disc(400), jax.random.split(jax.random.key(3), 400)
     shown = np.asarray(corrupt_each(keys, truth, settings(clean_share=0.25, heavy_share=0.5)))
     wrong = (np.abs(shown - np.asarray(truth)) > 0.5).mean((1, 2, 3))
@@ -120,7 +122,8 @@ def test_the_shares_are_those_of_the_configuration():
     assert (np.asarray(corrupt_each(keys, truth, settings(clean_share=1.0))) == np.asarray(truth)).all()
 
 
-def test_each_mask_has_its_own_corruption_and_the_same_key_the_same():
+@pytest.mark.full
+def test_each_mask_has_its_own_corruption_and_equal_keys_give_equal_ones():
     truth, keys = disc(4), jax.random.split(jax.random.key(0), 4)
     shown = np.asarray(corrupt_each(keys, truth, settings()))
     assert (shown[0] != shown[1]).any()
@@ -155,6 +158,7 @@ BAD = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_mask_stops_the_run_and_is_named_or_is_skipped(tmp_path, name):
     folder = write_masks(tmp_path / "masks", count=7)
@@ -193,19 +197,20 @@ def test_other_entries_are_left_out_with_a_count(tmp_path):
         ({"model__norm": "group"}, "none, batch"),
     ],
 )
-def test_impossible_settings_are_told_before_anything_is_written(masks, tmp_path, changed, words):
+def test_impossible_settings_are_reported_before_anything_is_written(masks, tmp_path, changed, words):
     with pytest.raises(ValueError, match=words):
         train(tmp_path / "run", masks, **changed)
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
+@pytest.mark.full
 def test_a_picture_of_restored_masks_is_drawn(masks, tmp_path):
     train(tmp_path / "run", masks, trainer__pictures_every=2, **LIGHT)
     with Image.open(tmp_path / "run" / "pictures" / "step_0000004.png") as sheet:
         assert sheet.width > 3 * 256
 
 
-def test_the_dice_part_is_the_loss_of_the_original():
+def test_the_dice_part_equals_the_loss_of_the_original():
     model = jaxseg.create("post_dae", image_size=(32, 32), features=(4, 6), decoder_features=(4, 4), strides=(2, 2))
     batch, key, cfg = {"mask": disc(2)}, jax.random.key(0), settings()
     task = PostDAETask.__new__(PostDAETask)

@@ -1,4 +1,4 @@
-"""What a denoiser restores, measured: levels of corruption, masks of folders, tables, pictures, bad input."""
+"""Evaluation of a denoiser: levels of corruption, folders of masks, tables, pictures, bad input."""
 
 import json
 
@@ -15,7 +15,7 @@ from jaxseg.post_dae.model import DAEConfig
 
 
 class Answer(nnx.Module):
-    """Answers with a function of what it is shown."""
+    """Returns a function of its input."""
 
     def __init__(self, answer, size: int = 64):
         self.cfg = DAEConfig(image_size=(size, size))
@@ -37,7 +37,7 @@ def means(numbers: dict, measure: str, when: str) -> list:
     return [row[when][measure]["mean"] for row in numbers.values()]
 
 
-def test_a_model_that_changes_nothing_has_the_same_numbers_before_and_after(source):
+def test_an_identity_model_has_equal_numbers_before_and_after(source):
     found = restoration.examine_levels(SAME, source)
     rows = found.numbers["corruption"]
     assert list(rows) == list(LEVELS) == ["clean", "light", "original", "strong", "heavy"]
@@ -51,7 +51,7 @@ def test_a_model_that_changes_nothing_has_the_same_numbers_before_and_after(sour
     assert {rows["clean"]["before"]["dice"]["count"]} == {10}
 
 
-def test_an_empty_answer_has_a_dice_of_0_and_no_distance(source):
+def test_an_empty_result_has_a_dice_of_0_and_no_distance(source):
     found = restoration.examine_levels(NOTHING, source)
     rows = found.numbers["corruption"]
     assert set(means(rows, "dice", "after")) == {0.0}
@@ -77,7 +77,7 @@ def test_the_table_and_the_picture_show_every_level(source):
     assert found.picture.width > 900
 
 
-def test_distances_are_in_mm_where_the_spacing_is_known(source):
+def test_distances_are_in_mm_if_the_spacing_is_known(source):
     pixels, mm = (restoration.examine_levels(SAME, source, spacing=s).numbers for s in (None, (0.5, 0.5)))
     assert (pixels["unit"], mm["unit"]) == ("pixels", "mm")
     for level in ("original", "heavy"):
@@ -113,7 +113,7 @@ def test_a_missing_counterpart_is_named(source, tmp_path):
         restoration.compare_folders(SAME, {"given": tmp_path / "given"}, tmp_path / "truth")
 
 
-def test_a_true_mask_that_is_empty_is_an_error(source, tmp_path):
+def test_an_empty_true_mask_is_an_error(source, tmp_path):
     Image.fromarray(np.zeros((64, 64), np.uint8)).save(source.files[3])
     with pytest.raises(ValueError, match=r"mask_03.png: .*empty"):
         restoration.examine_levels(SAME, source)

@@ -1,4 +1,4 @@
-"""Random deformations: nothing moves at strength 0, and masks move as far as the parameters say."""
+"""Random deformations: strength 0 moves nothing, and masks move by the distances that the parameters set."""
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,7 @@ def test_a_shift_by_whole_pixels_is_exact_and_fills_with_zeros():
 
 
 def test_a_rotation_by_90_degrees_is_exact():
-    turn = jnp.asarray([[-1.0, -1.0], [1.0, -1.0]])  # a rotation by 90 degrees, minus identity
+    turn = jnp.asarray([[-1.0, -1.0], [1.0, -1.0]])  # a rotation by 90 degrees, minus the identity
     moved = apply_warp(masks(1), still(1)._replace(matrix=turn[None]))
     found = [np.rot90(np.asarray(masks(1)[0]), times) for times in (1, 3)]
     assert min(np.abs(np.asarray(moved[0]) - x).max() for x in found) < 1e-4

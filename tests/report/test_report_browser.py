@@ -280,6 +280,7 @@ def test_the_policy_stops_scripts_that_were_added_to_the_page(browser, tmp_path)
     assert any("Content Security Policy" in entry["message"] for entry in browser.get_log("browser"))
 
 
+@pytest.mark.full
 def test_300_images_have_small_pictures_a_table_and_histograms(browser, tmp_path):
     images, masks = write_pairs(tmp_path / "data", 300, size=(48, 50))
     write_report(images, masks, tmp_path / "r.html", sides=False)

@@ -1,4 +1,4 @@
-"""Three steps of SegAE's recipe equal PyTorch's: losses, gradients, parameters and running statistics."""
+"""Three steps of SegAE's recipe equal PyTorch's in losses, gradients, parameters and running statistics."""
 
 import jax
 import numpy as np
@@ -37,7 +37,7 @@ def test_three_steps_of_the_segae_recipe_equal_pytorch(kit):
     order, parameters = entry["params"]["tensor_order"], entry["params"]["parameter_order"]
     cfg, weights = SegAEConfig(), kit.weights(MODEL)
     names, unused = SegAE.torch_names(cfg), SegAE.torch_unused(cfg)
-    # PyTorch gives what it never uses no gradient, and leaves it as it is, weight decay included; ours has none of it.
+    # PyTorch never changes its unused parameters, even by weight decay, as they have no gradient. Ours has none.
     kept = {name: weights[name] for name in unused}
     without = {name: np.full(2, np.nan) for name in unused}
     model = fill(nnx.eval_shape(lambda: SegAE(cfg, rngs=nnx.Rngs(0))), weights, names, ignored=unused)

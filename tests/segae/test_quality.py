@@ -1,4 +1,4 @@
-"""How predicted and true Dice agree: correlations with ties, few values, tables, and what JSON takes."""
+"""Agreement of predicted and true Dice: correlations with ties, few values, tables, and values for JSON."""
 
 import json
 
@@ -16,7 +16,7 @@ DICE = st.integers(0, 10).map(lambda tenths: tenths / 10)  # few values, so that
 
 @pytest.fixture(scope="module")
 def examined():
-    """Three organs: well predicted, badly predicted, and with two slices."""
+    """Returns three organs: one predicted well, one predicted badly, and one with two slices."""
     true = np.array([0.1, 0.5, 0.9, 0.2, 0.4, 0.6, 0.3, 0.8])
     predicted = np.array([0.2, 0.5, 0.9, 0.9, 0.5, 0.1, 0.3, 0.7])
     return quality_examination(true, predicted, ["liver"] * 3 + ["colon"] * 3 + ["small bowel"] * 2)
@@ -33,7 +33,7 @@ def test_correlations_equal_those_of_scipy_also_with_ties(pairs):
         assert found["rank_correlation"] == pytest.approx(stats.spearmanr(true, predicted).statistic, abs=1e-9)
 
 
-def test_the_rank_correlation_sees_only_the_order():
+def test_the_rank_correlation_depends_only_on_the_order():
     true = np.linspace(0.1, 0.9, 20)
     found = summary(true, true**5)
     assert found["rank_correlation"] == pytest.approx(1)
@@ -42,7 +42,7 @@ def test_the_rank_correlation_sees_only_the_order():
 
 
 @pytest.mark.parametrize("predicted", [[0.3], [0.3, 0.4], [0.3, 0.3, 0.3], [0.1 + 0.2] * 7])
-def test_without_spread_or_with_few_values_nothing_is_claimed_and_no_warning_given(predicted):
+def test_without_spread_or_with_few_values_there_is_no_correlation_and_no_warning(predicted):
     true = np.linspace(0, 1, len(predicted))
     found = summary(true, np.array(predicted))
     assert not abs(found["correlation"]) > 0
@@ -63,7 +63,7 @@ def test_other_shapes_are_refused(shapes):
         summary(*(np.zeros(shape) for shape in shapes))
 
 
-def test_every_organ_is_measured_by_itself(examined):
+def test_every_organ_is_measured_separately(examined):
     found = examined.numbers
     assert found["all"]["count"] == 8
     assert {name: row["count"] for name, row in found["organs"].items()} == {"liver": 3, "colon": 3, "small bowel": 2}
@@ -75,7 +75,7 @@ def test_every_organ_is_measured_by_itself(examined):
     json.dumps(found, allow_nan=False)
 
 
-def test_the_table_begins_with_all_then_the_organs_by_mae_in_columns(examined):
+def test_the_table_starts_with_all_organs_together_then_each_by_mae(examined):
     lines = examined.table.splitlines()
     assert [line.split("  ")[0] for line in lines] == ["organ", "all", "colon", "small bowel", "liver"]
     assert len({len(line) for line in lines}) == 1

@@ -1,4 +1,4 @@
-"""Losses of SegAE against the original's values and gradients; partners against scipy's assignment."""
+"""Losses of SegAE compared with the original's values and gradients; partners compared with scipy's assignment."""
 
 import jax
 import jax.numpy as jnp
@@ -67,7 +67,7 @@ def test_similarities_equal_the_original(kit, case):
 
 
 @pytest.mark.parametrize("case", RANKING)
-def test_partners_have_the_total_of_the_original_and_without_ties_are_equal(kit, case):
+def test_partners_have_the_originals_total_and_are_equal_if_there_are_no_ties(kit, case):
     name = f"segae_loss/{case}"
     arrays = kit.golden(name)[1]
     similarity = arrays["similarity"].reshape(kit.golden(name)[0]["arrays"]["similarity"]["shape"])
@@ -86,7 +86,7 @@ def test_partners_have_the_total_of_the_original_and_without_ties_are_equal(kit,
 def test_ranking_loss_and_its_gradient_equal_the_original(kit, case):
     name = f"segae_loss/{case}"
     embeddings, target, prediction = map(jnp.asarray, batch(kit, name))
-    if case in TIES:  # with the original's partners, since others would be as good
+    if case in TIES:  # with the original's partners, since other partners could be equally good
         pairs = kit.golden(name)[1]["pairs"].reshape(-1, 2)
         partner = jnp.asarray(pairs[np.argsort(pairs[:, 0])][:, 1].astype(np.int32))
     else:
@@ -98,7 +98,7 @@ def test_ranking_loss_and_its_gradient_equal_the_original(kit, case):
 
 @settings(max_examples=25, deadline=None)
 @given(count=st.sampled_from([2, 3, 7, 12]), classes=st.integers(1, 12), seed=st.integers(0, 2**32 - 1))
-def test_partners_are_as_good_as_scipys_and_no_mask_is_its_own(count, classes, seed):
+def test_partners_are_as_good_as_scipys_and_no_mask_is_its_own_partner(count, classes, seed):
     rng = np.random.default_rng(seed)
     embeddings = rng.normal(size=(classes, 16)).astype(np.float32)[rng.integers(0, classes, count)]
     similarity = np.asarray(cosine_similarity(jnp.asarray(embeddings)))

@@ -23,7 +23,7 @@ def scorer():
 
 
 @pytest.mark.full
-def test_the_golden_volume_is_met(kit):
+def test_the_scores_of_the_golden_volume_are_reproduced(kit):
     from flax import nnx
 
     name, folder = "segae_end_to_end/volume", kit.folder / "files" / "segae_case"
@@ -78,7 +78,7 @@ def test_the_number_of_scored_slices_can_be_chosen(scorer):
     assert score(ct(), box(), "liver", scorer.model, slices=3, per_slice=True).slices == (1, 5, 9)
 
 
-def test_names_of_the_original_mean_its_organs(scorer):
+def test_organ_names_of_the_original_are_accepted(scorer):
     right, wrong = (Scorer(scorer.model, names=names).organ("urinary_bladder").name for names in ("right", "original"))
     assert (right, wrong) == ("bladder", "prostate")
 
@@ -136,7 +136,14 @@ def test_models_that_cannot_score_are_refused(scorer, tmp_path, monkeypatch):
         segae_inference(ct(), box(), 13)
 
 
-def test_volumes_are_turned_if_the_model_was_trained_so(tmp_path, scorer):
+def test_files_are_checked_before_the_model(tmp_path):
+    np.save(tmp_path / "ct.npy", ct())
+    for files in (("nowhere.npy", "mask.npy"), ("ct.npy", "nowhere.npy")):
+        with pytest.raises(FileNotFoundError, match="nowhere.npy: no such file or folder"):
+            score(*(tmp_path / name for name in files), "liver", tmp_path / "no model")
+
+
+def test_volumes_are_reoriented_if_the_model_was_trained_on_reoriented_ones(tmp_path, scorer):
     mine = model()
     mine.card = dataclasses.replace(mine.card, orientation="canonical")
     turned = Scorer(mine, threads=2)

@@ -43,11 +43,11 @@ def filled(path, cases, scorer, **options) -> ScoreTable:
     return table
 
 
-def test_masks_that_share_a_batch_score_as_if_they_were_alone(root, scorer):
+def test_masks_that_share_a_batch_have_the_same_scores_as_in_separate_batches(root, scorer):
     first, second = score_cases(find_cases(root), scorer)
-    alone = next(scorer.scores([Request(ct(), box() > 0, scorer.organ("liver"))]))
+    separate = next(scorer.scores([Request(ct(), box() > 0, scorer.organ("liver"))]))
     assert len(first.scores["liver"].slices) == 10
-    np.testing.assert_allclose(first.scores["liver"].dice, alone.dice, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(first.scores["liver"].dice, separate.dice, rtol=1e-4, atol=1e-5)
     assert set(first.scores) == {"liver", "spleen"}
     assert first.absent["brain"] == "empty"
     assert "spinal canal" in first.absent["spinal_cord"]

@@ -1,4 +1,4 @@
-"""SegAE against the original, stage by stage; its table of text embeddings; folded, both NNX modes, all backbones."""
+"""SegAE compared with the original, stage by stage; text embeddings; folding; both NNX modes; all backbones."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from jaxseg.nn.layers import BatchNorm, EmbeddingTable
 from jaxseg.segae.model import SegAE, SegAEConfig, embedding_of
 from jaxseg.weights.fill import fill
 
-NAMES = {  # ours -> the golden's
+NAMES = {  # our names -> the golden's names
     "f1": "stem",
     **{f"f{i + 1}": f"layer{i}" for i in range(1, 5)},
     "pooled": "pooled",
@@ -177,7 +177,7 @@ def test_training_does_not_change_the_embeddings():
     assert float(step(params, after)[2]) < float(first)
 
 
-def test_a_model_without_embeddings_says_which_file_to_give():
+def test_the_error_of_a_model_without_embeddings_names_the_file_to_give():
     with pytest.raises(ValueError, match=r"no text embedding of any class: .*label_embedding\.pkl.*no licence"):
         embedding_of(small(), 1)
     part = table()
@@ -208,7 +208,7 @@ def test_an_impossible_table_is_refused(given, words):
         small().with_embeddings(given)
 
 
-def test_only_a_segae_takes_embeddings():
+def test_only_a_segae_accepts_embeddings():
     with pytest.raises(ValueError, match="model 'post_dae' takes no text embeddings"):
         jaxseg.create("post_dae", image_size=(32, 32)).with_embeddings(table())
 

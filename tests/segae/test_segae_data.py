@@ -133,7 +133,7 @@ def test_ct_and_masks_are_flipped_together(data):
     [
         ({"size": 0}, "size"),
         ({"degrade_share": 1.5}, "degrade_share"),
-        ({"degrade_share": 0.7, "truth_share": 0.7}, "at most 1"),
+        ({"degrade_share": 0.7, "truth_share": 0.7}, "together with truth_share it is more than 1"),
         ({"degrade_dice": (0.0, 0.5)}, "degrade_dice"),
         ({"window_jitter": 200}, "window_jitter"),
         ({"noise": -1}, "noise"),

@@ -8,6 +8,7 @@ import pytest
 from segae_files import ct, labels, organ
 from volume_files import AFFINE, save_nifti, save_series
 
+from jaxseg.files import only_writer
 from jaxseg.segae import label_table
 from jaxseg.segae import prepare as segae_prepare
 from jaxseg.segae.data import read_segae
@@ -196,3 +197,22 @@ def test_added_cases_do_not_move_the_others_to_another_split(folders):
     after = {split: {path.name for path in (folders / "out" / split).iterdir()} for split in ("train", "val")}
     assert all(before[split] <= after[split] for split in before)
     assert len(after["val"]) == 3
+
+
+def test_one_call_builds_the_data_set_and_reports_what_it_did(folders):
+    (folders / "cts" / "b_0000.nii.gz").write_bytes(b"")
+    save_nifti(folders / "cts" / "lonely.nii.gz", ct())
+    progress, outcomes, notes = [], [], []
+    callbacks = {"progress": lambda *step: progress.append(step), "report": outcomes.append, "notify": notes.append}
+    paths, options = (folders / "cts", folders / "labels", folders / "out"), {"per_organ": 2, "least_slices": 2}
+    made = segae_prepare.prepare_segae(*paths, **options, **callbacks)
+    assert (made.made, made.existing, list(made.failed)) == (2, 0, ["b"])
+    assert made.summary == folders / "out" / "summary.json"
+    assert [step[0] for step in progress] == [0, 1, 2, 3]
+    assert progress[1][2] == str(outcomes[0])
+    assert [outcome.case for outcome in outcomes] == ["a", "b", "c"]
+    assert list(made.notes) == notes == ["1 cases have no labels: lonely"]
+    with only_writer(folders / "out"), pytest.raises(BlockingIOError, match="another run is writing"):
+        segae_prepare.prepare_segae(*paths, **options)
+    again = segae_prepare.prepare_segae(*paths, **options)
+    assert (again.made, again.existing, list(again.failed)) == (0, 2, ["b"])

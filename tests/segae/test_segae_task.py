@@ -1,4 +1,4 @@
-"""Training of SegAE: falling loss, resuming, devices, cases chosen by name, and what is refused."""
+"""SegAE training: falling loss, resuming, devices, cases selected by name, and refused settings."""
 
 import json
 
@@ -41,7 +41,7 @@ def losses(folder) -> list[float]:
 
 
 @pytest.mark.full
-def test_the_loss_falls_and_the_order_of_unseen_masks_is_learnt(trained):
+def test_the_loss_falls_and_predictions_correlate_on_unseen_masks(trained):
     found = losses(trained)
     assert np.mean(found[-8:]) < 0.5 * np.mean(found[:4])
     scores = [entry for entry in read_metrics(trained / "metrics.jsonl") if entry["split"] == "val"]
@@ -50,7 +50,7 @@ def test_the_loss_falls_and_the_order_of_unseen_masks_is_learnt(trained):
 
 
 @pytest.mark.full
-def test_a_run_leaves_a_model_with_its_embeddings_and_a_picture(trained, data):
+def test_a_run_writes_a_model_with_its_embeddings_and_a_picture(trained, data):
     model = jaxseg.load(trained)
     table = np.load(data.parent / "embeddings.npz")["embeddings"]
     np.testing.assert_array_equal(embedding_of(model, 13), table[13])
@@ -60,7 +60,7 @@ def test_a_run_leaves_a_model_with_its_embeddings_and_a_picture(trained, data):
 
 
 @pytest.mark.full
-def test_evaluation_tells_every_organ_and_draws(trained, capsys):
+def test_evaluation_reports_every_organ_and_draws_a_picture(trained, capsys):
     shown = []
     found = run.evaluate(trained, devices=jax.devices()[:1], show=shown.append)
     assert found["correlation"] > 0.5
@@ -71,7 +71,7 @@ def test_evaluation_tells_every_organ_and_draws(trained, capsys):
 
 
 @pytest.mark.full
-def test_a_resumed_run_is_the_same_without_the_file_of_embeddings(data, tmp_path):
+def test_a_resumed_run_is_equal_without_the_embeddings_file(data, tmp_path):
     train(tmp_path / "whole", data, trainer__epochs=3)
     table = save_embeddings(tmp_path / "own.npz")
     config = opened(tmp_path / "stopped", data, trainer__epochs=3, data__embeddings=table)
@@ -87,6 +87,7 @@ def test_a_resumed_run_is_the_same_without_the_file_of_embeddings(data, tmp_path
     assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("parallel", ["jit", pytest.param("pmap", marks=pytest.mark.full)])
 def test_it_trains_on_several_devices(data, tmp_path, parallel):
     scores, _ = train(tmp_path / "run", data, devices=2, trainer__parallel=parallel)
@@ -96,7 +97,7 @@ def test_it_trains_on_several_devices(data, tmp_path, parallel):
     np.testing.assert_array_equal(embedding_of(jaxseg.load(tmp_path / "run"), 13), table[13])
 
 
-def test_cases_are_chosen_by_name_from_either_split(data, tmp_path):
+def test_cases_are_selected_by_name_from_either_split(data, tmp_path):
     changed = {"data__train_cases": "[val_0, train_1]", "data__val_cases": "[train_0]"}
     problem = make_task(opened(tmp_path / "run", data, **changed))
     names = {split: {item.case.name for item in source.items} for split, source in problem.splits.items()}
@@ -114,7 +115,8 @@ def test_the_published_values_are_in_the_configuration():
     assert (config.loss.mse, config.loss.ranking, config.data.degrade_share, config.data.canonical) == (1, 1, 0, False)
 
 
-def test_the_weights_of_the_losses_count(data, tmp_path):
+@pytest.mark.full
+def test_the_weights_of_the_losses_have_an_effect(data, tmp_path):
     model = jaxseg.create("segae", backbone="resnet18", width=4)
     rng = np.random.default_rng(0)
     model.embeddings.set_value(jax.numpy.asarray(rng.normal(size=(145, 512)), jax.numpy.float32))
@@ -134,7 +136,7 @@ def test_the_weights_of_the_losses_count(data, tmp_path):
     ("changed", "words"),
     [
         ({"data__val_cases": "[nobody]"}, "no case nobody; there are: train_0, train_1, val_0"),
-        ({"data__val_cases": "[train_0, train_1]"}, "nothing to train on"),
+        ({"data__val_cases": "[train_0, train_1]"}, "has no training cases"),
         ({"data__train_cases": "[train_0]", "data__val_cases": "[train_0]"}, "val_cases: a case of train_cases"),
         ({"trainer__batch_size": 1}, "no pairs to rank"),
         ({"trainer__batch_size": 4, "trainer__accumulate": 4}, "no pairs to rank"),
@@ -143,7 +145,7 @@ def test_the_weights_of_the_losses_count(data, tmp_path):
         ({"data__embeddings": "nowhere.npz"}, "nowhere.npz: no such file; name the original project's"),
     ],
 )
-def test_impossible_settings_are_told_before_anything_is_written(data, tmp_path, changed, words):
+def test_impossible_settings_are_reported_before_anything_is_written(data, tmp_path, changed, words):
     with pytest.raises(ValueError, match=words):
         train(tmp_path / "run", data, **changed)
     assert not (tmp_path / "run").exists()

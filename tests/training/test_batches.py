@@ -1,4 +1,4 @@
-"""Batches: their order and position, whatever the threads, workers and processes."""
+"""Batches have the same order and position for any number of threads, workers and processes."""
 
 import contextlib
 import json
@@ -31,7 +31,7 @@ def test_batches_hold_arrays_and_the_number_of_each_record():
 
 @settings(max_examples=20, deadline=None)
 @given(count=st.integers(1, 30), size=st.integers(1, 6), seed=st.integers(0, 2**32 - 1))
-def test_an_epoch_has_no_record_twice_and_each_has_its_own_order(count, size, seed):
+def test_an_epoch_has_no_record_twice_and_each_epoch_has_its_own_order(count, size, seed):
     if count < size:
         with pytest.raises(ValueError, match="needs as many records"):
             training_batches(Numbers(count), noisy, batch_size=size, seed=seed)
@@ -45,16 +45,17 @@ def test_an_epoch_has_no_record_twice_and_each_has_its_own_order(count, size, se
         assert (epochs[0] != epochs[1]).any()
 
 
-def test_every_record_comes_in_time_although_epochs_leave_some_out():
+def test_every_record_is_used_after_some_epochs_although_each_epoch_leaves_some_out():
     seen = np.concatenate([batch["index"] for batch in take(train(13), 30)])
     assert set(seen.tolist()) == set(range(13))
 
 
-def test_seeds_give_orders_and_draws_of_their_own():
+def test_each_seed_gives_its_own_order_and_random_numbers():
     first, second = take(train(seed=1), 3), take(train(seed=2), 3)
     assert any((a["index"] != b["index"]).any() for a, b in zip(first, second, strict=True))
     draws = np.concatenate([b["noise"] for b in take(train(), 9)])
-    assert len({row.tobytes() for row in draws}) == len(draws)  # nor is an epoch's draw repeated in the next
+    # An epoch's random numbers are not repeated in the next.
+    assert len({row.tobytes() for row in draws}) == len(draws)
 
 
 @pytest.mark.parametrize("options", [{"threads": 1, "buffer": 1}, {"threads": 8, "buffer": 5}])
@@ -75,17 +76,17 @@ def test_worker_processes_change_neither_order_nor_position():
 
 
 @pytest.mark.parametrize("count", [2, 4])
-def test_the_batches_of_processes_make_the_batch_of_one(count):
+def test_the_batches_of_two_processes_together_equal_the_batch_of_one(count):
     whole = take(train(), 7)
     parts = [take(train(process_index=p, process_count=count), 7) for p in range(count)]
     joined = [{k: np.concatenate([part[i][k] for part in parts]) for k in whole[0]} for i in range(7)]
     same(whole, joined)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @settings(max_examples=15, deadline=None)
 @given(stop=st.integers(0, 9), threads=st.integers(1, 3), buffer=st.integers(1, 4))
-def test_a_position_goes_on_where_it_was_taken(stop, threads, buffer):
+def test_reading_resumes_at_a_stored_position(stop, threads, buffer):
     whole = take(train(), 12)
     with contextlib.closing(train()) as batches:
         for _ in range(stop):
@@ -111,7 +112,7 @@ def test_orbax_stores_and_restores_the_iterator(tmp_path):
 
 
 @pytest.mark.parametrize("other", [{"batch_size": 2}, {"seed": 6}, {"count": 14}])
-def test_a_position_in_other_data_is_refused(other):
+def test_a_position_from_other_data_is_refused(other):
     state = train().get_state()
     with pytest.raises(ValueError, match=r"the stored position in the data is for .*, this run has"):
         train(**other).set_state(state)
@@ -123,7 +124,7 @@ def test_a_position_without_a_batch_number_is_refused(number):
         train().set_state(train().get_state() | {"next_batch": number})
 
 
-def test_evaluation_gives_every_record_once_in_order_and_fills_up_with_weight_zero():
+def test_evaluation_gives_every_record_once_in_order_and_pads_with_weight_zero():
     batches = list(evaluation_batches(Numbers(10), noisy, batch_size=4))
     np.testing.assert_array_equal(np.concatenate([b["index"] for b in batches]), [*range(10), 9, 9])
     weights = np.concatenate([b["weight"] for b in batches])
@@ -133,7 +134,7 @@ def test_evaluation_gives_every_record_once_in_order_and_fills_up_with_weight_ze
     same(batches, list(evaluation_batches(Numbers(10), noisy, batch_size=4, threads=1, buffer=1)))
 
 
-def test_evaluation_gives_every_process_as_many_batches():
+def test_evaluation_gives_every_process_the_same_number_of_batches():
     whole = list(evaluation_batches(Numbers(9), noisy, batch_size=4))
     parts = [
         list(evaluation_batches(Numbers(9), noisy, batch_size=4, process_index=p, process_count=4)) for p in range(4)
@@ -167,7 +168,7 @@ def test_nothing_to_evaluate_is_refused():
         evaluation_batches(Numbers(0), noisy, batch_size=2)
 
 
-def test_no_more_is_read_ahead_than_asked_for():
+def test_no_more_records_are_read_ahead_than_requested():
     read = []
     batches = train(transform=lambda record, rng: read.append(1) or noisy(record, rng), buffer=2)
     with contextlib.closing(batches):

@@ -1,4 +1,4 @@
-"""Checkpoints: damage is noticed and got around, what is kept, and what a full disk does."""
+"""Checkpoints: damaged ones are detected and skipped, which ones are kept, and what happens on a full disk."""
 
 import errno
 import math
@@ -18,7 +18,7 @@ POSITION = {"next_batch": 3, "skipped": {"a.png": 1}, "records": 16}
 
 
 def state(step: int, size: int = 64) -> dict:
-    """A state whose arrays differ from step to step."""
+    """Returns a state whose arrays differ from step to step."""
     rng = np.random.default_rng(step)
     arrays = {
         "params": {"kernel": rng.normal(size=(size, size)).astype(np.float32), "bias": np.zeros(5000, np.float32)},
@@ -41,7 +41,7 @@ def write(folder, steps, scores=None, **options) -> None:
 
 
 def latest(folder) -> tuple[int | None, list[str]]:
-    """The newest step that can be read, checked, and what was told of the others."""
+    """Returns the newest step that can be read, after checking it, and the messages about the others."""
     told = []
     with Checkpoints(folder) as checkpoints:
         found = checkpoints.restore_latest(state(0), told.append)
@@ -81,7 +81,7 @@ def damage(path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["truncated", "zeroed", "missing", "flipped"])
 @pytest.mark.parametrize("what", ["arrays", "record", "list"])
-def test_a_damaged_newest_checkpoint_is_told_of_and_the_one_before_it_used(folder, kind, what):
+def test_if_the_newest_checkpoint_is_damaged_it_is_reported_and_the_one_before_it_is_used(folder, kind, what):
     paths = {
         "arrays": largest(folder, 2),
         "record": folder / "2/data/metadata",
@@ -94,13 +94,13 @@ def test_a_damaged_newest_checkpoint_is_told_of_and_the_one_before_it_used(folde
     assert "\n" not in told[0]
     assert "the checkpoint of step 2 is damaged" in told[0]
     assert (folder.parent / "damaged-2").is_dir()
-    write(folder, [2])  # its place is free again
+    write(folder, [2])  # its step can be written again
     assert latest(folder) == (2, [])
 
 
-@pytest.mark.slow
-def test_a_changed_bit_anywhere_is_noticed_or_does_no_harm(folder):
-    """Orbax alone gives wrong numbers for a bit that changed among the arrays."""
+@pytest.mark.full
+def test_a_changed_bit_anywhere_is_detected_or_harmless(folder):
+    """Orbax itself returns wrong numbers if a bit in the stored arrays has changed."""
     files = [path for path in (folder / "2").rglob("*") if path.is_file() and path.stat().st_size]
     noticed = 0
     with Checkpoints(folder, read_only=True) as checkpoints:
@@ -117,7 +117,7 @@ def test_a_changed_bit_anywhere_is_noticed_or_does_no_harm(folder):
     assert noticed >= 4
 
 
-def test_all_damaged_is_one_error_that_comes_again_and_moves_nothing(folder):
+def test_if_all_checkpoints_are_damaged_each_attempt_raises_the_same_error_and_moves_nothing(folder):
     for step in (1, 2):
         damage(largest(folder, step), "zeroed")
     for _ in range(2):
@@ -139,41 +139,41 @@ def test_a_checkpoint_of_another_model_is_refused(folder):
             checkpoints.restore(2, other)
 
 
-def test_no_checkpoint_is_none(tmp_path):
+def test_without_a_checkpoint_the_result_is_none(tmp_path):
     assert latest(tmp_path / "checkpoints") == (None, [])
 
 
-def test_the_newest_and_the_best_are_kept_also_after_reopening(tmp_path):
+def test_the_newest_and_the_best_checkpoints_are_kept_also_after_reopening(tmp_path):
     folder = tmp_path / "checkpoints"
     scores = {1: 0.2, 2: 0.9, 3: 0.5, 4: 0.9, 5: 0.1, 6: None, 7: math.nan, 8: 0.8}
     for step in scores:
         write(folder, [step], scores, keep_last=2, keep_best=1)
     with Checkpoints(folder) as checkpoints:
         assert checkpoints.steps() == [2, 7, 8]
-        assert checkpoints.best() == 2  # of equals the first
+        assert checkpoints.best() == 2  # the first of those with equal scores
         assert checkpoints.best_score() == 0.9
     write(folder, [9, 10], keep_last=1, keep_best=2)
     with Checkpoints(folder) as checkpoints:
         assert checkpoints.steps() == [2, 8, 10]
 
 
-def test_the_best_is_kept_whatever_is_asked(tmp_path):
+def test_the_best_checkpoint_is_kept_with_all_settings(tmp_path):
     folder = tmp_path / "checkpoints"
     write(folder, [1, 2, 3], {1: 0.9, 2: 0.1, 3: 0.2}, keep_last=1, keep_best=0)
     with Checkpoints(folder) as checkpoints:
         assert (checkpoints.steps(), checkpoints.best()) == ([1, 3], 1)
 
 
-def test_without_scores_there_is_no_best(tmp_path):
+def test_without_scores_there_is_no_best_checkpoint(tmp_path):
     write(tmp_path / "checkpoints", [1, 2, 3], keep_last=2)
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         assert (checkpoints.steps(), checkpoints.best(), checkpoints.best_score()) == ([2, 3], None, -math.inf)
 
 
-def test_other_things_in_the_folder_are_never_removed(folder):
+def test_foreign_files_in_the_folder_are_never_removed(folder):
     (folder / "notes.txt").write_text("mine")
     (folder / "1-copy").mkdir()
-    (folder / "0").mkdir()  # even where the name is that of a step
+    (folder / "0").mkdir()  # even if its name is that of a step
     (folder / "0" / "mine.txt").write_text("mine")
     (folder.parent / "damaged-2").write_text("mine")
     damage(largest(folder, 2), "zeroed")
@@ -185,7 +185,7 @@ def test_other_things_in_the_folder_are_never_removed(folder):
     assert (folder.parent / "damaged-2-2").is_dir()
 
 
-def test_read_only_leaves_what_another_process_is_writing(folder):
+def test_a_read_only_manager_leaves_files_that_another_process_is_writing(folder):
     half = folder / "3.orbax-checkpoint-tmp"
     half.mkdir()
     with Checkpoints(folder, read_only=True) as checkpoints:
@@ -193,10 +193,10 @@ def test_read_only_leaves_what_another_process_is_writing(folder):
     assert half.is_dir()
     with Checkpoints(folder) as checkpoints:
         assert checkpoints.steps() == [1, 2]
-    assert not half.exists()  # left by a kill: the one writer there is removes it
+    assert not half.exists()  # left by a killed process: the only writer removes it
 
 
-def test_what_a_kill_left_half_removed_is_no_checkpoint_and_goes_at_the_next_start(folder):
+def test_a_half_removed_checkpoint_is_ignored_and_removed_at_the_next_start(folder):
     half = folder / REMOVED / "1"
     half.parent.mkdir()
     (folder / "1").rename(half)
@@ -209,19 +209,19 @@ def test_what_a_kill_left_half_removed_is_no_checkpoint_and_goes_at_the_next_sta
         assert {path.name for path in folder.iterdir()} == {"2"}
 
 
-def test_a_kill_while_one_is_removed_leaves_none_that_is_not_whole(folder, monkeypatch):
-    monkeypatch.setattr(checkpoint.shutil, "rmtree", lambda *_, **__: None)  # as far as a killed process gets
+def test_a_kill_during_removal_leaves_only_complete_checkpoints(folder, monkeypatch):
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", lambda *_, **__: None)  # the state after a process is killed here
     write(folder, [3], keep_last=1)
     monkeypatch.undo()
-    assert {path.name for path in folder.iterdir()} == {"2", "3", REMOVED}  # 2 is the best
+    assert {path.name for path in folder.iterdir()} == {"2", "3", REMOVED}  # step 2 is the best
     assert {path.name for path in (folder / REMOVED / "1").iterdir()} >= {"state", "data"}
     write(folder, [4, 5], keep_last=1)
     assert {path.name for path in folder.iterdir()} == {"2", "5"}
 
 
 @pytest.mark.parametrize("method", ["save", "wait_until_finished", "close"])
-def test_an_interruption_waits_for_orbax(folder, monkeypatch, method):
-    """In the middle of it, it would leave locks held and threads that wait for what never comes."""
+def test_an_interruption_waits_until_orbax_has_finished(folder, monkeypatch, method):
+    """An interruption inside Orbax would leave locks held and threads that wait forever."""
     orbax = getattr(checkpoint.ocp.CheckpointManager, method)
 
     def interrupted(*args, **options):
@@ -236,7 +236,7 @@ def test_an_interruption_waits_for_orbax(folder, monkeypatch, method):
 
 
 @pytest.mark.parametrize("background", [True, False])
-def test_what_cannot_be_written_is_one_line_and_the_checkpoints_before_it_stay(folder, background):
+def test_a_failed_write_is_a_one_line_error_and_earlier_checkpoints_stay(folder, background):
     with pytest.raises(OSError, match="a checkpoint could not be written to") as caught:
         write_with_a_limit(folder, 10_000, background=background)
     assert str(caught.value).endswith("File too large; the checkpoints before it are kept")
@@ -253,7 +253,7 @@ def write_with_a_limit(folder, max_file_bytes: int, **options) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_a_full_disk_is_called_so(folder, monkeypatch):
+def test_the_error_on_a_full_disk_says_so(folder, monkeypatch):
     with Checkpoints(folder) as checkpoints:
         full = OSError(errno.ENOSPC, "No space left on device")
         monkeypatch.setattr(checkpoints._manager, "save", lambda *_, **__: (_ for _ in ()).throw(full))
@@ -262,7 +262,7 @@ def test_a_full_disk_is_called_so(folder, monkeypatch):
     assert latest(folder) == (2, [])
 
 
-def test_the_error_that_ended_a_run_is_not_hidden_by_one_of_closing(folder, monkeypatch):
+def test_an_error_during_closing_does_not_hide_the_error_that_ended_the_run(folder, monkeypatch):
     def fails():
         raise RuntimeError("disk")
 

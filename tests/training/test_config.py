@@ -1,4 +1,4 @@
-"""Configurations: read from YAML into frozen dataclasses, every problem named with its path, and written back."""
+"""Configurations are read from YAML into frozen dataclasses and written back; every problem is named with its path."""
 
 import dataclasses
 from typing import Literal
@@ -44,14 +44,14 @@ class Loss:
 
 
 class Sections(Task):
-    """A task of which only the sections are used."""
+    """A task; these tests use only its sections."""
 
     Data, Model, Loss = Data, UNetConfig, Loss
 
 
 @pytest.fixture(scope="module")
 def sections():
-    """Makes `Sections` the only task."""
+    """Registers `Sections` as the only task."""
     with pytest.MonkeyPatch.context() as patch:
         for module in (config, task):
             patch.setattr(module, "TASKS", {"paxray": f"{__name__}:Sections"})
@@ -87,7 +87,7 @@ def problems(text: str, tmp_path, *overrides: str) -> list[str]:
     return str(error.value).splitlines()
 
 
-def test_a_file_becomes_the_dataclasses(tmp_path):
+def test_a_file_is_read_into_dataclasses(tmp_path):
     found = read(SMALL, tmp_path)
     assert found == Config(
         task="paxray",
@@ -103,7 +103,7 @@ def test_a_file_becomes_the_dataclasses(tmp_path):
     assert hash(found) == hash(read(SMALL, tmp_path))
 
 
-def test_every_problem_is_a_line_with_its_path(tmp_path):
+def test_every_problem_is_reported_in_one_line_with_its_path(tmp_path):
     text = (
         SMALL.replace("seed: 3", "seed: -1\nextra: 1")
         .replace("size: [4, 6]", "size: [4, x, 6], chance: yes")
@@ -113,11 +113,11 @@ def test_every_problem_is_a_line_with_its_path(tmp_path):
     assert problems(text, tmp_path) == [
         "11 problems in the settings of some.yaml:",
         "extra: no such setting; there are task, seed, data, model, loss, optimizer, schedule, trainer",
-        "seed: -1 is not from 0 to 4294967295",
+        "seed: must be from 0 to 4294967295, got -1",
         "data.crop.size: [4, 'x', 6] has 3 entries, it needs 2",
         "data.crop.chance: 'yes' is not a finite number",
         "model.backbone: 'resnet9' is not one of resnet18, resnet34, resnet50, resnet101, resnet152",
-        "model.width: 0 is not from 1 to 1024",
+        "model.width: must be from 1 to 1024, got 0",
         "trainer.epoch: no such setting; did you mean epochs?",
         "trainer.batch_size: 3.5 is not a whole number",
         "trainer.precision: 'fp8' is not one of float32, bfloat16",
@@ -130,16 +130,16 @@ def test_every_problem_is_a_line_with_its_path(tmp_path):
     ("override", "line"),
     [
         ("trainer.precision=fp8", "trainer.precision: 'fp8' is not one of float32, bfloat16"),
-        ("trainer.epochs=0", "trainer.epochs: 0 is not from 1 to 1000000"),
+        ("trainer.epochs=0", "trainer.epochs: must be from 1 to 1000000, got 0"),
         ("trainer.epochs=true", "trainer.epochs: true is not a whole number"),
         ("trainer.epochs=010", "trainer.epochs: '010' is not a whole number"),
         ("trainer.epochs=1:30", "trainer.epochs: '1:30' is not a whole number"),
         ("trainer.accumulate=2", "trainer.accumulate: a batch of 3 cannot be divided into 2 equal parts"),
-        ("trainer.ema=1", "trainer.ema: 1 is not above 0 to below 1"),
-        ("trainer.clip_norm=-1", "trainer.clip_norm: -1 is not above 0 to 1000000"),
+        ("trainer.ema=1", "trainer.ema: must be above 0 and below 1, got 1"),
+        ("trainer.clip_norm=-1", "trainer.clip_norm: must be above 0 and at most 1000000, got -1"),
         ("optimizer.learning_rate=.nan", "optimizer.learning_rate: '.nan' is not a finite number"),
         ("optimizer.learning_rate=1e999", "optimizer.learning_rate: inf is not a finite number"),
-        ("optimizer.beta2=1", "optimizer.beta2: 1 is not from 0 to below 1"),
+        ("optimizer.beta2=1", "optimizer.beta2: must be at least 0 and below 1, got 1"),
         ("optimizer.name=adam", "optimizer.weight_decay: adam does not have it; choose adamw"),
         ("optimizer.momentum=0.9", "optimizer.momentum: adamw does not have it; it belongs to sgd"),
         ("schedule.milestones=[90, 60]", "schedule.milestones: [90, 60] do not increase"),
@@ -173,7 +173,7 @@ def test_an_override_replaces_a_setting_or_is_refused_by_name(override, line, tm
     assert not more
 
 
-def test_overrides_are_yaml_and_the_last_one_counts(tmp_path):
+def test_overrides_are_yaml_and_the_last_one_wins(tmp_path):
     found = read(
         SMALL,
         tmp_path,
@@ -213,13 +213,13 @@ def test_overrides_are_yaml_and_the_last_one_counts(tmp_path):
         ("\x1b[31m: 1", "some.yaml"),
     ],
 )
-def test_what_is_no_plain_yaml_is_one_clear_error(text, message, tmp_path):
+def test_a_file_that_is_not_plain_yaml_is_one_clear_error(text, message, tmp_path):
     found = problems(text, tmp_path)
     assert any(message in line for line in found), found
     assert all(line.isprintable() for line in found)
 
 
-def test_a_file_that_is_no_text_is_refused(tmp_path):
+def test_a_file_that_is_not_text_is_refused(tmp_path):
     path = tmp_path / "some.yaml"
     path.write_bytes(b"\xff\xfe\x00task")
     with pytest.raises(ValueError, match="not UTF-8 text"):
@@ -295,11 +295,12 @@ configs = st.builds(
 
 @settings(max_examples=80, deadline=None)
 @given(made=configs)
-def test_what_is_written_reads_back_equal(made, tmp_path_factory):
+def test_a_written_configuration_is_read_back_equal(made, tmp_path_factory):
     path = tmp_path_factory.getbasetemp() / "written.yaml"
     write_config(made, path)
     assert read_config(path) == made
     for name, cls in {"data": Data, "model": UNetConfig, "loss": Loss}.items():
         part = getattr(made, name)
         assert build(cls, to_mapping(part)) == part
-    assert yaml.safe_load(path.read_text(encoding="utf-8"))["data"]["root"] == made.data.root  # any reader's YAML
+    # Valid YAML for any reader.
+    assert yaml.safe_load(path.read_text(encoding="utf-8"))["data"]["root"] == made.data.root

@@ -1,4 +1,4 @@
-"""Three steps of the originals' recipes equal PyTorch's: losses, gradients, parameters and running statistics."""
+"""Three steps of the original recipes equal PyTorch's in losses, gradients, parameters and running statistics."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""Two real processes on the loopback interface train what one process does, from the command line."""
+"""Two real processes, started from the command line and connected by the loopback interface, train as one does."""
 
 import os
 import shutil
@@ -27,7 +27,7 @@ SETTINGS = {
     "data.train": 16,
     "data.val": 6,
     "model.width": 4,
-    "optimizer.name": "sgd",  # Adam would blow up differences in rounding
+    "optimizer.name": "sgd",  # Adam would amplify rounding differences
     "optimizer.learning_rate": 0.01,
     "trainer.epochs": 2,
     "trainer.batch_size": 8,
@@ -46,7 +46,7 @@ def free_port() -> int:
 
 
 def train(folder: Path, *processes: list[str], devices: int) -> list[str]:
-    """Runs `jaxseg train` in as many processes at a time as option lists are given; returns what each wrote."""
+    """Runs `jaxseg train` in one process per option list, all at the same time; returns the output of each."""
     command = [sys.executable, str(PROGRAM), "train", "-o", str(folder)]
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
     logs = [folder.with_name(f"{folder.name}-{i}.txt") for i in range(len(processes))]  # a pipe could fill up
@@ -77,7 +77,7 @@ def settings() -> list[str]:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> tuple[Path, Path]:
-    """The folders of a run by two processes of two devices each, and by one of four."""
+    """Returns the folders of two runs: by two processes with two devices each, and by one process with four."""
     folder = tmp_path_factory.mktemp("runs")
     two, one = folder / "two", folder / "one"
     train(two, *([*options, *settings()] for options in hosts(2)), devices=2)
@@ -92,7 +92,7 @@ def measured(run: Path) -> list[dict]:
 def close_entries(found: list[dict], wanted: list[dict]):
     assert [(e["split"], e["step"]) for e in found] == [(e["split"], e["step"]) for e in wanted]
     for a, b in zip(found, wanted, strict=True):
-        tolerance = {"rel": 1e-5, "abs": 0} if a["split"] == "train" else {"abs": 5e-3}  # masks are thresholded
+        tolerance = {"rel": 1e-5, "abs": 0} if a["split"] == "train" else {"abs": 5e-3}  # because masks are thresholded
         for name in (name for name in a if name != "split"):
             assert a[name] == pytest.approx(b[name], **tolerance), (a["split"], a["step"], name)
 
@@ -103,24 +103,24 @@ def close_models(found: Path, wanted: Path):
         np.testing.assert_allclose(x, y, rtol=0, atol=1e-4, err_msg=str(path))
 
 
-def test_two_processes_measure_what_one_does(runs):
+def test_two_processes_measure_the_same_as_one(runs):
     two, one = runs
     close_entries(measured(two), measured(one))
     assert [e["step"] for e in measured(two) if e["split"] == "train"] == [1, 2, 3, 4]  # every step once
 
 
-def test_two_processes_end_with_the_model_of_one(runs):
+def test_two_processes_end_with_the_same_model_as_one(runs):
     close_models(*runs)
 
 
-def test_the_folder_holds_what_that_of_one_process_does(runs):
+def test_the_folder_holds_the_same_files_as_that_of_one_process(runs):
     two, one = ({p.name for p in run.iterdir()} for run in runs)
     assert two == one
     steps = [sorted(p.name for p in (run / "checkpoints").iterdir()) for run in runs]
     assert steps == [["2", "4"], ["2", "4"]]
 
 
-def test_one_process_goes_on_with_the_run_of_two(runs, tmp_path):
+def test_one_process_resumes_the_run_of_two(runs, tmp_path):
     two, one = runs
     shutil.copytree(two, tmp_path / "run")
     shutil.rmtree(tmp_path / "run/checkpoints/4")

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM wait for what must not be cut in the middle, and are not lost."""
+"""Ctrl-C and SIGTERM wait until a protected operation is complete, and are not lost."""
 
 import signal
 import threading
@@ -10,7 +10,7 @@ from jaxseg.training.interrupts import SIGNALS, uninterrupted
 
 @pytest.fixture(autouse=True)
 def ctrl_c():
-    """Both signals as the command line has them."""
+    """Installs the handlers of the command line for both signals."""
     before = [signal.signal(number, signal.default_int_handler) for number in SIGNALS]
     yield
     for number, handler in zip(SIGNALS, before, strict=True):
@@ -22,7 +22,7 @@ def handlers() -> set:
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_a_signal_acts_after_the_body(number):
+def test_a_signal_takes_effect_after_the_body(number):
     done = []
 
     def body():
@@ -36,7 +36,7 @@ def test_a_signal_acts_after_the_body(number):
     assert handlers() == {signal.default_int_handler}
 
 
-def test_a_second_signal_acts_at_once():
+def test_a_second_signal_takes_effect_at_once():
     done = []
 
     def body():
@@ -72,7 +72,7 @@ def test_without_a_signal_nothing_happens_and_errors_pass():
     assert handlers() == {signal.default_int_handler}
 
 
-def test_a_signal_acts_where_the_body_may_be_left():
+def test_a_signal_takes_effect_where_the_body_allows_it():
     done = []
 
     def body():
@@ -101,7 +101,7 @@ def test_a_signal_is_not_lost_when_the_body_fails():
     assert isinstance(caught.value.__context__, OSError)
 
 
-def test_other_threads_leave_the_handlers_alone():
+def test_other_threads_do_not_change_the_handlers():
     seen = []
 
     def work():

@@ -1,4 +1,4 @@
-"""One optimisation step: what it computes, keeps in float32, donates, and draws by chance."""
+"""One optimisation step: its results, its float32 state, its donated buffers and its random numbers."""
 
 import dataclasses
 
@@ -28,7 +28,7 @@ def loss(model, batch, key, step):
 
 
 def unet(**options) -> UNet:
-    """The U-Net on a ResNet with a block a stage, half as much to compile as the smallest published one."""
+    """The U-Net on a ResNet with one block per stage, which compiles in half the time of the smallest published one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(resnet.VARIANTS, "resnet18", ((1, 1, 1, 1), False))
         return UNet(UNetConfig("resnet18", num_classes=2, width=4, **options), rngs=nnx.Rngs(0))
@@ -41,7 +41,7 @@ def examples(count: int, seed: int = 0) -> dict:
 
 
 class Normed(nnx.Module):
-    """A convolution, batch norm, a convolution."""
+    """A network of a convolution, batch norm and a convolution."""
 
     def __init__(self, *, dtype=jnp.float32):
         self.first = conv(3, 8, 3, dtype=dtype, rngs=nnx.Rngs(1))
@@ -53,7 +53,7 @@ class Normed(nnx.Module):
 
 
 class Blocks(nnx.Module):
-    """Two blocks of a ResNet, which can be computed again; the second adds its input as it is."""
+    """Two ResNet blocks that support recomputation; the shortcut of the second is the identity."""
 
     def __init__(self):
         options = {"bottleneck": False, "options": {}, "rngs": nnx.Rngs(1)}
@@ -67,7 +67,7 @@ class Blocks(nnx.Module):
 
 
 class Plain(nnx.Module):
-    """A network without statistics of the batch, so that the parts of a batch do not matter to each other."""
+    """A network without batch statistics, so that the parts of a batch are independent of each other."""
 
     def __init__(self, *, dropout: float = 0.0):
         self.layer = conv(3, 2, 3, rngs=nnx.Rngs(1))
@@ -125,7 +125,7 @@ def test_an_accumulated_step_is_the_mean_over_strided_parts():
     apart = [gradients(whole, state, jax.tree.map(lambda x, i=i: x[i::3], batch)) for i in range(3)]
     close(found, jax.tree.map(lambda *x: sum(x) / 3, *[part[0] for part in apart]))
     close(metrics, jax.tree.map(lambda *x: sum(x) / 3, *[part[1] for part in apart]))
-    close(found, gradients(whole, state, batch)[0])  # without batch norm that is the whole batch's
+    close(found, gradients(whole, state, batch)[0])  # without batch norm this is the mean over the whole batch
 
 
 def test_statistics_of_accumulated_parts_follow_one_another():
@@ -153,7 +153,7 @@ def test_remat_gives_the_same_gradients_and_statistics(accumulate):
         started(Normed(), remat=True)
 
 
-def test_the_average_follows_its_decay_and_is_what_is_evaluated():
+def test_the_moving_average_follows_its_decay_and_is_evaluated():
     learner, state = started(Plain(), ema=0.9)
     average, params = jax.tree.map(np.asarray, (state["average"], state["params"]))
     close(average, params, 0)
@@ -161,14 +161,15 @@ def test_the_average_follows_its_decay_and_is_what_is_evaluated():
     for i in range(3):
         state, _ = step(state, examples(4, i))
         average = jax.tree.map(lambda a, p: 0.9 * a + 0.1 * np.asarray(p), average, state["params"])
-        corrected = jax.tree.map(lambda a, i=i: a / (1 - 0.9 ** (i + 1)), average)  # as Adam; the start counts nothing
+        # As in Adam: the initial parameters have no weight.
+        corrected = jax.tree.map(lambda a, i=i: a / (1 - 0.9 ** (i + 1)), average)
         close(state["average"], corrected, 1e-5)
     kernel = learner.trained(state).layer.kernel[...]
     np.testing.assert_array_equal(kernel, state["average"]["layer"]["kernel"])
     assert (np.asarray(kernel) != np.asarray(state["params"]["layer"]["kernel"])).any()
 
 
-def test_bfloat16_keeps_everything_that_is_stored_in_float32_and_lowers_the_loss():
+def test_with_bfloat16_all_stored_arrays_are_float32_and_the_loss_falls():
     model = Normed(dtype=jnp.bfloat16)
     learner, state = started(model, ADAM, ema=0.5)
     assert model.first(examples(2)["image"]).dtype == jnp.bfloat16
@@ -194,7 +195,7 @@ def test_dropout_differs_from_step_to_step_and_repeats_from_the_same_state():
     assert float(jax.jit(other.step)(state, batch)[1]["loss"]) != float(first["loss"])
 
 
-def test_a_model_is_evaluated_without_dropout_and_by_running_statistics():
+def test_a_model_is_evaluated_without_dropout_and_with_running_statistics():
     model = unet(dropout=0.5)
     learner, state = started(model)
     image = examples(2)["image"]
@@ -203,7 +204,7 @@ def test_a_model_is_evaluated_without_dropout_and_by_running_statistics():
     np.testing.assert_array_equal(found, wanted)
 
 
-def test_the_norm_of_the_gradients_is_that_before_clipping():
+def test_the_reported_gradient_norm_is_the_one_before_clipping():
     batch = examples(4)
     learner, state = started(Plain(), optax.chain(optax.clip_by_global_norm(1e-3), optax.sgd(1.0)))
     before = state["params"]
@@ -214,7 +215,7 @@ def test_the_norm_of_the_gradients_is_that_before_clipping():
     assert float(moved) == pytest.approx(1e-3, rel=1e-3)
 
 
-def test_the_first_state_has_arrays_of_its_own():
+def test_the_first_state_holds_copies_of_the_arrays():
     model = Plain()
     learner, state = started(model)
     jax.jit(learner.step, donate_argnums=0)(state, examples(2))
@@ -222,7 +223,7 @@ def test_the_first_state_has_arrays_of_its_own():
     assert not model.layer.kernel[...].is_deleted()
 
 
-def test_batch_norm_under_an_axis_name_is_set_in_a_view_only():
+def test_the_axis_name_of_batch_norm_is_set_only_in_a_view():
     model = unet()
     make_learner(model, optax.sgd(0.1), loss, axis="data")
     axes = {module.axis for _, module in nnx.iter_modules(model) if isinstance(module, BatchNorm)}

@@ -1,4 +1,4 @@
-"""The log of a run: lines of JSON that a kill may cut, entries that a resumed run takes back, TensorBoard events."""
+"""The log of a run: JSON lines that a kill may cut short, entries that a resumed run drops, TensorBoard events."""
 
 import json
 import resource
@@ -25,14 +25,14 @@ def test_entries_are_lines_of_json(tmp_path):
         assert json.loads((tmp_path / METRICS_FILE).read_text()) == {"split": "val", "step": 4, "epoch": 1, "dice": 0.5}
 
 
-def test_a_number_that_is_none_is_null(tmp_path):
-    """NaN is no JSON: other readers refuse the whole line."""
+def test_a_value_that_is_not_a_number_is_written_as_null(tmp_path):
+    """NaN is not valid JSON: other readers refuse the whole line."""
     with Log(tmp_path, 0) as log:
         log.write("val", 1, 1, {"dice": float("nan"), "iou": float("inf")})
     assert json.loads((tmp_path / METRICS_FILE).read_text(), parse_constant=pytest.fail)["dice"] is None
 
 
-def test_a_resumed_run_drops_what_came_after_its_checkpoint(tmp_path):
+def test_a_resumed_run_drops_the_entries_after_its_checkpoint(tmp_path):
     write(tmp_path, range(1, 8))
     write(tmp_path, [5, 6], after=4)
     assert steps(tmp_path) == [1, 2, 3, 4, 5, 6]
@@ -58,7 +58,7 @@ def test_a_damaged_line_is_an_error_with_its_number(tmp_path, line):
         read_metrics(tmp_path / METRICS_FILE)
 
 
-def test_no_file_is_no_entries(tmp_path):
+def test_without_a_file_there_are_no_entries(tmp_path):
     assert read_metrics(tmp_path / METRICS_FILE) == []
 
 
@@ -95,5 +95,5 @@ def test_a_full_disk_names_the_file(tmp_path):
                 log.write("val", 1, 1, {f"dice {i}": 0.5 for i in range(100)})
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    write(tmp_path, [1])  # what there is of a line does no harm
+    write(tmp_path, [1])  # an incomplete line does no harm
     assert steps(tmp_path)[-1] == 1

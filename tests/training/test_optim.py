@@ -1,4 +1,4 @@
-"""The optimizers and schedules take PyTorch's steps: stored goldens, and hand-computed values."""
+"""The optimizers and schedules take the same steps as PyTorch: stored goldens and values computed by hand."""
 
 import math
 
@@ -22,13 +22,9 @@ GOLDENS = {  # the exaggerated rates of the goldens
     "optim/segae": (OptimizerConfig("adam_l2", 0.05, weight_decay=0.1), None),
     "optim/dae_clip": (OptimizerConfig("adam", 0.05), 0.5),
 }
-PARAMS = (
-    "layer.weight",
-    "layer.bias",
-    "norm.weight",
-    "norm.bias",
-)  # frozen.weight, without gradient, is no parameter here
-FACTORS = (0.05, 3, 0.2, 10, 0.01)  # of the gradients, in the golden of clipping
+# frozen.weight has no gradient and is not a parameter here.
+PARAMS = ("layer.weight", "layer.bias", "norm.weight", "norm.bias")
+FACTORS = (0.05, 3, 0.2, 10, 0.01)  # largest norm of the gradients in the golden for clipping
 
 
 def nested(values: dict) -> dict:
@@ -78,7 +74,7 @@ def test_five_steps_equal_pytorch(kit, name):
 
 
 def test_the_bias_group_and_clipping_matter_in_the_goldens(kit):
-    """A wrong setting misses the goldens, so they can tell."""
+    """A wrong setting misses the goldens, so the goldens can detect it."""
     params = nested({key: jnp.asarray(kit.input("optim/paxray", f"p:{key}")) for key in PARAMS})
     gradient = nested({key: kit.input("optim/paxray", f"g:{key}")[0] for key in PARAMS})
     wrong = OptimizerConfig("adamw", 0.05, beta2=0.99, weight_decay=0.1, bias_learning_rate=2.0)
@@ -96,7 +92,7 @@ def test_epoch_schedules_equal_pytorch(kit):
     kit.check("optim/schedules", "paxray_lr", found)
 
 
-def test_sgd_has_momentum_and_coupled_weight_decay_as_pytorch():
+def test_sgd_has_momentum_and_coupled_weight_decay_as_in_pytorch():
     p, g, v = 2.0, [0.5, -1.0, 0.25], 0.0
     optimizer = OptimizerConfig("sgd", 0.1, weight_decay=0.01, momentum=0.9)
     found = run(optimizer, {"w": jnp.float32(p)}, [{"w": jnp.float32(x)} for x in g])
@@ -123,7 +119,7 @@ def test_a_schedule_per_step_is_smooth_and_keeps_its_milestones():
     assert rates(multistep, [7, 8, 19, 20], steps_per_epoch=4) == pytest.approx([1, 0.1, 0.1, 0.01])
 
 
-def test_warm_up_rises_to_the_full_rate_and_the_cosine_begins_there():
+def test_warm_up_rises_to_the_full_rate_and_the_cosine_starts_there():
     found = rates(ScheduleConfig("cosine", warmup_epochs=3), range(11))
     assert found[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
     assert found[3:] == pytest.approx([0.5 * (1 + math.cos(math.pi * e / 7)) for e in range(8)], abs=1e-6)
@@ -149,7 +145,7 @@ def test_a_warm_up_longer_than_training_never_ends_but_is_finite():
     ],
     ids=lambda schedule: schedule.name,
 )
-def test_a_rate_is_the_same_traced_on_the_host_and_for_a_late_step(schedule):
+def test_a_rate_is_the_same_when_traced_on_the_host_and_at_a_late_step(schedule):
     rate = learning_rate(OptimizerConfig("adam", 1e-3), schedule, steps_per_epoch=20_000, epochs=100)
     for step in (0, 1, 19_999, 20_000, 1_999_999, 2**31 - 1):
         host, traced = rate(step), jax.jit(rate)(jnp.int32(step))
@@ -159,13 +155,13 @@ def test_a_rate_is_the_same_traced_on_the_host_and_for_a_late_step(schedule):
     assert rate(0) == pytest.approx(1e-3 / (1 + schedule.warmup_epochs), rel=1e-6)
 
 
-def test_the_optimizer_follows_its_schedule_and_goes_on_from_its_state():
+def test_the_optimizer_follows_its_schedule_and_resumes_from_its_state():
     schedule = ScheduleConfig("multistep", milestones=(1, 2))
     transform = make_optimizer(OptimizerConfig("sgd", 1.0), schedule, steps_per_epoch=2, epochs=3)
     params = {"w": jnp.float32(0)}
     state, found = transform.init(params), []
     for _ in range(6):
-        state = jax.tree.map(jnp.array, jax.tree.map(np.asarray, state))  # as from a checkpoint
+        state = jax.tree.map(jnp.array, jax.tree.map(np.asarray, state))  # as if read from a checkpoint
         updates, state = transform.update({"w": jnp.float32(1)}, state, params)
         found.append(float(updates["w"]))
     assert found == pytest.approx([-1, -1, -0.1, -0.1, -0.01, -0.01])
@@ -194,7 +190,7 @@ def test_biases_are_found_in_every_form_of_parameters(form):
     assert ["kernel" in jax.tree_util.keystr(path) for path in paths] == [True, False, True, False, False]
 
 
-def test_an_nnx_optimizer_moves_only_what_the_groups_allow():
+def test_an_nnx_optimizer_changes_only_the_parameters_that_the_groups_allow():
     model = Network(nnx.Rngs(0))
     optimizer = OptimizerConfig("adamw", 0.1, weight_decay=0.5, bias_learning_rate=0.0, bias_weight_decay=False)
     transform = make_optimizer(optimizer, CONSTANT, steps_per_epoch=1, epochs=1, clip_norm=1.0)
@@ -208,6 +204,6 @@ def test_an_nnx_optimizer_moves_only_what_the_groups_allow():
 
 
 @pytest.mark.parametrize(("steps_per_epoch", "epochs"), [(0, 1), (1, 0), (-1, 5), (2**20, 2**12)])
-def test_lengths_that_cannot_be_counted_are_refused(steps_per_epoch, epochs):
+def test_invalid_lengths_are_refused(steps_per_epoch, epochs):
     with pytest.raises(ValueError, match="steps: both must be 1 or more"):
         learning_rate(OptimizerConfig("adam", 1e-3), CONSTANT, steps_per_epoch=steps_per_epoch, epochs=epochs)

@@ -1,4 +1,4 @@
-"""Several devices compute what one does with the same global batch, by jit and by pmap. Float32, 8 virtual devices."""
+"""Several devices compute the same as one with the same global batch, with jit and pmap (float32, 8 virtual CPUs)."""
 
 import functools
 import subprocess
@@ -19,7 +19,7 @@ from jaxseg.training.mesh import join_hosts, make_placement
 pytestmark = pytest.mark.slow
 
 BATCH, STEPS = 16, 3
-SGD = optax.chain(optax.trace(0.0), optax.scale(-0.1))  # its state holds the gradients
+SGD = optax.chain(optax.trace(0.0), optax.scale(-0.1))  # the state of its momentum holds the gradients
 
 
 def trained(parallel: str, count: int, *, make=unet, steps: int = STEPS, loss=loss, data=examples, **options):
@@ -48,7 +48,7 @@ def losses(metrics) -> list[float]:
 
 
 def equal(found, wanted):
-    """Losses to 1e-5, gradients to 1e-5 of the largest, parameters and statistics to 1e-5 of each array's largest."""
+    """Compares gradients to 1e-5 of the largest gradient, and everything else to 1e-5."""
     np.testing.assert_allclose(losses(found[0]), losses(wanted[0]), rtol=1e-5)
     largest = max(np.abs(g).max() for g in jax.tree.leaves(wanted[1]))
     for a, b in zip(jax.tree.leaves(found[1]), jax.tree.leaves(wanted[1]), strict=True):
@@ -71,8 +71,8 @@ def test_accumulated_parts_on_two_devices_equal_those_on_one(parallel):
     equal(trained(parallel, 2, make=Normed, accumulate=2), one_device(Normed, accumulate=2))
 
 
-def test_statistics_of_each_replica_are_those_of_its_share_alone():
-    """As PyTorch's DataParallel normalises: every device by its own share; gradients are the mean over shares."""
+def test_each_replica_normalises_only_by_its_own_share():
+    """As in PyTorch's DataParallel, every device normalises by its own share; gradients are the mean over shares."""
 
     def uneven(count: int, seed: int = 0) -> dict:
         batch = examples(count, seed)
@@ -90,7 +90,7 @@ def test_statistics_of_each_replica_are_those_of_its_share_alone():
     assert found[0][0]["loss"] == pytest.approx(float(value), rel=1e-5)
     close(found[1], gradients, 1e-4)
     close(found[2]["stats"], stats)
-    assert abs(found[0][0]["loss"] / together[0][0]["loss"] - 1) > 1e-4  # the global statistics give another
+    assert abs(found[0][0]["loss"] / together[0][0]["loss"] - 1) > 1e-4  # the global statistics give another result
 
 
 def test_replica_statistics_without_replicas_are_refused():
@@ -98,14 +98,14 @@ def test_replica_statistics_without_replicas_are_refused():
         make_learner(unet(), SGD, loss, batch_norm="replica")
 
 
-def test_batch_norm_across_an_axis_equals_the_whole_batch():
+def test_batch_norm_over_a_device_axis_equals_that_of_the_whole_batch():
     x = np.random.default_rng(0).normal(50, 3, (8, 3, 5, 5, 4)).astype(np.float32)
     whole = BatchNorm(4)
     wanted = whole(x.reshape(-1, 5, 5, 4)).reshape(x.shape)
     graphdef, state = nnx.split(over_devices(BatchNorm(4), "i"))
 
     def apply(x):
-        norm = nnx.merge(graphdef, jax.tree.map(lambda a: a, state))  # variables of this trace
+        norm = nnx.merge(graphdef, jax.tree.map(lambda a: a, state))  # variables that belong to this trace
         return norm(x), norm.mean[...], norm.var[...]
 
     found, mean, var = jax.vmap(apply, axis_name="i")(x)
@@ -116,13 +116,13 @@ def test_batch_norm_across_an_axis_equals_the_whole_batch():
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_every_replica_and_part_draws_random_numbers_of_its_own(accumulate):
-    def drawing(model, batch, key):
+def test_every_replica_and_part_samples_its_own_random_numbers(accumulate):
+    def drawing(model, batch, key, step):
         draw = jax.random.uniform(key)
-        return loss(model, batch, key)[0], {"draw": draw, "square": draw**2}
+        return loss(model, batch, key, step)[0], {"draw": draw, "square": draw**2}
 
     found, _, _ = trained("pmap", 4, make=Plain, steps=2, loss=drawing, accumulate=accumulate)
-    assert all(entry["square"] - entry["draw"] ** 2 > 1e-3 for entry in found)  # the variance over replicas
+    assert all(entry["square"] - entry["draw"] ** 2 > 1e-3 for entry in found)  # variance over replicas
     assert found[0]["draw"] != found[1]["draw"]
 
 
@@ -138,7 +138,7 @@ def test_the_state_is_donated(parallel):
 
 
 @pytest.mark.parametrize("parallel", ["jit", "pmap"])
-def test_a_state_comes_back_from_the_devices_as_it_was(parallel):
+def test_a_state_is_unchanged_after_a_round_trip_through_the_devices(parallel):
     model = Plain()
     learner = make_learner(model, SGD, loss)
     state = jax.tree.map(np.asarray, initial_state(learner, model, seed=0))
@@ -167,13 +167,13 @@ def test_a_batch_that_does_not_fit_the_devices_is_refused():
         (("127.0.0.1:9", 2, 2), "must be below --num-processes, 2"),
     ],
 )
-def test_impossible_hosts_are_refused_before_anything_is_waited_for(given, message):
+def test_impossible_host_settings_are_refused_without_waiting(given, message):
     with pytest.raises(ValueError, match=message):
         join_hosts(*given)
 
 
-def test_a_process_that_finds_no_other_ends_with_one_line():
-    """JAX itself aborts the process with a stack trace."""
+def test_a_process_that_finds_no_other_ends_with_a_one_line_error():
+    """JAX itself would abort the process with a stack trace."""
     code = "from jaxseg.training.mesh import join_hosts; join_hosts('127.0.0.1:1', 2, 1, timeout_s=0.5)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     wanted = "Error: the processes did not find each other at 127.0.0.1:1 within 0.5 s; are all of them running?\n"

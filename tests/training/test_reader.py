@@ -10,7 +10,7 @@ from streams import Numbers, noisy, ragged, same, take, train
 from jaxseg.training.batches import RecordError, evaluation_batches, prefetch_to_device, training_batches
 
 
-def test_a_bad_record_stops_and_names_its_file():
+def test_a_bad_record_stops_reading_and_its_file_is_named():
     bad = training_batches(Numbers(8, bad=(3,)), noisy, batch_size=4, seed=0)
     with contextlib.closing(bad), pytest.raises(RecordError, match=r"record 3, file3.png: damaged"):
         list(bad)
@@ -18,12 +18,13 @@ def test_a_bad_record_stops_and_names_its_file():
         list(evaluation_batches(Numbers(10, bad=(9,)), noisy, batch_size=4))
 
 
-def test_a_bad_record_in_a_worker_names_its_file():
+def test_the_file_of_a_bad_record_in_a_worker_is_named():
     bad = training_batches(Numbers(8, bad=tuple(range(8))), noisy, batch_size=4, seed=0, workers=1)
     with contextlib.closing(bad), pytest.raises(RecordError, match=r"file\d.png: damaged"):
         next(bad)
 
 
+@pytest.mark.full
 def test_bad_records_are_replaced_by_the_next_good_ones_and_counted():
     source = Numbers(8, bad=(2, 3, 7), error=FileNotFoundError(2, "gone"))
     options = {"batch_size": 8, "seed": 3, "on_error": "skip"}
@@ -42,7 +43,7 @@ def test_bad_records_are_replaced_by_the_next_good_ones_and_counted():
 
 
 @pytest.mark.parametrize("bad", [(2,), (9,), (0, 1, 2, 3), (8, 9)])
-def test_bad_records_of_an_evaluation_have_no_weight_and_are_counted_once(bad):
+def test_bad_records_in_an_evaluation_have_no_weight_and_are_counted_once(bad):
     batches = evaluation_batches(Numbers(10, bad=bad), noisy, batch_size=4, on_error="skip")
     with contextlib.closing(batches):
         found = [(batch["value"][:, 0, 0], batch["weight"]) for batch in batches]
@@ -52,13 +53,13 @@ def test_bad_records_of_an_evaluation_have_no_weight_and_are_counted_once(bad):
     assert batches.skipped == {f"file{i}.png": 1 for i in bad}
 
 
-def test_an_evaluation_of_nothing_but_bad_records_stops():
+def test_an_evaluation_with_only_bad_records_stops():
     batches = evaluation_batches(Numbers(3, bad=(0, 1, 2)), noisy, batch_size=2, on_error="skip")
     with contextlib.closing(batches), pytest.raises(RecordError, match="none of the 3 records can be used"):
         next(batches)
 
 
-def test_a_message_that_begins_with_the_file_does_not_name_it_twice():
+def test_a_message_that_starts_with_the_file_name_does_not_repeat_it():
     bad = train(1, bad=(0,), error=ValueError("file0.png: not a picture"), batch_size=1)
     with contextlib.closing(bad), pytest.raises(RecordError, match=r"^record 0, file0.png: not a picture(\n|$)"):
         next(bad)
@@ -71,20 +72,21 @@ def test_a_message_that_begins_with_the_file_does_not_name_it_twice():
         (Numbers(4, bad=(1,), error=OSError(24, "Too many open files")), "file1.png: .*Too many open files"),
     ],
 )
-def test_skipping_stops_where_nothing_is_left_or_the_machine_is_at_fault(source, reason):
+def test_skipping_stops_if_no_record_is_left_or_the_machine_has_failed(source, reason):
     batches = training_batches(source, noisy, batch_size=4, seed=0, on_error="skip")
     with contextlib.closing(batches), pytest.raises(RecordError, match=reason):
         next(batches)
 
 
-def test_examples_of_several_sizes_are_refused_by_their_files():
+def test_examples_of_several_sizes_are_refused_and_their_files_named():
     reason = r"file\d+.png and file\d+.png cannot be in one batch"
     with contextlib.closing(train(transform=ragged)) as batches, pytest.raises(ValueError, match=reason):
         next(batches)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("workers", [0, 1])
-def test_asking_again_after_an_error_meets_it_again(workers):
+def test_reading_again_after_an_error_raises_it_again(workers):
     batches = training_batches(Numbers(8, bad=(3,)), noisy, batch_size=4, seed=0, workers=workers)
     with contextlib.closing(batches):
         for _ in range(2):
@@ -93,7 +95,7 @@ def test_asking_again_after_an_error_meets_it_again(workers):
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
-def test_positions_belong_to_the_batch_handed_out_whatever_was_fetched_ahead(size):
+def test_the_position_is_that_of_the_last_returned_batch_not_of_the_prefetched_ones(size):
     whole = take(train(), 10)
     with contextlib.closing(train()) as batches:
         ahead = prefetch_to_device(batches, lambda batch: batch, size)
@@ -105,7 +107,7 @@ def test_positions_belong_to_the_batch_handed_out_whatever_was_fetched_ahead(siz
             same(whole[step + 1 : step + 3], take(other, 2))
 
 
-def test_prefetching_ends_with_the_data_and_puts_each_batch_once():
+def test_prefetching_ends_with_the_data_and_returns_each_batch_once():
     put = []
     ahead = list(prefetch_to_device(evaluation_batches(Numbers(10), noisy, batch_size=4), put.append, 2))
     assert (len(ahead), len(put)) == (3, 3)
@@ -113,7 +115,7 @@ def test_prefetching_ends_with_the_data_and_puts_each_batch_once():
         next(prefetch_to_device(train(), put.append, 0))
 
 
-def test_the_batches_before_a_bad_one_come_first():
+def test_good_batches_before_a_bad_one_are_returned_first():
     batches = evaluation_batches(Numbers(10, bad=(9,)), noisy, batch_size=4)
     found = []
     with contextlib.closing(batches), pytest.raises(RecordError, match="file9.png"):

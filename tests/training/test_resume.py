@@ -1,4 +1,4 @@
-"""A run that is killed, interrupted or out of disk at any moment goes on exactly where it was cut short."""
+"""A run that is killed, interrupted or out of disk space at any moment resumes exactly where it stopped."""
 
 import contextlib
 import os
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("plain")]
 
 @pytest.fixture(scope="module")
 def server():
-    """Starts runs; whatever is left of one is ended with it."""
+    """Yields a function that starts runs; processes that are still alive are ended after the test."""
     program = [sys.executable, str(KIT / "tiny_runs.py")]
     with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         yield Server(process.stdin, process.stdout)
@@ -30,7 +30,7 @@ def server():
 
 @pytest.fixture(scope="module")
 def expected(server, tmp_path_factory) -> Path:
-    """The folder of a run that nobody disturbed."""
+    """Returns the folder of an undisturbed run."""
     folder = tmp_path_factory.mktemp("expected") / "run"
     server.start(command(folder), folder.parent / "output")
     assert server.end() == 0, (folder.parent / "output").read_text()
@@ -38,12 +38,12 @@ def expected(server, tmp_path_factory) -> Path:
 
 
 def taken(folder: Path) -> int:
-    """The last step in the log of a run that may be under way."""
+    """Returns the last step in the log of a run that may still be running."""
     return max((entry["step"] for entry in read_metrics(folder / "metrics.jsonl")), default=0)
 
 
 def end_after(server, folder, output, step, signal_number, *, later=0.0) -> int:
-    """Runs until so many steps are in the log and a moment more, sends the signal, and returns the exit code."""
+    """Runs until `step` is in the log and for `later` seconds more, sends the signal, and returns the exit code."""
     process = server.start(command(folder, "--resume"), output)
     end = time.monotonic() + TIMEOUT_S
     with contextlib.suppress(ProcessLookupError):
@@ -78,8 +78,8 @@ def pictures(folder: Path) -> list[Path]:
 
 
 @pytest.mark.full
-def test_ten_kills_at_random_points_change_no_bit_and_no_number(server, expected, tmp_path):
-    """A checkpoint is written after every step, so most kills come while one is half written."""
+def test_a_run_killed_ten_times_at_random_resumes_with_equal_bits_and_numbers(server, expected, tmp_path):
+    """A checkpoint is written after every step, so most kills happen while one is being written."""
     rng, folder, output = random.Random(0), tmp_path / "run", tmp_path / "output"
     killed, half_written, restarts = 0, 0, []
     for i in range(10):
@@ -89,16 +89,16 @@ def test_ten_kills_at_random_points_change_no_bit_and_no_number(server, expected
         restarts.append((steps(folder) or [0])[-1])
     assert killed == 10
     assert half_written > 0
-    assert len(set(restarts)) > 4  # it got on in between
+    assert len(set(restarts)) > 4  # the run made progress in between
     assert restarts[-1] < STEPS
     finish(server, folder, output)
     assert f"resuming after step {restarts[-1]} of {STEPS}" in output.read_text()
     check_same(folder, expected)
 
 
-def test_a_run_that_is_interrupted_or_out_of_disk_says_so_and_goes_on(server, expected, tmp_path):
+def test_a_run_that_is_interrupted_or_out_of_disk_space_says_so_and_resumes(server, expected, tmp_path):
     folder, output = tmp_path / "run", tmp_path / "output"
-    code = end_after(server, folder, output, 4, signal.SIGTERM)  # which is Ctrl-C to the command
+    code = end_after(server, folder, output, 4, signal.SIGTERM)  # the command receives it as Ctrl-C
     assert code == 1, output.read_text()
     assert output.read_text().splitlines()[-1] == "Stopped."
     assert "Traceback" not in output.read_text()
@@ -109,12 +109,14 @@ def test_a_run_that_is_interrupted_or_out_of_disk_says_so_and_goes_on(server, ex
 
 
 def check_full_disk(server, folder, output) -> None:
-    """The run is one clear line, and the checkpoints before it are kept."""
+    """The run ends with a one-line error, and earlier checkpoints are kept."""
     before = steps(folder)
-    server.start(command(folder, "--resume"), output, max_file_bytes=30_000)  # checkpoints fail as on a full disk
+    # With this limit, writing a checkpoint fails as on a full disk.
+    server.start(command(folder, "--resume"), output, max_file_bytes=30_000)
     assert server.end() == 1
-    told = [line for line in output.read_text().splitlines() if not line.startswith(("steps ", "step ", "going on"))]
-    assert len(told) == 1, told
-    assert told[0].startswith(("Error: a checkpoint could not be written", "Error: the model could not be written"))
-    assert told[0].endswith(": File too large; the checkpoints before it are kept")
+    progress = ("steps ", "step ", "resuming after ")
+    errors = [line for line in output.read_text().splitlines() if not line.startswith(progress)]
+    assert len(errors) == 1, errors
+    assert errors[0].startswith(("Error: a checkpoint could not be written", "Error: the model could not be written"))
+    assert errors[0].endswith(": File too large; the checkpoints before it are kept")
     assert steps(folder) == before

@@ -1,4 +1,4 @@
-"""Runs by the library: folders, going on, what a run leaves and how it is evaluated."""
+"""Training runs through the library: folders, resuming, output files and evaluation."""
 
 import dataclasses
 import json
@@ -24,12 +24,12 @@ def trained(plain, tmp_path_factory):
     return folder
 
 
-def test_a_run_takes_its_epochs_and_no_more(tmp_path):
+def test_a_run_trains_exactly_its_epochs(tmp_path):
     train(tmp_path / "run", trainer__epochs=1, trainer__max_steps=7)
     assert max(entry["step"] for entry in metrics(tmp_path / "run")) == 4
 
 
-def test_a_run_leaves_what_others_read(trained):
+def test_a_run_writes_the_files_that_other_commands_read(trained):
     names = {path.name for path in trained.iterdir()} - {"tensorboard"}
     assert names == {"config.yaml", "versions.json", "metrics.jsonl", "checkpoints", "model"}
     versions = json.loads((trained / "versions.json").read_text())
@@ -40,7 +40,7 @@ def test_a_run_leaves_what_others_read(trained):
     assert jaxseg.load(trained).card.note.startswith("trained on phantoms")
 
 
-def test_the_model_directory_is_that_of_the_best_checkpoint(trained):
+def test_the_model_directory_holds_the_best_checkpoint(trained):
     validations = [entry for entry in metrics(trained) if entry["split"] == "val"]
     best = max(validations, key=lambda entry: (entry["dice"], -entry["step"]))
     with Checkpoints(trained / "checkpoints", read_only=True) as checkpoints:
@@ -57,14 +57,14 @@ def test_the_model_directory_is_that_of_the_best_checkpoint(trained):
     assert scores["dice"] == pytest.approx(best["dice"], abs=1e-6)
 
 
-def test_pictures_come_at_their_own_epochs(tmp_path):
+def test_pictures_are_written_at_their_epochs(tmp_path):
     changed = {"trainer__checkpoint_steps": None, "trainer__validate_every": 3, "trainer__checkpoint_every": 3}
     train(tmp_path / "run", **changed, trainer__max_steps=8, trainer__pictures_every=1)
     pictures = sorted(path.name for path in (tmp_path / "run" / "pictures").iterdir())
     assert pictures == ["step_0000004.png", "step_0000008.png"]
 
 
-def test_evaluation_writes_its_numbers_and_touches_nothing_else(trained):
+def test_evaluation_writes_its_numbers_and_changes_no_other_file(trained):
     before = sorted(path.name for path in (trained / "checkpoints").rglob("*"))
     found = run.evaluate(trained, "train", devices=jax.devices()[:1], step=4)
     assert found["step"] == 4
@@ -80,7 +80,7 @@ def test_evaluation_writes_its_numbers_and_touches_nothing_else(trained):
         ("val", 5, "there is no checkpoint of step 5; there are 4, 6"),
     ],
 )
-def test_an_evaluation_that_cannot_be_says_what_there_is(trained, split, step, message):
+def test_the_error_of_an_impossible_evaluation_lists_what_is_available(trained, split, step, message):
     with pytest.raises(ValueError, match=message):
         run.evaluate(trained, split, devices=jax.devices()[:1], step=step)
 
@@ -94,7 +94,7 @@ def test_evaluation_needs_a_run_with_a_checkpoint(tmp_path, trained):
     assert not (tmp_path / "checkpoints").exists()
 
 
-def test_a_finished_run_that_goes_on_gives_its_last_validation_again(trained):
+def test_resuming_a_finished_run_returns_its_last_validation_again(trained):
     entries = (trained / "metrics.jsonl").read_bytes()
     scores, told = train(trained, run.open_run(None, trained, resume=True))
     assert told == ["resuming after step 6 of 6"]
@@ -102,7 +102,7 @@ def test_a_finished_run_that_goes_on_gives_its_last_validation_again(trained):
     assert scores["dice"] == [entry for entry in metrics(trained) if entry["split"] == "val"][-1]["dice"]
 
 
-def test_a_folder_is_begun_only_once_data_batch_and_devices_fit(tmp_path):
+def test_a_folder_is_written_only_after_data_batch_and_devices_are_checked(tmp_path):
     folder = tmp_path / "run"
     for changed, message in (
         ({"trainer__batch_size": 18}, "18 is more than the 16 training examples"),
@@ -113,7 +113,7 @@ def test_a_folder_is_begun_only_once_data_batch_and_devices_fit(tmp_path):
         assert not folder.exists()
 
 
-def test_a_folder_with_other_things_is_refused(tmp_path, trained):
+def test_a_folder_with_foreign_files_is_refused(tmp_path, trained):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(ValueError, match="is not empty; name a new folder$"):
         run.open_run("demo", tmp_path)
@@ -124,13 +124,13 @@ def test_a_folder_with_other_things_is_refused(tmp_path, trained):
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_a_folder_that_a_run_was_killed_in_at_once_can_be_used(tmp_path):
+def test_the_folder_of_a_run_that_was_killed_at_its_start_can_be_used(tmp_path):
     (tmp_path / "versions.json").write_text("{}")
     (tmp_path / ".jaxseg-0123-1-x.yaml").write_text("half")
     assert run.open_run("demo", tmp_path, resume=True) == run.open_run("demo", tmp_path)
 
 
-def test_going_on_needs_the_same_settings(trained):
+def test_resuming_needs_the_same_settings(trained):
     config = run.open_run(None, trained, resume=True)
     same = overrides(**SHORT, trainer__checkpoint_steps=None, trainer__keep_last=3)
     assert run.open_run("demo", trained, resume=True, overrides=same) == config
@@ -140,7 +140,7 @@ def test_going_on_needs_the_same_settings(trained):
         run.open_run("paxray", trained, resume=True)
 
 
-def test_a_run_goes_on_with_other_workers(trained):
+def test_a_run_resumes_with_another_number_of_workers(trained):
     config = run.open_run(
         "demo",
         trained,
@@ -153,12 +153,12 @@ def test_a_run_goes_on_with_other_workers(trained):
     assert dataclasses.replace(config.data, workers=0) == run.open_run(None, trained, resume=True).data
 
 
-def test_evaluation_takes_any_number_of_devices(trained):
+def test_evaluation_runs_on_any_number_of_devices(trained):
     one, three = (run.evaluate(trained, "val", devices=jax.devices()[:n]) for n in (1, 3))
     assert three == pytest.approx(one, abs=1e-6, nan_ok=True)
 
 
-def test_nothing_to_go_on_with_is_an_error_unless_a_configuration_is_named(tmp_path):
+def test_resuming_an_empty_folder_is_an_error_unless_a_configuration_is_named(tmp_path):
     with pytest.raises(ValueError, match="no run to resume; give a configuration with -t"):
         run.open_run(None, tmp_path / "none", resume=True)
     assert run.open_run("demo", tmp_path / "none", resume=True).task == "phantom"
@@ -171,16 +171,17 @@ def test_two_runs_cannot_write_into_one_folder(trained):
         train(trained, run.open_run(None, trained, resume=True))
 
 
-def test_a_task_that_makes_its_data_says_so_when_some_are_named(tmp_path, trained):
-    with pytest.raises(ValueError, match="^-i: phantom takes no data, it makes its own; leave -i out$"):
+def test_a_task_that_generates_its_data_refuses_a_data_folder(tmp_path, trained):
+    with pytest.raises(ValueError, match="^-i: phantom generates its own data; leave -i out$"):
         run.open_run("demo", tmp_path / "run", data=tmp_path)
-    with pytest.raises(ValueError, match="^-i: phantom takes no data"):
+    with pytest.raises(ValueError, match="^-i: phantom generates its own data"):
         run.evaluate(trained, "val", devices=jax.devices()[:1], data=tmp_path)
     with pytest.raises(ValueError, match="trainer.epochs: -1 is"):
         run.open_run("demo", tmp_path / "run", data=tmp_path, overrides=["trainer.epochs=-1"])
 
 
-def test_a_run_that_goes_on_under_other_versions_says_which(tmp_path):
+@pytest.mark.full
+def test_a_run_that_resumes_with_other_versions_names_them(tmp_path):
     config = configured(tmp_path / "run", trainer__max_steps=1)
     train(tmp_path / "run", config)
     path = tmp_path / "run" / "versions.json"
@@ -193,7 +194,8 @@ def test_a_run_that_goes_on_under_other_versions_says_which(tmp_path):
     assert "cannot be read" in train(tmp_path / "run", config)[1][0]
 
 
-def test_statistics_of_each_replica_need_as_many_to_go_on(tmp_path):
+@pytest.mark.full
+def test_a_run_with_replica_statistics_resumes_only_with_the_same_number_of_replicas(tmp_path):
     folder = tmp_path / "run"
     options = {"trainer__parallel": "pmap", "trainer__batch_norm": "replica"}
     run.train(configured(folder, **options, trainer__max_steps=1), folder, devices=jax.devices()[:2])

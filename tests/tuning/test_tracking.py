@@ -1,4 +1,4 @@
-"""MLflow gets what a search measures, where it is installed."""
+"""MLflow receives the measurements of a search if it is installed."""
 
 import sys
 import types
@@ -7,7 +7,7 @@ from tune_runs import RATE, RATES, search
 
 
 class Server(types.ModuleType):
-    """Replaces the module mlflow."""
+    """Stands in for the module mlflow."""
 
     def __init__(self):
         super().__init__("mlflow")
@@ -28,7 +28,7 @@ class Server(types.ModuleType):
         self.log.append(("end_run", (), {}))
 
 
-def test_mlflow_gets_every_trial_where_it_is_installed(quick, tmp_path, monkeypatch):
+def test_mlflow_receives_every_trial_if_it_is_installed(quick, tmp_path, monkeypatch):
     server = Server()
     monkeypatch.setitem(sys.modules, "mlflow", server)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -43,7 +43,7 @@ def test_mlflow_gets_every_trial_where_it_is_installed(quick, tmp_path, monkeypa
     assert logged[2] == ({"train/epoch": 2.0, "train/loss": 0.5, "train/dice": 9.0}, 8)
 
 
-def test_the_users_server_is_left_as_it_is_and_may_fail(quick, tmp_path, monkeypatch):
+def test_the_users_server_setting_is_not_changed_and_the_server_may_fail(quick, tmp_path, monkeypatch):
     server, told = Server(), []
     server.fails = True
     monkeypatch.setitem(sys.modules, "mlflow", server)

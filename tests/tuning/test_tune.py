@@ -1,4 +1,4 @@
-"""A search: its trials are runs, it goes on as it would have, bad trials are stopped early, bad spaces refused."""
+"""A search: trials are runs, an interrupted search resumes unchanged, bad trials stop early, bad spaces are refused."""
 
 import jax
 import pytest
@@ -16,17 +16,17 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("plain")]
 
 @pytest.fixture(scope="module")
 def searched(plain, tmp_path_factory):
-    """A search of two trials that were trained."""
+    """Returns a search with two trained trials."""
     folder = tmp_path_factory.mktemp("searched") / "search"
     told = []
     return folder, search(folder, 2, RATES, told=told), told
 
 
-def test_trials_are_runs_and_their_value_is_the_best_validation(searched):
+def test_trials_are_runs_and_their_value_is_that_of_the_best_validation(searched):
     folder, found, told = searched
     assert found.target == "dice"
     assert [row["state"] for row in rows(folder)] == ["complete", "complete"]
-    assert rows(folder)[0][RATE] == "0.003"  # the configuration as it is
+    assert rows(folder)[0][RATE] == "0.003"  # the configuration unchanged
     for row in rows(folder):
         place = folder / "trials" / row["trial"]
         assert read_config(place / "config.yaml").optimizer.learning_rate == float(row[RATE])
@@ -37,7 +37,7 @@ def test_trials_are_runs_and_their_value_is_the_best_validation(searched):
     assert f"trial 0000 is complete: dice {float(rows(folder)[0]['dice']):.4f}" in told
 
 
-def test_the_best_is_a_configuration_and_keeps_its_model_alone(searched):
+def test_the_best_trial_is_written_as_a_configuration_and_only_its_model_is_kept(searched):
     folder, found, _ = searched
     best = read_config(folder / "best.yaml")
     assert best.optimizer.learning_rate == found.best.values[RATE]
@@ -52,7 +52,7 @@ def test_the_best_is_a_configuration_and_keeps_its_model_alone(searched):
         assert picture.mode == "RGB"
 
 
-def test_a_search_that_was_cut_short_goes_on_as_it_would_have(searched, tmp_path):
+def test_an_interrupted_search_resumes_with_the_same_trials(searched, tmp_path):
     folder = tmp_path / "search"
 
     class Killing(list):
@@ -66,7 +66,7 @@ def test_a_search_that_was_cut_short_goes_on_as_it_would_have(searched, tmp_path
     assert steps(folder / "trials" / "0000")
     assert not (folder / "trials.csv").exists()
     with (folder / study.JOURNAL).open("ab") as file:
-        file.write(b'{"op_code":5,"wor')  # what kill -9 may leave of a line, and of a lock
+        file.write(b'{"op_code":5,"wor')  # a partial line and a lock, as kill -9 may leave them
     (folder / study.LOCK).touch()
     told = []
     found = search(folder, 1, source=None, told=told)
@@ -76,7 +76,8 @@ def test_a_search_that_was_cut_short_goes_on_as_it_would_have(searched, tmp_path
     assert metrics(folder / "trials" / "0000") == metrics(searched[0] / "trials" / "0000")
 
 
-def test_a_run_tells_of_validations_but_the_last_and_ends_where_that_raises(tmp_path):
+@pytest.mark.full
+def test_a_run_reports_all_validations_except_the_last_and_ends_if_the_callback_raises(tmp_path):
     calls = []
 
     def on_validation(epoch, score):
@@ -91,30 +92,30 @@ def test_a_run_tells_of_validations_but_the_last_and_ends_where_that_raises(tmp_
     values = [(entry["epoch"], entry["dice"]) for entry in metrics(folder) if entry["split"] == "val"]
     assert calls == values
     assert [epoch for epoch, _ in calls] == [1, 2]
-    assert steps(folder)[-1] == 8  # kept before
+    assert steps(folder)[-1] == 8  # stored before the callback
     calls.append(None)
     run.train(run.open_run(None, folder, resume=True), folder, devices=jax.devices()[:1], on_validation=on_validation)
     assert len(calls) == 3  # the last of 3 validations is not followed by a step
 
 
-def test_a_trial_that_falls_behind_is_cut_short(quick, tmp_path):
+def test_a_trial_that_falls_behind_is_stopped_early(quick, tmp_path):
     found = search(tmp_path / "search", 4, f"{RATE}=3e-3|1000000", full_trials=1)
     behind = [trial for trial in found.trials if trial.state == PRUNED]
     assert len(behind) >= 1
     assert behind[0].values == {RATE: "1000000"}
     assert behind[0].note == "behind the median after 1 epochs"
-    assert behind[0].value == pytest.approx(score_of(quick[1]) / 2)  # its last validation
+    assert behind[0].value == pytest.approx(score_of(quick[1]) / 2)  # its last validation only
     assert found.best.values == {RATE: "3e-3"}
-    assert len(quick) == 2  # what was tried before is not trained again
+    assert len(quick) == 2  # values that were tried before are not trained again
     assert {row["note"] for row in rows(tmp_path / "search")} - {""} <= {behind[0].note, "same values as 0000"}
 
 
-def test_no_trial_is_cut_short_before_enough_are_complete(quick, tmp_path):
+def test_no_trial_is_stopped_early_before_enough_are_complete(quick, tmp_path):
     found = search(tmp_path / "search", 4, f"{RATE}=3e-3|1000000", full_trials=5)
     assert {trial.state for trial in found.trials} == {COMPLETE}
 
 
-def test_values_hang_on_the_seed_and_not_on_how_often_a_search_went_on(quick, tmp_path):
+def test_values_depend_on_the_seed_and_not_on_how_often_a_search_was_resumed(quick, tmp_path):
     space = (RATES, "trainer.batch_size=2..8", "optimizer.name=adam|sgd")
     whole = search(tmp_path / "whole", 13, *space)
     for count in (2, 9, 13):
@@ -128,7 +129,7 @@ def test_values_hang_on_the_seed_and_not_on_how_often_a_search_went_on(quick, tm
     assert table(whole, 5).count("\n") == 6
 
 
-def test_a_loss_that_is_not_finite_and_settings_that_do_not_fit_end_a_trial_alone(quick, tmp_path, monkeypatch):
+def test_a_loss_that_is_not_finite_or_invalid_settings_end_only_that_trial(quick, tmp_path, monkeypatch):
     train = run.train
 
     def failing(config, folder, **calls):
@@ -148,7 +149,7 @@ def test_a_loss_that_is_not_finite_and_settings_that_do_not_fit_end_a_trial_alon
     assert notes["4"] == (COMPLETE, "")
 
 
-def test_an_error_that_is_not_of_the_settings_stops_and_the_trial_goes_on_later(quick, tmp_path, monkeypatch):
+def test_any_other_error_stops_the_search_and_the_trial_resumes_later(quick, tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device", "metrics.jsonl")
 
@@ -160,7 +161,7 @@ def test_an_error_that_is_not_of_the_settings_stops_and_the_trial_goes_on_later(
     assert [trial.number for trial in sorted(found.trials, key=lambda t: t.number)] == [0, 1]
 
 
-def test_none_complete_is_an_error(quick, tmp_path, monkeypatch):
+def test_a_search_without_a_complete_trial_is_an_error(quick, tmp_path, monkeypatch):
     def nan(*_, **__):
         raise loop.TrainingError("the loss is nan at step 1")
 
@@ -169,7 +170,7 @@ def test_none_complete_is_an_error(quick, tmp_path, monkeypatch):
         search(tmp_path / "search", 2, RATES)
 
 
-def test_another_search_in_the_folder_is_refused(quick, tmp_path):
+def test_a_folder_with_another_search_is_refused(quick, tmp_path):
     folder = tmp_path / "search"
     search(folder, 1, RATES)
     before = sorted(path.name for path in folder.rglob("*"))
@@ -182,11 +183,12 @@ def test_another_search_in_the_folder_is_refused(quick, tmp_path):
         with pytest.raises(ValueError, match=f"started with a different {names}; name a new folder"):
             search(folder, 2, *space, **options)
     assert sorted(path.name for path in folder.rglob("*")) == before
-    search(folder, 2, source=None, overrides=["data.threads=1"])  # where and how data are read may change
+    # The place of the data and the way they are read may change.
+    search(folder, 2, source=None, overrides=["data.threads=1"])
     assert len(rows(folder)) == 2
 
 
-def test_a_folder_of_other_things_and_a_damaged_study_are_refused(quick, tmp_path):
+def test_a_folder_with_foreign_files_and_a_damaged_study_are_refused(quick, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(ValueError, match="is not empty and holds no search"):
         search(tmp_path, 1, RATES)
@@ -201,7 +203,7 @@ def test_a_folder_of_other_things_and_a_damaged_study_are_refused(quick, tmp_pat
             search(folder, 1, RATES)
 
 
-def test_a_search_that_was_killed_at_once_and_one_that_is_not_ours(quick, tmp_path):
+def test_a_search_killed_at_its_start_resumes_and_a_foreign_one_is_refused(quick, tmp_path):
     for name in ("bare", "other"):
         (tmp_path / name).mkdir()
         opened = study.open_study(tmp_path / name, 5)
@@ -211,7 +213,7 @@ def test_a_search_that_was_killed_at_once_and_one_that_is_not_ours(quick, tmp_pa
         search(tmp_path / "other", 1, RATES)
 
 
-def test_the_data_may_move_and_are_not_searched_for(quick, tmp_path):
+def test_the_path_of_the_data_may_change_and_cannot_be_searched(quick, tmp_path):
     options = {"source": "paxray_sample", "overrides": ()}
     search(tmp_path / "search", 1, RATES, data=tmp_path / "here", **options)
     search(tmp_path / "search", 2, RATES, data=tmp_path / "there", **options)
@@ -220,7 +222,7 @@ def test_the_data_may_move_and_are_not_searched_for(quick, tmp_path):
         search(tmp_path / "other", 1, "data.root=a|b", data=tmp_path / "here", **options)
 
 
-def test_a_device_without_memory_ends_a_trial_alone(quick, tmp_path, monkeypatch):
+def test_a_device_out_of_memory_ends_only_that_trial(quick, tmp_path, monkeypatch):
     train = run.train
 
     def full(config, *args, **calls):
@@ -233,12 +235,12 @@ def test_a_device_without_memory_ends_a_trial_alone(quick, tmp_path, monkeypatch
     assert (FAILED, "it needs more memory than the device has") in {(t.state, t.note) for t in found.trials}
 
 
-def test_models_of_all_are_kept_where_that_is_asked(quick, tmp_path):
+def test_the_models_of_all_trials_are_kept_on_request(quick, tmp_path):
     search(tmp_path / "search", 3, RATES, keep_all=True)
     assert len(list((tmp_path / "search" / "trials").glob("*/model"))) == 3
 
 
-def test_all_that_is_wrong_with_a_space_is_told_before_anything_is_written(tmp_path):
+def test_all_problems_of_a_space_are_reported_before_anything_is_written(tmp_path):
     with pytest.raises(ValueError, match="the search space:") as error:
         search(tmp_path / "search", 1, f"{RATE}=-1..1", "trainer.epoch=1..2")
     assert [line.split(":")[0] for line in str(error.value).split("\n")] == ["the search space", RATE, "trainer.epoch"]

@@ -61,6 +61,5 @@ def test_paxray_labels_are_read(shared):
 
 def test_models_are_found_by_name_and_alias():
     assert registry.find("unet_resnet50_default") is registry.find("cxas")
-    assert [entry.name for entry in registry.ENTRIES] == ["cxas", "paxray", "post_dae", "segae", "cmvae", "prob_unet"]
     with pytest.raises(ValueError, match="did you mean 'cxas'"):
         registry.find("cxsa")

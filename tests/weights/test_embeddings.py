@@ -169,7 +169,7 @@ def test_a_large_file_and_a_folder_are_refused(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError):
         read_embeddings(tmp_path / "none.pkl", shape=SHAPE)
     monkeypatch.setattr(embeddings, "MAX_BYTES", 100)
-    with pytest.raises(ValueError, match="no table of text embeddings"):
+    with pytest.raises(ValueError, match="tables of text embeddings are smaller"):
         read_embeddings(tmp_path / "x.npy", shape=SHAPE)
 
 

@@ -224,6 +224,13 @@ def test_wrong_arguments_are_value_errors_with_an_explanation(call):
         call()
 
 
+def test_weights_that_do_not_exist_are_reported_with_what_is_allowed(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such file.*; weights are a model directory, a training run"):
+        jaxseg.load("cxas", weights=tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="no such file.*; a .pth, .pt, .ckpt or .pkl file is converted"):
+        jaxseg.convert(tmp_path / "nowhere.pth", tmp_path / "model")
+
+
 def test_a_run_without_a_model_yet_is_reported_as_such(tmp_path):
     (tmp_path / "run/checkpoints").mkdir(parents=True)
     with pytest.raises(ValueError, match="the training run has no model yet"):

@@ -46,6 +46,7 @@ def answer(kit, model) -> np.ndarray:
     return np.asarray(jax.jit(apply)(state, x, jnp.asarray(kit.input(GOLDEN, "embedding"))))
 
 
+@pytest.mark.full
 def test_the_originals_checkpoint_gives_the_originals_answer(kit, checkpoint, tmp_path):
     folder = jaxseg.convert(checkpoint, tmp_path / "model")
     loaded = [jaxseg.load(checkpoint), jaxseg.load("segae", checkpoint), jaxseg.load("Quality_Sentinel", folder)]
@@ -109,6 +110,7 @@ def test_impossible_sizes_of_a_checkpoint_are_value_errors(tensors, tmp_path, wi
         jaxseg.load(save(tmp_path / "x.pth", broken))
 
 
+@pytest.mark.full
 def test_a_model_without_embeddings_refuses_and_one_with_them_keeps_them(checkpoint, table, tmp_path):
     path, rows = table
     bare = jaxseg.load(checkpoint)
@@ -159,7 +161,7 @@ def test_own_classes_have_their_own_table(tmp_path):
 def test_a_segae_refuses_an_x_ray():
     model = jaxseg.create("segae", backbone="resnet18", width=4)
     for options in ({}, {"preprocessing": "cxas"}):
-        with pytest.raises(ValueError, match="model 'segae' segments nothing: it says how good a mask of a CT is"):
+        with pytest.raises(ValueError, match="model 'segae' does not segment: it predicts how good a mask of a CT is"):
             jaxseg.segment(np.zeros((20, 20), np.uint8), model, **options)
 
 

@@ -23,7 +23,7 @@ _FLAT = "the part of the mask that starts lowest is a straight line of pixels"
 
 
 class Unmeasurable(ValueError):
-    """Raised for what cannot be measured; the message is the reason.
+    """Raised if something cannot be measured; the message is the reason.
 
     Args:
       reason: the reason.
@@ -113,7 +113,7 @@ def perimeter(region: Region) -> dict[str, float]:
 
 
 def compactness(region: Region) -> dict[str, float]:
-    """Returns `compactness`, 4 pi area / perimeter^2: about 1 for a disc, less for what is long or ragged."""
+    """Returns `compactness`, 4 pi area / perimeter^2: about 1 for a disc, less for long or ragged shapes."""
     return {"compactness": 4 * math.pi * region.area / region.perimeter**2}
 
 

@@ -2,18 +2,18 @@
 
 The layout is that of learn-vae-noisy-label, which `jaxseg.annotators.data.lidc_slices` reads: in each of
 `{train,validate,test}/` the files `scans/*.tif`, `masks/GT/*.tif` and `masks/annots/*.tif` share the name
-`pid_{patient}_nod_{k}_slice_{z}.tif`; tables are in meta/. Each finished patient has a record in meta/patients, written
-when all its slices are on disk, so that a second run only makes missing patients, and those whose series have changed.
-Slices without a record are removed.
+`pid_{patient}_nod_{k}_slice_{z}.tif`; tables are in meta/. Each finished patient has a line in the ledger
+meta/patients.jsonl, written when all its slices are on disk. A second run only makes patients that it lacks, and those
+whose series have changed; slices of other patients are removed. Sets of earlier versions have one file per patient in
+the folder meta/patients, which the next run replaces by the ledger.
 
 Source: Armato et al. 2011, doi 10.1118/1.3528204; rCampSemp/learn-vae-noisy-label.
 """
 
 import dataclasses
-import json
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,24 @@ from jaxseg.annotators.data import SPLITS
 from jaxseg.annotators.lidc.annotations import Reading, read_lidc_xml
 from jaxseg.annotators.lidc.crops import Settings, cut_slices, describe
 from jaxseg.annotators.lidc.nodules import find_nodules
+from jaxseg.annotators.lidc.records import (
+    MADE_BY,
+    SUMMARY,
+    old_records,
+    open_ledger,
+    plain,
+    read_settings,
+    remove_old_records,
+    write_json,
+)
 from jaxseg.annotators.lidc.series import Series, find_files, read_slices
-from jaxseg.datasets.dataset_summary import read_summary
-from jaxseg.files import atomic_file, printable, sweep
+from jaxseg.annotators.lidc.summary import conclude, draw_summary
+from jaxseg.datasets.dataset_summary import PreparedSet, Progress, watched
+from jaxseg.files import printable, sweep
+from jaxseg.folder_runs.ledger import changed_settings, locked_folder, refuse_changed
 from jaxseg.images.tiff import write_tiff
 
 FOLDERS = ("scans", "masks/GT", "masks/annots")
-PATIENTS, SUMMARY = "meta/patients", "meta/summary.json"
-MADE_BY = "prepare lidc"
 _SLICE = re.compile(r"pid_(.+)_nod_\d+_slice_\d+\.tif")
 
 
@@ -58,6 +68,24 @@ class Outcome:
     slices: int = 0
     error: str = ""
 
+    def __str__(self) -> str:
+        return f"{self.patient}: {self.slices} slices of {self.nodules} nodules in {self.split}"
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparedLIDC(PreparedSet):
+    """What `prepare_lidc` did; its items are patients.
+
+    Attributes:
+      slices: number of slices that were written.
+      damaged: path of an annotation file that cannot be read -> reason.
+      empty_splits: the wanted splits that have no slice, because too few patients have suitable nodules.
+    """
+
+    slices: int = 0
+    damaged: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    empty_splits: tuple[str, ...] = ()
+
 
 @dataclasses.dataclass(frozen=True)
 class Found:
@@ -72,6 +100,61 @@ class Found:
     patients: dict[str, tuple[Study, ...]]
     damaged: dict[str, str]
     notes: list[str]
+
+
+def prepare_lidc(
+    dicom_root: str | Path,
+    output: str | Path,
+    *,
+    xml_root: str | Path | None = None,
+    val_fraction: float = 0.1,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+    least_readers: int = 2,
+    least_pixels: int = 31,
+    most_pixels: int | None = None,
+    clahe: bool = False,
+    progress: Progress | None = None,
+    report: Callable[[Outcome], None] | None = None,
+    notify: Callable[[str], None] | None = None,
+) -> PreparedLIDC:
+    """Builds the set, its tables and, if matplotlib is installed, meta/summary.png.
+
+    A patient that fails does not stop the others. A second call makes only what is missing.
+
+    Args:
+      dicom_root, xml_root: folders of the DICOM series and of the annotation files, see `find_studies`.
+      output: folder of the set.
+      val_fraction, test_fraction, seed, least_readers, least_pixels, most_pixels, clahe: as in `Settings`.
+      progress: called as (number of finished patients, their total, text about the last), first with 0 and "".
+      report: called with the Outcome of every patient.
+      notify: called with a line for each file that is left out or damaged, before the first patient is made.
+
+    Raises:
+      ValueError: an option is out of range, no CT has annotations, or the output folder holds something else, such as a
+        set with other settings.
+      OSError: a file cannot be read or written, or another process is writing to the set.
+    """
+    output = Path(output)
+    settings = Settings(val_fraction, test_fraction, seed, least_readers, least_pixels, most_pixels, clahe=clahe)
+    found = find_studies(Path(dicom_root), Path(xml_root) if xml_root else None)
+    for note in [*found.notes, *(f"{path}: {error}" for path, error in found.damaged.items())] if notify else ():
+        notify(note)
+    failed, slices = {}, 0
+    with locked_folder(output):
+        splits = begin(found.patients, output, settings)
+        for outcome in watched(prepare(found.patients, output, settings, splits), len(splits), progress):
+            slices += outcome.slices
+            if outcome.error:
+                failed[outcome.patient] = outcome.error
+            if report is not None:
+                report(outcome)
+        counts = conclude(output, settings, found.damaged | failed, found.notes)
+        draw_summary(counts, output)
+    empty = tuple(split for split in _used_splits(settings) if not counts["slices"].get(split))
+    made, existing = len(splits) - len(failed), len(found.patients) - len(splits)
+    notes = tuple(found.notes)
+    return PreparedLIDC(output / SUMMARY, made, existing, failed, notes, slices, found.damaged, empty)
 
 
 def find_studies(root: Path, xml_root: Path | None = None) -> Found:
@@ -141,25 +224,26 @@ def begin(patients: Mapping[str, Sequence[Study]], out: Path, settings: Settings
       ValueError: the folder holds something else, or a set made with other settings.
       OSError: a file cannot be read or written.
     """
-    stored = _stored(out)
-    wanted = json.loads(json.dumps(dataclasses.asdict(settings)))
+    stored, wanted = read_settings(out), plain(settings)
     if stored is None and out.exists() and any(path.name[0] != "." for path in out.iterdir()):
         raise ValueError(f"{out}: holds files that `jaxseg prepare lidc` did not write; name another folder")
-    if stored is not None and stored != wanted:
-        other = [name for name, value in wanted.items() if stored.get(name) != value]
-        raise ValueError(f"{out}: was made with another {', '.join(other)}; name another folder, or use those settings")
-    for folder in [PATIENTS, *(f"{split}/{name}" for split in _used_splits(settings) for name in FOLDERS)]:
+    if stored is not None:
+        changed = changed_settings(stored, wanted)
+        refuse_changed(f"{out}: was made", changed, "name another folder, or use those settings")
+    for folder in ["meta", *(f"{split}/{name}" for split in _used_splits(settings) for name in FOLDERS)]:
         (out / folder).mkdir(parents=True, exist_ok=True)
         sweep(out / folder)
     write_json(out / SUMMARY, {"made_by": MADE_BY, "jaxseg": __version__, "settings": wanted})
-    records = {record["patient"]: record for record in read_records(out)}
-    shared = _share(patients, settings, {name: record["split"] for name, record in records.items()})
+    ledger = open_ledger(out, settings)
+    ledger.entries = old_records(out) | ledger.entries
+    shared = _share(patients, settings, {name: record["split"] for name, record in ledger.entries.items()})
     for name, studies in patients.items():
-        if name in records and records[name].get("series") != [study.series.uid for study in studies]:
-            (out / PATIENTS / f"{name}.json").unlink()
-            del records[name]
-    _remove_slices(out, _used_splits(settings), keep=set(records))
-    return {name: split for name, split in shared.items() if name not in records}
+        if name in ledger.entries and ledger.entries[name].get("series") != [study.series.uid for study in studies]:
+            del ledger.entries[name]
+    ledger.write()
+    remove_old_records(out)
+    _remove_slices(out, _used_splits(settings), keep=set(ledger.entries))
+    return {name: split for name, split in shared.items() if name not in ledger.entries}
 
 
 def prepare(
@@ -179,6 +263,7 @@ def prepare(
     Raises:
       OSError: a record cannot be written, or an error is not from the operating system (it has no errno).
     """
+    ledger = open_ledger(out, settings)
     for patient, split in splits.items():
         try:
             record = make_patient(patient, patients[patient], out / split, settings)
@@ -187,7 +272,7 @@ def prepare(
                 raise
             yield Outcome(patient, split, error=printable(" ".join(str(error).split())))
             continue
-        write_json(out / PATIENTS / f"{patient}.json", {"patient": patient, "split": split} | record)
+        ledger.record(patient, {"split": split} | record)
         slices = sum(len(nodule["slices"]) for nodule in record["nodules"])
         yield Outcome(patient, split, len(record["nodules"]), slices)
 
@@ -237,31 +322,6 @@ def make_patient(patient: str, studies: Sequence[Study], folder: Path, settings:
     }
 
 
-def read_records(out: Path) -> list[dict[str, Any]]:
-    """Returns the records of all finished patients of a set, sorted by patient.
-
-    Raises:
-      ValueError: a record is damaged.
-      OSError: a record cannot be read.
-    """
-    records = []
-    for path in sorted((out / PATIENTS).glob("*.json")):
-        try:
-            record = json.loads(path.read_bytes()[: 2**26])
-        except ValueError:
-            record = None
-        if not isinstance(record, dict) or not {"patient", "split", "nodules"} <= set(record):
-            raise ValueError(f"{path}: damaged record; remove it and run the command again")
-        records.append(record)
-    return records
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a JSON file atomically."""
-    with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
 def _share(patients: Mapping[str, Sequence[Study]], settings: Settings, there: Mapping[str, str]) -> dict[str, str]:
     """Returns patient -> split, by a random order that depends on seed and names; patients in `there` keep theirs."""
     promising = [name for name, studies in patients.items() if _most_readers(studies) >= settings.least_readers]
@@ -295,11 +355,3 @@ def _remove_slices(out: Path, splits: Sequence[str], *, keep: Set[str]) -> None:
 
 def _used_splits(settings: Settings) -> list[str]:
     return [split for split in SPLITS if settings.fractions[split]]
-
-
-def _stored(out: Path) -> dict[str, Any] | None:
-    """Returns the settings of the set in a folder; None if there is none."""
-    found = read_summary(out / SUMMARY, MADE_BY)
-    if found is not None and not isinstance(found.get("settings"), dict):
-        raise ValueError(f"{out / SUMMARY}: damaged, it has no settings; name another folder")
-    return found["settings"] if found else None

@@ -17,7 +17,9 @@ from jaxseg import __version__
 from jaxseg.annotators.data import SPLITS
 from jaxseg.annotators.lidc.annotations import RATINGS
 from jaxseg.annotators.lidc.crops import Settings
-from jaxseg.annotators.lidc.prepare import MADE_BY, SUMMARY, read_records, write_json
+from jaxseg.annotators.lidc.records import MADE_BY, SUMMARY, read_records, write_json
+from jaxseg.draw.pictures import save_picture
+from jaxseg.draw.plots import count_bars
 from jaxseg.files import atomic_file
 
 METADATA = ("patient_id", "nodule_no", *RATINGS, "nod_sz_per_slice")  # columns of the published table
@@ -75,6 +77,14 @@ def conclude(out: Path, settings: Settings, failed: Mapping[str, str], notes: Se
     content |= {"failed": dict(failed), "notes": list(notes)}
     write_json(out / SUMMARY, content)
     return content
+
+
+def draw_summary(counts: Mapping[str, Any], out: Path) -> None:
+    """Draws the counts that `conclude` returned to meta/summary.png of a set; without matplotlib nothing is drawn."""
+    tables = {title: counts[name] for name, title in PANELS.items()}
+    picture = count_bars(tables, caption=caption(counts))
+    if picture is not None:
+        save_picture(picture, out / "meta" / "summary.png")
 
 
 def count(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -23,13 +23,13 @@ class Config:
 
     Attributes:
       task: name of the method, such as "paxray".
-      seed: random seed of the initial weights, the order of the data and the augmentation.
-      data: the data, in the task's own dataclass, like model and loss.
-      model: the network.
-      loss: the loss.
-      optimizer: OptimizerConfig.
-      schedule: ScheduleConfig.
-      trainer: TrainerConfig.
+      seed: random seed of the initial weights, the order of the data and the augmentation; in [0, 2^32).
+      data: settings of the data; the dataclass depends on the task, as those of model and loss do.
+      model: hyper-parameters of the network.
+      loss: settings of the loss.
+      optimizer: settings of the optimizer.
+      schedule: schedule of the learning rate.
+      trainer: settings of the training loop.
     """
 
     task: str

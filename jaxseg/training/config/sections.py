@@ -19,16 +19,16 @@ class OptimizerConfig:
     """The optimizer; its numbers have the same meaning as in PyTorch.
 
     Attributes:
-      name: "adam", "adamw" (decoupled weight decay), "adam_l2" (weight decay added to the gradient, which is what
-        PyTorch calls Adam with weight_decay) or "sgd" (weight decay added to the gradient).
-      learning_rate: the base rate, before the schedule.
-      beta1: decay of the mean of the gradients, for the Adam optimizers.
-      beta2: decay of the mean of the squared gradients, for the Adam optimizers.
-      epsilon: added to the denominator of the Adam optimizers.
-      weight_decay: 0 turns it off; "adam" does not have it.
-      bias_learning_rate: factor on the learning rate of parameters that are called `bias`.
-      bias_weight_decay: whether these parameters have weight decay.
-      momentum: for "sgd".
+      name: algorithm: "adam", "adamw" (decoupled weight decay), "adam_l2" (weight decay added to the gradient, as in
+        PyTorch's Adam with weight_decay) or "sgd" (weight decay added to the gradient).
+      learning_rate: base learning rate, before the schedule; above 0.
+      beta1: decay of the mean of the gradients, for the Adam optimizers; in [0, 1).
+      beta2: decay of the mean of the squared gradients, for the Adam optimizers; in [0, 1).
+      epsilon: number added to the denominator of the Adam optimizers; above 0.
+      weight_decay: strength of the weight decay, 0 or more; 0: none. "adam" has no weight decay.
+      bias_learning_rate: factor on the learning rate of parameters with the name `bias`; 0 or more.
+      bias_weight_decay: whether weight decay applies to these parameters.
+      momentum: momentum of "sgd", in [0, 1).
     """
 
     name: Literal["adam", "adamw", "adam_l2", "sgd"]
@@ -67,14 +67,14 @@ class ScheduleConfig:
     Attributes:
       name: "constant", "step" (times gamma every step_size epochs), "multistep" (times gamma at each milestone),
         "cosine" or "polynomial" (from the learning rate down to `final` at the end of training).
-      milestones: for "multistep": increasing numbers of finished epochs.
-      step_size: for "step".
-      gamma: for "step" and "multistep".
-      power: for "polynomial".
-      warmup_epochs: number of epochs in which the rate rises linearly to its full value. "cosine" and "polynomial"
-        start after them; milestones and step_size count from the start of training.
-      final: learning rate at the end, for "cosine" and "polynomial".
-      per: the rate changes once per "epoch", as in the original projects, or at every "step".
+      milestones: increasing numbers of finished epochs, for "multistep".
+      step_size: number of epochs between two changes of the rate, for "step".
+      gamma: factor on the rate at each change, in (0, 1], for "step" and "multistep".
+      power: exponent of "polynomial", in (0, 100].
+      warmup_epochs: number of epochs in which the rate rises linearly to its full value, 0 or more. "cosine" and
+        "polynomial" start after them; milestones and step_size count from the start of training.
+      final: learning rate at the end of training, 0 or more, for "cosine" and "polynomial".
+      per: interval at which the rate changes: "epoch", as in the original projects, or "step" (optimizer step).
     """
 
     name: Literal["constant", "step", "multistep", "cosine", "polynomial"] = "constant"
@@ -107,27 +107,30 @@ class TrainerConfig:
     """The settings of the training loop.
 
     Attributes:
-      epochs: passes over the training data.
-      batch_size: examples per step, over all devices and accumulated parts together.
-      max_steps: number of optimizer steps after which training ends early; null: all epochs are trained.
-      parallel: "jit" (one program over all devices) or "pmap" (one copy of the program per device).
-      precision: dtype of the arithmetic; parameters and the optimizer are float32.
-      accumulate: number of parts of a batch that are computed one after the other to save memory.
-      clip_norm: largest norm of all gradients together; null: gradients are not clipped.
-      remat: store only the inputs of every block of the network for the backward pass and compute the rest again. It
-        saves memory on accelerators; on CPUs, XLA undoes it.
-      keep_memory: if only CPUs compute, keep freed memory for later use. It makes training of large networks up to a
-        third faster and that of small ones slower (`jaxseg.xla.keep_freed_memory`; only in `jaxseg train`).
-      ema: decay of a moving average of the parameters, which is validated and published instead of the parameters;
-        null: none. It is corrected for its start as in Adam, so that the random initial parameters have no weight.
-      batch_norm: statistics over the "global" batch or over the share of each "replica" (device).
+      epochs: number of passes over the training data.
+      batch_size: number of examples per step, over all devices and accumulated parts together.
+      max_steps: number of optimizer steps after which training ends early; null: no limit.
+      parallel: way to use several devices: "jit" (one program over all devices) or "pmap" (one copy per device).
+      precision: dtype of the arithmetic, "float32" or "bfloat16"; parameters and the optimizer's state are float32.
+      accumulate: number of parts of a batch that are computed one after the other to save memory; 1 computes the whole
+        batch at once.
+      clip_norm: largest L2 norm of all gradients together, above 0; null: gradients are not clipped.
+      remat: whether the backward pass recomputes the activations inside each block of the network instead of storing
+        them. This saves memory on accelerators; on CPUs, XLA undoes it.
+      keep_memory: whether a process that uses only CPUs keeps freed memory for later use. Training of large networks
+        becomes up to a third faster, that of small ones slower (`jaxseg.xla.keep_freed_memory`; only in
+        `jaxseg train`).
+      ema: decay of a moving average of the parameters, in (0, 1); null: no average. The average is validated and stored
+        as the model instead of the parameters. Adam's bias correction removes the random initial parameters from it.
+      batch_norm: examples over which batch norm computes its statistics: the "global" batch, or the share of each
+        "replica" (device).
       validate_every: number of epochs between validations.
       checkpoint_every: number of epochs between checkpoints.
-      checkpoint_steps: number of steps between further checkpoints; null: none.
-      keep_last: number of the newest checkpoints to keep.
-      keep_best: number of the best checkpoints to keep.
-      log_every: number of steps between entries of the log.
-      pictures_every: number of epochs between pictures; 0: never.
+      checkpoint_steps: number of optimizer steps between additional checkpoints; null: none.
+      keep_last: number of newest checkpoints to keep.
+      keep_best: number of best checkpoints to keep, by their validation score.
+      log_every: number of optimizer steps between entries of the log.
+      pictures_every: number of epochs between pictures of predictions; 0: no pictures.
     """
 
     epochs: Epochs
@@ -161,12 +164,12 @@ class TrainerConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoadingConfig:
-    """How examples are read; these settings are part of every task's section `data`.
+    """Reading of the examples; these settings are part of every task's section `data`.
 
     Attributes:
-      threads: number of reading threads.
-      workers: number of reading processes, for data that are slow to decode; 0: none.
-      on_error: "stop" ends the run at a bad record; "skip" counts it and takes the next good one.
+      threads: number of threads that read examples, 1 to 256.
+      workers: number of processes that read examples, 0 to 256, for data that are slow to decode; 0: only threads.
+      on_error: treatment of a bad record: "stop" ends the run, "skip" counts the record and reads the next good one.
     """
 
     threads: Annotated[int, Range(1, 256)] = 4

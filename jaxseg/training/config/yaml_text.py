@@ -56,7 +56,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes what `_Loader` reads; it quotes text that another YAML reader could read as something else."""
+    """Writes YAML for `_Loader`; quotes text that another YAML reader could read as something else."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

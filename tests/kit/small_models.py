@@ -1,0 +1,21 @@
+"""Hyper-parameters with which each model of the registry is small enough for a quick test.
+
+A model that is not listed is tested with its default hyper-parameters.
+"""
+
+SMALL = {
+    "cxas": {"backbone": "resnet18", "width": 4, "num_classes": 3},
+    "paxray": {"backbone": "resnet18", "width": 4, "num_classes": 2, "in_channels": 1},
+    "post_dae": {
+        "image_size": (16, 24),
+        "features": (8, 12),
+        "decoder_features": (12, 12),
+        "intermediate": (32, 16),
+        "strides": (2, 2),
+        "norm": "batch",
+        "decoder_activation": "relu",
+    },
+    "segae": {"backbone": "resnet18", "width": 4, "num_labels": 5, "embedding_size": 6},
+    "cmvae": {"image_size": (16, 24), "width": 8, "depth": 2, "norm": "bn"},
+    "prob_unet": {"filters": (4, 8)},
+}
