@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 import jaxseg
+from jaxseg.anatomy.folders import write_report
 from jaxseg.anatomy.segment import Segmenter
 
 
@@ -83,3 +84,21 @@ def test_impossible_options_are_refused_before_anything_is_written(segmenter, im
     with pytest.raises(ValueError, match=words):
         jaxseg.segment_folder(images, tmp_path / "out", segmenter, **options)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_report_of_a_run_replaces_only_reports(tmp_path):
+    xrays = tmp_path / "xrays"
+    xrays.mkdir()
+    Image.fromarray(np.zeros((40, 50), np.uint8)).save(xrays / "a.png")
+    model = jaxseg.create("cxas", class_names=("heart", "lung"), backbone="resnet18", width=4)
+    segmenter = Segmenter(model)
+    result = jaxseg.segment_folder(xrays, tmp_path / "masks", segmenter)
+    path = tmp_path / "new" / "report.json"
+    for seconds in (1.0, 2.0):
+        write_report(path, result, segmenter, start_seconds=seconds)
+        assert json.loads(path.read_text())["seconds"]["start"] == seconds
+    path.write_text("mine")
+    with pytest.raises(ValueError, match="is not a jaxseg report"):
+        write_report(path, result, segmenter)
+    with pytest.raises(ValueError, match="the name of the summary"):
+        write_report(path.with_name("summary.json"), result, segmenter)

@@ -216,7 +216,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, tensors):
         lambda: jaxseg.create("cxas", class_names="lung"),
         lambda: jaxseg.create(None),
         lambda: jaxseg.functional(None),
-        lambda: jaxseg.segment(np.ones((3, 3)), "cxas"),
+        lambda: jaxseg.segment(np.ones((3, 3)), None),
     ],
 )
 def test_wrong_arguments_are_value_errors_with_an_explanation(call):
