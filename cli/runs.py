@@ -88,7 +88,6 @@ def make_segmenter(*, model, gpus, weights, labels_file, dtype, classes, **segme
     """Returns the Segmenter of the command's options; `segmenter_options` are those of `jaxseg.Segmenter`."""
     from jaxseg.anatomy.segment import Segmenter, check_classes
     from jaxseg.devices import select_devices
-    from jaxseg.vocabulary import labels
     from jaxseg.weights.load import choose_model, load
 
     with options.usage_errors("--model"):
@@ -97,10 +96,10 @@ def make_segmenter(*, model, gpus, weights, labels_file, dtype, classes, **segme
         check_classes(classes, name, weights)
     with options.usage_errors("--gpus"):
         devices = select_devices(gpus)
-    names = labels.read_names(labels_file) if labels_file else None
+    names = options.class_names(labels_file)
     with download_progress() as update:
         network = load(name, weights, dtype=dtype, class_names=names, progress=update)
-    with options.usage_errors("--classes, --batch-size"):
+    with options.usage_errors():
         return Segmenter(network, classes=classes, devices=devices, **segmenter_options)
 
 

@@ -1,7 +1,5 @@
 """`jaxseg segment`: masks of X-rays, from a file or a folder."""
 
-from pathlib import Path
-
 import click
 
 from jaxseg.cli import options
@@ -15,7 +13,7 @@ from jaxseg.cli.runs import make_denoiser, run_images
 @click.option(
     "--denoise",
     "denoiser",
-    type=click.Path(path_type=Path),
+    type=options.ExistingPath("a training run, a model directory or a .ckpt file"),
     help="Restore masks with this Post-DAE (a training run, a model directory or a .ckpt) before they are written.",
 )
 @click.option(

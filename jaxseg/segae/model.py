@@ -14,8 +14,8 @@ from jaxseg.settings import Range, verify
 from jaxseg.weights.model import Input, Model, Shapes
 
 NO_EMBEDDINGS = (
-    "give the file of the text embeddings, such as `embeddings='label_embedding.pkl'` of the original project "
-    "(Schuture/Quality-Sentinel; it states no licence, so the file is not part of jaxseg)"
+    "give the file of the text embeddings (--embeddings), such as `embeddings='label_embedding.pkl'` of the original "
+    "project (Schuture/Quality-Sentinel; it states no licence, so the file is not part of jaxseg)"
 )
 
 
