@@ -1,5 +1,6 @@
 """Runs over files and folders: they skip what is done, report what failed, and replace nothing of another origin."""
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -9,6 +10,7 @@ from jaxseg import files
 from jaxseg.folder_runs.account import Run, begin, conclude, done, failed, merged_path
 from jaxseg.folder_runs.inputs import SUMMARY_FILE, Job
 from jaxseg.folder_runs.stream import Outcome, stream
+from jaxseg.interrupts import uninterrupted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,9 +128,19 @@ def run(
 def process(
     todo: list[Job], run: Run, read: Callable, compute: Callable, write: Callable, *, batch_size: int, **threads: int
 ) -> Iterator[Outcome]:
-    """Does jobs with `jaxseg.folder_runs.stream.stream`, yields their Outcomes, and keeps account of them in `run`."""
+    """Does jobs with `jaxseg.folder_runs.stream.stream`, yields their Outcomes, and keeps account of them in `run`.
+
+    Ctrl-C and SIGTERM take effect after the job that is being finished; a second one takes effect at once.
+    """
     outcomes = stream(todo, read, compute, write, batch_size=batch_size, **threads)
     try:
+        yield from _recorded(outcomes, run)
+    finally:
+        run.write_summary()
+
+
+def _recorded(outcomes: Iterator[Outcome], run: Run) -> Iterator[Outcome]:
+    with uninterrupted() as pause, contextlib.closing(outcomes):
         for outcome in outcomes:
             seconds = {stage: round(value, 4) for stage, value in outcome.seconds.items()}
             if outcome.error is None:
@@ -137,8 +149,7 @@ def process(
             else:
                 failed(run, outcome.item, describe(outcome.error), list(outcome.notes), seconds)
             yield outcome
-    finally:
-        run.write_summary()
+            pause()
 
 
 def describe(error: Exception) -> str:

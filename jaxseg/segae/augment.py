@@ -35,7 +35,7 @@ class Augmentation:
       ValueError: a value is out of range.
     """
 
-    size: Annotated[int, Range(32, 2048)] = 256
+    size: Annotated[int, Range(16, 2048)] = 256
     degrade_share: Share = 0.0
     degrade_dice: tuple[Share, Share] = (0.05, 0.98)
     kinds: tuple[str, ...] = tuple(KINDS)

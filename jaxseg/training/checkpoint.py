@@ -28,7 +28,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental.multihost_utils import sync_global_devices
 
-from jaxseg.training.interrupts import uninterrupted
+from jaxseg.interrupts import uninterrupted
 from jaxseg.training.learner import State
 
 ITEMS = ("state", "data")

@@ -13,9 +13,9 @@ import jax
 import numpy as np
 
 from jaxseg.draw.pictures import save_picture
+from jaxseg.interrupts import uninterrupted
 from jaxseg.training.batches import Batches, evaluation_batches, prefetch_to_device, training_batches
 from jaxseg.training.checkpoint import Checkpoints, clear_when_full
-from jaxseg.training.interrupts import uninterrupted
 from jaxseg.training.learner import State
 from jaxseg.training.log import METRICS_FILE, Log, read_metrics
 from jaxseg.training.plan import Due, Plan

@@ -150,9 +150,9 @@ def test_torch_initialisation_has_pytorchs_spread():
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"num_classes": 0}, "num_classes: 0"),
+        ({"num_classes": 0}, "num_classes: must be from 1 to 65536, got 0"),
         ({"backbone": "vgg"}, "resnet18"),
-        ({"dropout": 1.0}, "dropout: 1.0"),
+        ({"dropout": 1.0}, "dropout: must be at least 0 and below 1, got 1.0"),
         ({"dtype": "fp8"}, "bfloat16"),
         ({"init": "zeros"}, "torch"),
         ({"wdith": 8}, "unknown hyper-parameter wdith; known: backbone"),

@@ -232,10 +232,10 @@ def test_wrong_shapes_are_refused(x, embedding, words):
     ("values", "words"),
     [
         ({"backbone": "vgg"}, "resnet18"),
-        ({"hidden": 0}, "hidden: 0"),
+        ({"hidden": 0}, "hidden: must be from 1 to 65536, got 0"),
         ({"embedding_size": 1.5}, "embedding_size: 1.5"),
         ({"num_labels": True}, "num_labels: true"),
-        ({"width": 10_000}, "width: 10000"),
+        ({"width": 10_000}, "width: must be from 1 to 1024, got 10000"),
         ({"dtype": "fp8", "init": "zeros"}, "init: 'zeros'(?s:.*)dtype: 'fp8'"),
         ({"classes": 8}, "unknown hyper-parameter classes; known: backbone"),
     ],

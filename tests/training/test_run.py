@@ -176,7 +176,7 @@ def test_a_task_that_generates_its_data_refuses_a_data_folder(tmp_path, trained)
         run.open_run("demo", tmp_path / "run", data=tmp_path)
     with pytest.raises(ValueError, match="^-i: phantom generates its own data"):
         run.evaluate(trained, "val", devices=jax.devices()[:1], data=tmp_path)
-    with pytest.raises(ValueError, match="trainer.epochs: -1 is"):
+    with pytest.raises(ValueError, match="trainer.epochs: must be from 1 to 1000000, got -1"):
         run.open_run("demo", tmp_path / "run", data=tmp_path, overrides=["trainer.epochs=-1"])
 
 

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from jaxseg.training.interrupts import SIGNALS, uninterrupted
+from jaxseg.interrupts import SIGNALS, uninterrupted
 
 
 @pytest.fixture(autouse=True)
