@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -96,14 +97,17 @@ def tree(path: Path) -> dict[str, str]:
 def serve() -> None:
     """Runs a new process for every line [source, output, type, seconds, options]; prints its id and exit status."""
     for line in sys.stdin:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the new process can catch it
         process = os.fork()
         if process == 0:
             try:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
                 source, output, output_type, seconds, options = json.loads(line)
                 finish(source, output, output_type, segmenter=FakeSegmenter(seconds=seconds), **options)
             except KeyboardInterrupt:
                 os._exit(130)
             os._exit(0)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         _answer(process)
         _answer(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
 
