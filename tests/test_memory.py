@@ -41,6 +41,7 @@ def test_other_systems_stay_unchanged(monkeypatch):
     assert keep_freed_memory() is False
 
 
+@pytest.mark.full
 def test_training_keeps_freed_memory_before_the_devices_start(tmp_path):
     program = """
 import sys

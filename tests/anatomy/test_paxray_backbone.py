@@ -51,6 +51,7 @@ def test_a_torchvision_file_fills_the_backbone_and_another_depth_is_refused(conf
         initialised(configured(setting, "model.backbone=resnet34"))
 
 
+@pytest.mark.full
 def test_the_backbone_file_is_read_only_for_a_new_run(configured, tmp_path):
     path, folder = tmp_path / "resnet18.pth", tmp_path / "run"
     tensors = state_dict(make_task(configured()).model.cfg.trunk)

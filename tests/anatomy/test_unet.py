@@ -48,7 +48,9 @@ def nchw(array) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("name", "case"), CASES)
-@pytest.mark.parametrize("folded", [False, True], ids=["plain", "folded"])
+@pytest.mark.parametrize(
+    "folded", [pytest.param(False, marks=pytest.mark.full, id="plain"), pytest.param(True, id="folded")]
+)
 def test_every_map_and_the_logits_equal_the_original(kit, models, name, case, folded):
     golden = f"{name}/{case}"
     model = for_inference(models[name]) if folded else models[name]
@@ -96,6 +98,7 @@ def test_backbones_have_the_published_number_of_parameters(backbone, parameters)
     assert sum(np.prod(leaf.shape) for leaf in leaves) == parameters
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("graph", [True, pytest.param(False, marks=pytest.mark.full)], ids=["graph", "tree"])
 def test_it_works_in_both_modes_of_nnx(graph):
     with nnx.set_graph_mode(graph):

@@ -30,6 +30,7 @@ def trained(masks, tmp_path_factory):
     return folder
 
 
+@pytest.mark.full
 def test_evaluation_writes_a_table_a_plot_and_numbers(jaxseg_command, trained):
     code, out, err = jaxseg_command("evaluate", "--run", trained, "-g", "0")
     assert code == 0

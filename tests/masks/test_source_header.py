@@ -129,6 +129,7 @@ TAGS = sorted(BROKEN.keys() - {"SpecificCharacterSet"})  # pydicom cannot write 
 TAGS += ["SOPInstanceUID", "SOPClassUID", "FrameOfReferenceUID", "ImageOrientationPatient", "SliceThickness"]
 
 
+@pytest.mark.full
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.sampled_from(TAGS), TEXT | st.none() | st.sampled_from([b"1.2.3", b"1\\2", b"20200101"])))
 def test_any_header_gives_a_segmentation_or_a_reason(image, tmp_path, raw):

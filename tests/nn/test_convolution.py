@@ -157,6 +157,7 @@ def test_gradients_of_bfloat16_are_bfloat16(channels, strides):
     assert [a.dtype for a in (y, *pull(y))] == [jnp.bfloat16] * 3
 
 
+@pytest.mark.full
 def test_wide_convolutions_work_under_vmap_remat_and_export():
     x, kernel = made(0, (2, 24, 24, 256), (3, 3, 256, 512))
     wanted = by_xla(x, kernel, (1, 1), ((1, 1), (1, 1)))

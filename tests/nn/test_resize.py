@@ -118,6 +118,7 @@ def test_max_pool_equals_pytorch(kit):
     kit.check(GOLDEN, "maxpool3_s2_p1", np.asarray(out).transpose(0, 3, 1, 2))
 
 
+@pytest.mark.full
 @given(
     seed=st.integers(0, 99),
     shape=st.tuples(st.integers(1, 2), st.integers(1, 9), st.integers(1, 9), st.integers(1, 3)),

@@ -67,7 +67,9 @@ def test_recomputation_keeps_much_less_for_the_backward_pass(make, factor, graph
         assert kept_bytes(model) > factor * kept_bytes(recomputing(model)) > 0
 
 
-@pytest.mark.parametrize("make", [shallow, dae], ids=["unet", "dae"])
+@pytest.mark.parametrize(
+    "make", [pytest.param(shallow, marks=pytest.mark.full, id="unet"), pytest.param(dae, id="dae")]
+)
 @pytest.mark.parametrize("graph_mode", [True, pytest.param(False, marks=pytest.mark.full)], ids=["graph", "tree"])
 def test_recomputation_changes_neither_values_nor_gradients_nor_statistics(make, graph_mode):
     with nnx.set_graph_mode(graph_mode):
@@ -82,6 +84,7 @@ def test_recomputation_changes_neither_values_nor_gradients_nor_statistics(make,
     assert all((np.asarray(a) != np.asarray(b)).any() for a, b in moved)
 
 
+@pytest.mark.full
 def test_recomputation_changes_nothing_under_pmap_over_several_devices():
     shares = IMAGES.reshape(2, 2, *IMAGES.shape[1:])
     results = []

@@ -24,6 +24,7 @@ def sampled(seed, *shapes):
     return [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
 
 
+@pytest.mark.full
 @given(
     seed=st.integers(0, 99),
     sizes=st.sampled_from([(1, 1, 1), (2, 4, 8), (3, 7, 2), (1, 5, 9)]),

@@ -113,6 +113,7 @@ def test_swaps_in_an_image_of_one_row():
     np.testing.assert_array_equal(ops.swap_labels(mask, swaps, fidelity="better"), mask)
 
 
+@pytest.mark.full
 def test_sampled_swaps_are_distinct_border_pixels():
     mask = jnp.asarray(ellipse())
     edges = np.asarray(ops.border(mask))

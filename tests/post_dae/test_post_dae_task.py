@@ -174,6 +174,7 @@ def test_a_bad_mask_stops_the_run_and_is_named_or_is_skipped(tmp_path, name):
     assert any(name in line for line in told)
 
 
+@pytest.mark.full
 def test_other_entries_are_left_out_with_a_count(tmp_path):
     folder = write_masks(tmp_path / "masks")
     (folder / "notes.txt").write_text("x")

@@ -37,6 +37,7 @@ def means(numbers: dict, measure: str, when: str) -> list:
     return [row[when][measure]["mean"] for row in numbers.values()]
 
 
+@pytest.mark.full
 def test_an_identity_model_has_equal_numbers_before_and_after(source):
     found = restoration.examine_levels(SAME, source)
     rows = found.numbers["corruption"]
@@ -113,6 +114,7 @@ def test_a_missing_counterpart_is_named(source, tmp_path):
         restoration.compare_folders(SAME, {"given": tmp_path / "given"}, tmp_path / "truth")
 
 
+@pytest.mark.full
 def test_an_empty_true_mask_is_an_error(source, tmp_path):
     Image.fromarray(np.zeros((64, 64), np.uint8)).save(source.files[3])
     with pytest.raises(ValueError, match=r"mask_03.png: .*empty"):

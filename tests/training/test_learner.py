@@ -195,6 +195,7 @@ def test_dropout_differs_from_step_to_step_and_repeats_from_the_same_state():
     assert float(jax.jit(other.step)(state, batch)[1]["loss"]) != float(first["loss"])
 
 
+@pytest.mark.full
 def test_a_model_is_evaluated_without_dropout_and_with_running_statistics():
     model = unet(dropout=0.5)
     learner, state = started(model)

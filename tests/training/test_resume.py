@@ -96,6 +96,7 @@ def test_a_run_killed_ten_times_at_random_resumes_with_equal_bits_and_numbers(se
     check_same(folder, expected)
 
 
+@pytest.mark.full
 def test_a_run_that_is_interrupted_or_out_of_disk_space_says_so_and_resumes(server, expected, tmp_path):
     folder, output = tmp_path / "run", tmp_path / "output"
     code = end_after(server, folder, output, 4, signal.SIGTERM)  # the command receives it as Ctrl-C
