@@ -78,12 +78,14 @@ def test_table_names_the_machine_and_the_missing_rows(tmp_path):
     assert (tmp_path / "plot.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["winograd", "bfloat16", "transposed"])
 def test_all_forms_of_a_convolution_agree(kind):
     shape, bound = (1, 8, 32, 16, 3), 1e-2 if kind == "bfloat16" else 1e-5
     assert convolutions.KINDS[kind].difference(shape) < bound
 
 
+@pytest.mark.slow
 def test_every_kind_of_convolution_runs():
     for kind in convolutions.KINDS.values():
         for sides in kind.passes.values():

@@ -89,6 +89,7 @@ def row(monkeypatch):
     monkeypatch.setitem(registry.MODELS, "toy", TOY.model)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("row")
 def test_a_new_model_needs_only_its_row(tmp_path):
     with pytest.raises(ValueError, match="width: must be from 1 to 64, got 0"):

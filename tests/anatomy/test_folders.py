@@ -30,6 +30,7 @@ def images(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_a_folder_is_segmented_and_a_second_call_skips(segmenter, images, tmp_path):
     (images / "bad.png").write_bytes(b"not an image")
     seen, outcomes = [], []

@@ -38,6 +38,7 @@ def initialised(config):
     return task.initialise(task.model)
 
 
+@pytest.mark.slow
 def test_a_torchvision_file_fills_the_backbone_and_another_depth_is_refused(configured, tmp_path):
     trunk = make_task(configured()).model.cfg.trunk
     tensors = state_dict(trunk)

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.usefixtures("plain")
 NAMES = ("right lung", "left lung", "lung", "heart", "foreground")
 
 
+@pytest.mark.slow
 def test_a_few_steps_lower_the_loss_and_write_a_model_with_its_card(configured, tmp_path):
     folder = tmp_path / "run"
     config = configured(
@@ -59,6 +60,7 @@ def test_training_uses_crops_and_validation_whole_images(configured):
     assert problem.prepare(record, None)["target"].shape == (64, 64, len(NAMES))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [("dice",), ("ce",), ("class_dice",), ("dice", "ce")])
 def test_the_loss_is_the_sum_of_its_parts(configured, parts):
     problem = make_task(configured(f"loss.parts=[{','.join(parts)}]"))

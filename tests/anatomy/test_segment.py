@@ -70,6 +70,7 @@ def test_masks_are_enlarged_as_in_the_original(kit):
         np.testing.assert_array_equal(np.unpackbits(result.packed_mask(2), axis=1)[:, : size[1]], result.mask(2))
 
 
+@pytest.mark.slow
 def test_probabilities_agree_with_the_masks_at_every_threshold(tiny, picture):
     for threshold in (0.0, 0.3, 0.5, 1.0):
         result = jaxseg.segment(picture, tiny, threshold=threshold, probabilities=True)
@@ -95,6 +96,7 @@ def test_paths_and_arrays_give_the_same_masks(tiny, picture, tmp_path):
     np.testing.assert_array_equal(from_path.masks, jaxseg.segment(str(tmp_path / "x.png"), Segmenter(tiny)).masks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 3, 8])
 def test_padding_batches_and_devices_change_nothing(tiny, count):
     rng = np.random.default_rng(1)
@@ -147,6 +149,7 @@ def test_options_of_a_segmenter_cannot_be_given_twice(tiny, picture):
         jaxseg.segment(picture, Segmenter(tiny), threshold=0.1)
 
 
+@pytest.mark.slow
 def test_a_model_is_named_by_its_path_and_its_options_are_checked_first(tiny, picture, tmp_path):
     path = save_model(tiny, tmp_path / "model", tiny.card)
     assert jaxseg.segment(picture, path, classes=lambda names: names[:2]).names == ("a", "b")

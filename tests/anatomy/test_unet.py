@@ -47,6 +47,7 @@ def nchw(array) -> np.ndarray:
     return np.asarray(array).transpose(0, 3, 1, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "case"), CASES)
 @pytest.mark.parametrize(
     "folded", [pytest.param(False, marks=pytest.mark.full, id="plain"), pytest.param(True, id="folded")]
@@ -80,6 +81,7 @@ def test_folding_leaves_no_batch_norm_and_the_model_untouched():
     jax.tree.map(np.testing.assert_array_equal, before, after)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet34", "resnet101", "resnet152"])
 def test_every_backbone_gives_logits_of_the_input_size(backbone):
     cfg = unet.UNetConfig(backbone=backbone, width=4, num_classes=3)
@@ -113,6 +115,7 @@ def test_it_works_in_both_modes_of_nnx(graph):
     assert float(jnp.abs(gradient).max()) > 0
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters():
     exact = jaxseg.create("cxas", num_classes=2, backbone="resnet18", width=8)
     rough = jaxseg.create("cxas", num_classes=2, backbone="resnet18", width=8, dtype="bfloat16")
@@ -139,6 +142,7 @@ def test_dropout_is_inert_by_default_and_active_by_option():
     np.testing.assert_array_equal(evaluate(model, x), evaluate(model, x))
 
 
+@pytest.mark.slow
 def test_torch_initialisation_has_pytorchs_spread():
     model = jaxseg.create("cxas", num_classes=2)
     kernel = np.asarray(model.reduce.conv.kernel[...])

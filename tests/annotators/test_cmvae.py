@@ -76,6 +76,7 @@ def everything(model: CMVAE, x: jax.Array, noise: jax.Array, z: jax.Array) -> di
     return model.maps(x) | found | {"prior": prior, "argmax": jnp.argmax(logits, -1)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("golden", FORWARD)
 def test_every_block_the_latent_vector_and_the_matrices_equal_the_original(kit, golden):
     x, noise, z = (jnp.asarray(kit.input(golden, key)) for key in ("x", "eps", "z_prior"))
@@ -98,6 +99,7 @@ def test_the_number_of_parameters_is_the_originals(kit):
         assert found == kit.manifest(golden.split("/")[0])["n_parameters"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("normalisation", "how"), [("original", "sum"), ("consistent", "softmax")])
 def test_given_latent_vectors_the_masks_are_those_of_the_normalised_matrices(normalisation, how):
     model = small(cm_normalisation=normalisation, num_classes=3)
@@ -113,6 +115,7 @@ def test_given_latent_vectors_the_masks_are_those_of_the_normalised_matrices(nor
     assert found["masks"].dtype == jnp.uint8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", cmvae.SOURCES)
 def test_equal_keys_sample_equal_masks_also_if_sampled_one_by_one(source):
     model = small()
@@ -143,6 +146,7 @@ def test_a_thousand_masks_are_sampled_in_one_call_that_runs_the_network_once():
     assert not any("tensor<1000x" in line for line in convolutions)
 
 
+@pytest.mark.slow
 def test_samples_depend_on_the_image_only_with_the_source_image():
     model = small()
     one, other = images(model.cfg)
@@ -152,6 +156,7 @@ def test_samples_depend_on_the_image_only_with_the_source_image():
         assert np.allclose(*found, atol=1e-6) == same
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("graph", [True, pytest.param(False, marks=pytest.mark.full)], ids=["graph", "tree"])
 @pytest.mark.parametrize("norm", get_args(cmvae.Norm))
 def test_it_trains_in_both_modes_of_nnx(graph, norm):
@@ -177,6 +182,7 @@ def test_it_trains_in_both_modes_of_nnx(graph, norm):
     assert bool(jax.tree.leaves(moved)) == (norm == "bn")
 
 
+@pytest.mark.slow
 def test_outputs_are_the_clean_logits_and_bfloat16_changes_them_little():
     exact, rough = (small(dtype=dtype) for dtype in ("float32", "bfloat16"))
     x = images(exact.cfg)
@@ -187,6 +193,7 @@ def test_outputs_are_the_clean_logits_and_bfloat16_changes_them_little():
     assert 0 < np.abs(a - b).max() < 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["zip", "legacy"])
 def test_the_originals_pickled_module_is_recognised_converted_and_loaded(kit, tmp_path, kind):
     path = kit.folder / "files" / "checkpoints" / f"scm_tiny_whole_module_{kind}.pt"

@@ -107,6 +107,7 @@ def test_identical_samples_lower_the_originals_distance_and_raise_the_published_
     assert means["distance_between_annotators"] > 0.3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", [False, True])
 def test_absent_annotators_are_ignored_and_batches_equal_single_images(compiled):
     rng = np.random.default_rng(0)

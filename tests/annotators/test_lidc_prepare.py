@@ -316,6 +316,7 @@ def test_folders_of_another_origin_and_other_settings_are_refused(tmp_path):
             Settings(**options)
 
 
+@pytest.mark.slow
 def test_one_call_builds_the_set_and_reports_what_it_did(tmp_path):
     one_nodule(tmp_path / "raw", 1)
     bad = one_nodule(tmp_path / "raw", 2)

@@ -37,6 +37,7 @@ def total(pred, cm, mean, log_variance, labels, kl_weight):
     return confusion_vae_loss(logits, matrices_of(cm, pred), mean, log_variance, labels, kl_weight=kl_weight)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("golden", GOLDENS)
 def test_loss_parts_and_gradients_equal_the_original_at_every_point(kit, golden):
     given = [jnp.asarray(kit.input(golden, key)) for key in ("pred", "cm", "mu", "logvar")]
@@ -88,6 +89,7 @@ def test_impossible_schedules_are_refused(kind, length, share, words):
         kl_schedule(kind, length, ramp_up=share)
 
 
+@pytest.mark.slow
 def test_the_kl_term_can_be_counted_once():
     arguments = [jnp.ones(shape) for shape in ((2, 3, 3, 2), (2, 3, 3, 2, 2), (2, 4), (2, 4), (2, 3, 3))]
     twice, parts = confusion_vae_loss(*arguments, kl_weight=2.0)
@@ -124,6 +126,7 @@ def test_labels_of_another_shape_than_the_logits_are_refused():
         cross_entropy(jnp.ones((2, 3, 3, 2)), jnp.ones((2, 3, 3, 1)))
 
 
+@pytest.mark.slow
 def test_the_kl_divergence_is_the_mean_of_sampled_estimates_and_zero_for_equal_gaussians():
     one, other = ((jnp.asarray([[0.3, -1.0]]), jnp.asarray([[0.1, -0.4]])), (jnp.zeros((1, 2)), jnp.zeros((1, 2))))
     noise = jax.random.normal(jax.random.key(0), (100_000, 2))
@@ -141,6 +144,7 @@ def test_the_bound_weights_the_kl_divergence_by_beta():
     np.testing.assert_allclose([parts["reconstruction"], parts["kl"], loss], [np.log(2), 6, np.log(2) + 6], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_norms_are_summed_without_squares_and_an_array_of_zeros_has_zero_gradient():
     arrays = [jnp.asarray([[3.0, 4.0]]), jnp.asarray([-2.0]), jnp.zeros(3)]
     np.testing.assert_allclose(sum_of_norms(arrays), 7.0)

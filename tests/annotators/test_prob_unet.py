@@ -113,6 +113,7 @@ def test_the_number_of_parameters_is_the_originals(kit):
         assert found == kit.manifest(golden.split("/")[0])["n_parameters"]
 
 
+@pytest.mark.slow
 def test_equal_keys_sample_equal_masks_also_if_sampled_one_by_one():
     model, (x, _, _), key = small(), example(), jax.random.key(3)
     draw = jax.jit(sample, static_argnums=2)
@@ -128,6 +129,7 @@ def test_equal_keys_sample_equal_masks_also_if_sampled_one_by_one():
         np.testing.assert_allclose(found["logits"][i], combine(model, features, z)[0], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_thousand_masks_are_sampled_in_one_call_that_runs_u_net_and_prior_once():
     model, (x, _, _) = small(), example()
     masks = jax.jit(lambda model, image, key: sample(model, image, 1000, key)["masks"])
@@ -138,6 +140,7 @@ def test_a_thousand_masks_are_sampled_in_one_call_that_runs_u_net_and_prior_once
     assert not any("tensor<1000x" in line for line in convolutions)
 
 
+@pytest.mark.slow
 def test_outputs_are_the_logits_at_the_mean_of_the_prior():
     model, (x, _, _) = small(num_convs=4), example()
     both = jax.jit(lambda model, x: (model(x), model.combine(model.features(x), model.prior(x)[0])))
@@ -146,6 +149,7 @@ def test_outputs_are_the_logits_at_the_mean_of_the_prior():
     assert (expected.shape, expected.dtype) == ((2, 16, 21, 1), jnp.float32)
 
 
+@pytest.mark.slow
 def test_joining_in_parts_equals_the_convolution_of_features_and_latent_vector():
     model, (x, _, z) = small(), example()
     features = jax.jit(lambda model, x: model.features(x))(model, x)
@@ -180,6 +184,7 @@ def test_it_trains_in_both_modes_of_nnx_and_every_parameter_has_a_finite_gradien
     assert all(np.isfinite(leaf).all() and np.any(leaf) for leaf in jax.tree.leaves(gradient))
 
 
+@pytest.mark.slow
 def test_bfloat16_changes_outputs_little_and_keeps_float32_parameters():
     exact, rough = (small(dtype=dtype) for dtype in ("float32", "bfloat16"))
     x, _, _ = example()
@@ -190,6 +195,7 @@ def test_bfloat16_changes_outputs_little_and_keeps_float32_parameters():
     assert 0 < np.abs(a - b).max() < 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["punet_lidc", "punet_wide"])
 def test_a_state_dict_is_recognised_converted_and_loaded(kit, tmp_path, name):
     path = save(tmp_path / "x.pth", kit.weights(name), prefix="module.")
@@ -203,6 +209,7 @@ def test_a_state_dict_is_recognised_converted_and_loaded(kit, tmp_path, name):
     kit.check(golden, "unet_features", np.asarray(features).transpose(0, 3, 1, 2))
 
 
+@pytest.mark.slow
 def test_impossible_shapes_are_refused():
     model, (x, target, noise) = small(), example()
     with pytest.raises(ValueError, match=r"images must be \(B, H, W, 1\), got \(16, 21, 1\)"):

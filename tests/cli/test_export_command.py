@@ -24,6 +24,7 @@ def test_the_exported_file_runs_in_another_process_and_the_output_describes_it(j
     assert facts["preprocessing"] == "cxas"
 
 
+@pytest.mark.slow
 def test_a_run_is_exported_without_naming_its_model_and_replaced_on_request(jaxseg_command, tmp_path):
     saved(tmp_path / "run" / "model")
     arguments = ["export", "--weights", tmp_path / "run", "-o", tmp_path / "m.stablehlo", "--platforms", "CPU"]
@@ -34,6 +35,7 @@ def test_a_run_is_exported_without_naming_its_model_and_replaced_on_request(jaxs
     assert jaxseg_command(*arguments, "--overwrite")[0] == 0
 
 
+@pytest.mark.slow
 def test_a_segae_needs_its_embeddings(jaxseg_command, tmp_path):
     model = jaxseg.create("segae", backbone="resnet18", width=4, num_labels=3, embedding_size=4)
     card, table = model.card, np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
@@ -46,6 +48,7 @@ def test_a_segae_needs_its_embeddings(jaxseg_command, tmp_path):
     assert (code, "organ (batch) int32" in out) == (0, True), err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

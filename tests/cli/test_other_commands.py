@@ -45,6 +45,7 @@ def test_models_as_json_and_in_detail(jaxseg_command):
     assert jaxseg_command("models", "cxsa")[0] == 2
 
 
+@pytest.mark.slow
 def test_convert_from_the_command_line(jaxseg_command, kit, tmp_path):
     path = save(tmp_path / "x.pth", kit.weights("scm_tiny"))
     code, out, _ = jaxseg_command("convert", path, tmp_path / "model")
@@ -199,6 +200,7 @@ def marked(row: tuple[str, str]):
     return pytest.param(row, id=row[0], marks=[pytest.mark.full] if row[1].startswith("jaxseg train") else [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", [marked(row) for row in rows()])
 def test_every_row_of_the_readme_that_exists_runs(row, jaxseg_command, tiny, tiny_paxray, images, tmp_path):
     _, ours = row

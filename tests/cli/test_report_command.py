@@ -27,6 +27,7 @@ def records(page) -> list[dict]:
     return [json.loads(text) for text in found]
 
 
+@pytest.mark.slow
 def test_a_report_shows_the_results_of_segment(jaxseg_command, tiny, images, tmp_path):
     code, _, err = jaxseg_command(
         "segment", "-i", images, "-o", tmp_path / "out", "--weights", tiny, "--classes", "heart, lung"

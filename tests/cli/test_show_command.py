@@ -56,6 +56,7 @@ def test_each_option_changes_the_picture(case, jaxseg_command):
     assert len(pictures) == 5
 
 
+@pytest.mark.slow
 def test_masks_are_found_in_the_results_of_segment(images, tiny, tmp_path, jaxseg_command):
     code, _, err = jaxseg_command("segment", "-i", images, "-o", tmp_path / "out", "--weights", tiny, "-g", "cpu")
     assert code == 0, err

@@ -40,6 +40,7 @@ def trained(shallow, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_training_prints_the_scores_and_where_the_model_is(jaxseg_command, tmp_path):
     code, out, err = jaxseg_command(*words(tmp_path / "run", settings=("trainer.log_every=2",)))
     assert code == 0
@@ -55,6 +56,7 @@ def test_training_prints_the_scores_and_where_the_model_is(jaxseg_command, tmp_p
     says(err, "The run is in", "its model in")
 
 
+@pytest.mark.slow
 def test_the_trained_model_segments(jaxseg_command, trained, tmp_path):
     picture = tmp_path / "x.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50), np.uint8)).save(picture)
@@ -63,6 +65,7 @@ def test_the_trained_model_segments(jaxseg_command, trained, tmp_path):
     assert np.load(next((tmp_path / "out").glob("*.npy"))).shape == (6, 40, 50)
 
 
+@pytest.mark.slow
 def test_evaluation_uses_the_best_checkpoint_or_that_of_a_step(jaxseg_command, trained):
     code, out, _ = jaxseg_command("evaluate", "--run", trained, "--split", "val", "-g", "0")
     assert code == 0
@@ -124,6 +127,7 @@ def test_a_wrong_command_line_gives_a_one_line_error(jaxseg_command, tmp_path, m
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_users_file_is_a_configuration_and_is_stored_with_all_defaults(jaxseg_command, tmp_path):
     (tmp_path / "mine.yaml").write_text(packaged()["demo"])
     folder = tmp_path / "run"
@@ -135,6 +139,7 @@ def test_a_users_file_is_a_configuration_and_is_stored_with_all_defaults(jaxseg_
     assert stored["trainer"]["keep_last"] == 2  # a default
 
 
+@pytest.mark.slow
 def test_resuming_with_other_settings_or_without_the_option_is_refused(jaxseg_command, trained):
     code, _, err = jaxseg_command(*words(trained, "--resume", settings=("trainer.epochs=99",)))
     assert code == 2

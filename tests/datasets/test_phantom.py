@@ -36,6 +36,7 @@ def test_a_seed_and_a_size_determine_the_image():
         np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.slow
 def test_seeds_differ(crowd):
     assert len({image.tobytes() for image, _ in crowd}) == len(crowd)
     assert len({masks.tobytes() for _, masks in crowd}) == len(crowd)

@@ -82,6 +82,7 @@ def test_long_titles_are_shortened_to_the_column():
     assert font.getlength(short) <= 80
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["two\nlines", "tab\tand \x1b[31mred", "half a pair \ud800", "", "x" * 100_000])
 def test_any_name_can_be_drawn(name):
     sheet(titles=[name, name], legend=[(name, (1, 2, 3))], caption=name)

@@ -132,6 +132,7 @@ def cxas_masks(size=IMAGE.shape) -> LoadedMasks:
     return LoadedMasks(labels.CXAS, masks)
 
 
+@pytest.mark.slow
 def test_all_159_names_are_in_the_legend_of_a_large_picture(monkeypatch):
     written = texts(monkeypatch)
     page = visualize(np.zeros((1024, 1024), np.uint8), cxas_masks((1024, 1024)), classes="all")

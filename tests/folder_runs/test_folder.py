@@ -42,6 +42,7 @@ def segmenter():
     return jaxseg.Segmenter(model, batch_size=2)
 
 
+@pytest.mark.slow
 def test_good_and_bad_files_are_all_accounted_for(segmenter, kit, tmp_path):
     source, output = tmp_path / "in", tmp_path / "out"
     for name in ("a.png", "UPPER.PNG", "sub/deeper/a.png", "e.png", ".hidden.png"):
@@ -266,6 +267,7 @@ def test_only_finished_images_go_into_the_merged_file(images, tmp_path):
         merged_path(run, tmp_path / "truth", ".json")
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_files(tmp_path):
     alive, most, lock = [0], [0], threading.RLock()
 

@@ -111,6 +111,7 @@ def test_every_item_has_one_outcome_and_its_own_error(count, batch_size, readers
     assert workers() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("batch_size", "readers", "writers"), [(1, 1, 1), (1, 2, 2), (4, 2, 3)])
 @pytest.mark.parametrize("slow", ["read", "compute", "write"])
 def test_memory_is_bounded_for_every_slowest_stage(batch_size, readers, writers, slow):
@@ -204,6 +205,7 @@ def test_stopping_early_ends_the_threads_and_the_remaining_items_are_not_process
     assert len(seen) < 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["compute", "consumer"])
 def test_ctrl_c_ends_the_threads_after_the_current_item_is_written(stage):
     writing, finished = [], []

@@ -45,6 +45,7 @@ windows = st.none() | st.tuples(
 )
 
 
+@pytest.mark.slow
 @quick
 @hypothesis.given(
     content=contents(),
@@ -84,6 +85,7 @@ def test_pixels_equal_an_independent_calculation(tmp_path, content, junk, big_en
         np.testing.assert_array_equal(read_picture(path).pixels, upright * slope + intercept)
 
 
+@pytest.mark.slow
 @quick
 @hypothesis.given(
     content=contents(),

@@ -62,11 +62,13 @@ def assert_cut_is_refused_or_complete(folder, name, content, step=1):
     assert refused > 0.8 * len(range(0, len(content), step))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*FILES, *ENCODED])
 def test_a_truncated_file_is_refused_unless_all_pixels_are_present(originals, tmp_path, name):
     assert_cut_is_refused_or_complete(tmp_path, name, originals[name], step=1 if len(originals[name]) < 1000 else 7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in COMPRESSED if not name.startswith("SC")])
 def test_a_truncated_compressed_dicom_file_is_refused(shared, tmp_path, name):
     content = (shared / "data" / "dicom" / name).read_bytes()
@@ -152,6 +154,7 @@ def damages(draw):
     return damage
 
 
+@pytest.mark.slow
 @hypothesis.settings(
     deadline=None, max_examples=400, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
 )
@@ -162,6 +165,7 @@ def test_any_damage_gives_a_picture_or_a_reason(originals, tmp_path, name, damag
         assert picture.pixels.ndim == (2 if name.endswith(".dcm") else 3)
 
 
+@pytest.mark.slow
 @hypothesis.settings(
     deadline=None, max_examples=200, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
 )

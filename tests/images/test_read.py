@@ -173,6 +173,7 @@ def test_declared_sizes_are_checked_before_anything_is_decoded(tmp_path, monkeyp
             read_picture(tmp_path / "huge.png")
 
 
+@pytest.mark.slow
 def test_a_compression_bomb_stays_within_the_memory_of_the_largest_picture(tmp_path):
     side = 8192
     assert side * side == MAX_PIXELS

@@ -35,6 +35,7 @@ def image(kit):
     return kit.folder / "files" / "mono2_12bit.dcm"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labelmap", [False, True])
 def test_the_segments_equal_the_npy_output_without_its_empty_classes(image, tmp_path, labelmap):
     masks = some_masks(size_of(image), overlapping=not labelmap)

@@ -160,6 +160,7 @@ def test_groups_can_be_chosen_among_some_classes_of_cxas():
     assert select(("mine", "heart"), "heart") == (1,)
 
 
+@pytest.mark.slow
 def test_a_dicom_seg_is_read_back(tmp_path):
     pytest.importorskip("highdicom")
     source = DATA / "files" / "mono2_12bit.dcm"

@@ -100,6 +100,7 @@ def test_a_second_write_replaces_the_first_as_a_whole(tmp_path, output_type):
         assert os.listdir(path) == [f"spine.{output_type}"]
 
 
+@pytest.mark.slow
 def test_files_equal_those_of_the_original(kit, tmp_path):
     golden = json.loads((kit.folder / "goldens" / "cxas_writers.json").read_text())
     phantom = json.loads((kit.folder / "phantoms" / "phantoms.json").read_text())["awkward"]
@@ -199,6 +200,7 @@ except OSError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("output_type", "limit"), [("npy", 9000), ("npz", 999), ("json", 99), ("png", 99), ("jpg", 999)]
 )

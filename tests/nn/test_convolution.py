@@ -44,6 +44,7 @@ PADDED = [  # (batch, height, width), kernel, padding
 ]
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 99), geometry=st.sampled_from(GEOMETRIES))
 @settings(max_examples=20, deadline=None)
 def test_value_and_both_gradients_equal_xlas(seed, geometry):
@@ -61,6 +62,7 @@ def test_value_and_both_gradients_equal_xlas(seed, geometry):
         np.testing.assert_allclose(got, wanted, atol=2e-5)
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 99), geometry=st.sampled_from(PADDED))
 @settings(max_examples=20, deadline=None)
 def test_the_gradient_of_a_kernel_is_the_sum_over_pixels_for_any_padding(seed, geometry):
@@ -96,6 +98,7 @@ def test_other_devices_keep_xlas_convolutions(platform):
     assert "stablehlo.dot_general" not in text
 
 
+@pytest.mark.slow
 def test_gradients_keep_the_dtype_and_are_summed_in_float32():
     x, kernel = (jnp.asarray(a, jnp.bfloat16) for a in made(0, (4, 64, 64, 17), (3, 3, 17, 17)))
     gradient = jax.grad(lambda k: convolution(x, k, (1, 1), ((1, 1), (1, 1))).astype(jnp.float32).sum())(kernel)
@@ -106,6 +109,7 @@ def test_gradients_keep_the_dtype_and_are_summed_in_float32():
     np.testing.assert_allclose(gradient.astype(jnp.float32), wanted, rtol=0.02, atol=0.5)
 
 
+@pytest.mark.slow
 def test_layers_work_under_vmap_and_checkpoint():
     x, _ = made(1, (3, 6, 6, 17), (1, 1, 1, 1))
     from flax import nnx
@@ -126,6 +130,7 @@ def test_xla_computes_convolutions_of_few_channels():
     assert "stablehlo.dot_general" not in gradient.lower(kernel).as_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("height", "channels", "rows"), [(64, (48, 50), 32), (33, (48, 48), 11), (20, (64, 48), 20)])
 def test_blocks_of_rows_give_the_same_gradient(monkeypatch, height, channels, rows):
     monkeypatch.setattr(jax, "device_count", lambda: 1)
@@ -149,6 +154,7 @@ def test_several_devices_and_odd_heights_use_whole_images(monkeypatch, devices, 
     assert kernel_gradient(x, change, (3, 3), ((1, 1), (1, 1))).shape == (3, 3, 48, 48)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [17, 48, 512])
 @pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
 def test_gradients_of_bfloat16_are_bfloat16(channels, strides):
@@ -178,6 +184,7 @@ def test_wide_convolutions_work_under_vmap_remat_and_export():
     np.testing.assert_allclose(found, wanted, atol=tolerance)
 
 
+@pytest.mark.slow
 def test_the_compiler_does_not_transform_a_constant_kernel():
     """XLA took a minute for each of the U-Net's kernels."""
     x, kernel = made(0, (1, 24, 24, 256), (3, 3, 256, 512))

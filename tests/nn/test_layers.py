@@ -54,6 +54,7 @@ def test_strided_convolution_pads_both_sides():
     )  # the tap reads one row and column before: the padding, then pixel (1, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("init", ["torch", "torchvision", "lecun"])
 def test_initial_kernels_have_the_same_spread_traced_or_not(init):
     deviation = {"torch": (16 * 9) ** -0.5 / 3**0.5, "torchvision": (2 / (64 * 9)) ** 0.5, "lecun": (16 * 9) ** -0.5}
@@ -91,6 +92,7 @@ def sampled(*shape: int, seed: int = 0) -> jax.Array:
     return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
 
 
+@pytest.mark.slow
 def test_both_transposed_convolutions_equal_pytorch(kit):
     layer, x = transposed(kit), nhwc(kit.input(GOLDEN, "x"))
     dilated = dilated_transpose(x, layer.kernel[...]) + layer.bias[...].reshape(1, 1, 1, -1)
@@ -98,6 +100,7 @@ def test_both_transposed_convolutions_equal_pytorch(kit):
         kit.check(GOLDEN, "conv_transpose_s2_p1_op1", np.asarray(out).transpose(0, 3, 1, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stride", [2, 3, 4])
 def test_transposed_convolution_equals_its_definition(stride):
     layer = ConvTranspose(3, 5, stride=stride, rngs=nnx.Rngs(1))
@@ -110,6 +113,7 @@ def test_transposed_convolution_equals_its_definition(stride):
 sizes = st.integers(1, 5)
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(batch=st.integers(1, 2), height=sizes, width=sizes, num_in=st.integers(1, 3), num_out=st.integers(1, 3))
 def test_both_transposed_convolutions_equal_the_definition_at_any_shape(batch, height, width, num_in, num_out):
@@ -120,6 +124,7 @@ def test_both_transposed_convolutions_equal_the_definition_at_any_shape(batch, h
         np.testing.assert_allclose(jax.jit(form)(x, kernel), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(2, 4, 4, 8), (1, 5, 7, 3), (3, 1, 1, 2)])
 def test_gradients_of_both_transposed_convolutions_are_equal(shape):
     x, kernel = sampled(*shape), sampled(3, 3, 4, shape[-1], seed=1)
@@ -141,6 +146,7 @@ def test_sub_pixel_form_has_neither_gather_nor_scatter():
     assert "scatter" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stride", [2, 3])
 def test_transposed_convolutions_compute_in_their_dtype_and_keep_float32_parameters(stride):
     layer = ConvTranspose(3, 4, stride=stride, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
@@ -151,6 +157,7 @@ def test_transposed_convolutions_compute_in_their_dtype_and_keep_float32_paramet
     assert 0 < float(jnp.abs(out.astype(jnp.float32) - reference).max()) < 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("init", ["torch", "lecun"])
 @pytest.mark.parametrize(
     ("make", "num_bound", "num_spread"),
@@ -190,6 +197,7 @@ def test_group_norm_equals_pytorch(kit, groups):
     kit.check(GOLDEN, f"group_norm_{groups}_of_16", np.asarray(found).transpose(0, 3, 1, 2))
 
 
+@pytest.mark.slow
 def test_group_norm_treats_every_image_separately_in_float32():
     x = jax.random.normal(jax.random.key(0), (2, 5, 7, 4)) * 3 + 100
     norm = GroupNorm(4, 2)

@@ -11,6 +11,7 @@ from jaxseg.nn.metrics import dice
 CASES = ["dice_ce", "dice_only", "ce_only", "empty_target", "full_target", "one_class_nhw"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_paxray_losses_and_gradients_equal_the_original(kit, case):
     name = f"paxray_loss/{case}"
@@ -25,6 +26,7 @@ def test_paxray_losses_and_gradients_equal_the_original(kit, case):
     kit.check(name, "grad_logits", np.asarray(gradient).transpose(0, 3, 1, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["dice", "dice_empty", "dice_multichannel"])
 def test_dae_loss_and_gradient_equal_the_original(kit, case):
     name = f"dae_loss/{case}"

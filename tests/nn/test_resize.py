@@ -15,6 +15,7 @@ from jaxseg.nn.resize import bilinear, double_aligned, halve, max_pool, pad_or_c
 GOLDEN = "ops/torch_operators"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(9, 16), (3, 4), (10, 14)])
 def test_bilinear_equals_pytorch_up_and_down(kit, size):
     x = jnp.asarray(kit.input(GOLDEN, "x").transpose(0, 2, 3, 1))
@@ -56,6 +57,7 @@ def test_doubling_with_aligned_corners_equals_pytorch(kit):
     kit.check(GOLDEN, "bilinear_x2_align_corners", np.asarray(double_aligned(x)).transpose(0, 3, 1, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(1, 1), (1, 4), (3, 2), (32, 7)])
 def test_doubling_interpolates_at_evenly_spaced_positions_from_corner_to_corner(size):
     x = np.random.default_rng(0).standard_normal((1, *size, 1)).astype(np.float32)
@@ -88,6 +90,7 @@ def test_the_option_odd_decides_how_odd_numbers_are_split(odd, cropped, padded):
         pad_or_crop(x, (7, 7), odd="up")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("shape", "size"), [((2, 3, 5, 2), (12, 10)), ((1, 1, 4, 1), (5, 4)), ((1, 4, 3, 2), (4, 9))])
 def test_integer_factors_have_the_values_and_gradient_of_gathers(shape, size):
     x, change = (
@@ -133,11 +136,13 @@ def test_max_pool_values_and_gradients_equal_xlas_also_for_equal_pixels(seed, sh
     np.testing.assert_allclose(ours[1](change)[0], theirs[1](change)[0], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_max_pool_gives_the_gradient_to_the_first_of_equal_pixels():
     gradient = jax.grad(lambda x: max_pool(x).sum())(jnp.zeros((1, 3, 3, 1)))[0, :, :, 0]
     np.testing.assert_array_equal(gradient, [[1, 1, 0], [1, 1, 0], [0, 0, 0]])
 
 
+@pytest.mark.slow
 def test_max_pool_keeps_bfloat16():
     x = jnp.ones((1, 4, 4, 1), jnp.bfloat16)
     assert max_pool(x).dtype == jnp.bfloat16
@@ -149,6 +154,7 @@ def test_max_pool_propagates_nan():
     assert jnp.isnan(max_pool(x)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 def test_max_pool_keeps_xlas_gradient_on_other_devices(platform):
     run = jax.jit(jax.grad(lambda x: max_pool(x).sum()))

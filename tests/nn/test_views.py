@@ -59,6 +59,7 @@ def close(found, wanted):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * largest)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("make", "factor"), [(unet, 3.0), (dae, 2.0)])
 @pytest.mark.parametrize("graph_mode", [True, pytest.param(False, marks=pytest.mark.full)], ids=["graph", "tree"])
 def test_recomputation_keeps_much_less_for_the_backward_pass(make, factor, graph_mode):
@@ -67,6 +68,7 @@ def test_recomputation_keeps_much_less_for_the_backward_pass(make, factor, graph
         assert kept_bytes(model) > factor * kept_bytes(recomputing(model)) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make", [pytest.param(shallow, marks=pytest.mark.full, id="unet"), pytest.param(dae, id="dae")]
 )

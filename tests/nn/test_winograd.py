@@ -43,6 +43,7 @@ def test_winograd_equals_the_convolution_at_even_and_odd_sizes(seed, sizes, chan
     np.testing.assert_allclose(winograd(x, transformed(kernel), precision=HIGHEST), wanted, atol=3e-5)
 
 
+@pytest.mark.slow
 def test_wide_convolutions_and_their_gradients_equal_xlas_within_float32():
     x, kernel = sampled(0, (2, 17, 16, 256), (3, 3, 256, 512))
 

@@ -79,6 +79,7 @@ def test_discs_equal_the_original(kit):
     np.testing.assert_array_equal(ops.add_discs(mask, discs, radius=params["circle_radius"]), arrays["out"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("centre", [(0, 0), (20, 30), (3, 30), (19, 1), (10, 15)])
 @pytest.mark.parametrize("radius", [0, 2, 2.5, 8])
 def test_discs_at_and_beyond_the_image_s_border_are_cut_there(centre, radius):
@@ -88,6 +89,7 @@ def test_discs_at_and_beyond_the_image_s_border_are_cut_there(centre, radius):
     np.testing.assert_array_equal(ops.add_discs(jnp.zeros((20, 30)), discs, radius=radius), wanted)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(["original", "better"]))
 def test_swaps_are_applied_one_after_the_other(seed, fidelity):
@@ -133,12 +135,14 @@ def test_sampled_swaps_are_distinct_border_pixels():
     assert len(seen) > 0.75 * total  # 400 samples; if all 20 keys gave the same ones, 20
 
 
+@pytest.mark.slow
 def test_the_order_of_sampled_swaps_is_random():
     draw = jax.jit(jax.vmap(lambda key: ops.draw_swaps(key, jnp.asarray(ellipse()), count=40, max_distance=4)))
     rows = np.asarray(draw(keys(50)).rows, float)
     assert abs(np.corrcoef(np.tile(np.arange(40), 50), rows.ravel())[0, 1]) < 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_a_mask_without_border_gives_no_swaps(value):
     draw = jax.jit(functools.partial(ops.draw_swaps, count=300, max_distance=20))
@@ -159,6 +163,7 @@ def test_the_number_of_deleted_patches_is_between_0_and_max_patches():
     assert (chosen.any(0) == np.asarray(ops.occupied_patches(mask, size=8))).all()
 
 
+@pytest.mark.slow
 def test_if_few_patches_hold_foreground_the_original_deletes_all_and_better_at_most_half():
     mask = jnp.zeros((64, 64)).at[:16, :24].set(1)  # 6 patches
     chosen = [
@@ -186,6 +191,7 @@ def test_between_0_and_max_discs_lie_in_the_image_or_one_pixel_outside(fidelity,
     assert (int(discs.rows.min()), int(discs.columns.min())) == (0, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [bool, np.float32])
 def test_every_mask_of_a_batch_gets_its_own_random_corruption(dtype):
     masks = jnp.asarray(np.stack([ellipse(64, 64)] * 3)).astype(dtype)
@@ -200,6 +206,7 @@ def test_every_mask_of_a_batch_gets_its_own_random_corruption(dtype):
     assert (found != np.asarray(corrupt(jax.random.key(4), masks, how))).any()
 
 
+@pytest.mark.slow
 def test_channels_are_corrupted_separately():
     masks = jnp.asarray(np.stack([ellipse(64, 64), 1 - ellipse(64, 64)], -1))[None]
     how = Corruption(max_discs=0, max_patches=0, swaps=9, max_distance=3)
@@ -212,6 +219,7 @@ def test_channels_are_corrupted_separately():
     assert (corrupt(KEY, masks, Corruption(**NOTHING)) == masks).all()
 
 
+@pytest.mark.slow
 def test_corruptions_are_applied_in_the_originals_order():
     """Discs come last, so they are complete; a patch deleted before holds only discs."""
     mask = jnp.asarray(ellipse(64, 64))[None]
@@ -222,6 +230,7 @@ def test_corruptions_are_applied_in_the_originals_order():
     np.testing.assert_array_equal(found, discs)  # the only patch is always deleted
 
 
+@pytest.mark.slow
 def test_soft_values_are_kept_and_stay_in_range():
     mask = jnp.asarray(np.random.default_rng(0).random((2, 40, 40)), jnp.float32).at[:, 10:20, 10:20].set(1)
     found = np.asarray(corrupt(KEY, mask, Corruption(swaps=20, max_distance=3, patch=8, max_patches=2, radius=2)))
@@ -230,6 +239,7 @@ def test_soft_values_are_kept_and_stay_in_range():
     assert np.isin(found, np.asarray(mask)).mean() > 0.9
 
 
+@pytest.mark.slow
 def test_scaled_corruptions_are_as_strong_at_another_size():
     how = Corruption().scaled(0.25)
     assert (how.swaps, how.max_distance, how.patch, how.radius) == (75, 5, 8, 2)

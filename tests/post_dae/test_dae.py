@@ -26,6 +26,7 @@ def nchw(array) -> np.ndarray:
     return np.asarray(array).transpose(0, 3, 1, 2) if array.ndim == 4 else np.asarray(array)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*FORWARD[:3], *(pytest.param(name, marks=pytest.mark.full) for name in FORWARD[3:])])
 def test_every_layer_and_the_output_equal_the_original(kit, name):
     golden, model = f"{name}/forward", build(kit, name)
@@ -50,6 +51,7 @@ def test_every_golden_of_the_autoencoder_is_compared(kit):
     assert {name.split("/")[0] for name in kit.names("dae_") if name.endswith("/forward")} == set(FORWARD)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("graph", [True, pytest.param(False, marks=pytest.mark.full)], ids=["graph", "tree"])
 @pytest.mark.parametrize("values", [{}, WORKING], ids=["original", "working"])
 def test_the_network_works_in_both_modes_of_nnx(graph, values):
@@ -73,6 +75,7 @@ def test_the_last_intermediate_number_has_no_effect():
     np.testing.assert_array_equal(answer(one, x), answer(other, x))
 
 
+@pytest.mark.slow
 def test_the_option_relu_replaces_the_sigmoids_between_the_levels():
     model, other = small(), small(decoder_activation="relu")
     x = masks(model.cfg)
@@ -110,6 +113,7 @@ def step(model: DAE, x: jax.Array, target: jax.Array) -> tuple[DAE, float]:
     return nnx.merge(graphdef, params, rest), float(loss)
 
 
+@pytest.mark.slow
 def test_a_step_of_the_working_layout_lowers_the_loss_and_moves_statistics_only_there():
     original, model = small(), small(**WORKING)
     assert jax.tree.leaves(nnx.state(original, nnx.BatchStat)) == []
@@ -128,6 +132,7 @@ def test_a_step_of_the_working_layout_lowers_the_loss_and_moves_statistics_only_
     jax.tree.map(np.testing.assert_array_equal, both, after)
 
 
+@pytest.mark.slow
 def test_batch_statistics_are_used_in_evaluation_and_kept():
     model = small(**WORKING)
     x = masks(model.cfg)
@@ -136,6 +141,7 @@ def test_batch_statistics_are_used_in_evaluation_and_kept():
     assert not np.allclose(model(x), separate, atol=1e-3)  # in training it is not
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters():
     exact, rough = (small(dtype=dtype, **WORKING) for dtype in ("float32", "bfloat16"))
     assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(rough))} == {jnp.dtype("float32")}
@@ -147,6 +153,7 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters():
     assert 0 < np.abs(a - b).max() < 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 @pytest.mark.parametrize("values", [{}, WORKING | {"dtype": "bfloat16"}], ids=["original", "working"])
 def test_forward_pass_and_gradient_can_be_lowered_for_accelerators(platform, values):

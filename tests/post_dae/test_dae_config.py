@@ -68,6 +68,7 @@ def test_impossible_shapes_of_a_checkpoint_are_named(kit, changed, words):
         dae.DAE.config_from_shapes(shapes | changed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "values",
     [

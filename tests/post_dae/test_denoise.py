@@ -192,6 +192,7 @@ def test_image_models_and_unequal_channels_are_refused():
         Denoiser(Echo(channels=2), union=True)
 
 
+@pytest.mark.slow
 def test_a_saved_model_restores_and_is_compiled_once(tmp_path):
     model = jaxseg.load(saved(tmp_path / "model"))
     worker = Denoiser(model)

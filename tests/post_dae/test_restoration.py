@@ -78,6 +78,7 @@ def test_the_table_and_the_picture_show_every_level(source):
     assert found.picture.width > 900
 
 
+@pytest.mark.slow
 def test_distances_are_in_mm_if_the_spacing_is_known(source):
     pixels, mm = (restoration.examine_levels(SAME, source, spacing=s).numbers for s in (None, (0.5, 0.5)))
     assert (pixels["unit"], mm["unit"]) == ("pixels", "mm")

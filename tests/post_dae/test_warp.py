@@ -47,6 +47,7 @@ def test_equal_knots_shift_and_different_knots_bend():
     np.testing.assert_allclose(moved[0, :-2], masks(1)[0, 2:], atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("affine", "elastic"), [(0.1, 0.0), (0.0, 0.05), (0.2, 0.1)])
 def test_warped_masks_are_masks_and_differ_from_each_other(affine, elastic):
     x = jnp.concatenate([masks(1), masks(1)])

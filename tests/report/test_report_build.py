@@ -249,6 +249,7 @@ def test_the_size_limit_is_kept_with_smaller_and_fewer_pictures(tmp_path, max_by
     assert all(record["values"] for record in page.records)
 
 
+@pytest.mark.slow
 def test_measurements_are_left_out_if_the_limit_needs_it(tmp_path):
     many = np.zeros((300, 20, 20), bool)
     many[:, 5:15, 5:15] = True

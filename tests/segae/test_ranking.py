@@ -51,6 +51,7 @@ def test_every_golden_of_the_losses_is_compared(kit):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [0.3, 0.5, 0.7, 0.9])
 def test_a_limit_belongs_to_the_interval_below_it(target):
     at = np.float32(target)
@@ -66,6 +67,7 @@ def test_similarities_equal_the_original(kit, case):
     kit.check(name, "similarity", jax.jit(cosine_similarity)(jnp.asarray(batch(kit, name)[0])))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", RANKING)
 def test_partners_have_the_originals_total_and_are_equal_if_there_are_no_ties(kit, case):
     name = f"segae_loss/{case}"
@@ -82,6 +84,7 @@ def test_partners_have_the_originals_total_and_are_equal_if_there_are_no_ties(ki
         np.testing.assert_array_equal(ours, expected[np.lexsort(expected.T[::-1])])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", RANKING)
 def test_ranking_loss_and_its_gradient_equal_the_original(kit, case):
     name = f"segae_loss/{case}"
@@ -96,6 +99,7 @@ def test_ranking_loss_and_its_gradient_equal_the_original(kit, case):
     kit.check(name, "grad_pred", gradient[:, None])
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(count=st.sampled_from([2, 3, 7, 12]), classes=st.integers(1, 12), seed=st.integers(0, 2**32 - 1))
 def test_partners_are_as_good_as_scipys_and_no_mask_is_its_own_partner(count, classes, seed):
@@ -109,6 +113,7 @@ def test_partners_are_as_good_as_scipys_and_no_mask_is_its_own_partner(count, cl
     assert total(similarity, partner) == pytest.approx(total(similarity, best), abs=1e-5 * count)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("similarity", [-1.0, 0.0, 1.0])
 def test_no_mask_is_its_own_partner_for_any_similarity(similarity):
     partner = np.asarray(optimal_pairs(jnp.full((3, 3), similarity)))
@@ -116,6 +121,7 @@ def test_no_mask_is_its_own_partner_for_any_similarity(similarity):
     assert (partner != np.arange(3)).all()
 
 
+@pytest.mark.slow
 def test_the_loss_works_under_jit_and_vmap_without_a_gradient_of_the_embeddings():
     rng = np.random.default_rng(0)
     embeddings = jnp.asarray(rng.normal(size=(2, 6, 8)), jnp.float32)
@@ -149,6 +155,7 @@ def test_a_batch_of_one_is_refused_when_traced():
         jax.jit(lambda e: optimal_pairs(cosine_similarity(e))).trace(jnp.ones((1, 4)))
 
 
+@pytest.mark.slow
 def test_wrong_shapes_are_refused():
     with pytest.raises(ValueError, match=r"must be \(B, B\), got \(2, 3\)"):
         optimal_pairs(jnp.ones((2, 3)))

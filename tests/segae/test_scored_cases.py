@@ -43,6 +43,7 @@ def filled(path, cases, scorer, **options) -> ScoreTable:
     return table
 
 
+@pytest.mark.slow
 def test_masks_that_share_a_batch_have_the_same_scores_as_in_separate_batches(root, scorer):
     first, second = score_cases(find_cases(root), scorer)
     separate = next(scorer.scores([Request(ct(), box() > 0, scorer.organ("liver"))]))

@@ -37,6 +37,7 @@ def models(kit) -> dict[str, nnx.Module]:
     return built
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("golden", [*(pytest.param(one, marks=pytest.mark.full) for one in FORWARD[:2]), FORWARD[2]])
 @pytest.mark.parametrize("folded", [False, True], ids=["plain", "folded"])
 def test_every_stage_and_the_predicted_dice_equal_the_original(kit, models, golden, folded):
@@ -63,6 +64,7 @@ def test_every_golden_of_the_network_is_compared(kit):
     assert sorted(kit.names("segae_resnet")) == sorted(FORWARD)
 
 
+@pytest.mark.slow
 def test_folding_merges_the_stem_with_its_bias_and_keeps_the_embeddings():
     model = small().with_embeddings(table())
     x, embedding = inputs()
@@ -76,6 +78,7 @@ def test_folding_merges_the_stem_with_its_bias_and_keeps_the_embeddings():
     np.testing.assert_array_equal(folded.embeddings[...], table())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"])
 def test_every_backbone_predicts_a_number_for_each_slice(backbone):
     model = nnx.eval_shape(lambda: SegAE(SegAEConfig(backbone=backbone, width=4), rngs=nnx.Rngs(0)))
@@ -101,6 +104,7 @@ def test_the_unused_tensors_are_those_of_the_original_and_no_others(kit, name):
     assert sorted(SegAE.torch_unused(SegAEConfig())) == sorted(kit.manifest(name)["unused"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("graph", [True, pytest.param(False, marks=pytest.mark.full)], ids=["graph", "tree"])
 def test_it_works_in_both_modes_of_nnx(graph):
     with nnx.set_graph_mode(graph):
@@ -123,6 +127,7 @@ def test_the_prediction_depends_on_text_and_image():
     np.testing.assert_allclose(once[::-1], answer(model, x[::-1], embedding[::-1]), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_the_backbone_in_bfloat16_and_the_heads_in_float32():
     exact, rough = small(width=8), small(width=8, dtype="bfloat16")
     assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(rough))} == {jnp.dtype("float32")}
@@ -158,6 +163,7 @@ def test_embeddings_start_as_zeros_are_set_in_a_copy_and_are_not_parameters():
     assert ("embeddings",) not in [path for path, _ in nnx.to_flat_state(nnx.state(given, nnx.Param))]
 
 
+@pytest.mark.slow
 def test_training_does_not_change_the_embeddings():
     model = small().with_embeddings(table())
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
@@ -228,6 +234,7 @@ def test_wrong_shapes_are_refused(x, embedding, words):
         small()(jnp.ones(x), jnp.ones(embedding))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("values", "words"),
     [

@@ -40,6 +40,7 @@ def test_the_golden_example_is_reproduced(kit):
     kit.check(name, "true_dice", found["dice"])
 
 
+@pytest.mark.slow
 def test_quality_csv_of_the_sample_is_reproduced(shared):
     root = shared / "data" / "ct" / "segae"
     with (root / "quality.csv").open() as file:

@@ -29,6 +29,7 @@ def test_batches_hold_arrays_and_the_number_of_each_record():
     np.testing.assert_array_equal(batch["value"][:, 0, 0], batch["index"])
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(count=st.integers(1, 30), size=st.integers(1, 6), seed=st.integers(0, 2**32 - 1))
 def test_an_epoch_has_no_record_twice_and_each_epoch_has_its_own_order(count, size, seed):
@@ -75,6 +76,7 @@ def test_worker_processes_change_neither_order_nor_position():
         same(expected, found + take(other, 4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 4])
 def test_the_batches_of_two_processes_together_equal_the_batch_of_one(count):
     whole = take(train(), 7)

@@ -79,6 +79,7 @@ def damage(path, kind: str) -> None:
     path.write_bytes({"truncated": raw[: len(raw) // 2], "zeroed": bytes(len(raw)), "flipped": raw}[kind])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["truncated", "zeroed", "missing", "flipped"])
 @pytest.mark.parametrize("what", ["arrays", "record", "list"])
 def test_if_the_newest_checkpoint_is_damaged_it_is_reported_and_the_one_before_it_is_used(folder, kind, what):
@@ -117,6 +118,7 @@ def test_a_changed_bit_anywhere_is_detected_or_harmless(folder):
     assert noticed >= 4
 
 
+@pytest.mark.slow
 def test_if_all_checkpoints_are_damaged_each_attempt_raises_the_same_error_and_moves_nothing(folder):
     for step in (1, 2):
         damage(largest(folder, step), "zeroed")
@@ -129,6 +131,7 @@ def test_if_all_checkpoints_are_damaged_each_attempt_raises_the_same_error_and_m
     assert [path.name for path in folder.parent.iterdir()] == ["checkpoints"]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_model_is_refused(folder):
     with Checkpoints(folder) as checkpoints:
         with pytest.raises(ValueError, match="belongs to another model"):
@@ -170,6 +173,7 @@ def test_without_scores_there_is_no_best_checkpoint(tmp_path):
         assert (checkpoints.steps(), checkpoints.best(), checkpoints.best_score()) == ([2, 3], None, -math.inf)
 
 
+@pytest.mark.slow
 def test_foreign_files_in_the_folder_are_never_removed(folder):
     (folder / "notes.txt").write_text("mine")
     (folder / "1-copy").mkdir()
@@ -219,6 +223,7 @@ def test_a_kill_during_removal_leaves_only_complete_checkpoints(folder, monkeypa
     assert {path.name for path in folder.iterdir()} == {"2", "5"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["save", "wait_until_finished", "close"])
 def test_an_interruption_waits_until_orbax_has_finished(folder, monkeypatch, method):
     """An interruption inside Orbax would leave locks held and threads that wait forever."""
@@ -235,6 +240,7 @@ def test_an_interruption_waits_until_orbax_has_finished(folder, monkeypatch, met
     assert latest(folder) == (3, [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("background", [True, False])
 def test_a_failed_write_is_a_one_line_error_and_earlier_checkpoints_stay(folder, background):
     with pytest.raises(OSError, match="a checkpoint could not be written to") as caught:

@@ -293,6 +293,7 @@ configs = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(made=configs)
 def test_a_written_configuration_is_read_back_equal(made, tmp_path_factory):

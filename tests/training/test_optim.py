@@ -56,6 +56,7 @@ def run(optimizer: OptimizerConfig, params, gradients, *, clip_norm=None, schedu
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GOLDENS)
 def test_five_steps_equal_pytorch(kit, name):
     optimizer, clip_norm = GOLDENS[name]
@@ -82,6 +83,7 @@ def test_the_bias_group_and_clipping_matter_in_the_goldens(kit):
         kit.check("optim/paxray", "step1:layer.bias", run(wrong, params, [gradient])[0]["layer"]["bias"])
 
 
+@pytest.mark.slow
 def test_epoch_schedules_equal_pytorch(kit):
     steps_per_epoch = 7
     segae = ScheduleConfig("cosine")
@@ -102,6 +104,7 @@ def test_sgd_has_momentum_and_coupled_weight_decay_as_in_pytorch():
         assert after["w"] == pytest.approx(p, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_step_and_polynomial_schedules_change_per_epoch():
     step = rates(ScheduleConfig("step", step_size=3, gamma=0.5), range(10))
     assert step == pytest.approx([0.5 ** (e // 3) for e in range(10)])
@@ -111,6 +114,7 @@ def test_step_and_polynomial_schedules_change_per_epoch():
     assert (inside.reshape(10, 4) == inside[::4, None]).all()
 
 
+@pytest.mark.slow
 def test_a_schedule_per_step_is_smooth_and_keeps_its_milestones():
     cosine = ScheduleConfig("cosine", final=0.2, per="step")
     found = rates(cosine, range(41), steps_per_epoch=4)
@@ -134,6 +138,7 @@ def test_a_warm_up_longer_than_training_never_ends_but_is_finite():
     assert (np.diff(found) > 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "schedule",
     [
@@ -190,6 +195,7 @@ def test_biases_are_found_in_every_form_of_parameters(form):
     assert ["kernel" in jax.tree_util.keystr(path) for path in paths] == [True, False, True, False, False]
 
 
+@pytest.mark.slow
 def test_an_nnx_optimizer_changes_only_the_parameters_that_the_groups_allow():
     model = Network(nnx.Rngs(0))
     optimizer = OptimizerConfig("adamw", 0.1, weight_decay=0.5, bias_learning_rate=0.0, bias_weight_decay=False)

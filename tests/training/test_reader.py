@@ -18,6 +18,7 @@ def test_a_bad_record_stops_reading_and_its_file_is_named():
         list(evaluation_batches(Numbers(10, bad=(9,)), noisy, batch_size=4))
 
 
+@pytest.mark.slow
 def test_the_file_of_a_bad_record_in_a_worker_is_named():
     bad = training_batches(Numbers(8, bad=tuple(range(8))), noisy, batch_size=4, seed=0, workers=1)
     with contextlib.closing(bad), pytest.raises(RecordError, match=r"file\d.png: damaged"):
@@ -94,6 +95,7 @@ def test_reading_again_after_an_error_raises_it_again(workers):
                 list(batches)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 2, 5])
 def test_the_position_is_that_of_the_last_returned_batch_not_of_the_prefetched_ones(size):
     whole = take(train(), 10)

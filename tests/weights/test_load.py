@@ -40,6 +40,7 @@ def output(model) -> np.ndarray:
     return np.asarray(jax.jit(apply)(state, jnp.ones((1, 32, 32, 3))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("under", "prefix"), [("", ""), ("model", "module."), ("state_dict", "model."), ("state_dict", "net.unet.")]
 )
@@ -87,6 +88,7 @@ def test_all_misfits_are_listed_at_once(tmp_path, tensors):
     assert "unexpected  extra.weight" in text
 
 
+@pytest.mark.slow
 def test_convert_writes_a_directory_that_loads_to_the_same_numbers(tmp_path, tensors):
     source = save(tmp_path / "x.pth", tensors, under="model", prefix="module.")
     folder = jaxseg.convert(source, tmp_path / "model", model="paxray")
@@ -111,17 +113,20 @@ def test_convert_refuses_to_overwrite_anything_but_a_model(tmp_path, tensors):
         jaxseg.convert(source, tmp_path / "precious", overwrite=True)
 
 
+@pytest.mark.slow
 def test_a_training_run_means_its_model(tmp_path, tensors):
     source = save(tmp_path / "x.pth", tensors)
     jaxseg.convert(source, tmp_path / "run" / "model")
     np.testing.assert_array_equal(output(jaxseg.load("paxray", tmp_path / "run")), output(jaxseg.load(source)))
 
 
+@pytest.mark.slow
 def test_the_dtype_of_the_arithmetic_can_be_chosen(tmp_path, tensors):
     folder = jaxseg.convert(save(tmp_path / "x.pth", tensors), tmp_path / "model")
     assert jaxseg.load(folder, dtype="bfloat16").cfg.dtype == "bfloat16"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["no card", "text", "list", "format", "config", "names", "params"])
 def test_damaged_model_directories_are_named(tmp_path, tensors, damage):
     folder = jaxseg.convert(save(tmp_path / "x.pth", tensors), tmp_path / "model")
@@ -168,6 +173,7 @@ def test_create_is_seeded():
     assert one.card.class_names == ("class_000", "class_001")
 
 
+@pytest.mark.slow
 def test_weights_of_another_model_are_refused(tmp_path, tensors):
     path = save(tmp_path / "x.pth", tensors)
     with pytest.raises(ValueError, match="166 classes of model 'paxray', not those of 'cxas'"):
@@ -210,6 +216,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, tensors):
         jaxseg.load("paxray", save(tmp_path / "x.pth", broken))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "call",
     [

@@ -41,6 +41,7 @@ def answer(model, x) -> np.ndarray:
     return np.asarray(jax.jit(apply)(state, jnp.asarray(x)))
 
 
+@pytest.mark.slow
 def test_the_originals_checkpoint_gives_the_originals_answer(kit, checkpoint, folder):
     x = kit.input("dae_tiny/forward", "x").transpose(0, 2, 3, 1)
     for model in (jaxseg.load(checkpoint), jaxseg.load("post_dae", checkpoint), jaxseg.load(folder)):
@@ -120,6 +121,7 @@ def test_impossible_sizes_of_a_checkpoint_are_value_errors(kit, tmp_path, shape)
         jaxseg.load(save(tmp_path / "x.pth", broken))
 
 
+@pytest.mark.slow
 def test_class_names_name_the_output_channels(kit, checkpoint, tmp_path):
     assert jaxseg.load(checkpoint, class_names=["lungs"]).card.class_names == ("lungs",)
     folder = jaxseg.convert(checkpoint, tmp_path / "named", class_names=["lungs"])
@@ -158,6 +160,7 @@ def test_a_model_directory_keeps_tuples_and_numbers(tmp_path, values):
     jax.tree.map(np.testing.assert_array_equal, *arrays)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changed", "words"),
     [

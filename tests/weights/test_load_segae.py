@@ -55,6 +55,7 @@ def test_the_originals_checkpoint_gives_the_originals_answer(kit, checkpoint, tm
         kit.check(GOLDEN, "out", answer(kit, model)[:, None])
 
 
+@pytest.mark.slow
 def test_the_card_names_the_organs_and_the_licence(checkpoint):
     card = jaxseg.load(checkpoint).card
     assert card.class_names == organs.NAMES
@@ -71,6 +72,7 @@ def test_the_card_names_the_organs_and_the_licence(checkpoint):
     }
 
 
+@pytest.mark.slow
 def test_the_published_layout_with_its_335_tensors_is_read(kit, tmp_path):
     path = save(tmp_path / "best_resnet50_model_40_samples.pth", kit.weights("segae_resnet50"))
     assert len(read_torch_file(path)) == 335
@@ -78,6 +80,7 @@ def test_the_published_layout_with_its_335_tensors_is_read(kit, tmp_path):
     assert jaxseg.load(path).cfg == SegAEConfig()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", ["", "module.", "model."])
 def test_the_unused_tensors_are_ignored_by_name_and_may_be_absent(kit, tensors, tmp_path, prefix):
     lean = {name: array for name, array in tensors.items() if name not in UNUSED}
@@ -87,6 +90,7 @@ def test_the_unused_tensors_are_ignored_by_name_and_may_be_absent(kit, tensors, 
         kit.check(GOLDEN, "out", answer(kit, model)[:, None])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["net.conv1.bias", "net.bn2.weight", "fc.weight", "net.fc2.weight", "fc3.bias"])
 def test_nothing_else_is_ignored(tensors, tmp_path, name):
     path = save(tmp_path / "x.pth", tensors | {name: np.ones(3, np.float32)})
@@ -143,6 +147,7 @@ def test_embeddings_are_refused_by_other_models_and_if_they_do_not_fit(kit, chec
     assert not (tmp_path / "model").exists()
 
 
+@pytest.mark.slow
 def test_the_command_stores_the_embeddings(checkpoint, table, tmp_path):
     arguments = ["convert", str(checkpoint), str(tmp_path / "model"), "--embeddings", str(table[0])]
     done = CliRunner().invoke(cli, arguments)
@@ -151,6 +156,7 @@ def test_the_command_stores_the_embeddings(checkpoint, table, tmp_path):
     np.testing.assert_array_equal(jaxseg.load(tmp_path / "model").embeddings[...], table[1])
 
 
+@pytest.mark.slow
 def test_own_classes_have_their_own_table(tmp_path):
     model = jaxseg.create("segae", class_names=["liver", "heart"], backbone="resnet18", width=4, embedding_size=3)
     assert (model.cfg.num_labels, model.card.class_names) == (2, ("liver", "heart"))

@@ -126,6 +126,7 @@ DEEP = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", DEEP)
 def test_deep_and_circular_values_never_crash(write, case):
     for value in (DEEP[case], Code(b"}" + code("model") + DEEP[case] + b"s")):
@@ -133,6 +134,7 @@ def test_deep_and_circular_values_never_crash(write, case):
             read_torch_file(write(pickled(value)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("opening", [b"\x85", b"\x91"], ids=["tuple", "frozenset"])
 def test_deep_keys_are_refused(write, opening):
     value = nest(b"(" if opening == b"\x91" else b"", opening)
@@ -151,6 +153,7 @@ def doubled(levels: int, *, module: bool) -> Code:
     return Code(inner)
 
 
+@pytest.mark.slow
 def test_sharing_does_not_multiply_the_work(write):
     start = time.perf_counter()
     with pytest.raises(TorchFileError, match="nested"):

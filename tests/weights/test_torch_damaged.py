@@ -48,6 +48,7 @@ def test_small_files_cut_at_every_byte(place, name):
         read_or_refuse(place, SMALL[name][:end])
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None, derandomize=True, database=None)
 @given(st.data())
 def test_mutated_files(place, originals, data):
