@@ -52,6 +52,7 @@ ONLY_IN = {
 }
 BANNED_CALLS = {"print", "eval", "exec", "pickle.load", "pickle.loads", "nnx.jit", "jax.image.resize"}
 BANNED_CALLS |= {"warnings.filterwarnings", "jax.pmap"}
+CROSS_CUTTING = {"benchmarks", "conventions", "doctests", "documents", "golden_steps", "memory", "packaging"}
 MAY_CALL = {"training/mesh.py": {"jax.pmap"}}
 
 # Folders whose text must be plain English, besides the files at the top of the repository.
@@ -173,6 +174,19 @@ def test_files_and_functions_are_short_and_no_file_is_a_crumb():
                     found.append(f"{name(path)}: {node.name} has {length} lines, more than {MAX_FUNCTION}")
     short = {inside(path) for path in LIBRARY if path.read_text().count("\n") < CRUMB}
     found += [f"SHORT_FILES names {file}, which is absent or not short" for file in sorted(SHORT_FILES - short)]
+    assert not found, "\n".join(found)
+
+
+def test_a_test_file_lies_where_its_module_does_and_its_name_begins_with_it():
+    """tests/x/test_y.py or test_y_and_more.py tests jaxseg/x/y.py; CROSS_CUTTING lists the tests of no single module."""
+    found = []
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        folder, subject = path.parent.relative_to(ROOT / "tests").as_posix(), path.stem.removeprefix("test_")
+        if folder == "parity_torch" or subject in CROSS_CUTTING:
+            continue
+        modules = {other.stem for other in (ROOT if folder == "cli" else ROOT / "jaxseg").joinpath(folder).glob("*.py")}
+        if not any(subject == module or subject.startswith(f"{module}_") for module in modules):
+            found.append(f"{name(path)}: its name must begin with test_ and one of {', '.join(sorted(modules))}")
     assert not found, "\n".join(found)
 
 

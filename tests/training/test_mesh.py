@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from test_learner import Normed, Plain, close, examples, loss, unet
+from small_networks import Normed, Plain, close, examples, loss, unet
 
 from jaxseg.nn.layers import BatchNorm
 from jaxseg.nn.views import over_devices
