@@ -12,7 +12,9 @@ MODULES := $(VENV)/.modules
 # again when modules are added or removed.
 EDITABLE := -m pip install --quiet --config-settings editable_mode=strict --editable
 
-PYTEST := -m pytest -rs --numprocesses 2 --dist loadfile --ignore tests/parity_torch
+# Two processes share the test files; tests/conftest.py sorts these, the longest first.
+PYTEST := -m pytest -rs --numprocesses 2 --dist loadfile --no-loadscope-reorder
+OURS := $(PYTEST) --ignore tests/parity_torch
 # SHARD=1/3 runs the first third of the test files.
 SHARD ?= 1/1
 
@@ -23,36 +25,38 @@ demo: $(BASE)
 
 # Minutes: everything except long trainings and goldens of large networks.
 test: $(READY)
-	$(BIN)/python $(PYTEST) -m "not full" --shard $(SHARD)
+	$(BIN)/python $(OURS) -m "not full" --shard $(SHARD)
 
 # One or two minutes, for use while you work.
 test-quick: $(READY)
-	$(BIN)/python $(PYTEST) -m "not slow" --shard $(SHARD)
+	$(BIN)/python $(OURS) -m "not slow" --shard $(SHARD)
 
 # What `make test` leaves out.
 test-long: $(READY)
-	$(BIN)/python $(PYTEST) -m full --shard $(SHARD)
+	$(BIN)/python $(OURS) -m full --shard $(SHARD)
 
-test-full: test test-long
+# Both in one go, which starts and reads everything only once.
+test-full: $(READY)
+	$(BIN)/python $(OURS) --shard $(SHARD)
 
 # The quick tests with the lowest versions that setup.cfg allows, in an environment of its own.
 test-lowest:
 	$(PYTHON) -m venv $(VENV)-lowest
 	$(VENV)-lowest/bin/python $(EDITABLE) '.[test,dicom-seg]' --constraint tests/lowest.txt
-	$(VENV)-lowest/bin/python $(PYTEST) -m "not slow"
+	$(VENV)-lowest/bin/python $(OURS) -m "not slow"
 
 test-torch: $(READY)
 	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pytest tests/parity_torch -rs
+	$(BIN)/python $(PYTEST) tests/parity_torch
 
 # The documentation as a web site in build/docs; a broken link or an unknown name is an error.
 docs: $(BASE)
 	$(BIN)/python $(EDITABLE) '.[docs]'
 	$(BIN)/python -m mkdocs build --strict
 
-# Runs every notebook. Their outputs are not stored.
+# Runs every notebook, two at a time. Their outputs are not stored.
 examples: $(READY)
-	JAX_PLATFORMS=cpu $(BIN)/jupyter-execute --timeout=300 examples/*.ipynb
+	printf '%s\n' examples/*.ipynb | JAX_PLATFORMS=cpu xargs -P 2 -n 1 $(BIN)/jupyter-execute --timeout=600
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,5 +1,6 @@
 """Settings and fixtures of the whole suite: 8 virtual CPU devices, strict JAX, caches, tiers and shards."""
 
+import collections
 import ctypes
 import os
 import shutil
@@ -79,8 +80,8 @@ def shallow():
 
 @pytest.fixture(autouse=True)
 def optimised(request, monkeypatch):
-    """Lets XLA optimise the programs of long tests, which compute more than they compile."""
-    if any(request.node.get_closest_marker(name) for name in ("full", "torch")):
+    """Lets XLA optimise the programs of tests that compute more than they compile."""
+    if any(request.node.get_closest_marker(name) for name in ("optimised", "torch")):
         monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
         before = jax.config.read("jax_disable_most_optimizations")
         jax.config.update("jax_disable_most_optimizations", False)
@@ -106,6 +107,14 @@ def _resident_mb() -> float:
     return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20 if statm.exists() else 0.0
 
 
+def _longest_files_first(items: list[pytest.Item]) -> None:
+    """Sorts the files by an estimate of their seconds, so that no worker starts a long one when the others end."""
+    seconds: collections.Counter = collections.Counter()
+    for item in items:
+        seconds[item.path] += 6 if item.get_closest_marker("full") else 0.4 if item.get_closest_marker("slow") else 0.05
+    items.sort(key=lambda item: -seconds[item.path])  # stable: the tests of a file keep their order
+
+
 def pytest_collection_modifyitems(config, items):
     """Keeps one shard, and skips what this machine lacks; with JAXSEG_REQUIRE_ALL=1 (CI) those tests fail."""
     part, count = (int(word) for word in config.getoption("--shard").split("/"))
@@ -114,6 +123,7 @@ def pytest_collection_modifyitems(config, items):
     in_shard = [zlib.crc32(item.location[0].encode()) % count == part - 1 for item in items]
     config.hook.pytest_deselected(items=[item for item, kept in zip(items, in_shard, strict=True) if not kept])
     items[:] = [item for item, kept in zip(items, in_shard, strict=True) if kept]
+    _longest_files_first(items)
     for item in items:
         if "shared" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.shared)

@@ -42,6 +42,7 @@ def test_other_systems_stay_unchanged(monkeypatch):
 
 
 @pytest.mark.full
+@pytest.mark.optimised
 def test_training_keeps_freed_memory_before_the_devices_start(tmp_path):
     program = """
 import sys

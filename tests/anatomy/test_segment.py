@@ -39,6 +39,7 @@ def picture() -> np.ndarray:
 
 
 @pytest.mark.full
+@pytest.mark.optimised
 @pytest.mark.parametrize("name", FILES)
 def test_files_give_the_originals_masks(kit, published, name):
     golden = f"cxas_end_to_end/{name}"

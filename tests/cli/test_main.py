@@ -13,10 +13,13 @@ import scoring_files
 import segae_runs
 from mask_runs import overrides, write_masks
 from PIL import Image
+from plain_network import PLACE
 from torch_writer import save
 
 from jaxseg import registry
 from jaxseg.card import read_card
+from jaxseg.nn.resnet import VARIANTS
+from jaxseg.registry import MODELS
 
 README = Path(__file__).resolve().parents[2] / "docs" / "original-commands.md"
 
@@ -83,6 +86,7 @@ def test_a_malicious_file_is_refused_and_nothing_runs(jaxseg_command, tmp_path):
 
 
 @pytest.mark.full
+@pytest.mark.optimised
 def test_the_demo_finds_the_lungs_of_unseen_phantoms(jaxseg_process, tmp_path):
     code, out, err = jaxseg_process("demo", "-o", tmp_path / "demo", "--steps", "60")
     assert code == 0, err
@@ -177,7 +181,7 @@ def scores(words, jaxseg_command, tmp_path):
 
 
 def trains(words, jaxseg_command, tmp_path):
-    """Runs a training command on a few small pictures, for one step of a narrow network."""
+    """Runs a training command on a few small pictures, for one step of a plain network."""
     data = tmp_path / "data"
     data.mkdir()
     rng = np.random.default_rng(0)
@@ -202,7 +206,9 @@ def marked(row: tuple[str, str]):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("row", [marked(row) for row in rows()])
-def test_every_row_of_the_readme_that_exists_runs(row, jaxseg_command, tiny, tiny_paxray, images, tmp_path):
+def test_every_row_of_the_readme_that_exists_runs(
+    row, jaxseg_command, tiny, tiny_paxray, images, tmp_path, monkeypatch
+):
     _, ours = row
     paxray = "-m paxray" in ours
     words = shlex.split(ours)[1:]
@@ -210,6 +216,8 @@ def test_every_row_of_the_readme_that_exists_runs(row, jaxseg_command, tiny, tin
         special = {"MASKS": trains_on_masks, "SEGAE_DATA": trains_on_volumes, "CASES": scores}
         special |= {"SLICES": trains_on_slices, "RAW_MNIST": prepares, "RAW_LIDC": prepares}
         run = next((run for place, run in special.items() if place in words), trains)
+        monkeypatch.setitem(VARIANTS, "resnet18", ((1, 1, 1, 1), False))  # compiles in half the time
+        monkeypatch.setitem(MODELS, "unet", PLACE["unet"])
         run(words, jaxseg_command, tmp_path)
         return
     places = {"IMAGES": images, "OUT": tmp_path / "out"}

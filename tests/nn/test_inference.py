@@ -23,6 +23,7 @@ def of_kind(model, kind):
 
 
 @pytest.mark.full
+@pytest.mark.optimised
 def test_on_cpus_wide_convolutions_are_winograds(model):
     ready = for_inference(model, "cpu")
     assert of_kind(ready, Winograd)
@@ -46,6 +47,7 @@ def test_strides_and_bfloat16_keep_their_kernels():
 
 
 @pytest.mark.full
+@pytest.mark.optimised
 @pytest.mark.parametrize("platform", ["cpu", "gpu"])
 def test_bfloat16_keeps_rounded_kernels_and_answers_alike(platform):
     model = jaxseg.create("cxas", num_classes=2, backbone="resnet18", width=64, dtype="bfloat16")

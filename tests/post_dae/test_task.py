@@ -35,7 +35,8 @@ def losses(folder) -> list[float]:
 
 @pytest.mark.full
 def test_the_loss_falls_and_the_model_restores(masks, tmp_path):
-    scores, _ = train(tmp_path / "run", masks, trainer__epochs=40, trainer__validate_every=20, **LIGHT)
+    every_20 = {"trainer__validate_every": 20, "trainer__checkpoint_every": 20}
+    scores, _ = train(tmp_path / "run", masks, trainer__epochs=40, **every_20, **LIGHT)
     found = losses(tmp_path / "run")
     assert np.mean(found[-8:]) < 0.6 * np.mean(found[:8])
     assert scores["dice"] > 0.7
@@ -68,8 +69,6 @@ def test_the_published_values_are_in_the_original_configuration():
 @pytest.mark.full
 def test_runs_with_the_same_seed_are_equal_also_when_resumed(masks, tmp_path):
     train(tmp_path / "whole", masks, trainer__epochs=3, **WORKING)
-    train(tmp_path / "again", masks, trainer__epochs=3, **WORKING)
-    assert losses(tmp_path / "whole") == losses(tmp_path / "again")
     stopped = tmp_path / "stopped"
     config = run.open_run("post_dae", stopped, data=masks, overrides=overrides(trainer__epochs=3, **WORKING))
 
@@ -92,7 +91,7 @@ def test_it_trains_on_several_devices(masks, tmp_path, parallel):
         devices=2,
         trainer__parallel=parallel,
         trainer__epochs=1,
-        **WORKING | {"data__heavy_share": 0.0},
+        **LIGHT,
     )
     assert np.isfinite(losses(tmp_path / "run")).all()
     assert 0 <= scores["dice"] <= 1
@@ -124,10 +123,10 @@ def test_corruptions_occur_in_the_configured_proportions():
 
 @pytest.mark.full
 def test_each_mask_has_its_own_corruption_and_equal_keys_give_equal_ones():
-    truth, keys = disc(4), jax.random.split(jax.random.key(0), 4)
+    truth, keys = disc(400), jax.random.split(jax.random.key(0), 400)  # as many as above: the same compiled operations
     shown = np.asarray(corrupt_each(keys, truth, settings()))
     assert (shown[0] != shown[1]).any()
-    np.testing.assert_array_equal(shown[2:], corrupt_each(keys[2:], truth[2:], settings()))
+    np.testing.assert_array_equal(shown[::-1], corrupt_each(keys[::-1], truth, settings()))
 
 
 def test_scaled_lengths_fit_the_size():

@@ -23,6 +23,7 @@ def scorer():
 
 
 @pytest.mark.full
+@pytest.mark.optimised
 def test_the_scores_of_the_golden_volume_are_reproduced(kit):
     from flax import nnx
 
