@@ -11,13 +11,17 @@ if TYPE_CHECKING:  # the same names as in _PUBLIC below, for type checkers and e
     from jaxseg.anatomy.segment import Segmenter as Segmenter
     from jaxseg.anatomy.segment import segment as segment
     from jaxseg.annotators.image_files import sample_folder as sample_folder
+    from jaxseg.annotators.lidc.prepare import prepare_lidc as prepare_lidc
+    from jaxseg.annotators.mnist import prepare_mnist as prepare_mnist
     from jaxseg.annotators.sample import Sampler as Sampler
     from jaxseg.annotators.sample import sample as sample
+    from jaxseg.datasets.phantom_sets import prepare_phantoms as prepare_phantoms
     from jaxseg.draw.visualize import visualize as visualize
     from jaxseg.export.exported import load_exported as load_exported
     from jaxseg.post_dae.denoise import Denoiser as Denoiser
     from jaxseg.post_dae.denoise import denoise as denoise
     from jaxseg.post_dae.mask_files import denoise_folder as denoise_folder
+    from jaxseg.segae.prepare import prepare_segae as prepare_segae
     from jaxseg.segae.score import Scorer as Scorer
     from jaxseg.segae.score import score as score
     from jaxseg.segae.score import segae_inference as segae_inference
@@ -47,6 +51,10 @@ _PUBLIC = {
     "functional": "jaxseg.weights.load",
     "load": "jaxseg.weights.load",
     "load_exported": "jaxseg.export.exported",
+    "prepare_lidc": "jaxseg.annotators.lidc.prepare",
+    "prepare_mnist": "jaxseg.annotators.mnist",
+    "prepare_phantoms": "jaxseg.datasets.phantom_sets",
+    "prepare_segae": "jaxseg.segae.prepare",
     "read_torch_file": "jaxseg.weights.torch_file",
     "sample": "jaxseg.annotators.sample",
     "sample_folder": "jaxseg.annotators.image_files",

@@ -178,7 +178,7 @@ def test_files_and_functions_are_short_and_no_file_is_a_crumb():
 
 
 def test_a_test_file_lies_where_its_module_does_and_its_name_begins_with_it():
-    """tests/x/test_y.py or test_y_and_more.py tests jaxseg/x/y.py; CROSS_CUTTING lists the tests of no single module."""
+    """tests/x/test_y.py or test_y_and_more.py tests jaxseg/x/y.py; CROSS_CUTTING lists those of several modules."""
     found = []
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
         folder, subject = path.parent.relative_to(ROOT / "tests").as_posix(), path.stem.removeprefix("test_")

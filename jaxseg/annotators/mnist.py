@@ -85,7 +85,9 @@ def prepare_mnist(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> PreparedSet:
-    """Builds the set; an interrupted call leaves nothing. The same files and options give the same set.
+    """Builds a training set with noisy annotators from MNIST. The same files and options give the same set.
+
+    An interrupted call leaves nothing.
 
     Args:
       raw: folder with the four idx files of MNIST, compressed with gzip (`.gz`) or not.

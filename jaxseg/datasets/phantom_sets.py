@@ -43,7 +43,7 @@ def prepare_phantoms(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> PreparedSet:
-    """Builds a set, in which no phantom is in two splits. The same options give the same set.
+    """Builds a training set of phantoms, in which no phantom is in two splits. The same options give the same set.
 
     An interrupted call leaves nothing.
 

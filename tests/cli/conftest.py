@@ -1,32 +1,26 @@
 """Fixtures of the commands: tiny model directories, a folder of images, and two ways to run `jaxseg`."""
 
-import dataclasses
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 from PIL import Image
+from small_models import save_tiny
 
-import jaxseg
 from jaxseg.vocabulary import labels
-from jaxseg.weights.store import save_model
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
     """Returns the folder of a narrow model with the 159 classes of CXAS, for 64 x 64 inputs."""
-    model = jaxseg.create("cxas", class_names=labels.CXAS, backbone="resnet18", width=4)
-    model.card = dataclasses.replace(model.card, input_size=(64, 64))
-    return save_model(model, tmp_path_factory.mktemp("tiny") / "model", model.card)
+    return save_tiny(tmp_path_factory.mktemp("tiny"), "cxas", class_names=labels.CXAS)
 
 
 @pytest.fixture(scope="session")
 def tiny_paxray(tmp_path_factory):
     """Returns the folder of a narrow PAX-Ray model: 166 classes without names."""
-    model = jaxseg.create("paxray", backbone="resnet18", width=4)
-    model.card = dataclasses.replace(model.card, input_size=(64, 64))
-    return save_model(model, tmp_path_factory.mktemp("paxray") / "model", model.card)
+    return save_tiny(tmp_path_factory.mktemp("paxray"), "paxray")
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from measurements import read_table
 from PIL import Image
+from small_models import save_tiny
 
 import jaxseg
 from jaxseg.anatomy.measure.features import measure
@@ -16,6 +17,16 @@ from jaxseg.vocabulary import labels
 from jaxseg.weights.store import save_model
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def tiny(plain, tmp_path_factory):
+    return save_tiny(tmp_path_factory.mktemp("tiny"), "cxas", class_names=labels.CXAS)
+
+
+@pytest.fixture(scope="module")
+def tiny_paxray(plain, tmp_path_factory):
+    return save_tiny(tmp_path_factory.mktemp("paxray"), "paxray")
 
 
 @pytest.fixture

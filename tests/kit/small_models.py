@@ -1,7 +1,13 @@
-"""Hyper-parameters with which each model of the registry is small enough for a quick test.
+"""Hyper-parameters with which each model of the registry is small enough for a quick test, and tiny model directories.
 
 A model that is not listed is tested with its default hyper-parameters.
 """
+
+import dataclasses
+from pathlib import Path
+
+import jaxseg
+from jaxseg.weights.store import save_model
 
 SMALL = {
     "cxas": {"backbone": "resnet18", "width": 4, "num_classes": 3},
@@ -19,3 +25,10 @@ SMALL = {
     "cmvae": {"image_size": (16, 24), "width": 8, "depth": 2, "norm": "bn"},
     "prob_unet": {"filters": (4, 8)},
 }
+
+
+def save_tiny(folder: Path, name: str, **options) -> Path:
+    """Saves a narrow model for inputs of 64 x 64 pixels in a folder, and returns its directory."""
+    model = jaxseg.create(name, backbone="resnet18", width=4, **options)
+    model.card = dataclasses.replace(model.card, input_size=(64, 64))
+    return save_model(model, folder / "model", model.card)

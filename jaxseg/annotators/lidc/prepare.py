@@ -118,7 +118,7 @@ def prepare_lidc(
     report: Callable[[Outcome], None] | None = None,
     notify: Callable[[str], None] | None = None,
 ) -> PreparedLIDC:
-    """Builds the set, its tables and, if matplotlib is installed, meta/summary.png.
+    """Builds a training set with several annotators from LIDC-IDRI, its tables and, with matplotlib, meta/summary.png.
 
     A patient that fails does not stop the others. A second call makes only what is missing.
 
