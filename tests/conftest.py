@@ -107,30 +107,32 @@ def _resident_mb() -> float:
     return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20 if statm.exists() else 0.0
 
 
-def _longest_files_first(items: list[pytest.Item]) -> None:
-    """Sorts the files by an estimate of their seconds, so that no worker starts a long one when the others end."""
-    seconds: collections.Counter = collections.Counter()
-    for item in items:
-        seconds[item.path] += 6 if item.get_closest_marker("full") else 0.4 if item.get_closest_marker("slow") else 0.05
-    items.sort(key=lambda item: -seconds[item.path])  # stable: the tests of a file keep their order
-
-
+@pytest.hookimpl(wrapper=True)
 def pytest_collection_modifyitems(config, items):
-    """Keeps one shard, and skips what this machine lacks; with JAXSEG_REQUIRE_ALL=1 (CI) those tests fail."""
+    """Keeps one shard of the tests, skips what this machine lacks, and sorts the files."""
+    _keep_one_shard(config, items)
+    for item in items:
+        if "shared" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.shared)
+        if item.get_closest_marker("full"):
+            item.add_marker(pytest.mark.slow)  # `make test-quick` leaves out both
+    if not os.environ.get("JAXSEG_REQUIRE_ALL"):  # with JAXSEG_REQUIRE_ALL=1 (CI), tests of what is missing fail
+        _skip_what_is_missing(items)
+    result = yield  # pytest drops the tests of other tiers
+    _longest_files_first(items)
+    return result
+
+
+def _keep_one_shard(config, items) -> None:
     part, count = (int(word) for word in config.getoption("--shard").split("/"))
     if not 1 <= part <= count:
         raise pytest.UsageError(f"--shard {part}/{count}: I must be from 1 to N")
     in_shard = [zlib.crc32(item.location[0].encode()) % count == part - 1 for item in items]
     config.hook.pytest_deselected(items=[item for item, kept in zip(items, in_shard, strict=True) if not kept])
     items[:] = [item for item, kept in zip(items, in_shard, strict=True) if kept]
-    _longest_files_first(items)
-    for item in items:
-        if "shared" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.shared)
-        if item.get_closest_marker("full"):
-            item.add_marker(pytest.mark.slow)  # `make test-quick` leaves out both
-    if os.environ.get("JAXSEG_REQUIRE_ALL"):
-        return
+
+
+def _skip_what_is_missing(items) -> None:
     for item in items:
         if item.get_closest_marker("shared") and not (SHARED / "data").is_dir():
             item.add_marker(pytest.mark.skip(reason="needs the shared data: set JAXSEG_SHARED to its folder"))
@@ -138,3 +140,11 @@ def pytest_collection_modifyitems(config, items):
             missing = [program for program in marker.args if shutil.which(program) is None]
             if missing:
                 item.add_marker(pytest.mark.skip(reason=f"needs the programs {', '.join(missing)} (see .ci/run)"))
+
+
+def _longest_files_first(items) -> None:
+    """Sorts the files by an estimate of their seconds, so that no worker starts a long one when the others end."""
+    seconds: collections.Counter = collections.Counter()
+    for item in items:
+        seconds[item.path] += 6 if item.get_closest_marker("full") else 0.4 if item.get_closest_marker("slow") else 0.05
+    items.sort(key=lambda item: -seconds[item.path])  # stable: the tests of a file keep their order

@@ -16,6 +16,7 @@ from jaxseg.export.export import export_model
 from jaxseg.weights.model import Model
 from jaxseg.weights.store import save_model
 
+pytestmark = pytest.mark.usefixtures("shallow")
 TOY = registry.Entry(
     name="toy",
     title="a toy",

@@ -161,7 +161,7 @@ def test_samples_depend_on_the_image_only_with_the_source_image():
 @pytest.mark.parametrize("norm", get_args(cmvae.Norm))
 def test_it_trains_in_both_modes_of_nnx(graph, norm):
     with nnx.set_graph_mode(graph):
-        model = small(norm=norm)
+        model = small(norm=norm, depth=2)
         graphdef, params, rest = nnx.split(model, nnx.Param, ...)
         x, noise = images(model.cfg), jnp.ones((2, 4))
         labels = (x[..., 0] > 0).astype(jnp.float32)

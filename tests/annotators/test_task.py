@@ -76,7 +76,7 @@ def first_batch(task) -> dict[str, np.ndarray]:
 @pytest.mark.full
 @pytest.mark.parametrize("network", NETWORKS)
 def test_the_loss_falls_and_the_object_is_segmented(lidc, tmp_path, network):
-    often = {"trainer__validate_every": 10, "trainer__pictures_every": 20}
+    often = {"trainer__validate_every": 10, "trainer__checkpoint_every": 10, "trainer__pictures_every": 20}
     scores = train(tmp_path / "run", lidc, f"{network}_lidc", trainer__max_steps=60, **often)
     found = losses(tmp_path / "run")
     assert np.mean(found[-6:]) < 0.8 * np.mean(found[:6])

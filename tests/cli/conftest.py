@@ -12,9 +12,21 @@ from jaxseg.vocabulary import labels
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory):
-    """Returns the folder of a narrow model with the 159 classes of CXAS, for 64 x 64 inputs."""
+def tiny_unet(tmp_path_factory):
+    """Returns the folder of a narrow U-Net with the 159 classes of CXAS, for 64 x 64 inputs."""
     return save_tiny(tmp_path_factory.mktemp("tiny"), "cxas", class_names=labels.CXAS)
+
+
+@pytest.fixture
+def tiny(tiny_unet):
+    """Returns the folder of a narrow model; modules that test no network replace it by `tiny_plain`."""
+    return tiny_unet
+
+
+@pytest.fixture(scope="module")
+def tiny_plain(tiny_unet, plain, tmp_path_factory):
+    """Returns the folder of a plain network with the classes of CXAS, and makes it the network of the module."""
+    return save_tiny(tmp_path_factory.mktemp("plain"), "cxas", class_names=labels.CXAS)
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,11 @@ pytestmark = pytest.mark.slow
 TINY = {"features": (4, 6), "decoder_features": (4, 4), "intermediate": (8, 16), "strides": (2, 2)}
 
 
+@pytest.fixture
+def tiny(tiny_plain):
+    return tiny_plain
+
+
 @pytest.fixture(scope="session")
 def denoiser(tmp_path_factory):
     """Returns the model directory of an untrained autoencoder for 32 x 32 masks."""

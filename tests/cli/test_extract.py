@@ -19,13 +19,13 @@ from jaxseg.weights.store import save_model
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def tiny(plain, tmp_path_factory):
-    return save_tiny(tmp_path_factory.mktemp("tiny"), "cxas", class_names=labels.CXAS)
+@pytest.fixture
+def tiny(tiny_plain):
+    return tiny_plain
 
 
 @pytest.fixture(scope="module")
-def tiny_paxray(plain, tmp_path_factory):
+def tiny_paxray(tiny_plain, tmp_path_factory):
     return save_tiny(tmp_path_factory.mktemp("paxray"), "paxray")
 
 

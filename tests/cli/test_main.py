@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import scoring_files
 import segae_runs
-from mask_runs import overrides, write_masks
+from mask_runs import LIGHT, overrides, write_masks
 from PIL import Image
 from plain_network import PLACE
 from torch_writer import save
@@ -123,9 +123,8 @@ def trains_on_masks(words, jaxseg_command, tmp_path):
     """Runs a training command on a few small masks, for two epochs of a narrow network."""
     places = {"MASKS": write_masks(tmp_path / "masks"), "OUT": tmp_path / "out"}
     words = [str(places.get(word, word)) for word in words] + ["-g", "0"]
-    code, _, err = jaxseg_command(*words, *[part for setting in overrides() for part in ("--set", setting)])
+    code, _, err = jaxseg_command(*words, *[part for setting in overrides(**LIGHT) for part in ("--set", setting)])
     assert code == 0, err
-    assert jaxseg_command("evaluate", "--run", tmp_path / "out", "-g", "0")[0] == 0
 
 
 def trains_on_volumes(words, jaxseg_command, tmp_path):

@@ -9,6 +9,11 @@ from PIL import Image
 
 
 @pytest.fixture
+def tiny(tiny_plain):
+    return tiny_plain
+
+
+@pytest.fixture
 def results(images):
     """Returns a folder with the masks of the two images in `images`, named after them."""
     folder = images.parent / "masks"

@@ -6,11 +6,22 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from small_models import save_tiny
 
 import jaxseg
 from jaxseg.vocabulary import labels
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def tiny(tiny_plain):
+    return tiny_plain
+
+
+@pytest.fixture(scope="module")
+def tiny_paxray(tiny_plain, tmp_path_factory):
+    return save_tiny(tmp_path_factory.mktemp("paxray"), "paxray")
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # raised by pycocotools
@@ -146,8 +157,8 @@ def test_a_traceback_is_shown_only_with_debug(images, tmp_path, jaxseg_process):
     assert "Traceback" in jaxseg_process(*arguments, "--debug")[2]
 
 
-def test_a_real_process_leaves_stdout_clean_and_stderr_plain(tiny, images, tmp_path, jaxseg_process):
-    code, out, err = jaxseg_process("segment", "-i", images, "-o", tmp_path / "out", "--weights", tiny)
+def test_a_real_process_leaves_stdout_clean_and_stderr_plain(tiny_unet, images, tmp_path, jaxseg_process):
+    code, out, err = jaxseg_process("segment", "-i", images, "-o", tmp_path / "out", "--weights", tiny_unet)
     assert (code, out) == (0, ""), err
     lines = err.strip().splitlines()
     assert lines[0].startswith("images 1/2: ")
@@ -204,13 +215,24 @@ def test_the_options_match_those_of_the_library():
 
 
 @pytest.mark.full
-def test_on_a_terminal_a_bar_shows_rate_and_time_left(tiny, images, tmp_path):
+def test_on_a_terminal_a_bar_shows_rate_and_time_left(tiny_unet, images, tmp_path):
     import os
     import pty
     import subprocess
     import sys
 
-    command = [sys.executable, "-m", "jaxseg.cli", "segment", "-i", images, "-o", tmp_path / "out", "--weights", tiny]
+    command = [
+        sys.executable,
+        "-m",
+        "jaxseg.cli",
+        "segment",
+        "-i",
+        images,
+        "-o",
+        tmp_path / "out",
+        "--weights",
+        tiny_unet,
+    ]
     ours, theirs = pty.openpty()
     environment = os.environ | {"COLUMNS": "120"}
     process = subprocess.Popen([str(word) for word in command], stdout=theirs, stderr=theirs, env=environment)

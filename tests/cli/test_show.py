@@ -12,6 +12,11 @@ from jaxseg.vocabulary import labels
 
 
 @pytest.fixture
+def tiny(tiny_plain):
+    return tiny_plain
+
+
+@pytest.fixture
 def case(tmp_path):
     """Returns a folder with a phantom as a .png file and its masks as an .npy file, and the masks."""
     image, masks = phantom.draw(0, 96)

@@ -16,7 +16,7 @@ from jaxseg.training import run
 from jaxseg.training.config.config import packaged
 from jaxseg.training.task import make_task
 
-pytestmark = pytest.mark.usefixtures("shallow")
+pytestmark = pytest.mark.usefixtures("plain")
 TINY = ("data.size=32", "data.train=16", "data.val=4", "model.width=4", "trainer.batch_size=4", "trainer.max_steps=4")
 
 
@@ -31,7 +31,7 @@ def says(err: str, *parts: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def trained(shallow, tmp_path_factory):
+def trained(plain, tmp_path_factory):
     """Returns the folder of a run that the command trained."""
     folder = tmp_path_factory.mktemp("trained") / "run"
     with pytest.raises(SystemExit) as stop:

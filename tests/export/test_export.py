@@ -24,7 +24,7 @@ from jaxseg.training.config.config import Config
 from jaxseg.training.plan import make_plan
 from jaxseg.training.task import TASKS, make_task
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shallow")]
 
 SIZE = (16, 24)
 ACCELERATORS = ("cuda", "tpu")

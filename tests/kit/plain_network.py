@@ -8,7 +8,6 @@ from flax import nnx
 
 from jaxseg.anatomy.unet import UNet, UNetConfig
 from jaxseg.nn.layers import ConvNorm, conv
-from jaxseg.nn.resize import bilinear
 from jaxseg.registry import MODELS
 
 
@@ -22,9 +21,8 @@ class Plain(UNet):
         self.dropout = nnx.Dropout(cfg.dropout)
         self.classify = conv(24, cfg.num_classes, 1, init=cfg.init, rngs=rngs)
 
-    def __call__(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
-        features = self.dropout(nnx.relu(self.dense(nnx.relu(self.reduce(x)))), rngs=rngs)
-        return bilinear(self.classify(features), x.shape[1:3])
+    def coarse_logits(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
+        return self.classify(self.dropout(nnx.relu(self.dense(nnx.relu(self.reduce(x)))), rngs=rngs))
 
 
 PLACE = {"unet": "plain_network:Plain"}

@@ -12,11 +12,12 @@ from torch_writer import save
 import jaxseg
 from jaxseg.card import read_card
 
+pytestmark = pytest.mark.usefixtures("shallow")
 TINY = {"backbone": "resnet18", "width": 4}
 
 
 @pytest.fixture(scope="module")
-def tensors() -> dict[str, np.ndarray]:
+def tensors(shallow) -> dict[str, np.ndarray]:
     """A U-Net of 166 classes, narrow, in PyTorch's layout."""
     from jaxseg.anatomy import unet
     from jaxseg.weights.fill import LEAVES
