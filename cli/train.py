@@ -34,7 +34,7 @@ def train(source, data, folder, resume, overrides, gpus, hosts, **others):
     """
     from jaxseg.devices import only_cpus
     from jaxseg.training import run
-    from jaxseg.training.config.config import stored_folder
+    from jaxseg.training.config.config import open_run, stored_folder
     from jaxseg.training.mesh import join_hosts
     from jaxseg.xla import keep_freed_memory
 
@@ -46,7 +46,7 @@ def train(source, data, folder, resume, overrides, gpus, hosts, **others):
         with options.usage_errors():
             join_hosts(*others.values())
     with options.usage_errors():
-        config = run.open_run(source, folder, data=data, overrides=overrides, resume=resume, tell=options.say)
+        config = open_run(source, folder, data=data, overrides=overrides, resume=resume, tell=options.say)
     if config.trainer.keep_memory and only_cpus(gpus):
         keep_freed_memory()  # before the devices start
     with options.usage_errors("--gpus"):

@@ -1,10 +1,9 @@
-"""The folder of a run: opening it, training in it and evaluating the run.
+"""The folder of a run: training in it and evaluating the run.
 
-A run has three stages: `open_run` reads its configuration, `train` makes the task of the configuration and the plan of
-the run, and `jaxseg.training.loop.fit` trains.
+A run has three stages: `open_run` in `jaxseg.training.config.config` reads its configuration, `train` makes the task of
+the configuration and the plan of the run, and `jaxseg.training.loop.fit` trains.
 """
 
-import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,16 +14,15 @@ from jaxseg.devices import environment, select_devices
 from jaxseg.draw.pictures import save_picture
 from jaxseg.files import atomic_file, only_writer, sweep
 from jaxseg.registry import TASKS
-from jaxseg.settings import to_mapping
 from jaxseg.training import loop
 from jaxseg.training.checkpoint import Checkpoints, has_checkpoint
-from jaxseg.training.config.config import Config, read_config, write_config
+from jaxseg.training.config.config import CONFIG_FILE, VERSIONS_FILE, Config, read_config, write_config
+from jaxseg.training.config.config import open_run as open_run
 from jaxseg.training.plan import Plan, make_evaluation_plan, make_plan
-from jaxseg.training.task import Examination, Task, data_folder, make_task, task_class
+from jaxseg.training.task import Examination, Task, make_task, task_class
 from jaxseg.weights.load import load
 
-CONFIG_FILE, VERSIONS_FILE, FACTS_FILE = "config.yaml", "versions.json", "data.json"
-MOVABLE = ("data.root", "data.threads", "data.workers", "trainer.keep_memory")  # settings on which no result depends
+FACTS_FILE = "data.json"
 
 
 def training_devices(spec: str) -> list[jax.Device]:
@@ -41,101 +39,6 @@ def training_devices(spec: str) -> list[jax.Device]:
     if jax.process_count() > 1:
         raise ValueError(f"{spec!r} names devices of one host; with several hosts all take part: -g all")
     return select_devices(spec)
-
-
-def open_run(
-    source: str | Path | None,
-    folder: Path,
-    *,
-    data: Path | None = None,
-    overrides: Sequence[str] = (),
-    resume: bool = False,
-    tell: Callable[[str], None] = lambda _: None,
-) -> Config:
-    """Returns the configuration of a new run or of one to resume; nothing is written yet.
-
-    Args:
-      source: a YAML file or the name of a packaged configuration; may be None if the folder holds a run.
-      folder: folder of the run.
-      data: folder of the data, instead of `data.root`.
-      overrides: such as "trainer.epochs=2".
-      resume: resume the run in the folder; if it holds none, a new one is started from `source`.
-      tell: called with each message for the user about the settings.
-
-    Raises:
-      ValueError: the configuration is wrong or is not that of the run in the folder, or the folder holds other files.
-    """
-    stored = folder / CONFIG_FILE
-    if source or stored.is_file():
-        _check_takes_data(source or stored, overrides, data)
-    overrides = [*overrides, *_root(data)]
-    if resume and stored.is_file():
-        return _with_whole_root(_resumed(stored, source, overrides))
-    if source is None:
-        what = "no run to resume" if resume else "no configuration was named"
-        raise ValueError(f"{folder}: {what}; give a configuration with -t")
-    config = read_config(source, overrides, tell=tell)
-    # Only the first of several hosts checks, because the others may find the run that it has already started. The
-    # number of a host is known only after the devices have started, so a single host does not ask for it.
-    if not jax.distributed.is_initialized() or jax.process_index() == 0:
-        _check_empty(folder)
-    return _with_whole_root(config)
-
-
-def _check_takes_data(source: str | Path, overrides: Sequence[str], data: Path | None) -> None:
-    """Raises if a data folder is given for a task that generates its data; other problems are reported later."""
-    if data is None:
-        return
-    try:
-        config = read_config(source, overrides)
-    except ValueError:
-        return
-    if not task_class(config.task).takes_data:
-        raise ValueError(f"-i: {config.task} generates its own data; leave -i out")
-
-
-def _root(data: Path | None) -> list[str]:
-    """Returns the override that has the effect of `-i`."""
-    return [] if data is None else [f"data.root={json.dumps(str(data.resolve()))}"]
-
-
-def _resumed(stored: Path, source: str | Path | None, overrides: Sequence[str]) -> Config:
-    """Returns the configuration of the run in a folder; only settings that do not affect results may differ from it."""
-    config, wanted = read_config(stored), read_config(source or stored, overrides)
-    changed = [name for name in _differences(to_mapping(config), to_mapping(wanted)) if name not in MOVABLE]
-    if changed:
-        names = ", ".join(changed)
-        raise ValueError(f"{stored.parent} was started with a different {names}; start a new run in a new folder")
-    return read_config(stored, [o for o in overrides if o.partition("=")[0].strip() in MOVABLE])
-
-
-def _differences(one: dict, other: dict, prefix: str = "") -> list[str]:
-    """Returns the names of the settings in which two configurations differ."""
-    found = []
-    for name in sorted(one.keys() | other.keys()):
-        a, b = one.get(name), other.get(name)
-        if isinstance(a, dict) and isinstance(b, dict):
-            found += _differences(a, b, f"{prefix}{name}.")
-        elif a != b:
-            found.append(prefix + name)
-    return found
-
-
-def _check_empty(folder: Path) -> None:
-    """Raises if a folder holds files that a run killed at its start would not have left."""
-    if folder.exists() and any(p.name != VERSIONS_FILE and not p.name.startswith(".jaxseg-") for p in folder.iterdir()):
-        there = (folder / CONFIG_FILE).is_file()
-        resume = ", or resume the run in it with --resume" if there else ""
-        raise ValueError(f"{folder} is not empty; name a new folder{resume}")
-
-
-def _with_whole_root(config: Config) -> Config:
-    """Returns a configuration with the absolute path of its data, so that any working directory can resume the run."""
-    root = data_folder(config)
-    if root is None:
-        return config
-    data = dataclasses.replace(config.data, root=str(root.expanduser().resolve()))
-    return dataclasses.replace(config, data=data)
 
 
 def train(
@@ -264,8 +167,7 @@ def _stored_config(folder: Path, data: Path | None = None) -> Config:
     """Returns the configuration of the run in a folder, with other data if they are given."""
     if not (folder / CONFIG_FILE).is_file():
         raise ValueError(f"{folder} holds no run: it has no {CONFIG_FILE}")
-    _check_takes_data(folder / CONFIG_FILE, (), data)
-    return read_config(folder / CONFIG_FILE, _root(data))
+    return read_config(folder / CONFIG_FILE, data=data)
 
 
 def _chosen_step(checkpoints: Checkpoints, step: int | None) -> int:

@@ -138,11 +138,6 @@ def task_class(name: str) -> type[Task]:
     return getattr(importlib.import_module(module), attribute)
 
 
-def data_folder(config: "Config") -> Path | None:
-    """Returns the folder of a run's data; None if its task makes its own data."""
-    return Path(config.data.root) if task_class(config.task).takes_data else None
-
-
 def make_task(config: "Config") -> Task:
     """Returns the task of a configuration; reads the lists of its data and creates the untrained model."""
     return task_class(config.task)(config)

@@ -19,10 +19,10 @@ import jax
 from jaxseg.files import only_writer, sweep
 from jaxseg.settings import to_mapping
 from jaxseg.training import loop, run
-from jaxseg.training.config.config import Config, read_config, write_config
+from jaxseg.training.config.config import MOVABLE, Config, read_config, write_config
 from jaxseg.training.log import METRICS_FILE, read_metrics
 from jaxseg.training.plan import make_plan
-from jaxseg.training.task import data_folder, make_task
+from jaxseg.training.task import make_task
 from jaxseg.tuning.space import Parameter, default_space, make_space, read_space, valued
 from jaxseg.tuning.study import JOURNAL, LOCK, Study, import_optuna, open_study
 from jaxseg.tuning.trials import COMPLETE, FAILED, PRUNED, Found, Trial, ranked, shown, track, write_results
@@ -105,9 +105,9 @@ def open_search(
         source = folder / BASE_FILE if source is None else source
         base = run.open_run(source, folder / RUNS / "none", data=data, overrides=overrides, tell=tell)
         target, facts = _checked(base, folder, devices, tell)
-        root = [f"data.root={json.dumps(base.data.root)}"] if data_folder(base) else []
+        root = [f"data.root={json.dumps(base.data.root)}"] if base.data_folder else []
         lines = read_space(space) or (stored or {}).get("space") or default_space(base)
-        parameters = make_space(lines, lambda one: read_config(source, [*overrides, *root, one]), run.MOVABLE)
+        parameters = make_space(lines, lambda one: read_config(source, [*overrides, *root, one]), MOVABLE)
         seed = (stored or {}).get("seed", 0) if seed is None else seed
         plan = {"config": _lasting(base), "space": [str(p) for p in parameters], "seed": seed, "data": facts}
         _refuse_other_search(folder, stored, plan)
@@ -182,7 +182,7 @@ def _lasting(base: Config) -> dict:
         prefix, group = groups.pop()
         found |= {prefix + name: value for name, value in group.items() if not isinstance(value, dict)}
         groups += [(f"{prefix}{name}.", value) for name, value in group.items() if isinstance(value, dict)]
-    return {name: value for name, value in found.items() if name not in run.MOVABLE}
+    return {name: value for name, value in found.items() if name not in MOVABLE}
 
 
 def _refuse_other_search(folder: Path, stored: dict | None, plan: dict) -> None:
@@ -238,7 +238,7 @@ def _run(search: Search, trial: Any, values: dict) -> tuple[str, float | None, s
             raise _BehindError(f"behind the median after {epoch} epochs")
 
     calls = {"devices": search.devices, "tell": search.tell}
-    data = data_folder(search.base)
+    data = search.base.data_folder
     settings = [f"{path}={value}" for path, value in values.items()]
     try:
         config = run.open_run(search.folder / BASE_FILE, place, data=data, overrides=settings, resume=True)

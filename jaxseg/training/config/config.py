@@ -1,11 +1,14 @@
-"""A training run as one frozen dataclass, read from a YAML file that people edit."""
+"""A training run as one frozen dataclass, read from a YAML file that people edit or from the folder of the run."""
 
 import dataclasses
 import importlib.resources
+import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
+
+import jax
 
 from jaxseg.files import atomic_file, printable
 from jaxseg.registry import TASKS
@@ -13,6 +16,9 @@ from jaxseg.settings import Range, convert, renamed, shown, to_mapping, unknown_
 from jaxseg.training.config import yaml_text
 from jaxseg.training.config.sections import OptimizerConfig, ScheduleConfig, TrainerConfig
 from jaxseg.training.task import task_class
+
+CONFIG_FILE, VERSIONS_FILE = "config.yaml", "versions.json"  # in the folder of a run
+MOVABLE = ("data.root", "data.threads", "data.workers", "trainer.keep_memory")  # settings on which no result depends
 
 Seed = Annotated[int, Range(0, 2**32 - 1)]
 
@@ -48,9 +54,94 @@ class Config:
                 f"{self.optimizer.learning_rate:g}"
             )
 
+    @property
+    def data_folder(self) -> Path | None:
+        """The folder of the data; None if the task makes its own data."""
+        return Path(self.data.root) if task_class(self.task).takes_data else None
+
+
+def open_run(
+    source: str | Path | None,
+    folder: Path,
+    *,
+    data: Path | None = None,
+    overrides: Sequence[str] = (),
+    resume: bool = False,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Config:
+    """Returns the configuration of a new run or of one to resume; nothing is written yet.
+
+    Args:
+      source: a YAML file or the name of a packaged configuration; may be None if the folder holds a run.
+      folder: folder of the run.
+      data: folder of the data, instead of `data.root`.
+      overrides: such as "trainer.epochs=2".
+      resume: resume the run in the folder; if it holds none, a new one is started from `source`.
+      tell: called with each message for the user about the settings.
+
+    Raises:
+      ValueError: the configuration is wrong or is not that of the run in the folder, or the folder holds other files.
+    """
+    stored = folder / CONFIG_FILE
+    if resume and stored.is_file():
+        return _with_whole_root(_resumed(stored, source, overrides, data))
+    if source is None:
+        what = "no run to resume" if resume else "no configuration was named"
+        raise ValueError(f"{folder}: {what}; give a configuration with -t")
+    config = read_config(source, overrides, data=data, tell=tell)
+    # Only the first of several hosts checks, because the others may find the run that it has already started. The
+    # number of a host is known only after the devices have started, so a single host does not ask for it.
+    if not jax.distributed.is_initialized() or jax.process_index() == 0:
+        _check_empty(folder)
+    return _with_whole_root(config)
+
+
+def _resumed(stored: Path, source: str | Path | None, overrides: Sequence[str], data: Path | None) -> Config:
+    """Returns the configuration of the run in a folder; only settings that do not affect results may differ from it."""
+    config, wanted = read_config(stored), read_config(source or stored, overrides, data=data)
+    changed = [name for name in _differences(to_mapping(config), to_mapping(wanted)) if name not in MOVABLE]
+    if changed:
+        names = ", ".join(changed)
+        raise ValueError(f"{stored.parent} was started with a different {names}; start a new run in a new folder")
+    moved = [override for override in overrides if override.partition("=")[0].strip() in MOVABLE]
+    return read_config(stored, moved, data=data)
+
+
+def _differences(one: dict, other: dict, prefix: str = "") -> list[str]:
+    """Returns the names of the settings in which two configurations differ."""
+    found = []
+    for name in sorted(one.keys() | other.keys()):
+        a, b = one.get(name), other.get(name)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += _differences(a, b, f"{prefix}{name}.")
+        elif a != b:
+            found.append(prefix + name)
+    return found
+
+
+def _check_empty(folder: Path) -> None:
+    """Raises if a folder holds files that a run killed at its start would not have left."""
+    if folder.exists() and any(p.name != VERSIONS_FILE and not p.name.startswith(".jaxseg-") for p in folder.iterdir()):
+        there = (folder / CONFIG_FILE).is_file()
+        resume = ", or resume the run in it with --resume" if there else ""
+        raise ValueError(f"{folder} is not empty; name a new folder{resume}")
+
+
+def _with_whole_root(config: Config) -> Config:
+    """Returns a configuration with the absolute path of its data, so that any working directory can resume the run."""
+    root = config.data_folder
+    if root is None:
+        return config
+    data = dataclasses.replace(config.data, root=str(root.expanduser().resolve()))
+    return dataclasses.replace(config, data=data)
+
 
 def read_config(
-    source: str | Path, overrides: Iterable[str] = (), *, tell: Callable[[str], None] = lambda _: None
+    source: str | Path,
+    overrides: Iterable[str] = (),
+    *,
+    data: Path | None = None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Config:
     """Returns the configuration of a YAML file, with some settings replaced.
 
@@ -58,6 +149,7 @@ def read_config(
       source: path of a file; or, if there is no such file, the name of a configuration packaged with jaxseg ("paxray",
         "configs/paxray.yaml"). Configurations of the original programs that a task can translate are read too.
       overrides: such as "trainer.epochs=2"; the text after the = is YAML.
+      data: folder of the data, instead of `data.root`.
       tell: called with a message for each setting of an original program that has no effect, and for each setting
         that is given by its old name.
 
@@ -76,6 +168,9 @@ def read_config(
         problems += str(error).split("\n")
     for override in overrides:
         _override(raw, override, problems)
+    if data is not None:
+        _check_takes_data(raw.get("task"))
+        _override(raw, f"data.root={json.dumps(str(data.resolve()))}", problems)
     config = None if problems else _config(raw, problems, tell)
     if problems:
         count = f"{len(problems)} problems" if len(problems) > 1 else "a problem"
@@ -151,6 +246,12 @@ def _override(raw: dict, override: str, problems: list[str]) -> None:
         raw[last] = yaml_text.parse(text, name.strip())
     except ValueError as error:
         problems.append(f"{error} (text with special characters needs quotes)")
+
+
+def _check_takes_data(task: Any) -> None:
+    """Raises if a data folder is given for a task that generates its data; an unknown task is reported later."""
+    if isinstance(task, str) and task in TASKS and not task_class(task).takes_data:
+        raise ValueError(f"-i: {task} generates its own data; leave -i out")
 
 
 def _config(raw: dict, problems: list[str], tell: Callable[[str], None]) -> Config | None:
