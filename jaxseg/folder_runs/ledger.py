@@ -81,7 +81,8 @@ class Ledger:
             new, stored, self.entries, self.facts = True, {}, {}, {}
         except (ValueError, KeyError, TypeError, AttributeError):
             raise ValueError(f"{path} {self.kind.foreign}") from None
-        stored = {name: value for name, (mark, value) in self.kind.unrecorded.items() if mark in stored} | stored
+        known = {name: value for name, (mark, value) in self.kind.unrecorded.items() if mark in stored}
+        stored = {name: value for name, value in known.items() if name in settings} | stored
         self.settings = stored | dict(settings) if self.is_document else dict(settings)
         self.changed = sorted(changed_settings(stored, settings, partly=self.is_document or new))
 
