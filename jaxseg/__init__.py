@@ -8,6 +8,11 @@ if TYPE_CHECKING:  # the same names as in _PUBLIC below, for type checkers and e
     from jaxseg.anatomy.extract import extract as extract
     from jaxseg.anatomy.folders import extract_folder as extract_folder
     from jaxseg.anatomy.folders import segment_folder as segment_folder
+    from jaxseg.anatomy.orientation import read_reference as read_reference
+    from jaxseg.anatomy.orientation import write_reference as write_reference
+    from jaxseg.anatomy.register import register as register
+    from jaxseg.anatomy.register_files import build_reference as build_reference
+    from jaxseg.anatomy.register_files import register_folder as register_folder
     from jaxseg.anatomy.segment import Segmenter as Segmenter
     from jaxseg.anatomy.segment import segment as segment
     from jaxseg.annotators.image_files import sample_folder as sample_folder
@@ -37,6 +42,7 @@ if (_root / "setup.cfg").is_file() and (_root / "cli" / "main.py").is_file():
     __path__.append(str(_root))
 
 _PUBLIC = {
+    "build_reference": "jaxseg.anatomy.register_files",
     "convert": "jaxseg.weights.load",
     "create": "jaxseg.weights.load",
     "denoise": "jaxseg.post_dae.denoise",
@@ -47,7 +53,10 @@ _PUBLIC = {
     "functional": "jaxseg.weights.load",
     "load": "jaxseg.weights.load",
     "load_exported": "jaxseg.export.exported",
+    "read_reference": "jaxseg.anatomy.orientation",
     "read_torch_file": "jaxseg.weights.torch_file",
+    "register": "jaxseg.anatomy.register",
+    "register_folder": "jaxseg.anatomy.register_files",
     "sample": "jaxseg.annotators.sample",
     "sample_folder": "jaxseg.annotators.image_files",
     "Sampler": "jaxseg.annotators.sample",
@@ -60,6 +69,7 @@ _PUBLIC = {
     "segment_folder": "jaxseg.anatomy.folders",
     "Segmenter": "jaxseg.anatomy.segment",
     "visualize": "jaxseg.draw.visualize",
+    "write_reference": "jaxseg.anatomy.orientation",
 }
 
 __all__ = ["__version__", *_PUBLIC]

@@ -81,6 +81,7 @@ class Segmenter:
     Attributes:
       card: of the model.
       names: labels of the masks; `indices`: their output channels.
+      cutoff: the logit that a pixel of a mask exceeds.
       postprocess: may be set later; `after` is an alias.
 
     Example:
@@ -122,7 +123,7 @@ class Segmenter:
                 "probabilities are those of the network; they cannot be kept if masks are changed afterwards: leave "
                 "out probabilities or postprocess"
             )
-        self._cutoff = _logit(threshold)
+        self.cutoff = _logit(threshold)
         kept = None if len(self.indices) == len(self.card.class_names) else self.indices
         forward = Forward(kept, probabilities, pooled=self.reference is not None)
         self._runner = Runner(model, forward, devices=devices, batch_size=batch_size)
@@ -208,7 +209,7 @@ class Segmenter:
         return [masks.seen_as(orientation) for masks, orientation in zip(found, seen, strict=True)]
 
     def _run(self, x: np.ndarray) -> tuple:
-        return self._runner(x, np.full(len(x), self._cutoff))
+        return self._runner(x, np.full(len(x), self.cutoff))
 
 
 def as_segmenter(model: Any, options: Mapping[str, Any]) -> Segmenter:

@@ -14,11 +14,12 @@ from jaxseg.masks.write import WRITERS
 
 # Settings that only some kinds of products depend on. All products depend on every other setting.
 _ONLY_OF = {
-    "classes": (*WRITERS, "preview"),
+    "classes": (*WRITERS, "preview", "registered_mask", "registered_preview"),
     "labelmap": ("dicom-seg",),
     "features": ("measurements", "drawing"),
     "original_values": ("measurements",),
     "groups": ("measurements", "drawing"),
+    "reference": ("registered", "metadata", "affine", "registered_mask", "registered_preview"),
 }
 # Settings that earlier versions did not record -> (a setting that the same runs recorded, the value that they used).
 _UNRECORDED = {"groups": ("features", "original"), "orientation": ("preprocessing", "as stored")}
