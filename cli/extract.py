@@ -34,7 +34,7 @@ def extract(
     from jaxseg.anatomy.measure.features import find_all
 
     with options.usage_errors("--feature"):
-        found = find_all(",".join(features))
+        found = find_all(",".join(features), groups=others["groups"])
     with options.usage_errors("--labelmap"):
         check_labelmap(labelmap=labelmap, output_type=output_type, masks=store_seg)
 

@@ -13,6 +13,8 @@ from jaxseg.files import printable
 OUTPUT_TYPES = ("json", "npy", "npz", "jpg", "png", "dicom-seg")
 PREPROCESSING = ("cxas", "paxray", "paxray_folder")
 INTENSITIES = ("original", "clinical")
+GROUPS = ("original", "cxas-0.0.20")
+CHECKS = ("warn", "fix", "off")
 FIDELITIES = ("original", "better")
 
 # Headings of `--help` -> options under them, the most used first. An option that is not listed comes under Other.
@@ -22,9 +24,11 @@ HEADINGS = {
         *("--truth", "--organ", "--dataset", "--labels", "--label-names", "--names-table", "--names", "--organs"),
         *("--canonical", "--slices", "--split", "--step"),
         *("--xml", "--pseudo", "--intensity", "--preprocessing", "--grey", "--normalise", "--resize"),
+        *("--reference", "--check-orientation", "--no-correction", "--build-reference"),
     ),
     "Output": (
-        *("--output", "--output_type", "--feature", "--features", "--classes", "--samples", "--preview"),
+        *("--output", "--output_type", "--feature", "--features", "--classes", "--groups", "--samples", "--preview"),
+        *("--save-mask", "--reference-out"),
         *("--overwrite", "--draw", "--store_seg", "--labelmap", "--soft", "--title", "--alpha", "--sides", "--report"),
         *("--per-slice", "--worst", "--rank", "--original-values", "--platforms", "--image-size", "--json"),
     ),
@@ -286,15 +290,7 @@ def fidelity(**choices: tuple) -> Callable:
     return decorate
 
 
-of_images = combined(
-    source("Image (png, jpg, DICOM) or folder of images."),
-    output("Folder of the results."),
-    output_type(
-        OUTPUT_TYPES,
-        "Format of the masks. png/jpg: one folder per image with one file per class; npy/npz: (classes, H, W) bool; "
-        "json: COCO with run lengths; dicom-seg: one DICOM SEG per image, with one segment per non-empty class.  "
-        "[default: png; npy for -m paxray]",
-    ),
+of_network = combined(
     gpus,
     model("that of the model directory, otherwise UNet_ResNet50_default"),
     weights,
@@ -308,6 +304,34 @@ of_images = combined(
     ),
     intensity,
     dtype,
+)
+of_images = combined(
+    source("Image (png, jpg, DICOM) or folder of images."),
+    output("Folder of the results."),
+    output_type(
+        OUTPUT_TYPES,
+        "Format of the masks. png/jpg: one folder per image with one file per class; npy/npz: (classes, H, W) bool; "
+        "json: COCO with run lengths; dicom-seg: one DICOM SEG per image, with one segment per non-empty class.  "
+        "[default: png; npy for -m paxray]",
+    ),
+    of_network,
+    click.option(
+        "--groups",
+        type=click.Choice(GROUPS),
+        default="original",
+        show_default=True,
+        help="Version of the groups of classes. cxas-0.0.20: with the vertebra C7 in `all vertebrae`, in `cervical "
+        "spine` and in SCD, as CXAS since 0.0.20. original: without it, as CXAS up to 0.0.16.",
+    ),
+    click.option(
+        "--check-orientation",
+        type=click.Choice(CHECKS),
+        default="warn",
+        show_default=True,
+        help="What to do about images that look inverted or turned. warn: a note. fix: segment the corrected image and "
+        "turn the masks back to the file. It needs a reference for the weights: the published weights have one, and "
+        "`jaxseg register --build-reference` builds others; without one, warn does nothing.",
+    ),
     click.option("--labelmap", is_flag=True, help="With -ot dicom-seg: write one label map; classes must not overlap."),
     preview("image", "the masks over the image"),
     click.option(

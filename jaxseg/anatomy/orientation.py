@@ -152,8 +152,10 @@ def find_reference(path: str | Path) -> Path | None:
     """Returns the `reference.npz` in a training run or a model directory; None if there is none.
 
     Args:
-      path: a training run, a model directory, or anything else, which has none.
+      path: a training run or a model directory; names of models and PyTorch files have none.
     """
+    if str(path).lower() in registry.BY_NAME:  # the name of a model, also if a folder has this name
+        return None
     path = Path(path).expanduser()
     places = [folder / REFERENCE_FILE for folder in (path, model_path(path))] if path.is_dir() else []
     return next((place for place in places if place.is_file()), None)
