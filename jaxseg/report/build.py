@@ -61,7 +61,8 @@ def write_report(
         sub-folder of `masks`, unless `masks` has a summary. None means that the page shows only file names.
       title: title of the page.
       features: what to measure, as `jaxseg.anatomy.measure.features.find_all` takes it. Masks are measured as they are
-        stored, on the pixel grid of their image.
+        stored, on the pixel grid of their image, except that masks of an image that was turned before it was segmented
+        are measured upright. SCD uses the vertebrae that the run used which made the masks.
       classes: labels or groups to show and measure; None means all. Scores always use the classes that they need.
       intensity: how grey values are shown, as in `read_picture`.
       sides: whether to mark the patient's right and left; correct for frontal pictures that are not mirrored.
@@ -96,7 +97,9 @@ def write_report(
             reading, reason = None, ""
             try:
                 place = place or search(image)
-                reading = read_image(image, place, features=found, classes=classes, intensity=intensity)
+                groups = settings.get("groups", "original")
+                options = {"features": found, "classes": classes, "intensity": intensity, "groups": groups}
+                reading = read_image(image, place, **options)
                 text = page.blocks(record | {"masks": link(place, path)}, reading)
             except (ValueError, MemoryError, OSError) as error:
                 reason = _describe(error, image, masks)
@@ -137,6 +140,7 @@ class _Page:
         """
         self.catalogue.add(reading.names, reading.values)
         record |= {"size": reading.pixels.shape, "spacing": reading.has_spacing}
+        record |= {"warning": reading.warning} if reading.warning else {}
         known = len(self.catalogue.classes), len(self.catalogue.columns)
         if known != self.known:
             self.known, self.end_bytes = known, len(self._end())
