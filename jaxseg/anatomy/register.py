@@ -155,10 +155,10 @@ class Registrar:
         found = read_reference(reference) if isinstance(reference, (str, Path)) else reference
         found = known_reference(card) if found is None and card is not None else found
         if not masks:
-            options["classes"] = [f"label:{name}" for name in LANDMARKS.values()]
+            options["classes"] = landmark_classes
         options |= {"check_orientation": "fix" if correction and found is not None else "off", "reference": found}
         self.segmenter = as_predictor(model, Segmenter, options)
-        check_landmarks(self.segmenter.names)
+        landmark_classes(self.segmenter.names)
         if found is None or found.landmarks is None:
             what = "no reference is known for these weights" if found is None else "the reference has no landmarks"
             raise ValueError(f"{what}; build one with jaxseg register --build-reference, and name it with --reference")
@@ -219,10 +219,18 @@ def register(
     return model(image)
 
 
-def check_landmarks(names: Sequence[str]) -> None:
-    """Raises ValueError if T4 or T10 is not among the classes that are segmented."""
+def landmark_classes(names: Sequence[str]) -> list[str]:
+    """Returns the classes T4 and T10, as `jaxseg.Segmenter` takes them.
+
+    Args:
+      names: of the classes that can be segmented.
+
+    Raises:
+      ValueError: T4 or T10 is not among them.
+    """
     if missing := [name for name in LANDMARKS.values() if name not in names]:
-        raise ValueError(f"an X-ray is registered by T4 and T10, but {' and '.join(map(repr, missing))} is missing")
+        raise ValueError(f"X-rays are registered by T4 and T10, but there is no class {' and '.join(map(repr, missing))}")
+    return [f"label:{name}" for name in LANDMARKS.values()]
 
 
 def landmarks_of(segmentation: Segmentation) -> Landmarks:
@@ -266,8 +274,9 @@ def similarity(sources: np.ndarray, targets: np.ndarray) -> np.ndarray:
     >>> similarity(np.array([[0, 0], [1, 0]]), np.array([[5, 5], [5, 7]])).tolist()
     [[0.0, -2.0, 5.0], [2.0, 0.0, 5.0]]
     """
-    (first, second), (start, end) = (np.asarray(points, np.float64) @ np.array([1, 1j]) for points in (sources, targets))
-    if not all(map(np.isfinite, (first, second, start, end))) or first == second or start == end:
+    both = np.array([sources, targets], np.float64)
+    (first, second), (start, end) = (tuple(complex(*point) for point in points) for points in both)
+    if not np.isfinite(both).all() or first == second or start == end:
         raise ValueError("the two points must be finite and different")
     factor = (end - start) / (second - first)
     shift = start - factor * first

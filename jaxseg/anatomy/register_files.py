@@ -11,7 +11,7 @@ from flax import nnx
 from PIL import Image
 
 from jaxseg.anatomy.orientation import ANGLES, Point, Reference, check_reference, inverted
-from jaxseg.anatomy.register import LANDMARKS, Registrar, Registration, check_landmarks, landmarks_of
+from jaxseg.anatomy.register import LANDMARKS, Registrar, Registration, landmark_classes, landmarks_of
 from jaxseg.anatomy.segment import Forward, Prepared, Segmenter
 from jaxseg.draw.pictures import save_picture
 from jaxseg.draw.visualize import preview as preview_of
@@ -123,9 +123,7 @@ def build_reference(
     """
     files = find_images(Path(source), recursive=recursive) if files is None else files
     model = load(model) if isinstance(model, (str, Path)) else model
-    classes = [f"label:{name}" for name in LANDMARKS.values()]
-    segmenter = as_predictor(model, Segmenter, options | {"classes": classes, "check_orientation": "off"})
-    check_landmarks(segmenter.names)
+    segmenter = as_predictor(model, Segmenter, options | {"classes": landmark_classes, "check_orientation": "off"})
     forward = Forward(segmenter.indices, False, pooled=True)
     runner = Runner(model, forward, devices=segmenter.devices, batch_size=segmenter.batch_size)
 

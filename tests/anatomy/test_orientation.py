@@ -289,14 +289,11 @@ def test_damaged_and_huge_references_are_refused(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def tiny(shallow):
-    """Returns a tiny network whose random parameters happen to tell the eight orientations of one phantom apart."""
+    """Returns a tiny network whose random parameters distinguish the eight orientations of one phantom; few seeds do."""
     names = ("vertebrae T4", "vertebrae T10", "heart", "lung", "right hemidiaphragm")
-    model = jaxseg.create("cxas", seed=SEED, class_names=names, backbone="resnet18", width=4)
+    model = jaxseg.create("cxas", seed=14, class_names=names, backbone="resnet18", width=4)
     model.card = dataclasses.replace(model.card, input_size=(64, 64), params_sha256="b" * 64)
     return model
-
-
-SEED = 6
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,123 @@
+"""Registering folders: the original's files, failures, resuming, changed settings, and references built from images."""
+
+import dataclasses
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+import jaxseg
+from jaxseg.anatomy.orientation import ANGLES, Reference
+from jaxseg.anatomy.register import Registrar
+from jaxseg.datasets import phantom
+from jaxseg.images.preprocess import cxas
+from jaxseg.images.read import read_picture
+
+LANDMARKS = ((10.0, 8.0), (12.0, 25.0))
+ENDS = {"registered": "registered.png", "metadata": "metadata.json", "affine": "affine.txt"}
+ENDS |= {"registered_mask": "registered_mask.npy", "registered_preview": "registered.preview.jpg"}
+
+
+@pytest.fixture(scope="module")
+def model(shallow):
+    """Returns a tiny network whose masks of T4 and T10 are never empty, and whose mask of a third class always is."""
+    model = jaxseg.create("cxas", class_names=("vertebrae T4", "vertebrae T10", "lung"), backbone="resnet18", width=4)
+    model.card = dataclasses.replace(model.card, input_size=(64, 64), params_sha256="b" * 64)
+    return model
+
+
+def biased(model, *shifts: float):
+    """Returns a copy of the model with other biases of its classes."""
+    from flax import nnx
+
+    copy = nnx.clone(model)
+    copy.card = model.card
+    copy.classify.bias.set_value(jnp.asarray(shifts, jnp.float32))
+    return copy
+
+
+@pytest.fixture(scope="module")
+def reference():
+    features = np.random.default_rng(0).random((5, 32), np.float32)
+    return Reference(features[:2], features[1:], LANDMARKS, "b" * 64)
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i, name in enumerate(("one.png", "two.png")):
+        Image.fromarray(phantom.draw(i, 48)[0]).save(folder / name)
+    (folder / "bad.png").write_bytes(b"not an image")
+    return folder
+
+
+@pytest.mark.slow
+def test_a_folder_is_registered_into_the_originals_files_and_resumes(model, reference, images, tmp_path):
+    out, seen = tmp_path / "out", []
+    registrar = Registrar(model, reference=reference, correction=False, masks=True, threshold=0.3)
+    options = {"save_masks": True, "preview": True}
+    result = jaxseg.register_folder(images, out, registrar, report=seen.append, **options)
+    assert (result.done, result.failed, len(seen)) == (2, 1, 3)
+    assert "not a png or jpg file" in result.files[0].reason
+    entry = json.loads((out / "summary.json").read_text())["files"]["one"]
+    found = jaxseg.register(images / "one.png", registrar)
+    for kind, end in ENDS.items():
+        assert result.files[1].outputs[kind] == out / f"one_{end}"
+        assert (out / f"one_{end}").is_file()
+    with Image.open(out / "one_registered.png") as picture:
+        np.testing.assert_array_equal(np.asarray(picture), found.image)
+    np.testing.assert_array_equal(np.loadtxt(out / "one_affine.txt"), found.matrix)
+    masks = np.load(out / "one_registered_mask.npy")
+    assert (masks.dtype, masks.shape) == (np.dtype(bool), (3, 48, 48))
+    np.testing.assert_array_equal(masks[2], found.masks.mask(2))
+    assert json.loads((out / "one_metadata.json").read_text()) == found.metadata
+    assert entry["registration"] == {"matrix": found.matrix.tolist(), "reason": found.reason}
+    again = jaxseg.register_folder(images, out, registrar, **options)
+    assert (again.done, again.skipped, again.failed) == (0, 2, 1)
+    other = dataclasses.replace(reference, landmarks=((1.0, 2.0), (3.0, 40.0)))
+    changed = Registrar(model, reference=other, correction=False, masks=True, threshold=0.3)
+    with pytest.raises(ValueError, match="made with another reference"):
+        jaxseg.register_folder(images, out, changed, **options)
+
+
+@pytest.mark.slow
+def test_an_image_without_t4_is_written_unmoved_with_the_reason(model, reference, images, tmp_path):
+    (images / "bad.png").unlink()
+    empty = biased(model, -100, 100, 0)
+    result = jaxseg.register_folder(images, tmp_path / "out", empty, reference=reference, correction=False)
+    assert (result.done, result.failed) == (2, 0)
+    assert result.files[0].notes == ("one.png: not registered: T4 was not found",)
+    with Image.open(tmp_path / "out" / "one_registered.png") as picture, Image.open(images / "one.png") as before:
+        np.testing.assert_array_equal(np.asarray(picture)[..., 0], np.asarray(before))
+    np.testing.assert_array_equal(np.loadtxt(tmp_path / "out" / "one_affine.txt"), np.eye(2, 3))
+    assert json.loads((tmp_path / "out" / "one_metadata.json").read_text())["registration_success"] is False
+    entry = json.loads(result.summary.read_text())["files"]["one"]["registration"]
+    assert entry == {"matrix": np.eye(2, 3).tolist(), "reason": "T4 was not found"}
+
+
+def test_the_folder_of_the_images_is_refused_as_output(model, images):
+    with pytest.raises(ValueError, match="holds the images themselves; name another folder"):
+        jaxseg.register_folder(images, images, model)
+
+
+@pytest.mark.slow
+def test_a_reference_is_built_from_a_folder_and_leaves_out_what_cannot_be_read(model, images):
+    seen, steps = [], []
+    whole = biased(model, 100, 100, 0)  # T4 and T10 fill the grid, so their centre is known
+    found = jaxseg.build_reference(images, whole, report=seen.append, progress=lambda *step: steps.append(step))
+    assert [outcome.item.source.name for outcome in seen if outcome.error] == ["bad.png"]
+    assert (steps[0], steps[-1]) == ((0, 3, ""), (3, 3, "two.png"))
+    assert (found.images, found.landmarks, found.weights_sha256) == (2, ((31.5, 31.5), (31.5, 31.5)), "b" * 64)
+    x = cxas(read_picture(images / "one.png"), (64, 64))
+    from flax import nnx
+
+    view = nnx.view(whole, use_running_average=True, deterministic=True)
+    want = view.pooled(jnp.asarray(np.stack([np.rot90(x, angle // 90) for angle in ANGLES])))
+    np.testing.assert_allclose(found.rotations, want, rtol=1e-3, atol=1e-5)
+    np.testing.assert_array_equal(found.colours[0], found.rotations[0])
+    assert jaxseg.build_reference(images / "one.png", biased(model, -100, 100, 0)).landmarks is None
+    with pytest.raises(ValueError, match="none of the 1 images can be read"):
+        jaxseg.build_reference(images, whole, files=[images / "bad.png"])
