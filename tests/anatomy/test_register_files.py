@@ -3,9 +3,11 @@
 import dataclasses
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from PIL import Image
 
 import jaxseg
@@ -30,8 +32,6 @@ def model(shallow):
 
 def biased(model, *shifts: float):
     """Returns a copy of the model with other biases of its classes."""
-    from flax import nnx
-
     copy = nnx.clone(model)
     copy.card = model.card
     copy.classify.bias.set_value(jnp.asarray(shifts, jnp.float32))
@@ -112,10 +112,9 @@ def test_a_reference_is_built_from_a_folder_and_leaves_out_what_cannot_be_read(m
     assert (steps[0], steps[-1]) == ((0, 3, ""), (3, 3, "two.png"))
     assert (found.images, found.landmarks, found.weights_sha256) == (2, ((31.5, 31.5), (31.5, 31.5)), "b" * 64)
     x = cxas(read_picture(images / "one.png"), (64, 64))
-    from flax import nnx
-
-    view = nnx.view(whole, use_running_average=True, deterministic=True)
-    want = view.pooled(jnp.asarray(np.stack([np.rot90(x, angle // 90) for angle in ANGLES])))
+    graphdef, state = nnx.split(nnx.view(whole, use_running_average=True, deterministic=True))
+    pooled = jax.jit(lambda state, x: nnx.merge(graphdef, state).pooled(x))
+    want = pooled(state, np.stack([np.rot90(x, angle // 90) for angle in ANGLES]))
     np.testing.assert_allclose(found.rotations, want, rtol=1e-3, atol=1e-5)
     np.testing.assert_array_equal(found.colours[0], found.rotations[0])
     assert jaxseg.build_reference(images / "one.png", biased(model, -100, 100, 0)).landmarks is None
