@@ -24,7 +24,9 @@ from jaxseg.cli.runs import finish, load_network, shown
     "[default: reference.npz in the folder of --weights; for the published weights that of CXAS 0.0.20]",
 )
 @click.option("--no-correction", is_flag=True, help="Do not correct images that look inverted or turned.")
-@click.option("--save-mask", is_flag=True, help="Also write <image>_registered_mask.npy: the moved masks of all classes.")
+@click.option(
+    "--save-mask", is_flag=True, help="Also write <image>_registered_mask.npy: the moved masks of all classes."
+)
 @click.option(
     "--preview", is_flag=True, help="Also write <image>_registered.preview.jpg: the moved masks over the moved image."
 )

@@ -48,6 +48,9 @@ class Reference:
       weights_sha256: digest of the weights; "" if the file does not name it, as the original's files.
       images: number of images from which the landmarks were computed; 0 if unknown.
       packaged: whether it is the reference of the published weights.
+
+    Raises:
+      ValueError: the features or landmarks cannot be used.
     """
 
     colours: np.ndarray
@@ -56,6 +59,14 @@ class Reference:
     weights_sha256: str = ""
     images: int = 0
     packaged: bool = False
+
+    def __post_init__(self) -> None:
+        features = np.vstack([self.colours, self.rotations])
+        if not np.isfinite(features).all() or not features.any(axis=1).all():
+            raise ValueError("some features are not finite, or all of them are 0")
+        points = np.array(self.landmarks or [[0, 0], [1, 1]])
+        if not np.abs(points).max() < 1e6 or math.dist(*points) < 1:
+            raise ValueError("the landmarks are not finite, too large, or less than a pixel apart")
 
     @property
     def digest(self) -> str:
@@ -246,7 +257,9 @@ def _parsed(members: dict[str, str], archive: zipfile.ZipFile) -> Reference:
     def array(name: str, shape: tuple, kinds: str) -> np.ndarray:
         with archive.open(members[name]) as file:
             header = npy.read_header(file)
-            known = len(header.shape) == len(shape) and all(b in (None, a) for a, b in zip(header.shape, shape, strict=True))
+            known = len(header.shape) == len(shape) and all(
+                b in (None, a) for a, b in zip(header.shape, shape, strict=True)
+            )
             if not known or header.dtype.kind not in kinds or header.nbytes > 64 * MAX_FEATURES:
                 raise ValueError(f"`{name}` has the shape {header.shape} and the type {header.dtype}")
             return npy.read_values(file, header)
@@ -263,11 +276,7 @@ def _parsed(members: dict[str, str], archive: zipfile.ZipFile) -> Reference:
     points = [float(array(name, (), "fiu")) for name in given]
     with np.errstate(over="ignore"):
         features = np.vstack([colours, rotations]).astype(np.float32)
-    if not np.isfinite(features).all() or not features.any(axis=1).all():
-        raise ValueError("some features are not finite, or all of them are 0")
     landmarks = ((points[0], points[1]), (points[2], points[3])) if points else None
-    if not np.abs(points).max(initial=0) < 1e6 or (landmarks and math.dist(*landmarks) < 1):
-        raise ValueError("the landmarks are not finite, too large, or less than a pixel apart")
     weights = str(array("weights_sha256", (), "U")) if "weights_sha256" in members else ""
     if not re.fullmatch(r"([0-9a-f]{64})?", weights):
         raise ValueError("`weights_sha256` is not a digest")

@@ -229,7 +229,9 @@ def landmark_classes(names: Sequence[str]) -> list[str]:
       ValueError: T4 or T10 is not among them.
     """
     if missing := [name for name in LANDMARKS.values() if name not in names]:
-        raise ValueError(f"X-rays are registered by T4 and T10, but there is no class {' and '.join(map(repr, missing))}")
+        raise ValueError(
+            f"X-rays are registered by T4 and T10, but there is no class {' and '.join(map(repr, missing))}"
+        )
     return [f"label:{name}" for name in LANDMARKS.values()]
 
 

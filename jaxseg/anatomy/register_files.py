@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,7 @@ def build_reference(
       **options: of `jaxseg.Segmenter`, such as threshold, preprocessing, intensity, devices, batch_size.
 
     Returns:
-      A Reference; `landmarks` is None if T4 or T10 was found in no image. `jaxseg.write_reference` writes it.
+      A Reference; `landmarks` is None if T4 or T10 was found in no image, or if they are at the same place. `jaxseg.write_reference` writes it.
 
     Raises:
       ValueError: no image can be read, or the model lacks T4 or T10. OSError: a file cannot be opened.
@@ -167,12 +168,12 @@ def _prepared(files: Sequence[Path], segmenter: Segmenter) -> Iterator[tuple[Out
 
 
 def _means(points: list[dict[str, Point | None]]) -> tuple[Point, Point] | None:
-    """Returns the mean landmarks of those images in which each is found; None if one is found in no image."""
+    """Returns the mean landmarks of those images in which each is found; None if they are missing or the same."""
     found = [[point[name] for point in points if point[name] is not None] for name in LANDMARKS]
     if not all(found):
         return None
-    (t4_x, t4_y), (t10_x, t10_y) = (np.mean(places, axis=0).tolist() for places in found)
-    return (t4_x, t4_y), (t10_x, t10_y)
+    (t4_x, t4_y), (t10_x, t10_y) = means = [np.mean(places, axis=0).tolist() for places in found]
+    return ((t4_x, t4_y), (t10_x, t10_y)) if math.dist(*means) >= 1 else None
 
 
 def _products(*, save_masks: bool, preview: bool) -> list[Product]:

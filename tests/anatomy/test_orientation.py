@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from parity_kit import DATA
 from PIL import Image
+from vertebra_model import vertebra_model
 
 import jaxseg
 from jaxseg.anatomy import orientation
@@ -268,7 +269,12 @@ def test_references_of_strangers_are_checked(content, words, tmp_path):
 
 def test_damaged_and_huge_references_are_refused(tmp_path, monkeypatch):
     path = tmp_path / "reference.npz"
-    for content in (b"", b"no zip file", archive(FEATURES)[:-30], archive(FEATURES).replace(b"\x00\x00\x80\x3f", b"\x00\x00\x00\x40")):
+    for content in (
+        b"",
+        b"no zip file",
+        archive(FEATURES)[:-30],
+        archive(FEATURES).replace(b"\x00\x00\x80\x3f", b"\x00\x00\x00\x40"),
+    ):
         path.write_bytes(content)
         with pytest.raises(ValueError, match="is not a reference"):
             read_reference(path)
@@ -289,11 +295,7 @@ def test_damaged_and_huge_references_are_refused(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def tiny(shallow):
-    """Returns a tiny network whose random parameters distinguish the eight orientations of one phantom; few seeds do."""
-    names = ("vertebrae T4", "vertebrae T10", "heart", "lung", "right hemidiaphragm")
-    model = jaxseg.create("cxas", seed=14, class_names=names, backbone="resnet18", width=4)
-    model.card = dataclasses.replace(model.card, input_size=(64, 64), params_sha256="b" * 64)
-    return model
+    return vertebra_model()
 
 
 @pytest.fixture(scope="module")
@@ -305,14 +307,14 @@ def picture() -> np.ndarray:
 def reference(tiny, picture, tmp_path_factory):
     path = tmp_path_factory.mktemp("reference") / "chest.png"
     Image.fromarray(picture).save(path)
-    return jaxseg.build_reference(path, tiny, threshold=0.4)
+    return jaxseg.build_reference(path, tiny)
 
 
 @pytest.mark.slow
 def test_a_network_finds_its_own_reference_in_every_orientation(tiny, reference, picture):
-    options = {"reference": reference, "threshold": 0.4, "probabilities": True}
+    options = {"reference": reference, "probabilities": True}
     fixing, warning = (Segmenter(tiny, check_orientation=check, **options) for check in ("fix", "warn"))
-    unchecked = Segmenter(tiny, check_orientation="off", threshold=0.4)
+    unchecked = Segmenter(tiny, check_orientation="off")
     assert unchecked(picture).orientation is None
     upright = fixing(picture)
     assert upright.notes == ()

@@ -4,11 +4,11 @@ import dataclasses
 import json
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 from PIL import Image
+from vertebra_model import vertebra_model
 
 import jaxseg
 from jaxseg.anatomy.orientation import ANGLES, Reference
@@ -24,18 +24,7 @@ ENDS |= {"registered_mask": "registered_mask.npy", "registered_preview": "regist
 
 @pytest.fixture(scope="module")
 def model(shallow):
-    """Returns a tiny network whose masks of T4 and T10 are never empty, and whose mask of a third class always is."""
-    model = jaxseg.create("cxas", class_names=("vertebrae T4", "vertebrae T10", "lung"), backbone="resnet18", width=4)
-    model.card = dataclasses.replace(model.card, input_size=(64, 64), params_sha256="b" * 64)
-    return model
-
-
-def biased(model, *shifts: float):
-    """Returns a copy of the model with other biases of its classes."""
-    copy = nnx.clone(model)
-    copy.card = model.card
-    copy.classify.bias.set_value(jnp.asarray(shifts, jnp.float32))
-    return copy
+    return vertebra_model()
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +46,7 @@ def images(tmp_path):
 @pytest.mark.slow
 def test_a_folder_is_registered_into_the_originals_files_and_resumes(model, reference, images, tmp_path):
     out, seen = tmp_path / "out", []
-    registrar = Registrar(model, reference=reference, correction=False, masks=True, threshold=0.3)
+    registrar = Registrar(model, reference=reference, correction=False, masks=True)
     options = {"save_masks": True, "preview": True}
     result = jaxseg.register_folder(images, out, registrar, report=seen.append, **options)
     assert (result.done, result.failed, len(seen)) == (2, 1, 3)
@@ -71,14 +60,14 @@ def test_a_folder_is_registered_into_the_originals_files_and_resumes(model, refe
         np.testing.assert_array_equal(np.asarray(picture), found.image)
     np.testing.assert_array_equal(np.loadtxt(out / "one_affine.txt"), found.matrix)
     masks = np.load(out / "one_registered_mask.npy")
-    assert (masks.dtype, masks.shape) == (np.dtype(bool), (3, 48, 48))
+    assert (masks.dtype, masks.shape) == (np.dtype(bool), (5, 48, 48))
     np.testing.assert_array_equal(masks[2], found.masks.mask(2))
     assert json.loads((out / "one_metadata.json").read_text()) == found.metadata
     assert entry["registration"] == {"matrix": found.matrix.tolist(), "reason": found.reason}
     again = jaxseg.register_folder(images, out, registrar, **options)
     assert (again.done, again.skipped, again.failed) == (0, 2, 1)
     other = dataclasses.replace(reference, landmarks=((1.0, 2.0), (3.0, 40.0)))
-    changed = Registrar(model, reference=other, correction=False, masks=True, threshold=0.3)
+    changed = Registrar(model, reference=other, correction=False, masks=True)
     with pytest.raises(ValueError, match="made with another reference"):
         jaxseg.register_folder(images, out, changed, **options)
 
@@ -86,7 +75,7 @@ def test_a_folder_is_registered_into_the_originals_files_and_resumes(model, refe
 @pytest.mark.slow
 def test_an_image_without_t4_is_written_unmoved_with_the_reason(model, reference, images, tmp_path):
     (images / "bad.png").unlink()
-    empty = biased(model, -100, 100, 0)
+    empty = vertebra_model(T4=-100)
     result = jaxseg.register_folder(images, tmp_path / "out", empty, reference=reference, correction=False)
     assert (result.done, result.failed) == (2, 0)
     assert result.files[0].notes == ("one.png: not registered: T4 was not found",)
@@ -106,17 +95,21 @@ def test_the_folder_of_the_images_is_refused_as_output(model, images):
 @pytest.mark.slow
 def test_a_reference_is_built_from_a_folder_and_leaves_out_what_cannot_be_read(model, images):
     seen, steps = [], []
-    whole = biased(model, 100, 100, 0)  # T4 and T10 fill the grid, so their centre is known
-    found = jaxseg.build_reference(images, whole, report=seen.append, progress=lambda *step: steps.append(step))
+    masks = [np.unpackbits(jaxseg.segment(images / name, model).bits, axis=2) for name in ("one.png", "two.png")]
+    centres = np.mean([[np.argwhere(mask).mean(axis=0)[::-1] for mask in found[:2]] for found in masks], axis=0)
+    found = jaxseg.build_reference(images, model, report=seen.append, progress=lambda *step: steps.append(step))
     assert [outcome.item.source.name for outcome in seen if outcome.error] == ["bad.png"]
     assert (steps[0], steps[-1]) == ((0, 3, ""), (3, 3, "two.png"))
-    assert (found.images, found.landmarks, found.weights_sha256) == (2, ((31.5, 31.5), (31.5, 31.5)), "b" * 64)
+    assert (found.images, found.weights_sha256) == (2, "b" * 64)
+    np.testing.assert_allclose(found.landmarks, centres)
+    full = vertebra_model(T4=100, T10=100)  # both masks fill the grid
+    assert jaxseg.build_reference(images / "one.png", full).landmarks is None
     x = cxas(read_picture(images / "one.png"), (64, 64))
-    graphdef, state = nnx.split(nnx.view(whole, use_running_average=True, deterministic=True))
+    graphdef, state = nnx.split(nnx.view(model, use_running_average=True, deterministic=True))
     pooled = jax.jit(lambda state, x: nnx.merge(graphdef, state).pooled(x))
     want = pooled(state, np.stack([np.rot90(x, angle // 90) for angle in ANGLES]))
     np.testing.assert_allclose(found.rotations, want, rtol=1e-3, atol=1e-5)
     np.testing.assert_array_equal(found.colours[0], found.rotations[0])
-    assert jaxseg.build_reference(images / "one.png", biased(model, -100, 100, 0)).landmarks is None
+    assert jaxseg.build_reference(images / "one.png", vertebra_model(T4=-100)).landmarks is None
     with pytest.raises(ValueError, match="none of the 1 images can be read"):
-        jaxseg.build_reference(images, whole, files=[images / "bad.png"])
+        jaxseg.build_reference(images, model, files=[images / "bad.png"])

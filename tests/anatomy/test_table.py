@@ -149,4 +149,7 @@ def test_remarks_on_an_image_are_in_its_row_and_survive_json(tmp_path):
     assert table.from_json(table.to_json(found)) == found
     write_table([("a.png", found), ("b.png", missing)], tmp_path / "t.csv")
     rows = read_rows(tmp_path / "t.csv")
-    assert [row[-1] for row in rows[1:]] == ["the image looks inverted", "CTR: the mask of 'heart' is empty; upside down"]
+    assert [row[-1] for row in rows[1:]] == [
+        "the image looks inverted",
+        "CTR: the mask of 'heart' is empty; upside down",
+    ]

@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
+from vertebra_model import vertebra_model
 
 import jaxseg
 from jaxseg.datasets import phantom
@@ -15,14 +16,12 @@ from jaxseg.vocabulary import labels
 from jaxseg.weights.store import save_model
 
 pytestmark = pytest.mark.slow
-CLASSES = ("vertebrae T4", "vertebrae T10", "heart", "lung", "right hemidiaphragm")
 
 
 @pytest.fixture(scope="module")
 def network(shallow, tmp_path_factory):
     """Returns the folder of a tiny network that distinguishes the eight orientations of one phantom."""
-    model = jaxseg.create("cxas", seed=14, class_names=CLASSES, backbone="resnet18", width=4)
-    model.card = dataclasses.replace(model.card, input_size=(64, 64))
+    model = vertebra_model()
     return save_model(model, tmp_path_factory.mktemp("network") / "model", model.card)
 
 
@@ -46,7 +45,7 @@ def films(tmp_path):
 @pytest.fixture
 def with_reference(jaxseg_command, model, films):
     """Returns the folder of the network with its `reference.npz`."""
-    reference = ("--build-reference", "--reference-out", model / "reference.npz", "--threshold", "0.4")
+    reference = ("--build-reference", "--reference-out", model / "reference.npz")
     code, _, err = jaxseg_command("register", "-i", films / "upright.png", "--weights", model, *reference)
     assert (code, "reference of 1 images" in err) == (0, True), err
     return model
@@ -55,7 +54,7 @@ def with_reference(jaxseg_command, model, films):
 def test_images_are_corrected_and_registered_to_the_built_reference(jaxseg_command, with_reference, films, tmp_path):
     (films / "bad.png").write_bytes(b"nothing")
     out = tmp_path / "out"
-    words = ("register", "-i", films, "-o", out, "--weights", with_reference, "--threshold", "0.4", "--save-mask")
+    words = ("register", "-i", films, "-o", out, "--weights", with_reference, "--save-mask")
     code, _, err = jaxseg_command(*words, "--preview")
     assert (code, "3 done, 0 skipped, 1 failed" in err) == (1, True), err
     assert "down.png: the image looks turned by 180 degrees (upside down); it was corrected" in err
@@ -79,7 +78,7 @@ def test_images_are_corrected_and_registered_to_the_built_reference(jaxseg_comma
 def test_a_folder_or_an_image_serves_as_reference(jaxseg_command, model, films, tmp_path):
     (films / "down.png").unlink()
     (films / "inverted.png").unlink()
-    words = ("register", "-i", films, "--weights", model, "--threshold", "0.4")
+    words = ("register", "-i", films, "--weights", model)
     for number, reference in enumerate((films, films / "upright.png")):
         code, _, err = jaxseg_command(*words, "-o", tmp_path / str(number), "-r", reference)
         assert (code, "1 done" in err) == (0, True), err
@@ -91,7 +90,7 @@ def test_a_reference_without_a_digest_is_used_with_a_warning_and_one_of_other_we
     jaxseg_command, with_reference, films, tmp_path
 ):
     found = jaxseg.read_reference(with_reference / "reference.npz")
-    words = ("register", "-i", films / "upright.png", "--weights", with_reference, "--threshold", "0.4")
+    words = ("register", "-i", films / "upright.png", "--weights", with_reference)
     for number, (digest, want) in enumerate((("", (0, "Warning: ")), ("c" * 64, (2, "made with other weights")))):
         path = tmp_path / f"{number}.npz"
         jaxseg.write_reference(dataclasses.replace(found, weights_sha256=digest), path)
@@ -119,7 +118,7 @@ def test_wrong_options_give_a_one_line_error(jaxseg_command, model, films, tmp_p
 
 def test_segment_and_extract_warn_or_correct_and_say_so(jaxseg_command, with_reference, films, tmp_path):
     def run(command, output, *more):
-        words = (command, "-i", films, "-o", tmp_path / output, "--weights", with_reference, "--threshold", "0.4")
+        words = (command, "-i", films, "-o", tmp_path / output, "--weights", with_reference)
         code, _, err = jaxseg_command(*words, *more)
         assert code == 0, err
         return err, json.loads((tmp_path / output / "summary.json").read_text())
@@ -146,11 +145,9 @@ def test_segment_and_extract_warn_or_correct_and_say_so(jaxseg_command, with_ref
         assert abs(float(rows["down.png"][column]) - float(rows["upright.png"][column])) <= 1
 
 
-def test_a_report_of_corrected_masks_measures_them_upright_and_says_so(
-    jaxseg_command, with_reference, films, tmp_path
-):
+def test_a_report_of_corrected_masks_measures_them_upright_and_says_so(jaxseg_command, with_reference, films, tmp_path):
     masks = tmp_path / "masks"
-    shared = ("--weights", with_reference, "--threshold", "0.4", "--check-orientation", "fix", "-ot", "npy")
+    shared = ("--weights", with_reference, "--check-orientation", "fix", "-ot", "npy")
     assert jaxseg_command("segment", "-i", films, "-o", masks, *shared)[0] == 0
     page = tmp_path / "report.html"
     code, _, err = jaxseg_command("report", "-i", films, "--masks", masks, "-o", page, "--features", "centroid")
@@ -175,13 +172,12 @@ def test_groups_of_version_0_0_20_put_c7_into_masks_and_scd(jaxseg_command, tiny
     assert jaxseg_command("segment", *words, "-o", out, *chosen)[0] == 0
     assert np.load(out / "one.npy").shape[0] == 7
     assert json.loads((out / "summary.json").read_text())["settings"]["classes"][-1] == "vertebrae C7"
-    for groups in ("original", "cxas-0.0.20"):
-        words_of = (*words, "-o", tmp_path / groups, "-f", "SCD", "--groups", groups)
-        assert jaxseg_command("extract", *words_of)[0] == 0
-        found = jaxseg.extract(images / "one.png", "SCD", model=jaxseg.load("cxas", tiny), groups=groups)
-        with (tmp_path / groups / "images.csv").open(newline="") as file:
-            rows = {row["filename"]: row for row in csv.DictReader(file)}
-        assert rows["one.png"]["score"] == repr(found.values["SCD"])
-    code, _, err = jaxseg_command("extract", *words, "-o", tmp_path / "original", "-f", "SCD", "--groups", "cxas-0.0.20")
+    words = (*words, "-o", tmp_path / "table", "-f", "SCD")
+    assert jaxseg_command("extract", *words, "--groups", "cxas-0.0.20")[0] == 0
+    found = jaxseg.extract(images / "one.png", "SCD", model=jaxseg.load("cxas", tiny), groups="cxas-0.0.20")
+    with (tmp_path / "table" / "images.csv").open(newline="") as file:
+        rows = {row["filename"]: row for row in csv.DictReader(file)}
+    assert rows["one.png"]["score"] == repr(found.values["SCD"])
+    code, _, err = jaxseg_command("extract", *words)
     assert (code, "made with another groups" in err) == (1, True), err
     assert len(labels.CXAS_GROUPS["cervical spine"]) == 6
