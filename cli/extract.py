@@ -3,13 +3,14 @@
 import click
 
 from jaxseg.cli import options
-from jaxseg.cli.runs import run_images
+from jaxseg.cli.runs import of_anatomy, run_images
 
 
 @click.command()
 @options.fidelity(intensity=("original", "clinical"), original_values=(True, False))
 @options.of_extraction(required=True)
 @options.of_images
+@of_anatomy
 def extract(
     source,
     output,

@@ -13,8 +13,6 @@ from jaxseg.files import printable
 OUTPUT_TYPES = ("json", "npy", "npz", "jpg", "png", "dicom-seg")
 PREPROCESSING = ("cxas", "paxray", "paxray_folder")
 INTENSITIES = ("original", "clinical")
-GROUPS = ("original", "cxas-0.0.20")
-CHECKS = ("warn", "fix", "off")
 FIDELITIES = ("original", "better")
 
 # Headings of `--help` -> options under them, the most used first. An option that is not listed comes under Other.
@@ -315,23 +313,6 @@ of_images = combined(
         "[default: png; npy for -m paxray]",
     ),
     of_network,
-    click.option(
-        "--groups",
-        type=click.Choice(GROUPS),
-        default="original",
-        show_default=True,
-        help="Version of the groups of classes. cxas-0.0.20: with the vertebra C7 in `all vertebrae`, in `cervical "
-        "spine` and in SCD, as CXAS since 0.0.20. original: without it, as CXAS up to 0.0.16.",
-    ),
-    click.option(
-        "--check-orientation",
-        type=click.Choice(CHECKS),
-        default="warn",
-        show_default=True,
-        help="What to do about images that look inverted or turned. warn: a note. fix: segment the corrected image and "
-        "turn the masks back to the file. It needs a reference for the weights: the published weights have one, and "
-        "`jaxseg register --build-reference` builds others; without one, warn does nothing.",
-    ),
     click.option("--labelmap", is_flag=True, help="With -ot dicom-seg: write one label map; classes must not overlap."),
     preview("image", "the masks over the image"),
     click.option(

@@ -5,9 +5,31 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+import click
+
 from jaxseg.cli import options
 from jaxseg.cli.progress import download_progress, progress
 from jaxseg.files import printable
+
+of_anatomy = options.combined(
+    click.option(
+        "--groups",
+        type=click.Choice(["original", "cxas-0.0.20"]),
+        default="original",
+        show_default=True,
+        help="Version of the groups of classes. cxas-0.0.20: with the vertebra C7 in `all vertebrae`, in `cervical "
+        "spine` and in SCD, as CXAS since 0.0.20. original: without it, as CXAS up to 0.0.16.",
+    ),
+    click.option(
+        "--check-orientation",
+        type=click.Choice(["warn", "fix", "off"]),
+        default="warn",
+        show_default=True,
+        help="What to do about images that look inverted or turned. warn: a note. fix: segment the corrected image and "
+        "turn the masks back to the file. It needs a reference for the weights: the published weights have one, and "
+        "`jaxseg register --build-reference` builds others; without one, warn does nothing.",
+    ),
+)
 
 
 @contextlib.contextmanager

@@ -48,8 +48,8 @@ def extract(
 
     Returns:
       Measurements: `values` by column name, `reasons` for those that are NaN, and `notes`, for example that the image
-      looks upside down; an image that was turned before it was segmented is measured upright. Lengths are in pixels: of the
-      network's grid if an image or a Segmentation was given, as in the original; of the masks if masks were given.
+      looks upside down. Lengths are in pixels: of the network's grid if an image or a Segmentation was given, as in the
+      original; of the masks if masks were given. An image that was turned before it was segmented is measured upright.
 
     Raises:
       ValueError: a feature is unknown, or the image, masks and names do not fit.

@@ -47,8 +47,8 @@ def register_folder(
 
     For each image it writes the files of the original: `<image>_registered.png`; `<image>_metadata.json` with the
     orientation, the landmarks and the transform; `<image>_affine.txt`, the matrix. An image in which T4 or T10 is not
-    found is written without being moved, with a note. `summary.json` has the matrix, too. Failures, resuming and changed
-    settings are as in `jaxseg.segment_folder`.
+    found is written without being moved, with a note. `summary.json` has the matrix, too. Failures, resuming and
+    changed settings are as in `jaxseg.segment_folder`.
 
     Args:
       source: a png, jpg or dcm file, or a folder of them.
@@ -117,7 +117,8 @@ def build_reference(
       **options: of `jaxseg.Segmenter`, such as threshold, preprocessing, intensity, devices, batch_size.
 
     Returns:
-      A Reference; `landmarks` is None if T4 or T10 was found in no image, or if they are at the same place. `jaxseg.write_reference` writes it.
+      A Reference; `landmarks` is None if T4 or T10 was found in no image, or if they are at the same place.
+      `jaxseg.write_reference` writes it.
 
     Raises:
       ValueError: no image can be read, or the model lacks T4 or T10. OSError: a file cannot be opened.

@@ -167,7 +167,9 @@ class Segmenter:
             "labels_sha256": hashlib.sha256(json.dumps(card.class_names).encode()).hexdigest(),
             "preprocessing": self.preprocessing,
             "intensity": self.intensity,
-            "orientation": f"corrected by {self.reference.digest}" if self._corrects else "as stored",
+            "orientation": f"corrected by {self.reference.digest}"
+            if self.reference and self._corrects
+            else "as stored",
             "dtype": dict(card.config)["dtype"],
             "denoise": None if self.postprocess is None else self.postprocess.settings,
         }
@@ -195,13 +197,14 @@ class Segmenter:
         if self.reference is None:
             bits, scores, _ = self._run(x)
         else:
-            how = {"preprocessing": self.preprocessing, "correct": self._corrects}
-            (bits, scores), seen = oriented(self._run, x, self.reference, **how)
+            (bits, scores), seen = oriented(
+                self._run, x, self.reference, preprocessing=self.preprocessing, correct=self._corrects
+            )
         kept = [None] * len(images) if scores is None else scores
         found = []
-        for i, image in enumerate(images):
+        for i, (image, orientation) in enumerate(zip(images, seen, strict=True)):
             size, spacing = image.size, image.spacing_mm
-            if seen[i] is not None and seen[i].quarters % 2:  # these masks are those of the image that was turned back
+            if orientation is not None and orientation.quarters % 2:  # the masks are those of the image turned back
                 size, spacing = size[::-1], spacing and spacing[::-1]
             found.append(Segmentation(self.names, self.indices, size, bits[i], kept[i], image.notes, spacing))
         if self.postprocess is not None:

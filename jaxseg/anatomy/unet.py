@@ -112,10 +112,10 @@ class UNet(Model):
         return self.cfg.trunk.channels[-1]
 
     def pooled(self, x: jax.Array) -> jax.Array:
-        """Returns the global mean of the backbone's deepest map: (B, H, W, C) -> (B, F) float32; only the backbone runs.
+        """Returns the global mean of the backbone's deepest map: (B, H, W, C) -> (B, F) float32.
 
-        F is 2048 in the published network, otherwise 32 (8 for ResNet-18 and 34) times `width`. These features
-        distinguish images that are inverted or turned, see `jaxseg.anatomy.orientation`.
+        Only the backbone runs. F is 2048 in the published network, otherwise 32 (8 for ResNet-18 and 34) times `width`.
+        These features distinguish images that are inverted or turned, see `jaxseg.anatomy.orientation`.
         """
         self._check(x)
         return _pooled(self.backbone(x.astype(self.cfg.dtype))[-1])

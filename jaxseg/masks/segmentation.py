@@ -44,8 +44,8 @@ class Orientation:
       corrected: whether an upright image, not inverted, was segmented instead. The masks fit the file in any case.
       problem: why this could not be found out; "" if it was.
 
-    >>> Orientation(rotation=180).note
-    'the image looks turned by 180 degrees (upside down); it is segmented as it is (check_orientation="fix" corrects it)'
+    >>> Orientation(inverted=True).note
+    'the image looks inverted; it is segmented as it is (check_orientation="fix" corrects it)'
     >>> Orientation().note
     ''
     """
@@ -118,9 +118,10 @@ class Segmentation:
             return self
         bits = np.packbits(np.rot90(np.unpackbits(self.bits, axis=2), quarters, axes=(1, 2)), axis=2)
         scores = None if self.scores is None else np.rot90(self.scores, quarters, axes=(1, 2))
-        swap = slice(None, None, -1 if quarters % 2 else 1)
-        spacing = None if self.spacing_mm is None else self.spacing_mm[swap]
-        return dataclasses.replace(self, bits=bits, scores=scores, size=self.size[swap], spacing_mm=spacing)
+        size, spacing = self.size, self.spacing_mm
+        if quarters % 2:
+            size, spacing = size[::-1], spacing and spacing[::-1]
+        return dataclasses.replace(self, bits=bits, scores=scores, size=size, spacing_mm=spacing)
 
     def seen_as(self, orientation: Orientation | None) -> "Segmentation":
         """Returns the masks of a file whose image appeared to the network in this orientation, with its note.

@@ -87,8 +87,7 @@ def write_report(
     else:
         search, settings, places = None, {}, list(map(Path, masks))
     about = {"title": printable(title) or "Segmentation report", "version": __version__}
-    about |= {"settings": settings, "sides": sides}
-    about["names"] = {feature.name: (*feature.aliases, feature.name)[0] for feature in found}
+    about |= {"settings": settings, "sides": sides, "names": {f.name: (*f.aliases, f.name)[0] for f in found}}
     failures: list[tuple[Path, str]] = []
     with atomic_file(path) as temporary, temporary.open("wb") as file:
         page = _Page(file, about, len(images), max_bytes)
@@ -97,9 +96,8 @@ def write_report(
             reading, reason = None, ""
             try:
                 place = place or search(image)
-                groups = settings.get("groups", "original")
-                options = {"features": found, "classes": classes, "intensity": intensity, "groups": groups}
-                reading = read_image(image, place, **options)
+                options = {"features": found, "classes": classes, "intensity": intensity}
+                reading = read_image(image, place, groups=settings.get("groups", "original"), **options)
                 text = page.blocks(record | {"masks": link(place, path)}, reading)
             except (ValueError, MemoryError, OSError) as error:
                 reason = _describe(error, image, masks)

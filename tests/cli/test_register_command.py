@@ -1,4 +1,4 @@
-"""The command lines of `jaxseg register`, `--check-orientation` and `--groups`, with a network that sees orientations."""
+"""The command lines of `jaxseg register`, `--check-orientation` and `--groups`."""
 
 import csv
 import dataclasses
