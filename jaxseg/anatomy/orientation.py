@@ -196,7 +196,7 @@ def check_reference(reference: Reference, card: Card, num_features: int) -> None
       ValueError: it was made with other weights, or the model's input is not square.
     """
     weights = card.params_sha256 or card.source_sha256
-    if reference.weights_sha256 and reference.weights_sha256 != weights:
+    if reference.weights_sha256 and reference.weights_sha256 not in (card.params_sha256, card.source_sha256):
         raise ValueError(
             f"the reference of the orientation was made with other weights ({reference.weights_sha256[:12]}; the model "
             f"has {weights[:12] or 'none'}): build it again with jaxseg register --build-reference, or remove it"
