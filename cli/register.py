@@ -38,8 +38,8 @@ from jaxseg.cli.runs import finish, load_network, shown
 @click.option(
     "--reference-out",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="With --build-reference: the .npz file to write. If it is reference.npz in a training run or a model directory, "
-    "every command that uses these weights finds it.",
+    help="With --build-reference: the .npz file to write. If it is reference.npz in a training run or a model "
+    "directory, every command that uses these weights finds it.",
 )
 @options.of_network
 @options.recursive

@@ -24,6 +24,7 @@ from jaxseg.images.picture import Picture
 from jaxseg.images.preprocess import PREPROCESSING
 from jaxseg.masks.segmentation import Orientation
 from jaxseg.weights.load import model_path
+from jaxseg.weights.model import Model
 
 REFERENCE_FILE = "reference.npz"  # its name in a training run or a model directory
 CHECKS = ("warn", "fix", "off")
@@ -189,12 +190,26 @@ def _packaged() -> Reference:
     return dataclasses.replace(read_reference(PACKAGED), packaged=True)
 
 
-def check_reference(reference: Reference, card: Card, num_features: int) -> None:
-    """Checks that a reference belongs to a model with this card and this number of pooled features.
+def check_model(model: Model) -> None:
+    """Checks that references can be made with a model.
 
     Raises:
-      ValueError: it was made with other weights, or the model's input is not square.
+      ValueError: it has no pooled features, or its input is not square.
     """
+    if not hasattr(model, "coarse_logits_and_pooled"):
+        raise ValueError(f"{type(model).__name__} has no method `coarse_logits_and_pooled`, which a reference needs")
+    if model.card.input_size[0] != model.card.input_size[1]:
+        raise ValueError(f"only a square input can be turned; that of the model is {model.card.input_size}")
+
+
+def check_reference(reference: Reference, model: Model) -> None:
+    """Checks that a reference belongs to a model.
+
+    Raises:
+      ValueError: it was made with other weights or by another model; or as `check_model`.
+    """
+    check_model(model)
+    card, num_features = model.card, model.num_pooled  # type: ignore[attr-defined]
     weights = card.params_sha256 or card.source_sha256
     if reference.weights_sha256 and reference.weights_sha256 not in (card.params_sha256, card.source_sha256):
         raise ValueError(
@@ -206,8 +221,6 @@ def check_reference(reference: Reference, card: Card, num_features: int) -> None
             f"the reference of the orientation has {reference.colours.shape[1]} features, but the model has "
             f"{num_features}: it was made with another model; build it again with jaxseg register --build-reference"
         )
-    if card.input_size[0] != card.input_size[1]:
-        raise ValueError(f"only a square input can be turned; that of the model is {card.input_size}")
 
 
 def write_reference(reference: Reference, path: str | Path) -> None:

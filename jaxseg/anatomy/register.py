@@ -161,8 +161,9 @@ class Registrar:
         landmark_classes(self.segmenter.names)
         if found is None or found.landmarks is None:
             what = "no reference is known for these weights" if found is None else "the reference has no landmarks"
-            raise ValueError(f"{what}; build one with jaxseg register --build-reference, and name it with --reference")
-        check_reference(found, self.segmenter.card, model.num_pooled)
+            advice = "build one with jaxseg register --build-reference, and name it with --reference"
+            raise ValueError(f"{what}; {advice} (Python: jaxseg.build_reference, reference=)")
+        check_reference(found, model)
         self.reference = found
 
     def __call__(self, image: str | Path | np.ndarray) -> Registration:

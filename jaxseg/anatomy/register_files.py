@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from PIL import Image
 
-from jaxseg.anatomy.orientation import ANGLES, Point, Reference, check_reference, inverted
+from jaxseg.anatomy.orientation import ANGLES, Point, Reference, check_model, inverted
 from jaxseg.anatomy.register import LANDMARKS, Registrar, Registration, landmark_classes, landmarks_of
 from jaxseg.anatomy.segment import Forward, Prepared, Segmenter
 from jaxseg.draw.pictures import save_picture
@@ -125,6 +125,7 @@ def build_reference(
     """
     files = find_images(Path(source), recursive=recursive) if files is None else files
     model = load(model) if isinstance(model, (str, Path)) else model
+    check_model(model)
     segmenter = as_predictor(model, Segmenter, options | {"classes": landmark_classes, "check_orientation": "off"})
     forward = Forward(segmenter.indices, False, pooled=True)
     runner = Runner(model, forward, devices=segmenter.devices, batch_size=segmenter.batch_size)
@@ -152,9 +153,7 @@ def build_reference(
     opposite = compute(inverted(x, segmenter.preprocessing)[None])[2][0]
     weights = card.params_sha256 or card.source_sha256
     means = _means(points)
-    reference = Reference(np.stack([features, opposite]), np.stack([features, *turned]), means, weights, len(points))
-    check_reference(reference, card, model.num_pooled)
-    return reference
+    return Reference(np.stack([features, opposite]), np.stack([features, *turned]), means, weights, len(points))
 
 
 def _prepared(files: Sequence[Path], segmenter: Segmenter) -> Iterator[tuple[Outcome, Prepared | None]]:

@@ -315,7 +315,7 @@ def _reference(model: Any, given: Reference | str | Path | None, check: str) -> 
         return None
     found = read_reference(given) if isinstance(given, (str, Path)) else given or known_reference(model.card)
     if found is not None:
-        check_reference(found, model.card, model.num_pooled)
+        check_reference(found, model)
     elif check == "fix":
         raise ValueError(
             "no reference of upright images is known for these weights, so their orientation cannot be corrected: "

@@ -217,16 +217,30 @@ def test_a_reference_survives_its_file_and_is_found_beside_the_weights(tmp_path)
     assert find_reference("cxas") is None
 
 
+@dataclasses.dataclass
+class Described:
+    """A model as far as references need it."""
+
+    card: Card
+    num_pooled: int = 6
+
+    def coarse_logits_and_pooled(self, x):
+        raise NotImplementedError
+
+
 def test_a_reference_of_other_weights_or_another_model_is_refused():
     reference = dataclasses.replace(Quadrants().reference(chest()), weights_sha256="a" * 64)
     with pytest.raises(ValueError, match=r"made with other weights \(aaaaaaaaaaaa; the model has 000000000000\)"):
-        check_reference(reference, PUBLISHED, 6)
+        check_reference(reference, Described(PUBLISHED))
     own = dataclasses.replace(PUBLISHED, source_sha256="a" * 64)
-    check_reference(reference, own, 6)
+    check_reference(reference, Described(own))
+    check_reference(reference, Described(dataclasses.replace(own, params_sha256="c" * 64)))  # converted since
     with pytest.raises(ValueError, match="has 6 features, but the model has 2048"):
-        check_reference(reference, own, 2048)
+        check_reference(reference, Described(own, 2048))
     with pytest.raises(ValueError, match="only a square input"):
-        check_reference(reference, dataclasses.replace(own, input_size=(64, 128)), 6)
+        check_reference(reference, Described(dataclasses.replace(own, input_size=(64, 128))))
+    with pytest.raises(ValueError, match="has no method `coarse_logits_and_pooled`"):
+        check_reference(reference, object())
 
 
 FEATURES = {"color_features": np.ones((2, 4), np.float32), "rotation_features": np.ones((4, 4), np.float32)}
