@@ -42,6 +42,7 @@ def test_models_as_json_and_in_detail(jaxseg_command):
     available = {row["name"]: row["available"] for row in rows}
     assert all(available.values())
     _, out, _ = jaxseg_command("models", "cxas")
+    assert "--groups cxas-0.0.20 adds vertebrae C7 to cervical spine and all vertebrae" in out
     assert "121 heart" in out
     assert "lung lobes: 5 classes" in out
     assert jaxseg_command("models", "cxsa")[0] == 2
@@ -113,7 +114,8 @@ def rows() -> list[tuple[str, str]]:
 def test_the_readme_maps_every_original_command():
     text = README.read_text()
     for command in ("cxas_segment", "cxas_feat_extract", "cxas --mode", "cxas_register", "main.py", "inference.py",
-                    "train.py", "inference_TotalSegmentator.py", "Run.py", "Prepare_MNIST.py", "Prepare_LIDC.py"):  # fmt: skip
+                    "train.py", "inference_TotalSegmentator.py", "Run.py", "Prepare_MNIST.py",
+                    "Prepare_LIDC.py"):  # fmt: skip
         assert command in text
 
 
