@@ -4,6 +4,7 @@ import click
 
 from jaxseg.cli import options
 from jaxseg.cli.extract import extract
+from jaxseg.cli.runs import of_anatomy
 from jaxseg.cli.segment import segment
 
 
@@ -14,6 +15,7 @@ from jaxseg.cli.segment import segment
 @options.fidelity(intensity=("original", "clinical"), original_values=(True, False))
 @options.of_extraction(required=False)
 @options.of_images
+@of_anatomy
 @click.pass_context
 def cxas(context, mode, features, store_seg, draw, original_values, **settings):
     """Segment or measure X-rays with the command line of CXAS.

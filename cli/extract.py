@@ -3,13 +3,14 @@
 import click
 
 from jaxseg.cli import options
-from jaxseg.cli.runs import run_images
+from jaxseg.cli.runs import of_anatomy, run_images
 
 
 @click.command()
 @options.fidelity(intensity=("original", "clinical"), original_values=(True, False))
 @options.of_extraction(required=True)
 @options.of_images
+@of_anatomy
 def extract(
     source,
     output,
@@ -34,7 +35,7 @@ def extract(
     from jaxseg.anatomy.measure.features import find_all
 
     with options.usage_errors("--feature"):
-        found = find_all(",".join(features))
+        found = find_all(",".join(features), groups=others["groups"])
     with options.usage_errors("--labelmap"):
         check_labelmap(labelmap=labelmap, output_type=output_type, masks=store_seg)
 

@@ -18,6 +18,7 @@ from jaxseg.cli.extract import extract
 from jaxseg.cli.models import models
 from jaxseg.cli.options import grouped, say, write_commands
 from jaxseg.cli.prepare import prepare
+from jaxseg.cli.register import register
 from jaxseg.cli.report import report
 from jaxseg.cli.sample import sample
 from jaxseg.cli.score import score
@@ -31,7 +32,7 @@ MAX_LINES = 20  # of one error
 
 # Heading of `jaxseg --help` -> commands, the most used first.
 COMMANDS = {
-    "Use": (segment, extract, denoise, score, sample, cxas),
+    "Use": (segment, extract, register, denoise, score, sample, cxas),
     "Train": (train, tune, evaluate, prepare),
     "Tools": (demo, models, show, report, convert, export),
 }

@@ -49,6 +49,9 @@ def _text(entry: registry.Entry, whole: bool) -> str:
         lines += ["  classes:"] + [f"    {i:3d} {name}" for i, name in enumerate(entry.class_names)]
         groups = labels.GROUPS.get(entry.class_names, {})
         lines += ["  groups:"] + [f"    {group}: {len(members)} classes" for group, members in groups.items()]
+        newer = labels.GROUP_VERSIONS["cxas-0.0.20"].get(entry.class_names, {})
+        changed = [group for group, members in newer.items() if members != groups.get(group)]
+        lines += [f"  --groups cxas-0.0.20 adds vertebrae C7 to {' and '.join(changed)}"] if changed else []
     return "\n".join(lines)
 
 

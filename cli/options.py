@@ -22,9 +22,11 @@ HEADINGS = {
         *("--truth", "--organ", "--dataset", "--labels", "--label-names", "--names-table", "--names", "--organs"),
         *("--canonical", "--slices", "--split", "--step"),
         *("--xml", "--pseudo", "--intensity", "--preprocessing", "--grey", "--normalise", "--resize"),
+        *("--reference", "--check-orientation", "--no-correction", "--build-reference"),
     ),
     "Output": (
-        *("--output", "--output_type", "--feature", "--features", "--classes", "--samples", "--preview"),
+        *("--output", "--output_type", "--feature", "--features", "--classes", "--groups", "--samples", "--preview"),
+        *("--save-mask", "--reference-out"),
         *("--overwrite", "--draw", "--store_seg", "--labelmap", "--soft", "--title", "--alpha", "--sides", "--report"),
         *("--per-slice", "--worst", "--rank", "--original-values", "--platforms", "--image-size", "--json"),
     ),
@@ -286,15 +288,7 @@ def fidelity(**choices: tuple) -> Callable:
     return decorate
 
 
-of_images = combined(
-    source("Image (png, jpg, DICOM) or folder of images."),
-    output("Folder of the results."),
-    output_type(
-        OUTPUT_TYPES,
-        "Format of the masks. png/jpg: one folder per image with one file per class; npy/npz: (classes, H, W) bool; "
-        "json: COCO with run lengths; dicom-seg: one DICOM SEG per image, with one segment per non-empty class.  "
-        "[default: png; npy for -m paxray]",
-    ),
+of_network = combined(
     gpus,
     model("that of the model directory, otherwise UNet_ResNet50_default"),
     weights,
@@ -308,6 +302,17 @@ of_images = combined(
     ),
     intensity,
     dtype,
+)
+of_images = combined(
+    source("Image (png, jpg, DICOM) or folder of images."),
+    output("Folder of the results."),
+    output_type(
+        OUTPUT_TYPES,
+        "Format of the masks. png/jpg: one folder per image with one file per class; npy/npz: (classes, H, W) bool; "
+        "json: COCO with run lengths; dicom-seg: one DICOM SEG per image, with one segment per non-empty class.  "
+        "[default: png; npy for -m paxray]",
+    ),
+    of_network,
     click.option("--labelmap", is_flag=True, help="With -ot dicom-seg: write one label map; classes must not overlap."),
     preview("image", "the masks over the image"),
     click.option(

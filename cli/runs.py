@@ -5,9 +5,31 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+import click
+
 from jaxseg.cli import options
 from jaxseg.cli.progress import download_progress, progress
 from jaxseg.files import printable
+
+of_anatomy = options.combined(
+    click.option(
+        "--groups",
+        type=click.Choice(["original", "cxas-0.0.20"]),
+        default="original",
+        show_default=True,
+        help="Version of the groups of classes. cxas-0.0.20: with the vertebra C7 in `all vertebrae`, in `cervical "
+        "spine` and in SCD, as CXAS since 0.0.20. original: without it, as CXAS up to 0.0.16.",
+    ),
+    click.option(
+        "--check-orientation",
+        type=click.Choice(["warn", "fix", "off"]),
+        default="warn",
+        show_default=True,
+        help="What to do about images that look inverted or turned. warn: a note. fix: segment the corrected image and "
+        "turn the masks back to the file. It needs a reference for the weights: the published weights have one, and "
+        "`jaxseg register --build-reference` builds others; without one, warn does nothing.",
+    ),
+)
 
 
 @contextlib.contextmanager
@@ -84,23 +106,33 @@ def run_images(
     finish(result)
 
 
-def make_segmenter(*, model, gpus, weights, labels_file, dtype, classes, **segmenter_options):
-    """Returns the Segmenter of the command's options; `segmenter_options` are those of `jaxseg.Segmenter`."""
-    from jaxseg.anatomy.segment import Segmenter, check_classes
+def make_segmenter(*, classes, groups="original", check_orientation="warn", **network_options):
+    """Returns the Segmenter of the command's options; `network_options` are those of `load_network`."""
+    from jaxseg.anatomy.orientation import find_reference
+    from jaxseg.anatomy.segment import Segmenter
+
+    network, place, settings = load_network(classes=classes, groups=groups, **network_options)
+    settings |= {"classes": classes, "groups": groups, "check_orientation": check_orientation}
+    with options.usage_errors():
+        return Segmenter(network, reference=find_reference(place), **settings)
+
+
+def load_network(*, model, gpus, weights, labels_file, dtype, classes=None, groups="original", **segmenter_options):
+    """Returns the network of the command's options, its name or place, and the options of `jaxseg.Segmenter`."""
+    from jaxseg.anatomy.segment import check_classes
     from jaxseg.devices import select_devices
     from jaxseg.weights.load import choose_model, load
 
     with options.usage_errors("--model"):
         name, weights = choose_model(model, weights)
     with options.usage_errors("--classes"):
-        check_classes(classes, name, weights)
+        check_classes(classes, name, weights, groups=groups)
     with options.usage_errors("--gpus"):
         devices = select_devices(gpus)
     names = options.class_names(labels_file)
     with download_progress() as update:
         network = load(name, weights, dtype=dtype, class_names=names, progress=update)
-    with options.usage_errors():
-        return Segmenter(network, classes=classes, devices=devices, **segmenter_options)
+    return network, weights or name, {"devices": devices} | segmenter_options
 
 
 def make_denoiser(*, weights, gpus="auto", option="--weights", **settings):

@@ -3,12 +3,13 @@
 import click
 
 from jaxseg.cli import options
-from jaxseg.cli.runs import make_denoiser, run_images
+from jaxseg.cli.runs import make_denoiser, of_anatomy, run_images
 
 
 @click.command()
 @options.fidelity(intensity=("original", "clinical"))
 @options.of_images
+@of_anatomy
 @click.option("--classes", help='Only these labels or groups, such as "heart, lung lobes, all vertebrae".')
 @click.option(
     "--denoise",

@@ -8,6 +8,11 @@ if TYPE_CHECKING:  # the same names as in _PUBLIC below, for type checkers and e
     from jaxseg.anatomy.extract import extract as extract
     from jaxseg.anatomy.folders import extract_folder as extract_folder
     from jaxseg.anatomy.folders import segment_folder as segment_folder
+    from jaxseg.anatomy.orientation import read_reference as read_reference
+    from jaxseg.anatomy.orientation import write_reference as write_reference
+    from jaxseg.anatomy.register import register as register
+    from jaxseg.anatomy.register_files import build_reference as build_reference
+    from jaxseg.anatomy.register_files import register_folder as register_folder
     from jaxseg.anatomy.segment import Segmenter as Segmenter
     from jaxseg.anatomy.segment import segment as segment
     from jaxseg.annotators.image_files import sample_folder as sample_folder
@@ -41,6 +46,7 @@ if (_root / "setup.cfg").is_file() and (_root / "cli" / "main.py").is_file():
     __path__.append(str(_root))
 
 _PUBLIC = {
+    "build_reference": "jaxseg.anatomy.register_files",
     "convert": "jaxseg.weights.load",
     "create": "jaxseg.weights.load",
     "denoise": "jaxseg.post_dae.denoise",
@@ -55,7 +61,10 @@ _PUBLIC = {
     "prepare_mnist": "jaxseg.annotators.mnist",
     "prepare_phantoms": "jaxseg.datasets.phantom_sets",
     "prepare_segae": "jaxseg.segae.prepare",
+    "read_reference": "jaxseg.anatomy.orientation",
     "read_torch_file": "jaxseg.weights.torch_file",
+    "register": "jaxseg.anatomy.register",
+    "register_folder": "jaxseg.anatomy.register_files",
     "sample": "jaxseg.annotators.sample",
     "sample_folder": "jaxseg.annotators.image_files",
     "Sampler": "jaxseg.annotators.sample",
@@ -68,6 +77,7 @@ _PUBLIC = {
     "segment_folder": "jaxseg.anatomy.folders",
     "Segmenter": "jaxseg.anatomy.segment",
     "visualize": "jaxseg.draw.visualize",
+    "write_reference": "jaxseg.anatomy.orientation",
 }
 
 __all__ = ["__version__", *_PUBLIC]

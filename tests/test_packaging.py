@@ -43,6 +43,7 @@ def test_the_wheel_adds_only_jaxseg_and_holds_every_module(wheel):
     ours = {f"jaxseg/{p.relative_to(ROOT / 'jaxseg').as_posix()}" for p in (ROOT / "jaxseg").rglob("*.py")}
     ours |= {f"jaxseg/{folder}/{p.name}" for folder in ("cli", "configs") for p in (ROOT / folder).glob("*.py")}
     ours |= {f"jaxseg/configs/{p.name}" for p in (ROOT / "configs").glob("*.yaml")}
+    ours |= {"jaxseg/anatomy/cxas_reference.npz"}
     ours |= {"jaxseg/py.typed"} | {f"jaxseg/report/{p.name}" for p in (ROOT / "jaxseg" / "report").glob("page.*")}
     assert ours == {name for name in names if ".dist-info/" not in name}
 

@@ -27,6 +27,7 @@ def extract(
     names: Sequence[str] | None = None,
     pixel_mm: tuple[float, float] | None = None,
     original_values: bool = False,
+    groups: str = "original",
     **options: Any,
 ) -> Measurements:
     """Measures the anatomy in an X-ray or in masks.
@@ -41,11 +42,14 @@ def extract(
       names: (K,) labels of masks given as an array; None: those of CXAS, if K is 159.
       pixel_mm: height and width of a pixel, in mm, of masks given as an array; adds columns in mm.
       original_values: return -1 (boxes of 0), as the original does, if something cannot be measured, instead of NaN.
+      groups: "original" measures SCD as CXAS up to 0.0.16, without the vertebra C7; "cxas-0.0.20" as that version, with
+        C7. A `Segmenter` as model decides itself.
       **options: of `jaxseg.segment`.
 
     Returns:
-      Measurements: `values` by column name, and `reasons` for those that are NaN. Lengths are in pixels: of the
-      network's grid if an image or a Segmentation was given, as in the original; of the masks if masks were given.
+      Measurements: `values` by column name, `reasons` for those that are NaN, and `notes`, for example that the image
+      looks upside down. Lengths are in pixels: of the network's grid if an image or a Segmentation was given, as in the
+      original; of the masks if masks were given. An image that was turned before it was segmented is measured upright.
 
     Raises:
       ValueError: a feature is unknown, or the image, masks and names do not fit.
@@ -57,19 +61,22 @@ def extract(
       >>> jaxseg.extract(masks, "area", names=["heart"]).values
       {'heart_area': 50}
     """
-    found = known.find_all(features)
+    groups = model.groups if isinstance(model, Segmenter) else groups
+    found = known.find_all(features, groups=groups)
     if model is not None:
         if isinstance(image, Segmentation):
             raise ValueError("a Segmentation is measured without a model")
-        if not isinstance(model, Segmenter) and options.get("classes") is None:
-            options["classes"] = functools.partial(needed_classes, found)
+        if not isinstance(model, Segmenter):
+            options["groups"] = groups
+            if options.get("classes") is None:
+                options["classes"] = functools.partial(needed_classes, found)
         image = segment(image, model, **options)
     elif options:
         raise ValueError(f"options {', '.join(options)} belong to segmenting; give a model too")
     if isinstance(image, Segmentation):
         if names is not None or pixel_mm is not None:
             raise ValueError("names and pixel_mm are for masks given as an array; a Segmentation has its own")
-        return measure_segmentation(image, features, original_values=original_values)
+        return measure_segmentation(image, features, original_values=original_values, groups=groups)
     if isinstance(image, (str, Path)):
         raise ValueError("an image file is measured with a model: extract(path, features, model='cxas')")
     masks = np.asarray(image)
@@ -79,7 +86,8 @@ def extract(
                 f"masks of shape {masks.shape} are not those of CXAS's classes: give names, or a model for an image"
             )
         names = labels.CXAS
-    return measure(masks, tuple(names), features, pixel_mm=pixel_mm, original_values=original_values)
+    how: dict[str, Any] = {"pixel_mm": pixel_mm, "original_values": original_values, "groups": groups}
+    return measure(masks, tuple(names), features, **how)
 
 
 def needed_classes(features: Sequence[known.Feature], class_names: Sequence[str]) -> list[str] | None:

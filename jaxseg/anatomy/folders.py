@@ -12,7 +12,7 @@ from jaxseg import registry
 from jaxseg.anatomy import products
 from jaxseg.anatomy.extract import merge_tables, needed_classes
 from jaxseg.anatomy.measure import features as known
-from jaxseg.anatomy.segment import Segmenter
+from jaxseg.anatomy.segment import Segmenter, as_segmenter
 from jaxseg.devices import environment
 from jaxseg.files import atomic_file
 from jaxseg.folder_runs import folder
@@ -20,7 +20,6 @@ from jaxseg.folder_runs.account import Product, Run
 from jaxseg.folder_runs.folder import FolderResult
 from jaxseg.folder_runs.inputs import SUMMARY_FILE, find_images, plan
 from jaxseg.folder_runs.stream import Outcome
-from jaxseg.weights.load import as_predictor
 
 Progress = Callable[[int, int, str], None]
 Report = Callable[[Outcome], None]
@@ -84,7 +83,7 @@ def segment_folder(
     """
     source, output = Path(source), Path(output)
     files = find_images(source, recursive=recursive, output=output) if files is None else files
-    segmenter = as_predictor(model, Segmenter, options)
+    segmenter = as_segmenter(model, options)
     settings = segmenter.settings
     made = _mask_products(segmenter, settings, output_type, labelmap=labelmap, preview=preview)
     merges = _mask_merges(segmenter, made, source)
@@ -153,22 +152,23 @@ def extract_folder(
       (['films.csv'], ['filename', 'heart_area'])
     """
     source, output = Path(source), Path(output)
-    found = known.find_all(features)
+    groups = model.groups if isinstance(model, Segmenter) else options.get("groups", "original")
+    found = known.find_all(features, groups=groups)
     names = tuple(feature.name for feature in found)
     files = find_images(source, recursive=recursive, output=output) if files is None else files
     whole = store_masks or preview
     if not (whole or isinstance(model, Segmenter) or options.get("classes") is not None):
         options["classes"] = functools.partial(needed_classes, found)
-    segmenter = as_predictor(model, Segmenter, options)
-    settings = segmenter.settings
-    made = [products.measurements(names, original_values=original_values)]
+    segmenter = as_segmenter(model, options)
+    settings = segmenter.settings | {"groups": groups}
+    made = [products.measurements(names, original_values=original_values, groups=groups)]
     if whole:
         kinds = {"labelmap": labelmap, "preview": preview, "masks": store_masks}
         made += _mask_products(segmenter, settings, output_type, **kinds)
     else:
         check_labelmap(labelmap=labelmap, output_type=output_type, masks=False)
     if draw:
-        made.append(products.drawings(names, segmenter.intensity))
+        made.append(products.drawings(names, segmenter.intensity, groups=groups))
     settings |= {"features": list(names), "original_values": original_values}
     merges: list[tuple[str, Callable]] = [(".csv", functools.partial(merge_tables, root=source, features=names))]
     merges += _mask_merges(segmenter, made, source)

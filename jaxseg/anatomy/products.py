@@ -1,9 +1,11 @@
 """The products that runs make from every image, in one folder: masks, previews, measurements and drawings of them."""
 
+import dataclasses
 import functools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -54,11 +56,11 @@ def previews(intensity: str) -> Product:
     return Product("preview", functools.partial(_beside, suffix=PREVIEW), write)
 
 
-def measurements(features: tuple[str, ...], *, original_values: bool = False) -> Product:
+def measurements(features: tuple[str, ...], *, original_values: bool = False, groups: str = "original") -> Product:
     """Returns the product `<base>.measurements.json`: the features of an image, from which tables are made."""
 
     def write(job: Job, segmentation: Segmentation) -> list[str]:
-        found = measure_segmentation(segmentation, features, original_values=original_values)
+        found = measure_segmentation(segmentation, features, original_values=original_values, groups=groups)
         with atomic_file(_beside(job.base, MEASUREMENTS)) as temporary:
             temporary.write_text(json.dumps(table.to_json(found)), encoding="utf-8")
         return []
@@ -66,12 +68,14 @@ def measurements(features: tuple[str, ...], *, original_values: bool = False) ->
     return Product("measurements", functools.partial(_beside, suffix=MEASUREMENTS), write)
 
 
-def drawings(features: tuple[str, ...], intensity: str) -> Product:
-    """Returns the product `<base>.lines.jpg`: the lines that the features measure, over the image."""
+def drawings(features: tuple[str, ...], intensity: str, *, groups: str = "original") -> Product:
+    """Returns the product `<base>.lines.jpg`: the lines that the features measure, over the image, which is upright."""
 
     def write(job: Job, segmentation: Segmentation) -> list[str]:
         image = display(read_picture(job.source, intensity=intensity))
-        drawn = draw_lines(image, measure_segmentation(segmentation, features))
+        if segmentation.orientation is not None:
+            image = np.ascontiguousarray(np.rot90(image, -segmentation.orientation.quarters))
+        drawn = draw_lines(image, measure_segmentation(segmentation, features, groups=groups))
         save_picture(Image.fromarray(drawn), _beside(job.base, DRAWING))
         return []
 
@@ -82,17 +86,29 @@ def segment_files(
     todo: list[Job], segmenter: Segmenter, run: Run, *, readers: int = 2, writers: int = 2
 ) -> Iterator[Outcome]:
     """Segments the jobs that `begin` returned, writes the run's products, and yields Outcomes."""
-    read, write = _reader(run, segmenter), writer(run)
+    read, write_products = _reader(run, segmenter), writer(run)
+
+    def write(job: Job, _, segmentation: Segmentation) -> list[str | dict]:
+        return [*write_products(job, segmentation), *_orientation(job, segmentation)]
+
     return process(
         todo,
         run,
         read,
         segmenter.predict,
-        lambda job, _, segmentation: write(job, segmentation),
+        write,
         batch_size=segmenter.batch_size,
         readers=readers,
         writers=writers,
     )
+
+
+def _orientation(job: Job, segmentation: Segmentation) -> list[str | dict]:
+    """Returns the note on the orientation of an image, and its facts for the summary; nothing for a usual image."""
+    found = segmentation.orientation
+    if found is None or not found.note:
+        return []
+    return [f"{job.source.name}: {found.note}", {"orientation": dataclasses.asdict(found)}]
 
 
 def merge_masks(jobs: list[Job], run: Run, path: Path, segmenter: Segmenter) -> Path:
@@ -112,15 +128,29 @@ def _reader(run: Run, segmenter: Segmenter) -> Callable:
 
 
 def measure_segmentation(
-    segmentation: Segmentation, features: str | Sequence[str], *, original_values: bool = False
+    segmentation: Segmentation,
+    features: str | Sequence[str],
+    *,
+    original_values: bool = False,
+    groups: str = "original",
 ) -> Measurements:
-    """Measures masks as the original does: at the network's size, before they are resized to the image's."""
+    """Measures masks as the original does: at the network's size, before they are resized to the image's.
+
+    An image that was turned before it was segmented is measured upright.
+
+    Args:
+      segmentation: the masks.
+      features, original_values, groups: as in `jaxseg.anatomy.measure.features.measure`.
+    """
+    found, segmentation = segmentation.orientation, segmentation.upright
+    notes = (found.note,) if found is not None and found.note else ()
     coarse = np.unpackbits(segmentation.bits, axis=2).view(bool)  # (K, h, w)
     pixel_mm = None
     if segmentation.spacing_mm is not None:
         extents = np.multiply(segmentation.spacing_mm, segmentation.size)
         pixel_mm = tuple(float(extent) / side for extent, side in zip(extents, coarse.shape[1:], strict=True))
-    return measure(coarse, segmentation.names, features, pixel_mm=pixel_mm, original_values=original_values)
+    options: dict[str, Any] = {"pixel_mm": pixel_mm, "original_values": original_values, "groups": groups}
+    return dataclasses.replace(measure(coarse, segmentation.names, features, **options), notes=notes)
 
 
 def _beside(base: Path, suffix: str) -> Path:

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,20 @@ import numpy as np
 from flax import nnx
 
 from jaxseg import registry
+from jaxseg.anatomy.orientation import (
+    CHECKS,
+    REFERENCE_FILE,
+    Reference,
+    check_reference,
+    find_reference,
+    known_reference,
+    oriented,
+    read_reference,
+)
 from jaxseg.card import Card
 from jaxseg.images.preprocess import PREPROCESSING
 from jaxseg.images.read import INTENSITIES, Picture, from_array, read_picture
-from jaxseg.masks.segmentation import Segmentation
+from jaxseg.masks.segmentation import Orientation, Segmentation
 from jaxseg.nn.inference import Runner
 from jaxseg.nn.resize import bilinear
 from jaxseg.vocabulary import labels
@@ -60,10 +70,18 @@ class Segmenter:
         cannot be combined with `probabilities`. For runs over folders it needs an attribute `settings`, a dict of
         everything that its results depend on, as `jaxseg.Denoiser.postprocess` has.
       after: earlier name of `postprocess`.
+      groups: version of the groups that `classes` may name, see `jaxseg.vocabulary.labels.select`. "original" are those
+        of CXAS up to 0.0.16; since 0.0.20 ("cxas-0.0.20") two of them contain the vertebra C7.
+      check_orientation: what to do about images that look inverted or turned. "warn" segments them as they are, with a
+        note; "fix" segments the corrected image and turns the masks back, so that they fit the file, with a note; "off"
+        does not check. Without a reference for the weights, "warn" does nothing.
+      reference: of upright images for these weights, see `jaxseg.build_reference`: a Reference or its .npz file. None:
+        the packaged one, if the model has the published weights of CXAS.
 
     Attributes:
       card: of the model.
       names: labels of the masks; `indices`: their output channels.
+      cutoff: the logit that a pixel of a mask exceeds.
       postprocess: may be set later; `after` is an alias.
 
     Example:
@@ -87,22 +105,28 @@ class Segmenter:
         probabilities: bool = False,
         postprocess: Callable[[list[Segmentation]], list[Segmentation]] | None = None,
         after: Callable[[list[Segmentation]], list[Segmentation]] | None = None,
+        groups: str = "original",
+        check_orientation: str = "warn",
+        reference: Reference | str | Path | None = None,
     ):
         self.card = _checked_card(model, preprocessing, intensity, threshold)
         self.preprocessing = preprocessing or self.card.preprocessing
         chosen = classes(self.card.class_names) if callable(classes) else classes
-        self.indices = labels.select(self.card.class_names, chosen)
+        self.indices = labels.select(self.card.class_names, chosen, groups=groups)
         self.names = tuple(self.card.class_names[i] for i in self.indices)
-        self.threshold, self.intensity = threshold, intensity
+        self.threshold, self.intensity, self.groups = threshold, intensity, groups
+        self.reference = _reference(model, reference, check_orientation)
+        self._corrects = check_orientation == "fix"
         self.postprocess = postprocess or after
         if self.postprocess is not None and probabilities:
             raise ValueError(
                 "probabilities are those of the network; they cannot be kept if masks are changed afterwards: leave "
                 "out probabilities or postprocess"
             )
-        self._cutoff = _logit(threshold)
+        self.cutoff = _logit(threshold)
         kept = None if len(self.indices) == len(self.card.class_names) else self.indices
-        self._runner = Runner(model, _Forward(kept, probabilities), devices=devices, batch_size=batch_size)
+        forward = Forward(kept, probabilities, pooled=self.reference is not None)
+        self._runner = Runner(model, forward, devices=devices, batch_size=batch_size)
         self.devices, self.batch_size = self._runner.devices, self._runner.batch_size
 
     def __call__(self, image: str | Path | np.ndarray) -> Segmentation:
@@ -143,6 +167,9 @@ class Segmenter:
             "labels_sha256": hashlib.sha256(json.dumps(card.class_names).encode()).hexdigest(),
             "preprocessing": self.preprocessing,
             "intensity": self.intensity,
+            "orientation": f"corrected by {self.reference.digest}"
+            if self.reference and self._corrects
+            else "as stored",
             "dtype": dict(card.config)["dtype"],
             "denoise": None if self.postprocess is None else self.postprocess.settings,
         }
@@ -166,13 +193,43 @@ class Segmenter:
         if not 1 <= len(images) <= self.batch_size:
             raise ValueError(f"between 1 and {self.batch_size} images fit in a batch, got {len(images)}")
         x = np.stack([image.x for image in images])
-        bits, scores = self._runner(x, np.full(len(images), self._cutoff))
+        seen: Sequence[Orientation | None] = [None] * len(images)
+        if self.reference is None:
+            bits, scores, _ = self._run(x)
+        else:
+            (bits, scores), seen = oriented(
+                self._run, x, self.reference, preprocessing=self.preprocessing, correct=self._corrects
+            )
         kept = [None] * len(images) if scores is None else scores
-        found = [
-            Segmentation(self.names, self.indices, image.size, bits[i], kept[i], image.notes, image.spacing_mm)
-            for i, image in enumerate(images)
-        ]
-        return found if self.postprocess is None else self.postprocess(found)
+        found = []
+        for i, (image, orientation) in enumerate(zip(images, seen, strict=True)):
+            size, spacing = image.size, image.spacing_mm
+            if orientation is not None and orientation.quarters % 2:  # the masks are those of the image turned back
+                size, spacing = size[::-1], spacing and spacing[::-1]
+            found.append(Segmentation(self.names, self.indices, size, bits[i], kept[i], image.notes, spacing))
+        if self.postprocess is not None:
+            found = self.postprocess(found)
+        return [masks.seen_as(orientation) for masks, orientation in zip(found, seen, strict=True)]
+
+    def _run(self, x: np.ndarray) -> tuple:
+        return self._runner(x, np.full(len(x), self.cutoff))
+
+
+def as_segmenter(model: Any, options: Mapping[str, Any]) -> Segmenter:
+    """Returns a Segmenter; one that is given is returned as it is.
+
+    A training run or a model directory may have a `reference.npz`, with which the orientation of images is checked.
+
+    Args:
+      model: as `segment` takes it.
+      options: of `Segmenter`.
+
+    Raises:
+      ValueError, OSError: as `jaxseg.weights.load.as_predictor`.
+    """
+    if isinstance(model, (str, Path)) and options.get("reference") is None:
+        options = {**options, "reference": find_reference(model)}
+    return as_predictor(model, Segmenter, options)
 
 
 def segment(image: str | Path | np.ndarray, model: str | Path | nnx.Module | Segmenter, **options: Any) -> Segmentation:
@@ -199,37 +256,45 @@ def segment(image: str | Path | np.ndarray, model: str | Path | nnx.Module | Seg
       >>> result.names, result.masks.shape
       (('heart', 'lung'), (2, 90, 80))
     """
-    return as_predictor(model, Segmenter, options)(image)
+    return as_segmenter(model, options)(image)
 
 
-def check_classes(classes: Any, model: str | Path, weights: str | Path | None = None) -> None:
+def check_classes(
+    classes: Any, model: str | Path, weights: str | Path | None = None, *, groups: str = "original"
+) -> None:
     """Raises ValueError if a published model lacks classes, before its weights are read.
 
     Args:
       classes: as `Segmenter` takes them.
       model: what the user named. Only model names are checked: the card of a model directory states its classes.
       weights: of the model; nothing is checked if it is a folder, whose card states the classes.
+      groups: version of the groups, as `Segmenter` takes it.
     """
     entry = registry.BY_NAME.get(str(model).lower())
     if entry is None or not entry.class_names or (weights is not None and Path(weights).is_dir()):
         return
-    labels.select(entry.class_names, classes(entry.class_names) if callable(classes) else classes)
+    labels.select(entry.class_names, classes(entry.class_names) if callable(classes) else classes, groups=groups)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Forward:
-    """Maps images (B, h, w, 3) and cut-offs (B,) to packed masks (B, K, h, w / 8) uint8, and probabilities or None.
+class Forward:
+    """Maps images (B, h, w, 3) and cut-offs (B,) to packed masks (B, K, h, w / 8) uint8, and more on request.
 
     Attributes:
       chosen: output channels to keep; None: all.
-      probabilities: whether to return them, as float32.
+      probabilities: whether to return them, as float32, instead of None.
+      pooled: whether to return the model's pooled features (B, F), instead of None.
     """
 
     chosen: tuple[int, ...] | None
     probabilities: bool
+    pooled: bool = False
 
     def __call__(self, model: Any, images: jax.Array, cutoffs: jax.Array) -> tuple:
-        logits = model.coarse_logits(images)
+        if self.pooled:
+            logits, pooled = model.coarse_logits_and_pooled(images)
+        else:
+            logits, pooled = model.coarse_logits(images), None
         if self.chosen is not None:
             logits = logits[..., jnp.asarray(self.chosen)]
         logits = bilinear(logits, (images.shape[1], images.shape[2]))
@@ -239,7 +304,24 @@ class _Forward:
         weights = jnp.asarray([128, 64, 32, 16, 8, 4, 2, 1], jnp.uint8).reshape(1, 1, 1, 8, 1)
         bits = jnp.sum(octets.astype(jnp.uint8) * weights, axis=3, dtype=jnp.uint8)
         scores = jax.nn.sigmoid(logits).transpose(0, 3, 1, 2) if self.probabilities else None
-        return bits.transpose(0, 3, 1, 2), scores
+        return bits.transpose(0, 3, 1, 2), scores, pooled
+
+
+def _reference(model: Any, given: Reference | str | Path | None, check: str) -> Reference | None:
+    """Returns the reference with which the orientation of images is checked; None if it is not checked."""
+    if check not in CHECKS:
+        raise ValueError(f"check_orientation must be one of {', '.join(CHECKS)}, got {check!r}")
+    if check == "off":
+        return None
+    found = read_reference(given) if isinstance(given, (str, Path)) else given or known_reference(model.card)
+    if found is not None:
+        check_reference(found, model)
+    elif check == "fix":
+        raise ValueError(
+            "no reference of upright images is known for these weights, so their orientation cannot be corrected: "
+            f"build one with jaxseg register --build-reference, and put it into the model's folder as {REFERENCE_FILE}"
+        )
+    return found
 
 
 def _checked_card(model: nnx.Module, preprocessing: str | None, intensity: str, threshold: float) -> Card:

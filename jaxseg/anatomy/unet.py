@@ -106,16 +106,38 @@ class UNet(Model):
         features = self.dropout(self.features(x)["up4"], rngs=rngs)
         return self.classify(features).astype(jnp.float32)
 
+    @property
+    def num_pooled(self) -> int:
+        """Number of features that `pooled` returns."""
+        return self.cfg.trunk.channels[-1]
+
+    def pooled(self, x: jax.Array) -> jax.Array:
+        """Returns the global mean of the backbone's deepest map: (B, H, W, C) -> (B, F) float32.
+
+        Only the backbone runs. F is 2048 in the published network, otherwise 32 (8 for ResNet-18 and 34) times `width`.
+        These features distinguish images that are inverted or turned, see `jaxseg.anatomy.orientation`.
+        """
+        self._check(x)
+        return _pooled(self.backbone(x.astype(self.cfg.dtype))[-1])
+
+    def coarse_logits_and_pooled(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns what `coarse_logits` and `pooled` return, in one pass and without dropout."""
+        maps = self.features(x)
+        return self.classify(maps["up4"]).astype(jnp.float32), _pooled(maps["f5"])
+
     def features(self, x: jax.Array) -> dict[str, jax.Array]:
         """Returns the named intermediates: f1 to f5 of the backbone, up1 to up4 of the decoder, each NHWC."""
-        if x.ndim != 4 or x.shape[-1] != self.cfg.in_channels:
-            raise ValueError(f"images must be (B, H, W, {self.cfg.in_channels}), got {x.shape}")
+        self._check(x)
         *skips, deepest = maps = self.backbone(x.astype(self.cfg.dtype))
         named = {f"f{i + 1}": m for i, m in enumerate(maps)}
         x = nnx.relu(self.reduce(deepest))
         for i, (up, skip) in enumerate(zip(self.ups, reversed(skips), strict=True)):
             named[f"up{i + 1}"] = x = up(x, skip)
         return named
+
+    def _check(self, x: jax.Array) -> None:
+        if x.ndim != 4 or x.shape[-1] != self.cfg.in_channels:
+            raise ValueError(f"images must be (B, H, W, {self.cfg.in_channels}), got {x.shape}")
 
     @staticmethod
     def torch_names(cfg: UNetConfig) -> dict[str, str]:
@@ -150,3 +172,7 @@ class UNet(Model):
         if backbone is None:
             return None
         return UNetConfig(backbone=backbone, num_classes=out[0], in_channels=stem[1], width=stem[0])
+
+
+def _pooled(deepest: jax.Array) -> jax.Array:
+    return jnp.mean(deepest.astype(jnp.float32), axis=(1, 2))

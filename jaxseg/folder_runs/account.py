@@ -14,11 +14,15 @@ from jaxseg.masks.write import WRITERS
 
 # Settings that only some kinds of products depend on. All products depend on every other setting.
 _ONLY_OF = {
-    "classes": (*WRITERS, "preview"),
+    "classes": (*WRITERS, "preview", "registered_mask", "registered_preview"),
     "labelmap": ("dicom-seg",),
     "features": ("measurements", "drawing"),
     "original_values": ("measurements",),
+    "groups": ("measurements", "drawing"),
+    "reference": ("registered", "metadata", "affine", "registered_mask", "registered_preview"),
 }
+# Settings that earlier versions did not record -> (a setting that the same runs recorded, the value that they used).
+_UNRECORDED = {"groups": ("features", "original"), "orientation": ("preprocessing", "as stored")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,13 +32,14 @@ class Product:
     Attributes:
       kind: its name in the account, such as "npy" or "preview".
       place: the output's path without suffix -> the file or folder that is made.
-      write: (job, results of reading and computing) -> notes for the user. Writes the product whole or not at all.
+      write: (job, results of reading and computing) -> notes for the user, and dicts of facts that the summary holds
+        about the image. Writes the product whole or not at all.
       check: image -> None. Raises if nothing can be made from such a file, before anything is computed.
     """
 
     kind: str
     place: Callable[[Path], Path]
-    write: Callable[..., list[str]]
+    write: Callable[..., list]
     check: Callable[[Path], None] | None = None
 
 
@@ -80,7 +85,8 @@ class Run:
 
     def open_ledger(self) -> Ledger:
         """Opens the ledger of the output folder, which adds the settings of earlier runs to `settings`."""
-        self.ledger = Ledger(self.output / SUMMARY_FILE, self.settings, kind=Kind(read_entry=_read_entry))
+        kind = Kind(read_entry=_read_entry, unrecorded=_UNRECORDED)
+        self.ledger = Ledger(self.output / SUMMARY_FILE, self.settings, kind=kind)
         self.settings = self.ledger.settings
         self.merged = dict(self.ledger.facts.get("merged", {}))
         return self.ledger
@@ -119,12 +125,14 @@ def begin(jobs: list[Job], run: Run, *, overwrite: bool = False) -> list[Job]:
     return todo
 
 
-def done(run: Run, job: Job, notes: list[str], seconds: dict) -> None:
-    """Records that a job's products exist. Their stamp was taken before the image was read."""
+def done(run: Run, job: Job, notes: list[str], seconds: dict, *facts: dict) -> None:
+    """Records that a job's products exist, and facts about them. Their stamp was taken before the image was read."""
     previous = run.files[run.key(job)]
     entry = _entry(run, job, "done", {product.kind: job.stamp for product in run.products}, previous)
     for product in run.products:
         entry["outputs"][product.kind]["extent"] = _extent(product.place(job.base))
+    for fact in facts:
+        entry = fact | entry
     _record(run, job, entry | {"notes": notes, "sha256": sha256(job.source), "seconds": seconds})
 
 

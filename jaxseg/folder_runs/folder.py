@@ -130,6 +130,8 @@ def process(
 ) -> Iterator[Outcome]:
     """Does jobs with `jaxseg.folder_runs.stream.stream`, yields their Outcomes, and keeps account of them in `run`.
 
+    `write` returns a list: of notes for the user (str), and of facts that the summary holds about the file (dict).
+
     Ctrl-C and SIGTERM take effect after the job that is being finished; a second one takes effect at once.
     """
     outcomes = stream(todo, read, compute, write, batch_size=batch_size, **threads)
@@ -144,8 +146,9 @@ def _recorded(outcomes: Iterator[Outcome], run: Run) -> Iterator[Outcome]:
         for outcome in outcomes:
             seconds = {stage: round(value, 4) for stage, value in outcome.seconds.items()}
             if outcome.error is None:
-                outcome.notes += tuple(outcome.result)
-                done(run, outcome.item, list(outcome.notes), seconds)
+                outcome.notes += tuple(note for note in outcome.result if isinstance(note, str))
+                facts = [found for found in outcome.result if isinstance(found, dict)]
+                done(run, outcome.item, list(outcome.notes), seconds, *facts)
             else:
                 failed(run, outcome.item, describe(outcome.error), list(outcome.notes), seconds)
             yield outcome
@@ -161,7 +164,7 @@ def describe(error: Exception) -> str:
 def writer(run: Run) -> Callable:
     """Returns the function (job, what was read, what was computed) that writes all products of a job."""
 
-    def write(job: Job, *made) -> list[str]:
+    def write(job: Job, *made) -> list[str | dict]:
         job.base.parent.mkdir(parents=True, exist_ok=True)
         return [note for product in run.products for note in product.write(job, *made)]
 

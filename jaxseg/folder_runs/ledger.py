@@ -20,12 +20,15 @@ class Kind:
       foreign: what an error says about a file that is not such a ledger, after its path.
       read_entry: brings an entry of the file into the form that the caller works with; raises a KeyError, TypeError,
         ValueError or AttributeError for an entry that jaxseg did not write.
+      unrecorded: settings that earlier versions did not record -> (a setting that the same runs recorded, the value
+        that they used).
     """
 
     mark: str = "jaxseg_run"
     item: str = journal.ITEM
     foreign: str = "is not a jaxseg summary; name another output folder, or remove it"
     read_entry: Callable[[dict], dict] = lambda entry: entry
+    unrecorded: Mapping[str, tuple[str, object]] = dataclasses.field(default_factory=dict)
 
 
 class Ledger:
@@ -78,6 +81,8 @@ class Ledger:
             new, stored, self.entries, self.facts = True, {}, {}, {}
         except (ValueError, KeyError, TypeError, AttributeError):
             raise ValueError(f"{path} {self.kind.foreign}") from None
+        known = {name: value for name, (mark, value) in self.kind.unrecorded.items() if mark in stored}
+        stored = {name: value for name, value in known.items() if name in settings} | stored
         self.settings = stored | dict(settings) if self.is_document else dict(settings)
         self.changed = sorted(changed_settings(stored, settings, partly=self.is_document or new))
 

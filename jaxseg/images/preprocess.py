@@ -85,6 +85,17 @@ def display(picture: Picture) -> np.ndarray:
     return np.rint(_scaled(picture.pixels, picture) * np.float32(255)).astype(np.uint8)
 
 
+def colours(picture: Picture) -> np.ndarray:
+    """Returns a picture as CXAS writes it: (H, W, 3) uint8.
+
+    Values of PNG and JPEG files stay. Other values are scaled to [0, 255] by the picture's limits, or by their minimum
+    and maximum if it has none, and rounded down.
+    """
+    if picture.pixels.ndim == 3:
+        return picture.pixels
+    return np.floor(_unit(picture.pixels, picture) * np.float32(255)).astype(np.uint8)
+
+
 def _unit(x: np.ndarray, picture: Picture) -> np.ndarray:
     """Returns values `x` of a picture in [0, 1] with three channels."""
     if x.ndim == 3:

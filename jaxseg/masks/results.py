@@ -5,9 +5,10 @@ import functools
 from pathlib import Path
 
 from jaxseg import journal
-from jaxseg.files import safe_name, sha256
+from jaxseg.files import printable, safe_name, sha256
 from jaxseg.images.read import stem
 from jaxseg.masks.formats import PICTURES, SEG
+from jaxseg.masks.segmentation import Orientation
 
 SUMMARY_FILE = "summary.json"
 _MAX_SUMMARY = 2**28  # bytes
@@ -84,6 +85,40 @@ def classes_of(path: Path) -> tuple[str, ...] | None:
         if summary is not None:
             return summary.classes or None if path.relative_to(folder).as_posix() in summary.paths else None
     return None
+
+
+def orientation_of(path: Path, image: Path) -> Orientation | None:
+    """Returns how an image appeared to the network of the run that wrote the masks at `path`.
+
+    It is None if the image looked upright, or was not checked, or if no `summary.json` in a folder above lists it.
+
+    Raises:
+      ValueError: the nearest summary is damaged.
+    """
+    image = image.resolve()
+    for folder in path.resolve().parents:
+        summary = read_summary(folder)
+        if summary is None:
+            continue
+        entry = summary.by_source.get(str(image))
+        if entry is None and image.is_file():
+            entry = summary.by_hash.get(sha256(image))
+        if entry is None or entry.get("orientation") is None:
+            return None
+        try:
+            return _orientation(entry["orientation"])
+        except (TypeError, ValueError):
+            raise ValueError(f"{folder / SUMMARY_FILE}: the orientation of {image.name} is damaged") from None
+    return None
+
+
+def _orientation(fields: dict) -> Orientation:
+    """Returns the orientation that a summary holds, which is untrusted."""
+    found = Orientation(**fields)
+    flags = (found.inverted, found.corrected)
+    if not all(isinstance(flag, bool) for flag in flags) or found.rotation not in (0, 90, 180, 270):
+        raise ValueError("the fields have other types")
+    return dataclasses.replace(found, rotation=int(found.rotation), problem=printable(str(found.problem))[:200])
 
 
 def read_summary(folder: Path) -> Summary | None:

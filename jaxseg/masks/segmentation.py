@@ -35,6 +35,48 @@ class Masks(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
+class Orientation:
+    """How an image appears to a network: inverted (black and white exchanged) or turned.
+
+    Attributes:
+      inverted: whether it appears inverted.
+      rotation: by how many degrees it appears turned counter-clockwise: 0, 90, 180 or 270.
+      corrected: whether an upright image, not inverted, was segmented instead. The masks fit the file in any case.
+      problem: why this could not be found out; "" if it was.
+
+    >>> Orientation(inverted=True).note
+    'the image looks inverted; it is segmented as it is (check_orientation="fix" corrects it)'
+    >>> Orientation().note
+    ''
+    """
+
+    inverted: bool = False
+    rotation: int = 0
+    corrected: bool = False
+    problem: str = ""
+
+    @property
+    def quarters(self) -> int:
+        """Number of quarter turns counter-clockwise that lead from the image that was segmented to the file's."""
+        return self.rotation // 90 if self.corrected else 0
+
+    @property
+    def note(self) -> str:
+        """What a user must know; "" if the image looks upright and not inverted."""
+        if self.problem:
+            return f"whether the image is turned or inverted was not checked: {self.problem}"
+        turned = f"turned by {self.rotation} degrees" + (" (upside down)" if self.rotation == 180 else "")
+        words = [word for word, wanted in (("inverted", self.inverted), (turned, self.rotation)) if wanted]
+        if not words:
+            return ""
+        if self.corrected:
+            what = "it was corrected before it was segmented, and the masks fit the file"
+        else:
+            what = 'it is segmented as it is (check_orientation="fix" corrects it)'
+        return f"the image looks {' and '.join(words)}; {what}"
+
+
+@dataclasses.dataclass(frozen=True)
 class Segmentation:
     """The masks of one image, as a network computed them.
 
@@ -44,8 +86,9 @@ class Segmentation:
       size: height and width of the image.
       bits: (K, h, w / 8) uint8, the masks at the network's size (h, w), eight columns per byte.
       scores: (K, h, w) float32 sigmoid values at the network's size; None unless they were requested.
-      notes: remarks of the image's reader.
+      notes: remarks on the image.
       spacing_mm: distance between the image's rows and between its columns in millimetres; None if it is unknown.
+      orientation: how the image appeared to the network; None if that was not checked.
 
     >>> mask = np.zeros((1, 8, 8), bool)
     >>> mask[0, :4] = True
@@ -61,6 +104,41 @@ class Segmentation:
     scores: np.ndarray | None = None
     notes: tuple[str, ...] = ()
     spacing_mm: tuple[float, float] | None = None
+    orientation: Orientation | None = None
+
+    def turned(self, quarters: int) -> "Segmentation":
+        """Returns the masks of the image turned counter-clockwise by a number of quarter turns, as `numpy.rot90` turns.
+
+        Raises:
+          ValueError: the network's grid is not square.
+        """
+        if self.bits.shape[1] != self.bits.shape[2] * 8:
+            raise ValueError(f"masks of {self.bits.shape[1]} x {self.bits.shape[2] * 8} pixels cannot be turned")
+        if quarters % 4 == 0:
+            return self
+        bits = np.packbits(np.rot90(np.unpackbits(self.bits, axis=2), quarters, axes=(1, 2)), axis=2)
+        scores = None if self.scores is None else np.rot90(self.scores, quarters, axes=(1, 2))
+        size, spacing = self.size, self.spacing_mm
+        if quarters % 2:
+            size, spacing = size[::-1], spacing and spacing[::-1]
+        return dataclasses.replace(self, bits=bits, scores=scores, size=size, spacing_mm=spacing)
+
+    def seen_as(self, orientation: Orientation | None) -> "Segmentation":
+        """Returns the masks of a file whose image appeared to the network in this orientation, with its note.
+
+        Args:
+          orientation: if it was corrected, these masks are those of the upright image.
+        """
+        if orientation is None:
+            return self
+        notes = (*self.notes, orientation.note) if orientation.note else self.notes
+        return dataclasses.replace(self.turned(orientation.quarters), notes=notes, orientation=orientation)
+
+    @property
+    def upright(self) -> "Segmentation":
+        """The masks of the image that the network saw: turned back if it was turned before it was segmented."""
+        quarters = 0 if self.orientation is None else self.orientation.quarters
+        return dataclasses.replace(self.turned(-quarters), orientation=None)
 
     def mask(self, k: int) -> np.ndarray:
         """Returns mask `k` as (H, W) bool at the image's size, resized by nearest neighbour as in the original."""

@@ -61,7 +61,8 @@ def write_report(
         sub-folder of `masks`, unless `masks` has a summary. None means that the page shows only file names.
       title: title of the page.
       features: what to measure, as `jaxseg.anatomy.measure.features.find_all` takes it. Masks are measured as they are
-        stored, on the pixel grid of their image.
+        stored, on the pixel grid of their image, except that masks of an image that was turned before it was segmented
+        are measured upright. SCD uses the vertebrae that the run used which made the masks.
       classes: labels or groups to show and measure; None means all. Scores always use the classes that they need.
       intensity: how grey values are shown, as in `read_picture`.
       sides: whether to mark the patient's right and left; correct for frontal pictures that are not mirrored.
@@ -86,8 +87,7 @@ def write_report(
     else:
         search, settings, places = None, {}, list(map(Path, masks))
     about = {"title": printable(title) or "Segmentation report", "version": __version__}
-    about |= {"settings": settings, "sides": sides}
-    about["names"] = {feature.name: (*feature.aliases, feature.name)[0] for feature in found}
+    about |= {"settings": settings, "sides": sides, "names": {f.name: (*f.aliases, f.name)[0] for f in found}}
     failures: list[tuple[Path, str]] = []
     with atomic_file(path) as temporary, temporary.open("wb") as file:
         page = _Page(file, about, len(images), max_bytes)
@@ -96,7 +96,8 @@ def write_report(
             reading, reason = None, ""
             try:
                 place = place or search(image)
-                reading = read_image(image, place, features=found, classes=classes, intensity=intensity)
+                options = {"features": found, "classes": classes, "intensity": intensity}
+                reading = read_image(image, place, groups=settings.get("groups", "original"), **options)
                 text = page.blocks(record | {"masks": link(place, path)}, reading)
             except (ValueError, MemoryError, OSError) as error:
                 reason = _describe(error, image, masks)
@@ -137,6 +138,7 @@ class _Page:
         """
         self.catalogue.add(reading.names, reading.values)
         record |= {"size": reading.pixels.shape, "spacing": reading.has_spacing}
+        record |= {"warning": reading.warning} if reading.warning else {}
         known = len(self.catalogue.classes), len(self.catalogue.columns)
         if known != self.known:
             self.known, self.end_bytes = known, len(self._end())

@@ -273,7 +273,10 @@ function card(record, i) {
   }
   body.append(links);
   if (record.error) body.append(element("p", { class: "warning" }, record.error));
-  else body.append(...measurementsOf(record));
+  else {
+    if (record.warning) body.append(element("p", { class: "warning" }, record.warning));
+    body.append(...measurementsOf(record));
+  }
   made.append(body);
   return made;
 }

@@ -14,10 +14,10 @@ from jaxseg.images.picture import ImageError
 from jaxseg.images.preprocess import display
 from jaxseg.images.read import read_picture
 from jaxseg.masks.read import is_of_one_image, read_masks, select
-from jaxseg.masks.results import SUMMARY_FILE, read_summary
+from jaxseg.masks.results import SUMMARY_FILE, orientation_of, read_summary
 
 MAX_NAME = 200  # characters in the name of a class
-_SETTINGS = ("model", "weights_sha256", "threshold", "preprocessing", "intensity", "dtype")
+_SETTINGS = ("model", "weights_sha256", "threshold", "preprocessing", "intensity", "orientation", "groups", "dtype")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Reading:
       reasons: why a value is NaN.
       notes: warnings of reading the image. They may quote tags of a DICOM file, so the page does not contain them.
       has_spacing: whether the file gives the size of a pixel.
+      warning: what the run that made the masks found about the orientation of the image; "" if nothing.
     """
 
     pixels: np.ndarray
@@ -56,6 +57,7 @@ class Reading:
     reasons: dict[Column, str]
     notes: tuple[str, ...]
     has_spacing: bool
+    warning: str = ""
 
 
 def read_image(
@@ -65,6 +67,7 @@ def read_image(
     features: Sequence[Feature],
     classes: str | Sequence[str] | None = None,
     intensity: str = "clinical",
+    groups: str = "original",
 ) -> Reading:
     """Reads an image and its masks, and measures the masks on the pixel grid of the image.
 
@@ -75,6 +78,7 @@ def read_image(
         classes.
       classes: labels or groups, as `jaxseg.masks.read.select` takes them; None means all.
       intensity: how grey values are shown, as in `read_picture`.
+      groups: which vertebrae SCD uses, as in `jaxseg.anatomy.measure.features.find_all`.
 
     Raises:
       ImageError: a file is damaged, or image and masks do not match.
@@ -94,13 +98,20 @@ def read_image(
     chosen = list(select(loaded.names, classes))
     kept = loaded.masks if len(chosen) == len(loaded.names) else loaded.masks[chosen]
     names = tuple(loaded.names[k] for k in chosen)
+    seen = orientation_of(masks, image)
+    upright = -seen.quarters if seen else 0
+    spacing = picture.spacing_mm and picture.spacing_mm[:: -1 if upright % 2 else 1]
+    how = {"pixel_mm": spacing, "groups": groups}
     values, reasons = {}, {}
     for kind, of, given in (("score", loaded.masks, loaded.names), ("per class", kept, names)):
         wanted = [feature for feature in features if feature.kind == kind]
         if wanted:
-            measured = measure(of, given, [feature.name for feature in wanted], pixel_mm=picture.spacing_mm)
+            turned = np.rot90(of, upright, axes=(1, 2))
+            measured = measure(turned, given, [feature.name for feature in wanted], **how)
             _collect(measured, wanted, given, values, reasons)
-    return Reading(display(picture), names, kept, values, reasons, picture.notes, picture.spacing_mm is not None)
+    warning = seen.note if seen else ""
+    notes = (*picture.notes, f"{image.name}: {warning}") if warning else picture.notes
+    return Reading(display(picture), names, kept, values, reasons, notes, picture.spacing_mm is not None, warning)
 
 
 def unit(ending: str) -> str:

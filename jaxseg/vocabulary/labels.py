@@ -190,7 +190,15 @@ CXAS_GROUPS = {
     "lung lobes": tuple(range(149, 154)),
 }
 
+# Since version 0.0.20 of the original, two groups contain the vertebra C7, which earlier versions left out.
+CXAS_GROUPS_WITH_C7 = CXAS_GROUPS | {
+    "cervical spine": (*CXAS_GROUPS["cervical spine"], 10),
+    "all vertebrae": (*CXAS_GROUPS["all vertebrae"], 10),
+}
+
 GROUPS = {CXAS: CXAS_GROUPS}
+# Name of a version of the groups -> label set -> groups. "original" are those of CXAS up to 0.0.16.
+GROUP_VERSIONS = {"original": GROUPS, "cxas-0.0.20": {CXAS: CXAS_GROUPS_WITH_C7}}
 
 
 def numbered(count: int) -> tuple[str, ...]:
@@ -202,19 +210,35 @@ def numbered(count: int) -> tuple[str, ...]:
     return tuple(f"class_{i:03d}" for i in range(count))
 
 
-def select(names: tuple[str, ...], wanted: str | list[str] | tuple[str, ...] | None) -> tuple[int, ...]:
+def check_groups(groups: str) -> str:
+    """Returns the name of a version of the groups.
+
+    Raises:
+      ValueError: there is no such version.
+    """
+    if groups not in GROUP_VERSIONS:
+        raise ValueError(f"unknown groups {groups!r}; known: {', '.join(GROUP_VERSIONS)}")
+    return groups
+
+
+def select(
+    names: tuple[str, ...], wanted: str | list[str] | tuple[str, ...] | None, *, groups: str = "original"
+) -> tuple[int, ...]:
     """Returns the indices of classes, each once, in the order of the label set.
 
     Args:
       names: (K,) label set of a model.
       wanted: names of labels or groups, as a list or as one string separated by commas. Upper and lower case are the
         same. "label:NAME" never means a group. None means all classes.
+      groups: key of `GROUP_VERSIONS`: "original" are the groups of CXAS up to 0.0.16; "cxas-0.0.20" adds the vertebra
+        C7 to "cervical spine" and "all vertebrae".
 
     Returns:
       Indices from 0 to K - 1, in ascending order.
 
     Raises:
-      ValueError: no name was given, or a name is unknown; the message suggests similar names.
+      ValueError: no name was given, or a name or the version of the groups is unknown; the message suggests similar
+        names.
 
     >>> select(CXAS, "heart, lung halves")
     (121, 135, 136)
@@ -228,8 +252,9 @@ def select(names: tuple[str, ...], wanted: str | list[str] | tuple[str, ...] | N
     if not parts:
         raise ValueError("no class was named; give names of labels or groups, separated by commas")
     labels = {name.lower(): (i,) for i, name in enumerate(names)}
-    groups = {name.lower(): members for name, members in GROUPS.get(names, {}).items()}
-    known = {f"label:{name}": members for name, members in labels.items()} | labels | groups
+    of_version = GROUP_VERSIONS[check_groups(groups)].get(names, {})
+    known = {f"label:{name}": members for name, members in labels.items()} | labels
+    known |= {name.lower(): members for name, members in of_version.items()}
     unknown = [part for part in parts if part.lower() not in known]
     if unknown:
         raise ValueError("; ".join(_unknown(part, known) for part in unknown))

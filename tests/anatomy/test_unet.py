@@ -180,3 +180,25 @@ def test_wrong_channels_are_refused():
     model = jaxseg.create("cxas", num_classes=2, backbone="resnet18", width=4)
     with pytest.raises(ValueError, match=r"images must be \(B, H, W, 3\), got \(1, 32, 32, 1\)"):
         model(jnp.ones((1, 32, 32, 1)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "backbone", "count"), [(4, "resnet18", 32), (2, "resnet50", 64)])
+def test_pooled_features_are_the_mean_of_the_deepest_map_and_come_with_the_logits(width, backbone, count):
+    model = jaxseg.create("cxas", num_classes=3, width=width, backbone=backbone)
+    graphdef, state = nnx.split(nnx.view(model, use_running_average=True, deterministic=True))
+    x = np.random.default_rng(0).random((2, 40, 33, 3), np.float32)
+
+    @jax.jit
+    def run(state, x):
+        model = nnx.merge(graphdef, state)
+        return model.pooled(x), model.coarse_logits_and_pooled(x), model.coarse_logits(x), model.features(x)["f5"]
+
+    pooled, (logits, together), coarse, deepest = run(state, x)
+    assert pooled.shape == (2, count) == (2, model.num_pooled)
+    assert pooled.dtype == jnp.float32
+    np.testing.assert_allclose(pooled, np.asarray(deepest).mean((1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(together, pooled, rtol=1e-5)
+    np.testing.assert_allclose(logits, coarse, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="images must be"):
+        model.pooled(x[0])

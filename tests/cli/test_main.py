@@ -16,7 +16,9 @@ from PIL import Image
 from plain_network import PLACE
 from torch_writer import save
 
+import jaxseg
 from jaxseg import registry
+from jaxseg.anatomy.orientation import Reference
 from jaxseg.card import read_card
 from jaxseg.nn.resnet import VARIANTS
 from jaxseg.registry import MODELS
@@ -43,6 +45,7 @@ def test_models_as_json_and_in_detail(jaxseg_command):
     available = {row["name"]: row["available"] for row in rows}
     assert all(available.values())
     _, out, _ = jaxseg_command("models", "cxas")
+    assert "--groups cxas-0.0.20 adds vertebrae C7 to cervical spine and all vertebrae" in out
     assert "121 heart" in out
     assert "lung lobes: 5 classes" in out
     assert jaxseg_command("models", "cxsa")[0] == 2
@@ -114,8 +117,9 @@ def rows() -> list[tuple[str, str]]:
 
 def test_the_readme_maps_every_original_command():
     text = README.read_text()
-    for command in ("cxas_segment", "cxas_feat_extract", "cxas --mode", "main.py", "inference.py", "train.py",
-                    "inference_TotalSegmentator.py", "Run.py", "Prepare_MNIST.py", "Prepare_LIDC.py"):  # fmt: skip
+    for command in ("cxas_segment", "cxas_feat_extract", "cxas --mode", "cxas_register", "main.py", "inference.py",
+                    "train.py", "inference_TotalSegmentator.py", "Run.py", "Prepare_MNIST.py",
+                    "Prepare_LIDC.py"):  # fmt: skip
         assert command in text
 
 
@@ -198,6 +202,19 @@ def trains(words, jaxseg_command, tmp_path):
     assert jaxseg_command("evaluate", "--run", tmp_path / "out", "-g", "0")[0] == 0
 
 
+def registers(words, jaxseg_command, tiny, tmp_path):
+    """Runs a registration command; the reference, which the published weights have, is made up."""
+    if "--build-reference" not in words:
+        features = np.random.default_rng(0).random((4, 32), np.float32)
+        path = tmp_path / "made_up.npz"
+        jaxseg.write_reference(Reference(features[:2], features, ((30.0, 20.0), (32.0, 45.0))), path)
+        words = [*words, "--reference", str(path)]
+    code, _, err = jaxseg_command(*words)
+    assert code == 0, err
+    place = "reference.npz" if "--build-reference" in words else "out/one_registered.png"
+    assert (tmp_path / place).is_file()
+
+
 def marked(row: tuple[str, str]):
     """Returns a row as a test parameter. Training commands compile a training step, for up to half a minute each."""
     return pytest.param(row, id=row[0], marks=[pytest.mark.full] if row[1].startswith("jaxseg train") else [])
@@ -219,8 +236,11 @@ def test_every_row_of_the_readme_that_exists_runs(
         monkeypatch.setitem(MODELS, "unet", PLACE["unet"])
         run(words, jaxseg_command, tmp_path)
         return
-    places = {"IMAGES": images, "OUT": tmp_path / "out"}
+    places = {"IMAGES": images, "OUT": tmp_path / "out", "REFERENCE.npz": tmp_path / "reference.npz"}
     words = [str(places.get(word, word)) for word in words] + ["--weights", str(tiny_paxray if paxray else tiny)]
+    if words[0] == "register":
+        registers(words, jaxseg_command, tiny, tmp_path)
+        return
     code, _, err = jaxseg_command(*words)
     assert code == 0, err
     suffix = words[words.index("-ot") + 1] if "-ot" in words else "npy" if paxray else "png"

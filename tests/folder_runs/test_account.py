@@ -145,3 +145,24 @@ def test_a_failed_image_is_not_recorded_as_done(images, tmp_path):
     run.write_summary()
     assert files(output)["a"]["status"] == "failed"
     assert work(images, output, MASKS) == ["a.png", "b.png"]
+
+
+def test_a_setting_that_earlier_versions_did_not_record_has_the_value_that_they_used(images, tmp_path):
+    output = tmp_path / "out"
+    old = {"preprocessing": "cxas", "features": ["SCD"]}
+    work(images, output, LINES, settings=old)
+    assert work(images, output, LINES, settings=old | {"groups": "original", "orientation": "as stored"}) == []
+    (output / "summary.json").unlink()
+    for path in output.glob("*.jpg"):
+        path.unlink()
+    work(images, output, LINES, settings=old)
+    with pytest.raises(ValueError, match="made with another groups"):
+        work(images, output, LINES, settings=old | {"groups": "cxas-0.0.20"})
+    with pytest.raises(ValueError, match="made with another orientation"):
+        work(images, output, LINES, settings=old | {"orientation": "corrected by abc"})
+
+
+def test_masks_of_a_run_without_features_do_not_depend_on_the_groups(images, tmp_path):
+    output = tmp_path / "out"
+    work(images, output, MASKS, settings={"preprocessing": "cxas"})
+    work(images, output, LINES, settings={"preprocessing": "cxas", "features": ["SCD"], "groups": "cxas-0.0.20"})

@@ -63,3 +63,14 @@ def test_models_are_found_by_name_and_alias():
     assert registry.find("unet_resnet50_default") is registry.find("cxas")
     with pytest.raises(ValueError, match="did you mean 'cxas'"):
         registry.find("cxsa")
+
+
+def test_since_version_0_0_20_two_groups_contain_c7():
+    c7 = labels.CXAS.index("vertebrae C7")
+    for name, members in labels.CXAS_GROUPS.items():
+        newer = labels.select(labels.CXAS, name, groups="cxas-0.0.20")
+        extra = {c7} if name in ("all vertebrae", "cervical spine") else set()
+        assert set(newer) - set(members) == extra
+        assert set(members) <= set(newer)
+    with pytest.raises(ValueError, match="unknown groups 'cxas-1'; known: original, cxas-0.0.20"):
+        labels.select(labels.CXAS, "heart", groups="cxas-1")

@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxseg.anatomy.measure import ratios, shapes
 from jaxseg.anatomy.measure.shapes import Line, Region, Unmeasurable
+from jaxseg.vocabulary.labels import check_groups
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Measurements:
       features: the names of the features.
       lines: the measured lines, for drawing.
       size: height and width of the lines' pixel grid.
+      notes: remarks on the image that concern all values, such as that it looks upside down.
     """
 
     values: dict[str, float]
@@ -57,6 +59,7 @@ class Measurements:
     features: tuple[str, ...]
     lines: tuple[Line, ...] = dataclasses.field(default=(), compare=False, repr=False)
     size: tuple[int, int] = dataclasses.field(default=(0, 0), compare=False)
+    notes: tuple[str, ...] = ()
 
 
 def _score(name, alias, classes, columns_mm, function) -> Feature:
@@ -102,17 +105,26 @@ def find(name: str) -> Feature:
     return feature
 
 
-def find_all(features: str | Sequence[str]) -> tuple[Feature, ...]:
+def find_all(features: str | Sequence[str], *, groups: str = "original") -> tuple[Feature, ...]:
     """Returns the features in a list of names or in one comma-separated string, each once, in the given order.
 
+    Args:
+      features: the names.
+      groups: a key of `jaxseg.vocabulary.labels.GROUP_VERSIONS`. With "cxas-0.0.20", SCD uses the vertebra C7 too.
+
     Raises:
-      ValueError: a name is unknown, or there is no name.
+      ValueError: a name or the version of the groups is unknown, or there is no name.
     """
     names = features.split(",") if isinstance(features, str) else features
     found = tuple(dict.fromkeys(find(name) for name in names if name.strip()))
     if not found:
         raise ValueError(f"no feature was named; give one or more of {', '.join(f.name for f in FEATURES)}")
-    return found
+    if check_groups(groups) == "original":
+        return found
+    return tuple(
+        dataclasses.replace(feature, classes=ratios.SCD_CLASSES_WITH_C7) if feature.name == ratios.SCD else feature
+        for feature in found
+    )
 
 
 def classes_for(features: Sequence[Feature], names: Sequence[str]) -> list[str] | None:
@@ -141,6 +153,7 @@ def measure(
     *,
     pixel_mm: tuple[float, float] | None = None,
     original_values: bool = False,
+    groups: str = "original",
 ) -> Measurements:
     """Measures features of masks.
 
@@ -151,6 +164,7 @@ def measure(
       pixel_mm: height and width of a pixel in mm; adds columns in mm.
       original_values: use the original's values, -1 (0 for boxes), instead of NaN for what it cannot measure. NaN
         stays where the original stops with an error, and in columns in mm, which it does not have.
+      groups: as in `find_all`.
 
     Returns:
       The measurements. Columns are in the order of the features: the name of a score, or <label>_<ending> by label;
@@ -159,7 +173,7 @@ def measure(
     Raises:
       ValueError: a feature is unknown, or the masks, names or sizes do not have the described form.
     """
-    found = find_all(features)
+    found = find_all(features, groups=groups)
     masks, names = np.asarray(masks), names if isinstance(names, str) else tuple(names)
     _check(masks, names, pixel_mm)
     masks = masks.view(np.uint8) > 0  # in arrays from Pillow, True is the byte 255

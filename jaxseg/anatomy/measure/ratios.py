@@ -11,10 +11,11 @@ from jaxseg.anatomy.measure.shapes import Line, Unmeasurable
 
 CTR, SCD = "CTR", "SCD"
 CTR_CLASSES = ("right hemidiaphragm", "heart", "lung")
-# In the order of the original, which does not include C7.
+# In the order of the original up to version 0.0.16, which does not include C7.
 SCD_CLASSES = tuple(
     f"vertebrae {part}{number}" for part, count in (("L", 5), ("T", 12), ("C", 6)) for number in range(1, count + 1)
 )
+SCD_CLASSES_WITH_C7 = (*SCD_CLASSES, "vertebrae C7")  # since version 0.0.20 of the original
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -151,7 +152,7 @@ def measure_ctr(masks: np.ndarray, pixel_mm: tuple[float, float] | None) -> tupl
 
 
 def measure_scd(masks: np.ndarray, pixel_mm: tuple[float, float] | None) -> tuple[dict[str, float], list[Line]]:
-    """Returns the spine's mean distance from the masks (23, H, W) of `SCD_CLASSES`: values by column, and lines."""
+    """Returns the spine's mean distance from the masks (K, H, W) of vertebrae: values by column, and lines."""
     found = spine_centre(masks)
     values = {SCD: float(np.mean(found.distances))}
     if pixel_mm:

@@ -2,7 +2,7 @@
 
 A table has the columns `filename`, the columns of the features, and `reason`. A score that is the only feature has the
 column `score`; with several features it has its own name. The cell of a missing measurement is empty, and
-`reason` says why.
+`reason` says why. It also holds remarks that concern all values of an image, such as that it looks upside down.
 
 Spreadsheets evaluate text that looks like a formula. Text that starts with = + - @, a tab, a line break or an
 apostrophe is therefore written with an apostrophe before it. Characters of a file name that UTF-8 cannot encode are
@@ -69,7 +69,8 @@ def merge(parts: Sequence[tuple[str, Path | str]], path: Path, *, features: Sequ
                 continue
             measured = read_json(part)
             cells = (_number(measured.values.get(column)) for column in columns)
-            writer.writerow([_safe(name), *cells, _safe(summary(measured.reasons))])
+            remarks = [text for text in (summary(measured.reasons), *measured.notes) if text]
+            writer.writerow([_safe(name), *cells, _safe("; ".join(remarks))])
 
 
 def columns_of(images: Iterable[Measurements]) -> list[str]:
@@ -97,7 +98,8 @@ def columns_of(images: Iterable[Measurements]) -> list[str]:
 def to_json(measurements: Measurements) -> dict:
     """Returns measurements in a form that JSON can hold: NaN as null, and without the lines for drawing."""
     values = {name: None if math.isnan(value) else value for name, value in measurements.values.items()}
-    return {"features": list(measurements.features), "values": values, "reasons": dict(measurements.reasons)}
+    content = {"features": list(measurements.features), "values": values, "reasons": dict(measurements.reasons)}
+    return content | ({"notes": list(measurements.notes)} if measurements.notes else {})
 
 
 def from_json(content: dict) -> Measurements:
@@ -108,13 +110,14 @@ def from_json(content: dict) -> Measurements:
     """
     fields = content if isinstance(content, dict) else {}
     features, values, reasons = (fields.get(name) for name in ("features", "values", "reasons"))
-    good = isinstance(features, list) and all(isinstance(name, str) for name in features)
+    notes = fields.get("notes", [])
+    good = all(isinstance(texts, list) and all(isinstance(t, str) for t in texts) for texts in (features, notes))
     good = good and isinstance(values, dict) and all(_is_value(value) for value in values.values())
     good = good and isinstance(reasons, dict) and all(isinstance(reason, str) for reason in reasons.values())
     if not good:
         raise ValueError("measurements must be features (names), values (numbers or null) and reasons (text)")
     values = {name: math.nan if value is None else value for name, value in values.items()}
-    return Measurements(values, reasons, tuple(features))
+    return Measurements(values, reasons, tuple(features), notes=tuple(notes))
 
 
 def read_json(path: Path) -> Measurements:

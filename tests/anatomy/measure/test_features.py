@@ -1,12 +1,15 @@
 """Measurements equal the original's on its phantoms; what cannot be measured is NaN with a reason."""
 
+import json
 import math
 
 import numpy as np
 import pytest
 from measurements import GOLDEN, NAMES, phantom
+from parity_kit import DATA
 from PIL import Image
 
+import jaxseg
 from jaxseg.anatomy.measure.features import FEATURES, classes_for, find, find_all, measure
 from jaxseg.anatomy.measure.ratios import CTR_CLASSES
 from jaxseg.vocabulary.labels import CXAS
@@ -165,3 +168,13 @@ def test_bool_arrays_from_pillow_are_measured_like_others(kit):
     names = ("right hemidiaphragm", "heart", "lung")
     features = "CTR, perimeter, area, convexity"
     assert measure(pillow, names, features).values == measure(masks, names, features).values
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_scd_of_version_0_0_20_uses_c7_too(kit, name):
+    golden = json.loads((DATA / "cxas20" / "registration.json").read_text())["scd_with_c7"]
+    masks = phantom(kit, name)
+    for features in ("SCD", "SCD, CTR"):
+        assert measure(masks, CXAS, features, groups="cxas-0.0.20").values["SCD"] == golden[name]
+    assert jaxseg.extract(masks, "SCD", groups="cxas-0.0.20").values["SCD"] == golden[name]
+    assert jaxseg.extract(masks, "SCD").values == measure(masks, CXAS, "SCD", groups="original").values

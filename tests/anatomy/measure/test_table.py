@@ -141,3 +141,15 @@ def test_each_reason_is_stated_once_for_all_columns_it_applies_to():
     )
     assert table.summary(found.reasons, most=2).endswith("the mask is empty: lung, heart and 1 more")
     assert table.summary({}) == ""
+
+
+def test_remarks_on_an_image_are_in_its_row_and_survive_json(tmp_path):
+    found = Measurements({"CTR": 0.5}, {}, ("CTR",), notes=("the image looks inverted",))
+    missing = Measurements({"CTR": math.nan}, {"CTR": "the mask of 'heart' is empty"}, ("CTR",), notes=("upside down",))
+    assert table.from_json(table.to_json(found)) == found
+    write_table([("a.png", found), ("b.png", missing)], tmp_path / "t.csv")
+    rows = read_rows(tmp_path / "t.csv")
+    assert [row[-1] for row in rows[1:]] == [
+        "the image looks inverted",
+        "CTR: the mask of 'heart' is empty; upside down",
+    ]
