@@ -24,12 +24,13 @@ from jaxseg.images.picture import ImageError
 from jaxseg.images.read import kind_of
 from jaxseg.masks.formats import SEG
 from jaxseg.masks.segmentation import Masks
-from jaxseg.masks.source_header import read_header
+from jaxseg.masks.source_header import SourceHeader, read_header
 from jaxseg.palette import palette
 from jaxseg.vocabulary import codes
 
 _SERIES_NUMBER = 1000  # after the images of the study
 _MAX_SEGMENTS = 1000
+_NOMINAL_SPACING = " (spacing unknown, 1 mm is nominal)"
 _SRGB_TO_XYZ = np.array(  # adapted to D50
     [[0.4360747, 0.3850649, 0.1430804], [0.2225045, 0.7168786, 0.0606169], [0.0139322, 0.0971045, 0.7141733]]
 )
@@ -48,7 +49,14 @@ def check_source(path: str | Path) -> None:
 
 
 def write_dicom_seg(
-    masks: Masks, base: Path, *, source: str | Path, algorithm: str, labelmap: bool = False, **_: Any
+    masks: Masks,
+    base: Path,
+    *,
+    source: str | Path,
+    algorithm: str,
+    labelmap: bool = False,
+    strict_projection: bool = False,
+    **_: Any,
 ) -> tuple[Path, list[str]]:
     """Writes `<base>.seg.dcm` with one segment per non-empty class, in the order of the masks.
 
@@ -59,6 +67,8 @@ def write_dicom_seg(
       algorithm: name of the model.
       labelmap: whether to write one frame that holds the numbers of the segments, instead of one binary frame per
         segment.
+      strict_projection: whether the object of an image without a plane in the patient, such as an X-ray, gets no
+        geometry. Many readers refuse such an object.
 
     Returns:
       The path of the file, and notes on values of the image's header that were repaired, left out or generated.
@@ -70,7 +80,8 @@ def write_dicom_seg(
       OSError: a file cannot be read or written.
     """
     check_source(source)
-    header, notes = read_header(Path(source))
+    found = read_header(Path(source), strict_projection=strict_projection)
+    header = found.tags
     size = (header.Rows, header.Columns)
     if masks.size != size:
         raise ValueError(
@@ -79,11 +90,11 @@ def write_dicom_seg(
     if size[0] * size[1] < 8:
         raise ValueError(f"{Path(source).name} is {size}: highdicom packs frames of fewer than 8 pixels wrongly")
     kept, pixels = _label_map(masks) if labelmap else _stack(masks)
-    dataset = _segmentation(header, pixels, masks, kept, algorithm, labelmap=labelmap)
+    dataset = _segmentation(found, pixels, masks, kept, algorithm, labelmap=labelmap)
     path = base.with_name(base.name + SEG)
     with atomic_file(path) as temporary:
         dataset.save_as(temporary)
-    return path, notes
+    return path, found.notes
 
 
 def _stack(masks: Masks) -> tuple[list[int], np.ndarray]:
@@ -124,10 +135,11 @@ def _check_count(kept: list[int]) -> list[int]:
 
 
 def _segmentation(
-    header: pydicom.Dataset, pixels: np.ndarray, masks: Masks, kept: list[int], algorithm: str, *, labelmap: bool
+    found: SourceHeader, pixels: np.ndarray, masks: Masks, kept: list[int], algorithm: str, *, labelmap: bool
 ) -> pydicom.Dataset:
     highdicom = require_highdicom()
-    uid = highdicom.UID
+    uid, header = highdicom.UID, found.tags
+    description = _describe(algorithm, spacing_known=found.spacing_known)
     try:
         dataset = highdicom.seg.Segmentation(
             source_images=[_for_highdicom(header)],
@@ -143,8 +155,8 @@ def _segmentation(
             software_versions=__version__,
             device_serial_number="none",
             content_label="JAXSEG",
-            content_description=codes.long_string(f"Segments of {algorithm}"),
-            series_description=codes.long_string(f"Segments of {algorithm}"),
+            content_description=description,
+            series_description=description,
         )
     except (KeyError, ValueError) as error:  # the class of the image is the only thing not checked before
         reason = "it does not know this class" if isinstance(error, KeyError) else error
@@ -158,19 +170,35 @@ def _segmentation(
     return dataset
 
 
+def _describe(algorithm: str, *, spacing_known: bool) -> str:
+    """Returns the description of the object, at most 64 characters; a long name of the algorithm is cut."""
+    note = "" if spacing_known else _NOMINAL_SPACING
+    return codes.long_string(f"Segments of {algorithm}"[: 64 - len(note)] + note)
+
+
 def _for_highdicom(header: pydicom.Dataset) -> pydicom.Dataset:
     """Returns a copy of the header in the form that highdicom takes as a source.
 
     highdicom warns of names that are one word, so the name is set later. For classes that may have frames it looks for
-    the spacing in functional groups.
+    the geometry in functional groups.
     """
-    source, shared, measures = copy.deepcopy(header), pydicom.Dataset(), pydicom.Dataset()
+    source, shared, frame = copy.deepcopy(header), pydicom.Dataset(), pydicom.Dataset()
     source.PatientName = None
-    if "PixelSpacing" in header:
-        measures.PixelSpacing = header.PixelSpacing
-    shared.PixelMeasuresSequence = [measures]
-    source.SharedFunctionalGroupsSequence, source.NumberOfFrames = [shared], 1
+    shared.PixelMeasuresSequence = [_part(header, "PixelSpacing", "SliceThickness")]
+    if "ImagePositionPatient" in header:
+        shared.PlaneOrientationSequence = [_part(header, "ImageOrientationPatient")]
+        frame.PlanePositionSequence = [_part(header, "ImagePositionPatient")]
+    source.SharedFunctionalGroupsSequence, source.PerFrameFunctionalGroupsSequence = [shared], [frame]
+    source.NumberOfFrames = 1
     return source
+
+
+def _part(header: pydicom.Dataset, *keywords: str) -> pydicom.Dataset:
+    part = pydicom.Dataset()
+    for keyword in keywords:
+        if keyword in header:
+            setattr(part, keyword, header[keyword].value)
+    return part
 
 
 def _descriptions(highdicom: ModuleType, masks: Masks, kept: list[int], algorithm: str) -> list[Any]:

@@ -1,0 +1,76 @@
+"""Writes X-rays of phantoms as the DICOM files of radiography devices, with their masks, for the tests with viewers."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import (
+    ComputedRadiographyImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    ExplicitVRLittleEndian,
+    generate_uid,
+)
+from seg_kit import FakeMasks
+
+from jaxseg.datasets import phantom
+from jaxseg.vocabulary.labels import CXAS
+
+CLASSES = {"CR": ComputedRadiographyImageStorage, "DX": DigitalXRayImageStorageForPresentation}
+JAPANESE = "Yamada^Tarou=山田^太郎=やまだ^たろう"
+
+
+@dataclasses.dataclass(frozen=True)
+class XRay:
+    """What distinguishes the X-rays of the tests.
+
+    Attributes:
+      modality: "CR" or "DX".
+      size: height and width.
+      bits: bits stored; 8, or up to 16.
+      inverted: whether it is MONOCHROME1.
+      num_classes: number of masks: those of a phantom, repeated under the names of CXAS.
+      tags: further tags.
+    """
+
+    modality: str = "CR"
+    size: tuple[int, int] = (301, 227)
+    bits: int = 8
+    inverted: bool = False
+    num_classes: int = len(phantom.CLASSES)
+    tags: dict = dataclasses.field(default_factory=dict)
+
+
+def write_xray(path: Path, kind: XRay, seed: int = 0) -> FakeMasks:
+    """Writes the X-ray of a phantom, and returns its masks."""
+    grey, shapes = phantom.draw(seed, kind.size)
+    stored = grey.astype(np.uint16) * (2**kind.bits - 1) // 255
+    stored = (2**kind.bits - 1 - stored if kind.inverted else stored).astype("<u1" if kind.bits == 8 else "<u2")
+    dataset = pydicom.Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.SpecificCharacterSet = "ISO_IR 192"
+    dataset.SOPClassUID, dataset.Modality = CLASSES[kind.modality], kind.modality
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
+        setattr(dataset, keyword, generate_uid(entropy_srcs=[keyword, path.name]))
+    dataset.PatientName, dataset.PatientID, dataset.PatientSex = "Phantom", "phantom", "O"
+    dataset.PatientBirthDate = dataset.AccessionNumber = dataset.ReferringPhysicianName = ""
+    dataset.StudyID, dataset.StudyDate, dataset.StudyTime = "1", "20240101", "120000"
+    dataset.SeriesNumber, dataset.InstanceNumber = 1, 1
+    dataset.SeriesDescription = f"{kind.modality} of a phantom"
+    dataset.BodyPartExamined, dataset.PatientOrientation = "CHEST", ["L", "F"]
+    dataset.Rows, dataset.Columns = kind.size
+    dataset.SamplesPerPixel, dataset.PixelRepresentation = 1, 0
+    dataset.PhotometricInterpretation = "MONOCHROME1" if kind.inverted else "MONOCHROME2"
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8 * stored.itemsize, kind.bits, kind.bits - 1
+    dataset.WindowCenter, dataset.WindowWidth = 2 ** (kind.bits - 1), 2**kind.bits
+    dataset.PixelData = stored.tobytes() + b"\0" * (stored.nbytes % 2)
+    dataset["PixelData"].VR = "OB" if stored.itemsize == 1 else "OW"
+    for keyword, value in kind.tags.items():
+        setattr(dataset, keyword, value)
+    dataset.save_as(path, enforce_file_format=True)
+    if kind.num_classes <= len(shapes):
+        return FakeMasks(shapes[: kind.num_classes], phantom.CLASSES[: kind.num_classes])
+    shifted = [np.roll(shapes[k % len(shapes)], k // len(shapes), axis=1) for k in range(kind.num_classes)]
+    return FakeMasks(np.stack(shifted), CXAS[: kind.num_classes])
