@@ -1,9 +1,11 @@
 """Writes the masks of an image as one DICOM Segmentation object, with highdicom.
 
 The object has one segment per non-empty class. Patient, study and the reference to the image come from the image's
-header. An X-ray is a projection: its object refers to the image with "spatial locations preserved" and has no geometry.
-It has no Pixel Spacing either, which would need the thickness of a slice (highdicom's reader refuses such
-an object). If the image has a plane in the patient (CT, MR), the object takes it over.
+header, and so does the plane in the patient if the image has one (CT, MR). An X-ray is a projection and has none, but
+OHIF, dcmqi and pydicom-seg do not open an object without a plane. So the object gets the nominal plane that
+`jaxseg.masks.source_header` describes, and refers to the image with "spatial locations preserved": a pixel of a mask
+belongs to the same pixel of the image, and its position in the patient is unknown. With `strict_projection`, the object
+of an X-ray has no geometry, as the X-ray itself.
 
 Memory: one byte per pixel and non-empty class, and an eighth of that for the file; a label map needs only one class at
 a time.
@@ -167,6 +169,8 @@ def _segmentation(
     dataset.SpecificCharacterSet, dataset.PatientName = header.SpecificCharacterSet, header.PatientName
     dataset.PatientOrientation = header.PatientOrientation
     dataset.CodingSchemeIdentificationSequence = [_scheme()]
+    if labelmap:  # the background goes last: OHIF gives segment i the colour of item i
+        dataset.SegmentSequence = sorted(dataset.SegmentSequence, key=lambda item: item.SegmentNumber == 0)
     return dataset
 
 

@@ -53,7 +53,7 @@ def write_xray(path: Path, kind: XRay, seed: int = 0) -> FakeMasks:
     dataset.SpecificCharacterSet = "ISO_IR 192"
     dataset.SOPClassUID, dataset.Modality = CLASSES[kind.modality], kind.modality
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
-        setattr(dataset, keyword, generate_uid(entropy_srcs=[keyword, path.name]))
+        setattr(dataset, keyword, generate_uid(entropy_srcs=[keyword, str(path)]))
     dataset.PatientName, dataset.PatientID, dataset.PatientSex = "Phantom", "phantom", "O"
     dataset.PatientBirthDate = dataset.AccessionNumber = dataset.ReferringPhysicianName = ""
     dataset.StudyID, dataset.StudyDate, dataset.StudyTime = "1", "20240101", "120000"
