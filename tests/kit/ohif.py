@@ -9,6 +9,7 @@ import io
 import json
 import socket
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from selenium.webdriver.common.action_chains import ActionChains
 from viewer_tools import dist, program
 
 HOST = "127.0.0.1"
@@ -38,6 +40,17 @@ CONFIG = """window.config = {
       imageRendering: 'wadors', thumbnailRendering: 'wadors', enableStudyLazyLoad: true, supportsWildcard: true,
       bulkDataURI: {enabled: true}, omitQuotationForMultipartRequest: true}}]};
 """
+
+
+HAS_IMAGE = """return Boolean(window.services && window.cornerstone
+  && cornerstone.getRenderingEngines().some(e => e.getViewports().some(v => v.getImageData?.()))
+  && document.querySelector("[data-cy='study-browser-thumbnail-no-image']"))"""
+SEGMENTS = """return services.segmentationService.getSegmentations()
+  .flatMap(s => Object.values(s.segments).filter(g => g.segmentIndex > 0).map(g => g.label))"""
+CORNERS = """const view = cornerstone.getRenderingEngines()[0].getViewports()[0];
+  const canvas = view.canvas.getBoundingClientRect(), image = view.getImageData().imageData;
+  return [[0, 0], [1, 0], [0, 1]].map(p => view.worldToCanvas(image.indexToWorld([...p, 0])))
+    .map(p => [p[0] + canvas.left, p[1] + canvas.top])"""
 
 
 def until(condition, what: str, seconds: float = 60.0):
@@ -133,8 +146,6 @@ class Pages(BaseHTTPRequestHandler):
 @contextlib.contextmanager
 def pages(orthanc_url: str) -> Iterator[str]:
     """Serves OHIF's viewer; yields its address."""
-    import threading
-
     server = ThreadingHTTPServer((HOST, 0), Pages)
     server.orthanc, folder = orthanc_url, dist()
     server.files = {f"/{path.relative_to(folder).as_posix()}": path for path in folder.rglob("*") if path.is_file()}
@@ -158,7 +169,7 @@ def chromium() -> Iterator:
     options.binary_location = program("chromium")
     options.page_load_strategy = "eager"
     for argument in (
-        *("headless=new", "no-sandbox", "disable-dev-shm-usage", "window-size=1400,900", "hide-scrollbars"),
+        *("headless=new", "no-sandbox", "disable-dev-shm-usage", "window-size=1200,800", "hide-scrollbars"),
         *("use-angle=swiftshader", "enable-unsafe-swiftshader", "ignore-gpu-blocklist", "force-device-scale-factor=1"),
         *("disable-background-networking", "disable-component-update", "disable-sync", "no-first-run"),
         f"host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE {HOST}",
@@ -168,3 +179,23 @@ def chromium() -> Iterator:
     with webdriver.Chrome(options=options, service=Service(program("chromedriver"))) as driver:
         driver.set_script_timeout(60)
         yield driver
+
+
+def open_segmentation(driver, address: str, study: str) -> list[str]:
+    """Opens a study with one image and one DICOM SEG and loads the SEG as a user does; returns its segments' labels."""
+    tour = "localStorage.setItem('shownTours', JSON.stringify(['basicViewerTour']))"
+    driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": tour})
+    driver.get(f"{address}/viewer?StudyInstanceUIDs={study}")
+    until(lambda: driver.execute_script(HAS_IMAGE), "OHIF shows the image and lists the SEG")
+    entry = driver.find_element("css selector", "[data-cy='study-browser-thumbnail-no-image']")
+    ActionChains(driver).double_click(entry).perform()
+    return until(lambda: driver.execute_script(SEGMENTS), "OHIF loads the SEG")
+
+
+def shown_at(driver, points: np.ndarray) -> np.ndarray:
+    """Returns the colours on the screen, (N, 3) in 0 to 255, at pixels of the image, (N, 2) rows and columns."""
+    origin, right, below = np.array(driver.execute_script(CORNERS), float)
+    screen = np.asarray(Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB"), float)
+    places = origin + points[:, 1:] * (right - origin) + points[:, :1] * (below - origin)
+    x, y = np.rint(places).astype(int).T
+    return screen[y, x]

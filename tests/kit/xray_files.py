@@ -30,7 +30,7 @@ class XRay:
       size: height and width.
       bits: bits stored; 8, or up to 16.
       inverted: whether it is MONOCHROME1.
-      num_classes: number of masks: those of a phantom, repeated under the names of CXAS.
+      num_classes: number of masks: up to 6 of the phantom's anatomy, otherwise tiles with the names of CXAS's classes.
       tags: further tags.
     """
 
@@ -45,7 +45,7 @@ class XRay:
 def write_xray(path: Path, kind: XRay, seed: int = 0) -> FakeMasks:
     """Writes the X-ray of a phantom, and returns its masks."""
     grey, shapes = phantom.draw(seed, kind.size)
-    stored = grey.astype(np.uint16) * (2**kind.bits - 1) // 255
+    stored = grey.astype(np.uint32) * (2**kind.bits - 1) // 255
     stored = (2**kind.bits - 1 - stored if kind.inverted else stored).astype("<u1" if kind.bits == 8 else "<u2")
     dataset = pydicom.Dataset()
     dataset.file_meta = FileMetaDataset()
@@ -72,5 +72,21 @@ def write_xray(path: Path, kind: XRay, seed: int = 0) -> FakeMasks:
     dataset.save_as(path, enforce_file_format=True)
     if kind.num_classes <= len(shapes):
         return FakeMasks(shapes[: kind.num_classes], phantom.CLASSES[: kind.num_classes])
-    shifted = [np.roll(shapes[k % len(shapes)], k // len(shapes), axis=1) for k in range(kind.num_classes)]
-    return FakeMasks(np.stack(shifted), CXAS[: kind.num_classes])
+    return FakeMasks(_tiles(kind.num_classes, kind.size), CXAS[: kind.num_classes])
+
+
+def _tiles(count: int, size: tuple[int, int]) -> np.ndarray:
+    """Returns masks of tiles in rows of twelve, with a gap between neighbours."""
+    rows, columns = -(-count // 12), 12
+    height, width = size[0] // rows, size[1] // columns
+    masks = np.zeros((count, *size), bool)
+    for k in range(count):
+        top, left = k // columns * height, k % columns * width
+        masks[k, top + 2 : top + height - 2, left + 2 : left + width - 2] = True
+    return masks
+
+
+def disjoint(masks: FakeMasks) -> FakeMasks:
+    """Returns masks for a label map: a pixel keeps only the first of its classes."""
+    first = masks.data.cumsum(axis=0) == 1
+    return FakeMasks(masks.data & first, masks.names)
