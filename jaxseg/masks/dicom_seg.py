@@ -12,6 +12,7 @@ a time.
 """
 
 import copy
+import itertools
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,7 +25,7 @@ from jaxseg import __version__
 from jaxseg.files import atomic_file
 from jaxseg.images.picture import ImageError
 from jaxseg.images.read import kind_of
-from jaxseg.masks.formats import SEG
+from jaxseg.masks.formats import PADDING, SEG
 from jaxseg.masks.segmentation import Masks
 from jaxseg.masks.source_header import SourceHeader, read_header
 from jaxseg.palette import palette
@@ -91,7 +92,7 @@ def write_dicom_seg(
         )
     if size[0] * size[1] < 8:
         raise ValueError(f"{Path(source).name} is {size}: highdicom packs frames of fewer than 8 pixels wrongly")
-    kept, pixels = _label_map(masks) if labelmap else _stack(masks)
+    kept, pixels = _label_map(masks) if labelmap else _stack(masks, padded="ImagePositionPatient" in header)
     dataset = _segmentation(found, pixels, masks, kept, algorithm, labelmap=labelmap)
     path = base.with_name(base.name + SEG)
     with atomic_file(path) as temporary:
@@ -99,13 +100,32 @@ def write_dicom_seg(
     return path, found.notes
 
 
-def _stack(masks: Masks) -> tuple[list[int], np.ndarray]:
-    """Returns the non-empty classes and their masks, (1, H, W, segments) bool, as highdicom takes them."""
+def _stack(masks: Masks, *, padded: bool) -> tuple[list[int], np.ndarray]:
+    """Returns the non-empty classes and their masks, (1, H, W, segments) bool, as highdicom takes them.
+
+    If `padded`, empty masks follow where OHIF needs them.
+    """
     kept = _check_count([k for k in range(len(masks.names)) if masks.mask(k).any()])
-    stack = np.empty((len(kept), *masks.size), bool)
+    padding = _padding(len(kept), masks.size[0] * masks.size[1]) if padded else 0
+    stack = np.zeros((len(kept) + padding, *masks.size), bool)
     for i, k in enumerate(kept):
         stack[i] = masks.mask(k)
     return kept, np.moveaxis(stack, 0, -1)[None]
+
+
+def _padding(frames: int, pixels: int) -> int:
+    """Returns the least number of empty frames after which OHIF reads all frames correctly, at most 15.
+
+    In a DICOM SEG the frames of single bits follow each other without a gap. OHIF 3.13 guesses from the number of bytes
+    whether they do, or whether each frame starts a new byte: it fails if a byte was added to make the number even, and
+    shows wrong masks if both ways give the same number.
+    """
+    for total in itertools.count(frames):  # a multiple of 16 is always correct
+        packed = -(-total * pixels // 8)
+        ambiguous = packed == total * -(-pixels // 8) and pixels % 8 and total > 1
+        if packed % 2 == 0 and not ambiguous:
+            break
+    return total - frames
 
 
 def _label_map(masks: Masks) -> tuple[list[int], np.ndarray]:
@@ -147,7 +167,8 @@ def _segmentation(
             source_images=[_for_highdicom(header)],
             pixel_array=pixels,
             segmentation_type="LABELMAP" if labelmap else "BINARY",
-            segment_descriptions=_descriptions(highdicom, masks, kept, algorithm),
+            segment_descriptions=_descriptions(highdicom, masks, kept, algorithm, 0 if labelmap else pixels.shape[-1]),
+            omit_empty_frames=False,
             series_instance_uid=uid(),
             series_number=_SERIES_NUMBER,
             sop_instance_uid=uid(),
@@ -205,16 +226,18 @@ def _part(header: pydicom.Dataset, *keywords: str) -> pydicom.Dataset:
     return part
 
 
-def _descriptions(highdicom: ModuleType, masks: Masks, kept: list[int], algorithm: str) -> list[Any]:
+def _descriptions(highdicom: ModuleType, masks: Masks, kept: list[int], algorithm: str, total: int) -> list[Any]:
+    """Returns the descriptions of the classes, and of as many segments of padding as make `total`."""
     identification = highdicom.AlgorithmIdentificationSequence(
         name=codes.long_string(algorithm),
         family=dicom_codes.DCM.ArtificialIntelligence,
         version=codes.long_string(__version__),
     )
     colours = palette(max(masks.indices) + 1)
+    named = [(masks.names[k], colours[masks.indices[k]]) for k in kept]
+    named += [(f"{PADDING} {i + 1}", np.zeros(3)) for i in range(total - len(kept))]
     return [
-        _description(highdicom, number, masks.names[k], colours[masks.indices[k]], identification)
-        for number, k in enumerate(kept, 1)
+        _description(highdicom, number, name, colour, identification) for number, (name, colour) in enumerate(named, 1)
     ]
 
 

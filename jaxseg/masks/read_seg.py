@@ -1,7 +1,7 @@
 """Reads the masks of a DICOM Segmentation object of one image. Files are untrusted: sizes are checked first."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from pydicom.pixels import pixel_array
 
 from jaxseg.images.decode import open_dicom, without_remarks
 from jaxseg.images.picture import ImageError, check_size
-from jaxseg.masks.formats import MAX_CLASSES, Stack
+from jaxseg.masks.formats import MAX_CLASSES, PADDING, Stack
 
 _CLASSES = {"1.2.840.10008.5.1.4.1.1.66.4": "BINARY", "1.2.840.10008.5.1.4.1.1.66.7": "LABELMAP"}
 
@@ -21,7 +21,7 @@ def open_dicom_seg(path: Path) -> Stack:
 
     Returns:
       A `Stack` named by the labels of the segments, in the order of their numbers. A segment without a frame is empty;
-      the background of a label map is left out. The content of the file is kept in memory, and its frames are decoded
+      the background of a label map and the padding of jaxseg are left out. The content of the file is kept in memory, and its frames are decoded
       when they are read.
 
     Raises:
@@ -40,10 +40,10 @@ def open_dicom_seg(path: Path) -> Stack:
                 "fractional one first"
             )
         labels = _labels(dataset)
-        numbers = sorted(labels)
+        numbers = sorted(number for number, label in labels.items() if not label.startswith(PADDING))
         size = _size(dataset)
         _check_sizes(len(numbers), size, dataset)
-        find = _in_label_map(dataset, numbers) if kind == "LABELMAP" else _in_frames(dataset, numbers)
+        find = _in_label_map(dataset, numbers) if kind == "LABELMAP" else _in_frames(dataset, labels)
     names = tuple(labels[number] for number in numbers)
     return Stack(len(numbers), size, lambda indices: _read(find, [numbers[k] for k in indices]), names)
 
@@ -123,7 +123,7 @@ def _in_label_map(dataset: Dataset, numbers: list[int]) -> Callable[[int], np.nd
     return lambda number: values == number
 
 
-def _in_frames(dataset: Dataset, numbers: list[int]) -> Callable[[int], np.ndarray]:
+def _in_frames(dataset: Dataset, numbers: Collection[int]) -> Callable[[int], np.ndarray]:
     """Returns a function from the number of a segment to its mask, whose frame is decoded at each call."""
     shared = dataset.SharedFunctionalGroupsSequence[0]
     seen = [_segment_number(group, shared) for group in dataset.PerFrameFunctionalGroupsSequence]

@@ -7,6 +7,8 @@ from scipy import ndimage
 from seg_kit import written
 from xray_files import JAPANESE, XRay, disjoint, write_xray
 
+from jaxseg.masks.formats import PADDING
+
 pytest.importorskip("highdicom")
 pytest.importorskip("selenium")
 pytestmark = [pytest.mark.full, pytest.mark.system("chromium", "chromedriver")]
@@ -15,7 +17,7 @@ KINDS = {
     "CR": XRay("CR", (256, 256), tags={"PixelSpacing": [0.168, 0.168], "PatientName": JAPANESE}),
     "DX, MONOCHROME1, 12 bits, no spacing": XRay("DX", (301, 227), bits=12, inverted=True),
     "spacing on the detector, not square": XRay("DX", (227, 301), 12, tags={"ImagerPixelSpacing": [0.14, 0.16]}),
-    "one class": XRay("CR", (256, 200), num_classes=1),
+    "one class": XRay("CR", (61, 47), num_classes=1),
     "all classes": XRay("CR", (301, 227), num_classes=159),
 }
 XYZ_TO_SRGB = [[3.1338561, -1.6168667, -0.4906146], [-0.9787684, 1.9161415, 0.0334540]]
@@ -78,13 +80,13 @@ def wrong_places(driver, masks, colours) -> list[str]:
     for name, colour in zip(masks.names, seen, strict=True):
         given, expected = colour - colour.mean(), colours[name] - colours[name].mean()
         share = given @ expected / (expected @ expected)  # how much of the colour is in the mixture
-        if not (0.2 < share < 1.1 and np.abs(given - share * expected).max() < 8):
+        alike = given @ expected / (np.linalg.norm(given) * np.linalg.norm(expected) + 1e-9)  # 1 for the same hue
+        if not (0.2 < share < 1.1 and alike > 0.95):  # OHIF shows saturated blues a little brighter
             found.append(f"{name}: {colour.tolist()} instead of a mixture of grey and {colours[name].round().tolist()}")
     return found
 
 
-@pytest.mark.parametrize("labelmap", [False, True], ids=["binary", "labelmap"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "labelmap"), [*((kind, False) for kind in KINDS), ("CR", True), ("all classes", True)])
 def test_every_mask_has_its_colour_at_its_centre(browser, tmp_path, kind, labelmap):
     import ohif
 
@@ -92,7 +94,7 @@ def test_every_mask_has_its_colour_at_its_centre(browser, tmp_path, kind, labelm
     masks = disjoint(masks) if labelmap else masks
     path, _, dataset = written(tmp_path / "xray.dcm", tmp_path, masks, labelmap=labelmap)
     driver, labels = browser(tmp_path / "xray.dcm", path)
-    assert labels == list(masks.names)
+    assert [label for label in labels if not label.startswith(PADDING)] == list(masks.names)
     colours = colours_of(dataset)
     last = []
 
