@@ -7,25 +7,30 @@ OHIF, dcmqi and pydicom-seg do not open an object without a plane. So the object
 belongs to the same pixel of the image, and its position in the patient is unknown. With `strict_projection`, the object
 of an X-ray has no geometry, as the X-ray itself.
 
+Masks are stored as single bits (type BINARY), or for some image sizes, which OHIF misreads in that form, as bytes with
+run lengths (type FRACTIONAL with the values 0 and 1).
+
 Memory: one byte per pixel and non-empty class, and an eighth of that for the file; a label map needs only one class at
 a time.
 """
 
 import copy
-import itertools
+import struct
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pydicom
+from pydicom.encaps import encapsulate
 from pydicom.sr.codedict import codes as dicom_codes
+from pydicom.uid import RLELossless
 
 from jaxseg import __version__
 from jaxseg.files import atomic_file
 from jaxseg.images.picture import ImageError
 from jaxseg.images.read import kind_of
-from jaxseg.masks.formats import PADDING, SEG
+from jaxseg.masks.formats import SEG
 from jaxseg.masks.segmentation import Masks
 from jaxseg.masks.source_header import SourceHeader, read_header
 from jaxseg.palette import palette
@@ -34,6 +39,7 @@ from jaxseg.vocabulary import codes
 _SERIES_NUMBER = 1000  # after the images of the study
 _MAX_SEGMENTS = 1000
 _NOMINAL_SPACING = " (spacing unknown, 1 mm is nominal)"
+_LONGEST_RUN = 128
 _SRGB_TO_XYZ = np.array(  # adapted to D50
     [[0.4360747, 0.3850649, 0.1430804], [0.2225045, 0.7168786, 0.0606169], [0.0139322, 0.0971045, 0.7141733]]
 )
@@ -92,40 +98,23 @@ def write_dicom_seg(
         )
     if size[0] * size[1] < 8:
         raise ValueError(f"{Path(source).name} is {size}: highdicom packs frames of fewer than 8 pixels wrongly")
-    kept, pixels = _label_map(masks) if labelmap else _stack(masks, padded="ImagePositionPatient" in header)
+    kept, pixels = _label_map(masks) if labelmap else _stack(masks)
     dataset = _segmentation(found, pixels, masks, kept, algorithm, labelmap=labelmap)
+    if not labelmap and "ImagePositionPatient" in header and _bits_are_misread(len(kept), masks.size):
+        _use_bytes(dataset, pixels[0])
     path = base.with_name(base.name + SEG)
     with atomic_file(path) as temporary:
         dataset.save_as(temporary)
     return path, found.notes
 
 
-def _stack(masks: Masks, *, padded: bool) -> tuple[list[int], np.ndarray]:
-    """Returns the non-empty classes and their masks, (1, H, W, segments) bool, as highdicom takes them.
-
-    If `padded`, empty masks follow where OHIF needs them.
-    """
+def _stack(masks: Masks) -> tuple[list[int], np.ndarray]:
+    """Returns the non-empty classes and their masks, (1, H, W, segments) bool, as highdicom takes them."""
     kept = _check_count([k for k in range(len(masks.names)) if masks.mask(k).any()])
-    padding = _padding(len(kept), masks.size[0] * masks.size[1]) if padded else 0
-    stack = np.zeros((len(kept) + padding, *masks.size), bool)
+    stack = np.empty((len(kept), *masks.size), bool)
     for i, k in enumerate(kept):
         stack[i] = masks.mask(k)
     return kept, np.moveaxis(stack, 0, -1)[None]
-
-
-def _padding(frames: int, pixels: int) -> int:
-    """Returns the least number of empty frames after which OHIF reads all frames correctly, at most 15.
-
-    In a DICOM SEG the frames of single bits follow each other without a gap. OHIF 3.13 guesses from the number of bytes
-    whether they do, or whether each frame starts a new byte: it fails if a byte was added to make the number even, and
-    shows wrong masks if both ways give the same number.
-    """
-    for total in itertools.count(frames):  # a multiple of 16 is always correct
-        packed = -(-total * pixels // 8)
-        ambiguous = packed == total * -(-pixels // 8) and pixels % 8 and total > 1
-        if packed % 2 == 0 and not ambiguous:
-            break
-    return total - frames
 
 
 def _label_map(masks: Masks) -> tuple[list[int], np.ndarray]:
@@ -167,8 +156,7 @@ def _segmentation(
             source_images=[_for_highdicom(header)],
             pixel_array=pixels,
             segmentation_type="LABELMAP" if labelmap else "BINARY",
-            segment_descriptions=_descriptions(highdicom, masks, kept, algorithm, 0 if labelmap else pixels.shape[-1]),
-            omit_empty_frames=False,
+            segment_descriptions=_descriptions(highdicom, masks, kept, algorithm),
             series_instance_uid=uid(),
             series_number=_SERIES_NUMBER,
             sop_instance_uid=uid(),
@@ -193,6 +181,52 @@ def _segmentation(
     if labelmap:  # the background goes last: OHIF gives segment i the colour of item i
         dataset.SegmentSequence = sorted(dataset.SegmentSequence, key=lambda item: item.SegmentNumber == 0)
     return dataset
+
+
+def _bits_are_misread(frames: int, size: tuple[int, int]) -> bool:
+    """Returns whether OHIF 3.13 misreads so many frames of single bits, or does not open them.
+
+    Frames of bits follow each other without a gap. OHIF takes the bits of a byte in the wrong order if a frame begins
+    within a byte, and opens no object of several frames to which a byte was added to make the length even.
+    """
+    pixels = size[0] * size[1]
+    return frames > 1 and (pixels % 8 != 0 or frames * pixels // 8 % 2 != 0)
+
+
+def _use_bytes(dataset: pydicom.Dataset, stack: np.ndarray) -> None:
+    """Changes an object of single bits into one of bytes, which are 0 or 1, with run lengths.
+
+    All readers that were tried read it as the same masks. The standard has no such form for the type BINARY: it is a
+    FRACTIONAL object, in which every pixel is occupied wholly or not at all.
+
+    Args:
+      dataset: the object.
+      stack: (H, W, segments) bool, the masks.
+    """
+    dataset.SegmentationType, dataset.SegmentationFractionalType = "FRACTIONAL", "OCCUPANCY"
+    dataset.MaximumFractionalValue = 1
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8, 8, 7
+    dataset.file_meta.TransferSyntaxUID = RLELossless
+    dataset.PixelData = encapsulate([_run_lengths(stack[:, :, k]) for k in range(stack.shape[2])])
+    dataset["PixelData"].is_undefined_length = True
+
+
+def _run_lengths(mask: np.ndarray) -> bytes:
+    """Returns a mask in DICOM's RLE form (PS3.5 Annex G): pairs of a number and a value. No run passes the end of a row.
+
+    pydicom's encoder takes seconds for a large mask.
+    """
+    starts = np.ones(mask.shape, bool)
+    starts[:, 1:] = mask[:, 1:] != mask[:, :-1]
+    places = np.flatnonzero(starts)
+    lengths = np.diff(places, append=mask.size)
+    parts = -(-lengths // _LONGEST_RUN)
+    runs = np.full(parts.sum(), _LONGEST_RUN)
+    runs[np.cumsum(parts) - 1] = lengths - (parts - 1) * _LONGEST_RUN  # the last part of each run
+    pairs = np.empty((len(runs), 2), np.uint8)
+    pairs[:, 0] = np.where(runs == 1, 0, 257 - runs)  # a single value, or a value that is repeated
+    pairs[:, 1] = np.repeat(mask.ravel()[places], parts)
+    return struct.pack("<16I", 1, 64, *[0] * 14) + pairs.tobytes()  # one segment, which begins at byte 64
 
 
 def _describe(algorithm: str, *, spacing_known: bool) -> str:
@@ -226,18 +260,16 @@ def _part(header: pydicom.Dataset, *keywords: str) -> pydicom.Dataset:
     return part
 
 
-def _descriptions(highdicom: ModuleType, masks: Masks, kept: list[int], algorithm: str, total: int) -> list[Any]:
-    """Returns the descriptions of the classes, and of as many segments of padding as make `total`."""
+def _descriptions(highdicom: ModuleType, masks: Masks, kept: list[int], algorithm: str) -> list[Any]:
     identification = highdicom.AlgorithmIdentificationSequence(
         name=codes.long_string(algorithm),
         family=dicom_codes.DCM.ArtificialIntelligence,
         version=codes.long_string(__version__),
     )
     colours = palette(max(masks.indices) + 1)
-    named = [(masks.names[k], colours[masks.indices[k]]) for k in kept]
-    named += [(f"{PADDING} {i + 1}", np.zeros(3)) for i in range(total - len(kept))]
     return [
-        _description(highdicom, number, name, colour, identification) for number, (name, colour) in enumerate(named, 1)
+        _description(highdicom, number, masks.names[k], colours[masks.indices[k]], identification)
+        for number, k in enumerate(kept, 1)
     ]
 
 

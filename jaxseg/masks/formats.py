@@ -24,7 +24,6 @@ from jaxseg.masks.coco import decode_rle
 MAX_CLASSES = 1000
 PICTURES = (".png", ".jpg", ".jpeg")
 SEG = ".seg.dcm"  # end of the name of a DICOM SEG file
-PADDING = "padding without pixels"  # start of the labels of segments that only pad a DICOM SEG
 _MAX_JSON = 2**30  # bytes
 _DARK, _BRIGHT = 32, 223  # values of a lossy mask lie between these only at its edges
 
