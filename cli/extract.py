@@ -20,6 +20,7 @@ def extract(
     original_values,
     output_type,
     labelmap,
+    strict_projection,
     preview,
     overwrite,
     **others,
@@ -31,13 +32,14 @@ def extract(
     measured, its cell is empty and the last column states the reason.
     """
     from jaxseg.anatomy.extract import needed_classes
-    from jaxseg.anatomy.folders import check_labelmap, extract_folder
+    from jaxseg.anatomy.folders import check_seg_options, extract_folder
     from jaxseg.anatomy.measure.features import find_all
 
     with options.usage_errors("--feature"):
         found = find_all(",".join(features), groups=others["groups"])
-    with options.usage_errors("--labelmap"):
-        check_labelmap(labelmap=labelmap, output_type=output_type, masks=store_seg)
+    seg = {"labelmap": labelmap, "strict_projection": strict_projection}
+    with options.usage_errors("--labelmap" if labelmap else "--strict-projection"):
+        check_seg_options(seg, output_type, masks=store_seg)
 
     def classes(class_names) -> list[str] | None:
         with options.usage_errors("--feature"):
@@ -48,5 +50,5 @@ def extract(
         return extract_folder(source, output, [feature.name for feature in found], segmenter, **settings)
 
     settings = {"store_masks": store_seg, "draw": draw, "original_values": original_values, "preview": preview}
-    settings |= {"output_type": output_type, "labelmap": labelmap, "overwrite": overwrite}
+    settings |= seg | {"output_type": output_type, "overwrite": overwrite}
     run_images(source, output, job=job, settings=settings, classes=classes, **others)

@@ -26,9 +26,9 @@ HEADINGS = {
     ),
     "Output": (
         *("--output", "--output_type", "--feature", "--features", "--classes", "--groups", "--samples", "--preview"),
-        *("--save-mask", "--reference-out"),
-        *("--overwrite", "--draw", "--store_seg", "--labelmap", "--soft", "--title", "--alpha", "--sides", "--report"),
-        *("--per-slice", "--worst", "--rank", "--original-values", "--platforms", "--image-size", "--json"),
+        *("--save-mask", "--reference-out", "--overwrite", "--draw", "--store_seg", "--labelmap"),
+        *("--strict-projection", "--soft", "--title", "--alpha", "--sides", "--report", "--per-slice", "--worst"),
+        *("--rank", "--original-values", "--platforms", "--image-size", "--json"),
     ),
     "Model": (
         *("--model", "--weights", "--fidelity", "--threshold", "--embeddings", "--denoise"),
@@ -314,6 +314,11 @@ of_images = combined(
     ),
     of_network,
     click.option("--labelmap", is_flag=True, help="With -ot dicom-seg: write one label map; classes must not overlap."),
+    click.option(
+        "--strict-projection",
+        is_flag=True,
+        help="With -ot dicom-seg: write no geometry for X-rays, which are projections; many viewers need one.",
+    ),
     preview("image", "the masks over the image"),
     click.option(
         "--recursive",

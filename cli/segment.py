@@ -30,6 +30,7 @@ def segment(
     largest_component,
     output_type,
     labelmap,
+    strict_projection,
     preview,
     overwrite,
     **others,
@@ -40,12 +41,13 @@ def segment(
     its reason, summary.json in the output folder lists all files, and the exit code is 1. A second run skips what is
     done.
     """
-    from jaxseg.anatomy.folders import check_labelmap, segment_folder
+    from jaxseg.anatomy.folders import check_seg_options, segment_folder
 
     if denoiser is None and (denoise_classes or union or largest_component):
         raise click.UsageError("--denoise-classes, --union and --largest-component: name a model with --denoise")
-    with options.usage_errors("--labelmap"):
-        check_labelmap(labelmap=labelmap, output_type=output_type)
+    seg = {"labelmap": labelmap, "strict_projection": strict_projection}
+    with options.usage_errors("--labelmap" if labelmap else "--strict-projection"):
+        check_seg_options(seg, output_type)
 
     def postprocess(segmenter):
         wanted = {"union": union, "largest_component": largest_component, "gpus": others["gpus"]}
@@ -53,6 +55,6 @@ def segment(
         with options.usage_errors("--denoise-classes"):
             return found.postprocess_for(segmenter.names, denoise_classes)
 
-    settings = {"output_type": output_type, "labelmap": labelmap, "preview": preview, "overwrite": overwrite}
+    settings = seg | {"output_type": output_type, "preview": preview, "overwrite": overwrite}
     others["postprocess"] = None if denoiser is None else postprocess
     run_images(source, output, job=segment_folder, settings=settings, **others)

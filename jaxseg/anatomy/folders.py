@@ -32,6 +32,7 @@ def segment_folder(
     *,
     output_type: str | None = None,
     labelmap: bool = False,
+    strict_projection: bool = False,
     preview: bool = False,
     files: Sequence[Path] | None = None,
     recursive: bool = False,
@@ -52,6 +53,7 @@ def segment_folder(
       output_type: format of the masks, see `jaxseg.masks.write.WRITERS`: "png", "jpg", "npy", "npz", "json" or
         "dicom-seg". None: that of the model.
       labelmap: with "dicom-seg", write one label map; classes must not overlap.
+      strict_projection: with "dicom-seg", write no geometry for an X-ray; many viewers do not open such a file.
       preview: also write `<image>.preview.jpg`, the masks over the image.
       files: the image files to process, as `jaxseg.folder_runs.inputs.find_images` returns them; None: all of `source`.
       recursive: also search sub-folders; the output mirrors them.
@@ -85,7 +87,8 @@ def segment_folder(
     files = find_images(source, recursive=recursive, output=output) if files is None else files
     segmenter = as_segmenter(model, options)
     settings = segmenter.settings
-    made = _mask_products(segmenter, settings, output_type, labelmap=labelmap, preview=preview)
+    seg = {"labelmap": labelmap, "strict_projection": strict_projection}
+    made = _mask_products(segmenter, settings, output_type, seg, preview=preview)
     merges = _mask_merges(segmenter, made, source)
     return _run(source, output, files, segmenter, made, settings, merges, overwrite, progress, report)
 
@@ -101,6 +104,7 @@ def extract_folder(
     original_values: bool = False,
     output_type: str | None = None,
     labelmap: bool = False,
+    strict_projection: bool = False,
     preview: bool = False,
     files: Sequence[Path] | None = None,
     recursive: bool = False,
@@ -124,6 +128,7 @@ def extract_folder(
       original_values: write the original's -1 (and boxes of 0) if something cannot be measured, not an empty cell.
       output_type: format of the masks; see `segment_folder`.
       labelmap: with "dicom-seg", write one label map; classes must not overlap.
+      strict_projection: with "dicom-seg", write no geometry for an X-ray; many viewers do not open such a file.
       preview: also write `<image>.preview.jpg`, the masks over the image.
       files: the image files to process; None: all of `source`.
       recursive: also search sub-folders; the output mirrors them.
@@ -162,11 +167,11 @@ def extract_folder(
     segmenter = as_segmenter(model, options)
     settings = segmenter.settings | {"groups": groups}
     made = [products.measurements(names, original_values=original_values, groups=groups)]
+    seg = {"labelmap": labelmap, "strict_projection": strict_projection}
     if whole:
-        kinds = {"labelmap": labelmap, "preview": preview, "masks": store_masks}
-        made += _mask_products(segmenter, settings, output_type, **kinds)
+        made += _mask_products(segmenter, settings, output_type, seg, preview=preview, masks=store_masks)
     else:
-        check_labelmap(labelmap=labelmap, output_type=output_type, masks=False)
+        check_seg_options(seg, output_type, masks=False)
     if draw:
         made.append(products.drawings(names, segmenter.intensity, groups=groups))
     settings |= {"features": list(names), "original_values": original_values}
@@ -175,16 +180,17 @@ def extract_folder(
     return _run(source, output, files, segmenter, made, settings, merges, overwrite, progress, report)
 
 
-def check_labelmap(*, labelmap: bool, output_type: str | None, masks: bool = True) -> None:
-    """Raises ValueError if a label map is requested but no masks are written as DICOM SEG.
+def check_seg_options(seg: dict[str, bool], output_type: str | None, *, masks: bool = True) -> None:
+    """Raises ValueError if an option of DICOM SEG is set but no masks are written as DICOM SEG.
 
     Args:
-      labelmap: whether a label map is requested.
+      seg: the options labelmap and strict_projection.
       output_type: format of the masks; None: that of the model.
       masks: whether masks are written.
     """
-    if labelmap and not (masks and output_type == "dicom-seg"):
-        raise ValueError("labelmap is only for DICOM SEG; choose the output type dicom-seg")
+    wanted = [name for name, value in seg.items() if value]
+    if wanted and not (masks and output_type == "dicom-seg"):
+        raise ValueError(f"{wanted[0]} is only for DICOM SEG; choose the output type dicom-seg")
 
 
 def check_report(path: Path) -> None:
@@ -235,8 +241,8 @@ def _mask_products(
     segmenter: Segmenter,
     settings: dict,
     output_type: str | None,
+    seg: dict[str, bool],
     *,
-    labelmap: bool,
     preview: bool,
     masks: bool = True,
 ) -> list[Product]:
@@ -244,12 +250,12 @@ def _mask_products(
     card = segmenter.card
     found = []
     settings["classes"] = list(segmenter.names)
-    check_labelmap(labelmap=labelmap, output_type=output_type, masks=masks)
+    check_seg_options(seg, output_type, masks=masks)
     if masks:
         output_type = output_type or registry.find(card.model).output_type
         if output_type == "dicom-seg":
-            settings["labelmap"] = labelmap
-        found.append(products.masks(output_type, card.class_names, card.model, labelmap=labelmap))
+            settings |= seg
+        found.append(products.masks(output_type, card.class_names, card.model, **seg))
     if preview:
         found.append(products.previews(segmenter.intensity))
     return found

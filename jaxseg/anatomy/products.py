@@ -27,13 +27,20 @@ from jaxseg.masks.segmentation import Segmentation
 from jaxseg.masks.write import DRAWING, MEASUREMENTS, PREVIEW, WRITERS, merge_coco, output_path
 
 
-def masks(output_type: str, class_names: tuple[str, ...], model: str, *, labelmap: bool = False) -> Product:
-    """Returns the product of masks in the format `output_type`, a key of `jaxseg.masks.write.WRITERS`."""
+def masks(output_type: str, class_names: tuple[str, ...], model: str, **seg: bool) -> Product:
+    """Returns the product of masks in the format `output_type`, a key of `jaxseg.masks.write.WRITERS`.
+
+    Args:
+      output_type: the format.
+      class_names: all labels of the model.
+      model: name of the model.
+      **seg: labelmap and strict_projection, for DICOM SEG.
+    """
 
     def write(job: Job, segmentation: Segmentation) -> list[str]:
         notes: list[str] = []
-        options = {"source": str(job.source), "categories": class_names, "algorithm": model, "labelmap": labelmap}
-        WRITERS[output_type](segmentation, job.base, notes=notes, **options)
+        options = {"source": str(job.source), "categories": class_names, "algorithm": model}
+        WRITERS[output_type](segmentation, job.base, notes=notes, **options, **seg)
         return [f"{job.source.name}: {note}" for note in notes]
 
     check = None

@@ -16,6 +16,7 @@ from jaxseg.masks.write import WRITERS
 _ONLY_OF = {
     "classes": (*WRITERS, "preview", "registered_mask", "registered_preview"),
     "labelmap": ("dicom-seg",),
+    "strict_projection": ("dicom-seg",),
     "features": ("measurements", "drawing"),
     "original_values": ("measurements",),
     "groups": ("measurements", "drawing"),

@@ -114,18 +114,36 @@ def read_spacing(dataset: pydicom.Dataset) -> tuple[tuple[float, float] | None, 
     The first of the tags `SPACINGS` that has a value is used. A note is returned if that value is impossible.
     """
     for name in SPACINGS:
-        try:
-            value = dataset.get(name)
-            if value in (None, ""):
-                continue
-            row, column = (float(number) for number in value)
-        except (ValueError, TypeError):  # text instead of numbers, or not two numbers
-            return None, [f"{name} is not two numbers and was ignored; lengths in millimetres are unknown"]
-        low, high = SPACING_RANGE_MM
-        if all(math.isfinite(number) and low <= number <= high for number in (row, column)):
-            return (row, column), []
-        return None, [f"{name} ({row:g}, {column:g}) mm is not possible; lengths in millimetres are unknown"]
+        spacing_mm, problem = spacing_of(dataset, name)
+        if problem:
+            return None, [f"{problem}; lengths in millimetres are unknown"]
+        if spacing_mm:
+            return spacing_mm, []
     return None, []
+
+
+def spacing_of(dataset: pydicom.Dataset, name: str) -> tuple[tuple[float, float] | None, str]:
+    """Returns the spacing that one tag states.
+
+    Args:
+      dataset: the tags of a file.
+      name: keyword of the tag, one of `SPACINGS`.
+
+    Returns:
+      The distance between rows and between columns in millimetres, None if the tag has no value or an impossible one;
+      and the reason why its value cannot be used, "" if there is none.
+    """
+    try:
+        value = dataset.get(name)
+        if value in (None, ""):
+            return None, ""
+        row, column = (float(number) for number in value)
+    except (ValueError, TypeError):  # text instead of numbers, or not two numbers
+        return None, f"{name} is not two numbers and was ignored"
+    low, high = SPACING_RANGE_MM
+    if all(math.isfinite(number) and low <= number <= high for number in (row, column)):
+        return (row, column), ""
+    return None, f"{name} ({row:g}, {column:g}) mm is not possible"
 
 
 def _upright(stored: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:

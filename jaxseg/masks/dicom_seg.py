@@ -1,22 +1,30 @@
 """Writes the masks of an image as one DICOM Segmentation object, with highdicom.
 
 The object has one segment per non-empty class. Patient, study and the reference to the image come from the image's
-header. An X-ray is a projection: its object refers to the image with "spatial locations preserved" and has no geometry.
-It has no Pixel Spacing either, which would need the thickness of a slice (highdicom's reader refuses such
-an object). If the image has a plane in the patient (CT, MR), the object takes it over.
+header, and so does the plane in the patient if the image has one (CT, MR). An X-ray is a projection and has none, but
+OHIF, dcmqi and pydicom-seg do not open an object without a plane. So the object gets the nominal plane that
+`jaxseg.masks.source_header` describes, and refers to the image with "spatial locations preserved": a pixel of a mask
+belongs to the same pixel of the image, and its position in the patient is unknown. With `strict_projection`, the object
+of an X-ray has no geometry, as the X-ray itself.
+
+Masks are stored as single bits (type BINARY), or for some image sizes, which OHIF misreads in that form, as bytes with
+run lengths (type FRACTIONAL with the values 0 and 1).
 
 Memory: one byte per pixel and non-empty class, and an eighth of that for the file; a label map needs only one class at
 a time.
 """
 
 import copy
+import struct
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pydicom
+from pydicom.encaps import encapsulate
 from pydicom.sr.codedict import codes as dicom_codes
+from pydicom.uid import RLELossless
 
 from jaxseg import __version__
 from jaxseg.files import atomic_file
@@ -24,12 +32,14 @@ from jaxseg.images.picture import ImageError
 from jaxseg.images.read import kind_of
 from jaxseg.masks.formats import SEG
 from jaxseg.masks.segmentation import Masks
-from jaxseg.masks.source_header import read_header
+from jaxseg.masks.source_header import SourceHeader, read_header
 from jaxseg.palette import palette
 from jaxseg.vocabulary import codes
 
 _SERIES_NUMBER = 1000  # after the images of the study
 _MAX_SEGMENTS = 1000
+_NOMINAL_SPACING = " (spacing unknown, 1 mm is nominal)"
+_LONGEST_RUN = 128
 _SRGB_TO_XYZ = np.array(  # adapted to D50
     [[0.4360747, 0.3850649, 0.1430804], [0.2225045, 0.7168786, 0.0606169], [0.0139322, 0.0971045, 0.7141733]]
 )
@@ -48,7 +58,14 @@ def check_source(path: str | Path) -> None:
 
 
 def write_dicom_seg(
-    masks: Masks, base: Path, *, source: str | Path, algorithm: str, labelmap: bool = False, **_: Any
+    masks: Masks,
+    base: Path,
+    *,
+    source: str | Path,
+    algorithm: str,
+    labelmap: bool = False,
+    strict_projection: bool = False,
+    **_: Any,
 ) -> tuple[Path, list[str]]:
     """Writes `<base>.seg.dcm` with one segment per non-empty class, in the order of the masks.
 
@@ -59,6 +76,8 @@ def write_dicom_seg(
       algorithm: name of the model.
       labelmap: whether to write one frame that holds the numbers of the segments, instead of one binary frame per
         segment.
+      strict_projection: whether the object of an image without a plane in the patient, such as an X-ray, gets no
+        geometry. Many readers refuse such an object.
 
     Returns:
       The path of the file, and notes on values of the image's header that were repaired, left out or generated.
@@ -70,7 +89,8 @@ def write_dicom_seg(
       OSError: a file cannot be read or written.
     """
     check_source(source)
-    header, notes = read_header(Path(source))
+    found = read_header(Path(source), strict_projection=strict_projection)
+    header = found.tags
     size = (header.Rows, header.Columns)
     if masks.size != size:
         raise ValueError(
@@ -79,11 +99,13 @@ def write_dicom_seg(
     if size[0] * size[1] < 8:
         raise ValueError(f"{Path(source).name} is {size}: highdicom packs frames of fewer than 8 pixels wrongly")
     kept, pixels = _label_map(masks) if labelmap else _stack(masks)
-    dataset = _segmentation(header, pixels, masks, kept, algorithm, labelmap=labelmap)
+    dataset = _segmentation(found, pixels, masks, kept, algorithm, labelmap=labelmap)
+    if not labelmap and "ImagePositionPatient" in header and _bits_are_misread(len(kept), masks.size):
+        _use_bytes(dataset, pixels[0])
     path = base.with_name(base.name + SEG)
     with atomic_file(path) as temporary:
         dataset.save_as(temporary)
-    return path, notes
+    return path, found.notes
 
 
 def _stack(masks: Masks) -> tuple[list[int], np.ndarray]:
@@ -124,10 +146,11 @@ def _check_count(kept: list[int]) -> list[int]:
 
 
 def _segmentation(
-    header: pydicom.Dataset, pixels: np.ndarray, masks: Masks, kept: list[int], algorithm: str, *, labelmap: bool
+    found: SourceHeader, pixels: np.ndarray, masks: Masks, kept: list[int], algorithm: str, *, labelmap: bool
 ) -> pydicom.Dataset:
     highdicom = require_highdicom()
-    uid = highdicom.UID
+    uid, header = highdicom.UID, found.tags
+    description = _describe(algorithm, spacing_known=found.spacing_known)
     try:
         dataset = highdicom.seg.Segmentation(
             source_images=[_for_highdicom(header)],
@@ -143,8 +166,8 @@ def _segmentation(
             software_versions=__version__,
             device_serial_number="none",
             content_label="JAXSEG",
-            content_description=codes.long_string(f"Segments of {algorithm}"),
-            series_description=codes.long_string(f"Segments of {algorithm}"),
+            content_description=description,
+            series_description=description,
         )
     except (KeyError, ValueError) as error:  # the class of the image is the only thing not checked before
         reason = "it does not know this class" if isinstance(error, KeyError) else error
@@ -155,22 +178,86 @@ def _segmentation(
     dataset.SpecificCharacterSet, dataset.PatientName = header.SpecificCharacterSet, header.PatientName
     dataset.PatientOrientation = header.PatientOrientation
     dataset.CodingSchemeIdentificationSequence = [_scheme()]
+    if labelmap:  # the background goes last: OHIF gives segment i the colour of item i
+        dataset.SegmentSequence = sorted(dataset.SegmentSequence, key=lambda item: item.SegmentNumber == 0)
     return dataset
+
+
+def _bits_are_misread(frames: int, size: tuple[int, int]) -> bool:
+    """Returns whether OHIF 3.13 misreads so many frames of single bits, or does not open them.
+
+    Frames of bits follow each other without a gap. OHIF takes the bits of a byte in the wrong order if a frame begins
+    within a byte, and opens no object of several frames to which a byte was added to make the length even.
+    """
+    pixels = size[0] * size[1]
+    return frames > 1 and (pixels % 8 != 0 or frames * pixels // 8 % 2 != 0)
+
+
+def _use_bytes(dataset: pydicom.Dataset, stack: np.ndarray) -> None:
+    """Changes an object of single bits into one of bytes, which are 0 or 1, with run lengths.
+
+    All readers that were tried read it as the same masks. The standard has no such form for the type BINARY: it is a
+    FRACTIONAL object, in which every pixel is occupied wholly or not at all.
+
+    Args:
+      dataset: the object.
+      stack: (H, W, segments) bool, the masks.
+    """
+    dataset.SegmentationType, dataset.SegmentationFractionalType = "FRACTIONAL", "OCCUPANCY"
+    dataset.MaximumFractionalValue = 1
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8, 8, 7
+    dataset.file_meta.TransferSyntaxUID = RLELossless
+    dataset.PixelData = encapsulate([_run_lengths(stack[:, :, k]) for k in range(stack.shape[2])])
+    dataset["PixelData"].is_undefined_length = True
+
+
+def _run_lengths(mask: np.ndarray) -> bytes:
+    """Returns a mask in DICOM's RLE form (PS3.5 Annex G): pairs of a number and a value. No run passes the end of a row.
+
+    pydicom's encoder takes seconds for a large mask.
+    """
+    starts = np.ones(mask.shape, bool)
+    starts[:, 1:] = mask[:, 1:] != mask[:, :-1]
+    places = np.flatnonzero(starts)
+    lengths = np.diff(places, append=mask.size)
+    parts = -(-lengths // _LONGEST_RUN)
+    runs = np.full(parts.sum(), _LONGEST_RUN)
+    runs[np.cumsum(parts) - 1] = lengths - (parts - 1) * _LONGEST_RUN  # the last part of each run
+    pairs = np.empty((len(runs), 2), np.uint8)
+    pairs[:, 0] = np.where(runs == 1, 0, 257 - runs)  # a single value, or a value that is repeated
+    pairs[:, 1] = np.repeat(mask.ravel()[places], parts)
+    return struct.pack("<16I", 1, 64, *[0] * 14) + pairs.tobytes()  # one segment, which begins at byte 64
+
+
+def _describe(algorithm: str, *, spacing_known: bool) -> str:
+    """Returns the description of the object, at most 64 characters; a long name of the algorithm is cut."""
+    note = "" if spacing_known else _NOMINAL_SPACING
+    return codes.long_string(f"Segments of {algorithm}"[: 64 - len(note)] + note)
 
 
 def _for_highdicom(header: pydicom.Dataset) -> pydicom.Dataset:
     """Returns a copy of the header in the form that highdicom takes as a source.
 
     highdicom warns of names that are one word, so the name is set later. For classes that may have frames it looks for
-    the spacing in functional groups.
+    the geometry in functional groups.
     """
-    source, shared, measures = copy.deepcopy(header), pydicom.Dataset(), pydicom.Dataset()
+    source, shared, frame = copy.deepcopy(header), pydicom.Dataset(), pydicom.Dataset()
     source.PatientName = None
-    if "PixelSpacing" in header:
-        measures.PixelSpacing = header.PixelSpacing
-    shared.PixelMeasuresSequence = [measures]
-    source.SharedFunctionalGroupsSequence, source.NumberOfFrames = [shared], 1
+    shared.PixelMeasuresSequence = [_part(header, "PixelSpacing", "SliceThickness")]
+    if "ImagePositionPatient" in header:
+        shared.PlaneOrientationSequence = [_part(header, "ImageOrientationPatient")]
+        frame.PlanePositionSequence = [_part(header, "ImagePositionPatient")]
+    source.SharedFunctionalGroupsSequence, source.PerFrameFunctionalGroupsSequence = [shared], [frame]
+    source.NumberOfFrames = 1
     return source
+
+
+def _part(header: pydicom.Dataset, *keywords: str) -> pydicom.Dataset:
+    part = pydicom.Dataset()
+    for keyword in keywords:
+        if keyword in header:
+            setattr(part, keyword, header[keyword].value)
+    return part
 
 
 def _descriptions(highdicom: ModuleType, masks: Masks, kept: list[int], algorithm: str) -> list[Any]:

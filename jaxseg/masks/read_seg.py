@@ -13,11 +13,11 @@ from jaxseg.images.decode import open_dicom, without_remarks
 from jaxseg.images.picture import ImageError, check_size
 from jaxseg.masks.formats import MAX_CLASSES, Stack
 
-_CLASSES = {"1.2.840.10008.5.1.4.1.1.66.4": "BINARY", "1.2.840.10008.5.1.4.1.1.66.7": "LABELMAP"}
+_CLASSES = {"1.2.840.10008.5.1.4.1.1.66.4": ("BINARY", "FRACTIONAL"), "1.2.840.10008.5.1.4.1.1.66.7": ("LABELMAP",)}
 
 
 def open_dicom_seg(path: Path) -> Stack:
-    """Opens the segments of a DICOM SEG of one source frame, binary or a label map.
+    """Opens the segments of a DICOM SEG of one source frame: binary, a label map, or fractional with only 0 and 100 %.
 
     Returns:
       A `Stack` named by the labels of the segments, in the order of their numbers. A segment without a frame is empty;
@@ -25,19 +25,19 @@ def open_dicom_seg(path: Path) -> Stack:
       when they are read.
 
     Raises:
-      ImageError: the file is not a DICOM SEG, is fractional or damaged, belongs to several source frames, or has more
-        than 1000 segments. Reading a mask may raise it too.
+      ImageError: the file is not a DICOM SEG, is damaged, belongs to several source frames, or has more than 1000
+        segments. Reading a mask may raise it too, for example if it has fractions.
       OSError: the file cannot be opened.
     """
     with _errors():
         dataset = open_dicom(path)
-        kind = _CLASSES.get(dataset.get("SOPClassUID"))
-        if kind is None:
+        kinds = _CLASSES.get(dataset.get("SOPClassUID"))
+        if kinds is None:
             raise ImageError("not a DICOM SEG (an image, or an object of another kind)")
-        if dataset.SegmentationType != kind:
+        kind = dataset.SegmentationType
+        if kind not in kinds or (kind == "FRACTIONAL" and dataset.BitsAllocated != 8):
             raise ImageError(
-                f"the segmentation type is {dataset.SegmentationType}; BINARY and LABELMAP can be read: threshold a "
-                "fractional one first"
+                f"the segmentation type is {kind} of {dataset.BitsAllocated} bits in an object of another type"
             )
         labels = _labels(dataset)
         numbers = sorted(labels)
@@ -138,7 +138,16 @@ def _in_frames(dataset: Dataset, numbers: list[int]) -> Callable[[int], np.ndarr
         _check_bits(dataset)
         frame = _bits
     empty = np.zeros(_size(dataset), bool)
-    return lambda number: frame(dataset, places[number]).astype(bool) if number in places else empty
+    most = int(dataset.MaximumFractionalValue) if dataset.SegmentationType == "FRACTIONAL" else 1
+    return lambda number: _whole(frame(dataset, places[number]), most) if number in places else empty
+
+
+def _whole(values: np.ndarray, most: int) -> np.ndarray:
+    """Returns the mask of values that are 0 or `most`; refuses fractions."""
+    mask = values == most
+    if not (mask | (values == 0)).all():
+        raise ImageError(f"a segment is fractional, with values between 0 and {most}: threshold it first")
+    return mask
 
 
 def _segment_number(group: Dataset, shared: Dataset) -> int:

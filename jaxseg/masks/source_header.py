@@ -1,9 +1,15 @@
 """Reads the part of an image's DICOM header that derived objects take over: patient, study, identity and geometry.
 
+An X-ray has no plane in the patient, but most readers of derived objects need one. It gets a nominal plane, the one
+that readers assume for such an image: its first pixel is at (0, 0, 0) mm, rows run along x, columns along y, and the
+slice is 1 mm thick. Only the distances within the plane have a meaning; positions and directions in the patient have
+none.
+
 All values in the result are valid. A value that breaks its value representation is repaired if that loses nothing, and
 otherwise left out. The notes name the tag and never the value, which may identify the patient.
 """
 
+import dataclasses
 import datetime
 import math
 import re
@@ -14,10 +20,17 @@ from typing import Any
 from pydicom import Dataset
 from pydicom.datadict import dictionary_VR
 from pydicom.multival import MultiValue
-from pydicom.uid import SecondaryCaptureImageStorage, generate_uid
+from pydicom.uid import (
+    CTImageStorage,
+    MRImageStorage,
+    PositronEmissionTomographyImageStorage,
+    SecondaryCaptureImageStorage,
+    generate_uid,
+)
 from pydicom.valuerep import format_number_as_ds
 
 from jaxseg.images.decode import open_dicom, without_remarks
+from jaxseg.images.dicom import SPACINGS, spacing_of
 from jaxseg.images.picture import ImageError, check_size
 
 _TEXT = (
@@ -34,24 +47,51 @@ _REQUIRED = (  # may be empty
 )
 _UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 _PLANE = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2, "SliceThickness": 1}
+_NOMINAL = {
+    "ImagePositionPatient": ["0", "0", "0"],
+    "ImageOrientationPatient": ["1", "0", "0", "0", "1", "0"],
+    "SliceThickness": "1",
+}
+_SLICES = (CTImageStorage, MRImageStorage, PositronEmissionTomographyImageStorage)  # classes that always have a plane
+_WHERE = {  # what a spacing means that is not one in the patient
+    "ImagerPixelSpacing": "on the detector",
+    "NominalScannedPixelSpacing": "on the scanned film",
+}
 _LOSSY = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
 _DEIDENTIFIED = ("PatientIdentityRemoved", "DeidentificationMethod")
 _UNREADABLE = "\\"  # a value that is invalid in every representation
 _TERMS = {"PatientSex": ("M", "F", "O"), "PatientIdentityRemoved": ("YES", "NO")}
 _READ = (
-    *(*_TEXT, *_OTHER, *_UIDS, *_PLANE, *_LOSSY, *_DEIDENTIFIED, "SOPClassUID", "Rows", "Columns"),
-    *("NumberOfFrames", "PatientOrientation", "SpecificCharacterSet"),
+    *(*_TEXT, *_OTHER, *_UIDS, *_PLANE, *_LOSSY, *_DEIDENTIFIED, *SPACINGS, "SOPClassUID", "Rows"),
+    *("Columns", "NumberOfFrames", "PatientOrientation", "SpecificCharacterSet"),
 )
 
 
-def read_header(path: Path) -> tuple[Dataset, list[str]]:
+@dataclasses.dataclass(frozen=True)
+class SourceHeader:
+    """What a derived object takes over from its image.
+
+    Attributes:
+      tags: the tags, without pixels.
+      notes: one note for every value that was repaired, left out or generated.
+      spacing_known: whether the pixel spacing in `tags` comes from the image; False for the nominal 1 mm.
+    """
+
+    tags: Dataset
+    notes: list[str]
+    spacing_known: bool = True
+
+
+def read_header(path: Path, *, strict_projection: bool = False) -> SourceHeader:
     """Returns the tags of a single-frame DICOM image that derived objects take over, all of them valid.
 
     Tags that such objects must have are always present: if the file has no value, they are empty or get a new
-    identifier. The geometry is either complete, with all tags of a plane in the patient, or absent.
+    identifier. The geometry is that of the image if it is complete and valid, and otherwise the nominal plane with the
+    image's pixel spacing (1 mm if that is unknown).
 
-    Returns:
-      The tags, without pixels, and a note for every value that was repaired, left out or generated.
+    Args:
+      path: the image.
+      strict_projection: whether an image without a plane in the patient gets no geometry at all.
 
     Raises:
       ImageError: the file is not DICOM, its size is not allowed, it has several frames, or its header cannot be read.
@@ -70,10 +110,18 @@ def read_header(path: Path) -> tuple[Dataset, list[str]]:
         check_size(rows, columns)
         if frames != 1:
             raise ImageError(f"{path.name}: the file has {frames} frames; an X-ray is one picture")
-        return _valid(dataset, rows, columns)
+        header, notes = _valid(dataset, rows, columns)
+        if _take_plane(dataset, header, notes):
+            return SourceHeader(header, notes)
+        if strict_projection:
+            for keyword in ("FrameOfReferenceUID", "PositionReferenceIndicator"):  # meaningless without coordinates
+                header.pop(keyword, None)
+            return SourceHeader(header, notes)
+        return SourceHeader(header, notes, _set_nominal_plane(dataset, header, notes))
 
 
 def _valid(dataset: Dataset, rows: int, columns: int) -> tuple[Dataset, list[str]]:
+    """Returns all tags except those of the plane, and notes."""
     header = Dataset()
     notes: list[str] = []
     header.SpecificCharacterSet = "ISO_IR 192"  # UTF-8, which holds the text of every other character set
@@ -88,7 +136,6 @@ def _valid(dataset: Dataset, rows: int, columns: int) -> tuple[Dataset, list[str
     _take_together(dataset, header, _DEIDENTIFIED, notes)
     _take_orientation(dataset, header)
     _take_lossy(dataset, header)
-    _take_plane(dataset, header, notes)
     return header, notes
 
 
@@ -175,8 +222,8 @@ def _take_lossy(dataset: Dataset, header: Dataset) -> None:
         header.LossyImageCompressionRatio = ratios
 
 
-def _take_plane(dataset: Dataset, header: Dataset, notes: list[str]) -> None:
-    """Copies the plane in the patient if it is complete and valid; otherwise the header gets no geometry."""
+def _take_plane(dataset: Dataset, header: Dataset, notes: list[str]) -> bool:
+    """Copies the plane in the patient if it is complete and valid; returns whether it is."""
     plane = {keyword: _numbers(dataset, keyword, count) for keyword, count in _PLANE.items()}
     whole = all(plane.values()) and min(float(value) for value in plane["PixelSpacing"]) > 0
     if whole and _orthonormal(plane["ImageOrientationPatient"]):
@@ -184,14 +231,38 @@ def _take_plane(dataset: Dataset, header: Dataset, notes: list[str]) -> None:
             setattr(header, keyword, values if len(values) > 1 else values[0])
         if "FrameOfReferenceUID" not in header:
             notes.append("FrameOfReferenceUID is new: the image has none")
-            header.FrameOfReferenceUID = str(
-                generate_uid(entropy_srcs=["FrameOfReferenceUID", header.SeriesInstanceUID])
-            )
-        return
-    for keyword in ("FrameOfReferenceUID", "PositionReferenceIndicator"):  # meaningless without coordinates
-        header.pop(keyword, None)
-    if "ImagePositionPatient" in dataset or "ImageOrientationPatient" in dataset:
+            header.FrameOfReferenceUID = _frame_of_reference(header.SeriesInstanceUID)
+        return True
+    if any(keyword in dataset for keyword in ("ImagePositionPatient", "ImageOrientationPatient")):
         notes.append("position and orientation are left out: they are incomplete or invalid in the image")
+    elif header.SOPClassUID in _SLICES:
+        notes.append("the image has no position and orientation, although its class requires them")
+    return False
+
+
+def _set_nominal_plane(dataset: Dataset, header: Dataset, notes: list[str]) -> bool:
+    """Sets the nominal plane and the pixel spacing; returns whether the image states a spacing."""
+    for keyword, value in _NOMINAL.items():
+        setattr(header, keyword, value)
+    if "FrameOfReferenceUID" not in header:  # one per image: positions in two X-rays cannot be compared
+        header.FrameOfReferenceUID = _frame_of_reference(header.SOPInstanceUID)
+    for name in SPACINGS:
+        spacing_mm, problem = spacing_of(dataset, name)
+        if problem:
+            notes.append(problem)
+        if spacing_mm:
+            header.PixelSpacing = [format_number_as_ds(length) for length in spacing_mm]
+            if name in _WHERE:
+                notes.append(f"PixelSpacing is {name}, the distance {_WHERE[name]} and not in the patient")
+            return True
+    header.PixelSpacing = ["1", "1"]
+    notes.append("the pixel spacing is unknown: the DICOM SEG states 1 mm, which is nominal")
+    return False
+
+
+def _frame_of_reference(origin: str) -> str:
+    """Returns a new identifier of a frame of reference, the same for the same origin."""
+    return str(generate_uid(entropy_srcs=["FrameOfReferenceUID", origin]))
 
 
 def _numbers(dataset: Dataset, keyword: str, count: int) -> list[str]:

@@ -42,7 +42,8 @@ def repeated_segment(dataset):
 
 DAMAGES = {
     "an image, or an object": lambda d: setattr(d, "SOPClassUID", "1.2.840.10008.5.1.4.1.1.7"),
-    "type is FRACTIONAL": lambda d: setattr(d, "SegmentationType", "FRACTIONAL"),
+    "type is FRACTIONAL of 1 bits": lambda d: setattr(d, "SegmentationType", "FRACTIONAL"),
+    "type is LABELMAP": lambda d: setattr(d, "SegmentationType", "LABELMAP"),
     "100000 frames, but": lambda d: setattr(d, "NumberOfFrames", 100000),
     "65535 x 65535": lambda d: (setattr(d, "Rows", 65535), setattr(d, "Columns", 65535)),
     "frames need": lambda d: (setattr(d, "Rows", 30000), setattr(d, "Columns", 2000)),
@@ -67,7 +68,7 @@ def segment(number, like):
 
 @pytest.mark.parametrize("message", DAMAGES)
 def test_objects_that_are_not_the_masks_of_one_image_are_refused(image, tmp_path, message):
-    path, _, _ = written(image, tmp_path)
+    path, _, _ = written(image, tmp_path, strict_projection=True)  # an object of single bits
     edited(path, DAMAGES[message])
     with pytest.raises(ImageError, match=rf"^out\.seg\.dcm: .*({message})"):
         read_dicom_seg(path)
@@ -100,6 +101,19 @@ def test_damaged_objects_give_masks_or_a_reason(image, tmp_path, data):
     assert masks.dtype == bool
 
 
+def test_fractional_segments_are_masks_only_if_no_pixel_has_a_fraction(image, tmp_path):
+    path, _, found = written(image, tmp_path)
+    assert (found.SegmentationType, found.MaximumFractionalValue) == ("FRACTIONAL", 1)
+    edited(path, lambda d: setattr(d, "MaximumFractionalValue", 2))
+    with pytest.raises(ImageError, match=r"^out\.seg\.dcm: .*fractional, with values between 0 and 2: threshold it"):
+        read_dicom_seg(path)
+    edited(path, lambda d: (d.decompress(), setattr(d, "MaximumFractionalValue", 1)))
+    assert read_dicom_seg(path)[1].shape[0] == 5
+    edited(path, lambda d: setattr(d, "PixelData", d.PixelData[:100]))
+    with pytest.raises(ImageError, match=r"^out\.seg\.dcm: "):
+        read_dicom_seg(path)
+
+
 def test_pictures_and_images_are_refused_as_segmentations(image, tmp_path):
     shutil.copy(image, tmp_path / "x.dcm")
     with pytest.raises(ImageError, match="not a DICOM SEG"):
@@ -120,7 +134,7 @@ def test_frames_of_a_compressed_label_map_are_decoded(image, tmp_path):
 
 def test_only_the_requested_segments_are_decoded(image, tmp_path, monkeypatch):
     masks = some_masks(size_of(image))
-    path, _, _ = written(image, tmp_path, masks)
+    path, _, _ = written(image, tmp_path, masks, strict_projection=True)
     decoded, bits = [], read_seg._bits
     monkeypatch.setattr(read_seg, "_bits", lambda dataset, place: decoded.append(place) or bits(dataset, place))
     stack = open_dicom_seg(path)

@@ -1,0 +1,201 @@
+"""OHIF's viewer in headless Chromium over an Orthanc, all on this machine, for the tests of DICOM SEG.
+
+Orthanc stores the files. A small server sends OHIF's files and passes requests for images on to Orthanc, because a page
+may only read from its own server. Chromium cannot reach any other machine.
+"""
+
+import contextlib
+import io
+import json
+import socket
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from selenium.webdriver.common.action_chains import ActionChains
+from viewer_tools import dist, program
+
+HOST = "127.0.0.1"
+TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css", "json": "application/json"}
+TYPES |= {"wasm": "application/wasm", "svg": "image/svg+xml", "png": "image/png"}
+PLUGIN = "libOrthancDicomWeb.so"
+CONFIG = """window.config = {
+  name: 'test', routerBasename: null, extensions: [], modes: [], customizationService: {}, showStudyList: true,
+  maxNumberOfWebWorkers: 1, showWarningMessageForCrossOrigin: false, showCPUFallbackMessage: false,
+  showLoadingIndicator: true, strictZSpacingForVolumeViewport: true, disableConfirmationPrompts: true,
+  maxNumRequests: {interaction: 20, thumbnail: 5, prefetch: 5}, investigationalUseDialog: {option: 'never'},
+  defaultDataSourceName: 'orthanc',
+  dataSources: [{
+    namespace: '@ohif/extension-default.dataSourcesModule.dicomweb', sourceName: 'orthanc',
+    configuration: {
+      friendlyName: 'Orthanc', name: 'orthanc', qidoRoot: location.origin + '/dicom-web',
+      wadoRoot: location.origin + '/dicom-web', wadoUriRoot: location.origin + '/wado',
+      imageRendering: 'wadors', thumbnailRendering: 'wadors', enableStudyLazyLoad: true, supportsWildcard: true,
+      bulkDataURI: {enabled: true}, omitQuotationForMultipartRequest: true}}]};
+"""
+
+
+HAS_IMAGE = """return Boolean(window.services && window.cornerstone
+  && cornerstone.getRenderingEngines().some(e => e.getViewports().some(v => v.getImageData?.()))
+  && document.querySelector("[data-cy='study-browser-thumbnail-no-image']"))"""
+SEGMENTS = """return services.segmentationService.getSegmentations()
+  .flatMap(s => Object.values(s.segments).filter(g => g.segmentIndex > 0).map(g => g.label))"""
+CORNERS = """const view = cornerstone.getRenderingEngines()[0].getViewports()[0];
+  const canvas = view.canvas.getBoundingClientRect(), image = view.getImageData().imageData;
+  return [[0, 0], [1, 0], [0, 1]].map(p => view.worldToCanvas(image.indexToWorld([...p, 0])))
+    .map(p => [p[0] + canvas.left, p[1] + canvas.top])"""
+
+
+def until(condition, what: str, seconds: float = 60.0):
+    """Returns the first true value of a condition; fails if there is none in time."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, f"{what}: not within {seconds:g} s"
+        time.sleep(0.1)
+    return value
+
+
+@contextlib.contextmanager
+def orthanc(folder: Path) -> Iterator[str]:
+    """Runs an Orthanc with DICOMweb that keeps its files in a folder; yields its address."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port = probe.getsockname()[1]
+    (plugin, *_) = [*Path("/usr/lib/orthanc").glob(f"{PLUGIN}*"), *Path("/usr/share/orthanc/plugins").glob(PLUGIN)]
+    settings = {
+        **{"Name": "test", "StorageDirectory": str(folder / "files"), "IndexDirectory": str(folder / "files")},
+        **{"HttpPort": port, "RemoteAccessAllowed": False, "AuthenticationEnabled": False},
+        **{"DicomServerEnabled": False, "DicomTlsEnabled": False, "Plugins": [str(plugin)]},
+        "DicomWeb": {"Enable": True, "Root": "/dicom-web/", "EnableWado": True, "WadoRoot": "/wado"},
+    }
+    (folder / "orthanc.json").write_text(json.dumps(settings))
+    url = f"http://{HOST}:{port}"
+    with (folder / "orthanc.log").open("wb") as log:
+        server = subprocess.Popen([program("Orthanc"), str(folder / "orthanc.json")], stdout=log, stderr=log)
+    try:
+
+        def answers() -> bool:
+            assert server.poll() is None, (folder / "orthanc.log").read_text()
+            with contextlib.suppress(urllib.error.URLError, ConnectionError):
+                return get(f"{url}/dicom-web/studies")[0] == 200
+            return False
+
+        until(answers, "Orthanc answers", 30)
+        yield url
+    finally:
+        server.terminate()
+        try:
+            server.wait(10)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+def get(url: str, accept: str = "application/dicom+json", body: bytes | None = None, kind: str = ""):
+    """Returns the status, the content type and the content that a server answers."""
+    headers = {"Accept": accept} | ({"Content-Type": kind} if kind else {})
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=60) as answer:
+            return answer.status, answer.headers.get("Content-Type", ""), answer.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.headers.get("Content-Type", ""), error.read()
+
+
+def store(url: str, *paths: Path) -> None:
+    """Stores DICOM files by STOW-RS."""
+    parts = [b"--part\r\nContent-Type: application/dicom\r\n\r\n" + path.read_bytes() + b"\r\n" for path in paths]
+    kind = 'multipart/related; type="application/dicom"; boundary=part'
+    status, _, answer = get(f"{url}/dicom-web/studies", body=b"".join(parts) + b"--part--", kind=kind)
+    stored = json.loads(answer)
+    assert (status, len(stored["00081199"]["Value"])) == (200, len(paths)), stored
+
+
+class Pages(BaseHTTPRequestHandler):
+    """Sends the viewer's files, which are the only ones it can send, and passes requests for images on."""
+
+    def do_GET(self):
+        path = self.path.split("?")[0]
+        if path.startswith(("/dicom-web/", "/wado")):
+            status, kind, body = get(self.server.orthanc + self.path, self.headers.get("Accept", "*/*"))
+        elif path == "/app-config.js":
+            status, kind, body = 200, TYPES["js"], CONFIG.encode()
+        else:
+            file = self.server.files.get(path) or (self.server.files["/index.html"] if "." not in path else None)
+            status, kind = (200, TYPES.get(file.suffix[1:], "application/octet-stream")) if file else (404, "")
+            body = file.read_bytes() if file else b""
+        self.send_response(status)
+        headers = {"Content-Type": kind, "Content-Length": len(body), "Cross-Origin-Opener-Policy": "same-origin"}
+        for name, value in (headers | {"Cross-Origin-Embedder-Policy": "require-corp"}).items():
+            self.send_header(name, str(value))
+        self.end_headers()
+        with contextlib.suppress(ConnectionError):  # the browser no longer waits for it
+            self.wfile.write(body)
+
+    def log_message(self, *args):
+        pass
+
+
+@contextlib.contextmanager
+def pages(orthanc_url: str) -> Iterator[str]:
+    """Serves OHIF's viewer; yields its address."""
+    server = ThreadingHTTPServer((HOST, 0), Pages)
+    server.orthanc, folder = orthanc_url, dist()
+    server.files = {f"/{path.relative_to(folder).as_posix()}": path for path in folder.rglob("*") if path.is_file()}
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://{HOST}:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@contextlib.contextmanager
+def chromium() -> Iterator:
+    """Starts a headless Chromium that reaches only this machine; yields its driver."""
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = program("chromium")
+    options.page_load_strategy = "eager"
+    for argument in (
+        *("headless=new", "no-sandbox", "disable-dev-shm-usage", "window-size=1200,800", "hide-scrollbars"),
+        *("use-angle=swiftshader", "enable-unsafe-swiftshader", "ignore-gpu-blocklist", "force-device-scale-factor=1"),
+        *("disable-background-networking", "disable-component-update", "disable-sync", "no-first-run"),
+        f"host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE {HOST}",
+    ):
+        options.add_argument(f"--{argument}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    with webdriver.Chrome(options=options, service=Service(program("chromedriver"))) as driver:
+        driver.set_script_timeout(60)
+        yield driver
+
+
+def open_segmentation(driver, address: str, study: str) -> list[str]:
+    """Opens a study with one image and one DICOM SEG and loads the SEG as a user does; returns its segments' labels."""
+    tour = "localStorage.setItem('shownTours', JSON.stringify(['basicViewerTour']))"
+    driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": tour})
+    driver.get(f"{address}/viewer?StudyInstanceUIDs={study}")
+    until(lambda: driver.execute_script(HAS_IMAGE), "OHIF shows the image and lists the SEG")
+    entry = driver.find_element("css selector", "[data-cy='study-browser-thumbnail-no-image']")
+    ActionChains(driver).double_click(entry).perform()
+    return until(lambda: driver.execute_script(SEGMENTS), "OHIF loads the SEG")
+
+
+def shown_at(driver, points: np.ndarray) -> np.ndarray:
+    """Returns the colours on the screen, (N, 3) in 0 to 255, at pixels of the image, (N, 2) rows and columns."""
+    origin, right, below = np.array(driver.execute_script(CORNERS), float)
+    screen = np.asarray(Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB"), float)
+    places = origin + points[:, 1:] * (right - origin) + points[:, :1] * (below - origin)
+    x, y = np.rint(places).astype(int).T
+    return screen[y, x]

@@ -1,0 +1,77 @@
+"""Other people's programs that open DICOM SEG objects, for the tests: where they are, and how they are installed.
+
+`python tests/kit/viewer_tools.py` installs what no Debian package holds into the cache of the tests, once: OHIF's viewer
+with npm, and dcmqi and pydicom-seg with pip, in an environment of their own because pydicom-seg needs pydicom 2.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import venv
+from pathlib import Path
+
+OHIF, READERS = "3.13.2", ("dcmqi==1.5.7", "pydicom-seg==0.4.1", "pydicom==2.4.4", "setuptools<81")
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxseg-tests"
+VIEWER = CACHE / f"ohif-{OHIF}"
+ENVIRONMENT = CACHE / "-".join(["seg-readers", *(package.split("==")[-1] for package in READERS[:2])])
+
+
+def dist() -> Path:
+    """Returns the folder of OHIF's prebuilt viewer; skips the test if it is not installed."""
+    return _installed(VIEWER / ".ready").parent / "package" / "dist"
+
+
+def reader(name: str) -> Path:
+    """Returns a program of the environment of readers; skips the test if it is not installed."""
+    return _installed(ENVIRONMENT / ".ready").parent / "bin" / name
+
+
+def program(name: str) -> str:
+    """Returns the path of a program of Debian; some are in a folder that only administrators have in their PATH."""
+    found = shutil.which(name) or shutil.which(name, path="/usr/sbin")
+    return _installed(Path(found or name)).as_posix()
+
+
+def _installed(path: Path) -> Path:
+    import pytest  # not at the top: .ci/run installs these programs before it has pytest
+
+    if not path.exists():
+        what = path.parent.name if path.name == ".ready" else path.name
+        reason = f"{what} is not installed: run tests/kit/viewer_tools.py, and see .ci/run for Debian's packages"
+        if os.environ.get("JAXSEG_REQUIRE_ALL"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return path
+
+
+def install() -> None:
+    """Installs OHIF and the readers unless they are there. An interrupted installation is started again."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    for place, make in ((VIEWER, _install_viewer), (ENVIRONMENT, _install_readers)):
+        ready = place / ".ready"
+        if not ready.exists():
+            shutil.rmtree(place, ignore_errors=True)
+            place.mkdir()
+            make()
+            ready.touch()
+
+
+def _install_viewer() -> None:
+    subprocess.run(["npm", "pack", "--silent", f"@ohif/app@{OHIF}"], cwd=VIEWER, check=True, stdout=sys.stderr)
+    (archive,) = VIEWER.glob("*.tgz")
+    with tarfile.open(archive) as content:
+        content.extractall(VIEWER, filter="data")
+    archive.unlink()
+    for source_map in VIEWER.rglob("*.map"):
+        source_map.unlink()
+
+
+def _install_readers() -> None:
+    venv.create(ENVIRONMENT, with_pip=True)
+    subprocess.run([ENVIRONMENT / "bin" / "pip", "install", "--quiet", *READERS], check=True, stdout=sys.stderr)
+
+
+if __name__ == "__main__":
+    install()
