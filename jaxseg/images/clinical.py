@@ -58,7 +58,7 @@ def clinical_grey(stored: np.ndarray, dataset: pydicom.Dataset) -> tuple[np.ndar
 def _brightness(stored: np.ndarray, dataset: pydicom.Dataset) -> tuple[np.ndarray, Limits]:
     """Returns the brightness of colours and its limits, which are those of the colours' type, as for PNG and JPEG."""
     if dataset.PhotometricInterpretation == "PALETTE COLOR":
-        colours = _applied("palette", _through_palette, stored, dataset)
+        colours = applied("palette", _through_palette, stored, dataset)
         white, declared = np.iinfo(colours.dtype).max, 2 ** int(dataset.RedPaletteColorLookupTableDescriptor[2]) - 1
         white = (
             min(white, declared) if colours.max() <= declared else white
@@ -93,7 +93,7 @@ def _rescaled(stored: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
         dataset.pop(name, None)
         if len(empty) == 1:
             setattr(dataset, name, defaults[name])
-    values = _applied("modality LUT", apply_modality_lut, stored, dataset)
+    values = applied("modality LUT", apply_modality_lut, stored, dataset)
     if not np.isfinite(values).all():
         raise ImageError("rescale slope and intercept give values that are not finite")
     return (
@@ -107,7 +107,7 @@ def _windowed(values: np.ndarray, dataset: pydicom.Dataset) -> tuple[np.ndarray,
     if tables := dataset.get("VOILUTSequence"):
         if "LUTDescriptor" in tables[0] and "LUTData" in tables[0]:
             notes += [f"the file has {len(tables)} VOI LUTs; the first was used"] * (len(tables) > 1)
-            return *_applied("VOI LUT", _through_table, values, dataset), notes
+            return *applied("VOI LUT", _through_table, values, dataset), notes
         notes.append("the VOI LUT is incomplete and was ignored")
     view, more = _first_window(dataset)
     notes += more
@@ -195,10 +195,20 @@ def _extent(values: np.ndarray) -> tuple[float, float]:
     return values.min().item(), values.max().item()
 
 
-def _applied(
+def applied(
     name: str, function: Callable[[np.ndarray, pydicom.Dataset], T], values: np.ndarray, dataset: pydicom.Dataset
 ) -> T:
-    """Returns the result of one of pydicom's functions; its errors become ImageError."""
+    """Returns the result of one of pydicom's functions on values and tags; its errors become ImageError.
+
+    Args:
+      name: of the table that the function applies, for the error.
+      function: (values, dataset) -> result.
+      values: its first argument.
+      dataset: its second argument.
+
+    Raises:
+      ImageError: the function fails.
+    """
     try:
         return function(values, dataset)
     except MemoryError:

@@ -14,9 +14,9 @@ from PIL import Image
 from pydicom.encaps import encapsulate
 from pydicom.uid import HTJ2KLossless, JPEGBaseline8Bit, JPEGLosslessSV1
 
-from jaxseg.images.decode import without_remarks
 from jaxseg.images.preprocess import cxas
 from jaxseg.images.read import ImageError, from_array, read_picture
+from jaxseg.images.remarks import without_remarks
 
 
 def changed(kit, path, **tags):

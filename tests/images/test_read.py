@@ -151,12 +151,11 @@ def test_a_palette_with_transparency_is_read_without_a_warning(tmp_path):
     assert expected[3, 4].tolist() == [(3 * 34 + i) % 256 for i in range(3)]
 
 
-def test_animated_and_multi_picture_files_are_refused(tmp_path):
+def test_animated_files_are_refused(tmp_path):
     frames = [Image.new("L", (8, 8), value) for value in (0, 128)]
-    for name, format in (("animated.png", "PNG"), ("multi.jpg", "MPO")):
-        frames[0].save(tmp_path / name, format=format, save_all=True, append_images=frames[1:])
-        with pytest.raises(ImageError, match=f"{name}: the file has 2 frames"):
-            read_picture(tmp_path / name)
+    frames[0].save(tmp_path / "animated.png", save_all=True, append_images=frames[1:])
+    with pytest.raises(ImageError, match=r"animated\.png: the file has 2 frames"):
+        read_picture(tmp_path / "animated.png")
 
 
 @pytest.mark.parametrize("quiet", [False, True], ids=["strict", "warnings_ignored"])
