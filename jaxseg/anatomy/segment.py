@@ -34,12 +34,13 @@ _NO_IMAGES = {  # preprocessing of models that do not segment images -> descript
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """An image for the network: `x` (h, w, 3) float32; `size`, `notes` and `spacing_mm` as read from its file."""
+    """An image for the network: `x` (h, w, 3) float32; the others are those of its `Picture`."""
 
     x: np.ndarray
     size: tuple[int, int]
     notes: tuple[str, ...] = ()
     spacing_mm: tuple[float, float] | None = None
+    turned: bool = False
 
 
 class Segmenter:
@@ -53,8 +54,10 @@ class Segmenter:
       batch_size: images in one call of the network; a multiple of the number of devices. None: one per device.
       devices: JAX devices to spread the batch over; None: the first.
       preprocessing: key of `PREPROCESSING`; None: that of the model's card.
-      intensity: one of `jaxseg.images.read.INTENSITIES`. "original" reads grey values as in the training of
-        the published weights, "clinical" as a viewer shows them (window, palette, 16-bit images by their range).
+      intensity: one of `jaxseg.images.read.INTENSITIES`. "original" reads grey values as CXAS up to 0.0.16, in the
+        training of the published weights; "cxas-0.0.20" as that version, with the window of DICOM files; "clinical" as
+        a viewer shows them (window, palette, 16-bit images by their range, EXIF orientation).
+      any_modality: whether to leave out the note on DICOM files that are not projection X-rays, such as CT.
       probabilities: whether to keep the sigmoid values too.
       postprocess: changes the list of Segmentations of a batch before they are returned, for example a denoiser; it
         cannot be combined with `probabilities`. For runs over folders it needs an attribute `settings`, a dict of
@@ -84,6 +87,7 @@ class Segmenter:
         devices: Sequence[jax.Device] | None = None,
         preprocessing: str | None = None,
         intensity: str = "original",
+        any_modality: bool = False,
         probabilities: bool = False,
         postprocess: Callable[[list[Segmentation]], list[Segmentation]] | None = None,
         after: Callable[[list[Segmentation]], list[Segmentation]] | None = None,
@@ -93,7 +97,7 @@ class Segmenter:
         chosen = classes(self.card.class_names) if callable(classes) else classes
         self.indices = labels.select(self.card.class_names, chosen)
         self.names = tuple(self.card.class_names[i] for i in self.indices)
-        self.threshold, self.intensity = threshold, intensity
+        self.threshold, self.intensity, self.any_modality = threshold, intensity, any_modality
         self.postprocess = postprocess or after
         if self.postprocess is not None and probabilities:
             raise ValueError(
@@ -150,11 +154,11 @@ class Segmenter:
     def prepare(self, image: str | Path | np.ndarray) -> Prepared:
         """Reads and preprocesses an image with numpy; may be called from any thread."""
         if isinstance(image, (str, Path)):
-            picture: Picture = read_picture(image, intensity=self.intensity)
+            picture: Picture = read_picture(image, intensity=self.intensity, any_modality=self.any_modality)
         else:
             picture = from_array(image)
         x = PREPROCESSING[self.preprocessing](picture, self.card.input_size)
-        return Prepared(x, picture.size, picture.notes, picture.spacing_mm)
+        return Prepared(x, picture.size, picture.notes, picture.spacing_mm, picture.turned)
 
     def compile(self) -> None:
         """Compiles before the first image, so that a long run can report `compile_seconds` by itself."""
@@ -169,7 +173,16 @@ class Segmenter:
         bits, scores = self._runner(x, np.full(len(images), self._cutoff))
         kept = [None] * len(images) if scores is None else scores
         found = [
-            Segmentation(self.names, self.indices, image.size, bits[i], kept[i], image.notes, image.spacing_mm)
+            Segmentation(
+                self.names,
+                self.indices,
+                image.size,
+                bits[i],
+                kept[i],
+                image.notes,
+                image.spacing_mm,
+                image.turned,
+            )
             for i, image in enumerate(images)
         ]
         return found if self.postprocess is None else self.postprocess(found)

@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
 
 from jaxseg.images.picture import MAX_PIXELS, ImageError, Picture, check_grey, check_size, luminance
 from jaxseg.images.remarks import without_remarks
@@ -37,7 +38,7 @@ _TURNS: dict[int, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
 
 
 @contextlib.contextmanager
-def open_raster(path: Path, formats: tuple[str, ...] = ("PNG", "JPEG")) -> Iterator[tuple[Image.Image, list[str]]]:
+def open_raster(path: Path, formats: tuple[str, ...] = ("PNG", "JPEG")) -> Iterator[tuple[ImageFile, list[str]]]:
     """Opens a PNG or JPEG file whose size is allowed; its pixels are decoded when they are used.
 
     Args:
@@ -92,7 +93,7 @@ def read_raster(path: Path, intensity: str = "original", *, turn: bool | None = 
     clinical = intensity == "clinical"
     with open_raster(path) as (image, notes):
         notes += _of_several(image)
-        raw = image.tile[0][3] if image.format == "PNG" and image.tile else ""
+        raw = str(image.tile[0].args) if image.format == "PNG" and image.tile else ""
         image.load()
         image.info.pop("transparency", None)  # converting drops it with a warning
         if clinical and image.mode.startswith("I"):
@@ -112,6 +113,17 @@ def read_raster(path: Path, intensity: str = "original", *, turn: bool | None = 
             "stored, as the original does, and its masks fit the stored pixels; --intensity clinical turns it upright"
         )
     return Picture(pixels, tuple(notes), turned=turned)
+
+
+def check_upright(image: Image.Image) -> None:
+    """Checks that the loaded picture of a mask or a slice, whose stored pixels are used, has no EXIF orientation.
+
+    Raises:
+      ImageError: it has one, so that other programs show it turned.
+    """
+    orientation = _orientation(image, [])
+    if orientation != 1:
+        raise ImageError(f"has the EXIF orientation {orientation}, with which viewers turn it; save it without")
 
 
 def _of_several(image: Image.Image) -> list[str]:

@@ -29,6 +29,7 @@ __all__ = [
     "from_array",
     "kind_of",
     "read_picture",
+    "read_under_masks",
     "stem",
 ]
 
@@ -62,6 +63,33 @@ def read_picture(
     except ImageError as error:
         raise ImageError(f"{path.name}: {error}") from None
     return dataclasses.replace(picture, notes=tuple(f"{path.name}: {note}" for note in picture.notes))
+
+
+def read_under_masks(
+    path: str | Path, size: tuple[int, int], *, intensity: str = "clinical", turned: bool | None = None
+) -> Picture:
+    """Reads an X-ray file in the orientation of its masks, which matters if the file has an EXIF orientation.
+
+    Args:
+      path, intensity: as `read_picture` takes them.
+      size: height and width of the masks.
+      turned: whether the masks fit the picture as its EXIF orientation turns it (True) or as it is stored (False).
+        None: unknown; then the orientation is used that `intensity` gives, and a note says so. If only the other
+        orientation has the size of the masks, it is used.
+
+    Raises:
+      ImageError, ValueError, OSError: as `read_picture`.
+    """
+    picture = read_picture(path, intensity=intensity, turn=turned)
+    if picture.size != size:
+        other = read_picture(path, intensity=intensity, turn=not picture.turned)
+        return other if other.size == size else picture
+    if turned is None and picture.turned:
+        note = (
+            f"{Path(path).name}: it was turned as its EXIF orientation says; masks of the stored pixels do not fit it"
+        )
+        return dataclasses.replace(picture, notes=(*picture.notes, note))
+    return picture
 
 
 def from_array(array: np.ndarray, *, spacing_mm: tuple[float, float] | None = None) -> Picture:

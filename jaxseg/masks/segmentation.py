@@ -46,6 +46,7 @@ class Segmentation:
       scores: (K, h, w) float32 sigmoid values at the network's size; None unless they were requested.
       notes: remarks of the image's reader.
       spacing_mm: distance between the image's rows and between its columns in millimetres; None if it is unknown.
+      turned: whether the masks fit the image as its EXIF orientation turns it, and not as it is stored.
 
     >>> mask = np.zeros((1, 8, 8), bool)
     >>> mask[0, :4] = True
@@ -61,6 +62,7 @@ class Segmentation:
     scores: np.ndarray | None = None
     notes: tuple[str, ...] = ()
     spacing_mm: tuple[float, float] | None = None
+    turned: bool = False
 
     def mask(self, k: int) -> np.ndarray:
         """Returns mask `k` as (H, W) bool at the image's size, resized by nearest neighbour as in the original."""
