@@ -38,9 +38,7 @@ def clinical_grey(stored: np.ndarray, dataset: pydicom.Dataset) -> tuple[np.ndar
     """
     if dataset.PhotometricInterpretation not in ("MONOCHROME1", "MONOCHROME2"):
         return *_brightness(stored, dataset), []
-    if stored.dtype.itemsize > 4:
-        raise ImageError(f"the pixels are {stored.dtype}; up to 32 bits can be shown")
-    stored = stored.astype(np.int64 if stored.dtype.itemsize == 4 else np.int32)  # pydicom computes in this type
+    stored = wide(stored)
     padded, notes = _padding(stored, dataset)
     values = _rescaled(stored, dataset)
     values, limits, more = _windowed(values, dataset)
@@ -53,6 +51,28 @@ def clinical_grey(stored: np.ndarray, dataset: pydicom.Dataset) -> tuple[np.ndar
     if padded is not None:
         values = np.where(padded, low, values)
     return values.astype(np.float32) if values.dtype.kind == "f" else values, limits, [*notes, *more]
+
+
+def wide(stored: np.ndarray) -> np.ndarray:
+    """Returns stored values in an integer type that is large enough for all tables; pydicom computes in it.
+
+    Raises:
+      ImageError: the values have more than 32 bits.
+    """
+    if stored.dtype.itemsize > 4:
+        raise ImageError(f"the pixels are {stored.dtype}; up to 32 bits can be shown")
+    return stored.astype(np.int64 if stored.dtype.itemsize == 4 else np.int32)
+
+
+def widen_entries(item: pydicom.Dataset) -> bool:
+    """Declares 16 bits for the entries of a VOI LUT that declares 8, and returns whether its picture depends on that.
+
+    pydicom stores the index of an entry in the type of the entries, so that 8 bits overflow above 256 entries.
+    """
+    if item.LUTDescriptor[2] != 8:
+        return False
+    item["LUTDescriptor"].value[2] = 16
+    return (item.LUTDescriptor[0] or 2**16) > 256
 
 
 def _brightness(stored: np.ndarray, dataset: pydicom.Dataset) -> tuple[np.ndarray, Limits]:
@@ -120,9 +140,8 @@ def _windowed(values: np.ndarray, dataset: pydicom.Dataset) -> tuple[np.ndarray,
 
 def _through_table(values: np.ndarray, dataset: pydicom.Dataset) -> tuple[np.ndarray, Limits]:
     item = dataset.VOILUTSequence[0]
-    count, first, bits = item.LUTDescriptor
-    if bits == 8:  # pydicom stores the index in the type of the entries, which overflows above 256 entries
-        item["LUTDescriptor"].value[2] = 16
+    count, first, _ = item.LUTDescriptor
+    widen_entries(item)
     last = first + (count or 2**16) - 1
     table = apply_voi(np.arange(first, last + 1), dataset)
     indices = np.clip(values if values.dtype.kind in "iu" else np.rint(values), first, last).astype(np.int64)

@@ -4,7 +4,7 @@ import numpy as np
 import pydicom
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 
-from jaxseg.images.clinical import Limits, applied
+from jaxseg.images.clinical import Limits, applied, wide, widen_entries
 from jaxseg.images.picture import ImageError, check_grey
 
 _TABLES = ("WindowCenter", "VOILUTSequence", "ModalityLUTSequence")
@@ -53,9 +53,9 @@ def cxas20_grey(stored: np.ndarray, dataset: pydicom.Dataset) -> tuple[np.ndarra
     """
     if stored.ndim != 2:
         raise ImageError(f"the pixels are {stored.shape}; CXAS 0.0.20 reads pictures of two axes")
-    values = applied("modality LUT", apply_modality_lut, stored, dataset)
+    values = applied("modality LUT", apply_modality_lut, wide(stored), dataset)
     with np.errstate(over="ignore", invalid="ignore"):
-        values = applied("window or VOI LUT", apply_voi_lut, values, dataset).astype(np.float32)
+        values, notes = applied("window or VOI LUT", _shown, values, dataset)
     low, high = values.min(), values.max()
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         values, low, high = high - values, high - high, high - low
@@ -65,7 +65,17 @@ def cxas20_grey(stored: np.ndarray, dataset: pydicom.Dataset) -> tuple[np.ndarra
         raise ImageError("the image has values that are not finite in float32 (NaN, infinite or too large)")
     if extent == 0:
         return np.zeros_like(values), (0.0, 1.0), ["the picture is constant: it became zeros, as in CXAS 0.0.20"]
-    return (values - low) / extent, (0.0, 1.0), _oddities(dataset)
+    return (values - low) / extent, (0.0, 1.0), [*notes, *_oddities(dataset)]
+
+
+def _shown(values: np.ndarray, dataset: pydicom.Dataset) -> tuple[np.ndarray, list[str]]:
+    """Returns values after the first VOI LUT or window, float32, and notes."""
+    tables = dataset.get("VOILUTSequence")
+    if tables and "LUTDescriptor" in tables[0] and widen_entries(tables[0]):
+        notes = ["the VOI LUT was applied right; its 8 bits overflow in CXAS 0.0.20, which then shows another picture"]
+    else:
+        notes = []
+    return apply_voi_lut(values, dataset).astype(np.float32), notes
 
 
 def _oddities(dataset: pydicom.Dataset) -> list[str]:
