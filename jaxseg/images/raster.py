@@ -104,6 +104,9 @@ def read_raster(path: Path, intensity: str = "original", *, turn: bool | None = 
             pixels = np.asarray(image.convert("RGB"))
             notes += _lost_bits(image, raw)
         orientation = _orientation(image, notes)
+    if pixels.dtype == np.uint8 and (pixels == pixels[0, 0]).all():
+        opacity = "; the file has an opacity channel, which is not read" if image.mode in ("LA", "RGBA") else ""
+        notes.append(f"every pixel is the same{opacity}")
     turned = orientation in _TURNS and (clinical if turn is None else turn)
     if turned:
         pixels = np.ascontiguousarray(_TURNS[orientation][1](pixels))

@@ -1,4 +1,4 @@
-"""Collects what pydicom and Pillow log or warn while a file is read, so that it becomes notes on that file."""
+"""Collects what pydicom, Pillow and tifffile log or warn while a file is read, so that notes on it can say so."""
 
 import contextlib
 import logging
@@ -15,7 +15,7 @@ _reading = threading.local()  # `remarks`: those on the file that this thread re
 
 @contextlib.contextmanager
 def without_remarks() -> Iterator[list[str]]:
-    """Collects the log messages of pydicom and the warnings of this thread instead of emitting them.
+    """Collects the log messages of pydicom and tifffile and the warnings of this thread instead of emitting them.
 
     Warnings of other threads are silenced meanwhile, because Python has one set of warning filters for all threads. The
     filters are restored when the last such thread leaves.
@@ -63,5 +63,5 @@ def _take_record(record: logging.LogRecord) -> bool:
     return not _take(record.getMessage())
 
 
-for _name in ("pydicom", "pydicom.pixels.decoders.base"):
+for _name in ("pydicom", "pydicom.pixels.decoders.base", "tifffile"):
     logging.getLogger(_name).addFilter(_take_record)

@@ -344,7 +344,7 @@ def test_a_file_that_is_no_projection_x_ray_has_a_note(tmp_path, tags, found, in
     assert [note for note in quiet if "X-RAY" in note.upper()] == []
 
 
-def test_the_standards_sop_classes_of_x_rays_and_of_others_are_told_apart():
+def test_sop_classes_of_x_rays_do_not_count_as_others():
     names = [name for name, kind, *_ in pydicom.uid.UID_dictionary.values() if "Image Storage" in name]
     others = [name for name in names if any(word in name for word in _OTHER_CLASSES)]
     assert [name for name in others if "X-Ray" in name or "Computed Radiography" in name] == []

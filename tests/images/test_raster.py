@@ -222,3 +222,14 @@ def test_a_picture_with_every_fault_of_a_telephone_is_read(tmp_path):
     picture = read_picture(tmp_path / "IMG_0001.JPG", intensity="clinical")
     assert picture.size == GREY.T.shape
     assert "the first was read" in picture.notes[0]
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("intensity", INTENSITIES)
+def test_a_picture_without_any_contrast_has_a_note(tmp_path, channels, intensity):
+    array = np.zeros((8, 9, channels), np.uint8)
+    if channels in (2, 4):
+        array[2:5, 3:7, -1] = 255  # a shape in the opacity only
+    (note,) = read_picture(write_png(tmp_path / "x.png", array), intensity=intensity).notes
+    opacity = "; the file has an opacity channel, which is not read" if channels in (2, 4) else ""
+    assert note == f"x.png: every pixel is the same{opacity}"
