@@ -46,7 +46,7 @@ def open_raster(path: Path, formats: tuple[str, ...] = ("PNG", "JPEG")) -> Itera
       formats: those of Pillow that are accepted.
 
     Yields:
-      The picture, and a list with notes for the user: large metadata that were skipped, and Pillow's warnings, which
+      The picture, and a list with notes for the user: metadata that were skipped, and Pillow's warnings, which
       are added also while the file is open.
 
     Raises:
@@ -178,27 +178,27 @@ def _lost_bits(image: Image.Image, raw: str) -> list[str]:
 
 
 def _slim(file: BinaryIO, notes: list[str]) -> BinaryIO:
-    """Returns a PNG file without its large metadata, which Pillow refuses; any other file unchanged."""
-    large = _large_metadata(file)
-    size = file.seek(0, io.SEEK_END) - sum(end - start for start, end, _ in large)
+    """Returns a PNG file without large and damaged metadata, which Pillow refuses; any other file unchanged."""
+    unread = _unread_metadata(file)
+    size = file.seek(0, io.SEEK_END) - sum(end - start for start, end, _ in unread)
     file.seek(0)
-    if not large:
+    if not unread:
         return file
     if size > _MAX_FILE:
         raise ImageError(f"the file is too large; at most {_MAX_FILE:,} bytes besides its metadata can be read")
     content = io.BytesIO()
-    for start, end, _ in large:
+    for start, end, _ in unread:
         content.write(file.read(start - file.tell()))
         file.seek(end)
     content.write(file.read())
     content.seek(0)
-    names = ", ".join(sorted({name for _, _, name in large}))
-    notes.append(f"metadata of more than {MAX_METADATA:,} bytes were skipped (PNG chunks {names})")
+    names = ", ".join(sorted({name for _, _, name in unread}))
+    notes.append(f"metadata that are damaged or have more than {MAX_METADATA:,} bytes were skipped (PNG: {names})")
     return content
 
 
-def _large_metadata(file: BinaryIO) -> list[tuple[int, int, str]]:
-    """Returns the chunks with large metadata in a PNG file: their first byte, the byte after them, and their name."""
+def _unread_metadata(file: BinaryIO) -> list[tuple[int, int, str]]:
+    """Returns first byte, byte after the last, and name of the chunks of a PNG file with large or damaged metadata."""
     found, total, at, end = [], 0, len(PNG), file.seek(0, io.SEEK_END)
     file.seek(0)
     if file.read(len(PNG)) != PNG:
@@ -220,16 +220,23 @@ def _large_metadata(file: BinaryIO) -> list[tuple[int, int, str]]:
 def _inflated(file: BinaryIO, name: bytes, length: int) -> int:
     """Returns the size in bytes of a chunk, whose content comes next in the file, after inflating what is compressed.
 
-    If it is more than `MAX_METADATA`, it may be any such number.
+    It is any number above `MAX_METADATA` if the chunk is larger than that, or is damaged.
     """
-    if length > MAX_METADATA or name not in (b"zTXt", b"iTXt", b"iCCP"):
+    if length > MAX_METADATA:
         return length
-    _, _, content = file.read(length).partition(b"\0")  # keyword
-    if name == b"iTXt" and content[:1] != b"\1":
+    content = file.read(length)
+    if zlib.crc32(name + content) != int.from_bytes(file.read(4), "big"):
+        return MAX_METADATA + 1
+    if name not in (b"zTXt", b"iTXt", b"iCCP"):
         return length
-    # Then follow the method, in iTXt after a flag, and in iTXt a language and a translated keyword.
-    packed = content[2:].split(b"\0", 2)[-1] if name == b"iTXt" else content[1:]
+    _, _, content = content.partition(b"\0")  # keyword
+    if name == b"iTXt":  # compressed or not, method, language, translated keyword
+        if content[:1] != b"\1":
+            return length
+        content = content[1:2] + content[2:].split(b"\0", 2)[-1]
+    if content[:1] != b"\0":  # the only method
+        return MAX_METADATA + 1
     try:
-        return length + len(zlib.decompressobj().decompress(packed, MAX_METADATA + 1))
+        return length + len(zlib.decompressobj().decompress(content[1:], MAX_METADATA + 1))
     except zlib.error:
-        return length
+        return MAX_METADATA + 1
