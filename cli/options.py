@@ -12,7 +12,7 @@ from jaxseg.files import printable
 
 OUTPUT_TYPES = ("json", "npy", "npz", "jpg", "png", "dicom-seg")
 PREPROCESSING = ("cxas", "paxray", "paxray_folder")
-INTENSITIES = ("original", "clinical")
+INTENSITIES = ("original", "cxas-0.0.20", "clinical")
 FIDELITIES = ("original", "better")
 
 # Headings of `--help` -> options under them, the most used first. An option that is not listed comes under Other.
@@ -21,7 +21,7 @@ HEADINGS = {
         *("--config", "--run", "--input", "--kind", "--recursive", "--ct", "--mask", "--label-volume", "--masks"),
         *("--truth", "--organ", "--dataset", "--labels", "--label-names", "--names-table", "--names", "--organs"),
         *("--canonical", "--slices", "--split", "--step"),
-        *("--xml", "--pseudo", "--intensity", "--preprocessing", "--grey", "--normalise", "--resize"),
+        *("--xml", "--pseudo", "--intensity", "--any-modality", "--preprocessing", "--grey", "--normalise", "--resize"),
         *("--reference", "--check-orientation", "--no-correction", "--build-reference"),
     ),
     "Output": (
@@ -226,9 +226,15 @@ intensity = click.option(
     type=click.Choice(INTENSITIES),
     default="original",
     show_default=True,
-    help="How grey values are read. original: as the published weights saw them in training (DICOM by its full range "
-    "without window, 16-bit images clipped at 255). clinical: as a viewer shows them (DICOM with its window or look-up "
-    "table, padding black, colour converted to grey; 16-bit images by their range).",
+    help="How images are read. original: as CXAS up to 0.0.16 and the training of its weights (DICOM by its full range "
+    "without window, 16-bit images clipped at 255). cxas-0.0.20: as that version of CXAS (DICOM with its first look-up "
+    "table or window; others as original). clinical: as a viewer shows them (DICOM with its window or look-up table, "
+    "padding black, colour converted to grey; 16-bit images by their range; photos upright).",
+)
+any_modality = click.option(
+    "--any-modality",
+    is_flag=True,
+    help="Do not warn of DICOM files that are no projection X-rays, such as CT and MR.",
 )
 
 
@@ -237,7 +243,7 @@ shown_intensity = click.option(
     type=click.Choice(INTENSITIES),
     default="clinical",
     show_default=True,
-    help="How grey values are shown. clinical: as a viewer does. original: as the network saw them.",
+    help="How grey values are shown. clinical: as a viewer does. original, cxas-0.0.20: as the network saw them.",
 )
 sides = click.option(
     "--sides/--no-sides",
@@ -301,6 +307,7 @@ of_network = combined(
         help="How images become the network's input.  [default: as in the training of the weights]",
     ),
     intensity,
+    any_modality,
     dtype,
 )
 of_images = combined(

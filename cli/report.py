@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from jaxseg.cli import options
+from jaxseg.cli.runs import Notes
 
 
 @click.command(short_help="Write a page with images, masks and measurements.")
@@ -54,12 +55,11 @@ def report(source, masks, output, features, classes, title, intensity, sides, re
         places = locate_masks(masks, source)
     with options.usage_errors("--classes"):
         check_classes(masks, classes)
-    root = source if source.is_dir() else None
+    root, shown = source if source.is_dir() else None, Notes("images")
     with progress(len(images), "images") as step:
 
         def notify(image: Path, reason: str, notes: tuple[str, ...]) -> None:
-            for note in notes:
-                options.say(f"Warning: {printable(note)}")
+            shown.show(image, notes)
             if reason:
                 options.say(f"Failed: {printable(str(image))}: {printable(reason)}")
             step(image.name)
@@ -76,6 +76,7 @@ def report(source, masks, output, features, classes, title, intensity, sides, re
             sides=sides,
             on_image=notify,
         )
+    shown.finish()
     options.say(f"{len(images) - len(failures)} shown, {len(failures)} failed: {output}")
     if failures:
         sys.exit(1)

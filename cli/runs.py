@@ -1,9 +1,12 @@
 """What the commands that run over files share: making predictors from options, and showing results."""
 
+import collections
 import contextlib
+import functools
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 import click
 
@@ -39,6 +42,7 @@ def shown(what: str) -> Iterator[dict[str, Callable]]:
     Args:
       what: name of the items, such as "images".
     """
+    notes = Notes(what)
     with contextlib.ExitStack() as stack:
         step = None
 
@@ -49,17 +53,43 @@ def shown(what: str) -> Iterator[dict[str, Callable]]:
             else:
                 step(name)
 
-        yield {"progress": show_progress, "report": show_outcome}
+        yield {"progress": show_progress, "report": functools.partial(show_outcome, notes=notes)}
+    notes.finish()
 
 
-def show_outcome(outcome) -> None:
+class Notes:
+    """Shows every note once for a run, with the first of its files; many files may have the same one.
+
+    Args:
+      what: name of the items, such as "images".
+    """
+
+    def __init__(self, what: str):
+        self.what = what
+        self.counts: collections.Counter = collections.Counter()
+
+    def show(self, source: Path, notes: Iterable[str]) -> None:
+        """Shows the notes on a file that are new."""
+        for note in notes:
+            text = note.removeprefix(f"{source.name}: ")
+            self.counts[text] += 1
+            if self.counts[text] == 1:
+                options.say(f"Warning: {printable(note)}")
+
+    def finish(self) -> None:
+        """Shows how many more files have a note."""
+        for text, count in self.counts.items():
+            if count > 1:
+                options.say(f"Warning: {count - 1} more {self.what}: {printable(text)}")
+
+
+def show_outcome(outcome, notes: Notes) -> None:
     """Shows the notes on a file, and why it failed."""
     from jaxseg.folder_runs.folder import describe
 
-    for note in outcome.notes:
-        options.say(f"Warning: {printable(note)}")
+    source = outcome.item.source
+    notes.show(source, outcome.notes)
     if outcome.error is not None:
-        source = outcome.item.source
         reason = describe(outcome.error).removeprefix(f"{source.name}: ")
         options.say(f"Failed: {printable(str(source))}: {printable(reason)}")
 

@@ -39,8 +39,9 @@ def show(source, masks, output, classes, labels_file, intensity, overwrite, **lo
     """Show masks over an X-ray, with a legend: reference masks, or those of any model."""
     from jaxseg.draw.pictures import save_picture
     from jaxseg.draw.visualize import visualize
-    from jaxseg.images.read import read_picture
+    from jaxseg.images.read import read_under_masks
     from jaxseg.masks.read import find_masks, is_of_one_image, open_masks, select
+    from jaxseg.masks.results import turned_in_run
 
     with options.usage_errors("--output"):
         _check_output(output, source, overwrite)
@@ -50,7 +51,7 @@ def show(source, masks, output, classes, labels_file, intensity, overwrite, **lo
         opened = open_masks(place, names=names, image=source)
     with options.usage_errors("--classes"):
         select(opened.names, None if classes == "all" else classes)
-    picture = read_picture(source, intensity=intensity)
+    picture = read_under_masks(source, opened.size, intensity=intensity, turned=turned_in_run(place))
     for note in picture.notes:
         options.say(f"Warning: {printable(note)}")
     shown = visualize(picture, opened, classes=classes, **look)

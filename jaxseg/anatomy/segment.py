@@ -44,12 +44,13 @@ _NO_IMAGES = {  # preprocessing of models that do not segment images -> descript
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """An image for the network: `x` (h, w, 3) float32; `size`, `notes` and `spacing_mm` as read from its file."""
+    """An image for the network: `x` (h, w, 3) float32; the others are those of its `Picture`."""
 
     x: np.ndarray
     size: tuple[int, int]
     notes: tuple[str, ...] = ()
     spacing_mm: tuple[float, float] | None = None
+    turned: bool = False
 
 
 class Segmenter:
@@ -63,8 +64,10 @@ class Segmenter:
       batch_size: images in one call of the network; a multiple of the number of devices. None: one per device.
       devices: JAX devices to spread the batch over; None: the first.
       preprocessing: key of `PREPROCESSING`; None: that of the model's card.
-      intensity: one of `jaxseg.images.read.INTENSITIES`. "original" reads grey values as in the training of
-        the published weights, "clinical" as a viewer shows them (window, palette, 16-bit images by their range).
+      intensity: one of `jaxseg.images.read.INTENSITIES`. "original" reads grey values as CXAS up to 0.0.16, in the
+        training of the published weights; "cxas-0.0.20" as that version, with the window of DICOM files; "clinical" as
+        a viewer shows them (window, palette, 16-bit images by their range, EXIF orientation).
+      any_modality: whether to leave out the note on DICOM files that are not projection X-rays, such as CT.
       probabilities: whether to keep the sigmoid values too.
       postprocess: changes the list of Segmentations of a batch before they are returned, for example a denoiser; it
         cannot be combined with `probabilities`. For runs over folders it needs an attribute `settings`, a dict of
@@ -102,6 +105,7 @@ class Segmenter:
         devices: Sequence[jax.Device] | None = None,
         preprocessing: str | None = None,
         intensity: str = "original",
+        any_modality: bool = False,
         probabilities: bool = False,
         postprocess: Callable[[list[Segmentation]], list[Segmentation]] | None = None,
         after: Callable[[list[Segmentation]], list[Segmentation]] | None = None,
@@ -115,6 +119,7 @@ class Segmenter:
         self.indices = labels.select(self.card.class_names, chosen, groups=groups)
         self.names = tuple(self.card.class_names[i] for i in self.indices)
         self.threshold, self.intensity, self.groups = threshold, intensity, groups
+        self.any_modality = any_modality
         self.reference = _reference(model, reference, check_orientation)
         self._corrects = check_orientation == "fix"
         self.postprocess = postprocess or after
@@ -177,11 +182,11 @@ class Segmenter:
     def prepare(self, image: str | Path | np.ndarray) -> Prepared:
         """Reads and preprocesses an image with numpy; may be called from any thread."""
         if isinstance(image, (str, Path)):
-            picture: Picture = read_picture(image, intensity=self.intensity)
+            picture: Picture = read_picture(image, intensity=self.intensity, any_modality=self.any_modality)
         else:
             picture = from_array(image)
         x = PREPROCESSING[self.preprocessing](picture, self.card.input_size)
-        return Prepared(x, picture.size, picture.notes, picture.spacing_mm)
+        return Prepared(x, picture.size, picture.notes, picture.spacing_mm, picture.turned)
 
     def compile(self) -> None:
         """Compiles before the first image, so that a long run can report `compile_seconds` by itself."""
@@ -206,7 +211,8 @@ class Segmenter:
             size, spacing = image.size, image.spacing_mm
             if orientation is not None and orientation.quarters % 2:  # the masks are those of the image turned back
                 size, spacing = size[::-1], spacing and spacing[::-1]
-            found.append(Segmentation(self.names, self.indices, size, bits[i], kept[i], image.notes, spacing))
+            masks = Segmentation(self.names, self.indices, size, bits[i], kept[i], image.notes, spacing)
+            found.append(dataclasses.replace(masks, turned=image.turned))
         if self.postprocess is not None:
             found = self.postprocess(found)
         return [masks.seen_as(orientation) for masks, orientation in zip(found, seen, strict=True)]

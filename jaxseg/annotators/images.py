@@ -6,11 +6,11 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from jaxseg import npy
 from jaxseg.folder_runs.inputs import find_by_suffix
 from jaxseg.images.picture import MAX_PIXELS, ImageError, check_size
+from jaxseg.images.raster import check_upright, open_raster
 from jaxseg.images.tiff import SUFFIXES as TIFFS
 from jaxseg.images.tiff import read_tiff
 from jaxseg.nn.indices import bilinear_array
@@ -52,8 +52,6 @@ def read_image(path: str | Path) -> np.ndarray:
         raise ImageError(f"{path.name}: {error}") from None
     except MemoryError:
         raise
-    except UnidentifiedImageError:
-        raise ImageError(f"{path.name}: no png file, or damaged") from None
     except Exception as error:  # numpy, zipfile and Pillow raise almost anything on damaged files
         if isinstance(error, OSError) and error.errno not in (
             None,
@@ -148,8 +146,9 @@ def _array(file) -> np.ndarray:
 
 
 def _read_png(path: Path) -> np.ndarray:
-    with Image.open(path, formats=("PNG",)) as picture:
-        check_size(picture.height, picture.width)
+    with open_raster(path, ("PNG",)) as (picture, _):
         if picture.mode not in ("L", "RGB") or "transparency" in picture.info or getattr(picture, "n_frames", 1) > 1:
             raise ImageError(f"a png must be one picture of 8 bits, grey or RGB, without transparency: {picture.mode}")
+        picture.load()
+        check_upright(picture)
         return np.asarray(picture, np.float32) / np.float32(255)

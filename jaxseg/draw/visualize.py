@@ -13,9 +13,10 @@ from PIL import Image, ImageDraw
 from jaxseg.draw.overlay import Region, check_alpha, check_colors, paint, region, to_rgb
 from jaxseg.draw.pictures import BACKGROUND, FAINT, TEXT, cut, draw_entry, entry_width, font_of, line_height, mark_sides
 from jaxseg.images.preprocess import display
-from jaxseg.images.read import Picture, from_array, read_picture
+from jaxseg.images.read import Picture, from_array, read_under_masks
 from jaxseg.masks.formats import Stack
 from jaxseg.masks.read import LoadedMasks, open_masks, select
+from jaxseg.masks.results import turned_in_run
 from jaxseg.palette import palette
 from jaxseg.vocabulary import labels as label_sets
 
@@ -78,8 +79,8 @@ def visualize(
     Contours are drawn at the resolution of the result.
 
     Args:
-      image: a file (png, jpg, dcm), whose grey values are shown as a viewer does; an array that
-        `jaxseg.images.read.from_array` accepts; or a `Picture`.
+      image: a file (png, jpg, dcm), whose grey values are shown as a viewer does, in the orientation of the masks; an
+        array that `jaxseg.images.read.from_array` accepts; or a `Picture`.
       masks: a (K, H, W) or (H, W) array of 0 and 1, the result of `jaxseg.segment`, a file or folder that `read_masks`
         reads, or the result of `open_masks`.
       labels: names of the K masks; None means their own names, or class_000, class_001, ... if they have none.
@@ -108,7 +109,12 @@ def visualize(
       >>> picture.mode, picture.height >= 128
       ('RGB', True)
     """
-    picture, found = _image(image), _masks(masks, image, labels)
+    found = _masks(masks, image, labels)
+    if isinstance(masks, str | Path):
+        turned = turned_in_run(Path(masks))
+    else:
+        turned = getattr(masks, "turned", None)
+    picture = _image(image, found.size, turned)
     if tuple(found.size) != picture.shape[:2]:
         raise ValueError(f"the masks are {_by(found.size)}, but the image is {_by(picture.shape)}: they do not match")
     chosen = _selection(found.names, classes)
@@ -148,10 +154,10 @@ def _by(shape: Sequence[int]) -> str:
     return f"{shape[0]} x {shape[1]}"
 
 
-def _image(image: Any) -> np.ndarray:
-    """Returns an image of any kind as (H, W, 3) uint8."""
+def _image(image: Any, size: tuple[int, int], turned: bool | None) -> np.ndarray:
+    """Returns an image of any kind as (H, W, 3) uint8; `size` and `turned` are those of its masks."""
     if isinstance(image, str | Path):
-        image = read_picture(image, intensity="clinical")
+        image = read_under_masks(image, size, turned=turned)
     elif not isinstance(image, Picture):
         array = np.asarray(image)
         if array.dtype == np.uint8:

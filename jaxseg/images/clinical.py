@@ -38,9 +38,7 @@ def clinical_grey(stored: np.ndarray, dataset: pydicom.Dataset) -> tuple[np.ndar
     """
     if dataset.PhotometricInterpretation not in ("MONOCHROME1", "MONOCHROME2"):
         return *_brightness(stored, dataset), []
-    if stored.dtype.itemsize > 4:
-        raise ImageError(f"the pixels are {stored.dtype}; up to 32 bits can be shown")
-    stored = stored.astype(np.int64 if stored.dtype.itemsize == 4 else np.int32)  # pydicom computes in this type
+    stored = wide(stored)
     padded, notes = _padding(stored, dataset)
     values = _rescaled(stored, dataset)
     values, limits, more = _windowed(values, dataset)
@@ -55,10 +53,32 @@ def clinical_grey(stored: np.ndarray, dataset: pydicom.Dataset) -> tuple[np.ndar
     return values.astype(np.float32) if values.dtype.kind == "f" else values, limits, [*notes, *more]
 
 
+def wide(stored: np.ndarray) -> np.ndarray:
+    """Returns stored values in an integer type that is large enough for all tables; pydicom computes in it.
+
+    Raises:
+      ImageError: the values have more than 32 bits.
+    """
+    if stored.dtype.itemsize > 4:
+        raise ImageError(f"the pixels are {stored.dtype}; up to 32 bits can be shown")
+    return stored.astype(np.int64 if stored.dtype.itemsize == 4 else np.int32)
+
+
+def widen_entries(item: pydicom.Dataset) -> bool:
+    """Declares 16 bits for the entries of a VOI LUT that declares 8, and returns whether its picture depends on that.
+
+    pydicom stores the index of an entry in the type of the entries, so that 8 bits overflow above 256 entries.
+    """
+    if item.LUTDescriptor[2] != 8:
+        return False
+    item["LUTDescriptor"].value[2] = 16
+    return (item.LUTDescriptor[0] or 2**16) > 256
+
+
 def _brightness(stored: np.ndarray, dataset: pydicom.Dataset) -> tuple[np.ndarray, Limits]:
     """Returns the brightness of colours and its limits, which are those of the colours' type, as for PNG and JPEG."""
     if dataset.PhotometricInterpretation == "PALETTE COLOR":
-        colours = _applied("palette", _through_palette, stored, dataset)
+        colours = applied("palette", _through_palette, stored, dataset)
         white, declared = np.iinfo(colours.dtype).max, 2 ** int(dataset.RedPaletteColorLookupTableDescriptor[2]) - 1
         white = (
             min(white, declared) if colours.max() <= declared else white
@@ -93,7 +113,7 @@ def _rescaled(stored: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
         dataset.pop(name, None)
         if len(empty) == 1:
             setattr(dataset, name, defaults[name])
-    values = _applied("modality LUT", apply_modality_lut, stored, dataset)
+    values = applied("modality LUT", apply_modality_lut, stored, dataset)
     if not np.isfinite(values).all():
         raise ImageError("rescale slope and intercept give values that are not finite")
     return (
@@ -107,7 +127,7 @@ def _windowed(values: np.ndarray, dataset: pydicom.Dataset) -> tuple[np.ndarray,
     if tables := dataset.get("VOILUTSequence"):
         if "LUTDescriptor" in tables[0] and "LUTData" in tables[0]:
             notes += [f"the file has {len(tables)} VOI LUTs; the first was used"] * (len(tables) > 1)
-            return *_applied("VOI LUT", _through_table, values, dataset), notes
+            return *applied("VOI LUT", _through_table, values, dataset), notes
         notes.append("the VOI LUT is incomplete and was ignored")
     view, more = _first_window(dataset)
     notes += more
@@ -120,9 +140,8 @@ def _windowed(values: np.ndarray, dataset: pydicom.Dataset) -> tuple[np.ndarray,
 
 def _through_table(values: np.ndarray, dataset: pydicom.Dataset) -> tuple[np.ndarray, Limits]:
     item = dataset.VOILUTSequence[0]
-    count, first, bits = item.LUTDescriptor
-    if bits == 8:  # pydicom stores the index in the type of the entries, which overflows above 256 entries
-        item["LUTDescriptor"].value[2] = 16
+    count, first, _ = item.LUTDescriptor
+    widen_entries(item)
     last = first + (count or 2**16) - 1
     table = apply_voi(np.arange(first, last + 1), dataset)
     indices = np.clip(values if values.dtype.kind in "iu" else np.rint(values), first, last).astype(np.int64)
@@ -195,10 +214,20 @@ def _extent(values: np.ndarray) -> tuple[float, float]:
     return values.min().item(), values.max().item()
 
 
-def _applied(
+def applied(
     name: str, function: Callable[[np.ndarray, pydicom.Dataset], T], values: np.ndarray, dataset: pydicom.Dataset
 ) -> T:
-    """Returns the result of one of pydicom's functions; its errors become ImageError."""
+    """Returns the result of one of pydicom's functions on values and tags; its errors become ImageError.
+
+    Args:
+      name: of the table that the function applies, for the error.
+      function: (values, dataset) -> result.
+      values: its first argument.
+      dataset: its second argument.
+
+    Raises:
+      ImageError: the function fails.
+    """
     try:
         return function(values, dataset)
     except MemoryError:

@@ -1,13 +1,8 @@
 """Opens DICOM files and decodes their pixels, within bounded memory; incomplete pictures are refused."""
 
-import contextlib
 import io
-import logging
 import struct
-import threading
-import warnings
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -30,50 +25,6 @@ _FRAME_HEADERS = (
     b"\xc0\xc1\xc2\xc3\xc5\xc6\xc7\xc9\xca\xcb\xcd\xce\xcf\xf7"  # second byte of the frame headers of JPEG and JPEG-LS
 )
 _END = b"\xff\xd9"  # end marker of JPEG, JPEG-LS and JPEG 2000; these bytes do not occur in their data
-
-_threads = threading.Lock()
-_silence = contextlib.ExitStack()  # holds Python's warning filters, which all threads share
-_silent = 0  # number of threads that silence warnings
-_reading = threading.local()  # `remarks`: pydicom's remarks on the file that this thread reads
-
-
-@contextlib.contextmanager
-def without_remarks() -> Iterator[list[str]]:
-    """Collects pydicom's log messages of this thread instead of emitting them; yields the list that receives them.
-
-    Python's warnings are silenced meanwhile, and their filters are restored when the last such thread leaves.
-    """
-    global _silent
-    with _threads:
-        if not _silent:
-            _silence.enter_context(warnings.catch_warnings())
-            warnings.simplefilter("ignore")
-        _silent += 1
-    _reading.remarks = []
-    try:
-        yield _reading.remarks
-    finally:
-        _reading.remarks = None
-        with _threads:
-            _silent -= 1
-            if not _silent:
-                _silence.close()
-
-
-def _take_remark(record: logging.LogRecord) -> bool:
-    """Collects a message that pydicom logs in a thread that collects remarks; messages of other threads pass.
-
-    pydicom logs everything that it warns of.
-    """
-    remarks = getattr(_reading, "remarks", None)
-    if remarks is None:
-        return True
-    remarks.append(" ".join(record.getMessage().split()))
-    return False
-
-
-for _name in ("pydicom", "pydicom.pixels.decoders.base"):
-    logging.getLogger(_name).addFilter(_take_remark)
 
 
 def open_dicom(path: Path, *, tags: tuple[str, ...] | None = None) -> pydicom.Dataset:

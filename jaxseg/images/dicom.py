@@ -1,4 +1,4 @@
-"""Reads DICOM X-rays, either as the original's reader does or as a viewer shows them."""
+"""Reads DICOM X-rays, either as a published version of the original does or as a viewer shows them."""
 
 import math
 from pathlib import Path
@@ -8,8 +8,10 @@ import pydicom
 from pydicom.errors import InvalidDicomError
 
 from jaxseg.images.clinical import COLOURS, Limits, clinical_grey
-from jaxseg.images.decode import open_dicom, stored_pixels, without_remarks
+from jaxseg.images.decode import open_dicom, stored_pixels
 from jaxseg.images.picture import ImageError, Picture, check_grey, check_size
+from jaxseg.images.published import cxas20_grey, original_grey
+from jaxseg.images.remarks import without_remarks
 
 SEGMENTATIONS = (
     "1.2.840.10008.5.1.4.1.1.66.4",
@@ -18,31 +20,38 @@ SEGMENTATIONS = (
 SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
 SPACING_RANGE_MM = (1e-3, 100.0)
 
+# Defined terms of Modality for projection X-rays (PS3.3, C.7.3.1.1.1), retired ones included; then OT, which may be any
+# kind, and two that are no defined terms but common: DR, and SC for secondary captures.
+PROJECTIONS = ("CR", "DX", "RG", "MG", "RF", "XA", "PX", "IO", "RTIMAGE", "CF", "DF", "DS", "OT", "DR", "SC")
+
+# Words in the names of SOP classes that are not projection X-rays; the Modality of such files may be missing or OT.
+_OTHER_CLASSES = ("CT Image", "MR Image", "Ultrasound", "Nuclear Medicine", "Positron", "VL ", "Ophthalmic", "RT Dose")
 _NEEDED = ("Rows", "Columns", "PhotometricInterpretation", "BitsStored")
 
 
-def read_dicom(path: Path, intensity: str = "original") -> Picture:
+def read_dicom(path: Path, intensity: str = "original", *, any_modality: bool = False) -> Picture:
     """Reads a DICOM file of one frame.
 
-    With intensity "original", rescale slope and intercept are applied and MONOCHROME1 is inverted (a stored value
-    becomes 2^bits - 1 - value, as in the original's SimpleITK). The VOI window and the padding value are ignored, and
-    colour is refused. `jaxseg.images.clinical` describes "clinical".
+    `jaxseg.images.published` describes the intensities "original" and "cxas-0.0.20", `jaxseg.images.clinical` describes
+    "clinical".
 
     Args:
       path: the file.
-      intensity: "original" or "clinical".
+      intensity: one of `jaxseg.images.read.INTENSITIES`.
+      any_modality: whether to leave out the note on files that are not projection X-rays.
 
     Returns:
       The picture; its notes begin with pydicom's remarks, for example that the file has more data than pixels.
 
     Raises:
-      ImageError: the file is not DICOM, is damaged, has no pixels, several frames or colour, or its image is constant.
+      ImageError: the file is not DICOM, is damaged, has no pixels, several frames or colours that the intensity does
+        not accept, or its image is constant, which only "cxas-0.0.20" accepts.
       OSError: the file cannot be read.
     """
     try:
         with without_remarks() as remarks:
-            pixels, limits, spacing_mm, notes = _read(path, intensity)
-        return Picture(pixels, (*dict.fromkeys(remarks), *notes), spacing_mm, limits)
+            pixels, limits, spacing_mm, notes = _read(path, intensity, any_modality=any_modality)
+        return Picture(pixels, (*remarks, *notes), spacing_mm, limits)
     except (ImageError, MemoryError):
         raise
     except InvalidDicomError:
@@ -54,22 +63,43 @@ def read_dicom(path: Path, intensity: str = "original") -> Picture:
         raise ImageError(f"cannot decode the pixels ({reason})") from None
 
 
-def _read(path: Path, intensity: str) -> tuple[np.ndarray, Limits, tuple[float, float] | None, list[str]]:
+def _read(
+    path: Path, intensity: str, *, any_modality: bool
+) -> tuple[np.ndarray, Limits, tuple[float, float] | None, list[str]]:
     """Returns the pixels, their limits, the spacing, and notes."""
     dataset = open_dicom(path)
     check_tags(dataset, intensity)
     stored = stored_pixels(dataset)
     pixels: np.ndarray
     limits: Limits = None
-    notes: list[str] = []
     if intensity == "original":
-        pixels = _rescaled(_upright(stored, dataset), dataset)
+        pixels, notes = original_grey(stored, dataset)
+    elif intensity == "cxas-0.0.20":
+        pixels, limits, notes = cxas20_grey(stored, dataset)
     else:
         pixels, limits, notes = clinical_grey(stored, dataset)
+        pixels = check_grey(pixels)
     spacing_mm, unclear = read_spacing(dataset)
-    if dataset.get("SOPClassUID") in SEGMENTATIONS:
-        notes = [*notes, "this is a DICOM segmentation (a mask), not an X-ray"]
-    return check_grey(pixels), limits, spacing_mm, [*notes, *unclear]
+    kind = [] if any_modality else _other_kind(dataset)
+    return pixels, limits, spacing_mm, [*kind, *notes, *unclear]
+
+
+def _other_kind(dataset: pydicom.Dataset) -> list[str]:
+    """Returns a note if a file states that it is not a projection X-ray, by its Modality or its SOP class."""
+    sop_class = pydicom.uid.UID(str(dataset.get("SOPClassUID") or ""))
+    if sop_class in SEGMENTATIONS:
+        return ["this is a DICOM segmentation (a mask), not an X-ray"]
+    modality = str(dataset.get("Modality") or "").strip().upper()
+    if modality and modality not in PROJECTIONS:
+        found = f"its Modality is {modality[:40]}"
+    elif any(word in sop_class.name for word in _OTHER_CLASSES):
+        found = f"its SOP class is {sop_class.name}"
+    else:
+        return []
+    return [
+        f"NOT A PROJECTION X-RAY: {found}. Its masks and measurements mean nothing (expected is CR, DX or a similar "
+        "Modality; --any-modality of segment and extract hides this warning)"
+    ]
 
 
 def check_tags(dataset: pydicom.Dataset, intensity: str = "original") -> None:
@@ -77,7 +107,8 @@ def check_tags(dataset: pydicom.Dataset, intensity: str = "original") -> None:
 
     Args:
       dataset: the file's tags.
-      intensity: "original" requires grey values; "clinical" also accepts the colours of `jaxseg.images.clinical`.
+      intensity: "original" requires grey values; "cxas-0.0.20" also accepts palettes, whose indices it reads;
+        "clinical" accepts all colours of `jaxseg.images.clinical`.
 
     Raises:
       ImageError: the file is not a single picture of integers, its size is not allowed, a tag is missing, or it has
@@ -101,7 +132,7 @@ def check_tags(dataset: pydicom.Dataset, intensity: str = "original") -> None:
         return
     if photometric not in COLOURS:
         raise ImageError(f"{photometric} is colour that cannot be converted; an X-ray is MONOCHROME1 or MONOCHROME2")
-    if intensity == "original":
+    if intensity != "clinical" and (intensity, photometric) != ("cxas-0.0.20", "PALETTE COLOR"):
         raise ImageError(
             f"{photometric} is colour; an X-ray is MONOCHROME1 or MONOCHROME2 "
             "(--intensity clinical converts it to grey)"
@@ -144,19 +175,3 @@ def spacing_of(dataset: pydicom.Dataset, name: str) -> tuple[tuple[float, float]
     if all(math.isfinite(number) and low <= number <= high for number in (row, column)):
         return (row, column), ""
     return None, f"{name} ({row:g}, {column:g}) mm is not possible"
-
-
-def _upright(stored: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
-    if dataset.PhotometricInterpretation == "MONOCHROME2":
-        return stored
-    return (2 ** int(dataset.BitsStored) - 1) - stored.astype(np.int64)
-
-
-def _rescaled(stored: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
-    given = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
-    slope, intercept = (
-        float(default if value is None else value) for value, default in zip(given, (1, 0), strict=True)
-    )
-    if (slope, intercept) == (1.0, 0.0):
-        return stored
-    return stored * slope + intercept

@@ -16,18 +16,20 @@ class Picture:
     """An X-ray before any scaling.
 
     Attributes:
-      pixels: (H, W, 3) uint8 from PNG and JPEG files; (H, W) of any number type from DICOM files and from 16-bit files
-        read with intensity "clinical".
+      pixels: (H, W, 3) uint8 from PNG and JPEG files; (H, W) of any number type from DICOM files and from files of 16
+        bits per channel read with intensity "clinical".
       notes: remarks of the reader for the user, such as clipped grey values.
       spacing_mm: distance between the file's rows and between its columns in millimetres; None if it is unknown. For an
         X-ray this is often the distance on the detector, which is a little larger than in the patient.
       limits: grey values of (H, W) pixels that are shown as black and white; None means their minimum and maximum.
+      turned: whether the stored pixels were turned as the EXIF orientation says.
     """
 
     pixels: np.ndarray
     notes: tuple[str, ...] = ()
     spacing_mm: tuple[float, float] | None = None
     limits: tuple[float, float] | None = None
+    turned: bool = False
 
     @property
     def size(self) -> tuple[int, int]:

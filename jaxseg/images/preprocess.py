@@ -63,7 +63,7 @@ def paxray_folder(picture: Picture, size: tuple[int, int]) -> np.ndarray:
     """
     x = picture.pixels.astype(np.float32)
     if x.ndim == 2:  # the original does not read DICOM: scale it to the range of a PNG file
-        x = np.repeat(_unit(picture.pixels, picture) * np.float32(255), 3, axis=2)
+        x = _unit(picture.pixels, picture) * np.float32(255)
     for axis in (0, 1):
         low, high, weight = bilinear_taps(x.shape[axis], size[axis])
         weight = weight.reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))

@@ -7,15 +7,14 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from jaxseg.images.picture import MAX_PIXELS, ImageError, Picture, check_grey, check_size
+from jaxseg.images.raster import JPEG, PNG, read_raster
 
-INTENSITIES = ("original", "clinical")
+INTENSITIES = ("original", "cxas-0.0.20", "clinical")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm")
 
-_PNG = b"\x89PNG\r\n\x1a\n"
-_JPEG = b"\xff\xd8\xff"
 _DIRECTORY = b"\x02\x00\x02\x00UI\x14\x001.2.840.10008.1.3.10"  # SOP class: Media Storage Directory
 _GROUP_LENGTH = b"\x02\x00\x00\x00UL\x04\x00"
 _HEAD = 1024  # bytes to read; the SOP class is in the first hundreds
@@ -30,19 +29,26 @@ __all__ = [
     "from_array",
     "kind_of",
     "read_picture",
+    "read_under_masks",
     "stem",
 ]
 
 
-def read_picture(path: str | Path, *, intensity: str = "original") -> Picture:
+def read_picture(
+    path: str | Path, *, intensity: str = "original", any_modality: bool = False, turn: bool | None = None
+) -> Picture:
     """Reads an X-ray file; its format is determined by its content, not by its name.
 
     Args:
       path: a PNG, JPEG or DICOM file.
-      intensity: "original" gives the grey values that the published weights were trained on, to the bit. "clinical"
-        gives what a viewer shows: for DICOM it applies the modality LUT and the VOI LUT or window, shows padding as
-        black and converts colour to grey; it scales 16-bit PNG files by their range, where "original" clips them at
-        255. Both invert MONOCHROME1.
+      intensity: "original" gives the grey values of CXAS up to 0.0.16, to the bit: those that the published weights
+        were trained on. "cxas-0.0.20" gives those of CXAS 0.0.20, to the bit: it applies the first VOI LUT or window
+        of DICOM files, and reads others as "original" does. "clinical" gives what a viewer shows: for DICOM it applies
+        the modality LUT and the VOI LUT or window, shows padding as black and converts colour to grey; it scales
+        pictures of 16 bits per channel by their range, and turns pictures as their EXIF orientation says. All of them
+        invert MONOCHROME1.
+      any_modality: whether to leave out the note on DICOM files that are not projection X-rays.
+      turn: whether to turn a PNG or JPEG file as its EXIF orientation says; None: only if the intensity is "clinical".
 
     Raises:
       ImageError: the file is of another kind, damaged, too large or not an X-ray.
@@ -53,10 +59,37 @@ def read_picture(path: str | Path, *, intensity: str = "original") -> Picture:
         raise ValueError(f"unknown intensity {intensity!r}; known: {', '.join(INTENSITIES)}")
     path = Path(path)
     try:
-        picture = _read(path, intensity)
+        picture = _read(path, intensity, any_modality=any_modality, turn=turn)
     except ImageError as error:
         raise ImageError(f"{path.name}: {error}") from None
     return dataclasses.replace(picture, notes=tuple(f"{path.name}: {note}" for note in picture.notes))
+
+
+def read_under_masks(
+    path: str | Path, size: tuple[int, int], *, intensity: str = "clinical", turned: bool | None = None
+) -> Picture:
+    """Reads an X-ray file in the orientation of its masks, which matters if the file has an EXIF orientation.
+
+    Args:
+      path, intensity: as `read_picture` takes them.
+      size: height and width of the masks.
+      turned: whether the masks fit the picture as its EXIF orientation turns it (True) or as it is stored (False).
+        None: unknown; then the orientation is used that `intensity` gives, and a note says so. If only the other
+        orientation has the size of the masks, it is used.
+
+    Raises:
+      ImageError, ValueError, OSError: as `read_picture`.
+    """
+    picture = read_picture(path, intensity=intensity, turn=turned)
+    if picture.size != size:
+        other = read_picture(path, intensity=intensity, turn=not picture.turned)
+        return other if other.size == size else picture
+    if turned is None and picture.turned:
+        note = (
+            f"{Path(path).name}: it was turned as its EXIF orientation says; masks of the stored pixels do not fit it"
+        )
+        return dataclasses.replace(picture, notes=(*picture.notes, note))
+    return picture
 
 
 def from_array(array: np.ndarray, *, spacing_mm: tuple[float, float] | None = None) -> Picture:
@@ -109,7 +142,7 @@ def kind_of(path: Path) -> str | None:
         head = file.read(_HEAD)
     if head[128:132] == b"DICM":
         return "dicomdir" if _DIRECTORY in _meta(head) else "dicom"
-    return "raster" if head.startswith((_PNG, _JPEG)) else None
+    return "raster" if head.startswith((PNG, JPEG)) else None
 
 
 def _meta(head: bytes) -> bytes:
@@ -140,7 +173,7 @@ def check_kind(path: Path) -> str:
     return "raster"
 
 
-def _read(path: Path, intensity: str) -> Picture:
+def _read(path: Path, intensity: str, *, any_modality: bool, turn: bool | None) -> Picture:
     try:
         kind = check_kind(path)
     except ValueError as error:
@@ -148,42 +181,5 @@ def _read(path: Path, intensity: str) -> Picture:
     if kind == "dicom":
         from jaxseg.images.dicom import read_dicom
 
-        return read_dicom(path, intensity)
-    return _read_raster(path, intensity)
-
-
-def _read_raster(path: Path, intensity: str) -> Picture:
-    """Reads a PNG or JPEG file: (H, W, 3) uint8, or (H, W) of 16 bits if they must not be clipped."""
-    try:
-        with Image.open(path, formats=("PNG", "JPEG")) as image:
-            check_size(image.height, image.width)
-            frames = getattr(image, "n_frames", 1)
-            if frames > 1:
-                raise ImageError(f"the file has {frames} frames; an X-ray is one picture")
-            image.load()
-            image.info.pop("transparency", None)  # converting drops it with a warning
-            if intensity == "clinical" and image.mode.startswith("I"):
-                return Picture(check_grey(np.asarray(image)))
-            return Picture(np.asarray(image.convert("RGB")), _clipping(image))
-    except (ImageError, MemoryError):
-        raise
-    except UnidentifiedImageError:
-        raise ImageError("not a png or jpg file, or damaged") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageError(f"the image is too large; at most {MAX_PIXELS:,} pixels can be read") from None
-    except Exception as error:  # on damaged files Pillow raises errors of almost any type
-        if isinstance(error, OSError) and error.errno:
-            raise
-        raise ImageError(f"damaged picture ({error})") from None
-
-
-def _clipping(image: Image.Image) -> tuple[str, ...]:
-    """Returns a note if 16-bit grey values were lost: the original converts them to 8 bits by clipping."""
-    if not image.mode.startswith("I"):
-        return ()
-    top = int(np.asarray(image).max())
-    if top <= 255:
-        return ()
-    return (
-        f"16-bit grey values up to {top} were clipped at 255, as the original does; --intensity clinical keeps them",
-    )
+        return read_dicom(path, intensity, any_modality=any_modality)
+    return read_raster(path, intensity, turn=turn)

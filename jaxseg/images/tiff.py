@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxseg.files import atomic_file
 from jaxseg.images.picture import MAX_PIXELS, ImageError
+from jaxseg.images.remarks import without_remarks
 
 SUFFIXES = (".tif", ".tiff")
 MAX_PAGES = 4096
@@ -36,7 +37,7 @@ def read_tiff(path: str | Path) -> np.ndarray:
 
     Raises:
       ImageError: the file is not a TIFF file, is compressed, too large, cut short or damaged, or holds several arrays;
-        or tifffile is not installed.
+        or it has an orientation other than upright; or tifffile is not installed.
       OSError: the file cannot be read.
     """
     path = Path(path)
@@ -45,7 +46,7 @@ def read_tiff(path: str | Path) -> np.ndarray:
     if not path.is_file():
         raise ImageError(f"{path.name}: is not a file")
     try:
-        with tifffile.TiffFile(path) as file:
+        with without_remarks(), tifffile.TiffFile(path) as file:
             series = _checked(tifffile, file, size)
             array = series.asarray()
     except (ImageError, MemoryError) as error:
@@ -105,6 +106,9 @@ def _checked(tifffile: ModuleType, file: Any, size: int) -> Any:
     if not 1 <= count <= MAX_PIXELS:
         raise ImageError(f"holds {shape}; between 1 and {MAX_PIXELS:,} values can be read")
     page = series.keyframe
+    orientation = page.tags.get("Orientation")
+    if orientation is not None and int(orientation.value) != 1:
+        raise ImageError(f"has the orientation {int(orientation.value)}, with which viewers turn it; save it without")
     if page.compression != tifffile.COMPRESSION.NONE:
         raise ImageError(f"is compressed ({page.compression.name}); write it without compression")
     bits = 1 if dtype.kind == "b" else 8 * dtype.itemsize

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from jaxseg import npy
 from jaxseg.images.picture import ImageError, check_size
+from jaxseg.images.raster import check_upright, open_raster
 from jaxseg.masks.coco import decode_rle
 
 MAX_CLASSES = 1000
@@ -162,24 +162,15 @@ def _check_count(count: int) -> None:
 
 @contextlib.contextmanager
 def _picture_errors(path: Path) -> Iterator[None]:
-    """Adds the file name to errors, and turns what Pillow raises on damaged files, almost any type, into ImageError."""
+    """Adds the file name to errors."""
     try:
         yield
     except ImageError as error:
         raise ImageError(f"{path.name}: {error}") from None
-    except MemoryError:
-        raise
-    except UnidentifiedImageError:
-        raise ImageError(f"{path.name}: not a png or jpg file, or damaged") from None
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno:
-            raise
-        raise ImageError(f"{path.name}: damaged picture ({error})") from None
 
 
 def _picture_size(path: Path) -> tuple[int, int]:
-    with _picture_errors(path), Image.open(path, formats=("PNG", "JPEG")) as image:
-        check_size(image.height, image.width)
+    with _picture_errors(path), open_raster(path) as (image, _):
         if getattr(image, "n_frames", 1) > 1 or image.mode.startswith(("I", "F")):
             raise ImageError("a mask must be one picture of 1 or 8 bits, black and white")
         return image.height, image.width
@@ -187,8 +178,9 @@ def _picture_size(path: Path) -> tuple[int, int]:
 
 def _read_picture(path: Path, *, threshold: bool = False) -> np.ndarray:
     """Returns the (H, W) bool mask of a picture: the pixels brighter than 127; a PNG may hold 0 and 1 instead."""
-    with _picture_errors(path), Image.open(path, formats=("PNG", "JPEG")) as image:
+    with _picture_errors(path), open_raster(path) as (image, _):
         image.load()
+        check_upright(image)
         if image.mode == "1":
             return np.asarray(image.convert("L")) > 0  # Pillow's own bool array stores True as 255
         image.info.pop("transparency", None)

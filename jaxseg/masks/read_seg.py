@@ -9,8 +9,9 @@ import numpy as np
 from pydicom import Dataset
 from pydicom.pixels import pixel_array
 
-from jaxseg.images.decode import open_dicom, without_remarks
+from jaxseg.images.decode import open_dicom
 from jaxseg.images.picture import ImageError, check_size
+from jaxseg.images.remarks import without_remarks
 from jaxseg.masks.formats import MAX_CLASSES, Stack
 
 _CLASSES = {"1.2.840.10008.5.1.4.1.1.66.4": ("BINARY", "FRACTIONAL"), "1.2.840.10008.5.1.4.1.1.66.7": ("LABELMAP",)}

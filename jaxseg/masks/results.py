@@ -24,12 +24,14 @@ class Summary:
       by_source: maps the path of an image to its entry.
       by_hash: maps the hexadecimal SHA-256 of an image to its entry.
       paths: paths of all results, relative to the folder.
+      turned: whether the run turned images as their EXIF orientation says; None if it did not read images.
     """
 
     classes: tuple[str, ...]
     by_source: dict[str, dict]
     by_hash: dict[str, dict]
     paths: frozenset[str]
+    turned: bool | None = None
 
 
 def find_masks(folder: str | Path, image: str | Path) -> Path:
@@ -79,11 +81,29 @@ def classes_of(path: Path) -> tuple[str, ...] | None:
     Raises:
       ValueError: the nearest summary is damaged.
     """
+    summary = _listing(path)
+    return summary.classes or None if summary is not None else None
+
+
+def turned_in_run(path: Path) -> bool | None:
+    """Returns whether the run that wrote the masks at `path` turned images as their EXIF orientation says.
+
+    It is None unless the nearest `summary.json` in a folder above lists `path`.
+
+    Raises:
+      ValueError: the nearest summary is damaged.
+    """
+    summary = _listing(path)
+    return None if summary is None else summary.turned
+
+
+def _listing(path: Path) -> Summary | None:
+    """Returns the nearest summary in a folder above, if it lists `path`."""
     path = path.resolve()
     for folder in path.parents:
         summary = read_summary(folder)
         if summary is not None:
-            return summary.classes or None if path.relative_to(folder).as_posix() in summary.paths else None
+            return summary if path.relative_to(folder).as_posix() in summary.paths else None
     return None
 
 
@@ -145,6 +165,7 @@ def _parse(path: Path, _states: tuple[tuple[int, int], ...]) -> Summary | None:
         if not isinstance(content, dict) or "jaxseg" not in content:
             return None
         classes = content["settings"].get("classes", [])  # `extract` lists none
+        intensity = content["settings"].get("intensity")
         entries = content["files"].values()
         texts = [*classes, *(entry["source"] for entry in entries), *(entry.get("sha256", "") for entry in entries)]
         paths = [output["path"] for entry in entries for output in entry["outputs"].values()]
@@ -158,7 +179,8 @@ def _parse(path: Path, _states: tuple[tuple[int, int], ...]) -> Summary | None:
         ) from None
     by_source = {entry["source"]: entry for entry in entries}
     by_hash = {entry["sha256"]: entry for entry in entries if "sha256" in entry}
-    return Summary(tuple(classes), by_source, by_hash, frozenset(paths))
+    turned = None if intensity is None else intensity == "clinical"
+    return Summary(tuple(classes), by_source, by_hash, frozenset(paths), turned)
 
 
 def _find_listed(folder: Path, image: Path, summary: Summary) -> Path:

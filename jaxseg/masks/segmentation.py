@@ -89,6 +89,7 @@ class Segmentation:
       notes: remarks on the image.
       spacing_mm: distance between the image's rows and between its columns in millimetres; None if it is unknown.
       orientation: how the image appeared to the network; None if that was not checked.
+      turned: whether the masks fit the image as its EXIF orientation turns it, and not as it is stored.
 
     >>> mask = np.zeros((1, 8, 8), bool)
     >>> mask[0, :4] = True
@@ -105,8 +106,9 @@ class Segmentation:
     notes: tuple[str, ...] = ()
     spacing_mm: tuple[float, float] | None = None
     orientation: Orientation | None = None
+    turned: bool = False
 
-    def turned(self, quarters: int) -> "Segmentation":
+    def rotated(self, quarters: int) -> "Segmentation":
         """Returns the masks of the image turned counter-clockwise by a number of quarter turns, as `numpy.rot90` turns.
 
         Raises:
@@ -132,13 +134,13 @@ class Segmentation:
         if orientation is None:
             return self
         notes = (*self.notes, orientation.note) if orientation.note else self.notes
-        return dataclasses.replace(self.turned(orientation.quarters), notes=notes, orientation=orientation)
+        return dataclasses.replace(self.rotated(orientation.quarters), notes=notes, orientation=orientation)
 
     @property
     def upright(self) -> "Segmentation":
         """The masks of the image that the network saw: turned back if it was turned before it was segmented."""
         quarters = 0 if self.orientation is None else self.orientation.quarters
-        return dataclasses.replace(self.turned(-quarters), orientation=None)
+        return dataclasses.replace(self.rotated(-quarters), orientation=None)
 
     def mask(self, k: int) -> np.ndarray:
         """Returns mask `k` as (H, W) bool at the image's size, resized by nearest neighbour as in the original."""

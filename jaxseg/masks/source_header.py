@@ -29,9 +29,10 @@ from pydicom.uid import (
 )
 from pydicom.valuerep import format_number_as_ds
 
-from jaxseg.images.decode import open_dicom, without_remarks
+from jaxseg.images.decode import open_dicom
 from jaxseg.images.dicom import SPACINGS, spacing_of
 from jaxseg.images.picture import ImageError, check_size
+from jaxseg.images.remarks import without_remarks
 
 _TEXT = (
     *("PatientName", "PatientID", "IssuerOfPatientID", "EthnicGroup", "AccessionNumber", "StudyID"),

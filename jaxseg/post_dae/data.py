@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from jaxseg.files import printable
 from jaxseg.images.picture import ImageError
+from jaxseg.images.raster import check_upright, open_raster
 from jaxseg.masks.formats import PICTURES
 from jaxseg.masks.read import open_masks
 from jaxseg.nn.indices import bilinear_array
@@ -146,15 +146,13 @@ def _is_mask(path: Path) -> bool:
 def _read_picture(path: Path, *, threshold: bool) -> np.ndarray:
     """Returns the brightness of an image file, (H, W) uint8 from 0 to 255, or (H, W) bool if it is thresholded."""
     try:
-        with Image.open(path, formats=("PNG", "JPEG")) as image:
+        with open_raster(path) as (image, _):
+            image.load()
+            check_upright(image)
             image.info.pop("transparency", None)
             pixels = np.asarray(image.convert("L"))
-    except MemoryError:
-        raise
-    except Exception as error:  # Pillow raises almost anything on damage
-        if isinstance(error, OSError) and error.errno:
-            raise
-        raise ImageError(f"{path.name}: damaged picture ({error})") from None
+    except ImageError as error:
+        raise ImageError(f"{path.name}: {error}") from None
     top = int(pixels.max())
     if top == 1:  # a mask with the values 0 and 1, which the original reads as black
         return pixels > 0

@@ -12,9 +12,9 @@ from jaxseg.anatomy.measure.features import Feature, Measurements, measure
 from jaxseg.files import printable
 from jaxseg.images.picture import ImageError
 from jaxseg.images.preprocess import display
-from jaxseg.images.read import read_picture
+from jaxseg.images.read import read_under_masks
 from jaxseg.masks.read import is_of_one_image, read_masks, select
-from jaxseg.masks.results import SUMMARY_FILE, orientation_of, read_summary
+from jaxseg.masks.results import SUMMARY_FILE, orientation_of, read_summary, turned_in_run
 
 MAX_NAME = 200  # characters in the name of a class
 _SETTINGS = ("model", "weights_sha256", "threshold", "preprocessing", "intensity", "orientation", "groups", "dtype")
@@ -77,7 +77,7 @@ def read_image(
       features: what to measure. Scores use all classes that they need; other features are measured for the chosen
         classes.
       classes: labels or groups, as `jaxseg.masks.read.select` takes them; None means all.
-      intensity: how grey values are shown, as in `read_picture`.
+      intensity: how grey values are shown, as in `jaxseg.images.read.read_under_masks`.
       groups: which vertebrae SCD uses, as in `jaxseg.anatomy.measure.features.find_all`.
 
     Raises:
@@ -85,8 +85,8 @@ def read_image(
       ValueError: a class is unknown.
       OSError: a file cannot be opened.
     """
-    picture = read_picture(image, intensity=intensity)
     loaded = read_masks(masks, image=image)
+    picture = read_under_masks(image, loaded.size, intensity=intensity, turned=turned_in_run(masks))
     if loaded.size != picture.size:
         theirs, ours = (f"{height} x {width}" for height, width in (loaded.size, picture.size))
         raise ImageError(f"the masks are {theirs}, but the image is {ours}: they do not match")

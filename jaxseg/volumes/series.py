@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxseg.images.decode import open_dicom, stored_pixels, without_remarks
+from jaxseg.images.decode import open_dicom, stored_pixels
 from jaxseg.images.dicom import check_tags
 from jaxseg.images.picture import ImageError
 from jaxseg.images.read import kind_of
+from jaxseg.images.remarks import without_remarks
 from jaxseg.volumes.volume import Volume, VolumeError, check_affine, check_shape
 
 _TAGS = (

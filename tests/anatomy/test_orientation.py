@@ -158,11 +158,11 @@ def test_turned_masks_are_the_masks_of_the_turned_image(quarters):
     rng = np.random.default_rng(quarters + 3)
     mask, scores = rng.random((2, 16, 16)) > 0.5, rng.random((2, 16, 16), np.float32)
     found = Segmentation(("a", "b"), (0, 1), (30, 50), np.packbits(mask, axis=2), scores, (), (0.1, 0.2))
-    turned = found.turned(quarters)
+    turned = found.rotated(quarters)
     np.testing.assert_array_equal(np.unpackbits(turned.bits, axis=2), np.rot90(mask, quarters, axes=(1, 2)))
     assert turned.size == turned.masks.shape[1:] == ((50, 30) if quarters % 2 else (30, 50))
     assert turned.spacing_mm == ((0.2, 0.1) if quarters % 2 else (0.1, 0.2))
-    back = turned.turned(-quarters)
+    back = turned.rotated(-quarters)
     np.testing.assert_array_equal(back.bits, found.bits)
     np.testing.assert_array_equal(back.scores, scores)
     seen = found.seen_as(Orientation(rotation=quarters % 4 * 90, corrected=True))
@@ -171,7 +171,7 @@ def test_turned_masks_are_the_masks_of_the_turned_image(quarters):
 
 def test_masks_of_a_grid_that_is_not_square_cannot_be_turned():
     with pytest.raises(ValueError, match="8 x 16 pixels cannot be turned"):
-        Segmentation(("a",), (0,), (8, 16), np.zeros((1, 8, 2), np.uint8)).turned(1)
+        Segmentation(("a",), (0,), (8, 16), np.zeros((1, 8, 2), np.uint8)).rotated(1)
 
 
 @pytest.mark.parametrize(

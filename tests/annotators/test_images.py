@@ -57,7 +57,7 @@ def test_damaged_and_unknown_files_are_refused_with_a_one_sentence_error(tmp_pat
         "bad.tif": "not a TIFF file, or damaged",
         "bad.npy": "or damaged",
         "bad.npz": "or damaged",
-        "bad.png": "no png file, or damaged",
+        "bad.png": "not a png file, or damaged",
         "image.jpg": "images are read from .tif",
     }
     for name, expected in words.items():

@@ -83,7 +83,7 @@ def test_eight_bit_pictures_are_equal_in_both_intensities(kit):
 
 
 def test_an_unknown_intensity_is_refused_before_the_file_is_opened(tmp_path):
-    with pytest.raises(ValueError, match="unknown intensity 'best'; known: original, clinical"):
+    with pytest.raises(ValueError, match="unknown intensity 'best'; known: original, cxas-0.0.20, clinical"):
         read_picture(tmp_path / "none.png", intensity="best")
 
 

@@ -12,11 +12,21 @@ import pytest
 from dicom_files import RAMP, write_dicom
 from PIL import Image
 from pydicom.encaps import encapsulate
-from pydicom.uid import HTJ2KLossless, JPEGBaseline8Bit, JPEGLosslessSV1
+from pydicom.uid import (
+    CTImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    EnhancedMRImageStorage,
+    HTJ2KLossless,
+    JPEGBaseline8Bit,
+    JPEGLosslessSV1,
+    SegmentationStorage,
+    XRayAngiographicImageStorage,
+)
 
-from jaxseg.images.decode import without_remarks
+from jaxseg.images.dicom import _OTHER_CLASSES, PROJECTIONS
 from jaxseg.images.preprocess import cxas
-from jaxseg.images.read import ImageError, from_array, read_picture
+from jaxseg.images.read import INTENSITIES, ImageError, from_array, read_picture
+from jaxseg.images.remarks import without_remarks
 
 
 def changed(kit, path, **tags):
@@ -302,3 +312,40 @@ def test_warnings_are_silenced_until_the_last_thread_leaves():
     assert warnings.filters == before
     with pytest.raises(UserWarning, match="heard"):
         warnings.warn("heard", UserWarning, stacklevel=1)
+
+
+@pytest.mark.parametrize("intensity", INTENSITIES)
+@pytest.mark.parametrize(
+    ("tags", "found"),
+    [
+        ({}, ""),
+        ({"Modality": ""}, ""),
+        *(({"Modality": name}, "") for name in PROJECTIONS),
+        ({"Modality": "cr "}, ""),
+        ({"Modality": "MR"}, "its Modality is MR"),
+        ({"Modality": "CT"}, "its Modality is CT"),
+        ({"Modality": "US", "SOPClassUID": DigitalXRayImageStorageForPresentation}, "its Modality is US"),
+        ({"Modality": b"CR\\CT "}, "its Modality is"),
+        ({"SOPClassUID": CTImageStorage}, "its SOP class is CT Image Storage"),
+        ({"Modality": "OT", "SOPClassUID": EnhancedMRImageStorage}, "its SOP class is Enhanced MR Image Storage"),
+        ({"SOPClassUID": DigitalXRayImageStorageForPresentation}, ""),
+        ({"SOPClassUID": XRayAngiographicImageStorage}, ""),
+        ({"SOPClassUID": "1.2.3"}, ""),
+        ({"Modality": "SEG", "SOPClassUID": SegmentationStorage}, "this is a DICOM segmentation"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_a_file_that_is_no_projection_x_ray_has_a_note(tmp_path, tags, found, intensity):
+    path = write_dicom(tmp_path / "x.dcm", RAMP, **tags)
+    notes = [note for note in read_picture(path, intensity=intensity).notes if "X-RAY" in note.upper()]
+    assert len(notes) == bool(found)
+    assert all(found in note for note in notes)
+    quiet = read_picture(path, intensity=intensity, any_modality=True).notes
+    assert [note for note in quiet if "X-RAY" in note.upper()] == []
+
+
+def test_sop_classes_of_x_rays_do_not_count_as_others():
+    names = [name for name, kind, *_ in pydicom.uid.UID_dictionary.values() if "Image Storage" in name]
+    others = [name for name in names if any(word in name for word in _OTHER_CLASSES)]
+    assert [name for name in others if "X-Ray" in name or "Computed Radiography" in name] == []
+    assert {"CT Image Storage", "MR Image Storage", "Ultrasound Image Storage"} <= set(others)

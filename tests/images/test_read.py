@@ -1,13 +1,12 @@
 """Tests that X-rays are read exactly as the original reads them, and that other files and arrays are refused."""
 
 import io
-import struct
 import warnings
-import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
+from png_files import chunk, png
 
 from jaxseg.images.preprocess import cxas, paxray, paxray_folder
 from jaxseg.images.read import MAX_PIXELS, ImageError, from_array, read_picture
@@ -20,16 +19,6 @@ def golden_names(prefix):
     from parity_kit import DATA, Kit
 
     return [name for name in Kit(DATA).names(prefix) if not name.endswith(("refused", "label_npy"))]
-
-
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def png(height: int, width: int, rows: bytes, *, colour=0, extra=b"") -> bytes:
-    header = struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0)
-    data = chunk(b"IHDR", header) + extra + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + data
 
 
 @pytest.mark.parametrize("name", golden_names("cxas_preprocess/"))
@@ -151,12 +140,11 @@ def test_a_palette_with_transparency_is_read_without_a_warning(tmp_path):
     assert expected[3, 4].tolist() == [(3 * 34 + i) % 256 for i in range(3)]
 
 
-def test_animated_and_multi_picture_files_are_refused(tmp_path):
+def test_animated_files_are_refused(tmp_path):
     frames = [Image.new("L", (8, 8), value) for value in (0, 128)]
-    for name, format in (("animated.png", "PNG"), ("multi.jpg", "MPO")):
-        frames[0].save(tmp_path / name, format=format, save_all=True, append_images=frames[1:])
-        with pytest.raises(ImageError, match=f"{name}: the file has 2 frames"):
-            read_picture(tmp_path / name)
+    frames[0].save(tmp_path / "animated.png", save_all=True, append_images=frames[1:])
+    with pytest.raises(ImageError, match=r"animated\.png: the file has 2 frames"):
+        read_picture(tmp_path / "animated.png")
 
 
 @pytest.mark.parametrize("quiet", [False, True], ids=["strict", "warnings_ignored"])

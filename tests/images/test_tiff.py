@@ -135,3 +135,26 @@ def test_without_tifffile_the_error_names_the_extra(tmp_path, monkeypatch):
         read_tiff(tmp_path / "x.tif")
     with pytest.raises(ValueError, match=r"pip install 'jaxseg\[tiff\]'"):
         write_tiff(tmp_path / "y.tif", np.zeros((2, 2)))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_orientation_other_than_upright_is_refused(tmp_path, orientation):
+    tag = (274, "H", 1, orientation, True)
+    tifffile.imwrite(tmp_path / "x.tif", np.eye(5, dtype=np.float32), extratags=[tag])
+    if orientation == 1:
+        np.testing.assert_array_equal(read_tiff(tmp_path / "x.tif"), np.eye(5))
+        return
+    with pytest.raises(ImageError, match=rf"^x\.tif: has the orientation {orientation}, with which viewers turn it"):
+        read_tiff(tmp_path / "x.tif")
+
+
+def test_messages_of_tifffile_do_not_reach_the_terminal(tmp_path, caplog, capfd):
+    tifffile.imwrite(tmp_path / "x.tif", np.eye(5, dtype=np.float32), extratags=[(65000, "H", 1, 7, True)])
+    content = (tmp_path / "x.tif").read_bytes()
+    known, unknown = struct.pack("<HH", 65000, 3), struct.pack("<HH", 65000, 99)  # type of the tag's value
+    assert known in content
+    (tmp_path / "x.tif").write_bytes(content.replace(known, unknown))
+    np.testing.assert_array_equal(read_tiff(tmp_path / "x.tif"), np.eye(5))
+    assert (caplog.messages, capfd.readouterr()) == ([], ("", ""))
+    tifffile.imread(tmp_path / "x.tif")
+    assert len(caplog.messages) == 1

@@ -70,9 +70,15 @@ def orthanc(folder: Path) -> Iterator[str]:
         port = probe.getsockname()[1]
     (plugin, *_) = [*Path("/usr/lib/orthanc").glob(f"{PLUGIN}*"), *Path("/usr/share/orthanc/plugins").glob(PLUGIN)]
     settings = {
-        **{"Name": "test", "StorageDirectory": str(folder / "files"), "IndexDirectory": str(folder / "files")},
-        **{"HttpPort": port, "RemoteAccessAllowed": False, "AuthenticationEnabled": False},
-        **{"DicomServerEnabled": False, "DicomTlsEnabled": False, "Plugins": [str(plugin)]},
+        "Name": "test",
+        "StorageDirectory": str(folder / "files"),
+        "IndexDirectory": str(folder / "files"),
+        "HttpPort": port,
+        "RemoteAccessAllowed": False,
+        "AuthenticationEnabled": False,
+        "DicomServerEnabled": False,
+        "DicomTlsEnabled": False,
+        "Plugins": [str(plugin)],
         "DicomWeb": {"Enable": True, "Root": "/dicom-web/", "EnableWado": True, "WadoRoot": "/wado"},
     }
     (folder / "orthanc.json").write_text(json.dumps(settings))

@@ -11,10 +11,11 @@ import numpy as np
 
 from jaxseg.annotators.lidc.nodules import Stack
 from jaxseg.files import printable
-from jaxseg.images.decode import open_dicom, stored_pixels, without_remarks
+from jaxseg.images.decode import open_dicom, stored_pixels
 from jaxseg.images.dicom import check_tags
 from jaxseg.images.picture import ImageError, check_size
 from jaxseg.images.read import kind_of
+from jaxseg.images.remarks import without_remarks
 
 _ONE = ("SeriesInstanceUID", "PatientID", "Modality")
 _SLICE = (
