@@ -143,6 +143,7 @@ class Segmenter:
             "labels_sha256": hashlib.sha256(json.dumps(card.class_names).encode()).hexdigest(),
             "preprocessing": self.preprocessing,
             "intensity": self.intensity,
+            "grid": list(card.input_size),
             "dtype": dict(card.config)["dtype"],
             "denoise": None if self.postprocess is None else self.postprocess.settings,
         }

@@ -20,12 +20,14 @@ class Summary:
 
     Attributes:
       classes: names of the masks, in their order.
+      grid: height and width of the network's masks, before they were resized to the images; None if it is not recorded.
       by_source: maps the path of an image to its entry.
       by_hash: maps the hexadecimal SHA-256 of an image to its entry.
       paths: paths of all results, relative to the folder.
     """
 
     classes: tuple[str, ...]
+    grid: tuple[int, int] | None
     by_source: dict[str, dict]
     by_hash: dict[str, dict]
     paths: frozenset[str]
@@ -78,11 +80,29 @@ def classes_of(path: Path) -> tuple[str, ...] | None:
     Raises:
       ValueError: the nearest summary is damaged.
     """
+    summary = _summary_of(path)
+    return summary.classes or None if summary else None
+
+
+def grid_of(path: Path) -> tuple[int, int] | None:
+    """Returns the height and width of the network's masks in the run that wrote the masks at `path`.
+
+    They are None unless the nearest `summary.json` in a folder above lists `path` and records them.
+
+    Raises:
+      ValueError: the nearest summary is damaged.
+    """
+    summary = _summary_of(path)
+    return summary.grid if summary else None
+
+
+def _summary_of(path: Path) -> Summary | None:
+    """Returns the nearest summary in a folder above `path`; None if there is none, or it does not list `path`."""
     path = path.resolve()
     for folder in path.parents:
         summary = read_summary(folder)
         if summary is not None:
-            return summary.classes or None if path.relative_to(folder).as_posix() in summary.paths else None
+            return summary if path.relative_to(folder).as_posix() in summary.paths else None
     return None
 
 
@@ -110,6 +130,9 @@ def _parse(path: Path, _states: tuple[tuple[int, int], ...]) -> Summary | None:
         if not isinstance(content, dict) or "jaxseg" not in content:
             return None
         classes = content["settings"].get("classes", [])  # `extract` lists none
+        grid = content["settings"].get("grid")  # earlier versions did not record it
+        if grid is not None and not (len(grid) == 2 and all(type(side) is int and side > 0 for side in grid)):
+            raise TypeError("the grid is not a height and width")
         entries = content["files"].values()
         texts = [*classes, *(entry["source"] for entry in entries), *(entry.get("sha256", "") for entry in entries)]
         paths = [output["path"] for entry in entries for output in entry["outputs"].values()]
@@ -123,7 +146,7 @@ def _parse(path: Path, _states: tuple[tuple[int, int], ...]) -> Summary | None:
         ) from None
     by_source = {entry["source"]: entry for entry in entries}
     by_hash = {entry["sha256"]: entry for entry in entries if "sha256" in entry}
-    return Summary(tuple(classes), by_source, by_hash, frozenset(paths))
+    return Summary(tuple(classes), tuple(grid) if grid else None, by_source, by_hash, frozenset(paths))
 
 
 def _find_listed(folder: Path, image: Path, summary: Summary) -> Path:
