@@ -1,7 +1,7 @@
 """The colours of classes, which are distinct also for readers with red-green colour blindness.
 
-`class_colours` gives every class one colour, which depends only on its name. All pictures, reports and DICOM SEG objects
-use it. The organs of a family, such as the ribs, have similar hues and differ in lightness. The hues of families that
+`class_colours` gives every class one colour, which depends only on its name. All pictures, reports and DICOM SEG
+objects use it. The organs of a family, such as the ribs, have similar hues and differ in lightness. The hues of families that
 overlap in a chest X-ray are far apart; where only two hues are left for a colour-blind reader, their lightness differs.
 """
 
@@ -104,7 +104,7 @@ def _anatomy() -> dict[str, tuple[int, int, int]]:
 
 
 def families() -> dict[str, list[str]]:
-    """Returns the organs of each family: first those of the right side, then those of the left side, then the others."""
+    """Returns the organs of each family: first those on the right, then those on the left, then the others."""
     found: dict[str, list[str]] = {family: [] for family in _FAMILIES}
     for name in sorted((*CXAS, *_MORE), key=lambda name: 0 if "right" in name else 1 if "left" in name else 2):
         found[next(family for family, row in _FAMILIES.items() if re.search(row.pattern, name))].append(name)

@@ -181,8 +181,7 @@ def _descriptions(highdicom: ModuleType, masks: Masks, kept: list[int], algorith
     )
     colours = class_colours(masks.names)
     return [
-        _description(highdicom, number, masks.names[k], colours[k], identification)
-        for number, k in enumerate(kept, 1)
+        _description(highdicom, number, masks.names[k], colours[k], identification) for number, k in enumerate(kept, 1)
     ]
 
 

@@ -117,12 +117,14 @@ def on_grid(masks: np.ndarray, grid: tuple[int, int]) -> np.ndarray | None:
     >>> on_grid(image_size, (2, 2)).tolist()
     [[[True, True], [False, False]]]
     """
-    if masks.shape[1] < grid[0] or masks.shape[2] < grid[1]:
-        return None
     if masks.shape[1:] == grid:
         return masks
     rows, columns = (nearest_indices(side, size) for side, size in zip(grid, masks.shape[1:], strict=True))
-    first_rows, first_columns = (np.searchsorted(to, np.arange(side)) for to, side in zip((rows, columns), grid, strict=True))
+    (kept_rows, first_rows), (kept_columns, first_columns) = (
+        np.unique(to, return_index=True) for to in (rows, columns)
+    )
+    if (len(kept_rows), len(kept_columns)) != grid:
+        return None
     found = np.empty((len(masks), *grid), bool)
     for mask, coarse in zip(masks, found, strict=True):
         coarse[:] = mask.take(first_rows, axis=0).take(first_columns, axis=1)
