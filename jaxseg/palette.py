@@ -1,8 +1,9 @@
 """The colours of classes, which are distinct also for readers with red-green colour blindness.
 
 `class_colours` gives every class one colour, which depends only on its name. All pictures, reports and DICOM SEG
-objects use it. The organs of a family, such as the ribs, have similar hues and differ in lightness. The hues of families that
-overlap in a chest X-ray are far apart; where only two hues are left for a colour-blind reader, their lightness differs.
+objects use it. The organs of a family, such as the ribs, have similar hues and differ in lightness. The hues of
+families that overlap in a chest X-ray are far apart. Where a colour-blind reader sees the same hue, their lightness
+differs.
 """
 
 import hashlib
@@ -85,7 +86,11 @@ def _class_colour(name: str) -> tuple[int, int, int]:
     if found is not None:
         return found
     number = re.fullmatch(r"class[ _-]?0*(\d{1,3})", name.casefold().strip())
-    place = int(number[1]) if number else int(hashlib.sha256(_key(name).encode()).hexdigest(), 16) % _NAMED
+    place = (
+        int(number[1])
+        if number
+        else int(hashlib.sha256(_key(name).encode("utf-8", "surrogatepass")).hexdigest(), 16) % _NAMED
+    )
     return tuple(palette(_NAMED)[place % _NAMED].tolist())
 
 

@@ -1,6 +1,6 @@
 """Draws a sheet of masks on their CT slices with their predicted Dice, to review the worst masks first.
 
-Slices are shown in the radiological convention: the patient's right on the left of the picture, and anterior at the top.
+Slices are shown in the radiological convention: the patient's right is on the left, and anterior is at the top.
 """
 
 import dataclasses
