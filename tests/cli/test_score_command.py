@@ -62,7 +62,8 @@ def test_a_data_set_is_scored_and_resumed(jaxseg_command, weights, root, tmp_pat
     assert (first[0], second[0]) == ("s1", "s2")
     assert first[head.index("brain")] == first[head.index("spinal_cord")] == second[head.index("spleen")] == "n/a"
     assert first[head.index("liver")] != "n/a"
-    assert [line.split("\t")[0] for line in out.splitlines()] == ["case", "s1", "s1"]
+    heading, *worst = out.splitlines()
+    assert (heading, len(worst)) == ("case\torgan\tpredicted_dice", 2)
     with Image.open(tmp_path / "out" / "r.worst.png") as picture:
         assert picture.width > 400
     assert [row[0] for row in read(tmp_path / "out" / "r.annotate.csv")] == ["rank", "1", "2", "3"]

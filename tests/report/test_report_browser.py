@@ -172,6 +172,20 @@ def test_missing_values_give_their_reasons(browser, report):
     assert "No CTR: the mask of 'right hemidiaphragm' is empty." in texts(browser, "#image-2 p")
 
 
+def test_the_hash_of_the_weights_is_short_and_whole_on_hover_and_focus(browser, report, tmp_path):
+    digest = "0123456789abcdef" * 4
+    page = tmp_path / "r.html"
+    page.write_text(report.read_text().replace('"settings":{}', f'"settings":{{"weights sha256":"{digest}"}}', 1))
+    show(browser, page)
+    value = browser.find_element("css selector", "#settings dd")
+    assert value.get_attribute("title") == digest
+    assert texts(browser, "#settings .short") == ["0123456789ab…"]
+    assert texts(browser, "#settings .whole") == [digest]
+    narrow = value.size["width"]
+    browser.execute_script("arguments[0].focus()", value)
+    assert value.size["width"] > 2 * narrow
+
+
 def test_the_filter_acts_on_table_images_and_histograms(browser, report):
     show(browser, report)
     browser.find_element("id", "filter").send_keys("IMAGE_1")
