@@ -193,7 +193,9 @@ def _captions(measurements: Measurements, colours: dict) -> list[tuple[str, tupl
             found += _of_classes(feature, measurements, colours)
     if measurements.lines:
         height, width = measurements.size
-        found.append((f"Lengths are in pixels of the masks, {width} x {height}.", _TEXT))
+        found.append(
+            (f"Lengths are in pixels of the grid of {width} x {height} on which the masks were measured.", _TEXT)
+        )
     of_scores = {column for f in FEATURES if f.kind == "score" for column in f.columns + f.columns_mm}
     missing = {column: reason for column, reason in measurements.reasons.items() if column not in of_scores}
     return found + ([(f"not measured: {summary(missing, most=8)}", _TEXT)] if missing else [])
