@@ -1,6 +1,7 @@
 """Restoring mask files: formats, unchanged classes, previews, resuming, and bad files."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -194,3 +195,18 @@ def test_a_full_disk_leaves_no_partial_file(masks, tmp_path, monkeypatch):
     files = run(masks, tmp_path / "out")
     assert "No space" in files["a"]["reason"]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["summary.json"]
+
+
+def test_a_preview_shows_added_pixels_in_orange_and_removed_ones_in_blue():
+    before, after = np.zeros((64, 64), bool), np.zeros((64, 64), bool)
+    before[8:40, 8:56], after[24:56, 8:56] = True, True
+    loaded = SimpleNamespace(chosen={0: before}, names=["lung"])
+    sheet = np.asarray(mask_files.before_and_after(loaded, mask_files.Restored({0: after}, {}, ())))
+    change = sheet[40:290, 560:800].astype(int)  # the third column
+    shown = [
+        (np.abs(change - colour).max(-1) < 4) for colour in (mask_files.REMOVED, mask_files.KEPT, mask_files.ADDED)
+    ]
+    rows = [np.nonzero(where)[0].mean() for where in shown]
+    assert rows == sorted(rows)  # from top to bottom: removed, kept, added
+    assert mask_files.ADDED == (230, 159, 0)
+    assert mask_files.REMOVED == (0, 114, 178)
