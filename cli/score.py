@@ -50,8 +50,8 @@ _MODELS = "a training run, a model directory or a .pth file"
 @click.option(
     "--worst",
     type=click.IntRange(1),
-    help="List this number of masks with the lowest predicted Dice; with -o, also draw them to NAME.worst.png, with the "
-    "patient's right on the left and anterior at the top.",
+    help="List this number of masks with the lowest predicted Dice; with -o, also draw them to NAME.worst.png, with "
+    "the patient's right on the left and anterior at the top.",
 )
 @click.option(
     "--rank",

@@ -75,7 +75,7 @@ def class_colours(names: Sequence[str]) -> np.ndarray:
       (K, 3) uint8.
 
     >>> class_colours(["heart", "Heart", "class_000"]).tolist()
-    [[208, 49, 43], [208, 49, 43], [230, 159, 0]]
+    [[211, 58, 60], [211, 58, 60], [230, 159, 0]]
     """
     return np.array([_class_colour(str(name)) for name in names], np.uint8).reshape(-1, 3)
 

@@ -24,12 +24,11 @@ from jaxseg.masks.formats import PICTURES, Stack, open_pictures
 from jaxseg.masks.read import open_masks, select
 from jaxseg.masks.write import PREVIEW
 from jaxseg.nn.indices import bilinear_array
-from jaxseg.palette import OKABE_ITO
 from jaxseg.post_dae.denoise import Denoiser, blank, refuse_soft
 from jaxseg.weights.load import as_predictor
 
 SUFFIXES = (*PICTURES, ".npy", ".npz")
-ADDED, REMOVED, KEPT = OKABE_ITO[0], OKABE_ITO[4], (190, 190, 190)  # orange, blue, grey
+ADDED, REMOVED, KEPT = (230, 159, 0), (0, 114, 178), (190, 190, 190)  # orange and blue of Okabe and Ito, and grey
 SHOWN = 6  # largest number of classes in a preview
 
 

@@ -147,10 +147,10 @@ def test_the_preview_shows_what_was_added_and_removed(masks, tmp_path):
     run(masks, tmp_path / "out", Echo((256, 256), **INVERT), preview=True)
     with Image.open(tmp_path / "out" / "a.preview.jpg") as image:
         pixels = np.asarray(image).astype(int)
-    green = (pixels[..., 1] > pixels[..., 0] + 60) & (pixels[..., 1] > 150)
-    red = (pixels[..., 0] > pixels[..., 1] + 60) & (pixels[..., 0] > 150)
-    assert red.sum() > 0.9 * blob(256, 256).sum()
-    assert green.sum() > 0.9 * (~blob(256, 256)).sum()
+    blue = (pixels[..., 2] > pixels[..., 0] + 60) & (pixels[..., 2] > 150)
+    orange = (pixels[..., 0] > pixels[..., 2] + 60) & (pixels[..., 0] > 150)
+    assert blue.sum() > 0.9 * blob(256, 256).sum()
+    assert orange.sum() > 0.9 * (~blob(256, 256)).sum()
 
 
 def test_results_are_not_read_as_masks_and_never_replace_the_input(masks, tmp_path):

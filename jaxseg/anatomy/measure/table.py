@@ -2,8 +2,8 @@
 
 A table has the columns `filename`, the columns of the features, and `reason`. A score that is the only feature has the
 column `score`; with several features it has its own name. Columns whose names end in `_mm` or `_mm2` are in mm or mm²;
-all other areas and lengths are in pixels of the network's grid, as in the original. The cell of a missing measurement is
-empty, and `reason` says why.
+all other areas and lengths are in pixels of the network's grid, as in the original. The cell of a missing measurement
+is empty, and `reason` says why.
 
 Spreadsheets evaluate text that looks like a formula. Text that starts with = + - @, a tab, a line break or an
 apostrophe is therefore written with an apostrophe before it. Characters of a file name that UTF-8 cannot encode are
