@@ -199,13 +199,13 @@ def _pixels(grids: Counter) -> list[str]:
     """Returns sentences that say on which pixels the masks were measured; `grids` counts the images of each grid."""
     of_runs = sorted(grid for grid in grids if grid != IMAGE)
     found = [
-        f"Pixels (px) are those of the network's {grid}, on which `jaxseg extract` measures: it gives the same values."
+        f"Pixels (px) are those of the network's {grid}, on which jaxseg extract measures: it gives the same values."
         for grid in of_runs
     ]
     if grids[IMAGE]:
         which = f"The masks of {grids[IMAGE]:,} of {grids.total():,} images" if of_runs else "The masks"
         found.append(
-            f"{which} are measured as they are stored, in pixels (px) of the image. `jaxseg extract` measures on the "
+            f"{which} are measured as they are stored, in pixels (px) of the image. jaxseg extract measures on the "
             "grid of its network, so its values in pixels differ from these; values in mm are comparable."
         )
     return found

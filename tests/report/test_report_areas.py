@@ -22,7 +22,7 @@ SIZE = (90, 75)
 
 @pytest.fixture(scope="module")
 def segmenter():
-    """A segmenter whose masks are simple shapes on a grid of 32 x 32, whatever the image shows."""
+    """A segmenter whose masks are simple shapes on a grid of 32 x 32 and do not depend on the image."""
     model = jaxseg.create("cxas", class_names=NAMES, backbone="resnet18", width=4)
     model.card = dataclasses.replace(model.card, input_size=(32, 32))
     bits = np.packbits(masks_of(1, (32, 32)), axis=2)
@@ -60,7 +60,7 @@ def test_the_report_shows_the_numbers_of_extract(segmenter, tmp_path, kind):
         assert shown is None if math.isnan(value) else shown == float(f"{value:.6g}"), key
     assert found["heart_area"] == masks_of(1, (32, 32))[2].sum()
     (sentence,) = page.about["pixels"]
-    assert "the network's 32 × 32 grid, on which `jaxseg extract` measures" in sentence
+    assert "the network's 32 × 32 grid, on which jaxseg extract measures" in sentence
     assert {kind["grid"] for kind in page.about["kinds"]} == {""}
 
 
