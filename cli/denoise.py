@@ -25,7 +25,7 @@ from jaxseg.cli.runs import finish, make_denoiser, shown
     show_default=True,
     help="What to do with images that have many shades of grey: refuse them, or cut them at the middle.",
 )
-@options.preview("mask", "before, after, and the change")
+@options.preview("mask", "before, after, and the change: added pixels in orange, removed ones in blue")
 @options.batch_size("8", "masks")
 @options.gpus
 @options.recursive

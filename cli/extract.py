@@ -27,9 +27,10 @@ def extract(
 ):
     """Measure the anatomy in chest X-rays: a table with one row per image.
 
-    The table is <folder>.csv, or <image>.csv for a single image. Lengths are in pixels of the network's 512 x 512 grid,
-    as in the original; columns in mm are added if a DICOM file states its pixel spacing. If something cannot be
-    measured, its cell is empty and the last column states the reason.
+    The table is <folder>.csv, or <image>.csv for a single image. Areas and lengths are in pixels of the network's grid
+    (512 x 512 for the published weights), not of the image, as in the original. Columns whose names end in _mm and
+    _mm2 are added if a DICOM file states its pixel spacing. If something cannot be measured, its cell is empty and
+    the last column states the reason.
     """
     from jaxseg.anatomy.extract import needed_classes
     from jaxseg.anatomy.folders import check_seg_options, extract_folder

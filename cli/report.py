@@ -35,8 +35,10 @@ def report(source, masks, output, features, classes, title, intensity, sides, re
     """Write one HTML page about images and their masks, which a browser opens without a network.
 
     The page shows up to 200 images whose classes can be switched on and off, or up to 5,000 images as small pictures,
-    and the measurements in a table and in histograms. Its size stays below 100 MB. Images that cannot be shown are
-    listed with the reason, and the exit code is 1. The page contains file names, but no names or numbers of patients.
+    and the measurements in a table and in histograms. Masks of a jaxseg run have the numbers that `jaxseg extract`
+    gives; other masks are measured in pixels of their image. The page stays below 100 MB. Images that cannot be shown
+    are listed with the reason, and the exit code is 1. The page contains file names, but no names or numbers of
+    patients.
     """
     from jaxseg.anatomy.measure.features import find_all
     from jaxseg.cli.progress import progress

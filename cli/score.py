@@ -50,7 +50,8 @@ _MODELS = "a training run, a model directory or a .pth file"
 @click.option(
     "--worst",
     type=click.IntRange(1),
-    help="List this number of masks with the lowest predicted Dice; with -o, also draw them to NAME.worst.png.",
+    help="List this number of masks with the lowest predicted Dice; with -o, also draw them to NAME.worst.png, with "
+    "the patient's right on the left and anterior at the top.",
 )
 @click.option(
     "--rank",
@@ -215,6 +216,8 @@ def _show_problems(record) -> None:
 
 def _show_rows(rows: tuple, per_slice: bool) -> None:
     """Prints the scores of a volume of labels, the lowest first."""
+    if rows:
+        click.echo("organ\tpredicted_dice")
     for row in rows:
         if per_slice:
             for z, predicted in zip(row.score.slices, row.score.dice, strict=True):
@@ -229,7 +232,10 @@ def _show_files(found, worst: int | None) -> None:
     for name, what in {"slices": "slices", "annotate": "order", "trust": "order"}.items():
         if name in found.files:
             options.say(f"{what}: {found.files[name]}")
-    for row in found.rows[:worst] if worst else ():
+    rows = found.rows[:worst] if worst else ()
+    if rows:
+        click.echo("case\torgan\tpredicted_dice")
+    for row in rows:
         click.echo(f"{row.case}\t{row.organ}\t{row.score.mean:.4f}")
     if "worst" in found.files:
         options.say(f"picture: {found.files['worst']}")

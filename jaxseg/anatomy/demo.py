@@ -23,7 +23,7 @@ from jaxseg.draw.sheet import contact_sheet
 from jaxseg.folder_runs.stream import Outcome
 from jaxseg.images.read import read_picture
 from jaxseg.nn.metrics import dice
-from jaxseg.palette import palette
+from jaxseg.palette import class_colours
 from jaxseg.training import run
 from jaxseg.training.config.config import Config
 from jaxseg.weights.load import load
@@ -108,11 +108,11 @@ def scores(predictions: np.ndarray, truths: np.ndarray) -> dict[str, float]:
 
 def sheet(paths: list[Path], predictions: np.ndarray, truths: np.ndarray, means: dict[str, float]) -> Image.Image:
     """Returns an image with one row per phantom: the phantom, its true masks, and the predicted masks."""
-    colours = palette(len(phantom.CLASSES))
+    colours = class_colours(phantom.CLASSES)
     rows = []
     for path, prediction, truth in zip(paths, predictions, truths, strict=False):
         image = read_picture(path).pixels
-        rows.append([image, overlay(image, truth), overlay(image, prediction)])
+        rows.append([image, *(overlay(image, masks, colors=colours) for masks in (truth, prediction))])
     legend = [(name, tuple(map(int, colour))) for name, colour in zip(means, colours, strict=True)]
     figures = ", ".join(f"{name} {value:.2f}" for name, value in means.items())
     caption = f"Phantoms drawn from formulas, not seen in training; not real X-rays. Mean Dice: {figures}."

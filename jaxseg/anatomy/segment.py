@@ -175,6 +175,7 @@ class Segmenter:
             "orientation": f"corrected by {self.reference.digest}"
             if self.reference and self._corrects
             else "as stored",
+            "grid": list(card.input_size),
             "dtype": dict(card.config)["dtype"],
             "denoise": None if self.postprocess is None else self.postprocess.settings,
         }

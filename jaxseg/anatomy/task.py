@@ -22,7 +22,7 @@ from jaxseg.draw.sheet import contact_sheet
 from jaxseg.nn import resnet
 from jaxseg.nn.losses import binary_cross_entropy, binary_dice_loss, dice_loss
 from jaxseg.nn.metrics import intersection_over_union, mean_scores
-from jaxseg.palette import palette
+from jaxseg.palette import class_colours
 from jaxseg.settings import Range, pick, section, verify
 from jaxseg.training.config.config import Config
 from jaxseg.training.config.sections import LoadingConfig
@@ -166,14 +166,13 @@ def predictions_sheet(model: nnx.Module, examples: Sequence[dict], class_names: 
       class_names: K names; only the first twelve classes are drawn.
     """
     logits = np.asarray(jax.jit(type(model).__call__)(model, np.stack([example["image"] for example in examples])))
-    rows = []
+    rows, colours = [], class_colours(class_names[:SHOWN])
     for example, values in zip(examples, logits, strict=True):
         grey = example["image"].mean(axis=2)
         image = np.rint(255 * (grey - grey.min()) / max(np.ptp(grey), 1e-6)).astype(np.uint8)
         masks = [np.moveaxis(m[..., :SHOWN], -1, 0) for m in (example["target"] > 0, values > 0)]
-        rows.append([image, *(overlay(image, np.ascontiguousarray(mask)) for mask in masks)])
-    names = class_names[:SHOWN]
-    legend = [(name, tuple(map(int, colour))) for name, colour in zip(names, palette(len(names)), strict=True)]
+        rows.append([image, *(overlay(image, np.ascontiguousarray(mask), colors=colours) for mask in masks)])
+    legend = [(name, tuple(map(int, colour))) for name, colour in zip(class_names[:SHOWN], colours, strict=True)]
     return contact_sheet(rows, titles=["image", "truth", "prediction"], legend=legend, sides=True)
 
 

@@ -6,7 +6,7 @@ from PIL import Image
 from jaxseg.draw.overlay import overlay
 from jaxseg.draw.pictures import BACKGROUND
 from jaxseg.draw.sheet import contact_sheet
-from jaxseg.palette import palette
+from jaxseg.palette import class_colours
 
 _CELL = 256  # side of a cell in pixels
 _LINE = 2  # pixels between the pictures of the matrices
@@ -41,7 +41,8 @@ def samples_sheet(
       An RGB image.
     """
     picture = enlarged(shown_image(image))
-    colours = palette(classes - 1)
+    names = [f"class {k}" for k in range(1, classes)]
+    colours = class_colours(names)
 
     def outlined(mask: np.ndarray, alpha: float) -> np.ndarray:
         large = enlarged(mask)
@@ -53,7 +54,7 @@ def samples_sheet(
     cells["entropy"] = enlarged(grey(entropy / np.log2(classes)))
     if confusion is not None:
         cells["confusion matrix"] = enlarged(confusion_picture(confusion))
-    legend = [(f"class {k + 1}", tuple(int(part) for part in colour)) for k, colour in enumerate(colours)]
+    legend = [(name, tuple(map(int, colour))) for name, colour in zip(names, colours, strict=True)]
     legend = legend if classes > 2 else []
     caption = _caption(masks, classes, title, has_confusion=confusion is not None)
     maps = contact_sheet([list(cells.values())], titles=list(cells), legend=[], cell=_CELL)

@@ -17,7 +17,7 @@ from jaxseg.images.read import Picture, from_array, read_under_masks
 from jaxseg.masks.formats import Stack
 from jaxseg.masks.read import LoadedMasks, open_masks, select
 from jaxseg.masks.results import turned_in_run
-from jaxseg.palette import palette
+from jaxseg.palette import class_colours
 from jaxseg.vocabulary import labels as label_sets
 
 # The 159 classes of CXAS overlap. These show the chest without hiding each other.
@@ -86,8 +86,8 @@ def visualize(
       labels: names of the K masks; None means their own names, or class_000, class_001, ... if they have none.
       classes: labels or groups to show, as a list or separated by commas; "all" means all. None means all as well, but
         only `PREVIEW_CLASSES` if there are more than 30 classes of CXAS, which hide each other.
-      colors: (K, 3) integers from 0 to 255, one colour per mask; None means `palette`, in the order of the
-        shown classes.
+      colors: (K, 3) integers from 0 to 255, one colour per mask; None means
+        `jaxseg.palette.class_colours`, which depend only on the names.
       alpha: opacity of the fills, from 0 (contours only) to 1.
       sides: whether to mark the patient's right and left; correct for frontal pictures that are not mirrored.
       title: text above the picture.
@@ -119,7 +119,8 @@ def visualize(
         raise ValueError(f"the masks are {_by(found.size)}, but the image is {_by(picture.shape)}: they do not match")
     chosen = _selection(found.names, classes)
     all_colors = None if colors is None else check_colors(colors, len(found.names))
-    colours = palette(len(chosen)) if all_colors is None else all_colors[list(chosen)]
+    names = [found.names[k] for k in chosen]
+    colours = class_colours(names) if all_colors is None else all_colors[list(chosen)]
     size = _output_size(picture.shape[:2], width)
     regions = _regions(found, chosen, size)
     picture = _resized(picture, size)

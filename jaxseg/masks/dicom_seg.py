@@ -33,7 +33,7 @@ from jaxseg.images.read import kind_of
 from jaxseg.masks.formats import SEG
 from jaxseg.masks.segmentation import Masks
 from jaxseg.masks.source_header import SourceHeader, read_header
-from jaxseg.palette import palette
+from jaxseg.palette import class_colours
 from jaxseg.vocabulary import codes
 
 _SERIES_NUMBER = 1000  # after the images of the study
@@ -266,10 +266,9 @@ def _descriptions(highdicom: ModuleType, masks: Masks, kept: list[int], algorith
         family=dicom_codes.DCM.ArtificialIntelligence,
         version=codes.long_string(__version__),
     )
-    colours = palette(max(masks.indices) + 1)
+    colours = class_colours(masks.names)
     return [
-        _description(highdicom, number, masks.names[k], colours[masks.indices[k]], identification)
-        for number, k in enumerate(kept, 1)
+        _description(highdicom, number, masks.names[k], colours[k], identification) for number, k in enumerate(kept, 1)
     ]
 
 

@@ -21,6 +21,7 @@ class Summary:
 
     Attributes:
       classes: names of the masks, in their order.
+      grid: height and width of the network's masks, before they were resized to the images; None if it is not recorded.
       by_source: maps the path of an image to its entry.
       by_hash: maps the hexadecimal SHA-256 of an image to its entry.
       paths: paths of all results, relative to the folder.
@@ -28,6 +29,7 @@ class Summary:
     """
 
     classes: tuple[str, ...]
+    grid: tuple[int, int] | None
     by_source: dict[str, dict]
     by_hash: dict[str, dict]
     paths: frozenset[str]
@@ -81,8 +83,8 @@ def classes_of(path: Path) -> tuple[str, ...] | None:
     Raises:
       ValueError: the nearest summary is damaged.
     """
-    summary = _listing(path)
-    return summary.classes or None if summary is not None else None
+    summary = _summary_of(path)
+    return summary.classes or None if summary else None
 
 
 def turned_in_run(path: Path) -> bool | None:
@@ -93,12 +95,24 @@ def turned_in_run(path: Path) -> bool | None:
     Raises:
       ValueError: the nearest summary is damaged.
     """
-    summary = _listing(path)
-    return None if summary is None else summary.turned
+    summary = _summary_of(path)
+    return summary.turned if summary else None
 
 
-def _listing(path: Path) -> Summary | None:
-    """Returns the nearest summary in a folder above, if it lists `path`."""
+def grid_of(path: Path) -> tuple[int, int] | None:
+    """Returns the height and width of the network's masks in the run that wrote the masks at `path`.
+
+    They are None unless the nearest `summary.json` in a folder above lists `path` and records them.
+
+    Raises:
+      ValueError: the nearest summary is damaged.
+    """
+    summary = _summary_of(path)
+    return summary.grid if summary else None
+
+
+def _summary_of(path: Path) -> Summary | None:
+    """Returns the nearest summary in a folder above `path`; None if there is none, or it does not list `path`."""
     path = path.resolve()
     for folder in path.parents:
         summary = read_summary(folder)
@@ -166,6 +180,9 @@ def _parse(path: Path, _states: tuple[tuple[int, int], ...]) -> Summary | None:
             return None
         classes = content["settings"].get("classes", [])  # `extract` lists none
         intensity = content["settings"].get("intensity")
+        grid = content["settings"].get("grid")  # earlier versions did not record it
+        if grid is not None and not (len(grid) == 2 and all(type(side) is int and side > 0 for side in grid)):
+            raise TypeError("the grid is not a height and width")
         entries = content["files"].values()
         texts = [*classes, *(entry["source"] for entry in entries), *(entry.get("sha256", "") for entry in entries)]
         paths = [output["path"] for entry in entries for output in entry["outputs"].values()]
@@ -180,7 +197,7 @@ def _parse(path: Path, _states: tuple[tuple[int, int], ...]) -> Summary | None:
     by_source = {entry["source"]: entry for entry in entries}
     by_hash = {entry["sha256"]: entry for entry in entries if "sha256" in entry}
     turned = None if intensity is None else intensity == "clinical"
-    return Summary(tuple(classes), by_source, by_hash, frozenset(paths), turned)
+    return Summary(tuple(classes), tuple(grid) if grid else None, by_source, by_hash, frozenset(paths), turned)
 
 
 def _find_listed(folder: Path, image: Path, summary: Summary) -> Path:

@@ -179,3 +179,35 @@ class Segmentation:
     def _indices(self) -> tuple[np.ndarray, np.ndarray]:
         height, width = self.bits.shape[1], self.bits.shape[2] * 8
         return nearest_indices(height, self.size[0]), nearest_indices(width, self.size[1])
+
+
+def on_grid(masks: np.ndarray, grid: tuple[int, int]) -> np.ndarray | None:
+    """Returns the masks as the network made them, from masks that `Segmentation` resized to the image's size.
+
+    Args:
+      masks: (K, H, W) bool, at the image's size.
+      grid: height h and width w of the network's masks.
+
+    Returns:
+      (K, h, w) bool. None if they cannot be recovered: the image has fewer rows or columns than the grid, or the masks
+      are not those of a network with this grid, because they were changed or stored with losses.
+
+    >>> image_size = np.zeros((1, 4, 3), bool)
+    >>> image_size[0, :2] = True
+    >>> on_grid(image_size, (2, 2)).tolist()
+    [[[True, True], [False, False]]]
+    """
+    if masks.shape[1:] == grid:
+        return masks
+    rows, columns = (nearest_indices(side, size) for side, size in zip(grid, masks.shape[1:], strict=True))
+    (kept_rows, first_rows), (kept_columns, first_columns) = (
+        np.unique(to, return_index=True) for to in (rows, columns)
+    )
+    if (len(kept_rows), len(kept_columns)) != grid:
+        return None
+    found = np.empty((len(masks), *grid), bool)
+    for mask, coarse in zip(masks, found, strict=True):
+        coarse[:] = mask.take(first_rows, axis=0).take(first_columns, axis=1)
+        if not np.array_equal(coarse.take(columns, axis=1).take(rows, axis=0), mask):
+            return None
+    return found

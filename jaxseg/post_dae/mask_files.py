@@ -28,7 +28,7 @@ from jaxseg.post_dae.denoise import Denoiser, blank, refuse_soft
 from jaxseg.weights.load import as_predictor
 
 SUFFIXES = (*PICTURES, ".npy", ".npz")
-ADDED, REMOVED, KEPT = (90, 200, 120), (230, 90, 80), (190, 190, 190)
+ADDED, REMOVED, KEPT = (230, 159, 0), (0, 114, 178), (190, 190, 190)  # orange and blue of Okabe and Ito, and grey
 SHOWN = 6  # largest number of classes in a preview
 
 

@@ -16,7 +16,7 @@ from jaxseg.masks.results import read_summary
 from jaxseg.report.catalogue import Catalogue
 from jaxseg.report.fitting import NO_PICTURE, NO_VALUES, SMALLER, fit_blocks
 from jaxseg.report.page import block, frame, link
-from jaxseg.report.reading import Reading, read_image, read_settings
+from jaxseg.report.reading import IMAGE, Reading, read_image, read_settings
 
 MAX_IMAGES = 5000
 MAX_OUTLINED = 200  # images; if there are more, pictures are small and masks are painted on them
@@ -60,9 +60,10 @@ def write_report(
       root: folder of the images. The page shows their paths relative to it, and their masks are looked up in the same
         sub-folder of `masks`, unless `masks` has a summary. None means that the page shows only file names.
       title: title of the page.
-      features: what to measure, as `jaxseg.anatomy.measure.features.find_all` takes it. Masks are measured as they are
-        stored, on the pixel grid of their image, except that masks of an image that was turned before it was segmented
-        are measured upright. SCD uses the vertebrae that the run used which made the masks.
+      features: what to measure, as `jaxseg.anatomy.measure.features.find_all` takes it. Masks of a jaxseg run are
+        measured on the network's grid, as `jaxseg.extract` does, and upright if the run turned the image before it was
+        segmented; other masks on the pixels of their image. SCD uses the vertebrae that the run used which made the
+        masks.
       classes: labels or groups to show and measure; None means all. Scores always use the classes that they need.
       intensity: how grey values are shown, as in `read_picture`.
       sides: whether to mark the patient's right and left; correct for frontal pictures that are not mirrored.
@@ -126,7 +127,7 @@ class _Page:
         self.file, self.count, self.left = file, count, count
         self.about, self.after = about | {"outlined": count <= MAX_OUTLINED}, after.encode("utf-8")
         self.max_bytes = max_bytes
-        self.catalogue, self.losses = Catalogue(), Counter()
+        self.catalogue, self.losses, self.grids = Catalogue(), Counter(), Counter()
         self.known, self.end_bytes = (0, 0), 0
         self.file.write(before.encode("utf-8"))
 
@@ -146,6 +147,7 @@ class _Page:
         number, outlined = self.count - self.left, self.about["outlined"]
         text, loss = fit_blocks(record, reading, self.catalogue, number=number, outlined=outlined, room=room)
         self.losses[loss] += 1
+        self.grids[reading.grid] += 1
         return text
 
     def write(self, text: str) -> None:
@@ -159,7 +161,7 @@ class _Page:
 
     def _end(self) -> bytes:
         notes = [text.format(self.losses[kind], self.count) for kind, text in _LOSSES.items() if self.losses[kind]]
-        content = self.about | {"notes": notes} | self.catalogue.content()
+        content = self.about | {"notes": notes, "pixels": _pixels(self.grids)} | self.catalogue.content()
         return block(content, id="about").encode("ascii") + self.after
 
 
@@ -194,6 +196,22 @@ def _searcher(images: list[Path], folder: Path, root: Path | None) -> Callable[[
         return find_masks(places[image], image)
 
     return find
+
+
+def _pixels(grids: Counter) -> list[str]:
+    """Returns sentences that say on which pixels the masks were measured; `grids` counts the images of each grid."""
+    of_runs = sorted(grid for grid in grids if grid != IMAGE)
+    found = [
+        f"Pixels (px) are those of the network's {grid}, on which jaxseg extract measures: it gives the same values."
+        for grid in of_runs
+    ]
+    if grids[IMAGE]:
+        which = f"The masks of {grids[IMAGE]:,} of {grids.total():,} images" if of_runs else "The masks"
+        found.append(
+            f"{which} are measured as they are stored, in pixels (px) of the image. jaxseg extract measures on the "
+            "grid of its network, so its values in pixels differ from these; values in mm are comparable."
+        )
+    return found
 
 
 def _shown_name(image: Path, root: Path | None) -> str:

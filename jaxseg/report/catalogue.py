@@ -5,12 +5,11 @@ from collections.abc import Iterable, Sequence
 
 from jaxseg.draw.visualize import preview_classes
 from jaxseg.files import printable
-from jaxseg.palette import palette
+from jaxseg.palette import class_colours
 from jaxseg.report.reading import Column, unit
 from jaxseg.vocabulary import labels
 
 MAX_CLASSES = 2000  # in all images together
-_MAX_COLOURS = 1000
 _TABLE_CLASSES = ("heart", "right lung", "left lung")  # the table shows their measurements by default
 
 
@@ -20,14 +19,11 @@ class Catalogue:
 
     Attributes:
       classes: maps the name of a class to its number.
-      ranks: maps the name of a class to its place in the palette. The classes shown by default come first: they get the
-        colours that differ most.
       shown: names of the classes that are shown by default.
       columns: maps a column to its number.
     """
 
     classes: dict[str, int] = dataclasses.field(default_factory=dict)
-    ranks: dict[str, int] = dataclasses.field(default_factory=dict)
     shown: set[str] = dataclasses.field(default_factory=set)
     columns: dict[Column, int] = dataclasses.field(default_factory=dict)
 
@@ -40,31 +36,27 @@ class Catalogue:
         new = [name for name in names if name not in self.classes]
         if len(self.classes) + len(new) > MAX_CLASSES:
             raise ValueError(f"the page would have more than {MAX_CLASSES:,} classes; choose some with classes")
-        shown = [name for name in preview_classes(names) if name not in self.classes]
-        self.shown.update(shown)
+        self.shown.update(name for name in preview_classes(names) if name not in self.classes)
         for name in new:
             self.classes[name] = len(self.classes)
-        for name in (*shown, *new):
-            self.ranks.setdefault(name, len(self.ranks))
         for column in columns:
             self.columns.setdefault(column, len(self.columns))
-
-    def colours(self, names: Sequence[str]):
-        """Returns the colours of K classes, (K, 3) uint8."""
-        return palette(min(len(self.ranks), _MAX_COLOURS))[[self.ranks[name] % _MAX_COLOURS for name in names]]
 
     def content(self) -> dict:
         """Returns the classes, groups and columns in the form that the script of the page reads."""
         names = list(self.classes)
-        colours = [f"#{bytes(colour).hex()}" for colour in self.colours(names)] if names else []
+        colours = [f"#{bytes(colour).hex()}" for colour in class_colours(names)] if names else []
         classes = [
             {"name": printable(name), "colour": colour, "on": name in self.shown}
             for name, colour in zip(names, colours, strict=True)
         ]
-        endings = {column.ending: column.feature for column in self.columns}
-        kinds = [{"ending": ending, "feature": feature, "unit": unit(ending)} for ending, feature in endings.items()]
-        columns = self._columns(list(endings))
-        return {"classes": classes, "groups": self._groups(), "kinds": kinds, "columns": columns}
+        grids = {column.grid for column in self.columns if column.grid}
+        kinds = {(column.ending, column.grid): column.feature for column in self.columns}
+        listed = [
+            {"ending": ending, "feature": feature, "unit": unit(ending), "grid": grid if len(grids) > 1 else ""}
+            for (ending, grid), feature in kinds.items()
+        ]
+        return {"classes": classes, "groups": self._groups(), "kinds": listed, "columns": self._columns(list(kinds))}
 
     def _groups(self) -> list[dict]:
         """Returns the groups of CXAS with two or more classes in the page; none if the page has other classes."""
@@ -77,17 +69,18 @@ class Catalogue:
                 groups.append({"name": name, "members": sorted(present)})
         return groups
 
-    def _columns(self, endings: list[str]) -> list[tuple[int, int, bool]]:
-        """Returns per column: index of its ending, number of its class or -1, whether the table shows it by default."""
+    def _columns(self, kinds: list[tuple[str, str]]) -> list[tuple[int, int, bool]]:
+        """Returns per column: index of its kind, number of its class or -1, whether the table shows it by default."""
         first = next((column.ending for column in self.columns if column.class_name), "")
+        shown = (first, f"{first}_mm", f"{first}_mm2")
         preferred = [name for name in _TABLE_CLASSES if name in self.classes]
         in_table = preferred or [name for name in self.classes if name in self.shown][:3]
-        places = {ending: place for place, ending in enumerate(endings)}
+        places = {kind: place for place, kind in enumerate(kinds)}
         return [
             (
-                places[column.ending],
+                places[column.ending, column.grid],
                 self.classes[column.class_name] if column.class_name else -1,
-                not column.class_name or (column.ending == first and column.class_name in in_table),
+                not column.class_name or (column.ending in shown and column.class_name in in_table),
             )
             for column in self.columns
         ]

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from jaxseg.draw.visualize import preview_classes
+from jaxseg.palette import class_colours
 from jaxseg.report.catalogue import Catalogue
 from jaxseg.report.outlines import figure_size, jpeg, outline, painted, reduced, resized
 from jaxseg.report.page import block
@@ -63,7 +64,7 @@ def _pictures(reading: Reading, catalogue: Catalogue, *, outlined: bool) -> Iter
             last = SMALLER
         return
     chosen = [reading.names.index(name) for name in preview_classes(reading.names)]
-    colours = catalogue.colours([reading.names[k] for k in chosen])
+    colours = class_colours([reading.names[k] for k in chosen])
     for side, quality in _PAINTED:
         size = figure_size(shape, side)
         picture = painted(reading.pixels, [reading.masks[k] for k in chosen], colours, size)

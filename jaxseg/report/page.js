@@ -48,10 +48,15 @@ function inColumn(value, { unit }) {
   return unit || Number.isInteger(value) ? number(value) : value.toFixed(3); // equal decimals align ratios in a column
 }
 
+function withUnit(what, { unit, grid }) {
+  const details = [unit, grid].filter(Boolean).join(", "); // the grid is given if the page has several
+  return details ? `${what} (${details})` : what;
+}
+
 function columnName(column) {
   const ending = column.ending.replace(/_mm2?$/, "").replaceAll("_", " ");
   const what = column.of < 0 ? ending : `${classes[column.of].name} ${ending}`;
-  return column.unit ? `${what} (${column.unit})` : what;
+  return withUnit(what, column);
 }
 
 function valueOf(record, k) {
@@ -63,7 +68,9 @@ function reasonOf(record, k) {
   if (record.error) return record.error;
   if (!record.values) return "left out: the page has no room for it";
   const found = record.reasons.find(([, of]) => of.includes(k));
-  return found ? found[0] : "this image does not have this class, or its file does not give the size of a pixel";
+  if (found) return found[0];
+  if (columns[k].grid) return "this image does not have this class, or was measured on other pixels";
+  return "this image does not have this class, or its file does not give the size of a pixel";
 }
 
 function cell(record, k, tag = "td") {
@@ -96,6 +103,12 @@ function search(input, list) {
 
 // ---- header
 
+function settingValue(name, value) {
+  if (!name.endsWith("sha256")) return element("dd", {}, value);
+  const short = element("span", { class: "short", "aria-hidden": true }, `${value.slice(0, 12)}…`); // readers read the whole
+  return element("dd", { class: "digest", title: value, tabindex: 0 }, short, element("span", { class: "whole" }, value));
+}
+
 function showHead() {
   const failed = records.filter((record) => record.error);
   byId("title").textContent = about.title;
@@ -106,11 +119,12 @@ function showHead() {
     failed.length ? `${failed.length} could not be shown` : "",
   ].filter(Boolean).join(" · ");
   for (const [name, value] of Object.entries(about.settings))
-    byId("settings").append(element("div", {}, element("dt", {}, name), element("dd", {}, value)));
+    byId("settings").append(element("div", {}, element("dt", {}, name), settingValue(name, value)));
   const notes = about.notes.map((note) => `${note}, to limit the size of the page.`);
   if (!about.outlined) notes.push("The pictures are small and show a fixed choice of classes, because there are many images.");
   byId("notes").textContent = notes.join(" ");
   byId("notes").hidden = !notes.length;
+  byId("pixels").textContent = about.pixels.join(" ");
   if (failed.length) {
     byId("failures").hidden = false;
     byId("failures").open = failed.length <= 5;
@@ -238,22 +252,25 @@ function histogram(values, unit) {
 }
 
 function showHistograms() {
-  const figures = [];
+  const figures = [], empty = [];
   const listed = records.filter((record, i) => !rows[i].hidden && !record.error);
   for (const k of Array.from(shownColumns).sort((a, b) => a - b)) {
     const values = listed.map((record) => valueOf(record, k)).filter((value) => value !== null).sort((a, b) => a - b);
-    const facts = [`n = ${values.length.toLocaleString("en-GB")}`];
-    if (values.length) {
-      const half = values.length >> 1;
-      const median = values.length % 2 ? values[half] : (values[half - 1] + values[half]) / 2;
-      facts.push(`median ${inColumn(median, columns[k])}`);
+    if (!values.length) {
+      empty.push(columnName(columns[k]));
+      continue;
     }
+    const half = values.length >> 1;
+    const median = values.length % 2 ? values[half] : (values[half - 1] + values[half]) / 2;
+    const facts = [`n = ${values.length.toLocaleString("en-GB")}`, `median ${inColumn(median, columns[k])}`];
     if (values.length < listed.length) facts.push(`not measured in ${listed.length - values.length}`);
     const caption = element("figcaption", {}, element("b", {}, columnName(columns[k])), element("div", { class: "faint" }, facts.join(" · ")));
-    figures.push(element("figure", {}, caption, ...(values.length ? [histogram(values, columns[k].unit || "ratio")] : [])));
+    figures.push(element("figure", {}, caption, histogram(values, columns[k].unit || "ratio")));
   }
   byId("histograms").replaceChildren(...figures);
   byId("histograms").hidden = records.length < 2; // a histogram of one image is useless
+  byId("without-values").textContent = `Without a value: ${empty.join(", ")}.`;
+  byId("without-values").hidden = records.length < 2 || !empty.length;
 }
 
 // ---- images; a figure exists only while it is near the screen
@@ -312,9 +329,8 @@ function classTable(record, ofClasses) {
     const endings = Array.from(new Map(there.map((k) => [columns[k].ending, k])).keys());
     const find = new Map(there.map((k) => [`${columns[k].of} ${columns[k].ending}`, k]));
     const titles = endings.map((ending) => {
-      const { unit } = columns.find((column) => column.of >= 0 && column.ending === ending);
-      const what = ending.replace(/_mm2?$/, "");
-      return element("th", { scope: "col" }, unit ? `${what} (${unit})` : what);
+      const column = columns[there.find((k) => columns[k].ending === ending)];
+      return element("th", { scope: "col" }, withUnit(ending.replace(/_mm2?$/, "").replaceAll("_", " "), column));
     });
     const body = Array.from(new Set(there.map((k) => columns[k].of)), (of) => {
       const cells = endings.map((ending) => (find.has(`${of} ${ending}`) ? cell(record, find.get(`${of} ${ending}`)) : element("td")));

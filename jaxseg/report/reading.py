@@ -13,9 +13,11 @@ from jaxseg.files import printable
 from jaxseg.images.picture import ImageError
 from jaxseg.images.preprocess import display
 from jaxseg.images.read import read_under_masks
-from jaxseg.masks.read import is_of_one_image, read_masks, select
-from jaxseg.masks.results import SUMMARY_FILE, orientation_of, read_summary, turned_in_run
+from jaxseg.masks.read import LoadedMasks, is_of_one_image, read_masks, select
+from jaxseg.masks.results import SUMMARY_FILE, grid_of, orientation_of, read_summary, turned_in_run
+from jaxseg.masks.segmentation import on_grid
 
+IMAGE = "image"  # name of the pixels of masks that were measured as they are stored
 MAX_NAME = 200  # characters in the name of a class
 _SETTINGS = ("model", "weights_sha256", "threshold", "preprocessing", "intensity", "orientation", "groups", "dtype")
 
@@ -28,11 +30,13 @@ class Column:
       ending: name of a score, or of the measured quantity of a class, such as "area_mm2".
       class_name: name of the class; "" for a score of the image.
       feature: name of the feature that yields the number.
+      grid: the pixels on which it was measured, such as "512 × 512 grid", if the number depends on them; otherwise "".
     """
 
     ending: str
     class_name: str
     feature: str
+    grid: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +51,7 @@ class Reading:
       reasons: why a value is NaN.
       notes: warnings of reading the image. They may quote tags of a DICOM file, so the page does not contain them.
       has_spacing: whether the file gives the size of a pixel.
+      grid: the pixels on which the masks were measured: `IMAGE`, or those of the network, such as "512 × 512 grid".
       warning: what the run that made the masks found about the orientation of the image; "" if nothing.
     """
 
@@ -57,6 +62,7 @@ class Reading:
     reasons: dict[Column, str]
     notes: tuple[str, ...]
     has_spacing: bool
+    grid: str
     warning: str = ""
 
 
@@ -69,7 +75,11 @@ def read_image(
     intensity: str = "clinical",
     groups: str = "original",
 ) -> Reading:
-    """Reads an image and its masks, and measures the masks on the pixel grid of the image.
+    """Reads an image and its masks, and measures the masks.
+
+    Masks of a jaxseg run are measured on the network's grid, as `jaxseg.extract` does, so that both give the same
+    numbers. Other masks are measured on the pixels of the image. So are masks of a run that were changed afterwards,
+    stored with losses, or that belong to an image with fewer pixels than the grid.
 
     Args:
       image: a png, jpg or DICOM file.
@@ -98,24 +108,36 @@ def read_image(
     chosen = list(select(loaded.names, classes))
     kept = loaded.masks if len(chosen) == len(loaded.names) else loaded.masks[chosen]
     names = tuple(loaded.names[k] for k in chosen)
+    measured, grid, pixel_mm = _measured_masks(loaded, masks, picture.spacing_mm)
     seen = orientation_of(masks, image)
     upright = -seen.quarters if seen else 0
-    spacing = picture.spacing_mm and picture.spacing_mm[:: -1 if upright % 2 else 1]
-    how = {"pixel_mm": spacing, "groups": groups}
+    how = {"pixel_mm": pixel_mm and pixel_mm[:: -1 if upright % 2 else 1], "groups": groups}
     values, reasons = {}, {}
-    for kind, of, given in (("score", loaded.masks, loaded.names), ("per class", kept, names)):
+    parts = measured if len(chosen) == len(loaded.names) else measured[chosen]
+    for kind, of, given in (("score", measured, loaded.names), ("per class", parts, names)):
         wanted = [feature for feature in features if feature.kind == kind]
         if wanted:
-            turned = np.rot90(of, upright, axes=(1, 2))
-            measured = measure(turned, given, [feature.name for feature in wanted], **how)
-            _collect(measured, wanted, given, values, reasons)
+            found = measure(np.rot90(of, upright, axes=(1, 2)), given, [feature.name for feature in wanted], **how)
+            _collect(found, wanted, given, values, reasons, grid)
     warning = seen.note if seen else ""
     notes = (*picture.notes, f"{image.name}: {warning}") if warning else picture.notes
-    return Reading(display(picture), names, kept, values, reasons, notes, picture.spacing_mm is not None, warning)
+    return Reading(display(picture), names, kept, values, reasons, notes, pixel_mm is not None, grid, warning)
+
+
+def _measured_masks(loaded: LoadedMasks, path: Path, spacing_mm: tuple[float, float] | None) -> tuple:
+    """Returns the masks to measure, (K, h, w) bool, the name of their pixels, and the size of a pixel in mm or None."""
+    grid = grid_of(path)
+    coarse = None if grid is None else on_grid(loaded.masks, grid)
+    if coarse is None:
+        return loaded.masks, IMAGE, spacing_mm
+    pixel_mm = None
+    if spacing_mm is not None:
+        pixel_mm = tuple(mm * side / to for mm, side, to in zip(spacing_mm, loaded.size, grid, strict=True))
+    return coarse, f"{grid[0]} × {grid[1]} grid", pixel_mm
 
 
 def unit(ending: str) -> str:
-    """Returns the unit of a column: "mm", "mm²", "px" (pixels of the image), or "" for a ratio.
+    """Returns the unit of a column: "mm", "mm²", "px" (pixels of the column's grid), or "" for a ratio.
 
     >>> unit("area_mm2"), unit("area"), unit("CTR")
     ('mm²', 'px', '')
@@ -180,7 +202,7 @@ def read_settings(folder: Path) -> dict[str, str]:
     return {name.replace("_", " "): text for name, text in texts.items()}
 
 
-def _collect(measured: Measurements, features, names, values: dict, reasons: dict) -> None:
+def _collect(measured: Measurements, features, names, values: dict, reasons: dict, grid: str) -> None:
     """Adds measurements to `values` and `reasons`, by column.
 
     A column also has the name of its feature, because the same text may be the name of columns from two calls.
@@ -191,7 +213,8 @@ def _collect(measured: Measurements, features, names, values: dict, reasons: dic
                 found = f"{name}_{ending}" if name else ending
                 if found not in measured.values:
                     continue  # a column in mm, but the size of a pixel is unknown
-                column = Column(ending, name, feature.name)
+                depends = ending != "CTR" and not unit(ending).startswith("mm")
+                column = Column(ending, name, feature.name, grid if depends else "")
                 values[column] = measured.values[found]
                 if math.isnan(values[column]):
                     reasons[column] = measured.reasons[found]

@@ -1,4 +1,7 @@
-"""Draws a sheet of masks on their CT slices with their predicted Dice, to review the worst masks first."""
+"""Draws a sheet of masks on their CT slices with their predicted Dice, to review the worst masks first.
+
+Slices are shown in the radiological convention: the patient's right is on the left, and anterior is at the top.
+"""
 
 import dataclasses
 import math
@@ -13,6 +16,7 @@ from jaxseg.palette import OKABE_ITO
 from jaxseg.segae.cases import Case
 from jaxseg.segae.score_table import Row
 from jaxseg.volumes.read import read_labels, read_volume
+from jaxseg.volumes.volume import ends_of_axes
 
 CONTOUR = OKABE_ITO[0]
 MOST = 60  # largest number of masks on a sheet
@@ -30,6 +34,8 @@ class WorstMask:
       title: text below the tile, such as case and organ.
       score: predicted Dice.
       truth: true Dice; None if it is not known.
+      sides: letters of the patient's sides at the left, right, top and bottom of the slice; "" if they are not known.
+      pixel_mm: height and width of a pixel in mm.
     """
 
     ct: np.ndarray
@@ -37,6 +43,8 @@ class WorstMask:
     title: str
     score: float
     truth: float | None = None
+    sides: str = ""
+    pixel_mm: tuple[float, float] = (1.0, 1.0)
 
 
 def worst_sheet(rows: Sequence[WorstMask], *, window: tuple[float, float] = (40.0, 400.0)) -> Image.Image:
@@ -70,7 +78,9 @@ def worst_sheet(rows: Sequence[WorstMask], *, window: tuple[float, float] = (40.
     for i, row in enumerate(rows):
         x, y = _GAP + i % columns * (_CELL + _GAP), _GAP + i // columns * high
         tile = _tile(row, window)
-        sheet.paste(tile, (x + (_CELL - tile.width) // 2, y + (_CELL - tile.height) // 2))
+        corner = x + (_CELL - tile.width) // 2, y + (_CELL - tile.height) // 2
+        sheet.paste(tile, corner)
+        _letter(pen, row.sides, (*corner, corner[0] + tile.width, corner[1] + tile.height))
         pen.text((x, y + _CELL + line // 2 + 2), cut(row.title, font, _CELL), TEXT, font, anchor="lm")
         known = "" if row.truth is None else f", true {row.truth:.2f}"
         pen.text((x, y + _CELL + line + line // 2), f"predicted {row.score:.2f}{known}", FAINT, font, anchor="lm")
@@ -84,13 +94,49 @@ def _tile(row: WorstMask, window: tuple[float, float]) -> Image.Image:
     ct, mask = row.ct[part].astype(np.float64), row.mask[part].astype(bool)
     centre, width = window
     grey = np.clip((np.nan_to_num(ct) - centre) / width + 0.5, 0, 1)
-    scale = _CELL / max(ct.shape)
-    size = [max(1, round(scale * length)) for length in ct.shape[::-1]]
+    extent = np.multiply(ct.shape, row.pixel_mm)
+    size = [max(1, round(length)) for length in (_CELL / extent.max() * extent[::-1]).tolist()]
     shown = Image.fromarray(np.rint(255 * grey).astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
     picture = np.array(shown.convert("RGB"))
     large = np.array(Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.NEAREST)) > 0
     picture[large & ~ndimage.binary_erosion(large, iterations=2)] = CONTOUR
     return Image.fromarray(picture)
+
+
+def _letter(pen: ImageDraw.ImageDraw, sides: str, box: tuple[int, int, int, int]) -> None:
+    """Writes the letters of the patient's sides inside the edges of a tile: left, right, top, bottom."""
+    left, top, right, bottom = box
+    x, y = (left + right) // 2, (top + bottom) // 2
+    places = [((left + 3, y), "lm"), ((right - 3, y), "rm"), ((x, top + 2), "mt"), ((x, bottom - 3), "mb")]
+    for letter, (place, anchor) in zip(sides, places, strict=False):
+        pen.text(place, letter, TEXT, font_of(14), anchor, stroke_width=2, stroke_fill=BACKGROUND)
+
+
+def radiological(tile: WorstMask, affine: np.ndarray) -> WorstMask:
+    """Returns a tile turned as radiologists look at it, without interpolation, and with the letters of its sides.
+
+    The patient's right is on the left; if the slice does not run from right to left, anterior is. Superior is at the
+    top; if the slice does not run from feet to head, anterior is.
+
+    Args:
+      tile: the slice as stored, in rows and columns of the volume.
+      affine: (4, 4), of the volume, as in `jaxseg.volumes.volume.Volume`.
+    """
+    columns, rows, _ = ends_of_axes(affine)
+    column_mm, row_mm, _ = np.linalg.norm(affine[:3, :3], axis=0).tolist()
+    ct, mask, pixel_mm = tile.ct, tile.mask, (row_mm, column_mm)
+    if _rank(columns) < _rank(rows):
+        columns, rows, ct, mask, pixel_mm = rows, columns, ct.T, mask.T, pixel_mm[::-1]
+    if rows[0] not in "SA":
+        rows, ct, mask = rows[::-1], ct[::-1], mask[::-1]
+    if columns[0] not in "RA":
+        columns, ct, mask = columns[::-1], ct[:, ::-1], mask[:, ::-1]
+    return dataclasses.replace(tile, ct=ct, mask=mask, sides="".join((*columns, *rows)), pixel_mm=pixel_mm)
+
+
+def _rank(ends: tuple[str, str]) -> int:
+    """Returns how strongly an axis is meant to be vertical: 0 for superior-inferior, 1 for anterior-posterior, 2."""
+    return ["IS", "AP", "LR"].index("".join(sorted(ends)))
 
 
 def _zoom(mask: np.ndarray) -> tuple[slice, slice]:
@@ -126,7 +172,8 @@ def worst_picture(rows: Sequence[Row], cases: Sequence[Case], *, canonical: bool
 
 
 def _of_case(case: Case, rows: Sequence[Row], *, canonical: bool) -> dict[tuple[str, str], WorstMask]:
-    ct, found = read_volume(case.ct, canonical=canonical).array, {}
+    volume, found = read_volume(case.ct, canonical=canonical), {}
+    ct = volume.array
     labels = read_labels(case.labels, canonical=canonical).array if case.labels else None
     numbers = {organ.name: label for label, organ in case.table.items()}
     for row in rows:
@@ -138,5 +185,6 @@ def _of_case(case: Case, rows: Sequence[Row], *, canonical: bool) -> dict[tuple[
         title = f"{case.name}, {row.organ}, slice {z}"
         if mask.shape != ct[z].shape:
             raise ValueError(f"{row.organ} no longer has the shape of its CT")
-        found[row.case, row.organ] = WorstMask(ct[z], mask, title, row.score.mean)
+        tile = WorstMask(ct[z], mask, title, row.score.mean)
+        found[row.case, row.organ] = tile if volume.affine is None else radiological(tile, volume.affine)
     return found

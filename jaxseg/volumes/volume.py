@@ -98,6 +98,24 @@ def canonical(volume: Volume) -> Volume:
     return dataclasses.replace(volume, array=turned.transpose(), affine=volume.affine @ change)
 
 
+def ends_of_axes(affine: np.ndarray) -> list[tuple[str, str]]:
+    """Returns for the axes (x, y, z) of an affine the sides of the patient that are closest to their two ends.
+
+    Args:
+      affine: (4, 4), as in `Volume`.
+
+    Returns:
+      The letters at the first and last voxel of each axis: R and L, A and P, S and I.
+
+    >>> ends_of_axes(np.diag([-1.0, 1.0, 1.0, 1.0]))  # columns run to the left
+    [('R', 'L'), ('P', 'A'), ('I', 'S')]
+    """
+    ends = [("", "")] * 3
+    for (low, high), axis, sign in zip(("LR", "PA", "IS"), *_closest_axes(affine), strict=True):
+        ends[axis] = (low, high) if sign > 0 else (high, low)
+    return ends
+
+
 def _closest_axes(affine: np.ndarray) -> tuple[list[int], list[int]]:
     """Returns for right, anterior and superior the closest axis of (x, y, z), and its sign."""
     directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)

@@ -62,7 +62,8 @@ def test_a_data_set_is_scored_and_resumed(jaxseg_command, weights, root, tmp_pat
     assert (first[0], second[0]) == ("s1", "s2")
     assert first[head.index("brain")] == first[head.index("spinal_cord")] == second[head.index("spleen")] == "n/a"
     assert first[head.index("liver")] != "n/a"
-    assert len(out.splitlines()) == 2
+    heading, *worst = out.splitlines()
+    assert (heading, len(worst)) == ("case\torgan\tpredicted_dice", 2)
     with Image.open(tmp_path / "out" / "r.worst.png") as picture:
         assert picture.width > 400
     assert [row[0] for row in read(tmp_path / "out" / "r.annotate.csv")] == ["rank", "1", "2", "3"]
@@ -114,8 +115,10 @@ def test_a_volume_of_labels_is_scored_by_a_table_of_names(jaxseg_command, weight
         tmp_path / "names.json",
     ]
     code, out, _ = jaxseg_command("score", "--weights", weights, *words)
-    scores = dict(line.split("\t") for line in out.splitlines())
+    head, *lines = out.splitlines()
+    scores = dict(line.split("\t") for line in lines)
     assert code == 0
+    assert head == "organ\tpredicted_dice"
     assert set(scores) == {"liver", "spleen"}
     assert list(scores.values()) == sorted(scores.values(), key=float)
     jaxseg_command("score", "--weights", weights, *words, "-o", tmp_path / "r.csv", "--worst", "1")

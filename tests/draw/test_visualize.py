@@ -14,7 +14,7 @@ from jaxseg.draw.visualize import PREVIEW_CLASSES, preview, preview_classes, vis
 from jaxseg.images.read import read_picture
 from jaxseg.masks.read import LoadedMasks, open_masks
 from jaxseg.masks.segmentation import Segmentation
-from jaxseg.palette import palette
+from jaxseg.palette import class_colours
 from jaxseg.vocabulary import labels
 
 IMAGE = np.full((100, 80), 60, np.uint8)
@@ -68,13 +68,14 @@ def test_the_width_is_that_of_the_picture_without_the_legend():
     page = visualize(IMAGE, disc(), width=160, sides=False, labels=["heart"])
     assert page.height == 240
     picture = np.asarray(page)[:200, :160]
-    assert has(picture, palette(1)[0])
-    assert not has(np.asarray(page)[200:, :160], palette(1)[0])
+    (colour,) = class_colours(["heart"])
+    assert has(picture, colour)
+    assert not has(np.asarray(page)[200:, :160], colour)
 
 
 def test_fill_contour_and_image_are_in_their_places():
     page = np.asarray(visualize(IMAGE, disc(), alpha=0.5, sides=False, width=80))
-    colour = palette(1)[0].astype(int)
+    colour = class_colours(["class_000"])[0].astype(int)
     assert page[50, 40].tolist() == np.rint((60 + colour) / 2).astype(int).tolist()
     assert page[50, 20].tolist() == colour.tolist()
     assert page[50, 18].tolist() == [60, 60, 60]
@@ -84,10 +85,10 @@ def test_fill_contour_and_image_are_in_their_places():
 def test_the_legend_lists_non_empty_classes_in_their_colours_beside_the_picture():
     masks = np.stack([disc(), np.zeros_like(IMAGE, bool), disc(20, 20, 8)])
     named = visualize(IMAGE, masks, labels=["heart", "liver", "lung"], sides=False)
-    colours = palette(3)
+    colours = class_colours(["heart", "liver", "lung"])
     legend = legend_of(named, 640)
     assert [has(legend, colour) for colour in colours] == [True, False, True]
-    bare = visualize(IMAGE, masks, labels=["", "", ""], sides=False)
+    bare = visualize(IMAGE, masks, labels=["", "", ""], colors=colours, sides=False)
     np.testing.assert_array_equal(np.asarray(named)[:, :640], np.asarray(bare)[:, :640])
 
 

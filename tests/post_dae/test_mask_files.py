@@ -1,6 +1,7 @@
 """Restoring mask files: formats, unchanged classes, previews, resuming, and bad files."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -146,10 +147,10 @@ def test_the_preview_shows_what_was_added_and_removed(masks, tmp_path):
     run(masks, tmp_path / "out", Echo((256, 256), **INVERT), preview=True)
     with Image.open(tmp_path / "out" / "a.preview.jpg") as image:
         pixels = np.asarray(image).astype(int)
-    green = (pixels[..., 1] > pixels[..., 0] + 60) & (pixels[..., 1] > 150)
-    red = (pixels[..., 0] > pixels[..., 1] + 60) & (pixels[..., 0] > 150)
-    assert red.sum() > 0.9 * blob(256, 256).sum()
-    assert green.sum() > 0.9 * (~blob(256, 256)).sum()
+    blue = (pixels[..., 2] > pixels[..., 0] + 60) & (pixels[..., 2] > 150)
+    orange = (pixels[..., 0] > pixels[..., 2] + 60) & (pixels[..., 0] > 150)
+    assert blue.sum() > 0.9 * blob(256, 256).sum()
+    assert orange.sum() > 0.9 * (~blob(256, 256)).sum()
 
 
 def test_results_are_not_read_as_masks_and_never_replace_the_input(masks, tmp_path):
@@ -194,3 +195,18 @@ def test_a_full_disk_leaves_no_partial_file(masks, tmp_path, monkeypatch):
     files = run(masks, tmp_path / "out")
     assert "No space" in files["a"]["reason"]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["summary.json"]
+
+
+def test_a_preview_shows_added_pixels_in_orange_and_removed_ones_in_blue():
+    before, after = np.zeros((64, 64), bool), np.zeros((64, 64), bool)
+    before[8:40, 8:56], after[24:56, 8:56] = True, True
+    loaded = SimpleNamespace(chosen={0: before}, names=["lung"])
+    sheet = np.asarray(mask_files.before_and_after(loaded, mask_files.Restored({0: after}, {}, ())))
+    change = sheet[40:290, 560:800].astype(int)  # the third column
+    shown = [
+        (np.abs(change - colour).max(-1) < 4) for colour in (mask_files.REMOVED, mask_files.KEPT, mask_files.ADDED)
+    ]
+    rows = [np.nonzero(where)[0].mean() for where in shown]
+    assert rows == sorted(rows)  # from top to bottom: removed, kept, added
+    assert mask_files.ADDED == (230, 159, 0)
+    assert mask_files.REMOVED == (0, 114, 178)

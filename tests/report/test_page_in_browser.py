@@ -172,6 +172,20 @@ def test_missing_values_give_their_reasons(browser, report):
     assert "No CTR: the mask of 'right hemidiaphragm' is empty." in texts(browser, "#image-2 p")
 
 
+def test_the_hash_of_the_weights_is_short_and_whole_on_hover_and_focus(browser, report, tmp_path):
+    digest = "0123456789abcdef" * 4
+    page = tmp_path / "r.html"
+    page.write_text(report.read_text().replace('"settings":{}', f'"settings":{{"weights sha256":"{digest}"}}', 1))
+    show(browser, page)
+    value = browser.find_element("css selector", "#settings dd")
+    assert value.get_attribute("title") == digest
+    assert texts(browser, "#settings .short") == ["0123456789ab…"]
+    assert texts(browser, "#settings .whole") == [digest]
+    narrow = value.size["width"]
+    browser.execute_script("arguments[0].focus()", value)
+    assert value.size["width"] > 2 * narrow
+
+
 def test_the_filter_acts_on_table_images_and_histograms(browser, report):
     show(browser, report)
     browser.find_element("id", "filter").send_keys("IMAGE_1")
@@ -190,10 +204,10 @@ def test_histograms_count_every_value_once_and_the_missing_ones(browser, report)
         "Array.from(document.querySelectorAll('#histograms figure'), (f) => "
         "Array.from(f.querySelectorAll('rect'), (r) => Number(r.dataset.count)).reduce((a, b) => a + b, 0))",
     )
-    assert counts == [3, 0, 4, 4, 4]
+    assert counts == [3, 4, 4, 4]
     assert captions[0].startswith("CTRn = 3 · median 0.")
     assert captions[0].endswith("not measured in 1")
-    assert "n = 0" in captions[1]
+    assert texts(browser, "#without-values") == ["Without a value: SCD (px)."]
     assert {"images", "ratio"} <= set(texts(browser, "#histograms figure:first-child text"))
 
 
@@ -294,5 +308,5 @@ def test_300_images_have_small_pictures_a_table_and_histograms(browser, tmp_path
     assert ask(browser, "document.querySelectorAll('#class-list input').length") == 0
     assert texts(browser, "#class-list li") == list(NAMES)
     assert ask(browser, "document.querySelectorAll('figure svg image').length") < 100  # only those near the screen
-    assert "n = 300" in texts(browser, "#histograms figcaption")[2]
+    assert "n = 300" in texts(browser, "#histograms figcaption")[0]
     assert browser.get_log("browser") == []

@@ -1,11 +1,15 @@
 """Sheets of masks: position of the outlines, grey values of the window, and tiles for all masks."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from volume_files import save_nifti
 
-from jaxseg.segae.worst import CONTOUR, WorstMask, worst_sheet
+from jaxseg.segae import worst
+from jaxseg.segae.cases import Case
+from jaxseg.segae.worst import CONTOUR, WorstMask, radiological, worst_picture, worst_sheet
 
 
 def row(shape=(60, 80), box=(slice(20, 40), slice(30, 55)), **changes) -> WorstMask:
@@ -114,3 +118,60 @@ def test_values_that_are_not_finite_are_drawn_as_if_they_were_zero():
 def test_invalid_masks_are_refused(rows, words):
     with pytest.raises(ValueError, match=words):
         worst_sheet(rows)
+
+
+# Directions of the axes x, y and z of a volume, and the slice that a radiologist sees, as letters of its corners.
+AXES = ["RAS", "LPS", "LAI", "ARS", "PLS", "SRA", "RSA", "ASR", "PIL"]
+
+
+@pytest.mark.parametrize("axes", AXES)
+def test_slices_are_turned_as_radiologists_look_at_them(axes):
+    """The slice is a map of coordinates in mm, so that its turned corners say where the sides of the patient are."""
+    affine = np.eye(4)
+    affine[:3, :3] = 0
+    for axis, (letter, mm) in enumerate(zip(axes, (0.5, 0.75, 2), strict=True)):
+        affine["LRPAIS".index(letter) // 2, axis] = mm if letter in "RAS" else -mm
+    y, x = np.mgrid[:6, :9]
+    place = np.einsum("ij,j...->i...", affine[:3, :2], np.stack([x, y])).astype(float)  # right, anterior, superior
+    tiles = [radiological(WorstMask(each, each > 0, "", 0.5), affine) for each in place]
+    left, right, top, bottom = tiles[0].sides
+    assert left in "RA"
+    assert top in "SA"
+    assert {left + right, top + bottom} <= {"RL", "AP", "SI"}
+    for letter, ends in ((left, (0, -1)), (top, (0, -1))):
+        values = tiles["RAS".index(letter)].ct
+        first, last = (values[:, k] if letter == left else values[k] for k in ends)
+        assert (first > last).all()
+    assert (tiles[0].mask == (tiles[0].ct > 0)).all()
+
+
+def test_pixels_that_are_not_square_keep_their_proportions():
+    found = outline([row(pixel_mm=(2.0, 1.0))])
+    rows, columns = np.nonzero(found)
+    assert np.ptp(rows) / np.ptp(columns) == pytest.approx(2 * 20 / 25, rel=0.05)
+
+
+def test_the_sides_of_the_patient_are_written_on_a_tile():
+    bare, lettered = (np.asarray(worst_sheet([row(sides=sides)])).astype(int) for sides in ("", "RLAP"))
+    rows, columns = np.nonzero((bare != lettered).any(-1))
+    assert len(rows) > 100
+    assert columns.min() < 30 < 200 < columns.max()
+    assert rows.max() < 12 + 220
+
+
+def test_a_scored_volume_is_drawn_with_the_patients_right_on_the_left(tmp_path, monkeypatch):
+    ct = np.zeros((3, 40, 40), np.int16)
+    mask = np.zeros((3, 40, 40), np.uint8)
+    mask[1, 5:10, 30:36] = 1  # posterior and to the right, in a volume whose axes run to the right and anterior
+    ct[mask > 0] = 1000
+    for name, array in (("ct", ct), ("liver", mask)):
+        save_nifti(tmp_path / f"{name}.nii.gz", array, np.eye(4))
+    case = Case("s1", tmp_path / "ct.nii.gz", masks={"liver": tmp_path / "liver.nii.gz"}, source="s1")
+    drawn = []
+    monkeypatch.setattr(worst, "worst_sheet", lambda tiles: drawn.extend(tiles))
+    worst_picture([SimpleNamespace(case="s1", organ="liver", worst_slice=1, score=SimpleNamespace(mean=0.2))], [case])
+    (tile,) = drawn
+    assert tile.sides == "RLAP"
+    rows, columns = np.nonzero(tile.mask)
+    assert (rows.min(), columns.max()) == (30, 9)
+    np.testing.assert_array_equal(tile.ct > 0, tile.mask)

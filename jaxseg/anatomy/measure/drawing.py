@@ -12,19 +12,19 @@ from PIL import Image, ImageDraw, ImageFont
 from jaxseg.anatomy.measure.features import FEATURES, Measurements
 from jaxseg.anatomy.measure.shapes import Line
 from jaxseg.anatomy.measure.table import summary
-from jaxseg.palette import OKABE_ITO
+from jaxseg.palette import OKABE_ITO, class_colours
 
-_ORANGE, _SKY, _GREEN, _YELLOW, _BLUE, _VERMILION, _PURPLE = OKABE_ITO
+_YELLOW, _VERMILION, _PURPLE = (OKABE_ITO[k] for k in (3, 5, 6))
+_HEART, _LUNG, _SPINE = map(tuple, class_colours(["heart", "lung", "spine"]).tolist())  # lines of organs
 _COLOURS = {
     "midline": _YELLOW,
-    "heart right": _ORANGE,
-    "heart left": _ORANGE,
-    "thorax": _SKY,
+    "heart right": _HEART,
+    "heart left": _HEART,
+    "thorax": _LUNG,
     "line": _VERMILION,
-    "centres": _GREEN,
+    "centres": _SPINE,
     "distance": _PURPLE,
 }
-_OF_CLASSES = (_ORANGE, _SKY, _GREEN, _YELLOW, _PURPLE, _VERMILION, _BLUE)
 _BACKGROUND, _TEXT = (18, 20, 24), (235, 235, 235)
 _MIN_SIDE = 768  # pixels of the longer side; smaller images are enlarged, so that text fits
 _MIN_WIDTH = 320  # pixels; narrower images get a dark margin
@@ -52,7 +52,7 @@ def draw_lines(image: np.ndarray, measurements: Measurements) -> np.ndarray:
     picture = _canvas(image)
     pen = _Pen(picture, measurements.size)
     labels = list(dict.fromkeys(line.label for line in measurements.lines if line.label))
-    colours = {label: _OF_CLASSES[i % len(_OF_CLASSES)] for i, label in enumerate(labels)}
+    colours = dict(zip(labels, map(tuple, class_colours(labels).tolist()), strict=True))
     for line in measurements.lines:
         if line.label:
             _draw_class(pen, line, colours[line.label])
@@ -193,7 +193,9 @@ def _captions(measurements: Measurements, colours: dict) -> list[tuple[str, tupl
             found += _of_classes(feature, measurements, colours)
     if measurements.lines:
         height, width = measurements.size
-        found.append((f"Lengths are in pixels of the masks, {width} x {height}.", _TEXT))
+        found.append(
+            (f"Lengths are in pixels of the grid of {width} x {height} on which the masks were measured.", _TEXT)
+        )
     of_scores = {column for f in FEATURES if f.kind == "score" for column in f.columns + f.columns_mm}
     missing = {column: reason for column, reason in measurements.reasons.items() if column not in of_scores}
     return found + ([(f"not measured: {summary(missing, most=8)}", _TEXT)] if missing else [])

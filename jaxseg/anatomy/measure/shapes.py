@@ -1,6 +1,7 @@
 """Size, position and shape of one mask, as defined by CXAS.
 
-A `Region` wraps a mask, (H, W) bool. Lengths are in its pixels, and also in mm if the size of a pixel is known. Every
+A `Region` wraps a mask, (H, W) bool. Lengths are in its pixels, and also in mm if the size of a pixel is known.
+`jaxseg extract` and `jaxseg report` measure masks at the network's size, so their pixels are those of its grid. Every
 function returns its values by the endings of the column names, and raises `Unmeasurable` if there are none.
 
 Perimeter, compactness and convexity have the limits of the original. They trace the contour of only one part of the

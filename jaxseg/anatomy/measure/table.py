@@ -1,8 +1,10 @@
 """Tables of measurements: JSON files with one image each, and CSV tables with one row per image that merge them.
 
 A table has the columns `filename`, the columns of the features, and `reason`. A score that is the only feature has the
-column `score`; with several features it has its own name. The cell of a missing measurement is empty, and
-`reason` says why. It also holds remarks that concern all values of an image, such as that it looks upside down.
+column `score`; with several features it has its own name. Columns whose names end in `_mm` or `_mm2` are in mm or mm²;
+all other areas and lengths are in pixels of the network's grid, as in the original. The cell of a missing measurement
+is empty, and `reason` says why. It also holds remarks that concern all values of an image, such as that it looks upside
+down.
 
 Spreadsheets evaluate text that looks like a formula. Text that starts with = + - @, a tab, a line break or an
 apostrophe is therefore written with an apostrophe before it. Characters of a file name that UTF-8 cannot encode are

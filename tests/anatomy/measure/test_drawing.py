@@ -38,9 +38,9 @@ def test_ctr_is_drawn_where_it_was_measured(ground, size):
     def seen(point):
         return colour_at(picture, point, (200, 160), size)
 
-    assert seen((60, 100)) == seen((95, 100)) == drawing._ORANGE
-    assert seen((110, 60)) == drawing._SKY
-    assert seen((131.5, 60)) != drawing._SKY
+    assert seen((60, 100)) == seen((95, 100)) == drawing._HEART
+    assert seen((110, 60)) == drawing._LUNG
+    assert seen((131.5, 60)) != drawing._LUNG
     assert seen((70, 0.2)) == drawing._YELLOW
     assert seen((20, 100)) == (ground,) * 3
     column = picture[: size[0], round(95.5 / 160 * size[1]), 0].astype(int)
@@ -52,7 +52,7 @@ def test_scd_is_drawn_where_it_was_measured():
     for i, x in enumerate([60] * 11 + [60 + 20] + [60] * 11):
         masks[i, 8 * i + 4, x] = True
     picture = draw_lines(np.zeros((1000, 800, 3), np.uint8), measure(masks, SCD_CLASSES, "SCD"))
-    assert colour_at(picture, (80, 92), (200, 160), (1000, 800)) == drawing._GREEN
+    assert colour_at(picture, (80, 92), (200, 160), (1000, 800)) == drawing._SPINE
     assert colour_at(picture, (72, 92), (200, 160), (1000, 800)) == drawing._PURPLE
     assert colour_at(picture, (60, 197), (200, 160), (1000, 800)) == drawing._VERMILION
 
@@ -62,7 +62,7 @@ def test_shapes_of_classes_are_drawn_where_they_were_measured():
     for point in ((49.5, 110), (100.5, 110), (70, 99.5), (75, 109)):  # edges of the box, and the centroid
         x, y = (np.array(point) + 0.5) * 5  # inside a pixel of the picture
         near = picture[int(y) - 1 : int(y) + 1, int(x) - 1 : int(x) + 1]
-        assert (near == drawing._ORANGE).all(axis=2).any(), point
+        assert (near == drawing._HEART).all(axis=2).any(), point
     assert not picture[510:530, 260:340].any()
     assert not picture[620:1000].any()
 
