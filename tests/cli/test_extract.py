@@ -197,7 +197,7 @@ def test_results_beside_the_images_are_not_read_as_images(jaxseg_command, tiny, 
 
 
 def test_a_label_map_is_a_setting_only_of_dicom_seg(run, films):
-    film = ["segment", films / "film.dcm", "--classes", "heart"]
+    film = ["segment", films / "film.dcm", "--classes", "heart", "--threshold", "0.1"]
     assert run(*film, "-ot", "npy")[0] == 0
     assert run(*film, "-ot", "dicom-seg", "--labelmap")[0] == 0
     code, _, err = run(*film, "-ot", "dicom-seg")

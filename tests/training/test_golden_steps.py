@@ -26,7 +26,6 @@ def loss(model, batch, key, step):
 
 
 @pytest.mark.full
-@pytest.mark.optimised
 def test_three_steps_of_the_paxray_recipe_equal_pytorch(kit):
     entry, _ = kit.golden(NAME)
     order, parameters = entry["params"]["tensor_order"], entry["params"]["parameter_order"]

@@ -168,13 +168,15 @@ def read_config(
         problems += str(error).split("\n")
     for override in overrides:
         _override(raw, override, problems)
-    if data is not None:
-        _check_takes_data(raw.get("task"))
+    generates = data is not None and _generates_data(raw.get("task"))
+    if data is not None and not generates:
         _override(raw, f"data.root={json.dumps(str(data.resolve()))}", problems)
     config = None if problems else _config(raw, problems, tell)
     if problems:
         count = f"{len(problems)} problems" if len(problems) > 1 else "a problem"
         raise ValueError("\n".join([f"{count} in the settings of {name}:", *problems]))
+    if generates:
+        raise ValueError(f"-i: {config.task} generates its own data; leave -i out")
     return config
 
 
@@ -248,10 +250,9 @@ def _override(raw: dict, override: str, problems: list[str]) -> None:
         problems.append(f"{error} (text with special characters needs quotes)")
 
 
-def _check_takes_data(task: Any) -> None:
-    """Raises if a data folder is given for a task that generates its data; an unknown task is reported later."""
-    if isinstance(task, str) and task in TASKS and not task_class(task).takes_data:
-        raise ValueError(f"-i: {task} generates its own data; leave -i out")
+def _generates_data(task: Any) -> bool:
+    """Returns whether a task makes its own data; False if there is no such task, which is reported later."""
+    return isinstance(task, str) and task in TASKS and not task_class(task).takes_data
 
 
 def _config(raw: dict, problems: list[str], tell: Callable[[str], None]) -> Config | None:
