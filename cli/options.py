@@ -8,14 +8,14 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from jaxseg.files import printable
+from jaxseg.cli.console import say as say
 
 OUTPUT_TYPES = ("json", "npy", "npz", "jpg", "png", "dicom-seg")
 PREPROCESSING = ("cxas", "paxray", "paxray_folder")
 INTENSITIES = ("original", "clinical")
 FIDELITIES = ("original", "better")
 
-# Headings of `--help` -> options under them, the most used first. An option that is not listed comes under Other.
+# Headings of `--help` -> options under them, the most used first. Every option of every command is listed.
 HEADINGS = {
     "Input": (
         *("--config", "--run", "--input", "--kind", "--recursive", "--ct", "--mask", "--label-volume", "--masks"),
@@ -38,7 +38,7 @@ HEADINGS = {
         *("--least-slices", "--least-readers", "--least-pixels", "--most-pixels", "--clahe"),
     ),
     "Speed": (*("--gpus", "--batch-size", "--dtype", "--hosts", "--coordinator", "--num-processes", "--process-id"),),
-    "Other": (),
+    "Help": ("--debug", "--version", "--help"),
 }
 
 _PATH = click.Path(path_type=Path)
@@ -365,7 +365,7 @@ of_denoising = combined(
 def grouped(command: click.Command) -> click.Command:
     """Makes a command list its options in `--help` under the headings of `HEADINGS`, and returns it.
 
-    The first option name that starts with "--" decides. New options of any command are listed in `HEADINGS`.
+    The first option name that starts with "--" decides. New options of any command must be listed in `HEADINGS`.
     """
     command.format_options = functools.partial(_format_options, command)
     return command
@@ -381,7 +381,7 @@ def _format_options(command: click.Command, context: click.Context, formatter: c
         if record is None or isinstance(parameter, click.Argument):  # the usage line shows arguments
             continue
         long = next((name.replace("_", "-") for name in parameter.opts if name.startswith("--")), "")
-        heading, order = place.get(long, ("Other", len(place)))
+        heading, order = place.get(long, ("Help", len(place)))
         rows[heading].append((order, number, record))
     for heading, found in rows.items():
         if found:
@@ -397,9 +397,41 @@ def write_commands(formatter: click.HelpFormatter, heading: str, commands: Itera
         formatter.write_dl([(command.name, command.get_short_help_str(limit=200)) for command in commands])
 
 
-def say(text: str) -> None:
-    """Prints a line on stderr; names of files and tensors in it cannot steer the terminal."""
-    click.echo("\n".join(printable(line) for line in text.split("\n")), err=True)
+class Stopped(click.Abort):
+    """Ctrl-C, with a hint what the user can do next."""
+
+    def __init__(self, hint: str):
+        super().__init__()
+        self.hint = hint
+
+
+@contextlib.contextmanager
+def resumable(hint: Callable[[], str]) -> Iterator[None]:
+    """Adds a hint to the message after Ctrl-C; it is made at that moment, and may be empty."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Stopped(hint()) from None
+
+
+@contextlib.contextmanager
+def naming_overrides(overrides: Iterable[str]) -> Iterator[None]:
+    """Writes `--set` before each line of a ValueError that begins with a setting that the user changed by it."""
+    names = [override.partition("=")[0].strip() for override in overrides]
+    try:
+        yield
+    except ValueError as error:
+        lines = str(error).split("\n")
+        named = [f"--set {line}" if any(map(functools.partial(_is_about, line), names)) else line for line in lines]
+        if named == lines:
+            raise
+        raise ValueError("\n".join(named)) from error
+
+
+def _is_about(line: str, name: str) -> bool:
+    """Returns whether a line begins with a setting or its group."""
+    start = line.partition(":")[0].partition("=")[0].strip()
+    return bool(name) and (start == name or name.startswith(f"{start}."))
 
 
 @contextlib.contextmanager

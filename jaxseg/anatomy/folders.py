@@ -249,7 +249,7 @@ def _mask_products(
         output_type = output_type or registry.find(card.model).output_type
         if output_type == "dicom-seg":
             settings["labelmap"] = labelmap
-        found.append(products.masks(output_type, card.class_names, card.model, labelmap=labelmap))
+        found.append(products.masks(output_type, card.class_names, card.title, labelmap=labelmap))
     if preview:
         found.append(products.previews(segmenter.intensity))
     return found
@@ -276,7 +276,7 @@ def _run(
 ) -> FolderResult:
     return folder.run(
         plan(list(files), source, output),
-        Run(output, tuple(made), settings),
+        Run(output, tuple(made), settings, segmenter.card.note),
         lambda todo, run: products.segment_files(todo, segmenter, run),
         prepare=segmenter.compile,
         merges=merges,

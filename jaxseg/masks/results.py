@@ -5,7 +5,7 @@ import functools
 from pathlib import Path
 
 from jaxseg import journal
-from jaxseg.files import safe_name, sha256
+from jaxseg.files import printable, safe_name, sha256
 from jaxseg.images.read import stem
 from jaxseg.masks.formats import PICTURES, SEG
 
@@ -133,6 +133,9 @@ def _find_listed(folder: Path, image: Path, summary: Summary) -> Path:
         entry = summary.by_hash.get(sha256(image))  # the image was moved since
     if entry is None:
         raise ValueError(f"{folder / SUMMARY_FILE} lists no masks of {image}, only of other images")
+    if entry.get("status") == "failed":
+        reason = printable(str(entry.get("reason", "no reason is listed")))
+        raise ValueError(f"{folder}: no masks of {image.name}, because the run that made the others failed: {reason}")
     outdated = []
     for kind in _KINDS:
         output = entry["outputs"].get(kind)

@@ -16,7 +16,7 @@ from jaxseg.masks.results import read_summary
 from jaxseg.report.catalogue import Catalogue
 from jaxseg.report.fitting import NO_PICTURE, NO_VALUES, SMALLER, fit_blocks
 from jaxseg.report.page import block, frame, link
-from jaxseg.report.reading import Reading, read_image, read_settings
+from jaxseg.report.reading import Reading, read_image, read_note, read_settings
 
 MAX_IMAGES = 5000
 MAX_OUTLINED = 200  # images; if there are more, pictures are small and masks are painted on them
@@ -82,11 +82,12 @@ def write_report(
     _check(images, masks, max_bytes)
     if isinstance(masks, str | Path):
         search, settings = _searcher(images, Path(masks), root), read_settings(Path(masks))
+        note = read_note(Path(masks))
         places = [None] * len(images)
     else:
-        search, settings, places = None, {}, list(map(Path, masks))
+        search, settings, note, places = None, {}, "", list(map(Path, masks))
     about = {"title": printable(title) or "Segmentation report", "version": __version__}
-    about |= {"settings": settings, "sides": sides}
+    about |= {"settings": settings, "sides": sides, "note": note}
     about["names"] = {feature.name: (*feature.aliases, feature.name)[0] for feature in found}
     failures: list[tuple[Path, str]] = []
     with atomic_file(path) as temporary, temporary.open("wb") as file:

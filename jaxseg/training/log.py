@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -10,6 +11,7 @@ import jax
 from jaxseg.files import atomic_file
 
 METRICS_FILE = "metrics.jsonl"
+WORST = 3  # number of classes that `headline` names
 
 
 class Log:
@@ -53,6 +55,36 @@ class Log:
             raise OSError(error.errno, error.strerror, self._file.name) from None
         for name, value in values.items() if self._board is not None else ():
             self._board.add_scalar(f"{split}/{name}", value, step)
+
+
+def headline(scores: Mapping[str, float]) -> dict[str, float]:
+    """Returns the scores of all classes together, and those of the worst classes by the first of them.
+
+    Args:
+      scores: such as {"dice": 0.8, "dice heart": 0.7, ...}. A name that begins with another name and a space is the
+        score of a single class.
+
+    >>> headline({"dice": 0.7, "dice a": 0.9, "dice b": 0.5, "dice c": 0.6, "dice d": 0.8})
+    {'dice': 0.7, 'dice b': 0.5, 'dice c': 0.6, 'dice d': 0.8}
+    """
+    of_class = {name for name in scores if any(name.startswith(f"{other} ") for other in scores)}
+    found = {name: value for name, value in scores.items() if name not in of_class}
+    ranked = [name for name in of_class if name.startswith(f"{next(iter(found), '')} ") and scores[name] == scores[name]]
+    ranked.sort(key=lambda name: (scores[name], name))
+    return found | {name: scores[name] for name in ranked[:WORST]}
+
+
+def brief(scores: Mapping[str, float]) -> str:
+    """Returns scores as one line: those of all classes together, then the worst classes.
+
+    >>> brief({"dice": 0.7, "dice left lung": 0.9, "dice heart": 0.5})
+    'dice 0.7000; lowest: heart 0.5000, left lung 0.9000'
+    """
+    shown = headline(scores)
+    first = next(iter(shown), "")
+    worst = [f"{name.removeprefix(f'{first} ')} {v:.4f}" for name, v in shown.items() if name.startswith(f"{first} ")]
+    text = ", ".join(f"{name} {value:.4f}" for name, value in list(shown.items())[: len(shown) - len(worst)])
+    return f"{text}; lowest: {', '.join(worst)}" if worst else text
 
 
 def read_metrics(path: Path) -> list[dict]:

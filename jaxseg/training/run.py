@@ -143,6 +143,8 @@ def train(
     folder: Path,
     *,
     devices: Sequence[jax.Device],
+    name: str = "",
+    on_start: Callable[[int, int], None] = lambda *_: None,
     on_step: Callable = lambda *_: None,
     on_validation: Callable[[int, float], None] = lambda *_: None,
     tell: Callable[[str], None] = lambda _: None,
@@ -153,7 +155,8 @@ def train(
       config: result of `open_run`.
       folder: folder of the run.
       devices: devices to train on.
-      on_step, on_validation, tell: see `jaxseg.training.plan.Plan`.
+      name: name of the model in its card; empty: that of the folder.
+      on_start, on_step, on_validation, tell: see `jaxseg.training.plan.Plan`.
 
     Raises:
       ValueError: data, batch size and devices do not fit, before anything is written; and the errors of
@@ -165,7 +168,8 @@ def train(
     _check_same_data(folder / FACTS_FILE, task)
     if not has_checkpoint(folder / loop.CHECKPOINTS):
         task.model = task.initialise(task.model)
-    calls = {"on_step": on_step, "on_validation": on_validation, "tell": tell}
+    task.model.card = dataclasses.replace(task.model.card, name=name or folder.resolve().name)
+    calls: dict[str, Callable] = {"on_start": on_start, "on_step": on_step, "on_validation": on_validation, "tell": tell}
     plan = make_plan(config, task, folder, devices=devices, **calls)
     if jax.process_index() > 0:
         return loop.fit(plan)

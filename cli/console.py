@@ -1,0 +1,93 @@
+"""The one way to the terminal: messages, results, records of libraries and a progress bar never mix on one line."""
+
+import contextlib
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+
+import click
+
+from jaxseg.files import printable
+
+_bars: list = []  # the progress bar that is shown now, if there is one
+
+
+def say(text: str) -> None:
+    """Prints a message on stderr, above the progress bar if there is one; each message ends its line.
+
+    Names of files and tensors in it cannot steer the terminal.
+    """
+    _print(text, err=True)
+
+
+def show(text: str) -> None:
+    """Prints a result on stdout, in the same way."""
+    _print(text, err=False)
+
+
+def stage(text: str) -> None:
+    """Says what the command does now, on a terminal only, so that a long start is not silent.
+
+    Call it before heavy imports.
+    """
+    if is_terminal():
+        say(f"{text} ...")
+
+
+def is_terminal() -> bool:
+    """Returns whether stderr is a terminal that can redraw a line."""
+    return sys.stderr.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown")
+
+
+@contextlib.contextmanager
+def bar(*columns, **settings) -> Iterator:
+    """Shows a progress bar on the last line of the terminal, and yields rich's Progress.
+
+    Args:
+      *columns, **settings: as `rich.progress.Progress` takes them.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    settings |= {"console": Console(stderr=True), "redirect_stdout": False}  # stdout may be a file
+    with Progress(*columns, **settings) as found:
+        _bars.append(found)
+        try:
+            yield found
+        finally:
+            _bars.remove(found)
+
+
+def take_over(*, debug: bool) -> None:
+    """Makes the log records and warnings of libraries messages of this console.
+
+    Args:
+      debug: warnings keep their form, with the place in the source.
+    """
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, handlers=[_Records()])
+    for library in ("absl", "tifffile"):  # their failures are raised as exceptions
+        logging.getLogger(library).setLevel(logging.CRITICAL)
+    if not debug:
+        warnings.showwarning = lambda message, *_, **__: say(f"Warning: {message}")
+
+
+class _Records(logging.Handler):
+    """Prints log records as messages."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            say(self.format(record))
+        except Exception:
+            self.handleError(record)
+
+
+def _print(text: str, *, err: bool) -> None:
+    lines = "\n".join("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))
+    if _bars and (err or sys.stdout.isatty()):
+        from rich.text import Text
+
+        _bars[-1].console.print(Text(lines), soft_wrap=True)
+    else:
+        click.echo(lines, err=err)
