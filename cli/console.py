@@ -3,7 +3,9 @@
 import contextlib
 import logging
 import os
+import shutil
 import sys
+import textwrap
 import warnings
 from collections.abc import Iterator
 
@@ -83,9 +85,21 @@ class _Records(logging.Handler):
             self.handleError(record)
 
 
+def _wrapped(line: str) -> list[str]:
+    """Returns a line as lines that fit the terminal; words, such as paths, stay whole."""
+    width = shutil.get_terminal_size().columns
+    if len(line.expandtabs()) <= width:
+        return [line]
+    indent = " " * (len(line) - len(line.lstrip()) + 2)
+    options = {"break_long_words": False, "break_on_hyphens": False, "subsequent_indent": indent}
+    return textwrap.wrap(line, width, **options)
+
+
 def _print(text: str, *, err: bool) -> None:
-    lines = "\n".join("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))
-    if _bars and (err or sys.stdout.isatty()):
+    shown = ["\t".join(map(printable, line.split("\t"))) for line in text.split("\n")]
+    terminal = (sys.stderr if err else sys.stdout).isatty()
+    lines = "\n".join(part for line in shown for part in (_wrapped(line) if terminal else [line]))
+    if _bars and terminal:
         from rich.text import Text
 
         _bars[-1].console.print(Text(lines), soft_wrap=True)

@@ -28,6 +28,23 @@ def progress(
         yield from _lines(total, what, every, done)
 
 
+def step_callbacks(stack: contextlib.ExitStack, what: str, *, every: int) -> dict[str, Callable]:
+    """Returns the callbacks of a training that show its progress until the stack is closed.
+
+    Args:
+      stack: closes the bar.
+      what: name of the steps.
+      every: as in `progress`.
+    """
+    step: Callable[[str], None]
+
+    def on_start(done: int, total: int) -> None:
+        nonlocal step
+        step = stack.enter_context(progress(total, what, every=every, done=done, first=COMPILING))
+
+    return {"on_start": on_start, "on_step": lambda _, __, values: step(f"loss {values['loss']:.4f}")}
+
+
 @contextlib.contextmanager
 def download_progress() -> Iterator[Callable[[int, int | None], None]]:
     """Yields a callback for `jaxseg.load(progress=...)`; it shows nothing if there is no terminal."""

@@ -6,8 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from jaxseg.cli import options
-from jaxseg.cli.progress import download_progress, progress
-from jaxseg.files import printable
+from jaxseg.cli.progress import COMPILING, download_progress, progress
 
 
 @contextlib.contextmanager
@@ -17,13 +16,13 @@ def shown(what: str) -> Iterator[dict[str, Callable]]:
     Args:
       what: name of the items, such as "images".
     """
-    with contextlib.ExitStack() as stack:
+    with options.resumable(lambda: "The same command continues where it stopped."), contextlib.ExitStack() as stack:
         step = None
 
         def show_progress(done: int, total: int, name: str) -> None:
             nonlocal step
             if step is None:
-                step = stack.enter_context(progress(total, what))
+                step = stack.enter_context(progress(total, what, first=COMPILING))
             else:
                 step(name)
 
@@ -35,17 +34,24 @@ def show_outcome(outcome) -> None:
     from jaxseg.folder_runs.folder import describe
 
     for note in outcome.notes:
-        options.say(f"Warning: {printable(note)}")
+        options.say(f"Warning: {note}")
     if outcome.error is not None:
         source = outcome.item.source
         reason = describe(outcome.error).removeprefix(f"{source.name}: ")
-        options.say(f"Failed: {printable(str(source))}: {printable(reason)}")
+        options.say(f"Failed: {source}: {reason}")
+
+
+def show_note(card) -> None:
+    """Shows what the card of a model says that its users must know."""
+    if card.note:
+        options.say(f"Warning: the model {card.title}: {card.note}")
 
 
 def finish(result) -> None:
     """Prints the last line of a run, and exits with 1 if a file failed."""
     counts = f"{result.done} done, {result.skipped} skipped, {result.failed} failed"
-    options.say(f"{counts}: {result.summary} lists them")
+    files = ", ".join(path.name for path in (*result.merged, result.summary))
+    options.say(f"{counts}; the results are in {result.summary.parent} ({files})")
     if result.failed:
         sys.exit(1)
 
@@ -99,6 +105,7 @@ def make_segmenter(*, model, gpus, weights, labels_file, dtype, classes, **segme
     names = options.class_names(labels_file)
     with download_progress() as update:
         network = load(name, weights, dtype=dtype, class_names=names, progress=update)
+    show_note(network.card)
     with options.usage_errors():
         return Segmenter(network, classes=classes, devices=devices, **segmenter_options)
 
@@ -112,4 +119,6 @@ def make_denoiser(*, weights, gpus="auto", option="--weights", **settings):
     with options.usage_errors("--gpus"):
         devices = select_devices(gpus)
     with options.usage_errors(option):
-        return Denoiser(load(weights), devices=devices, **settings)
+        found = Denoiser(load(weights), devices=devices, **settings)
+    show_note(found.card)
+    return found

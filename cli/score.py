@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from jaxseg.cli import options
-from jaxseg.cli.progress import progress
+from jaxseg.cli import console, options
+from jaxseg.cli.progress import COMPILING, progress
 
 _EXISTING = options.ExistingPath("a .nii.gz, .nii, .npy or .npz file, or a folder of DICOM slices")
 _MODELS = "a training run, a model directory or a .pth file"
@@ -107,6 +107,7 @@ def score(
     source = click.get_current_context().get_parameter_source("organs")
     given |= {"organs": organs != "auto" and source is not ParameterSource.DEFAULT}
     _check({name for name, value in given.items() if value})
+    console.stage("reading weights")
     model = _model_options(**settings)
     if mask:
         _score_mask(ct, mask, organ, per_slice, model)
@@ -189,13 +190,14 @@ def _score_many(function: str, paths: tuple, settings: dict):
 @contextlib.contextmanager
 def _progress() -> Iterator[dict[str, Callable]]:
     """Yields the callbacks of `jaxseg.score_dataset` that show its progress."""
-    with contextlib.ExitStack() as stack:
+    hint = "With -o, the same command continues where it stopped."
+    with options.resumable(lambda: hint), contextlib.ExitStack() as stack:
         step = None
 
         def show(done: int, total: int, name: str) -> None:
             nonlocal step
             if step is None:
-                step = stack.enter_context(progress(total, "cases", done=done))
+                step = stack.enter_context(progress(total, "cases", done=done, first=COMPILING))
             else:
                 step(name)
 
