@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from jaxseg.cli import options
+from jaxseg.cli import console, options
 from jaxseg.cli.progress import progress
 
 _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
@@ -208,7 +208,9 @@ def _shown(what: str, option: str, every: Callable[[int], int] = lambda total: 1
       option: the options that a usage error names. Errors are usage errors until the first call of the argument.
       every: number of items -> a plain line is printed only for every N-th of them.
     """
-    with contextlib.ExitStack() as checks, contextlib.ExitStack() as stack:
+    console.stage("checking options and data")
+    hint = "The same command makes what is missing."
+    with options.resumable(lambda: hint), contextlib.ExitStack() as checks, contextlib.ExitStack() as stack:
         checks.enter_context(options.usage_errors(option))
         step = None
 

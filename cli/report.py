@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from jaxseg.cli import options
+from jaxseg.cli import console, options
 
 
 @click.command(short_help="Write a page with images, masks and measurements.")
@@ -37,9 +37,9 @@ def report(source, masks, output, features, classes, title, intensity, sides, re
     and the measurements in a table and in histograms. Its size stays below 100 MB. Images that cannot be shown are
     listed with the reason, and the exit code is 1. The page contains file names, but no names or numbers of patients.
     """
+    console.stage("reading images and masks")
     from jaxseg.anatomy.measure.features import find_all
     from jaxseg.cli.progress import progress
-    from jaxseg.files import printable
     from jaxseg.folder_runs.inputs import find_images
     from jaxseg.report.build import write_report
     from jaxseg.report.reading import check_classes, locate_masks
@@ -59,9 +59,9 @@ def report(source, masks, output, features, classes, title, intensity, sides, re
 
         def notify(image: Path, reason: str, notes: tuple[str, ...]) -> None:
             for note in notes:
-                options.say(f"Warning: {printable(note)}")
+                options.say(f"Warning: {note}")
             if reason:
-                options.say(f"Failed: {printable(str(image))}: {printable(reason)}")
+                options.say(f"Failed: {image}: {reason}")
             step(image.name)
 
         failures = write_report(
@@ -76,7 +76,7 @@ def report(source, masks, output, features, classes, title, intensity, sides, re
             sides=sides,
             on_image=notify,
         )
-    options.say(f"{len(images) - len(failures)} shown, {len(failures)} failed: {output}")
+    options.say(f"{len(images) - len(failures)} shown, {len(failures)} failed; the page is {output}")
     if failures:
         sys.exit(1)
 

@@ -173,10 +173,10 @@ def _score_mask(ct: Path, mask: Path, organ: str, per_slice: bool, model: dict) 
         found = jaxseg.score(ct, mask, organ, per_slice=True, **model)
     if per_slice:
         for z, predicted in zip(found.slices, found.dice, strict=True):
-            click.echo(f"slice {z}\t{predicted:.4f}")
+            console.show(f"slice {z}\t{predicted:.4f}")
     if found.mean is None:
         options.say(f"{mask.name}: the mask is empty, so there is nothing to score")
-    click.echo(f"{found.organ.name}\t{'n/a' if found.mean is None else format(found.mean, '.4f')}")
+    console.show(f"{found.organ.name}\t{'n/a' if found.mean is None else format(found.mean, '.4f')}")
 
 
 def _score_many(function: str, paths: tuple, settings: dict):
@@ -220,8 +220,8 @@ def _show_rows(rows: tuple, per_slice: bool) -> None:
     for row in rows:
         if per_slice:
             for z, predicted in zip(row.score.slices, row.score.dice, strict=True):
-                click.echo(f"{row.organ}, slice {z}\t{predicted:.4f}")
-        click.echo(f"{row.organ}\t{row.score.mean:.4f}")
+                console.show(f"{row.organ}, slice {z}\t{predicted:.4f}")
+        console.show(f"{row.organ}\t{row.score.mean:.4f}")
     if not rows:
         options.say("nothing was scored")
 
@@ -232,6 +232,6 @@ def _show_files(found, worst: int | None) -> None:
         if name in found.files:
             options.say(f"{what}: {found.files[name]}")
     for row in found.rows[:worst] if worst else ():
-        click.echo(f"{row.case}\t{row.organ}\t{row.score.mean:.4f}")
+        console.show(f"{row.case}\t{row.organ}\t{row.score.mean:.4f}")
     if "worst" in found.files:
         options.say(f"picture: {found.files['worst']}")

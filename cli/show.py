@@ -5,7 +5,6 @@ from pathlib import Path
 import click
 
 from jaxseg.cli import options
-from jaxseg.files import printable
 
 
 @click.command()
@@ -52,10 +51,11 @@ def show(source, masks, output, classes, labels_file, intensity, overwrite, **lo
         select(opened.names, None if classes == "all" else classes)
     picture = read_picture(source, intensity=intensity)
     for note in picture.notes:
-        options.say(f"Warning: {printable(note)}")
+        options.say(f"Warning: {note}")
     shown = visualize(picture, opened, classes=classes, **look)
     output.parent.mkdir(parents=True, exist_ok=True)
     save_picture(shown, output)
+    options.say(f"The picture is {output}")
 
 
 def _check_output(output: Path, source: Path, overwrite: bool) -> None:

@@ -261,7 +261,10 @@ def evaluate(
         tell("evaluate on one host for the table and the picture")
     elif task.examine is not None:
         examination = task.examine(plan.learner.trained(state), task.splits[split])
-    return _write_evaluation(folder / f"evaluation_{split}.json", {"step": step} | scores, examination, show)
+    path = folder / f"evaluation_{split}.json"
+    found = _write_evaluation(path, {"step": step} | scores, examination, show)
+    tell(f"all numbers are in {path}")
+    return found
 
 
 def _stored_config(folder: Path, data: Path | None = None) -> Config:
