@@ -7,11 +7,12 @@ import shutil
 import sys
 import textwrap
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import click
 
 from jaxseg.files import printable
+from jaxseg.text_table import text_table
 
 _bars: list = []  # the progress bar that is shown now, if there is one
 
@@ -19,7 +20,8 @@ _bars: list = []  # the progress bar that is shown now, if there is one
 def say(text: str) -> None:
     """Prints a message on stderr, above the progress bar if there is one; each message ends its line.
 
-    Names of files and tensors in it cannot steer the terminal.
+    Control codes in names of files and tensors cannot steer the terminal. A name that may have a line break goes
+    through `jaxseg.files.printable` first.
     """
     _print(text, err=True)
 
@@ -27,6 +29,15 @@ def say(text: str) -> None:
 def show(text: str) -> None:
     """Prints a result on stdout, in the same way."""
     _print(text, err=False)
+
+
+def show_rows(rows: Iterable[Sequence[str]]) -> None:
+    """Prints rows on stdout: as a table on a terminal, otherwise with tabs between the cells, for other programs."""
+    rows = [list(row) for row in rows]
+    if sys.stdout.isatty():
+        show(text_table((), rows))
+    elif rows:
+        show("\n".join("\t".join(row) for row in rows))
 
 
 def stage(text: str) -> None:

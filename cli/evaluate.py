@@ -1,5 +1,6 @@
 """`jaxseg evaluate`: measures a trained model on a split of its data."""
 
+import sys
 from pathlib import Path
 
 import click
@@ -50,9 +51,17 @@ def evaluate(folder, data, split, step, masks, truth, gpus):
             run.compare_masks(folder, masks, truth, devices=devices, show=console.show)
         options.say(f"All numbers are in {folder / 'evaluation_masks.json'}")
         return
+    tables = []
+
+    def show(table: str) -> None:
+        tables.append(table)
+        console.show(table)
+
     with options.usage_errors():
-        calls = {"tell": options.say, "show": console.show}
+        calls = {"tell": options.say, "show": show}
         scores = run.evaluate(folder, split, devices=devices, step=step, data=data, **calls)
+    if tables and sys.stdout.isatty():  # for people, the tables are enough
+        return
     numbers = {name: value for name, value in scores.items() if isinstance(value, (int, float))}
-    for name, value in headline(numbers).items():
-        console.show(f"{name}\t{value:.4f}" if isinstance(value, float) else f"{name}\t{value}")
+    shown = headline(numbers).items()
+    console.show_rows((name, f"{value:.4f}" if isinstance(value, float) else str(value)) for name, value in shown)

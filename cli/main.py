@@ -12,11 +12,12 @@ from jaxseg.cli.convert import convert
 from jaxseg.cli.cxas import cxas
 from jaxseg.cli.demo import demo
 from jaxseg.cli.denoise import denoise
+from jaxseg.cli.errors import Stopped
 from jaxseg.cli.evaluate import evaluate
 from jaxseg.cli.export import export
 from jaxseg.cli.extract import extract
 from jaxseg.cli.models import models
-from jaxseg.cli.options import Stopped, grouped, say, write_commands
+from jaxseg.cli.options import grouped, say, write_commands
 from jaxseg.cli.prepare import prepare
 from jaxseg.cli.report import report
 from jaxseg.cli.sample import sample

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from jaxseg.cli import console, options
+from jaxseg.cli.errors import resumable
 from jaxseg.cli.progress import progress
 
 _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
@@ -70,7 +71,8 @@ def segae(cts, labels, output, **settings):
 
     with _shown("cases", "CTS, LABELS, --pseudo, --names, --output") as show:
         made = prepare_segae(cts, labels, output, **settings, progress=show, notify=options.say)
-    options.say(f"{made.made} cases made, {made.existing} were there, {len(made.failed)} failed; {made.summary}")
+    counts = f"{made.made} cases made, {made.existing} were there, {len(made.failed)} failed"
+    options.say(f"{counts}; {made.summary} lists them")
     if made.failed:
         sys.exit(1)
 
@@ -104,7 +106,7 @@ def mnist(raw, output, **settings):
 
     with _shown("digits", "RAW, --output", _tenth) as show:
         made = prepare_mnist(raw, output, **settings, progress=show)
-    options.say(f"{made.made} digits made; {made.summary}")
+    options.say(f"{made.made} digits made; {made.summary} describes the set")
 
 
 @prepare.command()
@@ -165,7 +167,7 @@ def lidc(dicom_root, output, **settings):
         options.say(f"{split} has no slice: too few patients have suitable nodules")
     counts = f"{made.made} patients made ({made.slices} slices), {made.existing} already done"
     unread = f", {len(made.damaged)} XML files could not be read" if made.damaged else ""
-    options.say(f"{counts}, {len(made.failed)} failed{unread}; {made.summary}")
+    options.say(f"{counts}, {len(made.failed)} failed{unread}; {made.summary} lists them")
     if made.failed or made.damaged:
         sys.exit(1)
 
@@ -192,7 +194,7 @@ def phantom(kind, output, **settings):
 
     with _shown("phantoms", "--output", _tenth) as show:
         made = prepare_phantoms(kind, output, **settings, progress=show)
-    options.say(f"{made.made} phantoms made; {made.summary}")
+    options.say(f"{made.made} phantoms made; {made.summary} describes the set")
 
 
 def _tenth(total: int) -> int:
@@ -210,7 +212,7 @@ def _shown(what: str, option: str, every: Callable[[int], int] = lambda total: 1
     """
     console.stage("checking options and data")
     hint = "The same command makes what is missing."
-    with options.resumable(lambda: hint), contextlib.ExitStack() as checks, contextlib.ExitStack() as stack:
+    with resumable(lambda: hint), contextlib.ExitStack() as checks, contextlib.ExitStack() as stack:
         checks.enter_context(options.usage_errors(option))
         step = None
 

@@ -71,7 +71,7 @@ def _bar(total: int, what: str, before: int, first: str) -> Iterator[Callable[[s
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.table import Column
 
-    rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")  # one line, whatever the length of the text
+    rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")  # one line, even if the text is long
     last = TextColumn("{task.fields[text]}", markup=False, table_column=rest)
     columns = (what, BarColumn(20), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
     with console.bar(*columns, last, expand=True) as bar:

@@ -40,6 +40,7 @@ def report(source, masks, output, features, classes, title, intensity, sides, re
     console.stage("reading images and masks")
     from jaxseg.anatomy.measure.features import find_all
     from jaxseg.cli.progress import progress
+    from jaxseg.files import printable
     from jaxseg.folder_runs.inputs import find_images
     from jaxseg.report.build import write_report
     from jaxseg.report.reading import check_classes, locate_masks
@@ -59,9 +60,9 @@ def report(source, masks, output, features, classes, title, intensity, sides, re
 
         def notify(image: Path, reason: str, notes: tuple[str, ...]) -> None:
             for note in notes:
-                options.say(f"Warning: {note}")
+                options.say(f"Warning: {printable(note)}")
             if reason:
-                options.say(f"Failed: {image}: {reason}")
+                options.say(f"Failed: {printable(str(image))}: {printable(reason)}")
             step(image.name)
 
         failures = write_report(

@@ -6,7 +6,9 @@ import time
 from collections.abc import Callable, Iterator
 
 from jaxseg.cli import options
+from jaxseg.cli.errors import resumable
 from jaxseg.cli.progress import COMPILING, download_progress, progress
+from jaxseg.files import printable
 
 
 @contextlib.contextmanager
@@ -16,7 +18,7 @@ def shown(what: str) -> Iterator[dict[str, Callable]]:
     Args:
       what: name of the items, such as "images".
     """
-    with options.resumable(lambda: "The same command continues where it stopped."), contextlib.ExitStack() as stack:
+    with resumable(lambda: "The same command continues where it stopped."), contextlib.ExitStack() as stack:
         step = None
 
         def show_progress(done: int, total: int, name: str) -> None:
@@ -34,11 +36,11 @@ def show_outcome(outcome) -> None:
     from jaxseg.folder_runs.folder import describe
 
     for note in outcome.notes:
-        options.say(f"Warning: {note}")
+        options.say(f"Warning: {printable(note)}")
     if outcome.error is not None:
         source = outcome.item.source
         reason = describe(outcome.error).removeprefix(f"{source.name}: ")
-        options.say(f"Failed: {source}: {reason}")
+        options.say(f"Failed: {printable(str(source))}: {printable(reason)}")
 
 
 def show_note(card) -> None:

@@ -9,6 +9,7 @@ import click
 from click.core import ParameterSource
 
 from jaxseg.cli import console, options
+from jaxseg.cli.errors import resumable
 from jaxseg.cli.progress import COMPILING, progress
 
 _EXISTING = options.ExistingPath("a .nii.gz, .nii, .npy or .npz file, or a folder of DICOM slices")
@@ -171,12 +172,11 @@ def _score_mask(ct: Path, mask: Path, organ: str, per_slice: bool, model: dict) 
         organs.find(organ, names=model["names"])
     with options.usage_errors():
         found = jaxseg.score(ct, mask, organ, per_slice=True, **model)
-    if per_slice:
-        for z, predicted in zip(found.slices, found.dice, strict=True):
-            console.show(f"slice {z}\t{predicted:.4f}")
+    pairs = zip(found.slices, found.dice, strict=True) if per_slice else ()
+    rows = [(f"slice {z}", f"{predicted:.4f}") for z, predicted in pairs]
     if found.mean is None:
         options.say(f"{mask.name}: the mask is empty, so there is nothing to score")
-    console.show(f"{found.organ.name}\t{'n/a' if found.mean is None else format(found.mean, '.4f')}")
+    console.show_rows([*rows, (found.organ.name, "n/a" if found.mean is None else f"{found.mean:.4f}")])
 
 
 def _score_many(function: str, paths: tuple, settings: dict):
@@ -191,7 +191,7 @@ def _score_many(function: str, paths: tuple, settings: dict):
 def _progress() -> Iterator[dict[str, Callable]]:
     """Yields the callbacks of `jaxseg.score_dataset` that show its progress."""
     hint = "With -o, the same command continues where it stopped."
-    with options.resumable(lambda: hint), contextlib.ExitStack() as stack:
+    with resumable(lambda: hint), contextlib.ExitStack() as stack:
         step = None
 
         def show(done: int, total: int, name: str) -> None:
@@ -217,11 +217,12 @@ def _show_problems(record) -> None:
 
 def _show_rows(rows: tuple, per_slice: bool) -> None:
     """Prints the scores of a volume of labels, the lowest first."""
+    cells = []
     for row in rows:
-        if per_slice:
-            for z, predicted in zip(row.score.slices, row.score.dice, strict=True):
-                console.show(f"{row.organ}, slice {z}\t{predicted:.4f}")
-        console.show(f"{row.organ}\t{row.score.mean:.4f}")
+        pairs = zip(row.score.slices, row.score.dice, strict=True) if per_slice else ()
+        cells += [(f"{row.organ}, slice {z}", f"{predicted:.4f}") for z, predicted in pairs]
+        cells.append((row.organ, f"{row.score.mean:.4f}"))
+    console.show_rows(cells)
     if not rows:
         options.say("nothing was scored")
 
@@ -231,7 +232,7 @@ def _show_files(found, worst: int | None) -> None:
     for name, what in {"slices": "slices", "annotate": "order", "trust": "order"}.items():
         if name in found.files:
             options.say(f"{what}: {found.files[name]}")
-    for row in found.rows[:worst] if worst else ():
-        console.show(f"{row.case}\t{row.organ}\t{row.score.mean:.4f}")
+    lowest = found.rows[:worst] if worst else ()
+    console.show_rows((row.case, row.organ, f"{row.score.mean:.4f}") for row in lowest)
     if "worst" in found.files:
         options.say(f"picture: {found.files['worst']}")

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from jaxseg.cli import options
+from jaxseg.files import printable
 
 
 @click.command()
@@ -51,11 +52,11 @@ def show(source, masks, output, classes, labels_file, intensity, overwrite, **lo
         select(opened.names, None if classes == "all" else classes)
     picture = read_picture(source, intensity=intensity)
     for note in picture.notes:
-        options.say(f"Warning: {note}")
+        options.say(f"Warning: {printable(note)}")
     shown = visualize(picture, opened, classes=classes, **look)
     output.parent.mkdir(parents=True, exist_ok=True)
     save_picture(shown, output)
-    options.say(f"The picture is {output}")
+    options.say(f"The picture is {printable(str(output))}")
 
 
 def _check_output(output: Path, source: Path, overwrite: bool) -> None:

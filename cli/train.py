@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from jaxseg.cli import console, options
+from jaxseg.cli.errors import naming_overrides, resumable
 from jaxseg.cli.progress import step_callbacks
 
 
@@ -49,18 +50,17 @@ def train(source, data, folder, resume, overrides, gpus, hosts, **others):
     if hosts or any(value is not None for value in others.values()):
         with options.usage_errors():
             join_hosts(*others.values())
-    with options.usage_errors(), options.naming_overrides(overrides):
+    with options.usage_errors(), naming_overrides(overrides):
         config = run.open_run(source, folder, data=data, overrides=overrides, resume=resume, tell=options.say)
     if config.trainer.keep_memory and only_cpus(gpus):
         keep_freed_memory()  # before the devices start
     with options.usage_errors("--gpus"):
         devices = run.training_devices(gpus)
     hint = functools.partial(_resume_hint, folder)
-    with options.resumable(hint), options.naming_overrides(overrides), contextlib.ExitStack() as stack:
+    with resumable(hint), naming_overrides(overrides), contextlib.ExitStack() as stack:
         callbacks = step_callbacks(stack, "steps", every=config.trainer.log_every)
         scores = run.train(config, folder, devices=devices, tell=options.say, **callbacks)
-    for name, value in headline(scores).items():
-        console.show(f"{name}\t{value:.4f}")
+    console.show_rows((name, f"{value:.4f}") for name, value in headline(scores).items())
     options.say(f"The run is in {folder}, its model in {folder / 'model'}; {METRICS_FILE} lists all scores")
 
 
@@ -73,4 +73,4 @@ def _resume_hint(folder: Path) -> str:
     if not (folder / CONFIG_FILE).is_file():
         return ""
     where = "after its newest checkpoint" if has_checkpoint(folder / CHECKPOINTS) else "at step 1, without a checkpoint"
-    return f"Resume the run {where}: jaxseg train -o {shlex.quote(str(folder))} --resume"
+    return f"Resume the run {where}:\n  jaxseg train -o {shlex.quote(str(folder))} --resume"

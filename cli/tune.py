@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from jaxseg.cli import console, options
+from jaxseg.cli.errors import naming_overrides, resumable
 
 
 @click.command()
@@ -61,8 +62,8 @@ def tune(source, data, folder, trials, gpus, **others):
     study.import_optuna()
     with options.usage_errors("--gpus"):
         devices = run.training_devices(gpus)
-    naming, hint = options.naming_overrides(others["overrides"]), functools.partial(_continue_hint, folder)
-    with options.resumable(hint), contextlib.ExitStack() as stack, options.usage_errors(), naming:
+    naming, hint = naming_overrides(others["overrides"]), functools.partial(_continue_hint, folder)
+    with resumable(hint), contextlib.ExitStack() as stack, options.usage_errors(), naming:
         opened = search.open_search(
             source, folder, trials=trials, data=data, devices=devices, tell=options.say, **others
         )

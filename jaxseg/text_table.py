@@ -40,7 +40,7 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, width: i
     widest = [max(map(len, column)) for column in columns]
     words = [max((len(word) for cell in column for word in cell.split()), default=0) for column in columns]
     body = [max(map(len, column[1 if header else 0 :]), default=0) for column in columns]
-    least = [max(own, 1) if right else min(_LEAST, most) for own, most, right in zip(body, widest, numeric, strict=True)]
+    least = [max(body[k], 1) if numeric[k] else min(_LEAST, widest[k]) for k in range(len(columns))]
     blocks = []
     for block in _blocks(least, width):
         floors = [least[k] for k in block]

@@ -82,12 +82,11 @@ def write_report(
     _check(images, masks, max_bytes)
     if isinstance(masks, str | Path):
         search, settings = _searcher(images, Path(masks), root), read_settings(Path(masks))
-        note = read_note(Path(masks))
         places = [None] * len(images)
     else:
-        search, settings, note, places = None, {}, "", list(map(Path, masks))
+        search, settings, places = None, {}, list(map(Path, masks))
     about = {"title": printable(title) or "Segmentation report", "version": __version__}
-    about |= {"settings": settings, "sides": sides, "note": note}
+    about |= {"settings": settings, "sides": sides, "note": read_note(masks)}
     about["names"] = {feature.name: (*feature.aliases, feature.name)[0] for feature in found}
     failures: list[tuple[Path, str]] = []
     with atomic_file(path) as temporary, temporary.open("wb") as file:

@@ -169,13 +169,14 @@ def read_settings(folder: Path) -> dict[str, str]:
     return {name.replace("_", " "): text for name, text in texts.items()}
 
 
-def read_note(folder: Path) -> str:
-    """Returns what the summary in a folder of masks says about their model; "" if there is none.
+def read_note(masks: str | Path | Sequence[Path]) -> str:
+    """Returns what the summary in a folder of masks says about their model; "" if it says nothing or there is none.
 
     Raises:
       ValueError: the summary is damaged.
     """
-    if not folder.is_dir() or read_summary(folder) is None:
+    folder = Path(masks) if isinstance(masks, str | Path) else None
+    if folder is None or not folder.is_dir() or read_summary(folder) is None:
         return ""
     content = journal.read_document(folder / SUMMARY_FILE)
     note = content.get("note", "")

@@ -169,7 +169,8 @@ def train(
     if not has_checkpoint(folder / loop.CHECKPOINTS):
         task.model = task.initialise(task.model)
     task.model.card = dataclasses.replace(task.model.card, name=name or folder.resolve().name)
-    calls: dict[str, Callable] = {"on_start": on_start, "on_step": on_step, "on_validation": on_validation, "tell": tell}
+    calls: dict[str, Callable] = {"on_start": on_start, "on_step": on_step}
+    calls |= {"on_validation": on_validation, "tell": tell}
     plan = make_plan(config, task, folder, devices=devices, **calls)
     if jax.process_index() > 0:
         return loop.fit(plan)
@@ -263,7 +264,7 @@ def evaluate(
         examination = task.examine(plan.learner.trained(state), task.splits[split])
     path = folder / f"evaluation_{split}.json"
     found = _write_evaluation(path, {"step": step} | scores, examination, show)
-    tell(f"all numbers are in {path}")
+    tell(f"measured the checkpoint of step {step}; all numbers are in {path}")
     return found
 
 

@@ -20,7 +20,7 @@ def run():
         callbacks["progress"](0, 9, "")
         for i in range(9):
             source = Path(f"a_folder_with_a_long_name/chest_xray_{i}_with_a_long_name.png")
-            error = ValueError(f"{source.name}: the picture is damaged, and this is a long reason of \\x1b[2J many words")
+            error = ValueError(f"{source.name}: damaged, and this is a long reason of \\x1b[2J many words")
             notes = (f"{source.name}: the first note",) if i == 4 else ()
             item = SimpleNamespace(source=source)
             callbacks["report"](SimpleNamespace(item=item, notes=notes, error=None if i % 3 else error))
@@ -53,11 +53,9 @@ def test_every_message_stands_on_its_own_line_above_the_bar():
     assert re.fullmatch(r"images ━+ 9/9 \d+\.\d\d/s \d:\d\d:\d\d chest_xray_8_with_a_long_name.png", bar), bar
     assert last == "6 done, 0 skipped, 3 failed; the results are in out (x.csv, summary.json)"
     whole = re.sub(r"\n  (?=\S)", " ", "\n".join(messages)).split("\n")  # wrapped lines are indented
-    failed = [
-        f"Failed: a_folder_with_a_long_name/chest_xray_{i}_with_a_long_name.png: the picture is "
-        "damaged, and this is a long reason of \\x1b[2J many words"
-        for i in (0, 3, 6)
-    ]
+    reason = "damaged, and this is a long reason of \\x1b[2J many words"
+    names = [f"a_folder_with_a_long_name/chest_xray_{i}_with_a_long_name.png" for i in (0, 3, 6)]
+    failed = [f"Failed: {name}: {reason}" for name in names]
     note = "Warning: chest_xray_4_with_a_long_name.png: the first note"
     assert whole == [*failed[:2], note, *FOREIGN, failed[2]]
     assert seen.text.count("\x1b[2K") > 9  # the bar was drawn again and again
