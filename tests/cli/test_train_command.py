@@ -13,7 +13,7 @@ from PIL import Image
 from jaxseg.cli.main import main
 from jaxseg.cli.progress import progress
 from jaxseg.training import run
-from jaxseg.training.config.config import packaged
+from jaxseg.training.config.config import packaged, read_config
 from jaxseg.training.task import make_task
 
 pytestmark = pytest.mark.usefixtures("shallow")
@@ -200,7 +200,20 @@ def test_ctrl_c_prints_stopped_and_gives_exit_code_1(jaxseg_command, tmp_path, m
 
     monkeypatch.setattr(run, "train", interrupted)
     code, _, err = jaxseg_command(*words(tmp_path / "run"))
-    assert (code, err.split()) == (1, ["Stopped."])
+    assert (code, err.split()) == (1, ["Stopped."])  # nothing was written that could be resumed
+    folder = tmp_path / "a run"
+    folder.mkdir()
+    (folder / "config.yaml").write_text("task: phantom")
+    monkeypatch.setattr(run, "open_run", lambda *_, **__: read_config("demo"))
+    code, _, err = jaxseg_command("train", "-o", folder, "--resume", "-g", "0")
+    assert code == 1
+    assert err.strip().splitlines() == [
+        "Stopped. Resume the run at step 1, without a checkpoint:",
+        f"  jaxseg train -o '{folder}' --resume",
+    ]
+    (folder / "checkpoints" / "4").mkdir(parents=True)
+    (folder / "checkpoints" / "4" / "_CHECKPOINT_METADATA").touch()
+    assert "Resume the run after its newest checkpoint" in jaxseg_command("train", "-o", folder, "--resume")[2]
 
 
 class Terminal:
