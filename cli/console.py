@@ -34,7 +34,7 @@ def show(text: str) -> None:
 def show_rows(rows: Iterable[Sequence[str]]) -> None:
     """Prints rows on stdout: as a table on a terminal, otherwise with tabs between the cells, for other programs."""
     rows = [list(row) for row in rows]
-    if sys.stdout.isatty():
+    if rows and sys.stdout.isatty():
         show(text_table((), rows))
     elif rows:
         show("\n".join("\t".join(row) for row in rows))

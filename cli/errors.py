@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import re
 from collections.abc import Callable, Iterable, Iterator
 
 import click
@@ -41,5 +42,6 @@ def naming_overrides(overrides: Iterable[str]) -> Iterator[None]:
 
 def _is_about(line: str, name: str) -> bool:
     """Returns whether a line begins with a setting or its group."""
-    start = line.partition(":")[0].partition("=")[0].strip()
-    return bool(name) and (start == name or name.startswith(f"{start}."))
+    if name and re.match(rf"{re.escape(name)}(?![\w.])", line):
+        return True
+    return name.startswith(f"{line.partition(':')[0]}.")

@@ -69,7 +69,7 @@ def segae(cts, labels, output, **settings):
     """
     from jaxseg.segae.prepare import prepare_segae
 
-    with _shown("cases", "CTS, LABELS, --pseudo, --names, --output") as show:
+    with _shown("cases") as show:
         made = prepare_segae(cts, labels, output, **settings, progress=show, notify=options.say)
     counts = f"{made.made} cases made, {made.existing} were there, {len(made.failed)} failed"
     options.say(f"{counts}; {made.summary} lists them")
@@ -104,7 +104,7 @@ def mnist(raw, output, **settings):
     """
     from jaxseg.annotators.mnist import prepare_mnist
 
-    with _shown("digits", "RAW, --output", _tenth) as show:
+    with _shown("digits", _tenth) as show:
         made = prepare_mnist(raw, output, **settings, progress=show)
     options.say(f"{made.made} digits made; {made.summary} describes the set")
 
@@ -161,7 +161,7 @@ def lidc(dicom_root, output, **settings):
             options.say(f"{outcome.patient}: {outcome.error}")
 
     callbacks = {"report": report, "notify": options.say}
-    with _shown("patients", "DICOM_ROOT, --xml, --output or a setting", lambda total: 10) as show:
+    with _shown("patients", lambda total: 10) as show:
         made = prepare_lidc(dicom_root, output, **settings, progress=show, **callbacks)
     for split in made.empty_splits:
         options.say(f"{split} has no slice: too few patients have suitable nodules")
@@ -192,7 +192,7 @@ def phantom(kind, output, **settings):
     """
     from jaxseg.datasets.phantom_sets import prepare_phantoms
 
-    with _shown("phantoms", "--output", _tenth) as show:
+    with _shown("phantoms", _tenth) as show:
         made = prepare_phantoms(kind, output, **settings, progress=show)
     options.say(f"{made.made} phantoms made; {made.summary} describes the set")
 
@@ -202,18 +202,19 @@ def _tenth(total: int) -> int:
 
 
 @contextlib.contextmanager
-def _shown(what: str, option: str, every: Callable[[int], int] = lambda total: 1) -> Iterator[Callable]:
+def _shown(what: str, every: Callable[[int], int] = lambda total: 1) -> Iterator[Callable]:
     """Yields the argument `progress` of a function that builds a data set, which shows it on the terminal.
+
+    Errors are usage errors until the first call of the argument.
 
     Args:
       what: name of the items, such as "cases".
-      option: the options that a usage error names. Errors are usage errors until the first call of the argument.
       every: number of items -> a plain line is printed only for every N-th of them.
     """
     console.stage("checking options and data")
     hint = "The same command makes what is missing."
     with resumable(lambda: hint), contextlib.ExitStack() as checks, contextlib.ExitStack() as stack:
-        checks.enter_context(options.usage_errors(option))
+        checks.enter_context(options.usage_errors())
         step = None
 
         def show(done: int, total: int, text: str) -> None:
