@@ -108,7 +108,7 @@ def _wrapped(line: str) -> list[str]:
 
 def _print(text: str, *, err: bool) -> None:
     shown = ["\t".join(map(printable, line.split("\t"))) for line in text.split("\n")]
-    terminal = (sys.stderr if err else sys.stdout).isatty()
+    terminal = bool(_bars) or sys.stderr.isatty() if err else sys.stdout.isatty()  # a bar replaces sys.stderr
     lines = "\n".join(part for line in shown for part in (_wrapped(line) if terminal else [line]))
     if _bars and terminal:
         from rich.text import Text
