@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from jaxseg.cli import options
+from jaxseg.cli import console, options
 
 
 @click.command(short_help="Convert a PyTorch file to a model directory.")
@@ -21,6 +21,7 @@ def convert(source, destination, model, labels_file, embeddings, overwrite):
     contain the parameters (Orbax) and card.json: model, hyper-parameters, class names, the SHA-256 of SOURCE and the
     licence of the weights.
     """
+    console.stage("reading weights")
     from jaxseg import registry
     from jaxseg.weights import load
 
@@ -29,7 +30,7 @@ def convert(source, destination, model, labels_file, embeddings, overwrite):
             registry.find(model)
     names = options.class_names(labels_file)
     load.convert(source, destination, model=model, class_names=names, embeddings=embeddings, overwrite=overwrite)
-    click.echo(f"{destination}: {_line(destination)}")
+    console.show(f"{destination}: {_line(destination)}")
 
 
 def _line(destination: Path) -> str:

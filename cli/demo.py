@@ -1,10 +1,12 @@
 """`jaxseg demo`: the main job on phantoms, without any download or data."""
 
+import contextlib
 from pathlib import Path
 
 import click
 
-from jaxseg.cli import options
+from jaxseg.cli import console, options
+from jaxseg.cli.progress import step_callbacks
 
 
 @click.command(short_help="Train a small network on phantom X-rays in a minute, and segment unseen ones.")
@@ -26,10 +28,10 @@ def demo(output, steps, gpus):
     Phantoms are drawn from formulas, so the true masks are known; they do not show the anatomy of real X-rays. The
     output folder gets the phantoms, one PNG per class, the model, contact_sheet.png and report.html.
     """
+    console.stage("starting JAX")
     import jax
 
     from jaxseg.anatomy import demo as job
-    from jaxseg.cli.progress import progress
     from jaxseg.devices import select_devices
     from jaxseg.report.build import write_report
 
@@ -38,9 +40,10 @@ def demo(output, steps, gpus):
     jax.config.update("jax_default_device", device)
     config = job.start(output, steps)
     total, size = config.trainer.max_steps, config.data.size
-    click.echo(f"Training a small U-Net on {config.data.train} phantom X-rays of {size} x {size} pixels ...")
-    with progress(total, "training", every=max(1, total // 10)) as step:
-        model = job.train(config, output, device, lambda _, __, values: step(f"loss {values['loss']:.3f}"))
+    options.say(f"Training a small U-Net on {config.data.train} phantom X-rays of {size} x {size} pixels ...")
+    with contextlib.ExitStack() as stack:
+        model = job.train(config, output, device, **step_callbacks(stack, "training", every=max(1, total // 10)))
+    console.stage("segmenting unseen phantoms, and writing the report")
     paths, means = job.segment_unseen(model, output, device, 2 * size)  # in practice sizes differ, too
     notice = "Phantoms drawn from formulas, segmented by jaxseg demo"
     write_report(paths, output / "masks", output / "report.html", title=notice, features="area, centroid")
@@ -49,11 +52,10 @@ def demo(output, steps, gpus):
 
 def _tell(output: Path, count: int, means: dict[str, float]) -> None:
     """Prints the scores, and where the results are."""
-    click.echo(f"Dice on {count} unseen phantoms (1 is perfect):")
+    console.show(f"Dice on {count} unseen phantoms (1 is perfect):")
     for name, value in means.items():
-        click.echo(f"  {name:12s} {value:.3f}")
-    click.echo(f"Look at {output / 'contact_sheet.png'}, or open {output / 'report.html'} in a browser.")
-    click.echo(f"Masks are in {output / 'masks'}, the training run is in {output / 'training'}.")
-    click.echo(
-        f"Segment anything with it: jaxseg segment -i {output / 'images'} -o out --weights {output / 'training'}"
-    )
+        console.show(f"  {name:12s} {value:.3f}")
+    console.show(f"Look at {output / 'contact_sheet.png'}, or open {output / 'report.html'} in a browser.")
+    console.show(f"The masks are in {output / 'masks'}, the training run is in {output / 'training'}.")
+    console.show("Segment with this model:")
+    console.show(f"  jaxseg segment -i {output / 'images'} -o out --weights {output / 'training'}")

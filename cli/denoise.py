@@ -2,7 +2,7 @@
 
 import click
 
-from jaxseg.cli import options
+from jaxseg.cli import console, options
 from jaxseg.cli.runs import finish, make_denoiser, shown
 
 
@@ -36,6 +36,7 @@ def denoise(source, output, classes, labels_file, soft, grey, preview, recursive
     Each result has the size, shape and format of its mask (jpg becomes png). If files of a folder fail, the others are
     processed, as by `jaxseg segment`. A second run skips what is done.
     """
+    console.stage("reading weights")
     from jaxseg.post_dae.denoise import refuse_soft
     from jaxseg.post_dae.mask_files import denoise_folder, find_mask_files
 

@@ -1,10 +1,11 @@
 """`jaxseg evaluate`: measures a trained model on a split of its data."""
 
+import sys
 from pathlib import Path
 
 import click
 
-from jaxseg.cli import options
+from jaxseg.cli import console, options
 
 
 @click.command()
@@ -35,20 +36,32 @@ def evaluate(folder, data, split, step, masks, truth, gpus):
     mask and the distances of sampled masks and annotators, beside baselines that need no network, as means with
     standard errors.
     """
-    from jaxseg.training import run
-
     if bool(masks) != (truth is not None):
         raise click.UsageError("--masks and --truth belong together")
     if masks and (split or step or data):
         raise click.UsageError("--masks: it cannot be combined with --split, --step and --input; leave them out")
+    console.stage("reading the run and its data")
+    from jaxseg.training import run
+    from jaxseg.training.log import headline
+
     with options.usage_errors("--gpus"):
         devices = run.training_devices(gpus)
     if masks:
         with options.usage_errors():
-            run.compare_masks(folder, masks, truth, devices=devices, show=click.echo)
+            run.compare_masks(folder, masks, truth, devices=devices, show=console.show)
+        options.say(f"All numbers are in {folder / 'evaluation_masks.json'}")
         return
+    tables = []
+
+    def show(table: str) -> None:
+        tables.append(table)
+        console.show(table)
+
     with options.usage_errors():
-        scores = run.evaluate(folder, split, devices=devices, step=step, data=data, tell=options.say, show=click.echo)
-    for name, value in scores.items():
-        if isinstance(value, (int, float)):
-            click.echo(f"{name}\t{value:.4f}" if isinstance(value, float) else f"{name}\t{value}")
+        calls = {"tell": options.say, "show": show}
+        scores = run.evaluate(folder, split, devices=devices, step=step, data=data, **calls)
+    if tables and sys.stdout.isatty():  # for people, the tables are enough
+        return
+    numbers = {name: value for name, value in scores.items() if isinstance(value, (int, float))}
+    shown = headline(numbers).items()
+    console.show_rows((name, f"{value:.4f}" if isinstance(value, float) else str(value)) for name, value in shown)

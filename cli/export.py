@@ -5,9 +5,8 @@ from pathlib import Path
 import click
 
 from jaxseg import registry
-from jaxseg.cli import options
+from jaxseg.cli import console, options
 from jaxseg.cli.progress import download_progress
-from jaxseg.files import printable
 
 
 @click.command(short_help="Export a model to a StableHLO file that runs without jaxseg's model code.")
@@ -47,6 +46,7 @@ def export(model, weights, output, platforms, image_size, labels_file, embedding
     if model is not None:
         with options.usage_errors("--model"):
             registry.find(model)
+    console.stage("checking the options")
     from jaxseg.devices import select_devices
     from jaxseg.export.export import check_destination, check_platforms, export_model
     from jaxseg.export.exported import need_flatbuffers
@@ -59,9 +59,11 @@ def export(model, weights, output, platforms, image_size, labels_file, embedding
         check_destination(output, overwrite=overwrite)
     need_flatbuffers()  # before weights are fetched
     select_devices("cpu")  # nothing is computed
+    console.stage("reading weights")
     network = _loaded(model, weights, labels_file, embeddings, dtype)
+    console.stage("exporting (about a minute for each platform of a large network)")
     facts = export_model(network, output, platforms=names, image_size=size, overwrite=overwrite)
-    click.echo(printable(f"{output}: {_line(facts)}"))
+    console.show(f"{output}: {_line(facts)}")
 
 
 def _size(text: str | None) -> tuple[int, int] | None:

@@ -2,7 +2,7 @@
 
 import click
 
-from jaxseg.cli import options
+from jaxseg.cli import console, options
 from jaxseg.cli.runs import of_anatomy, run_images
 
 
@@ -32,6 +32,7 @@ def extract(
     _mm2 are added if a DICOM file states its pixel spacing. If something cannot be measured, its cell is empty and
     the last column states the reason.
     """
+    console.stage("reading weights")
     from jaxseg.anatomy.extract import needed_classes
     from jaxseg.anatomy.folders import check_seg_options, extract_folder
     from jaxseg.anatomy.measure.features import find_all

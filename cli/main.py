@@ -1,6 +1,5 @@
 """The command `jaxseg`: it collects the commands, and turns every error into one line and an exit code."""
 
-import logging
 import signal
 import sys
 import threading
@@ -8,10 +7,12 @@ import threading
 import click
 
 from jaxseg import __version__
+from jaxseg.cli import console
 from jaxseg.cli.convert import convert
 from jaxseg.cli.cxas import cxas
 from jaxseg.cli.demo import demo
 from jaxseg.cli.denoise import denoise
+from jaxseg.cli.errors import Stopped
 from jaxseg.cli.evaluate import evaluate
 from jaxseg.cli.export import export
 from jaxseg.cli.extract import extract
@@ -73,9 +74,7 @@ def main(args: list[str] | None = None) -> None:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: no half-written file is left
     use_all_cores()
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    for library in ("absl", "tifffile"):  # their failures are raised as exceptions
-        logging.getLogger(library).setLevel(logging.CRITICAL)
+    console.take_over(debug="--debug" in args)
     try:
         sys.exit(cli.main(args, prog_name="jaxseg", standalone_mode=False) or 0)
     except Exception as error:
@@ -90,12 +89,11 @@ def _report(error: Exception) -> int:
         error.show()
         return 2
     if isinstance(error, click.Abort):
-        say("Stopped.")
+        say(f"Stopped. {error.hint}" if isinstance(error, Stopped) and error.hint else "Stopped.")
         return 1
     if isinstance(error, click.UsageError):
         where = error.ctx.command_path if error.ctx else "jaxseg"
-        first, *lines = _usage_text(error).rstrip().split("\n")
-        _say_lines(f"{first} ('{where} --help' explains)", lines)
+        _say_lines(_usage_text(error).rstrip(), hint=f"('{where} --help' explains)")
         return 2
     if isinstance(error, click.ClickException):
         text = error.format_message()
@@ -105,8 +103,7 @@ def _report(error: Exception) -> int:
         text = str(error)
     else:
         text = f"{type(error).__name__}: {_one_line(str(error))} (--debug shows where)"
-    first, *lines = text.split("\n")
-    _say_lines(first, lines)
+    _say_lines(text)
     return 1
 
 
@@ -119,9 +116,16 @@ def _usage_text(error: click.UsageError) -> str:
     return f"{name}: {error.message.rstrip('.')}"
 
 
-def _say_lines(first: str, lines: list[str]) -> None:
+def _say_lines(text: str, hint: str = "") -> None:
+    """Prints an error; the hint stands at its end, on the same line if the error has only one."""
+    first, *lines = text.split("\n")
     more = [f"... and {len(lines) - MAX_LINES} more (--debug shows all)"] if len(lines) > MAX_LINES else []
-    say("\n".join([f"Error: {first}", *lines[:MAX_LINES], *more]))
+    shown = [f"Error: {first}", *lines[:MAX_LINES], *more]
+    if hint and lines:
+        shown.append(hint)
+    elif hint:
+        shown[0] = f"{shown[0]} {hint}"
+    say("\n".join(shown))
 
 
 def _one_line(text: str) -> str:

@@ -1,10 +1,13 @@
 """`jaxseg models`: the models, their classes, and the sources of their weights."""
 
 import json
+from pathlib import Path
 
 import click
 
 from jaxseg import registry
+from jaxseg.card import CARD_FILE, Card, read_card
+from jaxseg.cli import console
 from jaxseg.vocabulary import labels
 
 
@@ -12,47 +15,83 @@ from jaxseg.vocabulary import labels
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
 def models(name, as_json):
-    """List the models. With NAME, list also the classes and groups of that model."""
+    """List the models. With NAME, list also the classes and groups of that model.
+
+    NAME is a name in the list, or the folder of a training run or of a model.
+    """
+    found = [_find(name)] if name else list(registry.ENTRIES)
+    if as_json:
+        click.echo(json.dumps([_fields(one) for one in found], indent=1))  # never wrapped
+    else:
+        console.show("\n\n".join(_text(one, whole=bool(name)) for one in found))
+
+
+def _find(name: str) -> registry.Entry | Card:
+    """Returns the model of a name, or the card of a training run or model directory."""
     from jaxseg.cli.options import usage_errors
 
+    path = Path(name).expanduser()
     with usage_errors("NAME"):
-        entries = [registry.find(name)] if name else registry.ENTRIES
-    if as_json:
-        click.echo(json.dumps([_fields(entry) for entry in entries], indent=1))
-        return
-    click.echo("\n\n".join(_text(entry, whole=bool(name)) for entry in entries))
+        if name.lower() in registry.BY_NAME or not path.exists():
+            return registry.find(name)
+        if not path.is_dir():
+            raise ValueError(f"{path} is a file; name a training run or a model directory (`jaxseg convert` makes one)")
+        inner = path / "model"
+        return read_card(path if (path / CARD_FILE).is_file() or not (inner / CARD_FILE).is_file() else inner)
 
 
-def _fields(entry: registry.Entry) -> dict:
-    groups = labels.GROUPS.get(entry.class_names, {})
+def _fields(found: registry.Entry | Card) -> dict:
+    if isinstance(found, Card):
+        entry = registry.find(found.model)
+        own = {"name": found.title, "model": found.model, "num_classes": len(found.class_names)}
+        own |= {"weights": _origin(found), "licence": found.licence, "note": found.note}
+        return own | {"project": entry.project, "citation": entry.citation} | _classes(found.class_names)
     return {
-        "name": entry.name,
-        "aliases": list(entry.aliases),
-        "title": entry.title,
+        "name": found.name,
+        "aliases": list(found.aliases),
+        "title": found.title,
         "available": True,  # earlier versions listed models that they could not build
-        "num_classes": entry.num_classes,
-        "classes": list(entry.class_names or ()),
-        "groups": {group: [entry.class_names[i] for i in members] for group, members in groups.items()},
-        "weights": _weights(entry),
-        "licence": entry.licence,
-        "project": entry.project,
-        "citation": entry.citation,
+        "num_classes": found.num_classes,
+        "weights": _weights(found),
+        "licence": found.licence,
+        "project": found.project,
+        "citation": found.citation,
+    } | _classes(found.class_names or ())
+
+
+def _classes(names: tuple[str, ...]) -> dict:
+    groups = labels.GROUPS.get(names, {})
+    return {
+        "classes": list(names),
+        "groups": {group: [names[i] for i in members] for group, members in groups.items()},
     }
 
 
-def _text(entry: registry.Entry, whole: bool) -> str:
-    also = f" (also {', '.join(entry.aliases)})" if entry.aliases else ""
-    lines = [f"{entry.name}{also}: {entry.title}"]
-    lines += [f"  weights: {_weights(entry)}", f"  licence: {entry.licence}"]
+def _text(found: registry.Entry | Card, whole: bool) -> str:
+    if isinstance(found, Card):
+        entry = registry.find(found.model)
+        lines = [f"{found.title}: {len(found.class_names)} classes, a model of the kind {found.model}"]
+        lines += [f"  weights: {_origin(found)}"]
+        lines += [f"  note: {found.note}"] if found.note else []
+    else:
+        entry, also = found, f" (also {', '.join(found.aliases)})" if found.aliases else ""
+        lines = [f"{entry.name}{also}: {entry.title}", f"  weights: {_weights(entry)}"]
+    lines += [f"  licence: {found.licence}"] if found.licence else []
     lines += [f"  from {entry.project}; {entry.citation}"]
-    if whole and entry.class_names:
-        lines += ["  classes:"] + [f"    {i:3d} {name}" for i, name in enumerate(entry.class_names)]
-        groups = labels.GROUPS.get(entry.class_names, {})
-        lines += ["  groups:"] + [f"    {group}: {len(members)} classes" for group, members in groups.items()]
-        newer = labels.GROUP_VERSIONS["cxas-0.0.20"].get(entry.class_names, {})
-        changed = [group for group, members in newer.items() if members != groups.get(group)]
+    if whole and found.class_names:
+        known = _classes(found.class_names)
+        lines += ["  classes:"] + [f"    {i:3d} {name}" for i, name in enumerate(known["classes"])]
+        groups = [f"    {group}: {len(members)} classes" for group, members in known["groups"].items()]
+        lines += ["  groups:", *groups] if groups else []
+        newer = labels.GROUP_VERSIONS["cxas-0.0.20"].get(found.class_names, {})
+        older = labels.GROUPS.get(found.class_names, {})
+        changed = [group for group, members in newer.items() if members != older.get(group)]
         lines += [f"  --groups cxas-0.0.20 adds vertebrae C7 to {' and '.join(changed)}"] if changed else []
     return "\n".join(lines)
+
+
+def _origin(card: Card) -> str:
+    return f"from {card.source}" if card.source else "trained with jaxseg"
 
 
 def _weights(entry: registry.Entry) -> str:

@@ -8,14 +8,14 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from jaxseg.files import printable
+from jaxseg.cli.console import say as say
 
 OUTPUT_TYPES = ("json", "npy", "npz", "jpg", "png", "dicom-seg")
 PREPROCESSING = ("cxas", "paxray", "paxray_folder")
 INTENSITIES = ("original", "cxas-0.0.20", "clinical")
 FIDELITIES = ("original", "better")
 
-# Headings of `--help` -> options under them, the most used first. An option that is not listed comes under Other.
+# Headings of `--help` -> options under them, the most used first. Every option of every command is listed.
 HEADINGS = {
     "Input": (
         *("--config", "--run", "--input", "--kind", "--recursive", "--ct", "--mask", "--label-volume", "--masks"),
@@ -40,7 +40,7 @@ HEADINGS = {
         *("--least-slices", "--least-readers", "--least-pixels", "--most-pixels", "--clahe"),
     ),
     "Speed": (*("--gpus", "--batch-size", "--dtype", "--hosts", "--coordinator", "--num-processes", "--process-id"),),
-    "Other": (),
+    "Help": ("--debug", "--version", "--help"),
 }
 
 _PATH = click.Path(path_type=Path)
@@ -382,7 +382,7 @@ of_denoising = combined(
 def grouped(command: click.Command) -> click.Command:
     """Makes a command list its options in `--help` under the headings of `HEADINGS`, and returns it.
 
-    The first option name that starts with "--" decides. New options of any command are listed in `HEADINGS`.
+    The first option name that starts with "--" decides. New options of any command must be listed in `HEADINGS`.
     """
     command.format_options = functools.partial(_format_options, command)
     return command
@@ -398,7 +398,7 @@ def _format_options(command: click.Command, context: click.Context, formatter: c
         if record is None or isinstance(parameter, click.Argument):  # the usage line shows arguments
             continue
         long = next((name.replace("_", "-") for name in parameter.opts if name.startswith("--")), "")
-        heading, order = place.get(long, ("Other", len(place)))
+        heading, order = place.get(long, ("Help", len(place)))
         rows[heading].append((order, number, record))
     for heading, found in rows.items():
         if found:
@@ -412,11 +412,6 @@ def write_commands(formatter: click.HelpFormatter, heading: str, commands: Itera
     """Writes commands with their whole summaries under a heading of `--help`."""
     with formatter.section(heading):
         formatter.write_dl([(command.name, command.get_short_help_str(limit=200)) for command in commands])
-
-
-def say(text: str) -> None:
-    """Prints a line on stderr; names of files and tensors in it cannot steer the terminal."""
-    click.echo("\n".join(printable(line) for line in text.split("\n")), err=True)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from jaxseg.cli import options
+from jaxseg.cli import console, options
+from jaxseg.cli.errors import resumable
 from jaxseg.cli.progress import progress
 
 _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
@@ -68,9 +69,10 @@ def segae(cts, labels, output, **settings):
     """
     from jaxseg.segae.prepare import prepare_segae
 
-    with _shown("cases", "CTS, LABELS, --pseudo, --names, --output") as show:
+    with _shown("cases") as show:
         made = prepare_segae(cts, labels, output, **settings, progress=show, notify=options.say)
-    options.say(f"{made.made} cases made, {made.existing} were there, {len(made.failed)} failed; {made.summary}")
+    counts = f"{made.made} cases made, {made.existing} were there, {len(made.failed)} failed"
+    options.say(f"{counts}; {made.summary} lists them")
     if made.failed:
         sys.exit(1)
 
@@ -102,9 +104,9 @@ def mnist(raw, output, **settings):
     """
     from jaxseg.annotators.mnist import prepare_mnist
 
-    with _shown("digits", "RAW, --output", _tenth) as show:
+    with _shown("digits", _tenth) as show:
         made = prepare_mnist(raw, output, **settings, progress=show)
-    options.say(f"{made.made} digits made; {made.summary}")
+    options.say(f"{made.made} digits made; {made.summary} describes the set")
 
 
 @prepare.command()
@@ -159,13 +161,13 @@ def lidc(dicom_root, output, **settings):
             options.say(f"{outcome.patient}: {outcome.error}")
 
     callbacks = {"report": report, "notify": options.say}
-    with _shown("patients", "DICOM_ROOT, --xml, --output or a setting", lambda total: 10) as show:
+    with _shown("patients", lambda total: 10) as show:
         made = prepare_lidc(dicom_root, output, **settings, progress=show, **callbacks)
     for split in made.empty_splits:
         options.say(f"{split} has no slice: too few patients have suitable nodules")
     counts = f"{made.made} patients made ({made.slices} slices), {made.existing} already done"
     unread = f", {len(made.damaged)} XML files could not be read" if made.damaged else ""
-    options.say(f"{counts}, {len(made.failed)} failed{unread}; {made.summary}")
+    options.say(f"{counts}, {len(made.failed)} failed{unread}; {made.summary} lists them")
     if made.failed or made.damaged:
         sys.exit(1)
 
@@ -190,9 +192,9 @@ def phantom(kind, output, **settings):
     """
     from jaxseg.datasets.phantom_sets import prepare_phantoms
 
-    with _shown("phantoms", "--output", _tenth) as show:
+    with _shown("phantoms", _tenth) as show:
         made = prepare_phantoms(kind, output, **settings, progress=show)
-    options.say(f"{made.made} phantoms made; {made.summary}")
+    options.say(f"{made.made} phantoms made; {made.summary} describes the set")
 
 
 def _tenth(total: int) -> int:
@@ -200,16 +202,19 @@ def _tenth(total: int) -> int:
 
 
 @contextlib.contextmanager
-def _shown(what: str, option: str, every: Callable[[int], int] = lambda total: 1) -> Iterator[Callable]:
+def _shown(what: str, every: Callable[[int], int] = lambda total: 1) -> Iterator[Callable]:
     """Yields the argument `progress` of a function that builds a data set, which shows it on the terminal.
+
+    Errors are usage errors until the first call of the argument.
 
     Args:
       what: name of the items, such as "cases".
-      option: the options that a usage error names. Errors are usage errors until the first call of the argument.
       every: number of items -> a plain line is printed only for every N-th of them.
     """
-    with contextlib.ExitStack() as checks, contextlib.ExitStack() as stack:
-        checks.enter_context(options.usage_errors(option))
+    console.stage("checking options and data")
+    hint = "The same command makes what is missing."
+    with resumable(lambda: hint), contextlib.ExitStack() as checks, contextlib.ExitStack() as stack:
+        checks.enter_context(options.usage_errors())
         step = None
 
         def show(done: int, total: int, text: str) -> None:

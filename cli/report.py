@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from jaxseg.cli import options
+from jaxseg.cli import console, options
 from jaxseg.cli.runs import Notes
 
 
@@ -40,6 +40,7 @@ def report(source, masks, output, features, classes, title, intensity, sides, re
     are listed with the reason, and the exit code is 1. The page contains file names, but no names or numbers of
     patients.
     """
+    console.stage("reading images and masks")
     from jaxseg.anatomy.measure.features import find_all
     from jaxseg.cli.progress import progress
     from jaxseg.files import printable
@@ -79,7 +80,7 @@ def report(source, masks, output, features, classes, title, intensity, sides, re
             on_image=notify,
         )
     shown.finish()
-    options.say(f"{len(images) - len(failures)} shown, {len(failures)} failed: {output}")
+    options.say(f"{len(images) - len(failures)} shown, {len(failures)} failed; the page is {output}")
     if failures:
         sys.exit(1)
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import click
 
 from jaxseg.cli import options
-from jaxseg.cli.progress import download_progress, progress
+from jaxseg.cli.errors import resumable
+from jaxseg.cli.progress import COMPILING, download_progress, progress
 from jaxseg.files import printable
 
 of_anatomy = options.combined(
@@ -43,13 +44,13 @@ def shown(what: str) -> Iterator[dict[str, Callable]]:
       what: name of the items, such as "images".
     """
     notes = Notes(what)
-    with contextlib.ExitStack() as stack:
+    with resumable(lambda: "The same command continues where it stopped."), contextlib.ExitStack() as stack:
         step = None
 
         def show_progress(done: int, total: int, name: str) -> None:
             nonlocal step
             if step is None:
-                step = stack.enter_context(progress(total, what))
+                step = stack.enter_context(progress(total, what, first=COMPILING))
             else:
                 step(name)
 
@@ -94,10 +95,17 @@ def show_outcome(outcome, notes: Notes) -> None:
         options.say(f"Failed: {printable(str(source))}: {printable(reason)}")
 
 
+def show_note(card) -> None:
+    """Shows what the card of a model says that its users must know."""
+    if card.note:
+        options.say(f"Warning: the model {card.title}: {card.note}")
+
+
 def finish(result) -> None:
     """Prints the last line of a run, and exits with 1 if a file failed."""
     counts = f"{result.done} done, {result.skipped} skipped, {result.failed} failed"
-    options.say(f"{counts}: {result.summary} lists them")
+    files = ", ".join(path.name for path in (*result.merged, result.summary))
+    options.say(f"{counts}; the results are in {result.summary.parent} ({files})")
     if result.failed:
         sys.exit(1)
 
@@ -162,6 +170,7 @@ def load_network(*, model, gpus, weights, labels_file, dtype, classes=None, grou
     names = options.class_names(labels_file)
     with download_progress() as update:
         network = load(name, weights, dtype=dtype, class_names=names, progress=update)
+    show_note(network.card)
     return network, weights or name, {"devices": devices} | segmenter_options
 
 
@@ -174,4 +183,6 @@ def make_denoiser(*, weights, gpus="auto", option="--weights", **settings):
     with options.usage_errors("--gpus"):
         devices = select_devices(gpus)
     with options.usage_errors(option):
-        return Denoiser(load(weights), devices=devices, **settings)
+        found = Denoiser(load(weights), devices=devices, **settings)
+    show_note(found.card)
+    return found

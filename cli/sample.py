@@ -2,8 +2,8 @@
 
 import click
 
-from jaxseg.cli import options
-from jaxseg.cli.runs import finish, shown
+from jaxseg.cli import console, options
+from jaxseg.cli.runs import finish, show_note, shown
 
 FORMATS = ("npz", "npy", "png")
 
@@ -57,6 +57,7 @@ def sample(source, output, count, seed, output_type, preview, recursive, overwri
     Images are used as they are stored; only png is divided by 255. If files of a folder fail, the others are processed:
     each failure is shown with its reason. A second run skips what is done.
     """
+    console.stage("reading weights")
     from jaxseg.annotators.image_files import sample_folder
     from jaxseg.annotators.images import find_image_files
 
@@ -78,5 +79,6 @@ def _make_sampler(*, weights, gpus, latent, normalise, resize):
     with options.usage_errors("--gpus"):
         devices = select_devices(gpus)
     with options.usage_errors("--weights"):
-        model = load(weights)
-        return Sampler(model, source=latent, normalise=normalise, resize=resize, devices=devices)
+        found = Sampler(load(weights), source=latent, normalise=normalise, resize=resize, devices=devices)
+    show_note(found.card)
+    return found

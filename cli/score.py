@@ -8,8 +8,9 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from jaxseg.cli import options
-from jaxseg.cli.progress import progress
+from jaxseg.cli import console, options
+from jaxseg.cli.errors import resumable
+from jaxseg.cli.progress import COMPILING, progress
 
 _EXISTING = options.ExistingPath("a .nii.gz, .nii, .npy or .npz file, or a folder of DICOM slices")
 _MODELS = "a training run, a model directory or a .pth file"
@@ -108,6 +109,7 @@ def score(
     source = click.get_current_context().get_parameter_source("organs")
     given |= {"organs": organs != "auto" and source is not ParameterSource.DEFAULT}
     _check({name for name, value in given.items() if value})
+    console.stage("reading weights")
     model = _model_options(**settings)
     if mask:
         _score_mask(ct, mask, organ, per_slice, model)
@@ -171,12 +173,11 @@ def _score_mask(ct: Path, mask: Path, organ: str, per_slice: bool, model: dict) 
         organs.find(organ, names=model["names"])
     with options.usage_errors():
         found = jaxseg.score(ct, mask, organ, per_slice=True, **model)
-    if per_slice:
-        for z, predicted in zip(found.slices, found.dice, strict=True):
-            click.echo(f"slice {z}\t{predicted:.4f}")
+    pairs = zip(found.slices, found.dice, strict=True) if per_slice else ()
+    rows = [(f"slice {z}", f"{predicted:.4f}") for z, predicted in pairs]
     if found.mean is None:
         options.say(f"{mask.name}: the mask is empty, so there is nothing to score")
-    click.echo(f"{found.organ.name}\t{'n/a' if found.mean is None else format(found.mean, '.4f')}")
+    console.show_rows([*rows, (found.organ.name, "n/a" if found.mean is None else f"{found.mean:.4f}")])
 
 
 def _score_many(function: str, paths: tuple, settings: dict):
@@ -190,13 +191,14 @@ def _score_many(function: str, paths: tuple, settings: dict):
 @contextlib.contextmanager
 def _progress() -> Iterator[dict[str, Callable]]:
     """Yields the callbacks of `jaxseg.score_dataset` that show its progress."""
-    with contextlib.ExitStack() as stack:
+    hint = "With -o, the same command continues where it stopped."
+    with resumable(lambda: hint), contextlib.ExitStack() as stack:
         step = None
 
         def show(done: int, total: int, name: str) -> None:
             nonlocal step
             if step is None:
-                step = stack.enter_context(progress(total, "cases", done=done))
+                step = stack.enter_context(progress(total, "cases", done=done, first=COMPILING))
             else:
                 step(name)
 
@@ -216,13 +218,12 @@ def _show_problems(record) -> None:
 
 def _show_rows(rows: tuple, per_slice: bool) -> None:
     """Prints the scores of a volume of labels, the lowest first."""
-    if rows:
-        click.echo("organ\tpredicted_dice")
+    cells = [("organ", "predicted_dice")] if rows else []
     for row in rows:
-        if per_slice:
-            for z, predicted in zip(row.score.slices, row.score.dice, strict=True):
-                click.echo(f"{row.organ}, slice {z}\t{predicted:.4f}")
-        click.echo(f"{row.organ}\t{row.score.mean:.4f}")
+        pairs = zip(row.score.slices, row.score.dice, strict=True) if per_slice else ()
+        cells += [(f"{row.organ}, slice {z}", f"{predicted:.4f}") for z, predicted in pairs]
+        cells.append((row.organ, f"{row.score.mean:.4f}"))
+    console.show_rows(cells)
     if not rows:
         options.say("nothing was scored")
 
@@ -232,10 +233,8 @@ def _show_files(found, worst: int | None) -> None:
     for name, what in {"slices": "slices", "annotate": "order", "trust": "order"}.items():
         if name in found.files:
             options.say(f"{what}: {found.files[name]}")
-    rows = found.rows[:worst] if worst else ()
-    if rows:
-        click.echo("case\torgan\tpredicted_dice")
-    for row in rows:
-        click.echo(f"{row.case}\t{row.organ}\t{row.score.mean:.4f}")
+    lowest = found.rows[:worst] if worst else ()
+    cells = [("case", "organ", "predicted_dice")] if lowest else []
+    console.show_rows([*cells, *((row.case, row.organ, f"{row.score.mean:.4f}") for row in lowest)])
     if "worst" in found.files:
         options.say(f"picture: {found.files['worst']}")

@@ -2,7 +2,7 @@
 
 import click
 
-from jaxseg.cli import options
+from jaxseg.cli import console, options
 from jaxseg.cli.runs import make_denoiser, of_anatomy, run_images
 
 
@@ -41,10 +41,11 @@ def segment(
     its reason, summary.json in the output folder lists all files, and the exit code is 1. A second run skips what is
     done.
     """
-    from jaxseg.anatomy.folders import check_seg_options, segment_folder
-
     if denoiser is None and (denoise_classes or union or largest_component):
         raise click.UsageError("--denoise-classes, --union and --largest-component: name a model with --denoise")
+    console.stage("reading weights")
+    from jaxseg.anatomy.folders import check_seg_options, segment_folder
+
     seg = {"labelmap": labelmap, "strict_projection": strict_projection}
     with options.usage_errors("--labelmap" if labelmap else "--strict-projection"):
         check_seg_options(seg, output_type)

@@ -57,6 +57,7 @@ def show(source, masks, output, classes, labels_file, intensity, overwrite, **lo
     shown = visualize(picture, opened, classes=classes, **look)
     output.parent.mkdir(parents=True, exist_ok=True)
     save_picture(shown, output)
+    options.say(f"The picture is {printable(str(output))}")
 
 
 def _check_output(output: Path, source: Path, overwrite: bool) -> None:

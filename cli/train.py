@@ -1,12 +1,15 @@
 """`jaxseg train`: trains a model as a configuration says, or resumes a run that was interrupted."""
 
 import contextlib
+import functools
+import shlex
 from pathlib import Path
 
 import click
 
-from jaxseg.cli import options
-from jaxseg.cli.progress import progress
+from jaxseg.cli import console, options
+from jaxseg.cli.errors import naming_overrides, resumable
+from jaxseg.cli.progress import step_callbacks
 
 
 @click.command()
@@ -32,35 +35,42 @@ def train(source, data, folder, resume, overrides, gpus, hosts, **others):
     The folder gets the resolved configuration, the versions, metrics.jsonl, checkpoints, pictures, and model/: the best
     model by validation, for --weights of other commands.
     """
+    if source is None and folder is None:
+        raise click.UsageError("name a configuration with -t, or a run to resume: -o RUN --resume")
+    console.stage("checking settings and data")
     from jaxseg.devices import only_cpus
     from jaxseg.training import run
     from jaxseg.training.config.config import open_run, stored_folder
+    from jaxseg.training.log import METRICS_FILE, headline
     from jaxseg.training.mesh import join_hosts
     from jaxseg.xla import keep_freed_memory
 
-    if source is None and folder is None:
-        raise click.UsageError("name a configuration with -t, or a run to resume: -o RUN --resume")
     with options.usage_errors("--config"):
         folder = folder or stored_folder(source) or Path("runs") / Path(source).stem
     if hosts or any(value is not None for value in others.values()):
         with options.usage_errors():
             join_hosts(*others.values())
-    with options.usage_errors():
+    with options.usage_errors(), naming_overrides(overrides):
         config = open_run(source, folder, data=data, overrides=overrides, resume=resume, tell=options.say)
     if config.trainer.keep_memory and only_cpus(gpus):
         keep_freed_memory()  # before the devices start
     with options.usage_errors("--gpus"):
         devices = run.training_devices(gpus)
-    with contextlib.ExitStack() as stack:
-        steps = []
+    hint = functools.partial(_resume_hint, folder)
+    with resumable(hint), naming_overrides(overrides), contextlib.ExitStack() as stack:
+        callbacks = step_callbacks(stack, "steps", every=config.trainer.log_every)
+        scores = run.train(config, folder, devices=devices, tell=options.say, **callbacks)
+    console.show_rows((name, f"{value:.4f}") for name, value in headline(scores).items())
+    options.say(f"The run is in {folder}, its model in {folder / 'model'}; {METRICS_FILE} lists all scores")
 
-        def on_step(number: int, total: int, values: dict) -> None:
-            if not steps:
-                every = config.trainer.log_every
-                steps.append(stack.enter_context(progress(total, "steps", every=every, done=number - 1)))
-            steps[0](f"loss {values['loss']:.4f}")
 
-        scores = run.train(config, folder, devices=devices, on_step=on_step, tell=options.say)
-    for name, value in scores.items():
-        click.echo(f"{name}\t{value:.4f}")
-    options.say(f"The run is in {folder}, its model in {folder / 'model'}")
+def _resume_hint(folder: Path) -> str:
+    """Returns what to do after Ctrl-C: how to resume the run, if it has started."""
+    from jaxseg.training.checkpoint import has_checkpoint
+    from jaxseg.training.loop import CHECKPOINTS
+    from jaxseg.training.run import CONFIG_FILE
+
+    if not (folder / CONFIG_FILE).is_file():
+        return ""
+    where = "after its newest checkpoint" if has_checkpoint(folder / CHECKPOINTS) else "at step 1, without a checkpoint"
+    return f"Resume the run {where}:\n  jaxseg train -o {shlex.quote(str(folder))} --resume"

@@ -1,11 +1,13 @@
 """`jaxseg tune`: searches for the settings of a training that give the best validation."""
 
 import contextlib
+import functools
 from pathlib import Path
 
 import click
 
-from jaxseg.cli import options
+from jaxseg.cli import console, options
+from jaxseg.cli.errors import naming_overrides, resumable
 
 
 @click.command()
@@ -48,22 +50,32 @@ def tune(source, data, folder, trials, gpus, **others):
     It needs optuna: pip install 'jaxseg[tune]'. If MLflow is installed, trials are logged to MLFLOW_TRACKING_URI, or to
     mlruns/ in the folder if that is not set.
     """
+    if source is None and folder is None:
+        raise click.UsageError("name a configuration with -t, or a search to continue: -o FOLDER")
+    console.stage("checking settings and data")
     from jaxseg.training import run
     from jaxseg.tuning import study
     from jaxseg.tuning import tune as search
     from jaxseg.tuning.trials import BEST_FILE, table
 
-    if source is None and folder is None:
-        raise click.UsageError("name a configuration with -t, or a search to continue: -o FOLDER")
     folder = folder or Path("runs") / f"{Path(source).stem}_tune"
     study.import_optuna()
     with options.usage_errors("--gpus"):
         devices = run.training_devices(gpus)
-    with contextlib.ExitStack() as stack, options.usage_errors():
+    naming, hint = naming_overrides(others["overrides"]), functools.partial(_continue_hint, folder)
+    with resumable(hint), contextlib.ExitStack() as stack, options.usage_errors(), naming:
         opened = search.open_search(
             source, folder, trials=trials, data=data, devices=devices, tell=options.say, **others
         )
         found = search.tune(stack.enter_context(opened))
-    click.echo(table(found))
+    console.show(table(found))
     model = folder / search.RUNS / found.best.name / "model"
     options.say(f"The best settings are in {folder / BEST_FILE}, the model trained with them in {model}")
+
+
+def _continue_hint(folder: Path) -> str:
+    """Returns what to do after Ctrl-C: how to continue the search, if it has started."""
+    from jaxseg.tuning.tune import BASE_FILE
+
+    started = (folder / BASE_FILE).is_file()
+    return "The same command continues the search and its unfinished trial." if started else ""

@@ -29,7 +29,8 @@ class Card:
       licence: licence of the weights.
       orientation: orientation of the volumes that the model was trained on: "canonical" (turned to the patient's axes)
         or "" (as the files store them).
-      note: anything that a user must know, such as "trained on phantoms".
+      note: anything that a user must know, such as "trained on phantoms"; commands print it, and results repeat it.
+      name: name of a model that was trained with jaxseg: that of its run. Empty for published weights.
       jaxseg: version of jaxseg that wrote the card.
     """
 
@@ -45,7 +46,13 @@ class Card:
     licence: str = ""
     orientation: str = ""
     note: str = ""
+    name: str = ""
     jaxseg: str = ""
+
+    @property
+    def title(self) -> str:
+        """The name under which results list the model: its own, or that in the registry."""
+        return self.name or self.model
 
     def write(self, folder: Path) -> None:
         """Writes `card.json` into an existing folder."""

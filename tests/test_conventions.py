@@ -19,7 +19,7 @@ ALL = SOURCES + sorted((ROOT / "benchmarks").rglob("*.py")) + sorted((ROOT / "te
 MAX_LINES, MAX_FUNCTION = 450, 45
 CRUMB, CRUMB_OF_METHOD = 60, 30  # the fewest lines of a file; a new method starts with short files
 # Files with fewer lines that stay: each holds one idea that has no neighbour to merge into.
-SHORT_FILES = {"__main__.py", "text_table.py", "interrupts.py"}
+SHORT_FILES = {"__main__.py", "interrupts.py"}
 
 METHODS = {entry.model.split(".")[1] for entry in ENTRIES}  # the folders in jaxseg/ that hold a model
 # What each shared room may import of jaxseg besides itself. "jaxseg" means the files directly in jaxseg/.

@@ -53,9 +53,9 @@ def start(output: Path, steps: int | None) -> Config:
     return dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, epochs=epochs, max_steps=steps))
 
 
-def train(config: Config, output: Path, device: jax.Device, on_step: Callable) -> nnx.Module:
-    """Trains on phantoms and returns the model, loaded from its training run."""
-    run.train(config, output / TRAINING, devices=[device], on_step=on_step)
+def train(config: Config, output: Path, device: jax.Device, **callbacks: Callable) -> nnx.Module:
+    """Trains on phantoms and returns the model, loaded from its training run; `callbacks` are those of `run.train`."""
+    run.train(config, output / TRAINING, devices=[device], name=output.resolve().name, **callbacks)
     return load(output / TRAINING)
 
 

@@ -255,7 +255,7 @@ def _mask_products(
         output_type = output_type or registry.find(card.model).output_type
         if output_type == "dicom-seg":
             settings |= seg
-        found.append(products.masks(output_type, card.class_names, card.model, **seg))
+        found.append(products.masks(output_type, card.class_names, card.title, **seg))
     if preview:
         found.append(products.previews(segmenter.intensity))
     return found
@@ -282,7 +282,7 @@ def _run(
 ) -> FolderResult:
     return folder.run(
         plan(list(files), source, output),
-        Run(output, tuple(made), settings),
+        Run(output, tuple(made), settings, segmenter.card.note),
         lambda todo, run: products.segment_files(todo, segmenter, run),
         prepare=segmenter.compile,
         merges=merges,

@@ -166,7 +166,7 @@ class Segmenter:
                 "results made with other settings are not mixed"
             )
         return {
-            "model": card.model,
+            "model": card.title,
             "weights_sha256": card.params_sha256 or card.source_sha256,
             "threshold": self.threshold,
             "labels_sha256": hashlib.sha256(json.dumps(card.class_names).encode()).hexdigest(),

@@ -76,10 +76,10 @@ def sample_folder(
     if "latent_source" in options:
         options["source"] = options.pop("latent_source")
     sampler = as_predictor(model, Sampler, options)
-    products = samples(output_type, confusion=sampler.confusing) + ([previews()] if preview else [])
+    products = samples(output_type, confusion=sampler.confusing) + ([previews(sampler.card.note)] if preview else [])
     return folder.run(
         plan(list(files), source, output, name_of=lambda path: path.stem),
-        Run(output, tuple(products), {"sample": sampler.settings | {"n": n, "seed": seed}}),
+        Run(output, tuple(products), {"sample": sampler.settings | {"n": n, "seed": seed}}, sampler.card.note),
         lambda todo, run: sample_files(todo, sampler, run, n=n, seed=seed),
         overwrite=overwrite,
         progress=progress,
@@ -134,12 +134,13 @@ def samples(output_type: str, *, confusion: bool) -> list[Product]:
     return [*products, _product("samples", ".samples", _save_masks)]
 
 
-def previews() -> Product:
-    """Returns the product `<base>.preview.jpg`: the image, its clean mask, the first samples, and the maps."""
+def previews(note: str = "") -> Product:
+    """Returns the product `<base>.preview.jpg`: the image, its clean mask, the first samples, the maps, and a note."""
 
     def write(job: Job, prepared: Prepared, samples: Samples) -> list[str]:
+        title = f"{job.source.name}; {note}" if note else job.source.name
         maps = [samples.clean, samples.masks, samples.agreement, samples.entropy]
-        named: dict[str, Any] = {"confusion": samples.confusion, "classes": samples.classes, "title": job.source.name}
+        named: dict[str, Any] = {"confusion": samples.confusion, "classes": samples.classes, "title": title}
         sheet = samples_sheet(prepared.image, *maps, **named)
         save_picture(sheet, _beside(job.base, PREVIEW))
         return []

@@ -93,7 +93,7 @@ class Sampler:
     def settings(self) -> dict:
         """Everything that the samples depend on, except their number and seed, as JSON can hold it."""
         card = self.card
-        found = {"model": card.model, "weights_sha256": card.params_sha256 or card.source_sha256}
+        found = {"model": card.title, "weights_sha256": card.params_sha256 or card.source_sha256}
         found |= {name: getattr(self, name) for name in ("source", "normalise", "resize")}
         return found | {"cm_normalisation": dict(card.config).get("cm_normalisation")}
 

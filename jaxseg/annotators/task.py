@@ -44,6 +44,7 @@ MEASURES = {  # name -> description
     "baseline_majority_ged": "generalised energy distance as published, of that vote",
     "baseline_annotator": "mean Dice of single annotators",
 }
+LOWEST_DICE, FEWEST_STEPS = 0.5, 100  # a model below is barely trained
 UNDEFINED = ("ged_original", "distance_between_annotators")  # NaN for an image with one annotator
 
 _AUGMENTATION = section(Augmentation, *(field.name for field in dataclasses.fields(Augmentation)))
@@ -108,6 +109,17 @@ class AnnotatorsTask(Task):
     def image_shape(self) -> tuple[int, int, int]:
         """The (H, W, C) of the first training image, which all others must have."""
         return self.splits["train"][0]["image"].shape
+
+    def remark(self, step: int, score: float | None) -> str:
+        """Returns a warning if the model is barely trained.
+
+        It is if the Dice of its clean mask in the validation is below 0.5. Without a validation, it is if it took fewer
+        than 100 steps.
+        """
+        if score is None or math.isnan(score):
+            return f"barely trained ({step} steps): its samples mean little" if step < FEWEST_STEPS else ""
+        found = f"after {step} steps the Dice of its clean masks is {score:.2f}"
+        return f"barely trained ({found} in the validation): its samples mean little" if score < LOWEST_DICE else ""
 
     def summarise(self, found: dict[str, np.ndarray]) -> dict[str, float]:
         """Returns the means over all images; see `means`."""

@@ -155,7 +155,8 @@ def check_destination(path: Path, *, overwrite: bool = False) -> None:
     if not existing:
         return
     if not overwrite:
-        raise FileExistsError(f"{existing[0]} exists; name another file, or overwrite an exported model on purpose")
+        advice = "name another file, or replace the exported model with --overwrite (Python: overwrite=True)"
+        raise FileExistsError(f"{existing[0]} exists; {advice}")
     try:
         facts = read_facts(path)
         ours = not os.path.lexists(path) or (path.is_file() and files.sha256(path) == facts.sha256)

@@ -52,6 +52,7 @@ class Run:
       output: folder of the results.
       products: what is made from each image.
       settings: everything that the products depend on. Results of different settings are never mixed in one folder.
+      note: what users of the results must know about the model; the card's.
       files: output name -> {"source", "status": "done", "skipped", "failed" or "pending", "outputs", ...}. "outputs"
         holds, for each kind of product, its path in the folder and the stamp of the image from which it was made, so
         that a run that was killed can resume (outputs appear whole). The stamp of an outdated product is empty.
@@ -65,6 +66,7 @@ class Run:
     output: Path
     products: tuple[Product, ...]
     settings: dict
+    note: str = ""
     files: dict[str, dict] = dataclasses.field(default_factory=dict)
     earlier: dict[str, dict] = dataclasses.field(default_factory=dict)
     merged: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -97,7 +99,8 @@ class Run:
         counts = {status: self.count(status) for status in ("done", "skipped", "failed", "pending")}
         products = [product.kind for product in self.products]
         self.ledger.entries = self.earlier | self.files
-        self.ledger.write(complete=self.complete, products=products, counts=counts, merged=self.merged)
+        facts = {"note": self.note, "products": products, "counts": counts, "merged": self.merged}
+        self.ledger.write(complete=self.complete, **facts)
 
 
 def begin(jobs: list[Job], run: Run, *, overwrite: bool = False) -> list[Job]:

@@ -112,9 +112,9 @@ def run(
         todo = begin(jobs, record, overwrite=overwrite)
         paths = [merged_path(record, source, suffix) for suffix, _ in merges]
         start = time.perf_counter()
+        _notify(progress, 0, len(todo), "")
         if todo and prepare is not None:
             prepare()
-        _notify(progress, 0, len(todo), "")
         for number, outcome in enumerate(work(todo, record), 1):
             if report is not None:
                 report(outcome)

@@ -207,6 +207,9 @@ def _find_listed(folder: Path, image: Path, summary: Summary) -> Path:
         entry = summary.by_hash.get(sha256(image))  # the image was moved since
     if entry is None:
         raise ValueError(f"{folder / SUMMARY_FILE} lists no masks of {image}, only of other images")
+    if entry.get("status") == "failed":
+        reason = printable(str(entry.get("reason", "no reason is listed"))).removeprefix(f"{image.name}: ")
+        raise ValueError(f"{folder}: no masks of {image.name}, because its run failed: {reason}")
     outdated = []
     for kind in _KINDS:
         output = entry["outputs"].get(kind)

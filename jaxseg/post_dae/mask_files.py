@@ -114,7 +114,7 @@ def denoise_folder(
     settings = {"denoise": denoiser.settings | {"classes": classes, "soft": soft, "grey": grey}}
     return folder.run(
         jobs,
-        Run(output, tuple(products), settings),
+        Run(output, tuple(products), settings, denoiser.card.note),
         lambda todo, run: denoise_files(todo, worker, run),
         overwrite=overwrite,
         progress=progress,

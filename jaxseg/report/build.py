@@ -16,7 +16,7 @@ from jaxseg.masks.results import read_summary
 from jaxseg.report.catalogue import Catalogue
 from jaxseg.report.fitting import NO_PICTURE, NO_VALUES, SMALLER, fit_blocks
 from jaxseg.report.page import block, frame, link
-from jaxseg.report.reading import IMAGE, Reading, read_image, read_settings
+from jaxseg.report.reading import IMAGE, Reading, read_image, read_note, read_settings
 
 MAX_IMAGES = 5000
 MAX_OUTLINED = 200  # images; if there are more, pictures are small and masks are painted on them
@@ -88,7 +88,8 @@ def write_report(
     else:
         search, settings, places = None, {}, list(map(Path, masks))
     about = {"title": printable(title) or "Segmentation report", "version": __version__}
-    about |= {"settings": settings, "sides": sides, "names": {f.name: (*f.aliases, f.name)[0] for f in found}}
+    about |= {"settings": settings, "sides": sides, "note": read_note(masks)}
+    about["names"] = {feature.name: (*feature.aliases, feature.name)[0] for feature in found}
     failures: list[tuple[Path, str]] = []
     with atomic_file(path) as temporary, temporary.open("wb") as file:
         page = _Page(file, about, len(images), max_bytes)

@@ -120,6 +120,8 @@ function showHead() {
   ].filter(Boolean).join(" · ");
   for (const [name, value] of Object.entries(about.settings))
     byId("settings").append(element("div", {}, element("dt", {}, name), settingValue(name, value)));
+  byId("model-note").textContent = about.note;
+  byId("model-note").hidden = !about.note;
   const notes = about.notes.map((note) => `${note}, to limit the size of the page.`);
   if (!about.outlined) notes.push("The pictures are small and show a fixed choice of classes, because there are many images.");
   byId("notes").textContent = notes.join(" ");

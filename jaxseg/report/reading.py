@@ -202,6 +202,21 @@ def read_settings(folder: Path) -> dict[str, str]:
     return {name.replace("_", " "): text for name, text in texts.items()}
 
 
+def read_note(masks: str | Path | Sequence[Path]) -> str:
+    """Returns what the summary in a folder of masks says about their model; "" if it says nothing or there is none.
+
+    Raises:
+      ValueError: the summary is damaged.
+    """
+    folder = Path(masks) if isinstance(masks, str | Path) else None
+    if folder is None or not folder.is_dir() or read_summary(folder) is None:
+        return ""
+    content = journal.read_document(folder / SUMMARY_FILE)
+    note = content.get("note", "")
+    model = printable(str(content["settings"].get("model", "")))[:100]
+    return f"Model {model}: {printable(note)[:500]}." if isinstance(note, str) and note else ""
+
+
 def _collect(measured: Measurements, features, names, values: dict, reasons: dict, grid: str) -> None:
     """Adds measurements to `values` and `reasons`, by column.
 

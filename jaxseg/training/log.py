@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -10,6 +11,7 @@ import jax
 from jaxseg.files import atomic_file
 
 METRICS_FILE = "metrics.jsonl"
+WORST = 3  # number of classes that `headline` names
 
 
 class Log:
@@ -53,6 +55,42 @@ class Log:
             raise OSError(error.errno, error.strerror, self._file.name) from None
         for name, value in values.items() if self._board is not None else ():
             self._board.add_scalar(f"{split}/{name}", value, step)
+
+
+def headline(scores: Mapping[str, float]) -> dict[str, float]:
+    """Returns the scores of all classes together, and the lowest ones of single classes.
+
+    Args:
+      scores: such as {"dice": 0.8, "dice heart": 0.7, ...}. A name that begins with another name and a space is the
+        score of a single class. Only classes of the first kind of score are ranked.
+
+    >>> headline({"dice": 0.7, "dice a": 0.9, "dice b": 0.5, "dice c": 0.6, "dice d": 0.8})
+    {'dice': 0.7, 'dice b': 0.5, 'dice c': 0.6, 'dice d': 0.8}
+    """
+    together, worst = _parted(scores)
+    return together | worst
+
+
+def brief(scores: Mapping[str, float]) -> str:
+    """Returns the scores of `headline` as one line.
+
+    >>> brief({"dice": 0.7, "dice left lung": 0.9, "dice heart": 0.5})
+    'dice 0.7000; lowest: heart 0.5000, left lung 0.9000'
+    """
+    together, worst = _parted(scores)
+    text = ", ".join(f"{name} {value:.4f}" for name, value in together.items())
+    kind = next((name for name in together if worst and next(iter(worst)).startswith(f"{name} ")), "")
+    lowest = ", ".join(f"{name.removeprefix(f'{kind} ')} {value:.4f}" for name, value in worst.items())
+    return f"{text}; lowest: {lowest}" if worst else text
+
+
+def _parted(scores: Mapping[str, float]) -> tuple[dict[str, float], dict[str, float]]:
+    """Returns the scores of all classes together, and the lowest ones of single classes."""
+    members = {kind: [name for name in scores if name.startswith(f"{kind} ")] for kind in scores}
+    single = {name for names in members.values() for name in names}
+    first = next((names for names in members.values() if names), [])
+    ranked = sorted((name for name in first if not math.isnan(scores[name])), key=lambda name: scores[name])
+    return {k: v for k, v in scores.items() if k not in single}, {name: scores[name] for name in ranked[:WORST]}
 
 
 def read_metrics(path: Path) -> list[dict]:

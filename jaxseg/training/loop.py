@@ -17,7 +17,7 @@ from jaxseg.interrupts import uninterrupted
 from jaxseg.training.batches import Batches, evaluation_batches, prefetch_to_device, training_batches
 from jaxseg.training.checkpoint import Checkpoints, clear_when_full
 from jaxseg.training.learner import State
-from jaxseg.training.log import METRICS_FILE, Log, read_metrics
+from jaxseg.training.log import METRICS_FILE, Log, brief, read_metrics
 from jaxseg.training.plan import Due, Plan
 from jaxseg.training.reader import listed
 from jaxseg.weights.store import save_model
@@ -136,6 +136,8 @@ def _train(plan: Plan, progress: Progress, state: State, batches: Batches, outpu
     pending: collections.deque = collections.deque()
     position = batches.get_state()
     stream = prefetch_to_device(batches, lambda batch: _put(plan, batch))
+    if progress.step < plan.total_steps:
+        plan.on_start(progress.step, plan.total_steps)
     while progress.step < plan.total_steps:
         progress.pause()
         (batch, indices), position = next(stream)
@@ -196,7 +198,7 @@ def _conclude_interval(
         outputs.checkpoints.save(progress.step, state, position | _replicas(plan), score=score)
     if better:
         progress.best = score
-        _write_model(plan, state)
+        _write_model(plan, state, progress.step, score)
     if failure:
         what = "validation" if due.validation and score is None else "its picture"
         plan.tell(f"step {progress.step} is stored as a checkpoint, although {what} failed")
@@ -210,7 +212,7 @@ def _validate(plan: Plan, progress: Progress, state: State, log: Log) -> float:
     step = progress.step
     scores = measure_split(plan, "val", state, pause=progress.pause)
     log.write("val", step, step // plan.steps_per_epoch, scores)
-    plan.tell(f"step {step}: {', '.join(f'{name} {value:.4f}' for name, value in scores.items())}")
+    plan.tell(f"step {step}: {brief(scores)}")
     return scores[plan.task.target]
 
 
@@ -265,16 +267,21 @@ def _readable(plan: Plan) -> Iterator[dict]:
 
 def _write_best_model(plan: Plan, checkpoints: Checkpoints) -> None:
     """Writes the model directory again: a run that was killed may have stored its best step but not the model."""
-    state, _ = checkpoints.restore(checkpoints.best() or plan.total_steps, plan.fresh_state())
-    _write_model(plan, state)
+    best = checkpoints.best()
+    step = best or plan.total_steps
+    state, _ = checkpoints.restore(step, plan.fresh_state())
+    _write_model(plan, state, step, None if best is None else checkpoints.best_score())
 
 
-def _write_model(plan: Plan, state: State) -> None:
+def _write_model(plan: Plan, state: State, step: int, score: float | None) -> None:
     """Writes the model directory; every host has the whole arrays, and the first host writes them."""
     if jax.process_index() == 0:
         local = jax.tree.map(lambda x: np.asarray(x.addressable_shards[0].data), state)
+        card = plan.task.model.card
+        if plan.task.remark is not None:
+            card = dataclasses.replace(card, note="; ".join(filter(None, (card.note, plan.task.remark(step, score)))))
         with clear_when_full("the model", plan.folder / MODEL):
-            save_model(plan.learner.trained(local), plan.folder / MODEL, plan.task.model.card, overwrite=True)
+            save_model(plan.learner.trained(local), plan.folder / MODEL, card, overwrite=True)
 
 
 def _report_skipped(plan: Plan, skipped: dict[str, int]) -> None:

@@ -37,6 +37,7 @@ class Plan:
       steps_per_epoch: optimisation steps per epoch.
       total_steps: optimisation steps of the whole run.
       rate: number of finished steps -> learning rate of the next step.
+      on_start: called with (finished steps, total steps) before the first step, which includes compiling.
       on_step: called with (step, total steps, metrics) after every step.
       on_validation: called with (finished epochs, score) after every validation except the last, when the checkpoint
         is stored; an exception from it ends the run.
@@ -51,6 +52,7 @@ class Plan:
     steps_per_epoch: int
     total_steps: int
     rate: Callable
+    on_start: Callable[[int, int], None]
     on_step: Callable
     on_validation: Callable[[int, float], None]
     tell: Callable[[str], None]
@@ -85,6 +87,7 @@ def make_plan(
     folder: Path,
     *,
     devices: Sequence[jax.Device],
+    on_start: Callable[[int, int], None] = lambda *_: None,
     on_step: Callable = lambda *_: None,
     on_validation: Callable[[int, float], None] = lambda *_: None,
     tell: Callable[[str], None] = lambda _: None,
@@ -119,6 +122,7 @@ def make_plan(
         steps_per_epoch,
         total_steps=min(cfg.epochs * steps_per_epoch, cfg.max_steps or math.inf),
         rate=learning_rate(config.optimizer, config.schedule, **lengths),
+        on_start=on_start,
         on_step=on_step,
         on_validation=on_validation,
         tell=tell,

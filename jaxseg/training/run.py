@@ -4,6 +4,7 @@ A run has three stages: `open_run` in `jaxseg.training.config.config` reads its 
 the configuration and the plan of the run, and `jaxseg.training.loop.fit` trains.
 """
 
+import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -46,6 +47,8 @@ def train(
     folder: Path,
     *,
     devices: Sequence[jax.Device],
+    name: str = "",
+    on_start: Callable[[int, int], None] = lambda *_: None,
     on_step: Callable = lambda *_: None,
     on_validation: Callable[[int, float], None] = lambda *_: None,
     tell: Callable[[str], None] = lambda _: None,
@@ -56,7 +59,8 @@ def train(
       config: result of `open_run`.
       folder: folder of the run.
       devices: devices to train on.
-      on_step, on_validation, tell: see `jaxseg.training.plan.Plan`.
+      name: name of the model in its card; empty: that of the folder.
+      on_start, on_step, on_validation, tell: see `jaxseg.training.plan.Plan`.
 
     Raises:
       ValueError: data, batch size and devices do not fit, before anything is written; and the errors of
@@ -68,7 +72,9 @@ def train(
     _check_same_data(folder / FACTS_FILE, task)
     if not has_checkpoint(folder / loop.CHECKPOINTS):
         task.model = task.initialise(task.model)
-    calls = {"on_step": on_step, "on_validation": on_validation, "tell": tell}
+    task.model.card = dataclasses.replace(task.model.card, name=name or folder.resolve().name)
+    calls: dict[str, Callable] = {"on_start": on_start, "on_step": on_step}
+    calls |= {"on_validation": on_validation, "tell": tell}
     plan = make_plan(config, task, folder, devices=devices, **calls)
     if jax.process_index() > 0:
         return loop.fit(plan)
@@ -160,7 +166,10 @@ def evaluate(
         tell("evaluate on one host for the table and the picture")
     elif task.examine is not None:
         examination = task.examine(plan.learner.trained(state), task.splits[split])
-    return _write_evaluation(folder / f"evaluation_{split}.json", {"step": step} | scores, examination, show)
+    path = folder / f"evaluation_{split}.json"
+    found = _write_evaluation(path, {"step": step} | scores, examination, show)
+    tell(f"measured the checkpoint of step {step}; all numbers are in {path}")
+    return found
 
 
 def _stored_config(folder: Path, data: Path | None = None) -> Config:

@@ -66,6 +66,9 @@ class Task(abc.ABC):
     facts: Mapping = {}
     notes: Sequence[str] = ()
 
+    remark: Callable[[int, float | None], str] | None = None
+    """Optional method (step, validation score or None) -> a warning for the users of the model of that step, or ""."""
+
     draw: Callable[[nnx.Module, Sequence[dict]], Image.Image] | None = None
     """Optional method (model in evaluation mode, records) -> picture of its predictions."""
 

@@ -30,8 +30,11 @@ def save_model(model: nnx.Module, folder: str | Path, card: Card, *, overwrite: 
       FileExistsError: the folder exists, and `overwrite` is False or it is not a model directory.
     """
     folder = Path(folder)
-    if folder.exists() and not (overwrite and _is_model(folder)):
-        raise FileExistsError(f"{folder} exists; name a new folder, or overwrite a model directory on purpose")
+    if folder.exists() and not _is_model(folder):
+        raise FileExistsError(f"{folder} exists and is not a model directory; name a new folder")
+    if folder.exists() and not overwrite:
+        advice = "name a new folder, or replace the model with --overwrite (Python: overwrite=True)"
+        raise FileExistsError(f"{folder} exists; {advice}")
     with atomic_folder(folder) as temporary:
         with ocp.StandardCheckpointer(multiprocessing_options=_this_host_only()) as checkpointer:
             checkpointer.save((temporary / PARAMS_FOLDER).resolve(), _arrays(model))

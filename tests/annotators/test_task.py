@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import jax
 import numpy as np
@@ -108,6 +109,15 @@ def test_packaged_configurations_have_the_published_values_and_train(lidc, tmp_p
             save_mnist(data, split, 4)
     scores = train(tmp_path / "run", data, config, trainer__max_steps=1)
     assert 0 <= scores["dice"] <= 1
+    barely = f"barely trained (after 1 steps the Dice of its clean masks is {scores['dice']:.2f} in the validation)"
+    assert jaxseg.load(tmp_path / "run").card.note.startswith(barely if scores["dice"] < 0.5 else "")
+
+
+def test_a_barely_trained_model_says_so():
+    remark = annotators.AnnotatorsTask.remark
+    assert "barely trained (after 7 steps the Dice of its clean masks is 0.49" in remark(None, 7, 0.49)
+    assert remark(None, 7, 0.5) == remark(None, 100, None) == remark(None, 100, math.nan) == ""
+    assert remark(None, 99, None) == remark(None, 99, math.nan) == "barely trained (99 steps): its samples mean little"
 
 
 @pytest.mark.full

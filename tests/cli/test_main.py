@@ -19,7 +19,7 @@ from torch_writer import save
 import jaxseg
 from jaxseg import registry
 from jaxseg.anatomy.orientation import Reference
-from jaxseg.card import read_card
+from jaxseg.card import Card, read_card
 from jaxseg.nn.resnet import VARIANTS
 from jaxseg.registry import MODELS
 
@@ -49,6 +49,29 @@ def test_models_as_json_and_in_detail(jaxseg_command):
     assert "121 heart" in out
     assert "lung lobes: 5 classes" in out
     assert jaxseg_command("models", "cxsa")[0] == 2
+
+
+@pytest.mark.parametrize("inner", ["", "model"])
+def test_models_lists_the_classes_of_a_run_or_a_model_directory(jaxseg_command, tmp_path, inner):
+    folder = tmp_path / inner
+    folder.mkdir(exist_ok=True)
+    about = {"config": (), "preprocessing": "cxas", "note": "trained on little"}
+    Card("cxas", "unet", class_names=("heart", "my own class"), name="my run", **about).write(folder)
+    code, out, err = jaxseg_command("models", tmp_path)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0] == "my run: 2 classes, a model of the kind cxas"
+    assert [line.split(maxsplit=1) for line in out.splitlines()[-2:]] == [["0", "heart"], ["1", "my own class"]]
+    assert "trained with jaxseg" in out
+    assert "trained on little" in out
+    found = json.loads(jaxseg_command("models", tmp_path, "--json")[1])[0]
+    assert (found["name"], found["classes"]) == ("my run", ["heart", "my own class"])
+
+
+def test_models_of_something_else_is_a_one_line_error(jaxseg_command, tmp_path):
+    (tmp_path / "x.pth").touch()
+    for path, words in ((tmp_path, "is not a model directory"), (tmp_path / "x.pth", "is a file; name a training run")):
+        code, _, err = jaxseg_command("models", path)
+        assert (code, words in err, err.count("\n")) == (2, True, 1), err
 
 
 @pytest.mark.slow

@@ -26,9 +26,9 @@ def test_options_are_grouped_under_headings_in_one_order(name):
     headings = [heading for heading in options.HEADINGS if f"\n{heading}:\n" in text]
     places = [text.index(f"\n{heading}:\n") for heading in headings]
     assert places == sorted(places)
-    assert {"Input", "Output", "Model", "Speed", "Other"} <= set(headings)
+    assert {"Input", "Output", "Model", "Speed", "Help"} <= set(headings)
     assert text.index("--input") < text.index("--output") < text.index("--weights") < text.index("--gpus")
-    assert text.index("--debug") > text.index("\nOther:\n")
+    assert text.index("--debug") > text.index("\nHelp:\n")
 
 
 def test_every_option_is_shown_once_for_every_command():
@@ -38,6 +38,21 @@ def test_every_option_is_shown_once_for_every_command():
             if isinstance(option, click.Option) and not option.hidden:
                 long = next(word for word in option.opts if word.startswith("--"))
                 assert text.count(f"{long} ") + text.count(f"{long}\n") + text.count(f"{long} /") >= 1, (name, long)
+
+
+def test_every_option_has_a_heading():
+    known = {name.replace("_", "-") for names in options.HEADINGS.values() for name in names}
+    commands = [
+        one for command in cli.commands.values() for one in (command, *getattr(command, "commands", {}).values())
+    ]
+    found = {
+        next(name for name in option.opts if name.startswith("--")).replace("_", "-")
+        for command in commands
+        for option in command.params
+        if isinstance(option, click.Option)
+    }
+    assert found <= known, found - known
+    assert known <= found | {"--version", "--help"}, known - found
 
 
 def test_earlier_names_of_options_work_and_are_not_shown():

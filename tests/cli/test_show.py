@@ -33,7 +33,7 @@ def test_masks_are_shown_with_their_names(case, jaxseg_command):
     code, out, err = jaxseg_command(
         *arguments, "--classes", "heart", "--title", "truth", "-o", folder / "new" / "a.png"
     )
-    assert (code, out, err) == (0, "", "")
+    assert (code, out, err) == (0, "", f"The picture is {folder / 'new' / 'a.png'}\n")
     with Image.open(folder / "new" / "a.png") as shown:
         assert (shown.format, shown.mode) == ("PNG", "RGB")
         assert shown.width > 768
@@ -69,7 +69,7 @@ def test_masks_are_found_in_the_results_of_segment(images, tiny, tmp_path, jaxse
     for name in ("one.png", "two.jpg"):
         arguments = ("show", "-i", images / name, "--masks", tmp_path / "out", "--classes", "lung halves, heart")
         code, _, err = jaxseg_command(*arguments, "-o", tmp_path / f"{name}.png")
-        assert (code, err) == (0, "")
+        assert (code, err) == (0, f"The picture is {tmp_path / name}.png\n")
 
 
 def test_a_folder_with_one_picture_per_class_holds_the_masks_of_the_image(case, jaxseg_command):

@@ -176,7 +176,7 @@ def test_only_exported_models_are_replaced_and_only_on_request(tmp_path):
     model, path = tiny("prob_unet"), tmp_path / "model.stablehlo"
     export = {"platforms": ["cpu"], "image_size": SIZE}
     export_model(tiny("cxas"), path, **export)
-    with pytest.raises(FileExistsError, match="overwrite an exported model on purpose"):
+    with pytest.raises(FileExistsError, match="replace the exported model with --overwrite"):
         export_model(model, path, **export)
     assert read_facts(path).model == "cxas"
     export_model(model, path, overwrite=True, **export)

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from jaxseg.training.log import METRICS_FILE, Log, read_metrics
+from jaxseg.training.log import METRICS_FILE, Log, brief, headline, read_metrics
+from jaxseg.vocabulary.labels import CXAS
 
 
 def write(folder, steps, after=0) -> None:
@@ -17,6 +18,22 @@ def write(folder, steps, after=0) -> None:
 
 def steps(folder) -> list[int]:
     return [entry["step"] for entry in read_metrics(folder / METRICS_FILE)]
+
+
+def test_a_validation_of_many_classes_is_one_short_line():
+    scores = {"dice": 0.5, "iou": 0.4}
+    for kind in ("dice", "iou"):
+        scores |= {f"{kind} {name}": i / 200 for i, name in enumerate(CXAS)}
+    scores |= {f"dice {CXAS[7]}": float("nan"), f"iou {CXAS[9]}": -1.0}
+    lowest = [CXAS[0], CXAS[1], CXAS[2]]
+    assert headline({"step": 3} | scores) == {"step": 3, "dice": 0.5, "iou": 0.4} | {
+        f"dice {name}": scores[f"dice {name}"] for name in lowest
+    }
+    assert brief(scores) == "dice 0.5000, iou 0.4000; lowest: " + ", ".join(
+        f"{name} {scores[f'dice {name}']:.4f}" for name in lowest
+    )
+    assert brief({"dice": 0.5, "dice_before": 0.25}) == "dice 0.5000, dice_before 0.2500"
+    assert headline({}) == {}
 
 
 def test_entries_are_lines_of_json(tmp_path):

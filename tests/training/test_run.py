@@ -37,7 +37,9 @@ def test_a_run_writes_the_files_that_other_commands_read(trained):
     assert versions["jaxseg"] == jaxseg.__version__
     entry = read_metrics(trained / "metrics.jsonl")[0]
     assert {"loss", "learning_rate", "gradient_norm", "seconds", "examples_per_second"} <= entry.keys()
-    assert jaxseg.load(trained).card.note.startswith("trained on phantoms")
+    card = jaxseg.load(trained).card
+    assert card.note.startswith("trained on phantoms")
+    assert card.title == card.name == trained.name
 
 
 def test_the_model_directory_holds_the_best_checkpoint(trained):

@@ -101,7 +101,10 @@ def test_a_run_that_is_interrupted_or_out_of_disk_space_says_so_and_resumes(serv
     folder, output = tmp_path / "run", tmp_path / "output"
     code = end_after(server, folder, output, 4, signal.SIGTERM)  # the command receives it as Ctrl-C
     assert code == 1, output.read_text()
-    assert output.read_text().splitlines()[-1] == "Stopped."
+    assert output.read_text().splitlines()[-2:] == [
+        "Stopped. Resume the run after its newest checkpoint:",
+        f"  jaxseg train -o {folder} --resume",
+    ]
     assert "Traceback" not in output.read_text()
     assert 0 < steps(folder)[-1] < STEPS
     check_full_disk(server, folder, output)
