@@ -26,7 +26,8 @@ HEADINGS = {
     "Output": (
         *("--output", "--output_type", "--feature", "--features", "--classes", "--samples", "--preview"),
         *("--overwrite", "--draw", "--store_seg", "--labelmap", "--strict-projection", "--soft", "--title", "--alpha"),
-        *("--sides", "--report", "--per-slice", "--worst", "--rank", "--original-values", "--platforms", "--image-size", "--json"),
+        *("--sides", "--report", "--per-slice", "--worst", "--rank", "--original-values", "--platforms"),
+        *("--image-size", "--json"),
     ),
     "Model": (
         *("--model", "--weights", "--fidelity", "--threshold", "--embeddings", "--denoise"),

@@ -69,12 +69,10 @@ def orthanc(folder: Path) -> Iterator[str]:
         probe.bind((HOST, 0))
         port = probe.getsockname()[1]
     (plugin, *_) = [*Path("/usr/lib/orthanc").glob(f"{PLUGIN}*"), *Path("/usr/share/orthanc/plugins").glob(PLUGIN)]
-    settings = {
-        **{"Name": "test", "StorageDirectory": str(folder / "files"), "IndexDirectory": str(folder / "files")},
-        **{"HttpPort": port, "RemoteAccessAllowed": False, "AuthenticationEnabled": False},
-        **{"DicomServerEnabled": False, "DicomTlsEnabled": False, "Plugins": [str(plugin)]},
-        "DicomWeb": {"Enable": True, "Root": "/dicom-web/", "EnableWado": True, "WadoRoot": "/wado"},
-    }
+    settings = {"Name": "test", "StorageDirectory": str(folder / "files"), "IndexDirectory": str(folder / "files")}
+    settings |= {"HttpPort": port, "RemoteAccessAllowed": False, "AuthenticationEnabled": False}
+    settings |= {"DicomServerEnabled": False, "Plugins": [str(plugin)]}
+    settings["DicomWeb"] = {"Enable": True, "Root": "/dicom-web/", "EnableWado": True, "WadoRoot": "/wado"}
     (folder / "orthanc.json").write_text(json.dumps(settings))
     url = f"http://{HOST}:{port}"
     with (folder / "orthanc.log").open("wb") as log:

@@ -84,7 +84,9 @@ def wrong_places(driver, masks, colours) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize(("kind", "labelmap"), [*((kind, False) for kind in KINDS), ("CR", True), ("all classes", True)])
+@pytest.mark.parametrize(
+    ("kind", "labelmap"), [*((kind, False) for kind in KINDS), ("CR", True), ("all classes", True)]
+)
 def test_every_mask_has_its_colour_at_its_centre(browser, tmp_path, kind, labelmap):
     import ohif
 

@@ -117,7 +117,11 @@ UNKNOWN = "the pixel spacing is unknown: the DICOM SEG states 1 mm, which is nom
 SPACINGS = [
     ({"PixelSpacing": b"0.2\\0.3", "ImagerPixelSpacing": b"1\\1"}, [0.2, 0.3], []),
     ({"ImagerPixelSpacing": b"0.14\\0.16"}, [0.14, 0.16], [ON_DETECTOR]),
-    ({"PixelSpacing": b"0\\0", "ImagerPixelSpacing": b"0.14\\0.14"}, [0.14, 0.14], ["PixelSpacing (0, 0)", ON_DETECTOR]),
+    (
+        {"PixelSpacing": b"0\\0", "ImagerPixelSpacing": b"0.14\\0.14"},
+        [0.14, 0.14],
+        ["PixelSpacing (0, 0)", ON_DETECTOR],
+    ),
     ({"PixelSpacing": b"", "NominalScannedPixelSpacing": b".1\\.1"}, [0.1, 0.1], ["PixelSpacing is NominalScanned"]),
     ({"PixelSpacing": b"0.12345678901234567\\0.1"}, [0.12345678901235, 0.1], []),
     ({}, [1, 1], [UNKNOWN]),
