@@ -184,7 +184,7 @@ def _segmentation(
 
 
 def _bits_are_misread(frames: int, size: tuple[int, int]) -> bool:
-    """Returns whether OHIF 3.13 misreads so many frames of single bits, or does not open them.
+    """Returns whether OHIF 3.13 misreads this number of frames of single bits, or does not open them.
 
     Frames of bits follow each other without a gap. OHIF takes the bits of a byte in the wrong order if a frame begins
     within a byte, and opens no object of several frames to which a byte was added to make the length even.
@@ -212,9 +212,9 @@ def _use_bytes(dataset: pydicom.Dataset, stack: np.ndarray) -> None:
 
 
 def _run_lengths(mask: np.ndarray) -> bytes:
-    """Returns a mask in DICOM's RLE form (PS3.5 Annex G): pairs of a number and a value. No run passes the end of a row.
+    """Returns a mask in DICOM's RLE form (PS3.5 Annex G): pairs of a number and a value. No run passes a row's end.
 
-    pydicom's encoder takes seconds for a large mask.
+    pydicom's own encoder is written in Python and slow.
     """
     starts = np.ones(mask.shape, bool)
     starts[:, 1:] = mask[:, 1:] != mask[:, :-1]

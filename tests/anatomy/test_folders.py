@@ -78,6 +78,7 @@ def test_postprocessing_needs_settings_and_the_old_name_after_still_works(segmen
     ("options", "words"),
     [
         ({"labelmap": True}, "labelmap is only for DICOM SEG"),
+        ({"strict_projection": True, "output_type": "npy"}, "strict_projection is only for DICOM SEG"),
         ({"threshold": 0.3}, "options threshold belong to the Segmenter"),
     ],
 )

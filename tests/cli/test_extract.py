@@ -177,6 +177,9 @@ def test_dicom_seg_holds_the_masks_and_refuses_pictures(run, films, tmp_path):
     assert code == 1
     assert err.count("a DICOM SEG refers to a DICOM image") == 2
     assert "1 done, 0 skipped, 2 failed" in err
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    notes = [note for entry in summary["files"].values() for note in entry["notes"]]
+    assert any("the pixel spacing is unknown" in note for note in notes)
     run("segment", films / "film.dcm", "-ot", "npy", "--classes", "lung halves, heart", "--threshold", "0.4")
     masks = np.load(tmp_path / "out" / "film.npy")
     found = highdicom.seg.segread(tmp_path / "out" / "film.seg.dcm")
@@ -196,15 +199,21 @@ def test_results_beside_the_images_are_not_read_as_images(jaxseg_command, tiny, 
     assert "3 skipped" in jaxseg_command(*arguments)[2]
 
 
-def test_a_label_map_is_a_setting_only_of_dicom_seg(run, films):
+@pytest.mark.parametrize("option", ["labelmap", "strict-projection"])
+def test_the_form_of_a_dicom_seg_is_a_setting_only_of_dicom_seg(run, films, tmp_path, option):
+    import pydicom
+
     film = ["segment", films / "film.dcm", "--classes", "heart", "--threshold", "0.1"]
     assert run(*film, "-ot", "npy")[0] == 0
-    assert run(*film, "-ot", "dicom-seg", "--labelmap")[0] == 0
+    assert run(*film, "-ot", "dicom-seg", f"--{option}")[0] == 0
+    found = pydicom.dcmread(tmp_path / "out" / "film.seg.dcm")
+    assert (found.SegmentationType == "LABELMAP") == (option == "labelmap")
+    assert ("FrameOfReferenceUID" in found) == (option == "labelmap")
     code, _, err = run(*film, "-ot", "dicom-seg")
-    assert (code, "made with another labelmap" in err) == (1, True)
+    assert (code, f"made with another {option.replace('-', '_')}" in err) == (1, True)
     assert "1 skipped" in run(*film, "-ot", "npy")[2]
     for command in (["segment", films, "-ot", "npy"], ["extract", films, "-ot", "dicom-seg", "-f", "CTR"]):
-        code, _, err = run(*command, "--labelmap")
+        code, _, err = run(*command, f"--{option}")
         assert (code, "choose the output type dicom-seg" in err) == (2, True)
 
 

@@ -53,11 +53,12 @@ CORNERS = """const view = cornerstone.getRenderingEngines()[0].getViewports()[0]
     .map(p => [p[0] + canvas.left, p[1] + canvas.top])"""
 
 
-def until(condition, what: str, seconds: float = 60.0):
-    """Returns the first true value of a condition; fails if there is none in time."""
+def until(condition, what: str, seconds: float = 120.0):
+    """Returns the first true value of a condition; raises TimeoutError if there is none in time."""
     end = time.monotonic() + seconds
     while not (value := condition()):
-        assert time.monotonic() < end, f"{what}: not within {seconds:g} s"
+        if time.monotonic() > end:
+            raise TimeoutError(f"{what}: not within {seconds:g} s")
         time.sleep(0.1)
     return value
 
@@ -69,18 +70,10 @@ def orthanc(folder: Path) -> Iterator[str]:
         probe.bind((HOST, 0))
         port = probe.getsockname()[1]
     (plugin, *_) = [*Path("/usr/lib/orthanc").glob(f"{PLUGIN}*"), *Path("/usr/share/orthanc/plugins").glob(PLUGIN)]
-    settings = {
-        "Name": "test",
-        "StorageDirectory": str(folder / "files"),
-        "IndexDirectory": str(folder / "files"),
-        "HttpPort": port,
-        "RemoteAccessAllowed": False,
-        "AuthenticationEnabled": False,
-        "DicomServerEnabled": False,
-        "DicomTlsEnabled": False,
-        "Plugins": [str(plugin)],
-        "DicomWeb": {"Enable": True, "Root": "/dicom-web/", "EnableWado": True, "WadoRoot": "/wado"},
-    }
+    settings = {"Name": "test", "StorageDirectory": str(folder / "files"), "IndexDirectory": str(folder / "files")}
+    settings |= {"HttpPort": port, "RemoteAccessAllowed": False, "AuthenticationEnabled": False}
+    settings |= {"DicomServerEnabled": False, "Plugins": [str(plugin)]}
+    settings["DicomWeb"] = {"Enable": True, "Root": "/dicom-web/", "EnableWado": True, "WadoRoot": "/wado"}
     (folder / "orthanc.json").write_text(json.dumps(settings))
     url = f"http://{HOST}:{port}"
     with (folder / "orthanc.log").open("wb") as log:
@@ -166,7 +159,7 @@ def pages(orthanc_url: str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def chromium() -> Iterator:
+def chromium(window: str = "1000,640") -> Iterator:
     """Starts a headless Chromium that reaches only this machine; yields its driver."""
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
@@ -175,7 +168,7 @@ def chromium() -> Iterator:
     options.binary_location = program("chromium")
     options.page_load_strategy = "eager"
     for argument in (
-        *("headless=new", "no-sandbox", "disable-dev-shm-usage", "window-size=1200,800", "hide-scrollbars"),
+        *("headless=new", "no-sandbox", "disable-dev-shm-usage", f"window-size={window}", "hide-scrollbars"),
         *("use-angle=swiftshader", "enable-unsafe-swiftshader", "ignore-gpu-blocklist", "force-device-scale-factor=1"),
         *("disable-background-networking", "disable-component-update", "disable-sync", "no-first-run"),
         f"host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE {HOST}",
@@ -183,7 +176,7 @@ def chromium() -> Iterator:
         options.add_argument(f"--{argument}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     with webdriver.Chrome(options=options, service=Service(program("chromedriver"))) as driver:
-        driver.set_script_timeout(60)
+        driver.set_script_timeout(120)
         yield driver
 
 
@@ -193,9 +186,12 @@ def open_segmentation(driver, address: str, study: str) -> list[str]:
     driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": tour})
     driver.get(f"{address}/viewer?StudyInstanceUIDs={study}")
     until(lambda: driver.execute_script(HAS_IMAGE), "OHIF shows the image and lists the SEG")
-    entry = driver.find_element("css selector", "[data-cy='study-browser-thumbnail-no-image']")
-    ActionChains(driver).double_click(entry).perform()
-    return until(lambda: driver.execute_script(SEGMENTS), "OHIF loads the SEG")
+    for seconds in (60, 120):  # a click is lost if the list is drawn anew at that moment
+        entry = driver.find_element("css selector", "[data-cy='study-browser-thumbnail-no-image']")
+        ActionChains(driver).double_click(entry).perform()
+        with contextlib.suppress(TimeoutError):
+            return until(lambda: driver.execute_script(SEGMENTS), "OHIF loads the SEG", seconds)
+    raise TimeoutError("OHIF does not load the SEG")
 
 
 def shown_at(driver, points: np.ndarray) -> np.ndarray:

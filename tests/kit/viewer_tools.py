@@ -1,7 +1,7 @@
 """Other people's programs that open DICOM SEG objects, for the tests: where they are, and how they are installed.
 
-`python tests/kit/viewer_tools.py` installs what no Debian package holds into the cache of the tests, once: OHIF's viewer
-with npm, and dcmqi and pydicom-seg with pip, in an environment of their own because pydicom-seg needs pydicom 2.
+`python tests/kit/viewer_tools.py` installs what no Debian package holds into the cache of the tests, once: OHIF's
+viewer with npm, and dcmqi and pydicom-seg with pip, in an environment of their own because pydicom-seg needs pydicom 2.
 """
 
 import os

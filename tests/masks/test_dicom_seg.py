@@ -48,12 +48,15 @@ def test_the_segments_equal_the_npy_output_without_its_empty_classes(image, tmp_
     assert names == ("lung", "posterior 3rd rib right", "trachea", "class_000", "left_lung_\u00e4")
 
 
-@pytest.mark.parametrize("labelmap", [False, True])
-def test_highdicoms_reader_gives_the_same_masks(image, tmp_path, labelmap):
+FORMS = [{}, {"labelmap": True}, {"strict_projection": True}, {"labelmap": True, "strict_projection": True}]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_highdicoms_reader_gives_the_same_masks(image, tmp_path, form):
     from highdicom.seg import segread
 
-    masks = some_masks(size_of(image), overlapping=not labelmap)
-    path, _, _ = written(image, tmp_path, masks, labelmap=labelmap)
+    masks = some_masks(size_of(image), overlapping="labelmap" not in form)
+    path, _, _ = written(image, tmp_path, masks, **form)
     read = segread(path)
     source = pydicom.dcmread(image)
     frames = read.get_pixels_by_source_instance([source.SOPInstanceUID])
@@ -70,9 +73,6 @@ def test_highdicoms_reader_opens_the_objects_of_the_shared_files(shared, tmp_pat
     referred = found.SourceImageSequence[0].ReferencedSOPInstanceUID
     (frames,) = segread(path).get_pixels_by_source_instance([referred])
     np.testing.assert_array_equal(frames.transpose(2, 0, 1).astype(bool), masks.data[[0, 1, 3, 4, 5]])
-
-
-FORMS = [{}, {"labelmap": True}, {"strict_projection": True}, {"labelmap": True, "strict_projection": True}]
 
 
 @settings(max_examples=16, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -84,9 +84,7 @@ def wrong_places(driver, masks, colours) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize(
-    ("kind", "labelmap"), [*((kind, False) for kind in KINDS), ("CR", True), ("all classes", True)]
-)
+@pytest.mark.parametrize(("kind", "labelmap"), [*((kind, False) for kind in KINDS), ("CR", True)])
 def test_every_mask_has_its_colour_at_its_centre(browser, tmp_path, kind, labelmap):
     import ohif
 
@@ -103,8 +101,8 @@ def test_every_mask_has_its_colour_at_its_centre(browser, tmp_path, kind, labelm
         return not last
 
     try:
-        ohif.until(right, "all colours are right", 30)
-    except AssertionError:
+        ohif.until(right, "all colours are right", 60)
+    except TimeoutError:
         (tmp_path / "screen.png").write_bytes(driver.get_screenshot_as_png())
         log = [entry["message"] for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
         pytest.fail("\n".join([f"see {tmp_path / 'screen.png'}", *last, *log]))
