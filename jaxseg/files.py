@@ -1,6 +1,11 @@
-"""Files that are written completely or not at all, file names that stay inside their folder, and hashes."""
+"""Files that are written completely or not at all, file names that stay inside their folder, and hashes.
+
+Network shares, FUSE and containers have file systems without permissions, locks, or synchronisation of folders. What a
+file system lacks is left out there; every other error is raised.
+"""
 
 import contextlib
+import errno
 import hashlib
 import os
 import platform
@@ -17,6 +22,10 @@ except ImportError:  # Windows
 
 _UMASK = os.umask(0)  # can only be read by setting it
 os.umask(_UMASK)
+# What file systems answer to a call that they do not have.
+_LACKING = {errno.EPERM, errno.EACCES, errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.ENOTSUP, errno.ENOTTY}
+# A disk, a quota or a file that cannot take another byte: no other file of the run could be written either.
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 
 
@@ -74,8 +83,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
         temporary = Path(name)
         try:
             yield temporary
-            temporary.chmod(0o666 & ~_UMASK)
-            _sync(temporary)
+            sync(temporary)
+            with _if_possible():
+                temporary.chmod(0o666 & ~_UMASK)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -96,10 +106,10 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         old = temporary.with_name(temporary.name + "-old")
         try:
             yield temporary
-            temporary.chmod(0o777 & ~_UMASK)
-            for file in temporary.rglob("*"):
-                _sync(file)
-            _sync(temporary)
+            for file in (*temporary.rglob("*"), temporary):
+                sync(file)
+            with _if_possible():
+                temporary.chmod(0o777 & ~_UMASK)
             if os.path.lexists(path):
                 os.replace(path, old)
             os.replace(temporary, path)
@@ -108,6 +118,53 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 os.replace(old, path)
             _remove(temporary)
             _remove(old)
+
+
+def sync(file: Path | int) -> None:
+    """Waits until a file or a folder is on the disk, if its file system can do that.
+
+    Args:
+      file: a path, or the descriptor of an open file.
+
+    Raises:
+      OSError: the file cannot be stored, for example on a full disk, or does not exist.
+    """
+    if isinstance(file, int):
+        with _if_possible():
+            os.fsync(file)
+        return
+    with _if_possible():  # some file systems synchronise only files that are open for writing
+        writable = not file.is_dir() and os.access(file, os.W_OK)
+        descriptor = os.open(file, os.O_RDWR if writable else os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def can_sync(folder: Path) -> bool:
+    """Returns whether the file system of a folder can synchronise folders; some network shares cannot."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        return error.errno not in _LACKING
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Returns whether an error, or the error that caused it, means that no more can be written: a full disk or quota.
+
+    >>> is_full(OSError(errno.ENOSPC, "No space left on device"))
+    True
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def sweep(folder: Path) -> None:
@@ -171,9 +228,11 @@ def _remove(path: Path) -> None:
             path.unlink()
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+@contextlib.contextmanager
+def _if_possible() -> Iterator[None]:
+    """Ignores the errors with which a file system answers to a call that it does not have."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        yield
+    except OSError as error:
+        if error.errno not in _LACKING:
+            raise

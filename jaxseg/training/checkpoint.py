@@ -30,6 +30,7 @@ from jax.experimental.multihost_utils import sync_global_devices
 
 from jaxseg.interrupts import uninterrupted
 from jaxseg.training.learner import State
+from jaxseg.weights.store import adapt_to_file_system, remove_places
 
 ITEMS = ("state", "data")
 REMOVED = ".jaxseg-removed"  # checkpoints are moved there before removal, so a kill leaves no partial one
@@ -81,6 +82,9 @@ class Checkpoints:
             read_only=read_only,
         )
         self.folder, self._read_only = folder.resolve(), read_only
+        if not read_only:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            adapt_to_file_system(self.folder)
         self._sweep(HALF_WRITTEN)
         self._manager = ocp.CheckpointManager(self.folder, options=options, item_names=ITEMS)
         for step in self.steps():
@@ -178,11 +182,16 @@ class Checkpoints:
         return None
 
     def _sweep(self, *more: str) -> None:
-        """Removes old checkpoints and all files that match the patterns; after a kill, the next run does it."""
+        """Removes old checkpoints, all files that match the patterns, and the path of the folder from files of Orbax.
+
+        After a kill, the next run does it. No checkpoint may be in work.
+        """
         if not self._read_only and jax.process_index() == 0:
             for pattern in (REMOVED, *more):
                 for place in self.folder.glob(pattern):
                     shutil.rmtree(place, ignore_errors=True)
+            for place in self.folder.glob("[0-9]*"):
+                remove_places(place)
 
     def _attempt(self, step: int, wanted: dict[str, jax.Array]) -> dict[str, jax.Array] | str:
         """Returns the arrays of a step, or the reason why they cannot be used; no reference to the error is kept."""

@@ -79,4 +79,15 @@ def _board(folder: Path, step: int):
         from tensorboardX import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+    board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+    _remove_host_name(folder / "tensorboard")
+    return board
+
+
+def _remove_host_name(folder: Path) -> None:
+    """Renames event files, events.out.tfevents.TIME.HOST, so that their names do not contain the name of the machine.
+
+    The file that is open keeps receiving events under its new name.
+    """
+    for path in folder.glob("events.out.tfevents.*"):
+        path.rename(path.with_name(".".join([*path.name.split(".")[:4], "jaxseg"])))

@@ -7,14 +7,16 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 from flax import nnx
+from orbax.checkpoint._src.serialization import tensorstore_utils
 
 from jaxseg import __version__, files, registry
 from jaxseg.card import CARD_FILE, Card, read_card
-from jaxseg.files import atomic_folder
+from jaxseg.files import atomic_file, atomic_folder, can_sync
 from jaxseg.weights.fill import refuse_not_finite
 from jaxseg.weights.model import Model
 
 PARAMS_FOLDER = "params"
+_COMMIT_FILE, _COMMITTED = "commit_success.txt", "complete\n"
 
 
 def save_model(model: nnx.Module, folder: str | Path, card: Card, *, overwrite: bool = False) -> Path:
@@ -33,11 +35,35 @@ def save_model(model: nnx.Module, folder: str | Path, card: Card, *, overwrite: 
     if folder.exists() and not (overwrite and _is_model(folder)):
         raise FileExistsError(f"{folder} exists; name a new folder, or overwrite a model directory on purpose")
     with atomic_folder(folder) as temporary:
+        adapt_to_file_system(temporary)
         with ocp.StandardCheckpointer(multiprocessing_options=_this_host_only()) as checkpointer:
             checkpointer.save((temporary / PARAMS_FOLDER).resolve(), _arrays(model))
+        remove_places(temporary / PARAMS_FOLDER)
         digest = files.sha256(temporary / PARAMS_FOLDER)
         dataclasses.replace(card, jaxseg=__version__, params_sha256=digest).write(temporary)
     return folder
+
+
+def adapt_to_file_system(folder: Path) -> None:
+    """Lets TensorStore, with which Orbax writes, leave out synchronisation if the file system of a folder lacks it.
+
+    It otherwise refuses to write there. Orbax has no option for this setting of TensorStore.
+    """
+    if not can_sync(folder):
+        for context in (tensorstore_utils._BASE_TS_CONTEXT, tensorstore_utils._DEFAULT_OCDBT_TS_CONTEXT):
+            context["file_io_sync"] = False
+
+
+def remove_places(folder: Path) -> None:
+    """Rewrites the files that mark complete folders of Orbax, which name the absolute path of the folder.
+
+    Args:
+      folder: a folder that Orbax has completed; sub-folders count too.
+    """
+    for path in folder.rglob(_COMMIT_FILE):
+        if path.read_bytes() != _COMMITTED.encode():
+            with atomic_file(path) as temporary:
+                temporary.write_text(_COMMITTED, encoding="utf-8")
 
 
 def _this_host_only() -> ocp.options.MultiprocessingOptions:
