@@ -22,7 +22,10 @@ def convert(source, destination, model, labels_file, embeddings, overwrite):
     licence of the weights.
     """
     from jaxseg import registry
+    from jaxseg.devices import select_devices
     from jaxseg.weights import load
+
+    select_devices("cpu")  # nothing is computed
 
     if model:
         with options.usage_errors("--model"):

@@ -100,6 +100,8 @@ def _report(error: Exception) -> int:
         text = error.format_message()
     elif isinstance(error, OSError) and error.filename:
         text = f"{error.filename}: {error.strerror}"
+    elif isinstance(error, OSError) and error.strerror:
+        text = error.strerror
     elif isinstance(error, (ValueError, OSError)):
         text = str(error)
     else:

@@ -58,13 +58,18 @@ def only_writer(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Makes an OSError name the file that the user knows, not the temporary file."""
+def naming(path: Path) -> Iterator[None]:
+    """Makes an OSError of the body name the file that the user knows: not a temporary file, and not no file.
+
+    Raises:
+      OSError: as the body; it has a number, also if NumPy could not write a whole array, which it reports without one.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno and (error.filename is None or "/.jaxseg-" in str(error.filename)):
-            raise OSError(error.errno, error.strerror, str(path)) from error
+        number = error.errno or (errno.ENOSPC if "requested and" in str(error) else None)
+        if number and (error.filename is None or "/.jaxseg-" in str(error.filename)):
+            raise OSError(number, error.strerror or os.strerror(number), str(path)) from error
         raise
 
 
@@ -77,7 +82,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     Raises:
       OSError: the file cannot be written; the error names `path`.
     """
-    with _naming(path):
+    with naming(path):
         handle, name = tempfile.mkstemp(prefix=_prefix(), suffix=path.suffix, dir=path.parent)
         os.close(handle)
         temporary = Path(name)
@@ -100,7 +105,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     Raises:
       OSError: the folder cannot be written; the error names `path`.
     """
-    with _naming(path):
+    with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=_prefix(), dir=path.parent))
         old = temporary.with_name(temporary.name + "-old")

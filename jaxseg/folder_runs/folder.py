@@ -104,7 +104,7 @@ def run(
 
     Raises:
       ValueError: results in the output folder were made with other settings or are of another origin.
-      OSError: the output folder cannot be written, or another process is writing to it.
+      OSError: the output folder cannot be written, the disk is full, or another process is writing to the folder.
     """
     output = record.output
     output.mkdir(parents=True, exist_ok=True)
@@ -131,6 +131,9 @@ def process(
     """Does jobs with `jaxseg.folder_runs.stream.stream`, yields their Outcomes, and keeps account of them in `run`.
 
     Ctrl-C and SIGTERM take effect after the job that is being finished; a second one takes effect at once.
+
+    Raises:
+      OSError: the disk is full. The results so far are kept, and the next run resumes.
     """
     outcomes = stream(todo, read, compute, write, batch_size=batch_size, **threads)
     try:
@@ -146,6 +149,8 @@ def _recorded(outcomes: Iterator[Outcome], run: Run) -> Iterator[Outcome]:
             if outcome.error is None:
                 outcome.notes += tuple(outcome.result)
                 done(run, outcome.item, list(outcome.notes), seconds)
+            elif files.is_full(outcome.error):  # every other file would fail too
+                raise outcome.error
             else:
                 failed(run, outcome.item, describe(outcome.error), list(outcome.notes), seconds)
             yield outcome

@@ -16,7 +16,7 @@ from jaxseg import __version__
 from jaxseg.datasets.dataset_summary import SUMMARY, PreparedSet, Progress, read_summary, watched
 from jaxseg.datasets.degrade import degrade
 from jaxseg.datasets.volume_cache import Cache
-from jaxseg.files import atomic_file, atomic_folder, printable, safe_name, sweep
+from jaxseg.files import atomic_file, atomic_folder, is_full, printable, safe_name, sweep
 from jaxseg.folder_runs.ledger import changed_settings, locked_folder, refuse_changed
 from jaxseg.images.read import kind_of
 from jaxseg.segae.data import OVERLAP, SPLITS, Volumes, index_case, read_layout
@@ -301,7 +301,7 @@ def prepare(
             masks = _make(scan, out / split / scan.name, settings, table)
             yield Outcome(scan.name, split, masks)
         except (ValueError, OSError) as error:
-            if isinstance(error, OSError) and error.errno is None:
+            if is_full(error) or isinstance(error, OSError) and error.errno is None:
                 raise
             failed[scan.name] = printable(" ".join(str(error).split()))
             yield Outcome(scan.name, split, error=failed[scan.name])

@@ -12,8 +12,6 @@ import gc
 import json
 import logging
 import math
-import os
-import re
 import shutil
 import sys
 import threading
@@ -30,7 +28,7 @@ from jax.experimental.multihost_utils import sync_global_devices
 
 from jaxseg.interrupts import uninterrupted
 from jaxseg.training.learner import State
-from jaxseg.weights.store import adapt_to_file_system, remove_places
+from jaxseg.weights.store import adapt_to_file_system, plain_errors, remove_places
 
 ITEMS = ("state", "data")
 REMOVED = ".jaxseg-removed"  # checkpoints are moved there before removal, so a kill leaves no partial one
@@ -246,11 +244,10 @@ def clear_when_full(what: str, place: Path) -> Iterator[None]:
       OSError: for any error.
     """
     try:
-        yield
-    except Exception as error:  # TensorStore reports a full disk as ValueError or RuntimeError
-        reason = " ".join(str(error).split())
-        code = re.search(r"os_error_code='(\d+)'", reason)
-        text = os.strerror(int(code[1])) if code else reason[:300]
+        with plain_errors():
+            yield
+    except OSError as error:
+        text = error.strerror or error
         raise OSError(f"{what} could not be written to {place}: {text}; the checkpoints before it are kept") from error
 
 
@@ -277,10 +274,16 @@ def _silence_orbax_threads() -> None:
     """
     hook, root = sys.unraisablehook, str(Path(ocp.__file__).parent)
 
+    def within_orbax(trace) -> bool:
+        return any(frame.f_code.co_filename.startswith(root) for frame, _ in traceback.walk_tb(trace))
+
+    def is_of_another(record: logging.LogRecord) -> bool:  # what asyncio logs of futures that nobody waits for
+        error = record.exc_info[1] if record.exc_info else None
+        return error is None or not (within_orbax(error.__traceback__) or "OCDBT" in str(error))
+
     def report(unraisable) -> None:
         code = getattr(unraisable.object, "cr_code", None) or getattr(unraisable.object, "__code__", None)
-        codes = [frame.f_code for frame, _ in traceback.walk_tb(unraisable.exc_traceback)] + ([code] if code else [])
-        of_orbax = any(code.co_filename.startswith(root) for code in codes)
+        of_orbax = within_orbax(unraisable.exc_traceback) or (code and code.co_filename.startswith(root))
         of_tensorstore = (  # its threads are not Python's, and only they call a loop that Orbax has closed
             unraisable.object is None
             and threading.current_thread().name.startswith("Dummy-")
@@ -290,6 +293,7 @@ def _silence_orbax_threads() -> None:
             hook(unraisable)
 
     sys.unraisablehook = report
+    logging.getLogger("asyncio").addFilter(is_of_another)
 
 
 def _named(state: State) -> dict[str, jax.Array]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import jax
 
-from jaxseg.devices import environment, select_devices
+from jaxseg.devices import all_devices, environment, select_devices
 from jaxseg.draw.pictures import save_picture
 from jaxseg.files import atomic_file, only_writer, sweep
 from jaxseg.registry import TASKS
@@ -37,7 +37,7 @@ def training_devices(spec: str) -> list[jax.Device]:
       ValueError: there is no such device, or single devices are named although several hosts take part.
     """
     if spec == "all":
-        return jax.devices()
+        return all_devices()
     if jax.process_count() > 1:
         raise ValueError(f"{spec!r} names devices of one host; with several hosts all take part: -g all")
     return select_devices(spec)

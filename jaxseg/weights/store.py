@@ -1,6 +1,10 @@
 """Model directories: Orbax parameters and a card. Only this file and training/checkpoint.py import orbax."""
 
+import contextlib
 import dataclasses
+import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,7 @@ from orbax.checkpoint._src.serialization import tensorstore_utils
 
 from jaxseg import __version__, files, registry
 from jaxseg.card import CARD_FILE, Card, read_card
+from jaxseg.devices import all_devices
 from jaxseg.files import atomic_file, atomic_folder, can_sync
 from jaxseg.weights.fill import refuse_not_finite
 from jaxseg.weights.model import Model
@@ -30,11 +35,12 @@ def save_model(model: nnx.Module, folder: str | Path, card: Card, *, overwrite: 
 
     Raises:
       FileExistsError: the folder exists, and `overwrite` is False or it is not a model directory.
+      OSError: the folder cannot be written, for example on a full disk.
     """
     folder = Path(folder)
     if folder.exists() and not (overwrite and _is_model(folder)):
         raise FileExistsError(f"{folder} exists; name a new folder, or overwrite a model directory on purpose")
-    with atomic_folder(folder) as temporary:
+    with atomic_folder(folder) as temporary, plain_errors():
         adapt_to_file_system(temporary)
         with ocp.StandardCheckpointer(multiprocessing_options=_this_host_only()) as checkpointer:
             checkpointer.save((temporary / PARAMS_FOLDER).resolve(), _arrays(model))
@@ -42,6 +48,22 @@ def save_model(model: nnx.Module, folder: str | Path, card: Card, *, overwrite: 
         digest = files.sha256(temporary / PARAMS_FOLDER)
         dataclasses.replace(card, jaxseg=__version__, params_sha256=digest).write(temporary)
     return folder
+
+
+@contextlib.contextmanager
+def plain_errors() -> Iterator[None]:
+    """Turns the errors with which Orbax and TensorStore report that a file cannot be written into an OSError.
+
+    Its number is that of the operating system, where they state it.
+    """
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:  # TensorStore reports a full disk as a ValueError or RuntimeError of several lines
+        reason = " ".join(str(error).split())
+        number = re.search(r"os_error_code='(\d+)'", reason)
+        raise (OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(reason[:300])) from error
 
 
 def adapt_to_file_system(folder: Path) -> None:
@@ -109,7 +131,7 @@ def restore_model(folder: str | Path, *, dtype: str | None = None) -> Model:
 
 def _restore(params: Path, wanted: dict) -> dict:
     """Reads arrays with the expected names and shapes onto the first device."""
-    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    sharding = jax.sharding.SingleDeviceSharding(all_devices()[0])
     target = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), wanted)
     try:
         with ocp.StandardCheckpointer() as checkpointer:
