@@ -26,8 +26,14 @@ from jaxseg.cli import options
     type=click.Path(path_type=Path, file_okay=False),
     help="With --masks: folder of the true masks, with the same file names.",
 )
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of the files with the numbers.  [default: that of the run]",
+)
 @options.training_gpus
-def evaluate(folder, data, split, step, masks, truth, gpus):
+def evaluate(folder, data, split, step, masks, truth, output, gpus):
     """Evaluate the best checkpoint of a run; the numbers are also written to evaluation_SPLIT.json in its folder.
 
     Post-DAE is measured by Dice and Hausdorff distance before and after restoration, at several levels of corruption,
@@ -45,10 +51,15 @@ def evaluate(folder, data, split, step, masks, truth, gpus):
         devices = run.training_devices(gpus)
     if masks:
         with options.usage_errors():
-            run.compare_masks(folder, masks, truth, devices=devices, show=click.echo)
+            run.compare_masks(folder, masks, truth, devices=devices, output=output, show=click.echo)
         return
+    callbacks = {"tell": options.say, "show": click.echo, "on_scores": _print}
     with options.usage_errors():
-        scores = run.evaluate(folder, split, devices=devices, step=step, data=data, tell=options.say, show=click.echo)
+        run.evaluate(folder, split, devices=devices, step=step, data=data, output=output, **callbacks)
+
+
+def _print(scores: dict) -> None:
+    """Prints the numbers, one per line."""
     for name, value in scores.items():
         if isinstance(value, (int, float)):
             click.echo(f"{name}\t{value:.4f}" if isinstance(value, float) else f"{name}\t{value}")

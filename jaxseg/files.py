@@ -172,6 +172,29 @@ def is_full(error: BaseException | None) -> bool:
     return False
 
 
+def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Yields each folder of a tree with the names of its folders and files, as `os.walk` does.
+
+    Links to folders are followed, each real folder once, since links may lead in circles. Names of folders that the
+    caller removes from the list are not entered.
+
+    Raises:
+      OSError: a folder cannot be read.
+    """
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    seen = set()
+    for name, folders, names in os.walk(root, onerror=fail, followlinks=True):
+        folder = Path(name)
+        if folder.resolve() in seen:
+            folders.clear()
+            continue
+        seen.add(folder.resolve())
+        yield folder, folders, names
+
+
 def sweep(folder: Path) -> None:
     """Removes the temporary files that killed processes of this machine left in a folder."""
     for path in folder.glob(f".jaxseg-{_HOST}-*"):
