@@ -212,6 +212,24 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def relative(folder: Path, path: str) -> str:
+    """Returns a path relative to a folder, so that a file in the folder does not name the place of both on a machine.
+
+    Args:
+      folder: the folder; links to it are followed.
+      path: an absolute path without links.
+    """
+    try:
+        return Path(os.path.relpath(path, folder.resolve())).as_posix()
+    except ValueError:  # another drive of Windows
+        return path
+
+
+def resolved(folder: Path, path: str) -> str:
+    """Returns the absolute path that `relative` has made relative; an absolute one is returned as it is."""
+    return os.path.normpath(folder.resolve() / path)
+
+
 def safe_name(text: str) -> str:
     """Returns text as one file name of at most 200 bytes, without separators, control characters, or dots at its ends.
 

@@ -5,7 +5,7 @@ import functools
 from pathlib import Path
 
 from jaxseg import journal
-from jaxseg.files import safe_name, sha256
+from jaxseg.files import resolved, safe_name, sha256
 from jaxseg.images.read import stem
 from jaxseg.masks.formats import PICTURES, SEG
 
@@ -121,7 +121,7 @@ def _parse(path: Path, _states: tuple[tuple[int, int], ...]) -> Summary | None:
         raise ValueError(
             f"{path} is not a jaxseg summary, or is damaged ({error!r}); name the masks themselves"
         ) from None
-    by_source = {entry["source"]: entry for entry in entries}
+    by_source = {resolved(path.parent, entry["source"]): entry for entry in entries}
     by_hash = {entry["sha256"]: entry for entry in entries if "sha256" in entry}
     return Summary(tuple(classes), by_source, by_hash, frozenset(paths))
 

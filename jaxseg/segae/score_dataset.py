@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 
 from jaxseg.draw.pictures import save_picture
-from jaxseg.files import sweep
+from jaxseg.files import relative, sweep
 from jaxseg.folder_runs.ledger import locked_folder
 from jaxseg.segae.cases import Case, Record, find_cases, score_cases
 from jaxseg.segae.label_table import dap_table, read_table
@@ -203,7 +203,8 @@ def score_labels(
     ct = Path(ct).resolve()
     name = stem(ct) or ct.name
     name = ct.parent.name if name == "ct" else name  # CASE/ct.nii.gz
-    case = Case(name, ct, labels=Path(labels), table=table, source=str(ct))
+    source = str(ct) if wanted.output is None else relative(wanted.output.parent, str(ct))
+    case = Case(name, ct, labels=Path(labels), table=table, source=source)
     scorer = open_scorer(model, embeddings=embeddings, **options)
     run = _Run((case,), scorer, choose_orientation(scorer, canonical), progress, report)
     return run(wanted, case.names, "labels")

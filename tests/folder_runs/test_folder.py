@@ -73,7 +73,7 @@ def test_good_and_bad_files_are_all_accounted_for(segmenter, kit, tmp_path):
         if entry["status"] == "done":
             masks = np.load(output / f"{name}.npy")
             assert 0 < masks.mean() < 1
-            np.testing.assert_array_equal(masks, segmenter(entry["source"]).masks)
+            np.testing.assert_array_equal(masks, segmenter(output / entry["source"]).masks)
             assert entry["outputs"]["npy"]["path"] == f"{name}.npy"
     assert run.count("failed") == 2
 
