@@ -73,6 +73,8 @@ def main(args: list[str] | None = None) -> None:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: no half-written file is left
     use_all_cores()
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    if "--debug" in args:
+        logging.getLogger("jaxseg").setLevel(logging.DEBUG)  # the library logs the traceback of each file's failure
     for library in ("absl", "tifffile"):  # their failures are raised as exceptions
         logging.getLogger(library).setLevel(logging.CRITICAL)
     try:

@@ -11,7 +11,7 @@ from PIL import Image
 from tiny_runs import command
 from torch_writer import save
 
-pytestmark = [pytest.mark.slow, pytest.mark.system("gcc", "unshare")]
+pytestmark = pytest.mark.system("gcc", "unshare")
 CHANGED = {"trainer__epochs": 1, "trainer__max_steps": 1, "trainer__ema": None, "trainer__pictures_every": 0}
 
 
@@ -40,6 +40,7 @@ def work(tmp_path_factory):
     return folder
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("call", ["chmod", "fsync_folder", "fsync_read_only", "flock"])
 def test_a_call_that_a_file_system_lacks_is_no_error(library, work, tmp_path, call):
     share = tmp_path / "share"
@@ -68,6 +69,7 @@ def full(work, name: str, size: str, arguments: list) -> str:
     return lines[0]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("size", ["4k", "60k"])
 def test_a_full_disk_ends_a_training_with_one_line(work, size):
     arguments = command(work / "disk_of_train/run", **CHANGED)
@@ -76,6 +78,7 @@ def test_a_full_disk_ends_a_training_with_one_line(work, size):
     assert "No space left on device" in line
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("name", "size", "arguments"),
     [
@@ -95,6 +98,7 @@ def test_a_full_disk_is_one_line_and_ends_a_command_at_once(work, name, size, ar
     assert line.endswith(": No space left on device")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("size", ["4k", "40k"])
 def test_a_full_disk_is_one_line_in_a_conversion(work, kit, size):
     save(work / "x.pth", kit.weights("scm_tiny"))
@@ -102,6 +106,7 @@ def test_a_full_disk_is_one_line_in_a_conversion(work, kit, size):
     assert line == f"Error: {work}/disk_of_convert/model: No space left on device"
 
 
+@pytest.mark.full
 def test_the_numbers_of_a_read_only_run_are_printed_before_the_file_fails(work):
     shutil.rmtree(work / "locked", ignore_errors=True)
     shutil.copytree(work / "run", work / "locked")

@@ -6,6 +6,7 @@
 import csv
 import dataclasses
 import json
+import logging
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,8 @@ from jaxseg.volumes.nifti import write_nifti
 from jaxseg.volumes.pair import check_ct, check_pair
 from jaxseg.volumes.read import SUFFIXES, read_labels, read_volume, stem, suffix_of
 from jaxseg.volumes.volume import Volume
+
+_log = logging.getLogger(__name__)
 
 COLUMNS = (
     "split",
@@ -303,6 +306,7 @@ def prepare(
         except (ValueError, OSError) as error:
             if is_full(error) or isinstance(error, OSError) and error.errno is None:
                 raise
+            _log.debug("%s failed", scan.name, exc_info=error)
             failed[scan.name] = printable(" ".join(str(error).split()))
             yield Outcome(scan.name, split, error=failed[scan.name])
     conclude(out, settings, failed)

@@ -7,15 +7,11 @@ checked before a restored state is used.
 
 import contextlib
 import dataclasses
-import functools
 import gc
 import json
 import logging
 import math
 import shutil
-import sys
-import threading
-import traceback
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +24,7 @@ from jax.experimental.multihost_utils import sync_global_devices
 
 from jaxseg.interrupts import uninterrupted
 from jaxseg.training.learner import State
-from jaxseg.weights.store import adapt_to_file_system, plain_errors, remove_places
+from jaxseg.weights.store import adapt_to_file_system, plain_errors, remove_places, silence_orbax_threads
 
 ITEMS = ("state", "data")
 REMOVED = ".jaxseg-removed"  # checkpoints are moved there before removal, so a kill leaves no partial one
@@ -70,7 +66,7 @@ class Checkpoints:
         background: bool = True,
         read_only: bool = False,
     ):
-        _silence_orbax_threads()
+        silence_orbax_threads()
         self._records: dict[int, dict] = {}
         options = ocp.CheckpointManagerOptions(
             preservation_policy=_Kept(self._records, keep_last, max(keep_best, 1)),
@@ -264,36 +260,6 @@ def _left_behind() -> Iterator[None]:
             gc.collect()
         finally:
             logger.setLevel(level)
-
-
-@functools.cache
-def _silence_orbax_threads() -> None:
-    """Drops errors that Orbax's coroutines and TensorStore's threads cannot raise; all others are reported as before.
-
-    After one array could not be written or read, the operations of all other arrays fail too, at any later time.
-    """
-    hook, root = sys.unraisablehook, str(Path(ocp.__file__).parent)
-
-    def within_orbax(trace) -> bool:
-        return any(frame.f_code.co_filename.startswith(root) for frame, _ in traceback.walk_tb(trace))
-
-    def is_of_another(record: logging.LogRecord) -> bool:  # what asyncio logs of futures that nobody waits for
-        error = record.exc_info[1] if record.exc_info else None
-        return error is None or not (within_orbax(error.__traceback__) or "OCDBT" in str(error))
-
-    def report(unraisable) -> None:
-        code = getattr(unraisable.object, "cr_code", None) or getattr(unraisable.object, "__code__", None)
-        of_orbax = within_orbax(unraisable.exc_traceback) or (code and code.co_filename.startswith(root))
-        of_tensorstore = (  # its threads are not Python's, and only they call a loop that Orbax has closed
-            unraisable.object is None
-            and threading.current_thread().name.startswith("Dummy-")
-            and str(unraisable.exc_value) == "Event loop is closed"
-        )
-        if not of_orbax and not of_tensorstore:
-            hook(unraisable)
-
-    sys.unraisablehook = report
-    logging.getLogger("asyncio").addFilter(is_of_another)
 
 
 def _named(state: State) -> dict[str, jax.Array]:

@@ -2,8 +2,13 @@
 
 import contextlib
 import dataclasses
+import functools
+import logging
 import os
 import re
+import sys
+import threading
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,6 +45,7 @@ def save_model(model: nnx.Module, folder: str | Path, card: Card, *, overwrite: 
     folder = Path(folder)
     if folder.exists() and not (overwrite and _is_model(folder)):
         raise FileExistsError(f"{folder} exists; name a new folder, or overwrite a model directory on purpose")
+    silence_orbax_threads()
     with atomic_folder(folder) as temporary, plain_errors():
         adapt_to_file_system(temporary)
         with ocp.StandardCheckpointer(multiprocessing_options=_this_host_only()) as checkpointer:
@@ -64,6 +70,36 @@ def plain_errors() -> Iterator[None]:
         reason = " ".join(str(error).split())
         number = re.search(r"os_error_code='(\d+)'", reason)
         raise (OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(reason[:300])) from error
+
+
+@functools.cache
+def silence_orbax_threads() -> None:
+    """Drops errors that Orbax's coroutines and TensorStore's threads cannot raise; all others are reported as before.
+
+    After one array could not be written or read, the operations of all other arrays fail too, at any later time.
+    """
+    hook, root = sys.unraisablehook, str(Path(ocp.__file__).parent)
+
+    def within_orbax(trace) -> bool:
+        return any(frame.f_code.co_filename.startswith(root) for frame, _ in traceback.walk_tb(trace))
+
+    def is_of_another(record: logging.LogRecord) -> bool:  # what asyncio logs of futures that nobody waits for
+        error = record.exc_info[1] if record.exc_info else None
+        return error is None or not (within_orbax(error.__traceback__) or "OCDBT" in str(error))
+
+    def report(unraisable) -> None:
+        code = getattr(unraisable.object, "cr_code", None) or getattr(unraisable.object, "__code__", None)
+        of_orbax = within_orbax(unraisable.exc_traceback) or (code and code.co_filename.startswith(root))
+        of_tensorstore = (  # its threads are not Python's, and only they call a loop that Orbax has closed
+            unraisable.object is None
+            and threading.current_thread().name.startswith("Dummy-")
+            and str(unraisable.exc_value) == "Event loop is closed"
+        )
+        if not of_orbax and not of_tensorstore:
+            hook(unraisable)
+
+    sys.unraisablehook = report
+    logging.getLogger("asyncio").addFilter(is_of_another)
 
 
 def adapt_to_file_system(folder: Path) -> None:

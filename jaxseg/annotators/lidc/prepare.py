@@ -11,6 +11,7 @@ Source: Armato et al. 2011, doi 10.1118/1.3528204; rCampSemp/learn-vae-noisy-lab
 """
 
 import dataclasses
+import logging
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
@@ -38,6 +39,8 @@ from jaxseg.datasets.dataset_summary import PreparedSet, Progress, watched
 from jaxseg.files import is_full, printable, sweep
 from jaxseg.folder_runs.ledger import changed_settings, locked_folder, refuse_changed
 from jaxseg.images.tiff import write_tiff
+
+_log = logging.getLogger(__name__)
 
 FOLDERS = ("scans", "masks/GT", "masks/annots")
 _SLICE = re.compile(r"pid_(.+)_nod_\d+_slice_\d+\.tif")
@@ -275,6 +278,7 @@ def prepare(
         except (ValueError, OSError) as error:
             if is_full(error) or isinstance(error, OSError) and error.errno is None:
                 raise
+            _log.debug("%s failed", patient, exc_info=error)
             yield Outcome(patient, split, error=printable(" ".join(str(error).split())))
             continue
         ledger.record(patient, {"split": split} | record)
