@@ -23,7 +23,7 @@ from jaxseg.images.read import kind_of
 from jaxseg.segae.data import OVERLAP, SPLITS, Volumes, index_case, read_layout
 from jaxseg.segae.label_table import dap_table, read_table
 from jaxseg.vocabulary.organs import Organ
-from jaxseg.volumes.nifti import write_nifti
+from jaxseg.volumes.nifti import need_nibabel, write_nifti
 from jaxseg.volumes.pair import check_ct, check_pair
 from jaxseg.volumes.read import SUFFIXES, read_labels, read_volume, stem, suffix_of
 from jaxseg.volumes.volume import Volume
@@ -146,6 +146,7 @@ def prepare_segae(
     output = Path(output)
     scans, notes = find_scans(Path(cts), Path(labels), Path(pseudo) if pseudo else None)
     table = read_table(Path(label_names)) if label_names else dap_table()
+    need_nibabel([Path(".nii.gz")])  # the data set is written as NIfTI
     names = {str(label): organ.name for label, organ in table.items()} if label_names else {}
     options = {"canonical": canonical, "pseudo": pseudo is not None, "labels": names}
     settings = Settings(per_organ, least_slices, val_fraction, seed, **options)

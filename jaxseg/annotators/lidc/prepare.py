@@ -38,7 +38,7 @@ from jaxseg.annotators.lidc.summary import conclude, draw_summary
 from jaxseg.datasets.dataset_summary import PreparedSet, Progress, watched
 from jaxseg.files import is_full, printable, sweep
 from jaxseg.folder_runs.ledger import changed_settings, locked_folder, refuse_changed
-from jaxseg.images.tiff import write_tiff
+from jaxseg.images.tiff import need_tifffile, write_tiff
 
 _log = logging.getLogger(__name__)
 
@@ -140,6 +140,7 @@ def prepare_lidc(
     """
     output = Path(output)
     settings = Settings(val_fraction, test_fraction, seed, least_readers, least_pixels, most_pixels, clahe=clahe)
+    need_tifffile([Path(".tif")])  # the set is written as TIFF
     found = find_studies(Path(dicom_root), Path(xml_root) if xml_root else None)
     for note in [*found.notes, *(f"{path}: {error}" for path, error in found.damaged.items())] if notify else ():
         notify(note)
