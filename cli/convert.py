@@ -23,7 +23,10 @@ def convert(source, destination, model, labels_file, embeddings, overwrite):
     """
     console.stage("reading weights")
     from jaxseg import registry
+    from jaxseg.devices import select_devices
     from jaxseg.weights import load
+
+    select_devices("cpu")  # nothing is computed
 
     if model:
         with options.usage_errors("--model"):

@@ -27,8 +27,14 @@ from jaxseg.cli import console, options
     type=click.Path(path_type=Path, file_okay=False),
     help="With --masks: folder of the true masks, with the same file names.",
 )
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of the files with the numbers.  [default: that of the run]",
+)
 @options.training_gpus
-def evaluate(folder, data, split, step, masks, truth, gpus):
+def evaluate(folder, data, split, step, masks, truth, output, gpus):
     """Evaluate the best checkpoint of a run; the numbers are also written to evaluation_SPLIT.json in its folder.
 
     Post-DAE is measured by Dice and Hausdorff distance before and after restoration, at several levels of corruption,
@@ -48,8 +54,8 @@ def evaluate(folder, data, split, step, masks, truth, gpus):
         devices = run.training_devices(gpus)
     if masks:
         with options.usage_errors():
-            run.compare_masks(folder, masks, truth, devices=devices, show=console.show)
-        options.say(f"All numbers are in {folder / 'evaluation_masks.json'}")
+            run.compare_masks(folder, masks, truth, devices=devices, output=output, show=console.show)
+        options.say(f"All numbers are in {(output or folder) / 'evaluation_masks.json'}")
         return
     tables = []
 
@@ -57,11 +63,13 @@ def evaluate(folder, data, split, step, masks, truth, gpus):
         tables.append(table)
         console.show(table)
 
+    def show_scores(scores: dict) -> None:
+        if tables and sys.stdout.isatty():  # for people, the tables are enough
+            return
+        numbers = {name: value for name, value in scores.items() if isinstance(value, (int, float))}
+        shown = headline(numbers).items()
+        console.show_rows((name, f"{value:.4f}" if isinstance(value, float) else str(value)) for name, value in shown)
+
+    callbacks = {"tell": options.say, "show": show, "on_scores": show_scores}
     with options.usage_errors():
-        calls = {"tell": options.say, "show": show}
-        scores = run.evaluate(folder, split, devices=devices, step=step, data=data, **calls)
-    if tables and sys.stdout.isatty():  # for people, the tables are enough
-        return
-    numbers = {name: value for name, value in scores.items() if isinstance(value, (int, float))}
-    shown = headline(numbers).items()
-    console.show_rows((name, f"{value:.4f}" if isinstance(value, float) else str(value)) for name, value in shown)
+        run.evaluate(folder, split, devices=devices, step=step, data=data, output=output, **callbacks)

@@ -95,7 +95,7 @@ def _origin(card: Card) -> str:
 
 
 def _weights(entry: registry.Entry) -> str:
-    from jaxseg.weights.home import places
+    from jaxseg.weights.home import home, places
 
     if entry.weights_file is None:
         return "none published; train the model, or pass --weights"
@@ -103,4 +103,5 @@ def _weights(entry: registry.Entry) -> str:
         if path.is_file():
             return str(path)
     how = "downloaded on first use" if entry.drive_file else f"fetch it from {entry.weights_page}"
-    return f"{entry.weights_file}, {how}; expected at {places(entry)[0]}"
+    place = home() and places(entry)[0]
+    return f"{entry.weights_file}, {how}; expected at {place or 'a place that JAXSEG_HOME must name'}"

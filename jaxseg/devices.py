@@ -12,7 +12,34 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import jaxseg
 
 KINDS = ("cpu", "gpu", "tpu")
+_KIND_OF = {"cuda": "gpu", "rocm": "gpu"}  # name of a platform in JAX_PLATFORMS -> kind
+_EXTRAS = {"gpu": "cuda12", "tpu": "tpu"}  # kind -> extra that brings it
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow", "pydicom")
+
+
+def all_devices(kind: str | None = None) -> list[jax.Device]:
+    """Returns the devices that JAX uses, or those of a kind; JAX starts them if they are not started yet.
+
+    Args:
+      kind: "cpu", "gpu" or "tpu"; None: those that JAX prefers.
+
+    Raises:
+      ValueError: there is none of this kind, or none of the platforms that JAX_PLATFORMS names; the message says which
+        package is missing.
+    """
+    try:
+        return jax.devices(kind)
+    except (RuntimeError, AssertionError):  # JAX asserts if JAX_PLATFORMS names a platform whose plugin is missing
+        pass
+    platforms = jax.config.jax_platforms
+    try:
+        seen = ", ".join(f"{i}: {device.device_kind}" for i, device in enumerate(jax.devices()))
+        start = f"no {kind} found; JAX sees {seen}"
+    except (RuntimeError, AssertionError):
+        kind = _KIND_OF.get(str(platforms).split(",")[0], str(platforms))
+        start = f"no {kind} found, but JAX_PLATFORMS={platforms} selects it; unset JAX_PLATFORMS"
+    extra = _EXTRAS.get(kind)
+    raise ValueError(start + (f"; pip install 'jaxseg[{extra}]'" if extra else ""))
 
 
 def select_devices(spec: str = "auto") -> list[jax.Device]:
@@ -30,19 +57,16 @@ def select_devices(spec: str = "auto") -> list[jax.Device]:
     if spec == "cpu":
         jax.config.update("jax_platforms", "cpu")  # so that no memory of an accelerator is reserved
     if spec in KINDS:
-        try:
-            return jax.devices(spec)[:1]
-        except RuntimeError:
-            extra = {"gpu": "; pip install 'jaxseg[cuda12]'", "tpu": "; pip install 'jaxseg[tpu]'"}.get(spec, "")
-            raise ValueError(f"no {spec} found; {_seen()}{extra}") from None
+        return all_devices(spec)[:1]
     if spec == "auto":
-        return jax.devices()[:1]
+        return all_devices()[:1]
     if not all(part.strip().isdecimal() for part in spec.split(",")):
         raise ValueError(f"unknown devices {spec!r}; allowed: auto, {', '.join(KINDS)}, or indices such as 0 or 0,1")
     indices = [int(part) for part in spec.split(",")]
-    devices = jax.devices()
+    devices = all_devices()
     if max(indices) >= len(devices) or len(set(indices)) != len(indices):
-        raise ValueError(f"no device {spec}; {_seen()}; give each index once")
+        seen = ", ".join(f"{i}: {device.device_kind}" for i, device in enumerate(devices))
+        raise ValueError(f"no device {spec}; JAX sees {seen}; give each index once")
     return [devices[i] for i in indices]
 
 
@@ -83,9 +107,5 @@ def environment() -> dict:
         "versions": versions,
         "system": f"{platform.system()} {platform.machine()}",
         "cpus": os.cpu_count(),
-        "devices": [f"{device.platform}: {device.device_kind}" for device in jax.devices()],
+        "devices": [f"{device.platform}: {device.device_kind}" for device in all_devices()],
     }
-
-
-def _seen() -> str:
-    return "JAX sees " + ", ".join(f"{i}: {device.device_kind}" for i, device in enumerate(jax.devices()))

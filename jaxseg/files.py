@@ -1,6 +1,11 @@
-"""Files that are written completely or not at all, file names that stay inside their folder, and hashes."""
+"""Files that are written completely or not at all, file names that stay inside their folder, and hashes.
+
+Network shares, FUSE and containers have file systems without permissions, locks, or synchronisation of folders. What a
+file system lacks is left out there; every other error is raised.
+"""
 
 import contextlib
+import errno
 import hashlib
 import os
 import platform
@@ -17,6 +22,10 @@ except ImportError:  # Windows
 
 _UMASK = os.umask(0)  # can only be read by setting it
 os.umask(_UMASK)
+# What file systems answer to a call that they do not have.
+_LACKING = {errno.EPERM, errno.EACCES, errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.ENOTSUP, errno.ENOTTY}
+# A disk, a quota or a file that cannot take another byte: no other file of the run could be written either.
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 
 
@@ -49,13 +58,18 @@ def only_writer(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Makes an OSError name the file that the user knows, not the temporary file."""
+def naming(path: Path) -> Iterator[None]:
+    """Makes an OSError of the body name the file that the user knows: not a temporary file, and not no file.
+
+    Raises:
+      OSError: as the body; it has a number, also if NumPy could not write a whole array, which it reports without one.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno and (error.filename is None or "/.jaxseg-" in str(error.filename)):
-            raise OSError(error.errno, error.strerror, str(path)) from error
+        number = error.errno or (errno.ENOSPC if "requested and" in str(error) else None)
+        if number and (error.filename is None or "/.jaxseg-" in str(error.filename)):
+            raise OSError(number, error.strerror or os.strerror(number), str(path)) from error
         raise
 
 
@@ -68,14 +82,15 @@ def atomic_file(path: Path) -> Iterator[Path]:
     Raises:
       OSError: the file cannot be written; the error names `path`.
     """
-    with _naming(path):
+    with naming(path):
         handle, name = tempfile.mkstemp(prefix=_prefix(), suffix=path.suffix, dir=path.parent)
         os.close(handle)
         temporary = Path(name)
         try:
             yield temporary
-            temporary.chmod(0o666 & ~_UMASK)
-            _sync(temporary)
+            sync(temporary)
+            with _if_possible():
+                temporary.chmod(0o666 & ~_UMASK)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -90,16 +105,16 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     Raises:
       OSError: the folder cannot be written; the error names `path`.
     """
-    with _naming(path):
+    with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=_prefix(), dir=path.parent))
         old = temporary.with_name(temporary.name + "-old")
         try:
             yield temporary
-            temporary.chmod(0o777 & ~_UMASK)
-            for file in temporary.rglob("*"):
-                _sync(file)
-            _sync(temporary)
+            for file in (*temporary.rglob("*"), temporary):
+                sync(file)
+            with _if_possible():
+                temporary.chmod(0o777 & ~_UMASK)
             if os.path.lexists(path):
                 os.replace(path, old)
             os.replace(temporary, path)
@@ -108,6 +123,76 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 os.replace(old, path)
             _remove(temporary)
             _remove(old)
+
+
+def sync(file: Path | int) -> None:
+    """Waits until a file or a folder is on the disk, if its file system can do that.
+
+    Args:
+      file: a path, or the descriptor of an open file.
+
+    Raises:
+      OSError: the file cannot be stored, for example on a full disk, or does not exist.
+    """
+    if isinstance(file, int):
+        with _if_possible():
+            os.fsync(file)
+        return
+    with _if_possible():  # some file systems synchronise only files that are open for writing
+        writable = not file.is_dir() and os.access(file, os.W_OK)
+        descriptor = os.open(file, os.O_RDWR if writable else os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def can_sync(folder: Path) -> bool:
+    """Returns whether the file system of a folder can synchronise folders; some network shares cannot."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        return error.errno not in _LACKING
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Returns whether an error, or the error that caused it, means that no more can be written: a full disk or quota.
+
+    >>> is_full(OSError(errno.ENOSPC, "No space left on device"))
+    True
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Yields each folder of a tree with the names of its folders and files, as `os.walk` does.
+
+    Links to folders are followed, each real folder once, since links may lead in circles. Names of folders that the
+    caller removes from the list are not entered.
+
+    Raises:
+      OSError: a folder cannot be read.
+    """
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    seen = set()
+    for name, folders, names in os.walk(root, onerror=fail, followlinks=True):
+        folder = Path(name)
+        if folder.resolve() in seen:
+            folders.clear()
+            continue
+        seen.add(folder.resolve())
+        yield folder, folders, names
 
 
 def sweep(folder: Path) -> None:
@@ -125,6 +210,24 @@ def printable(text: str) -> str:
     'a\\x1b[31mb'
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def relative(folder: Path, path: str) -> str:
+    """Returns a path relative to a folder, so that a file in the folder does not name the place of both on a machine.
+
+    Args:
+      folder: the folder; links to it are followed.
+      path: an absolute path without links.
+    """
+    try:
+        return Path(os.path.relpath(path, folder.resolve())).as_posix()
+    except ValueError:  # another drive of Windows
+        return path
+
+
+def resolved(folder: Path, path: str) -> str:
+    """Returns the absolute path that `relative` has made relative; an absolute one is returned as it is."""
+    return os.path.normpath(folder.resolve() / path)
 
 
 def safe_name(text: str) -> str:
@@ -171,9 +274,11 @@ def _remove(path: Path) -> None:
             path.unlink()
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+@contextlib.contextmanager
+def _if_possible() -> Iterator[None]:
+    """Ignores the errors with which a file system answers to a call that it does not have."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        yield
+    except OSError as error:
+        if error.errno not in _LACKING:
+            raise

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxseg.files import atomic_file
+from jaxseg.files import atomic_file, sync
 
 ITEM = "file"  # field of a line that holds the key of its entry, in the journal of a document
 MAX_LINE = 2**26  # characters; the rest of a longer line is not read
@@ -39,7 +39,7 @@ def append(path: Path, line: Mapping[str, Any]) -> None:
         try:
             while content:
                 content = content[file.write(content) :]
-            os.fsync(file.fileno())
+            sync(file.fileno())
         except OSError:
             file.truncate(size)
             raise

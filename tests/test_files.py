@@ -258,3 +258,56 @@ def test_errors_name_the_file_and_not_the_temporary_file(tmp_path):
 
 def test_printable_text_has_no_control_characters():
     assert printable("a\x1b[31m\u202eb\n\u00e4") == "a\\x1b[31m\\u202eb\\n\u00e4"
+
+
+@pytest.mark.parametrize("write", [atomic_file, atomic_folder])
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP])
+def test_calls_that_a_file_system_lacks_are_left_out(tmp_path, monkeypatch, write, number):
+    def lacking(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    for name in ("fsync", "chmod"):
+        monkeypatch.setattr(os, name, lacking)
+    with write(tmp_path / "a") as temporary:
+        (temporary if write is atomic_file else temporary / "x").write_text("x")
+    assert names(tmp_path) == ["a"]
+    assert not files.can_sync(tmp_path)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_a_file_that_cannot_be_stored_is_an_error(tmp_path, monkeypatch, number):
+    def failing(_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(OSError, match=os.strerror(number)), atomic_file(tmp_path / "a") as temporary:
+        temporary.write_text("x")
+    assert names(tmp_path) == []
+
+
+def test_a_full_disk_is_recognised_behind_other_errors():
+    full = OSError(errno.ENOSPC, "No space left on device")
+    for error in (full, OSError(errno.EDQUOT, "quota")):
+        assert files.is_full(error)
+    outer = ValueError("the model could not be written")
+    outer.__cause__ = full
+    assert files.is_full(outer)
+    assert not files.is_full(OSError(errno.ENOENT, "no file"))
+    assert not files.is_full(None)
+
+
+def test_an_array_of_which_only_a_part_was_written_means_a_full_disk(tmp_path):
+    with pytest.raises(OSError, match="No space left") as caught, atomic_file(tmp_path / "a"):
+        raise OSError("393216 requested and 73600 written")  # as NumPy says it
+    assert caught.value.filename == str(tmp_path / "a")
+
+
+def test_links_of_a_tree_are_followed_once(tmp_path):
+    disk, tree = tmp_path / "disk", tmp_path / "tree"
+    (disk / "deep").mkdir(parents=True)
+    (disk / "deep/a.png").write_text("x")
+    tree.mkdir()
+    (tree / "link").symlink_to(disk)
+    (disk / "deep/circle").symlink_to(tree)
+    found = [folder / name for folder, _, file_names in files.walk(tree) for name in file_names]
+    assert found == [tree / "link/deep/a.png"]

@@ -9,6 +9,7 @@ Source: Seibold et al. 2022, arXiv:2210.03416; ConstantinSeibold/multilabel_segm
 
 import dataclasses
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ class Paxray:
     """The lists of a data set.
 
     Attributes:
-      root: folder of the data set; all paths are inside it.
+      root: folder of the data set. The lists name files inside it; links in it may lead to other places.
       names: names of the K classes, in the order of the targets' channels.
       splits: "train", "val", "test" -> pairs of image and target paths, in the order of the file.
     """
@@ -215,26 +216,21 @@ def _pairs(root: Path, split: str, entries: Any, problems: list[str]) -> tuple[P
         if not all(isinstance(path, str) and path and "\0" not in path for path in paths):
             problems.append(f"{split}[{number}] must have the texts image and target")
             continue
-        resolved = [_inside(root, path) for path in paths]
-        outside = [printable(text) for text, path in zip(paths, resolved, strict=True) if path is None]
+        outside = [printable(text) for text in paths if not _is_inside(root, text)]
         problems += [f"{split}[{number}]: {text!r} lies outside the data set's folder" for text in outside]
-        pairs.append(tuple(resolved))
+        pairs.append(tuple(root / os.path.normpath(path) for path in paths))
     return tuple(pairs)
 
 
-def _inside(root: Path, text: str) -> Path | None:
-    """Returns the path that a text names in a folder, with links resolved; None if it leads outside or nowhere."""
-    try:
-        path = (root / text).resolve()
-    except (OSError, RuntimeError, ValueError):  # for example a cycle of links
-        return None
-    return path if path.is_relative_to(root) else None
+def _is_inside(root: Path, text: str) -> bool:
+    """Returns whether a text names a path in a folder. Links are not resolved: whoever has the folder made them."""
+    return Path(os.path.normpath(root / text)).is_relative_to(root)
 
 
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # for example a name that is too long
+    except (OSError, ValueError):  # a name that is too long, or that no file system has
         return False
 
 

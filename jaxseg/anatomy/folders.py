@@ -16,7 +16,7 @@ from jaxseg.anatomy.segment import Segmenter, as_segmenter
 from jaxseg.devices import environment
 from jaxseg.files import atomic_file
 from jaxseg.folder_runs import folder
-from jaxseg.folder_runs.account import Product, Run
+from jaxseg.folder_runs.account import Product, Run, stored
 from jaxseg.folder_runs.folder import FolderResult
 from jaxseg.folder_runs.inputs import SUMMARY_FILE, find_images, plan
 from jaxseg.folder_runs.stream import Outcome
@@ -225,13 +225,14 @@ def write_report(path: str | Path, result: FolderResult, segmenter: Segmenter, *
     check_report(path)
     seconds = {"start": start_seconds, "compile": segmenter.compile_seconds}
     seconds["images"] = result.seconds - segmenter.compile_seconds
+    entries = {key: stored(path.parent, entry) for key, entry in result.entries.items()}
     content: dict[str, Any] = {
         "environment": environment(),
         "settings": result.settings,
         "products": list(result.products),
     }
     content |= {"devices": [str(device) for device in segmenter.devices], "batch_size": segmenter.batch_size}
-    content |= {"seconds": {stage: round(value, 3) for stage, value in seconds.items()}, "files": result.entries}
+    content |= {"seconds": {stage: round(value, 3) for stage, value in seconds.items()}, "files": entries}
     content["weights"] = {name: getattr(segmenter.card, name) for name in ("source", "source_sha256", "params_sha256")}
     with atomic_file(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -12,7 +12,7 @@ from jaxseg.folder_runs.inputs import find_by_suffix
 from jaxseg.images.picture import MAX_PIXELS, ImageError, check_size
 from jaxseg.images.raster import check_upright, open_raster
 from jaxseg.images.tiff import SUFFIXES as TIFFS
-from jaxseg.images.tiff import read_tiff
+from jaxseg.images.tiff import need_tifffile, read_tiff
 from jaxseg.nn.indices import bilinear_array
 
 SUFFIXES = (*TIFFS, ".npy", ".npz", ".png")
@@ -22,7 +22,9 @@ _MEMBER = "image.npy"  # of an .npz
 
 def find_image_files(path: Path, *, recursive: bool = False, output: Path) -> list[Path]:
     """Returns the image files that `path` means; raises like `jaxseg.folder_runs.inputs.find_by_suffix`."""
-    return find_by_suffix(path, SUFFIXES, "images", recursive=recursive, output=output, results="samples")
+    found = find_by_suffix(path, SUFFIXES, "images", recursive=recursive, output=output, results="samples")
+    need_tifffile(found)
+    return found
 
 
 def read_image(path: str | Path) -> np.ndarray:

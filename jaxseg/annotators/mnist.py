@@ -28,7 +28,7 @@ from jaxseg.datasets.dataset_summary import (
 )
 from jaxseg.datasets.degrade import degrade
 from jaxseg.files import atomic_file, atomic_folder
-from jaxseg.images.tiff import write_tiff
+from jaxseg.images.tiff import need_tifffile, write_tiff
 from jaxseg.nn.metrics import dice
 
 IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
@@ -100,6 +100,7 @@ def prepare_mnist(
         the output folder holds something else.
       OSError: a file cannot be read or written.
     """
+    need_tifffile([Path(".tif")])  # the set is written as TIFF
     raw, output = Path(raw), Path(output)
     settings = Settings(train, validate, test, noise, seed)
     check_replaceable(output, _MADE_BY)

@@ -4,10 +4,11 @@ The StableHLO file is the result of `jax.export` for a model in evaluation mode.
 every platform that it was written for, and for batches of any size. JAX guarantees to read such files for six months.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -131,8 +132,9 @@ def export_model(
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(nnx.state(model)))
     if size > MAX_BYTES - 2**26:  # leaves room for the program
         raise ValueError(f"the model has {size / 2**30:.1f} GiB of parameters; an exported file holds less than 2 GiB")
-    exported = found.export(platforms)
-    content = exported.serialize()
+    with _without_places():
+        exported = found.export(platforms)
+        content = exported.serialize()
     facts = _facts(model, found, exported, content)
     path.parent.mkdir(parents=True, exist_ok=True)
     # The JSON file is renamed first: a program without one would look like a file that jaxseg did not write.
@@ -140,6 +142,17 @@ def export_model(
         program.write_bytes(content)
         facts.write(text)
     return facts
+
+
+@contextlib.contextmanager
+def _without_places() -> Iterator[None]:
+    """Keeps the paths of source files of this machine out of the programs that are made in the body."""
+    before = jax.config.jax_traceback_in_locations_limit
+    jax.config.update("jax_traceback_in_locations_limit", 0)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_traceback_in_locations_limit", before)
 
 
 def check_destination(path: Path, *, overwrite: bool = False) -> None:

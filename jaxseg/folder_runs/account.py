@@ -1,11 +1,12 @@
 """The account of a run over files: what is made from which image, and what is already done."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
 
-from jaxseg.files import safe_name, sha256, sweep
+from jaxseg.files import relative, resolved, safe_name, sha256, sweep
 from jaxseg.folder_runs.conflicts import check_free, check_same_image, same_content
 from jaxseg.folder_runs.inputs import SUMMARY_FILE, Job, folded
 from jaxseg.folder_runs.ledger import Kind, Ledger
@@ -88,18 +89,21 @@ class Run:
 
     def open_ledger(self) -> Ledger:
         """Opens the ledger of the output folder, which adds the settings of earlier runs to `settings`."""
-        kind = Kind(read_entry=_read_entry, unrecorded=_UNRECORDED)
+        kind = Kind(read_entry=functools.partial(_read_entry, self.output), unrecorded=_UNRECORDED)
         self.ledger = Ledger(self.output / SUMMARY_FILE, self.settings, kind=kind)
         self.settings = self.ledger.settings
-        self.merged = dict(self.ledger.facts.get("merged", {}))
+        merged = self.ledger.facts.get("merged", {})
+        self.merged = {name: resolved(self.output, source) for name, source in merged.items()}
         return self.ledger
 
     def write_summary(self) -> None:
         """Writes `summary.json` as a whole; the ledger must be open."""
         counts = {status: self.count(status) for status in ("done", "skipped", "failed", "pending")}
         products = [product.kind for product in self.products]
-        self.ledger.entries = self.earlier | self.files
-        facts = {"note": self.note, "products": products, "counts": counts, "merged": self.merged}
+        entries = self.earlier | self.files
+        self.ledger.entries = {key: stored(self.output, entry) for key, entry in entries.items()}
+        merged = {name: relative(self.output, source) for name, source in self.merged.items()}
+        facts = {"note": self.note, "products": products, "counts": counts, "merged": merged}
         self.ledger.write(complete=self.complete, **facts)
 
 
@@ -197,7 +201,7 @@ def _skip(job: Job, run: Run, entry: dict, overwrite: bool) -> bool:
 def _record(run: Run, job: Job, entry: dict) -> None:
     """Sets the entry of a job that has ended, and appends it to the journal of `summary.json`."""
     run.files[run.key(job)] = entry
-    run.ledger.record(run.key(job), entry)
+    run.ledger.record(run.key(job), stored(run.output, entry))
 
 
 def _entry(run: Run, job: Job, status: str, stamps: dict[str, tuple], previous: dict) -> dict:
@@ -229,12 +233,17 @@ def _extent(path: Path) -> int:
     return sum(1 for _ in path.iterdir()) if path.is_dir() else path.stat().st_size if path.exists() else 0
 
 
-def _read_entry(entry: dict) -> dict:
+def stored(output: Path, entry: dict) -> dict:
+    """Returns an entry as `summary.json` holds it: with the path of its image relative to the output folder."""
+    return entry | {"source": relative(output, entry["source"])}
+
+
+def _read_entry(output: Path, entry: dict) -> dict:
     outputs = {
         str(kind): output | {"path": str(output["path"]), "stamp": tuple(output["stamp"])}
         for kind, output in entry["outputs"].items()
     }
-    return entry | {"source": str(entry["source"]), "outputs": outputs}
+    return entry | {"source": resolved(output, str(entry["source"])), "outputs": outputs}
 
 
 def _outdated(entry: dict, changed: list[str]) -> dict:

@@ -104,7 +104,7 @@ def run(
 
     Raises:
       ValueError: results in the output folder were made with other settings or are of another origin.
-      OSError: the output folder cannot be written, or another process is writing to it.
+      OSError: the output folder cannot be written, the disk is full, or another process is writing to the folder.
     """
     output = record.output
     output.mkdir(parents=True, exist_ok=True)
@@ -133,6 +133,9 @@ def process(
     `write` returns a list: of notes for the user (str), and of facts that the summary holds about the file (dict).
 
     Ctrl-C and SIGTERM take effect after the job that is being finished; a second one takes effect at once.
+
+    Raises:
+      OSError: the disk is full. The results so far are kept, and the next run resumes.
     """
     outcomes = stream(todo, read, compute, write, batch_size=batch_size, **threads)
     try:
@@ -149,6 +152,8 @@ def _recorded(outcomes: Iterator[Outcome], run: Run) -> Iterator[Outcome]:
                 outcome.notes += tuple(note for note in outcome.result if isinstance(note, str))
                 facts = [found for found in outcome.result if isinstance(found, dict)]
                 done(run, outcome.item, list(outcome.notes), seconds, *facts)
+            elif files.is_full(outcome.error):  # every other file would fail too
+                raise outcome.error
             else:
                 failed(run, outcome.item, describe(outcome.error), list(outcome.notes), seconds)
             yield outcome

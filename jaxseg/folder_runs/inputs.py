@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from jaxseg.files import safe_name
+from jaxseg.files import safe_name, walk
 from jaxseg.images.read import SUFFIXES, check_kind, kind_of, stem
 from jaxseg.masks.results import SUMMARY_FILE
 from jaxseg.masks.write import PREVIEW, RESULTS
@@ -79,7 +79,7 @@ def find_by_suffix(
             raise ValueError(f"{path}: {what} are read from {known} files")
         found, folder = [path], path.parent
     elif path.is_dir():
-        entries = path.rglob("*") if recursive else path.iterdir()
+        entries = (folder / name for folder, _, names in walk(path) for name in names) if recursive else path.iterdir()
         found, folder = sorted(p for p in entries if _is_of(p, suffixes, output)), path
     else:
         raise FileNotFoundError(f"{path}: no such file or folder")
@@ -110,17 +110,7 @@ def _is_image(file: Path) -> bool:
 
 def _walk(root: Path, own: Path | None) -> Iterator[Path]:
     """Every file below `root`, except in hidden folders, the folder `own` and other folders of results."""
-
-    def fail(error: OSError) -> None:
-        raise error
-
-    seen = set()  # links may lead in circles
-    for folder, folders, files in os.walk(root, onerror=fail, followlinks=True):
-        here = Path(folder)
-        if here.resolve() in seen:
-            folders[:] = []
-            continue
-        seen.add(here.resolve())
+    for here, folders, files in walk(root):
         folders[:] = [
             name
             for name in folders

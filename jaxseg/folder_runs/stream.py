@@ -3,8 +3,11 @@
 import collections
 import concurrent.futures
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
+
+_log = logging.getLogger(__name__)  # tracebacks of failures, which `--debug` shows
 
 
 @dataclasses.dataclass
@@ -86,6 +89,7 @@ def _compute(compute: Callable, batch: list[tuple[Outcome, object]]) -> list[tup
     try:
         results = compute([value for _, value in batch])
     except Exception as error:
+        _log.debug("computing failed", exc_info=error)
         for outcome, _ in batch:
             outcome.error = error
         results = [None] * len(batch)
@@ -105,6 +109,7 @@ def _timed(outcome: Outcome, stage: str, function: Callable, *args):
     try:
         return function(*args)
     except Exception as error:
+        _log.debug("%s failed", stage, exc_info=error)
         outcome.error = error
         return None
     finally:

@@ -5,6 +5,7 @@ It needs tifffile (extra `tiff`): Pillow cannot open 64-bit floats, and inverts 
 
 import importlib
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -85,11 +86,17 @@ def write_tiff(path: Path, array: np.ndarray) -> None:
         tifffile.imwrite(temporary, np.ascontiguousarray(array), byteorder="<", photometric=kind)
 
 
+def need_tifffile(files: Iterable[Path]) -> None:
+    """Raises ImageError if one of the files is a TIFF file and tifffile is not installed; called before a run."""
+    if any(file.suffix.lower() in SUFFIXES or file.name in SUFFIXES for file in files):
+        _tifffile()
+
+
 def _tifffile() -> ModuleType:
     try:
         return importlib.import_module("tifffile")
     except ImportError:
-        raise ImageError("TIFF files need tifffile; pip install 'jaxseg[tiff]'") from None
+        raise ImageError("TIFF files need tifffile: pip install 'jaxseg[tiff]'") from None
 
 
 def _checked(tifffile: ModuleType, file: Any, size: int) -> Any:

@@ -5,7 +5,7 @@ import functools
 from pathlib import Path
 
 from jaxseg import journal
-from jaxseg.files import printable, safe_name, sha256
+from jaxseg.files import printable, resolved, safe_name, sha256
 from jaxseg.images.read import stem
 from jaxseg.masks.formats import PICTURES, SEG
 from jaxseg.masks.segmentation import Orientation
@@ -194,7 +194,7 @@ def _parse(path: Path, _states: tuple[tuple[int, int], ...]) -> Summary | None:
         raise ValueError(
             f"{path} is not a jaxseg summary, or is damaged ({error!r}); name the masks themselves"
         ) from None
-    by_source = {entry["source"]: entry for entry in entries}
+    by_source = {resolved(path.parent, entry["source"]): entry for entry in entries}
     by_hash = {entry["sha256"]: entry for entry in entries if "sha256" in entry}
     turned = None if intensity is None else intensity == "clinical"
     return Summary(tuple(classes), tuple(grid) if grid else None, by_source, by_hash, frozenset(paths), turned)

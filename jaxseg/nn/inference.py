@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxseg.devices import shardings
+from jaxseg.devices import all_devices, shardings
 from jaxseg.nn.layers import ConvNorm
 from jaxseg.nn.winograd import is_faster, transformed, winograd
 
@@ -50,7 +50,7 @@ class Runner:
         batch_size: int | None = None,
         default: int = 1,
     ):
-        self.devices = list(devices or jax.devices()[:1])
+        self.devices = list(devices or all_devices()[:1])
         self.batch_size = self.round_up(default) if batch_size is None else batch_size
         if self.batch_size < 1 or self.batch_size % len(self.devices):
             raise ValueError(f"batch size {self.batch_size} cannot be split over {len(self.devices)} devices")

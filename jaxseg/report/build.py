@@ -3,6 +3,7 @@
 One image is in memory at a time. The page is written while the images are read.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from jaxseg.report.catalogue import Catalogue
 from jaxseg.report.fitting import NO_PICTURE, NO_VALUES, SMALLER, fit_blocks
 from jaxseg.report.page import block, frame, link
 from jaxseg.report.reading import IMAGE, Reading, read_image, read_note, read_settings
+
+_log = logging.getLogger(__name__)
 
 MAX_IMAGES = 5000
 MAX_OUTLINED = 200  # images; if there are more, pictures are small and masks are painted on them
@@ -222,6 +225,7 @@ def _shown_name(image: Path, root: Path | None) -> str:
 
 def _describe(error: Exception, image: Path, masks: Path | Sequence[Path]) -> str:
     """Returns an error as one line without paths of folders, for a page that may be shared."""
+    _log.debug("%s failed", image, exc_info=error)
     if isinstance(error, MemoryError):
         return "too large for the memory of this machine"
     if isinstance(error, OSError):

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import hashlib
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +16,8 @@ from jaxseg.vocabulary.organs import Organ
 from jaxseg.volumes.pair import check_ct, check_mask, check_pair
 from jaxseg.volumes.read import SUFFIXES, read_labels, read_volume, stem, suffix_of
 from jaxseg.volumes.volume import Volume, VolumeError
+
+_log = logging.getLogger(__name__)
 
 MASKS = "segmentations"  # name of the folder with the masks of a case
 _READERS, _VOXELS = 4, 2**28  # largest number of masks that are read ahead, and of their voxels together
@@ -229,6 +232,7 @@ def _stamp(file: Path) -> str:
 
 
 def _words(error: Exception) -> str:
+    _log.debug("a mask or a case failed", exc_info=error)
     if isinstance(error, OSError) and error.strerror:
         return printable(f"{Path(str(error.filename)).name}: {error.strerror}")
     return printable(str(error)) or type(error).__name__

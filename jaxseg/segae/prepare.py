@@ -6,6 +6,7 @@
 import csv
 import dataclasses
 import json
+import logging
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,16 +17,18 @@ from jaxseg import __version__
 from jaxseg.datasets.dataset_summary import SUMMARY, PreparedSet, Progress, read_summary, watched
 from jaxseg.datasets.degrade import degrade
 from jaxseg.datasets.volume_cache import Cache
-from jaxseg.files import atomic_file, atomic_folder, printable, safe_name, sweep
+from jaxseg.files import atomic_file, atomic_folder, is_full, printable, safe_name, sweep
 from jaxseg.folder_runs.ledger import changed_settings, locked_folder, refuse_changed
 from jaxseg.images.read import kind_of
 from jaxseg.segae.data import OVERLAP, SPLITS, Volumes, index_case, read_layout
 from jaxseg.segae.label_table import dap_table, read_table
 from jaxseg.vocabulary.organs import Organ
-from jaxseg.volumes.nifti import write_nifti
+from jaxseg.volumes.nifti import need_nibabel, write_nifti
 from jaxseg.volumes.pair import check_ct, check_pair
 from jaxseg.volumes.read import SUFFIXES, read_labels, read_volume, stem, suffix_of
 from jaxseg.volumes.volume import Volume
+
+_log = logging.getLogger(__name__)
 
 COLUMNS = (
     "split",
@@ -143,6 +146,7 @@ def prepare_segae(
     output = Path(output)
     scans, notes = find_scans(Path(cts), Path(labels), Path(pseudo) if pseudo else None)
     table = read_table(Path(label_names)) if label_names else dap_table()
+    need_nibabel([Path(".nii.gz")])  # the data set is written as NIfTI
     names = {str(label): organ.name for label, organ in table.items()} if label_names else {}
     options = {"canonical": canonical, "pseudo": pseudo is not None, "labels": names}
     settings = Settings(per_organ, least_slices, val_fraction, seed, **options)
@@ -301,8 +305,9 @@ def prepare(
             masks = _make(scan, out / split / scan.name, settings, table)
             yield Outcome(scan.name, split, masks)
         except (ValueError, OSError) as error:
-            if isinstance(error, OSError) and error.errno is None:
+            if is_full(error) or isinstance(error, OSError) and error.errno is None:
                 raise
+            _log.debug("%s failed", scan.name, exc_info=error)
             failed[scan.name] = printable(" ".join(str(error).split()))
             yield Outcome(scan.name, split, error=failed[scan.name])
     conclude(out, settings, failed)

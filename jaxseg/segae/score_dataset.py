@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 
 from jaxseg.draw.pictures import save_picture
-from jaxseg.files import sweep
+from jaxseg.files import relative, sweep
 from jaxseg.folder_runs.ledger import locked_folder
 from jaxseg.segae.cases import Case, Record, find_cases, score_cases
 from jaxseg.segae.label_table import dap_table, read_table
@@ -20,6 +20,7 @@ from jaxseg.segae.score_table import ORDERS, Row, ScoreTable, ordered, rows_of
 from jaxseg.segae.scorer import Scorer
 from jaxseg.segae.worst import worst_picture
 from jaxseg.vocabulary.organs import totalsegmentator
+from jaxseg.volumes.nifti import need_nibabel
 from jaxseg.volumes.read import stem
 
 COLUMNS = ("auto", "v1", "v2", "present")  # choices of organs for the columns of a data set's CSV
@@ -147,6 +148,7 @@ def score_dataset(
         raise ValueError(f"organs must be one of {', '.join(COLUMNS)}, got {organs!r}")
     wanted = _Output(_path(output), overwrite=overwrite, per_slice=per_slice, rank=rank, worst=worst)
     cases = find_cases(Path(dataset))
+    need_nibabel(path for case in cases for path in (case.ct, *case.masks.values()))
     scorer = open_scorer(model, embeddings=embeddings, **options)
     run = _Run(cases, scorer, choose_orientation(scorer, canonical), progress, report)
     return run(wanted, _columns(cases, organs), "dataset")
@@ -200,10 +202,12 @@ def score_labels(
     for path in (ct, labels):
         if not Path(path).exists():
             raise ValueError(f"{path}: no such file")
+    need_nibabel([Path(ct), Path(labels)])
     ct = Path(ct).resolve()
     name = stem(ct) or ct.name
     name = ct.parent.name if name == "ct" else name  # CASE/ct.nii.gz
-    case = Case(name, ct, labels=Path(labels), table=table, source=str(ct))
+    source = str(ct) if wanted.output is None else relative(wanted.output.parent, str(ct))
+    case = Case(name, ct, labels=Path(labels), table=table, source=source)
     scorer = open_scorer(model, embeddings=embeddings, **options)
     run = _Run((case,), scorer, choose_orientation(scorer, canonical), progress, report)
     return run(wanted, case.names, "labels")

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from jaxseg.devices import all_devices
 from jaxseg.nn.inference import Runner
 from jaxseg.segae.crop import SLICES, network_input, slices_with, spread
 from jaxseg.segae.model import embedding_of
@@ -116,7 +117,7 @@ class Scorer:
         self.model: Any = model
         self.size, self.slices, self.names = height, slices, names
         self.threads = min(8, os.cpu_count() or 1) if threads is None else threads
-        devices = list(devices or jax.devices()[:1])
+        devices = list(devices or all_devices()[:1])
         default = BATCH if devices[0].platform == "cpu" else ACCELERATOR_BATCH
         self._runner = Runner(model, _predict, devices=devices, batch_size=batch_size, default=default)
         self.batch_size = self._runner.batch_size

@@ -223,5 +223,5 @@ def _model(config: Config):
 def _found(cfg: DataConfig) -> Path:
     """Returns the file of text embeddings: the named one, or that name beside the data or the published weights."""
     path = Path(cfg.embeddings).expanduser()
-    places = [path, Path(cfg.root) / path.name, home() / "segae" / path.name]
+    places = [path, Path(cfg.root) / path.name, *(folder / "segae" / path.name for folder in [home()] if folder)]
     return next((place for place in places if place.is_file()), path)

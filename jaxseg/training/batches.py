@@ -7,8 +7,13 @@ import collections
 import functools
 import multiprocessing
 import os
+import re
+import shutil
+import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import grain
@@ -16,6 +21,9 @@ import numpy as np
 
 from jaxseg.training.reader import Reader, RecordError, Source, Transform
 
+# If a worker dies, Python's own cleaner of shared memory removes what it left, and would report that as a warning. It
+# runs in a process of its own, which takes the options for warnings from here.
+_LEAKED = "ignore:resource_tracker:UserWarning"
 ON_ERROR = ("stop", "skip")
 
 __all__ = ["ON_ERROR", "Batches", "RecordError", "evaluation_batches", "prefetch_to_device", "training_batches"]
@@ -49,8 +57,11 @@ class Batches(grain.DatasetIterator):
             self._iterator = self._start()
         try:
             batch = next(self._iterator)
-        except BaseException:  # the next call then meets the same error and skips nothing
+        except BaseException as error:  # the next call then meets the same error and skips nothing
             self._stop()
+            code = re.search(r"Worker process was terminated .*exit code (-?\d+)", str(error))
+            if code:
+                raise ChildProcessError(_death(int(code[1]))) from None
             raise
         self._next += 1
         self._count(batch.pop("wanted"), batch["index"], batch.get("weight"))
@@ -100,6 +111,8 @@ class Batches(grain.DatasetIterator):
         data = data.to_iter_dataset(grain.ReadOptions(num_threads=ahead, prefetch_buffer_size=ahead))
         if self._workers:  # workers get whole batches, so that their number does not change the order
             _mark_flags_as_parsed()
+            if _LEAKED not in sys.warnoptions:
+                sys.warnoptions.append(_LEAKED)
             options = grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=1)
             data = data.mp_prefetch(options, worker_init_fn=_start_worker)
         return iter(data)
@@ -267,6 +280,20 @@ def _check(
         raise ValueError(f"process_index {process_index} is not one of {process_count} processes")
     if on_error not in ON_ERROR:
         raise ValueError(f"on_error is {on_error!r}; known: {', '.join(ON_ERROR)}")
+
+
+def _death(code: int) -> str:
+    """Returns what to do about a worker that ended with a code; it is negative if a signal ended the worker."""
+    shared = Path("/dev/shm")
+    if code == -signal.SIGBUS and shared.is_dir():
+        size = shutil.disk_usage(shared).total // 2**20
+        return (
+            f"a reading process (data.workers) found no room in the shared memory {shared} of {size} MB: start the "
+            "container with more, such as --shm-size=2g, or read with threads: data.workers=0 and data.threads=8"
+        )
+    if code == -signal.SIGKILL:
+        return "a reading process (data.workers) was killed, probably because memory is full: set fewer data.workers"
+    return f"a reading process (data.workers) ended with code {code}; read with threads: data.workers=0, data.threads=8"
 
 
 def _mark_flags_as_parsed() -> None:

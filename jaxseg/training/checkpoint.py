@@ -7,17 +7,11 @@ checked before a restored state is used.
 
 import contextlib
 import dataclasses
-import functools
 import gc
 import json
 import logging
 import math
-import os
-import re
 import shutil
-import sys
-import threading
-import traceback
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +24,7 @@ from jax.experimental.multihost_utils import sync_global_devices
 
 from jaxseg.interrupts import uninterrupted
 from jaxseg.training.learner import State
+from jaxseg.weights.store import adapt_to_file_system, plain_errors, remove_places, silence_orbax_threads
 
 ITEMS = ("state", "data")
 REMOVED = ".jaxseg-removed"  # checkpoints are moved there before removal, so a kill leaves no partial one
@@ -71,7 +66,7 @@ class Checkpoints:
         background: bool = True,
         read_only: bool = False,
     ):
-        _silence_orbax_threads()
+        silence_orbax_threads()
         self._records: dict[int, dict] = {}
         options = ocp.CheckpointManagerOptions(
             preservation_policy=_Kept(self._records, keep_last, max(keep_best, 1)),
@@ -81,6 +76,9 @@ class Checkpoints:
             read_only=read_only,
         )
         self.folder, self._read_only = folder.resolve(), read_only
+        if not read_only:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            adapt_to_file_system(self.folder)
         self._sweep(HALF_WRITTEN)
         self._manager = ocp.CheckpointManager(self.folder, options=options, item_names=ITEMS)
         for step in self.steps():
@@ -178,11 +176,16 @@ class Checkpoints:
         return None
 
     def _sweep(self, *more: str) -> None:
-        """Removes old checkpoints and all files that match the patterns; after a kill, the next run does it."""
+        """Removes old checkpoints, all files that match the patterns, and the path of the folder from files of Orbax.
+
+        After a kill, the next run does it. No checkpoint may be in work.
+        """
         if not self._read_only and jax.process_index() == 0:
             for pattern in (REMOVED, *more):
                 for place in self.folder.glob(pattern):
                     shutil.rmtree(place, ignore_errors=True)
+            for place in self.folder.glob("[0-9]*"):
+                remove_places(place)
 
     def _attempt(self, step: int, wanted: dict[str, jax.Array]) -> dict[str, jax.Array] | str:
         """Returns the arrays of a step, or the reason why they cannot be used; no reference to the error is kept."""
@@ -237,11 +240,10 @@ def clear_when_full(what: str, place: Path) -> Iterator[None]:
       OSError: for any error.
     """
     try:
-        yield
-    except Exception as error:  # TensorStore reports a full disk as ValueError or RuntimeError
-        reason = " ".join(str(error).split())
-        code = re.search(r"os_error_code='(\d+)'", reason)
-        text = os.strerror(int(code[1])) if code else reason[:300]
+        with plain_errors():
+            yield
+    except OSError as error:
+        text = error.strerror or error
         raise OSError(f"{what} could not be written to {place}: {text}; the checkpoints before it are kept") from error
 
 
@@ -258,29 +260,6 @@ def _left_behind() -> Iterator[None]:
             gc.collect()
         finally:
             logger.setLevel(level)
-
-
-@functools.cache
-def _silence_orbax_threads() -> None:
-    """Drops errors that Orbax's coroutines and TensorStore's threads cannot raise; all others are reported as before.
-
-    After one array could not be written or read, the operations of all other arrays fail too, at any later time.
-    """
-    hook, root = sys.unraisablehook, str(Path(ocp.__file__).parent)
-
-    def report(unraisable) -> None:
-        code = getattr(unraisable.object, "cr_code", None) or getattr(unraisable.object, "__code__", None)
-        codes = [frame.f_code for frame, _ in traceback.walk_tb(unraisable.exc_traceback)] + ([code] if code else [])
-        of_orbax = any(code.co_filename.startswith(root) for code in codes)
-        of_tensorstore = (  # its threads are not Python's, and only they call a loop that Orbax has closed
-            unraisable.object is None
-            and threading.current_thread().name.startswith("Dummy-")
-            and str(unraisable.exc_value) == "Event loop is closed"
-        )
-        if not of_orbax and not of_tensorstore:
-            hook(unraisable)
-
-    sys.unraisablehook = report
 
 
 def _named(state: State) -> dict[str, jax.Array]:

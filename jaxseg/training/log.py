@@ -3,12 +3,13 @@
 import contextlib
 import json
 import math
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import jax
 
-from jaxseg.files import atomic_file
+from jaxseg.files import atomic_file, naming
 
 METRICS_FILE = "metrics.jsonl"
 WORST = 3  # number of classes that `headline` names
@@ -38,23 +39,21 @@ class Log:
 
     def __exit__(self, *_) -> None:
         if self._writes:
-            with contextlib.suppress(OSError):  # part of an entry that `write` could not complete
-                self._file.close()
-            if self._board is not None:
-                self._board.close()
+            for file in (self._file, self._board):
+                with contextlib.suppress(OSError):  # part of an entry that `write` could not complete
+                    if file is not None:
+                        file.close()
 
     def write(self, split: str, step: int, epoch: int, values: dict[str, float]) -> None:
         """Adds an entry: the values of a split after a step; values that are not finite become null."""
         if not self._writes:
             return
         shown = {name: value if math.isfinite(value) else None for name, value in values.items()}  # JSON has no NaN
-        try:
+        with naming(Path(self._file.name)):
             self._file.write(json.dumps({"split": split, "step": step, "epoch": epoch} | shown) + "\n")
             self._file.flush()
-        except OSError as error:  # the error names no file
-            raise OSError(error.errno, error.strerror, self._file.name) from None
-        for name, value in values.items() if self._board is not None else ():
-            self._board.add_scalar(f"{split}/{name}", value, step)
+        if self._board is not None:
+            self._board.write(split, step, values)
 
 
 def headline(scores: Mapping[str, float]) -> dict[str, float]:
@@ -112,9 +111,47 @@ def read_metrics(path: Path) -> list[dict]:
     return entries
 
 
-def _board(folder: Path, step: int):
+class _Board:
+    """TensorBoard events, written without the thread of tensorboardX, which would not report a full disk.
+
+    The name of the file, events.out.tfevents.TIME.jaxseg, has no name of the machine, which tensorboardX would add.
+
+    Args:
+      folder: folder of the run.
+      step: later events of earlier files are dropped.
+    """
+
+    def __init__(self, folder: Path, step: int):
+        from tensorboardX.event_file_writer import RecordWriter  # this module imports all that the others need
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.summary import scalar
+
+        self._event, self._scalar = Event, scalar
+        self._path = folder / "tensorboard" / f"events.out.tfevents.{int(time.time())}.jaxseg"
+        self._path.parent.mkdir(exist_ok=True)
+        self._writer = RecordWriter(str(self._path))
+        start = SessionLog(status=SessionLog.START)
+        self._append({"file_version": "brain.Event:2"}, {"session_log": start}, step=step + 1)
+
+    def write(self, split: str, step: int, values: dict[str, float]) -> None:
+        """Adds the values of a split after a step."""
+        self._append(
+            *({"summary": self._scalar(f"{split}/{name}", value)} for name, value in values.items()), step=step
+        )
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def _append(self, *events: dict, step: int) -> None:
+        with naming(self._path):
+            for event in events:
+                self._writer.write(self._event(wall_time=time.time(), step=step, **event).SerializeToString())
+            self._writer.flush()
+
+
+def _board(folder: Path, step: int) -> _Board | None:
+    """Returns the events of a run; None if tensorboardX is not installed."""
     try:
-        from tensorboardX import SummaryWriter
+        return _Board(folder, step)
     except ImportError:
         return None
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)

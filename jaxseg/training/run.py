@@ -11,7 +11,7 @@ from pathlib import Path
 
 import jax
 
-from jaxseg.devices import environment, select_devices
+from jaxseg.devices import all_devices, environment, select_devices
 from jaxseg.draw.pictures import save_picture
 from jaxseg.files import atomic_file, only_writer, sweep
 from jaxseg.registry import TASKS
@@ -36,7 +36,7 @@ def training_devices(spec: str) -> list[jax.Device]:
       ValueError: there is no such device, or single devices are named although several hosts take part.
     """
     if spec == "all":
-        return jax.devices()
+        return all_devices()
     if jax.process_count() > 1:
         raise ValueError(f"{spec!r} names devices of one host; with several hosts all take part: -g all")
     return select_devices(spec)
@@ -128,8 +128,10 @@ def evaluate(
     devices: Sequence[jax.Device],
     step: int | None = None,
     data: Path | None = None,
+    output: Path | None = None,
     tell: Callable[[str], None] = lambda _: None,
     show: Callable[[str], None] = lambda _: None,
+    on_scores: Callable[[dict], None] = lambda _: None,
 ) -> dict:
     """Evaluates a checkpoint of a run, writes `evaluation_<split>.json` and returns its content.
 
@@ -139,12 +141,15 @@ def evaluate(
       devices: any number of devices.
       step: step of the checkpoint; None: the best one by validation, or the last one if there were no validations.
       data: folder of the data, instead of the run's own.
+      output: folder of the files; None: that of the run.
       tell: called with each message for the user.
       show: called with the table of the method's own measurements, if it has any; their picture is
         `evaluation_<split>.png`.
+      on_scores: called with the result before it is written.
 
     Raises:
       ValueError: the folder holds no run, or there is no such split or checkpoint.
+      OSError: the files cannot be written.
     """
     config = _stored_config(folder, data)
     task = make_task(config)
@@ -166,10 +171,14 @@ def evaluate(
         tell("evaluate on one host for the table and the picture")
     elif task.examine is not None:
         examination = task.examine(plan.learner.trained(state), task.splits[split])
-    path = folder / f"evaluation_{split}.json"
-    found = _write_evaluation(path, {"step": step} | scores, examination, show)
+    scores = {"step": step} | scores | (dict(examination.numbers) if examination else {})
+    if examination:
+        show(examination.table)
+    on_scores(scores)
+    path = (output or folder) / f"evaluation_{split}.json"
+    _write_evaluation(path, scores, examination)
     tell(f"measured the checkpoint of step {step}; all numbers are in {path}")
-    return found
+    return scores
 
 
 def _stored_config(folder: Path, data: Path | None = None) -> Config:
@@ -189,16 +198,18 @@ def _chosen_step(checkpoints: Checkpoints, step: int | None) -> int:
     return step
 
 
-def _write_evaluation(path: Path, scores: dict, examination: Examination | None, show: Callable[[str], None]) -> dict:
-    """Writes the measurements and returns them."""
-    found = scores | (dict(examination.numbers) if examination else {})
-    if jax.process_index() == 0:
-        _write_json(path, found)
+def _write_evaluation(path: Path, scores: dict, examination: Examination | None) -> None:
+    """Writes measurements and their picture, on the first host."""
+    if jax.process_index() > 0:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_json(path, scores)
         if examination and examination.picture is not None:
             save_picture(examination.picture, path.with_suffix(".png"))
-    if examination:
-        show(examination.table)
-    return found
+    except OSError as error:
+        advice = f"{error.strerror}; the numbers were shown but not stored; name a folder for them with -o"
+        raise OSError(error.errno, advice, str(error.filename or path)) from error
 
 
 def compare_masks(
@@ -207,6 +218,7 @@ def compare_masks(
     truth: Path,
     *,
     devices: Sequence[jax.Device],
+    output: Path | None = None,
     show: Callable[[str], None] = lambda _: None,
 ) -> dict:
     """Measures a run's model on masks from another source, writes `evaluation_masks.json` and returns its content.
@@ -216,7 +228,8 @@ def compare_masks(
       masks: folders, such as those of a segmenter at several stages of its training.
       truth: folder of the true masks, with the same file names.
       devices: the first one is used.
-      show: called with the table.
+      output: folder of the file; None: that of the run.
+      show: called with the table, before it is written.
 
     Raises:
       ValueError: the folder holds no run, or its method takes no masks; masks are missing or bad.
@@ -232,7 +245,10 @@ def compare_masks(
         raise ValueError("a folder of masks is named twice")
     with jax.default_device(devices[0]):
         examination = method.compare(config, load(folder), rows, truth)
-    return _write_evaluation(folder / "evaluation_masks.json", {}, examination, show)
+    show(examination.table)
+    scores = dict(examination.numbers)
+    _write_evaluation((output or folder) / "evaluation_masks.json", scores, examination)
+    return scores
 
 
 def _write_json(path: Path, content: dict) -> None:

@@ -5,7 +5,7 @@ import gzip
 import math
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -65,6 +65,12 @@ def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray | None = None)
     array = array.astype(np.uint8) if array.dtype == bool else array
     image = nibabel.Nifti1Image(array.transpose(), np.eye(4) if affine is None else affine, dtype=array.dtype)
     nibabel.save(image, path)
+
+
+def need_nibabel(files: Iterable[Path | None]) -> None:
+    """Raises ValueError if one of the files is a NIfTI file and nibabel is not installed; called before a run."""
+    if any(file is not None and file.name.lower().endswith((".nii", ".nii.gz")) for file in files):
+        _nibabel()
 
 
 def _nibabel():

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from jaxseg.files import sync
 from jaxseg.weights.part import Part, claim
 
 RETRIES = 5  # number of retries after a broken connection
@@ -230,7 +231,7 @@ def _append(job: _Job, part: Part, response: Any, offset: int, notes: dict) -> N
             job.progress(done, total)
             chunk = _read(response)
         file.flush()
-        os.fsync(file.fileno())
+        sync(file.fileno())
     if done < (total or 1):
         raise _Cut(f"the connection was cut after {done:,} of {total or 'an unknown number of'} bytes", started=True)
 

@@ -12,24 +12,29 @@ from jaxseg.weights.torch_file import TorchFileError, read_torch_file
 logger = logging.getLogger(__name__)
 
 
-def home() -> Path:
-    """Returns jaxseg's folder for weights: `$JAXSEG_HOME`, else `jaxseg` in the user's cache directory."""
+def home() -> Path | None:
+    """Returns jaxseg's folder for weights: `$JAXSEG_HOME`, else `jaxseg` in the user's cache directory.
+
+    Returns None if neither is known, as in a container that runs with a user number without a name.
+    """
     if os.environ.get("JAXSEG_HOME"):
-        return Path(os.environ["JAXSEG_HOME"]).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxseg"
+        return Path(os.path.expanduser(os.environ["JAXSEG_HOME"]))
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser(os.path.join("~", ".cache"))
+    return None if cache.startswith("~") else Path(cache) / "jaxseg"
 
 
 def places(entry: Entry) -> list[Path]:
     """Returns the paths at which the published weights may be, in the order in which they are tried.
 
-    Returns an empty list if nothing was published.
+    Returns an empty list if nothing was published, or if no folder is known because the user has no home directory.
     """
     if entry.weights_file is None:
         return []
-    found = [home() / entry.name / entry.weights_file]
+    folder = home()
+    found = [] if folder is None else [folder / entry.name / entry.weights_file]
     for variable, folder in entry.original_cache:
-        root = str(Path.home()) if variable == "~" else os.environ.get(variable)
-        if root:
+        root = os.path.expanduser("~") if variable == "~" else os.environ.get(variable)
+        if root and not root.startswith("~"):
             found.append(Path(root) / folder / entry.weights_file)
     return found
 
@@ -58,6 +63,11 @@ def default_weights(
     for path in candidates:
         if path.is_file():
             return path
+    if home() is None:
+        raise FileNotFoundError(
+            f"there is no folder for the weights of {entry.name!r}, because this user has no home directory: set "
+            f"JAXSEG_HOME to a folder, or name {entry.weights_file} with --weights (Python: weights=)"
+        )
     if not url and os.environ.get("JAXSEG_WEIGHTS_URL"):
         url = f"{os.environ['JAXSEG_WEIGHTS_URL'].rstrip('/')}/{entry.weights_file}"
     if not url and entry.drive_file:

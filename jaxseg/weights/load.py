@@ -12,6 +12,7 @@ from flax import nnx
 
 from jaxseg import files, registry
 from jaxseg.card import CARD_FILE, Card
+from jaxseg.devices import all_devices
 from jaxseg.vocabulary import labels
 from jaxseg.weights.embeddings import embedded
 from jaxseg.weights.fill import fill, refuse_not_finite, wrapper_prefix
@@ -45,6 +46,7 @@ def create(name: str, *, seed: int = 0, class_names: Sequence[str] | None = None
     if class_names is not None and not isinstance(class_names, str):
         config = {model_class.Config.OUTPUTS: len(class_names)} | config
     cfg = model_class.make_config(**dict(entry.config) | config)
+    all_devices()  # an error of JAX about missing devices would not say what to do
     model = model_class(cfg, rngs=nnx.Rngs(seed))
     model.card = _card(entry, cfg, class_names)
     return model
@@ -89,6 +91,7 @@ def load(
         if not path.exists():
             known = ", ".join(e.name for e in registry.ENTRIES)
             raise ValueError(f"{str(name_or_path)!r} is neither a model name ({known}) nor an existing path")
+    all_devices()
     model = _from_path(path, entry, dtype, class_names)
     if embeddings is not None:
         model = embedded(model, embeddings)
@@ -174,6 +177,7 @@ def convert(
     """
     entry, path = registry.find(model) if model else None, Path(source).expanduser()
     _refuse_missing(path, "a .pth, .pt, .ckpt or .pkl file is converted")
+    all_devices()
     filled = _from_torch(path, entry, None, class_names)
     if embeddings is not None:
         filled = embedded(filled, embeddings)

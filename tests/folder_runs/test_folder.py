@@ -73,7 +73,7 @@ def test_good_and_bad_files_are_all_accounted_for(segmenter, kit, tmp_path):
         if entry["status"] == "done":
             masks = np.load(output / f"{name}.npy")
             assert 0 < masks.mean() < 1
-            np.testing.assert_array_equal(masks, segmenter(entry["source"]).masks)
+            np.testing.assert_array_equal(masks, segmenter(output / entry["source"]).masks)
             assert entry["outputs"]["npy"]["path"] == f"{name}.npy"
     assert run.count("failed") == 2
 
@@ -233,16 +233,23 @@ def test_an_output_folder_that_cannot_be_created_or_written_is_an_os_error(image
         finish(images, tmp_path / "out")
 
 
-def test_on_a_full_disk_the_file_fails_and_the_run_continues(images, tmp_path, monkeypatch):
-    def full(masks, base, **options):
-        if base.name == "b":
-            raise OSError(errno.ENOSPC, "No space left on device", str(base))
-        return write.write_npy(masks, base, **options)
+def test_a_full_disk_ends_the_run_at_once_and_the_next_run_resumes(images, tmp_path, monkeypatch):
+    for i in range(30):
+        draw(images / f"more_{i}.png")
+    tried = []
 
-    monkeypatch.setitem(write.WRITERS, "npy", full)
+    def full(masks, base, **options):
+        tried.append(base.name)
+        raise OSError(errno.ENOSPC, "No space left on device", str(base))
+
+    with monkeypatch.context() as patch:
+        patch.setitem(write.WRITERS, "npy", full)
+        with pytest.raises(OSError, match="No space left on device"):
+            finish(images, tmp_path / "out")
+    assert 0 < len(tried) < 10  # those that were being written or waited for it
+    assert set(statuses(tmp_path / "out").values()) == {"pending"}
     run, _ = finish(images, tmp_path / "out")
-    assert statuses(tmp_path / "out") == {"a": "done", "b": "failed", "c": "done", "d": "done"}
-    assert "No space left on device" in summary(tmp_path / "out")["files"]["b"]["reason"]
+    assert set(statuses(tmp_path / "out").values()) == {"done"}
     assert run.complete
 
 

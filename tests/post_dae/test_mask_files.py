@@ -192,8 +192,8 @@ def test_a_full_disk_leaves_no_partial_file(masks, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(mask_files, "_planes", full)
-    files = run(masks, tmp_path / "out")
-    assert "No space" in files["a"]["reason"]
+    with pytest.raises(OSError, match="No space"):
+        run(masks, tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["summary.json"]
 
 

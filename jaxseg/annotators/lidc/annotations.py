@@ -210,6 +210,8 @@ def _number(text: str, what: str) -> float:
         value = float(text)
     except ValueError:
         value = math.nan
+    if not text:
+        raise ValueError(f"{what} is missing")
     if not math.isfinite(value):
         raise ValueError(f"{what} is {printable(text)[:40]!r}, which is not a number")
     return value

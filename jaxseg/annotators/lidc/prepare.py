@@ -11,6 +11,7 @@ Source: Armato et al. 2011, doi 10.1118/1.3528204; rCampSemp/learn-vae-noisy-lab
 """
 
 import dataclasses
+import logging
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
@@ -35,9 +36,11 @@ from jaxseg.annotators.lidc.records import (
 from jaxseg.annotators.lidc.series import Series, find_files, read_slices
 from jaxseg.annotators.lidc.summary import conclude, draw_summary
 from jaxseg.datasets.dataset_summary import PreparedSet, Progress, watched
-from jaxseg.files import printable, sweep
+from jaxseg.files import is_full, printable, sweep
 from jaxseg.folder_runs.ledger import changed_settings, locked_folder, refuse_changed
-from jaxseg.images.tiff import write_tiff
+from jaxseg.images.tiff import need_tifffile, write_tiff
+
+_log = logging.getLogger(__name__)
 
 FOLDERS = ("scans", "masks/GT", "masks/annots")
 _SLICE = re.compile(r"pid_(.+)_nod_\d+_slice_\d+\.tif")
@@ -137,6 +140,7 @@ def prepare_lidc(
     """
     output = Path(output)
     settings = Settings(val_fraction, test_fraction, seed, least_readers, least_pixels, most_pixels, clahe=clahe)
+    need_tifffile([Path(".tif")])  # the set is written as TIFF
     found = find_studies(Path(dicom_root), Path(xml_root) if xml_root else None)
     for note in [*found.notes, *(f"{path}: {error}" for path, error in found.damaged.items())] if notify else ():
         notify(note)
@@ -200,7 +204,11 @@ def find_studies(root: Path, xml_root: Path | None = None) -> Found:
     ]
     if not patients:
         counts = f"{len(found)} CT series and {len(texts)} XML files"
-        raise ValueError(f"{root}: of {counts}, none belong together; check that both are from LIDC-IDRI")
+        reasons = [f"{path}: {reason}" for path, reason in damaged.items()] + notes
+        raise ValueError(
+            f"{root}: of {counts}, none belong together; check that both are from LIDC-IDRI"
+            + "".join(f"\n{reason}" for reason in reasons)
+        )
     ordered = {name: tuple(sorted(patients[name], key=lambda s: s.series.uid)) for name in sorted(patients)}
     return Found(ordered, damaged, notes)
 
@@ -261,15 +269,17 @@ def prepare(
       The outcome of each patient.
 
     Raises:
-      OSError: a record cannot be written, or an error is not from the operating system (it has no errno).
+      OSError: a record cannot be written, the disk is full, or an error is not from the operating system (it has no
+        errno).
     """
     ledger = open_ledger(out, settings)
     for patient, split in splits.items():
         try:
             record = make_patient(patient, patients[patient], out / split, settings)
         except (ValueError, OSError) as error:
-            if isinstance(error, OSError) and error.errno is None:
+            if is_full(error) or isinstance(error, OSError) and error.errno is None:
                 raise
+            _log.debug("%s failed", patient, exc_info=error)
             yield Outcome(patient, split, error=printable(" ".join(str(error).split())))
             continue
         ledger.record(patient, {"split": split} | record)

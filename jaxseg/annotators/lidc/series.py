@@ -1,7 +1,6 @@
 """Finds the CT series of LIDC-IDRI in a tree of DICOM files, and reads single slices."""
 
 import dataclasses
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxseg.annotators.lidc.nodules import Stack
-from jaxseg.files import printable
+from jaxseg.files import printable, walk
 from jaxseg.images.decode import open_dicom, stored_pixels
 from jaxseg.images.dicom import check_tags
 from jaxseg.images.picture import ImageError, check_size
@@ -78,8 +77,7 @@ def find_files(root: Path) -> tuple[dict[str, Series], list[Path], list[str]]:
     """
     found: dict[str, Series] = {}
     texts, left_out = [], []
-    for name_of, _, names in sorted(os.walk(root, onerror=_raise)):
-        folder = Path(name_of)
+    for folder, _, names in sorted(walk(root)):
         texts += [folder / name for name in sorted(names) if name.lower().endswith(".xml") and name[0] != "."]
         first = next((path for path in _candidates(folder, names) if kind_of(path) == "dicom"), None)
         if first is None:
@@ -188,10 +186,6 @@ def _position(path: Path) -> tuple[str, str, float, tuple[int, int], tuple[float
         raise ImageError("is not an axial slice, so its position along the axis is not defined")
     size = int(dataset.Rows), int(dataset.Columns)
     return printable(str(dataset.SeriesInstanceUID)), printable(str(dataset.SOPInstanceUID)), position[2], size, spacing
-
-
-def _raise(error: OSError) -> None:
-    raise error
 
 
 def _candidates(folder: Path, names: list[str]) -> list[Path]:

@@ -82,7 +82,7 @@ def test_huge_and_deep_files_are_refused(tmp_path, monkeypatch):
         ("<xCoord>39", "<xCoord>4e9", "xCoord is '4e9', which is not an integer"),
         ("<xCoord>39", "<xCoord>-1", "xCoord is '-1', which is not an integer"),
         ("<xCoord>39", "<xCoord>39.5", "xCoord is '39.5', which is not an integer"),
-        ("<yCoord>29", "<yCoord>", "yCoord is '', which is not a number"),
+        ("<yCoord>29", "<yCoord>", "yCoord is missing"),
         ("<imageZposition>-115.00", "<imageZposition>nan", "imageZposition is 'nan', which is not a number"),
         ("<malignancy>2", "<malignancy>9", "malignancy is 9; ratings are from 1 to 6"),
         ("<malignancy>2", "<malignancy>high", "malignancy is 'high', which is not a number"),

@@ -1,0 +1,77 @@
+"""A missing extra is reported once, before the first file, with the line that installs it."""
+
+import numpy as np
+import pytest
+from child_commands import run_commands
+from PIL import Image
+
+import jaxseg
+from jaxseg.weights.store import save_model
+
+EXTRAS = {
+    "highdicom": "dicom-seg",
+    "nibabel": "nifti",
+    "tifffile": "tiff",
+    "optuna": "tune",
+    "flatbuffers": "export",
+}
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory, shallow):
+    """Returns a folder with one input for each command; only their names matter."""
+    folder = tmp_path_factory.mktemp("work")
+    for name in ("slices", "images", "cts", "labels", "raw", *(f"cases/{i}/segmentations" for i in range(3))):
+        (folder / name).mkdir(parents=True)
+    for i in range(3):
+        (folder / f"slices/{i}.tif").write_bytes(b"x")
+        Image.fromarray(np.zeros((32, 32), np.uint8)).save(folder / f"images/{i}.png")
+        for name in (f"cts/{i}", f"labels/{i}", f"cases/{i}/ct", f"cases/{i}/segmentations/liver"):
+            (folder / f"{name}.nii.gz").write_bytes(b"x")
+    for name, settings in {"prob_unet": {"filters": (2, 4)}, "cxas": {"backbone": "resnet18", "width": 4}}.items():
+        model = jaxseg.create(name, **settings)
+        save_model(model, folder / f"tiny_{name}", model.card)
+    return folder
+
+
+COMMANDS = {
+    "segment": ("highdicom", ["-i", "images", "-o", "o1", "--weights", "tiny_cxas", "-ot", "dicom-seg"]),
+    "extract": (
+        "highdicom",
+        ["-i", "images", "-o", "o2", "--weights", "tiny_cxas", "-ot", "dicom-seg", "-s", "-f", "area"],
+    ),
+    "sample": ("tifffile", ["-i", "slices", "-o", "o3", "--weights", "tiny_prob_unet"]),
+    "prepare phantom": ("tifffile", ["--kind", "annotators", "-o", "o4"]),
+    "prepare lidc": ("tifffile", ["raw", "-o", "o5"]),
+    "prepare mnist": ("tifffile", ["raw", "-o", "o6"]),
+    "prepare segae": ("nibabel", ["cts", "labels", "-o", "o7"]),
+    "score": ("nibabel", ["--dataset", "cases", "-o", "o8.csv", "--weights", "tiny_prob_unet"]),
+    "tune": ("optuna", ["-t", "demo", "-o", "o9", "--trials", "1"]),
+    "export": ("flatbuffers", ["--weights", "tiny_cxas", "-o", "o10.stablehlo"]),
+}
+
+
+@pytest.mark.slow
+def test_a_missing_extra_is_reported_once_before_the_first_file(work):
+    commands = [[*name.split(), *arguments] for name, (_, arguments) in COMMANDS.items()]
+    found = run_commands(*commands, folder=work, without=tuple(EXTRAS))
+    for (name, (package, _)), (code, said) in zip(COMMANDS.items(), found, strict=True):
+        lines = said.splitlines()
+        assert code in (1, 2), (name, said)
+        assert len(lines) == 1, (name, said)
+        assert f"need {package}: pip install 'jaxseg[{EXTRAS[package]}]'" in lines[0].replace("needs", "need"), name
+    assert not list(work.glob("o*"))  # nothing was started
+
+
+def test_every_extra_for_users_is_one_of_setup_cfg():
+    import configparser
+    from pathlib import Path
+
+    settings = configparser.ConfigParser()
+    settings.read(Path(__file__).resolve().parents[1] / "setup.cfg")
+    extras = settings["options.extras_require"]
+    for package, extra in EXTRAS.items():
+        assert package in extras[extra]
+    development = {"bench", "all", "docs", "test", "cuda12", "cuda13", "tpu"}
+    without_error = {"dicom", "tensorboard", "plot"}  # a reason per file; events; a warning instead of a plot
+    assert set(extras) - development - without_error == set(EXTRAS.values())
