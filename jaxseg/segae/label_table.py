@@ -2,10 +2,10 @@
 
 import csv
 import io
-import json
 from pathlib import Path
+from typing import Any
 
-from jaxseg.files import printable
+from jaxseg.files import parse_json, printable, text_of
 from jaxseg.vocabulary import organs
 
 MAX_TABLE_BYTES = 2**20
@@ -48,9 +48,9 @@ def read_table(path: Path) -> dict[int, organs.Organ]:
     if len(content) > MAX_TABLE_BYTES:
         raise ValueError(f"{path.name}: more than {MAX_TABLE_BYTES:,} bytes; this is not a table of labels")
     try:
-        text = content.decode("utf-8-sig")
-        pairs = _from_json(text) if path.suffix.lower() == ".json" else _from_csv(text)
-    except (ValueError, RecursionError, csv.Error) as error:
+        text = text_of(content)
+        pairs = _from_json(parse_json(content)) if path.suffix.lower() == ".json" else _from_csv(text)
+    except (ValueError, csv.Error) as error:
         raise ValueError(f"{path.name}: not a table of labels and names ({printable(str(error))[:150]})") from None
     table: dict[int, organs.Organ] = {}
     problems = []
@@ -70,8 +70,7 @@ def read_table(path: Path) -> dict[int, organs.Organ]:
     return table
 
 
-def _from_json(text: str) -> list[tuple[int, str]]:
-    table = json.loads(text)
+def _from_json(table: Any) -> list[tuple[int, str]]:
     if isinstance(table, dict) and isinstance(table.get("labels"), dict):
         table = table["labels"]
     if not isinstance(table, dict):

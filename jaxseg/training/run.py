@@ -8,12 +8,13 @@ import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from jaxseg.devices import environment, select_devices
 from jaxseg.draw.pictures import save_picture
-from jaxseg.files import atomic_file, only_writer, sweep
+from jaxseg.files import atomic_file, only_writer, read_json, sweep
 from jaxseg.registry import TASKS
 from jaxseg.settings import to_mapping
 from jaxseg.training import loop
@@ -178,10 +179,17 @@ def train(
 
 def _check_same_data(path: Path, task: Task) -> None:
     """Raises if a run is resumed with data other than those it was started with."""
-    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(dict(task.facts))):
+    if path.is_file() and _stored(path) != json.loads(json.dumps(dict(task.facts))):
         raise ValueError(
             f"the data differ from those that the run was started with, which {path} lists; start a new run"
         )
+
+
+def _stored(path: Path) -> Any:
+    try:
+        return read_json(path)
+    except ValueError as error:
+        raise ValueError(f"{path} does not hold the data of a run: {error}") from None
 
 
 def _write_start(plan: Plan) -> None:
@@ -199,7 +207,7 @@ def _write_start(plan: Plan) -> None:
 def _report_versions(path: Path, tell: Callable[[str], None]) -> None:
     now = _versions(environment())
     try:
-        then = _versions(json.loads(path.read_text(encoding="utf-8")))
+        then = _versions(read_json(path))
     except (OSError, ValueError, TypeError, AttributeError):
         tell(f"{path}, which lists the versions that the run was started with, cannot be read")
         return

@@ -61,7 +61,7 @@ RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
     ("array", "message"),
     [
         (RAMP, "has many shades of grey: it is a picture, not a mask"),
-        (RAMP // 50, "has values up to 5: masks have 0 and 255, or 0 and 1"),
+        (RAMP // 50, "is a label map with the grey levels 0, 1, 2, 3, 4, 5, not one mask: name its"),
         (np.stack([RAMP, RAMP * 0, RAMP * 0], -1), "the picture is coloured; masks are black and white"),
         (RAMP.astype(np.uint16), "a mask must be one picture of 1 or 8 bits"),
     ],
