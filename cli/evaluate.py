@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from jaxseg.cli import options
+from jaxseg.cli.runs import label
 
 
 @click.command()
@@ -26,8 +27,9 @@ from jaxseg.cli import options
     type=click.Path(path_type=Path, file_okay=False),
     help="With --masks: folder of the true masks, with the same file names.",
 )
+@label
 @options.training_gpus
-def evaluate(folder, data, split, step, masks, truth, gpus):
+def evaluate(folder, data, split, step, masks, truth, levels, gpus):
     """Evaluate the best checkpoint of a run; the numbers are also written to evaluation_SPLIT.json in its folder.
 
     Post-DAE is measured by Dice and Hausdorff distance before and after restoration, at several levels of corruption,
@@ -39,13 +41,15 @@ def evaluate(folder, data, split, step, masks, truth, gpus):
 
     if bool(masks) != (truth is not None):
         raise click.UsageError("--masks and --truth belong together")
+    if levels and not masks:
+        raise click.UsageError("--label belongs to --masks and --truth; a split is read as in training")
     if masks and (split or step or data):
         raise click.UsageError("--masks: it cannot be combined with --split, --step and --input; leave them out")
     with options.usage_errors("--gpus"):
         devices = run.training_devices(gpus)
     if masks:
         with options.usage_errors():
-            run.compare_masks(folder, masks, truth, devices=devices, show=click.echo)
+            run.compare_masks(folder, masks, truth, levels=levels, devices=devices, show=click.echo)
         return
     with options.usage_errors():
         scores = run.evaluate(folder, split, devices=devices, step=step, data=data, tell=options.say, show=click.echo)

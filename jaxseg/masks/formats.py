@@ -48,7 +48,8 @@ class Stack:
         numpy files.
       names: names of the masks in the file; None if it has none.
       flat: whether the file holds one (H, W) array, which may be a label map.
-      notes: remarks for the user. Those on a mask are added when it is read.
+      notes: remarks for the user, which name the file. Those on a mask are added when it is read.
+      label_map: returns the (H, W) levels, if the masks are those of a label map with named levels.
     """
 
     count: int
@@ -57,6 +58,7 @@ class Stack:
     names: tuple[str, ...] | None = None
     flat: bool = False
     notes: list[str] = dataclasses.field(default_factory=list)
+    label_map: Callable[[], np.ndarray] | None = None
 
 
 def open_pictures(paths: Sequence[Path], names: Sequence[str] | None = None, *, threshold: bool = False) -> Stack:
@@ -100,23 +102,21 @@ def open_label_map(path: Path, levels: Mapping[int, str]) -> Stack:
     Raises:
       ImageError: the file is damaged or is not a label map.
     """
-    _check_count(len(levels))
-    size = picture_size(path, levels=True)
     notes: list[str] = []
 
-    def read(indices: Sequence[int]) -> Iterator[np.ndarray]:
-        values, remarks = read_levels(path, levels)
+    def values() -> np.ndarray:
+        found, remarks = read_levels(path, levels)
         _add(notes, path, remarks)
-        for k in indices:
-            yield values == list(levels)[k]
+        return found
 
-    return Stack(len(levels), size, read, tuple(levels.values()), notes=notes)
+    return _by_level(picture_size(path, levels=True), levels, values, notes)
 
 
-def split(stack: Stack, levels: Mapping[int, str], *, strict: bool = False) -> Stack:
+def split(path: Path, stack: Stack, levels: Mapping[int, str], *, strict: bool = False) -> Stack:
     """Returns the stack of the classes of a label map in a numpy file.
 
     Args:
+      path: the file.
       stack: the opened file.
       levels: value of the array -> name of its class.
       strict: refuse values without a name, except 0; otherwise they are ignored, with a note.
@@ -126,20 +126,29 @@ def split(stack: Stack, levels: Mapping[int, str], *, strict: bool = False) -> S
     """
     if not stack.flat:
         raise ImageError(f"a label map is one (H, W) array, this file holds {stack.count} masks")
-    _check_count(len(levels))
     notes: list[str] = []
 
-    def read(indices: Sequence[int]) -> Iterator[np.ndarray]:
-        (values,) = stack.read([0])
-        unnamed = sorted(set(np.unique(values).tolist()) - {0, *levels})
-        if unnamed and strict:
-            low, high = values.min(), values.max()
+    def values() -> np.ndarray:
+        (found,) = stack.read([0])
+        if strict and set(np.unique(found).tolist()) - {0, *levels}:
+            low, high = found.min(), found.max()
             raise ImageError(f"the label map has values from {low} to {high}, but {len(levels)} classes")
-        notes[:] = check_levels(values, levels)
-        for k in indices:
-            yield values == list(levels)[k]
+        _add(notes, path, check_levels(found, levels))
+        return found
 
-    return Stack(len(levels), stack.size, read, tuple(levels.values()), notes=notes)
+    return _by_level(stack.size, levels, values, notes)
+
+
+def _by_level(
+    size: tuple[int, int], levels: Mapping[int, str], values: Callable[[], np.ndarray], notes: list[str]
+) -> Stack:
+    def read(indices: Sequence[int]) -> Iterator[np.ndarray]:
+        found = values()
+        for k in indices:
+            yield found == list(levels)[k]
+
+    _check_count(len(levels))
+    return Stack(len(levels), size, read, tuple(levels.values()), notes=notes, label_map=values)
 
 
 def open_npy(path: Path) -> Stack:
@@ -208,9 +217,8 @@ def open_coco(path: Path, image: Path | None) -> Stack:
     check_size(*size)
     _check_count(len(names))
     masks = list(found.values())
-    return Stack(
-        len(names), size, lambda indices: (_join(masks[k], size) for k in indices), tuple(names.values()), notes=notes
-    )
+    read = functools.partial(map, lambda k: _join(masks[k], size))
+    return Stack(len(names), size, read, tuple(names.values()), notes=[f"{path.name}: {note}" for note in notes])
 
 
 def _add(notes: list[str], path: Path, remarks: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ Cutting such a picture at half would give a mask without any sign that it is wro
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,10 @@ _PLATEAU = 1 / 4  # smallest share of even areas among the grey pixels of a labe
 _FEW = 8  # levels: more of them close to black or white are noise of a lossy file that was stored again
 _RANGE, _SIDE = 24, 5  # largest range of grey values in an even area of a lossy picture, and the side of its squares
 _SHOWN = 12  # levels in a message
-HINT = 'name its classes with --label LEVEL=NAME (in Python levels={LEVEL: "NAME"}), or write one picture per class'
+HINT = (
+    'name its classes with --label LEVEL=NAME (data.labels in a configuration, levels={LEVEL: "NAME"} in Python), or '
+    "write one picture per class"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +123,29 @@ def read_levels(path: Path, levels: Mapping[int, str]) -> tuple[np.ndarray, tupl
         if not picture.exact:
             raise ImageError("a lossy picture has no exact levels; write the label map as png")
         return picture.pixels, (*picture.notes, *check_levels(picture.pixels, levels))
+
+
+def parse_levels(texts: Sequence[str]) -> dict[int, str]:
+    """Returns the names of the levels of a label map, in the order of the levels.
+
+    Args:
+      texts: level and name each, such as "127=heart".
+
+    Raises:
+      ValueError: a text has another form, or a level or a name occurs twice.
+
+    >>> parse_levels(["255=right lung", "127=heart"])
+    {127: 'heart', 255: 'right lung'}
+    """
+    levels: dict[int, str] = {}
+    for text in texts:
+        level, _, name = (part.strip() for part in text.partition("="))
+        if not name or not level.isascii() or not level.isdecimal() or int(level) >= 2**16:
+            raise ValueError(f"{text!r} is not LEVEL=NAME, such as 127=heart; levels are 0 to 65535")
+        if int(level) in levels or name in levels.values():
+            raise ValueError(f"{text!r}: this level or this name occurs twice")
+        levels[int(level)] = name
+    return dict(sorted(levels.items()))
 
 
 def check_levels(values: np.ndarray, levels: Mapping[int, str]) -> tuple[str, ...]:

@@ -135,6 +135,8 @@ def open_masks(
     with _naming(path):
         if isinstance(names, str):
             raise ValueError("names must be a list of strings, got one string")
+        if names is not None and levels is not None:
+            raise ValueError("give names or levels, not both")
         if image is not None:
             check_origin(path, image)
         stack = _open(path, image, None if names is None else tuple(names)) if levels is None else _split(path, levels)
@@ -217,7 +219,7 @@ def _split(path: Path, levels: Mapping[int, str]) -> Stack:
     if suffix in PICTURES and not path.is_dir():
         return open_label_map(path, levels)
     if suffix in (".npy", ".npz"):
-        return split(open_npy(path) if suffix == ".npy" else open_npz(path), levels)
+        return split(path, open_npy(path) if suffix == ".npy" else open_npz(path), levels)
     raise ImageError("levels are the classes of a label map, which is one png, npy or npz file")
 
 
@@ -252,7 +254,7 @@ def _name_arrays(stack: Stack, path: Path, names: tuple[str, ...] | None) -> Sta
         names = names[1:] if names[0].lower() == "background" else names
         if not names:
             raise ImageError("the names hold only the background; give the names of the classes")
-        return split(stack, dict(enumerate(names, 1)), strict=True)
+        return split(path, stack, dict(enumerate(names, 1)), strict=True)
     if names is None:
         listed = classes_of(path) or ()
         fitting = [known for known in (listed, labels.CXAS) if len(known) == stack.count]

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxseg.files import printable
 from jaxseg.images.picture import ImageError
-from jaxseg.masks.pictures import PICTURES, read_brightness
+from jaxseg.masks.pictures import PICTURES, parse_levels, read_brightness
 from jaxseg.masks.read import open_masks
 from jaxseg.nn.indices import bilinear_array
 
@@ -41,6 +41,7 @@ class MaskFolder:
       files: the masks. None: all png, jpg and npy files in the folder, sorted by name, without sub-folders and without
         files whose names begin with a dot.
       ignored: number of entries of the folder that are not masks; counted if `files` is not given.
+      labels: level and name of each channel, "LEVEL=NAME", if the files are label maps; see `parse_levels`.
       blank: accept empty and full masks. They have no shape to learn, but a segmenter's results are scored with them.
 
     Raises:
@@ -55,6 +56,7 @@ class MaskFolder:
     grey: str = "soft"
     files: tuple[Path, ...] | None = None
     ignored: int = 0
+    labels: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
     blank: bool = dataclasses.field(default=False, kw_only=True)
 
     def __post_init__(self):
@@ -80,10 +82,11 @@ class MaskFolder:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         path = self.files[index]
-        stack = open_masks(path)  # reads only the header, which shows size, type and damage
+        levels = parse_levels(self.labels) or None
+        stack = open_masks(path, levels=levels)  # reads only the header, which shows size, type and damage
         if stack.count != self.channels:
             raise ImageError(f"{path.name}: has {stack.count} channels; the setting is {self.channels}")
-        if path.suffix.lower() == ".npy":
+        if levels or path.suffix.lower() == ".npy":
             masks = stack.read(range(stack.count))
         else:
             masks = [read_brightness(path, threshold=self.grey == "threshold")]

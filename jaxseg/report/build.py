@@ -4,7 +4,7 @@ One image is in memory at a time. The page is written while the images are read.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -39,6 +39,7 @@ def write_report(
     title: str = "",
     features: str | Sequence[str] = "CTR,SCD,area",
     classes: str | Sequence[str] | None = None,
+    levels: Mapping[int, str] | None = None,
     intensity: str = "clinical",
     sides: bool = True,
     max_bytes: int = MAX_BYTES,
@@ -63,6 +64,7 @@ def write_report(
       features: what to measure, as `jaxseg.anatomy.measure.features.find_all` takes it. Masks are measured as they are
         stored, on the pixel grid of their image.
       classes: labels or groups to show and measure; None means all. Scores always use the classes that they need.
+      levels: names of the classes of label maps, as `jaxseg.masks.read.read_masks` takes them.
       intensity: how grey values are shown, as in `read_picture`.
       sides: whether to mark the patient's right and left; correct for frontal pictures that are not mirrored.
       max_bytes: largest size of the page, in bytes. If it is not enough, pictures become smaller, and then some are
@@ -96,7 +98,8 @@ def write_report(
             reading, reason = None, ""
             try:
                 place = place or search(image)
-                reading = read_image(image, place, features=found, classes=classes, intensity=intensity)
+                options = {"classes": classes, "levels": levels, "intensity": intensity}
+                reading = read_image(image, place, features=found, **options)
                 text = page.blocks(record | {"masks": link(place, path)}, reading)
             except (ValueError, MemoryError, OSError) as error:
                 reason = _describe(error, image, masks)

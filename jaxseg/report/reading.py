@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +64,7 @@ def read_image(
     *,
     features: Sequence[Feature],
     classes: str | Sequence[str] | None = None,
+    levels: Mapping[int, str] | None = None,
     intensity: str = "clinical",
 ) -> Reading:
     """Reads an image and its masks, and measures the masks on the pixel grid of the image.
@@ -74,6 +75,7 @@ def read_image(
       features: what to measure. Scores use all classes that they need; other features are measured for the chosen
         classes.
       classes: labels or groups, as `jaxseg.masks.read.select` takes them; None means all.
+      levels: names of the classes of a label map, as `read_masks` takes them.
       intensity: how grey values are shown, as in `read_picture`.
 
     Raises:
@@ -82,7 +84,7 @@ def read_image(
       OSError: a file cannot be opened.
     """
     picture = read_picture(image, intensity=intensity)
-    loaded = read_masks(masks, image=image)
+    loaded = read_masks(masks, image=image, levels=levels)
     if loaded.size != picture.size:
         theirs, ours = (f"{height} x {width}" for height, width in (loaded.size, picture.size))
         raise ImageError(f"the masks are {theirs}, but the image is {ours}: they do not match")
@@ -100,7 +102,8 @@ def read_image(
         if wanted:
             measured = measure(of, given, [feature.name for feature in wanted], pixel_mm=picture.spacing_mm)
             _collect(measured, wanted, given, values, reasons)
-    return Reading(display(picture), names, kept, values, reasons, picture.notes, picture.spacing_mm is not None)
+    notes = (*picture.notes, *loaded.notes)
+    return Reading(display(picture), names, kept, values, reasons, notes, picture.spacing_mm is not None)
 
 
 def unit(ending: str) -> str:

@@ -6,7 +6,7 @@ the run, and `jaxseg.training.loop.fit` trains.
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -303,6 +303,7 @@ def compare_masks(
     masks: Sequence[Path],
     truth: Path,
     *,
+    levels: Mapping[int, str] | None = None,
     devices: Sequence[jax.Device],
     show: Callable[[str], None] = lambda _: None,
 ) -> dict:
@@ -312,6 +313,7 @@ def compare_masks(
       folder: folder of the run.
       masks: folders, such as those of a segmenter at several stages of its training.
       truth: folder of the true masks, with the same file names.
+      levels: level -> name of its class, if the masks are label maps; None: as in training.
       devices: the first one is used.
       show: called with the table.
 
@@ -323,6 +325,9 @@ def compare_masks(
     if method.compare is None:
         able = ", ".join(name for name in TASKS if task_class(name).compare is not None)
         raise ValueError(f"a run of {config.task} does not take masks; runs of {able} do")
+    if levels:
+        labels = tuple(f"{level}={name}" for level, name in levels.items())
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, labels=labels))
     names = [path.name for path in masks]
     rows = {name if names.count(name) == 1 else str(path): path for name, path in zip(names, masks, strict=True)}
     if len(rows) < len(masks):
