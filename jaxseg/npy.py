@@ -163,7 +163,8 @@ def archive(path: Path) -> Iterator[zipfile.ZipFile]:
 
 
 def _damaged(error: Exception) -> NpyError:
-    reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+    outside = isinstance(error, OSError) and error.errno is not None
+    reason = "it points outside the file" if outside else " ".join(str(error).split()) or type(error).__name__
     return NpyError(f"not a .npz file, or damaged: the archive cannot be read ({printable(reason)[:120]})")
 
 

@@ -258,3 +258,26 @@ def test_errors_name_the_file_and_not_the_temporary_file(tmp_path):
 
 def test_printable_text_has_no_control_characters():
     assert printable("a\x1b[31m\u202eb\n\u00e4") == "a\\x1b[31m\\u202eb\\n\u00e4"
+
+
+def test_json_of_unknown_origin_is_read_with_a_byte_order_mark_and_refused_with_a_reason(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_bytes(b'\xef\xbb\xbf{"a": [1, "\xc3\xa4"]}')
+    assert files.read_json(path) == {"a": [1, "ä"]}
+    for content, reason in (
+        ('["ä"]'.encode("utf-16"), "UTF-16 or UTF-32; save it as UTF-8"),
+        ('["ä"]'.encode("utf-32"), "UTF-16 or UTF-32; save it as UTF-8"),
+        ('["ä"]'.encode("latin-1"), r"not UTF-8 \(byte 2\)"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"a":' * 100_000, "nested too deeply"),
+        (b"[1", "Expecting"),
+        (b"9" * 5000, "digits"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=reason):
+            files.read_json(path)
+    path.write_text("[1, 2]")
+    with pytest.raises(ValueError, match="it has more than 5 bytes"):
+        files.read_json(path, most=5)
+    with pytest.raises(FileNotFoundError):
+        files.read_json(tmp_path / "nothing.json")

@@ -122,7 +122,9 @@ def read_levels(path: Path, levels: Mapping[int, str]) -> tuple[np.ndarray, tupl
         picture = _decoded(path, indices=True)
         if not picture.exact:
             raise ImageError("a lossy picture has no exact levels; write the label map as png")
-        return picture.pixels, (*picture.notes, *check_levels(picture.pixels, levels))
+        if picture.notes:
+            raise ImageError("only the alpha channel carries a shape; write the label map as grey levels")
+        return picture.pixels, check_levels(picture.pixels, levels)
 
 
 def parse_levels(texts: Sequence[str]) -> dict[int, str]:

@@ -169,7 +169,8 @@ class FileDenoiser:
         else:
             stack = open_masks(source, names=self.names, levels=self.levels)
         wanted = range(stack.count) if self.classes is None else select(stack.names or (), self.classes)
-        if self.classes is None and stack.count != self.denoiser.channels:
+        single = self.levels is not None and self.denoiser.channels == 1  # all named levels, one after the other
+        if self.classes is None and stack.count != self.denoiser.channels and not single:
             raise ImageError(
                 f"{source.name}: holds {stack.count} masks, the model takes {self.denoiser.channels}: name the classes "
                 "to restore"
