@@ -73,9 +73,7 @@ def test_the_label_maps_that_were_read_as_masks_are_refused(kit, name):
 
 
 def test_levels_of_sixteen_bits_many_levels_and_colours_are_refused(tmp_path):
-    refused(
-        saved(tmp_path, Image.fromarray(AREAS.astype(np.uint16) * 400)), "1 or 8 bits, .* for a label map, name"
-    )
+    refused(saved(tmp_path, Image.fromarray(AREAS.astype(np.uint16) * 400)), "1 or 8 bits, .* for a label map, name")
     many = (np.arange(SIDE)[:, None] // 8 * 12 + np.arange(SIDE) // 8).astype(np.uint8) + np.uint8(100)
     refused(saved(tmp_path, Image.fromarray(np.where(MASK, many, 0).astype(np.uint8))), "label map .* levels")
     colours = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)[AREAS]
@@ -204,9 +202,7 @@ def test_a_label_map_is_read_with_names_for_its_levels(tmp_path):
 def test_an_array_is_a_label_map_too(tmp_path, save):
     path = tmp_path / ("x.npy" if save is np.save else "x.npz")
     save(path, AREAS)
-    with pytest.raises(
-        ImageError, match=f"{path.name}: has values from 0 to 3; .*--label VALUE=NAME .* 0, 1, 2, 3"
-    ):
+    with pytest.raises(ImageError, match=f"{path.name}: has values from 0 to 3; .*--label VALUE=NAME .* 0, 1, 2, 3"):
         read_masks(path)
     loaded = read_masks(path, levels={1: "heart", 3: "lung"})
     np.testing.assert_array_equal(loaded.masks, [AREAS == 1, AREAS == 3])
