@@ -77,12 +77,14 @@ def take_over(*, debug: bool) -> None:
     """Makes the log records and warnings of libraries messages of this console.
 
     Args:
-      debug: warnings keep their form, with the place in the source.
+      debug: warnings keep their form, with the place in the source, and the tracebacks of files that fail are shown.
     """
     logging.basicConfig(format="%(message)s", level=logging.WARNING, handlers=[_Records()])
     for library in ("absl", "tifffile"):  # their failures are raised as exceptions
         logging.getLogger(library).setLevel(logging.CRITICAL)
-    if not debug:
+    if debug:
+        logging.getLogger("jaxseg").setLevel(logging.DEBUG)  # the library logs the traceback of each file's failure
+    else:
         warnings.showwarning = lambda message, *_, **__: say(f"Warning: {message}")
 
 

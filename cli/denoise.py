@@ -3,7 +3,7 @@
 import click
 
 from jaxseg.cli import console, options
-from jaxseg.cli.runs import finish, make_denoiser, shown
+from jaxseg.cli.runs import finish, label, make_denoiser, shown
 
 
 @click.command()
@@ -15,6 +15,7 @@ from jaxseg.cli.runs import finish, make_denoiser, shown
     help='Classes to restore in files that have several, such as "right lung,left lung"; the others are kept.',
 )
 @options.labels
+@label
 @options.of_denoising
 @options.threshold("restored mask if its probability")
 @click.option("--soft", is_flag=True, help="Write probabilities: float32, or 0 to 255 in a png.")
@@ -30,11 +31,11 @@ from jaxseg.cli.runs import finish, make_denoiser, shown
 @options.gpus
 @options.recursive
 @options.overwrite("masks")
-def denoise(source, output, classes, labels_file, soft, grey, preview, recursive, overwrite, **others):
+def denoise(source, output, classes, labels_file, levels, soft, grey, preview, recursive, overwrite, **others):
     """Restore masks (png, jpg, npy, npz) with a trained Post-DAE.
 
-    Each result has the size, shape and format of its mask (jpg becomes png). If files of a folder fail, the others are
-    processed, as by `jaxseg segment`. A second run skips what is done.
+    Each result has the size, shape and format of its mask (jpg becomes png); that of a label map is a label map. If
+    files of a folder fail, the others are processed, as by `jaxseg segment`. A second run skips what is done.
     """
     console.stage("reading weights")
     from jaxseg.post_dae.denoise import refuse_soft
@@ -43,10 +44,12 @@ def denoise(source, output, classes, labels_file, soft, grey, preview, recursive
     with options.usage_errors("--input"):
         files = find_mask_files(source, recursive=recursive, output=output)
     names = options.class_names(labels_file)
+    if levels and (names or soft):
+        raise click.UsageError("--label names the classes of label maps; it excludes --labels and --soft")
     denoiser = make_denoiser(**others)
     with options.usage_errors("--soft"):
         refuse_soft(denoiser, soft=soft)
-    settings = {"classes": classes, "names": names, "soft": soft, "grey": grey, "preview": preview}
+    settings = {"classes": classes, "names": names, "levels": levels, "soft": soft, "grey": grey, "preview": preview}
     with shown("masks") as callbacks:
         settings |= {"files": files, "overwrite": overwrite} | callbacks
         result = denoise_folder(source, output, denoiser, **settings)

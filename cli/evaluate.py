@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from jaxseg.cli import console, options
+from jaxseg.cli.runs import label
 
 
 @click.command()
@@ -27,6 +28,7 @@ from jaxseg.cli import console, options
     type=click.Path(path_type=Path, file_okay=False),
     help="With --masks: folder of the true masks, with the same file names.",
 )
+@label
 @click.option(
     "-o",
     "--output",
@@ -34,7 +36,7 @@ from jaxseg.cli import console, options
     help="Folder of the files with the numbers.  [default: that of the run]",
 )
 @options.training_gpus
-def evaluate(folder, data, split, step, masks, truth, output, gpus):
+def evaluate(folder, data, split, step, masks, truth, levels, output, gpus):
     """Evaluate the best checkpoint of a run; the numbers are also written to evaluation_SPLIT.json in its folder.
 
     Post-DAE is measured by Dice and Hausdorff distance before and after restoration, at several levels of corruption,
@@ -44,6 +46,8 @@ def evaluate(folder, data, split, step, masks, truth, output, gpus):
     """
     if bool(masks) != (truth is not None):
         raise click.UsageError("--masks and --truth belong together")
+    if levels and not masks:
+        raise click.UsageError("--label belongs to --masks and --truth; a split is read as in training")
     if masks and (split or step or data):
         raise click.UsageError("--masks: it cannot be combined with --split, --step and --input; leave them out")
     console.stage("reading the run and its data")
@@ -54,7 +58,8 @@ def evaluate(folder, data, split, step, masks, truth, output, gpus):
         devices = run.training_devices(gpus)
     if masks:
         with options.usage_errors():
-            run.compare_masks(folder, masks, truth, devices=devices, output=output, show=console.show)
+            settings = {"levels": levels, "devices": devices, "output": output}
+            run.compare_masks(folder, masks, truth, **settings, show=console.show)
         options.say(f"All numbers are in {(output or folder) / 'evaluation_masks.json'}")
         return
     tables = []

@@ -75,8 +75,6 @@ def main(args: list[str] | None = None) -> None:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: no half-written file is left
     use_all_cores()
     console.take_over(debug="--debug" in args)
-    if "--debug" in args:
-        logging.getLogger("jaxseg").setLevel(logging.DEBUG)  # the library logs the traceback of each file's failure
     try:
         sys.exit(cli.main(args, prog_name="jaxseg", standalone_mode=False) or 0)
     except Exception as error:

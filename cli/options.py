@@ -19,8 +19,8 @@ FIDELITIES = ("original", "better")
 HEADINGS = {
     "Input": (
         *("--config", "--run", "--input", "--kind", "--recursive", "--ct", "--mask", "--label-volume", "--masks"),
-        *("--truth", "--organ", "--dataset", "--labels", "--label-names", "--names-table", "--names", "--organs"),
-        *("--canonical", "--slices", "--split", "--step"),
+        *("--truth", "--organ", "--dataset", "--labels", "--label", "--label-names", "--names-table", "--names"),
+        *("--organs", "--canonical", "--slices", "--split", "--step"),
         *("--xml", "--pseudo", "--intensity", "--any-modality", "--preprocessing", "--grey", "--normalise", "--resize"),
         *("--reference", "--check-orientation", "--no-correction", "--build-reference"),
     ),

@@ -36,7 +36,8 @@ def prepare():
     cls=options.RenamedOption,
     earlier=("--names",),
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="JSON or CSV of labels and organs.  [default: labels are classes of the DAP-Atlas]",
+    help="JSON or CSV of labels and organs.  [default: the table in the headers of the NIfTI files; without one, "
+    "classes of the DAP-Atlas]",
 )
 @click.option(
     "--per-organ",

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from jaxseg.cli import console, options
-from jaxseg.cli.runs import Notes
+from jaxseg.cli.runs import Notes, label
 
 
 @click.command(short_help="Write a page with images, masks and measurements.")
@@ -25,13 +25,14 @@ from jaxseg.cli.runs import Notes
     show_default=True,
     help="What to measure, separated by commas: CTR, SCD, area, perimeter, compactness, centroid, box, convexity.",
 )
+@label
 @click.option("--classes", help="Labels or groups to show and measure.  [default: all]")
 @click.option("--title", default="", help="Page title.  [default: the name of the input]")
 @options.shown_intensity
 @options.sides
 @click.option("--recursive", is_flag=True, help="Also search sub-folders.")
 @options.replace("the output file even if it is not a jaxseg report")
-def report(source, masks, output, features, classes, title, intensity, sides, recursive, overwrite):
+def report(source, masks, output, features, levels, classes, title, intensity, sides, recursive, overwrite):
     """Write one HTML page about images and their masks, which a browser opens without a network.
 
     The page shows up to 200 images whose classes can be switched on and off, or up to 5,000 images as small pictures,
@@ -75,6 +76,7 @@ def report(source, masks, output, features, classes, title, intensity, sides, re
             title=title or source.resolve().name,
             features=features,
             classes=classes,
+            levels=levels,
             intensity=intensity,
             sides=sides,
             on_image=notify,

@@ -1,4 +1,4 @@
-"""What the commands that run over files share: making predictors from options, and showing results."""
+"""What the commands that read masks or run over files share: options, making predictors, and showing results."""
 
 import collections
 import contextlib
@@ -33,6 +33,27 @@ of_anatomy = options.combined(
         "turn the masks back to the file. It needs a reference for the weights: the published weights have one, and "
         "`jaxseg register --build-reference` builds others; without one, warn does nothing.",
     ),
+)
+
+
+def class_levels(_context: click.Context, _option: click.Parameter, levels: tuple[str, ...]) -> dict[int, str] | None:
+    """Returns the names of the levels in the options `--label`; None without the option."""
+    from jaxseg.masks.pictures import parse_levels
+
+    try:
+        return parse_levels(levels) if levels else None
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+label = click.option(
+    "--label",
+    "levels",
+    multiple=True,
+    callback=class_levels,
+    metavar="LEVEL=NAME",
+    help="Name of a class in label maps, which are png files or arrays with one value per class, such as 127=heart; "
+    "repeat it for more classes.",
 )
 
 

@@ -34,7 +34,8 @@ _MODELS = "a training run, a model directory or a .pth file"
 @click.option(
     "--label-names",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="With --label-volume: CSV or JSON table of labels and organs.  [default: labels are DAP-Atlas classes]",
+    help="With --label-volume: CSV or JSON table of labels and organs.  [default: the table in the NIfTI header, as "
+    "TotalSegmentator --ml writes it; without one, DAP-Atlas classes]",
 )
 @click.option(
     "--dataset",

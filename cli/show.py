@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from jaxseg.cli import options
+from jaxseg.cli.runs import label
 from jaxseg.files import printable
 
 
@@ -24,6 +25,7 @@ from jaxseg.files import printable
     "classes of CXAS, which hide each other]",
 )
 @options.labels
+@label
 @options.shown_intensity
 @click.option(
     "--alpha",
@@ -35,7 +37,7 @@ from jaxseg.files import printable
 @click.option("--title", default="", help="Text above the picture.")
 @options.sides
 @options.replace("the output file if it exists")
-def show(source, masks, output, classes, labels_file, intensity, overwrite, **look):
+def show(source, masks, output, classes, labels_file, levels, intensity, overwrite, **look):
     """Show masks over an X-ray, with a legend: reference masks, or those of any model."""
     from jaxseg.draw.pictures import save_picture
     from jaxseg.draw.visualize import visualize
@@ -48,13 +50,15 @@ def show(source, masks, output, classes, labels_file, intensity, overwrite, **lo
     names = options.class_names(labels_file)
     with options.usage_errors("--masks"):
         place = masks if is_of_one_image(masks, source) else find_masks(masks, source)
-        opened = open_masks(place, names=names, image=source)
+        opened = open_masks(place, names=names, image=source, levels=levels)
     with options.usage_errors("--classes"):
         select(opened.names, None if classes == "all" else classes)
     picture = read_under_masks(source, opened.size, intensity=intensity, turned=turned_in_run(place))
     for note in picture.notes:
         options.say(f"Warning: {printable(note)}")
     shown = visualize(picture, opened, classes=classes, **look)
+    for note in opened.notes:
+        options.say(f"Warning: {printable(note)}")
     output.parent.mkdir(parents=True, exist_ok=True)
     save_picture(shown, output)
     options.say(f"The picture is {printable(str(output))}")

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from jaxseg.files import printable
+from jaxseg.files import printable, read_json
 
 CARD_FILE = "card.json"
 FORMAT = 1
@@ -69,16 +69,14 @@ def read_card(folder: Path) -> Card:
     """
     path = folder / CARD_FILE
     try:
-        if path.stat().st_size > MAX_CARD_BYTES:
-            raise ValueError(f"{path} is larger than {MAX_CARD_BYTES} bytes, which is too large for a card")
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = read_json(path, most=MAX_CARD_BYTES)
     except FileNotFoundError:
         if (folder / "checkpoints").is_dir():
             raise ValueError(f"{folder}: the training run has no model yet: its first validation writes one") from None
         raise ValueError(
             f"{folder} is not a model directory: it has no {CARD_FILE} (`jaxseg convert` writes one)"
         ) from None
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from None
     return _validated(fields, path)
 

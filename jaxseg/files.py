@@ -1,12 +1,14 @@
-"""Files that are written completely or not at all, file names that stay inside their folder, and hashes.
+"""Files that are written completely or not at all, text and JSON of unknown origin, safe file names, and hashes.
 
 Network shares, FUSE and containers have file systems without permissions, locks, or synchronisation of folders. What a
 file system lacks is left out there; every other error is raised.
 """
 
+import codecs
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import platform
 import re
@@ -14,6 +16,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 try:
     import fcntl
@@ -27,6 +30,8 @@ _LACKING = {errno.EPERM, errno.EACCES, errno.EINVAL, errno.EBADF, errno.ENOSYS, 
 # A disk, a quota or a file that cannot take another byte: no other file of the run could be written either.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+_WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)  # UTF-32 LE begins like UTF-16 LE
+MAX_JSON = 2**28  # bytes
 
 
 @contextlib.contextmanager
@@ -201,6 +206,56 @@ def sweep(folder: Path) -> None:
         process = path.name.split("-")[2]
         if process.isdecimal() and not _alive(int(process)):
             _remove(path)
+
+
+def text_of(content: bytes) -> str:
+    """Returns text of unknown origin that is stored as UTF-8, with or without a byte order mark.
+
+    Raises:
+      ValueError: it has another encoding.
+
+    >>> text_of(b"\xef\xbb\xbfheart")
+    'heart'
+    """
+    if content.startswith(_WIDE):
+        raise ValueError("the text is stored as UTF-16 or UTF-32; save it as UTF-8")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"the text is not UTF-8 (byte {error.start}); save it as UTF-8") from None
+
+
+def parse_json(content: bytes) -> Any:
+    """Returns JSON of unknown origin, see `text_of`.
+
+    Raises:
+      ValueError: it is not JSON, has another encoding than UTF-8, or is nested too deeply.
+
+    >>> parse_json(b"[1, 2]")
+    [1, 2]
+    """
+    try:
+        return json.loads(text_of(content))
+    except RecursionError:
+        raise ValueError("its lists and objects are nested too deeply") from None
+
+
+def read_json(path: Path, *, most: int = MAX_JSON) -> Any:
+    """Returns the content of a JSON file of unknown origin.
+
+    Args:
+      path: the file, in UTF-8 with or without a byte order mark.
+      most: largest size of the file in bytes; a larger file is not read.
+
+    Raises:
+      ValueError: the file is larger, is not JSON, or is nested too deeply; the error does not name the file.
+      OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"it has more than {most:,} bytes")
+    return parse_json(content)
 
 
 def printable(text: str) -> str:

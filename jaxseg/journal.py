@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxseg.files import atomic_file, sync
+from jaxseg.files import atomic_file, parse_json, sync
 
 ITEM = "file"  # field of a line that holds the key of its entry, in the journal of a document
 MAX_LINE = 2**26  # characters; the rest of a longer line is not read
@@ -100,7 +100,7 @@ def read_document(path: Path, entries: str = "files") -> Any:
         del content["document"]
     else:
         text = path.read_bytes()
-        content, digest = json.loads(text), hashlib.sha256(text).hexdigest()
+        content, digest = parse_json(text), hashlib.sha256(text).hexdigest()
     if head.get("document") == digest:
         content[entries].update((line.pop(ITEM), line) for line in lines if ITEM in line)
     return content
@@ -108,7 +108,7 @@ def read_document(path: Path, entries: str = "files") -> Any:
 
 def _object(text: str) -> dict | None:
     try:
-        found = json.loads(text[:MAX_LINE])
-    except (ValueError, RecursionError):
+        found = parse_json(text[:MAX_LINE].encode())
+    except ValueError:
         return None
     return found if isinstance(found, dict) else None

@@ -1,15 +1,21 @@
-"""Reads untrusted .npy files, also in many threads.
+"""Reads untrusted .npy files, also in many threads, and opens untrusted .npz archives.
 
 The header is read first, so that callers can check the size of an array before it is read.
 """
 
+import contextlib
+import errno
 import io
 import math
 import threading
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+from jaxseg.files import printable
 
 _MAGIC = b"\x93NUMPY"
 _READERS = {(1, 0): (2, np.lib.format.read_array_header_1_0), (2, 0): (4, np.lib.format.read_array_header_2_0)}
@@ -125,6 +131,41 @@ def mapped(path: Path) -> np.ndarray:
     if not header.nbytes:
         return np.empty(header.shape, header.dtype)
     return np.memmap(path, header.dtype, "r", offset, header.shape, "F" if header.fortran else "C")
+
+
+@contextlib.contextmanager
+def archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    """Opens a .npz file. In the body, all that zipfile raises for damaged archives becomes an NpyError.
+
+    Raises:
+      NpyError: the file is not a .npz file, or is damaged. Subclasses of ValueError that the body raises stay.
+      OSError: it cannot be opened or read.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "two.npz"
+    >>> np.savez(path, a=np.zeros(2), b=np.zeros(3))
+    >>> with archive(path) as opened:
+    ...     opened.namelist()
+    ['a.npy', 'b.npy']
+    """
+    with path.open("rb") as file:
+        try:
+            with zipfile.ZipFile(file) as opened:
+                yield opened
+        except (NpyError, MemoryError):
+            raise
+        except Exception as error:  # zipfile raises almost anything on damaged archives
+            own = isinstance(error, ValueError) and type(error) not in (ValueError, UnicodeDecodeError)
+            # EINVAL: zipfile seeks to a position before the start. Other error numbers are those of the system.
+            if own or (isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)):
+                raise
+            raise _damaged(error) from None
+
+
+def _damaged(error: Exception) -> NpyError:
+    outside = isinstance(error, OSError) and error.errno is not None
+    reason = "it points outside the file" if outside else " ".join(str(error).split()) or type(error).__name__
+    return NpyError(f"not a .npz file, or damaged: the archive cannot be read ({printable(reason)[:120]})")
 
 
 def _cut_off(header: Header, size: int) -> str:

@@ -311,3 +311,26 @@ def test_links_of_a_tree_are_followed_once(tmp_path):
     (disk / "deep/circle").symlink_to(tree)
     found = [folder / name for folder, _, file_names in files.walk(tree) for name in file_names]
     assert found == [tree / "link/deep/a.png"]
+
+
+def test_json_of_unknown_origin_is_read_with_a_byte_order_mark_and_refused_with_a_reason(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_bytes(b'\xef\xbb\xbf{"a": [1, "\xc3\xa4"]}')
+    assert files.read_json(path) == {"a": [1, "ä"]}
+    for content, reason in (
+        ('["ä"]'.encode("utf-16"), "UTF-16 or UTF-32; save it as UTF-8"),
+        ('["ä"]'.encode("utf-32"), "UTF-16 or UTF-32; save it as UTF-8"),
+        ('["ä"]'.encode("latin-1"), r"not UTF-8 \(byte 2\)"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"a":' * 100_000, "nested too deeply"),
+        (b"[1", "Expecting"),
+        (b"9" * 5000, "digits"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=reason):
+            files.read_json(path)
+    path.write_text("[1, 2]")
+    with pytest.raises(ValueError, match="it has more than 5 bytes"):
+        files.read_json(path, most=5)
+    with pytest.raises(FileNotFoundError):
+        files.read_json(tmp_path / "nothing.json")

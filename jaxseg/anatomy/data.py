@@ -8,7 +8,6 @@ Source: Seibold et al. 2022, arXiv:2210.03416; ConstantinSeibold/multilabel_segm
 """
 
 import dataclasses
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from jaxseg import npy
-from jaxseg.files import printable
+from jaxseg.files import printable, read_json
 from jaxseg.images.preprocess import PREPROCESSING
 from jaxseg.images.read import read_picture
 from jaxseg.nn.indices import nearest_indices
@@ -182,13 +181,9 @@ def read_target(path: Path, classes: int, size: tuple[int, int], picture_size: t
 
 
 def _table(path: Path) -> dict:
-    with path.open("rb") as file:
-        content = file.read(MAX_LIST_BYTES + 1)
-    if len(content) > MAX_LIST_BYTES:
-        raise ValueError(f"{path.name}: more than {MAX_LIST_BYTES:,} bytes; this is not the list of a data set")
     try:
-        table = json.loads(content)
-    except (ValueError, RecursionError) as error:
+        table = read_json(path, most=MAX_LIST_BYTES)
+    except ValueError as error:
         raise ValueError(f"{path.name}: not JSON ({error})") from None
     if not isinstance(table, dict):
         raise ValueError(f"{path.name}: must be a JSON object with label_dict, {', '.join(SPLITS)}")

@@ -1,8 +1,6 @@
 """Images for models of disagreeing annotators: read as they are stored, checked, and resized."""
 
-import errno
 import math
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -50,15 +48,12 @@ def read_image(path: str | Path) -> np.ndarray:
         raise ImageError(f"{path.name}: images are read from {', '.join(SUFFIXES)} files")
     try:
         return readers[suffix](path)
-    except ImageError as error:
+    except (ImageError, npy.NpyError) as error:
         raise ImageError(f"{path.name}: {error}") from None
     except MemoryError:
         raise
-    except Exception as error:  # numpy, zipfile and Pillow raise almost anything on damaged files
-        if isinstance(error, OSError) and error.errno not in (
-            None,
-            errno.EINVAL,
-        ):  # zipfile seeks to stored offsets
+    except Exception as error:  # numpy and Pillow raise almost anything on damaged files
+        if isinstance(error, OSError) and error.errno:
             raise
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise ImageError(f"{path.name}: no {suffix} file, or damaged ({reason})") from None
@@ -126,7 +121,7 @@ def _read_npy(path: Path) -> np.ndarray:
 
 
 def _read_npz(path: Path) -> np.ndarray:
-    with zipfile.ZipFile(path) as archive:
+    with npy.archive(path) as archive:
         names = archive.namelist()
         if _MEMBER not in names:
             there = ", ".join(name.removesuffix(".npy") for name in names[:5]) or "nothing"

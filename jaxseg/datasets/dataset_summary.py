@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxseg import __version__
-from jaxseg.files import atomic_file, printable
+from jaxseg.files import atomic_file, printable, read_json
 
 SUMMARY = "summary.json"
 Progress = Callable[[int, int, str], None]  # (number of items that are built, their total, text about the last)
@@ -75,7 +75,7 @@ def read_summary(path: Path, made_by: str) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        found = json.loads(path.read_bytes()[: 2**26])
+        found = read_json(path)
     except ValueError:
         found = None
     if not isinstance(found, dict) or found.get("made_by") != made_by:

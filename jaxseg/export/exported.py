@@ -14,7 +14,7 @@ from jax.extend.mlir import deserialize_portable_artifact
 from jax.interpreters import mlir
 from jaxlib.mlir import ir
 
-from jaxseg.files import printable
+from jaxseg.files import printable, read_json
 
 FORMAT = "jaxseg exported model 1"
 BATCH = "batch"  # in shapes: any number of examples
@@ -154,11 +154,9 @@ def read_facts(path: Path) -> Facts:
     path = beside(path)
     if not path.is_file():
         raise ValueError(f"there is no {path}, which `jaxseg export` writes beside an exported model; both are needed")
-    if path.stat().st_size > MAX_FACTS_BYTES:
-        raise ValueError(f"{path} is larger than {MAX_FACTS_BYTES} bytes, which is too large for a description")
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        fields = read_json(path, most=MAX_FACTS_BYTES)
+    except ValueError as error:
         raise ValueError(f"{path} is damaged: {_line(error)}") from None
     if not isinstance(fields, dict) or fields.pop("format", None) != FORMAT:
         raise ValueError(f"{path} does not describe an exported model as this jaxseg reads it ({FORMAT!r})")

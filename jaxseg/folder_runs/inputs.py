@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jaxseg.files import safe_name, walk
 from jaxseg.images.read import SUFFIXES, check_kind, kind_of, stem
-from jaxseg.masks.results import SUMMARY_FILE
+from jaxseg.masks.results import SUMMARY_FILE, Summary, read_summary
 from jaxseg.masks.write import PREVIEW, RESULTS
 
 
@@ -25,13 +25,17 @@ def find_images(path: Path, *, recursive: bool = False, output: Path | None = No
     """Returns the image files that `path` means, sorted.
 
     In a folder these are the files with one of `SUFFIXES`, and files with other names that begin like DICOM, PNG or
-    JPEG files. Left out are hidden files, files in the folder `output`, DICOMDIR indices, and the previews, drawings
-    and DICOM segmentations that runs write. Files without read permission are included: the run reports the reason.
+    JPEG files. Left out are hidden files, files in the folder `output`, DICOMDIR indices, and the masks, previews,
+    drawings and DICOM segmentations that runs write. Files without read permission are included: the run reports the
+    reason.
 
     Raises:
       FileNotFoundError: there is no such path.
-      ValueError: the file is not an image, a folder has none, or the results would be searched for images.
+      ValueError: the file is not an image, a folder has none, or it is a result of a run.
     """
+    results = _results_above(path)
+    if {path.resolve(), *path.resolve().parents} & results:
+        raise ValueError(f"{path} is a result of jaxseg, not an image or a folder of images")
     if path.is_file():
         try:
             check_kind(path)
@@ -47,11 +51,33 @@ def find_images(path: Path, *, recursive: bool = False, output: Path | None = No
         raise ValueError(
             f"{path}: with --recursive the output must be another folder; otherwise masks would be read as images"
         )
-    images = sorted(file for file in (_walk(path, own) if recursive else path.iterdir()) if _is_image(file))
+    results |= _results_in(path)
+    files = _walk(path, own, results) if recursive else path.iterdir()
+    images = sorted(file for file in files if _is_image(file) and not (results and file.resolve() in results))
     if not images:
         hint = "" if recursive else " (--recursive looks into sub-folders)"
-        raise ValueError(f"{path}: no {', '.join(SUFFIXES)} file in this folder{hint}")
+        besides = " besides results of jaxseg" if results else ""
+        raise ValueError(f"{path}: no {', '.join(SUFFIXES)} file in this folder{besides}{hint}")
     return images
+
+
+def _results_above(path: Path) -> set[Path]:
+    """Returns the results that the summaries in the folders above a path list, as resolved paths."""
+    return {result for folder in path.resolve().parents for result in _results_in(folder)}
+
+
+def _results_in(folder: Path) -> set[Path]:
+    """Returns the results that the summary in a folder lists, as resolved paths."""
+    summary = _summary(folder)
+    return {folder.resolve() / result for result in summary.paths} if summary else set()
+
+
+def _summary(folder: Path) -> Summary | None:
+    """Returns the summary of a run in a folder; None if there is none, or the file is another one."""
+    try:
+        return read_summary(folder)
+    except (ValueError, OSError):
+        return None
 
 
 def find_by_suffix(
@@ -108,23 +134,35 @@ def _is_image(file: Path) -> bool:
         return True
 
 
-def _walk(root: Path, own: Path | None) -> Iterator[Path]:
-    """Every file below `root`, except in hidden folders, the folder `own` and other folders of results."""
+def _walk(root: Path, own: Path | None, results: set[Path]) -> Iterator[Path]:
+    """Yields every file below `root`, except in hidden folders, the folder `own` and other folders of results.
+
+    A folder that holds both images and their results is searched, and its results are added to `results`.
+    """
     for here, folders, files in walk(root):
+        results |= _results_in(here)
         folders[:] = [
             name
             for name in folders
-            if not name.startswith(".") and (here / name).resolve() != own and not _is_output(here / name)
+            if not name.startswith(".")
+            and (here / name).resolve() not in results
+            and (here / name).resolve() != own
+            and not _is_output(here / name)
         ]
         yield from (here / name for name in files)
 
 
 def _is_output(folder: Path) -> bool:
-    summary = folder / SUMMARY_FILE
-    if not summary.is_file():
+    """Returns whether a folder holds results of jaxseg, but not the images that they were made from."""
+    path = folder / SUMMARY_FILE
+    if not path.is_file():
         return False
-    with summary.open("rb") as file:
-        return b'"jaxseg"' in file.read(500)
+    with path.open("rb") as file:
+        if b'"jaxseg"' not in file.read(500):
+            return False
+    summary = _summary(folder)
+    sources = {Path(source).name for source in summary.by_source} if summary else set()
+    return not any((folder / name).is_file() and name not in summary.paths for name in sources)
 
 
 def plan(sources: list[Path], root: Path, output: Path, *, name_of: Callable[[Path], str] = stem) -> list[Job]:

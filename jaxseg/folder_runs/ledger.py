@@ -79,7 +79,7 @@ class Ledger:
             stored, self.entries, self.facts = self._read_document() if self.is_document else self._read_journal()
         except FileNotFoundError:
             new, stored, self.entries, self.facts = True, {}, {}, {}
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise ValueError(f"{path} {self.kind.foreign}") from None
         known = {name: value for name, (mark, value) in self.kind.unrecorded.items() if mark in stored}
         stored = {name: value for name, value in known.items() if name in settings} | stored
@@ -119,8 +119,12 @@ class Ledger:
             return
         content = {"jaxseg": __version__} | self.facts | {"jaxseg": __version__}
         content |= {"settings": self.settings, self.ENTRIES: self.entries}
+        try:
+            text = json.dumps(content, indent=1) + "\n"
+        except RecursionError:  # fields of a file of unknown origin are nested almost too deeply to be read
+            raise ValueError(f"{self.path} {self.kind.foreign}") from None
         with atomic_file(self.path) as temporary:
-            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            temporary.write_text(text, encoding="utf-8")
         self._journal.unlink(missing_ok=True)
         self._recording = False
 

@@ -7,25 +7,34 @@ ones, one at a time.
 import contextlib
 import dataclasses
 import functools
-import json
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from jaxseg import npy
+from jaxseg.files import printable, read_json
 from jaxseg.images.picture import ImageError, check_size
-from jaxseg.images.raster import check_upright, open_raster
 from jaxseg.masks.coco import decode_rle
+from jaxseg.masks.pictures import PICTURES, check_levels, picture_size, read_levels, read_mask
+
+__all__ = [
+    "MAX_CLASSES",
+    "PICTURES",
+    "SEG",
+    "Stack",
+    "open_coco",
+    "open_label_map",
+    "open_npy",
+    "open_npz",
+    "open_pictures",
+    "split",
+]
 
 MAX_CLASSES = 1000
-PICTURES = (".png", ".jpg", ".jpeg")
 SEG = ".seg.dcm"  # end of the name of a DICOM SEG file
 _MAX_JSON = 2**30  # bytes
-_DARK, _BRIGHT = 32, 223  # values of a lossy mask lie between these only at its edges
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +48,8 @@ class Stack:
         numpy files.
       names: names of the masks in the file; None if it has none.
       flat: whether the file holds one (H, W) array, which may be a label map.
+      notes: remarks for the user, which name the file. Those on a mask are added when it is read.
+      label_map: returns the (H, W) levels, if the masks are those of a label map with named levels.
     """
 
     count: int
@@ -46,6 +57,8 @@ class Stack:
     read: Callable[[Sequence[int]], Iterator[np.ndarray]]
     names: tuple[str, ...] | None = None
     flat: bool = False
+    notes: list[str] = dataclasses.field(default_factory=list)
+    label_map: Callable[[], np.ndarray] | None = None
 
 
 def open_pictures(paths: Sequence[Path], names: Sequence[str] | None = None, *, threshold: bool = False) -> Stack:
@@ -60,7 +73,7 @@ def open_pictures(paths: Sequence[Path], names: Sequence[str] | None = None, *, 
       ImageError: a file is damaged or is not a mask, the sizes differ, or there are too many files.
     """
     _check_count(len(paths))
-    sizes = [_picture_size(path) for path in paths]
+    sizes = [picture_size(path) for path in paths]
     for path, size in zip(paths, sizes, strict=True):
         if size != sizes[0]:
             raise ImageError(
@@ -68,9 +81,74 @@ def open_pictures(paths: Sequence[Path], names: Sequence[str] | None = None, *, 
                 "an image have one size; give the folder of a single image"
             )
     names = tuple(path.stem for path in paths) if names is None else tuple(names)
-    return Stack(
-        len(paths), sizes[0], lambda indices: (_read_picture(paths[k], threshold=threshold) for k in indices), names
-    )
+    notes: list[str] = []
+
+    def read(indices: Sequence[int]) -> Iterator[np.ndarray]:
+        for k in indices:
+            mask, remarks = read_mask(paths[k], threshold=threshold)
+            _add(notes, paths[k], remarks)
+            yield mask
+
+    return Stack(len(paths), sizes[0], read, names, notes=notes)
+
+
+def open_label_map(path: Path, levels: Mapping[int, str]) -> Stack:
+    """Opens a PNG whose grey values, or indices of a palette, are the levels of classes.
+
+    Args:
+      path: the file.
+      levels: level -> name of its class; levels without a name are ignored, with a note.
+
+    Raises:
+      ImageError: the file is damaged or is not a label map.
+    """
+    notes: list[str] = []
+
+    def values() -> np.ndarray:
+        found, remarks = read_levels(path, levels)
+        _add(notes, path, remarks)
+        return found
+
+    return _by_level(picture_size(path, levels=True), levels, values, notes)
+
+
+def split(path: Path, stack: Stack, levels: Mapping[int, str], *, strict: bool = False) -> Stack:
+    """Returns the stack of the classes of a label map in a numpy file.
+
+    Args:
+      path: the file.
+      stack: the opened file.
+      levels: value of the array -> name of its class.
+      strict: refuse values without a name, except 0; otherwise they are ignored, with a note.
+
+    Raises:
+      ImageError: the file does not hold one (H, W) array. Reading a mask raises it for the values.
+    """
+    if not stack.flat:
+        raise ImageError(f"a label map is one (H, W) array, this file holds {stack.count} masks")
+    notes: list[str] = []
+
+    def values() -> np.ndarray:
+        (found,) = stack.read([0])
+        if strict and set(np.unique(found).tolist()) - {0, *levels}:
+            low, high = found.min(), found.max()
+            raise ImageError(f"the label map has values from {low} to {high}, but {len(levels)} classes")
+        _add(notes, path, check_levels(found, levels))
+        return found
+
+    return _by_level(stack.size, levels, values, notes)
+
+
+def _by_level(
+    size: tuple[int, int], levels: Mapping[int, str], values: Callable[[], np.ndarray], notes: list[str]
+) -> Stack:
+    def read(indices: Sequence[int]) -> Iterator[np.ndarray]:
+        found = values()
+        for k in indices:
+            yield found == list(levels)[k]
+
+    _check_count(len(levels))
+    return Stack(len(levels), size, read, tuple(levels.values()), notes=notes, label_map=values)
 
 
 def open_npy(path: Path) -> Stack:
@@ -79,12 +157,10 @@ def open_npy(path: Path) -> Stack:
     Raises:
       ImageError: the file is damaged or holds another array.
     """
-    with path.open("rb") as file:
-        _header(file)
-    try:
+    with _refused():
+        with path.open("rb") as file:
+            _header(file)
         array = npy.mapped(path)
-    except npy.NpyError as error:
-        raise ImageError(str(error)) from None
     masks = array if array.ndim == 3 else array[None]
     return Stack(
         len(masks), (masks.shape[1], masks.shape[2]), lambda indices: (masks[k] for k in indices), flat=array.ndim == 2
@@ -97,7 +173,7 @@ def open_npz(path: Path) -> Stack:
     Raises:
       ImageError: the file is damaged or holds other arrays.
     """
-    with _zip_errors(), zipfile.ZipFile(path) as archive:
+    with _refused(), npy.archive(path) as archive:
         names = [name for name in archive.namelist() if name.endswith(".npy")]
         name = "arr_0.npy" if "arr_0.npy" in names else names[0] if len(names) == 1 else None
         if name is None:
@@ -124,35 +200,29 @@ def open_coco(path: Path, image: Path | None) -> Stack:
     Raises:
       ImageError: the file is not COCO, is damaged, has polygons, or does not list the image exactly once.
     """
-    if path.stat().st_size > _MAX_JSON:
-        raise ImageError(f"the file has more than {_MAX_JSON:,} bytes; write one file per image")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ImageError(f"not a JSON file ({error})") from None
+        content = read_json(path, most=_MAX_JSON)
+    except ValueError as error:
+        raise ImageError(f"not a JSON file ({printable(str(error))})") from None
     try:
-        chosen = _choose_image(content["images"], image)
+        images = _images(content["images"])
+        chosen = _choose_image(images, image)
         size = int(chosen["height"]), int(chosen["width"])
-        names = {entry["id"]: entry["name"] for entry in content["categories"]}
-        places = {category: k for k, category in enumerate(sorted(names))}
-        found: list[list[dict]] = [[] for _ in places]
-        for entry in content["annotations"]:
-            if entry["image_id"] == chosen["id"]:
-                found[places[entry["category_id"]]].append(entry["segmentation"])
+        names = _categories(content["categories"])
+        found, notes = _annotations(content["annotations"], chosen, images, names)
     except ImageError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ImageError(f"not a COCO file: images, categories or annotations are malformed ({error})") from None
-    if not all(isinstance(name, str) for name in names.values()):
-        raise ImageError("the names of the categories must be strings")
     check_size(*size)
     _check_count(len(names))
-    return Stack(
-        len(names),
-        size,
-        lambda indices: (_join(found[k], size) for k in indices),
-        tuple(names[c] for c in sorted(names)),
-    )
+    masks = list(found.values())
+    read = functools.partial(map, lambda k: _join(masks[k], size))
+    return Stack(len(names), size, read, tuple(names.values()), notes=[f"{path.name}: {note}" for note in notes])
+
+
+def _add(notes: list[str], path: Path, remarks: Sequence[str]) -> None:
+    notes += [note for remark in remarks if (note := f"{path.name}: {remark}") not in notes]
 
 
 def _check_count(count: int) -> None:
@@ -160,57 +230,9 @@ def _check_count(count: int) -> None:
         raise ImageError(f"{count} masks; from 1 to {MAX_CLASSES} can be read")
 
 
-@contextlib.contextmanager
-def _picture_errors(path: Path) -> Iterator[None]:
-    """Adds the file name to errors."""
-    try:
-        yield
-    except ImageError as error:
-        raise ImageError(f"{path.name}: {error}") from None
-
-
-def _picture_size(path: Path) -> tuple[int, int]:
-    with _picture_errors(path), open_raster(path) as (image, _):
-        if getattr(image, "n_frames", 1) > 1 or image.mode.startswith(("I", "F")):
-            raise ImageError("a mask must be one picture of 1 or 8 bits, black and white")
-        return image.height, image.width
-
-
-def _read_picture(path: Path, *, threshold: bool = False) -> np.ndarray:
-    """Returns the (H, W) bool mask of a picture: the pixels brighter than 127; a PNG may hold 0 and 1 instead."""
-    with _picture_errors(path), open_raster(path) as (image, _):
-        image.load()
-        check_upright(image)
-        if image.mode == "1":
-            return np.asarray(image.convert("L")) > 0  # Pillow's own bool array stores True as 255
-        image.info.pop("transparency", None)
-        if threshold:
-            return np.asarray(image.convert("L")) > 127
-        return _black_and_white(np.asarray(image if image.mode == "L" else image.convert("RGB")))
-
-
-def _black_and_white(pixels: np.ndarray) -> np.ndarray:
-    """Returns the (H, W) bool mask of a picture's pixels; raises ImageError if they are not those of a mask."""
-    if pixels.ndim == 3:
-        low, pixels = pixels.min(axis=2), pixels.max(axis=2)
-        if (pixels - low > _DARK).any():
-            raise ImageError("the picture is coloured; masks are black and white, one picture per class")
-    top = int(pixels.max())
-    if top == 1:
-        return pixels > 0
-    if 0 < top <= 127:
-        raise ImageError(f"has values up to {top}: masks have 0 and 255, or 0 and 1, one picture per class")
-    if np.count_nonzero((pixels > _DARK) & (pixels < _BRIGHT)) > pixels.size / 4:
-        raise ImageError("has many shades of grey: it is a picture, not a mask")
-    return pixels > 127
-
-
 def _header(file: IO[bytes]) -> npy.Header:
     """Returns the header of a .npy file; refuses arrays that cannot be masks."""
-    try:
-        header = npy.read_header(file)
-    except npy.NpyError as error:
-        raise ImageError(str(error)) from None
+    header = npy.read_header(file)
     if header.dtype.kind not in "biu":
         raise ImageError(f"masks must be bool or whole numbers, got {header.dtype}; threshold probabilities first")
     if len(header.shape) not in (2, 3):
@@ -221,11 +243,12 @@ def _header(file: IO[bytes]) -> npy.Header:
 
 
 @contextlib.contextmanager
-def _zip_errors() -> Iterator[None]:
+def _refused() -> Iterator[None]:
+    """Turns the errors of damaged numpy files into ImageError."""
     try:
         yield
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, UnicodeDecodeError) as error:
-        raise ImageError(f"not a .npz file, or damaged ({error})") from None
+    except npy.NpyError as error:
+        raise ImageError(str(error)) from None
 
 
 def _unzip(
@@ -233,7 +256,7 @@ def _unzip(
 ) -> Iterator[np.ndarray]:
     """Yields the masks of an array in a zip file; the bytes between them are read and dropped."""
     length = size[0] * size[1] * dtype.itemsize
-    with _zip_errors(), zipfile.ZipFile(path) as archive, archive.open(name) as file:
+    with _refused(), npy.archive(path) as archive, archive.open(name) as file:
         _header(file)
         place = 0
         for k in indices:
@@ -250,19 +273,74 @@ def _exactly(file: IO[bytes], length: int) -> bytes:
     return content
 
 
-def _choose_image(images: list[Any], wanted: Path | None) -> dict:
-    """Returns the entry of the wanted image, found by its file name."""
+def _id(value: Any) -> str:
+    """Returns an id of a COCO file as text: programs write the same id as 1, 1.0 or "1"."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ImageError(f"an id in a COCO file is a whole number or a text, got {value!r}")
+    return str(value).strip()
+
+
+def _images(images: list[Any]) -> dict[str, dict]:
+    """Returns the entries of the images by id."""
     if images and all(isinstance(entry, list) for entry in images):
         images = [entry for group in images for entry in group]  # the original nests the list
-    if wanted is not None and len(images) > 1:
-        same = [entry for entry in images if Path(entry["file_name"]).name == wanted.name]
+    return _by_id(images, "images")
+
+
+def _by_id(entries: list[dict], what: str) -> dict[str, dict]:
+    found: dict[str, dict] = {}
+    for entry in entries:
+        if found.setdefault(_id(entry["id"]), entry) != entry:
+            raise ImageError(f"two {what} have the id {printable(_id(entry['id']))!r}")
+    return found
+
+
+def _categories(entries: list[dict]) -> dict[str, str]:
+    """Returns the names of the categories by id, in the order of the ids: as numbers if all are, else as text."""
+    names = {key: entry["name"] for key, entry in _by_id(entries, "categories").items()}
+    if not all(isinstance(name, str) for name in names.values()):
+        raise ImageError("the names of the categories must be strings")
+    numbers = all(key.lstrip("-").isdecimal() for key in names)
+    return {key: names[key] for key in sorted(names, key=int if numbers else str)}
+
+
+def _annotations(
+    entries: list[dict], chosen: dict, images: dict[str, dict], names: dict[str, str]
+) -> tuple[dict[str, list[Any]], list[str]]:
+    """Returns the run lengths of an image by category id, and remarks on annotations that belong to no image."""
+    found: dict[str, list[Any]] = {category: [] for category in names}
+    lost: list[str] = []
+    for entry in entries:
+        image, category = _id(entry["image_id"]), _id(entry["category_id"])
+        if image not in images:
+            lost.append(image)
+        elif category not in names:
+            raise ImageError(f"an annotation has the category id {printable(category)!r}, which is not listed")
+        elif images[image] is chosen:
+            found[category].append(entry["segmentation"])
+    if not lost:
+        return found, []
+    ids = ", ".join(printable(repr(key)) for key in list(dict.fromkeys(lost))[:5])
+    remark = f"{len(lost)} of {len(entries)} annotations belong to no image of the file (image_id {ids})"
+    if not any(found.values()) and len(images) == 1:
+        raise ImageError(f"{remark}, and none belongs to its only image")
+    return found, [f"{remark}, and are ignored"]
+
+
+def _choose_image(images: Mapping[str, dict], wanted: Path | None) -> dict:
+    """Returns the entry of the wanted image, found by its file name."""
+    chosen = list(images.values())
+    if wanted is not None and len(chosen) > 1:
+        same = [entry for entry in chosen if Path(entry["file_name"]).name == wanted.name]
         exact = [entry for entry in same if Path(entry["file_name"]) == wanted]
-        images = exact or same
-    if len(images) != 1:
+        chosen = exact or same
+    if len(chosen) != 1:
         if wanted is None:
-            raise ImageError(f"the file has {len(images)} images; choose one with image=")
-        raise ImageError(f"the file has {len(images) or 'no'} images called {wanted.name}; it must have one")
-    return images[0]
+            raise ImageError(f"the file has {len(chosen)} images; choose one with image=")
+        raise ImageError(f"the file has {len(chosen) or 'no'} images called {wanted.name}; it must have one")
+    return chosen[0]
 
 
 def _join(segmentations: list[dict], size: tuple[int, int]) -> np.ndarray:

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,18 @@ import numpy as np
 
 from jaxseg.images.picture import ImageError
 from jaxseg.images.read import stem
-from jaxseg.masks.formats import PICTURES, Stack, open_coco, open_npy, open_npz, open_pictures
-from jaxseg.masks.results import classes_of, find_masks, named_masks, read_summary
+from jaxseg.masks.formats import (
+    PICTURES,
+    Stack,
+    open_coco,
+    open_label_map,
+    open_npy,
+    open_npz,
+    open_pictures,
+    split,
+)
+from jaxseg.masks.pictures import listed
+from jaxseg.masks.results import check_origin, classes_of, find_masks, named_masks, read_summary
 from jaxseg.masks.write import file_names
 from jaxseg.vocabulary import labels
 
@@ -37,10 +47,12 @@ class LoadedMasks:
     Attributes:
       names: (K,) names of the masks.
       masks: (K, H, W) bool.
+      notes: remarks for the user.
     """
 
     names: tuple[str, ...]
     masks: np.ndarray
+    notes: tuple[str, ...] = ()
 
     @property
     def size(self) -> tuple[int, int]:
@@ -57,6 +69,7 @@ def read_masks(
     *,
     names: Sequence[str] | None = None,
     image: str | Path | None = None,
+    levels: Mapping[int, str] | None = None,
     classes: str | Sequence[str] | None = None,
 ) -> LoadedMasks:
     """Reads the masks of one image.
@@ -64,12 +77,14 @@ def read_masks(
     Args:
       path: a folder with one PNG or JPEG file per class, one such file, a `.npy` or `.npz` file with bools or integers
         of shape (K, H, W) or (H, W), a COCO `.json` file with run lengths, or a DICOM SEG object. Pictures are
-        thresholded at 127.
+        thresholded at 127. A label map, with one grey level per class, is refused unless `levels` names its classes.
       names: names of the K classes. If they are not given, they are the names in the file (for pictures, the file
         names), else the classes in the `summary.json` of the run that wrote the file, else the labels of CXAS for 159
         masks, else class_000, class_001, ... If they are given, an (H, W) array is a label map: 0 is no class and k is
         the k-th name. A first name "background" names the 0.
-      image: file of the image; it chooses the image in a COCO file that has several.
+      image: file of the image; it chooses the image in a COCO file that has several. Masks that jaxseg made from
+        another image are refused.
+      levels: for a label map, a PNG or an (H, W) array: level -> name of its class, instead of `names`.
       classes: labels or groups to read, as `jaxseg.vocabulary.labels.select` takes them; only these are decoded. None
         means all.
 
@@ -77,11 +92,11 @@ def read_masks(
       The masks, in the order of the names.
 
     Raises:
-      ImageError: the file is damaged or too large, holds no masks, or does not fit the names.
-      ValueError: a class is unknown.
+      ImageError: the file is damaged or too large, holds no masks, or does not fit the names or levels.
+      ValueError: a class is unknown, or the masks were made from another image.
       OSError: the file does not exist or cannot be read.
     """
-    stack = open_masks(path, names=names, image=image)
+    stack = open_masks(path, names=names, image=image, levels=levels)
     found = _names_of(stack)
     with _naming(path):
         chosen = select(found, classes)
@@ -92,16 +107,23 @@ def read_masks(
         masks = np.empty((len(chosen), *stack.size), bool)
         for target, mask in zip(masks, stack.read(chosen), strict=True):
             target[:] = mask
-    return LoadedMasks(tuple(found[k] for k in chosen), masks)
+    return LoadedMasks(tuple(found[k] for k in chosen), masks, tuple(stack.notes))
 
 
-def open_masks(path: str | Path, *, names: Sequence[str] | None = None, image: str | Path | None = None) -> Stack:
+def open_masks(
+    path: str | Path,
+    *,
+    names: Sequence[str] | None = None,
+    image: str | Path | None = None,
+    levels: Mapping[int, str] | None = None,
+) -> Stack:
     """Opens masks like `read_masks`; each mask is decoded when it is read.
 
     Args:
       path: as in `read_masks`.
       names: as in `read_masks`.
       image: as in `read_masks`.
+      levels: as in `read_masks`.
 
     Returns:
       A `Stack` that has names and yields bool masks. Reading a mask may raise the errors of `read_masks`.
@@ -113,7 +135,11 @@ def open_masks(path: str | Path, *, names: Sequence[str] | None = None, image: s
     with _naming(path):
         if isinstance(names, str):
             raise ValueError("names must be a list of strings, got one string")
-        stack = _open(path, image, None if names is None else tuple(names))
+        if names is not None and levels is not None:
+            raise ValueError("give names or levels, not both")
+        if image is not None:
+            check_origin(path, image)
+        stack = _open(path, image, None if names is None else tuple(names)) if levels is None else _split(path, levels)
     return dataclasses.replace(stack, read=functools.partial(_read, path, stack))
 
 
@@ -183,6 +209,20 @@ def _open(path: Path, image: Path | None, names: tuple[str, ...] | None) -> Stac
     return dataclasses.replace(stack, names=_renamed(_names_of(stack), names))
 
 
+def _split(path: Path, levels: Mapping[int, str]) -> Stack:
+    """Opens a label map whose levels have these names."""
+    suffix = path.suffix.lower()
+    if not levels or not all(type(level) is int and isinstance(name, str) for level, name in levels.items()):
+        raise ValueError(f"levels must map whole numbers to names, got {dict(levels)!r}")
+    if len(set(levels.values())) < len(levels):
+        raise ValueError("two levels have the same name")
+    if suffix in PICTURES and not path.is_dir():
+        return open_label_map(path, levels)
+    if suffix in (".npy", ".npz"):
+        return split(path, open_npy(path) if suffix == ".npy" else open_npz(path), levels)
+    raise ImageError("levels are the classes of a label map, which is one png, npy or npz file")
+
+
 def _names_of(stack: Stack) -> tuple[str, ...]:
     if stack.names is None:
         raise ValueError("the masks have no names; give them with names=")
@@ -214,8 +254,7 @@ def _name_arrays(stack: Stack, path: Path, names: tuple[str, ...] | None) -> Sta
         names = names[1:] if names[0].lower() == "background" else names
         if not names:
             raise ImageError("the names hold only the background; give the names of the classes")
-        count = len(names)
-        return Stack(count, stack.size, lambda indices: _split(stack, count, indices), names)
+        return split(path, stack, dict(enumerate(names, 1)), strict=True)
     if names is None:
         listed = classes_of(path) or ()
         fitting = [known for known in (listed, labels.CXAS) if len(known) == stack.count]
@@ -253,15 +292,6 @@ def _renamed(found: Sequence[Any], names: Sequence[str] | None) -> tuple[str, ..
     return tuple(names)
 
 
-def _split(stack: Stack, count: int, indices: Sequence[int]) -> Iterator[np.ndarray]:
-    """Yields the mask of the value 1 + index of a label map, for every index."""
-    (values,) = stack.read([0])
-    if values.min() < 0 or values.max() > count:
-        raise ImageError(f"the label map has values from {values.min()} to {values.max()}, but {count} classes")
-    for k in indices:
-        yield values == k + 1
-
-
 def _binary(mask: np.ndarray) -> np.ndarray:
     """Returns an array of 0 and 1, or of 0 and 255, as bool; raises ImageError for other values."""
     if mask.dtype == bool:
@@ -269,6 +299,7 @@ def _binary(mask: np.ndarray) -> np.ndarray:
     top = mask.max()
     if top not in (0, 1, 255) or not ((mask == 0) | (mask == top)).all():
         raise ImageError(
-            f"has values from {mask.min()} to {top}; masks are 0 and 1, or an (H, W) label map together with its names"
+            f"has values from {mask.min()} to {top}; masks are 0 and 1, or an (H, W) label map together with its names "
+            f"(--label VALUE=NAME for its values {listed(np.unique(mask).tolist())})"
         )
     return mask != 0

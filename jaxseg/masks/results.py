@@ -155,6 +155,39 @@ def _orientation(fields: dict) -> Orientation:
     return dataclasses.replace(found, rotation=int(found.rotation), problem=printable(str(found.problem))[:200])
 
 
+def check_origin(path: Path, image: Path) -> None:
+    """Checks that masks were not made from another image, as far as the nearest `summary.json` above knows it.
+
+    Args:
+      path: the masks: an output of a run, or a file in one.
+      image: file of the image, which may have been moved since.
+
+    Raises:
+      ValueError: the summary names another image, or the image has changed since; or the summary is damaged.
+    """
+    path, image = path.resolve(), image.resolve()
+    for folder in path.parents:
+        summary = read_summary(folder)
+        if summary is None:
+            continue
+        inside = path.relative_to(folder)
+        for source, entry in summary.by_source.items():
+            outputs = [output for kind, output in entry["outputs"].items() if kind in _KINDS]
+            stamps = [output.get("stamp") for output in outputs if Path(output["path"]) in (inside, inside.parent)]
+            stamp = next(filter(None, stamps), None)
+            if stamp and image.is_file() and not _is_same(image, source, entry, stamp):
+                state = "it has changed since" if source == str(image) else f"but from {source}"
+                raise ValueError(f"these masks were not made from {image}, {state}")
+        return
+
+
+def _is_same(image: Path, source: str, entry: dict, stamp: list) -> bool:
+    """Returns whether an entry is that of an image: the same path and state, or the same content."""
+    if source == str(image):
+        return _is_of(image, entry, stamp)
+    return "sha256" in entry and entry["sha256"] == sha256(image)
+
+
 def read_summary(folder: Path) -> Summary | None:
     """Returns the summary that jaxseg keeps in a folder; None if there is none, or it is another program's.
 
@@ -190,7 +223,7 @@ def _parse(path: Path, _states: tuple[tuple[int, int], ...]) -> Summary | None:
             raise TypeError("a name or path is not a string")
     except FileNotFoundError:  # there is only the journal of a summary that was removed
         return None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path} is not a jaxseg summary, or is damaged ({error!r}); name the masks themselves"
         ) from None

@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image
 
-from jaxseg.files import atomic_file, atomic_folder, safe_name
+from jaxseg.files import atomic_file, atomic_folder, read_json, safe_name
 from jaxseg.masks import coco
 from jaxseg.masks.formats import SEG
 from jaxseg.masks.segmentation import Masks
@@ -149,23 +149,19 @@ def merge_coco(parts: Sequence[Path], path: Path, categories: Sequence[str]) -> 
     Returns:
       `path`.
     """
-    images = [_load(part)["images"][0] | {"id": i} for i, part in enumerate(parts, 1)]
+    images = [read_json(part)["images"][0] | {"id": i} for i, part in enumerate(parts, 1)]
     frame = coco.dataset(images, list(categories), [])
     frame.pop("annotations")
     with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write(json.dumps(frame)[:-1] + ', "annotations": [')
         separator = ""
         for i, part in enumerate(parts, 1):
-            for annotation in _load(part)["annotations"]:
+            for annotation in read_json(part)["annotations"]:
                 annotation |= {"id": (i - 1) * len(categories) + annotation["category_id"] + 1, "image_id": i}
                 file.write(separator + json.dumps(annotation))
                 separator = ", "
         file.write("]}")
     return path
-
-
-def _load(part: Path) -> dict:
-    return json.loads(part.read_text(encoding="utf-8"))
 
 
 def _write_array(masks: Masks, file: IO[bytes]) -> None:

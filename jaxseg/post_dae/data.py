@@ -14,14 +14,12 @@ import numpy as np
 
 from jaxseg.files import printable
 from jaxseg.images.picture import ImageError
-from jaxseg.images.raster import check_upright, open_raster
-from jaxseg.masks.formats import PICTURES
+from jaxseg.masks.pictures import PICTURES, parse_levels, read_brightness
 from jaxseg.masks.read import open_masks
 from jaxseg.nn.indices import bilinear_array
 
 GREY = ("soft", "threshold")
 SPLITS = ("disjoint", "original")
-_DARK, _BRIGHT = 32, 223  # the grey values between these occur in a lossy mask only at its edges
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,11 +35,13 @@ class MaskFolder:
       size: H and W of the records.
       channels: C, the number of channels that every file must have.
       grey: treatment of values between black and white. "soft": they are kept and divided by 255, as in the original;
-        an image in which more than a quarter of the pixels are grey is not a mask and is refused. "threshold": images
-        are thresholded at 127 before they are resized, even if they are not masks.
+        an image in which more than a quarter of the pixels are grey is not a mask and is refused, and so is a label
+        map with a grey level per class. "threshold": images are thresholded at 127 before they are resized, even if
+        they are not masks.
       files: the masks. None: all png, jpg and npy files in the folder, sorted by name, without sub-folders and without
         files whose names begin with a dot.
       ignored: number of entries of the folder that are not masks; counted if `files` is not given.
+      labels: level and name of each channel, "LEVEL=NAME", if the files are label maps; see `parse_levels`.
       blank: accept empty and full masks. They have no shape to learn, but a segmenter's results are scored with them.
 
     Raises:
@@ -56,6 +56,7 @@ class MaskFolder:
     grey: str = "soft"
     files: tuple[Path, ...] | None = None
     ignored: int = 0
+    labels: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
     blank: bool = dataclasses.field(default=False, kw_only=True)
 
     def __post_init__(self):
@@ -81,13 +82,14 @@ class MaskFolder:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         path = self.files[index]
-        stack = open_masks(path)  # reads only the header, which shows size, type and damage
+        levels = parse_levels(self.labels) or None
+        stack = open_masks(path, levels=levels)  # reads only the header, which shows size, type and damage
         if stack.count != self.channels:
             raise ImageError(f"{path.name}: has {stack.count} channels; the setting is {self.channels}")
-        if path.suffix.lower() == ".npy":
+        if levels or path.suffix.lower() == ".npy":
             masks = stack.read(range(stack.count))
         else:
-            masks = [_read_picture(path, threshold=self.grey == "threshold")]
+            masks = [read_brightness(path, threshold=self.grey == "threshold")]
         resized = np.stack([_fitted(mask, self.size) for mask in masks], -1)
         for state, value in (("empty", 0), ("full: every pixel is foreground", 1)):
             if not self.blank and (resized == value).all():
@@ -141,28 +143,6 @@ def as_read(record: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
 
 def _is_mask(path: Path) -> bool:
     return path.suffix.lower() in (*PICTURES, ".npy") and not path.name.startswith(".") and path.is_file()
-
-
-def _read_picture(path: Path, *, threshold: bool) -> np.ndarray:
-    """Returns the brightness of an image file, (H, W) uint8 from 0 to 255, or (H, W) bool if it is thresholded."""
-    try:
-        with open_raster(path) as (image, _):
-            image.load()
-            check_upright(image)
-            image.info.pop("transparency", None)
-            pixels = np.asarray(image.convert("L"))
-    except ImageError as error:
-        raise ImageError(f"{path.name}: {error}") from None
-    top = int(pixels.max())
-    if top == 1:  # a mask with the values 0 and 1, which the original reads as black
-        return pixels > 0
-    if 0 < top <= 127:
-        raise ImageError(f"{path.name}: has values up to {top}: a mask has 0 and 255, or 0 and 1")
-    if threshold:
-        return pixels > 127
-    if np.count_nonzero((pixels > _DARK) & (pixels < _BRIGHT)) > pixels.size / 4:
-        raise ImageError(f"{path.name}: has many shades of grey: it is a picture, not a mask; or set grey to threshold")
-    return pixels
 
 
 def _fitted(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:

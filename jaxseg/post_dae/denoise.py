@@ -13,6 +13,7 @@ from scipy import ndimage
 
 from jaxseg.card import Card
 from jaxseg.images.picture import ImageError
+from jaxseg.masks.pictures import check_array
 from jaxseg.masks.read import select
 from jaxseg.masks.segmentation import Segmentation
 from jaxseg.nn.indices import bilinear_array
@@ -150,25 +151,43 @@ class Denoiser:
         restored = []
         for segmentation, before, group, (kept, notes) in zip(found, befores, groups, chosen, strict=True):
             bits, mine = segmentation.bits.copy(), [next(answers) for _ in group]
-            for k, mask in zip(kept, self.masks(mine, [before[k] for k in kept]) if kept else [], strict=True):
+            masks = dict(zip(kept, self.masks(mine, [before[k] for k in kept]) if kept else [], strict=True))
+            for k, mask in masks.items():
                 bits[k] = np.packbits(mask, axis=1)
+            notes += self.vanished(before, masks, dict(zip(before, names, strict=True)))
             restored.append(dataclasses.replace(segmentation, bits=bits, notes=(*segmentation.notes, *notes)))
         return restored
 
     def choose(self, masks: dict[int, np.ndarray], names: dict[int, str]) -> tuple[list[int], list[str]]:
         """Returns which masks of an image are restored, and notes on the empty or full masks that are not.
 
-        A model with several channels restores all of them together unless all are empty or full.
+        Masks that are empty or full at the network's size have no shape for it either, and are kept, too. A model with
+        several channels restores all of them together unless all are empty or full.
         """
         if self.channels > 1:
             if len(masks) != self.channels:
                 raise ImageError(f"the model takes {self.channels} masks together, got {len(masks)}")
-            if not all(blank(mask) for mask in masks.values()):
+            if not all(self.blank(mask) for mask in masks.values()):
                 return list(masks), []
-        odd = {k: state for k, mask in masks.items() if (state := blank(mask))}
+        odd = {k: state for k, mask in masks.items() if (state := self.blank(mask))}
         return [k for k in masks if k not in odd], [
             f"{names[k]}: the mask is {state}, and is kept" for k, state in odd.items()
         ]
+
+    def vanished(self, before: dict[int, np.ndarray], after: dict[int, np.ndarray], names: dict[int, str]) -> list[str]:
+        """Returns notes on masks that are not empty, but were restored as empty ones."""
+        return [
+            f"{names[k]}: the restored mask is empty, the mask has {np.count_nonzero(before[k] > 0.5):,} pixels"
+            for k, mask in after.items()
+            if blank(mask) == "empty" and blank(before[k]) != "empty"
+        ]
+
+    def blank(self, mask: np.ndarray) -> str:
+        """Returns why a mask has no shape for the network; "" if it has one."""
+        state = blank(mask)
+        if state or not (reduced := blank(bilinear_array(mask, self.size))):
+            return state
+        return f"{reduced} at the network's size of {self.size[0]} x {self.size[1]}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,7 +251,7 @@ def denoise(
     if len(planes) != denoiser.channels and denoiser.channels > 1:
         raise ImageError(f"the model takes {denoiser.channels} masks together, got {len(planes)}")
     for k, plane in enumerate(planes):
-        if (state := blank(plane)) and (denoiser.channels == 1 or all(map(blank, planes))):
+        if (state := denoiser.blank(plane)) and (denoiser.channels == 1 or all(map(denoiser.blank, planes))):
             where = f"mask {k}" if mask.ndim == 3 else "the mask"
             raise ImageError(f"{where} is {state}: there is no shape in it to restore")
     answers = denoiser.probabilities(denoiser.group(planes))
@@ -281,6 +300,7 @@ def checked(mask: np.ndarray, *, grey: str = "refuse") -> np.ndarray:
     values = mask.astype(np.float32) / np.float32(top)
     if grey == "threshold":
         return values > 0.5
+    check_array(mask)
     if 0 < high <= top / 2:
         raise ImageError(f"has values up to {high}, all below the middle: is it a label map? A mask has 0 and {top}")
     if np.count_nonzero((values > 1 / 8) & (values < 7 / 8)) > _SOFT * values.size:

@@ -50,7 +50,14 @@ def examine_levels(model, source: Sequence, *, spacing: Spacing = None, on_error
 
 
 def compare_folders(
-    model, masks: Mapping[str, Path], truth: Path, *, channels: int = 1, grey: str = "soft", spacing: Spacing = None
+    model,
+    masks: Mapping[str, Path],
+    truth: Path,
+    *,
+    channels: int = 1,
+    grey: str = "soft",
+    labels: Sequence[str] = (),
+    spacing: Spacing = None,
 ) -> Examination:
     """Measures how the model restores masks in folders, compared with the true masks of the same names.
 
@@ -60,13 +67,13 @@ def compare_folders(
       model: as in `examine_levels`; masks are resized to its size.
       masks: one folder per row, such as that of a segmenter at one stage of its training.
       truth: folder of the true masks.
-      channels, grey: how masks are read; see `MaskFolder`.
+      channels, grey, labels: how masks are read; see `MaskFolder`.
       spacing: as in `examine_levels`.
 
     Raises:
       ValueError: a folder holds no masks, or its names differ from those of the truth; a mask is bad.
     """
-    options = {"size": tuple(model.cfg.image_size), "channels": channels, "grey": grey}
+    options = {"size": tuple(model.cfg.image_size), "channels": channels, "grey": grey, "labels": tuple(labels)}
     true = MaskFolder(truth, **options)
     pairs = {row: _paired(MaskFolder(folder, **options, blank=True), true) for row, folder in masks.items()}
     parts = ((row, x["given"], x["truth"]) for row, source in pairs.items() for x in _batches(source, "stop"))

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,7 +24,7 @@ from jaxseg.masks.formats import PICTURES, Stack, open_pictures
 from jaxseg.masks.read import open_masks, select
 from jaxseg.masks.write import PREVIEW
 from jaxseg.nn.indices import bilinear_array
-from jaxseg.post_dae.denoise import Denoiser, blank, refuse_soft
+from jaxseg.post_dae.denoise import Denoiser, refuse_soft
 from jaxseg.weights.load import as_predictor
 
 SUFFIXES = (*PICTURES, ".npy", ".npz")
@@ -43,6 +43,11 @@ class Loaded:
     def names(self) -> tuple[str, ...]:
         """Names of all masks of the file."""
         return self.stack.names or ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Remarks of reading the file."""
+        return tuple(self.stack.notes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +71,7 @@ def denoise_folder(
     *,
     classes: str | None = None,
     names: Sequence[str] | None = None,
+    levels: Mapping[int, str] | None = None,
     soft: bool = False,
     grey: str = "refuse",
     preview: bool = False,
@@ -87,6 +93,8 @@ def denoise_folder(
       model: a training run, a model directory, a PyTorch file, a model, or a `Denoiser`.
       classes: labels or groups of a file's classes to restore; None if a file holds exactly what the model takes.
       names: names of a file's classes, if the file does not contain them.
+      levels: for label maps, as `jaxseg.masks.read.read_masks` takes them. The results are label maps, too: a pixel
+        that several restored masks contain keeps its class, or gets the one with the lowest level.
       soft: whether to write probabilities instead of masks.
       grey: "refuse" grey-scale images, or "threshold" them at the middle.
       preview: also write `<mask>.preview.jpg`: before, after, and the change.
@@ -108,10 +116,17 @@ def denoise_folder(
     files = find_mask_files(source, recursive=recursive, output=output) if files is None else files
     denoiser = as_predictor(model, Denoiser, options)
     refuse_soft(denoiser, soft=soft)
-    worker = FileDenoiser(denoiser, classes=classes, names=names, grey=grey, soft=soft)
+    if soft and levels:
+        raise ValueError("a label map has no probabilities; leave out soft or levels")
+    worker = FileDenoiser(denoiser, classes=classes, names=names, levels=levels, grey=grey, soft=soft)
     jobs = plan(list(files), source, output, name_of=lambda path: path.stem)
-    products = [masks({job.base: job.source.suffix for job in jobs}, soft=soft), *([previews()] if preview else [])]
+    products = [
+        masks({job.base: job.source.suffix for job in jobs}, soft=soft, levels=levels),
+        *([previews()] if preview else []),
+    ]
     settings = {"denoise": denoiser.settings | {"classes": classes, "soft": soft, "grey": grey}}
+    if levels:
+        settings["denoise"]["levels"] = {str(level): name for level, name in levels.items()}
     return folder.run(
         jobs,
         Run(output, tuple(products), settings, denoiser.card.note),
@@ -129,6 +144,7 @@ class FileDenoiser:
       denoiser: the model, and how its probabilities become masks.
       classes: labels or groups of the file's classes to restore; None if a file holds exactly what the model takes.
       names: names of the file's classes, if the file does not contain them.
+      levels: for label maps, as `jaxseg.masks.read.read_masks` takes them.
       grey: "refuse" or "threshold", see `jaxseg.denoise`.
       soft: whether to keep probabilities.
     """
@@ -139,25 +155,28 @@ class FileDenoiser:
         *,
         classes: str | None = None,
         names: Sequence[str] | None = None,
+        levels: Mapping[int, str] | None = None,
         grey: str = "refuse",
         soft: bool = False,
     ):
-        self.denoiser, self.classes, self.names, self.grey, self.soft = denoiser, classes, names, grey, soft
+        self.denoiser, self.classes, self.names, self.levels = denoiser, classes, names, levels
+        self.grey, self.soft = grey, soft
 
     def read(self, source: Path) -> Loaded:
         """Reads the masks to restore; may be called from any thread."""
-        if self.grey == "threshold" and source.suffix.lower() in PICTURES:
+        if self.grey == "threshold" and not self.levels and source.suffix.lower() in PICTURES:
             stack = open_pictures([source], threshold=True)
         else:
-            stack = open_masks(source, names=self.names)
+            stack = open_masks(source, names=self.names, levels=self.levels)
         wanted = range(stack.count) if self.classes is None else select(stack.names or (), self.classes)
-        if self.classes is None and stack.count != self.denoiser.channels:
+        single = self.levels is not None and self.denoiser.channels == 1  # all named levels, one after the other
+        if self.classes is None and stack.count != self.denoiser.channels and not single:
             raise ImageError(
                 f"{source.name}: holds {stack.count} masks, the model takes {self.denoiser.channels}: name the classes "
                 "to restore"
             )
         masks = dict(zip(wanted, (np.array(mask) for mask in stack.read(wanted)), strict=True))
-        if stack.count == 1 == self.denoiser.channels and (state := blank(masks[0])):
+        if stack.count == 1 == self.denoiser.channels and (state := self.denoiser.blank(masks[0])):
             raise ImageError(f"{source.name}: the mask is {state}: there is no shape in it to restore")
         return Loaded(stack, masks)
 
@@ -176,6 +195,7 @@ class FileDenoiser:
             masks = self.denoiser.masks(mine, before) if kept else []
             soft = [bilinear_array(answer, before[0].shape) for answer in mine] if self.soft else []
             restored = dict(zip(kept, masks, strict=True))
+            notes = [*notes, *self.denoiser.vanished(file.chosen, restored, dict(enumerate(file.names)))]
             shares = dict(zip(kept, soft, strict=True)) if self.soft else restored
             found.append(Restored(restored, shares, tuple(notes)))
         return found
@@ -187,7 +207,7 @@ def denoise_files(todo: list[Job], denoiser: FileDenoiser, run: Run) -> Iterator
     return process(todo, run, lambda job: denoiser.read(job.source), denoiser.restore, writer(run), batch_size=size)
 
 
-def masks(suffixes: dict[Path, str], *, soft: bool) -> Product:
+def masks(suffixes: dict[Path, str], *, soft: bool, levels: Mapping[int, str] | None = None) -> Product:
     """Returns the product of restored masks: `<base>` with the suffix of its source (png for jpg).
 
     Classes that are not restored are copied.
@@ -195,6 +215,7 @@ def masks(suffixes: dict[Path, str], *, soft: bool) -> Product:
     Args:
       suffixes: base of a job -> suffix of its source.
       soft: write probabilities: float32, or 0 to 255 in a png.
+      levels: the files are label maps with these levels.
     """
 
     def place(base: Path) -> Path:
@@ -204,7 +225,9 @@ def masks(suffixes: dict[Path, str], *, soft: bool) -> Product:
     def write(job: Job, loaded: Loaded, restored: Restored) -> list[str]:
         path = place(job.base)
         found = restored.soft if soft else restored.masks
-        if path.suffix == ".png":
+        if levels and loaded.stack.label_map:
+            _write_label_map(path, loaded.stack.label_map(), restored.masks, list(levels))
+        elif path.suffix == ".png":
             grey = np.rint(255 * found[0].astype(np.float32)).astype(np.uint8)
             save_picture(Image.fromarray(grey), path)
         else:
@@ -252,6 +275,23 @@ def _write_array(path: Path, stack: Stack, found: dict[int, np.ndarray], dtype: 
         np.lib.format.write_array_header_1_0(file, {"descr": dtype.str, "fortran_order": False, "shape": shape})
         for plane in _planes(stack, found):
             file.write(np.ascontiguousarray(plane, dtype).tobytes())
+
+
+def _write_label_map(path: Path, before: np.ndarray, found: dict[int, np.ndarray], levels: Sequence[int]) -> None:
+    """Writes a label map with restored classes. Levels that were not restored keep their pixels."""
+    after = np.where(np.isin(before, [levels[k] for k in found]), 0, before).astype(before.dtype)
+    masks = {levels[k]: mask for k, mask in sorted(found.items())}
+    for level, mask in masks.items():
+        after[mask & (before == level)] = level
+    for level, mask in masks.items():
+        after[mask & (after == 0)] = level
+    if path.suffix == ".png":
+        save_picture(Image.fromarray(after), path)
+        return
+    header = {"descr": after.dtype.str, "fortran_order": False, "shape": after.shape}
+    with atomic_file(path) as temporary, _opened(temporary, path.suffix) as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(np.ascontiguousarray(after).tobytes())
 
 
 def _planes(stack: Stack, found: dict[int, np.ndarray]) -> Iterator[np.ndarray]:

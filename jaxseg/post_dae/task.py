@@ -17,6 +17,7 @@ from flax import nnx
 from PIL import Image
 
 from jaxseg.draw.sheet import contact_sheet
+from jaxseg.masks.pictures import parse_levels
 from jaxseg.nn.losses import binary_cross_entropy, probability_dice_loss
 from jaxseg.post_dae import original_config
 from jaxseg.post_dae.corrupt import HEAVY, SIDE, Corruption, corrupt
@@ -61,6 +62,8 @@ class DataConfig(LoadingConfig):
       root: folder of the masks, as png, jpg or npy files; `-i` of the command.
       size: side in pixels to which masks are resized, and the only one that the network accepts.
       channels: number of channels of every mask; more than one if the files are (C, H, W).
+      labels: level and name of each channel, such as ["127=heart", "255=lung"], if the files are label maps with one
+        value per class; []: they are masks.
       grey: "soft" keeps values between black and white, "threshold" cuts images at 127; see `MaskFolder`.
       split: "disjoint", or "original", which also trains with the masks for validation.
       train_fraction: share of the masks for training, in (0, 1).
@@ -76,6 +79,7 @@ class DataConfig(LoadingConfig):
     root: str
     size: Annotated[int, Range(8, 8192)] = 512
     channels: Annotated[int, Range(1, 1000)] = 1
+    labels: tuple[str, ...] = ()
     grey: Literal["soft", "threshold"] = "soft"
     split: Literal["disjoint", "original"] = "disjoint"
     train_fraction: Annotated[float, Range(0, 1, above=True, below=True)] = 0.8
@@ -91,6 +95,13 @@ class DataConfig(LoadingConfig):
         verify(self, self._problems())
 
     def _problems(self):
+        try:
+            levels = parse_levels(self.labels)
+        except ValueError as error:
+            yield f"labels: {error}"
+        else:
+            if levels and len(levels) != self.channels:
+                yield f"labels: {len(levels)} are named, but channels is {self.channels}"
         if self.heavy_share + self.clean_share > 1:
             yield f"heavy_share: {self.heavy_share:g} and clean_share, {self.clean_share:g}, add up to more than 1"
 
@@ -138,7 +149,7 @@ class PostDAETask(Task):
         cfg = config.data
         self.cfg, self.parts, self.prepare = cfg, config.loss.parts, with_seed
         self.model = _model(config)
-        masks = MaskFolder(Path(cfg.root), (cfg.size,) * 2, cfg.channels, cfg.grey)
+        masks = MaskFolder(Path(cfg.root), (cfg.size,) * 2, cfg.channels, cfg.grey, labels=cfg.labels)
         options = {"train_fraction": cfg.train_fraction, "seed": cfg.split_seed, "split": cfg.split}
         self.splits = dict(zip(("train", "val"), masks.split(**options), strict=True))
         self.facts = {split: [source.name(i) for i in range(len(source))] for split, source in self.splits.items()}
@@ -195,7 +206,8 @@ class PostDAETask(Task):
     def compare(cls, config: Config, model: nnx.Module, masks: Mapping[str, Path], truth: Path) -> Examination:
         """Measures how the model restores masks in folders, such as those of a segmenter."""
         cfg = config.data
-        return compare_folders(model, masks, truth, channels=cfg.channels, grey=cfg.grey, spacing=cfg.spacing_mm)
+        options = {"channels": cfg.channels, "grey": cfg.grey, "labels": cfg.labels, "spacing": cfg.spacing_mm}
+        return compare_folders(model, masks, truth, **options)
 
     @staticmethod
     def translate(raw: dict, tell: Callable[[str], None]) -> dict | None:

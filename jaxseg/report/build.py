@@ -5,7 +5,7 @@ One image is in memory at a time. The page is written while the images are read.
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -42,6 +42,7 @@ def write_report(
     title: str = "",
     features: str | Sequence[str] = "CTR,SCD,area",
     classes: str | Sequence[str] | None = None,
+    levels: Mapping[int, str] | None = None,
     intensity: str = "clinical",
     sides: bool = True,
     max_bytes: int = MAX_BYTES,
@@ -68,6 +69,7 @@ def write_report(
         segmented; other masks on the pixels of their image. SCD uses the vertebrae that the run used which made the
         masks.
       classes: labels or groups to show and measure; None means all. Scores always use the classes that they need.
+      levels: names of the classes of label maps, as `jaxseg.masks.read.read_masks` takes them.
       intensity: how grey values are shown, as in `read_picture`.
       sides: whether to mark the patient's right and left; correct for frontal pictures that are not mirrored.
       max_bytes: largest size of the page, in bytes. If it is not enough, pictures become smaller, and then some are
@@ -101,8 +103,9 @@ def write_report(
             reading, reason = None, ""
             try:
                 place = place or search(image)
-                options = {"features": found, "classes": classes, "intensity": intensity}
-                reading = read_image(image, place, groups=settings.get("groups", "original"), **options)
+                options = {"classes": classes, "levels": levels, "intensity": intensity}
+                options["groups"] = settings.get("groups", "original")
+                reading = read_image(image, place, features=found, **options)
                 text = page.blocks(record | {"masks": link(place, path)}, reading)
             except (ValueError, MemoryError, OSError) as error:
                 reason = _describe(error, image, masks)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +72,7 @@ def read_image(
     *,
     features: Sequence[Feature],
     classes: str | Sequence[str] | None = None,
+    levels: Mapping[int, str] | None = None,
     intensity: str = "clinical",
     groups: str = "original",
 ) -> Reading:
@@ -87,6 +88,7 @@ def read_image(
       features: what to measure. Scores use all classes that they need; other features are measured for the chosen
         classes.
       classes: labels or groups, as `jaxseg.masks.read.select` takes them; None means all.
+      levels: names of the classes of a label map, as `read_masks` takes them.
       intensity: how grey values are shown, as in `jaxseg.images.read.read_under_masks`.
       groups: which vertebrae SCD uses, as in `jaxseg.anatomy.measure.features.find_all`.
 
@@ -95,7 +97,7 @@ def read_image(
       ValueError: a class is unknown.
       OSError: a file cannot be opened.
     """
-    loaded = read_masks(masks, image=image)
+    loaded = read_masks(masks, image=image, levels=levels)
     picture = read_under_masks(image, loaded.size, intensity=intensity, turned=turned_in_run(masks))
     if loaded.size != picture.size:
         theirs, ours = (f"{height} x {width}" for height, width in (loaded.size, picture.size))
@@ -120,7 +122,7 @@ def read_image(
             found = measure(np.rot90(of, upright, axes=(1, 2)), given, [feature.name for feature in wanted], **how)
             _collect(found, wanted, given, values, reasons, grid)
     warning = seen.note if seen else ""
-    notes = (*picture.notes, f"{image.name}: {warning}") if warning else picture.notes
+    notes = (*picture.notes, *loaded.notes, *[f"{image.name}: {warning}"] * bool(warning))
     return Reading(display(picture), names, kept, values, reasons, notes, pixel_mm is not None, grid, warning)
 
 

@@ -34,6 +34,8 @@ class Case:
       masks: name of the organ -> file of its mask.
       labels: volume of labels, instead of masks.
       table: label of that volume -> organ.
+      others: label of that volume -> (name, reason) of labels whose names have no class in the DAP-Atlas.
+      assumed: remark on the table if it is not stated by a file; "" otherwise.
       problem: the reason why the case cannot be scored; "" if there is none.
       source: path of the CT, for a case whose name does not identify it.
     """
@@ -43,6 +45,8 @@ class Case:
     masks: Mapping[str, Path] = dataclasses.field(default_factory=dict)
     labels: Path | None = None
     table: Mapping[int, Organ] = dataclasses.field(default_factory=dict)
+    others: Mapping[int, tuple[str, str]] = dataclasses.field(default_factory=dict)
+    assumed: str = ""
     problem: str = ""
     source: str = ""
 
@@ -175,7 +179,16 @@ class _Reader:
     def _labelled(self, case: Case, ct: Volume, record: Record) -> Iterator[tuple[str, Organ, np.ndarray]]:
         labels = read_labels(case.labels, canonical=self.canonical)
         check_pair(ct, labels)
-        unnamed = sorted(set(np.unique(labels.array).tolist()) - {0, *case.table})
+        present = np.unique(labels.array).tolist()
+        unnamed = sorted(set(present) - {0, *case.table, *case.others})
+        if case.assumed:
+            record.notes.append(case.assumed)
+            if present[-1] > max(case.table):
+                raise VolumeError(
+                    f"{labels.name}: has the label {present[-1]}, but classes of the DAP-Atlas end at "
+                    f"{max(case.table)}; name a table of its labels with --label-names"
+                )
+        record.absent |= {name: f"no class: {why}" for k, (name, why) in case.others.items() if k in present}
         if unnamed:
             shown = ", ".join(map(str, unnamed[:10])) + (", ..." if len(unnamed) > 10 else "")
             record.notes.append(f"{labels.name}: labels without a name are ignored: {shown}")

@@ -1,15 +1,101 @@
 """Tables that map the labels of a volume to organs."""
 
 import csv
+import dataclasses
 import io
-import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from jaxseg.files import printable
+from jaxseg.files import parse_json, printable, text_of
 from jaxseg.vocabulary import organs
+from jaxseg.volumes.label_names import LabelNamesError, read_label_names
 
 MAX_TABLE_BYTES = 2**20
+_ASSUMED = "has no table of labels, so its numbers are taken for classes of the DAP-Atlas"
+_OPTION = "name the labels of other programs, such as TotalSegmentator, with --label-names (prepare: --names-table)"
 _NOT_ORGANS = (0, 1)  # classes of the DAP-Atlas: "Background" and "Left to annotate"
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelTable:
+    """The meaning of the labels of a volume.
+
+    Attributes:
+      organs: label -> organ.
+      others: label -> (name, reason) of the labels that are named, but have no class in the DAP-Atlas.
+      note: remark for the user if the table was assumed; "" if a file states it.
+    """
+
+    organs: Mapping[int, organs.Organ]
+    others: Mapping[int, tuple[str, str]] = dataclasses.field(default_factory=dict)
+    note: str = ""
+
+
+def table_of(labels: Path, label_names: str | Path | None = None, *, names: str = "right") -> LabelTable:
+    """Returns the table of a volume of labels: a given one, else that in its header, else the DAP-Atlas, with a note.
+
+    Args:
+      labels: file of the volume; only its header is read.
+      label_names: a file for `read_table`; it takes precedence.
+      names: how names in the header are read, as in `jaxseg.vocabulary.organs.find`.
+
+    Raises:
+      ValueError: a table is damaged, or names no organ or one organ twice.
+      OSError: a file cannot be opened.
+    """
+    if label_names is not None:
+        return LabelTable(read_table(Path(label_names)))
+    if found := _names_in(labels):
+        return _named(found, printable(labels.name), names)
+    return LabelTable(dap_table(), note=f"{printable(labels.name)}: {_ASSUMED}; {_OPTION}")
+
+
+def shared_table(labels: Sequence[Path], label_names: str | Path | None = None) -> LabelTable:
+    """Returns the table that several volumes of labels have in common, as `table_of` does for one.
+
+    Raises:
+      ValueError: as in `table_of`, or the volumes have different tables.
+      OSError: a file cannot be opened.
+    """
+    if label_names is not None:
+        return LabelTable(read_table(Path(label_names)))
+    found = {path: names for path in labels if (names := _names_in(path)) is not None}
+    first = next(iter(found), labels[0])
+    for path, names in found.items():
+        if names != found[first]:
+            shown = " and ".join(printable(str(each)) for each in (first, path))
+            raise ValueError(f"{shown} have different tables of labels in their headers; {_OPTION}")
+    return table_of(first)
+
+
+def _names_in(path: Path) -> dict[int, str] | None:
+    """Returns the names in the header of a volume; None if it cannot be read, which reading its voxels will report."""
+    try:
+        return read_label_names(path)
+    except LabelNamesError:
+        raise
+    except (ValueError, OSError):
+        return None
+
+
+def _named(found: Mapping[int, str], file: str, names: str) -> LabelTable:
+    """Returns the table of names in the header of a file."""
+    table: dict[int, organs.Organ] = {}
+    others: dict[int, tuple[str, str]] = {}
+    for label, name in found.items():
+        try:
+            organ = organs.find(name, names=names)
+        except ValueError as error:
+            others[label] = name, str(error)
+            continue
+        if organ in table.values():
+            raise ValueError(f"{file}: two labels of the table in its header mean {organ.name}; {_OPTION}")
+        table[label] = organ
+    if not table:
+        shown = ", ".join(list(found.values())[:5])
+        raise ValueError(f"{file}: the table in its header names no organ ({shown}, ...); {_OPTION}")
+    return LabelTable(table, others)
 
 
 def dap_table() -> dict[int, organs.Organ]:
@@ -48,9 +134,9 @@ def read_table(path: Path) -> dict[int, organs.Organ]:
     if len(content) > MAX_TABLE_BYTES:
         raise ValueError(f"{path.name}: more than {MAX_TABLE_BYTES:,} bytes; this is not a table of labels")
     try:
-        text = content.decode("utf-8-sig")
-        pairs = _from_json(text) if path.suffix.lower() == ".json" else _from_csv(text)
-    except (ValueError, RecursionError, csv.Error) as error:
+        text = text_of(content)
+        pairs = _from_json(parse_json(content)) if path.suffix.lower() == ".json" else _from_csv(text)
+    except (ValueError, csv.Error) as error:
         raise ValueError(f"{path.name}: not a table of labels and names ({printable(str(error))[:150]})") from None
     table: dict[int, organs.Organ] = {}
     problems = []
@@ -70,8 +156,7 @@ def read_table(path: Path) -> dict[int, organs.Organ]:
     return table
 
 
-def _from_json(text: str) -> list[tuple[int, str]]:
-    table = json.loads(text)
+def _from_json(table: Any) -> list[tuple[int, str]]:
     if isinstance(table, dict) and isinstance(table.get("labels"), dict):
         table = table["labels"]
     if not isinstance(table, dict):

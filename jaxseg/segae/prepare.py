@@ -21,7 +21,7 @@ from jaxseg.files import atomic_file, atomic_folder, is_full, printable, safe_na
 from jaxseg.folder_runs.ledger import changed_settings, locked_folder, refuse_changed
 from jaxseg.images.read import kind_of
 from jaxseg.segae.data import OVERLAP, SPLITS, Volumes, index_case, read_layout
-from jaxseg.segae.label_table import dap_table, read_table
+from jaxseg.segae.label_table import LabelTable, shared_table
 from jaxseg.vocabulary.organs import Organ
 from jaxseg.volumes.nifti import need_nibabel, write_nifti
 from jaxseg.volumes.pair import check_ct, check_pair
@@ -131,8 +131,8 @@ def prepare_segae(
     Args:
       cts, labels, pseudo: folders, see `find_scans`; without `pseudo` the labels are degraded.
       output: folder of the data set.
-      label_names: JSON or CSV file that maps labels to organs, see `jaxseg.segae.label_table.read_table`; None: labels
-        are classes of the DAP-Atlas.
+      label_names: JSON or CSV file that maps labels to organs, see `jaxseg.segae.label_table.read_table`; None: the
+        table that the NIfTI files have in their headers, else labels are classes of the DAP-Atlas, with a note.
       per_organ, least_slices, val_fraction, seed, canonical: as in `Settings`.
       progress: called as (number of finished cases, their total, text about the last), first with 0 and "".
       report: called with the Outcome of every case.
@@ -145,9 +145,11 @@ def prepare_segae(
     """
     output = Path(output)
     scans, notes = find_scans(Path(cts), Path(labels), Path(pseudo) if pseudo else None)
-    table = read_table(Path(label_names)) if label_names else dap_table()
     need_nibabel([Path(".nii.gz")])  # the data set is written as NIfTI
-    names = {str(label): organ.name for label, organ in table.items()} if label_names else {}
+    volumes = [path for scan in scans for path in (scan.label, *scan.stages)]
+    shared = shared_table(volumes, label_names)
+    table, notes = shared.organs, (*notes, *_remarks(shared))
+    names = {} if shared.note else {str(label): organ.name for label, organ in table.items()}
     options = {"canonical": canonical, "pseudo": pseudo is not None, "labels": names}
     settings = Settings(per_organ, least_slices, val_fraction, seed, **options)
     for note in notes if notify is not None else ():
@@ -162,6 +164,14 @@ def prepare_segae(
                 report(outcome)
     made, existing = len(splits) - len(failed), len(scans) - len(splits)
     return PreparedSet(output / SUMMARY, made, existing, failed, notes)
+
+
+def _remarks(table: LabelTable) -> list[str]:
+    """Returns lines for the user about an assumed table, or about names without a class."""
+    if table.note:
+        return [table.note]
+    others = ", ".join(name for name, _ in table.others.values())
+    return [f"no class of the DAP-Atlas, and ignored: {others}"] if others else []
 
 
 def find_scans(cts: Path, labels: Path, pseudo: Path | None = None) -> tuple[tuple[Scan, ...], tuple[str, ...]]:

@@ -14,7 +14,7 @@ from jaxseg.draw.pictures import save_picture
 from jaxseg.files import relative, sweep
 from jaxseg.folder_runs.ledger import locked_folder
 from jaxseg.segae.cases import Case, Record, find_cases, score_cases
-from jaxseg.segae.label_table import dap_table, read_table
+from jaxseg.segae.label_table import table_of
 from jaxseg.segae.score import choose_orientation, open_scorer
 from jaxseg.segae.score_table import ORDERS, Row, ScoreTable, ordered, rows_of
 from jaxseg.segae.scorer import Scorer
@@ -178,8 +178,9 @@ def score_labels(
       labels: a volume file of labels, with the voxels of the CT.
       output: CSV with one row for the CT and one column per organ of the table; None: nothing is written.
       model: as in `jaxseg.score`.
-      label_names: JSON or CSV file that maps labels to organs, see `jaxseg.segae.label_table.read_table`; None: labels
-        are classes of the DAP-Atlas.
+      label_names: JSON or CSV file that maps labels to organs, see `jaxseg.segae.label_table.read_table`; None: the
+        table in the header of a NIfTI file, as TotalSegmentator writes it, else labels are classes of the DAP-Atlas,
+        with a note.
       canonical: as in `score_dataset`.
       overwrite: as in `score_dataset`.
       per_slice: as in `score_dataset`.
@@ -198,16 +199,18 @@ def score_labels(
       OSError: a file is missing, or the results cannot be written.
     """
     wanted = _Output(_path(output), overwrite=overwrite, per_slice=per_slice, rank=rank, worst=worst)
-    table = read_table(Path(label_names)) if label_names else dap_table()
     for path in (ct, labels):
         if not Path(path).exists():
             raise ValueError(f"{path}: no such file")
     need_nibabel([Path(ct), Path(labels)])
+    labels = Path(labels)
+    table = table_of(labels, label_names, names=options.get("names", "right"))
     ct = Path(ct).resolve()
     name = stem(ct) or ct.name
     name = ct.parent.name if name == "ct" else name  # CASE/ct.nii.gz
     source = str(ct) if wanted.output is None else relative(wanted.output.parent, str(ct))
-    case = Case(name, ct, labels=Path(labels), table=table, source=source)
+    known = {"table": table.organs, "others": table.others, "assumed": table.note}
+    case = Case(name, ct, labels=labels, source=source, **known)
     scorer = open_scorer(model, embeddings=embeddings, **options)
     run = _Run((case,), scorer, choose_orientation(scorer, canonical), progress, report)
     return run(wanted, case.names, "labels")

@@ -103,7 +103,7 @@ class ScoreTable:
             for name, score in record.scores.items()
         }
         entry = {"source": case.source, "fingerprint": record.fingerprint}
-        entry |= {"scores": scores, "absent": record.absent, "failed": record.failed}
+        entry |= {"scores": scores, "absent": record.absent, "failed": record.failed, "notes": record.notes}
         self._ledger.record(case.name, entry)
         if time.monotonic() - self._written > WRITE_S:
             self.write()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jax
 
-from jaxseg.files import atomic_file, naming
+from jaxseg.files import atomic_file, naming, parse_json
 
 METRICS_FILE = "metrics.jsonl"
 WORST = 3  # number of classes that `headline` names
@@ -100,14 +100,15 @@ def read_metrics(path: Path) -> list[dict]:
     """
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
+    lines = path.read_bytes().split(b"\n")
     entries = []
     for number, line in enumerate(lines[:-1], 1):  # the text after the last line break may be an unfinished line
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
             entries.append(entry | {"step": int(entry["step"])})
-        except (ValueError, KeyError, TypeError):
-            raise ValueError(f"{path}, line {number}: this is not an entry of a run: {line[:80]!r}") from None
+        except (ValueError, KeyError, TypeError, OverflowError):
+            start = line[:80].decode("utf-8", "replace")
+            raise ValueError(f"{path}, line {number}: this is not an entry of a run: {start!r}") from None
     return entries
 
 

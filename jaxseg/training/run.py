@@ -6,14 +6,15 @@ the configuration and the plan of the run, and `jaxseg.training.loop.fit` trains
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from jaxseg.devices import all_devices, environment, select_devices
 from jaxseg.draw.pictures import save_picture
-from jaxseg.files import atomic_file, only_writer, sweep
+from jaxseg.files import atomic_file, only_writer, read_json, sweep
 from jaxseg.registry import TASKS
 from jaxseg.training import loop
 from jaxseg.training.checkpoint import Checkpoints, has_checkpoint
@@ -87,10 +88,17 @@ def train(
 
 def _check_same_data(path: Path, task: Task) -> None:
     """Raises if a run is resumed with data other than those it was started with."""
-    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(dict(task.facts))):
+    if path.is_file() and _stored(path) != json.loads(json.dumps(dict(task.facts))):
         raise ValueError(
             f"the data differ from those that the run was started with, which {path} lists; start a new run"
         )
+
+
+def _stored(path: Path) -> Any:
+    try:
+        return read_json(path)
+    except ValueError as error:
+        raise ValueError(f"{path} does not hold the data of a run: {error}") from None
 
 
 def _write_start(plan: Plan) -> None:
@@ -108,7 +116,7 @@ def _write_start(plan: Plan) -> None:
 def _report_versions(path: Path, tell: Callable[[str], None]) -> None:
     now = _versions(environment())
     try:
-        then = _versions(json.loads(path.read_text(encoding="utf-8")))
+        then = _versions(read_json(path))
     except (OSError, ValueError, TypeError, AttributeError):
         tell(f"{path}, which lists the versions that the run was started with, cannot be read")
         return
@@ -217,6 +225,7 @@ def compare_masks(
     masks: Sequence[Path],
     truth: Path,
     *,
+    levels: Mapping[int, str] | None = None,
     devices: Sequence[jax.Device],
     output: Path | None = None,
     show: Callable[[str], None] = lambda _: None,
@@ -227,6 +236,7 @@ def compare_masks(
       folder: folder of the run.
       masks: folders, such as those of a segmenter at several stages of its training.
       truth: folder of the true masks, with the same file names.
+      levels: level -> name of its class, if the masks are label maps; None: as in training.
       devices: the first one is used.
       output: folder of the file; None: that of the run.
       show: called with the table, before it is written.
@@ -239,6 +249,9 @@ def compare_masks(
     if method.compare is None:
         able = ", ".join(name for name in TASKS if task_class(name).compare is not None)
         raise ValueError(f"a run of {config.task} does not take masks; runs of {able} do")
+    if levels:
+        labels = tuple(f"{level}={name}" for level, name in levels.items())
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, labels=labels))
     names = [path.name for path in masks]
     rows = {name if names.count(name) == 1 else str(path): path for name, path in zip(names, masks, strict=True)}
     if len(rows) < len(masks):

@@ -199,6 +199,7 @@ CXAS_GROUPS_WITH_C7 = CXAS_GROUPS | {
 GROUPS = {CXAS: CXAS_GROUPS}
 # Name of a version of the groups -> label set -> groups. "original" are those of CXAS up to 0.0.16.
 GROUP_VERSIONS = {"original": GROUPS, "cxas-0.0.20": {CXAS: CXAS_GROUPS_WITH_C7}}
+_MAX_NAMES = 2**26  # bytes of a file of names
 
 
 def numbered(count: int) -> tuple[str, ...]:
@@ -276,9 +277,10 @@ def read_names(path: Path) -> tuple[str, ...]:
       OSError: the file cannot be opened.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is not a JSON file: {error}") from None
+        with path.open("rb") as file:
+            content = json.loads(file.read(_MAX_NAMES).decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not a JSON file in UTF-8: {error}") from None
     if isinstance(content, dict):
         content = content.get("label_dict", content)
     if isinstance(content, dict):

@@ -50,6 +50,18 @@ def read_nifti(path: Path) -> Volume:
     return Volume(_scaled(array, slope, intercept), affine)
 
 
+def read_extensions(path: Path) -> tuple[bytes, bool]:
+    """Returns the bytes between the header and the voxels of a NIfTI file, and whether it is little-endian.
+
+    Raises:
+      VolumeError, ValueError, OSError: as in `read_nifti`.
+    """
+    with _opened(path) as file:
+        header, *_ = _header(file)
+        content = _read(file, _voxels_at(header) - int(header["sizeof_hdr"]))
+    return bytes(content), header.endianness == "<"
+
+
 def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray | None = None) -> None:
     """Writes a volume; not atomic, so `path` should be a temporary file.
 

@@ -4,7 +4,6 @@ NumPy files (.npy, and .npz with one array) contain no position in space.
 """
 
 import dataclasses
-import zipfile
 from pathlib import Path
 from typing import BinaryIO
 
@@ -140,7 +139,7 @@ def _read_array(path: Path) -> Volume:
     """Reads .npy, or .npz with one array (D, H, W) of bool, integers or floats; nothing is unpickled."""
     try:
         if path.suffix.lower() == ".npz":
-            with zipfile.ZipFile(path) as archive:
+            with npy.archive(path) as archive:
                 members = archive.namelist()
                 if len(members) != 1:
                     raise VolumeError(f"holds {len(members)} arrays; a volume is a file with one array")
@@ -148,14 +147,8 @@ def _read_array(path: Path) -> Volume:
                     return _checked_array(file)
         with path.open("rb") as file:
             return _checked_array(file)
-    except (VolumeError, MemoryError):
-        raise
     except npy.NpyError as error:
         raise VolumeError(str(error)) from None
-    except Exception as error:  # zipfile raises almost anything on damaged archives
-        if isinstance(error, OSError) and error.errno:
-            raise
-        raise VolumeError(f"not a {path.suffix} file, or damaged ({' '.join(str(error).split())[:120]})") from None
 
 
 def _checked_array(file: BinaryIO) -> Volume:

@@ -1,9 +1,6 @@
 """Files of text embeddings of class names: pickle, .npz and .npy. Nothing in them is executed."""
 
-import contextlib
 import dataclasses
-import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -86,10 +83,10 @@ def _from_pickle(path: Path, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _from_npz(path: Path, shape: tuple[int, int]) -> np.ndarray:
-    with _damage(), zipfile.ZipFile(path) as archive:
+    with npy.archive(path) as archive:
         members = {name.removesuffix(".npy") for name in archive.namelist()}
         if "embeddings" not in members:
-            raise ValueError(f"has no array `embeddings`, only {', '.join(sorted(members)[:5])}")
+            raise npy.NpyError(f"has no array `embeddings`, only {', '.join(sorted(members)[:5])}")
         with archive.open("embeddings.npy") as file:
             table = _array(file, shape, _FLOATS)
         if "ids" not in members:
@@ -103,21 +100,7 @@ def _from_npz(path: Path, shape: tuple[int, int]) -> np.ndarray:
 
 def _array(file: Any, shape: tuple[int, ...], dtypes: tuple[str, ...]) -> np.ndarray:
     """Reads an .npy file of the one allowed shape, so that the header cannot make us allocate more memory."""
-    with _damage():
-        header = npy.read_header(file)
-        if header.shape != shape or header.dtype.name not in dtypes:
-            raise ValueError(f"must be {shape} {' or '.join(dtypes)}, got {header.shape} {header.dtype}")
-        return npy.read_values(file, header)
-
-
-@contextlib.contextmanager
-def _damage() -> Iterator[None]:
-    """Turns the errors that zipfile raises for damaged files into a ValueError."""
-    try:
-        yield
-    except ValueError:
-        raise
-    except Exception as error:  # zipfile raises many kinds of errors for damaged files
-        if isinstance(error, OSError) and error.errno:
-            raise
-        raise ValueError(f"is damaged, or not a numpy file ({error})") from None
+    header = npy.read_header(file)
+    if header.shape != shape or header.dtype.name not in dtypes:
+        raise npy.NpyError(f"must be {shape} {' or '.join(dtypes)}, got {header.shape} {header.dtype}")
+    return npy.read_values(file, header)

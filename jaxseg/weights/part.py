@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from jaxseg.files import read_json
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -28,7 +30,7 @@ class Part:
 
     def notes(self) -> dict:
         try:
-            notes = json.loads(self._notes.read_text())
+            notes = read_json(self._notes)
             return notes if {key: type(notes[key]) for key in NOTES} == NOTES else {}
         except (FileNotFoundError, ValueError, LookupError, TypeError):
             return {}

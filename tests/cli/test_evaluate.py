@@ -65,6 +65,36 @@ def test_masks_of_a_segmenter_are_evaluated(jaxseg_command, trained, masks, tmp_
     assert (trained / "evaluation_masks.png").is_file()
 
 
+def test_label_maps_and_masks_in_alpha_channels_are_refused_or_read_by_their_levels(
+    jaxseg_command, trained, masks, tmp_path
+):
+    for folder, change in (("maps", lambda mask: mask // 255 * 127), ("alpha", lambda mask: mask)):
+        (tmp_path / folder).mkdir()
+        for path in masks.iterdir():
+            with Image.open(path) as picture:
+                pixels = change(np.asarray(picture.convert("L")) // 255 * 255)
+            if folder == "maps":
+                pixels = np.where(np.eye(*pixels.shape, 1, bool) & (pixels == 0), 255, pixels)
+                Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / folder / f"{path.stem}.png")
+            else:
+                stack = np.dstack([np.zeros_like(pixels), pixels])
+                Image.fromarray(stack, "LA").save(tmp_path / folder / f"{path.stem}.png")
+    words = ["evaluate", "--run", trained, "--truth", masks]
+    code, _, err = jaxseg_command(*words, "--masks", tmp_path / "maps")
+    assert code == 2
+    assert "is a label map with the grey levels 0, 127, 255" in err
+    code, _, err = jaxseg_command(*words, "--masks", tmp_path / "alpha")
+    assert code == 2
+    assert "only the alpha channel carries a shape" in err
+    maps = ["--masks", tmp_path / "maps", "--truth", tmp_path / "maps", "--label", "127=lungs"]
+    code, out, _ = jaxseg_command("evaluate", "--run", trained, *maps)
+    assert code == 0
+    assert out.splitlines()[1].split()[:2] == ["maps", "1.0000"]
+    code, _, err = jaxseg_command("evaluate", "--run", trained, "--label", "127=lungs")
+    assert code == 2
+    assert "--label belongs to --masks and --truth" in err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -135,3 +135,36 @@ def test_only_some_of_159_classes_are_shown_by_default(case, jaxseg_command):
         with Image.open(folder / f"{len(options)}.png") as shown:
             sizes.append(shown.width)
     assert sizes[1] > sizes[0]
+
+
+def test_label_maps_and_masks_in_alpha_channels_are_named(case, jaxseg_command, kit):
+    folder, masks = case
+    Image.fromarray(np.where(masks[0], 255, np.where(masks[1], 127, 0)).astype(np.uint8)).save(folder / "map.png")
+    words = ["show", "-i", folder / "one.png", "--masks", folder / "map.png", "-o", folder / "out.png"]
+    code, _, err = jaxseg_command(*words)
+    assert code == 1
+    assert "map.png: is a label map with the grey levels 0, 127, 255, not one mask: name its classes with --l" in err
+    code, _, err = jaxseg_command(*words, "--label", "127=heart")
+    assert (code, err) == (0, "Warning: map.png: levels without a name are ignored: 255\n")
+    assert (folder / "out.png").is_file()
+    code, _, err = jaxseg_command(*words, "--label", "heart=127")
+    assert code == 2
+    assert "--label: 'heart=127' is not LEVEL=NAME, such as 127=heart" in err
+    alpha = np.dstack([np.zeros_like(masks[0], np.uint8), masks[0].astype(np.uint8) * 255])
+    Image.fromarray(alpha, "LA").save(folder / "alpha.png")
+    words[4] = folder / "alpha.png"
+    code, _, err = jaxseg_command(*words, "--overwrite")
+    assert (code, err) == (
+        0,
+        "Warning: alpha.png: only the alpha channel carries a shape: its opaque pixels are the mask\n",
+    )
+
+
+def test_masks_of_another_image_are_refused(images, tiny, tmp_path, jaxseg_command):
+    words = ["segment", "-i", images, "-o", tmp_path / "out", "--weights", tiny, "-ot", "npy"]
+    assert jaxseg_command(*words)[0] == 0
+    show = ["show", "--masks", tmp_path / "out" / "one.npy", "-o", tmp_path / "x.png"]
+    code, _, err = jaxseg_command(*show, "-i", images / "two.jpg")
+    assert code == 2
+    assert "one.npy: these masks were not made from" in err
+    assert jaxseg_command(*show, "-i", images / "one.png")[0] == 0

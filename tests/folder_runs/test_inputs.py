@@ -1,5 +1,6 @@
 """Images are found by name and by content: DICOM trees, files without suffix, and files that are ignored."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -124,3 +125,30 @@ def test_an_unreadable_file_counts_so_that_the_run_reports_the_reason(tmp_path, 
     assert find_images(tmp_path / "secret") == [tmp_path / "secret"]
     with pytest.raises(PermissionError, match="secret"):
         read_picture(tmp_path / "secret")
+
+
+def listed(folder: Path, source: Path, *paths: str) -> None:
+    """Writes the summary of a run that made results from an image."""
+    outputs = {str(k): {"path": path, "stamp": [1, 2]} for k, path in enumerate(paths)}
+    entry = {"source": str(source), "status": "done", "outputs": outputs}
+    content = {"jaxseg": "0.1", "settings": {"classes": ["heart"]}, "files": {"a": entry}}
+    (folder / "summary.json").write_text(json.dumps(content))
+
+
+def test_results_beside_the_images_are_never_taken_for_images(tmp_path, png):
+    tree = tmp_path / "tree"
+    for name in ("a.png", "a/heart.png", "one.jpg", "sub/b.png", "sub/b_masks/heart.png", "out/a/heart.png"):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).write_bytes(png)
+    listed(tree, tree / "a.png", "a", "one.jpg")
+    listed(tree / "sub", tree / "sub" / "b.png", "b_masks")
+    listed(tree / "out", tree / "a.png", "a")
+    assert found(tree) == ["a.png"]
+    assert found(tree, recursive=True, output=tmp_path / "new") == ["a.png", "sub/b.png"]
+    for result in ("a", "a/heart.png", "one.jpg", "out/a", "sub/b_masks"):
+        with pytest.raises(ValueError, match="is a result of jaxseg, not an image or a folder of images"):
+            find_images(tree / result)
+    with pytest.raises(ValueError, match=r"no .png, .* file in this folder besides results of jaxseg"):
+        find_images(tree / "out")
+    (tree / "out" / "summary.json").write_text("[" * 50_000)  # another program's file
+    assert found(tree / "out", recursive=True, output=tmp_path / "new") == ["a/heart.png"]

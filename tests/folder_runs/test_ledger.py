@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 
 import pytest
 
@@ -39,13 +40,36 @@ def test_changed_settings_are_refused_unless_results_may_be_replaced(tmp_path):
     assert ledger.settings == {"threshold": 0.4, "seed": 1}
 
 
-@pytest.mark.parametrize("content", ["{}", "[]", '{"settings": 1, "files": {}}', '{"settings": {}, "files": [1]}', "{"])
+DEEP = "[" * 50_000
+OTHERS = ["{}", "[]", '{"settings": 1, "files": {}}', '{"settings": {}, "files": [1]}', "{", DEEP, '{"a": ' + DEEP]
+
+
+@pytest.mark.parametrize("content", OTHERS)
 def test_other_files_are_refused(tmp_path, content):
     path = tmp_path / "summary.json"
     path.write_text(content)
     with pytest.raises(ValueError, match="summary.json is not a jaxseg summary"):
         Ledger(path, {})
     assert path.read_text() == content
+
+
+def test_a_journal_that_is_nested_too_deeply_is_refused(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(DEEP + "\n")
+    with pytest.raises(ValueError, match="a.jsonl is not a jaxseg summary"):
+        Ledger(path, {})
+
+
+def test_a_document_that_can_be_read_but_not_written_again_is_refused(tmp_path):
+    path = tmp_path / "summary.json"
+    depth = sys.getrecursionlimit() - 250
+    content = '{"settings": {}, "files": {}, "x": ' + "[" * depth + "]" * depth + "}"
+    path.write_text(content)
+    try:
+        Ledger(path, {}).write()
+    except ValueError as error:
+        assert "summary.json is not a jaxseg summary" in str(error)  # noqa: PT017 -- the limit depends on Python
+        assert path.read_text() == content
 
 
 def test_recorded_entries_are_on_disk_before_the_document_is_written_again(tmp_path):

@@ -23,6 +23,19 @@ def save_nifti(path: Path, array: np.ndarray, affine=AFFINE, *, slope=None, inte
     return path
 
 
+TABLE = "<CaretExtension><VolumeInformation><LabelTable>{labels}</LabelTable></VolumeInformation></CaretExtension>"
+
+
+def save_labels(path: Path, array: np.ndarray, names: dict[int, str], *, code: int = 0, xml: str = "") -> Path:
+    """Writes a (D, H, W) volume of labels with a table of names as TotalSegmentator does, or with another text."""
+    image = nibabel.Nifti1Image(array.transpose(), AFFINE, dtype=array.dtype)
+    labels = "".join(f'<Label Key="{label}" Red="1">{name}</Label>' for label, name in names.items())
+    content = (xml or TABLE.format(labels=labels)).encode()
+    image.header.extensions.append(nibabel.nifti1.Nifti1Extension(code, content))
+    nibabel.save(image, path)
+    return path
+
+
 def save_series(folder: Path, array: np.ndarray, *, step=2.5, series="1.2.9", slope=1, intercept=-1024, **tags) -> Path:
     """Writes stored values (D, H, W) as axial slices with names in reverse order and pixels of 0.7 by 0.6 mm."""
     folder.mkdir(exist_ok=True)

@@ -61,7 +61,7 @@ RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
     ("array", "message"),
     [
         (RAMP, "has many shades of grey: it is a picture, not a mask"),
-        (RAMP // 50, "has values up to 5: masks have 0 and 255, or 0 and 1"),
+        (RAMP // 50, "is a label map with the grey levels 0, 1, 2, 3, 4, 5, not one mask: name its"),
         (np.stack([RAMP, RAMP * 0, RAMP * 0], -1), "the picture is coloured; masks are black and white"),
         (RAMP.astype(np.uint16), "a mask must be one picture of 1 or 8 bits"),
     ],
@@ -117,7 +117,47 @@ def test_annotations_of_one_category_are_joined_and_nested_images_read(tmp_path)
     np.testing.assert_array_equal(read_masks(path).masks, [masks[0] & False, masks.any(axis=0)])
 
 
+def test_ids_are_compared_as_text(tmp_path):
+    path, masks = coco(tmp_path)
+    content = json.loads(path.read_text())
+    for image_id, category in (("1", str), (1.0, float), (1, lambda number: f"{number} ")):
+        for annotation in content["annotations"]:
+            annotation |= {"image_id": image_id, "category_id": category(int(annotation["id"]) - 1)}
+        path.write_text(json.dumps(content), encoding="utf-8-sig")
+        loaded = read_masks(path, image="one.png")
+        np.testing.assert_array_equal(loaded.masks, masks)
+        assert not loaded.notes
+    content["categories"] = [{"id": "1", "name": "b"}, {"id": 0, "name": "a"}]
+    path.write_text(json.dumps(content))
+    assert read_masks(path, image="one.png").names == ("a", "b")
+
+
+def test_annotations_of_no_image_are_reported(tmp_path):
+    path, masks = coco(tmp_path)
+    content = json.loads(path.read_text())
+    content["annotations"][1]["image_id"] = 7
+    path.write_text(json.dumps(content))
+    loaded = read_masks(path, image="one.png")
+    np.testing.assert_array_equal(loaded.masks, [masks[0], masks[1] & False])
+    lost = "all.json: 1 of 2 annotations belong to no image of the file (image_id '7'), and are ignored"
+    assert loaded.notes == (lost,)
+    content["annotations"][0]["image_id"] = "x"
+    content["images"] = content["images"][:1]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ImageError, match="2 of 2 annotations belong to no image .*, and none belongs to its only"):
+        read_masks(path)
+
+
+@pytest.mark.parametrize("name", ["str_image_id", "bom"])
+def test_the_coco_files_that_gave_no_masks_are_read(kit, name):
+    loaded = read_masks(kit.folder / "cases" / f"{name}.json")
+    assert loaded.names == ("lung", "heart")
+    assert loaded.masks.any(axis=(1, 2)).all()
+    np.testing.assert_array_equal(loaded.masks[0], read_masks(kit.folder / "cases" / "plain.png").masks[0])
+
+
 POLYGON = {"id": 1, "image_id": 1, "category_id": 0, "segmentation": [[0, 0, 4, 0, 4, 4]]}
+SECOND = {"id": 2, "file_name": "one.png", "height": 8, "width": 8}
 WRONG_SIZE = POLYGON | {"segmentation": {"size": [2, 2], "counts": "04"}}
 
 
@@ -133,6 +173,11 @@ WRONG_SIZE = POLYGON | {"segmentation": {"size": [2, 2], "counts": "04"}}
         ({"images": [{"id": 1, "file_name": "one.png", "height": 10**6, "width": 10**6}]}, "the image is 1000000 x"),
         ({"categories": [{"id": 0, "name": 7}, {"id": 1, "name": "b"}]}, "the names of the categories must be strings"),
         ({"categories": [], "annotations": []}, "0 masks; from 1 to 1000 can be read"),
+        ({"annotations": [POLYGON | {"image_id": True}]}, "an id in a COCO file is a whole number or a text, got True"),
+        ({"annotations": [POLYGON | {"image_id": 1.5}]}, "an id in a COCO file is .*, got 1.5"),
+        ({"annotations": [POLYGON | {"category_id": 9}]}, "an annotation has the category id '9', which is not listed"),
+        ({"images": [SECOND, SECOND | {"id": "2", "width": 9}]}, "two images have the id '2'"),
+        ({"categories": [{"id": 0, "name": "a"}, {"id": "0", "name": "b"}]}, "two categories have the id '0'"),
     ],
 )
 def test_a_malformed_coco_file_is_refused(tmp_path, changes, message):

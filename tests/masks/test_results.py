@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jaxseg.masks.read import read_masks
 from jaxseg.masks.results import classes_of, find_masks
 
 
@@ -151,3 +152,28 @@ def test_no_masks_and_several_masks_are_refused(folder, image):
 def test_the_image_is_not_its_own_mask(image):
     with pytest.raises(ValueError, match="found none"):
         find_masks(image.parent, image)
+
+
+def test_masks_of_another_image_are_refused(folder, image):
+    np.save(folder / "one.npy", np.ones((1, 2, 2), bool))
+    status = image.stat()
+    stamp = (status.st_size, status.st_mtime_ns)
+    write_summary(folder, image.resolve(), {"npy": output("one.npy", stamp)})
+    assert read_masks(folder / "one.npy", image=image).names == ("heart",)
+    other, moved = image.with_name("two.png"), image.with_name("moved.png")
+    other.write_bytes(b"another image")
+    moved.write_bytes(image.read_bytes())
+    assert read_masks(folder / "one.npy", image=moved).names == ("heart",)
+    with pytest.raises(ValueError, match=r"one.npy: these masks were not made from .*two.png, but from .*one.png"):
+        read_masks(folder / "one.npy", image=other)
+    image.write_bytes(b"a new state of the image")
+    with pytest.raises(ValueError, match=r"these masks were not made from .*one.png, it has changed since"):
+        read_masks(folder / "one.npy", image=image)
+    write_summary(folder, str(image), {"denoised": output("one.npy")})  # the source is a file of masks, not the image
+    assert read_masks(folder / "one.npy", image=other).masks.all()
+
+
+def test_a_summary_that_is_nested_too_deeply_is_refused(folder, image):
+    (folder / "summary.json").write_text('{"jaxseg": ' + "[" * 50_000)
+    with pytest.raises(ValueError, match="is not a jaxseg summary, or is damaged .*nested too deeply"):
+        find_masks(folder, image)

@@ -119,8 +119,7 @@ def test_channels_of_an_array_are_channels_of_the_record(tmp_path, order):
 
 def test_soft_edges_are_kept_or_thresholded(tmp_path):
     pixels = square()
-    pixels[:3, :5] = 100
-    pixels[3, :5] = 200
+    pixels[5, 8:16], pixels[12, 8:16] = 100, 200  # the rows above and below the square
     path = save(tmp_path / "x.png", pixels)
     np.testing.assert_allclose(record(path)[..., 0], pixels / 255, atol=1e-6)
     np.testing.assert_array_equal(record(path, grey="threshold")[..., 0], pixels > 127)
@@ -139,7 +138,7 @@ def test_a_photograph_is_refused_or_thresholded(tmp_path):
     [
         (np.zeros(SIZE, np.uint8), r"x.png: the mask is empty, at 24 x 32"),
         (np.full(SIZE, 255, np.uint8), "x.png: the mask is full: every pixel is foreground"),
-        (square() // 5, "x.png: has values up to 51: a mask has 0 and 255, or 0 and 1"),
+        (square() // 5, "x.png: has values up to 51: masks have 0 and 255, or 0 and 1"),
         (square().astype(np.uint16), "x.png: a mask must be one picture of 1 or 8 bits"),
     ],
 )

@@ -210,3 +210,55 @@ def test_a_preview_shows_added_pixels_in_orange_and_removed_ones_in_blue():
     assert rows == sorted(rows)  # from top to bottom: removed, kept, added
     assert mask_files.ADDED == (230, 159, 0)
     assert mask_files.REMOVED == (0, 114, 178)
+
+
+def test_a_mask_that_vanishes_at_the_networks_size_is_kept_with_a_note(masks, tmp_path):
+    tiny = np.zeros((400, 400), bool)
+    tiny[3:5, 3:5] = True
+    np.save(masks / "a.npy", np.stack([blob(400, 400), tiny]))
+    options = {"classes": "class_000,class_001"}
+    (entry,) = run(masks, tmp_path / "out", **options).values()
+    found = np.load(tmp_path / "out" / "a.npy")
+    np.testing.assert_array_equal(found[1], tiny)
+    assert not np.array_equal(found[0], blob(400, 400))
+    note = "a.npy: class_001: the mask is empty at the network's size of 32 x 32, and is kept"
+    assert entry["notes"] == [note]
+    picture(masks / "b.png", tiny)
+    files = run(masks / "b.png", tmp_path / "single")
+    assert "b.png: the mask is empty at the network's size of 32 x 32" in files["b"]["reason"]
+    with pytest.raises(ValueError, match="the mask is empty at the network's size of 32 x 32"):
+        jaxseg.denoise(tiny, Echo())
+
+
+def test_a_mask_that_comes_back_empty_is_noted(masks, tmp_path):
+    np.save(masks / "a.npy", blob())
+    (entry,) = run(masks, tmp_path / "out", Echo(answer=lambda x: 0 * x)).values()
+    assert entry["notes"] == [f"a.npy: class_000: the restored mask is empty, the mask has {blob().sum():,} pixels"]
+
+
+def test_a_label_map_gives_a_label_map(masks, tmp_path):
+    pixels = np.zeros((32, 32), np.uint8)
+    pixels[4:20, 4:14], pixels[10:28, 18:28], pixels[:2, :2] = 127, 255, 9
+    Image.fromarray(pixels).save(masks / "a.png")
+    np.save(masks / "b.npy", pixels.astype(np.int32))
+    files = run(masks, tmp_path / "refused")
+    assert "a.png: is a label map with the grey levels 0, 9, 127, 255" in files["a"]["reason"]
+    moved = Echo(answer=lambda x: x[:, :, ::-1])  # each class is mirrored
+    files = run(masks, tmp_path / "out", moved, levels={127: "heart", 255: "lung"})
+    assert [entry["notes"] for entry in files.values()] == [
+        [f"{name}: levels without a name are ignored: 9"] for name in ("a.png", "b.npy")
+    ]
+    expected = np.where(pixels == 9, 9, 0)
+    for level in (127, 255):
+        mirrored = (pixels == level)[:, ::-1]
+        expected[mirrored & (expected == 0)] = level
+        expected[mirrored & (pixels == level)] = level
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / "a.png")), expected)
+    found = np.load(tmp_path / "out" / "b.npy")
+    assert found.dtype == np.int32
+    np.testing.assert_array_equal(found, expected)
+    run(masks, tmp_path / "heart", moved, levels={127: "heart", 255: "lung"}, classes="heart")
+    found = np.load(tmp_path / "heart" / "b.npy")
+    np.testing.assert_array_equal(found == 255, pixels == 255)
+    with pytest.raises(ValueError, match="a label map has no probabilities"):
+        run(masks, tmp_path / "soft", levels={127: "heart"}, soft=True)

@@ -7,11 +7,12 @@ import shutil
 import numpy as np
 import pytest
 from scoring_files import box, ct, model, save_cases
-from volume_files import AFFINE, save_nifti
+from volume_files import AFFINE, save_labels, save_nifti
 
 from jaxseg.segae.cases import Case, Record, find_cases, score_cases
 from jaxseg.segae.label_table import dap_table
 from jaxseg.segae.score import Request, Scorer
+from jaxseg.segae.score_dataset import score_labels
 from jaxseg.segae.score_table import ScoreTable
 from jaxseg.segae.worst import worst_picture
 
@@ -118,6 +119,38 @@ def test_all_labels_of_a_volume_are_scored(tmp_path, scorer):
     assert record.scores["spleen"].slices == (3, 4)
     assert record.notes == ["labels.npy: labels without a name are ignored: 200"]
     assert len(record.absent) == len(dap_table()) - 2
+
+
+def test_an_assumed_table_is_noted_and_refused_if_labels_lie_outside(tmp_path, scorer):
+    np.save(tmp_path / "ct.npy", ct())
+    labels = np.where(box() > 0, 13, 0).astype(np.uint8)
+    np.save(tmp_path / "labels.npy", labels)
+    found = score_labels(tmp_path / "ct.npy", tmp_path / "labels.npy", tmp_path / "x.csv", scorer)
+    (note,) = found.records[0].notes
+    assert note.startswith("labels.npy: has no table of labels, so its numbers are taken for classes of the DAP-Atlas")
+    assert note in json.loads((tmp_path / "x.scores.jsonl").read_text().splitlines()[-1])["notes"]
+    labels[0, 0, 0] = 200
+    np.save(tmp_path / "labels.npy", labels)
+    found = score_labels(tmp_path / "ct.npy", tmp_path / "labels.npy", None, scorer)
+    assert "labels.npy: has the label 200, but classes of the DAP-Atlas end at 144" in found.records[0].failed[""]
+    assert not found.rows
+
+
+def test_the_table_in_the_header_names_the_organs(tmp_path, scorer):
+    labels = np.where(box() > 0, 5, 0).astype(np.uint8)
+    labels[3:5, :5, :5], labels[3:5, 5:7, :5], labels[0, 0, 0] = 1, 7, 9
+    save_labels(tmp_path / "labels.nii.gz", labels, {1: "spleen", 5: "liver", 7: "spinal_cord", 8: "face"})
+    save_nifti(tmp_path / "ct.nii.gz", ct())
+    found = score_labels(tmp_path / "ct.nii.gz", tmp_path / "labels.nii.gz", None, scorer)
+    (record,) = found.records
+    assert set(record.scores) == {"liver", "spleen"}
+    assert record.absent["spinal_cord"].startswith("no class: the DAP-Atlas has no 'spinal_cord'")
+    assert "face" not in record.absent
+    assert record.notes == ["labels.nii.gz: labels without a name are ignored: 9"]
+    (tmp_path / "names.json").write_text('{"5": "spleen", "1": "liver"}')
+    names = {"label_names": tmp_path / "names.json"}
+    (record,) = score_labels(tmp_path / "ct.nii.gz", tmp_path / "labels.nii.gz", None, scorer, **names).records
+    assert record.scores["liver"].slices == (3, 4)
 
 
 def test_the_table_has_the_columns_of_the_original(root, tmp_path, scorer):

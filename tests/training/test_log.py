@@ -66,7 +66,7 @@ def test_a_line_that_was_cut_short_is_dropped(tmp_path):
     assert path.read_bytes() == whole
 
 
-@pytest.mark.parametrize("line", ["{}", "nonsense", '{"step": null}', "[1]", "null"])
+@pytest.mark.parametrize("line", ["{}", "nonsense", '{"step": null}', '{"step": 1e999}', "[1]", "null", "[" * 50_000])
 def test_a_damaged_line_is_an_error_with_its_number(tmp_path, line):
     write(tmp_path, [1])
     with (tmp_path / METRICS_FILE).open("a") as file:

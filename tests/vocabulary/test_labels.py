@@ -44,8 +44,12 @@ def test_unknown_names_are_refused_with_suggestions(wanted, words):
     "content", ['["a", "b"]', '{"0": "a", "1": "b"}', '{"label_dict": {"1": "b", "0": "a"}, "train": []}']
 )
 def test_names_are_read_from_json(tmp_path, content):
-    (tmp_path / "x.json").write_text(content)
-    assert labels.read_names(tmp_path / "x.json") == ("a", "b")
+    for encoding in ("utf-8", "utf-8-sig"):
+        (tmp_path / "x.json").write_text(content, encoding=encoding)
+        assert labels.read_names(tmp_path / "x.json") == ("a", "b")
+    (tmp_path / "x.json").write_text(content, encoding="utf-16")
+    with pytest.raises(ValueError, match=r"x\.json is not a JSON file in UTF-8"):
+        labels.read_names(tmp_path / "x.json")
 
 
 @pytest.mark.parametrize("content", ["", "[]", '["a", 1]', '{"0": "a", "2": "b"}', "3", "[" * 100_000])

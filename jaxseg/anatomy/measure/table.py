@@ -12,13 +12,12 @@ written as escapes.
 """
 
 import csv
-import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from jaxseg import files
 from jaxseg.anatomy.measure.features import FEATURES, Measurements
-from jaxseg.files import atomic_file
 
 FILENAME, REASON, SCORE = "filename", "reason", "score"
 MAX_BYTES = 2**28  # largest size of one image's JSON
@@ -62,7 +61,7 @@ def merge(parts: Sequence[tuple[str, Path | str]], path: Path, *, features: Sequ
     columns += [name for name in _SCORES if name in asked and name not in columns]
     head = [FILENAME, *(SCORE if column in _SCORES and asked == {column} else column for column in columns), REASON]
     options = {"encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
-    with atomic_file(path) as temporary, temporary.open("w", **options) as file:
+    with files.atomic_file(path) as temporary, temporary.open("w", **options) as file:
         writer = csv.writer(file)
         writer.writerow(map(_safe, head))
         for name, part in parts:
@@ -130,8 +129,8 @@ def read_json(path: Path) -> Measurements:
       OSError: it cannot be read.
     """
     try:
-        return from_json(json.loads(_small(path).read_text(encoding="utf-8")))
-    except (ValueError, RecursionError) as error:
+        return from_json(files.read_json(path, most=MAX_BYTES))
+    except ValueError as error:
         raise ValueError(f"{path} holds no measurements: {error}") from None
 
 
@@ -175,9 +174,3 @@ def _is_value(value) -> bool:
     if value is None:
         return True
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
-
-
-def _small(path: Path) -> Path:
-    if path.stat().st_size > MAX_BYTES:
-        raise ValueError(f"{path} has more than {MAX_BYTES:,} bytes: it is not a file of measurements")
-    return path

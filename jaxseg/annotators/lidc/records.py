@@ -12,7 +12,7 @@ from typing import Any
 
 from jaxseg.annotators.lidc.crops import Settings
 from jaxseg.datasets.dataset_summary import read_summary
-from jaxseg.files import atomic_file
+from jaxseg.files import atomic_file, read_json
 from jaxseg.folder_runs.ledger import Kind, Ledger
 
 PATIENTS, SUMMARY = "meta/patients.jsonl", "meta/summary.json"
@@ -49,7 +49,7 @@ def old_records(out: Path) -> dict[str, dict[str, Any]]:
     records = {}
     for path in sorted((out / _OLD_PATIENTS).glob("*.json")):
         try:
-            record = json.loads(path.read_bytes()[: 2**26])
+            record = read_json(path)
             records[record.pop("patient")] = _read_record(record)
         except (ValueError, KeyError, TypeError, AttributeError):
             raise ValueError(f"{path}: damaged record; remove it and run the command again") from None
