@@ -79,3 +79,12 @@ class Blocks(HTMLParser):
 
 def read_page(path: Path) -> Blocks:
     return Blocks(path.read_text(encoding="utf-8"))
+
+
+def values_of(page, number: int) -> dict[str, float | None]:
+    """Returns the values of an image by "<class> <ending>"."""
+    classes, kinds = page.about["classes"], page.about["kinds"]
+    return {
+        f"{classes[of]['name']} {kinds[kind]['ending']}" if of >= 0 else kinds[kind]["ending"]: value
+        for (kind, of, _), value in zip(page.about["columns"], page.records[number]["values"], strict=False)
+    }

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from report_kit import NAMES, masks_of, read_page, write_dicom, write_pair, write_pairs
+from report_kit import NAMES, masks_of, read_page, values_of, write_dicom, write_pair, write_pairs
 
 from jaxseg.anatomy.measure.features import measure
 from jaxseg.masks.write import file_names
@@ -16,15 +16,6 @@ from jaxseg.report.reading import check_classes, locate_masks
 from jaxseg.vocabulary import labels
 
 HOSTILE = ("<script>alert(1)<", "\"onmouseover='alert(1)'", "a\u202egnp", "line\nbreak")
-
-
-def values_of(page, number: int) -> dict[str, float | None]:
-    """Returns the values of an image by "<class> <ending>"."""
-    classes, kinds = page.about["classes"], page.about["kinds"]
-    return {
-        f"{classes[of]['name']} {kinds[kind]['ending']}" if of >= 0 else kinds[kind]["ending"]: value
-        for (kind, of, _), value in zip(page.about["columns"], page.records[number]["values"], strict=False)
-    }
 
 
 def test_the_page_has_every_image_with_links_and_outlines(tmp_path):

@@ -6,8 +6,7 @@ import math
 import numpy as np
 import pytest
 from dicom_files import write_dicom
-from report_kit import masks_of, read_page, write_pair
-from test_report_build import values_of
+from report_kit import masks_of, read_page, values_of, write_pair
 
 import jaxseg
 from jaxseg.anatomy.segment import Segmenter
