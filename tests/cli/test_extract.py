@@ -267,3 +267,22 @@ def test_python_measures_images_results_and_masks(tiny, films):
     for bad, words in (((path, "CTR"), "measured with a model"), ((masks[:3], "area"), "give names, or a model")):
         with pytest.raises(ValueError, match=words):
             jaxseg.extract(*bad)
+
+
+def test_groups_of_version_0_0_20_put_c7_into_masks_and_scd(jaxseg_command, tiny, images, tmp_path):
+    out = tmp_path / "out"
+    words = ("-i", images, "--weights", tiny)
+    chosen = ("--classes", "cervical spine", "--groups", "cxas-0.0.20", "-ot", "npy")
+    assert jaxseg_command("segment", *words, "-o", out, *chosen)[0] == 0
+    assert np.load(out / "one.npy").shape[0] == 7
+    assert json.loads((out / "summary.json").read_text())["settings"]["classes"][-1] == "vertebrae C7"
+    words = (*words, "-o", tmp_path / "table", "-f", "SCD")
+    code, _, err = jaxseg_command("extract", *words, "--groups", "cxas-0.0.20")
+    assert code == 0, err
+    found = jaxseg.extract(images / "one.png", "SCD", model=jaxseg.load("cxas", tiny), groups="cxas-0.0.20")
+    with (tmp_path / "table" / "images.csv").open(newline="") as file:
+        rows = {row["filename"]: row for row in csv.DictReader(file)}
+    assert rows["one.png"]["score"] == repr(found.values["SCD"])
+    code, _, err = jaxseg_command("extract", *words)
+    assert (code, "made with another groups" in err) == (1, True), err
+    assert len(labels.CXAS_GROUPS["cervical spine"]) == 6

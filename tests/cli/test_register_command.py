@@ -1,4 +1,4 @@
-"""The command lines of `jaxseg register`, `--check-orientation` and `--groups`."""
+"""The command lines of `jaxseg register` and `--check-orientation`."""
 
 import csv
 import dataclasses
@@ -12,7 +12,6 @@ from vertebra_model import vertebra_model
 
 import jaxseg
 from jaxseg.datasets import phantom
-from jaxseg.vocabulary import labels
 from jaxseg.weights.store import save_model
 
 pytestmark = pytest.mark.slow
@@ -163,21 +162,3 @@ def test_a_report_of_corrected_masks_measures_them_upright_and_says_so(jaxseg_co
     ]
     for column, value in found[0].values.items():
         assert found[1].values[column] == pytest.approx(value, abs=1, nan_ok=True)
-
-
-def test_groups_of_version_0_0_20_put_c7_into_masks_and_scd(jaxseg_command, tiny, images, tmp_path):
-    out = tmp_path / "out"
-    words = ("-i", images, "--weights", tiny)
-    chosen = ("--classes", "cervical spine", "--groups", "cxas-0.0.20", "-ot", "npy")
-    assert jaxseg_command("segment", *words, "-o", out, *chosen)[0] == 0
-    assert np.load(out / "one.npy").shape[0] == 7
-    assert json.loads((out / "summary.json").read_text())["settings"]["classes"][-1] == "vertebrae C7"
-    words = (*words, "-o", tmp_path / "table", "-f", "SCD")
-    assert jaxseg_command("extract", *words, "--groups", "cxas-0.0.20")[0] == 0
-    found = jaxseg.extract(images / "one.png", "SCD", model=jaxseg.load("cxas", tiny), groups="cxas-0.0.20")
-    with (tmp_path / "table" / "images.csv").open(newline="") as file:
-        rows = {row["filename"]: row for row in csv.DictReader(file)}
-    assert rows["one.png"]["score"] == repr(found.values["SCD"])
-    code, _, err = jaxseg_command("extract", *words)
-    assert (code, "made with another groups" in err) == (1, True), err
-    assert len(labels.CXAS_GROUPS["cervical spine"]) == 6
