@@ -152,7 +152,7 @@ def test_resuming_with_other_settings_or_without_the_option_is_refused(jaxseg_co
     assert code == 2
     says(err, "is not empty", "--resume")
     code, out, err = jaxseg_command("train", "-o", trained, "--resume", "-g", "0")
-    assert code == 0
+    assert code == 0, err
     says(err, "resuming after step 4 of 4")
     assert out.startswith("dice\t")
 
