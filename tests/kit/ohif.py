@@ -20,12 +20,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from selenium.webdriver.common.action_chains import ActionChains
-from viewer_tools import dist, program
+from viewer_tools import dist, plugin, program
 
 HOST = "127.0.0.1"
 TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css", "json": "application/json"}
 TYPES |= {"wasm": "application/wasm", "svg": "image/svg+xml", "png": "image/png"}
-PLUGIN = "libOrthancDicomWeb.so"
 CONFIG = """window.config = {
   name: 'test', routerBasename: null, extensions: [], modes: [], customizationService: {}, showStudyList: true,
   maxNumberOfWebWorkers: 1, showWarningMessageForCrossOrigin: false, showCPUFallbackMessage: false,
@@ -65,14 +64,16 @@ def until(condition, what: str, seconds: float = 120.0):
 
 @contextlib.contextmanager
 def orthanc(folder: Path) -> Iterator[str]:
-    """Runs an Orthanc with DICOMweb that keeps its files in a folder; yields its address."""
+    """Runs an Orthanc with DICOMweb that keeps its files in a folder; yields its address.
+
+    It refuses requests of other machines.
+    """
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port = probe.getsockname()[1]
-    (plugin, *_) = [*Path("/usr/lib/orthanc").glob(f"{PLUGIN}*"), *Path("/usr/share/orthanc/plugins").glob(PLUGIN)]
     settings = {"Name": "test", "StorageDirectory": str(folder / "files"), "IndexDirectory": str(folder / "files")}
     settings |= {"HttpPort": port, "RemoteAccessAllowed": False, "AuthenticationEnabled": False}
-    settings |= {"DicomServerEnabled": False, "Plugins": [str(plugin)]}
+    settings |= {"DicomServerEnabled": False, "Plugins": [str(plugin())]}
     settings["DicomWeb"] = {"Enable": True, "Root": "/dicom-web/", "EnableWado": True, "WadoRoot": "/wado"}
     (folder / "orthanc.json").write_text(json.dumps(settings))
     url = f"http://{HOST}:{port}"

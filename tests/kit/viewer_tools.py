@@ -34,6 +34,13 @@ def program(name: str) -> str:
     return _installed(Path(found or name)).as_posix()
 
 
+def plugin() -> Path:
+    """Returns Orthanc's plugin for DICOMweb; skips the test if it is not installed."""
+    folders = ("/usr/lib/orthanc", "/usr/share/orthanc/plugins")
+    found = [path for folder in folders for path in Path(folder).glob("libOrthancDicomWeb.so*")]
+    return found[0] if found else _installed(Path(folders[0], "libOrthancDicomWeb.so"))
+
+
 def _installed(path: Path) -> Path:
     import pytest  # not at the top: .ci/run installs these programs before it has pytest
 
