@@ -22,12 +22,14 @@ class Summary:
       classes: names of the masks, in their order.
       by_source: maps the path of an image to its entry.
       by_hash: maps the hexadecimal SHA-256 of an image to its entry.
+      by_masks: maps the path of masks, relative to the folder, to the entry and the stamp of their image.
       paths: paths of all results, relative to the folder.
     """
 
     classes: tuple[str, ...]
     by_source: dict[str, dict]
     by_hash: dict[str, dict]
+    by_masks: dict[str, tuple[dict, list]]
     paths: frozenset[str]
 
 
@@ -102,13 +104,11 @@ def check_origin(path: Path, image: Path) -> None:
         if summary is None:
             continue
         inside = path.relative_to(folder)
-        for entry in summary.by_source.values():
-            outputs = [output for kind, output in entry["outputs"].items() if kind in _KINDS]
-            stamps = [output.get("stamp") for output in outputs if Path(output["path"]) in (inside, inside.parent)]
-            stamp = next(filter(None, stamps), None)
-            if stamp and image.is_file() and not _is_same(image, entry, stamp):
-                state = "it has changed since" if entry["source"] == str(image) else f"but from {entry['source']}"
-                raise ValueError(f"these masks were not made from {image}, {state}")
+        made = (summary.by_masks.get(place.as_posix()) for place in (inside, inside.parent))
+        entry, stamp = next(filter(None, made), ({}, []))
+        if stamp and image.is_file() and not _is_same(image, entry, stamp):
+            state = "it has changed since" if entry["source"] == str(image) else f"but from {entry['source']}"
+            raise ValueError(f"these masks were not made from {image}, {state}")
         return
 
 
@@ -156,7 +156,13 @@ def _parse(path: Path, _states: tuple[tuple[int, int], ...]) -> Summary | None:
         ) from None
     by_source = {entry["source"]: entry for entry in entries}
     by_hash = {entry["sha256"]: entry for entry in entries if "sha256" in entry}
-    return Summary(tuple(classes), by_source, by_hash, frozenset(paths))
+    by_masks = {
+        output["path"]: (entry, output.get("stamp") or [])
+        for entry in entries
+        for kind, output in entry["outputs"].items()
+        if kind in _KINDS
+    }
+    return Summary(tuple(classes), by_source, by_hash, by_masks, frozenset(paths))
 
 
 def _find_listed(folder: Path, image: Path, summary: Summary) -> Path:

@@ -87,9 +87,8 @@ def write_report(
         places = [None] * len(images)
     else:
         search, settings, places = None, {}, list(map(Path, masks))
-    about = {"title": printable(title) or "Segmentation report", "version": __version__}
-    about |= {"settings": settings, "sides": sides}
-    about["names"] = {feature.name: (*feature.aliases, feature.name)[0] for feature in found}
+    about = {"title": printable(title) or "Segmentation report", "version": __version__, "sides": sides}
+    about |= {"settings": settings, "names": {each.name: (*each.aliases, each.name)[0] for each in found}}
     failures: list[tuple[Path, str]] = []
     with atomic_file(path) as temporary, temporary.open("wb") as file:
         page = _Page(file, about, len(images), max_bytes)
@@ -98,8 +97,7 @@ def write_report(
             reading, reason = None, ""
             try:
                 place = place or search(image)
-                options = {"classes": classes, "levels": levels, "intensity": intensity}
-                reading = read_image(image, place, features=found, **options)
+                reading = read_image(image, place, features=found, classes=classes, levels=levels, intensity=intensity)
                 text = page.blocks(record | {"masks": link(place, path)}, reading)
             except (ValueError, MemoryError, OSError) as error:
                 reason = _describe(error, image, masks)
