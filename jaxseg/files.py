@@ -209,7 +209,7 @@ def sweep(folder: Path) -> None:
 
 
 def text_of(content: bytes) -> str:
-    """Returns text of unknown origin that is stored as UTF-8, with or without a byte order mark.
+    r"""Returns text of unknown origin that is stored as UTF-8, with or without a byte order mark.
 
     Raises:
       ValueError: it has another encoding.

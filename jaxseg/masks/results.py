@@ -24,6 +24,7 @@ class Summary:
       grid: height and width of the network's masks, before they were resized to the images; None if it is not recorded.
       by_source: maps the path of an image to its entry.
       by_hash: maps the hexadecimal SHA-256 of an image to its entry.
+      by_masks: maps the path of masks, relative to the folder, to the entry and the stamp of their image.
       paths: paths of all results, relative to the folder.
       turned: whether the run turned images as their EXIF orientation says; None if it did not read images.
     """
@@ -32,6 +33,7 @@ class Summary:
     grid: tuple[int, int] | None
     by_source: dict[str, dict]
     by_hash: dict[str, dict]
+    by_masks: dict[str, tuple[dict, list]]
     paths: frozenset[str]
     turned: bool | None = None
 
@@ -171,19 +173,17 @@ def check_origin(path: Path, image: Path) -> None:
         if summary is None:
             continue
         inside = path.relative_to(folder)
-        for source, entry in summary.by_source.items():
-            outputs = [output for kind, output in entry["outputs"].items() if kind in _KINDS]
-            stamps = [output.get("stamp") for output in outputs if Path(output["path"]) in (inside, inside.parent)]
-            stamp = next(filter(None, stamps), None)
-            if stamp and image.is_file() and not _is_same(image, source, entry, stamp):
-                state = "it has changed since" if source == str(image) else f"but from {source}"
-                raise ValueError(f"these masks were not made from {image}, {state}")
+        made = (summary.by_masks.get(place.as_posix()) for place in (inside, inside.parent))
+        entry, stamp = next(filter(None, made), ({}, []))
+        if stamp and image.is_file() and not _is_same(image, entry, stamp):
+            state = "it has changed since" if entry["source"] == str(image) else f"but from {entry['source']}"
+            raise ValueError(f"these masks were not made from {image}, {state}")
         return
 
 
-def _is_same(image: Path, source: str, entry: dict, stamp: list) -> bool:
+def _is_same(image: Path, entry: dict, stamp: list) -> bool:
     """Returns whether an entry is that of an image: the same path and state, or the same content."""
-    if source == str(image):
+    if entry["source"] == str(image):
         return _is_of(image, entry, stamp)
     return "sha256" in entry and entry["sha256"] == sha256(image)
 
@@ -227,10 +227,18 @@ def _parse(path: Path, _states: tuple[tuple[int, int], ...]) -> Summary | None:
         raise ValueError(
             f"{path} is not a jaxseg summary, or is damaged ({error!r}); name the masks themselves"
         ) from None
-    by_source = {resolved(path.parent, entry["source"]): entry for entry in entries}
+    entries = [entry | {"source": resolved(path.parent, entry["source"])} for entry in entries]
+    by_source = {entry["source"]: entry for entry in entries}
     by_hash = {entry["sha256"]: entry for entry in entries if "sha256" in entry}
+    by_masks = {
+        output["path"]: (entry, output.get("stamp") or [])
+        for entry in entries
+        for kind, output in entry["outputs"].items()
+        if kind in _KINDS
+    }
     turned = None if intensity is None else intensity == "clinical"
-    return Summary(tuple(classes), tuple(grid) if grid else None, by_source, by_hash, frozenset(paths), turned)
+    maps = (by_source, by_hash, by_masks)
+    return Summary(tuple(classes), tuple(grid) if grid else None, *maps, frozenset(paths), turned)
 
 
 def _find_listed(folder: Path, image: Path, summary: Summary) -> Path:

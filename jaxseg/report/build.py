@@ -92,9 +92,9 @@ def write_report(
         places = [None] * len(images)
     else:
         search, settings, places = None, {}, list(map(Path, masks))
-    about = {"title": printable(title) or "Segmentation report", "version": __version__}
-    about |= {"settings": settings, "sides": sides, "note": read_note(masks)}
-    about["names"] = {feature.name: (*feature.aliases, feature.name)[0] for feature in found}
+    about = {"title": printable(title) or "Segmentation report", "version": __version__, "sides": sides}
+    about |= {"settings": settings, "names": {each.name: (*each.aliases, each.name)[0] for each in found}}
+    about["note"] = read_note(masks)
     failures: list[tuple[Path, str]] = []
     with atomic_file(path) as temporary, temporary.open("wb") as file:
         page = _Page(file, about, len(images), max_bytes)
