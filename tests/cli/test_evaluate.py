@@ -12,7 +12,7 @@ from PIL import Image
 
 from jaxseg.cli.main import main
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.full
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,6 @@ def trained(masks, tmp_path_factory):
     return folder
 
 
-@pytest.mark.full
 def test_evaluation_writes_a_table_a_plot_and_numbers(jaxseg_command, trained):
     code, out, err = jaxseg_command("evaluate", "--run", trained, "-g", "0")
     assert code == 0
@@ -112,7 +111,6 @@ def test_a_wrong_evaluation_gives_a_one_line_error(jaxseg_command, trained, mask
     assert len(err.splitlines()) == 1
 
 
-@pytest.mark.full
 def test_the_original_configuration_file_trains_unchanged(jaxseg_command, masks, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     given = {"random_seed": 1, "img_size": [32, 32], "features": [4, 6], "decoder_features": [4, 4], "gpus": 1}

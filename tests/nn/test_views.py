@@ -68,11 +68,9 @@ def test_recomputation_keeps_much_less_for_the_backward_pass(make, factor, graph
         assert kept_bytes(model) > factor * kept_bytes(recomputing(model)) > 0
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "make", [pytest.param(shallow, marks=pytest.mark.full, id="unet"), pytest.param(dae, id="dae")]
-)
-@pytest.mark.parametrize("graph_mode", [True, pytest.param(False, marks=pytest.mark.full)], ids=["graph", "tree"])
+@pytest.mark.full
+@pytest.mark.parametrize("make", [pytest.param(shallow, id="unet"), dae])
+@pytest.mark.parametrize("graph_mode", [True, False], ids=["graph", "tree"])
 def test_recomputation_changes_neither_values_nor_gradients_nor_statistics(make, graph_mode):
     with nnx.set_graph_mode(graph_mode):
         results = []
