@@ -22,7 +22,7 @@ import numpy as np
 from jaxseg.training.reader import Reader, RecordError, Source, Transform
 
 # If a worker dies, Python's own cleaner of shared memory removes what it left, and would report that as a warning. It
-# runs in a process of its own, which takes the options for warnings from here.
+# runs in a separate process, which takes the options for warnings from here.
 _LEAKED = "ignore:resource_tracker:UserWarning"
 ON_ERROR = ("stop", "skip")
 

@@ -30,8 +30,8 @@ def places(entry: Entry) -> list[Path]:
     """
     if entry.weights_file is None:
         return []
-    folder = home()
-    found = [] if folder is None else [folder / entry.name / entry.weights_file]
+    own = home()
+    found = [] if own is None else [own / entry.name / entry.weights_file]
     for variable, folder in entry.original_cache:
         root = os.path.expanduser("~") if variable == "~" else os.environ.get(variable)
         if root and not root.startswith("~"):

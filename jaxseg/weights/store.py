@@ -11,6 +11,7 @@ import threading
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import jax
@@ -83,14 +84,14 @@ def silence_orbax_threads() -> None:
     """
     hook, root = sys.unraisablehook, str(Path(ocp.__file__).parent)
 
-    def within_orbax(trace) -> bool:
+    def within_orbax(trace: TracebackType | None) -> bool:
         return any(frame.f_code.co_filename.startswith(root) for frame, _ in traceback.walk_tb(trace))
 
     def is_of_another(record: logging.LogRecord) -> bool:  # what asyncio logs of futures that nobody waits for
         error = record.exc_info[1] if record.exc_info else None
         return error is None or not (within_orbax(error.__traceback__) or "OCDBT" in str(error))
 
-    def report(unraisable) -> None:
+    def report(unraisable: Any) -> None:
         code = getattr(unraisable.object, "cr_code", None) or getattr(unraisable.object, "__code__", None)
         of_orbax = within_orbax(unraisable.exc_traceback) or (code and code.co_filename.startswith(root))
         of_tensorstore = (  # its threads are not Python's, and only they call a loop that Orbax has closed

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from child_commands import run_commands, small_disk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from parity_kit import KIT
@@ -221,3 +222,41 @@ def alive(process: int) -> bool:
         return False
     status = Path(f"/proc/{process}/stat")
     return not status.exists() or status.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (-7, ["/dev/shm", "--shm-size", "data.threads"]),
+        (-9, ["memory is full", "fewer data.workers"]),
+        (3, ["code 3", "data.workers=0"]),
+    ],
+)
+def test_the_death_of_a_reading_process_says_what_to_do(monkeypatch, code, words):
+    class Dead:
+        def __next__(self):
+            raise RuntimeError(f"Worker process was terminated unexpectedly with exit code {code}. Search the logs")
+
+        def close(self):
+            pass
+
+    with contextlib.closing(training_batches(Numbers(8), noisy, batch_size=4, seed=0)) as batches:
+        monkeypatch.setattr(batches, "_start", Dead)
+        with pytest.raises(ChildProcessError) as caught:
+            next(batches)
+    assert all(word in str(caught.value) for word in words)
+
+
+@pytest.mark.full
+@pytest.mark.system("unshare")
+def test_a_small_shared_memory_is_named_by_the_command(tmp_path):
+    """In containers /dev/shm has 64 MB by default; a worker that finds no room there is ended by SIGBUS."""
+    prepare = ["prepare", "phantom", "--kind", "xray", "-o", "set", "--train", 4, "--validate", 1, "--test", 0]
+    settings = {"data.workers": 1, "data.threads": 1, "trainer.max_steps": 1, "trainer.batch_size": 4, "model.width": 4}
+    sets = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
+    train = ["train", "-t", "paxray_sample", "-i", "set", "-o", "run", "-g", "cpu", *sets]
+    assert run_commands(prepare, folder=tmp_path)[0][0] == 0
+    code, said = run_commands(train, folder=tmp_path, prefix=small_disk(Path("/dev/shm"), "500k"))[0]
+    assert code == 1
+    assert "/dev/shm of 0 MB: start the container with more, such as --shm-size=2g" in said
+    assert "resource_tracker" not in said

@@ -98,3 +98,20 @@ def test_a_cache_that_cannot_be_made_is_one_clear_message(monkeypatch, tmp_path)
     monkeypatch.setenv("JAXSEG_HOME", str(tmp_path / "file"))
     with pytest.raises(OSError, match=r"could not download .*UNet_ResNet50_default.pth"):
         default_weights(CXAS, url="http://127.0.0.1:9/none")
+
+
+def test_a_user_without_a_home_needs_jaxseg_home_only_for_published_weights(monkeypatch, tmp_path):
+    def nobody(number):
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    monkeypatch.delenv("HOME")
+    assert home() == tmp_path / "jaxseg"
+    assert places(CXAS) == [tmp_path / "jaxseg" / "cxas" / CXAS.weights_file]
+    monkeypatch.delenv("JAXSEG_HOME")
+    assert (home(), places(CXAS)) == (None, [])
+    with pytest.raises(FileNotFoundError, match="this user has no home directory: set JAXSEG_HOME to a folder"):
+        default_weights(CXAS)
+    monkeypatch.setenv("CXAS_PATH", str(tmp_path / "original"))
+    path = put(tmp_path / "original/.cxas/weights" / CXAS.weights_file)
+    assert default_weights(CXAS) == path

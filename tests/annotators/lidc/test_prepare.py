@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
@@ -286,6 +287,13 @@ def test_files_that_do_not_belong_together_are_reported(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="of 0 CT series and 0 XML files, none belong together"):
         find_studies(tmp_path / "empty")
+    without_z = re.sub("<imageZposition>[^<]*</imageZposition>", "", message(*four_readers()))
+    save_study(tmp_path / "single/ct", without_z)
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked/ct").symlink_to(tmp_path / "single/ct")
+    for folder in ("single", "linked"):
+        with pytest.raises(ValueError, match=r"none belong together.*\n.*069\.xml: nodule .*imageZposition is missing"):
+            find_studies(tmp_path / folder)
 
 
 @pytest.mark.parametrize(
