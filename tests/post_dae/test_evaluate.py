@@ -39,7 +39,7 @@ def means(numbers: dict, measure: str, when: str) -> list:
 
 @pytest.mark.full
 def test_an_identity_model_has_equal_numbers_before_and_after(tmp_path):
-    source = MaskFolder(write_masks(tmp_path / "truth", count=10, size=64), (64, 64))  # two batches
+    source = MaskFolder(write_masks(tmp_path / "truth", count=16, size=64), (64, 64))  # two batches
     found = restoration.examine_levels(SAME, source)
     rows = found.numbers["corruption"]
     assert list(rows) == list(LEVELS) == ["clean", "light", "original", "strong", "heavy"]
@@ -50,7 +50,7 @@ def test_an_identity_model_has_equal_numbers_before_and_after(tmp_path):
     dice = means(rows, "dice", "before")
     assert dice == sorted(dice, reverse=True)
     assert found.numbers == restoration.examine_levels(SAME, source).numbers
-    assert {rows["clean"]["before"]["dice"]["count"]} == {10}
+    assert {rows["clean"]["before"]["dice"]["count"]} == {16}
 
 
 def test_an_empty_result_has_a_dice_of_0_and_no_distance(source):
