@@ -34,7 +34,7 @@ def run_commands(
     variables = {name: value for name, value in variables.items() if value}
     command = [*prefix, sys.executable, __file__]
     done = subprocess.run(
-        command, input=task, capture_output=True, text=True, cwd=folder, env=variables, timeout=300, check=False
+        command, input=task, capture_output=True, text=True, cwd=folder, env=variables, timeout=900, check=False
     )
     try:
         return [tuple(result) for result in json.loads(done.stdout.splitlines()[-1])]
