@@ -38,10 +38,12 @@ of_anatomy = options.combined(
 
 def class_levels(_context: click.Context, _option: click.Parameter, levels: tuple[str, ...]) -> dict[int, str] | None:
     """Returns the names of the levels in the options `--label`; None without the option."""
+    if not levels:
+        return None
     from jaxseg.masks.pictures import parse_levels
 
     try:
-        return parse_levels(levels) if levels else None
+        return parse_levels(levels)
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
 

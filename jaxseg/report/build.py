@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from jaxseg import __version__
-from jaxseg.anatomy.measure.features import find_all
+from jaxseg.anatomy.measure.features import Feature, find_all
 from jaxseg.files import atomic_file, printable, safe_name
 from jaxseg.masks.read import find_masks
 from jaxseg.masks.results import read_summary
@@ -93,8 +93,8 @@ def write_report(
     else:
         search, settings, places = None, {}, list(map(Path, masks))
     about = {"title": printable(title) or "Segmentation report", "version": __version__, "sides": sides}
-    about |= {"settings": settings, "names": {each.name: (*each.aliases, each.name)[0] for each in found}}
-    about["note"] = read_note(masks)
+    about |= {"settings": settings, "names": _short_names(found), "note": read_note(masks)}
+    options = {"classes": classes, "levels": levels, "groups": settings.get("groups", "original")}
     failures: list[tuple[Path, str]] = []
     with atomic_file(path) as temporary, temporary.open("wb") as file:
         page = _Page(file, about, len(images), max_bytes)
@@ -103,9 +103,7 @@ def write_report(
             reading, reason = None, ""
             try:
                 place = place or search(image)
-                options = {"classes": classes, "levels": levels, "intensity": intensity}
-                options["groups"] = settings.get("groups", "original")
-                reading = read_image(image, place, features=found, **options)
+                reading = read_image(image, place, features=found, intensity=intensity, **options)
                 text = page.blocks(record | {"masks": link(place, path)}, reading)
             except (ValueError, MemoryError, OSError) as error:
                 reason = _describe(error, image, masks)
@@ -170,6 +168,11 @@ class _Page:
         notes = [text.format(self.losses[kind], self.count) for kind, text in _LOSSES.items() if self.losses[kind]]
         content = self.about | {"notes": notes, "pixels": _pixels(self.grids)} | self.catalogue.content()
         return block(content, id="about").encode("ascii") + self.after
+
+
+def _short_names(features: Sequence[Feature]) -> dict[str, str]:
+    """Returns the name of each feature -> the name that the page shows."""
+    return {feature.name: (*feature.aliases, feature.name)[0] for feature in features}
 
 
 def _check(images: list[Path], masks: Path | Sequence[Path], max_bytes: int) -> None:

@@ -145,7 +145,8 @@ def test_label_maps_and_masks_in_alpha_channels_are_named(case, jaxseg_command, 
     assert code == 1
     assert "map.png: is a label map with the grey levels 0, 127, 255, not one mask: name its classes with --l" in err
     code, _, err = jaxseg_command(*words, "--label", "127=heart")
-    assert (code, err) == (0, "Warning: map.png: levels without a name are ignored: 255\n")
+    assert code == 0
+    assert err.startswith("Warning: map.png: levels without a name are ignored: 255\nThe picture is ")
     assert (folder / "out.png").is_file()
     code, _, err = jaxseg_command(*words, "--label", "heart=127")
     assert code == 2
@@ -154,10 +155,8 @@ def test_label_maps_and_masks_in_alpha_channels_are_named(case, jaxseg_command, 
     Image.fromarray(alpha, "LA").save(folder / "alpha.png")
     words[4] = folder / "alpha.png"
     code, _, err = jaxseg_command(*words, "--overwrite")
-    assert (code, err) == (
-        0,
-        "Warning: alpha.png: only the alpha channel carries a shape: its opaque pixels are the mask\n",
-    )
+    assert code == 0
+    assert "Warning: alpha.png: only the alpha channel carries a shape: its opaque pixels are the mask\n" in err
 
 
 def test_masks_of_another_image_are_refused(images, tiny, tmp_path, jaxseg_command):

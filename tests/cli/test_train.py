@@ -204,7 +204,7 @@ def test_ctrl_c_prints_stopped_and_gives_exit_code_1(jaxseg_command, tmp_path, m
     folder = tmp_path / "a run"
     folder.mkdir()
     (folder / "config.yaml").write_text("task: phantom")
-    monkeypatch.setattr(run, "open_run", lambda *_, **__: read_config("demo"))
+    monkeypatch.setattr("jaxseg.training.config.config.open_run", lambda *_, **__: read_config("demo"))
     code, _, err = jaxseg_command("train", "-o", folder, "--resume", "-g", "0")
     assert code == 1
     assert err.strip().splitlines() == [

@@ -1,6 +1,6 @@
 """Makes docs/images/ohif.jpg, the masks of a phantom X-ray in OHIF: `PYTHONPATH=. python tests/kit/ohif_picture.py`.
 
-It needs the programs that tests/masks/test_ohif.py needs, see .ci/run.
+It needs the programs that tests/masks/test_dicom_seg_ohif.py needs, see .ci/run.
 """
 
 import io

@@ -72,10 +72,11 @@ def test_an_empty_result_has_a_dice_of_0_and_no_distance(source):
 
 def test_the_table_and_the_picture_show_every_level(source):
     found = restoration.examine_levels(SAME, source)
-    first, *lines = found.table.splitlines()
-    assert first.startswith("corruption  Dice before  Dice after  Hausdorff 95 % before")
-    assert [line.split()[0] for line in lines[:5]] == list(LEVELS)
-    assert "8 masks of 64 x 64, distances in pixels" in lines[5]
+    lines = found.table.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0].split()[:4] == ["corruption", "Dice", "Dice", "Hausdorff"]
+    assert [line.split()[0] for line in lines if line.split()[0] in LEVELS] == list(LEVELS)
+    assert "8 masks of 64 x 64, distances in pixels" in found.table
     assert found.picture.width > 900
 
 
