@@ -112,10 +112,14 @@ def write_report(
             page.write(text)
             if on_image is not None:
                 on_image(image, reason, reading.notes if reading else ())
-        if len(failures) == len(images):
-            raise ValueError(f"none of the {len(images)} images can be shown; the first, {images[0]}: {failures[0][1]}")
+        _check_any_shown(images, failures)
         page.finish()
     return failures
+
+
+def _check_any_shown(images: list[Path], failures: list[tuple[Path, str]]) -> None:
+    if len(failures) == len(images):
+        raise ValueError(f"none of the {len(images)} images can be shown; the first, {images[0]}: {failures[0][1]}")
 
 
 class _Page:

@@ -115,6 +115,7 @@ def test_wrong_options_give_a_one_line_error(jaxseg_command, model, films, tmp_p
     assert (code, message in err, err.count("\n")) == (2, True, 1), err
 
 
+@pytest.mark.slow
 def test_segment_and_extract_warn_or_correct_and_say_so(jaxseg_command, with_reference, films, tmp_path):
     def run(command, output, *more):
         words = (command, "-i", films, "-o", tmp_path / output, "--weights", with_reference)

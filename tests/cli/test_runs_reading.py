@@ -74,7 +74,7 @@ def test_a_modality_that_is_no_x_ray_is_a_warning_that_one_option_hides(jaxseg_c
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "intensity"), [("square", "original"), ("square", "clinical"), ("wide", "original")])
+@pytest.mark.parametrize(("kind", "intensity"), [("square", "clinical"), ("wide", "original")])
 def test_pictures_and_reports_show_an_image_as_its_masks_lie(jaxseg_command, tiny, tmp_path, kind, intensity):
     folder = tmp_path / "in"
     folder.mkdir()

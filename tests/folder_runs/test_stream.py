@@ -112,7 +112,10 @@ def test_every_item_has_one_outcome_and_its_own_error(count, batch_size, readers
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("batch_size", "readers", "writers"), [(1, 1, 1), (1, 2, 2), (4, 2, 3)])
+@pytest.mark.parametrize(
+    ("batch_size", "readers", "writers"),
+    [pytest.param(1, 1, 1, marks=pytest.mark.full), pytest.param(1, 2, 2, marks=pytest.mark.full), (4, 2, 3)],
+)
 @pytest.mark.parametrize("slow", ["read", "compute", "write"])
 def test_memory_is_bounded_for_every_slowest_stage(batch_size, readers, writers, slow):
     def delayed(function):

@@ -149,7 +149,8 @@ def test_an_orientation_other_than_upright_is_refused(tmp_path, orientation):
         read_tiff(tmp_path / "x.tif")
 
 
-def test_messages_of_tifffile_do_not_reach_the_terminal(tmp_path, caplog, capfd):
+def test_messages_of_tifffile_do_not_reach_the_terminal(tmp_path, caplog, capfd, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("tifffile"), "disabled", False)  # Optuna's storage disables all loggers
     tifffile.imwrite(tmp_path / "x.tif", np.eye(5, dtype=np.float32), extratags=[(65000, "H", 1, 7, True)])
     content = (tmp_path / "x.tif").read_bytes()
     known, unknown = struct.pack("<HH", 65000, 3), struct.pack("<HH", 65000, 99)  # type of the tag's value

@@ -155,7 +155,7 @@ def test_several_devices_and_odd_heights_use_whole_images(monkeypatch, devices, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("channels", [17, 48, 512])
+@pytest.mark.parametrize("channels", [17, pytest.param(48, marks=pytest.mark.full), 512])
 @pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
 def test_gradients_of_bfloat16_are_bfloat16(channels, strides):
     x, kernel = (a.astype(jnp.bfloat16) for a in made(0, (1, 32, 16, channels), (3, 3, channels, 48)))

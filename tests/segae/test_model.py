@@ -78,7 +78,7 @@ def test_folding_merges_the_stem_with_its_bias_and_keeps_the_embeddings():
     np.testing.assert_array_equal(folded.embeddings[...], table())
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"])
 def test_every_backbone_predicts_a_number_for_each_slice(backbone):
     model = nnx.eval_shape(lambda: SegAE(SegAEConfig(backbone=backbone, width=4), rngs=nnx.Rngs(0)))
