@@ -40,7 +40,7 @@ def demo(output, steps, gpus):
     jax.config.update("jax_default_device", device)
     config = job.start(output, steps)
     total, size = config.trainer.max_steps, config.data.size
-    options.say(f"Training a small U-Net on {config.data.train} phantom X-rays of {size} x {size} pixels ...")
+    console.say(f"Training a small U-Net on {config.data.train} phantom X-rays of {size} x {size} pixels ...")
     with contextlib.ExitStack() as stack:
         model = job.train(config, output, device, **step_callbacks(stack, "training", every=max(1, total // 10)))
     console.stage("segmenting unseen phantoms, and writing the report")

@@ -71,9 +71,9 @@ def segae(cts, labels, output, **settings):
     from jaxseg.segae.prepare import prepare_segae
 
     with _shown("cases") as show:
-        made = prepare_segae(cts, labels, output, **settings, progress=show, notify=options.say)
+        made = prepare_segae(cts, labels, output, **settings, progress=show, notify=console.say)
     counts = f"{made.made} cases made, {made.existing} were there, {len(made.failed)} failed"
-    options.say(f"{counts}; {made.summary} lists them")
+    console.say(f"{counts}; {made.summary} lists them")
     if made.failed:
         sys.exit(1)
 
@@ -107,7 +107,7 @@ def mnist(raw, output, **settings):
 
     with _shown("digits", _tenth) as show:
         made = prepare_mnist(raw, output, **settings, progress=show)
-    options.say(f"{made.made} digits made; {made.summary} describes the set")
+    console.say(f"{made.made} digits made; {made.summary} describes the set")
 
 
 @prepare.command()
@@ -159,16 +159,16 @@ def lidc(dicom_root, output, **settings):
 
     def report(outcome):
         if outcome.error:
-            options.say(f"{outcome.patient}: {outcome.error}")
+            console.say(f"{outcome.patient}: {outcome.error}")
 
-    callbacks = {"report": report, "notify": options.say}
+    callbacks = {"report": report, "notify": console.say}
     with _shown("patients", lambda total: 10) as show:
         made = prepare_lidc(dicom_root, output, **settings, progress=show, **callbacks)
     for split in made.empty_splits:
-        options.say(f"{split} has no slice: too few patients have suitable nodules")
+        console.say(f"{split} has no slice: too few patients have suitable nodules")
     counts = f"{made.made} patients made ({made.slices} slices), {made.existing} already done"
     unread = f", {len(made.damaged)} XML files could not be read" if made.damaged else ""
-    options.say(f"{counts}, {len(made.failed)} failed{unread}; {made.summary} lists them")
+    console.say(f"{counts}, {len(made.failed)} failed{unread}; {made.summary} lists them")
     if made.failed or made.damaged:
         sys.exit(1)
 
@@ -195,7 +195,7 @@ def phantom(kind, output, **settings):
 
     with _shown("phantoms", _tenth) as show:
         made = prepare_phantoms(kind, output, **settings, progress=show)
-    options.say(f"{made.made} phantoms made; {made.summary} describes the set")
+    console.say(f"{made.made} phantoms made; {made.summary} describes the set")
 
 
 def _tenth(total: int) -> int:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from jaxseg.cli import options
+from jaxseg.cli import console, options
 from jaxseg.cli.runs import finish, load_network, shown
 
 
@@ -94,7 +94,7 @@ def _target(path: Path | None, network, place: Path, recursive: bool, settings: 
     with options.usage_errors("--reference"):
         found = read_reference(path)
     if not found.weights_sha256:
-        options.say(f"Warning: {path} does not name the weights that it was built with; it is right for those only")
+        console.say(f"Warning: {path} does not name the weights that it was built with; it is right for those only")
     return found
 
 
@@ -108,7 +108,7 @@ def _build(source: Path, path: Path | None, recursive: bool, others: dict) -> No
     found = _built(source, network, recursive, settings)
     write_reference(found, path)
     where = "without T4 and T10, so it serves only the check of the orientation" if found.landmarks is None else ""
-    options.say(f"reference of {found.images} images{where and ', '}{where}: {path}")
+    console.say(f"reference of {found.images} images{where and ', '}{where}: {path}")
 
 
 def _built(source: Path, network, recursive: bool, settings: dict):

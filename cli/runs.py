@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from jaxseg.cli import options
+from jaxseg.cli import console, options
 from jaxseg.cli.errors import resumable
 from jaxseg.cli.progress import COMPILING, download_progress, progress
 from jaxseg.files import printable
@@ -98,13 +98,13 @@ class Notes:
             text = note.removeprefix(f"{source.name}: ")
             self.counts[text] += 1
             if self.counts[text] == 1:
-                options.say(f"Warning: {printable(note)}")
+                console.say(f"Warning: {printable(note)}")
 
     def finish(self) -> None:
         """Shows how many more files have a note."""
         for text, count in self.counts.items():
             if count > 1:
-                options.say(f"Warning: {count - 1} more {self.what}: {printable(text)}")
+                console.say(f"Warning: {count - 1} more {self.what}: {printable(text)}")
 
 
 def show_outcome(outcome, notes: Notes) -> None:
@@ -115,20 +115,20 @@ def show_outcome(outcome, notes: Notes) -> None:
     notes.show(source, outcome.notes)
     if outcome.error is not None:
         reason = describe(outcome.error).removeprefix(f"{source.name}: ")
-        options.say(f"Failed: {printable(str(source))}: {printable(reason)}")
+        console.say(f"Failed: {printable(str(source))}: {printable(reason)}")
 
 
 def show_note(card) -> None:
     """Shows what the card of a model says that its users must know."""
     if card.note:
-        options.say(f"Warning: the model {card.title}: {card.note}")
+        console.say(f"Warning: the model {card.title}: {card.note}")
 
 
 def finish(result) -> None:
     """Prints the last line of a run, and exits with 1 if a file failed."""
     counts = f"{result.done} done, {result.skipped} skipped, {result.failed} failed"
     files = ", ".join(path.name for path in (*result.merged, result.summary))
-    options.say(f"{counts}; the results are in {result.summary.parent} ({files})")
+    console.say(f"{counts}; the results are in {result.summary.parent} ({files})")
     if result.failed:
         sys.exit(1)
 
