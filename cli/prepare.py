@@ -9,7 +9,7 @@ import click
 
 from jaxseg.cli import console, options
 from jaxseg.cli.errors import resumable
-from jaxseg.cli.progress import progress
+from jaxseg.cli.progress import item_progress
 
 _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 
@@ -214,16 +214,11 @@ def _shown(what: str, every: Callable[[int], int] = lambda total: 1) -> Iterator
     """
     console.stage("checking options and data")
     hint = "The same command makes what is missing."
-    with resumable(lambda: hint), contextlib.ExitStack() as checks, contextlib.ExitStack() as stack:
+    with resumable(lambda: hint), contextlib.ExitStack() as checks, item_progress(what, every=every) as show:
         checks.enter_context(options.usage_errors())
-        step = None
 
-        def show(done: int, total: int, text: str) -> None:
-            nonlocal step
-            if step is None:
-                checks.pop_all()
-                step = stack.enter_context(progress(total, what, every=every(total)))
-            else:
-                step(text)
+        def show_checked(done: int, total: int, text: str) -> None:
+            checks.pop_all()
+            show(done, total, text)
 
-        yield show
+        yield show_checked

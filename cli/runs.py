@@ -12,7 +12,7 @@ import click
 
 from jaxseg.cli import console, options
 from jaxseg.cli.errors import resumable
-from jaxseg.cli.progress import COMPILING, download_progress, progress
+from jaxseg.cli.progress import COMPILING, download_progress, item_progress
 from jaxseg.files import printable
 
 of_anatomy = options.combined(
@@ -36,7 +36,7 @@ of_anatomy = options.combined(
 )
 
 
-def class_levels(_context: click.Context, _option: click.Parameter, levels: tuple[str, ...]) -> dict[int, str] | None:
+def _class_levels(_context: click.Context, _option: click.Parameter, levels: tuple[str, ...]) -> dict[int, str] | None:
     """Returns the names of the levels in the options `--label`; None without the option."""
     if not levels:
         return None
@@ -52,7 +52,7 @@ label = click.option(
     "--label",
     "levels",
     multiple=True,
-    callback=class_levels,
+    callback=_class_levels,
     metavar="LEVEL=NAME",
     help="Name of a class in label maps, which are png files or arrays with one value per class, such as 127=heart; "
     "repeat it for more classes.",
@@ -67,17 +67,9 @@ def shown(what: str) -> Iterator[dict[str, Callable]]:
       what: name of the items, such as "images".
     """
     notes = Notes(what)
-    with resumable(lambda: "The same command continues where it stopped."), contextlib.ExitStack() as stack:
-        step = None
-
-        def show_progress(done: int, total: int, name: str) -> None:
-            nonlocal step
-            if step is None:
-                step = stack.enter_context(progress(total, what, first=COMPILING))
-            else:
-                step(name)
-
-        yield {"progress": show_progress, "report": functools.partial(show_outcome, notes=notes)}
+    hint = "The same command continues where it stopped."
+    with resumable(lambda: hint), item_progress(what, first=COMPILING) as show:
+        yield {"progress": show, "report": functools.partial(show_outcome, notes=notes)}
     notes.finish()
 
 

@@ -10,7 +10,7 @@ from click.core import ParameterSource
 
 from jaxseg.cli import console, options
 from jaxseg.cli.errors import resumable
-from jaxseg.cli.progress import COMPILING, progress
+from jaxseg.cli.progress import COMPILING, item_progress
 
 _EXISTING = options.ExistingPath("a .nii.gz, .nii, .npy or .npz file, or a folder of DICOM slices")
 _MODELS = "a training run, a model directory or a .pth file"
@@ -193,16 +193,7 @@ def _score_many(function: str, paths: tuple, settings: dict):
 def _progress() -> Iterator[dict[str, Callable]]:
     """Yields the callbacks of `jaxseg.score_dataset` that show its progress."""
     hint = "With -o, the same command continues where it stopped."
-    with resumable(lambda: hint), contextlib.ExitStack() as stack:
-        step = None
-
-        def show(done: int, total: int, name: str) -> None:
-            nonlocal step
-            if step is None:
-                step = stack.enter_context(progress(total, "cases", done=done, first=COMPILING))
-            else:
-                step(name)
-
+    with resumable(lambda: hint), item_progress("cases", first=COMPILING) as show:
         yield {"progress": show, "report": _show_problems}
 
 
