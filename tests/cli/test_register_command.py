@@ -75,7 +75,7 @@ def test_images_are_corrected_and_registered_to_the_built_reference(jaxseg_comma
 
 
 def test_only_a_reference_is_replaced_and_only_on_request(jaxseg_command, with_reference, films):
-    path, more = with_reference / "reference.npz", "--build-reference --overwrite --reference-out".split()
+    path, more = with_reference / "reference.npz", ["--build-reference", "--overwrite", "--reference-out"]
     words = ("register", "-i", films / "upright.png", "--weights", with_reference)
     code, _, err = jaxseg_command(*words, "--build-reference", "--reference-out", path)
     assert (code, "exists; name another file, or replace it with --overwrite" in err) == (2, True), err
