@@ -107,22 +107,22 @@ def _target(path: Path | None, network, place: Path, recursive: bool, settings: 
 
 def _check_place(path: Path | None, overwrite: bool) -> None:
     """Checks that a reference may be written to a path; only an earlier reference is ever replaced."""
-    from jaxseg.anatomy.orientation import read_reference
-
     if path is None or path.suffix.lower() != ".npz" or not path.parent.is_dir():
         raise click.UsageError("--reference-out: name an .npz file in an existing folder, such as run/reference.npz")
     if path.exists() and not overwrite:
         raise click.UsageError(f"--reference-out: {path} exists; name another file, or replace it with --overwrite")
     if path.exists():
+        from jaxseg.anatomy.orientation import read_reference
+
         with options.usage_errors("--reference-out"):
             read_reference(path)
 
 
 def _build(source: Path, path: Path, recursive: bool, others: dict) -> None:
     """Builds a reference and writes it."""
+    console.stage("reading weights")
     from jaxseg.anatomy.orientation import write_reference
 
-    console.stage("reading weights")
     network, _, settings = load_network(**others)
     found = _built(source, network, recursive, settings)
     write_reference(found, path)
