@@ -17,20 +17,7 @@ from jaxseg import npy
 from jaxseg.files import printable, read_json
 from jaxseg.images.picture import ImageError, check_size
 from jaxseg.masks.coco import decode_rle
-from jaxseg.masks.pictures import PICTURES, check_levels, picture_size, read_levels, read_mask
-
-__all__ = [
-    "MAX_CLASSES",
-    "PICTURES",
-    "SEG",
-    "Stack",
-    "open_coco",
-    "open_label_map",
-    "open_npy",
-    "open_npz",
-    "open_pictures",
-    "split",
-]
+from jaxseg.masks.pictures import check_levels, picture_size, read_levels, read_mask
 
 MAX_CLASSES = 1000
 SEG = ".seg.dcm"  # end of the name of a DICOM SEG file
