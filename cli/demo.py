@@ -1,6 +1,7 @@
 """`jaxseg demo`: the main job on phantoms, without any download or data."""
 
 import contextlib
+import shlex
 from pathlib import Path
 
 import click
@@ -58,4 +59,5 @@ def _tell(output: Path, count: int, means: dict[str, float]) -> None:
     console.show(f"Look at {output / 'contact_sheet.png'}, or open {output / 'report.html'} in a browser.")
     console.show(f"The masks are in {output / 'masks'}, the training run is in {output / 'training'}.")
     console.show("Segment with this model:")
-    console.show(f"  jaxseg segment -i {output / 'images'} -o out --weights {output / 'training'}")
+    images, weights = (shlex.quote(str(output / name)) for name in ("images", "training"))
+    console.show(f"  jaxseg segment -i {images} -o out --weights {weights}")

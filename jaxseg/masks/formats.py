@@ -204,8 +204,10 @@ def open_coco(path: Path, image: Path | None) -> Stack:
     check_size(*size)
     _check_count(len(names))
     masks = list(found.values())
-    read = functools.partial(map, lambda k: _join(masks[k], size))
-    return Stack(len(names), size, read, tuple(names.values()), notes=[f"{path.name}: {note}" for note in notes])
+    notes = [f"{path.name}: {note}" for note in notes]
+    return Stack(
+        len(names), size, lambda indices: (_join(masks[k], size) for k in indices), tuple(names.values()), notes=notes
+    )
 
 
 def _add(notes: list[str], path: Path, remarks: Sequence[str]) -> None:

@@ -210,8 +210,8 @@ def score_labels(
     name = stem(ct) or ct.name
     name = ct.parent.name if name == "ct" else name  # CASE/ct.nii.gz
     source = str(ct) if wanted.output is None else relative(wanted.output.parent, str(ct))
-    known = Case(name, ct, labels=labels, source=source)
-    case = dataclasses.replace(known, table=table.organs, others=table.others, assumed=table.note)
+    meaning: dict[str, Any] = {"table": table.organs, "others": table.others, "assumed": table.note}
+    case = Case(name, ct, labels=labels, source=source, **meaning)
     scorer = open_scorer(model, embeddings=embeddings, **options)
     run = _Run((case,), scorer, choose_orientation(scorer, canonical), progress, report)
     return run(wanted, case.names, "labels")
