@@ -1,6 +1,7 @@
 """`jaxseg demo`: the main job on phantoms, without any download or data."""
 
 import contextlib
+import shlex
 from pathlib import Path
 
 import click
@@ -40,7 +41,7 @@ def demo(output, steps, gpus):
     jax.config.update("jax_default_device", device)
     config = job.start(output, steps)
     total, size = config.trainer.max_steps, config.data.size
-    options.say(f"Training a small U-Net on {config.data.train} phantom X-rays of {size} x {size} pixels ...")
+    console.say(f"Training a small U-Net on {config.data.train} phantom X-rays of {size} x {size} pixels ...")
     with contextlib.ExitStack() as stack:
         model = job.train(config, output, device, **step_callbacks(stack, "training", every=max(1, total // 10)))
     console.stage("segmenting unseen phantoms, and writing the report")
@@ -58,4 +59,5 @@ def _tell(output: Path, count: int, means: dict[str, float]) -> None:
     console.show(f"Look at {output / 'contact_sheet.png'}, or open {output / 'report.html'} in a browser.")
     console.show(f"The masks are in {output / 'masks'}, the training run is in {output / 'training'}.")
     console.show("Segment with this model:")
-    console.show(f"  jaxseg segment -i {output / 'images'} -o out --weights {output / 'training'}")
+    images, weights = (shlex.quote(str(output / name)) for name in ("images", "training"))
+    console.show(f"  jaxseg segment -i {images} -o out --weights {weights}")

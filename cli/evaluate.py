@@ -60,7 +60,7 @@ def evaluate(folder, data, split, step, masks, truth, levels, output, gpus):
         with options.usage_errors():
             settings = {"levels": levels, "devices": devices, "output": output}
             run.compare_masks(folder, masks, truth, **settings, show=console.show)
-        options.say(f"All numbers are in {(output or folder) / 'evaluation_masks.json'}")
+        console.say(f"All numbers are in {(output or folder) / 'evaluation_masks.json'}")
         return
     tables = []
 
@@ -75,6 +75,6 @@ def evaluate(folder, data, split, step, masks, truth, levels, output, gpus):
         shown = headline(numbers).items()
         console.show_rows((name, f"{value:.4f}" if isinstance(value, float) else str(value)) for name, value in shown)
 
-    callbacks = {"tell": options.say, "show": show, "on_scores": show_scores}
+    callbacks = {"tell": console.say, "show": show, "on_scores": show_scores}
     with options.usage_errors():
         run.evaluate(folder, split, devices=devices, step=step, data=data, output=output, **callbacks)

@@ -17,7 +17,7 @@ from jaxseg.cli.evaluate import evaluate
 from jaxseg.cli.export import export
 from jaxseg.cli.extract import extract
 from jaxseg.cli.models import models
-from jaxseg.cli.options import grouped, say, write_commands
+from jaxseg.cli.options import grouped, write_commands
 from jaxseg.cli.prepare import prepare
 from jaxseg.cli.register import register
 from jaxseg.cli.report import report
@@ -89,7 +89,7 @@ def _report(error: Exception) -> int:
         error.show()
         return 2
     if isinstance(error, click.Abort):
-        say(f"Stopped. {error.hint}" if isinstance(error, Stopped) and error.hint else "Stopped.")
+        console.say(f"Stopped. {error.hint}" if isinstance(error, Stopped) and error.hint else "Stopped.")
         return 1
     if isinstance(error, click.UsageError):
         where = error.ctx.command_path if error.ctx else "jaxseg"
@@ -127,7 +127,7 @@ def _say_lines(text: str, hint: str = "") -> None:
         shown.append(hint)
     elif hint:
         shown[0] = f"{shown[0]} {hint}"
-    say("\n".join(shown))
+    console.say("\n".join(shown))
 
 
 def _one_line(text: str) -> str:

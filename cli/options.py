@@ -8,8 +8,6 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from jaxseg.cli.console import say as say
-
 OUTPUT_TYPES = ("json", "npy", "npz", "jpg", "png", "dicom-seg")
 PREPROCESSING = ("cxas", "paxray", "paxray_folder")
 INTENSITIES = ("original", "cxas-0.0.20", "clinical")

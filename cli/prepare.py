@@ -9,7 +9,7 @@ import click
 
 from jaxseg.cli import console, options
 from jaxseg.cli.errors import resumable
-from jaxseg.cli.progress import progress
+from jaxseg.cli.progress import item_progress
 
 _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 
@@ -71,9 +71,9 @@ def segae(cts, labels, output, **settings):
     from jaxseg.segae.prepare import prepare_segae
 
     with _shown("cases") as show:
-        made = prepare_segae(cts, labels, output, **settings, progress=show, notify=options.say)
+        made = prepare_segae(cts, labels, output, **settings, progress=show, notify=console.say)
     counts = f"{made.made} cases made, {made.existing} were there, {len(made.failed)} failed"
-    options.say(f"{counts}; {made.summary} lists them")
+    console.say(f"{counts}; {made.summary} lists them")
     if made.failed:
         sys.exit(1)
 
@@ -107,7 +107,7 @@ def mnist(raw, output, **settings):
 
     with _shown("digits", _tenth) as show:
         made = prepare_mnist(raw, output, **settings, progress=show)
-    options.say(f"{made.made} digits made; {made.summary} describes the set")
+    console.say(f"{made.made} digits made; {made.summary} describes the set")
 
 
 @prepare.command()
@@ -159,16 +159,16 @@ def lidc(dicom_root, output, **settings):
 
     def report(outcome):
         if outcome.error:
-            options.say(f"{outcome.patient}: {outcome.error}")
+            console.say(f"{outcome.patient}: {outcome.error}")
 
-    callbacks = {"report": report, "notify": options.say}
+    callbacks = {"report": report, "notify": console.say}
     with _shown("patients", lambda total: 10) as show:
         made = prepare_lidc(dicom_root, output, **settings, progress=show, **callbacks)
     for split in made.empty_splits:
-        options.say(f"{split} has no slice: too few patients have suitable nodules")
+        console.say(f"{split} has no slice: too few patients have suitable nodules")
     counts = f"{made.made} patients made ({made.slices} slices), {made.existing} already done"
     unread = f", {len(made.damaged)} XML files could not be read" if made.damaged else ""
-    options.say(f"{counts}, {len(made.failed)} failed{unread}; {made.summary} lists them")
+    console.say(f"{counts}, {len(made.failed)} failed{unread}; {made.summary} lists them")
     if made.failed or made.damaged:
         sys.exit(1)
 
@@ -195,7 +195,7 @@ def phantom(kind, output, **settings):
 
     with _shown("phantoms", _tenth) as show:
         made = prepare_phantoms(kind, output, **settings, progress=show)
-    options.say(f"{made.made} phantoms made; {made.summary} describes the set")
+    console.say(f"{made.made} phantoms made; {made.summary} describes the set")
 
 
 def _tenth(total: int) -> int:
@@ -214,16 +214,11 @@ def _shown(what: str, every: Callable[[int], int] = lambda total: 1) -> Iterator
     """
     console.stage("checking options and data")
     hint = "The same command makes what is missing."
-    with resumable(lambda: hint), contextlib.ExitStack() as checks, contextlib.ExitStack() as stack:
+    with resumable(lambda: hint), contextlib.ExitStack() as checks, item_progress(what, every=every) as show:
         checks.enter_context(options.usage_errors())
-        step = None
 
-        def show(done: int, total: int, text: str) -> None:
-            nonlocal step
-            if step is None:
-                checks.pop_all()
-                step = stack.enter_context(progress(total, what, every=every(total)))
-            else:
-                step(text)
+        def show_checked(done: int, total: int, text: str) -> None:
+            checks.pop_all()
+            show(done, total, text)
 
-        yield show
+        yield show_checked

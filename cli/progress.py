@@ -28,6 +28,32 @@ def progress(
         yield from _lines(total, what, every, done)
 
 
+@contextlib.contextmanager
+def item_progress(
+    what: str, *, every: Callable[[int], int] = lambda total: 1, first: str = ""
+) -> Iterator[Callable[[int, int, str], None]]:
+    """Yields the argument `progress` of a library function: (number of items done, their total, name of the last).
+
+    Its first call, before any item is done, opens the bar.
+
+    Args:
+      what: name of the items.
+      every: number of items -> a plain line is printed only for every N-th of them.
+      first: as in `progress`.
+    """
+    with contextlib.ExitStack() as stack:
+        step = None
+
+        def show(done: int, total: int, name: str) -> None:
+            nonlocal step
+            if step is None:
+                step = stack.enter_context(progress(total, what, every=every(total), done=done, first=first))
+            else:
+                step(name)
+
+        yield show
+
+
 def step_callbacks(stack: contextlib.ExitStack, what: str, *, every: int) -> dict[str, Callable]:
     """Returns the callbacks of a training that show its progress until the stack is closed.
 
@@ -78,8 +104,9 @@ def _bar(total: int, what: str, before: int, first: str) -> Iterator[Callable[[s
         task = bar.add_task(what, total=total, completed=before, text=first, rate="")
 
         def step(text: str) -> None:
+            bar.update(task, advance=1, text=printable(text))
             speed = bar.tasks[0].speed  # without the first item, which includes compiling
-            bar.update(task, advance=1, text=printable(text), rate=f"{speed:.2f}/s" if speed else "")
+            bar.update(task, rate=f"{speed:.2f}/s" if speed else "")
 
         yield step
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from jaxseg.cli import options
+from jaxseg.cli import console, options
 from jaxseg.cli.runs import finish, load_network, shown
 
 
@@ -43,7 +43,12 @@ from jaxseg.cli.runs import finish, load_network, shown
 )
 @options.of_network
 @options.recursive
-@options.overwrite("images")
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Process images again whose results exist, and replace results of other settings. With --build-reference: "
+    "replace the reference.",
+)
 def register(
     source, output, reference, no_correction, save_mask, preview, build_reference, reference_out, recursive, **others
 ):
@@ -56,15 +61,17 @@ def register(
     overwrite = others.pop("overwrite")
     if build_reference:
         given = {"--output": output, "--reference": reference, "--no-correction": no_correction}
-        given |= {"--save-mask": save_mask, "--preview": preview, "--overwrite": overwrite}
+        given |= {"--save-mask": save_mask, "--preview": preview}
         if wrong := [name for name, value in given.items() if value]:
-            raise click.UsageError(f"{', '.join(wrong)}: not with --build-reference")
+            raise click.UsageError(f"{', '.join(wrong)}: not with --build-reference; leave it out")
+        _check_place(reference_out, overwrite)
         _build(source, reference_out, recursive, others)
         return
     if reference_out is not None:
-        raise click.UsageError("--reference-out: only with --build-reference")
+        raise click.UsageError("--reference-out: only with --build-reference; leave it out")
     if output is None:
         raise click.UsageError("--output: name the folder of the results")
+    console.stage("reading weights")
     from jaxseg.anatomy.register import Registrar
     from jaxseg.anatomy.register_files import register_folder
     from jaxseg.folder_runs.inputs import find_images
@@ -94,21 +101,33 @@ def _target(path: Path | None, network, place: Path, recursive: bool, settings: 
     with options.usage_errors("--reference"):
         found = read_reference(path)
     if not found.weights_sha256:
-        options.say(f"Warning: {path} does not name the weights that it was built with; it is right for those only")
+        console.say(f"Warning: {path} does not name the weights that it was built with; it is right for those only")
     return found
 
 
-def _build(source: Path, path: Path | None, recursive: bool, others: dict) -> None:
-    """Builds a reference and writes it."""
-    from jaxseg.anatomy.orientation import write_reference
-
+def _check_place(path: Path | None, overwrite: bool) -> None:
+    """Checks that a reference may be written to a path; only an earlier reference is ever replaced."""
     if path is None or path.suffix.lower() != ".npz" or not path.parent.is_dir():
         raise click.UsageError("--reference-out: name an .npz file in an existing folder, such as run/reference.npz")
+    if path.exists() and not overwrite:
+        raise click.UsageError(f"--reference-out: {path} exists; name another file, or replace it with --overwrite")
+    if path.exists():
+        from jaxseg.anatomy.orientation import read_reference
+
+        with options.usage_errors("--reference-out"):
+            read_reference(path)
+
+
+def _build(source: Path, path: Path, recursive: bool, others: dict) -> None:
+    """Builds a reference and writes it."""
+    console.stage("reading weights")
+    from jaxseg.anatomy.orientation import write_reference
+
     network, _, settings = load_network(**others)
     found = _built(source, network, recursive, settings)
     write_reference(found, path)
-    where = "without T4 and T10, so it serves only the check of the orientation" if found.landmarks is None else ""
-    options.say(f"reference of {found.images} images{where and ', '}{where}: {path}")
+    limit = ", without T4 and T10: it serves only the check of the orientation" if found.landmarks is None else ""
+    console.say(f"The reference is {path} (images: {found.images}{limit})")
 
 
 def _built(source: Path, network, recursive: bool, settings: dict):

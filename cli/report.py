@@ -65,7 +65,7 @@ def report(source, masks, output, features, levels, classes, title, intensity, s
         def notify(image: Path, reason: str, notes: tuple[str, ...]) -> None:
             shown.show(image, notes)
             if reason:
-                options.say(f"Failed: {printable(str(image))}: {printable(reason)}")
+                console.say(f"Failed: {printable(str(image))}: {printable(reason)}")
             step(image.name)
 
         failures = write_report(
@@ -82,7 +82,7 @@ def report(source, masks, output, features, levels, classes, title, intensity, s
             on_image=notify,
         )
     shown.finish()
-    options.say(f"{len(images) - len(failures)} shown, {len(failures)} failed; the page is {output}")
+    console.say(f"{len(images) - len(failures)} shown, {len(failures)} failed; the page is {output}")
     if failures:
         sys.exit(1)
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import click
 
-from jaxseg.cli import options
+from jaxseg.cli import console, options
 from jaxseg.cli.errors import resumable
-from jaxseg.cli.progress import COMPILING, download_progress, progress
+from jaxseg.cli.progress import COMPILING, download_progress, item_progress
 from jaxseg.files import printable
 
 of_anatomy = options.combined(
@@ -36,7 +36,7 @@ of_anatomy = options.combined(
 )
 
 
-def class_levels(_context: click.Context, _option: click.Parameter, levels: tuple[str, ...]) -> dict[int, str] | None:
+def _class_levels(_context: click.Context, _option: click.Parameter, levels: tuple[str, ...]) -> dict[int, str] | None:
     """Returns the names of the levels in the options `--label`; None without the option."""
     if not levels:
         return None
@@ -52,7 +52,7 @@ label = click.option(
     "--label",
     "levels",
     multiple=True,
-    callback=class_levels,
+    callback=_class_levels,
     metavar="LEVEL=NAME",
     help="Name of a class in label maps, which are png files or arrays with one value per class, such as 127=heart; "
     "repeat it for more classes.",
@@ -67,17 +67,9 @@ def shown(what: str) -> Iterator[dict[str, Callable]]:
       what: name of the items, such as "images".
     """
     notes = Notes(what)
-    with resumable(lambda: "The same command continues where it stopped."), contextlib.ExitStack() as stack:
-        step = None
-
-        def show_progress(done: int, total: int, name: str) -> None:
-            nonlocal step
-            if step is None:
-                step = stack.enter_context(progress(total, what, first=COMPILING))
-            else:
-                step(name)
-
-        yield {"progress": show_progress, "report": functools.partial(show_outcome, notes=notes)}
+    hint = "The same command continues where it stopped."
+    with resumable(lambda: hint), item_progress(what, first=COMPILING) as show:
+        yield {"progress": show, "report": functools.partial(show_outcome, notes=notes)}
     notes.finish()
 
 
@@ -98,13 +90,13 @@ class Notes:
             text = note.removeprefix(f"{source.name}: ")
             self.counts[text] += 1
             if self.counts[text] == 1:
-                options.say(f"Warning: {printable(note)}")
+                console.say(f"Warning: {printable(note)}")
 
     def finish(self) -> None:
         """Shows how many more files have a note."""
         for text, count in self.counts.items():
             if count > 1:
-                options.say(f"Warning: {count - 1} more {self.what}: {printable(text)}")
+                console.say(f"Warning: {count - 1} more {self.what}: {printable(text)}")
 
 
 def show_outcome(outcome, notes: Notes) -> None:
@@ -115,20 +107,20 @@ def show_outcome(outcome, notes: Notes) -> None:
     notes.show(source, outcome.notes)
     if outcome.error is not None:
         reason = describe(outcome.error).removeprefix(f"{source.name}: ")
-        options.say(f"Failed: {printable(str(source))}: {printable(reason)}")
+        console.say(f"Failed: {printable(str(source))}: {printable(reason)}")
 
 
 def show_note(card) -> None:
     """Shows what the card of a model says that its users must know."""
     if card.note:
-        options.say(f"Warning: the model {card.title}: {card.note}")
+        console.say(f"Warning: the model {card.title}: {card.note}")
 
 
 def finish(result) -> None:
     """Prints the last line of a run, and exits with 1 if a file failed."""
     counts = f"{result.done} done, {result.skipped} skipped, {result.failed} failed"
     files = ", ".join(path.name for path in (*result.merged, result.summary))
-    options.say(f"{counts}; the results are in {result.summary.parent} ({files})")
+    console.say(f"{counts}; the results are in {result.summary.parent} ({files})")
     if result.failed:
         sys.exit(1)
 

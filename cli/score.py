@@ -10,7 +10,7 @@ from click.core import ParameterSource
 
 from jaxseg.cli import console, options
 from jaxseg.cli.errors import resumable
-from jaxseg.cli.progress import COMPILING, progress
+from jaxseg.cli.progress import COMPILING, item_progress
 
 _EXISTING = options.ExistingPath("a .nii.gz, .nii, .npy or .npz file, or a folder of DICOM slices")
 _MODELS = "a training run, a model directory or a .pth file"
@@ -122,7 +122,7 @@ def score(
         found = _score_many("score_dataset", (dataset, output), {"organs": organs} | written | model)
     if output:
         _show_files(found, worst)
-        options.say(f"{found.done} done, {found.skipped} were there, {found.failed} with failures: {output}")
+        console.say(f"{found.done} done, {found.skipped} were there, {found.failed} with failures: {output}")
     else:
         _show_rows(found.rows[:worst], per_slice)
     if found.failed:
@@ -177,7 +177,7 @@ def _score_mask(ct: Path, mask: Path, organ: str, per_slice: bool, model: dict) 
     pairs = zip(found.slices, found.dice, strict=True) if per_slice else ()
     rows = [(f"slice {z}", f"{predicted:.4f}") for z, predicted in pairs]
     if found.mean is None:
-        options.say(f"{mask.name}: the mask is empty, so there is nothing to score")
+        console.say(f"{mask.name}: the mask is empty, so there is nothing to score")
     console.show_rows([*rows, (found.organ.name, "n/a" if found.mean is None else f"{found.mean:.4f}")])
 
 
@@ -193,28 +193,19 @@ def _score_many(function: str, paths: tuple, settings: dict):
 def _progress() -> Iterator[dict[str, Callable]]:
     """Yields the callbacks of `jaxseg.score_dataset` that show its progress."""
     hint = "With -o, the same command continues where it stopped."
-    with resumable(lambda: hint), contextlib.ExitStack() as stack:
-        step = None
-
-        def show(done: int, total: int, name: str) -> None:
-            nonlocal step
-            if step is None:
-                step = stack.enter_context(progress(total, "cases", done=done, first=COMPILING))
-            else:
-                step(name)
-
+    with resumable(lambda: hint), item_progress("cases", first=COMPILING) as show:
         yield {"progress": show, "report": _show_problems}
 
 
 def _show_problems(record) -> None:
     """Prints remarks, failures and masks without a class; empty masks are not mentioned."""
     for note in dict.fromkeys(record.notes):
-        options.say(f"Warning: {record.case}: {note}")
+        console.say(f"Warning: {record.case}: {note}")
     for name, why in record.failed.items():
-        options.say(f"Failed: {'/'.join(part for part in (record.case, name) if part)}: {why}")
+        console.say(f"Failed: {'/'.join(part for part in (record.case, name) if part)}: {why}")
     without = [name for name, why in record.absent.items() if why != "empty"]
     if without:
-        options.say(f"{record.case}: no class of the DAP-Atlas: {', '.join(without)}")
+        console.say(f"{record.case}: no class of the DAP-Atlas: {', '.join(without)}")
 
 
 def _show_rows(rows: tuple, per_slice: bool) -> None:
@@ -226,16 +217,16 @@ def _show_rows(rows: tuple, per_slice: bool) -> None:
         cells.append((row.organ, f"{row.score.mean:.4f}"))
     console.show_rows(cells)
     if not rows:
-        options.say("nothing was scored")
+        console.say("nothing was scored")
 
 
 def _show_files(found, worst: int | None) -> None:
     """Prints which files were written beside the CSV, and the masks with the lowest scores."""
     for name, what in {"slices": "slices", "annotate": "order", "trust": "order"}.items():
         if name in found.files:
-            options.say(f"{what}: {found.files[name]}")
+            console.say(f"{what}: {found.files[name]}")
     lowest = found.rows[:worst] if worst else ()
     cells = [("case", "organ", "predicted_dice")] if lowest else []
     console.show_rows([*cells, *((row.case, row.organ, f"{row.score.mean:.4f}") for row in lowest)])
     if "worst" in found.files:
-        options.say(f"picture: {found.files['worst']}")
+        console.say(f"picture: {found.files['worst']}")

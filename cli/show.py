@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from jaxseg.cli import options
+from jaxseg.cli import console, options
 from jaxseg.cli.runs import label
 from jaxseg.files import printable
 
@@ -55,13 +55,13 @@ def show(source, masks, output, classes, labels_file, levels, intensity, overwri
         select(opened.names, None if classes == "all" else classes)
     picture = read_under_masks(source, opened.size, intensity=intensity, turned=turned_in_run(place))
     for note in picture.notes:
-        options.say(f"Warning: {printable(note)}")
+        console.say(f"Warning: {printable(note)}")
     shown = visualize(picture, opened, classes=classes, **look)
     for note in opened.notes:
-        options.say(f"Warning: {printable(note)}")
+        console.say(f"Warning: {printable(note)}")
     output.parent.mkdir(parents=True, exist_ok=True)
     save_picture(shown, output)
-    options.say(f"The picture is {printable(str(output))}")
+    console.say(f"The picture is {printable(str(output))}")
 
 
 def _check_output(output: Path, source: Path, overwrite: bool) -> None:

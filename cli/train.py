@@ -51,7 +51,7 @@ def train(source, data, folder, resume, overrides, gpus, hosts, **others):
         with options.usage_errors():
             join_hosts(*others.values())
     with options.usage_errors(), naming_overrides(overrides):
-        config = open_run(source, folder, data=data, overrides=overrides, resume=resume, tell=options.say)
+        config = open_run(source, folder, data=data, overrides=overrides, resume=resume, tell=console.say)
     if config.trainer.keep_memory and only_cpus(gpus):
         keep_freed_memory()  # before the devices start
     with options.usage_errors("--gpus"):
@@ -59,9 +59,9 @@ def train(source, data, folder, resume, overrides, gpus, hosts, **others):
     hint = functools.partial(_resume_hint, folder)
     with resumable(hint), naming_overrides(overrides), contextlib.ExitStack() as stack:
         callbacks = step_callbacks(stack, "steps", every=config.trainer.log_every)
-        scores = run.train(config, folder, devices=devices, tell=options.say, **callbacks)
+        scores = run.train(config, folder, devices=devices, tell=console.say, **callbacks)
     console.show_rows((name, f"{value:.4f}") for name, value in headline(scores).items())
-    options.say(f"The run is in {folder}, its model in {folder / 'model'}; {METRICS_FILE} lists all scores")
+    console.say(f"The run is in {folder}, its model in {folder / 'model'}; {METRICS_FILE} lists all scores")
 
 
 def _resume_hint(folder: Path) -> str:

@@ -65,12 +65,12 @@ def tune(source, data, folder, trials, gpus, **others):
     naming, hint = naming_overrides(others["overrides"]), functools.partial(_continue_hint, folder)
     with resumable(hint), contextlib.ExitStack() as stack, options.usage_errors(), naming:
         opened = search.open_search(
-            source, folder, trials=trials, data=data, devices=devices, tell=options.say, **others
+            source, folder, trials=trials, data=data, devices=devices, tell=console.say, **others
         )
         found = search.tune(stack.enter_context(opened))
     console.show(table(found))
     model = folder / search.RUNS / found.best.name / "model"
-    options.say(f"The best settings are in {folder / BEST_FILE}, the model trained with them in {model}")
+    console.say(f"The best settings are in {folder / BEST_FILE}, the model trained with them in {model}")
 
 
 def _continue_hint(folder: Path) -> str:

@@ -40,7 +40,7 @@ ROOMS = {
 SHARED = {*ROOMS} - {"tuning"}
 ALLOWED = ROOMS | dict.fromkeys(METHODS, SHARED) | {room: {*ROOMS, *METHODS} for room in ("report", "export")}
 ONLY_IN = {
-    "orbax": {"training/checkpoint.py", "weights/store.py"},
+    "orbax": {"training/checkpoint.py", "weights/orbax_limits.py", "weights/store.py"},
     "grain": {"training"},
     "optuna": {"tuning"},
     "mlflow": {"tuning/trials.py"},

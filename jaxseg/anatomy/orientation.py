@@ -47,7 +47,7 @@ class Reference:
       rotations: (4, F) float32, pooled features of the image turned by `ANGLES`.
       landmarks: (x, y) of T4 and of T10, in pixels of the network's grid; None: unknown.
       weights_sha256: digest of the weights; "" if the file does not name it, as the original's files.
-      images: number of images from which the landmarks were computed; 0 if unknown.
+      images: number of images from which the reference was built; 0 if unknown.
       packaged: whether it is the reference of the published weights.
 
     Raises:
@@ -256,17 +256,16 @@ def read_reference(path: str | Path) -> Reference:
     if path.stat().st_size > MAX_BYTES:
         raise ValueError(f"{path} is larger than {MAX_BYTES // 2**20} MB; references are smaller")
     try:
-        with zipfile.ZipFile(path) as archive:
-            return _parsed({name.removesuffix(".npy"): name for name in archive.namelist()}, archive)
+        with npy.archive(path) as archive:
+            fields = _parsed({name.removesuffix(".npy"): name for name in archive.namelist()}, archive)
+        return Reference(*fields)
     except ValueError as error:
         raise ValueError(f"{path} is not a reference: {printable(str(error))}") from None
-    except OSError:
-        raise
-    except Exception as error:  # zipfile raises many kinds of errors for damaged files
-        raise ValueError(f"{path} is not a reference, or is damaged: {printable(str(error))[:200]}") from None
 
 
-def _parsed(members: dict[str, str], archive: zipfile.ZipFile) -> Reference:
+def _parsed(members: dict[str, str], archive: zipfile.ZipFile) -> tuple:
+    """Returns the fields of a `Reference`, in their order."""
+
     def array(name: str, shape: tuple, kinds: str) -> np.ndarray:
         with archive.open(members[name]) as file:
             header = npy.read_header(file)
@@ -274,24 +273,24 @@ def _parsed(members: dict[str, str], archive: zipfile.ZipFile) -> Reference:
                 b in (None, a) for a, b in zip(header.shape, shape, strict=True)
             )
             if not known or header.dtype.kind not in kinds or header.nbytes > 64 * MAX_FEATURES:
-                raise ValueError(f"`{name}` has the shape {header.shape} and the type {header.dtype}")
+                raise npy.NpyError(f"`{name}` has the shape {header.shape} and the type {header.dtype}")
             return npy.read_values(file, header)
 
     missing = [name for name in ("color_features", "rotation_features") if name not in members]
     if missing:
-        raise ValueError(f"it has no {' and no '.join(missing)}")
+        raise npy.NpyError(f"it has no {' and no '.join(missing)}")
     colours, rotations = array("color_features", (2, None), "f"), array("rotation_features", (4, None), "f")
     if colours.shape[1] != rotations.shape[1] or not 1 <= colours.shape[1] <= MAX_FEATURES:
-        raise ValueError(f"it has {colours.shape[1]} and {rotations.shape[1]} features")
+        raise npy.NpyError(f"it has {colours.shape[1]} and {rotations.shape[1]} features")
     given = [name for name in _LANDMARKS if name in members]
     if given and len(given) < len(_LANDMARKS):
-        raise ValueError(f"of the landmarks it has only {', '.join(given)}")
+        raise npy.NpyError(f"of the landmarks it has only {', '.join(given)}")
     points = [float(array(name, (), "fiu")) for name in given]
     with np.errstate(over="ignore"):
         features = np.vstack([colours, rotations]).astype(np.float32)
     landmarks = ((points[0], points[1]), (points[2], points[3])) if points else None
     weights = str(array("weights_sha256", (), "U")) if "weights_sha256" in members else ""
     if not re.fullmatch(r"([0-9a-f]{64})?", weights):
-        raise ValueError("`weights_sha256` is not a digest")
+        raise npy.NpyError("`weights_sha256` is not a digest")
     images = int(array("num_samples", (), "iu")) if "num_samples" in members else 0
-    return Reference(features[:2], features[2:], landmarks, weights, images)
+    return features[:2], features[2:], landmarks, weights, images

@@ -82,7 +82,7 @@ def register_folder(
         settings["classes"] = list(registrar.segmenter.names)
     return folder.run(
         plan(list(files), source, output),
-        Run(output, tuple(made), settings),
+        Run(output, tuple(made), settings, registrar.segmenter.card.note),
         lambda todo, run: _register_files(todo, registrar, run),
         prepare=registrar.segmenter.compile,
         source=source,

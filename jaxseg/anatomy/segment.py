@@ -84,6 +84,8 @@ class Segmenter:
     Attributes:
       card: of the model.
       names: labels of the masks; `indices`: their output channels.
+      groups: version of the groups, for the features of `jaxseg.extract`.
+      reference: with which the orientation of images is checked; None: it is not checked.
       cutoff: the logit that a pixel of a mask exceeds.
       postprocess: may be set later; `after` is an alias.
 
@@ -165,6 +167,7 @@ class Segmenter:
                 "postprocess needs an attribute `settings`, a dict of everything that its results depend on, so that "
                 "results made with other settings are not mixed"
             )
+        corrector = self.reference if self._corrects else None
         return {
             "model": card.title,
             "weights_sha256": card.params_sha256 or card.source_sha256,
@@ -172,9 +175,7 @@ class Segmenter:
             "labels_sha256": hashlib.sha256(json.dumps(card.class_names).encode()).hexdigest(),
             "preprocessing": self.preprocessing,
             "intensity": self.intensity,
-            "orientation": f"corrected by {self.reference.digest}"
-            if self.reference and self._corrects
-            else "as stored",
+            "orientation": f"corrected by {corrector.digest}" if corrector else "as stored",
             "grid": list(card.input_size),
             "dtype": dict(card.config)["dtype"],
             "denoise": None if self.postprocess is None else self.postprocess.settings,
@@ -212,8 +213,8 @@ class Segmenter:
             size, spacing = image.size, image.spacing_mm
             if orientation is not None and orientation.quarters % 2:  # the masks are those of the image turned back
                 size, spacing = size[::-1], spacing and spacing[::-1]
-            masks = Segmentation(self.names, self.indices, size, bits[i], kept[i], image.notes, spacing)
-            found.append(dataclasses.replace(masks, turned=image.turned))
+            masks = (self.names, self.indices, size, bits[i], kept[i], image.notes, spacing)
+            found.append(Segmentation(*masks, turned=image.turned))
         if self.postprocess is not None:
             found = self.postprocess(found)
         return [masks.seen_as(orientation) for masks, orientation in zip(found, seen, strict=True)]

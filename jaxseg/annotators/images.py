@@ -21,7 +21,8 @@ _MEMBER = "image.npy"  # of an .npz
 def find_image_files(path: Path, *, recursive: bool = False, output: Path) -> list[Path]:
     """Returns the image files that `path` means; raises like `jaxseg.folder_runs.inputs.find_by_suffix`."""
     found = find_by_suffix(path, SUFFIXES, "images", recursive=recursive, output=output, results="samples")
-    need_tifffile(found)
+    if any(file.suffix.lower() in TIFFS for file in found):
+        need_tifffile()  # before the first image
     return found
 
 

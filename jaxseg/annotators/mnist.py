@@ -92,7 +92,11 @@ def prepare_mnist(
     Args:
       raw: folder with the four idx files of MNIST, compressed with gzip (`.gz`) or not.
       output: folder of the set. A set that this function made is replaced; other content is an error.
-      train, validate, test, noise, seed: as in `Settings`.
+      train: number of digits for training, sampled from MNIST's 60,000 training images.
+      validate: number of digits for validation, sampled from the same images, but other ones.
+      test: number of digits for testing, sampled from MNIST's 10,000 test images.
+      noise: standard deviation of the Gaussian noise on images in [0, 1], see `Settings`.
+      seed: random seed of the whole set, at least 0.
       progress: called as (number of finished digits, their total, text about the last), first with 0 and "".
 
     Raises:
@@ -100,7 +104,7 @@ def prepare_mnist(
         the output folder holds something else.
       OSError: a file cannot be read or written.
     """
-    need_tifffile([Path(".tif")])  # the set is written as TIFF
+    need_tifffile()  # the set is written as TIFF
     raw, output = Path(raw), Path(output)
     settings = Settings(train, validate, test, noise, seed)
     check_replaceable(output, _MADE_BY)

@@ -50,7 +50,9 @@ def prepare_phantoms(
     Args:
       kind: one of `KINDS`.
       output: folder of the set; a set that this function made is replaced.
-      train, validate, test: numbers of nodules (of `SLICES` slices each) or X-rays.
+      train: number of nodules (of `SLICES` slices each) or X-rays for training.
+      validate: number of those for validation.
+      test: number of those for testing.
       size: side in pixels, from 32 to 2048; None: 64, or 256 for X-rays.
       seed: seed of the first phantom; the seeds of the others follow it.
       progress: called as (number of finished phantoms, their total, text about the last), first with 0 and "".

@@ -24,7 +24,11 @@ _ONLY_OF = {
     "reference": ("registered", "metadata", "affine", "registered_mask", "registered_preview"),
 }
 # Settings that earlier versions did not record -> (a setting that the same runs recorded, the value that they used).
-_UNRECORDED = {"groups": ("features", "original"), "orientation": ("preprocessing", "as stored")}
+_UNRECORDED = {
+    "groups": ("features", "original"),
+    "orientation": ("preprocessing", "as stored"),
+    "strict_projection": ("labelmap", True),
+}
 
 
 @dataclasses.dataclass(frozen=True)

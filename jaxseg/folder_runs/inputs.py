@@ -35,7 +35,9 @@ def find_images(path: Path, *, recursive: bool = False, output: Path | None = No
     """
     results = _results_above(path)
     if {path.resolve(), *path.resolve().parents} & results:
-        raise ValueError(f"{path} is a result of jaxseg, not an image or a folder of images")
+        raise ValueError(
+            f"{path} is a result of jaxseg, not an image or a folder of images; name those it was made from"
+        )
     if path.is_file():
         try:
             check_kind(path)

@@ -98,7 +98,7 @@ def _other_kind(dataset: pydicom.Dataset) -> list[str]:
         return []
     return [
         f"NOT A PROJECTION X-RAY: {found}. Its masks and measurements mean nothing (expected is CR, DX or a similar "
-        "Modality; --any-modality of segment and extract hides this warning)"
+        "Modality; --any-modality of segment, extract and register hides this warning)"
     ]
 
 

@@ -5,7 +5,6 @@ It needs tifffile (extra `tiff`): Pillow cannot open 64-bit floats, and inverts 
 
 import importlib
 import math
-from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -42,7 +41,7 @@ def read_tiff(path: str | Path) -> np.ndarray:
       OSError: the file cannot be read.
     """
     path = Path(path)
-    tifffile = _tifffile()
+    tifffile = need_tifffile()
     size = path.stat().st_size
     if not path.is_file():
         raise ImageError(f"{path.name}: is not a file")
@@ -81,18 +80,17 @@ def write_tiff(path: Path, array: np.ndarray) -> None:
         raise ValueError(f"{path.name}: cannot hold {array.shape} {array.dtype}")
     colour = array.ndim == 3 and array.shape[-1] == 3 and array.dtype != bool
     kind = "rgb" if colour else "miniswhite" if array.dtype == bool else "minisblack"
-    tifffile = _tifffile()
+    tifffile = need_tifffile()
     with atomic_file(path) as temporary:
         tifffile.imwrite(temporary, np.ascontiguousarray(array), byteorder="<", photometric=kind)
 
 
-def need_tifffile(files: Iterable[Path]) -> None:
-    """Raises ImageError if one of the files is a TIFF file and tifffile is not installed; called before a run."""
-    if any(file.suffix.lower() in SUFFIXES or file.name in SUFFIXES for file in files):
-        _tifffile()
+def need_tifffile() -> ModuleType:
+    """Returns the module tifffile. Call it before a run, so that one error says that it is missing.
 
-
-def _tifffile() -> ModuleType:
+    Raises:
+      ImageError: it is not installed.
+    """
     try:
         return importlib.import_module("tifffile")
     except ImportError:

@@ -17,20 +17,7 @@ from jaxseg import npy
 from jaxseg.files import printable, read_json
 from jaxseg.images.picture import ImageError, check_size
 from jaxseg.masks.coco import decode_rle
-from jaxseg.masks.pictures import PICTURES, check_levels, picture_size, read_levels, read_mask
-
-__all__ = [
-    "MAX_CLASSES",
-    "PICTURES",
-    "SEG",
-    "Stack",
-    "open_coco",
-    "open_label_map",
-    "open_npy",
-    "open_npz",
-    "open_pictures",
-    "split",
-]
+from jaxseg.masks.pictures import check_levels, picture_size, read_levels, read_mask
 
 MAX_CLASSES = 1000
 SEG = ".seg.dcm"  # end of the name of a DICOM SEG file
@@ -217,8 +204,10 @@ def open_coco(path: Path, image: Path | None) -> Stack:
     check_size(*size)
     _check_count(len(names))
     masks = list(found.values())
-    read = functools.partial(map, lambda k: _join(masks[k], size))
-    return Stack(len(names), size, read, tuple(names.values()), notes=[f"{path.name}: {note}" for note in notes])
+    notes = [f"{path.name}: {note}" for note in notes]
+    return Stack(
+        len(names), size, lambda indices: (_join(masks[k], size) for k in indices), tuple(names.values()), notes=notes
+    )
 
 
 def _add(notes: list[str], path: Path, remarks: Sequence[str]) -> None:

@@ -12,7 +12,6 @@ import numpy as np
 from jaxseg.images.picture import ImageError
 from jaxseg.images.read import stem
 from jaxseg.masks.formats import (
-    PICTURES,
     Stack,
     open_coco,
     open_label_map,
@@ -21,7 +20,7 @@ from jaxseg.masks.formats import (
     open_pictures,
     split,
 )
-from jaxseg.masks.pictures import listed
+from jaxseg.masks.pictures import PICTURES, listed
 from jaxseg.masks.results import check_origin, classes_of, find_masks, named_masks, read_summary
 from jaxseg.masks.write import file_names
 from jaxseg.vocabulary import labels

@@ -7,7 +7,8 @@ from pathlib import Path
 from jaxseg import journal
 from jaxseg.files import printable, resolved, safe_name, sha256
 from jaxseg.images.read import stem
-from jaxseg.masks.formats import PICTURES, SEG
+from jaxseg.masks.formats import SEG
+from jaxseg.masks.pictures import PICTURES
 from jaxseg.masks.segmentation import Orientation
 
 SUMMARY_FILE = "summary.json"

@@ -20,7 +20,8 @@ from jaxseg.folder_runs.folder import FolderResult, process, writer
 from jaxseg.folder_runs.inputs import Job, find_by_suffix, plan
 from jaxseg.folder_runs.stream import Outcome
 from jaxseg.images.picture import ImageError
-from jaxseg.masks.formats import PICTURES, Stack, open_pictures
+from jaxseg.masks.formats import Stack, open_pictures
+from jaxseg.masks.pictures import PICTURES
 from jaxseg.masks.read import open_masks, select
 from jaxseg.masks.write import PREVIEW
 from jaxseg.nn.indices import bilinear_array

@@ -17,7 +17,7 @@ from jaxseg.masks.results import read_summary
 from jaxseg.report.catalogue import Catalogue
 from jaxseg.report.fitting import NO_PICTURE, NO_VALUES, SMALLER, fit_blocks
 from jaxseg.report.page import block, frame, link
-from jaxseg.report.reading import IMAGE, Reading, read_image, read_note, read_settings
+from jaxseg.report.reading import IMAGE, Reading, read_image, read_run
 
 _log = logging.getLogger(__name__)
 
@@ -88,12 +88,12 @@ def write_report(
     images, path, found = [Path(image) for image in images], Path(path), find_all(features)
     _check(images, masks, max_bytes)
     if isinstance(masks, str | Path):
-        search, settings = _searcher(images, Path(masks), root), read_settings(Path(masks))
-        places = [None] * len(images)
+        search, places = _searcher(images, Path(masks), root), [None] * len(images)
+        settings, note = read_run(Path(masks))
     else:
-        search, settings, places = None, {}, list(map(Path, masks))
+        search, places, settings, note = None, list(map(Path, masks)), {}, ""
     about = {"title": printable(title) or "Segmentation report", "version": __version__, "sides": sides}
-    about |= {"settings": settings, "names": _short_names(found), "note": read_note(masks)}
+    about |= {"settings": settings, "names": _short_names(found), "note": note}
     options = {"classes": classes, "levels": levels, "groups": settings.get("groups", "original")}
     failures: list[tuple[Path, str]] = []
     with atomic_file(path) as temporary, temporary.open("wb") as file:

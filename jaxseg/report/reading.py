@@ -190,33 +190,24 @@ def check_classes(folder: Path, classes: str | Sequence[str] | None) -> None:
         select(summary.classes, classes)
 
 
-def read_settings(folder: Path) -> dict[str, str]:
-    """Returns the settings of the run that made the masks in a folder, by name; {} if it has no jaxseg summary.
+def read_run(folder: Path) -> tuple[dict[str, str], str]:
+    """Returns what the summary in a folder of masks says about the run that made them.
+
+    Returns:
+      The settings of the run, by name, and a sentence with the note on its model, "" if there is none; {} and "" if the
+      folder has no jaxseg summary.
 
     Raises:
       ValueError: the summary is damaged.
     """
     if not folder.is_dir() or read_summary(folder) is None:
-        return {}
+        return {}, ""
     content = journal.read_document(folder / SUMMARY_FILE)
     found = {name: content["settings"].get(name) for name in _SETTINGS} | {"jaxseg": content["jaxseg"]}
     texts = {name: printable(str(value))[:100] for name, value in found.items() if isinstance(value, str | int | float)}
-    return {name.replace("_", " "): text for name, text in texts.items()}
-
-
-def read_note(masks: str | Path | Sequence[Path]) -> str:
-    """Returns what the summary in a folder of masks says about their model; "" if it says nothing or there is none.
-
-    Raises:
-      ValueError: the summary is damaged.
-    """
-    folder = Path(masks) if isinstance(masks, str | Path) else None
-    if folder is None or not folder.is_dir() or read_summary(folder) is None:
-        return ""
-    content = journal.read_document(folder / SUMMARY_FILE)
-    note = content.get("note", "")
-    model = printable(str(content["settings"].get("model", "")))[:100]
-    return f"Model {model}: {printable(note)[:500]}." if isinstance(note, str) and note else ""
+    note, model = content.get("note"), texts.get("model", "")
+    sentence = f"Model {model}: {printable(note)[:500]}." if isinstance(note, str) and note else ""
+    return {name.replace("_", " "): text for name, text in texts.items()}, sentence
 
 
 def _collect(measured: Measurements, features, names, values: dict, reasons: dict, grid: str) -> None:

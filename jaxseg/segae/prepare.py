@@ -129,11 +129,17 @@ def prepare_segae(
     A case that fails does not stop the others.
 
     Args:
-      cts, labels, pseudo: folders, see `find_scans`; without `pseudo` the labels are degraded.
+      cts: folder of the CTs, see `find_scans`.
+      labels: folder of the volumes of labels.
       output: folder of the data set.
+      pseudo: folder of masks of a network; None: the labels are degraded.
       label_names: JSON or CSV file that maps labels to organs, see `jaxseg.segae.label_table.read_table`; None: the
         table that the NIfTI files have in their headers, else labels are classes of the DAP-Atlas, with a note.
-      per_organ, least_slices, val_fraction, seed, canonical: as in `Settings`.
+      per_organ: number of degraded masks per organ of a case, at least 1.
+      least_slices: smallest number of slices with at least 20 pixels of an organ; organs with fewer are left out.
+      val_fraction: fraction of the cases for validation, in [0, 1).
+      seed: random seed of the degraded masks, and of the choice of validation cases.
+      canonical: whether to turn the volumes to the patient's axes.
       progress: called as (number of finished cases, their total, text about the last), first with 0 and "".
       report: called with the Outcome of every case.
       notify: called with each note, before the first case is built.
@@ -145,7 +151,7 @@ def prepare_segae(
     """
     output = Path(output)
     scans, notes = find_scans(Path(cts), Path(labels), Path(pseudo) if pseudo else None)
-    need_nibabel([Path(".nii.gz")])  # the data set is written as NIfTI
+    need_nibabel()  # the data set is written as NIfTI
     volumes = [path for scan in scans for path in (scan.label, *scan.stages)]
     shared = shared_table(volumes, label_names)
     table, notes = shared.organs, (*notes, *_remarks(shared))

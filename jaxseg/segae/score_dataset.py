@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from jaxseg.segae.score_table import ORDERS, Row, ScoreTable, ordered, rows_of
 from jaxseg.segae.scorer import Scorer
 from jaxseg.segae.worst import worst_picture
 from jaxseg.vocabulary.organs import totalsegmentator
+from jaxseg.volumes.nifti import SUFFIXES as NIFTI
 from jaxseg.volumes.nifti import need_nibabel
 from jaxseg.volumes.read import stem
 
@@ -148,7 +149,7 @@ def score_dataset(
         raise ValueError(f"organs must be one of {', '.join(COLUMNS)}, got {organs!r}")
     wanted = _Output(_path(output), overwrite=overwrite, per_slice=per_slice, rank=rank, worst=worst)
     cases = find_cases(Path(dataset))
-    need_nibabel(path for case in cases for path in (case.ct, *case.masks.values()))
+    _check_readable(path for case in cases for path in (case.ct, *case.masks.values()))
     scorer = open_scorer(model, embeddings=embeddings, **options)
     run = _Run(cases, scorer, choose_orientation(scorer, canonical), progress, report)
     return run(wanted, _columns(cases, organs), "dataset")
@@ -202,15 +203,15 @@ def score_labels(
     for path in (ct, labels):
         if not Path(path).exists():
             raise ValueError(f"{path}: no such file")
-    need_nibabel([Path(ct), Path(labels)])
     labels = Path(labels)
+    _check_readable([Path(ct), labels])
     table = table_of(labels, label_names, names=options.get("names", "right"))
     ct = Path(ct).resolve()
     name = stem(ct) or ct.name
     name = ct.parent.name if name == "ct" else name  # CASE/ct.nii.gz
     source = str(ct) if wanted.output is None else relative(wanted.output.parent, str(ct))
-    known = Case(name, ct, labels=labels, source=source)
-    case = dataclasses.replace(known, table=table.organs, others=table.others, assumed=table.note)
+    meaning: dict[str, Any] = {"table": table.organs, "others": table.others, "assumed": table.note}
+    case = Case(name, ct, labels=labels, source=source, **meaning)
     scorer = open_scorer(model, embeddings=embeddings, **options)
     run = _Run((case,), scorer, choose_orientation(scorer, canonical), progress, report)
     return run(wanted, case.names, "labels")
@@ -285,6 +286,12 @@ class _Run:
                 save_picture(drawn, picture)
                 files["worst"] = picture
         return files
+
+
+def _check_readable(paths: Iterable[Path | None]) -> None:
+    """Raises ValueError before a run if one of the files is NIfTI and nibabel is not installed."""
+    if any(path is not None and path.name.lower().endswith(NIFTI) for path in paths):
+        need_nibabel()
 
 
 def _weights_digest(scorer: Scorer) -> str:

@@ -24,7 +24,7 @@ from jax.experimental.multihost_utils import sync_global_devices
 
 from jaxseg.interrupts import uninterrupted
 from jaxseg.training.learner import State
-from jaxseg.weights.store import adapt_to_file_system, plain_errors, remove_places, silence_orbax_threads
+from jaxseg.weights.orbax_limits import adapt_to_file_system, plain_errors, remove_places, silence_orbax_threads
 
 ITEMS = ("state", "data")
 REMOVED = ".jaxseg-removed"  # checkpoints are moved there before removal, so a kill leaves no partial one

@@ -66,7 +66,7 @@ def headline(scores: Mapping[str, float]) -> dict[str, float]:
     >>> headline({"dice": 0.7, "dice a": 0.9, "dice b": 0.5, "dice c": 0.6, "dice d": 0.8})
     {'dice': 0.7, 'dice b': 0.5, 'dice c': 0.6, 'dice d': 0.8}
     """
-    together, worst = _parted(scores)
+    together, _, worst = _parted(scores)
     return together | worst
 
 
@@ -76,20 +76,21 @@ def brief(scores: Mapping[str, float]) -> str:
     >>> brief({"dice": 0.7, "dice left lung": 0.9, "dice heart": 0.5})
     'dice 0.7000; lowest: heart 0.5000, left lung 0.9000'
     """
-    together, worst = _parted(scores)
+    together, kind, worst = _parted(scores)
     text = ", ".join(f"{name} {value:.4f}" for name, value in together.items())
-    kind = next((name for name in together if worst and next(iter(worst)).startswith(f"{name} ")), "")
     lowest = ", ".join(f"{name.removeprefix(f'{kind} ')} {value:.4f}" for name, value in worst.items())
     return f"{text}; lowest: {lowest}" if worst else text
 
 
-def _parted(scores: Mapping[str, float]) -> tuple[dict[str, float], dict[str, float]]:
-    """Returns the scores of all classes together, and the lowest ones of single classes."""
+def _parted(scores: Mapping[str, float]) -> tuple[dict[str, float], str, dict[str, float]]:
+    """Returns the scores of all classes together, the kind by which classes are ranked, and its lowest scores."""
     members = {kind: [name for name in scores if name.startswith(f"{kind} ")] for kind in scores}
     single = {name for names in members.values() for name in names}
-    first = next((names for names in members.values() if names), [])
-    ranked = sorted((name for name in first if not math.isnan(scores[name])), key=lambda name: scores[name])
-    return {k: v for k, v in scores.items() if k not in single}, {name: scores[name] for name in ranked[:WORST]}
+    kind = next((kind for kind, names in members.items() if names), "")
+    known = [name for name in members.get(kind, ()) if not math.isnan(scores[name])]
+    worst = sorted(known, key=lambda name: scores[name])[:WORST]
+    together = {name: value for name, value in scores.items() if name not in single}
+    return together, kind, {name: scores[name] for name in worst}
 
 
 def read_metrics(path: Path) -> list[dict]:

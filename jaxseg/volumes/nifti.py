@@ -5,8 +5,9 @@ import gzip
 import math
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import BinaryIO
 
 import numpy as np
@@ -73,19 +74,18 @@ def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray | None = None)
     Raises:
       ValueError: nibabel is not installed.
     """
-    nibabel = _nibabel()
+    nibabel = need_nibabel()
     array = array.astype(np.uint8) if array.dtype == bool else array
     image = nibabel.Nifti1Image(array.transpose(), np.eye(4) if affine is None else affine, dtype=array.dtype)
     nibabel.save(image, path)
 
 
-def need_nibabel(files: Iterable[Path | None]) -> None:
-    """Raises ValueError if one of the files is a NIfTI file and nibabel is not installed; called before a run."""
-    if any(file is not None and file.name.lower().endswith((".nii", ".nii.gz")) for file in files):
-        _nibabel()
+def need_nibabel() -> ModuleType:
+    """Returns the module nibabel. Call it before a run, so that one error says that it is missing.
 
-
-def _nibabel():
+    Raises:
+      ValueError: it is not installed.
+    """
     try:
         import nibabel
     except ImportError:
@@ -109,7 +109,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 def _header(file: BinaryIO) -> tuple:
     """Returns the header as an object of nibabel, shape, dtype and affine."""
-    nibabel = _nibabel()
+    nibabel = need_nibabel()
     start = file.read(4)
     found = next(((n, order) for order in "<>" for n in _SIZES if struct.pack(order + "i", n) == start), None)
     if found is None:

@@ -112,6 +112,8 @@ main(sys.argv[1:])
     [
         ("segment -i x.png -o out", "reading weights ..."),
         ("extract -i x.png -o out -f CTR", "reading weights ..."),
+        ("register -i x.png -o out", "reading weights ..."),
+        ("register -i x.png --build-reference --reference-out x.npz", "reading weights ..."),
         ("denoise -i x.png -o out --weights .", "reading weights ..."),
         ("sample -i x.png -o out --weights .", "reading weights ..."),
         ("score --ct x.npy --mask x.npy --organ liver", "reading weights ..."),

@@ -46,7 +46,7 @@ def with_reference(jaxseg_command, model, films):
     """Returns the folder of the network with its `reference.npz`."""
     reference = ("--build-reference", "--reference-out", model / "reference.npz")
     code, _, err = jaxseg_command("register", "-i", films / "upright.png", "--weights", model, *reference)
-    assert (code, "reference of 1 images" in err) == (0, True), err
+    assert (code, "reference.npz (images: 1)" in err) == (0, True), err
     return model
 
 
@@ -72,6 +72,31 @@ def test_images_are_corrected_and_registered_to_the_built_reference(jaxseg_comma
     assert (code, "0 done, 3 skipped, 1 failed" in err) == (1, True), err
     code, _, err = jaxseg_command(*words, "--preview", "--no-correction")
     assert (code, "made with another orientation" in err) == (1, True), err
+
+
+def test_only_a_reference_is_replaced_and_only_on_request(jaxseg_command, with_reference, films):
+    path, more = with_reference / "reference.npz", ["--build-reference", "--overwrite", "--reference-out"]
+    words = ("register", "-i", films / "upright.png", "--weights", with_reference)
+    code, _, err = jaxseg_command(*words, "--build-reference", "--reference-out", path)
+    assert (code, "exists; name another file, or replace it with --overwrite" in err) == (2, True), err
+    before = path.stat().st_mtime_ns
+    assert jaxseg_command(*words, *more, path)[0] == 0
+    assert path.stat().st_mtime_ns != before
+    other = with_reference / "other.npz"
+    np.savez(other, masks=np.zeros(2))
+    content = other.read_bytes()
+    code, _, err = jaxseg_command(*words, *more, other)
+    assert (code, "is not a reference" in err, other.read_bytes() == content) == (2, True, True), err
+
+
+def test_the_note_of_the_model_stands_in_the_summary(jaxseg_command, films, tmp_path):
+    model = vertebra_model()
+    card = dataclasses.replace(model.card, note="trained on phantoms")
+    save_model(model, tmp_path / "noted", card)
+    weights = ("--weights", tmp_path / "noted", "-r", films / "upright.png")
+    code, _, err = jaxseg_command("register", "-i", films / "upright.png", "-o", tmp_path / "out", *weights)
+    assert (code, err.count("trained on phantoms")) == (0, 1), err
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["note"] == "trained on phantoms"
 
 
 def test_a_folder_or_an_image_serves_as_reference(jaxseg_command, model, films, tmp_path):

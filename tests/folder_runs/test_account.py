@@ -149,9 +149,10 @@ def test_a_failed_image_is_not_recorded_as_done(images, tmp_path):
 
 def test_a_setting_that_earlier_versions_did_not_record_has_the_value_that_they_used(images, tmp_path):
     output = tmp_path / "out"
-    old = {"preprocessing": "cxas", "features": ["SCD"]}
+    old = {"preprocessing": "cxas", "features": ["SCD"], "labelmap": False}
+    used = {"groups": "original", "orientation": "as stored", "strict_projection": True}
     work(images, output, LINES, settings=old)
-    assert work(images, output, LINES, settings=old | {"groups": "original", "orientation": "as stored"}) == []
+    assert work(images, output, LINES, settings=old | used) == []
     (output / "summary.json").unlink()
     for path in output.glob("*.jpg"):
         path.unlink()

@@ -6,26 +6,14 @@ import zipfile
 
 import numpy as np
 import pytest
+from block_masks import NAMES, blocks, segmentation
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from jaxseg.images.picture import ImageError
 from jaxseg.masks.read import read_masks
-from jaxseg.masks.segmentation import Segmentation
 from jaxseg.masks.write import WRITERS
-
-NAMES = ("lung", "heart", "L/R: odd name")
-
-
-def blocks(count=3, size=(24, 40), seed=0) -> np.ndarray:
-    """Returns (K, H, W) bool masks of 8 x 8 blocks, which JPEG preserves."""
-    small = np.random.default_rng(seed).random((count, size[0] // 8, size[1] // 8)) > 0.5
-    return small.repeat(8, 1).repeat(8, 2)
-
-
-def segmentation(masks: np.ndarray, names) -> Segmentation:
-    return Segmentation(tuple(names), tuple(range(len(names))), masks.shape[1:], np.packbits(masks, axis=2))
 
 
 def save_picture(path, array, mode=None) -> None:

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from block_masks import NAMES, blocks, segmentation
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from parity_kit import DATA
@@ -13,21 +14,8 @@ from jaxseg.images.picture import ImageError
 from jaxseg.images.read import read_picture
 from jaxseg.masks import read as module
 from jaxseg.masks.read import open_masks, read_masks, select
-from jaxseg.masks.segmentation import Segmentation
 from jaxseg.masks.write import WRITERS
 from jaxseg.vocabulary import labels
-
-NAMES = ("lung", "heart", "L/R: odd name")
-
-
-def blocks(count=3, size=(24, 40), seed=0) -> np.ndarray:
-    """Returns (K, H, W) bool masks of 8 x 8 blocks, which JPEG preserves."""
-    small = np.random.default_rng(seed).random((count, size[0] // 8, size[1] // 8)) > 0.5
-    return small.repeat(8, 1).repeat(8, 2)
-
-
-def segmentation(masks: np.ndarray, names) -> Segmentation:
-    return Segmentation(tuple(names), tuple(range(len(names))), masks.shape[1:], np.packbits(masks, axis=2))
 
 
 @pytest.mark.parametrize("kind", ["json", "npy", "npz", "png", "jpg"])

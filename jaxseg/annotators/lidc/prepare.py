@@ -126,9 +126,16 @@ def prepare_lidc(
     A patient that fails does not stop the others. A second call makes only what is missing.
 
     Args:
-      dicom_root, xml_root: folders of the DICOM series and of the annotation files, see `find_studies`.
+      dicom_root: folder of the DICOM series, see `find_studies`.
       output: folder of the set.
-      val_fraction, test_fraction, seed, least_readers, least_pixels, most_pixels, clahe: as in `Settings`.
+      xml_root: folder of the annotation files; None: they lie among the DICOM series.
+      val_fraction: share of the patients for validation.
+      test_fraction: share of the patients for testing; the sum of both is below 1.
+      seed: random seed of the split.
+      least_readers: a nodule is used if at least this number of readers outlined it.
+      least_pixels: smallest number of pixels of the consensus in a slice that is used.
+      most_pixels: largest number of them; None: the size of a crop.
+      clahe: whether to equalise the contrast of the crops, see `Settings`.
       progress: called as (number of finished patients, their total, text about the last), first with 0 and "".
       report: called with the Outcome of every patient.
       notify: called with a line for each file that is left out or damaged, before the first patient is made.
@@ -140,7 +147,7 @@ def prepare_lidc(
     """
     output = Path(output)
     settings = Settings(val_fraction, test_fraction, seed, least_readers, least_pixels, most_pixels, clahe=clahe)
-    need_tifffile([Path(".tif")])  # the set is written as TIFF
+    need_tifffile()  # the set is written as TIFF
     found = find_studies(Path(dicom_root), Path(xml_root) if xml_root else None)
     for note in [*found.notes, *(f"{path}: {error}" for path, error in found.damaged.items())] if notify else ():
         notify(note)
