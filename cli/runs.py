@@ -74,7 +74,7 @@ def shown(what: str) -> Iterator[dict[str, Callable]]:
 
 
 class Notes:
-    """Shows every note once for a run, with the first of its files; many files may have the same one.
+    """Shows every note and every advice to install a package once for a run, with the first of its files.
 
     Args:
       what: name of the items, such as "images".
@@ -83,6 +83,7 @@ class Notes:
     def __init__(self, what: str):
         self.what = what
         self.counts: collections.Counter = collections.Counter()
+        self.advice: set[str] = set()
 
     def show(self, source: Path, notes: Iterable[str]) -> None:
         """Shows the notes on a file that are new."""
@@ -91,6 +92,14 @@ class Notes:
             self.counts[text] += 1
             if self.counts[text] == 1:
                 console.say(f"Warning: {printable(note)}")
+
+    def brief(self, reason: str) -> str:
+        """Returns the reason of a failure; advice at its end to install a package is left out if already shown."""
+        what, _, advice = reason.partition("; pip install ")
+        if advice in self.advice:
+            return what
+        self.advice |= {advice} if advice else set()
+        return reason
 
     def finish(self) -> None:
         """Shows how many more files have a note."""
@@ -107,7 +116,7 @@ def show_outcome(outcome, notes: Notes) -> None:
     notes.show(source, outcome.notes)
     if outcome.error is not None:
         reason = describe(outcome.error).removeprefix(f"{source.name}: ")
-        console.say(f"Failed: {printable(str(source))}: {printable(reason)}")
+        console.say(f"Failed: {printable(str(source))}: {printable(notes.brief(reason))}")
 
 
 def show_note(card) -> None:

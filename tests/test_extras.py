@@ -1,9 +1,15 @@
 """A missing extra is reported once, before the first file, with the line that installs it."""
 
+import json
+
 import numpy as np
+import pydicom
 import pytest
 from child_commands import run_commands
+from dicom_files import RAMP, write_dicom
 from PIL import Image
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEGLSLossless
 
 import jaxseg
 from jaxseg.weights.store import save_model
@@ -63,6 +69,27 @@ def test_a_missing_extra_is_reported_once_before_the_first_file(work):
     assert not list(work.glob("o*"))  # nothing was started
 
 
+@pytest.mark.slow
+def test_a_missing_decoder_is_a_reason_of_every_file_and_one_advice(work):
+    scans = work / "scans"
+    scans.mkdir()
+    for i in range(3):
+        path = write_dicom(scans / f"{i}.dcm", RAMP + i, Modality="CR")
+        dataset = pydicom.dcmread(path)
+        dataset.file_meta.TransferSyntaxUID = JPEGLSLossless
+        dataset.PixelData = encapsulate([b"\xff\xd8"])
+        dataset.save_as(path)
+    command = ["segment", "-i", "scans", "-o", "decoded", "--weights", "tiny_cxas"]
+    ((code, said),) = run_commands(command, folder=work, without=("jpeg_ls", "pylibjpeg", "libjpeg", "gdcm"))
+    failed = [line for line in said.splitlines() if line.startswith("Failed: ")]
+    assert (code, len(failed)) == (1, 3), said
+    assert all("the pixels are stored as JPEG-LS Lossless" in line for line in failed)
+    advice = "pip install 'jaxseg[dicom]' brings a decoder"
+    assert [advice in line for line in failed] == [True, False, False]
+    entries = json.loads((work / "decoded" / "summary.json").read_text())["files"].values()
+    assert [advice in entry["reason"] for entry in entries] == [True] * 3
+
+
 def test_every_extra_for_users_is_one_of_setup_cfg():
     import configparser
     from pathlib import Path
@@ -73,5 +100,5 @@ def test_every_extra_for_users_is_one_of_setup_cfg():
     for package, extra in EXTRAS.items():
         assert package in extras[extra]
     development = {"bench", "all", "docs", "test", "cuda12", "cuda13", "tpu"}
-    without_error = {"dicom", "tensorboard", "plot"}  # a reason per file; events; a warning instead of a plot
+    without_error = {"dicom", "tensorboard", "plot"}  # see the test above; events; a warning instead of a plot
     assert set(extras) - development - without_error == set(EXTRAS.values())

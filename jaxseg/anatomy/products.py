@@ -13,7 +13,7 @@ from PIL import Image
 from jaxseg.anatomy.measure import table
 from jaxseg.anatomy.measure.drawing import draw_lines
 from jaxseg.anatomy.measure.features import Measurements, measure
-from jaxseg.anatomy.segment import Segmenter
+from jaxseg.anatomy.segment import Prepared, Segmenter
 from jaxseg.draw.pictures import save_picture
 from jaxseg.draw.visualize import preview
 from jaxseg.files import atomic_file
@@ -95,8 +95,8 @@ def segment_files(
     """Segments the jobs that `begin` returned, writes the run's products, and yields Outcomes."""
     read, write_products = _reader(run, segmenter), writer(run)
 
-    def write(job: Job, _, segmentation: Segmentation) -> list[str | dict]:
-        return [*write_products(job, segmentation), *_orientation(job, segmentation)]
+    def write(job: Job, image: Prepared, segmentation: Segmentation) -> list[str | dict]:
+        return [*write_products(job, segmentation), *_remarks(job, image, segmentation)]
 
     return process(
         todo,
@@ -110,12 +110,11 @@ def segment_files(
     )
 
 
-def _orientation(job: Job, segmentation: Segmentation) -> list[str | dict]:
-    """Returns the note on the orientation of an image, and its facts for the summary; nothing for a usual image."""
+def _remarks(job: Job, image: Prepared, segmentation: Segmentation) -> list[str | dict]:
+    """Returns the notes of segmenting and denoising an image, and what the summary holds about its orientation."""
+    notes = [f"{job.source.name}: {note}" for note in segmentation.notes if note not in image.notes]
     found = segmentation.orientation
-    if found is None or not found.note:
-        return []
-    return [f"{job.source.name}: {found.note}", {"orientation": dataclasses.asdict(found)}]
+    return [*notes, {"orientation": dataclasses.asdict(found)}] if found is not None and found.note else notes
 
 
 def merge_masks(jobs: list[Job], run: Run, path: Path, segmenter: Segmenter) -> Path:

@@ -190,7 +190,7 @@ def _is_same(image: Path, entry: dict, stamp: list) -> bool:
 
 
 def read_summary(folder: Path) -> Summary | None:
-    """Returns the summary that jaxseg keeps in a folder; None if there is none, or it is another program's.
+    """Returns the summary that a run keeps in a folder; None if there is none, or it is a data set's or foreign.
 
     While a run is working, the summary includes the entries in its journal.
 
@@ -210,8 +210,8 @@ def read_summary(folder: Path) -> Summary | None:
 def _parse(path: Path, _states: tuple[tuple[int, int], ...]) -> Summary | None:
     try:
         content = journal.read_document(path)
-        if not isinstance(content, dict) or "jaxseg" not in content:
-            return None
+        if not isinstance(content, dict) or "jaxseg" not in content or "made_by" in content:
+            return None  # of another program, or of a data set by `jaxseg prepare`
         classes = content["settings"].get("classes", [])  # `extract` lists none
         intensity = content["settings"].get("intensity")
         grid = content["settings"].get("grid")  # earlier versions did not record it

@@ -177,7 +177,7 @@ class Denoiser:
     def vanished(self, before: dict[int, np.ndarray], after: dict[int, np.ndarray], names: dict[int, str]) -> list[str]:
         """Returns notes on masks that are not empty, but were restored as empty ones."""
         return [
-            f"{names[k]}: the restored mask is empty, the mask has {np.count_nonzero(before[k] > 0.5):,} pixels"
+            f"{names[k]}: the restored mask is empty, although the mask is not"
             for k, mask in after.items()
             if blank(mask) == "empty" and blank(before[k]) != "empty"
         ]

@@ -138,10 +138,21 @@ def score_dataset(
       OSError: a file of the model is missing, the results cannot be written, or another run is writing to their folder.
 
     Example:
-      >>> import jaxseg
-      >>> found = jaxseg.score_dataset("cases", "scores.csv", "run", worst=20)  # doctest: +SKIP
-      >>> found.rows[0].case, found.rows[0].organ, found.rows[0].score.mean  # doctest: +SKIP
-      ('s0042', 'pancreas', 0.3817)
+      >>> import dataclasses, jax, jaxseg, numpy as np
+      >>> from pathlib import Path
+      >>> Path("cases/s1/segmentations").mkdir(parents=True)
+      >>> ct, liver = np.zeros((4, 40, 40), np.int16), np.zeros((4, 40, 40), np.uint8)
+      >>> ct[:, 5:35], liver[:, 10:30, 10:30] = -500, 1
+      >>> np.save("cases/s1/ct.npy", ct)
+      >>> np.save("cases/s1/segmentations/liver.npy", liver)
+      >>> model = jaxseg.create("segae", backbone="resnet18", width=4)
+      >>> model.card = dataclasses.replace(model.card, input_size=(32, 32))
+      >>> model.embeddings.set_value(jax.numpy.ones((145, 512)))  # instead of label_embedding.pkl
+      >>> found = jaxseg.score_dataset("cases", "scores.csv", model)
+      >>> found.rows[0].case, found.rows[0].organ, 0 <= found.rows[0].score.mean <= 1
+      ('s1', 'liver', True)
+      >>> Path("scores.csv").read_text().split(",")[0]
+      'CT_Sample'
 
     Source: Chen et al. 2024, arXiv:2406.00327; `inference_TotalSegmentator.py` of Schuture/Quality-Sentinel.
     """

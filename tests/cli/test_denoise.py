@@ -1,6 +1,7 @@
 """`jaxseg denoise` and `jaxseg segment --denoise`: files, classes, messages and exit codes."""
 
 import json
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 from PIL import Image
 
 import jaxseg
+from jaxseg.anatomy import segment
+from jaxseg.masks.segmentation import Segmentation
 from jaxseg.post_dae import denoise
 from jaxseg.vocabulary import labels
 from jaxseg.weights.store import save_model
@@ -160,6 +163,35 @@ def test_results_with_and_without_denoising_are_not_mixed(jaxseg_command, tiny, 
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["settings"]["denoise"]["classes"] == ["heart"]
     assert len(summary["settings"]["denoise"]["weights_sha256"]) == 64
+
+
+@pytest.mark.parametrize(("answer", "said"), [(0, "the restored mask is empty, although the mask is not"), (1, "")])
+def test_notes_of_the_denoiser_reach_the_terminal_and_the_summary(
+    jaxseg_command, tiny, denoiser, images, tmp_path, monkeypatch, answer, said
+):
+    def predicted(self, images):  # heart: part of the image; left lung: nothing
+        masks = np.zeros((len(self.names), *self.card.input_size), bool)
+        masks[0, 10:50, 10:50] = True
+        return self.postprocess(
+            [
+                Segmentation(self.names, self.indices, image.size, np.packbits(masks, axis=2), notes=image.notes)
+                for image in images
+            ]
+        )
+
+    monkeypatch.setattr(segment.Segmenter, "predict", predicted)
+    monkeypatch.setattr(denoise, "_forward", lambda model, masks: jnp.full(masks.shape, answer, jnp.float32))
+    words = ["segment", "-i", images, "-o", tmp_path / "out", "--weights", tiny, "--classes", "heart,left lung"]
+    code, _, err = jaxseg_command(*words, "--denoise", denoiser, "--denoise-classes", "heart,left lung")
+    assert code == 0, err
+    kept = "left lung: the mask is empty, and is kept"
+    wanted = [kept, *([f"heart: {said}"] if said else [])]
+    entries = json.loads((tmp_path / "out" / "summary.json").read_text())["files"].values()
+    for entry in entries:
+        assert entry["notes"] == [f"{Path(entry['source']).name}: {note}" for note in wanted]
+    for note in wanted:  # once with the first file, once for the others
+        assert len([line for line in err.splitlines() if line.endswith(note)]) == 2
+    assert ("restored mask is empty" in err) == bool(said)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+from child_commands import run_commands
 from dicom_files import RAMP, write_dicom
 from PIL import ExifTags, Image
 
@@ -109,3 +110,20 @@ def test_a_model_of_paxray_segments_dicom_files(jaxseg_command, saved, scans, tm
         for intensity in INTENSITIES:
             prepared = Segmenter(model, preprocessing=preprocessing, intensity=intensity).prepare(scans / "0.dcm")
             assert (prepared.x.shape, prepared.x.dtype) == ((32, 32, 3), np.float32)
+
+
+@pytest.mark.slow
+def test_tracebacks_of_a_broken_image_and_of_broken_weights_are_shown_only_with_debug(tiny, images, tmp_path):
+    (images / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "none.pth").write_text("no weights")
+    words = ["segment", "-i", images, "-o"]
+    good, bad = [*words, "masks", "--weights", tiny], [*words, "nothing", "--weights", "none.pth"]
+    good_debug, bad_debug = [*good, "--overwrite", "--debug"], [*bad, "--debug"]
+    *plain, image, weights = run_commands(good, bad, good_debug, bad_debug, folder=tmp_path)
+    assert [(code, "Traceback" in said) for code, said in plain] == [(1, False), (1, False)], plain
+    assert image[1].count("Traceback (most recent call last)") == 1, image[1]
+    assert re.search(r'File ".*jaxseg/images/\w+\.py", line \d+, in ', image[1])
+    for code, said in (plain[0], image):
+        assert (code, said.count(f"Failed: {images / 'broken.png'}: ")) == (1, 1), said
+        assert "2 done, 0 skipped, 1 failed" in said
+    assert "Traceback" in weights[1]

@@ -148,15 +148,6 @@ def test_missing_input_and_missing_weights_give_a_one_line_error(jaxseg_command,
     assert (code, "--recursive looks into sub-folders" in err) == (2, True)
 
 
-@pytest.mark.full
-def test_a_traceback_is_shown_only_with_debug(images, tmp_path, jaxseg_process):
-    (tmp_path / "none.pth").write_text("no weights")
-    arguments = ["segment", "-i", images, "-o", tmp_path / "out", "--weights", tmp_path / "none.pth"]
-    code, out, err = jaxseg_process(*arguments)
-    assert (code, out, "Traceback" in err) == (1, "", False)
-    assert "Traceback" in jaxseg_process(*arguments, "--debug")[2]
-
-
 def test_a_real_process_leaves_stdout_clean_and_stderr_plain(tiny_unet, images, tmp_path, jaxseg_process):
     code, out, err = jaxseg_process("segment", "-i", images, "-o", tmp_path / "out", "--weights", tiny_unet)
     assert (code, out) == (0, ""), err

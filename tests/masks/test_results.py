@@ -108,9 +108,12 @@ def test_a_damaged_summary_is_refused(folder, image, text):
         find_masks(folder, image)
 
 
-def test_the_summary_of_another_program_is_ignored(folder, image):
+@pytest.mark.parametrize(
+    "text", ['{"foreground_mean": {"Dice": 0.9}}', '{"made_by": "prepare phantom", "jaxseg": "1"}']
+)
+def test_the_summary_of_another_program_and_of_a_data_set_is_ignored(folder, image, text):
     (folder / "one.npy").touch()
-    (folder / "summary.json").write_text('{"foreground_mean": {"Dice": 0.9}}')
+    (folder / "summary.json").write_text(text)
     assert find_masks(folder, image) == folder / "one.npy"
     assert classes_of(folder / "one.npy") is None
 

@@ -233,7 +233,7 @@ def test_a_mask_that_vanishes_at_the_networks_size_is_kept_with_a_note(masks, tm
 def test_a_mask_that_comes_back_empty_is_noted(masks, tmp_path):
     np.save(masks / "a.npy", blob())
     (entry,) = run(masks, tmp_path / "out", Echo(answer=lambda x: 0 * x)).values()
-    assert entry["notes"] == [f"a.npy: class_000: the restored mask is empty, the mask has {blob().sum():,} pixels"]
+    assert entry["notes"] == ["a.npy: class_000: the restored mask is empty, although the mask is not"]
 
 
 def test_a_label_map_gives_a_label_map(masks, tmp_path):
