@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import ExifTags, Image
 
 import jaxseg
 from jaxseg.anatomy.segment import Segmenter
+from jaxseg.cli.runs import Notes
 from jaxseg.images.preprocess import PREPROCESSING
 from jaxseg.images.read import INTENSITIES, read_picture
 from jaxseg.weights.store import save_model
@@ -109,3 +111,11 @@ def test_a_model_of_paxray_segments_dicom_files(jaxseg_command, saved, scans, tm
         for intensity in INTENSITIES:
             prepared = Segmenter(model, preprocessing=preprocessing, intensity=intensity).prepare(scans / "0.dcm")
             assert (prepared.x.shape, prepared.x.dtype) == ((32, 32, 3), np.float32)
+
+
+def test_a_note_of_two_files_counts_one_more_in_the_singular(capsys):
+    notes = Notes("images")
+    for name in ("a.png", "b.png"):
+        notes.show(Path(name), [f"{name}: it is dark"])
+    notes.finish()
+    assert capsys.readouterr().err.splitlines() == ["Warning: a.png: it is dark", "Warning: 1 more image: it is dark"]
