@@ -95,7 +95,8 @@ def test_lengths_in_mm_follow_the_pixel_spacing(run, tiny, films, tmp_path):
     dataset = pydicom.dcmread(films / "film.dcm")
     dataset.ImagerPixelSpacing = [0.2, 0.4]
     dataset.save_as(films / "film.dcm")
-    run("extract", films / "film.dcm", "-f", "area")
+    _, _, err = run("extract", films / "film.dcm", "-f", "area")
+    assert "lengths in millimetres are those on the detector (ImagerPixelSpacing), not in the patient" in err
     (row,) = read_table(tmp_path / "out" / "film.csv")
     size = np.array([dataset.Rows, dataset.Columns])
     pixel = np.prod(size * [0.2, 0.4] / 64)  # the network's grid has 64 x 64 pixels
