@@ -72,7 +72,7 @@ class Orientation:
         if self.corrected:
             what = "it was corrected before it was segmented"
         else:
-            what = 'it is segmented as it is (--check-orientation fix corrects it)'
+            what = "it is segmented as it is (--check-orientation fix corrects it)"
         return f"the image looks {' and '.join(words)}; {what}"
 
 
