@@ -105,7 +105,8 @@ class Notes:
         """Shows how many more files have a note."""
         for text, count in self.counts.items():
             if count > 1:
-                console.say(f"Warning: {count - 1} more {self.what}: {printable(text)}")
+                what = self.what if count > 2 else self.what.removesuffix("s")
+                console.say(f"Warning: {count - 1} more {what}: {printable(text)}")
 
 
 def show_outcome(outcome, notes: Notes) -> None:

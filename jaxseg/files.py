@@ -238,6 +238,10 @@ def parse_json(content: bytes) -> Any:
         return json.loads(text_of(content))
     except RecursionError:
         raise ValueError("its lists and objects are nested too deeply") from None
+    except ValueError as error:
+        if "integer string conversion" in str(error):  # Python's advice is for programmers
+            raise ValueError("it has a number with thousands of digits") from None
+        raise
 
 
 def read_json(path: Path, *, most: int = MAX_JSON) -> Any:

@@ -58,12 +58,21 @@ def test_a_call_that_a_file_system_lacks_is_no_error(library, work, tmp_path, ca
 
 
 def full(work, name: str, size: str, arguments: list) -> str:
-    """Runs a command on a disk of this size; returns the lines that it ended with, after those of progress."""
+    """Runs a command on a disk of this size; returns the line that it printed besides progress and the note of the model."""
     disk = work / f"disk_of_{name}"
     disk.mkdir(exist_ok=True)
     ((code, said),) = run_commands(arguments, folder=work, prefix=small_disk(disk, size))
     assert code == 1, said
-    progress = ("steps ", "step ", "images ", "phantoms ", "trial ", "searched: ", "a trial ")
+    progress = (
+        "steps ",
+        "step ",
+        "images ",
+        "phantoms ",
+        "trial ",
+        "searched: ",
+        "a trial ",
+        "Warning: the model run: ",
+    )
     lines = [line for line in said.splitlines() if not line.startswith(progress)]
     assert len(lines) == 1, said
     return lines[0]

@@ -323,6 +323,7 @@ def test_json_of_unknown_origin_is_read_with_a_byte_order_mark_and_refused_with_
         ('["ä"]'.encode("latin-1"), r"not UTF-8 \(byte 2\)"),
         (b"[" * 100_000, "nested too deeply"),
         (b'{"a":' * 100_000, "nested too deeply"),
+        (b"[" + b"9" * 6_000 + b"]", "a number with thousands of digits"),
         (b"[1", "Expecting"),
         (b"9" * 5000, "digits"),
     ):

@@ -176,7 +176,7 @@ def refuse_changed(made: str, changed: Iterable[str], advice: str) -> None:
       advice: end of the error: what to do.
     """
     if names := ", ".join(changed):
-        raise ValueError(f"{made} with another {names}; {advice}")
+        raise ValueError(f"{made} with other settings: {names}; {advice}")
 
 
 @contextlib.contextmanager

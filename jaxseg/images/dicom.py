@@ -18,6 +18,10 @@ SEGMENTATIONS = (
     "1.2.840.10008.5.1.4.1.1.66.7",
 )  # SOP classes; the second one is that of label maps
 SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
+SPACING_PLACES = {  # where a spacing applies that does not apply in the patient
+    "ImagerPixelSpacing": "on the detector",
+    "NominalScannedPixelSpacing": "on the scanned film",
+}
 SPACING_RANGE_MM = (1e-3, 100.0)
 
 # Defined terms of Modality for projection X-rays (PS3.3, C.7.3.1.1.1), retired ones included; then OT, which may be any
@@ -142,14 +146,16 @@ def check_tags(dataset: pydicom.Dataset, intensity: str = "original") -> None:
 def read_spacing(dataset: pydicom.Dataset) -> tuple[tuple[float, float] | None, list[str]]:
     """Returns the distance between rows and between columns in millimetres, or None; and notes.
 
-    The first of the tags `SPACINGS` that has a value is used. A note is returned if that value is impossible.
+    The first of the tags `SPACINGS` that has a value is used. A note is returned if that value is impossible, or if the
+    distances are not those in the patient.
     """
     for name in SPACINGS:
         spacing_mm, problem = spacing_of(dataset, name)
         if problem:
             return None, [f"{problem}; lengths in millimetres are unknown"]
         if spacing_mm:
-            return spacing_mm, []
+            place = SPACING_PLACES.get(name)
+            return spacing_mm, [f"lengths in millimetres are those {place} ({name}), not in the patient"] * bool(place)
     return None, []
 
 

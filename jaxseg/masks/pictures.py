@@ -23,8 +23,8 @@ _FEW = 8  # levels: more of them close to black or white are noise of a lossy fi
 _RANGE, _SIDE = 24, 5  # largest range of grey values in an even area of a lossy picture, and the side of its squares
 _SHOWN = 12  # levels in a message
 HINT = (
-    'name its classes with --label LEVEL=NAME (data.labels in a configuration, levels={LEVEL: "NAME"} in Python), or '
-    "write one picture per class"
+    'name its classes with --label LEVEL=NAME (data.labels: ["LEVEL=NAME"] in a configuration, levels={LEVEL: "NAME"} '
+    "in Python), or write one picture per class"
 )
 
 
@@ -261,6 +261,12 @@ def _of_alpha(alpha: np.ndarray, exact: bool) -> MaskPicture:
             "only the alpha channel carries a shape, and the border of the picture is opaque, so that the mask may be "
             "the transparent pixels; write the mask as a black and white picture"
         )
+    levels = np.unique(alpha).tolist()
+    if exact and _has_plateaus(alpha, levels, np.bincount(alpha.ravel(), minlength=256)):
+        raise ImageError(
+            f"is a label map with the levels {listed(levels)} in its alpha channel, not one mask: write it again with "
+            "one grey level per class, or write one picture per class"
+        )
     return MaskPicture(alpha, exact, ("only the alpha channel carries a shape: its opaque pixels are the mask",))
 
 
@@ -276,7 +282,10 @@ def _grey(pixels: np.ndarray, exact: bool) -> np.ndarray:
     colours = np.unique((flat[:, 0] << 16) | (flat[:, 1] << 8) | flat[:, 2])
     if exact and 2 < len(colours) <= 256 and len(colours) > len(np.unique(high)):
         shown = ", ".join(f"#{colour:06x}" for colour in colours[:_SHOWN].tolist())
-        raise ImageError(f"is a label map of {len(colours)} colours ({shown}), not one mask: write one grey level each")
+        raise ImageError(
+            f"is a label map of {len(colours)} colours ({shown}), not one mask: write it again with one grey level per "
+            "class, or write one picture per class; if the file has a palette, --label takes its indices"
+        )
     if coloured.any():
         raise ImageError("the picture is coloured; masks are black and white, one picture per class")
     return high

@@ -177,8 +177,10 @@ def check_origin(path: Path, image: Path) -> None:
         made = (summary.by_masks.get(place.as_posix()) for place in (inside, inside.parent))
         entry, stamp = next(filter(None, made), ({}, []))
         if stamp and image.is_file() and not _is_same(image, entry, stamp):
-            state = "it has changed since" if entry["source"] == str(image) else f"but from {entry['source']}"
-            raise ValueError(f"these masks were not made from {image}, {state}")
+            other = Path(entry["source"])  # reports are shared: the error names no folder
+            state = f"but from {other.name if other.name != image.name else 'another file of this name'}"
+            state = "it has changed since" if other == image else state
+            raise ValueError(f"these masks were not made from {image.name}, {state}")
         return
 
 
@@ -225,8 +227,9 @@ def _parse(path: Path, _states: tuple[tuple[int, int], ...]) -> Summary | None:
     except FileNotFoundError:  # there is only the journal of a summary that was removed
         return None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"{error} is missing or malformed" if isinstance(error, KeyError) else error
         raise ValueError(
-            f"{path} is not a jaxseg summary, or is damaged ({error!r}); name the masks themselves"
+            f"{path} is not a jaxseg summary, or is damaged ({reason}); name the masks themselves"
         ) from None
     entries = [entry | {"source": resolved(path.parent, entry["source"])} for entry in entries]
     by_source = {entry["source"]: entry for entry in entries}

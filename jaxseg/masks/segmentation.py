@@ -45,7 +45,7 @@ class Orientation:
       problem: why this could not be found out; "" if it was.
 
     >>> Orientation(inverted=True).note
-    'the image looks inverted; it is segmented as it is (check_orientation="fix" corrects it)'
+    'the image looks inverted; it is segmented as it is (--check-orientation fix corrects it)'
     >>> Orientation().note
     ''
     """
@@ -70,9 +70,9 @@ class Orientation:
         if not words:
             return ""
         if self.corrected:
-            what = "it was corrected before it was segmented, and the masks fit the file"
+            what = "it was corrected before it was segmented"
         else:
-            what = 'it is segmented as it is (check_orientation="fix" corrects it)'
+            what = "it is segmented as it is (--check-orientation fix corrects it)"
         return f"the image looks {' and '.join(words)}; {what}"
 
 

@@ -30,7 +30,7 @@ from pydicom.uid import (
 from pydicom.valuerep import format_number_as_ds
 
 from jaxseg.images.decode import open_dicom
-from jaxseg.images.dicom import SPACINGS, spacing_of
+from jaxseg.images.dicom import SPACING_PLACES, SPACINGS, spacing_of
 from jaxseg.images.picture import ImageError, check_size
 from jaxseg.images.remarks import without_remarks
 
@@ -54,10 +54,6 @@ _NOMINAL = {
     "SliceThickness": "1",
 }
 _SLICES = (CTImageStorage, MRImageStorage, PositronEmissionTomographyImageStorage)  # classes that always have a plane
-_WHERE = {  # what a spacing means that is not one in the patient
-    "ImagerPixelSpacing": "on the detector",
-    "NominalScannedPixelSpacing": "on the scanned film",
-}
 _LOSSY = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
 _DEIDENTIFIED = ("PatientIdentityRemoved", "DeidentificationMethod")
 _UNREADABLE = "\\"  # a value that is invalid in every representation
@@ -253,8 +249,8 @@ def _set_nominal_plane(dataset: Dataset, header: Dataset, notes: list[str]) -> b
             notes.append(problem)
         if spacing_mm:
             header.PixelSpacing = [format_number_as_ds(length) for length in spacing_mm]
-            if name in _WHERE:
-                notes.append(f"PixelSpacing is {name}, the distance {_WHERE[name]} and not in the patient")
+            if name in SPACING_PLACES:
+                notes.append(f"PixelSpacing is {name}, the distance {SPACING_PLACES[name]} and not in the patient")
             return True
     header.PixelSpacing = ["1", "1"]
     notes.append("the pixel spacing is unknown: the DICOM SEG states 1 mm, which is nominal")

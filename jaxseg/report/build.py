@@ -4,6 +4,7 @@ One image is in memory at a time. The page is written while the images are read.
 """
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -241,4 +242,5 @@ def _describe(error: Exception, image: Path, masks: Path | Sequence[Path]) -> st
     if isinstance(error, OSError):
         return f"{Path(error.filename).name}: {error.strerror}" if error.filename else str(error)
     text = " ".join(str(error).split()).removeprefix(f"{image.name}: ")
-    return text.removeprefix(f"{masks}: ").replace(f"{image.parent}/", "")
+    folder = rf"(?<![\w./-]){re.escape(str(image.parent))}/"  # not the end of a longer path
+    return re.sub(folder, "", text.removeprefix(f"{masks}: "))

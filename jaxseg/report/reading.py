@@ -168,6 +168,8 @@ def locate_masks(path: Path, source: Path) -> Path | list[Path]:
     """
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder")
+    if path.is_dir():
+        read_summary(path)
     if source.is_dir():
         if not path.is_dir():
             raise ValueError(f"{path} is a file; give the folder with the masks of {source}")

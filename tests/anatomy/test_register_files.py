@@ -68,7 +68,7 @@ def test_a_folder_is_registered_into_the_originals_files_and_resumes(model, refe
     assert (again.done, again.skipped, again.failed) == (0, 2, 1)
     other = dataclasses.replace(reference, landmarks=((1.0, 2.0), (3.0, 40.0)))
     changed = Registrar(model, reference=other, correction=False, masks=True)
-    with pytest.raises(ValueError, match="made with another reference"):
+    with pytest.raises(ValueError, match="made with other settings: reference"):
         jaxseg.register_folder(images, out, changed, **options)
 
 

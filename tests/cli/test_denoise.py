@@ -62,7 +62,7 @@ def test_a_folder_is_restored_and_a_second_run_skips(jaxseg_command, denoiser, m
     assert "2 done" in jaxseg_command(*words, "--overwrite", "--threshold", "0.4")[2]
     code, _, err = jaxseg_command(*words, "--threshold", "0.3")
     assert code == 1
-    assert "made with another denoise" in err
+    assert "made with other settings: denoise" in err
 
 
 def test_a_bad_mask_is_named_and_the_exit_code_is_1(jaxseg_command, denoiser, masks, tmp_path):
@@ -158,7 +158,7 @@ def test_results_with_and_without_denoising_are_not_mixed(jaxseg_command, tiny, 
     more = ["--denoise", denoiser, "--denoise-classes", "heart"]
     code, _, err = jaxseg_command(*words, *more)
     assert code == 1
-    assert "made with another denoise" in err
+    assert "made with other settings: denoise" in err
     assert jaxseg_command(*words, *more, "--overwrite")[0] == 0
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["settings"]["denoise"]["classes"] == ["heart"]

@@ -95,7 +95,8 @@ def test_lengths_in_mm_follow_the_pixel_spacing(run, tiny, films, tmp_path):
     dataset = pydicom.dcmread(films / "film.dcm")
     dataset.ImagerPixelSpacing = [0.2, 0.4]
     dataset.save_as(films / "film.dcm")
-    run("extract", films / "film.dcm", "-f", "area")
+    _, _, err = run("extract", films / "film.dcm", "-f", "area")
+    assert "lengths in millimetres are those on the detector (ImagerPixelSpacing), not in the patient" in err
     (row,) = read_table(tmp_path / "out" / "film.csv")
     size = np.array([dataset.Rows, dataset.Columns])
     pixel = np.prod(size * [0.2, 0.4] / 64)  # the network's grid has 64 x 64 pixels
@@ -210,7 +211,7 @@ def test_the_form_of_a_dicom_seg_is_a_setting_only_of_dicom_seg(run, films, tmp_
     assert (found.SegmentationType == "LABELMAP") == (option == "labelmap")
     assert ("FrameOfReferenceUID" in found) == (option == "labelmap")
     code, _, err = run(*film, "-ot", "dicom-seg")
-    assert (code, f"made with another {option.replace('-', '_')}" in err) == (1, True)
+    assert (code, f"made with other settings: {option.replace('-', '_')}" in err) == (1, True)
     assert "1 skipped" in run(*film, "-ot", "npy")[2]
     for command in (["segment", films, "-ot", "npy"], ["extract", films, "-ot", "dicom-seg", "-f", "CTR"]):
         code, _, err = run(*command, f"--{option}")
@@ -232,7 +233,7 @@ def test_other_class_names_count_as_other_settings(jaxseg_command, films, tmp_pa
         names.write_text(json.dumps(["lung", "heart", *map(str, range(size - 2))][:: -1 if shift else 1]))
         common = ["-i", films / "one.png", "-o", tmp_path / "out", "--weights", weights, "--labels", names]
         done = jaxseg_command("segment", *common, "-ot", "npy", "--classes", "heart")
-        assert (done[0], "made with another labels_sha256" in done[2]) == (code, bool(code)), done[2]
+        assert (done[0], "made with other settings: labels_sha256" in done[2]) == (code, bool(code)), done[2]
 
 
 def test_the_masks_of_a_folder_are_also_written_as_one_coco_file(run, films, tmp_path):
@@ -251,7 +252,7 @@ def test_a_model_without_the_classes_is_refused(jaxseg_command, tiny_paxray, fil
 def test_intensity_is_a_setting_of_the_masks(run, films):
     run("segment", films / "film.dcm", "-ot", "npy")
     code, _, err = run("segment", films / "film.dcm", "-ot", "npy", "--intensity", "clinical")
-    assert (code, "made with another intensity" in err) == (1, True)
+    assert (code, "made with other settings: intensity" in err) == (1, True)
 
 
 def test_python_measures_images_results_and_masks(tiny, films):
@@ -284,5 +285,5 @@ def test_groups_of_version_0_0_20_put_c7_into_masks_and_scd(jaxseg_command, tiny
         rows = {row["filename"]: row for row in csv.DictReader(file)}
     assert rows["one.png"]["score"] == repr(found.values["SCD"])
     code, _, err = jaxseg_command("extract", *words)
-    assert (code, "made with another groups" in err) == (1, True), err
+    assert (code, "made with other settings: groups" in err) == (1, True), err
     assert len(labels.CXAS_GROUPS["cervical spine"]) == 6

@@ -40,7 +40,7 @@ def test_lidc_is_built_with_its_tables_and_a_second_run_writes_nothing(tmp_path,
     assert "0 patients made (0 slices), 2 already done, 0 failed" in said
     code, _, said = jaxseg_command(*arguments, "--clahe")
     assert code == 2
-    assert "was made with another clahe" in said
+    assert "was made with other settings: clahe" in said
 
 
 def test_a_damaged_study_gives_exit_code_1_and_a_wrong_folder_2(tmp_path, jaxseg_command):

@@ -71,7 +71,7 @@ def test_images_are_corrected_and_registered_to_the_built_reference(jaxseg_comma
     code, _, err = jaxseg_command(*words, "--preview")
     assert (code, "0 done, 3 skipped, 1 failed" in err) == (1, True), err
     code, _, err = jaxseg_command(*words, "--preview", "--no-correction")
-    assert (code, "made with another orientation" in err) == (1, True), err
+    assert (code, "made with other settings: orientation" in err) == (1, True), err
 
 
 def test_only_a_reference_is_replaced_and_only_on_request(jaxseg_command, with_reference, films):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from PIL import ExifTags, Image
 
 import jaxseg
 from jaxseg.anatomy.segment import Segmenter
+from jaxseg.cli.runs import Notes
 from jaxseg.images.preprocess import PREPROCESSING
 from jaxseg.images.read import INTENSITIES, read_picture
 from jaxseg.weights.store import save_model
@@ -127,3 +129,11 @@ def test_tracebacks_of_a_broken_image_and_of_broken_weights_are_shown_only_with_
         assert (code, said.count(f"Failed: {images / 'broken.png'}: ")) == (1, 1), said
         assert "2 done, 0 skipped, 1 failed" in said
     assert "Traceback" in weights[1]
+
+
+def test_a_note_of_two_files_counts_one_more_in_the_singular(capsys):
+    notes = Notes("images")
+    for name in ("a.png", "b.png"):
+        notes.show(Path(name), [f"{name}: it is dark"])
+    notes.finish()
+    assert capsys.readouterr().err.splitlines() == ["Warning: a.png: it is dark", "Warning: 1 more image: it is dark"]

@@ -65,7 +65,7 @@ def test_a_folder_is_sampled_as_in_python_and_a_second_run_skips(jaxseg_command,
     assert "1 done, 1 skipped" in jaxseg_command(*words)[2]
     code, _, err = jaxseg_command(*words, "-n", "6")
     assert code == 1
-    assert "made with another sample" in err
+    assert "made with other settings: sample" in err
     assert "2 done" in jaxseg_command(*words, "-n", "6", "--overwrite")[2]
     with np.load(out / "two.npz") as archive:
         assert archive["masks"].shape == (6, 32, 32)

@@ -72,7 +72,7 @@ def test_products_of_other_runs_stay_in_the_account(images, tmp_path):
         "drawing": "a.lines.jpg",
     }
     assert work(images, output, MASKS) == []  # features are not among its settings
-    with pytest.raises(ValueError, match="made with another features"):
+    with pytest.raises(ValueError, match="made with other settings: features"):
         work(images, output, LINES, settings={"features": ["SCD"]})
     assert json.loads((output / "summary.json").read_text())["settings"] == {"features": ["CTR"]}
 
@@ -157,9 +157,9 @@ def test_a_setting_that_earlier_versions_did_not_record_has_the_value_that_they_
     for path in output.glob("*.jpg"):
         path.unlink()
     work(images, output, LINES, settings=old)
-    with pytest.raises(ValueError, match="made with another groups"):
+    with pytest.raises(ValueError, match="made with other settings: groups"):
         work(images, output, LINES, settings=old | {"groups": "cxas-0.0.20"})
-    with pytest.raises(ValueError, match="made with another orientation"):
+    with pytest.raises(ValueError, match="made with other settings: orientation"):
         work(images, output, LINES, settings=old | {"orientation": "corrected by abc"})
 
 

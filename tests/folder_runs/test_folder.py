@@ -137,7 +137,7 @@ def test_other_settings_are_refused_unless_overwriting(images, tmp_path):
     output = tmp_path / "out"
     finish(images, output, settings={"threshold": 0.5, "model": "x"})
     before = tree(tmp_path), summary(output)
-    with pytest.raises(ValueError, match="made with another model, threshold; name another folder, or redo"):
+    with pytest.raises(ValueError, match="made with other settings: model, threshold; name another folder, or redo"):
         finish(images, output, settings={"threshold": 0.7, "model": "y"})
     assert (tree(tmp_path), summary(output)) == before
     _, outcomes = finish(images, output, settings={"threshold": 0.7, "model": "y"}, overwrite=True)

@@ -34,7 +34,7 @@ def test_changed_settings_are_refused_unless_results_may_be_replaced(tmp_path):
     Ledger(path, {"threshold": 0.5, "seed": 1}).write()
     ledger = Ledger(path, {"threshold": 0.4, "seed": 1})
     assert ledger.changed == ["threshold"]
-    with pytest.raises(ValueError, match="holds results made with another threshold; name another folder"):
+    with pytest.raises(ValueError, match="holds results made with other settings: threshold; name another folder"):
         ledger.refuse_changed_settings(overwrite=False)
     ledger.refuse_changed_settings(overwrite=True)
     assert ledger.settings == {"threshold": 0.4, "seed": 1}

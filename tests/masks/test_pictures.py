@@ -163,7 +163,7 @@ def test_a_constant_or_equal_alpha_channel_changes_nothing(tmp_path):
 
 def test_an_ambiguous_alpha_channel_is_refused(tmp_path):
     refused(saved(tmp_path, alpha(0, ~MASK * 255)), "the mask may be the transparent pixels")
-    refused(saved(tmp_path, alpha(0, np.array([0, 127, 127, 255])[AREAS])), "(grey levels 0, 127, 255|only the alpha)")
+    refused(saved(tmp_path, alpha(0, np.array([0, 127, 127, 255])[AREAS])), "(levels 0, 127, 255 in its alpha|only)")
     both = np.dstack([MASK * 255, np.roll(MASK, 9) * 255]).astype(np.uint8)
     refused(saved(tmp_path, Image.fromarray(both, "LA")), "the colours and the alpha channel carry different shapes")
 

@@ -138,7 +138,7 @@ def test_a_second_run_skips_and_a_changed_mask_is_done_again(masks, tmp_path):
     picture(masks / "a.png", blob(50, 50))
     files = run(masks, tmp_path / "out", preview=True)
     assert {name: entry["status"] for name, entry in files.items()} == {"a": "done", "b": "skipped"}
-    with pytest.raises(ValueError, match="made with another denoise"):
+    with pytest.raises(ValueError, match="made with other settings: denoise"):
         run(masks, tmp_path / "out", soft=True)
 
 

@@ -153,6 +153,9 @@ def test_masks_are_a_folder_to_search_or_those_of_one_image(tmp_path):
         locate_masks(masks, data)
     with pytest.raises(FileNotFoundError, match="no such file or folder"):
         locate_masks(tmp_path / "nowhere", image)
+    (data / "summary.json").write_text('{"jaxseg": 1')
+    with pytest.raises(ValueError, match="summary.json is not a jaxseg summary, or is damaged"):
+        locate_masks(data, data)
 
 
 def test_classes_are_checked_if_a_summary_lists_them(tmp_path):

@@ -313,7 +313,7 @@ def test_unusable_slices_are_refused(tmp_path, tags, reason):
 def test_folders_of_another_origin_and_other_settings_are_refused(tmp_path):
     study(tmp_path / "raw", 35)
     made(tmp_path / "raw", tmp_path / "out")
-    with pytest.raises(ValueError, match="was made with another least_pixels, clahe"):
+    with pytest.raises(ValueError, match="was made with other settings: least_pixels, clahe"):
         made(tmp_path / "raw", tmp_path / "out", Settings(0, 0, least_pixels=5, clahe=True))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("")
