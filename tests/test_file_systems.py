@@ -58,7 +58,7 @@ def test_a_call_that_a_file_system_lacks_is_no_error(library, work, tmp_path, ca
 
 
 def full(work, name: str, size: str, arguments: list) -> str:
-    """Runs a command on a disk of this size; returns the line that it printed besides progress and the note of the model."""
+    """Runs a command on a disk of this size; returns what it printed besides progress and the note of the model."""
     disk = work / f"disk_of_{name}"
     disk.mkdir(exist_ok=True)
     ((code, said),) = run_commands(arguments, folder=work, prefix=small_disk(disk, size))
