@@ -78,8 +78,9 @@ def _bar(total: int, what: str, before: int, first: str) -> Iterator[Callable[[s
         task = bar.add_task(what, total=total, completed=before, text=first, rate="")
 
         def step(text: str) -> None:
+            bar.update(task, advance=1, text=printable(text))
             speed = bar.tasks[0].speed  # without the first item, which includes compiling
-            bar.update(task, advance=1, text=printable(text), rate=f"{speed:.2f}/s" if speed else "")
+            bar.update(task, rate=f"{speed:.2f}/s" if speed else "")
 
         yield step
 
