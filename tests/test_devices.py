@@ -35,7 +35,7 @@ def test_only_cpus_follows_the_platforms_the_plugins_and_the_option(monkeypatch,
         jax.config.update("jax_platforms", before)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_platform_without_its_plugin_is_explained_by_every_command_and_in_python(tmp_path):
     for name in ("images", "masks"):
         (tmp_path / name).mkdir()

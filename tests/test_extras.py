@@ -57,7 +57,7 @@ COMMANDS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_missing_extra_is_reported_once_before_the_first_file(work):
     commands = [[*name.split(), *arguments] for name, (_, arguments) in COMMANDS.items()]
     found = run_commands(*commands, folder=work, without=tuple(EXTRAS))

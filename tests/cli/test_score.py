@@ -74,7 +74,7 @@ def test_a_data_set_is_scored_and_resumed(jaxseg_command, weights, root, tmp_pat
     assert (tmp_path / "out" / "r.csv").read_bytes() == before
     code, _, err = jaxseg_command(*command, "--slices", "3")
     assert code == 2
-    assert "written with another slices" in err
+    assert "written with other settings: slices" in err
     np.save(root / "s2" / "segmentations" / "spleen.npy", box(1, 2))
     jaxseg_command(*command)  # files beside the table are updated
     assert [row[0] for row in read(tmp_path / "out" / "r.annotate.csv")] == ["rank", "1", "2", "3", "4"]

@@ -200,9 +200,12 @@ except OSError as error:
 """
 
 
+OTHER_LIMITS = [("npz", 999), ("json", 99), ("png", 99), ("jpg", 999)]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("output_type", "limit"), [("npy", 9000), ("npz", 999), ("json", 99), ("png", 99), ("jpg", 999)]
+    ("output_type", "limit"), [("npy", 9000), *(pytest.param(*case, marks=pytest.mark.full) for case in OTHER_LIMITS)]
 )
 def test_if_a_file_cannot_grow_nothing_is_left_and_the_old_result_stays(tmp_path, output_type, limit):
     here = os.path.dirname(__file__)

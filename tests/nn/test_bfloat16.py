@@ -42,7 +42,7 @@ def near(found, wanted, relative=2**-8):
     np.testing.assert_allclose(found.astype(jnp.float32), wanted, rtol=relative, atol=atol)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @given(
     seed=st.integers(0, 99),
     sizes=st.sampled_from([(1, 1, 1), (2, 4, 6), (3, 7, 2), (1, 5, 7)]),
@@ -58,7 +58,7 @@ def test_nine_products_equal_the_convolution(seed, sizes, channels):
     near(by_taps(x, kernel), wanted)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize(("size", "channels"), [(3, (128, 160)), (1, (24, 40))])
 def test_value_and_gradients_equal_float32_rounded(size, channels):
     x, kernel, change = sampled(0, (2, 6, 5, channels[0]), (size, size, *channels), (2, 6, 5, channels[1]))
@@ -95,7 +95,7 @@ def test_is_faster_only_for_many_channels_in_bfloat16(kernel, dtype, wanted):
     assert is_faster(jax.ShapeDtypeStruct(kernel, dtype)) is wanted
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_symbolic_batches_and_vmap_are_supported():
     x, kernel, one = sampled(1, (3, 6, 6, 128), (3, 3, 128, 128), (1, 1, 128, 16))
     whole = lambda x: ours(ours(x, kernel), one)  # noqa: E731
@@ -107,7 +107,7 @@ def test_symbolic_batches_and_vmap_are_supported():
         np.testing.assert_allclose(found.astype(jnp.float32), wanted, rtol=2**-6, atol=0.02 * np.abs(wanted).max())
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_gradients_are_the_same_on_several_devices():
     x, kernel, one = sampled(2, (8, 6, 6, 128), (3, 3, 128, 128), (1, 1, 128, 16))
     gradients = jax.jit(jax.grad(lambda x, *k: jnp.square(ours(ours(x, k[0]), k[1])).sum(), (0, 1, 2)))

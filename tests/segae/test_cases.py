@@ -226,7 +226,7 @@ def test_a_row_of_another_case_is_not_replaced(tmp_path):
 
 def test_other_settings_and_files_of_other_programs_are_refused(root, tmp_path, scorer):
     filled(tmp_path / "r.csv", find_cases(root), scorer)
-    with pytest.raises(ValueError, match="another weights; name another file, or --overwrite"):
+    with pytest.raises(ValueError, match="other settings: weights; name another file, or --overwrite"):
         ScoreTable(tmp_path / "r.csv", COLUMNS, SETTINGS | {"weights": "xyz"})
     again = ScoreTable(tmp_path / "r.csv", COLUMNS, SETTINGS | {"weights": "xyz"}, overwrite=True)
     assert not again.has(find_cases(root)[0])

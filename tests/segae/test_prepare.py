@@ -175,7 +175,7 @@ def test_cases_are_found_in_folders_and_as_dicom(tmp_path):
 
 def test_folders_with_other_files_and_other_settings_are_refused(folders):
     run(folders)
-    with pytest.raises(ValueError, match="another per_organ, seed"):
+    with pytest.raises(ValueError, match="other settings: per_organ, seed"):
         run(folders, per_organ=4, seed=2)
     (folders / "foreign").mkdir()
     (folders / "foreign" / "summary.json").write_text("{}")

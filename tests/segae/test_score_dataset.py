@@ -54,7 +54,7 @@ def test_other_weights_are_refused_for_models_in_memory(root, tmp_path, scorer):
     jaxseg.score_dataset(root, tmp_path / "r.csv", scorer)
     other = model()
     other.dice.bias.set_value(other.dice.bias[...] + 1)
-    with pytest.raises(ValueError, match="written with another weights"):
+    with pytest.raises(ValueError, match="written with other settings: weights"):
         jaxseg.score_dataset(root, tmp_path / "r.csv", Scorer(other, threads=2))
 
 

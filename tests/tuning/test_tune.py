@@ -115,6 +115,7 @@ def test_no_trial_is_stopped_early_before_enough_are_complete(quick, tmp_path):
     assert {trial.state for trial in found.trials} == {COMPLETE}
 
 
+@pytest.mark.full
 def test_values_depend_on_the_seed_and_not_on_how_often_a_search_was_resumed(quick, tmp_path):
     space = (RATES, "trainer.batch_size=2..8", "optimizer.name=adam|sgd")
     whole = search(tmp_path / "whole", 13, *space)

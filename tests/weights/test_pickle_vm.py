@@ -126,7 +126,7 @@ DEEP = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("case", DEEP)
 def test_deep_and_circular_values_never_crash(write, case):
     for value in (DEEP[case], Code(b"}" + code("model") + DEEP[case] + b"s")):
