@@ -69,7 +69,7 @@ def test_a_missing_extra_is_reported_once_before_the_first_file(work):
     assert not list(work.glob("o*"))  # nothing was started
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_missing_decoder_is_a_reason_of_every_file_and_one_advice(work):
     scans = work / "scans"
     scans.mkdir()

@@ -114,7 +114,7 @@ def test_a_model_of_paxray_segments_dicom_files(jaxseg_command, saved, scans, tm
             assert (prepared.x.shape, prepared.x.dtype) == ((32, 32, 3), np.float32)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_tracebacks_of_a_broken_image_and_of_broken_weights_are_shown_only_with_debug(tiny, images, tmp_path):
     (images / "broken.png").write_bytes(b"no picture")
     (tmp_path / "none.pth").write_text("no weights")

@@ -89,7 +89,7 @@ def test_discs_at_and_beyond_the_image_s_border_are_cut_there(centre, radius):
     np.testing.assert_array_equal(ops.add_discs(jnp.zeros((20, 30)), discs, radius=radius), wanted)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(["original", "better"]))
 def test_swaps_are_applied_one_after_the_other(seed, fidelity):
@@ -239,7 +239,7 @@ def test_soft_values_are_kept_and_stay_in_range():
     assert np.isin(found, np.asarray(mask)).mean() > 0.9
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_scaled_corruptions_are_as_strong_at_another_size():
     how = Corruption().scaled(0.25)
     assert (how.swaps, how.max_distance, how.patch, how.radius) == (75, 5, 8, 2)

@@ -53,6 +53,7 @@ def test_an_identity_model_has_equal_numbers_before_and_after(tmp_path):
     assert {rows["clean"]["before"]["dice"]["count"]} == {16}
 
 
+@pytest.mark.full
 def test_an_empty_result_has_a_dice_of_0_and_no_distance(source):
     found = restoration.examine_levels(NOTHING, source)
     rows = found.numbers["corruption"]

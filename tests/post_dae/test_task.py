@@ -210,6 +210,7 @@ def test_a_picture_of_restored_masks_is_drawn(masks, tmp_path):
         assert sheet.width > 3 * 256
 
 
+@pytest.mark.full
 def test_the_dice_part_equals_the_loss_of_the_original():
     model = jaxseg.create("post_dae", image_size=(32, 32), features=(4, 6), decoder_features=(4, 4), strides=(2, 2))
     batch, key, cfg = {"mask": disc(2)}, jax.random.key(0), settings()

@@ -163,7 +163,7 @@ def test_embeddings_start_as_zeros_are_set_in_a_copy_and_are_not_parameters():
     assert ("embeddings",) not in [path for path, _ in nnx.to_flat_state(nnx.state(given, nnx.Param))]
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_training_does_not_change_the_embeddings():
     model = small().with_embeddings(table())
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)

@@ -75,7 +75,7 @@ def test_statistics_of_accumulated_parts_follow_one_another():
     close(found, jax.tree.map(lambda a, b: (a + b) / 2, first, second), 1e-4)
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("accumulate", [pytest.param(1, marks=pytest.mark.full), 2])
 def test_remat_gives_the_same_gradients_and_statistics(accumulate):
     batch = examples(4)
     learner, state = started(Blocks(), accumulate=accumulate)

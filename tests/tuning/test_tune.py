@@ -52,6 +52,7 @@ def test_the_best_trial_is_written_as_a_configuration_and_only_its_model_is_kept
         assert picture.mode == "RGB"
 
 
+@pytest.mark.full
 def test_an_interrupted_search_resumes_with_the_same_trials(searched, tmp_path):
     folder = tmp_path / "search"
 

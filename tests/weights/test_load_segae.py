@@ -82,7 +82,7 @@ def test_the_published_layout_with_its_335_tensors_is_read(kit, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("prefix", ["", "module.", "model."])
+@pytest.mark.parametrize("prefix", ["", pytest.param("module.", marks=pytest.mark.full), "model."])
 def test_the_unused_tensors_are_ignored_by_name_and_may_be_absent(kit, tensors, tmp_path, prefix):
     lean = {name: array for name, array in tensors.items() if name not in UNUSED}
     assert len(lean) == len(tensors) - 8
