@@ -303,12 +303,20 @@ def test_pydicoms_warnings_are_not_emitted_besides_the_notes(shared, tmp_path, r
 
 
 def test_warnings_are_silenced_until_the_last_thread_leaves():
-    first, second, before = without_remarks(), without_remarks(), list(warnings.filters)
-    first.__enter__()
-    second.__enter__()
-    first.__exit__(None, None, None)
-    warnings.warn("not heard", UserWarning, stacklevel=1)
-    second.__exit__(None, None, None)
+    before, inside, leave = list(warnings.filters), threading.Event(), threading.Event()
+
+    def read():
+        with without_remarks():
+            inside.set()
+            leave.wait()
+
+    other = threading.Thread(target=read)
+    with without_remarks():
+        other.start()
+        assert inside.wait(60)
+    warnings.warn("not heard", UserWarning, stacklevel=1)  # this thread has left, the other has not
+    leave.set()
+    other.join()
     assert warnings.filters == before
     with pytest.raises(UserWarning, match="heard"):
         warnings.warn("heard", UserWarning, stacklevel=1)
