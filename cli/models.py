@@ -95,7 +95,8 @@ def _origin(card: Card) -> str:
 
 
 def _weights(entry: registry.Entry) -> str:
-    from jaxseg.weights.home import home, places
+    from jaxseg.files import user_cache
+    from jaxseg.weights.home import places
 
     if entry.weights_file is None:
         return "none published; train the model, or pass --weights"
@@ -103,5 +104,5 @@ def _weights(entry: registry.Entry) -> str:
         if path.is_file():
             return str(path)
     how = "downloaded on first use" if entry.drive_file else f"fetch it from {entry.weights_page}"
-    place = home() and places(entry)[0]
+    place = user_cache() and places(entry)[0]
     return f"{entry.weights_file}, {how}; expected at {place or 'a place that JAXSEG_HOME must name'}"

@@ -177,6 +177,18 @@ def is_full(error: BaseException | None) -> bool:
     return False
 
 
+def user_cache() -> Path | None:
+    """Returns jaxseg's folder for what it keeps between runs: `$JAXSEG_HOME`, else `jaxseg` in the user's cache folder.
+
+    Weights, compiled programs and the answers of trials are kept there. Returns None if neither is known, as in a
+    container that runs with a user number without a name.
+    """
+    if os.environ.get("JAXSEG_HOME"):
+        return Path(os.path.expanduser(os.environ["JAXSEG_HOME"]))
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser(os.path.join("~", ".cache"))
+    return None if cache.startswith("~") else Path(cache) / "jaxseg"
+
+
 def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
     """Yields each folder of a tree with the names of its folders and files, as `os.walk` does.
 

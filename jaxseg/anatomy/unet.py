@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxseg.nn import resnet
-from jaxseg.nn.layers import ConvNorm, Dtype, Init, conv
+from jaxseg.nn.layers import ConvNorm, Dtype, Init, Conv
 from jaxseg.nn.resize import bilinear
 from jaxseg.nn.views import recomputable
 from jaxseg.settings import Range, verify
@@ -67,7 +67,7 @@ class Up(nnx.Module):
     def __call__(self, x: jax.Array, skip: jax.Array) -> jax.Array:
         x = jnp.concatenate([skip, bilinear(x, skip.shape[1:3])], axis=-1)  # (B, H, W, C_skip + C_x)
         for layer in self.convs:
-            x = nnx.relu(layer(x))
+            x = layer(x, relu=True)
         return x
 
 
@@ -91,7 +91,7 @@ class UNet(Model):
         inputs = (f4 + f5 // 2, f3 + f3, f2 + f2, f1 + f1)
         self.ups = nnx.List([Up(i, o, options=options, rngs=rngs) for i, o in zip(inputs, outputs, strict=True)])
         self.dropout = nnx.Dropout(cfg.dropout)
-        self.classify = conv(2 * f1, cfg.num_classes, 1, init=cfg.init, dtype=jnp.dtype(cfg.dtype), rngs=rngs)
+        self.classify = Conv(2 * f1, cfg.num_classes, 1, init=cfg.init, dtype=jnp.dtype(cfg.dtype), rngs=rngs)
 
     def __call__(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Returns (B, H, W, K) float32 logits of (B, H, W, C) images; `rngs` feeds the dropout in training."""
@@ -130,7 +130,7 @@ class UNet(Model):
         self._check(x)
         *skips, deepest = maps = self.backbone(x.astype(self.cfg.dtype))
         named = {f"f{i + 1}": m for i, m in enumerate(maps)}
-        x = nnx.relu(self.reduce(deepest))
+        x = self.reduce(deepest, relu=True)
         for i, (up, skip) in enumerate(zip(self.ups, reversed(skips), strict=True)):
             named[f"up{i + 1}"] = x = up(x, skip)
         return named

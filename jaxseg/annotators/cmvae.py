@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxseg.annotators.losses import noisy_logits, normalised_matrices, sample_noise
-from jaxseg.nn.layers import BatchNorm, Dtype, GroupNorm, Init, PReLU, conv, instance_norm, linear
+from jaxseg.nn.layers import BatchNorm, Dtype, GroupNorm, Init, PReLU, Conv, instance_norm, linear
 from jaxseg.nn.resize import Odd, double_aligned, pad_or_crop
 from jaxseg.nn.views import recomputable
 from jaxseg.settings import Range, verify
@@ -81,7 +81,7 @@ class Block(nnx.Module):
     def __init__(self, cfg: CMVAEConfig, num_in: int, num_out: int, *, stride: int = 1, rngs: nnx.Rngs):
         options = {"use_bias": False, "init": cfg.init, "dtype": jnp.dtype(cfg.dtype), "rngs": rngs}
         self.convs = nnx.List(
-            [conv(num_in, num_out, 3, stride=stride, **options), conv(num_out, num_out, 3, **options)]
+            [Conv(num_in, num_out, 3, stride=stride, **options), Conv(num_out, num_out, 3, **options)]
         )
         norm = {"bn": BatchNorm, "gn": lambda n: GroupNorm(n, n // 8)}.get(cfg.norm, instance_norm)
         self.norms = nnx.List([norm(num_out) for _ in range(2)])
@@ -140,7 +140,7 @@ class CMVAE(Model):
         outputs = (widths[0], *widths[:-2], widths[-1])
         decoders = zip(widths, (*outputs[1:], widths[-1]), outputs, strict=True)  # skip, level below, output
         self.decoders = nnx.List([Block(cfg, n + m, o, rngs=rngs) for n, m, o in decoders])
-        self.classify = conv(cfg.width, cfg.num_classes, 1, init=cfg.init, dtype=jnp.dtype(cfg.dtype), rngs=rngs)
+        self.classify = Conv(cfg.width, cfg.num_classes, 1, init=cfg.init, dtype=jnp.dtype(cfg.dtype), rngs=rngs)
         self.confusion = Confusion(cfg, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxseg.annotators.losses import sample_noise
-from jaxseg.nn.layers import Dtype, Init, conv, instance_norm
+from jaxseg.nn.layers import Dtype, Init, Conv, instance_norm
 from jaxseg.nn.resize import Odd, double_aligned, halve, pad_or_crop
 from jaxseg.nn.views import recomputable
 from jaxseg.settings import Range, verify
@@ -68,7 +68,7 @@ class Block(nnx.Module):
 
     def __init__(self, cfg: ProbUNetConfig, num_in: int, num_out: int, *, rngs: nnx.Rngs):
         options = cfg.options | {"use_bias": False, "rngs": rngs}
-        self.convs = nnx.List([conv(num_in, num_out, 3, **options), conv(num_out, num_out, 3, **options)])
+        self.convs = nnx.List([Conv(num_in, num_out, 3, **options), Conv(num_out, num_out, 3, **options)])
         self.norms = nnx.List([instance_norm(num_out) for _ in range(2)])
 
     @recomputable
@@ -82,13 +82,13 @@ class EncoderBlock(nnx.Module):
     """A 3x3 convolution without bias, instance norm and ReLU; then a convolution with bias, without norm, and ReLU."""
 
     def __init__(self, cfg: ProbUNetConfig, num_in: int, num_out: int, *, rngs: nnx.Rngs):
-        self.first = conv(num_in, num_out, 3, use_bias=False, **cfg.options, rngs=rngs)
+        self.first = Conv(num_in, num_out, 3, use_bias=False, **cfg.options, rngs=rngs)
         self.norm = instance_norm(num_out)
-        self.second = conv(num_out, num_out, 3, **cfg.options, rngs=rngs)
+        self.second = Conv(num_out, num_out, 3, **cfg.options, rngs=rngs)
 
     @recomputable
     def __call__(self, x: jax.Array) -> jax.Array:
-        return nnx.relu(self.second(nnx.relu(self.norm(self.first(x)))))
+        return self.second(nnx.relu(self.norm(self.first(x))), relu=True)
 
 
 class Encoder(nnx.Module):
@@ -97,7 +97,7 @@ class Encoder(nnx.Module):
     def __init__(self, cfg: ProbUNetConfig, num_in: int, *, rngs: nnx.Rngs):
         inputs = (num_in, *cfg.filters[:-1])
         self.levels = nnx.List([EncoderBlock(cfg, n, m, rngs=rngs) for n, m in zip(inputs, cfg.filters, strict=True)])
-        self.moments = conv(cfg.filters[-1], 2 * cfg.latent, 1, init=cfg.init, rngs=rngs)
+        self.moments = Conv(cfg.filters[-1], 2 * cfg.latent, 1, init=cfg.init, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> Gaussian:
         return self.gaussian(self.features(x))
@@ -119,8 +119,8 @@ class Combine(nnx.Module):
     def __init__(self, cfg: ProbUNetConfig, *, rngs: nnx.Rngs):
         width = cfg.filters[0]
         inputs = (width + cfg.latent, *[width] * (cfg.num_convs - 2))
-        self.layers = nnx.List([conv(n, width, 1, **cfg.options, rngs=rngs) for n in inputs])
-        self.last = conv(width, cfg.out_channels, 1, **cfg.options, rngs=rngs)
+        self.layers = nnx.List([Conv(n, width, 1, **cfg.options, rngs=rngs) for n in inputs])
+        self.last = Conv(width, cfg.out_channels, 1, **cfg.options, rngs=rngs)
 
     def __call__(self, features: jax.Array, z: jax.Array) -> jax.Array:
         return self.finish(self.begin(features), z)
@@ -128,7 +128,7 @@ class Combine(nnx.Module):
     def begin(self, features: jax.Array) -> jax.Array:
         """Returns the part of the first convolution that is the same for all samples."""
         kernel = self._kernel(features.dtype)[: features.shape[-1]]
-        return jnp.einsum("bhwc,cd->bhwd", features, kernel, precision=self.layers[0].precision)
+        return jnp.einsum("bhwc,cd->bhwd", features, kernel, precision=jax.lax.Precision.HIGHEST if features.dtype == jnp.float32 else None)
 
     def finish(self, started: jax.Array, z: jax.Array) -> jax.Array:
         """Returns (B, H, W, K) float32 logits."""
@@ -136,7 +136,7 @@ class Combine(nnx.Module):
         shift = jnp.matmul(z, kernel, precision=jax.lax.Precision.HIGHEST) + self.layers[0].bias[...].reshape(1, -1)
         x = nnx.relu(started + shift.astype(started.dtype)[:, None, None])
         for layer in self.layers[1:]:
-            x = nnx.relu(layer(x))
+            x = layer(x, relu=True)
         return self.last(x).astype(jnp.float32)
 
     def _kernel(self, dtype: jnp.dtype) -> jax.Array:

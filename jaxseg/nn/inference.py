@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 
 from jaxseg.devices import all_devices, shardings
-from jaxseg.nn.layers import ConvNorm
+from jaxseg.nn.layers import Conv, ConvNorm
 from jaxseg.nn.winograd import is_faster, transformed, winograd
 
 
@@ -176,7 +176,6 @@ def fold_batch_norm(model: nnx.Module) -> nnx.Module:
             bias = np.float32(0) if layer.bias is None else np.asarray(layer.bias.get_value())
             layer.bias = nnx.Param(jnp.asarray((bias - mean) * factor + shift))
             layer.kernel.set_value(jax.device_put(np.asarray(layer.kernel.get_value()) * factor))
-            layer.use_bias = True
             module.norm = None
     return model
 
@@ -188,19 +187,22 @@ class Winograd(nnx.Module):
       conv: the convolution that it replaces.
     """
 
-    def __init__(self, conv: nnx.Conv) -> None:
+    def __init__(self, conv: Conv) -> None:
         # Under jit: otherwise each operation would be compiled by itself.
         self.kernel = nnx.Param(jax.jit(transformed)(conv.kernel.get_value()))
-        self.bias = nnx.Param(jnp.zeros(conv.out_features) if conv.bias is None else conv.bias.get_value())
+        self.bias = nnx.Param(jnp.zeros(conv.kernel.shape[-1]) if conv.bias is None else conv.bias.get_value())
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return winograd(x, self.kernel[...], precision=jax.lax.Precision.HIGHEST) + self.bias[...].reshape(1, 1, 1, -1)
+    def __call__(self, x: jax.Array, residual: jax.Array | None = None, *, relu: bool = False) -> jax.Array:
+        """Returns what `Conv` returns."""
+        found = winograd(x, self.kernel[...], precision=jax.lax.Precision.HIGHEST) + self.bias[...].reshape(1, 1, 1, -1)
+        found = found if residual is None else found + residual
+        return nnx.relu(found) if relu else found
 
 
 def _suits(layer: nnx.Module) -> bool:
     return (
-        isinstance(layer, nnx.Conv)
-        and layer.strides in (1, (1, 1))
+        isinstance(layer, Conv)
+        and layer.strides == (1, 1)
         and layer.dtype == jnp.float32
         and is_faster(layer.kernel[...])
     )

@@ -1,6 +1,5 @@
 """Layers that behave as PyTorch's where flax's differ; arrays are (B, H, W, C)."""
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -137,7 +136,7 @@ class ConvNorm(nnx.Module):
     """A convolution followed by batch normalisation: (B, H, W, C) -> (B, H', W', C').
 
     `jaxseg.nn.inference.fold_batch_norm` merges the two for inference; `norm` is None afterwards, and `conv`
-    may be another layer than `nnx.Conv`. The arguments are those of `conv`.
+    may be another layer than `Conv`. The arguments are those of `Conv`.
     """
 
     def __init__(
@@ -152,28 +151,25 @@ class ConvNorm(nnx.Module):
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
-        self.conv: Any = conv(
+        self.conv: Any = Conv(
             num_in, num_out, kernel, stride=stride, use_bias=use_bias, init=init, dtype=dtype, rngs=rngs
         )
         self.norm: BatchNorm | None = nnx.data(BatchNorm(num_out))
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        x = self.conv(x)
-        return x if self.norm is None else self.norm(x)
+    def __call__(self, x: jax.Array, residual: jax.Array | None = None, *, relu: bool = False) -> jax.Array:
+        """Returns (B, H', W', C'); `residual` is added after the norm, and with `relu` negative values become 0."""
+        if self.norm is None:
+            return self.conv(x, residual, relu=relu)
+        x = self.norm(self.conv(x))
+        x = x if residual is None else x + residual
+        return nnx.relu(x) if relu else x
 
 
-def conv(
-    num_in: int,
-    num_out: int,
-    kernel: int,
-    *,
-    stride: int = 1,
-    use_bias: bool = True,
-    init: str = "torch",
-    dtype: DTypeLike = jnp.float32,
-    rngs: nnx.Rngs,
-) -> nnx.Conv:
-    """Returns a square convolution with PyTorch's padding of `kernel // 2` on every side.
+class Conv(nnx.Module):
+    """A square convolution with PyTorch's padding of `kernel // 2` on every side.
+
+    It maps (B, H, W, num_in) to (B, ceil(H / stride), ceil(W / stride), num_out) for odd kernels. Parameters are
+    float32; the kernel is (kernel, kernel, num_in, num_out).
 
     Args:
       num_in: number of input channels.
@@ -184,40 +180,59 @@ def conv(
       init: initial parameters: "torch" (PyTorch's default for `Conv2d`: kernel and bias uniform within
         1 / sqrt(fan_in)), "torchvision" (that of its ResNets: normal with variance 2 / fan_out, bias 0) or "lecun"
         (flax's default).
-      dtype: dtype of the arithmetic; parameters are float32. With float32, products are computed in full float32 on
-        every device (no TF32, no bfloat16 passes).
+      dtype: dtype of the arithmetic. With float32, products are computed in full float32 on every device (no TF32, no
+        bfloat16 passes).
       rngs: random keys for the initial parameters.
-
-    Returns:
-      A layer (B, H, W, num_in) -> (B, ceil(H / stride), ceil(W / stride), num_out) for odd kernels.
     """
-    bound = (num_in * kernel * kernel) ** -0.5
-    kernel_init = {
-        "torch": _uniform(bound),
-        "torchvision": _normal((2 / (num_out * kernel * kernel)) ** 0.5),
-        "lecun": nnx.initializers.lecun_normal(),
-    }[init]
-    return nnx.Conv(
-        num_in,
-        num_out,
-        (kernel, kernel),
-        strides=stride,
-        padding=kernel // 2,  # "SAME" would pad (0, 1) where PyTorch pads (1, 1) under stride 2
-        use_bias=use_bias,
-        kernel_init=kernel_init,
-        bias_init=_uniform(bound) if init == "torch" else nnx.initializers.zeros_init(),
-        dtype=dtype,
-        precision=jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None,
-        conv_general_dilated=convolution,
-        rngs=rngs,
-    )
+
+    def __init__(
+        self,
+        num_in: int,
+        num_out: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        use_bias: bool = True,
+        init: str = "torch",
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
+        bound = (num_in * kernel * kernel) ** -0.5
+        kernel_init = {
+            "torch": _uniform(bound),
+            "torchvision": _normal((2 / (num_out * kernel * kernel)) ** 0.5),
+            "lecun": nnx.initializers.lecun_normal(),
+        }[init]
+        bias_init = _uniform(bound) if init == "torch" else nnx.initializers.zeros_init()
+        self.kernel = nnx.Param(kernel_init(rngs.params(), (kernel, kernel, num_in, num_out), jnp.float32))
+        bias = nnx.Param(bias_init(rngs.params(), (num_out,), jnp.float32)) if use_bias else None
+        self.bias: nnx.Param | None = nnx.data(bias)
+        self.strides = (stride, stride)
+        self.padding = ((kernel // 2, kernel // 2),) * 2  # "SAME" would pad (0, 1) under stride 2
+        self.dtype = jnp.dtype(dtype)
+
+    def __call__(self, x: jax.Array, residual: jax.Array | None = None, *, relu: bool = False) -> jax.Array:
+        """Returns the convolution of (B, H, W, C) with what follows it.
+
+        Args:
+          x: (B, H, W, num_in).
+          residual: is added; it has the shape of the result.
+          relu: whether negative values become 0.
+        """
+        x, kernel, bias, residual = (
+            None if a is None else a.astype(self.dtype)
+            for a in (x, self.kernel[...], self.bias and self.bias[...], residual)
+        )
+        return convolution(
+            x, kernel, self.strides, self.padding, bias=bias, residual=residual, relu=relu, precision=_precision(x)
+        )
 
 
 class ConvTranspose(nnx.Module):
     """PyTorch's `ConvTranspose2d(kernel_size=3, padding=1, output_padding=1)`.
 
     With stride 2 it maps (B, H, W, C) to (B, 2H, 2W, C'); with another stride s the output has (H - 1) s + 2 rows and
-    (W - 1) s + 2 columns. The kernel is (3, 3, C', C). The arguments are those of `conv`.
+    (W - 1) s + 2 columns. The kernel is (3, 3, C', C). The arguments are those of `Conv`.
     """
 
     def __init__(
@@ -238,10 +253,13 @@ class ConvTranspose(nnx.Module):
         self.stride = stride
         self.dtype = dtype
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, *, relu: bool = False) -> jax.Array:
+        """Returns (B, 2H, 2W, C'); with `relu` negative values become 0."""
         x, kernel, bias = (a.astype(self.dtype) for a in (x, self.kernel[...], self.bias[...]))
-        upscale = sub_pixel_transpose if self.stride == 2 else functools.partial(dilated_transpose, stride=self.stride)
-        return upscale(x, kernel) + bias.reshape(1, 1, 1, -1)
+        if self.stride == 2:
+            return sub_pixel_transpose(x, kernel, bias, relu=relu)
+        x = dilated_transpose(x, kernel, stride=self.stride) + bias.reshape(1, 1, 1, -1)
+        return nnx.relu(x) if relu else x
 
 
 def dilated_transpose(x: jax.Array, kernel: jax.Array, *, stride: int = 2) -> jax.Array:
@@ -261,8 +279,10 @@ def dilated_transpose(x: jax.Array, kernel: jax.Array, *, stride: int = 2) -> ja
     )
 
 
-def sub_pixel_transpose(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Returns `dilated_transpose` with stride 2, computed as four small convolutions.
+def sub_pixel_transpose(
+    x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, *, relu: bool = False
+) -> jax.Array:
+    """Returns `dilated_transpose` with stride 2, computed as four small convolutions, with bias and ReLU.
 
     Each of them computes one of four neighbouring output pixels. Along an axis, an even pixel reads only the middle of
     the kernel; an odd pixel reads the kernel's end at the same input pixel and its start at the next one.
@@ -271,28 +291,20 @@ def sub_pixel_transpose(x: jax.Array, kernel: jax.Array) -> jax.Array:
     Args:
       x: (B, H, W, C).
       kernel: (3, 3, C', C).
+      bias: (C',); None: none.
+      relu: whether negative values become 0.
 
     Returns:
       (B, 2H, 2W, C').
     """
     batch, height, width, _ = x.shape
-    x = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))
     taps = {0: slice(1, 2), 1: slice(None, None, -2)}  # slices: XLA turns lists of indices into gathers
     parts = []
     for row in (0, 1):
         for column in (0, 1):
-            small = kernel[taps[row], taps[column]]
-            seen = x[:, : height + row, : width + column]
-            parts.append(
-                jax.lax.conv_general_dilated(
-                    seen,
-                    small.swapaxes(2, 3),
-                    (1, 1),
-                    "VALID",
-                    dimension_numbers=_NHWC,
-                    precision=_precision(x),
-                )
-            )
+            small = kernel[taps[row], taps[column]].swapaxes(2, 3)
+            after = ((0, row), (0, column))
+            parts.append(convolution(x, small, (1, 1), after, bias=bias, relu=relu, precision=_precision(x)))
     pixels = jnp.stack(parts, 3).reshape(batch, height, width, 2, 2, -1)
     return pixels.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, -1)
 
@@ -300,7 +312,7 @@ def sub_pixel_transpose(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def linear(
     num_in: int, num_out: int, *, init: str = "torch", dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs
 ) -> nnx.Linear:
-    """Returns a linear layer with bias, initialised and computed as `conv` is.
+    """Returns a linear layer with bias, initialised and computed as `Conv` is.
 
     Args:
       num_in: number of input features.

@@ -78,8 +78,8 @@ class Block(nnx.Module):
         shortcut = x if self.shortcut is None else self.shortcut(x)
         *inner, last = self.convs
         for layer in inner:
-            x = nnx.relu(layer(x))
-        return nnx.relu(last(x) + shortcut)
+            x = layer(x, relu=True)
+        return last(x, shortcut, relu=True)
 
 
 class ResNet(nnx.Module):
@@ -107,7 +107,7 @@ class ResNet(nnx.Module):
             self.stages.append(stage)
 
     def __call__(self, x: jax.Array) -> list[jax.Array]:
-        x = max_pool(nnx.relu(self.stem(x)))
+        x = max_pool(self.stem(x, relu=True))
         maps = [x]
         for stage in self.stages:
             for block in stage:

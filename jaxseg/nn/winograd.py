@@ -49,6 +49,12 @@ def transformed(kernel: jax.Array) -> jax.Array:
     return jnp.stack([jnp.stack(four(*row)) for row in four(*kernel)])
 
 
+def at_once(x: jax.Array, kernel: jax.Array, *, precision: Precision = None) -> jax.Array:
+    """Returns what `winograd` returns, for a kernel (3, 3, C, C') that is not transformed yet."""
+    # Without the barrier XLA would transform a constant kernel while it compiles, which takes a minute.
+    return winograd(x, transformed(jax.lax.optimization_barrier(kernel)), precision=precision)
+
+
 def winograd(x: jax.Array, kernel: jax.Array, *, precision: Precision = None) -> jax.Array:
     """Returns a 3x3 convolution with stride 1 and padding 1.
 

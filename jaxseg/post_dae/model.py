@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxseg.nn.layers import BatchNorm, ConvTranspose, Dtype, Init, conv, linear
+from jaxseg.nn.layers import BatchNorm, ConvTranspose, Dtype, Init, Conv, linear
 from jaxseg.nn.views import recomputable
 from jaxseg.settings import Range, verify
 from jaxseg.weights.model import Model, Shapes
@@ -91,16 +91,15 @@ class Encode(nnx.Module):
     def __init__(self, cfg: DAEConfig, level: int, *, rngs: nnx.Rngs):
         num_in, num_out = (cfg.in_channels, *cfg.features)[level : level + 2]
         options = {"init": cfg.init, "dtype": jnp.dtype(cfg.dtype), "rngs": rngs}
-        self.convs = nnx.List([conv(num_in, num_out, 3, stride=cfg.strides[level], **options)])
+        self.convs = nnx.List([Conv(num_in, num_out, 3, stride=cfg.strides[level], **options)])
         if level + 1 < len(cfg.features):
-            self.convs.append(conv(num_out, num_out, 3, **options))
+            self.convs.append(Conv(num_out, num_out, 3, **options))
         self.norms = nnx.List([BatchNorm(num_out) for _ in self.convs if cfg.norm == "batch"])
 
     @recomputable
     def __call__(self, x: jax.Array) -> jax.Array:
         for i, layer in enumerate(self.convs):
-            x = layer(x)
-            x = nnx.relu(self.norms[i](x) if self.norms else x)
+            x = nnx.relu(self.norms[i](layer(x))) if self.norms else layer(x, relu=True)
         return x
 
 
@@ -113,14 +112,14 @@ class Decode(nnx.Module):
         num_out = cfg.out_channels if last else num_mid
         options = {"init": cfg.init, "dtype": jnp.dtype(cfg.dtype), "rngs": rngs}
         self.upconv = ConvTranspose(num_in, num_mid, stride=cfg.strides[::-1][level], **options)
-        self.conv = conv(num_mid, num_out, 3, **options)
+        self.conv = Conv(num_mid, num_out, 3, **options)
         widths = (num_mid,) if last else (num_mid, num_out)  # the output itself is not normalised
         self.norms = nnx.List([BatchNorm(width) for width in widths if cfg.norm == "batch"])
 
     @recomputable
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = self.upconv(x)
-        x = self.conv(nnx.relu(self.norms[0](x) if self.norms else x))
+        x = nnx.relu(self.norms[0](self.upconv(x))) if self.norms else self.upconv(x, relu=True)
+        x = self.conv(x)
         return self.norms[1](x) if len(self.norms) > 1 else x
 
 

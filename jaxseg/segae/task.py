@@ -28,7 +28,7 @@ from jaxseg.training.config.sections import LoadingConfig
 from jaxseg.training.task import Examination, Task
 from jaxseg.vocabulary import organs
 from jaxseg.weights.embeddings import embedded
-from jaxseg.weights.home import home
+from jaxseg.files import user_cache
 from jaxseg.weights.load import create
 
 Weight = Annotated[float, Range(0, 1000)]
@@ -223,5 +223,5 @@ def _model(config: Config):
 def _found(cfg: DataConfig) -> Path:
     """Returns the file of text embeddings: the named one, or that name beside the data or the published weights."""
     path = Path(cfg.embeddings).expanduser()
-    places = [path, Path(cfg.root) / path.name, *(folder / "segae" / path.name for folder in [home()] if folder)]
+    places = [path, Path(cfg.root) / path.name, *(folder / "segae" / path.name for folder in [user_cache()] if folder)]
     return next((place for place in places if place.is_file()), path)

@@ -10,13 +10,13 @@ import numpy as np
 from flax import nnx
 
 from jaxseg.files import printable
-from jaxseg.nn.layers import BatchNorm, ConvTranspose, EmbeddingTable, GroupNorm, PReLU
+from jaxseg.nn.layers import BatchNorm, Conv, ConvTranspose, EmbeddingTable, GroupNorm, PReLU
 
 M = TypeVar("M", bound=nnx.Module)
 
 # layer type -> our leaf -> (their leaf, transposition from their axes to ours)
 LEAVES: dict[type, dict[str, tuple[str, tuple[int, ...] | None]]] = {
-    nnx.Conv: {"kernel": ("weight", (2, 3, 1, 0)), "bias": ("bias", None)},
+    Conv: {"kernel": ("weight", (2, 3, 1, 0)), "bias": ("bias", None)},
     ConvTranspose: {"kernel": ("weight", (2, 3, 1, 0)), "bias": ("bias", None)},
     nnx.Linear: {"kernel": ("weight", (1, 0)), "bias": ("bias", None)},
     BatchNorm: {

@@ -5,22 +5,12 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from jaxseg.files import user_cache
 from jaxseg.registry import Entry
 from jaxseg.weights.download import DownloadError, download, google_drive_url
 from jaxseg.weights.torch_file import TorchFileError, read_torch_file
 
 logger = logging.getLogger(__name__)
-
-
-def home() -> Path | None:
-    """Returns jaxseg's folder for weights: `$JAXSEG_HOME`, else `jaxseg` in the user's cache directory.
-
-    Returns None if neither is known, as in a container that runs with a user number without a name.
-    """
-    if os.environ.get("JAXSEG_HOME"):
-        return Path(os.path.expanduser(os.environ["JAXSEG_HOME"]))
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser(os.path.join("~", ".cache"))
-    return None if cache.startswith("~") else Path(cache) / "jaxseg"
 
 
 def places(entry: Entry) -> list[Path]:
@@ -30,7 +20,7 @@ def places(entry: Entry) -> list[Path]:
     """
     if entry.weights_file is None:
         return []
-    own = home()
+    own = user_cache()
     found = [] if own is None else [own / entry.name / entry.weights_file]
     for variable, folder in entry.original_cache:
         root = os.path.expanduser("~") if variable == "~" else os.environ.get(variable)
@@ -63,7 +53,7 @@ def default_weights(
     for path in candidates:
         if path.is_file():
             return path
-    if home() is None:
+    if user_cache() is None:
         raise FileNotFoundError(
             f"there is no folder for the weights of {entry.name!r}, because this user has no home directory: set "
             f"JAXSEG_HOME to a folder, or name {entry.weights_file} with --weights (Python: weights=)"

@@ -9,6 +9,7 @@ from flax import nnx
 from torch_writer import save
 
 from jaxseg.nn import resnet
+from jaxseg.nn.layers import Conv
 from jaxseg.training import run
 from jaxseg.training.task import make_task
 
@@ -22,7 +23,7 @@ def state_dict(cfg: resnet.ResNetConfig) -> dict[str, np.ndarray]:
     by_path = {".".join(map(str, path)): module for path, module in nnx.iter_modules(backbone)}
     for ours, theirs in resnet.torch_names(cfg).items():
         module = by_path[ours]
-        if isinstance(module, nnx.Conv):
+        if isinstance(module, Conv):
             shape = np.transpose(module.kernel[...], (3, 2, 0, 1)).shape
             found[f"{theirs}.weight"] = rng.normal(size=shape).astype(np.float32)
             continue

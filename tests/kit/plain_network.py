@@ -7,7 +7,7 @@ import jax
 from flax import nnx
 
 from jaxseg.anatomy.unet import UNet, UNetConfig
-from jaxseg.nn.layers import ConvNorm, conv
+from jaxseg.nn.layers import ConvNorm, Conv
 from jaxseg.registry import MODELS
 
 
@@ -19,7 +19,7 @@ class Plain(UNet):
         self.reduce = ConvNorm(cfg.in_channels, 16 * cfg.width, 7, stride=4, init=cfg.init, rngs=rngs)
         self.dense = ConvNorm(16 * cfg.width, 24, 3, init=cfg.init, rngs=rngs)
         self.dropout = nnx.Dropout(cfg.dropout)
-        self.classify = conv(24, cfg.num_classes, 1, init=cfg.init, rngs=rngs)
+        self.classify = Conv(24, cfg.num_classes, 1, init=cfg.init, rngs=rngs)
 
     def coarse_logits(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
         return self.classify(self.dropout(nnx.relu(self.dense(nnx.relu(self.reduce(x)))), rngs=rngs))

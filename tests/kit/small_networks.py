@@ -8,7 +8,7 @@ from flax import nnx
 
 from jaxseg.anatomy.unet import UNet, UNetConfig
 from jaxseg.nn import resnet
-from jaxseg.nn.layers import BatchNorm, conv
+from jaxseg.nn.layers import BatchNorm, Conv
 from jaxseg.nn.losses import binary_cross_entropy
 from jaxseg.nn.resize import bilinear
 
@@ -35,9 +35,9 @@ class Normed(nnx.Module):
     """A network of a convolution, batch norm and a convolution."""
 
     def __init__(self, *, dtype=jnp.float32):
-        self.first = conv(3, 8, 3, dtype=dtype, rngs=nnx.Rngs(1))
+        self.first = Conv(3, 8, 3, dtype=dtype, rngs=nnx.Rngs(1))
         self.norm = BatchNorm(8)
-        self.last = conv(8, 2, 1, dtype=dtype, rngs=nnx.Rngs(2))
+        self.last = Conv(8, 2, 1, dtype=dtype, rngs=nnx.Rngs(2))
 
     def __call__(self, x, *, rngs=None):
         return self.last(nnx.relu(self.norm(self.first(x))))
@@ -49,7 +49,7 @@ class Blocks(nnx.Module):
     def __init__(self):
         options = {"bottleneck": False, "options": {}, "rngs": nnx.Rngs(1)}
         self.layers = nnx.List([resnet.Block(3, 4, 2, **options), resnet.Block(4, 4, 1, **options)])
-        self.last = conv(4, 2, 1, rngs=nnx.Rngs(2))
+        self.last = Conv(4, 2, 1, rngs=nnx.Rngs(2))
 
     def __call__(self, x, *, rngs=None):
         for layer in self.layers:
@@ -61,7 +61,7 @@ class Plain(nnx.Module):
     """A network without batch statistics, so that the parts of a batch are independent of each other."""
 
     def __init__(self, *, dropout: float = 0.0):
-        self.layer = conv(3, 2, 3, rngs=nnx.Rngs(1))
+        self.layer = Conv(3, 2, 3, rngs=nnx.Rngs(1))
         self.dropout = nnx.Dropout(dropout)
 
     def __call__(self, x, *, rngs=None):

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 import jax
 from flax import nnx
 
-from jaxseg.nn.layers import conv
+from jaxseg.nn.layers import Conv
 from jaxseg.settings import Range, verify
 from jaxseg.weights.model import Model
 
@@ -29,7 +29,7 @@ class Toy(Model):
 
     def __init__(self, cfg: ToyConfig, *, rngs: nnx.Rngs):
         self.cfg = cfg
-        self.classify = conv(cfg.in_channels, cfg.num_classes, cfg.width, rngs=rngs)
+        self.classify = Conv(cfg.in_channels, cfg.num_classes, cfg.width, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.classify(x)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from jaxseg.nn import convolution as module
 from jaxseg.nn.convolution import convolution, kernel_gradient
-from jaxseg.nn.layers import conv
+from jaxseg.nn.layers import Conv
 
 HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -114,7 +114,7 @@ def test_layers_work_under_vmap_and_checkpoint():
     x, _ = made(1, (3, 6, 6, 17), (1, 1, 1, 1))
     from flax import nnx
 
-    graph, state = nnx.split(conv(17, 18, 3, rngs=nnx.Rngs(0)))
+    graph, state = nnx.split(Conv(17, 18, 3, rngs=nnx.Rngs(0)))
     loss = lambda state, x: jnp.square(nnx.merge(graph, state)(x[None])).sum()  # noqa: E731
     each = jax.vmap(jax.grad(loss), (None, 0))(state, x)
     whole = jax.grad(lambda s: jnp.square(nnx.merge(graph, s)(x)).sum())(state)

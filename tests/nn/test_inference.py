@@ -9,7 +9,7 @@ from flax import nnx
 import jaxseg
 from jaxseg.nn import inference
 from jaxseg.nn.inference import Runner, Winograd, fold_batch_norm, for_inference
-from jaxseg.nn.layers import BatchNorm, ConvNorm
+from jaxseg.nn.layers import BatchNorm, Conv, ConvNorm
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_bfloat16_keeps_rounded_kernels_and_answers_alike(platform):
     ready = for_inference(model, platform)
     kept = {layer.conv.kernel[...].dtype for layer in of_kind(ready, ConvNorm)}
     assert kept == {jnp.dtype(jnp.bfloat16)}
-    assert {layer.kernel[...].dtype for layer in of_kind(model, nnx.Conv)} == {jnp.dtype(jnp.float32)}
+    assert {layer.kernel[...].dtype for layer in of_kind(model, Conv)} == {jnp.dtype(jnp.float32)}
     x = jnp.asarray(np.random.default_rng(0).standard_normal((1, 64, 64, 3)), jnp.float32)
     np.testing.assert_array_equal(ready(x), fold_batch_norm(model)(x))
     wanted = np.asarray(model(x), np.float32)

@@ -13,7 +13,7 @@ from jaxseg.nn.layers import (
     ConvTranspose,
     GroupNorm,
     PReLU,
-    conv,
+    Conv,
     dilated_transpose,
     instance_norm,
     linear,
@@ -45,7 +45,7 @@ def test_batch_norm_in_evaluation_uses_and_keeps_its_statistics():
 
 
 def test_strided_convolution_pads_both_sides():
-    layer = conv(1, 1, 3, stride=2, use_bias=False, rngs=nnx.Rngs(0))
+    layer = Conv(1, 1, 3, stride=2, use_bias=False, rngs=nnx.Rngs(0))
     layer.kernel.set_value(jnp.zeros((3, 3, 1, 1)).at[0, 0].set(1.0))
     image = jnp.arange(16.0).reshape(1, 4, 4, 1)
     out = layer(image)[0, :, :, 0]
@@ -60,7 +60,7 @@ def test_initial_kernels_have_the_same_spread_traced_or_not(init):
     deviation = {"torch": (16 * 9) ** -0.5 / 3**0.5, "torchvision": (2 / (64 * 9)) ** 0.5, "lecun": (16 * 9) ** -0.5}
 
     def kernel():
-        return conv(16, 64, 3, init=init, rngs=nnx.Rngs(7)).kernel[...]
+        return Conv(16, 64, 3, init=init, rngs=nnx.Rngs(7)).kernel[...]
 
     for found in (kernel(), jax.jit(kernel)()):
         assert (found.shape, found.dtype) == ((3, 3, 16, 64), jnp.float32)

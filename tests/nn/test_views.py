@@ -8,7 +8,7 @@ from flax import nnx
 
 from jaxseg.anatomy.unet import UNet, UNetConfig
 from jaxseg.nn import resnet
-from jaxseg.nn.layers import BatchNorm, conv
+from jaxseg.nn.layers import BatchNorm, Conv
 from jaxseg.nn.views import over_devices, recomputing
 from jaxseg.post_dae.model import DAE, DAEConfig
 
@@ -103,7 +103,7 @@ def test_the_given_model_is_not_changed():
     assert not any(getattr(module, "recompute", False) for _, module in nnx.iter_modules(model))
 
 
-@pytest.mark.parametrize("model", [BatchNorm(2), conv(3, 2, 3, rngs=nnx.Rngs(0))])
+@pytest.mark.parametrize("model", [BatchNorm(2), Conv(3, 2, 3, rngs=nnx.Rngs(0))])
 def test_a_model_without_recomputable_parts_is_refused(model):
     with pytest.raises(ValueError, match="has no part that can be computed again"):
         recomputing(model)

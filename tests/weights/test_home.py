@@ -5,7 +5,8 @@ import pytest
 from torch_writer import save
 
 from jaxseg import registry
-from jaxseg.weights.home import default_weights, home, places
+from jaxseg.files import user_cache
+from jaxseg.weights.home import default_weights, places
 
 CXAS = registry.find("cxas")
 
@@ -40,9 +41,9 @@ def test_our_cache_comes_before_the_originals(tmp_path, monkeypatch):
 
 def test_without_jaxseg_home_the_users_cache_is_used(monkeypatch, tmp_path):
     monkeypatch.delenv("JAXSEG_HOME")
-    assert home() == tmp_path / "user" / ".cache" / "jaxseg"
+    assert user_cache() == tmp_path / "user" / ".cache" / "jaxseg"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
-    assert home() == tmp_path / "x" / "jaxseg"
+    assert user_cache() == tmp_path / "x" / "jaxseg"
 
 
 def test_weights_are_downloaded_once_and_the_licence_is_reported_once(site, caplog, tmp_path):
@@ -106,10 +107,10 @@ def test_a_user_without_a_home_needs_jaxseg_home_only_for_published_weights(monk
 
     monkeypatch.setattr("pwd.getpwuid", nobody)
     monkeypatch.delenv("HOME")
-    assert home() == tmp_path / "jaxseg"
+    assert user_cache() == tmp_path / "jaxseg"
     assert places(CXAS) == [tmp_path / "jaxseg" / "cxas" / CXAS.weights_file]
     monkeypatch.delenv("JAXSEG_HOME")
-    assert (home(), places(CXAS)) == (None, [])
+    assert (user_cache(), places(CXAS)) == (None, [])
     with pytest.raises(FileNotFoundError, match="this user has no home directory: set JAXSEG_HOME to a folder"):
         default_weights(CXAS)
     monkeypatch.setenv("CXAS_PATH", str(tmp_path / "original"))
