@@ -31,7 +31,7 @@ class Workload:
       image: (H, W, C) of the images.
       outputs: number of classes, or channels of the target.
       batches: batch sizes of inference and of a training step, as published.
-      large: whether training on CPUs keeps freed memory, as the model's configuration says.
+      large: whether a process that uses CPUs keeps freed memory, as the model's commands and configuration do.
     """
 
     image: tuple[int, int, int]
@@ -61,9 +61,9 @@ def main() -> None:
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     options = parser.parse_args()
     arguments = (options.model, options.what, options.batch, options.dtype)
-    training = WORKLOADS[options.model].large and options.what == "training step"
-    if training and options.side != "published" and os.environ.get("JAX_PLATFORMS") == "cpu":
-        keep_freed_memory()  # as `jaxseg train` does with the published settings, and for PyTorch's tuned side too
+    on_cpu = os.environ.get("JAX_PLATFORMS") == "cpu"
+    if WORKLOADS[options.model].large and options.side != "published" and on_cpu:
+        keep_freed_memory()  # as the commands of jaxseg do with these networks, and for PyTorch's tuned side too
     if options.side == "jaxseg":
         use_all_cores()  # as the commands of jaxseg do
         from benchmarks import jax_side

@@ -180,18 +180,27 @@ def make_segmenter(*, classes, groups="original", check_orientation="warn", **ne
         return Segmenter(network, reference=find_reference(place), **settings)
 
 
+def inference_devices(gpus: str) -> list:
+    """Returns the devices that `--gpus` names. On CPUs, the memory of a batch is kept for the next one."""
+    from jaxseg import xla
+    from jaxseg.devices import only_cpus, select_devices
+
+    if only_cpus(gpus):
+        xla.keep_freed_memory()
+    with options.usage_errors("--gpus"):
+        return select_devices(gpus)
+
+
 def load_network(*, model, gpus, weights, labels_file, dtype, classes=None, groups="original", **segmenter_options):
     """Returns the network of the command's options, its name or place, and the options of `jaxseg.Segmenter`."""
     from jaxseg.anatomy.segment import check_classes
-    from jaxseg.devices import select_devices
     from jaxseg.weights.load import choose_model, load
 
     with options.usage_errors("--model"):
         name, weights = choose_model(model, weights)
     with options.usage_errors("--classes"):
         check_classes(classes, name, weights, groups=groups)
-    with options.usage_errors("--gpus"):
-        devices = select_devices(gpus)
+    devices = inference_devices(gpus)
     names = options.class_names(labels_file)
     with download_progress() as update:
         network = load(name, weights, dtype=dtype, class_names=names, progress=update)
@@ -201,12 +210,10 @@ def load_network(*, model, gpus, weights, labels_file, dtype, classes=None, grou
 
 def make_denoiser(*, weights, gpus="auto", option="--weights", **settings):
     """Returns the Denoiser of the command's options; `option` is the one that names the weights."""
-    from jaxseg.devices import select_devices
     from jaxseg.post_dae.denoise import Denoiser
     from jaxseg.weights.load import load
 
-    with options.usage_errors("--gpus"):
-        devices = select_devices(gpus)
+    devices = inference_devices(gpus)
     with options.usage_errors(option):
         found = Denoiser(load(weights), devices=devices, **settings)
     show_note(found.card)

@@ -11,6 +11,7 @@ from click.core import ParameterSource
 from jaxseg.cli import console, options
 from jaxseg.cli.errors import resumable
 from jaxseg.cli.progress import COMPILING, item_progress
+from jaxseg.cli.runs import inference_devices
 
 _EXISTING = options.ExistingPath("a .nii.gz, .nii, .npy or .npz file, or a folder of DICOM slices")
 _MODELS = "a training run, a model directory or a .pth file"
@@ -152,12 +153,9 @@ def _check(given: set[str]) -> None:
 
 def _model_options(*, gpus, weights, slices, **others) -> dict:
     """Returns the options of `jaxseg.score_dataset` that concern the model and how volumes are read."""
-    from jaxseg.devices import select_devices
-
     if slices != "all" and (not slices.isdecimal() or not 0 < int(slices) < 100_000):
         raise click.UsageError(f"--slices: {slices!r} is neither a whole number of at least 1 nor all")
-    with options.usage_errors("--gpus"):
-        devices = select_devices(gpus)
+    devices = inference_devices(gpus)
     return others | {
         "model": weights or "segae",
         "slices": None if slices == "all" else int(slices),

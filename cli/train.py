@@ -38,12 +38,12 @@ def train(source, data, folder, resume, overrides, gpus, hosts, **others):
     if source is None and folder is None:
         raise click.UsageError("name a configuration with -t, or a run to resume: -o RUN --resume")
     console.stage("checking settings and data")
+    from jaxseg import xla
     from jaxseg.devices import only_cpus
     from jaxseg.training import run
     from jaxseg.training.config.config import open_run, stored_folder
     from jaxseg.training.log import METRICS_FILE, headline
     from jaxseg.training.mesh import join_hosts
-    from jaxseg.xla import keep_freed_memory
 
     with options.usage_errors("--config"):
         folder = folder or stored_folder(source) or Path("runs") / Path(source).stem
@@ -53,7 +53,7 @@ def train(source, data, folder, resume, overrides, gpus, hosts, **others):
     with options.usage_errors(), naming_overrides(overrides):
         config = open_run(source, folder, data=data, overrides=overrides, resume=resume, tell=console.say)
     if config.trainer.keep_memory and only_cpus(gpus):
-        keep_freed_memory()  # before the devices start
+        xla.keep_freed_memory()  # before the devices start
     with options.usage_errors("--gpus"):
         devices = run.training_devices(gpus)
     hint = functools.partial(_resume_hint, folder)

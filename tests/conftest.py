@@ -17,9 +17,10 @@ import jax
 import processor_seconds
 import pytest
 from compilation_cache import compilation_cache
+from jax.experimental.compilation_cache.compilation_cache import reset_cache
 from parity_kit import DATA, SHARED, Kit
 
-from jaxseg.xla import use_all_cores
+from jaxseg import cpu, xla
 
 pytest_plugins = ["training_fixtures"]
 MAX_RESIDENT_MB = 1500  # above this, a worker drops its compiled programs at the end of a module
@@ -29,11 +30,32 @@ MAX_RESIDENT_MB = 1500  # above this, a worker drops its compiled programs at th
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(compilation_cache()))
-use_all_cores()  # the commands do the same, and some tests run them in this process
+xla.use_all_cores()  # the commands do the same, and some tests run them in this process
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(autouse=True)
+def memory_of_this_process(monkeypatch):
+    """Commands that tests run in this process must not change how it keeps memory."""
+    monkeypatch.setattr(xla, "keep_freed_memory", lambda: False)
+
+
+@pytest.fixture
+def onednn():
+    """Turns off the store of compiled programs, which excludes oneDNN, and forgets the programs in memory."""
+
+    def use(store: bool) -> None:
+        jax.config.update("jax_enable_compilation_cache", store)
+        reset_cache()
+        jax.clear_caches()
+        cpu.onednn.cache_clear()
+
+    use(False)
+    yield
+    use(True)
 
 
 def pytest_addoption(parser):

@@ -32,7 +32,7 @@ def fused(fusion: Fusion, x: jax.Array, kernel: jax.Array, *more: jax.Array) -> 
       *more: the bias (C',) and the residual (B, H', W', C'), as far as they are used; the dtype of `x`.
     """
     divided = None
-    if jax.device_count() > 1:
+    if uses_onednn() and jax.device_count() > 1:
         divided = _divided(fusion, *((tuple(array.shape), array.dtype) for array in (x, kernel, *more)))
     return _primitive.bind(x, kernel, *more, fusion=fusion, divided=divided)
 
@@ -47,11 +47,22 @@ def form_on_cpus(fusion: Fusion, x: Any, kernel: Any) -> Form:
     """
     if fusion.keeps_size(kernel.shape) and winograd.is_faster(kernel, x.shape[:3]):
         return functools.partial(_by_winograd, fusion)
-    if not cpu.onednn().used or not all(isinstance(length, int) and length > 0 for length in (*x.shape, *kernel.shape)):
+    sizes = (*x.shape, *kernel.shape)
+    if not uses_onednn() or not all(isinstance(length, int) and length > 0 for length in sizes):
         return fusion.by_xla
     if x.dtype == jnp.bfloat16 and not cpu.computes_bfloat16():
         return functools.partial(_widened, fusion)
     return functools.partial(onednn.convolve, fusion)
+
+
+def uses_onednn() -> bool:
+    """Returns whether programs that are compiled now may contain oneDNN's convolutions.
+
+    They may not while JAX's compilation cache is on: jaxlib 0.10.2 has no way to store such a program, and reads memory
+    of other objects when it tries.
+    """
+    stored = jax.config.jax_enable_compilation_cache and jax.config.jax_compilation_cache_dir is not None
+    return not stored and cpu.onednn().used
 
 
 def _by_winograd(fusion: Fusion, x: jax.Array, kernel: jax.Array, *more: jax.Array) -> jax.Array:
@@ -86,7 +97,7 @@ def _batched(arrays: Sequence[Any], axes: Sequence[Any], *, fusion: Fusion, divi
     """The rule of vmap: it makes one larger batch, unless every item has its own kernel or bias."""
     del divided
     shared = 1 + 1 + fusion.bias  # the image, the kernel, the bias
-    if any(axis is not batching.not_mapped for axis in axes[1:shared]):
+    if any(axis is not None for axis in axes[1:shared]):
         return jax.vmap(fusion.by_xla, tuple(axes))(*arrays), 0
     count = next(array.shape[axis] for array, axis in zip(arrays, axes, strict=True) if axis is not None)
 
@@ -112,7 +123,7 @@ def _lowered(ctx: Any, *operands: Any, fusion: Fusion, divided: Any) -> Any:
     exported = ctx.module_context.lowering_parameters.for_export
     if exported:
         return mlir.lower_fun(fusion.by_xla, multiple_results=False)(ctx, *operands)
-    if divided is not None:
+    if divided is not None and uses_onednn():
         return mlir.lower_fun(jaxpr_as_fun(divided), multiple_results=True)(ctx, *operands)
     return mlir.lower_fun(form_on_cpus(fusion, *ctx.avals_in[:2]), multiple_results=False)(ctx, *operands)
 

@@ -1,4 +1,4 @@
-"""Tests that convolutions with kernel gradients from matrix products equal XLA's convolutions."""
+"""Tests that convolutions with bias, residual and ReLU, and their gradients, equal XLA's."""
 
 import re
 
@@ -42,6 +42,33 @@ PADDED = [  # (batch, height, width), kernel, padding
     ((2, 4, 6), (3, 3), ((1, 1), (1, 1))),
     ((1, 6, 5), (1, 3), ((0, 2), (3, 0))),
 ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize(("channels", "kernel", "stride"), [((9, 6), 3, 1), ((5, 4), 3, 2), ((6, 7), 1, 1)])
+def test_what_follows_the_products_has_the_right_value_and_gradients(channels, kernel, stride, bias, residual, relu):
+    x, weights = made(0, (2, 6, 5, channels[0]), (kernel, kernel, *channels))
+    geometry = (stride, stride), ((kernel // 2, kernel // 2),) * 2
+    shape = by_xla(x, weights, *geometry).shape
+    given = {"bias": np.linspace(-1, 1, channels[1], dtype=np.float32)} if bias else {}
+    given |= {"residual": np.sin(np.arange(np.prod(shape), dtype=np.float32)).reshape(shape)} if residual else {}
+
+    def plain(x, weights, given):
+        found = by_xla(x, weights, *geometry)
+        for name, array in given.items():
+            found += array.reshape(1, 1, 1, -1) if name == "bias" else array
+        return jax.nn.relu(found) if relu else found
+
+    def results(form):
+        y, pull = jax.vjp(form, x, weights, given)
+        return jax.tree.leaves((y, pull(jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape))))
+
+    ours = results(lambda x, k, given: convolution(x, k, *geometry, **given, relu=relu, precision=HIGHEST))
+    for got, wanted in zip(ours, results(plain), strict=True):
+        np.testing.assert_allclose(got, wanted, atol=2e-5)
 
 
 @pytest.mark.slow
@@ -124,34 +151,11 @@ def test_layers_work_under_vmap_and_checkpoint():
         np.testing.assert_array_equal(all_, again)
 
 
-def test_xla_computes_convolutions_of_few_channels():
-    x, kernel = made(0, (2, 8, 8, 16), (3, 3, 16, 40))
-    gradient = jax.jit(jax.grad(lambda k: convolution(x, k, (1, 1), ((1, 1), (1, 1))).sum()))
-    assert "stablehlo.dot_general" not in gradient.lower(kernel).as_text()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("height", "channels", "rows"), [(64, (48, 50), 32), (33, (48, 48), 11), (20, (64, 48), 20)])
-def test_blocks_of_rows_give_the_same_gradient(monkeypatch, height, channels, rows):
-    monkeypatch.setattr(jax, "device_count", lambda: 1)
-    calls = []
-    blocks = module._by_blocks
-    monkeypatch.setattr(module, "_by_blocks", lambda *given: calls.append(given[-1]) or blocks(*given))
-    x, kernel = made(0, (2, height, 6, channels[0]), (3, 3, *channels))
-    geometry = (1, 1), ((1, 1), (1, 1))
-    y, pull = jax.vjp(lambda k: convolution(x, k, *geometry, precision=HIGHEST), kernel)
-    change = jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape)
-    wanted = jax.vjp(lambda k: by_xla(x, k, *geometry), kernel)[1](change)[0]
-    np.testing.assert_allclose(pull(change)[0], wanted, atol=2e-4)
-    assert calls[0] == rows
-
-
-@pytest.mark.parametrize(("devices", "height"), [(2, 64), (1, 37)])
-def test_several_devices_and_odd_heights_use_whole_images(monkeypatch, devices, height):
-    monkeypatch.setattr(jax, "device_count", lambda: devices)
-    monkeypatch.setattr(module, "_by_blocks", None)
-    x, change = made(0, (2, height, 6, 48), (2, height, 6, 48))
-    assert kernel_gradient(x, change, (3, 3), ((1, 1), (1, 1))).shape == (3, 3, 48, 48)
+@pytest.mark.parametrize(("size", "products"), [(8, True), (256, False)])
+def test_the_gradient_of_a_kernel_is_by_products_only_for_small_maps(size, products):
+    shapes = jax.ShapeDtypeStruct((4, size, size, 16), jnp.float32), jax.ShapeDtypeStruct((3, 3, 16, 40), jnp.float32)
+    gradient = jax.jit(jax.grad(lambda k, x: convolution(x, k, (1, 1), ((1, 1), (1, 1))).sum()))
+    assert ("stablehlo.dot_general" in gradient.lower(*shapes[::-1]).as_text()) is products
 
 
 @pytest.mark.slow
