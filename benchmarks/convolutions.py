@@ -1,13 +1,12 @@
-"""Forms of one convolution, timed one after the other: XLA's own, those of jaxseg, and PyTorch's if it is installed.
+"""Forms of one convolution, timed alternately: XLA's own, oneDNN's, Winograd's, what jaxseg chooses, and PyTorch's.
 
-    python benchmarks/convolutions.py winograd --rounds 9
+    python benchmarks/convolutions.py forward --rounds 9
 
-Each kind below has shapes of the published networks and writes `results/KIND.json`. "gradients" are those of the input
-and of the kernel together, except for `kernel_gradient`, which computes only that of the kernel.
+Each kind below has shapes of the published networks and writes `results/convolutions_KIND.json`.
 
-winograd: 3x3 convolutions of many channels, with the kernel transformed in advance or in every call.
-kernel_gradient: the gradient of a 3x3 kernel as products of matrices.
-bfloat16: convolutions in bfloat16 as products that sum in float32, beside float32.
+forward, forward_bfloat16: a convolution with bias and ReLU.
+gradients: of the input and of the kernel together.
+kernel_gradient: the gradient of a 3x3 kernel alone.
 transposed: the transposed convolutions of Post-DAE as four small convolutions.
 """
 
@@ -25,11 +24,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxseg import cpu
 from jaxseg.devices import environment
-from jaxseg.nn import bfloat16
+from jaxseg.nn import onednn
 from jaxseg.nn.convolution import convolution, kernel_gradient
+from jaxseg.nn.fused import Fusion
 from jaxseg.nn.layers import dilated_transpose, sub_pixel_transpose
 from jaxseg.nn.winograd import transformed, winograd
+from jaxseg.xla import use_all_cores
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -37,41 +39,37 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.alternate import processor, summary, time_alternately  # noqa: E402
 
 HIGHEST = jax.lax.Precision.HIGHEST
-UNET_SHAPES = [  # batch, height and width, channels in, channels out, side of the kernel
-    (1, 16, 2048, 1024, 3),
+FORWARD_SHAPES = [  # batch, height and width, channels in, channels out, side of the kernel
+    (1, 16, 2048, 1024, 3),  # U-Net
     (1, 32, 2048, 1024, 3),
     (1, 64, 1024, 512, 3),
     (1, 128, 512, 256, 3),
-    (1, 32, 256, 256, 3),
     (1, 128, 256, 64, 3),
+    (1, 256, 128, 64, 3),
+    (16, 64, 64, 64, 3),  # SegAE
+    (16, 16, 256, 256, 3),
+    (16, 8, 512, 512, 3),
+    (16, 64, 64, 256, 1),
+    (16, 32, 512, 128, 1),
+    (16, 256, 2, 64, 7),
+    (8, 512, 16, 16, 3),  # Post-DAE
+    (8, 512, 16, 1, 3),
+    (5, 64, 24, 24, 3),  # VAE
+    (5, 64, 4, 4, 3),  # probabilistic U-Net
+]
+GRADIENT_SHAPES = [
     (3, 16, 2048, 1024, 3),
     (3, 64, 1024, 512, 3),
     (3, 128, 512, 256, 3),
-]
-GRADIENT_SHAPES = [
-    (5, 64, 24, 24, 3),
-    (5, 64, 48, 24, 3),
-    (5, 32, 96, 24, 3),
+    (3, 128, 256, 64, 3),
+    (1, 128, 64, 64, 3),
+    (16, 64, 64, 64, 3),
+    (16, 16, 256, 256, 3),
     (8, 512, 16, 16, 3),
     (8, 128, 16, 16, 3),
-    (1, 128, 64, 64, 3),
-    (1, 16, 512, 512, 3),
-    (1, 16, 2048, 1024, 3),
-    (1, 128, 512, 256, 3),
-    (1, 256, 128, 64, 3),
-]
-BFLOAT16_SHAPES = [
-    (1, 16, 2048, 1024, 3),
-    (1, 32, 1024, 512, 3),
-    (1, 64, 1024, 512, 3),
-    (1, 128, 512, 256, 3),
-    (16, 16, 256, 256, 3),
-    (16, 32, 128, 128, 3),
-    (1, 256, 128, 64, 3),
-    (16, 64, 64, 64, 3),
-    (1, 32, 1024, 256, 1),
-    (1, 64, 128, 512, 1),
-    (1, 128, 64, 256, 1),
+    (5, 64, 24, 24, 3),
+    (5, 32, 96, 24, 3),
+    (5, 64, 4, 4, 3),
 ]
 TRANSPOSED_SHAPES = [  # the five levels of 512 x 512 masks, and the first level of 128 x 128 masks
     (8, 16, 32, 16, 3),
@@ -110,6 +108,7 @@ def main() -> None:
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
+    use_all_cores()  # as the commands of jaxseg do
     kind, rows = KINDS[options.kind], []
     for shape in kind.shapes:
         row = {"shape": shape}
@@ -123,34 +122,59 @@ def main() -> None:
     found = {"command": " ".join(["python benchmarks/convolutions.py", *sys.argv[1:]])}
     found |= {"date": time.strftime("%Y-%m-%d"), "shapes": rows}
     found["environment"] = environment() | torch_versions() | {"processor": processor()}
-    path = ROOT / "benchmarks" / "results" / f"{options.kind}.json"
+    path = ROOT / "benchmarks" / "results" / f"convolutions_{options.kind}.json"
     path.write_text(json.dumps(found, indent=1) + "\n")
 
 
-def winograd_forward(shape: Shape) -> Sides:
-    """Returns the forms of a 3x3 convolution in float32."""
-    x, kernel = sample(shape)
-    sides = {
-        "XLA": compiled(by_xla, x, kernel),
-        "prepared": compiled(by_winograd, x, transformed(kernel)),
-        "at every call": compiled(lambda x, kernel: by_winograd(x, transformed(kernel)), x, kernel),
-    }
-    return sides | torch_side(lambda torch, x, kernel: torch.nn.functional.conv2d(x, kernel, padding=1), x, kernel)
+def forward(shape: Shape, *, dtype: str = "float32") -> Sides:
+    """Returns the forms of a convolution with bias and ReLU."""
+    x, kernel = (array.astype(dtype) for array in sample(shape))
+    bias = jnp.linspace(-1, 1, shape[3]).astype(dtype)
+    fusion = fused(kernel)
+
+    def prepared(x, kernel, bias):
+        return fusion.finish(winograd(x, kernel, precision=HIGHEST), bias)
+
+    def ours(x, kernel, bias):
+        given = {"bias": bias, "relu": True, "precision": fusion.precision}
+        return convolution(x, kernel, (1, 1), fusion.padding, **given)
+
+    sides = {"XLA": compiled(fusion.by_xla, x, kernel, bias), "jaxseg": compiled(ours, x, kernel, bias)}
+    if cpu.onednn().used and (dtype == "float32" or cpu.computes_bfloat16()):
+        sides["oneDNN"] = compiled(functools.partial(onednn.convolve, fusion), x, kernel, bias)
+    if dtype == "float32" and shape[4] == 3 and shape[2] * shape[3] >= 2**15:
+        sides["Winograd, kernel transformed in advance"] = compiled(prepared, x, transformed(kernel), bias)
+        sides["Winograd"] = compiled(lambda x, k, b: prepared(x, transformed(k), b), x, kernel, bias)
+
+    def theirs(torch, x, kernel):
+        return torch.relu_(torch.nn.functional.conv2d(x, kernel, torch_bias(torch, bias), padding=shape[4] // 2))
+
+    return sides | torch_side(theirs, x, kernel, dtype=dtype)
 
 
-def winograd_gradients(shape: Shape) -> Sides:
-    """Returns the forms of the gradients of the input and of the kernel of a 3x3 convolution."""
+def torch_bias(torch, bias: jax.Array):
+    """Returns a bias as a tensor of the same dtype."""
+    return torch.from_numpy(np.asarray(bias, np.float32)).to(getattr(torch, bias.dtype.name))
+
+
+def gradients(shape: Shape) -> Sides:
+    """Returns the forms of the gradients of the input and of the kernel of a convolution."""
     x, kernel = sample(shape)
     change = by_xla(x, kernel)
 
-    def gradients(form, x, kernel, change):
+    def both(form, x, kernel, change):
         return jax.vjp(form, x, kernel)[1](change)
 
-    ours = functools.partial(gradients, lambda x, kernel: by_winograd(x, transformed(kernel)))
+    def ours(x, kernel):
+        return convolution(x, kernel, (1, 1), padding(kernel), precision=HIGHEST)
+
     sides = {
-        "XLA": compiled(functools.partial(gradients, by_xla), x, kernel, change),
-        "at every call": compiled(ours, x, kernel, change),
+        "XLA": compiled(functools.partial(both, by_xla), x, kernel, change),
+        "jaxseg": compiled(functools.partial(both, ours), x, kernel, change),
     }
+    if shape[2] * shape[3] >= 2**15:
+        form = functools.partial(both, lambda x, kernel: winograd(x, transformed(kernel), precision=HIGHEST))
+        sides["Winograd"] = compiled(form, x, kernel, change)
     options = ([0], [1, 1], [1, 1], [1, 1], False, [0, 0], 1, (True, True, False))
     return sides | torch_side(
         lambda torch, x, kernel, change: torch.ops.aten.convolution_backward(change, x, kernel, *options),
@@ -160,10 +184,11 @@ def winograd_gradients(shape: Shape) -> Sides:
     )
 
 
-def winograd_difference(shape: Shape) -> float:
-    """Returns how far Winograd's form is from XLA's."""
-    x, kernel = sample(shape)
-    return relative(by_winograd(x, transformed(kernel)), by_xla(x, kernel))
+def forward_difference(shape: Shape, *, dtype: str = "float32") -> float:
+    """Returns how far jaxseg's form is from XLA's for the same numbers in float32."""
+    x, kernel = (array.astype(dtype) for array in sample(shape))
+    found = convolution(x, kernel, (1, 1), padding(kernel), precision=fused(kernel).precision)
+    return relative(found, by_xla(x.astype(jnp.float32), kernel.astype(jnp.float32)))
 
 
 def kernel_gradients(shape: Shape) -> Sides:
@@ -182,33 +207,6 @@ def kernel_gradients(shape: Shape) -> Sides:
     return sides | torch_side(
         lambda torch, x, change: torch.nn.grad.conv2d_weight(x, size, change, padding=1), x, change
     )
-
-
-def bfloat16_forward(shape: Shape) -> Sides:
-    """Returns the forms of a convolution in bfloat16, and two in float32."""
-    x, kernel = sample(shape)
-    halves = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
-
-    def ours(x, kernel):
-        return convolution(x, kernel, (1, 1), padding(kernel), precision=HIGHEST)
-
-    sides = {
-        "XLA": compiled(by_xla, *halves),
-        "products": compiled(by_products, *halves),
-        "XLA, float32": compiled(by_xla, x, kernel),
-        "jaxseg, float32": compiled(ours, x, kernel),
-    }
-
-    def theirs(torch, x, kernel):
-        return torch.nn.functional.conv2d(x, kernel, padding=shape[4] // 2)
-
-    return sides | torch_side(theirs, x, kernel, dtype="bfloat16")
-
-
-def bfloat16_difference(shape: Shape) -> float:
-    """Returns how far the products in bfloat16 are from the convolution of the same numbers in float32."""
-    x, kernel = (array.astype(jnp.bfloat16) for array in sample(shape))
-    return relative(by_products(x, kernel), by_xla(x.astype(jnp.float32), kernel.astype(jnp.float32)))
 
 
 def transposed_sides(shape: Shape, *, backward: bool) -> Sides:
@@ -246,13 +244,14 @@ def transposed_difference(shape: Shape) -> float:
 
 
 KINDS = {
-    "winograd": Kind(
-        UNET_SHAPES,
-        {"forward": winograd_forward, "gradients": winograd_gradients},
-        difference=winograd_difference,
+    "forward": Kind(FORWARD_SHAPES, {"forward": forward}, difference=forward_difference),
+    "forward_bfloat16": Kind(
+        FORWARD_SHAPES,
+        {"forward": functools.partial(forward, dtype="bfloat16")},
+        difference=functools.partial(forward_difference, dtype="bfloat16"),
     ),
-    "kernel_gradient": Kind(GRADIENT_SHAPES, {"gradients": kernel_gradients}, "products"),
-    "bfloat16": Kind(BFLOAT16_SHAPES, {"forward": bfloat16_forward}, difference=bfloat16_difference),
+    "gradients": Kind(GRADIENT_SHAPES, {"gradients": gradients}),
+    "kernel_gradient": Kind(GRADIENT_SHAPES, {"gradients": kernel_gradients}),
     "transposed": Kind(
         TRANSPOSED_SHAPES,
         {
@@ -283,14 +282,10 @@ def by_xla(x: jax.Array, kernel: jax.Array) -> jax.Array:
     )
 
 
-by_winograd = functools.partial(winograd, precision=HIGHEST)
-
-
-def by_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Computes products that sum in float32, whether jaxseg would choose them for this shape or not."""
-    if kernel.shape[0] == 3:
-        return bfloat16.by_taps(x, kernel)
-    return bfloat16.product(x.reshape(-1, x.shape[-1]), kernel[0, 0]).reshape(*x.shape[:3], -1)
+def fused(kernel: jax.Array) -> Fusion:
+    """Returns the description of a convolution that keeps height and width, with bias and ReLU."""
+    precision = HIGHEST if kernel.dtype == jnp.float32 else None
+    return Fusion(padding=padding(kernel), precision=precision, bias=True, relu=True)
 
 
 def padding(kernel: jax.Array) -> tuple[tuple[int, int], ...]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from jaxseg import registry
+from jaxseg import cpu, registry
 from jaxseg.card import CARD_FILE, Card, read_card
 from jaxseg.cli import console
 from jaxseg.vocabulary import labels
@@ -45,7 +45,8 @@ def _fields(found: registry.Entry | Card) -> dict:
         entry = registry.find(found.model)
         own = {"name": found.title, "model": found.model, "num_classes": len(found.class_names)}
         own |= {"weights": _origin(found), "licence": found.licence, "note": found.note}
-        return own | {"project": entry.project, "citation": entry.citation} | _classes(found.class_names)
+        own |= {"project": entry.project, "citation": entry.citation, "onednn": cpu.onednn()._asdict()}
+        return own | _classes(found.class_names)
     return {
         "name": found.name,
         "aliases": list(found.aliases),
@@ -56,6 +57,7 @@ def _fields(found: registry.Entry | Card) -> dict:
         "licence": found.licence,
         "project": found.project,
         "citation": found.citation,
+        "onednn": cpu.onednn()._asdict(),
     } | _classes(found.class_names or ())
 
 

@@ -44,6 +44,19 @@ def onednn() -> Use:
     return Use(found, f"a trial with jaxlib {version} {'gave the right numbers' if found else 'failed'}")
 
 
+def convolutions() -> Use:
+    """Returns whether programs that JAX compiles now for CPUs contain oneDNN's convolutions.
+
+    They do not while JAX's compilation cache is on: jaxlib 0.10.2 has no way to store such a program, and reads memory
+    of other objects when it tries.
+    """
+    import jax
+
+    if jax.config.jax_enable_compilation_cache and jax.config.jax_compilation_cache_dir is not None:
+        return Use(False, "compiled programs are kept, which jaxlib cannot do with oneDNN's")
+    return onednn()
+
+
 def _tried(version: str) -> bool:
     folder = user_cache()
     if folder is None:

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import jaxseg
+from jaxseg import cpu
 
 KINDS = ("cpu", "gpu", "tpu")
 _KIND_OF = {"cuda": "gpu", "rocm": "gpu"}  # name of a platform in JAX_PLATFORMS -> kind
@@ -97,9 +98,10 @@ def shardings(devices: list[jax.Device]) -> tuple[NamedSharding, NamedSharding]:
 def environment() -> dict:
     """Returns a description of the environment, for reports and benchmarks, as values that JSON can hold.
 
-    The keys are jaxseg (its version), python, versions (of `PACKAGES`), system, cpus (their number) and devices. JAX
-    starts its devices if they are not started yet.
+    The keys are jaxseg (its version), python, versions (of `PACKAGES`), system, cpus (their number), devices, and what
+    computes convolutions on CPUs. JAX starts its devices if they are not started yet.
     """
+    used, reason = cpu.convolutions()
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {
         "jaxseg": jaxseg.__version__,
@@ -108,4 +110,5 @@ def environment() -> dict:
         "system": f"{platform.system()} {platform.machine()}",
         "cpus": os.cpu_count(),
         "devices": [f"{device.platform}: {device.device_kind}" for device in all_devices()],
+        "convolutions_on_cpus": f"{'oneDNN' if used else 'XLA'} ({reason})",
     }

@@ -86,7 +86,9 @@ def test_the_real_trial_succeeds_with_this_jaxlib():
 )
 def test_bfloat16_needs_instructions_that_are_not_turned_off(monkeypatch, flags, limit, computes):
     monkeypatch.setattr(cpu, "_described", lambda: {"flags": flags})
-    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit) if limit else monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    if limit:
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
     cpu.computes_bfloat16.cache_clear()
     assert cpu.computes_bfloat16() is computes
     cpu.computes_bfloat16.cache_clear()

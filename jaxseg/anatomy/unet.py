@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxseg.nn import resnet
-from jaxseg.nn.layers import ConvNorm, Dtype, Init, Conv
+from jaxseg.nn.layers import Conv, ConvNorm, Dtype, Init
 from jaxseg.nn.resize import bilinear
 from jaxseg.nn.views import recomputable
 from jaxseg.settings import Range, verify

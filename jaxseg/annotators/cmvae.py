@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxseg.annotators.losses import noisy_logits, normalised_matrices, sample_noise
-from jaxseg.nn.layers import BatchNorm, Dtype, GroupNorm, Init, PReLU, Conv, instance_norm, linear
+from jaxseg.nn.layers import BatchNorm, Conv, Dtype, GroupNorm, Init, PReLU, instance_norm, linear
 from jaxseg.nn.resize import Odd, double_aligned, pad_or_crop
 from jaxseg.nn.views import recomputable
 from jaxseg.settings import Range, verify

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxseg.annotators.losses import sample_noise
-from jaxseg.nn.layers import Dtype, Init, Conv, instance_norm
+from jaxseg.nn.layers import Conv, Dtype, Init, instance_norm
 from jaxseg.nn.resize import Odd, double_aligned, halve, pad_or_crop
 from jaxseg.nn.views import recomputable
 from jaxseg.settings import Range, verify
@@ -128,7 +128,8 @@ class Combine(nnx.Module):
     def begin(self, features: jax.Array) -> jax.Array:
         """Returns the part of the first convolution that is the same for all samples."""
         kernel = self._kernel(features.dtype)[: features.shape[-1]]
-        return jnp.einsum("bhwc,cd->bhwd", features, kernel, precision=jax.lax.Precision.HIGHEST if features.dtype == jnp.float32 else None)
+        precision = jax.lax.Precision.HIGHEST if features.dtype == jnp.float32 else None
+        return jnp.einsum("bhwc,cd->bhwd", features, kernel, precision=precision)
 
     def finish(self, started: jax.Array, z: jax.Array) -> jax.Array:
         """Returns (B, H, W, K) float32 logits."""

@@ -5,7 +5,6 @@ chosen by `form_on_cpus`; elsewhere, and in exported programs, it is XLA's.
 """
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -32,7 +31,7 @@ def fused(fusion: Fusion, x: jax.Array, kernel: jax.Array, *more: jax.Array) -> 
       *more: the bias (C',) and the residual (B, H', W', C'), as far as they are used; the dtype of `x`.
     """
     divided = None
-    if uses_onednn() and jax.device_count() > 1:
+    if cpu.convolutions().used and jax.device_count() > 1:
         divided = _divided(fusion, *((tuple(array.shape), array.dtype) for array in (x, kernel, *more)))
     return _primitive.bind(x, kernel, *more, fusion=fusion, divided=divided)
 
@@ -48,21 +47,11 @@ def form_on_cpus(fusion: Fusion, x: Any, kernel: Any) -> Form:
     if fusion.keeps_size(kernel.shape) and winograd.is_faster(kernel, x.shape[:3]):
         return functools.partial(_by_winograd, fusion)
     sizes = (*x.shape, *kernel.shape)
-    if not uses_onednn() or not all(isinstance(length, int) and length > 0 for length in sizes):
+    if not cpu.convolutions().used or not all(isinstance(length, int) and length > 0 for length in sizes):
         return fusion.by_xla
     if x.dtype == jnp.bfloat16 and not cpu.computes_bfloat16():
         return functools.partial(_widened, fusion)
     return functools.partial(onednn.convolve, fusion)
-
-
-def uses_onednn() -> bool:
-    """Returns whether programs that are compiled now may contain oneDNN's convolutions.
-
-    They may not while JAX's compilation cache is on: jaxlib 0.10.2 has no way to store such a program, and reads memory
-    of other objects when it tries.
-    """
-    stored = jax.config.jax_enable_compilation_cache and jax.config.jax_compilation_cache_dir is not None
-    return not stored and cpu.onednn().used
 
 
 def _by_winograd(fusion: Fusion, x: jax.Array, kernel: jax.Array, *more: jax.Array) -> jax.Array:
@@ -123,14 +112,13 @@ def _lowered(ctx: Any, *operands: Any, fusion: Fusion, divided: Any) -> Any:
     exported = ctx.module_context.lowering_parameters.for_export
     if exported:
         return mlir.lower_fun(fusion.by_xla, multiple_results=False)(ctx, *operands)
-    if divided is not None and uses_onednn():
+    if divided is not None and cpu.convolutions().used:
         return mlir.lower_fun(jaxpr_as_fun(divided), multiple_results=True)(ctx, *operands)
     return mlir.lower_fun(form_on_cpus(fusion, *ctx.avals_in[:2]), multiple_results=False)(ctx, *operands)
 
 
 mlir.register_lowering(_primitive, mlir.lower_fun(lambda *a, fusion, **_: fusion.by_xla(*a), multiple_results=False))
 mlir.register_lowering(_primitive, _lowered, platform="cpu")
-
 
 
 @functools.cache

@@ -219,10 +219,9 @@ class Conv(nnx.Module):
           residual: is added; it has the shape of the result.
           relu: whether negative values become 0.
         """
-        x, kernel, bias, residual = (
-            None if a is None else a.astype(self.dtype)
-            for a in (x, self.kernel[...], self.bias and self.bias[...], residual)
-        )
+        x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
+        bias = None if self.bias is None else self.bias[...].astype(self.dtype)
+        residual = None if residual is None else residual.astype(self.dtype)
         return convolution(
             x, kernel, self.strides, self.padding, bias=bias, residual=residual, relu=relu, precision=_precision(x)
         )

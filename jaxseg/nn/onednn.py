@@ -19,7 +19,10 @@ from jaxseg.nn.fused import Fusion
 
 
 def convolve(fusion: Fusion, x: jax.Array, kernel: jax.Array, *more: jax.Array) -> jax.Array:
-    """Returns what `fusion.by_xla` returns, computed by oneDNN. Only for CPUs, and only where `jaxseg.cpu.onednn` allows it."""
+    """Returns what `fusion.by_xla` returns, computed by oneDNN.
+
+    Only for CPUs, and only where `jaxseg.cpu.convolutions` allows it.
+    """
     out = jax.ShapeDtypeStruct(fusion.result_shape(x.shape, kernel.shape), x.dtype)
     call = jax.ffi.ffi_call(
         "__onednn$convolution", out, custom_call_api_version=2, legacy_backend_config=_description(fusion)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxseg.nn.layers import BatchNorm, ConvTranspose, Dtype, Init, Conv, linear
+from jaxseg.nn.layers import BatchNorm, Conv, ConvTranspose, Dtype, Init, linear
 from jaxseg.nn.views import recomputable
 from jaxseg.settings import Range, verify
 from jaxseg.weights.model import Model, Shapes

@@ -14,6 +14,7 @@ import numpy as np
 from flax import nnx
 from PIL import Image
 
+from jaxseg.files import user_cache
 from jaxseg.segae.augment import Augmentation
 from jaxseg.segae.crop import HU_RANGE
 from jaxseg.segae.data import OVERLAP, Example, Item, SegaeData, SegaeSplit, read_segae
@@ -28,7 +29,6 @@ from jaxseg.training.config.sections import LoadingConfig
 from jaxseg.training.task import Examination, Task
 from jaxseg.vocabulary import organs
 from jaxseg.weights.embeddings import embedded
-from jaxseg.files import user_cache
 from jaxseg.weights.load import create
 
 Weight = Annotated[float, Range(0, 1000)]

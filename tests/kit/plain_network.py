@@ -7,7 +7,7 @@ import jax
 from flax import nnx
 
 from jaxseg.anatomy.unet import UNet, UNetConfig
-from jaxseg.nn.layers import ConvNorm, Conv
+from jaxseg.nn.layers import Conv, ConvNorm
 from jaxseg.registry import MODELS
 
 

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxseg.nn import convolution as module
 from jaxseg.nn.convolution import convolution, kernel_gradient
 from jaxseg.nn.layers import Conv
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from jaxseg.nn.layers import (
     BatchNorm,
+    Conv,
     ConvTranspose,
     GroupNorm,
     PReLU,
-    Conv,
     dilated_transpose,
     instance_norm,
     linear,
