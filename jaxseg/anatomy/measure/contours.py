@@ -206,7 +206,7 @@ class _Grid:
 
     def all_contours(self) -> Iterator[tuple[int, list[int]]]:
         """Yields the first pixel of every region and hole, and the contour that starts there or to the left of it."""
-        # The contour of a hole starts at the first pixel that has the hole on its right; the next pixel is the hole's first.
+        # A hole's contour starts at the first pixel with the hole on its right, next to the hole's first pixel.
         beside = set(self.numbers(self.places[~self.framed[self.places + 1]], _RIGHT).tolist())
         for step in range(len(self.keys)):
             if step not in self.known:
