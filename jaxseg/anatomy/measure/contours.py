@@ -6,13 +6,30 @@ the outside.
 """
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
-from scipy import ndimage
 
-# Directions 0 to 7: the first is right, the others follow counter-clockwise as seen on a screen.
-_STEPS = np.array([(1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1)])
-_RIGHT, _LEFT = 0, 4
+# Directions 0 to 7: the first is down to the left, the others follow counter-clockwise as seen on a screen. A contour
+# leaves a region's first pixel in the first of these in which it can.
+_STEPS = np.array([(-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0)])
+_RIGHT, _LEFT = 3, 7
+# Neighbours as bits, one per direction: those that share a side, and those before a pixel in reading order.
+_SIDES, _BEFORE = np.uint8(0b10101010), np.uint8(0b11110000)
+
+
+def bounding_box(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """Returns left column, top row, width and height of the smallest box around all pixels of a mask, (H, W) bool.
+
+    They are 0 for an empty mask.
+    """
+    rows = np.flatnonzero(mask.any(axis=1))
+    if not rows.size:
+        return 0, 0, 0, 0
+    top, bottom = int(rows[0]), int(rows[-1]) + 1
+    columns = np.flatnonzero(mask[top:bottom].any(axis=0))
+    left, right = int(columns[0]), int(columns[-1]) + 1
+    return left, top, right - left, bottom - top
 
 
 def first_contour(mask: np.ndarray) -> np.ndarray:
@@ -32,8 +49,7 @@ def first_contour(mask: np.ndarray) -> np.ndarray:
     Source: Suzuki and Abe 1985, "Topological structural analysis of digitized binary images by border following".
     """
     grid = _Grid(mask)
-    start = grid.last_outer_start()
-    return np.zeros((0, 2), np.int64) if start is None else grid.follow(start, _LEFT)
+    return grid.points[grid.last_outer()]
 
 
 def all_contours(mask: np.ndarray) -> list[np.ndarray]:
@@ -53,16 +69,14 @@ def all_contours(mask: np.ndarray) -> list[np.ndarray]:
       ValueError: the mask is not (H, W) bool.
     """
     grid = _Grid(mask)
-    # A hole is found at its first pixel in reading order; its contour starts at the mask's pixel to the left.
-    found = [(start, start, _LEFT) for start in grid.starts()]
-    found += [(hole, hole - 1, _RIGHT) for hole in grid.holes()]
-    return [grid.follow(start, side) for _, start, side in sorted(found, reverse=True)]
+    return [grid.points[steps] for _, steps in sorted(grid.all_contours(), reverse=True)]
 
 
 def polygon_area(points: np.ndarray) -> float:
     """Returns the area of a closed polygon, (N, 2), in square units; 0.0 for fewer than three points."""
-    x, y = np.asarray(points).reshape(-1, 2).T
-    return abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2
+    points = np.asarray(points).reshape(-1, 2)
+    (x, y), (next_x, next_y) = points.T, np.concatenate([points[1:], points[:1]]).T
+    return abs(float(np.dot(x, next_y) - np.dot(y, next_x))) / 2
 
 
 def convex_hull(points: np.ndarray) -> np.ndarray:
@@ -78,12 +92,14 @@ def convex_hull(points: np.ndarray) -> np.ndarray:
     Source: Andrew 1979, "Another efficient algorithm for convex hulls in two dimensions" (the monotone chain).
     """
     points = np.asarray(points).reshape(-1, 2)
+    if (points == points[:1]).all():
+        return points[:1]
     ordered = points[np.lexsort((points[:, 0], points[:, 1]))]
-    turns = np.diff(ordered[:, 1]) != 0  # only the first and the last point of a row can be corners
-    ends = np.concatenate([turns, [True]]) | np.concatenate([[True], turns]) if len(points) else slice(0)
-    ordered = list(dict.fromkeys(map(tuple, ordered[ends].tolist())))
-    chain = _half_hull(ordered)[:-1] + _half_hull(ordered[::-1])[:-1]
-    return np.array(chain or ordered[:1], points.dtype).reshape(-1, 2)
+    changes = ordered[1:, 1] != ordered[:-1, 1]  # only the first and the last point of a row can be corners
+    first, last = ordered[np.append(True, changes)], ordered[np.append(changes, True)]
+    chain = _half_hull(np.concatenate([first[:1], last]))[:-1]
+    chain += _half_hull(np.concatenate([last[-1:], first[::-1]]))[:-1]
+    return np.array(chain, points.dtype)
 
 
 def simplify(points: np.ndarray, tolerance: float) -> np.ndarray:
@@ -127,103 +143,135 @@ def simplify(points: np.ndarray, tolerance: float) -> np.ndarray:
 
 
 class _Grid:
-    """The bounding box of a mask with a border of background, and the neighbours of every pixel."""
+    """The steps of all contours of a mask, from pixel to pixel, numbered in reading order.
+
+    A contour comes through a pixel once for each group of background pixels around it with a pixel that shares a side.
+    It leaves to the pixel of the mask that follows the group counter-clockwise. Such a step determines the next one, so
+    that a contour is followed by looking up one number after the other.
+    """
 
     def __init__(self, mask: np.ndarray):
         mask = np.asarray(mask)
         if mask.dtype != bool or mask.ndim != 2:
             raise ValueError(f"a mask must be (H, W) bool, got {mask.dtype} {mask.shape}")
-        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        self.top, self.left = (int(rows[0]), int(columns[0])) if rows.size else (0, 0)
-        box = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] if rows.size else mask[:0, :0]
-        self.framed = np.pad(box, 1)
-        self.width = self.framed.shape[1]
-        self._codes = None
+        left, top, width, height = bounding_box(mask)
+        framed = np.zeros((height + 2, width + 2), bool)  # the box with a border of background
+        framed[1:-1, 1:-1] = mask[top : top + height, left : left + width]
+        self.framed, self.width = framed.ravel(), width + 2
+        moves = _STEPS @ (1, self.width)
+        self.neighbours = _neighbours(self.framed, moves)
+        edge = np.flatnonzero(self.framed & (self.neighbours & _SIDES != _SIDES))
+        chosen, direction = np.nonzero(_LEAVES[self.neighbours[edge]])
+        self.places = edge[chosen]
+        self.keys = self.places * 8 + direction
+        to = self.places + moves[direction] * (self.neighbours[self.places] > 0)  # a single pixel leads to itself
+        self.following = self.numbers(to, (direction + 4) % 8).tolist()
+        self.known: dict[int, list[int]] = {}
+        y, x = np.divmod(self.places, self.width)
+        self.points = np.stack([x + (left - 1), y + (top - 1)], axis=1)
 
-    def starts(self) -> list[int]:
-        """Returns the first pixel of every region, in reading order."""
-        return _first_pixels(*ndimage.label(self.framed, np.ones((3, 3))))
+    def numbers(self, places: np.ndarray, after: int | np.ndarray) -> np.ndarray:
+        """Returns the numbers of the steps that leave pixels, (N,), by the first way after a direction."""
+        return np.searchsorted(self.keys, places * 8 + _NEXT[self.neighbours[places], after])
 
-    def last_outer_start(self) -> int | None:
-        """Returns the first pixel of the last region in reading order that lies outside all holes; None without one."""
-        starts = self.starts()
-        if len(starts) < 2:
-            return starts[0] if starts else None
-        # The pixel to the left of a region's first pixel is background: the outside, or the hole around the region.
-        background = self._background()[0].ravel()
-        return next(start for start in reversed(starts) if background[start - 1] == background[0])
+    def contour(self, step: int) -> list[int]:
+        """Returns the numbers of the steps of the contour with this step; the lowest comes first.
 
-    def holes(self) -> list[int]:
-        """Returns the first pixel of every hole, in reading order."""
-        return _first_pixels(*self._background())[1:]
+        A region's outer contour starts at the region's first pixel.
+        """
+        if step not in self.known:
+            following = self.following
+            steps, step = [step], following[step]
+            while step != steps[0]:
+                steps.append(step)
+                step = following[step]
+            start = steps.index(min(steps))
+            self.known.update(dict.fromkeys(steps, steps[start:] + steps[:start]))
+        return self.known[step]
 
-    def follow(self, start: int, side: int) -> np.ndarray:
-        """Returns the contour, (N, 2), through the pixel `start` that has the background on that side of it."""
-        if self._codes is None:
-            self._codes = _neighbours(self.framed)
-        codes, moves = self._codes, [int(x + y * self.width) for x, y in _STEPS]
-        here = codes[start]
-        direction = next((d % 8 for d in range(side + 7, side - 1, -1) if here >> d % 8 & 1), None)
-        path = [start]
-        if direction is not None:  # else the region is a single pixel
-            # The contour ends with the step from this last pixel back to the first.
-            last, place, turn = start + moves[direction], start, _TURN
-            direction = (direction + 4) % 8
-            while True:
-                direction = turn[codes[place] << 3 | direction]
-                following = place + moves[direction]
-                if following == start and place == last:
-                    break
-                place = following
-                path.append(place)
-        y, x = np.divmod(np.array(path), self.width)
-        return np.stack([x + (self.left - 1), y + (self.top - 1)], axis=1)
+    def is_outer(self, steps: list[int]) -> bool:
+        """Returns whether a contour is a region's outer contour, not that of a hole."""
+        place = self.places[steps[0]]
+        return not self.framed[place - 1] and steps[0] == self.numbers(place, _LEFT)
 
-    def _background(self) -> tuple[np.ndarray, int]:
-        return ndimage.label(~self.framed)
+    def last_outer(self) -> list[int]:
+        """Returns the contour of the last region in reading order that lies outside all holes; [] without one."""
+        # Background is above and to the left of a region's first pixel, but also of other peaks.
+        peaks = self.places[self.neighbours[self.places] & _BEFORE == 0]
+        for start in self.numbers(peaks, _LEFT)[::-1].tolist():
+            steps = self.contour(start)
+            if steps[0] == start and not self.in_hole(steps):
+                return steps
+        return []
 
+    def all_contours(self) -> Iterator[tuple[int, list[int]]]:
+        """Yields the first pixel of every region and hole, and the contour that starts there or to the left of it."""
+        # A hole's contour starts at the first pixel with the hole on its right, next to the hole's first pixel.
+        beside = set(self.numbers(self.places[~self.framed[self.places + 1]], _RIGHT).tolist())
+        for step in range(len(self.keys)):
+            if step not in self.known:
+                steps = self.contour(step)
+                start = 0 if self.is_outer(steps) else steps.index(min(beside.intersection(steps)))
+                yield self.places[steps[start]] + (start > 0), steps[start:] + steps[:start]
 
-def _neighbours(framed: np.ndarray) -> bytes:
-    """Returns which neighbours of every pixel, in reading order, are in the mask: one bit per direction."""
-    height, width = framed.shape
-    codes = np.zeros((height, width), np.uint8)
-    inside, cells = codes[1:-1, 1:-1], framed.view(np.uint8)
-    for bit, (x, y) in enumerate(_STEPS.tolist()):
-        inside |= cells[1 + y : height - 1 + y, 1 + x : width - 1 + x] << np.uint8(bit)
-    return codes.tobytes()
-
-
-def _first_pixels(numbered: np.ndarray, count: int) -> list[int]:
-    """Returns the index of the first pixel of each label from 1 to count, in reading order."""
-    if count < 2:
-        return [int(np.argmax(numbered.ravel() == 1))] if count else []
-    flat = numbered.ravel()
-    places = np.flatnonzero(flat)
-    first = np.full(count + 1, flat.size)
-    np.minimum.at(first, flat[places], places)
-    return sorted(first[1:].tolist())
+    def in_hole(self, steps: list[int]) -> bool:
+        """Returns whether the region with this outer contour lies in a hole."""
+        while self.is_outer(steps):
+            # The background to the left of a region's first pixel surrounds the region.
+            place = self.places[steps[0]]
+            before = np.flatnonzero(self.framed[place - place % self.width : place])
+            if not before.size:
+                return False
+            # On its other side is a region that it surrounds as well, or its own contour as a hole.
+            steps = self.contour(int(self.numbers(place - place % self.width + before[-1], _RIGHT)))
+        return True
 
 
-def _turns() -> bytes:
-    """Returns the next direction for a pixel's neighbours and the last direction, at table[neighbours * 8 + direction].
+def _neighbours(framed: np.ndarray, moves: np.ndarray) -> np.ndarray:
+    """Returns which neighbours of every pixel, in reading order, are in the mask: (N,) uint8, one bit per direction."""
+    codes = np.zeros(framed.size, np.uint8)
+    first = moves.max()
+    inside, cells = codes[first : framed.size - first], framed.view(np.uint8)
+    for move in moves[::-1]:
+        inside += inside  # the bits move up by one
+        inside |= cells[first + move : first + move + inside.size]
+    return codes
 
-    The search runs counter-clockwise and starts after the pixel just left.
-    """
-    table = bytearray(256 * 8)
+
+def _next_directions() -> np.ndarray:
+    """Returns the first direction after another in which there is a neighbour, (256, 8) uint8; 0 without neighbours."""
+    table = np.zeros((256, 8), np.uint8)
     for code in range(1, 256):
-        for direction in range(8):
-            around = ((direction + 4 + turn) % 8 for turn in range(1, 9))
-            table[code * 8 + direction] = next(d for d in around if code >> d & 1)
-    return bytes(table)
+        for after in range(8):
+            table[code, after] = next(d % 8 for d in range(after + 1, after + 9) if code >> d % 8 & 1)
+    return table
 
 
-_TURN = _turns()
+def _leaves() -> np.ndarray:
+    """Returns in which directions contours leave a pixel with these neighbours, (256, 8) bool."""
+    table = np.zeros((256, 8), bool)
+    for code in range(256):
+        for side in range(1, 8, 2):
+            if not code >> side & 1:
+                table[code, _NEXT[code, side]] = True
+    return table
 
 
-def _half_hull(points: list) -> list:
-    """Returns the corners on one side of points sorted by row, then column."""
+_NEXT = _next_directions()
+_LEAVES = _leaves()
+
+
+def _half_hull(points: np.ndarray) -> list:
+    """Returns the corners on one side of points, (N, 2), whose rows ascend or descend.
+
+    Only the first and the last point may share a row with another.
+    """
+    for _ in range(2):  # leaves out most points that are no corners, so that few remain for the slow loop
+        (x0, y0), (x1, y1), (x2, y2) = points[:-2].T, points[1:-1].T, points[2:].T
+        bends = (x1 - x0) * (y2 - y0) - (y1 - y0) * (x2 - x0) > 0
+        points = points[np.concatenate([[True], bends, [True]])]
     chain = []
-    for x, y in points:
+    for x, y in points.tolist():
         while len(chain) > 1:
             (x0, y0), (x1, y1) = chain[-2:]
             if (x1 - x0) * (y - y0) - (y1 - y0) * (x - x0) > 0:

@@ -176,7 +176,8 @@ def measure(
     found = find_all(features, groups=groups)
     masks, names = np.asarray(masks), names if isinstance(names, str) else tuple(names)
     _check(masks, names, pixel_mm)
-    masks = masks.view(np.uint8) > 0  # in arrays from Pillow, True is the byte 255
+    if masks.view(np.uint8).max() > 1:
+        masks = masks.view(np.uint8) > 0  # in arrays from Pillow, True is the byte 255
     regions = {name: Region(mask, pixel_mm) for name, mask in zip(names, masks, strict=True)}
     values: dict[str, float] = {}
     reasons: dict[str, str] = {}

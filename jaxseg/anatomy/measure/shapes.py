@@ -16,7 +16,7 @@ from functools import cached_property
 
 import numpy as np
 
-from jaxseg.anatomy.measure.contours import convex_hull, first_contour, polygon_area
+from jaxseg.anatomy.measure.contours import bounding_box, convex_hull, first_contour, polygon_area
 
 _EMPTY = "the mask is empty"
 _POINT = "the part of the mask that starts lowest is a single pixel"
@@ -65,18 +65,23 @@ class Region:
     @cached_property
     def box(self) -> tuple[int, int, int, int]:
         """Left column, top row, width and height of the smallest box around all pixels."""
-        rows, columns = np.flatnonzero(self.mask.any(axis=1)), np.flatnonzero(self.mask.any(axis=0))
-        if not rows.size:
+        if not self.area:
             raise Unmeasurable(_EMPTY)
-        left, top = int(columns[0]), int(rows[0])
-        return left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top
+        return bounding_box(self.mask)
+
+    @cached_property
+    def sums(self) -> tuple[int, int]:
+        """The sums of the columns and of the rows of all pixels."""
+        left, top, width, height = self.box
+        part = self.mask[top : top + height, left : left + width]
+        x, y = part.sum(axis=0, dtype=np.int32), part.sum(axis=1, dtype=np.int32)
+        return left * self.area + int(np.arange(width) @ x), top * self.area + int(np.arange(height) @ y)
 
     @cached_property
     def contour(self) -> np.ndarray:
         """The contour of the part whose first row is lowest, (N, 2)."""
-        if not self.mask.any():
-            raise Unmeasurable(_EMPTY)
-        return first_contour(self.mask)
+        left, top, width, height = self.box
+        return first_contour(self.mask[top : top + height, left : left + width]) + (left, top)
 
     @cached_property
     def hull(self) -> np.ndarray:
@@ -92,7 +97,7 @@ class Region:
         """Returns the length of `contour` for the given distances of rows and columns."""
         if len(self.contour) < 2:
             raise Unmeasurable(_POINT)
-        steps = np.abs(np.diff(self.contour, axis=0))
+        steps = np.diff(self.contour, axis=0)
         # Summed one after the other, so that the last digit equals the original's.
         return float(np.cumsum(np.hypot(steps[:, 0] * column, steps[:, 1] * row))[-1])
 
@@ -123,10 +128,7 @@ def centroid(region: Region) -> dict[str, float]:
 
     In mm, `centroid_x_mm` and `centroid_y_mm` keep the fraction and are counted from the centre of the first pixel.
     """
-    left, top, width, height = region.box
-    part = region.mask[top : top + height, left : left + width]
-    x = left * region.area + int(np.arange(width) @ np.count_nonzero(part, axis=0))
-    y = top * region.area + int(np.arange(height) @ np.count_nonzero(part, axis=1))
+    x, y = region.sums
     values = {"cx": x // region.area, "cy": y // region.area}
     if region.pixel_mm:
         row, column = region.pixel_mm

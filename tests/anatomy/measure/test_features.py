@@ -1,10 +1,14 @@
 """Measurements equal the original's on its phantoms; what cannot be measured is NaN with a reason."""
 
+import itertools
 import json
 import math
 
+import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from measurements import GOLDEN, NAMES, phantom
 from parity_kit import DATA
 from PIL import Image
@@ -40,6 +44,34 @@ def test_measurements_equal_the_originals_to_the_last_digit(kit, name):
     assert found.values == want
     assert {column: type(found.values[column]) for column in want} == {c: type(v) for c, v in want.items()}
     assert found.reasons == {}
+
+
+def by_definition(mask):
+    """Returns the six features of a mask, with the original's values for what cannot be measured, by OpenCV."""
+    y, x = np.nonzero(mask)
+    if not len(x):
+        return (0, -1, -1, -1, -1, 0, 0, 0, 0, -1)
+    contour = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0][0]
+    length = -1
+    for (x0, y0), (x1, y1) in itertools.pairwise(contour[:, 0].tolist()):
+        length = max(length, 0.0) + math.hypot(x1 - x0, y1 - y0)
+    compactness = 4 * math.pi * len(x) / length**2 if length > 0 else -1
+    box = (x.min(), y.min(), np.ptp(x) + 1, np.ptp(y) + 1)
+    hull = cv2.contourArea(cv2.convexHull(contour))
+    return len(x), length, compactness, x.sum() // len(x), y.sum() // len(x), *box, len(x) / hull if hull else -1
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(1, 24), st.integers(1, 24), st.integers(0, 2**32 - 1))
+def test_features_of_random_masks_equal_their_definitions(height, width, seed):
+    rng = np.random.default_rng(seed)
+    masks = rng.random((7, height, width)) < np.array([0.05, 0.2, 0.5, 0.8, 0.95, 0, 0])[:, None, None]
+    masks[5, rng.integers(height), rng.integers(width)] = True  # one pixel; the last mask is empty
+    names = [f"class {k}" for k in range(len(masks))]
+    found = measure(masks, names, "area,perimeter,compactness,centroid,box,convexity", original_values=True).values
+    ends = ("area", "perimeter", "compactness", "cx", "cy", "x", "y", "width", "height", "convexity")
+    for name, mask in zip(names, masks, strict=True):
+        assert tuple(found[f"{name}_{end}"] for end in ends) == by_definition(mask)
 
 
 @pytest.mark.parametrize("name", NAMES)
