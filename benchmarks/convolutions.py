@@ -6,7 +6,7 @@ Each kind below has shapes of the published networks and writes `results/convolu
 
 forward, forward_bfloat16: a convolution with bias and ReLU.
 gradients: of the input and of the kernel together.
-kernel_gradient: the gradient of a 3x3 kernel alone.
+kernel_gradient: only that of a 3x3 kernel.
 transposed: the transposed convolutions of Post-DAE as four small convolutions.
 """
 

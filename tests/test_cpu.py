@@ -12,7 +12,7 @@ from jaxseg import cpu
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch, tmp_path):
-    """Forgets the answer, and gives every test a cache folder of its own and an unknown jaxlib."""
+    """Forgets the answer, and gives every test an empty cache folder and an unknown jaxlib."""
     monkeypatch.delenv(cpu.VARIABLE, raising=False)
     monkeypatch.setenv("JAXSEG_HOME", str(tmp_path))
     monkeypatch.setattr(cpu, "TESTED", ())

@@ -62,7 +62,7 @@ KINDS = [  # dtype, side of the kernel, stride, and whether bias, residual and R
 def trial() -> int:
     """Compares small convolutions of every kind. Returns 0 if all are right, else 1.
 
-    `python -m jaxseg.nn.onednn` runs it as a process of its own, because a jaxlib that does not understand the call
+    `python -m jaxseg.nn.onednn` runs it as another process, because a jaxlib that does not understand the call
     ends the process.
     """
     rng = np.random.default_rng(0)
