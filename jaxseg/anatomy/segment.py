@@ -167,8 +167,8 @@ class Segmenter:
     def stages(self) -> tuple[Callable, Callable | None]:
         """The functions `compute` and `fetch` of `jaxseg.folder_runs.stream.stream`, for runs over files.
 
-        On accelerators, one batch is computed while the one before is fetched. On CPUs this would only take more memory:
-        the network uses all cores.
+        On accelerators, one batch is computed while the one before is fetched. On CPUs, where the network uses all
+        cores, this would only take more memory.
         """
         return (self.predict, None) if self.devices[0].platform == "cpu" else (self.start, self.fetch)
 

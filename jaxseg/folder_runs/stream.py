@@ -53,14 +53,12 @@ def stream(
         is fetched, so that the device works while the results are copied.
       batch_size: items in one call of `compute`; only the last call gets fewer.
     """
-    waiting = collections.deque(items)
-    reading: collections.deque = collections.deque()
+    waiting, reading, started = collections.deque(items), collections.deque[Any](), collections.deque[_Started]()
     writing: set[concurrent.futures.Future] = set()
     read_pool = concurrent.futures.ThreadPoolExecutor(readers, "read")
     write_pool = concurrent.futures.ThreadPoolExecutor(writers, "write")
     try:
         batch: list[_Read] = []
-        started: collections.deque[_Started] = collections.deque()
         while waiting or reading or batch or started:
             while waiting and len(reading) < batch_size + readers:
                 reading.append(read_pool.submit(_read, read, waiting.popleft()))
@@ -74,15 +72,14 @@ def stream(
             if batch:
                 started.append((batch, _of_batch(compute, [value for _, value in batch], batch)))
                 batch = []
-            more = waiting or reading
-            if fetch is not None and more and len(started) < 2:
+            if fetch is not None and len(started) < 2 and (waiting or reading):
                 continue
             for outcome, value, result in _results(*started.popleft(), fetch):
                 if outcome.error is not None:
                     yield outcome
-                    continue
-                writing.add(write_pool.submit(_write, write, outcome, value, result))
-            pending = batch_size + writers if more else 0
+                else:
+                    writing.add(write_pool.submit(_write, write, outcome, value, result))
+            pending = batch_size + writers if waiting or reading else 0
             while len(writing) > pending or any(future.done() for future in writing):
                 done, writing = concurrent.futures.wait(writing, return_when=concurrent.futures.FIRST_COMPLETED)
                 yield from (future.result() for future in done)

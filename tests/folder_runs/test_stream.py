@@ -67,8 +67,9 @@ def failing(function, bad, error=ValueError):
     st.integers(1, 4),
     st.integers(1, 4),
     st.tuples(*[st.sets(st.integers(0, 22))] * 3),
+    st.sampled_from([None, list]),
 )
-def test_every_item_has_one_outcome_and_its_own_error(count, batch_size, readers, writers, bad):
+def test_every_item_has_one_outcome_and_its_own_error(count, batch_size, readers, writers, bad, fetch):
     bad_read, bad_compute, bad_write = bad
     batches = []
 
@@ -84,6 +85,7 @@ def test_every_item_has_one_outcome_and_its_own_error(count, batch_size, readers
             failing(read, bad_read),
             computed,
             failing(write, bad_write, OSError),
+            fetch=fetch,
             batch_size=batch_size,
             readers=readers,
             writers=writers,
@@ -281,7 +283,8 @@ def test_the_next_batch_is_started_before_the_last_is_fetched(batch_size):
         return results
 
     outcomes = list(stream(range(3 * batch_size), read, start, write, fetch=copy, batch_size=batch_size))
-    assert events == [(what, i) for what, i in zip(["start"] * 2 + ["copy", "start"] + ["copy"] * 2, [0, 1, 0, 2, 1, 2])]
+    order = [("start", 0), ("start", 1), ("copy", 0), ("start", 2), ("copy", 1), ("copy", 2)]
+    assert events == order
     assert sorted(outcome.result for outcome in outcomes) == sorted(f"file {item}" for item in range(3 * batch_size))
     assert all(list(outcome.seconds) == ["read", "compute", "write"] for outcome in outcomes)
 
