@@ -16,6 +16,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -115,14 +116,14 @@ def rows_of(task: str, options: argparse.Namespace, limit: float, *, torch: bool
     command = [sys.executable, ROOT / "benchmarks" / "gpu_rows.py", task, "--platform", options.platform]
     command += ["--known", options.output / "gpu.json"] + ["--tiny"] * options.tiny + ["--torch"] * torch
     start, stopped = time.monotonic(), threading.Event()
-    with (options.output / "gpu.log").open("a+") as messages:
+    with tempfile.TemporaryDirectory() as scratch, (options.output / "gpu.log").open("a+") as messages:
         messages.write(f"== {task}\n")
         messages.flush()
         process = subprocess.Popen(
             [str(word) for word in command],
             stdout=subprocess.PIPE,
             stderr=messages,
-            env=_variables(options),
+            env=_variables(options) | {"TMPDIR": scratch},  # also PyTorch's compiled files, which may be incomplete
             text=True,
             start_new_session=True,
         )
