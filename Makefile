@@ -18,7 +18,7 @@ OURS := $(PYTEST) --ignore tests/parity_torch
 # SHARD=1/3 runs the first third of the test files.
 SHARD ?= 1/1
 
-.PHONY: demo docs examples test test-quick test-long test-full test-lowest test-torch lint FORCE
+.PHONY: demo docs examples gpu test test-quick test-long test-full test-lowest test-torch lint FORCE
 
 demo: $(BASE)
 	$(BIN)/jaxseg demo -o demo
@@ -57,6 +57,11 @@ docs: $(BASE)
 # Runs every notebook, two at a time. Their outputs are not stored.
 examples: $(READY)
 	printf '%s\n' examples/*.ipynb | JAX_PLATFORMS=cpu xargs -P 2 -n 1 $(BIN)/jupyter-execute --timeout=600
+
+# All measurements on a GPU, in at most ten minutes; see benchmarks/README.md. It uses the JAX that is installed if that
+# sees the GPU, and makes .venv-gpu otherwise.
+gpu:
+	PYTHON=$(PYTHON) benchmarks/gpu.sh
 
 lint: $(READY)
 	$(BIN)/ruff check .

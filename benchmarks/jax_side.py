@@ -11,18 +11,18 @@ from flax import nnx
 
 import jaxseg
 from benchmarks.counts import operations, traffic
-from benchmarks.worker import RATE, WORKLOADS, inputs
+from benchmarks.worker import RATE, TINY, WORKLOADS, inputs
 from jaxseg.annotators.losses import confusion_vae_loss, negative_elbo, sum_of_norms
 from jaxseg.annotators.prob_unet import regularised
 from jaxseg.nn.inference import for_inference
 from jaxseg.nn.losses import binary_cross_entropy, binary_dice_loss, probability_dice_loss
 from jaxseg.segae.losses import weighted_mse
-from jaxseg.training.learner import initial_state, make_learner
+from jaxseg.training.learner import Learner, initial_state, make_learner
 
 NAMES = {"unet": "cxas"}
 
 
-def make(model: str, what: str, batch: int, dtype: str) -> tuple[Callable[[], None], dict]:
+def make(model: str, what: str, batch: int, dtype: str, *, tiny: bool = False) -> tuple[Callable[[], None], dict]:
     """Returns a function that runs once and waits for the result, and the seconds of compilation, operations and bytes.
 
     Args:
@@ -30,9 +30,10 @@ def make(model: str, what: str, batch: int, dtype: str) -> tuple[Callable[[], No
       what: "inference" or "training step".
       batch: number of examples.
       dtype: "float32" or "bfloat16", of the arithmetic.
+      tiny: whether to take a narrow network and small inputs.
     """
-    given = jax.device_put(inputs(model, batch))
-    network = _network(model, dtype)
+    given = jax.device_put(inputs(model, batch, tiny=tiny))
+    network = network_of(model, dtype, tiny=tiny)
     if what == "inference":
         direct = jaxseg.functional(network)  # counts the operations of the model; Winograd's form has fewer
         apply, state = jaxseg.functional(for_inference(network))
@@ -42,7 +43,7 @@ def make(model: str, what: str, batch: int, dtype: str) -> tuple[Callable[[], No
         compiled, seconds = _compiled(jax.jit(apply), state, *arguments)
         run = lambda: jax.block_until_ready(compiled(state, *arguments))  # noqa: E731
     else:
-        learner = make_learner(network, _optimizer(model), _LOSSES[model])
+        learner = learner_of(model, network)
         state = initial_state(learner, network, seed=0)
         compiled, seconds = _compiled(jax.jit(learner.step, donate_argnums=0), state, given)
         facts = _counts(learner.step, state, given)
@@ -67,9 +68,15 @@ def _counts(function: Callable, *arguments) -> dict[str, float]:
     return {"flops": operations(function, *arguments), "bytes": traffic(function, *arguments)} | found
 
 
-def _network(model: str, dtype: str) -> nnx.Module:
-    work = WORKLOADS[model]
-    options = {"image_size": work.image[:2]} if model == "post_dae" else {}
+def learner_of(model: str, network: nnx.Module, *, axis: str | None = None) -> Learner:
+    """Returns the Learner of a network with the loss and the optimizer of a model; `axis` is that of pmap."""
+    return make_learner(network, _optimizer(model), _LOSSES[model], axis=axis)
+
+
+def network_of(model: str, dtype: str, *, tiny: bool = False) -> nnx.Module:
+    """Returns a network with random weights, which are always the same."""
+    options = {"image_size": WORKLOADS[model].image[:2]} if model == "post_dae" else {}
+    options = TINY[model][1] if tiny else options
     return jaxseg.create(NAMES.get(model, model), dtype=dtype, **options)
 
 
@@ -107,14 +114,14 @@ def _prob_unet(model, batch, key, step):
 _LOSSES = {"unet": _unet, "post_dae": _post_dae, "segae": _segae, "cmvae": _cmvae, "prob_unet": _prob_unet}
 
 
-def peak(dtype: str) -> dict[str, float]:
+def peak(dtype: str, *, tiny: bool = False) -> dict[str, float]:
     """Returns peak rates of the device: operations per second of a large product, bytes per second of a large copy."""
-    size = 4096 if jax.default_backend() == "cpu" else 16384
+    size = 256 if tiny else 4096 if jax.default_backend() == "cpu" else 16384
     a = jnp.ones((size, size), dtype) + jax.random.normal(jax.random.key(0), (size, size), dtype)
     precision = jax.lax.Precision.HIGHEST if dtype == "float32" else None
     # On CPUs, XLA's fast products of bfloat16 are those with a float32 result, which jaxseg uses.
     product = jax.jit(lambda a: jnp.matmul(a, a, precision=precision, preferred_element_type=jnp.float32))
-    big = jax.random.normal(jax.random.key(1), (2**28,), jnp.float32)  # 1 GiB
+    big = jax.random.normal(jax.random.key(1), (2**16 if tiny else 2**28,), jnp.float32)  # 1 GiB
     copy = jax.jit(lambda x: -x)
     return {
         "flops_per_s": 2 * size**3 / _fastest(lambda: product(a)),

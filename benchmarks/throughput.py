@@ -80,10 +80,11 @@ def requested(options: argparse.Namespace) -> Iterator[tuple[str, str, int, str]
 class Side:
     """A process that runs one side and measures it on request."""
 
-    def __init__(self, platform: str, side: str, *arguments: object):
+    def __init__(self, platform: str, side: str, *arguments: object, tiny: bool = False):
         command = [sys.executable, ROOT / "benchmarks" / "worker.py", "--side", side]
         for name, value in zip(("--model", "--what", "--batch", "--dtype"), arguments, strict=True):
             command += [name, value]
+        command += ["--tiny"] if tiny else []
         variables = os.environ | {"JAX_PLATFORMS": PLATFORMS[platform]}
         if platform == "cpu":
             variables |= {"CUDA_VISIBLE_DEVICES": ""}

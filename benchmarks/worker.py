@@ -47,6 +47,23 @@ WORKLOADS = {
     "cmvae": Workload((64, 64, 1), 2, (5, 5), large=False),  # the original's loss, AdamW
     "prob_unet": Workload((64, 64, 1), 1, (5, 5), large=False),  # the original's loss, AdamW
 }
+# Small inputs and narrow networks, which only test the programs: options of `jaxseg.create`.
+TINY = {
+    "unet": (Workload((32, 32, 3), 3, (1, 2)), {"backbone": "resnet18", "width": 4, "num_classes": 3}),
+    "post_dae": (
+        Workload((16, 16, 1), 1, (2, 2)),
+        {
+            "image_size": (16, 16),
+            "features": (4, 6),
+            "strides": (2, 2),
+            "decoder_features": (4, 4),
+            "intermediate": (8, 16),
+        },
+    ),
+    "segae": (Workload((32, 32, 2), 1, (2, 2)), {"backbone": "resnet18", "width": 4}),
+    "cmvae": (Workload((16, 16, 1), 2, (2, 2)), {"image_size": (16, 16), "width": 8, "depth": 2}),
+    "prob_unet": (Workload((16, 16, 1), 1, (2, 2)), {"filters": (4, 8)}),
+}
 WHAT = ("inference", "training step")
 EMBEDDING, LATENT = 512, 6
 
@@ -59,6 +76,7 @@ def main() -> None:
     parser.add_argument("--what", choices=WHAT, required=True)
     parser.add_argument("--batch", type=int, required=True)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--tiny", action="store_true", help="small networks; only for side jaxseg")
     options = parser.parse_args()
     arguments = (options.model, options.what, options.batch, options.dtype)
     on_cpu = os.environ.get("JAX_PLATFORMS") == "cpu"
@@ -68,7 +86,7 @@ def main() -> None:
         use_all_cores()  # as the commands of jaxseg do
         from benchmarks import jax_side
 
-        run, facts = jax_side.make(*arguments)
+        run, facts = jax_side.make(*arguments, tiny=options.tiny)
     else:
         from benchmarks import torch_side
 
@@ -80,9 +98,9 @@ def main() -> None:
     answer({"peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2), "device_gb": device_gb()})
 
 
-def inputs(model: str, batch: int) -> dict[str, np.ndarray]:
+def inputs(model: str, batch: int, *, tiny: bool = False) -> dict[str, np.ndarray]:
     """Returns "image" (B, H, W, C), "target" and the other inputs of the model: random float32, always the same."""
-    work, rng = WORKLOADS[model], np.random.default_rng(0)
+    work, rng = TINY[model][0] if tiny else WORKLOADS[model], np.random.default_rng(0)
     found = {"image": rng.standard_normal((batch, *work.image), np.float32)}
     if model == "segae":
         found["embedding"] = rng.standard_normal((batch, EMBEDDING), np.float32)

@@ -106,6 +106,7 @@ def inverted(x: np.ndarray, preprocessing: str) -> np.ndarray:
 def oriented(
     run: Callable[[np.ndarray], tuple],
     x: np.ndarray,
+    answer: tuple,
     reference: Reference,
     *,
     preprocessing: str,
@@ -119,6 +120,7 @@ def oriented(
     Args:
       run: images (N, h, w, 3) -> (arrays of results (N, ...), or None, and last the pooled features (N, F)).
       x: (B, h, w, 3) float32, the network's input; h = w.
+      answer: `run(x)`.
       reference: of the network's weights.
       preprocessing: that of the input.
       correct: whether to return the results of the corrected images.
@@ -126,7 +128,7 @@ def oriented(
     Returns:
       The results, without the features, and how each image appears.
     """
-    *results, pooled = run(x)
+    *results, pooled = answer
     fit = np.array([reference.fits(features) for features in pooled])
     colour = np.array([nearest(features, reference.colours) for features in pooled]) * fit
     if colour.any():

@@ -94,6 +94,7 @@ def segment_files(
 ) -> Iterator[Outcome]:
     """Segments the jobs that `begin` returned, writes the run's products, and yields Outcomes."""
     read, write_products = _reader(run, segmenter), writer(run)
+    compute, fetch = segmenter.stages
 
     def write(job: Job, image: Prepared, segmentation: Segmentation) -> list[str | dict]:
         return [*write_products(job, segmentation), *_remarks(job, image, segmentation)]
@@ -102,8 +103,9 @@ def segment_files(
         todo,
         run,
         read,
-        segmenter.predict,
+        compute,
         write,
+        fetch=fetch,
         batch_size=segmenter.batch_size,
         readers=readers,
         writers=writers,

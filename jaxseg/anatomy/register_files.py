@@ -225,6 +225,7 @@ def _write_matrix(found: Registration, path: Path) -> None:
 
 def _register_files(todo: list[Job], registrar: Registrar, run: Run) -> Iterator[Outcome]:
     write_products, segmenter = folder.writer(run), registrar.segmenter
+    compute, fetch = segmenter.stages
 
     def write(job: Job, image: Prepared, segmentation: Segmentation) -> list[str | dict]:
         picture = read_picture(job.source, intensity=segmenter.intensity)
@@ -237,5 +238,11 @@ def _register_files(todo: list[Job], registrar: Registrar, run: Run) -> Iterator
         return [*(f"{job.source.name}: {note}" for note in told), facts]
 
     return folder.process(
-        todo, run, lambda job: segmenter.prepare(job.source), segmenter.predict, write, batch_size=segmenter.batch_size
+        todo,
+        run,
+        lambda job: segmenter.prepare(job.source),
+        compute,
+        write,
+        fetch=fetch,
+        batch_size=segmenter.batch_size,
     )

@@ -28,7 +28,7 @@ from jaxseg.card import Card
 from jaxseg.images.preprocess import PREPROCESSING
 from jaxseg.images.read import INTENSITIES, Picture, from_array, read_picture
 from jaxseg.masks.segmentation import Orientation, Segmentation
-from jaxseg.nn.inference import Runner
+from jaxseg.nn.inference import Runner, fetched
 from jaxseg.nn.resize import bilinear
 from jaxseg.vocabulary import labels
 from jaxseg.weights.load import as_predictor
@@ -51,6 +51,15 @@ class Prepared:
     notes: tuple[str, ...] = ()
     spacing_mm: tuple[float, float] | None = None
     turned: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Started:
+    """Images that a `Segmenter` has given to the network: `x` (B, h, w, 3), and the `answer` on the devices."""
+
+    images: Sequence[Prepared]
+    x: np.ndarray
+    answer: tuple
 
 
 class Segmenter:
@@ -155,6 +164,15 @@ class Segmenter:
         return self._runner.compile_seconds
 
     @property
+    def stages(self) -> tuple[Callable, Callable | None]:
+        """The functions `compute` and `fetch` of `jaxseg.folder_runs.stream.stream`, for runs over files.
+
+        On accelerators, one batch is computed while the one before is fetched. On CPUs, where the network uses all
+        cores, this would only take more memory.
+        """
+        return (self.predict, None) if self.devices[0].platform == "cpu" else (self.start, self.fetch)
+
+    @property
     def settings(self) -> dict:
         """Everything that the masks depend on, except the selection of classes, as JSON values.
 
@@ -197,15 +215,25 @@ class Segmenter:
 
     def predict(self, images: Sequence[Prepared]) -> list[Segmentation]:
         """Segments up to `batch_size` prepared images."""
+        return self.fetch(self.start(images))
+
+    def start(self, images: Sequence[Prepared]) -> "Started":
+        """Gives up to `batch_size` prepared images to the network, without waiting for it; see `fetch`."""
         if not 1 <= len(images) <= self.batch_size:
             raise ValueError(f"between 1 and {self.batch_size} images fit in a batch, got {len(images)}")
         x = np.stack([image.x for image in images])
+        return Started(images, x, self._runner.start(x, self._cutoffs(x)))
+
+    def fetch(self, started: "Started") -> list[Segmentation]:
+        """Waits for images that `start` has given to the network, and returns their masks."""
+        images, x = started.images, started.x
+        answer = fetched(started.answer, len(x))
         seen: Sequence[Orientation | None] = [None] * len(images)
         if self.reference is None:
-            bits, scores, _ = self._run(x)
+            bits, scores, _ = answer
         else:
             (bits, scores), seen = oriented(
-                self._run, x, self.reference, preprocessing=self.preprocessing, correct=self._corrects
+                self._run, x, answer, self.reference, preprocessing=self.preprocessing, correct=self._corrects
             )
         kept = [None] * len(images) if scores is None else scores
         found = []
@@ -220,7 +248,10 @@ class Segmenter:
         return [masks.seen_as(orientation) for masks, orientation in zip(found, seen, strict=True)]
 
     def _run(self, x: np.ndarray) -> tuple:
-        return self._runner(x, np.full(len(x), self.cutoff))
+        return self._runner(x, self._cutoffs(x))
+
+    def _cutoffs(self, x: np.ndarray) -> np.ndarray:
+        return np.full(len(x), self.cutoff)
 
 
 def as_segmenter(model: Any, options: Mapping[str, Any]) -> Segmenter:

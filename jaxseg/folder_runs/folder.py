@@ -5,6 +5,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from jaxseg import files
 from jaxseg.folder_runs.account import Run, begin, conclude, done, failed, merged_path
@@ -126,18 +127,19 @@ def run(
 
 
 def process(
-    todo: list[Job], run: Run, read: Callable, compute: Callable, write: Callable, *, batch_size: int, **threads: int
+    todo: list[Job], run: Run, read: Callable, compute: Callable, write: Callable, *, batch_size: int, **options: Any
 ) -> Iterator[Outcome]:
     """Does jobs with `jaxseg.folder_runs.stream.stream`, yields their Outcomes, and keeps account of them in `run`.
 
     `write` returns a list: of notes for the user (str), and of facts that the summary holds about the file (dict).
+    `options` are those of `stream`: `fetch`, `readers` and `writers`.
 
     Ctrl-C and SIGTERM take effect after the job that is being finished; a second one takes effect at once.
 
     Raises:
       OSError: the disk is full. The results so far are kept, and the next run resumes.
     """
-    outcomes = stream(todo, read, compute, write, batch_size=batch_size, **threads)
+    outcomes = stream(todo, read, compute, write, batch_size=batch_size, **options)
     try:
         yield from _recorded(outcomes, run)
     finally:

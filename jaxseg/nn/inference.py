@@ -75,14 +75,12 @@ class Runner:
         Raises:
           ValueError: there is no item, or there are more than the batch size.
         """
-        count = len(arrays[0])
-        answer = self.start(*arrays, shared=shared, batch_size=batch_size)
-        return jax.tree.map(lambda leaf: np.asarray(leaf)[:count], answer)
+        return fetched(self.start(*arrays, shared=shared, batch_size=batch_size), len(arrays[0]))
 
     def start(self, *arrays: np.ndarray, shared: tuple = (), batch_size: int | None = None) -> Any:
         """Returns the answer for a whole batch on the devices, without waiting for it; see `__call__`.
 
-        The items that fill up a short batch are in it, at the end.
+        The items that fill up a short batch are in it, at the end; `fetched` leaves them out.
         """
         size = self.batch_size if batch_size is None else batch_size
         if not 1 <= len(arrays[0]) <= size:
@@ -114,6 +112,11 @@ class Runner:
     def round_up(self, count: int) -> int:
         """Returns the smallest multiple of the number of devices that is at least `count`."""
         return math.ceil(count / len(self.devices)) * len(self.devices)
+
+
+def fetched(answer: Any, count: int) -> Any:
+    """Waits for an answer of `Runner.start`, and returns its first `count` items as numpy arrays."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[:count], answer)
 
 
 # Nothing is donated: no answer has the size of the inputs, so XLA could not use their memory.

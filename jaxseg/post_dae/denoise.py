@@ -1,7 +1,7 @@
 """Anatomical post-processing: a denoising autoencoder turns masks into plausible masks."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from jaxseg.masks.pictures import check_array
 from jaxseg.masks.read import select
 from jaxseg.masks.segmentation import Segmentation
 from jaxseg.nn.indices import bilinear_array
-from jaxseg.nn.inference import Runner
+from jaxseg.nn.inference import Runner, fetched
 from jaxseg.weights.load import as_predictor
 from jaxseg.weights.model import Model
 
@@ -59,7 +59,7 @@ class Denoiser:
         self.size, self.channels = tuple(model.cfg.image_size), model.cfg.in_channels
         self.threshold, self.largest_component, self.union = threshold, largest_component, union
         self._runner = Runner(model, _forward, devices=devices, batch_size=batch_size, default=8)
-        self.batch_size = self._runner.batch_size
+        self.devices, self.batch_size = self._runner.devices, self._runner.batch_size
 
     @property
     def settings(self) -> dict:
@@ -106,16 +106,27 @@ class Denoiser:
         Args:
           masks: (H, W) bool or numbers in [0, 1]; for a model with C channels, C masks for each group.
         """
+        return self._planes(self._runner(part) for part in self._parts(masks))
+
+    def start(self, masks: Sequence[np.ndarray]) -> list[tuple[jax.Array, int]]:
+        """Gives masks to the network as `probabilities` does, without waiting for it; see `fetch`."""
+        return [(self._runner.start(part), len(part)) for part in self._parts(masks)]
+
+    def fetch(self, started: list[tuple[jax.Array, int]]) -> list[np.ndarray]:
+        """Waits for masks that `start` has given to the network, and returns their `probabilities`."""
+        return self._planes(fetched(*answer) for answer in started)
+
+    def _parts(self, masks: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
         if len(masks) % self.channels:
             raise ValueError(f"the model takes {self.channels} masks together, got {len(masks)}")
         planes = [bilinear_array(mask, self.size) for mask in masks]
-        found: list[np.ndarray] = []
         whole = self.batch_size * self.channels
         for first in range(0, len(planes), whole):
             part = np.stack(planes[first : first + whole]).reshape(-1, self.channels, *self.size)
-            answer = self._runner(part.transpose(0, 2, 3, 1).astype(np.float32))
-            found += list(answer.transpose(0, 3, 1, 2).reshape(-1, *self.size))
-        return found
+            yield part.transpose(0, 2, 3, 1).astype(np.float32)
+
+    def _planes(self, answers: Iterable[np.ndarray]) -> list[np.ndarray]:
+        return [plane for answer in answers for plane in answer.transpose(0, 3, 1, 2).reshape(-1, *self.size)]
 
     def group(self, masks: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Returns the network's input for the masks of one image: the masks themselves, or their union."""

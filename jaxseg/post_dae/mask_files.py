@@ -163,6 +163,12 @@ class FileDenoiser:
         self.denoiser, self.classes, self.names, self.levels = denoiser, classes, names, levels
         self.grey, self.soft = grey, soft
 
+    @property
+    def stages(self) -> tuple[Callable, Callable | None]:
+        """The functions `compute` and `fetch` of `jaxseg.folder_runs.stream.stream`; as those of `Segmenter`."""
+        on_cpu = self.denoiser.devices[0].platform == "cpu"
+        return (self.restore, None) if on_cpu else (self.start, self.fetch)
+
     def read(self, source: Path) -> Loaded:
         """Reads the masks to restore; may be called from any thread."""
         if self.grey == "threshold" and not self.levels and source.suffix.lower() in PICTURES:
@@ -183,13 +189,31 @@ class FileDenoiser:
 
     def restore(self, files: Sequence[Loaded]) -> list[Restored]:
         """Restores the masks of several files."""
+        chosen, groups = self._given(files)
+        answers = self.denoiser.probabilities([mask for group in groups for mask in group])
+        return self._restored(files, chosen, groups, answers)
+
+    def start(self, files: Sequence[Loaded]) -> tuple:
+        """Gives the masks of several files to the network, without waiting for it; see `fetch`."""
+        chosen, groups = self._given(files)
+        return files, chosen, groups, self.denoiser.start([mask for group in groups for mask in group])
+
+    def fetch(self, started: tuple) -> list[Restored]:
+        """Waits for files that `start` has given to the network, and returns their restored masks."""
+        files, chosen, groups, answers = started
+        return self._restored(files, chosen, groups, self.denoiser.fetch(answers))
+
+    def _given(self, files: Sequence[Loaded]) -> tuple[list, list]:
         chosen = [self.denoiser.choose(file.chosen, dict(enumerate(file.names))) for file in files]
         groups = [
             self.denoiser.group([file.chosen[k] for k in kept]) if kept else []
             for file, (kept, _) in zip(files, chosen, strict=True)
         ]
-        answers = iter(self.denoiser.probabilities([mask for group in groups for mask in group]))
-        found = []
+        return chosen, groups
+
+    def _restored(self, files: Sequence[Loaded], chosen: list, groups: list, found: list[np.ndarray]) -> list[Restored]:
+        answers = iter(found)
+        restored_files = []
         for file, group, (kept, notes) in zip(files, groups, chosen, strict=True):
             mine = [next(answers) for _ in group]
             before = [file.chosen[k] for k in kept]
@@ -198,14 +222,15 @@ class FileDenoiser:
             restored = dict(zip(kept, masks, strict=True))
             notes = [*notes, *self.denoiser.vanished(file.chosen, restored, dict(enumerate(file.names)))]
             shares = dict(zip(kept, soft, strict=True)) if self.soft else restored
-            found.append(Restored(restored, shares, tuple(notes)))
-        return found
+            restored_files.append(Restored(restored, shares, tuple(notes)))
+        return restored_files
 
 
 def denoise_files(todo: list[Job], denoiser: FileDenoiser, run: Run) -> Iterator[Outcome]:
     """Restores the masks of the jobs that `begin` returned, and yields Outcomes."""
-    size = denoiser.denoiser.batch_size
-    return process(todo, run, lambda job: denoiser.read(job.source), denoiser.restore, writer(run), batch_size=size)
+    size, (compute, fetch) = denoiser.denoiser.batch_size, denoiser.stages
+    read = lambda job: denoiser.read(job.source)  # noqa: E731
+    return process(todo, run, read, compute, writer(run), fetch=fetch, batch_size=size)
 
 
 def masks(suffixes: dict[Path, str], *, soft: bool, levels: Mapping[int, str] | None = None) -> Product:

@@ -3,7 +3,9 @@
 import csv
 import dataclasses
 import json
+from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -47,6 +49,41 @@ def test_a_folder_is_segmented_and_a_second_call_skips(segmenter, images, tmp_pa
     assert json.loads(result.summary.read_text())["counts"]["done"] == 2
     again = jaxseg.segment_folder(images, tmp_path / "out", segmenter, output_type="npy", preview=True)
     assert (again.done, again.skipped, again.failed) == (0, 2, 1)
+
+
+class SlowCopy:
+    """An array on a fake accelerator that records when it is copied to the host."""
+
+    def __init__(self, array, record):
+        self.array, self.record = array, record
+
+    def __array__(self, dtype=None, copy=None):
+        self.record()
+        return np.asarray(self.array)
+
+
+def test_on_accelerators_the_next_batch_is_dispatched_before_the_last_is_copied(
+    segmenter, images, tmp_path, monkeypatch
+):
+    Image.fromarray(np.full((30, 30), 90, np.uint8)).save(images / "zz.png")
+    wanted = jaxseg.segment_folder(images, tmp_path / "cpu", segmenter, output_type="npy")
+    runner, events = segmenter._runner, []
+
+    def start(*arrays):
+        number = sum(what == "dispatch" for what, _ in events)
+        events.append(("dispatch", number))
+        answer = type(runner).start(runner, *arrays)
+        return jax.tree.map(lambda leaf: SlowCopy(leaf, lambda: events.append(("copy", number))), answer)
+
+    monkeypatch.setattr(runner, "start", start)
+    monkeypatch.setattr(segmenter, "devices", [SimpleNamespace(platform="gpu")])
+    found = jaxseg.segment_folder(images, tmp_path / "gpu", segmenter, output_type="npy")
+    order = [("dispatch", 0), ("dispatch", 1), ("copy", 0), ("dispatch", 2), ("copy", 1), ("copy", 2)]
+    assert list(dict.fromkeys(events)) == order
+    assert [file.notes for file in found.files] == [file.notes for file in wanted.files]
+    for ours, theirs in zip(found.files, wanted.files, strict=True):
+        assert ours.outputs["npy"].name == theirs.outputs["npy"].name
+        np.testing.assert_array_equal(np.load(ours.outputs["npy"]), np.load(theirs.outputs["npy"]))
 
 
 def test_only_the_given_files_are_segmented(segmenter, images, tmp_path):

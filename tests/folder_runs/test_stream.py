@@ -67,8 +67,9 @@ def failing(function, bad, error=ValueError):
     st.integers(1, 4),
     st.integers(1, 4),
     st.tuples(*[st.sets(st.integers(0, 22))] * 3),
+    st.sampled_from([None, list]),
 )
-def test_every_item_has_one_outcome_and_its_own_error(count, batch_size, readers, writers, bad):
+def test_every_item_has_one_outcome_and_its_own_error(count, batch_size, readers, writers, bad, fetch):
     bad_read, bad_compute, bad_write = bad
     batches = []
 
@@ -84,6 +85,7 @@ def test_every_item_has_one_outcome_and_its_own_error(count, batch_size, readers
             failing(read, bad_read),
             computed,
             failing(write, bad_write, OSError),
+            fetch=fetch,
             batch_size=batch_size,
             readers=readers,
             writers=writers,
@@ -265,3 +267,48 @@ def test_stages_run_in_their_own_threads():
     assert all(name.startswith("write_") for name in threads["write"])
     assert len(threads["read"]) <= 2
     assert len(threads["write"]) <= 3
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_the_next_batch_is_started_before_the_last_is_fetched(batch_size):
+    """The order of events shows the overlap: a slow copy from a device runs while the device has the next batch."""
+    events = []
+
+    def start(values):
+        events.append(("start", values[0].item // batch_size))
+        return compute(values)
+
+    def copy(results):
+        events.append(("copy", results[0].item // batch_size))
+        return results
+
+    outcomes = list(stream(range(3 * batch_size), read, start, write, fetch=copy, batch_size=batch_size))
+    order = [("start", 0), ("start", 1), ("copy", 0), ("start", 2), ("copy", 1), ("copy", 2)]
+    assert events == order
+    assert sorted(outcome.result for outcome in outcomes) == sorted(f"file {item}" for item in range(3 * batch_size))
+    assert all(list(outcome.seconds) == ["read", "compute", "write"] for outcome in outcomes)
+
+
+@pytest.mark.parametrize("stage", ["start", "copy"])
+def test_an_error_on_the_device_belongs_to_its_batch(stage):
+    def failing_in(name):
+        def run(values):
+            if name == stage and values[0].item == 2:
+                raise ValueError(name)
+            return values
+
+        return run
+
+    outcomes = stream(range(7), read, failing_in("start"), write, fetch=failing_in("copy"), batch_size=2)
+    errors = {outcome.item: str(outcome.error) for outcome in outcomes}
+    assert errors == {item: stage if item in (2, 3) else "None" for item in range(7)}
+
+
+def test_memory_is_bounded_with_a_batch_in_flight():
+    gc.collect()
+    Value.most.clear()
+    done = sum(1 for _ in stream(range(60), read, compute, write, fetch=lambda results: results, batch_size=4))
+    assert done == 60
+    assert Value.most["computed"] <= 3 * 4 + 2
+    gc.collect()
+    assert Value.alive.total() == 0

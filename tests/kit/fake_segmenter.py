@@ -36,6 +36,10 @@ class FakeSegmenter:
     def card(self) -> Card:
         return Card("cxas", "unet", (), self.names, "cxas", (32, 32))
 
+    @property
+    def stages(self) -> tuple:
+        return self.predict, None
+
     def prepare(self, path: Path) -> Prepared:
         self.prepared.append(path)
         picture = read_picture(path)

@@ -108,6 +108,24 @@ def test_bad_files_are_named_and_the_others_are_restored(masks, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["good.png", "summary.json"]
 
 
+def test_results_of_an_accelerator_equal_those_of_a_cpu(masks, tmp_path, monkeypatch):
+    """There, files are given to the network before the results of the files before them are fetched."""
+    denoiser = jaxseg.Denoiser(Echo(**INVERT), batch_size=2)
+    for name in "abcde":
+        picture(masks / f"{name}.png", blob(40 + ord(name), 50))
+    run(masks, tmp_path / "cpu", denoiser)
+    given, fetched = [], []
+    start, fetch = denoiser.start, denoiser.fetch
+    monkeypatch.setattr(denoiser, "devices", [SimpleNamespace(platform="gpu")])
+    monkeypatch.setattr(denoiser, "start", lambda planes: given.append(len(fetched)) or start(planes))
+    monkeypatch.setattr(denoiser, "fetch", lambda answers: fetched.append(len(given)) or fetch(answers))
+    run(masks, tmp_path / "gpu", denoiser)
+    assert (given, fetched) == ([0, 0, 1], [2, 3, 3])
+    for name in "abcde":
+        ours, theirs = (np.asarray(Image.open(tmp_path / side / f"{name}.png")) for side in ("gpu", "cpu"))
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_grey_pictures_are_thresholded_on_request(masks, tmp_path):
     Image.fromarray(np.tile(np.arange(0, 256, 8, dtype=np.uint8), (32, 1))).save(masks / "grey.png")
     files = run(masks, tmp_path / "out", Echo(), grey="threshold")
