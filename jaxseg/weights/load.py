@@ -165,7 +165,7 @@ def convert(
 
     Args:
       source: a `.pth`, `.pt`, `.ckpt` or `.pkl` file; nothing in it is executed.
-      destination: the new folder. It gets the parameters (Orbax) and `card.json`.
+      destination: the new folder. It gets the parameters (safetensors) and `card.json`.
       model: name of the model; None: the model is recognised by the file's tensors.
       class_names: names of the output channels, if they are not the published ones.
       embeddings: file of text embeddings to store with a segae (`label_embedding.pkl`, .npz or .npy).

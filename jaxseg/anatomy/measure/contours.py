@@ -8,7 +8,6 @@ the outside.
 import math
 
 import numpy as np
-from scipy import ndimage
 
 # Directions 0 to 7: the first is right, the others follow counter-clockwise as seen on a screen.
 _STEPS = np.array([(1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1)])
@@ -142,7 +141,7 @@ class _Grid:
 
     def starts(self) -> list[int]:
         """Returns the first pixel of every region, in reading order."""
-        return _first_pixels(*ndimage.label(self.framed, np.ones((3, 3))))
+        return _first_pixels(*_labelled(self.framed, np.ones((3, 3))))
 
     def last_outer_start(self) -> int | None:
         """Returns the first pixel of the last region in reading order that lies outside all holes; None without one."""
@@ -180,7 +179,14 @@ class _Grid:
         return np.stack([x + (self.left - 1), y + (self.top - 1)], axis=1)
 
     def _background(self) -> tuple[np.ndarray, int]:
-        return ndimage.label(~self.framed)
+        return _labelled(~self.framed)
+
+
+def _labelled(mask: np.ndarray, neighbours: np.ndarray | None = None) -> tuple[np.ndarray, int]:
+    """Returns the number of its region for every pixel, and the number of regions."""
+    from scipy import ndimage  # it takes 0.2 s, and commands that only segment do not need it
+
+    return ndimage.label(mask, neighbours)
 
 
 def _neighbours(framed: np.ndarray) -> bytes:
