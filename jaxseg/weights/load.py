@@ -17,7 +17,7 @@ from jaxseg.vocabulary import labels
 from jaxseg.weights.embeddings import embedded
 from jaxseg.weights.fill import fill, refuse_not_finite, wrapper_prefix
 from jaxseg.weights.home import default_weights
-from jaxseg.weights.model import Model
+from jaxseg.weights.model import Model, describe
 from jaxseg.weights.store import restore_model, save_model
 from jaxseg.weights.torch_file import read_torch_file, read_torch_modules
 
@@ -251,7 +251,7 @@ def _from_torch(
         cfg = found
     if dtype:
         cfg = dataclasses.replace(cfg, dtype=dtype)
-    model: Model = nnx.eval_shape(lambda: model_class(cfg, rngs=nnx.Rngs(0)))
+    model: Model = describe(model_class, cfg)
     try:
         model = fill(model, tensors, model_class.torch_names(cfg), ignored=model_class.torch_unused(cfg))
     except ValueError as error:

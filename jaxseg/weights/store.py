@@ -14,7 +14,7 @@ from jaxseg.card import CARD_FILE, Card, read_card
 from jaxseg.devices import all_devices
 from jaxseg.files import atomic_folder
 from jaxseg.weights.fill import refuse_not_finite
-from jaxseg.weights.model import Model
+from jaxseg.weights.model import Model, describe
 from jaxseg.weights.safetensors import map_arrays, write_arrays
 
 PARAMS_FOLDER, ARRAYS_FILE = "params", "model.safetensors"
@@ -74,7 +74,7 @@ def restore_model(folder: str | Path, *, dtype: str | None = None) -> Model:
     params = folder / PARAMS_FOLDER
     with concurrent.futures.ThreadPoolExecutor(1) as thread:
         digest = thread.submit(files.sha256, params)  # it reads the file while Python describes the model
-        model = nnx.eval_shape(lambda: model_class(config, rngs=nnx.Rngs(0)))
+        model = describe(model_class, config)
         if not params.is_dir() or (card.params_sha256 and digest.result() != card.params_sha256):
             raise ValueError(
                 f"the parameters in {folder} are missing, damaged, or belong to another card; convert or train again"

@@ -211,7 +211,7 @@ def test_ctrl_c_prints_stopped_and_gives_exit_code_1(jaxseg_command, tmp_path, m
 
     monkeypatch.setattr(run, "train", interrupted)
     code, _, err = jaxseg_command(*words(tmp_path / "run"))
-    assert (code, err.split()) == (1, ["Stopped."])  # nothing was written that could be resumed
+    assert (code, err.splitlines()) == (1, ["Reading demo ...", "Stopped."])  # nothing was written that could be resumed
     folder = tmp_path / "a run"
     folder.mkdir()
     (folder / "config.yaml").write_text("task: phantom")
