@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import click
 
+from jaxseg import programs
 from jaxseg.files import printable
 from jaxseg.text_table import text_table
 
@@ -85,7 +86,13 @@ def take_over(*, debug: bool) -> None:
     if debug:
         logging.getLogger("jaxseg").setLevel(logging.DEBUG)  # the library logs the traceback of each file's failure
     else:
-        warnings.showwarning = lambda message, *_, **__: say(f"Warning: {message}")
+        warnings.showwarning = _show_warning
+
+
+def _show_warning(message: Warning | str, *_, **__) -> None:
+    """Prints the warning of a library, except those of JAX about kept programs, which cost only time."""
+    if not programs.is_about_kept(str(message)):
+        say(f"Warning: {message}")
 
 
 class _Records(logging.Handler):

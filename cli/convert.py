@@ -18,8 +18,8 @@ def convert(source, destination, model, labels_file, embeddings, overwrite):
     """Convert the PyTorch file SOURCE to the model directory DESTINATION.
 
     Reads .pth, .pt, .ckpt and .pkl files without PyTorch and without executing anything in them. DESTINATION will
-    contain the parameters (Orbax) and card.json: model, hyper-parameters, class names, the SHA-256 of SOURCE and the
-    licence of the weights.
+    contain the parameters (safetensors) and card.json: model, hyper-parameters, class names, the SHA-256 of SOURCE and
+    the licence of the weights.
     """
     console.stage("reading weights")
     from jaxseg import registry

@@ -28,7 +28,7 @@ from jaxseg.cli.runs import finish, label, make_denoiser, shown
 )
 @options.preview("mask", "before, after, and the change: added pixels in orange, removed ones in blue")
 @options.batch_size("8", "masks")
-@options.gpus
+@options.gpus_uncached
 @options.recursive
 @options.overwrite("masks")
 def denoise(source, output, classes, labels_file, levels, soft, grey, preview, recursive, overwrite, **others):

@@ -16,8 +16,8 @@ from jaxseg.cli.errors import Stopped
 from jaxseg.cli.evaluate import evaluate
 from jaxseg.cli.export import export
 from jaxseg.cli.extract import extract
+from jaxseg.cli.headings import grouped, write_commands
 from jaxseg.cli.models import models
-from jaxseg.cli.options import grouped, write_commands
 from jaxseg.cli.prepare import prepare
 from jaxseg.cli.register import register
 from jaxseg.cli.report import report

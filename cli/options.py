@@ -1,45 +1,20 @@
-"""Options that several commands share, their order in `--help`, and errors in the command line."""
+"""Options that several commands share, and errors in the command line."""
 
 import contextlib
 import functools
-from collections.abc import Callable, Collection, Iterable, Iterator
+import os
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import click
 from click.core import ParameterSource
 
+from jaxseg import programs
+
 OUTPUT_TYPES = ("json", "npy", "npz", "jpg", "png", "dicom-seg")
 PREPROCESSING = ("cxas", "paxray", "paxray_folder")
 INTENSITIES = ("original", "cxas-0.0.20", "clinical")
 FIDELITIES = ("original", "better")
-
-# Headings of `--help` -> options under them, the most used first. Every option of every command is listed.
-HEADINGS = {
-    "Input": (
-        *("--config", "--run", "--input", "--kind", "--recursive", "--ct", "--mask", "--label-volume", "--masks"),
-        *("--truth", "--organ", "--dataset", "--labels", "--label", "--label-names", "--names-table", "--names"),
-        *("--organs", "--canonical", "--slices", "--split", "--step"),
-        *("--xml", "--pseudo", "--intensity", "--any-modality", "--preprocessing", "--grey", "--normalise", "--resize"),
-        *("--reference", "--check-orientation", "--no-correction", "--build-reference"),
-    ),
-    "Output": (
-        *("--output", "--output_type", "--feature", "--features", "--classes", "--groups", "--samples", "--preview"),
-        *("--save-mask", "--reference-out", "--overwrite", "--draw", "--store_seg", "--labelmap"),
-        *("--strict-projection", "--soft", "--title", "--alpha", "--sides", "--report", "--per-slice", "--worst"),
-        *("--rank", "--original-values", "--platforms", "--image-size", "--json"),
-    ),
-    "Model": (
-        *("--model", "--weights", "--fidelity", "--threshold", "--embeddings", "--denoise"),
-        *("--denoise-classes", "--union", "--largest-component", "--source"),
-    ),
-    "Settings": (
-        *("--mode", "--resume", "--set", "--steps", "--trials", "--search", "--full-trials", "--keep-all", "--train"),
-        *("--validate", "--test", "--val-fraction", "--test-fraction", "--size", "--noise", "--per-organ", "--seed"),
-        *("--least-slices", "--least-readers", "--least-pixels", "--most-pixels", "--clahe"),
-    ),
-    "Speed": (*("--gpus", "--batch-size", "--dtype", "--hosts", "--coordinator", "--num-processes", "--process-id"),),
-    "Help": ("--debug", "--version", "--help"),
-}
 
 _PATH = click.Path(path_type=Path)
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
@@ -105,6 +80,17 @@ def output_type(
     """Returns the option `-ot/--output_type`; `what` is its help text, `earlier` are names that it had."""
     settings = {"type": click.Choice(types), "default": default, "show_default": default is not None, "help": what}
     return click.option("-ot", "--output_type", cls=RenamedOption, earlier=earlier, **settings)
+
+
+def combined(*decorators: Callable) -> Callable:
+    """Returns one decorator that adds several options."""
+
+    def decorate(command: Callable) -> Callable:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate
 
 
 def model(default: str) -> Callable:
@@ -183,23 +169,58 @@ overrides = click.option(
     help="Change a setting of the configuration, such as trainer.epochs=2; repeat it for more settings.",
 )
 recursive = click.option("--recursive", is_flag=True, help="Also search sub-folders; the output mirrors them.")
-gpus = click.option(
+
+
+def _keep_programs(context: click.Context, _option: click.Parameter, value: bool | None, *, usual: bool) -> None:
+    """Chooses whether JAX keeps compiled programs; JAX reads that when it is imported, after the options are known.
+
+    click calls this after it has read the options that were given, so that `--dtype` is known.
+    """
+    if context.resilient_parsing or (value is None and programs.VARIABLE in os.environ):
+        return
+    keep = value if value is not None else usual and context.params.get("dtype") != "bfloat16"
+    if keep:
+        programs.keep()
+    else:
+        programs.keep_none()
+
+
+def _cache(usual: bool, why: str) -> Callable:
+    """Returns the options `--cache` and `--no-cache`; `usual` is their default, and `why` says why in the help."""
+    return click.option(
+        "--cache/--no-cache",
+        default=None,
+        expose_value=False,
+        callback=functools.partial(_keep_programs, usual=usual),
+        help="Keep compiled programs, so that the next start is faster, in the folder that JAX_COMPILATION_CACHE_DIR "
+        f"names, or in the user's cache folder. On CPUs, kept programs run without oneDNN. {why}",
+    )
+
+
+# Every command that computes has one of these three.
+_FEW, _MANY = "[default: --cache; --no-cache with --dtype bfloat16]", "[default: --no-cache]"
+_gpus = click.option(
     "-g",
     "--gpus",
     default="auto",
     show_default=True,
     metavar="DEVICES",
-    help="Devices: auto (the first accelerator, otherwise the CPU), cpu, gpu, tpu, or indices such as 0 or 0,1, over "
-    "which each batch is spread. The default of the original, 0, fails without a GPU.",
+    help="Devices: auto (the first accelerator, otherwise the CPU), cpu, gpu, tpu, or indices such as 0 or 0,1, "
+    "over which each batch is spread. The default of the original, 0, fails without a GPU.",
 )
-training_gpus = click.option(
-    "-g",
-    "--gpus",
-    default="all",
-    show_default=True,
-    metavar="DEVICES",
-    help="Devices over which each batch is spread: all (every device of the kind that JAX prefers, on all hosts), cpu, "
-    "gpu, tpu, or indices such as 0,1.",
+gpus = combined(_gpus, _cache(True, _FEW))
+gpus_uncached = combined(_gpus, _cache(False, _MANY))  # of commands that gain more from oneDNN
+training_gpus = combined(
+    click.option(
+        "-g",
+        "--gpus",
+        default="all",
+        show_default=True,
+        metavar="DEVICES",
+        help="Devices over which each batch is spread: all (every device of the kind that JAX prefers, on all hosts), "
+        "cpu, gpu, tpu, or indices such as 0,1.",
+    ),
+    _cache(False, _MANY),
 )
 _KINDS = "a training run, a model directory or a PyTorch file"
 weights = click.option(
@@ -249,17 +270,6 @@ sides = click.option(
     show_default=True,
     help="Mark the patient's right and left; correct for frontal pictures that are not mirrored.",
 )
-
-
-def combined(*decorators: Callable) -> Callable:
-    """Returns one decorator that adds several options."""
-
-    def decorate(command: Callable) -> Callable:
-        for decorator in reversed(decorators):
-            command = decorator(command)
-        return command
-
-    return decorate
 
 
 def fidelity(**choices: tuple) -> Callable:
@@ -375,41 +385,6 @@ of_denoising = combined(
         metavar="N",
     ),
 )
-
-
-def grouped(command: click.Command) -> click.Command:
-    """Makes a command list its options in `--help` under the headings of `HEADINGS`, and returns it.
-
-    The first option name that starts with "--" decides. New options of any command must be listed in `HEADINGS`.
-    """
-    command.format_options = functools.partial(_format_options, command)
-    return command
-
-
-def _format_options(command: click.Command, context: click.Context, formatter: click.HelpFormatter) -> None:
-    place = {
-        name.replace("_", "-"): (heading, i) for heading, names in HEADINGS.items() for i, name in enumerate(names)
-    }
-    rows: dict[str, list] = {heading: [] for heading in HEADINGS}
-    for number, parameter in enumerate(command.get_params(context)):
-        record = parameter.get_help_record(context)
-        if record is None or isinstance(parameter, click.Argument):  # the usage line shows arguments
-            continue
-        long = next((name.replace("_", "-") for name in parameter.opts if name.startswith("--")), "")
-        heading, order = place.get(long, ("Help", len(place)))
-        rows[heading].append((order, number, record))
-    for heading, found in rows.items():
-        if found:
-            with formatter.section(heading):
-                formatter.write_dl([record for _, _, record in sorted(found, key=lambda row: row[:2])])
-    if isinstance(command, click.Group):
-        write_commands(formatter, "Commands", command.commands.values())
-
-
-def write_commands(formatter: click.HelpFormatter, heading: str, commands: Iterable[click.Command]) -> None:
-    """Writes commands with their whole summaries under a heading of `--help`."""
-    with formatter.section(heading):
-        formatter.write_dl([(command.name, command.get_short_help_str(limit=200)) for command in commands])
 
 
 @contextlib.contextmanager

@@ -91,7 +91,7 @@ _MODELS = "a training run, a model directory or a .pth file"
     help="Whether to turn volumes to the patient's axes.  [default: as the model was trained; the original does not]",
 )
 @options.batch_size("10 on CPUs, otherwise 128", "slices")
-@options.gpus
+@options.gpus_uncached
 def score(
     ct, mask, organ, label_volume, label_names, dataset, output, per_slice, worst, rank, organs, overwrite, **settings
 ):

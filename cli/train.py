@@ -37,7 +37,7 @@ def train(source, data, folder, resume, overrides, gpus, hosts, **others):
     """
     if source is None and folder is None:
         raise click.UsageError("name a configuration with -t, or a run to resume: -o RUN --resume")
-    console.stage("checking settings and data")
+    console.say(f"Reading {folder if source is None else source} ...")  # before the heavy imports
     from jaxseg import xla
     from jaxseg.devices import only_cpus
     from jaxseg.training import run

@@ -83,7 +83,6 @@ def test_a_run_names_no_place_except_that_of_its_data(run):
 def test_a_model_directory_names_no_place(tmp_path):
     model = jaxseg.create("prob_unet", filters=(2, 4))
     save_model(model, tmp_path / "model", model.card)
-    assert (tmp_path / "model/params/commit_success.txt").read_text() == "complete\n"
     assert places(tmp_path / "model", tmp_path) == []
     assert jaxseg.load(tmp_path / "model").card.model == "prob_unet"
 

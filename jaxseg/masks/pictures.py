@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from scipy import ndimage
 
 from jaxseg.images.picture import ImageError
 from jaxseg.images.raster import check_upright, open_raster
@@ -322,11 +321,15 @@ def _has_plateaus(pixels: np.ndarray, found: list[int], counts: np.ndarray) -> b
 
 def _near(where: np.ndarray, reach: int) -> np.ndarray:
     """Returns the pixels that are at most `reach` rows and columns away from those given."""
+    from scipy import ndimage  # it takes 0.2 s, and commands that only write masks do not need it
+
     return ndimage.maximum_filter(where, 2 * reach + 1)
 
 
 def _has_even_areas(pixels: np.ndarray, counts: np.ndarray) -> bool:
     """Returns whether the greys of a lossy picture lie mostly in even areas, which soft edges do not have."""
+    from scipy import ndimage
+
     total = int(counts[_DARK + 1 : _BRIGHT].sum())
     if not total:
         return False

@@ -17,7 +17,7 @@ from jaxseg.vocabulary import labels
 from jaxseg.weights.embeddings import embedded
 from jaxseg.weights.fill import fill, refuse_not_finite, wrapper_prefix
 from jaxseg.weights.home import default_weights
-from jaxseg.weights.model import Model
+from jaxseg.weights.model import Model, describe
 from jaxseg.weights.store import restore_model, save_model
 from jaxseg.weights.torch_file import read_torch_file, read_torch_modules
 
@@ -165,7 +165,7 @@ def convert(
 
     Args:
       source: a `.pth`, `.pt`, `.ckpt` or `.pkl` file; nothing in it is executed.
-      destination: the new folder. It gets the parameters (Orbax) and `card.json`.
+      destination: the new folder. It gets the parameters (safetensors) and `card.json`.
       model: name of the model; None: the model is recognised by the file's tensors.
       class_names: names of the output channels, if they are not the published ones.
       embeddings: file of text embeddings to store with a segae (`label_embedding.pkl`, .npz or .npy).
@@ -251,7 +251,7 @@ def _from_torch(
         cfg = found
     if dtype:
         cfg = dataclasses.replace(cfg, dtype=dtype)
-    model: Model = nnx.eval_shape(lambda: model_class(cfg, rngs=nnx.Rngs(0)))
+    model: Model = describe(model_class, cfg)
     try:
         model = fill(model, tensors, model_class.torch_names(cfg), ignored=model_class.torch_unused(cfg))
     except ValueError as error:

@@ -132,3 +132,21 @@ class Model(nnx.Module):
     def predict(self, *arrays: jax.Array) -> jax.Array:
         """Returns the result of inference on arrays as `inputs` describes them, with a leading batch axis."""
         return self(*arrays)
+
+
+class _SameKey(nnx.RngStream):
+    """Returns the same key in every call, which is traced faster than a new one."""
+
+    def __call__(self) -> jax.Array:
+        return self.key[...]
+
+
+def describe(model_class: type[Model], cfg: Any) -> Any:
+    """Returns the model of hyper-parameters without numbers: each of its arrays is a `jax.ShapeDtypeStruct`."""
+
+    def make() -> Model:
+        rngs = nnx.Rngs(0)
+        rngs.default = _SameKey(0, tag="default")
+        return model_class(cfg, rngs=rngs)
+
+    return nnx.eval_shape(make)

@@ -1,6 +1,6 @@
-"""Adapts Orbax, which stores model directories and checkpoints: its errors, its threads, and what it writes of a place.
+"""Adapts Orbax, which stores the checkpoints of training: its errors, its threads, and what it writes of a place.
 
-Only this file, store.py and training/checkpoint.py import orbax.
+Only this file and training/checkpoint.py import orbax, and store.py for model directories of earlier versions.
 """
 
 import contextlib

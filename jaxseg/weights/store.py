@@ -1,11 +1,12 @@
-"""Model directories: Orbax parameters and a card."""
+"""Model directories: parameters and a card. Those of earlier versions, whose parameters Orbax wrote, are read too."""
 
+import concurrent.futures
 import dataclasses
 from pathlib import Path
 from typing import Any
 
 import jax
-import orbax.checkpoint as ocp
+import numpy as np
 from flax import nnx
 
 from jaxseg import __version__, files, registry
@@ -13,10 +14,10 @@ from jaxseg.card import CARD_FILE, Card, read_card
 from jaxseg.devices import all_devices
 from jaxseg.files import atomic_folder
 from jaxseg.weights.fill import refuse_not_finite
-from jaxseg.weights.model import Model
-from jaxseg.weights.orbax_limits import adapt_to_file_system, plain_errors, remove_places, silence_orbax_threads
+from jaxseg.weights.model import Model, describe
+from jaxseg.weights.safetensors import map_arrays, write_arrays
 
-PARAMS_FOLDER = "params"
+PARAMS_FOLDER, ARRAYS_FILE = "params", "model.safetensors"
 
 
 def save_model(model: nnx.Module, folder: str | Path, card: Card, *, overwrite: bool = False) -> Path:
@@ -38,21 +39,13 @@ def save_model(model: nnx.Module, folder: str | Path, card: Card, *, overwrite: 
     if folder.exists() and not overwrite:
         advice = "name a new folder, or replace the model with --overwrite (Python: overwrite=True)"
         raise FileExistsError(f"{folder} exists; {advice}")
-    silence_orbax_threads()
-    with atomic_folder(folder) as temporary, plain_errors():
-        adapt_to_file_system(temporary)
-        with ocp.StandardCheckpointer(multiprocessing_options=_this_host_only()) as checkpointer:
-            checkpointer.save((temporary / PARAMS_FOLDER).resolve(), _arrays(model))
-        remove_places(temporary / PARAMS_FOLDER)
+    with atomic_folder(folder) as temporary:
+        (temporary / PARAMS_FOLDER).mkdir()
+        arrays = {name: np.asarray(leaf.get_value()) for name, leaf in _leaves(model).items()}
+        write_arrays(temporary / PARAMS_FOLDER / ARRAYS_FILE, arrays)
         digest = files.sha256(temporary / PARAMS_FOLDER)
         dataclasses.replace(card, jaxseg=__version__, params_sha256=digest).write(temporary)
     return folder
-
-
-def _this_host_only() -> ocp.options.MultiprocessingOptions:
-    """Returns options with which Orbax does not wait for the other processes of a run, because they do not write."""
-    this = jax.process_index()
-    return ocp.options.MultiprocessingOptions(primary_host=this, active_processes={this})
 
 
 def _is_model(folder: Path) -> bool:
@@ -79,36 +72,54 @@ def restore_model(folder: str | Path, *, dtype: str | None = None) -> Model:
             f"{folder}: the card names {len(card.class_names)} classes, the model has {config.num_classes}"
         )
     params = folder / PARAMS_FOLDER
-    if not params.is_dir() or (card.params_sha256 and files.sha256(params) != card.params_sha256):
-        raise ValueError(
-            f"the parameters in {folder} are missing, damaged, or belong to another card; convert or train again"
-        )
-    model = nnx.eval_shape(lambda: model_class(config, rngs=nnx.Rngs(0)))
-    nnx.update(model, _with_int_keys(_restore(params, _arrays(model))))
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        digest = thread.submit(files.sha256, params)  # it reads the file while Python describes the model
+        model = describe(model_class, config)
+        if not params.is_dir() or (card.params_sha256 and digest.result() != card.params_sha256):
+            raise ValueError(
+                f"the parameters in {folder} are missing, damaged, or belong to another card; convert or train again"
+            )
+    try:
+        if (params / ARRAYS_FILE).is_file():
+            _fill(model, params / ARRAYS_FILE)
+        else:
+            _fill_by_orbax(model, params)
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ValueError(f"the parameters in {folder} are damaged or do not fit its card: {reason}") from error
     refuse_not_finite(model, folder)
     model.card = dataclasses.replace(card, config=tuple(sorted(dataclasses.asdict(config).items())))
     return model
 
 
-def _restore(params: Path, wanted: dict) -> dict:
-    """Reads arrays with the expected names and shapes onto the first device."""
+def _leaves(model: nnx.Module) -> dict[str, Any]:
+    """Returns the parameters and statistics of a model: path with dots -> variable."""
+    return {".".join(map(str, path)): leaf for path, leaf in nnx.to_flat_state(nnx.state(model))}
+
+
+def _fill(model: nnx.Module, path: Path) -> None:
+    """Gives a model the arrays of a file, on the first device."""
+    wanted, found, device = _leaves(model), map_arrays(path), all_devices()[0]
+    if {name: leaf.shape for name, leaf in wanted.items()} != {name: array.shape for name, array in found.items()}:
+        raise ValueError("other names or shapes")
+    for name, leaf in wanted.items():
+        # A copy, since the file is mapped; by numpy, since JAX would compile a program for each shape.
+        leaf.set_value(jax.device_put(np.array(found[name], leaf.dtype), device))
+
+
+def _fill_by_orbax(model: nnx.Module, params: Path) -> None:
+    """Gives a model the arrays that an earlier version stored with Orbax, on the first device."""
+    import orbax.checkpoint as ocp
+
     sharding = jax.sharding.SingleDeviceSharding(all_devices()[0])
+    wanted = _with_text_keys(nnx.to_pure_dict(nnx.state(model)))
     target = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), wanted)
-    try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            found = checkpointer.metadata(params.resolve())
-            found = jax.tree.map(lambda a: tuple(a.shape), getattr(found, "item_metadata", found).tree)
-            if found != jax.tree.map(lambda a: tuple(a.shape), target):
-                raise ValueError("other names or shapes")
-            return checkpointer.restore(params.resolve(), target)
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ValueError(f"the parameters in {params.parent} are damaged or do not fit its card: {reason}") from error
-
-
-def _arrays(model: nnx.Module) -> dict:
-    """Returns the parameters and statistics as nested dictionaries with text keys."""
-    return _with_text_keys(nnx.to_pure_dict(nnx.state(model)))
+    with ocp.StandardCheckpointer() as checkpointer:
+        found = checkpointer.metadata(params.resolve())
+        found = jax.tree.map(lambda a: tuple(a.shape), getattr(found, "item_metadata", found).tree)
+        if found != jax.tree.map(lambda a: tuple(a.shape), target):
+            raise ValueError("other names or shapes")
+        nnx.update(model, _with_int_keys(checkpointer.restore(params.resolve(), target)))
 
 
 def _with_text_keys(tree: Any) -> Any:

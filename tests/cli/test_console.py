@@ -99,7 +99,7 @@ HALT = """
 import os, sys
 class Halt:
     def find_spec(self, name, path=None, target=None):
-        if name in ("jax", "flax", "optuna", "scipy"):
+        if name in ("jax", "flax", "optuna", "scipy", "PIL"):
             os._exit(42)
 sys.meta_path.insert(0, Halt())
 from jaxseg.cli.main import main
@@ -117,7 +117,7 @@ main(sys.argv[1:])
         ("denoise -i x.png -o out --weights .", "reading weights ..."),
         ("sample -i x.png -o out --weights .", "reading weights ..."),
         ("score --ct x.npy --mask x.npy --organ liver", "reading weights ..."),
-        ("train -t demo -o run", "checking settings and data ..."),
+        ("train -t demo -o run", "Reading demo ..."),
         ("tune -t demo -o search --trials 1", "checking settings and data ..."),
         ("evaluate --run .", "reading the run and its data ..."),
         ("export -m cxas -o x.stablehlo", "checking the options ..."),

@@ -5,6 +5,7 @@ import pytest
 from click.testing import CliRunner
 
 from jaxseg.cli import options
+from jaxseg.cli.headings import HEADINGS
 from jaxseg.cli.main import COMMANDS, cli
 
 
@@ -23,7 +24,7 @@ def test_commands_are_grouped_by_purpose_with_complete_summaries():
 @pytest.mark.parametrize("name", ["segment", "extract", "denoise", "sample", "cxas"])
 def test_options_are_grouped_under_headings_in_one_order(name):
     text = shown(name)
-    headings = [heading for heading in options.HEADINGS if f"\n{heading}:\n" in text]
+    headings = [heading for heading in HEADINGS if f"\n{heading}:\n" in text]
     places = [text.index(f"\n{heading}:\n") for heading in headings]
     assert places == sorted(places)
     assert {"Input", "Output", "Model", "Speed", "Help"} <= set(headings)
@@ -41,7 +42,7 @@ def test_every_option_is_shown_once_for_every_command():
 
 
 def test_every_option_has_a_heading():
-    known = {name.replace("_", "-") for names in options.HEADINGS.values() for name in names}
+    known = {name.replace("_", "-") for names in HEADINGS.values() for name in names}
     commands = [
         one for command in cli.commands.values() for one in (command, *getattr(command, "commands", {}).values())
     ]

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -49,10 +50,11 @@ def test_training_prints_the_scores_and_where_the_model_is(jaxseg_command, tmp_p
     assert len(scores) == 4  # the mean and the three lowest classes
     assert all(0 <= float(value) <= 1 or value == "nan" for value in scores.values())
     assert [line.split(":")[0] for line in err.splitlines()] == [
+        "Reading demo ...",
         "steps 2/4",
         "steps 4/4",
         "step 4",
-        err.splitlines()[3],
+        err.splitlines()[4],
     ]
     says(err, "The run is in", "its model in")
 
@@ -102,7 +104,7 @@ def test_several_wrong_settings_are_reported_in_one_line_each(jaxseg_command, tm
     wrong = ("trainer.precision=fp8", "trainer.epoch=3", "data.size=7")
     code, _, err = jaxseg_command(*words(tmp_path / "run", settings=wrong))
     assert code == 2
-    first, *lines = err.splitlines()
+    _, first, *lines = err.splitlines()
     says(first, "3 problems in the settings of demo.yaml")
     *problems, hint = lines
     names = ["--set data.size", "--set trainer.epoch", "--set trainer.precision"]
@@ -127,7 +129,7 @@ def test_a_wrong_command_line_gives_a_one_line_error(jaxseg_command, tmp_path, m
     code, _, err = jaxseg_command("train", *arguments)
     assert code == 2
     says(err, message)
-    assert len(err.splitlines()) <= 3
+    assert len(err.splitlines()) <= 4
     assert list(tmp_path.iterdir()) == []
 
 
@@ -168,14 +170,14 @@ def test_a_damaged_checkpoint_is_reported(jaxseg_command, trained, tmp_path):
     for step in ("2", "4"):
         (folder / "checkpoints" / step / "data" / "metadata").write_text("")
     code, _, err = jaxseg_command("train", "-o", folder, "--resume", "-g", "0")
-    assert (code, len(err.splitlines())) == (1, 1)
+    assert (code, len(err.splitlines())) == (1, 2)  # the first line is "Reading ..."
     says(err, "Error: no checkpoint in", "can be read")
 
 
 def test_missing_data_give_a_one_line_error_and_no_run_folder(jaxseg_command, tmp_path):
     missing, folder = tmp_path / "none", tmp_path / "run"
     code, _, err = jaxseg_command("train", "-t", "paxray_sample", "-i", missing, "-o", folder, "-g", "0")
-    assert (code, len(err.splitlines())) == (1, 1)
+    assert (code, len(err.splitlines())) == (1, 2)  # the first line is "Reading ..."
     says(err, f"{missing / 'paxray.json'}: No such file or directory")
     assert not folder.exists()
 
@@ -190,8 +192,17 @@ def test_a_loss_that_is_not_finite_gives_a_one_line_error_and_exit_code_1(jaxseg
 
     monkeypatch.setattr(run, "make_task", with_bad_loss)
     code, _, err = jaxseg_command(*words(tmp_path / "run"))
-    assert (code, len(err.splitlines())) == (1, 1)
+    assert (code, len(err.splitlines())) == (1, 2)  # the first line is "Reading ..."
     says(err, "Error: the loss is nan at step 1; its examples: phantom ", "lower optimizer.learning_rate")
+
+
+def test_training_says_at_once_what_it_reads_also_into_a_file(tmp_path):
+    """The line comes before the heavy imports, which fail here."""
+    code = "import sys; sys.modules['jax'] = None; from jaxseg.cli.main import main; main(sys.argv[1:])"
+    for words, first in ((["-t", "demo"], "Reading demo ..."), (["-o", "none", "--resume"], "Reading none ...")):
+        command = [sys.executable, "-c", code, "train", *words]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+        assert (done.returncode, done.stderr.splitlines()[0]) == (1, first)
 
 
 def test_ctrl_c_prints_stopped_and_gives_exit_code_1(jaxseg_command, tmp_path, monkeypatch):
@@ -200,14 +211,15 @@ def test_ctrl_c_prints_stopped_and_gives_exit_code_1(jaxseg_command, tmp_path, m
 
     monkeypatch.setattr(run, "train", interrupted)
     code, _, err = jaxseg_command(*words(tmp_path / "run"))
-    assert (code, err.split()) == (1, ["Stopped."])  # nothing was written that could be resumed
+    assert (code, err.split()) == (1, ["Reading", "demo", "...", "Stopped."])  # nothing was written to be resumed
     folder = tmp_path / "a run"
     folder.mkdir()
     (folder / "config.yaml").write_text("task: phantom")
     monkeypatch.setattr("jaxseg.training.config.config.open_run", lambda *_, **__: read_config("demo"))
     code, _, err = jaxseg_command("train", "-o", folder, "--resume", "-g", "0")
     assert code == 1
-    assert err.strip().splitlines() == [
+    assert err.replace("\n\n", "\n").splitlines() == [
+        f"Reading {folder} ...",
         "Stopped. Resume the run at step 1, without a checkpoint:",
         f"  jaxseg train -o '{folder}' --resume",
     ]

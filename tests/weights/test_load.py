@@ -1,6 +1,9 @@
 """Creating, loading and converting models: layouts, misfits, round trips."""
 
 import json
+import shutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +14,7 @@ from torch_writer import save
 
 import jaxseg
 from jaxseg.card import read_card
+from jaxseg.weights.store import save_model
 
 pytestmark = pytest.mark.usefixtures("shallow")
 TINY = {"backbone": "resnet18", "width": 4}
@@ -243,3 +247,49 @@ def test_a_run_without_a_model_yet_is_reported_as_such(tmp_path):
     (tmp_path / "run/checkpoints").mkdir(parents=True)
     with pytest.raises(ValueError, match="the training run has no model yet"):
         jaxseg.load(tmp_path / "run")
+
+
+def test_a_directory_that_orbax_wrote_is_read(tmp_path, tensors):
+    """Earlier versions stored the parameters so."""
+    import orbax.checkpoint as ocp
+
+    from jaxseg import files
+
+    folder = jaxseg.convert(save(tmp_path / "x.pth", tensors), tmp_path / "model")
+    model = jaxseg.load(folder)
+
+    def texts(tree):
+        return {str(key): texts(value) for key, value in tree.items()} if isinstance(tree, dict) else tree
+
+    shutil.rmtree(folder / "params")
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(folder / "params", texts(nnx.to_pure_dict(nnx.state(model))))
+    card = json.loads((folder / "card.json").read_text())
+    (folder / "card.json").write_text(json.dumps(card | {"params_sha256": files.sha256(folder / "params")}))
+    found = jaxseg.load(folder)
+    assert nnx.to_pure_dict(nnx.state(found)).keys() == nnx.to_pure_dict(nnx.state(model)).keys()
+    np.testing.assert_array_equal(output(found), output(model))
+
+
+def test_a_file_that_is_changed_later_does_not_change_the_model(tmp_path, tensors):
+    """The file is mapped into memory, so arrays must be copies."""
+    folder = jaxseg.convert(save(tmp_path / "x.pth", tensors), tmp_path / "model")
+    model = jaxseg.load(folder)
+    before = output(model)
+    path = folder / "params" / "model.safetensors"
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        file.write(bytes(path.stat().st_size // 2))
+    np.testing.assert_array_equal(output(model), before)
+
+
+def test_commands_that_segment_import_neither_orbax_nor_scipy(tmp_path):
+    """They would take half a second of every start."""
+    model = jaxseg.create("cxas", class_names=("heart", "lung"), backbone="resnet18", width=4)
+    folder = save_model(model, tmp_path / "model", model.card)
+    code = "import sys; from jaxseg.anatomy import segment, folders; from jaxseg.weights import store\n"
+    code += "from jaxseg.nn import resnet; resnet.VARIANTS['resnet18'] = ((1, 1, 1, 1), False)  # as `shallow`\n"
+    code += "store.restore_model(sys.argv[1])\n"
+    code += "print([name for name in ('orbax', 'orbax.checkpoint', 'scipy.ndimage', 'pydicom') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
