@@ -120,15 +120,39 @@ def test_other_warnings_are_shown(clean, warning):
     assert not programs.is_about_kept(warning)
 
 
-def test_commands_that_compute_keep_programs_unless_told_otherwise(clean):
-    for words in (["segment", "-i", "x.png", "-o", "out"], ["train", "-t", "nothing"]):
-        with pytest.raises(SystemExit):
-            main([*words, "--no-cache"])
-        assert os.environ.pop("JAX_ENABLE_COMPILATION_CACHE") == "0"
-        assert programs.VARIABLE not in os.environ
-        with pytest.raises(SystemExit):
-            main(words)
-        assert os.environ.pop(programs.VARIABLE).startswith(str(clean))
+SEGMENT = ["segment", "-i", "x.png", "-o", "out"]
+TRAIN = ["train", "-t", "nothing"]
+DENOISE = ["denoise", "-i", "x.png", "-o", "out", "--weights", __file__]
+
+
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        (SEGMENT, True),
+        ([*SEGMENT, "--dtype", "float32"], True),
+        ([*SEGMENT, "--no-cache"], False),
+        ([*SEGMENT, "--dtype", "bfloat16"], False),
+        ([*SEGMENT, "--dtype", "bfloat16", "--cache"], True),
+        (TRAIN, False),
+        ([*TRAIN, "--cache"], True),
+        (DENOISE, False),
+        ([*DENOISE, "--cache"], True),
+    ],
+)
+def test_programs_are_kept_where_a_command_gains_from_it(clean, words, kept):
+    with pytest.raises(SystemExit):
+        main(words)
+    assert (os.environ.pop("JAX_ENABLE_COMPILATION_CACHE", None) == "0") is not kept
+    assert os.environ.pop(programs.VARIABLE, "").startswith(str(clean)) is kept
+
+
+@pytest.mark.parametrize("words", [SEGMENT, TRAIN])
+def test_a_folder_of_the_user_is_used_by_every_command(clean, monkeypatch, words):
+    monkeypatch.setenv(programs.VARIABLE, "mine")
+    with pytest.raises(SystemExit):
+        main(words)
+    assert os.environ[programs.VARIABLE] == "mine"
+    assert "JAX_ENABLE_COMPILATION_CACHE" not in os.environ
 
 
 def test_commands_that_do_not_compute_make_no_folder(clean):
