@@ -154,7 +154,7 @@ def forward(shape: Shape, *, dtype: str = "float32") -> Sides:
 
 def torch_bias(torch, bias: jax.Array):
     """Returns a bias as a tensor of the same dtype."""
-    return torch.from_numpy(np.asarray(bias, np.float32)).to(getattr(torch, bias.dtype.name))
+    return torch.from_numpy(np.array(bias, np.float32)).to(getattr(torch, bias.dtype.name))
 
 
 def gradients(shape: Shape) -> Sides:
@@ -322,7 +322,7 @@ def torch_side(run: Callable, *given: jax.Array, dtype: str = "float32") -> Side
     if device is None or (device == "cuda" and not torch.cuda.is_available()):
         return {}
     orders = {True: (3, 2, 0, 1), False: (0, 3, 1, 2)}  # a kernel is as high and as wide as 1 or 3 pixels
-    arrays = [np.asarray(array) for array in given]
+    arrays = [np.asarray(array, np.float32) for array in given]
     arrays = [np.ascontiguousarray(array.transpose(orders[array.shape[0] == array.shape[1] <= 3])) for array in arrays]
     tensors = [torch.from_numpy(array).to(device, getattr(torch, dtype)) for array in arrays]
     if dtype == "bfloat16":

@@ -146,7 +146,7 @@ def describe(model_class: type[Model], cfg: Any) -> Any:
 
     def make() -> Model:
         rngs = nnx.Rngs(0)
-        rngs.default = _SameKey(0, tag="default")
+        rngs.default = _SameKey(0, tag="default")  # type: ignore[attr-defined]
         return model_class(cfg, rngs=rngs)
 
     return nnx.eval_shape(make)

@@ -34,7 +34,8 @@ def test_the_kind_of_an_error_without_a_changed_setting_stays():
 def test_a_hint_stands_after_all_problems(jaxseg_command, tmp_path):
     wrong = [word for i in range(MAX_LINES + 5) for word in ("--set", f"trainer.wrong{i}=1")]
     code, _, err = jaxseg_command("train", "-t", "demo", "-o", tmp_path / "run", *wrong)
-    first, *lines, more, hint = err.splitlines()
+    reading, first, *lines, more, hint = err.splitlines()
+    assert reading == "Reading demo ..."
     assert (code, first) == (2, f"Error: {MAX_LINES + 5} problems in the settings of demo.yaml:")
     assert all(line.startswith("--set trainer.wrong") for line in lines)
     assert len(lines) == MAX_LINES
