@@ -12,8 +12,8 @@ def table(result: dict) -> str:
     """Returns a Markdown table of all rows: medians, ratios to jaxseg, shares of the machine's peak, memory."""
     lines = [
         "| model, what, batch, dtype | jaxseg | published | tuned | published / jaxseg | tuned / jaxseg "
-        "| share of the peak: operations | bytes before fusion | GB: jaxseg | published | tuned | date |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| share of the peak: operations | bytes before fusion | GB: jaxseg | published | tuned | date | processor |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, row in result["rows"].items():
         sides = row["sides"]
@@ -21,7 +21,7 @@ def table(result: dict) -> str:
         ratios = [f"{sides[side]['over_jaxseg']:.2f}" if side in sides else "" for side in ("published", "tuned")]
         memory = [f"{_memory(sides[side]):.1f}" if side in sides else "" for side in SIDES]
         name += " (other processes were running)" if any(side["noisy"] for side in sides.values()) else ""
-        cells = [name, *times, *ratios, *shares(row, result), *memory, row["date"]]
+        cells = [name, *times, *ratios, *shares(row, result), *memory, row["date"], row["processor"]]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", _machines(result), _agreement(result), _not_measured(result)]) + "\n"
 
@@ -74,21 +74,29 @@ def shares(row: dict, result: dict) -> list[str]:
 
 
 def plot(result: dict, path: Path) -> None:
-    """Draws PyTorch's time relative to jaxseg's, one pair of bars per row; draws nothing without matplotlib."""
-    pairs = []
-    for row in result["rows"].values():
+    """Draws PyTorch's time relative to jaxseg's, one pair of bars per row; draws nothing without matplotlib.
+
+    The rows are sorted by what was measured, and then by the ratio to tuned PyTorch.
+    """
+    pairs, rows = [], dict(sorted(result["rows"].items(), key=_order))
+    for row in rows.values():
         ratios = [row["sides"].get(side, {}).get("over_jaxseg") for side in ("published", "tuned")]
         pairs.append(tuple((ratio, None) for ratio in ratios))
     panel = Panel("PyTorch's time / jaxseg's time", tuple(pairs))
     picture = paired_bars(
         [panel],
-        [name.replace("training step", "training") for name in result["rows"]],
+        [name.replace("training step", "training") for name in rows],
         title=result["platform"],
         series=("PyTorch as published", "PyTorch tuned"),
         caption="Above 1, jaxseg is faster.",
     )
     if picture is not None:
         picture.save(path)
+
+
+def _order(item: tuple[str, dict]) -> tuple:
+    name, row = item
+    return row["dtype"] != "float32", "inference" not in name, -row["sides"].get("tuned", {}).get("over_jaxseg", 0)
 
 
 def _seconds(side: dict | None) -> str:

@@ -22,7 +22,7 @@ from jaxseg.cli.progress import step_callbacks
 @click.option(
     "--steps", type=click.IntRange(1), help="Number of training steps.  [default: 240, about a minute on 2 cores]"
 )
-@options.gpus
+@options.gpus_uncached
 def demo(output, steps, gpus):
     """Train a small network on phantom X-rays for a minute, then segment unseen ones.
 

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -52,7 +53,7 @@ def convolutions() -> Use:
     """
     import jax
 
-    if jax.config.jax_enable_compilation_cache and jax.config.jax_compilation_cache_dir is not None:
+    if jax.config.jax_enable_compilation_cache and jax.config.jax_compilation_cache_dir:
         return Use(False, "compiled programs are kept, which jaxlib cannot do with oneDNN's")
     return onednn()
 
@@ -60,13 +61,15 @@ def convolutions() -> Use:
 def _tried(version: str) -> bool:
     folder = user_cache()
     if folder is None:
-        return _trial()
+        return bool(_trial())
     kept = folder / f"onednn-{version}-{signature()}.json"
     try:
         return json.loads(kept.read_bytes())["usable"] is True
     except (OSError, ValueError, TypeError, KeyError):  # not tried yet, or damaged
         pass
     found = _trial()
+    if found is None:
+        return False
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(kept) as file:
@@ -76,16 +79,17 @@ def _tried(version: str) -> bool:
     return found
 
 
-def _trial() -> bool:
-    command = [sys.executable, "-m", "jaxseg.nn.onednn"]
-    environment = os.environ | {VARIABLE: "1", "JAX_PLATFORMS": "cpu"}
+def _trial() -> bool | None:
+    """Returns whether the trial gave the right numbers; None if it was not finished, as on a busy machine."""
+    command = [sys.executable, "-P", "-m", "jaxseg.nn.onednn"]  # -P: modules in the current folder are not imported
+    environment = os.environ | {VARIABLE: "1", "JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "0"}
     try:
         done = subprocess.run(
             command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=_SECONDS, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
-        return False
-    return done.returncode == 0
+        return None
+    return None if done.returncode == -signal.SIGKILL else done.returncode == 0  # Linux kills if memory is short
 
 
 @functools.cache
@@ -101,7 +105,8 @@ def computes_bfloat16() -> bool:
 def signature() -> str:
     """Returns 16 characters that differ between kinds of processors."""
     described = _described()
-    names = ("vendor_id", "cpu family", "model", "flags")
+    names = ("vendor_id", "cpu family", "model", "flags")  # on x86
+    names += ("CPU implementer", "CPU architecture", "CPU variant", "CPU part", "Features")  # on ARM
     text = "\n".join([platform.machine(), *(described.get(name, "") for name in names)])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

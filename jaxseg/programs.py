@@ -28,16 +28,17 @@ def keep() -> Path | None:
 
     Returns:
       The folder. None if nothing was changed, because JAX_COMPILATION_CACHE_DIR is set, or because there is no folder
-      into which this user can write.
+      into which this user, and nobody else, can write.
     """
     folder = None if VARIABLE in os.environ else _folder()
     if folder is None:
         return None
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # whoever can write there can run code as this user
+        folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.mkdir(exist_ok=True, mode=0o700)
     except OSError:
         return None
-    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK) or not all(map(_is_ours, (folder, folder.parent))):
         return None
     _limit(folder.parent, MOST_BYTES)
     os.environ[VARIABLE] = str(folder)
@@ -70,6 +71,12 @@ def _folder() -> Path | None:
     cache = user_cache()
     versions = "-".join(importlib.metadata.version(name) for name in ("jax", "jaxlib"))
     return None if cache is None else cache / "programs" / f"{versions}-{cpu.signature()}"
+
+
+def _is_ours(folder: Path) -> bool:
+    """Returns whether only this user can write into a folder: whoever can write there can run code as this user."""
+    state = folder.stat()
+    return not hasattr(os, "getuid") or (state.st_uid == os.getuid() and not state.st_mode & 0o022)
 
 
 def _limit(folder: Path, most: int) -> None:

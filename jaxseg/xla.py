@@ -15,7 +15,7 @@ _NEVER = -1
 
 
 def use_all_cores() -> bool:
-    """Makes XLA compute convolutions on all cores of a CPU.
+    """Makes those convolutions that XLA computes use all cores of a CPU.
 
     By default, jaxlib passes convolutions to the library YNNPACK, which uses only one core for more than 16 channels:
     SegAE's inference took 1.3 times as long on two cores, and with many cores all except one would be idle. YNNPACK

@@ -74,6 +74,21 @@ def test_a_trial_that_fails_dies_or_hangs_means_no(monkeypatch, program):
     assert not cpu.onednn().used
 
 
+def test_a_trial_that_was_not_finished_is_not_kept(monkeypatch, tmp_path):
+    start = subprocess.run
+    program = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    monkeypatch.setattr(subprocess, "run", lambda command, **given: start([command[0], "-c", program], **given))
+    assert not cpu.onednn().used
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_the_trial_does_not_import_from_the_current_folder(monkeypatch, tmp_path):
+    (tmp_path / "json.py").write_text("raise SystemExit(1)")
+    monkeypatch.chdir(tmp_path)
+    assert cpu.onednn().used
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux") or platform.machine() != "x86_64", reason="has no oneDNN")
 def test_the_real_trial_succeeds_with_this_jaxlib():

@@ -101,6 +101,16 @@ def test_other_users_cannot_write_into_the_folder(clean):
     assert not programs.keep().stat().st_mode & 0o077
 
 
+@pytest.mark.parametrize("place", ["programs", "programs/*"])
+def test_nothing_is_kept_where_others_can_write(clean, monkeypatch, place):
+    programs.keep()
+    monkeypatch.delenv(programs.VARIABLE)
+    (folder,) = clean.glob(place)
+    folder.chmod(0o777)
+    assert programs.keep() is None
+    assert programs.VARIABLE not in os.environ
+
+
 def test_programs_that_were_not_used_for_the_longest_time_are_removed(clean, monkeypatch):
     folder = programs.keep()
     for age, name in enumerate(("new", "middle", "old")):

@@ -217,14 +217,14 @@ class Segmenter:
         """Segments up to `batch_size` prepared images."""
         return self.fetch(self.start(images))
 
-    def start(self, images: Sequence[Prepared]) -> "Started":
+    def start(self, images: Sequence[Prepared]) -> Started:
         """Gives up to `batch_size` prepared images to the network, without waiting for it; see `fetch`."""
         if not 1 <= len(images) <= self.batch_size:
             raise ValueError(f"between 1 and {self.batch_size} images fit in a batch, got {len(images)}")
         x = np.stack([image.x for image in images])
         return Started(images, x, self._runner.start(x, self._cutoffs(x)))
 
-    def fetch(self, started: "Started") -> list[Segmentation]:
+    def fetch(self, started: Started) -> list[Segmentation]:
         """Waits for images that `start` has given to the network, and returns their masks."""
         images, x = started.images, started.x
         answer = fetched(started.answer, len(x))

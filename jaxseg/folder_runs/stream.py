@@ -79,7 +79,7 @@ def stream(
                     yield outcome
                 else:
                     writing.add(write_pool.submit(_write, write, outcome, value, result))
-            pending = batch_size + writers if waiting or reading else 0
+            pending = batch_size + writers if waiting or reading or started else 0
             while len(writing) > pending or any(future.done() for future in writing):
                 done, writing = concurrent.futures.wait(writing, return_when=concurrent.futures.FIRST_COMPLETED)
                 yield from (future.result() for future in done)

@@ -32,7 +32,7 @@ def convolution(
 ) -> jax.Array:
     """Returns `relu(convolution + bias + residual)`, in one pass over the result where the device allows it.
 
-    Only reverse-mode derivatives (`jax.grad`, not `jax.jvp`) are supported.
+    Only first-order reverse-mode derivatives (`jax.grad`, not `jax.jvp`) are supported.
 
     Args:
       x: (B, H, W, C).
@@ -79,7 +79,7 @@ def _backward(fusion: Fusion, kept: tuple, change: jax.Array) -> tuple[jax.Array
         )
     ]
     if fusion.bias:
-        found.append(change.astype(jnp.float32).reshape(-1, change.shape[-1]).sum(0).astype(change.dtype))
+        found.append(change.astype(_sum_dtype(change)).reshape(-1, change.shape[-1]).sum(0).astype(change.dtype))
     if fusion.residual:
         found.append(change)
     return tuple(found)
@@ -132,7 +132,7 @@ def kernel_gradient(x: jax.Array, change: jax.Array, size: Pair, padding: Pairs)
       padding: number of zeros before and after the rows, and before and after the columns.
 
     Returns:
-      (h, w, C, C'), the dtype of `x`, summed in float32.
+      (h, w, C, C'), the dtype of `x`, summed in float32 or more.
     """
     # A pixel of the kernel reads x shifted by its row and column. Here x is shifted only by the columns, and `change`
     # by the rows in the other direction: h + w copies instead of h * w.
@@ -147,8 +147,12 @@ def kernel_gradient(x: jax.Array, change: jax.Array, size: Pair, padding: Pairs)
 
 
 def _product(x: jax.Array, change: jax.Array) -> jax.Array:
-    """Returns the sum over all pixels of the outer products of the channels of two maps, (C, C') float32."""
+    """Returns the sum over all pixels of the outer products of the channels of two maps, (C, C')."""
     x, change = x.reshape(-1, x.shape[-1]), change.reshape(-1, change.shape[-1])
     precision = jax.lax.Precision.HIGHEST
     dimensions = (((0,), (0,)), ((), ()))
-    return jax.lax.dot_general(x, change, dimensions, precision=precision, preferred_element_type=jnp.float32)
+    return jax.lax.dot_general(x, change, dimensions, precision=precision, preferred_element_type=_sum_dtype(x))
+
+
+def _sum_dtype(x: jax.Array) -> jnp.dtype:
+    return jnp.dtype(jnp.float64 if x.dtype == jnp.float64 else jnp.float32)

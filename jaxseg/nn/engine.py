@@ -31,13 +31,16 @@ def fused(fusion: Fusion, x: jax.Array, kernel: jax.Array, *more: jax.Array) -> 
       *more: the bias (C',) and the residual (B, H', W', C'), as far as they are used; the dtype of `x`.
     """
     divided = None
-    if cpu.convolutions().used and jax.device_count() > 1:
+    if jax.device_count() > 1 and cpu.convolutions().used:
         divided = _divided(fusion, *((tuple(array.shape), array.dtype) for array in (x, kernel, *more)))
     return _primitive.bind(x, kernel, *more, fusion=fusion, divided=divided)
 
 
 def form_on_cpus(fusion: Fusion, x: Any, kernel: Any) -> Form:
-    """Returns the fastest form on CPUs. This is the one place that decides; `benchmarks/convolutions.py` measures.
+    """Returns the fastest form on CPUs, as `benchmarks/convolutions.py` measures.
+
+    In inference, `jaxseg.nn.inference` keeps transformed kernels for Winograd's algorithm, so that they need not come
+    here. `jaxseg.nn.convolution` chooses the forms of the gradients.
 
     Args:
       fusion: what is computed.
@@ -46,8 +49,8 @@ def form_on_cpus(fusion: Fusion, x: Any, kernel: Any) -> Form:
     """
     if fusion.keeps_size(kernel.shape) and winograd.is_faster(kernel, x.shape[:3]):
         return functools.partial(_by_winograd, fusion)
-    sizes = (*x.shape, *kernel.shape)
-    if not cpu.convolutions().used or not all(isinstance(length, int) and length > 0 for length in sizes):
+    known = all(isinstance(length, int) and length > 0 for length in (*x.shape, *kernel.shape))
+    if not known or x.dtype not in (jnp.float32, jnp.bfloat16) or not cpu.convolutions().used:
         return fusion.by_xla
     if x.dtype == jnp.bfloat16 and not cpu.computes_bfloat16():
         return functools.partial(_widened, fusion)
@@ -78,8 +81,17 @@ _compiled = jax.jit(fused, static_argnums=0)
 
 @_primitive.def_abstract_eval
 def _shape(x: Any, kernel: Any, *more: Any, fusion: Fusion, divided: Any) -> Any:
-    del more, divided
-    return x.update(shape=fusion.result_shape(x.shape, kernel.shape), weak_type=False)
+    del divided
+    shape = fusion.result_shape(x.shape, kernel.shape)
+    wanted = [(shape[-1:], "bias")] * fusion.bias + [(shape, "residual")] * fusion.residual
+    if x.shape[3] != kernel.shape[2]:
+        raise ValueError(f"a kernel {kernel.shape} takes images of {kernel.shape[2]} channels, got {x.shape}")
+    for (right, name), array in zip(wanted, more, strict=True):
+        if tuple(array.shape) != right:
+            raise ValueError(f"the {name} must be {right}, got {tuple(array.shape)}")
+    if {array.dtype for array in (kernel, *more)} != {x.dtype}:
+        raise ValueError(f"all arrays must be {x.dtype}, got {[array.dtype.name for array in (kernel, *more)]}")
+    return x.update(shape=shape, weak_type=False)
 
 
 def _batched(arrays: Sequence[Any], axes: Sequence[Any], *, fusion: Fusion, divided: Any) -> tuple[jax.Array, int]:
@@ -102,7 +114,7 @@ def _batched(arrays: Sequence[Any], axes: Sequence[Any], *, fusion: Fusion, divi
         for place, (array, axis) in enumerate(zip(arrays, axes, strict=True))
     )
     found = fused(fusion, x, *rest)
-    return found.reshape(count, -1, *found.shape[1:]), 0
+    return found.reshape(count, found.shape[0] // count, *found.shape[1:]), 0
 
 
 batching.primitive_batchers[_primitive] = _batched

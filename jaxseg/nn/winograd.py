@@ -16,7 +16,7 @@ Precision = jax.lax.PrecisionLike
 
 
 def is_faster(kernel: jax.Array | jax.ShapeDtypeStruct, image: tuple[int, ...] | None = None) -> bool:
-    """Returns whether a CPU convolves faster with `winograd` than with XLA's convolution.
+    """Returns whether a CPU convolves faster with `winograd` than in other ways.
 
     Args:
       kernel: (h, w, C, C'), any dtype. The answer is False unless it is a float32 kernel (3, 3, C, C').

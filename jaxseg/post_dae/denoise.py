@@ -1,6 +1,7 @@
 """Anatomical post-processing: a denoising autoencoder turns masks into plausible masks."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -108,13 +109,25 @@ class Denoiser:
         """
         return self._planes(self._runner(part) for part in self._parts(masks))
 
-    def start(self, masks: Sequence[np.ndarray]) -> list[tuple[jax.Array, int]]:
-        """Gives masks to the network as `probabilities` does, without waiting for it; see `fetch`."""
-        return [(self._runner.start(part), len(part)) for part in self._parts(masks)]
+    def start(self, masks: Sequence[np.ndarray]) -> tuple[list, Iterator[np.ndarray]]:
+        """Gives the first batch of masks to the network, without waiting for it; see `fetch`."""
+        parts = self._parts(masks)
+        return [self._start(part) for part in itertools.islice(parts, 1)], parts
 
-    def fetch(self, started: list[tuple[jax.Array, int]]) -> list[np.ndarray]:
-        """Waits for masks that `start` has given to the network, and returns their `probabilities`."""
-        return self._planes(fetched(*answer) for answer in started)
+    def fetch(self, started: tuple[list, Iterator[np.ndarray]]) -> list[np.ndarray]:
+        """Returns the `probabilities` of the masks given to `start`; at most two batches are on the device."""
+        running, parts = started
+
+        def answers() -> Iterator[np.ndarray]:
+            for part in parts:
+                running.append(self._start(part))
+                yield fetched(*running.pop(0))
+            yield from (fetched(*answer) for answer in running)
+
+        return self._planes(answers())
+
+    def _start(self, part: np.ndarray) -> tuple[jax.Array, int]:
+        return self._runner.start(part), len(part)
 
     def _parts(self, masks: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
         if len(masks) % self.channels:

@@ -17,6 +17,7 @@ import numpy as np
 from jaxseg import files
 
 MAX_HEADER = 100_000_000  # bytes, as in the reader of the format's authors
+MAX_AXES, MAX_LENGTH = 32, 2**48
 _ALIGNED = 64  # bytes
 
 _DTYPES = {
@@ -93,7 +94,8 @@ def _view(name: str, entry: object, data: np.ndarray) -> np.ndarray:
     try:
         dtype, shape, (start, end) = (entry[key] for key in ("dtype", "shape", "data_offsets"))  # type: ignore[index]
         dtype = _DTYPES[dtype]
-        right = all(type(length) is int and length >= 0 for length in (*shape, start, end))
+        right = isinstance(shape, list) and len(shape) <= MAX_AXES
+        right = right and all(type(length) is int and 0 <= length <= MAX_LENGTH for length in (*shape, start, end))
     except (TypeError, KeyError, ValueError):
         right = False
     if not right or end > data.size or end - start != math.prod(shape) * dtype.itemsize:

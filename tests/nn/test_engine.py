@@ -73,16 +73,35 @@ def test_programs_that_are_stored_do_not_contain_onednn():
     assert CALL not in jax.jit(ours).lower(*inputs()).as_text()
 
 
+@pytest.mark.parametrize(
+    ("place", "shape", "dtype", "message"),
+    [
+        (0, (2, 6, 7, 8), jnp.float32, "takes images of 9 channels"),
+        (2, (11,), jnp.float32, "the bias must be"),
+        (3, (1, 6, 7, 12), jnp.float32, "the residual must be"),
+        (1, (3, 3, 9, 12), jnp.bfloat16, "all arrays must be float32"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused_before_onednn_gets_them(place, shape, dtype, message):
+    given = inputs()
+    given[place] = sample(shape, dtype=dtype)
+    with pytest.raises(ValueError, match=message):
+        ours(*given)
+
+
 def test_the_choice_of_the_form():
     def form(kernel, image=(1, 64, 64), dtype=jnp.float32, strides=(1, 1)):
         padding = ((kernel[0] // 2,) * 2,) * 2
         x, k = (jax.ShapeDtypeStruct(shape, dtype) for shape in ((*image, kernel[2]), kernel))
-        return engine.form_on_cpus(Fusion(strides, padding), x, k).func
+        found = engine.form_on_cpus(Fusion(strides, padding), x, k)
+        return getattr(found, "func", "XLA")
 
     assert form((3, 3, 16, 16)) is onednn.convolve
     assert form((1, 1, 16, 16)) is onednn.convolve
     assert form((3, 3, 512, 512)) is engine._by_winograd
     assert form((3, 3, 512, 512), strides=(2, 2)) is onednn.convolve
+    assert form((3, 3, 16, 16), dtype=jnp.float16) == "XLA"
+    assert form((3, 3, 16, 16), image=(0, 64, 64)) == "XLA"
     wanted = onednn.convolve if cpu.computes_bfloat16() else engine._widened
     assert form((3, 3, 512, 512), dtype=jnp.bfloat16) is wanted
 

@@ -78,6 +78,10 @@ def test_a_dtype_that_the_format_lacks_is_refused(tmp_path):
         ('{"a": {"dtype": "U8", "shape": [2], "data_offsets": [0, 1]}}', "describes a wrongly"),
         ('{"a": {"dtype": "U8", "shape": [-1], "data_offsets": [1, 0]}}', "describes a wrongly"),
         ('{"a": {"dtype": "U8", "shape": [1], "data_offsets": [0]}}', "describes a wrongly"),
+        ('{"a": {"dtype": "U8", "shape": [0, 1180591620717411303424], "data_offsets": [0, 0]}}', "describes a wrongly"),
+        ('{"a": {"dtype": "U8", "shape": {}, "data_offsets": [0, 1]}}', "describes a wrongly"),
+        ('{"a": {"dtype": "U8", "shape": "", "data_offsets": [0, 1]}}', "describes a wrongly"),
+        (f'{{"a": {{"dtype": "U8", "shape": {[1] * 33}, "data_offsets": [0, 1]}}}}', "describes a wrongly"),
     ],
 )
 def test_damaged_headers_are_refused(tmp_path, header, reason):

@@ -156,7 +156,8 @@ class _Grid:
             raise ValueError(f"a mask must be (H, W) bool, got {mask.dtype} {mask.shape}")
         left, top, width, height = bounding_box(mask)
         framed = np.zeros((height + 2, width + 2), bool)  # the box with a border of background
-        framed[1:-1, 1:-1] = mask[top : top + height, left : left + width]
+        box = mask[top : top + height, left : left + width]
+        framed[1:-1, 1:-1] = box.view(np.uint8) != 0  # Pillow stores True as 255
         self.framed, self.width = framed.ravel(), width + 2
         moves = _STEPS @ (1, self.width)
         self.neighbours = _neighbours(self.framed, moves)
