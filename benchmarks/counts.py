@@ -120,6 +120,9 @@ def _inner(equation) -> list[tuple[int, core.Jaxpr]]:
     """Returns the programs inside an operation, and how often each of them runs."""
     if equation.primitive.name == "cond":  # the last branch is the default for platforms without a branch
         return [(1, equation.params["branches"][-1].jaxpr)]
+    if equation.primitive.name == "jaxseg_convolution":
+        shapes = [jax.ShapeDtypeStruct(value.aval.shape, value.aval.dtype) for value in equation.invars]
+        return [(1, jax.make_jaxpr(equation.params["fusion"].by_xla)(*shapes).jaxpr)]
     times = equation.params["length"] if equation.primitive.name == "scan" else 1
     found = []
     for value in equation.params.values():

@@ -64,6 +64,7 @@ def full(work, name: str, size: str, arguments: list) -> str:
     ((code, said),) = run_commands(arguments, folder=work, prefix=small_disk(disk, size))
     assert code == 1, said
     progress = (
+        "Reading ",
         "steps ",
         "step ",
         "images ",

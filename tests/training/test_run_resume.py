@@ -118,7 +118,7 @@ def check_full_disk(server, folder, output) -> None:
     # With this limit, writing a checkpoint fails as on a full disk.
     server.start(command(folder, "--resume"), output, max_file_bytes=30_000)
     assert server.end() == 1
-    progress = ("steps ", "step ", "resuming after ")
+    progress = ("Reading ", "steps ", "step ", "resuming after ")
     errors = [line for line in output.read_text().splitlines() if not line.startswith(progress)]
     assert len(errors) == 1, errors
     assert errors[0].startswith(("Error: a checkpoint could not be written", "Error: the model could not be written"))
