@@ -42,7 +42,7 @@ def test_masks_equal_pytorchs_away_from_the_threshold_and_all_output_types_agree
     with torch.inference_mode():
         logits = reference(torch.from_numpy(prepared.x.transpose(2, 0, 1)[None].copy()))[0].numpy()
     mask = np.unpackbits(result.bits, axis=2).astype(bool)
-    sure = np.abs(logits) >= 1e-4
+    sure = np.abs(logits) >= 1e-4 * np.abs(logits).max()  # processors round sums differently
     assert sure.mean() > 0.999
     np.testing.assert_array_equal(mask[sure], (logits > 0)[sure])
     check_outputs(result, tmp_path, segmenter.card.class_names)
