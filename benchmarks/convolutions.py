@@ -140,7 +140,7 @@ def forward(shape: Shape, *, dtype: str = "float32") -> Sides:
         return convolution(x, kernel, (1, 1), fusion.padding, **given)
 
     sides = {"XLA": compiled(fusion.by_xla, x, kernel, bias), "jaxseg": compiled(ours, x, kernel, bias)}
-    if cpu.onednn().used and (dtype == "float32" or cpu.computes_bfloat16()):
+    if cpu.convolutions().used and (dtype == "float32" or cpu.computes_bfloat16()):
         sides["oneDNN"] = compiled(functools.partial(onednn.convolve, fusion), x, kernel, bias)
     if dtype == "float32" and shape[4] == 3 and shape[2] * shape[3] >= 2**15:
         sides["Winograd, kernel transformed in advance"] = compiled(prepared, x, transformed(kernel), bias)

@@ -53,9 +53,10 @@ def onednn():
         jax.clear_caches()
         cpu.onednn.cache_clear()
 
+    before = jax.config.jax_enable_compilation_cache
     use(False)
     yield
-    use(True)
+    use(before)
 
 
 def pytest_addoption(parser):

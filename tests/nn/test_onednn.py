@@ -9,6 +9,7 @@ from jaxseg.nn.fused import Fusion
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("onednn")
 def test_the_trial_accepts_right_numbers_and_refuses_wrong_ones(monkeypatch):
     monkeypatch.setattr(onednn, "KINDS", onednn.KINDS[:1])
     assert onednn.trial() == 0
