@@ -294,8 +294,9 @@ def sub_pixel_transpose(
       (B, 2H, 2W, C').
     """
     bias = None if bias is None else jnp.tile(bias, 4)
-    options = {"bias": bias, "relu": relu, "precision": _precision(x)}
-    return sub_pixel.rearranged(convolution(x, sub_pixel.small_kernel(kernel), (1, 1), sub_pixel.PADDING, **options))
+    small = sub_pixel.small_kernel(kernel)
+    found = convolution(x, small, (1, 1), sub_pixel.PADDING, bias=bias, relu=relu, precision=_precision(x))
+    return sub_pixel.rearranged(found)
 
 
 def linear(
