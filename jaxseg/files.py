@@ -35,25 +35,29 @@ MAX_JSON = 2**28  # bytes
 
 
 @contextlib.contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
-    """Holds a lock on a folder while the body runs.
+def only_writer(path: Path, *, shared: bool = False) -> Iterator[None]:
+    """Holds a lock on a folder or a file while the body runs.
 
     The operating system releases the lock when the process ends, also if it is killed. If the operating system or the
     file system has no locks, nothing is locked.
 
+    Args:
+      path: an existing folder or file.
+      shared: whether several processes may hold the lock, provided that all of them share it.
+
     Raises:
       ValueError: another process holds the lock.
-      OSError: the folder cannot be opened.
+      OSError: the path cannot be opened.
     """
     if fcntl is None:
         yield
         return
-    handle = os.open(folder, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # NFS locks only files that can be written
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(handle)
-        raise ValueError(f"another run is writing into {folder}; wait until it ends, or name another folder") from None
+        raise ValueError(f"another run is writing into {path}; wait until it ends, or name another folder") from None
     except OSError:
         pass
     try:

@@ -59,6 +59,11 @@ class MaskScore:
         """The score of the mask: the mean over its slices; None for an empty mask, which has no score."""
         return float(np.mean(self.dice)) if self.dice else None
 
+    @property
+    def worst_slice(self) -> int:
+        """Index of the slice with the lowest predicted Dice; the mask must not be empty."""
+        return min(zip(self.dice, self.slices, strict=True))[1]
+
 
 class Scorer:
     """Scores many masks with one SegAE, which is compiled once.
