@@ -9,7 +9,6 @@ import pydicom
 import pytest
 from pydicom.uid import ExplicitVRLittleEndian, MediaStorageDirectoryStorage
 
-from jaxseg.folder_runs import inputs
 from jaxseg.folder_runs.inputs import find_images, parse_list, plan
 from jaxseg.folder_runs.parts import Part
 from jaxseg.images.read import read_picture
@@ -170,12 +169,6 @@ def test_a_list_of_files_is_read(tmp_path):
 def test_other_lists_are_refused(content, words):
     with pytest.raises(ValueError, match=words):
         parse_list(content, Path())
-
-
-def test_a_list_that_is_too_long_is_refused(monkeypatch):
-    monkeypatch.setattr(inputs, "MAX_LIST", 3)
-    with pytest.raises(ValueError, match="more than 3 bytes"):
-        parse_list(b"a.png", Path())
 
 
 def test_only_the_files_of_a_part_are_touched(tmp_path, png):
