@@ -143,7 +143,7 @@ def score(
     if output:
         _show_files(found, worst)
         counts = f"{found.done} done, {found.skipped} were there, {found.failed} with failures"
-        console.say(f"{counts}: {found.files.get('table', found.files['journal'])}")
+        console.say(f"{counts}: {output if part is None else found.files['journal']}")
     else:
         _show_rows(found.rows[:worst], per_slice)
     if found.failed:
