@@ -3,8 +3,8 @@
     python benchmarks/cohort.py [--counts 1000,10000]
 
 A narrow network measures small pictures and writes their masks as COCO files, so that nearly all of the time is that of
-the account: files, summary, journal, table. Each step is a separate process. Its time and memory are counted after the same
-step with 300 other pictures, which compiles the network.
+the account: files, summary, journal, table. Each step is a separate process. Its time and memory are counted after a
+warm-up with 300 other pictures, which compiles the network.
 """
 
 import argparse
