@@ -2,13 +2,15 @@
 
 import click
 
-from jaxseg.cli import console, options
+from jaxseg.cli import cohort, console, options
 from jaxseg.cli.runs import of_anatomy, run_images
 
 
 @click.command()
 @options.fidelity(intensity=("original", "clinical"), original_values=(True, False))
 @options.of_extraction(required=True)
+@cohort.source("Image (png, jpg, DICOM) or folder of images.")
+@cohort.of_cohort("images")
 @options.of_images
 @of_anatomy
 def extract(
@@ -23,6 +25,7 @@ def extract(
     strict_projection,
     preview,
     overwrite,
+    merged,
     **others,
 ):
     """Measure the anatomy in chest X-rays: a table with one row per image.
@@ -52,5 +55,5 @@ def extract(
         return extract_folder(source, output, [feature.name for feature in found], segmenter, **settings)
 
     settings = {"store_masks": store_seg, "draw": draw, "original_values": original_values, "preview": preview}
-    settings |= seg | {"output_type": output_type, "overwrite": overwrite}
+    settings |= seg | {"output_type": output_type, "overwrite": overwrite, "merged": merged}
     run_images(source, output, job=job, settings=settings, classes=classes, **others)

@@ -8,7 +8,19 @@ import click
 # Headings of `--help` -> options under them, the most used first. Every option of every command is listed.
 HEADINGS = {
     "Input": (
-        *("--config", "--run", "--input", "--kind", "--recursive", "--ct", "--mask", "--label-volume", "--masks"),
+        *(
+            "--config",
+            "--run",
+            "--input",
+            "--files",
+            "--part",
+            "--kind",
+            "--recursive",
+            "--ct",
+            "--mask",
+            "--label-volume",
+            "--masks",
+        ),
         *("--truth", "--organ", "--dataset", "--labels", "--label", "--label-names", "--names-table", "--names"),
         *("--organs", "--canonical", "--slices", "--split", "--step"),
         *("--xml", "--pseudo", "--intensity", "--any-modality", "--preprocessing", "--grey", "--normalise", "--resize"),
@@ -16,7 +28,8 @@ HEADINGS = {
     ),
     "Output": (
         *("--output", "--output_type", "--feature", "--features", "--classes", "--groups", "--samples", "--preview"),
-        *("--save-mask", "--reference-out", "--overwrite", "--draw", "--store_seg", "--labelmap"),
+        *("--save-mask", "--reference-out", "--overwrite", "--merged", "--partial", "--draw", "--store_seg"),
+        *("--labelmap",),
         *("--strict-projection", "--soft", "--title", "--alpha", "--sides", "--report", "--per-slice", "--worst"),
         *("--rank", "--original-values", "--platforms", "--image-size", "--json"),
     ),

@@ -17,6 +17,7 @@ from jaxseg.cli.evaluate import evaluate
 from jaxseg.cli.export import export
 from jaxseg.cli.extract import extract
 from jaxseg.cli.headings import grouped, write_commands
+from jaxseg.cli.merge import merge
 from jaxseg.cli.models import models
 from jaxseg.cli.prepare import prepare
 from jaxseg.cli.register import register
@@ -33,7 +34,7 @@ MAX_LINES = 20  # of one error
 
 # Heading of `jaxseg --help` -> commands, the most used first.
 COMMANDS = {
-    "Use": (segment, extract, register, denoise, score, sample, cxas),
+    "Use": (segment, extract, register, denoise, score, sample, merge, cxas),
     "Train": (train, tune, evaluate, prepare),
     "Tools": (demo, models, show, report, convert, export),
 }

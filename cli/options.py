@@ -319,7 +319,6 @@ of_network = combined(
     dtype,
 )
 of_images = combined(
-    source("Image (png, jpg, DICOM) or folder of images."),
     output("Folder of the results."),
     output_type(
         OUTPUT_TYPES,
@@ -341,6 +340,13 @@ of_images = combined(
         help="Also search sub-folders, such as those of a DICOMDIR; the output mirrors them.",
     ),
     overwrite("images"),
+    click.option(
+        "--merged/--no-merged",
+        default=True,
+        show_default=True,
+        help="Whether to write the files that are made from all images: the table of `jaxseg extract`, and with -ot "
+        "json one COCO file for a folder.",
+    ),
     click.option(
         "--report",
         type=click.Path(path_type=Path, dir_okay=False),

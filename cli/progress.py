@@ -1,11 +1,14 @@
 """Progress: a bar with the rate and the time left on a terminal, otherwise plain lines."""
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 
 from jaxseg.cli import console
 from jaxseg.files import printable
 
+FIRST, LONG = 10, 50  # files before the speed is measured; runs with more files have a forecast
+MEASURED_S = 2.0  # the speed is measured for at least this time, and over at least FIRST files
 COMPILING = "compiling (once, about 20 s)"  # what happens before the first item is done
 
 
@@ -91,6 +94,52 @@ def download_progress() -> Iterator[Callable[[int, int | None], None]]:
             bar.update(task, completed=done, total=total)
 
         yield update
+
+
+class Forecast:
+    """Says once in a long run how much time it needs, and how large its results will be.
+
+    Args:
+      what: name of the files, such as "images".
+      clock: returns the time in seconds.
+    """
+
+    def __init__(self, what: str, *, clock: Callable[[], float] = time.monotonic):
+        self.what, self.clock = what, clock
+        self.sizes: list[int] = []
+        self._before = self._start = None
+        self._said = False
+
+    def report(self, outcome) -> None:
+        """Takes the size of a file's results, if it was measured."""
+        if outcome.size is not None:
+            self.sizes.append(outcome.size)
+
+    def progress(self, done: int, total: int, _name: str) -> None:
+        """Takes the number of files that are done, and says the forecast when the speed is known."""
+        self._before = done if self._before is None else self._before
+        count, rest = done - self._before, total - done
+        if self._start is None:
+            self._start = self.clock() if count >= FIRST else None
+            return
+        seconds = self.clock() - self._start
+        if self._said or count < 2 * FIRST or seconds < MEASURED_S or rest + count <= LONG or not rest:
+            return
+        self._said = True
+        speed = (count - FIRST) / seconds
+        size = f" and {_bytes(rest * sum(self.sizes) / len(self.sizes))}" if self.sizes else ""
+        speed_of = f"{speed:.2g} {self.what}/s after the first ten"
+        console.say(f"{total:,} {self.what}; {speed_of}: about {_time(rest / speed)}{size} to come")
+
+
+def _time(seconds: float) -> str:
+    if seconds >= 5400:
+        return f"{seconds / 3600:.1f} hours"
+    return f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds"
+
+
+def _bytes(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 def _bar(total: int, what: str, before: int, first: str) -> Iterator[Callable[[str], None]]:

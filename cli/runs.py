@@ -10,9 +10,9 @@ from pathlib import Path
 
 import click
 
-from jaxseg.cli import console, options
+from jaxseg.cli import cohort, console, options
 from jaxseg.cli.errors import resumable
-from jaxseg.cli.progress import COMPILING, download_progress, item_progress
+from jaxseg.cli.progress import COMPILING, Forecast, download_progress, item_progress
 from jaxseg.files import printable
 
 of_anatomy = options.combined(
@@ -66,10 +66,20 @@ def shown(what: str) -> Iterator[dict[str, Callable]]:
     Args:
       what: name of the items, such as "images".
     """
-    notes = Notes(what)
+    notes, forecast = Notes(what), Forecast(what)
     hint = "The same command continues where it stopped."
+
+    def report(outcome) -> None:
+        forecast.report(outcome)
+        show_outcome(outcome, notes)
+
     with resumable(lambda: hint), item_progress(what, first=COMPILING) as show:
-        yield {"progress": show, "report": functools.partial(show_outcome, notes=notes)}
+
+        def progress(done: int, total: int, name: str) -> None:
+            show(done, total, name)
+            forecast.progress(done, total, name)
+
+        yield {"progress": progress, "report": report}
     notes.finish()
 
 
@@ -136,12 +146,23 @@ def finish(result) -> None:
 
 
 def run_images(
-    source, output, *, recursive, report, job, settings, postprocess=None, classes=None, **segmenter_options
+    source,
+    output,
+    *,
+    listed,
+    part,
+    recursive,
+    report,
+    job,
+    settings,
+    postprocess=None,
+    classes=None,
+    **segmenter_options,
 ) -> None:
     """Finds images, makes the Segmenter, runs a job of `jaxseg.anatomy.folders`, and shows what it did.
 
     Args:
-      source, output, recursive, report: from the command line.
+      source, output, listed, part, recursive, report: from the command line.
       job: (source, output, Segmenter, **settings) -> FolderResult.
       settings: options of the job.
       postprocess: Segmenter -> its `postprocess`; None: there is none.
@@ -155,8 +176,9 @@ def run_images(
     if report:
         with options.usage_errors("--report"):
             folders.check_report(report)
-    with options.usage_errors("--input"):
-        files = find_images(source, recursive=recursive, output=output)
+    find = functools.partial(find_images, recursive=recursive, output=output)
+    source, files = cohort.find_files(source, listed, find)
+    settings |= {"part": cohort.part_of(part, many=source.is_dir())}
     segmenter = make_segmenter(classes=classes, **segmenter_options)
     if postprocess is not None:
         segmenter.postprocess = postprocess(segmenter)

@@ -8,9 +8,9 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from jaxseg.cli import console, options
+from jaxseg.cli import cohort, console, options
 from jaxseg.cli.errors import resumable
-from jaxseg.cli.progress import COMPILING, item_progress
+from jaxseg.cli.progress import COMPILING, Forecast, item_progress
 from jaxseg.cli.runs import inference_devices
 
 _EXISTING = options.ExistingPath("a .nii.gz, .nii, .npy or .npz file, or a folder of DICOM slices")
@@ -43,6 +43,7 @@ _MODELS = "a training run, a model directory or a .pth file"
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Instead of --ct: a folder of CASE/ct.nii.gz and CASE/segmentations/ORGAN.nii.gz.",
 )
+@cohort.of_cohort("cases", where="--dataset")
 @click.option(
     "-o",
     "--output",
@@ -93,7 +94,21 @@ _MODELS = "a training run, a model directory or a .pth file"
 @options.batch_size("10 on CPUs, otherwise 128", "slices")
 @options.gpus_uncached
 def score(
-    ct, mask, organ, label_volume, label_names, dataset, output, per_slice, worst, rank, organs, overwrite, **settings
+    ct,
+    mask,
+    organ,
+    label_volume,
+    label_names,
+    dataset,
+    listed,
+    part,
+    output,
+    per_slice,
+    worst,
+    rank,
+    organs,
+    overwrite,
+    **settings,
 ):
     """Predict the Dice of masks of organs in CTs without knowing the true masks.
 
@@ -110,7 +125,9 @@ def score(
     given |= {"label-names": label_names} | {"o": output, "worst": worst, "rank": rank, "overwrite": overwrite}
     source = click.get_current_context().get_parameter_source("organs")
     given |= {"organs": organs != "auto" and source is not ParameterSource.DEFAULT}
+    given |= {"files": listed, "part": part}
     _check({name for name, value in given.items() if value})
+    part = cohort.part_of(part, many=dataset is not None)
     console.stage("reading weights")
     model = _model_options(**settings)
     if mask:
@@ -120,10 +137,13 @@ def score(
     if label_volume:
         found = _score_many("score_labels", (ct, label_volume, output), {"label_names": label_names} | written | model)
     else:
-        found = _score_many("score_dataset", (dataset, output), {"organs": organs} | written | model)
+        files = None if listed is None else cohort.read_list(listed, dataset)
+        chosen = {"organs": organs, "files": files, "part": part}
+        found = _score_many("score_dataset", (dataset, output), chosen | written | model)
     if output:
         _show_files(found, worst)
-        console.say(f"{found.done} done, {found.skipped} were there, {found.failed} with failures: {output}")
+        counts = f"{found.done} done, {found.skipped} were there, {found.failed} with failures"
+        console.say(f"{counts}: {output if part is None else found.files['journal']}")
     else:
         _show_rows(found.rows[:worst], per_slice)
     if found.failed:
@@ -147,8 +167,9 @@ def _check(given: set[str]) -> None:
     for name in ("rank", "overwrite"):
         if name in given and "o" not in given:
             raise click.UsageError(f"--{name} needs -o, the CSV")
-    if "organs" in given and "dataset" not in given:
-        raise click.UsageError("--organs belongs to --dataset")
+    for name in ("organs", "files", "part"):
+        if name in given and "dataset" not in given:
+            raise click.UsageError(f"--{name} belongs to --dataset")
 
 
 def _model_options(*, gpus, weights, slices, **others) -> dict:
@@ -191,8 +212,14 @@ def _score_many(function: str, paths: tuple, settings: dict):
 def _progress() -> Iterator[dict[str, Callable]]:
     """Yields the callbacks of `jaxseg.score_dataset` that show its progress."""
     hint = "With -o, the same command continues where it stopped."
+    forecast = Forecast("cases")
     with resumable(lambda: hint), item_progress("cases", first=COMPILING) as show:
-        yield {"progress": show, "report": _show_problems}
+
+        def progress(done: int, total: int, name: str) -> None:
+            show(done, total, name)
+            forecast.progress(done, total, name)
+
+        yield {"progress": progress, "report": _show_problems}
 
 
 def _show_problems(record) -> None:

@@ -2,12 +2,14 @@
 
 import click
 
-from jaxseg.cli import console, options
+from jaxseg.cli import cohort, console, options
 from jaxseg.cli.runs import make_denoiser, of_anatomy, run_images
 
 
 @click.command()
 @options.fidelity(intensity=("original", "clinical"))
+@cohort.source("Image (png, jpg, DICOM) or folder of images.")
+@cohort.of_cohort("images")
 @options.of_images
 @of_anatomy
 @click.option("--classes", help='Only these labels or groups, such as "heart, lung lobes, all vertebrae".')
@@ -33,6 +35,7 @@ def segment(
     strict_projection,
     preview,
     overwrite,
+    merged,
     **others,
 ):
     """Segment the anatomy in chest X-rays (png, jpg, DICOM).
@@ -56,6 +59,6 @@ def segment(
         with options.usage_errors("--denoise-classes"):
             return found.postprocess_for(segmenter.names, denoise_classes)
 
-    settings = seg | {"output_type": output_type, "preview": preview, "overwrite": overwrite}
+    settings = seg | {"output_type": output_type, "preview": preview, "overwrite": overwrite, "merged": merged}
     others["postprocess"] = None if denoiser is None else postprocess
     run_images(source, output, job=segment_folder, settings=settings, **others)

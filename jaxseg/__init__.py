@@ -23,9 +23,11 @@ if TYPE_CHECKING:  # the same names as in _PUBLIC below, for type checkers and e
     from jaxseg.datasets.phantom_sets import prepare_phantoms as prepare_phantoms
     from jaxseg.draw.visualize import visualize as visualize
     from jaxseg.export.exported import load_exported as load_exported
+    from jaxseg.folder_runs.merge import merge_folder as merge_folder
     from jaxseg.post_dae.denoise import Denoiser as Denoiser
     from jaxseg.post_dae.denoise import denoise as denoise
     from jaxseg.post_dae.mask_files import denoise_folder as denoise_folder
+    from jaxseg.segae.merge_scores import merge_scores as merge_scores
     from jaxseg.segae.prepare import prepare_segae as prepare_segae
     from jaxseg.segae.score import Scorer as Scorer
     from jaxseg.segae.score import score as score
@@ -57,6 +59,8 @@ _PUBLIC = {
     "functional": "jaxseg.weights.load",
     "load": "jaxseg.weights.load",
     "load_exported": "jaxseg.export.exported",
+    "merge_folder": "jaxseg.folder_runs.merge",
+    "merge_scores": "jaxseg.segae.merge_scores",
     "prepare_lidc": "jaxseg.annotators.lidc.prepare",
     "prepare_mnist": "jaxseg.annotators.mnist",
     "prepare_phantoms": "jaxseg.datasets.phantom_sets",

@@ -1,5 +1,6 @@
 """The jobs of a folder of X-rays: segment all of them, or measure all of them into one table."""
 
+import dataclasses
 import functools
 import json
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ from flax import nnx
 
 from jaxseg import registry
 from jaxseg.anatomy import products
-from jaxseg.anatomy.extract import merge_tables, needed_classes
+from jaxseg.anatomy.extract import needed_classes
 from jaxseg.anatomy.measure import features as known
 from jaxseg.anatomy.segment import Segmenter, as_segmenter
 from jaxseg.devices import environment
@@ -18,8 +19,11 @@ from jaxseg.files import atomic_file
 from jaxseg.folder_runs import folder
 from jaxseg.folder_runs.account import Product, Run, stored
 from jaxseg.folder_runs.folder import FolderResult
-from jaxseg.folder_runs.inputs import SUMMARY_FILE, find_images, plan
+from jaxseg.folder_runs.inputs import find_images, plan
+from jaxseg.folder_runs.merged import Merged
+from jaxseg.folder_runs.parts import Part, as_part
 from jaxseg.folder_runs.stream import Outcome
+from jaxseg.summaries import SUMMARY_FILE
 
 Progress = Callable[[int, int, str], None]
 Report = Callable[[Outcome], None]
@@ -34,7 +38,9 @@ def segment_folder(
     labelmap: bool = False,
     strict_projection: bool = False,
     preview: bool = False,
+    merged: bool = True,
     files: Sequence[Path] | None = None,
+    part: Part | str | None = None,
     recursive: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -55,7 +61,11 @@ def segment_folder(
       labelmap: with "dicom-seg", write one label map; classes must not overlap.
       strict_projection: with "dicom-seg", write no geometry for an X-ray; many viewers do not open such a file.
       preview: also write `<image>.preview.jpg`, the masks over the image.
+      merged: with "json", also write one COCO file for all images of a folder, if any of them has changed.
       files: the image files to process, as `jaxseg.folder_runs.inputs.find_images` returns them; None: all of `source`.
+        A file that does not exist fails, and the others are processed.
+      part: process only this part of the files, such as "3/8", so that 8 processes share them; `jaxseg.merge_folder`
+        joins the results of the parts. None: all files.
       recursive: also search sub-folders; the output mirrors them.
       overwrite: process images again whose results exist, and replace results of other settings.
       progress: called as (number of images processed, their total, name of the last), first with 0 and "".
@@ -89,8 +99,8 @@ def segment_folder(
     settings = segmenter.settings
     seg = {"labelmap": labelmap, "strict_projection": strict_projection}
     made = _mask_products(segmenter, settings, output_type, seg, preview=preview)
-    merges = _mask_merges(segmenter, made, source)
-    return _run(source, output, files, segmenter, made, settings, merges, overwrite, progress, report)
+    work = _Work(source, output, list(files), segmenter, as_part(part), overwrite, progress, report)
+    return work(made, settings, _mask_merges(segmenter, made, source) if merged else [])
 
 
 def extract_folder(
@@ -106,7 +116,9 @@ def extract_folder(
     labelmap: bool = False,
     strict_projection: bool = False,
     preview: bool = False,
+    merged: bool = True,
     files: Sequence[Path] | None = None,
+    part: Part | str | None = None,
     recursive: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -130,7 +142,9 @@ def extract_folder(
       labelmap: with "dicom-seg", write one label map; classes must not overlap.
       strict_projection: with "dicom-seg", write no geometry for an X-ray; many viewers do not open such a file.
       preview: also write `<image>.preview.jpg`, the masks over the image.
+      merged: write the table, and with the output type "json" one COCO file, if any image has changed.
       files: the image files to process; None: all of `source`.
+      part: process only this part of the files, see `segment_folder`; the table is written by `jaxseg.merge_folder`.
       recursive: also search sub-folders; the output mirrors them.
       overwrite: process images again whose results exist, and replace results of other settings.
       progress: called as (number of images processed, their total, name of the last), first with 0 and "".
@@ -175,9 +189,9 @@ def extract_folder(
     if draw:
         made.append(products.drawings(names, segmenter.intensity, groups=groups))
     settings |= {"features": list(names), "original_values": original_values}
-    merges: list[tuple[str, Callable]] = [(".csv", functools.partial(merge_tables, root=source, features=names))]
-    merges += _mask_merges(segmenter, made, source)
-    return _run(source, output, files, segmenter, made, settings, merges, overwrite, progress, report)
+    merges = [Merged(".csv", "measurements", {"features": list(names)}), *_mask_merges(segmenter, made, source)]
+    work = _Work(source, output, list(files), segmenter, as_part(part), overwrite, progress, report)
+    return work(made, settings, merges if merged else [])
 
 
 def check_seg_options(seg: dict[str, bool], output_type: str | None, *, masks: bool = True) -> None:
@@ -262,33 +276,36 @@ def _mask_products(
     return found
 
 
-def _mask_merges(segmenter: Segmenter, made: list[Product], source: Path) -> list[tuple[str, Callable]]:
-    """Returns the function that merges a folder's COCO files, if there are any."""
+def _mask_merges(segmenter: Segmenter, made: list[Product], source: Path) -> list[Merged]:
+    """Returns what merges a folder's COCO files, if there are any."""
     if not (source.is_dir() and any(product.kind == "json" for product in made)):
         return []
-    return [(".json", functools.partial(products.merge_masks, segmenter=segmenter))]
+    return [Merged(".json", "json", {"categories": list(segmenter.card.class_names)})]
 
 
-def _run(
-    source: Path,
-    output: Path,
-    files: Sequence[Path],
-    segmenter: Segmenter,
-    made: list[Product],
-    settings: dict,
-    merges: list[tuple[str, Callable]],
-    overwrite: bool,
-    progress: Progress | None,
-    report: Report | None,
-) -> FolderResult:
-    return folder.run(
-        plan(list(files), source, output),
-        Run(output, tuple(made), settings, segmenter.card.note),
-        lambda todo, run: products.segment_files(todo, segmenter, run),
-        prepare=segmenter.compile,
-        merges=merges,
-        source=source,
-        overwrite=overwrite,
-        progress=progress,
-        report=report,
-    )
+@dataclasses.dataclass(frozen=True)
+class _Work:
+    """The images of a call, and how they are processed."""
+
+    source: Path
+    output: Path
+    files: list[Path]
+    segmenter: Segmenter
+    part: Part | None
+    overwrite: bool
+    progress: Progress | None
+    report: Report | None
+
+    def __call__(self, made: list[Product], settings: dict, merges: list[Merged]) -> FolderResult:
+        segmenter = self.segmenter
+        return folder.run(
+            plan(self.files, self.source, self.output, part=self.part),
+            Run(self.output, tuple(made), settings, segmenter.card.note, part=self.part),
+            lambda todo, run: products.segment_files(todo, segmenter, run),
+            prepare=segmenter.compile,
+            merges=merges,
+            source=self.source,
+            overwrite=self.overwrite,
+            progress=self.progress,
+            report=self.report,
+        )

@@ -24,7 +24,7 @@ from jaxseg.folder_runs.stream import Outcome
 from jaxseg.images.preprocess import display
 from jaxseg.images.read import read_picture
 from jaxseg.masks.segmentation import Segmentation
-from jaxseg.masks.write import DRAWING, MEASUREMENTS, PREVIEW, WRITERS, merge_coco, output_path
+from jaxseg.masks.write import DRAWING, MEASUREMENTS, PREVIEW, WRITERS, output_path
 
 
 def masks(output_type: str, class_names: tuple[str, ...], model: str, **seg: bool) -> Product:
@@ -117,12 +117,6 @@ def _remarks(job: Job, image: Prepared, segmentation: Segmentation) -> list[str 
     notes = [f"{job.source.name}: {note}" for note in segmentation.notes if note not in image.notes]
     found = segmentation.orientation
     return [*notes, {"orientation": dataclasses.asdict(found)}] if found is not None and found.note else notes
-
-
-def merge_masks(jobs: list[Job], run: Run, path: Path, segmenter: Segmenter) -> Path:
-    """Writes one COCO file for the folder from the files of the images that are done."""
-    place = next(product.place for product in run.products if product.kind == "json")
-    return merge_coco([place(job.base) for job in run.finished(jobs)], path, segmenter.card.class_names)
 
 
 def _reader(run: Run, segmenter: Segmenter) -> Callable:

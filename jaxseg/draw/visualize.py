@@ -175,7 +175,7 @@ def _masks(masks: Any, image: Any, names: Sequence[str] | None) -> Any:
         return open_masks(masks, names=names, image=image if isinstance(image, str | Path) else None)
     if not hasattr(masks, "names"):
         array = _binary(np.asarray(masks))
-        masks = LoadedMasks(label_sets.numbered(len(array)), array)
+        masks = LoadedMasks.of(label_sets.numbered(len(array)), array)
     if names is None:
         return masks
     if len(names) != len(masks.names):

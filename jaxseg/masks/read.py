@@ -36,31 +36,43 @@ __all__ = [
 ]
 
 SUFFIXES = (*PICTURES, ".npy", ".npz", ".json", ".dcm")
-_MAX_BYTES = 2**34  # of masks in memory, one byte per pixel: all classes of CXAS at 10,000 x 10,000
+_MAX_PIXELS = 2**34  # of masks in memory, eight in one byte: all classes of CXAS at 10,000 x 10,000
 
 
 @dataclasses.dataclass(frozen=True)
 class LoadedMasks:
-    """The masks of one image.
+    """The masks of one image, with eight pixels in one byte.
 
     Attributes:
       names: (K,) names of the masks.
-      masks: (K, H, W) bool.
+      bits: (K, H, ceil(W / 8)) uint8, the first pixel in the highest bit.
+      size: height and width.
       notes: remarks for the user.
     """
 
     names: tuple[str, ...]
-    masks: np.ndarray
+    bits: np.ndarray
+    size: tuple[int, int]
     notes: tuple[str, ...] = ()
 
+    @classmethod
+    def of(cls, names: Sequence[str], masks: np.ndarray) -> "LoadedMasks":
+        """Returns masks in memory, (K, H, W) bool, with their names."""
+        return cls(tuple(names), np.packbits(masks, axis=2), (masks.shape[1], masks.shape[2]))
+
     @property
-    def size(self) -> tuple[int, int]:
-        """Height and width."""
-        return self.masks.shape[1], self.masks.shape[2]
+    def masks(self) -> np.ndarray:
+        """All masks, (K, H, W) bool, which take eight times the memory of `bits`."""
+        return np.unpackbits(self.bits, axis=2, count=self.size[1]).view(bool)
 
     def mask(self, k: int) -> np.ndarray:
         """Returns mask `k`, (H, W) bool."""
-        return self.masks[k]
+        return np.unpackbits(self.bits[k], axis=1, count=self.size[1]).view(bool)
+
+    def chosen(self, indices: Sequence[int]) -> "LoadedMasks":
+        """Returns some of the masks."""
+        names = tuple(self.names[k] for k in indices)
+        return self if names == self.names else dataclasses.replace(self, names=names, bits=self.bits[list(indices)])
 
 
 def read_masks(
@@ -99,14 +111,14 @@ def read_masks(
     found = _names_of(stack)
     with _naming(path):
         chosen = select(found, classes)
-        if len(chosen) * stack.size[0] * stack.size[1] > _MAX_BYTES:
+        if len(chosen) * stack.size[0] * stack.size[1] > _MAX_PIXELS:
             raise ImageError(
                 f"{len(chosen)} masks of {stack.size[0]} x {stack.size[1]} are too many; choose fewer classes"
             )
-        masks = np.empty((len(chosen), *stack.size), bool)
-        for target, mask in zip(masks, stack.read(chosen), strict=True):
-            target[:] = mask
-    return LoadedMasks(tuple(found[k] for k in chosen), masks, tuple(stack.notes))
+        bits = np.empty((len(chosen), stack.size[0], -(-stack.size[1] // 8)), np.uint8)
+        for target, mask in zip(bits, stack.read(chosen), strict=True):
+            target[:] = np.packbits(mask, axis=1)
+    return LoadedMasks(tuple(found[k] for k in chosen), bits, stack.size, tuple(stack.notes))
 
 
 def open_masks(

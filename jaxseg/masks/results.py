@@ -1,18 +1,18 @@
-"""Finds the masks of an image in a folder of results, by the `summary.json` of `jaxseg segment`, or by their names."""
+"""Finds the masks of an image in a folder of results, by the summaries of `jaxseg segment`, or by their names."""
 
 import dataclasses
 import functools
 from pathlib import Path
 
-from jaxseg import journal
+from jaxseg import journal, summaries
 from jaxseg.files import printable, resolved, safe_name, sha256
 from jaxseg.images.read import stem
 from jaxseg.masks.formats import SEG
 from jaxseg.masks.pictures import PICTURES
 from jaxseg.masks.segmentation import Orientation
+from jaxseg.summaries import SUMMARY_FILE
 
-SUMMARY_FILE = "summary.json"
-_MAX_SUMMARY = 2**28  # bytes
+_MAX_SUMMARY = 2**30  # bytes
 _KINDS = ("npy", "npz", "png", "dicom-seg", "json", "jpg")  # the first available one is used; jpg is lossy
 
 
@@ -194,24 +194,27 @@ def _is_same(image: Path, entry: dict, stamp: list) -> bool:
 def read_summary(folder: Path) -> Summary | None:
     """Returns the summary that a run keeps in a folder; None if there is none, or it is a data set's or foreign.
 
-    While a run is working, the summary includes the entries in its journal.
+    While a run is working, the summary includes the entries in its journal. The summaries of parts that are not merged
+    yet are read as one.
 
     Raises:
       ValueError: the summary is damaged.
     """
-    path = folder / SUMMARY_FILE
-    found = [file.stat() for file in (path, journal.journal_of(path)) if file.is_file()]
+    paths = tuple(summaries.summary_files(folder))
+    files = [file for path in paths for file in (path, journal.journal_of(path))]
+    found = [file.stat() for file in files if file.is_file()]
     if not found:
         return None
     if sum(status.st_size for status in found) > _MAX_SUMMARY:
-        raise ValueError(f"{path} has more than {_MAX_SUMMARY:,} bytes: it is not a jaxseg summary")
-    return _parse(path, tuple((status.st_size, status.st_mtime_ns) for status in found))
+        raise ValueError(f"{paths[0]} has more than {_MAX_SUMMARY:,} bytes: it is not a jaxseg summary")
+    return _parse(paths, tuple((status.st_size, status.st_mtime_ns) for status in found))
 
 
 @functools.lru_cache(maxsize=2)  # one summary serves many images
-def _parse(path: Path, _states: tuple[tuple[int, int], ...]) -> Summary | None:
+def _parse(paths: tuple[Path, ...], _states: tuple[tuple[int, int], ...]) -> Summary | None:
+    path = paths[0]
     try:
-        content = journal.read_document(path)
+        content = summaries.joined(paths)
         if not isinstance(content, dict) or "jaxseg" not in content or "made_by" in content:
             return None  # of another program, or of a data set by `jaxseg prepare`
         classes = content["settings"].get("classes", [])  # `extract` lists none
@@ -221,8 +224,8 @@ def _parse(path: Path, _states: tuple[tuple[int, int], ...]) -> Summary | None:
             raise TypeError("the grid is not a height and width")
         entries = content["files"].values()
         texts = [*classes, *(entry["source"] for entry in entries), *(entry.get("sha256", "") for entry in entries)]
-        paths = [output["path"] for entry in entries for output in entry["outputs"].values()]
-        if not all(isinstance(text, str) for text in texts + paths):
+        places = [output["path"] for entry in entries for output in entry["outputs"].values()]
+        if not all(isinstance(text, str) for text in texts + places):
             raise TypeError("a name or path is not a string")
     except FileNotFoundError:  # there is only the journal of a summary that was removed
         return None
@@ -242,7 +245,7 @@ def _parse(path: Path, _states: tuple[tuple[int, int], ...]) -> Summary | None:
     }
     turned = None if intensity is None else intensity == "clinical"
     maps = (by_source, by_hash, by_masks)
-    return Summary(tuple(classes), tuple(grid) if grid else None, *maps, frozenset(paths), turned)
+    return Summary(tuple(classes), tuple(grid) if grid else None, *maps, frozenset(places), turned)
 
 
 def _find_listed(folder: Path, image: Path, summary: Summary) -> Path:

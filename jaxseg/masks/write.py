@@ -139,7 +139,7 @@ def merge_coco(parts: Sequence[Path], path: Path, categories: Sequence[str]) -> 
     """Joins the COCO files of single images into one file for a folder, with unique ids.
 
     The original advances the ids by too little, so that they collide between images (its oddity C6). Only one part is
-    in memory at a time.
+    in memory at a time; each is read twice, because the images come before the annotations.
 
     Args:
       parts: the COCO files, one per image.
@@ -149,11 +149,12 @@ def merge_coco(parts: Sequence[Path], path: Path, categories: Sequence[str]) -> 
     Returns:
       `path`.
     """
-    images = [read_json(part)["images"][0] | {"id": i} for i, part in enumerate(parts, 1)]
-    frame = coco.dataset(images, list(categories), [])
-    frame.pop("annotations")
+    frame = {name: json.dumps(value) for name, value in coco.dataset([], list(categories), []).items()}
     with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(frame)[:-1] + ', "annotations": [')
+        file.write(f'{{"info": {frame["info"]}, "licenses": {frame["licenses"]}, "images": [')
+        for i, part in enumerate(parts, 1):
+            file.write(", " * (i > 1) + json.dumps(read_json(part)["images"][0] | {"id": i}))
+        file.write(f'], "categories": {frame["categories"]}, "annotations": [')
         separator = ""
         for i, part in enumerate(parts, 1):
             for annotation in read_json(part)["annotations"]:
@@ -162,6 +163,21 @@ def merge_coco(parts: Sequence[Path], path: Path, categories: Sequence[str]) -> 
                 separator = ", "
         file.write("]}")
     return path
+
+
+def merge_rows(rows: Sequence[tuple[str, Path | str]], path: Path, *, categories: Sequence[str]) -> None:
+    """Writes one COCO file for the images of a run that are done, see `merge_coco`.
+
+    Args:
+      rows: for each image, its name and the path of its COCO file, or a sentence that says why there is none.
+      path: the file to write.
+      categories: all labels of the model.
+
+    Raises:
+      ValueError: a file of an image is damaged.
+      OSError: a file cannot be read or written.
+    """
+    merge_coco([part for _, part in rows if isinstance(part, Path)], path, categories)
 
 
 def _write_array(masks: Masks, file: IO[bytes]) -> None:

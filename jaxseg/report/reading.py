@@ -2,19 +2,19 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from jaxseg import journal
+from jaxseg import summaries
 from jaxseg.anatomy.measure.features import Feature, Measurements, measure
 from jaxseg.files import printable
 from jaxseg.images.picture import ImageError
 from jaxseg.images.preprocess import display
 from jaxseg.images.read import read_under_masks
 from jaxseg.masks.read import LoadedMasks, is_of_one_image, read_masks, select
-from jaxseg.masks.results import SUMMARY_FILE, grid_of, orientation_of, read_summary, turned_in_run
+from jaxseg.masks.results import grid_of, orientation_of, read_summary, turned_in_run
 from jaxseg.masks.segmentation import on_grid
 
 IMAGE = "image"  # name of the pixels of masks that were measured as they are stored
@@ -46,7 +46,7 @@ class Reading:
     Attributes:
       pixels: (H, W) uint8, the grey values as shown.
       names: names of the K chosen classes.
-      masks: (K, H, W) bool.
+      masks: the K masks.
       values: the measurements; NaN if something could not be measured.
       reasons: why a value is NaN.
       notes: warnings of reading the image. They may quote tags of a DICOM file, so the page does not contain them.
@@ -57,7 +57,7 @@ class Reading:
 
     pixels: np.ndarray
     names: tuple[str, ...]
-    masks: np.ndarray
+    masks: LoadedMasks
     values: dict[Column, float]
     reasons: dict[Column, str]
     notes: tuple[str, ...]
@@ -107,31 +107,55 @@ def read_image(
         raise ImageError(f"the name of a class has {len(long[0])} characters; at most {MAX_NAME} are allowed")
     if len(set(loaded.names)) < len(loaded.names):
         raise ImageError("two classes have the same name; rename one of them")
-    chosen = list(select(loaded.names, classes))
-    kept = loaded.masks if len(chosen) == len(loaded.names) else loaded.masks[chosen]
-    names = tuple(loaded.names[k] for k in chosen)
-    measured, grid, pixel_mm = _measured_masks(loaded, masks, picture.spacing_mm)
+    kept = loaded.chosen(select(loaded.names, classes))
+    coarse, grid, pixel_mm = _measured_masks(loaded, masks, picture.spacing_mm)
     seen = orientation_of(masks, image)
     upright = -seen.quarters if seen else 0
     how = {"pixel_mm": pixel_mm and pixel_mm[:: -1 if upright % 2 else 1], "groups": groups}
     values, reasons = {}, {}
-    parts = measured if len(chosen) == len(loaded.names) else measured[chosen]
-    for kind, of, given in (("score", measured, loaded.names), ("per class", parts, names)):
-        wanted = [feature for feature in features if feature.kind == kind]
-        if wanted:
-            found = measure(np.rot90(of, upright, axes=(1, 2)), given, [feature.name for feature in wanted], **how)
-            _collect(found, wanted, given, values, reasons, grid)
+
+    def measured(names: Sequence[str], wanted: list[Feature]) -> Measurements:
+        places = [loaded.names.index(name) for name in names]
+        parts = loaded.chosen(places).masks if coarse is None else coarse[places]
+        return measure(np.rot90(parts, upright, axes=(1, 2)), names, [feature.name for feature in wanted], **how)
+
+    scores = [feature for feature in features if feature.kind == "score"]
+    if scores:  # each needs only some classes
+        needed = {name for feature in scores for name in feature.classes or ()}
+        given = [name for name in loaded.names if name in needed] or [loaded.names[0]]
+        _collect(measured(given, scores), scores, given, values, reasons, grid)
+    rest = [feature for feature in features if feature.kind != "score"]
+    if rest:  # one class at a time, because all of them may need gigabytes
+        _collect(_united(measured([name], rest) for name in kept.names), rest, kept.names, values, reasons, grid)
     warning = seen.note if seen else ""
     notes = (*picture.notes, *loaded.notes, *[f"{image.name}: {warning}"] * bool(warning))
-    return Reading(display(picture), names, kept, values, reasons, notes, pixel_mm is not None, grid, warning)
+    return Reading(display(picture), kept.names, kept, values, reasons, notes, pixel_mm is not None, grid, warning)
+
+
+def _united(parts: Iterable[Measurements]) -> Measurements:
+    """Returns the measurements of several classes as one."""
+    values: dict[str, float] = {}
+    reasons: dict[str, str] = {}
+    for part in parts:
+        if taken := values.keys() & part.values.keys():
+            raise ValueError(f"two classes lead to the column {min(taken)!r}; rename one of them")
+        values |= part.values
+        reasons |= part.reasons
+    return Measurements(values, reasons, ())
 
 
 def _measured_masks(loaded: LoadedMasks, path: Path, spacing_mm: tuple[float, float] | None) -> tuple:
-    """Returns the masks to measure, (K, h, w) bool, the name of their pixels, and the size of a pixel in mm or None."""
-    grid = grid_of(path)
-    coarse = None if grid is None else on_grid(loaded.masks, grid)
-    if coarse is None:
-        return loaded.masks, IMAGE, spacing_mm
+    """Returns the masks on the network's grid, (K, h, w) bool, the name of the grid, and its size of a pixel or None.
+
+    The masks are None if they are measured as they are stored.
+    """
+    grid, coarse = grid_of(path), None
+    for k in range(len(loaded.names)):
+        found = None if grid is None else on_grid(loaded.mask(k)[None], grid)
+        if found is None:
+            return None, IMAGE, spacing_mm
+        coarse = np.empty((len(loaded.names), *grid), bool) if coarse is None else coarse
+        coarse[k] = found[0]
     pixel_mm = None
     if spacing_mm is not None:
         pixel_mm = tuple(mm * side / to for mm, side, to in zip(spacing_mm, loaded.size, grid, strict=True))
@@ -204,7 +228,7 @@ def read_run(folder: Path) -> tuple[dict[str, str], str]:
     """
     if not folder.is_dir() or read_summary(folder) is None:
         return {}, ""
-    content = journal.read_document(folder / SUMMARY_FILE)
+    content = summaries.joined(summaries.summary_files(folder))
     found = {name: content["settings"].get(name) for name in _SETTINGS} | {"jaxseg": content["jaxseg"]}
     texts = {name: printable(str(value))[:100] for name, value in found.items() if isinstance(value, str | int | float)}
     note, model = content.get("note"), texts.get("model", "")

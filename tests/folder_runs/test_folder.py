@@ -15,8 +15,8 @@ from fake_segmenter import FakeSegmenter, draw, finish, start, statuses, summary
 from flax import nnx
 
 import jaxseg
-from jaxseg.anatomy.products import merge_masks
 from jaxseg.folder_runs.account import merged_path
+from jaxseg.folder_runs.merged import Merged, update
 from jaxseg.journal import journal_of, read_document
 from jaxseg.masks import write
 from jaxseg.masks.results import find_masks
@@ -261,7 +261,9 @@ def test_only_finished_images_go_into_the_merged_file(images, tmp_path):
     fake = FakeSegmenter()
     run, jobs, outcomes = start(images, tmp_path / "out", "json", segmenter=fake)
     assert len(list(outcomes)) == 2
-    path = merge_masks(jobs, run, merged_path(run, tmp_path / "in", ".json"), fake)
+    path = merged_path(run, tmp_path / "in", ".json")
+    entries = [(job.name, run.files[run.key(job)]) for job in jobs]
+    update(run, Merged(".json", "json", {"categories": list(fake.names)}), path, entries, changed=True)
     assert path == tmp_path / "out" / "in_all.json"
     merged = json.loads(path.read_text())
     assert [os.path.basename(image["file_name"]) for image in merged["images"]] == ["a.png", "c.png", "d.png", "in.png"]
