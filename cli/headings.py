@@ -18,7 +18,7 @@ HEADINGS = {
         *("--output", "--output_type", "--feature", "--features", "--classes", "--groups", "--samples", "--preview"),
         *("--save-mask", "--reference-out", "--overwrite", "--draw", "--store_seg", "--labelmap"),
         *("--strict-projection", "--soft", "--title", "--alpha", "--sides", "--report", "--per-slice", "--worst"),
-        *("--rank", "--original-values", "--platforms", "--image-size", "--json"),
+        *("--rank", "--original-values", "--platforms", "--image-size", "--json", "--to", "--sha256"),
     ),
     "Model": (
         *("--model", "--weights", "--fidelity", "--threshold", "--embeddings", "--denoise"),
