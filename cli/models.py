@@ -48,7 +48,7 @@ def _card_in(path: Path) -> Card:
         card = file_card(path)
         if card is not None:
             return card
-    raise ValueError(f"{path} is a file without a card; name a training run or a model that `jaxseg convert` has made")
+    raise ValueError(f"{path} is a file without a card; name a training run, or a model that `jaxseg convert` has made")
 
 
 def _fields(found: registry.Entry | Card) -> dict:

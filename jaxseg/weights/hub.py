@@ -1,6 +1,6 @@
 """Weights on the Hugging Face Hub, named `hf://owner/name[@revision][/file]`.
 
-It needs huggingface_hub (extra `hub`), which keeps files in a cache of its own, and reads HF_HOME, HF_HUB_OFFLINE,
+It needs huggingface_hub (extra `hub`), which keeps the files in its cache, and reads HF_HOME, HF_HUB_OFFLINE,
 HF_ENDPOINT and HF_TOKEN. Only the one file is downloaded.
 """
 
@@ -90,17 +90,17 @@ def local_path(weights: str | Path, *, progress: Progress | None = None) -> Path
     except ImportError:
         raise ValueError(f"{address} needs huggingface_hub: pip install 'jaxseg[hub]'") from None
     try:
-        if address.file is None:
-            address = dataclasses.replace(address, file=_only_weights(address, _names(address)))
         found = huggingface_hub.hf_hub_download(
             address.repository,
-            address.file,
+            address.file or _only_weights(address, _names(address)),
             revision=address.revision,
             library_name="jaxseg",
             tqdm_class=_bar(progress),
         )
+    except ValueError:
+        raise
     except Exception as error:  # of the library, of its HTTP client, or of the disk
-        raise _explained(address, error) from error
+        raise OSError(f"{address}: {printable(_reason(address, error))}") from error
     return Path(found)
 
 
@@ -109,7 +109,12 @@ def _names(address: Address) -> list[str]:
     from huggingface_hub import HfApi, constants, snapshot_download
 
     if not constants.HF_HUB_OFFLINE:
-        return HfApi(library_name="jaxseg").list_repo_files(address.repository, revision=address.revision)
+        try:
+            found = HfApi(library_name="jaxseg").model_info(address.repository, revision=address.revision, timeout=10)
+            return [file.rfilename for file in found.siblings or []]
+        except Exception as error:
+            if not _is_of_network(error):
+                raise
     folder = Path(snapshot_download(address.repository, revision=address.revision, local_files_only=True))
     return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
 
@@ -149,31 +154,27 @@ def _bar(progress: Progress | None) -> type:
     return Bar
 
 
-def _explained(address: Address, error: Exception) -> Exception:
-    """Returns the error to raise for one of huggingface_hub, in one line that says what to do."""
+def _reason(address: Address, error: Exception) -> str:
+    """Returns what an error of huggingface_hub means and what to do, in one line."""
     from huggingface_hub import constants, errors
 
     place = f"{constants.ENDPOINT}/{address.repository}"
     if isinstance(error, errors.GatedRepoError):
-        reason = f"its owner must grant access: ask at {place}, then log in with `hf auth login` or set HF_TOKEN"
-    elif isinstance(error, errors.RepositoryNotFoundError):
-        reason = f"there is no {place}, or it is private: log in with `hf auth login` or set HF_TOKEN"
-    elif isinstance(error, errors.RevisionNotFoundError):
-        reason = f"{place} has no revision {address.revision!r}"
-    elif isinstance(error, (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)) and constants.HF_HUB_OFFLINE:
-        reason = f"HF_HUB_OFFLINE is set, and it is not in the cache {constants.HF_HUB_CACHE}"
-    elif isinstance(error, errors.LocalEntryNotFoundError) or _is_of_network(error):
-        reason = f"{constants.ENDPOINT} cannot be reached: check the network, https_proxy and HF_ENDPOINT"
-    elif isinstance(error, errors.EntryNotFoundError):
-        reason = f"{place} has no file {address.file}"
-    elif isinstance(error, ValueError):
-        return error
-    elif isinstance(error, OSError) and error.strerror:
-        reason = error.strerror
-    else:
-        text = " ".join(str(error).split())
-        reason = f"{type(error).__name__}: {text[:300]}"
-    return OSError(f"{address}: {printable(reason)}")
+        return f"its owner must grant access: ask at {place}, then log in with `hf auth login` or set HF_TOKEN"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return f"there is no {place}, or it is private: log in with `hf auth login` or set HF_TOKEN"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"{place} has no revision {address.revision!r}"
+    if isinstance(error, errors.LocalEntryNotFoundError) and constants.HF_HUB_OFFLINE:
+        return f"HF_HUB_OFFLINE is set, and it is not in the cache {constants.HF_HUB_CACHE}"
+    if isinstance(error, errors.LocalEntryNotFoundError) or _is_of_network(error):
+        return f"{constants.ENDPOINT} cannot be reached: check the network, https_proxy and HF_ENDPOINT"
+    if isinstance(error, errors.EntryNotFoundError):
+        return f"{place} has no file {address.file}"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}"
 
 
 def _is_of_network(error: Exception) -> bool:

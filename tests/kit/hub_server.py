@@ -7,7 +7,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
-_LIST = re.compile(r"/api/models/([^/]+/[^/]+)/tree/([^/]+)")
+_LIST = re.compile(r"/api/models/([^/]+/[^/]+)(?:/revision/([^/]+))?")
 _FILE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 
 
@@ -16,7 +16,7 @@ class Hub(ThreadingHTTPServer):
 
     Attributes:
       repositories: name ("owner/name") -> revision ("main") -> path of a file -> content.
-      closed: names of repositories whose owner has not granted access.
+      closed: names of repositories whose owner has not granted access to the files.
       broken: answers every request with the status 500.
       asked: method and path of every request.
     """
@@ -75,8 +75,8 @@ class _Handler(BaseHTTPRequestHandler):
         listed, wanted = _LIST.fullmatch(path), _FILE.fullmatch(path)
         if not listed and not wanted:
             return 404, {}, b""
-        name, revision = (unquote(part) for part in (listed or wanted).groups()[:2])
-        if name in self.server.closed:
+        name, revision = (unquote(part or "main") for part in (listed or wanted).groups()[:2])
+        if name in self.server.closed and wanted:
             return 403, {"X-Error-Code": "GatedRepo"}, b""
         if name not in self.server.repositories:
             return 404, {"X-Error-Code": "RepoNotFound"}, b""
@@ -85,10 +85,8 @@ class _Handler(BaseHTTPRequestHandler):
             return 404, {"X-Error-Code": "RevisionNotFound"}, b""
         files = revisions[revision]
         if listed:
-            rows = [
-                {"type": "file", "path": path, "size": len(files[path]), "oid": _hash(files[path])} for path in files
-            ]
-            return 200, {"Content-Type": "application/json"}, json.dumps(rows).encode()
+            body = {"id": name, "siblings": [{"rfilename": path} for path in files]}
+            return 200, {"Content-Type": "application/json"}, json.dumps(body).encode()
         content, commit = files.get(unquote(wanted[3])), {"X-Repo-Commit": _hash(repr(sorted(files.items())).encode())}
         if content is None:
             return 404, commit | {"X-Error-Code": "EntryNotFound"}, b""
