@@ -31,7 +31,7 @@ HEADINGS = {
         *("--save-mask", "--reference-out", "--overwrite", "--merged", "--partial", "--draw", "--store_seg"),
         *("--labelmap",),
         *("--strict-projection", "--soft", "--title", "--alpha", "--sides", "--report", "--per-slice", "--worst"),
-        *("--rank", "--original-values", "--platforms", "--image-size", "--json"),
+        *("--rank", "--original-values", "--platforms", "--image-size", "--json", "--to", "--sha256"),
     ),
     "Model": (
         *("--model", "--weights", "--fidelity", "--threshold", "--embeddings", "--denoise"),

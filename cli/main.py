@@ -12,6 +12,7 @@ from jaxseg.cli.convert import convert
 from jaxseg.cli.cxas import cxas
 from jaxseg.cli.demo import demo
 from jaxseg.cli.denoise import denoise
+from jaxseg.cli.download import download
 from jaxseg.cli.errors import Stopped
 from jaxseg.cli.evaluate import evaluate
 from jaxseg.cli.export import export
@@ -36,7 +37,7 @@ MAX_LINES = 20  # of one error
 COMMANDS = {
     "Use": (segment, extract, register, denoise, score, sample, merge, cxas),
     "Train": (train, tune, evaluate, prepare),
-    "Tools": (demo, models, show, report, convert, export),
+    "Tools": (demo, models, show, report, download, convert, export),
 }
 
 

@@ -10,6 +10,7 @@ import click
 from click.core import ParameterSource
 
 from jaxseg import programs
+from jaxseg.weights.hub import is_address
 
 OUTPUT_TYPES = ("json", "npy", "npz", "jpg", "png", "dicom-seg")
 PREPROCESSING = ("cxas", "paxray", "paxray_folder")
@@ -26,13 +27,16 @@ class ExistingPath(click.Path):
     Args:
       what: the kinds of files and folders that are allowed, for the error.
       names: texts, in lower case, that are returned unchanged because they are names and not paths.
+      hub: whether addresses on the Hugging Face Hub are allowed, too; they are returned unchanged.
     """
 
-    def __init__(self, what: str, names: Collection[str] = ()):
+    def __init__(self, what: str, names: Collection[str] = (), *, hub: bool = False):
         super().__init__(path_type=Path)
-        self.what, self.names = what, names
+        self.what, self.names, self.hub = what, names, hub
 
-    def convert(self, value, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+    def convert(self, value, param: click.Parameter | None, ctx: click.Context | None) -> Path | str:
+        if self.hub and is_address(value):
+            return str(value)
         path = super().convert(value, param, ctx)
         if str(path).lower() in self.names:
             return path
@@ -109,10 +113,15 @@ def training_output(what: str) -> Callable:
     return click.option("-o", "--output", "folder", type=path, help=what)
 
 
+def trained_kinds(suffix: str) -> str:
+    """Returns the kinds of weights that a user has trained, for texts; `suffix` is that of a PyTorch file."""
+    return f"a training run, a model directory, a {suffix} or .safetensors file, or hf://owner/name[@revision][/file]"
+
+
 def trained_weights(suffix: str) -> Callable:
     """Returns a required option `--weights` for models that are trained by the user; `suffix` is that of a file."""
-    kinds = f"a training run, a model directory or a {suffix} file"
-    return click.option("--weights", required=True, type=ExistingPath(kinds), help=f"Model to use: {kinds}.")
+    kinds = trained_kinds(suffix)
+    return click.option("--weights", required=True, type=ExistingPath(kinds, hub=True), help=f"Model to use: {kinds}.")
 
 
 def batch_size(default: str, what: str = "images") -> Callable:
@@ -222,11 +231,11 @@ training_gpus = combined(
     ),
     _cache(False, _MANY),
 )
-_KINDS = "a training run, a model directory or a PyTorch file"
+KINDS = "a training run, a model directory, a PyTorch or .safetensors file, or hf://owner/name[@revision][/file]"
 weights = click.option(
     "--weights",
-    type=ExistingPath(_KINDS),
-    help=f"Weights to use: {_KINDS}.  [default: the published weights, from the caches or downloaded once]",
+    type=ExistingPath(KINDS, hub=True),
+    help=f"Weights to use: {KINDS}.  [default: the published weights, from the caches or downloaded once]",
 )
 dtype = click.option(
     "--dtype",

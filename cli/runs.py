@@ -191,6 +191,19 @@ def run_images(
     finish(result)
 
 
+def fetched(weights: Path | str | None, option: str = "--weights") -> Path | None:
+    """Returns the path of weights; those on the Hugging Face Hub are downloaded, with a progress bar.
+
+    Args:
+      weights: what `option` names.
+      option: for errors.
+    """
+    from jaxseg.weights.hub import local_path
+
+    with download_progress() as update, options.usage_errors(option):
+        return None if weights is None else local_path(weights, progress=update)
+
+
 def make_segmenter(*, classes, groups="original", check_orientation="warn", **network_options):
     """Returns the Segmenter of the command's options; `network_options` are those of `load_network`."""
     from jaxseg.anatomy.orientation import find_reference
@@ -218,6 +231,7 @@ def load_network(*, model, gpus, weights, labels_file, dtype, classes=None, grou
     from jaxseg.anatomy.segment import check_classes
     from jaxseg.weights.load import choose_model, load
 
+    weights = fetched(weights)
     with options.usage_errors("--model"):
         name, weights = choose_model(model, weights)
     with options.usage_errors("--classes"):
@@ -236,6 +250,7 @@ def make_denoiser(*, weights, gpus="auto", option="--weights", **settings):
     from jaxseg.weights.load import load
 
     devices = inference_devices(gpus)
+    weights = fetched(weights, option)
     with options.usage_errors(option):
         found = Denoiser(load(weights), devices=devices, **settings)
     show_note(found.card)

@@ -5,7 +5,7 @@ import functools
 import click
 
 from jaxseg.cli import cohort, console, options
-from jaxseg.cli.runs import finish, show_note, shown
+from jaxseg.cli.runs import fetched, finish, show_note, shown
 
 FORMATS = ("npz", "npy", "png")
 
@@ -83,6 +83,7 @@ def _make_sampler(*, weights, gpus, latent, normalise, resize):
 
     with options.usage_errors("--gpus"):
         devices = select_devices(gpus)
+    weights = fetched(weights)
     with options.usage_errors("--weights"):
         found = Sampler(load(weights), source=latent, normalise=normalise, resize=resize, devices=devices)
     show_note(found.card)

@@ -11,10 +11,10 @@ from click.core import ParameterSource
 from jaxseg.cli import cohort, console, options
 from jaxseg.cli.errors import resumable
 from jaxseg.cli.progress import COMPILING, Forecast, item_progress
-from jaxseg.cli.runs import inference_devices
+from jaxseg.cli.runs import fetched, inference_devices
 
 _EXISTING = options.ExistingPath("a .nii.gz, .nii, .npy or .npz file, or a folder of DICOM slices")
-_MODELS = "a training run, a model directory or a .pth file"
+_MODELS = options.trained_kinds(".pth")
 
 
 @click.command()
@@ -74,7 +74,7 @@ _MODELS = "a training run, a model directory or a .pth file"
 @options.overwrite("cases")
 @click.option(
     "--weights",
-    type=options.ExistingPath(_MODELS, names=("segae",)),
+    type=options.ExistingPath(_MODELS, names=("segae",), hub=True),
     help=f"Model to use: {_MODELS}.  [default: the published weights]",
 )
 @options.embeddings("for weights that are stored without them")
@@ -178,7 +178,7 @@ def _model_options(*, gpus, weights, slices, **others) -> dict:
         raise click.UsageError(f"--slices: {slices!r} is neither a whole number of at least 1 nor all")
     devices = inference_devices(gpus)
     return others | {
-        "model": weights or "segae",
+        "model": fetched(weights) or "segae",
         "slices": None if slices == "all" else int(slices),
         "devices": devices,
     }

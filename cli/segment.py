@@ -16,8 +16,8 @@ from jaxseg.cli.runs import make_denoiser, of_anatomy, run_images
 @click.option(
     "--denoise",
     "denoiser",
-    type=options.ExistingPath("a training run, a model directory or a .ckpt file"),
-    help="Restore masks with this Post-DAE (a training run, a model directory or a .ckpt) before they are written.",
+    type=options.ExistingPath(options.trained_kinds(".ckpt"), hub=True),
+    help=f"Restore masks with this Post-DAE before they are written: {options.trained_kinds('.ckpt')}.",
 )
 @click.option(
     "--denoise-classes", help="With --denoise: the classes to restore.  [default: those that the Post-DAE names]"

@@ -14,7 +14,7 @@ import platform
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -242,8 +242,12 @@ def text_of(content: bytes) -> str:
         raise ValueError(f"the text is not UTF-8 (byte {error.start}); save it as UTF-8") from None
 
 
-def parse_json(content: bytes) -> Any:
+def parse_json(content: bytes, *, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
     """Returns JSON of unknown origin, see `text_of`.
+
+    Args:
+      content: the bytes of the text.
+      pairs: makes the value of every JSON object from its (name, value) pairs; None: dict.
 
     Raises:
       ValueError: it is not JSON, has another encoding than UTF-8, or is nested too deeply.
@@ -252,7 +256,7 @@ def parse_json(content: bytes) -> Any:
     [1, 2]
     """
     try:
-        return json.loads(text_of(content))
+        return json.loads(text_of(content), object_pairs_hook=pairs)
     except RecursionError:
         raise ValueError("its lists and objects are nested too deeply") from None
     except ValueError as error:

@@ -20,6 +20,7 @@ EXTRAS = {
     "tifffile": "tiff",
     "optuna": "tune",
     "flatbuffers": "export",
+    "huggingface_hub": "hub",
 }
 
 
@@ -54,6 +55,7 @@ COMMANDS = {
     "score": ("nibabel", ["--dataset", "cases", "-o", "o8.csv", "--weights", "tiny_prob_unet"]),
     "tune": ("optuna", ["-t", "demo", "-o", "o9", "--trials", "1"]),
     "export": ("flatbuffers", ["--weights", "tiny_cxas", "-o", "o10.stablehlo"]),
+    "convert": ("huggingface_hub", ["hf://owner/name", "o11.safetensors"]),
 }
 
 

@@ -277,7 +277,7 @@ def segment(image: str | Path | np.ndarray, model: str | Path | nnx.Module | Seg
     Args:
       image: a png, jpg or dcm file; or (H, W) or (H, W, 3) uint8; or (H, W) of another number type, scaled by
         its range as DICOM pixels are.
-      model: a name that `jaxseg.load` knows, a training run, a model directory, a PyTorch file or a model; or a
+      model: a name that `jaxseg.load` knows, a training run, a model directory, a file of weights or a model; or a
         `Segmenter`, which saves the preparation if there are many images.
       **options: of `Segmenter`, such as threshold, classes, probabilities, preprocessing, intensity, devices.
 

@@ -54,7 +54,7 @@ def sample_folder(
     Args:
       source: an image file (tif, npy, npz, png), or a folder of them.
       output: folder of the results, not that of the images; it gets `summary.json`, which lists all files.
-      model: a training run, a model directory, a PyTorch file, a model, or a `Sampler`.
+      model: a training run, a model directory, a file of weights, a model, or a `Sampler`.
       n: number of masks per image.
       seed: random seed, 0 to 2**32 - 1. The samples of an image depend only on the image, n, the seed and the model.
       output_type: from `FORMATS`, see `samples`.

@@ -243,8 +243,8 @@ def denoise(
     Args:
       mask: (H, W) or (K, H, W), any size: bool, whole numbers 0 and 1 or 0 and 255, or floats in [0, 1]. It is resized
         bilinearly to the network's size and back, as in training.
-      model: a training run, a model directory, a PyTorch file or a model; or a `Denoiser`, which saves the preparation
-        if there are many masks.
+      model: a training run, a model directory, a file of weights or a model; or a `Denoiser`, which saves the
+        preparation if there are many masks.
       soft: return probabilities instead of a mask.
       grey: what to do with grey-scale images (more than a quarter of the pixels are between black and white): "refuse"
         them, or "threshold" them at the middle.

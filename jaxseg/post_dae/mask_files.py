@@ -93,7 +93,7 @@ def denoise_folder(
     Args:
       source: a mask file (png, jpg, npy, npz), or a folder of them.
       output: folder of the results, different from that of the masks; it gets `summary.json`, which lists all files.
-      model: a training run, a model directory, a PyTorch file, a model, or a `Denoiser`.
+      model: a training run, a model directory, a file of weights, a model, or a `Denoiser`.
       classes: labels or groups of a file's classes to restore; None if a file holds exactly what the model takes.
       names: names of a file's classes, if the file does not contain them.
       levels: for label maps, as `jaxseg.masks.read.read_masks` takes them. The results are label maps, too: a pixel
