@@ -9,7 +9,8 @@ import click
 HEADINGS = {
     "Input": (
         *("--config", "--run", "--input", "--kind", "--recursive", "--ct", "--mask", "--label-volume", "--masks"),
-        *("--truth", "--organ", "--dataset", "--labels", "--label", "--label-names", "--names-table", "--names"),
+        *("--prediction", "--truth", "--consensus", "--spacing"),
+        *("--organ", "--dataset", "--labels", "--label", "--label-names", "--names-table", "--names"),
         *("--organs", "--canonical", "--slices", "--split", "--step"),
         *("--xml", "--pseudo", "--intensity", "--any-modality", "--preprocessing", "--grey", "--normalise", "--resize"),
         *("--reference", "--check-orientation", "--no-correction", "--build-reference"),
@@ -28,6 +29,7 @@ HEADINGS = {
         *("--mode", "--resume", "--set", "--steps", "--trials", "--search", "--full-trials", "--keep-all", "--train"),
         *("--validate", "--test", "--val-fraction", "--test-fraction", "--size", "--noise", "--per-organ", "--seed"),
         *("--least-slices", "--least-readers", "--least-pixels", "--most-pixels", "--clahe"),
+        "--tolerance",
     ),
     "Speed": (
         *("--gpus", "--batch-size", "--dtype", "--cache"),
