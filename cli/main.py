@@ -8,6 +8,7 @@ import click
 
 from jaxseg import __version__
 from jaxseg.cli import console
+from jaxseg.cli.compare import compare
 from jaxseg.cli.convert import convert
 from jaxseg.cli.cxas import cxas
 from jaxseg.cli.demo import demo
@@ -35,7 +36,7 @@ MAX_LINES = 20  # of one error
 
 # Heading of `jaxseg --help` -> commands, the most used first.
 COMMANDS = {
-    "Use": (segment, extract, register, denoise, score, sample, merge, cxas),
+    "Use": (segment, extract, register, denoise, score, compare, sample, merge, cxas),
     "Train": (train, tune, evaluate, prepare),
     "Tools": (demo, models, show, report, download, convert, export),
 }

@@ -20,6 +20,9 @@ if TYPE_CHECKING:  # the same names as in _PUBLIC below, for type checkers and e
     from jaxseg.annotators.mnist import prepare_mnist as prepare_mnist
     from jaxseg.annotators.sample import Sampler as Sampler
     from jaxseg.annotators.sample import sample as sample
+    from jaxseg.comparison.compare import compare as compare
+    from jaxseg.comparison.folders import compare_folders as compare_folders
+    from jaxseg.comparison.staple import staple as staple
     from jaxseg.datasets.phantom_sets import prepare_phantoms as prepare_phantoms
     from jaxseg.draw.visualize import visualize as visualize
     from jaxseg.export.exported import load_exported as load_exported
@@ -49,6 +52,8 @@ if (_root / "setup.cfg").is_file() and (_root / "cli" / "main.py").is_file():
 
 _PUBLIC = {
     "build_reference": "jaxseg.anatomy.register_files",
+    "compare": "jaxseg.comparison.compare",
+    "compare_folders": "jaxseg.comparison.folders",
     "convert": "jaxseg.weights.load",
     "create": "jaxseg.weights.load",
     "denoise": "jaxseg.post_dae.denoise",
@@ -80,6 +85,7 @@ _PUBLIC = {
     "segment": "jaxseg.anatomy.segment",
     "segment_folder": "jaxseg.anatomy.folders",
     "Segmenter": "jaxseg.anatomy.segment",
+    "staple": "jaxseg.comparison.staple",
     "visualize": "jaxseg.draw.visualize",
     "write_reference": "jaxseg.anatomy.orientation",
 }

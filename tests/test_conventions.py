@@ -31,6 +31,7 @@ ROOMS = {
     "volumes": {"images", "nn.indices", "vocabulary", "jaxseg"},
     "masks": {"images", "nn.indices", "vocabulary", "jaxseg"},
     "draw": {"images", "masks", "vocabulary", "jaxseg"},
+    "comparison": {"images", "masks", "volumes", "draw", "vocabulary", "jaxseg"},
     "weights": {"nn", "vocabulary", "jaxseg"},
     "datasets": {"nn", "images", "masks", "volumes", "vocabulary", "jaxseg"},
     "folder_runs": {"nn", "images", "masks", "volumes", "vocabulary", "jaxseg"},
@@ -47,7 +48,7 @@ ONLY_IN = {
     "tensorboardX": {"training/log.py"},
     "pydicom": {"images", "masks", "volumes"},
     "highdicom": {"masks/dicom_seg.py"},
-    "matplotlib": {"draw/plots.py"},
+    "matplotlib": {"draw/figures.py", "draw/plots.py"},
     "flax": {"nn", "weights", "training", "datasets", "export", *METHODS},
 }
 BANNED_CALLS = {"print", "eval", "exec", "pickle.load", "pickle.loads", "nnx.jit", "jax.image.resize"}

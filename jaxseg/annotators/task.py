@@ -19,6 +19,7 @@ from PIL import Image
 from jaxseg.annotators.augment import Augmentation, with_seed
 from jaxseg.annotators.data import MNIST_ANNOTATORS, AnnotatedSlices, lidc_slices, mnist_slices
 from jaxseg.annotators.energy import dice_original, energy_distance_original, energy_distance_published, mean_distances
+from jaxseg.comparison.staple import consensus
 from jaxseg.draw.sheet import contact_sheet
 from jaxseg.settings import Range, pick, section, verify
 from jaxseg.text_table import text_table
@@ -42,6 +43,8 @@ MEASURES = {  # name -> description
     "kl": "KL divergence",
     "baseline_majority": "Dice of the annotators' majority vote",
     "baseline_majority_ged": "generalised energy distance as published, of that vote",
+    "baseline_staple": "Dice of STAPLE's consensus of the annotators",
+    "baseline_staple_ged": "generalised energy distance as published, of that consensus",
     "baseline_annotator": "mean Dice of single annotators",
 }
 LOWEST_DICE, FEWEST_STEPS = 0.5, 100  # a model below is barely trained
@@ -133,7 +136,8 @@ class AnnotatorsTask(Task):
             for batch in batches:
                 real = batch.pop("weight") > 0
                 batch.pop("index", None)
-                found.append({name: np.asarray(values)[real] for name, values in measure(model, batch).items()})
+                values = measure(model, batch) | staple_baseline(batch)
+                found.append({name: np.asarray(of)[real] for name, of in values.items()})
         values = {name: np.concatenate([part[name] for part in found]) for name in MEASURES if name in found[0]}
         rows = {name: _row(name, of) for name, of in values.items()}
         count = len(next(iter(values.values())))
@@ -169,6 +173,22 @@ def measures(
         "baseline_annotator": jnp.where(present, each, 0).sum(-1) / count.astype(each.dtype),
         **others,
     }
+
+
+def staple_baseline(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns "baseline_staple" and "baseline_staple_ged" of every image, (B,) float64 each; see `MEASURES`.
+
+    Args:
+      batch: "labels" (B, H, W, A), "present" (B, A), "truth" (B, H, W).
+    """
+    found = np.zeros((2, len(batch["truth"])))
+    for i, (labels, present, truth) in enumerate(zip(*(batch[k] for k in ("labels", "present", "truth")), strict=True)):
+        masks = np.moveaxis(np.asarray(labels)[..., np.asarray(present)] > 0, -1, 0)
+        if not len(masks):
+            continue  # an image that only fills the batch
+        mask = consensus(masks, "staple")
+        found[:, i] = dice_original(mask, np.asarray(truth) > 0), energy_distance_published(masks, mask[None])
+    return {"baseline_staple": found[0], "baseline_staple_ged": found[1]}
 
 
 def means(found: dict[str, np.ndarray]) -> dict[str, float]:

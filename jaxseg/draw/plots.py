@@ -1,33 +1,33 @@
 """Plots of numbers in the colours of the package: bars, scatter plots, parallel coordinates. Drawn with matplotlib.
 
-matplotlib is the extra `plot`. Every plot is drawn with a separate figure and canvas, without `pyplot`, so that
-plots can be drawn in any thread and no window system is needed. Every function returns an RGB picture, or None if
-matplotlib is not installed; the log then names the extra, once per process.
+Every function returns an RGB picture, or None if matplotlib, the extra `plot`, is not installed.
 """
 
 import collections
 import dataclasses
-import functools
-import importlib
-import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image
 
+from jaxseg.draw.figures import (
+    draw_caption,
+    draw_legend,
+    make_panels,
+    mpl_colour,
+    picture_of,
+    plain_text,
+    short_text,
+    text_style,
+)
 from jaxseg.draw.pictures import BACKGROUND, FAINT, TEXT
-from jaxseg.files import printable
 from jaxseg.palette import OKABE_ITO
 
 GREY = (128, 132, 140)  # for everything without a specific colour
 PAIR = (GREY, OKABE_ITO[1])  # colours of the first and the second bar of a pair
 SCALE = (OKABE_ITO[4], OKABE_ITO[1], OKABE_ITO[3])  # blue, sky blue, yellow: brighter is higher for all readers
 MAX_ROWS = 24  # rows in a panel of counts; the last one sums up all that follow
-_DPI = 100
-_LONGEST_NAME = 34  # characters
-
-_log = logging.getLogger(__name__)
 
 Bar = tuple[float | None, float | None]  # a mean and its standard deviation; None: it is not known
 
@@ -89,7 +89,7 @@ def paired_bars(
     """
     if not panels or not rows or any(len(panel.pairs) != len(rows) for panel in panels):
         raise ValueError(f"each of one or more panels needs a pair for each of {len(rows)} rows, one at least")
-    return _picture(lambda figure: _draw_paired_bars(figure, panels, rows, title, series, caption))
+    return picture_of(lambda figure: _draw_paired_bars(figure, panels, rows, title, series, caption))
 
 
 def count_bars(tables: Mapping[str, Mapping[str, int]], *, caption: str = "", columns: int = 2) -> Image.Image | None:
@@ -108,7 +108,7 @@ def count_bars(tables: Mapping[str, Mapping[str, int]], *, caption: str = "", co
     """
     if not tables or columns < 1:
         raise ValueError(f"at least one table and one column are needed, got {len(tables)} and {columns}")
-    return _picture(lambda figure: _draw_count_bars(figure, tables, caption, columns))
+    return picture_of(lambda figure: _draw_count_bars(figure, tables, caption, columns))
 
 
 def scatter(
@@ -144,7 +144,7 @@ def scatter(
     groups = [""] * len(true) if groups is None else list(groups)
     if len(groups) != len(true):
         raise ValueError(f"{len(true)} points need as many groups, got {len(groups)}")
-    return _picture(lambda figure: _draw_scatter(figure, true, predicted, groups, title, axes))
+    return picture_of(lambda figure: _draw_scatter(figure, true, predicted, groups, title, axes))
 
 
 def parallel_coordinates(
@@ -172,39 +172,15 @@ def parallel_coordinates(
     if len(faint) != len(axes[0].values):
         raise ValueError(f"{len(axes[0].values)} lines need as many entries of faint, got {len(faint)}")
     positions = np.array([_positions(axis) for axis in axes])  # (axes, lines), from 0 (low end) to 1
-    return _picture(lambda figure: _draw_coordinates(figure, axes, positions, title, faint))
-
-
-def _picture(draw: Callable) -> Image.Image | None:
-    """Runs `draw` on an empty figure and returns it as a picture; None without matplotlib."""
-    if not _has_matplotlib():
-        return None
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(dpi=_DPI, facecolor=_colour(BACKGROUND), layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    draw(figure)
-    canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-
-
-@functools.cache
-def _has_matplotlib() -> bool:
-    try:
-        importlib.import_module("matplotlib.figure")
-    except ImportError:
-        _log.warning("no plot was drawn, since matplotlib is not installed: pip install 'jaxseg[plot]'")
-        return False
-    return True
+    return picture_of(lambda figure: _draw_coordinates(figure, axes, positions, title, faint))
 
 
 def _draw_paired_bars(figure, panels: Sequence[Panel], rows: Sequence[str], title: str, series, caption: str) -> None:
     from matplotlib.patches import Patch
 
-    names = [_short(row) for row in rows]
+    names = [short_text(row) for row in rows]
     figure.set_size_inches(2 + 3.2 * len(panels), 1.3 + 0.5 * len(rows) + 0.2 * bool(caption))
-    for number, (axes, panel) in enumerate(zip(_panels(figure, 1, len(panels)), panels, strict=True)):
+    for number, (axes, panel) in enumerate(zip(make_panels(figure, 1, len(panels)), panels, strict=True)):
         bars = [bar for pair in panel.pairs for bar in pair if _is_known(bar[0])]
         top = panel.top or max((mean + (deviation or 0) for mean, deviation in bars), default=1) or 1
         for k, colour in enumerate(PAIR):
@@ -213,24 +189,26 @@ def _draw_paired_bars(figure, panels: Sequence[Panel], rows: Sequence[str], titl
         axes.set(xlim=(0, 1.22 * top), ylim=(len(rows) - 0.5, -0.5), yticks=range(len(rows)))
         axes.set_xticks([tick for tick in axes.get_xticks() if 0 <= tick <= top])
         axes.set_yticklabels(names if number == 0 else [""] * len(rows))
-        axes.set_title(_plain(panel.title), fontsize=10, color=_colour(TEXT), loc="left")
+        axes.set_title(plain_text(panel.title), fontsize=10, color=mpl_colour(TEXT), loc="left")
         if number == 0:
-            axes.set_ylabel(_plain(title), fontsize=9, color=_colour(FAINT))
-    handles = [Patch(color=_colour(colour), label=_plain(name)) for name, colour in zip(series, PAIR, strict=True)]
-    _legend(figure, handles, loc="outside upper right", ncols=2)
-    _caption(figure, caption)
+            axes.set_ylabel(plain_text(title), fontsize=9, color=mpl_colour(FAINT))
+    handles = [
+        Patch(color=mpl_colour(colour), label=plain_text(name)) for name, colour in zip(series, PAIR, strict=True)
+    ]
+    draw_legend(figure, handles, loc="outside upper right", ncols=2)
+    draw_caption(figure, caption)
 
 
 def _draw_bars(axes, places: np.ndarray, bars: Sequence[Bar], top: float, digits: int, colour) -> None:
     for place, (mean, deviation) in zip(places, bars, strict=True):
         if not _is_known(mean):
-            axes.text(0.01 * top, place, "-", va="center", fontsize=9, color=_colour(FAINT))
+            axes.text(0.01 * top, place, "-", va="center", fontsize=9, color=mpl_colour(FAINT))
             continue
         length, spread = min(max(mean, 0), top), deviation or 0
-        axes.barh(place, length, 0.36, color=_colour(colour))
+        axes.barh(place, length, 0.36, color=mpl_colour(colour))
         ends = np.clip([mean - spread, mean + spread], 0, 1.02 * top)
-        axes.plot(ends, [place, place], color=_colour(TEXT), linewidth=1)
-        axes.text(max(*ends, length) + 0.02 * top, place, f"{mean:.{digits}f}", va="center", **_text())
+        axes.plot(ends, [place, place], color=mpl_colour(TEXT), linewidth=1)
+        axes.text(max(*ends, length) + 0.02 * top, place, f"{mean:.{digits}f}", va="center", **text_style())
 
 
 def _draw_count_bars(figure, tables: Mapping[str, Mapping[str, int]], caption: str, columns: int) -> None:
@@ -238,23 +216,23 @@ def _draw_count_bars(figure, tables: Mapping[str, Mapping[str, int]], caption: s
     bands = [panels[i : i + columns] for i in range(0, len(panels), columns)]
     heights = [0.6 + 0.2 * max(max(len(rows), 1) for _, rows in band) for band in bands]
     figure.set_size_inches(4.4 * columns, sum(heights) + 0.3 + 0.2 * bool(caption))
-    cells = iter(_panels(figure, len(bands), columns, height_ratios=heights))
+    cells = iter(make_panels(figure, len(bands), columns, height_ratios=heights))
     for title, rows in panels:
         axes = next(cells)
         numbers = [number for _, number in rows]
         top = max(numbers, default=0) or 1
         places = range(len(rows))
-        axes.barh(places, numbers, 0.7, color=_colour(OKABE_ITO[1]))
+        axes.barh(places, numbers, 0.7, color=mpl_colour(OKABE_ITO[1]))
         for place, number in zip(places, numbers, strict=True):
-            axes.text(number + 0.02 * top, place, str(number), va="center", **_text())
+            axes.text(number + 0.02 * top, place, str(number), va="center", **text_style())
         axes.set(xlim=(0, 1.2 * top), ylim=(max(len(rows), 1) - 0.4, -0.6), xticks=[])
-        axes.set_yticks(places, [_short(name) for name, _ in rows])
+        axes.set_yticks(places, [short_text(name) for name, _ in rows])
         axes.set_title(
-            _plain(title) if rows else f"{_plain(title)}: none", fontsize=10, color=_colour(TEXT), loc="left"
+            plain_text(title) if rows else f"{plain_text(title)}: none", fontsize=10, color=mpl_colour(TEXT), loc="left"
         )
     for axes in cells:
         axes.set_visible(False)
-    _caption(figure, caption)
+    draw_caption(figure, caption)
 
 
 def _counts(table: Mapping[str, int]) -> list[tuple[str, int]]:
@@ -271,23 +249,23 @@ def _draw_scatter(figure, true, predicted, groups: list[str], title: str, names:
     colours = _group_colours(groups)
     has_legend = len(colours) > 1 or "" not in colours
     figure.set_size_inches(5.2 + 1.9 * has_legend, 5.2)
-    (axes,) = _panels(figure, 1, 1)
+    (axes,) = make_panels(figure, 1, 1)
     low, high = min(0.0, true.min(), predicted.min()), max(1.0, true.max(), predicted.max())
     low, high = low - 0.03 * (high - low), high + 0.03 * (high - low)  # no point is cut at the border
-    axes.plot([low, high], [low, high], color=_colour(FAINT), linewidth=1, zorder=1)
+    axes.plot([low, high], [low, high], color=mpl_colour(FAINT), linewidth=1, zorder=1)
     order = np.random.default_rng(0).permutation(len(true))  # no group covers all others
     alpha = float(np.clip((300 / len(true)) ** 0.5, 0.25, 0.85))
-    points = [_colour(colours.get(groups[i], GREY)) for i in order]
+    points = [mpl_colour(colours.get(groups[i], GREY)) for i in order]
     size = 40 if len(true) < 1000 else 22
     axes.scatter(true[order], predicted[order], s=size, c=points, alpha=alpha, linewidths=0, zorder=2)
     axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
-    axes.set_xlabel(_plain(names[0]), color=_colour(TEXT))
-    axes.set_ylabel(_plain(names[1]), color=_colour(TEXT))
-    axes.set_title(_short(title, 60), fontsize=10, color=_colour(TEXT), loc="left")
+    axes.set_xlabel(plain_text(names[0]), color=mpl_colour(TEXT))
+    axes.set_ylabel(plain_text(names[1]), color=mpl_colour(TEXT))
+    axes.set_title(short_text(title, 60), fontsize=10, color=mpl_colour(TEXT), loc="left")
     if has_legend:
         style = {"linestyle": "", "marker": "s"}
-        handles = [Line2D([], [], color=_colour(c), label=_short(name), **style) for name, c in colours.items()]
-        _legend(figure, handles, loc="outside right upper")
+        handles = [Line2D([], [], color=mpl_colour(c), label=short_text(name), **style) for name, c in colours.items()]
+        draw_legend(figure, handles, loc="outside right upper")
 
 
 def _group_colours(groups: Sequence[str]) -> dict[str, tuple[int, int, int]]:
@@ -302,24 +280,24 @@ def _draw_coordinates(figure, axes: Sequence[Axis], positions: np.ndarray, title
     from matplotlib.colors import LinearSegmentedColormap
 
     figure.set_size_inches(1.8 * len(axes) + 1.2, 4.6)
-    (plot,) = _panels(figure, 1, 1)
-    scale = LinearSegmentedColormap.from_list("jaxseg", [_colour(colour) for colour in SCALE])
+    (plot,) = make_panels(figure, 1, 1)
+    scale = LinearSegmentedColormap.from_list("jaxseg", [mpl_colour(colour) for colour in SCALE])
     x = np.arange(len(axes))
     for i in sorted(range(positions.shape[1]), key=lambda i: (not faint[i], positions[-1, i])):
         alpha, width = (0.35, 1) if faint[i] else (0.9, 2)
         plot.plot(x, positions[:, i], color=scale(positions[-1, i]), alpha=alpha, linewidth=width)
-    box = {"facecolor": _colour(BACKGROUND), "edgecolor": "none", "pad": 1}
+    box = {"facecolor": mpl_colour(BACKGROUND), "edgecolor": "none", "pad": 1}
     for place, axis in enumerate(axes):
-        plot.axvline(place, color=_colour(FAINT), linewidth=1)
-        plot.text(place, 1.06, _short(axis.name, 26), ha="center", va="bottom", **_text())
+        plot.axvline(place, color=mpl_colour(FAINT), linewidth=1)
+        plot.text(place, 1.06, short_text(axis.name, 26), ha="center", va="bottom", **text_style())
         for text, height in _ticks(axis):
-            style = {"fontsize": 8, "color": _colour(FAINT), "bbox": box}
-            plot.text(place - 0.04, height, _short(text, 14), ha="right", va="center", zorder=3, **style)
+            style = {"fontsize": 8, "color": mpl_colour(FAINT), "bbox": box}
+            plot.text(place - 0.04, height, short_text(text, 14), ha="right", va="center", zorder=3, **style)
     bar = {"aspect": "auto", "origin": "lower", "extent": (x[-1] + 0.04, x[-1] + 0.1, 0, 1)}
     plot.imshow(np.linspace(0, 1, 256)[:, None], cmap=scale, **bar)
     plot.spines[:].set_visible(False)
     plot.set(xlim=(-0.5, len(axes) - 0.8), ylim=(-0.03, 1.16), xticks=[], yticks=[])
-    plot.set_title(_short(title, 90), fontsize=10, color=_colour(TEXT), loc="left")
+    plot.set_title(short_text(title, 90), fontsize=10, color=mpl_colour(TEXT), loc="left")
 
 
 def _positions(axis: Axis) -> list[float]:
@@ -369,55 +347,5 @@ def _ticks(axis: Axis) -> list[tuple[str, float]]:
     return [(f"{number:.4g}", _number_position(axis, number)) for number in numbers]
 
 
-def _panels(figure, rows: int, columns: int, **options) -> list:
-    """Returns the axes of a grid of plots, row by row, in the colours of the package."""
-    found = figure.subplots(rows, columns, squeeze=False, gridspec_kw=options).ravel()
-    for axes in found:
-        axes.set_facecolor(_colour(BACKGROUND))
-        axes.tick_params(colors=_colour(FAINT), labelsize=9)
-        for spine in axes.spines.values():
-            spine.set_color(_colour(FAINT))
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
-    return list(found)
-
-
-def _legend(figure, handles: list, **options) -> None:
-    figure.legend(handles=handles, frameon=False, fontsize=9, labelcolor=_colour(TEXT), **options)
-
-
-def _caption(figure, caption: str) -> None:
-    if caption:
-        figure.supxlabel(_plain(caption), fontsize=9, color=_colour(FAINT), wrap=True)
-
-
-def _text() -> dict:
-    return {"fontsize": 9, "color": _colour(TEXT)}
-
-
-def _colour(rgb: Sequence[int]) -> tuple[float, ...]:
-    return tuple(int(part) / 255 for part in rgb)
-
-
 def _is_known(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
-
-
-def _plain(text: str) -> str:
-    """Returns a text that matplotlib draws unchanged: no control characters, no formulas, only letters of its font."""
-    known = _letters()
-    text = printable(" ".join(text.split()))
-    return "".join(letter if ord(letter) in known else "?" for letter in text).replace("$", r"\$")
-
-
-@functools.cache
-def _letters() -> frozenset[int]:
-    """Returns the code points of matplotlib's own font."""
-    from matplotlib.font_manager import findfont, get_font
-
-    return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
-
-
-def _short(text: str, longest: int = _LONGEST_NAME) -> str:
-    text = " ".join(text.split())
-    return _plain(text if len(text) <= longest else f"{text[: longest - 3].rstrip()}...")

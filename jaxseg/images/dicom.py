@@ -159,6 +159,24 @@ def read_spacing(dataset: pydicom.Dataset) -> tuple[tuple[float, float] | None, 
     return None, []
 
 
+def stated_spacing(path: Path) -> tuple[float, float] | None:
+    """Returns the spacing that `read_spacing` finds in a file, without reading its pixels.
+
+    Raises:
+      ImageError: the file is not DICOM, or is damaged.
+      OSError: the file cannot be read.
+    """
+    try:
+        with without_remarks():
+            return read_spacing(open_dicom(path, tags=SPACINGS))[0]
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno:
+            raise
+        raise ImageError(f"cannot read its tags ({' '.join(str(error).split())})") from None
+
+
 def spacing_of(dataset: pydicom.Dataset, name: str) -> tuple[tuple[float, float] | None, str]:
     """Returns the spacing that one tag states.
 

@@ -38,7 +38,7 @@ from jaxseg.vocabulary import codes
 
 _SERIES_NUMBER = 1000  # after the images of the study
 _MAX_SEGMENTS = 1000
-_NOMINAL_SPACING = " (spacing unknown, 1 mm is nominal)"
+NOMINAL_SPACING = " (spacing unknown, 1 mm is nominal)"
 _LONGEST_RUN = 128
 _SRGB_TO_XYZ = np.array(  # adapted to D50
     [[0.4360747, 0.3850649, 0.1430804], [0.2225045, 0.7168786, 0.0606169], [0.0139322, 0.0971045, 0.7141733]]
@@ -231,7 +231,7 @@ def _run_lengths(mask: np.ndarray) -> bytes:
 
 def _describe(algorithm: str, *, spacing_known: bool) -> str:
     """Returns the description of the object, at most 64 characters; a long name of the algorithm is cut."""
-    note = "" if spacing_known else _NOMINAL_SPACING
+    note = "" if spacing_known else NOMINAL_SPACING
     return codes.long_string(f"Segments of {algorithm}"[: 64 - len(note)] + note)
 
 

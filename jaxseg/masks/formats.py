@@ -187,10 +187,58 @@ def open_coco(path: Path, image: Path | None) -> Stack:
     Raises:
       ImageError: the file is not COCO, is damaged, has polygons, or does not list the image exactly once.
     """
+    return stack_of_coco(read_coco(path), path.name, image)
+
+
+def read_coco(path: Path) -> Any:
+    """Returns the content of a COCO file, not checked yet.
+
+    Raises:
+      ImageError: the file is not JSON, or is too large.
+    """
     try:
-        content = read_json(path, most=_MAX_JSON)
+        return read_json(path, most=_MAX_JSON)
     except ValueError as error:
         raise ImageError(f"not a JSON file ({printable(str(error))})") from None
+
+
+def coco_by_image(content: Any) -> dict[str, dict]:
+    """Returns the content of a COCO file per image, by the file name of the image.
+
+    Annotations that belong to no image are left out.
+
+    Raises:
+      ImageError: the content is not COCO, or two images have the same file name.
+    """
+    try:
+        images = _images(content["images"])
+        parts = {
+            key: {"images": [entry], "categories": content["categories"], "annotations": []}
+            for key, entry in images.items()
+        }
+        for annotation in content["annotations"]:
+            part = parts.get(_id(annotation["image_id"]))
+            if part is not None:
+                part["annotations"].append(annotation)
+        named = {str(images[key]["file_name"]): part for key, part in parts.items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ImageError(f"not a COCO file: images, categories or annotations are malformed ({error})") from None
+    if len(named) < len(parts):
+        raise ImageError("two images of the COCO file have the same file name")
+    return named
+
+
+def stack_of_coco(content: Any, name: str, image: Path | None) -> Stack:
+    """Opens the masks of one image in the content of a COCO file, as `open_coco` does.
+
+    Args:
+      content: what `read_coco` returned.
+      name: name of the file, for notes.
+      image: file of the image; it may be None if the COCO file has only one image.
+
+    Raises:
+      ImageError: the content is not COCO, has polygons, or does not list the image exactly once.
+    """
     try:
         images = _images(content["images"])
         chosen = _choose_image(images, image)
@@ -204,7 +252,7 @@ def open_coco(path: Path, image: Path | None) -> Stack:
     check_size(*size)
     _check_count(len(names))
     masks = list(found.values())
-    notes = [f"{path.name}: {note}" for note in notes]
+    notes = [f"{name}: {note}" for note in notes]
     return Stack(
         len(names), size, lambda indices: (_join(masks[k], size) for k in indices), tuple(names.values()), notes=notes
     )

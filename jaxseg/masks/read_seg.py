@@ -10,11 +10,14 @@ from pydicom import Dataset
 from pydicom.pixels import pixel_array
 
 from jaxseg.images.decode import open_dicom
+from jaxseg.images.dicom import spacing_of
 from jaxseg.images.picture import ImageError, check_size
 from jaxseg.images.remarks import without_remarks
+from jaxseg.masks.dicom_seg import NOMINAL_SPACING
 from jaxseg.masks.formats import MAX_CLASSES, Stack
 
 _CLASSES = {"1.2.840.10008.5.1.4.1.1.66.4": ("BINARY", "FRACTIONAL"), "1.2.840.10008.5.1.4.1.1.66.7": ("LABELMAP",)}
+_SPACING_TAGS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "ContentDescription")
 
 
 def open_dicom_seg(path: Path) -> Stack:
@@ -47,6 +50,26 @@ def open_dicom_seg(path: Path) -> Stack:
         find = _in_label_map(dataset, numbers) if kind == "LABELMAP" else _in_frames(dataset, numbers)
     names = tuple(labels[number] for number in numbers)
     return Stack(len(numbers), size, lambda indices: _read(find, [numbers[k] for k in indices]), names)
+
+
+def seg_spacing(path: Path) -> tuple[float, float] | None:
+    """Returns the distance between rows and between columns in millimetres that a DICOM SEG states.
+
+    It is None if the object states none, or one that is impossible or only nominal.
+
+    Raises:
+      ImageError: the file is not DICOM, or is damaged.
+      OSError: the file cannot be opened.
+    """
+    with _errors():
+        dataset = open_dicom(path, tags=_SPACING_TAGS)
+        if str(dataset.get("ContentDescription", "")).endswith(NOMINAL_SPACING):
+            return None
+        for name in _SPACING_TAGS[:2]:
+            for group in dataset.get(name) or []:
+                for measures in group.get("PixelMeasuresSequence") or []:
+                    return spacing_of(measures, "PixelSpacing")[0]
+    return None
 
 
 @contextlib.contextmanager

@@ -84,13 +84,23 @@ def check_pair(ct: Volume, mask: Volume) -> None:
         raise VolumeError(f"{mask.name}: the mask is {sizes[0]}, {ct.name} is {sizes[1]}{hint}")
     if ct.affine is None or mask.affine is None:
         return
-    last = np.array(ct.shape[::-1]) - 1
-    corners = np.array([[*(last * np.array(bits)), 1] for bits in np.ndindex(2, 2, 2)]).T
-    apart = np.linalg.norm(((ct.affine - mask.affine) @ corners)[:3], axis=0).max()
+    apart = corner_distance(ct.affine, mask.affine, ct.shape)
     if apart > AFFINE_TOLERANCE_MM:
         raise VolumeError(
             f"{mask.name}: covers another space than {ct.name}: {_difference(ct.affine, mask.affine, apart)}"
         )
+
+
+def corner_distance(a: np.ndarray, b: np.ndarray, shape: tuple[int, ...]) -> float:
+    """Returns the largest distance in millimetres between corresponding corners of two volumes.
+
+    Args:
+      a, b: (4, 4) affines, as in `Volume`.
+      shape: (D, H, W) of both.
+    """
+    last = np.array(shape[::-1]) - 1
+    corners = np.array([[*(last * np.array(bits)), 1] for bits in np.ndindex(2, 2, 2)]).T
+    return float(np.linalg.norm(((a - b) @ corners)[:3], axis=0).max())
 
 
 def _difference(ct: np.ndarray, mask: np.ndarray, apart: float) -> str:

@@ -14,6 +14,7 @@ import jaxseg
 from jaxseg.annotators import task as annotators
 from jaxseg.annotators.augment import Augmentation
 from jaxseg.annotators.energy import energy_distance_original, energy_distance_published
+from jaxseg.comparison.staple import staple
 from jaxseg.images.tiff import write_tiff
 from jaxseg.training import run
 from jaxseg.training.config.config import read_config
@@ -92,6 +93,8 @@ def test_the_loss_falls_and_the_object_is_segmented(lidc, tmp_path, network):
     assert stored["images"] == 6
     assert {"mean", "standard_error", "count"} == set(stored["measures"]["ged_published"])
     assert stored["measures"]["baseline_majority"]["mean"] == pytest.approx(1)
+    assert 0.5 < stored["measures"]["baseline_staple"]["mean"] <= 1
+    assert stored["measures"]["baseline_staple_ged"]["count"] == 6
 
 
 @pytest.mark.full
@@ -186,6 +189,24 @@ def test_metrics_equal_those_computed_by_numpy():
         assert found["baseline_majority"][i] == pytest.approx(dice, abs=1e-5)
         single = [2 * (one & truth).sum() / (one.sum() + truth.sum()) for one in mine]
         assert found["baseline_annotator"][i] == pytest.approx(np.mean(single), abs=1e-5)
+
+
+def test_staple_is_a_baseline_of_the_annotators_that_are_present():
+    rng = np.random.default_rng(0)
+    truth = np.zeros((3, 20, 20), bool)
+    truth[:, 5:14, 6:15] = True
+    wrong = rng.random((3, 20, 20, 4)) < np.array([0.02, 0.05, 0.3, 0.4])
+    present = np.array([[True] * 4, [True, True, True, False], [False] * 4])  # the last image only fills the batch
+    labels = (wrong ^ truth[..., None]) & present[:, None, None]
+    found = annotators.staple_baseline({"labels": labels.astype(np.uint8), "present": present, "truth": truth})
+    for i, count in enumerate((4, 3)):
+        masks = np.moveaxis(labels[i, ..., :count], -1, 0)
+        mask = staple(masks).probability >= 0.5
+        dice = 2 * (mask & truth[i]).sum() / (mask.sum() + truth[i].sum())
+        assert found["baseline_staple"][i] == pytest.approx(dice, abs=1e-6)
+        assert dice > 0.95
+        distance = energy_distance_published(masks, mask[None])
+        assert found["baseline_staple_ged"][i] == pytest.approx(distance)
 
 
 def test_metrics_that_need_two_annotators_are_missing_with_one():

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxseg.draw import plots
+from jaxseg.draw import figures
 from jaxseg.draw.pictures import BACKGROUND
 from jaxseg.draw.plots import GREY, MAX_ROWS, PAIR, Axis, Panel, count_bars, paired_bars, parallel_coordinates, scatter
 from jaxseg.palette import OKABE_ITO
@@ -219,13 +219,13 @@ def test_coordinates_that_cannot_be_drawn_are_refused(axes, options, message):
 
 def test_without_matplotlib_there_is_no_plot_and_the_log_names_the_extra(monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    plots._has_matplotlib.cache_clear()
+    figures._has_matplotlib.cache_clear()
     try:
         with caplog.at_level(logging.WARNING):
             assert [count_bars({"a": {"x": 1}}) for _ in range(2)] == [None, None]
         assert caplog.text.count("pip install 'jaxseg[plot]'") == 1
     finally:
-        plots._has_matplotlib.cache_clear()
+        figures._has_matplotlib.cache_clear()
 
 
 def test_matplotlib_is_imported_only_to_draw():

@@ -23,7 +23,7 @@ from pydicom.uid import (
     XRayAngiographicImageStorage,
 )
 
-from jaxseg.images.dicom import _OTHER_CLASSES, PROJECTIONS
+from jaxseg.images.dicom import _OTHER_CLASSES, PROJECTIONS, stated_spacing
 from jaxseg.images.preprocess import cxas
 from jaxseg.images.read import INTENSITIES, ImageError, from_array, read_picture
 from jaxseg.images.remarks import without_remarks
@@ -357,3 +357,14 @@ def test_sop_classes_of_x_rays_do_not_count_as_others():
     others = [name for name in names if any(word in name for word in _OTHER_CLASSES)]
     assert [name for name in others if "X-Ray" in name or "Computed Radiography" in name] == []
     assert {"CT Image Storage", "MR Image Storage", "Ultrasound Image Storage"} <= set(others)
+
+
+def test_the_spacing_is_read_without_the_pixels(tmp_path):
+    plain = write_dicom(tmp_path / "plain.dcm", RAMP, Modality="CR")
+    detector = write_dicom(tmp_path / "detector.dcm", RAMP, Modality="CR", ImagerPixelSpacing=[0.2, 0.1])
+    impossible = write_dicom(tmp_path / "impossible.dcm", RAMP, Modality="CR", PixelSpacing=[0, 0])
+    assert [stated_spacing(path) for path in (plain, detector, impossible)] == [None, (0.2, 0.1), None]
+    assert read_picture(detector).spacing_mm == (0.2, 0.1)
+    (tmp_path / "x.dcm").write_bytes(b"x")
+    with pytest.raises(ImageError, match="cannot read its tags"):
+        stated_spacing(tmp_path / "x.dcm")

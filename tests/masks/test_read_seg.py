@@ -6,13 +6,14 @@ import warnings
 import numpy as np
 import pydicom
 import pytest
+from dicom_files import write_dicom
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from seg_kit import read_dicom_seg, size_of, some_masks, written
 
 from jaxseg.images.picture import ImageError
 from jaxseg.masks import read_seg
-from jaxseg.masks.read_seg import open_dicom_seg
+from jaxseg.masks.read_seg import open_dicom_seg, seg_spacing
 
 pytest.importorskip("highdicom")
 
@@ -150,3 +151,18 @@ def test_a_segment_without_a_frame_is_empty(image, tmp_path):
     names, masks = read_dicom_seg(path)
     assert names[5] == names[0]
     assert masks.any(axis=(1, 2)).tolist() == [True] * 5 + [False]
+
+
+@pytest.mark.parametrize("spacing_mm", [(0.3, 0.2), None])
+def test_the_spacing_is_that_of_the_image_and_not_a_nominal_one(tmp_path, spacing_mm):
+    tags = {} if spacing_mm is None else {"PixelSpacing": list(spacing_mm)}
+    image = write_dicom(tmp_path / "image.dcm", np.arange(12, dtype=np.uint16).reshape(3, 4), Modality="CR", **tags)
+    path, _, dataset = written(image, tmp_path)
+    assert seg_spacing(path) == spacing_mm
+    if spacing_mm is not None:
+        dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing = [0, 0]
+        dataset.save_as(path)
+        assert seg_spacing(path) is None
+    (tmp_path / "other.dcm").write_bytes(b"x")
+    with pytest.raises(ImageError, match="cannot read it as DICOM SEG"):
+        seg_spacing(tmp_path / "other.dcm")
