@@ -1,9 +1,26 @@
 """`jaxseg extract`: measurements of the anatomy in X-rays, from a file or a folder."""
 
+from pathlib import Path
+
 import click
+from click.core import ParameterSource
 
 from jaxseg.cli import console, options
-from jaxseg.cli.runs import of_anatomy, run_images
+from jaxseg.cli.runs import finish, of_anatomy, run_images, shown
+
+# Options that have a meaning with --masks; all others concern the network and the files of masks.
+_OF_MASKS = {
+    "source",
+    "output",
+    "masks",
+    "features",
+    "original_values",
+    "groups",
+    "table",
+    "recursive",
+    "overwrite",
+    "fidelity",
+}
 
 
 @click.command()
@@ -11,6 +28,19 @@ from jaxseg.cli.runs import of_anatomy, run_images
 @options.of_extraction(required=True)
 @options.of_images
 @of_anatomy
+@click.option(
+    "--masks",
+    type=click.Path(path_type=Path, exists=True),
+    help="Measure these masks instead of segmenting the images: a results folder of `jaxseg segment`, a .jsonl or "
+    ".parquet file with the masks of all images, or a folder of other masks named after the images.",
+)
+@click.option(
+    "--table",
+    type=click.Choice(["csv", "parquet"]),
+    default="csv",
+    show_default=True,
+    help="Format of the table.",
+)
 def extract(
     source,
     output,
@@ -23,22 +53,31 @@ def extract(
     strict_projection,
     preview,
     overwrite,
+    masks,
+    table,
     **others,
 ):
     """Measure the anatomy in chest X-rays: a table with one row per image.
 
-    The table is <folder>.csv, or <image>.csv for a single image. Areas and lengths are in pixels of the network's grid
-    (512 x 512 for the published weights), not of the image, as in the original. Columns whose names end in _mm and
-    _mm2 are added if a DICOM file states its pixel spacing. If something cannot be measured, its cell is empty and
-    the last column states the reason.
+    The table is <folder>.csv, or <image>.csv for a single image; with --table parquet it ends in .parquet. Areas and
+    lengths are in pixels of the network's grid (512 x 512 for the published weights), not of the image, as in the
+    original. Columns whose names end in _mm and _mm2 are added if a DICOM file states its pixel spacing. If something
+    cannot be measured, its cell is empty and the last column states the reason.
     """
-    console.stage("reading weights")
+    console.stage("reading weights" if masks is None else "reading masks")
     from jaxseg.anatomy.extract import needed_classes
-    from jaxseg.anatomy.folders import check_seg_options, extract_folder
+    from jaxseg.anatomy.folders import check_seg_options, check_table, extract_folder
     from jaxseg.anatomy.measure.features import find_all
 
     with options.usage_errors("--feature"):
         found = find_all(",".join(features), groups=others["groups"])
+    with options.usage_errors("--table"):
+        check_table(table)
+    if masks is not None:
+        settings = {"original_values": original_values, "table": table, "overwrite": overwrite}
+        settings |= {name: others[name] for name in ("groups", "recursive")}
+        _measure_masks(source, output, [feature.name for feature in found], masks, settings)
+        return
     seg = {"labelmap": labelmap, "strict_projection": strict_projection}
     with options.usage_errors("--labelmap" if labelmap else "--strict-projection"):
         check_seg_options(seg, output_type, masks=store_seg)
@@ -52,5 +91,19 @@ def extract(
         return extract_folder(source, output, [feature.name for feature in found], segmenter, **settings)
 
     settings = {"store_masks": store_seg, "draw": draw, "original_values": original_values, "preview": preview}
-    settings |= seg | {"output_type": output_type, "overwrite": overwrite}
+    settings |= seg | {"output_type": output_type, "overwrite": overwrite, "table": table}
+    others["mean_probabilities"] = store_seg and output_type in options.JOINT_TYPES
     run_images(source, output, job=job, settings=settings, classes=classes, **others)
+
+
+def _measure_masks(source: Path, output: Path, features: list[str], masks: Path, settings: dict) -> None:
+    """Measures masks that exist already, and shows what was done."""
+    from jaxseg.anatomy.folders import extract_folder
+
+    context = click.get_current_context()
+    given = (name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE)
+    if others := sorted(name.replace("_", "-") for name in given if name not in _OF_MASKS):
+        raise click.UsageError(f"--masks: it cannot be combined with --{', --'.join(others)}; leave them out")
+    with options.usage_errors(), shown("images", first="") as callbacks:
+        result = extract_folder(source, output, features, masks=masks, **settings, **callbacks)
+    finish(result)

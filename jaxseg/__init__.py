@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # the same names as in _PUBLIC below, for type checkers and e
     from jaxseg.datasets.phantom_sets import prepare_phantoms as prepare_phantoms
     from jaxseg.draw.visualize import visualize as visualize
     from jaxseg.export.exported import load_exported as load_exported
+    from jaxseg.masks.segmentation import Segmentation as Segmentation
     from jaxseg.post_dae.denoise import Denoiser as Denoiser
     from jaxseg.post_dae.denoise import denoise as denoise
     from jaxseg.post_dae.mask_files import denoise_folder as denoise_folder
@@ -75,6 +76,7 @@ _PUBLIC = {
     "segae_inference": "jaxseg.segae.score",
     "segment": "jaxseg.anatomy.segment",
     "segment_folder": "jaxseg.anatomy.folders",
+    "Segmentation": "jaxseg.masks.segmentation",
     "Segmenter": "jaxseg.anatomy.segment",
     "visualize": "jaxseg.draw.visualize",
     "write_reference": "jaxseg.anatomy.orientation",

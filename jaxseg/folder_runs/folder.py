@@ -55,6 +55,10 @@ class FolderResult:
     entries: dict[str, dict]
     seconds: float
 
+    def __iter__(self) -> Iterator[FileResult]:
+        """Yields what the run did with each file."""
+        return iter(self.files)
+
     @property
     def done(self) -> int:
         """Number of files that were processed."""
@@ -120,6 +124,9 @@ def run(
             if report is not None:
                 report(outcome)
             _notify(progress, number, len(todo), outcome.item.source.name)
+        for product in record.products:
+            if product.joint is not None:
+                product.joint.finish()
         for (_, merge), path in zip(merges, paths, strict=True):
             merge(jobs, record, path)
         conclude(record)
