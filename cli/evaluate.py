@@ -19,13 +19,13 @@ from jaxseg.cli.runs import label
 @click.option(
     "--masks",
     multiple=True,
-    type=click.Path(path_type=Path, exists=True),
+    type=click.Path(path_type=Path),
     help="For Post-DAE: a folder of masks from another source, such as a segmenter, or a .jsonl or .parquet file of "
     "`jaxseg segment`; repeat it for more. They are measured before and after restoration, instead of a split.",
 )
 @click.option(
     "--truth",
-    type=click.Path(path_type=Path, exists=True),
+    type=click.Path(path_type=Path),
     help="With --masks: folder or file of the true masks, with the same file names.",
 )
 @label

@@ -9,18 +9,8 @@ from jaxseg.cli import console, options
 from jaxseg.cli.runs import finish, of_anatomy, run_images, shown
 
 # Options that have a meaning with --masks; all others concern the network and the files of masks.
-_OF_MASKS = {
-    "source",
-    "output",
-    "masks",
-    "features",
-    "original_values",
-    "groups",
-    "table",
-    "recursive",
-    "overwrite",
-    "fidelity",
-}
+_OF_MASKS = {"source", "output", "masks", "features", "original_values", "groups", "table"}
+_OF_MASKS |= {"recursive", "overwrite", "fidelity"}
 
 
 @click.command()
@@ -64,20 +54,19 @@ def extract(
     original. Columns whose names end in _mm and _mm2 are added if a DICOM file states its pixel spacing. If something
     cannot be measured, its cell is empty and the last column states the reason.
     """
-    console.stage("reading weights" if masks is None else "reading masks")
-    from jaxseg.anatomy.extract import needed_classes
-    from jaxseg.anatomy.folders import check_seg_options, check_table, extract_folder
     from jaxseg.anatomy.measure.features import find_all
 
     with options.usage_errors("--feature"):
         found = find_all(",".join(features), groups=others["groups"])
-    with options.usage_errors("--table"):
-        check_table(table)
+    names = [feature.name for feature in found]
+    common = {"original_values": original_values, "table": table, "overwrite": overwrite}
     if masks is not None:
-        settings = {"original_values": original_values, "table": table, "overwrite": overwrite}
-        settings |= {name: others[name] for name in ("groups", "recursive")}
-        _measure_masks(source, output, [feature.name for feature in found], masks, settings)
+        _measure_masks(source, output, names, masks, groups=others["groups"], recursive=others["recursive"], **common)
         return
+    console.stage("reading weights")
+    from jaxseg.anatomy.extract import needed_classes
+    from jaxseg.anatomy.folders import check_seg_options, extract_folder
+
     seg = {"labelmap": labelmap, "strict_projection": strict_projection}
     with options.usage_errors("--labelmap" if labelmap else "--strict-projection"):
         check_seg_options(seg, output_type, masks=store_seg)
@@ -88,22 +77,21 @@ def extract(
         return None if store_seg or preview else needed
 
     def job(source, output, segmenter, **settings):
-        return extract_folder(source, output, [feature.name for feature in found], segmenter, **settings)
+        return extract_folder(source, output, names, segmenter, **settings)
 
-    settings = {"store_masks": store_seg, "draw": draw, "original_values": original_values, "preview": preview}
-    settings |= seg | {"output_type": output_type, "overwrite": overwrite, "table": table}
+    settings = common | seg | {"store_masks": store_seg, "draw": draw, "preview": preview, "output_type": output_type}
     others["mean_probabilities"] = store_seg and output_type in options.JOINT_TYPES
     run_images(source, output, job=job, settings=settings, classes=classes, **others)
 
 
-def _measure_masks(source: Path, output: Path, features: list[str], masks: Path, settings: dict) -> None:
+def _measure_masks(source: Path, output: Path, features: list[str], masks: Path, **settings) -> None:
     """Measures masks that exist already, and shows what was done."""
-    from jaxseg.anatomy.folders import extract_folder
+    from jaxseg.anatomy.from_masks import measure_folder
 
     context = click.get_current_context()
     given = (name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE)
     if others := sorted(name.replace("_", "-") for name in given if name not in _OF_MASKS):
         raise click.UsageError(f"--masks: it cannot be combined with --{', --'.join(others)}; leave them out")
-    with options.usage_errors(), shown("images", first="") as callbacks:
-        result = extract_folder(source, output, features, masks=masks, **settings, **callbacks)
+    with shown("images", first="") as callbacks:
+        result = measure_folder(source, output, features, masks, **settings, **callbacks)
     finish(result)

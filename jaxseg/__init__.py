@@ -8,6 +8,7 @@ if TYPE_CHECKING:  # the same names as in _PUBLIC below, for type checkers and e
     from jaxseg.anatomy.extract import extract as extract
     from jaxseg.anatomy.folders import extract_folder as extract_folder
     from jaxseg.anatomy.folders import segment_folder as segment_folder
+    from jaxseg.anatomy.from_masks import measure_folder as measure_folder
     from jaxseg.anatomy.orientation import read_reference as read_reference
     from jaxseg.anatomy.orientation import write_reference as write_reference
     from jaxseg.anatomy.register import register as register
@@ -58,6 +59,7 @@ _PUBLIC = {
     "functional": "jaxseg.weights.load",
     "load": "jaxseg.weights.load",
     "load_exported": "jaxseg.export.exported",
+    "measure_folder": "jaxseg.anatomy.from_masks",
     "prepare_lidc": "jaxseg.annotators.lidc.prepare",
     "prepare_mnist": "jaxseg.annotators.mnist",
     "prepare_phantoms": "jaxseg.datasets.phantom_sets",

@@ -49,7 +49,7 @@ def schema_of(columns: Mapping[str, str], metadata: Mapping[str, str] | None = N
     """
     arrow = require_pyarrow()
     types = {name: arrow.type_for_alias(kind) for name, kind in columns.items()}
-    return arrow.schema(types.items(), metadata=dict(metadata or {}))
+    return arrow.schema(list(types.items()), metadata=dict(metadata or {}))
 
 
 def write_table(path: Path, columns: Mapping[str, str], rows: Iterable[Sequence[Any]]) -> None:

@@ -10,8 +10,7 @@ from flax import nnx
 
 from jaxseg import registry
 from jaxseg.anatomy import products
-from jaxseg.anatomy.extract import merge_tables, needed_classes
-from jaxseg.anatomy.from_masks import measure_folder
+from jaxseg.anatomy.extract import needed_classes, table_merge
 from jaxseg.anatomy.measure import features as known
 from jaxseg.anatomy.segment import Segmenter, as_segmenter
 from jaxseg.devices import environment
@@ -22,9 +21,7 @@ from jaxseg.folder_runs.folder import FolderResult
 from jaxseg.folder_runs.inputs import SUMMARY_FILE, find_images, plan
 from jaxseg.folder_runs.stream import Outcome
 from jaxseg.masks import cohort
-from jaxseg.parquet import require_pyarrow
 
-TABLES = ("csv", "parquet")
 Progress = Callable[[int, int, str], None]
 Report = Callable[[Outcome], None]
 
@@ -93,7 +90,7 @@ def segment_folder(
     segmenter = as_segmenter(model, _with_means(model, options, output_type))
     settings = segmenter.settings
     seg = {"labelmap": labelmap, "strict_projection": strict_projection}
-    made = _mask_products(segmenter, settings, output_type, seg, places=(source, output), preview=preview)
+    made = _mask_products(segmenter, settings, output_type, seg, (source, output), preview=preview)
     merges = _mask_merges(segmenter, made, source)
     return _run(source, output, files, segmenter, made, settings, merges, overwrite, progress, report)
 
@@ -104,7 +101,6 @@ def extract_folder(
     features: str | Sequence[str],
     model: str | Path | nnx.Module | Segmenter = "cxas",
     *,
-    masks: str | Path | None = None,
     table: str = "csv",
     store_masks: bool = False,
     draw: bool = False,
@@ -130,8 +126,6 @@ def extract_folder(
       features: from `jaxseg.anatomy.measure.features.FEATURES`, a list or a comma-separated string.
       model: a name that `jaxseg.load` knows, a model directory, a model, or a `Segmenter` with the classes that the
         features need. The first three segment only the classes that are needed.
-      masks: measure these masks instead of segmenting the images: a folder of results, a .jsonl or .parquet file with
-        the masks of all images, or the masks of a single image. The model and the options of masks are not used.
       table: format of the table: "csv", or "parquet", which needs pyarrow.
       store_masks: also write the masks.
       draw: also write `<image>.lines.jpg`, the measured lines over the image.
@@ -167,23 +161,6 @@ def extract_folder(
       (['films.csv'], ['filename', 'heart_area'])
     """
     source, output = Path(source), Path(output)
-    check_table(table)
-    if masks is not None:
-        if store_masks or draw or preview:
-            raise ValueError("masks are measured as they are; leave out store_masks, draw and preview, or masks")
-        return measure_folder(
-            find_images(source, recursive=recursive, output=output) if files is None else files,
-            source,
-            output,
-            Path(masks),
-            features,
-            original_values=original_values,
-            groups=options.get("groups", "original"),
-            table=table,
-            overwrite=overwrite,
-            progress=progress,
-            report=report,
-        )
     groups = model.groups if isinstance(model, Segmenter) else options.get("groups", "original")
     found = known.find_all(features, groups=groups)
     names = tuple(feature.name for feature in found)
@@ -196,24 +173,15 @@ def extract_folder(
     made = [products.measurements(names, original_values=original_values, groups=groups)]
     seg = {"labelmap": labelmap, "strict_projection": strict_projection}
     if whole:
-        how = {"places": (source, output), "preview": preview, "masks": store_masks}
-        made += _mask_products(segmenter, settings, output_type, seg, **how)
+        places = (source, output)
+        made += _mask_products(segmenter, settings, output_type, seg, places, preview=preview, masks=store_masks)
     else:
         check_seg_options(seg, output_type, masks=False)
     if draw:
         made.append(products.drawings(names, segmenter.intensity, groups=groups))
     settings |= {"features": list(names), "original_values": original_values}
-    merges: list[tuple[str, Callable]] = [(f".{table}", functools.partial(merge_tables, root=source, features=names))]
-    merges += _mask_merges(segmenter, made, source)
+    merges = [table_merge(table, source, names), *_mask_merges(segmenter, made, source)]
     return _run(source, output, files, segmenter, made, settings, merges, overwrite, progress, report)
-
-
-def check_table(table: str) -> None:
-    """Raises ValueError if tables of this format cannot be written; `table` is "csv" or "parquet"."""
-    if table not in TABLES:
-        raise ValueError(f"table must be one of {', '.join(TABLES)}, got {table!r}")
-    if table == "parquet":
-        require_pyarrow()
 
 
 def check_seg_options(seg: dict[str, bool], output_type: str | None, *, masks: bool = True) -> None:
@@ -279,8 +247,8 @@ def _mask_products(
     settings: dict,
     output_type: str | None,
     seg: dict[str, bool],
-    *,
     places: tuple[Path, Path],
+    *,
     preview: bool,
     masks: bool = True,
 ) -> list[Product]:

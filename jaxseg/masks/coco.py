@@ -140,7 +140,7 @@ def area(mask: np.ndarray) -> int:
     return int(np.count_nonzero(_checked(mask)))
 
 
-def annotation(mask: np.ndarray, *, annotation_id: int | str, image_id: int | str, category_id: int) -> dict:
+def annotation(mask: np.ndarray, *, annotation_id: int, image_id: int, category_id: int) -> dict:
     """Returns one entry of a data set's `annotations`: a mask with its area and box.
 
     Args:
@@ -155,7 +155,7 @@ def annotation(mask: np.ndarray, *, annotation_id: int | str, image_id: int | st
 
 
 def annotation_of_runs(
-    runs: np.ndarray, size: Sequence[int], *, annotation_id: int | str, image_id: int | str, category_id: int
+    runs: np.ndarray, size: Sequence[int], *, annotation_id: int, image_id: int, category_id: int
 ) -> dict:
     """Returns what `annotation` returns, from the runs of a mask.
 

@@ -34,10 +34,10 @@ class MaskFile(Protocol):
     def open(self) -> None:
         """Finds out which images the file holds."""
 
-    def has(self, image_id: str) -> bool:
+    def has(self, key: str) -> bool:
         """Returns whether the file holds masks of an image."""
 
-    def add(self, image_id: str, file_name: str, masks: Masks) -> None:
+    def add(self, key: str, file_name: str, masks: Masks) -> None:
         """Adds the masks of an image, in place of earlier ones; may be called from any thread."""
 
     def finish(self) -> None:
@@ -99,13 +99,13 @@ class RunMasks:
                 index = module.known_index(other, self.classes)
                 self._others |= set(index.file_names) if index else set()
 
-    def has(self, image_id: str) -> bool:
+    def has(self, key: str) -> bool:
         """Returns whether a file holds masks of an image."""
-        return self.own.has(image_id) or image_id in self._others
+        return self.own.has(key) or key in self._others
 
-    def add(self, image_id: str, file_name: str, masks: Masks) -> None:
+    def add(self, key: str, file_name: str, masks: Masks) -> None:
         """Adds the masks of an image to the file of this run."""
-        self.own.add(image_id, file_name, masks)
+        self.own.add(key, file_name, masks)
 
     def finish(self) -> None:
         """Completes the file of this run."""
@@ -132,7 +132,7 @@ def is_cohort_file(path: Path) -> bool:
 
 
 def image_names(path: Path) -> dict[str, str]:
-    """Returns the ids of the images in a file -> their file names, in the order of the file.
+    """Returns the keys of the images in a file -> their file names, in the order of the file.
 
     Raises:
       ImageError: the file is damaged, or holds something else.
@@ -144,21 +144,21 @@ def image_names(path: Path) -> dict[str, str]:
         raise ImageError(printable(str(error))) from None
 
 
-def open_cohort(path: Path, image: Path | None, image_id: str | None = None) -> Stack:
+def open_cohort(path: Path, image: Path | None, key: str | None = None) -> Stack:
     """Opens the masks of one image; each mask is decoded when it is read.
 
     Args:
       path: the file.
       image: file of the image. It is found by its name; if several images have that name, by the end of its path.
-        None: the file must have one image, or `image_id` must be given.
-      image_id: id of the image, if it is known.
+        None: the file must have one image, or `key` must be given.
+      key: key of the image, if it is known.
 
     Raises:
       ImageError: the file is damaged, or does not hold masks of the image.
       OSError: it cannot be read.
     """
     names = image_names(path)
-    chosen = _chosen(names, image) if image_id is None else image_id
+    chosen = _chosen(names, image) if key is None else key
     if chosen not in names:
         raise ImageError(f"holds no masks of {printable(image.name if image else chosen)}; run jaxseg segment again")
     try:
@@ -169,17 +169,17 @@ def open_cohort(path: Path, image: Path | None, image_id: str | None = None) -> 
 
 
 def _chosen(names: dict[str, str], image: Path | None) -> str:
-    """Returns the id of an image that is found by its path."""
+    """Returns the key of an image that is found by its path."""
     if len(names) == 1:
         return next(iter(names))
     if image is None:
         raise ImageError(f"the file has {len(names):,} images; choose one with image=")
     parts = Path(os.path.abspath(image)).parts
-    same = {image_id: Path(name).parts for image_id, name in names.items() if name.endswith(image.name)}
-    same = {image_id: found for image_id, found in same.items() if found and found[-1] == image.name}
-    ends = {image_id: found for image_id, found in same.items() if parts[-len(found) :] == found}
+    same = {key: Path(name).parts for key, name in names.items() if name.endswith(image.name)}
+    same = {key: found for key, found in same.items() if found and found[-1] == image.name}
+    ends = {key: found for key, found in same.items() if parts[-len(found) :] == found}
     longest = max(map(len, ends.values()), default=0)
-    best = [image_id for image_id, found in ends.items() if len(found) == longest] or list(same)
+    best = [key for key, found in ends.items() if len(found) == longest] or list(same)
     if len(best) != 1:
         raise ImageError(f"the file has {len(best) or 'no'} images called {printable(image.name)}; it must have one")
     return best[0]

@@ -2,11 +2,12 @@
 
 The first line is the head; it holds the categories. Every other line holds the masks of one image:
 
-    {"image": {"id": "ward/chest", "file_name": "ward/chest.png", "height": 2048, "width": 2500}, "annotations": [...]}
+    {"image": {"id": 7, "key": "ward/a", "file_name": "ward/a.png", "height": 99, "width": 88}, "annotations": [...]}
 
-Image and annotations are COCO's, with compressed run lengths, and without empty masks. The `score` of an annotation is
-the mean probability in its mask, if that is known. A later line of an image replaces an earlier one. A last line
-without a line break is incomplete: readers ignore it.
+Image and annotations are COCO's, with compressed run lengths, and without empty masks. Their ids are unique in the
+file. The `key` of an image is the name of its results in the output folder. The `score` of an annotation is the mean
+probability in its mask, if that is known. A later line of an image replaces an earlier one. A last line without a line
+break is incomplete: readers ignore it.
 """
 
 import dataclasses
@@ -35,14 +36,16 @@ class Index:
 
     Attributes:
       categories: those of the head.
-      places: id of an image -> offset and length of its last line, in bytes.
-      file_names: id of an image -> its file name.
+      places: key of an image -> offset and length of its last line, in bytes.
+      file_names: key of an image -> its file name.
+      numbers: key of an image -> its id in the file.
       replaced: number of lines that a later line replaces.
     """
 
     categories: list
     places: dict[str, tuple[int, int]]
     file_names: dict[str, str]
+    numbers: dict[str, int]
     replaced: int
 
 
@@ -56,41 +59,46 @@ class MaskLines:
 
     def __init__(self, path: Path, classes: Mapping[int, str]):
         self.path, self.classes = path, dict(classes)
-        self._lock, self._ids = threading.Lock(), set[str]()
-        self._exists, self._replaced = False, 0
+        self._lock, self._keys, self._numbers = threading.Lock(), set[str](), dict[str, int]()
+        self._exists, self._replaced, self._last = False, 0, 0
 
     def open(self) -> None:
         """Finds out which images the file holds. A file that is damaged or holds other classes is started again."""
         index = known_index(self.path, self.classes)
         self._exists = index is not None
-        self._ids, self._replaced = (set(index.places), index.replaced) if index else (set(), 0)
+        self._keys, self._replaced = (set(index.places), index.replaced) if index else (set(), 0)
+        self._numbers = dict(index.numbers) if index else {}
+        self._last = max(self._numbers.values(), default=0)
 
-    def has(self, image_id: str) -> bool:
+    def has(self, key: str) -> bool:
         """Returns whether the file holds masks of an image."""
-        return image_id in self._ids
+        return key in self._keys
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self._keys)
 
-    def add(self, image_id: str, file_name: str, masks: Masks) -> None:
+    def add(self, key: str, file_name: str, masks: Masks) -> None:
         """Appends the masks of an image, and syncs the file to disk; may be called from any thread.
 
         Args:
-          image_id: identifies the image in the run.
+          key: identifies the image in the run.
           file_name: of the image.
           masks: the masks.
 
         Raises:
           OSError: the file cannot be written.
         """
-        line = line_of(image_id, file_name, masks)
+        with self._lock:
+            number = self._numbers.setdefault(key, self._last + 1)
+            self._last = max(self._last, number)
+        line = line_of(key, file_name, masks, number=number, width=width_of(self.classes))
         with self._lock:
             if not self._exists:
                 journal.create(self.path, head_of(self.classes))
                 self._exists = True
             journal.append(self.path, line)
-            self._replaced += image_id in self._ids
-            self._ids.add(image_id)
+            self._replaced += key in self._keys
+            self._keys.add(key)
 
     def finish(self) -> None:
         """Removes the lines that later ones replace; called at the end of a run."""
@@ -105,21 +113,34 @@ def head_of(classes: Mapping[int, str]) -> dict:
     return {MARK: 1, "info": info, "categories": coco.categories(classes)}
 
 
-def line_of(image_id: str, file_name: str, masks: Masks) -> dict:
-    """Returns the line of an image, as JSON holds it."""
+def width_of(classes: Iterable[int]) -> int:
+    """Returns how far the ids of two images' annotations are apart, from the indices of the classes."""
+    return 1 + max(classes, default=0)
+
+
+def line_of(key: str, file_name: str, masks: Masks, *, number: int = 1, width: int = 1000) -> dict:
+    """Returns the line of an image, as JSON holds it.
+
+    Args:
+      key: identifies the image in the run.
+      file_name: of the image.
+      masks: the masks.
+      number: id of the image in the file, from 1.
+      width: as `width_of` returns it; the ids of the annotations lie from 1 + (number - 1) * width on.
+    """
     means = getattr(masks, "mean_probabilities", None)
-    height, width = (int(side) for side in masks.size)
+    size = int(masks.size[0]), int(masks.size[1])
     annotations = []
     for k, index in enumerate(masks.indices):
         runs = runs_of(masks, k)
         if len(runs) < 2:
             continue  # an empty mask
-        ids: dict[str, Any] = {"annotation_id": f"{image_id}:{index}", "image_id": image_id, "category_id": index}
-        found = coco.annotation_of_runs(runs, (height, width), **ids)
+        ids = {"annotation_id": 1 + (number - 1) * width + index, "image_id": number, "category_id": index}
+        found = coco.annotation_of_runs(runs, size, **ids)
         if means is not None and math.isfinite(means[k]):
             found["score"] = round(float(means[k]), 4)
         annotations.append(found)
-    image = {"id": image_id, "file_name": file_name, "height": height, "width": width}
+    image = {"id": number, "key": key, "file_name": file_name, "height": size[0], "width": size[1]}
     return {"image": image, "annotations": annotations}
 
 
@@ -145,7 +166,7 @@ def known_index(path: Path, classes: Mapping[int, str]) -> Index | None:
     return index if index.categories == coco.categories(classes) else None
 
 
-def read_image(path: Path, image_id: str) -> dict:
+def read_image(path: Path, key: str) -> dict:
     """Returns the masks of one image as the content of a COCO file with this image.
 
     Raises:
@@ -153,7 +174,7 @@ def read_image(path: Path, image_id: str) -> dict:
       OSError: it cannot be read.
     """
     index = read_index(path)
-    offset, length = index.places[image_id]
+    offset, length = index.places[key]
     with path.open("rb") as file:
         file.seek(offset)
         line = parse_json(file.read(length))
@@ -169,6 +190,8 @@ def images(path: Path) -> Iterator[dict]:
 def join(paths: Iterable[Path], path: Path) -> None:
     """Writes the last line of every image of several files into one; a file at `path` is replaced as a whole.
 
+    The images of several files get new ids.
+
     Args:
       paths: files with the same categories; an image in a later file replaces one in an earlier file.
       path: the file to write, which may be one of `paths`.
@@ -182,20 +205,30 @@ def join(paths: Iterable[Path], path: Path) -> None:
     for part, index in zip(paths, indices, strict=True):
         if index.categories != indices[0].categories:
             raise ValueError(f"{part} has other categories than {paths[0]}; they cannot be joined")
-    last = {image_id: number for number, index in enumerate(indices) for image_id in index.places}
+    last = {key: holder for holder, index in enumerate(indices) for key in index.places}
+    width, number = width_of(category["id"] for category in indices[0].categories), 0
     with atomic_file(path) as temporary, temporary.open("wb") as file:
         with paths[0].open("rb") as first:
             file.write(first.readline(MAX_LINE))
-        for number, part in enumerate(paths):
-            for raw in _last_lines(part, {image_id for image_id, holder in last.items() if holder == number}):
-                file.write(raw)
+        for holder, part in enumerate(paths):
+            for raw in _last_lines(part, {key for key, place in last.items() if place == holder}):
+                number += 1
+                file.write(raw if len(paths) == 1 else _renumbered(raw, number, width))
+
+
+def _renumbered(raw: bytes, number: int, width: int) -> bytes:
+    line = json.loads(raw)
+    line["image"]["id"] = number
+    for one in line["annotations"]:
+        one |= {"id": 1 + (number - 1) * width + one["category_id"], "image_id": number}
+    return (json.dumps(line) + "\n").encode()
 
 
 def _last_lines(path: Path, wanted: set[str] | None = None) -> Iterator[bytes]:
     places = read_index(path).places
     with path.open("rb") as file:
-        for image_id, (offset, length) in sorted(places.items(), key=lambda item: item[1]):
-            if wanted is None or image_id in wanted:
+        for key, (offset, length) in sorted(places.items(), key=lambda item: item[1]):
+            if wanted is None or key in wanted:
                 file.seek(offset)
                 yield file.read(length)
 
@@ -204,6 +237,7 @@ def _last_lines(path: Path, wanted: set[str] | None = None) -> Iterator[bytes]:
 def _index(path: Path, _size: int, _time: int) -> Index:
     places: dict[str, tuple[int, int]] = {}
     file_names: dict[str, str] = {}
+    numbers: dict[str, int] = {}
     count = 0
     with path.open("rb") as file:
         head = _parsed(_line(file))
@@ -214,9 +248,10 @@ def _index(path: Path, _size: int, _time: int) -> Index:
             if entry is None:  # damaged
                 continue
             count += 1
-            places[entry["id"]] = (file.tell() - len(raw), len(raw))
-            file_names[entry["id"]] = entry["file_name"]
-    return Index(head["categories"], places, file_names, count - len(places))
+            key = entry.get("key", entry["file_name"])
+            places[key] = (file.tell() - len(raw), len(raw))
+            file_names[key], numbers[key] = entry["file_name"], entry["id"]
+    return Index(head["categories"], places, file_names, numbers, count - len(places))
 
 
 def _line(file: IO[bytes]) -> bytes:
@@ -245,5 +280,5 @@ def _image_entry(raw: bytes) -> dict | None:
             found = None
     if found is None:  # written by another program, or a very long name
         found = _parsed(raw).get("image")
-    good = isinstance(found, dict) and isinstance(found.get("id"), str) and isinstance(found.get("file_name"), str)
-    return found if good else None
+    good = isinstance(found, dict) and type(found.get("id")) is int and isinstance(found.get("file_name"), str)
+    return found if good and isinstance(found.get("key", ""), str) else None

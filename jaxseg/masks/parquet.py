@@ -22,7 +22,7 @@ from jaxseg.parquet import Groups, check_group, require_pyarrow, schema_of, tabl
 
 COLUMNS = {
     "image": "string",
-    "image_id": "string",
+    "key": "string",
     "class": "string",
     "height": "int32",
     "width": "int32",
@@ -37,7 +37,7 @@ COLUMNS = {
 CATEGORIES = "jaxseg_categories"  # name of the metadata with the classes
 _NEEDED = ("image", "class", "height", "width", "rle")
 BOX = ("box_x", "box_y", "box_width", "box_height")
-_DICTIONARY = ("image", "image_id", "class")  # columns in which few texts are repeated often
+_DICTIONARY = ("image", "key", "class")  # columns in which few texts are repeated often
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,15 +46,15 @@ class Index:
 
     Attributes:
       categories: COCO's entries of the classes; None if the file does not list them.
-      groups: id of an image -> the groups of rows that hold its masks.
-      file_names: id of an image -> its file name.
-      key: the column of the ids.
+      groups: key of an image -> the groups of rows that hold its masks.
+      file_names: key of an image -> its file name.
+      column: that of the keys.
     """
 
     categories: list | None
     groups: dict[str, tuple[int, ...]]
     file_names: dict[str, str]
-    key: str
+    column: str
 
 
 class MaskTable:
@@ -79,13 +79,13 @@ class MaskTable:
         self._stored = frozenset(index.groups) if index else frozenset()
         self._lines.open()
 
-    def has(self, image_id: str) -> bool:
+    def has(self, key: str) -> bool:
         """Returns whether the table, or what an interrupted run left, holds masks of an image."""
-        return image_id in self._stored or self._lines.has(image_id)
+        return key in self._stored or self._lines.has(key)
 
-    def add(self, image_id: str, file_name: str, masks: Masks) -> None:
+    def add(self, key: str, file_name: str, masks: Masks) -> None:
         """Keeps the masks of an image, as `MaskLines.add` does."""
-        self._lines.add(image_id, file_name, masks)
+        self._lines.add(key, file_name, masks)
 
     def finish(self) -> None:
         """Writes the table with all masks, if there are new ones; called at the end of a run.
@@ -119,20 +119,20 @@ def join(paths: Iterable[Path], path: Path, classes: Mapping[int, str] | None = 
     for part, index in zip(paths, indices, strict=True):
         if index.categories != categories:
             raise ValueError(f"{part} has other classes than {paths[0]}; they cannot be joined")
-    last = {image_id: number for number, index in enumerate(indices) for image_id in index.file_names}
+    last = {key: number for number, index in enumerate(indices) for key in index.file_names}
     with _writer(path, categories) as table:
         for number, part in enumerate(paths):
-            wanted = {image_id for image_id, holder in last.items() if holder == number}
+            wanted = {key for key, holder in last.items() if holder == number}
             if part.suffix == ".parquet":
                 for kept in _tables_of(part, wanted):
                     table.add_table(kept)
                 continue
             for line in lines.images(part):
-                if line["image"]["id"] in wanted:
+                if line["image"]["key"] in wanted:
                     _add(table, line, categories)
 
 
-def write_masks(path: Path, image_id: str, file_name: str, masks: Masks) -> None:
+def write_masks(path: Path, key: str, file_name: str, masks: Masks) -> None:
     """Writes a table with the masks of one image; a file at `path` is replaced as a whole.
 
     Raises:
@@ -141,7 +141,7 @@ def write_masks(path: Path, image_id: str, file_name: str, masks: Masks) -> None
     """
     categories = coco.categories(dict(zip(masks.indices, masks.names, strict=True)))
     with _writer(path, categories) as table:
-        _add(table, lines.line_of(image_id, file_name, masks), categories)
+        _add(table, lines.line_of(key, file_name, masks), categories)
 
 
 def rows_of(line: dict, names: Mapping[int, str]) -> Iterator[dict]:
@@ -152,7 +152,7 @@ def rows_of(line: dict, names: Mapping[int, str]) -> Iterator[dict]:
       names: names of the classes by index.
     """
     entry = line["image"]
-    image = {"image": entry["file_name"], "image_id": entry["id"], "height": entry["height"], "width": entry["width"]}
+    image = {"image": entry["file_name"], "key": entry["key"], "height": entry["height"], "width": entry["width"]}
     for annotation in line["annotations"]:
         row = {"class": names[annotation["category_id"]], "rle": annotation["segmentation"]["counts"]}
         row |= dict(zip(BOX, map(int, annotation["bbox"]), strict=True))
@@ -181,7 +181,7 @@ def known_index(path: Path, classes: Mapping[int, str]) -> Index | None:
     return index if index.categories == coco.categories(classes) else None
 
 
-def read_image(path: Path, image_id: str) -> dict:
+def read_image(path: Path, key: str) -> dict:
     """Returns the masks of one image as the content of a COCO file with this image.
 
     Raises:
@@ -190,8 +190,8 @@ def read_image(path: Path, image_id: str) -> dict:
     """
     index, status = read_index(path), path.stat()
     found: list[dict] = []
-    for group in index.groups[image_id]:
-        found += _group(path, status.st_size, status.st_mtime_ns, group).get(image_id, [])
+    for group in index.groups[key]:
+        found += _group(path, status.st_size, status.st_mtime_ns, group).get(key, [])
     categories, masks = index.categories, [row for row in found if row["class"] is not None]
     if categories is None:
         names = dict.fromkeys(row["class"] for row in masks)
@@ -201,8 +201,8 @@ def read_image(path: Path, image_id: str) -> dict:
     annotations = []
     for row in masks:
         rle = {"size": [row["height"], row["width"]], "counts": row["rle"]}
-        annotations.append({"image_id": image_id, "category_id": ids[row["class"]], "segmentation": rle})
-    image = {"id": image_id, "file_name": index.file_names[image_id]} | size
+        annotations.append({"image_id": 1, "category_id": ids[row["class"]], "segmentation": rle})
+    image = {"id": 1, "file_name": index.file_names[key]} | size
     return {"images": [image], "categories": categories, "annotations": annotations}
 
 
@@ -223,9 +223,9 @@ def _tables_of(path: Path, wanted: set[str]) -> Iterator[Any]:
     with arrow.parquet.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
             table = file.read_row_group(group)
-            ids = table["image_id"]
-            if not set(ids.unique().to_pylist()) <= wanted:
-                table = table.filter(arrow.compute.is_in(ids, arrow.array(sorted(wanted), arrow.string())))
+            keys = table["key"]
+            if not set(keys.unique().to_pylist()) <= wanted:
+                table = table.filter(arrow.compute.is_in(keys, arrow.array(sorted(wanted), arrow.string())))
             yield table
 
 
@@ -240,21 +240,21 @@ def _index(path: Path, _size: int, _time: int) -> Index:
             missing = [name for name in _NEEDED if name not in columns]
             if missing:
                 raise ValueError(f"it has no column {', '.join(missing)}")
-            key = "image_id" if "image_id" in columns else "image"
+            column = "key" if "key" in columns else "image"
             for group in range(file.num_row_groups):
                 check_group(file, group)
-                found = file.read_row_group(group, columns=sorted({key, "image"}))
+                found = file.read_row_group(group, columns=sorted({column, "image"}))
                 pairs = found.group_by(found.column_names).aggregate([])
-                for image_id, name in dict(zip(_texts(pairs[key]), _texts(pairs["image"]), strict=True)).items():
-                    groups.setdefault(image_id, []).append(group)
-                    file_names[image_id] = name
+                for key, name in dict(zip(_texts(pairs[column]), _texts(pairs["image"]), strict=True)).items():
+                    groups.setdefault(key, []).append(group)
+                    file_names[key] = name
             listed = (file.schema_arrow.metadata or {}).get(CATEGORIES.encode())
     except (arrow.ArrowException, OSError) as error:
         if isinstance(error, FileNotFoundError):
             raise
         raise ValueError(f"it is not a Parquet table of masks, or damaged ({error})") from None
     categories = json.loads(listed) if listed else None
-    return Index(categories, {key: tuple(found) for key, found in groups.items()}, file_names, key)
+    return Index(categories, {key: tuple(found) for key, found in groups.items()}, file_names, column)
 
 
 def _texts(column: Any) -> list[str]:
@@ -266,15 +266,15 @@ def _texts(column: Any) -> list[str]:
 
 @functools.lru_cache(maxsize=2)  # one group holds several images, which are often read one after the other
 def _group(path: Path, _size: int, _time: int, group: int) -> dict[str, list[dict]]:
-    """Returns the rows of a group by the id of their image."""
+    """Returns the rows of a group by the key of their image."""
     arrow, index = require_pyarrow(), read_index(path)
     try:
         with arrow.parquet.ParquetFile(path) as file:
             check_group(file, group)
-            table = file.read_row_group(group, columns=sorted({index.key, *_NEEDED}))
+            table = file.read_row_group(group, columns=sorted({index.column, *_NEEDED}))
     except arrow.ArrowException as error:
         raise ValueError(f"it is damaged ({error})") from None
     found: dict[str, list[dict]] = {}
     for row in table.to_pylist():
-        found.setdefault(row[index.key], []).append(row)
+        found.setdefault(row[index.column], []).append(row)
     return found

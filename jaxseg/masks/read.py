@@ -22,7 +22,7 @@ from jaxseg.masks.formats import (
     split,
 )
 from jaxseg.masks.pictures import PICTURES, listed
-from jaxseg.masks.results import check_origin, classes_of, find_masks, grid_of, image_id_of, named_masks, read_summary
+from jaxseg.masks.results import check_origin, classes_of, find_masks, grid_of, key_in, named_masks, read_summary
 from jaxseg.masks.segmentation import on_grid
 from jaxseg.masks.write import file_names
 from jaxseg.vocabulary import labels
@@ -233,7 +233,7 @@ def _open(path: Path, image: Path | None, names: tuple[str, ...] | None) -> Stac
     if suffix in (".npy", ".npz"):
         return _name_arrays(open_npy(path) if suffix == ".npy" else open_npz(path), path, names)
     if is_cohort_file(path):
-        stack = open_cohort(path, image, None if image is None else image_id_of(path, image))
+        stack = open_cohort(path, image, None if image is None else key_in(path, image))
     elif suffix in (".json", ".dcm"):
         stack = open_coco(path, image) if suffix == ".json" else _open_seg(path)
     else:  # reference masks often have one folder per class, with one picture per image

@@ -193,15 +193,15 @@ def _is_same(image: Path, entry: dict, stamp: list) -> bool:
     return "sha256" in entry and entry["sha256"] == sha256(image)
 
 
-def image_id_of(path: Path, image: Path) -> str | None:
-    """Returns the id of an image in a file that holds the masks of all images of a run.
+def key_in(path: Path, image: Path) -> str | None:
+    """Returns the key of an image in a file that holds the masks of all images of a run.
 
     Args:
       path: the file.
       image: file of the image, which may have been moved since.
 
     Returns:
-      The id. None if no `summary.json` in a folder above lists the file.
+      The key. None if no `summary.json` in a folder above lists the file.
 
     Raises:
       ValueError: the nearest summary lists the file, but the image has no masks in it, or has changed since; or the

@@ -46,24 +46,24 @@ def to_pandas(masks: Segmentation) -> Any:
     rows = []
     for k, name in enumerate(masks.names):
         runs = runs_of(masks, k)
-        ids: dict[str, Any] = {"annotation_id": k, "image_id": 1, "category_id": k}
+        ids = {"annotation_id": k, "image_id": 1, "category_id": k}
         found = coco.annotation_of_runs(runs, masks.size, **ids)
         box = dict(zip(parquet.BOX, map(int, found["bbox"]), strict=True))
-        row = {"image": None if masks.source is None else masks.source.name, "class": name}
+        row: dict[str, Any] = {"image": None if masks.source is None else masks.source.name, "class": name}
         row |= {"height": masks.size[0], "width": masks.size[1], "rle": found["segmentation"]["counts"]}
         mean = float("nan") if means is None else float(means[k])
         rows.append(row | {"area": found["area"]} | box | {"mean_probability": mean})
-    return pandas.DataFrame(rows, columns=[name for name in parquet.COLUMNS if name != "image_id"])
+    return pandas.DataFrame(rows, columns=[name for name in parquet.COLUMNS if name != "key"])
 
 
 def _save_lines(masks: Masks, path: Path, name: str) -> Path:
     """Writes a file of COCO lines or a Parquet table with one image."""
-    image_id = stem(Path(name))
+    key = stem(Path(name))
     if path.suffix == ".parquet":
-        parquet.write_masks(path, image_id, name, masks)
+        parquet.write_masks(path, key, name, masks)
     else:
         classes = dict(zip(masks.indices, masks.names, strict=True))
-        journal.create(path, lines.head_of(classes), [lines.line_of(image_id, name, masks)])
+        journal.create(path, lines.head_of(classes), [lines.line_of(key, name, masks, width=lines.width_of(classes))])
     return path
 
 

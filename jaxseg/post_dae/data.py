@@ -83,8 +83,8 @@ class MaskFolder:
 
     @functools.cached_property
     def _images(self) -> dict[Path, str]:
-        """Name of an image -> its id, if `root` is a file with the masks of many images."""
-        return {Path(name): image_id for image_id, name in image_names(Path(self.root)).items()}
+        """Name of an image -> its key, if `root` is a file with the masks of many images."""
+        return {Path(name): key for key, name in image_names(Path(self.root)).items()}
 
     def __len__(self) -> int:
         return len(self.files)

@@ -31,6 +31,13 @@ def images(tmp_path):
     return folder
 
 
+@pytest.fixture(scope="module")
+def threshold(model):
+    """Returns a threshold that about half of the pixels exceed; the weights are random."""
+    image = np.random.default_rng(3).integers(0, 256, (40, 30), np.uint8)
+    return float(np.median(Segmenter(model, probabilities=True)(image).scores))
+
+
 def means_of(path) -> dict[tuple[str, str], float]:
     """Returns the mean probability by (image, class)."""
     if path.suffix == ".parquet":
@@ -46,16 +53,18 @@ def means_of(path) -> dict[tuple[str, str], float]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_mean_probability_in_each_mask_is_written(model, images, tmp_path, kind):
-    result = jaxseg.segment_folder(images, tmp_path / "out", model, output_type=kind, threshold=0.45)
+def test_the_mean_probability_in_each_mask_is_written(model, threshold, images, tmp_path, kind):
+    result = jaxseg.segment_folder(images, tmp_path / "out", model, output_type=kind, threshold=threshold)
+    assert [path.name for path in result.merged] == [KINDS[kind]]
     found = means_of(tmp_path / "out" / KINDS[kind])
-    whole = Segmenter(model, threshold=0.45, probabilities=True)
+    whole = Segmenter(model, threshold=threshold, probabilities=True)
     wanted = {}
     for file in result:
         assert file.outputs[kind] == tmp_path / "out" / KINDS[kind]
         masks = whole(file.source)
         for k, name in enumerate(masks.names):
             inside = np.unpackbits(masks.bits[k], axis=1).view(bool)
+            assert not inside.all()
             if inside.any():
                 wanted[file.source.name, name] = float(masks.scores[k][inside].mean())
     assert len(found) > 0
@@ -64,13 +73,13 @@ def test_the_mean_probability_in_each_mask_is_written(model, images, tmp_path, k
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_mean_probability_is_unknown_if_masks_were_changed_afterwards(model, images, tmp_path, kind):
-    class Inverted:
-        settings = {"inverted": True}
+    class Stripes:
+        settings = {"stripes": True}
 
         def __call__(self, found):
-            return [dataclasses.replace(masks, bits=~masks.bits) for masks in found]
+            return [dataclasses.replace(masks, bits=np.full_like(masks.bits, 0xF0)) for masks in found]
 
-    jaxseg.segment_folder(images, tmp_path / "out", model, output_type=kind, postprocess=Inverted(), threshold=0.45)
+    jaxseg.segment_folder(images, tmp_path / "out", model, output_type=kind, postprocess=Stripes())
     found = means_of(tmp_path / "out" / KINDS[kind])
     assert found
     assert all(value is None or np.isnan(value) for value in found.values())
@@ -117,7 +126,7 @@ def test_extract_stores_masks_beside_its_table(model, images, tmp_path):
     result = jaxseg.extract_folder(
         images, tmp_path / "out", "area", model, store_masks=True, output_type="parquet", table="parquet"
     )
-    assert [path.name for path in result.merged] == ["images.parquet"]
+    assert [path.name for path in result.merged] == ["images.parquet", "masks.parquet"]
     table = pandas.read_parquet(result.merged[0])
     assert table["filename"].tolist() == ["one.png", "three.png", "two.png"]
     assert table["heart_area"].dtype == float

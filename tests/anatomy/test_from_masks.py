@@ -1,4 +1,4 @@
-"""`extract_folder` with masks: the numbers of the network's own run, from every format, and masks of other origin."""
+"""`measure_folder`: the numbers of the network's own run, from every format, and masks of other origin."""
 
 import csv
 import dataclasses
@@ -38,7 +38,7 @@ def test_the_masks_of_a_run_have_the_numbers_of_extract(segmenter, images, tmp_p
     options = {"recursive": True}
     wanted = jaxseg.extract_folder(images, tmp_path / "wanted", "area, centroid", segmenter, **options)
     jaxseg.segment_folder(images, tmp_path / "masks", segmenter, output_type=kind, **options)
-    found = jaxseg.extract_folder(images, tmp_path / "found", "area, centroid", masks=tmp_path / "masks", **options)
+    found = jaxseg.measure_folder(images, tmp_path / "found", "area, centroid", tmp_path / "masks", **options)
     assert found.done == 2
     assert rows(found.merged[0]) == rows(wanted.merged[0])
     assert sum(float(row["heart_area"]) + float(row["lung_area"]) for row in rows(found.merged[0])) > 0
@@ -48,16 +48,16 @@ def test_a_file_with_all_masks_is_named_itself_and_only_changes_are_measured_aga
     jaxseg.segment_folder(images, tmp_path / "masks", segmenter, output_type="parquet", recursive=True)
     path = (tmp_path / "masks" / "masks.parquet").rename(tmp_path / "moved.parquet")
     options = {"masks": path, "recursive": True, "table": "parquet"}
-    found = jaxseg.extract_folder(images, tmp_path / "found", "area", **options)
+    found = jaxseg.measure_folder(images, tmp_path / "found", "area", **options)
     assert [(file.source.name, file.status) for file in found] == [("one.png", "done"), ("two.png", "done")]
     assert found.merged[0].name == "images.parquet"
     table = pyarrow.parquet.read_table(found.merged[0])
     assert table.column_names == ["filename", "heart_area", "lung_area", "reason"]
     assert table["filename"].to_pylist() == ["one.png", "ward/two.png"]
-    assert jaxseg.extract_folder(images, tmp_path / "found", "area", **options).skipped == 2
-    jaxseg.extract_folder(images, tmp_path / "found", "area", **options)
+    assert jaxseg.measure_folder(images, tmp_path / "found", "area", **options).skipped == 2
+    jaxseg.measure_folder(images, tmp_path / "found", "area", **options)
     path.write_bytes(path.read_bytes())
-    assert jaxseg.extract_folder(images, tmp_path / "found", "area", **options).done == 2
+    assert jaxseg.measure_folder(images, tmp_path / "found", "area", **options).done == 2
 
 
 def test_masks_of_other_origin_are_measured_in_pixels_of_the_image(images, tmp_path):
@@ -66,30 +66,29 @@ def test_masks_of_other_origin_are_measured_in_pixels_of_the_image(images, tmp_p
     (tmp_path / "mine" / "one").mkdir(parents=True)
     Image.fromarray(masks[0]).save(tmp_path / "mine" / "one" / "heart.png")
     (tmp_path / "mine" / "extra.txt").write_text("x")
-    found = jaxseg.extract_folder(images, tmp_path / "found", "area", masks=tmp_path / "mine")
+    found = jaxseg.measure_folder(images, tmp_path / "found", "area", masks=tmp_path / "mine")
     assert rows(found.merged[0]) == [{"filename": "one.png", "heart_area": "100", "reason": ""}]
-    single = jaxseg.extract_folder(images / "one.png", tmp_path / "b", "area", masks=tmp_path / "mine" / "one")
+    single = jaxseg.measure_folder(images / "one.png", tmp_path / "b", "area", masks=tmp_path / "mine" / "one")
     assert rows(single.merged[0])[0]["heart_area"] == "100"
 
 
 def test_failures_have_a_reason_and_impossible_calls_are_refused(images, tmp_path):
     (tmp_path / "mine").mkdir()
     np.save(tmp_path / "mine" / "one.npy", np.zeros((1, 9, 9), bool))
-    found = jaxseg.extract_folder(images, tmp_path / "found", "area", masks=tmp_path / "mine", recursive=True)
+    found = jaxseg.measure_folder(images, tmp_path / "found", "area", masks=tmp_path / "mine", recursive=True)
     assert [file.reason for file in found] == [
         "the masks are 9 x 9, but the image is 90 x 70: they do not match",
         f"{tmp_path / 'mine'}: looked for the masks of two.png as two (a folder), or with .npy, .npz, .json, .seg.dcm, "
         ".png or .jpg, and found none; name the masks themselves",
     ]
     for options, words in (
-        ({"masks": tmp_path / "mine", "draw": True}, "leave out store_masks, draw and preview"),
         ({"masks": tmp_path / "mine", "table": "xlsx"}, "table must be one of csv, parquet, got 'xlsx'"),
         ({"masks": tmp_path / "found"}, "holds the masks; name another folder for the table"),
     ):
         with pytest.raises(ValueError, match=words):
-            jaxseg.extract_folder(images, tmp_path / "found", "area", **options)
+            jaxseg.measure_folder(images, tmp_path / "found", "area", **options)
     with pytest.raises(FileNotFoundError, match="no such file or folder"):
-        jaxseg.extract_folder(images, tmp_path / "found", "area", masks=tmp_path / "nowhere")
+        jaxseg.measure_folder(images, tmp_path / "found", "area", masks=tmp_path / "nowhere")
 
 
 def test_a_turned_image_is_measured_upright(tmp_path, monkeypatch):
@@ -109,7 +108,7 @@ def test_a_turned_image_is_measured_upright(tmp_path, monkeypatch):
     image = draw(tmp_path / "in" / "a.png", size=(64, 96))
     settings = {"threshold": 0.5, "grid": [32, 32], "classes": list(Turned().names)}
     finish(image.parent, tmp_path / "masks", "coco-lines", segmenter=Turned(), settings=settings)
-    found = jaxseg.extract_folder(image.parent, tmp_path / "found", "box", masks=tmp_path / "masks")
+    found = jaxseg.measure_folder(image.parent, tmp_path / "found", "box", masks=tmp_path / "masks")
     (row,) = rows(found.merged[0])
     assert (row["bright_width"], row["bright_height"]) == ("32", "2")
     assert "turned by 90 degrees" in row["reason"]

@@ -291,6 +291,9 @@ def test_groups_of_version_0_0_20_put_c7_into_masks_and_scd(jaxseg_command, tiny
 
 @pytest.mark.parametrize("kind", ["coco-lines", "parquet"])
 def test_masks_of_an_earlier_run_are_measured_without_the_network(run, jaxseg_command, films, tmp_path, kind):
+    for name in ("one.png", "two.jpg"):  # with more pixels than the network's grid
+        with Image.open(films / name) as image:
+            image.resize((130, 110)).save(films / name)
     assert run("extract", films, "-f", "area", "-f", "CTR")[0] == 0
     code, _, err = run("segment", films, "-ot", kind, "-o", tmp_path / "masks")
     assert code == 0, err
@@ -304,4 +307,4 @@ def test_masks_of_an_earlier_run_are_measured_without_the_network(run, jaxseg_co
     assert (code, err.count("\n")) == (2, 1), err
     assert "--masks: it cannot be combined with --batch-size, --draw; leave them out" in err
     code, _, err = jaxseg_command(*words[:-1], tmp_path / "again")
-    assert (code, "name another folder for the table" in err) == (2, True), err
+    assert (code, "name another folder for the table" in err) == (1, True), err

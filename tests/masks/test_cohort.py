@@ -66,13 +66,13 @@ def test_other_files_and_damaged_masks_are_refused_with_one_line(tmp_path, kind)
     text = path.read_text()
     for old, new, words in (
         ('"counts": "', '"counts": "~', "may hold the characters"),
-        ('"height": 101', '"height": 100000', "pixels"),
+        ('"height": 101', '"height": 100000', "an annotation's size is"),
         ('"height": 101', '"height": "x"', "not a COCO file"),
         ('"category_id": 3', '"category_id": 4', "category id '4', which is not listed"),
         ('"annotations": [', '"annotations": [[', "are damaged"),
     ):
         path.write_text(text.replace(old, new))
-        with pytest.raises(ImageError, match=words):
+        with pytest.raises(ValueError, match=words):
             read_masks(path)
 
 

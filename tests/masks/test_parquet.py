@@ -47,7 +47,8 @@ def test_an_image_without_masks_has_one_row_without_class(tmp_path):
     found.finish()
     table = pandas.read_parquet(path)
     (row,) = table[table["image"] == "none.png"].to_dict("records")
-    assert (row["class"], row["rle"], row["area"], row["height"]) == (None, None, 0, 101)
+    assert (row["area"], row["height"], row["width"]) == (0, 101, 83)
+    assert all(pandas.isna(row[name]) for name in ("class", "rle", "box_x", "mean_probability"))
     assert parquet.read_image(path, "none")["annotations"] == []
     again = started(path)
     assert again.has("none")
@@ -72,7 +73,7 @@ def test_a_run_that_was_killed_continues_and_the_table_grows(tmp_path):
     assert later.has("one")
     later.finish()
     table = pandas.read_parquet(path)
-    assert table["image_id"].tolist() == ["one"] * 2 + ["three"] * 2 + ["two"] * 2
+    assert table["key"].tolist() == ["one"] * 2 + ["three"] * 2 + ["two"] * 2
     assert (
         parquet.read_image(path, "two")["annotations"][0]["segmentation"]
         == (lines.line_of("two", "two.png", shapes(9))["annotations"][0]["segmentation"])
@@ -90,7 +91,7 @@ def test_lines_that_are_already_in_the_table_are_not_doubled(tmp_path):
     found.finish()
     found._lines.path.write_bytes(kept)
     started(path).finish()
-    assert pandas.read_parquet(path)["image_id"].tolist() == ["one"] * 2 + ["two"] * 2
+    assert pandas.read_parquet(path)["key"].tolist() == ["one"] * 2 + ["two"] * 2
 
 
 def test_rows_are_written_and_read_in_groups(tmp_path, monkeypatch):
@@ -116,7 +117,7 @@ def test_tables_are_joined(tmp_path):
     started(tmp_path / "b.parquet", "two", "three", seed=5).finish()
     parquet.join([tmp_path / "a.parquet", tmp_path / "b.parquet"], tmp_path / "all.parquet")
     table = pandas.read_parquet(tmp_path / "all.parquet")
-    assert table["image_id"].tolist() == ["one"] * 2 + ["two"] * 2 + ["three"] * 2
+    assert table["key"].tolist() == ["one"] * 2 + ["two"] * 2 + ["three"] * 2
     assert parquet.known_index(tmp_path / "all.parquet", CLASSES) is not None
 
 
@@ -141,7 +142,7 @@ def test_other_files_are_refused(tmp_path):
         parquet.read_index(tmp_path / "y.parquet")
     started(tmp_path / "z.parquet", "one").finish()
     table = pyarrow.parquet.read_table(tmp_path / "z.parquet")
-    numbers = table.set_column(0, "image", pyarrow.array([1, 2])).drop_columns(["image_id"])
+    numbers = table.set_column(0, "image", pyarrow.array([1, 2])).drop_columns(["key"])
     pyarrow.parquet.write_table(numbers, tmp_path / "z.parquet")
     with pytest.raises(ValueError, match="a name of an image is not a text"):
         parquet.read_index(tmp_path / "z.parquet")

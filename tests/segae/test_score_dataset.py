@@ -76,7 +76,7 @@ def test_labels_are_scored_as_organs(tmp_path, scorer):
         ({"organs": "all"}, "organs must be one of auto, v1, v2, present, got 'all'"),
         ({"rank": "best"}, "rank must be one of annotate, trust, got 'best'"),
         ({"worst": 0}, "worst must be at least 1"),
-        ({"output": "r.txt"}, "r.txt is not a .csv file"),
+        ({"output": "r.txt"}, "r.txt is neither a .csv nor a .parquet file"),
         ({"output": None, "rank": "trust"}, "need an output"),
         ({"dataset": "nowhere"}, "nowhere: no such folder"),
     ],
