@@ -164,6 +164,10 @@ class Segmentation:
         rows, columns = self._indices
         return np.packbits(np.unpackbits(self.bits[k], axis=1).take(columns, axis=1), axis=1).take(rows, axis=0)
 
+    def runs(self, k: int) -> np.ndarray:
+        """Returns `jaxseg.masks.coco.runs_of(self.mask(k))`, (R,) int64, computed at the network's size."""
+        return coco.enlarged_runs(np.unpackbits(self.bits[k], axis=1).view(bool), *self._indices)
+
     @functools.cached_property
     def masks(self) -> np.ndarray:
         """(K, H, W) bool at the image's size; computed once, on first use."""
@@ -286,21 +290,8 @@ class Segmentation:
 
 
 def runs_of(masks: Masks, k: int) -> np.ndarray:
-    """Returns the runs of mask `k` at the image's size, as `jaxseg.masks.coco.runs_of` does.
-
-    The runs of a Segmentation are computed from the network's mask, which has fewer pixels.
-
-    Args:
-      masks: the masks of one image.
-      k: index of the mask.
-
-    Returns:
-      (R,) int64.
-    """
-    if isinstance(masks, Segmentation):
-        coarse = np.unpackbits(masks.bits[k], axis=1).view(bool)
-        return coco.enlarged_runs(coarse, *masks._indices)
-    return coco.runs_of(masks.mask(k))
+    """Returns the runs of mask `k` at the image's size, (R,) int64, as `jaxseg.masks.coco.runs_of` does."""
+    return masks.runs(k) if isinstance(masks, Segmentation) else coco.runs_of(masks.mask(k))
 
 
 def on_grid(masks: np.ndarray, grid: tuple[int, int]) -> np.ndarray | None:

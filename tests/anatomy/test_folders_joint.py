@@ -62,6 +62,7 @@ def test_the_mean_probability_in_each_mask_is_written(model, threshold, images, 
     for file in result:
         assert file.outputs[kind] == tmp_path / "out" / KINDS[kind]
         masks = whole(file.source)
+        assert masks.source == file.source
         for k, name in enumerate(masks.names):
             inside = np.unpackbits(masks.bits[k], axis=1).view(bool)
             assert not inside.all()
