@@ -60,11 +60,12 @@ label = click.option(
 
 
 @contextlib.contextmanager
-def shown(what: str) -> Iterator[dict[str, Callable]]:
+def shown(what: str, *, first: str = COMPILING) -> Iterator[dict[str, Callable]]:
     """Yields the arguments `progress` and `report` of a run over a folder, which show it on the terminal.
 
     Args:
       what: name of the items, such as "images".
+      first: what happens before the first item is done.
     """
     notes, forecast = Notes(what), Forecast(what)
     hint = "The same command continues where it stopped."
@@ -73,7 +74,7 @@ def shown(what: str) -> Iterator[dict[str, Callable]]:
         forecast.report(outcome)
         show_outcome(outcome, notes)
 
-    with resumable(lambda: hint), item_progress(what, first=COMPILING) as show:
+    with resumable(lambda: hint), item_progress(what, first=first) as show:
 
         def progress(done: int, total: int, name: str) -> None:
             show(done, total, name)

@@ -13,7 +13,10 @@ from jaxseg.anatomy.measure.features import Measurements, measure
 from jaxseg.anatomy.products import measure_segmentation
 from jaxseg.anatomy.segment import Segmenter, segment
 from jaxseg.masks.segmentation import Segmentation
+from jaxseg.parquet import require_pyarrow
 from jaxseg.vocabulary import labels
+
+TABLES = ("csv", "parquet")
 
 
 def extract(
@@ -102,3 +105,19 @@ def needed_classes(features: Sequence[known.Feature], class_names: Sequence[str]
     """
     needed = known.classes_for(features, class_names)
     return None if needed is None else [f"label:{label}" for label in needed]
+
+
+def table_suffix(table: str) -> str:
+    """Returns the suffix of the table of a run, with the dot.
+
+    Args:
+      table: "csv", or "parquet", which needs pyarrow.
+
+    Raises:
+      ValueError: the format is unknown, or pyarrow is not installed.
+    """
+    if table not in TABLES:
+        raise ValueError(f"table must be one of {', '.join(TABLES)}, got {table!r}")
+    if table == "parquet":
+        require_pyarrow()
+    return f".{table}"

@@ -11,7 +11,7 @@ from flax import nnx
 
 from jaxseg import registry
 from jaxseg.anatomy import products
-from jaxseg.anatomy.extract import needed_classes
+from jaxseg.anatomy.extract import needed_classes, table_suffix
 from jaxseg.anatomy.measure import features as known
 from jaxseg.anatomy.segment import Segmenter, as_segmenter
 from jaxseg.devices import environment
@@ -23,6 +23,7 @@ from jaxseg.folder_runs.inputs import find_images, plan
 from jaxseg.folder_runs.merged import Merged
 from jaxseg.folder_runs.parts import Part, as_part
 from jaxseg.folder_runs.stream import Outcome
+from jaxseg.masks import cohort
 from jaxseg.summaries import SUMMARY_FILE
 
 Progress = Callable[[int, int, str], None]
@@ -56,8 +57,9 @@ def segment_folder(
       source: a png, jpg or dcm file, or a folder of them.
       output: folder of the results; it gets `summary.json`, which lists all files.
       model: a name that `jaxseg.load` knows, a model directory, a model, or a `Segmenter`.
-      output_type: format of the masks, see `jaxseg.masks.write.WRITERS`: "png", "jpg", "npy", "npz", "json" or
-        "dicom-seg". None: that of the model.
+      output_type: format of the masks: "png", "jpg", "npy", "npz", "json" or "dicom-seg", see
+        `jaxseg.masks.write.WRITERS`; or "coco-lines" or "parquet", which write one file for all images, see
+        `jaxseg.masks.cohort`. None: that of the model.
       labelmap: with "dicom-seg", write one label map; classes must not overlap.
       strict_projection: with "dicom-seg", write no geometry for an X-ray; many viewers do not open such a file.
       preview: also write `<image>.preview.jpg`, the masks over the image.
@@ -95,11 +97,12 @@ def segment_folder(
     """
     source, output = Path(source), Path(output)
     files = find_images(source, recursive=recursive, output=output) if files is None else files
-    segmenter = as_segmenter(model, options)
+    segmenter = as_segmenter(model, _with_means(model, options, output_type))
     settings = segmenter.settings
     seg = {"labelmap": labelmap, "strict_projection": strict_projection}
-    made = _mask_products(segmenter, settings, output_type, seg, preview=preview)
-    work = _Work(source, output, list(files), segmenter, as_part(part), overwrite, progress, report)
+    part = as_part(part)
+    made = _mask_products(segmenter, settings, output_type, seg, (output, part), preview=preview)
+    work = _Work(source, output, list(files), segmenter, part, overwrite, progress, report)
     return work(made, settings, _mask_merges(segmenter, made, source) if merged else [])
 
 
@@ -109,6 +112,7 @@ def extract_folder(
     features: str | Sequence[str],
     model: str | Path | nnx.Module | Segmenter = "cxas",
     *,
+    table: str = "csv",
     store_masks: bool = False,
     draw: bool = False,
     original_values: bool = False,
@@ -127,7 +131,7 @@ def extract_folder(
 ) -> FolderResult:
     """Measures the anatomy in an X-ray or in all X-rays of a folder, and writes one table with one row per image.
 
-    The table is `<source's name>.csv` in the output folder. Everything else is as in `segment_folder`.
+    The table is `<source's name>.csv` in the output folder, or .parquet. Everything else is as in `segment_folder`.
 
     Args:
       source: a png, jpg or dcm file, or a folder of them.
@@ -135,6 +139,7 @@ def extract_folder(
       features: from `jaxseg.anatomy.measure.features.FEATURES`, a list or a comma-separated string.
       model: a name that `jaxseg.load` knows, a model directory, a model, or a `Segmenter` with the classes that the
         features need. The first three segment only the classes that are needed.
+      table: format of the table: "csv", or "parquet", which needs pyarrow.
       store_masks: also write the masks.
       draw: also write `<image>.lines.jpg`, the measured lines over the image.
       original_values: write the original's -1 (and boxes of 0) if something cannot be measured, not an empty cell.
@@ -170,7 +175,7 @@ def extract_folder(
       >>> [path.name for path in result.merged], Path("table/films.csv").read_text().split(",")[:2]
       (['films.csv'], ['filename', 'heart_area'])
     """
-    source, output = Path(source), Path(output)
+    source, output, part, suffix = Path(source), Path(output), as_part(part), table_suffix(table)
     groups = model.groups if isinstance(model, Segmenter) else options.get("groups", "original")
     found = known.find_all(features, groups=groups)
     names = tuple(feature.name for feature in found)
@@ -178,19 +183,20 @@ def extract_folder(
     whole = store_masks or preview
     if not (whole or isinstance(model, Segmenter) or options.get("classes") is not None):
         options["classes"] = functools.partial(needed_classes, found)
-    segmenter = as_segmenter(model, options)
+    segmenter = as_segmenter(model, _with_means(model, options, output_type))
     settings = segmenter.settings | {"groups": groups}
     made = [products.measurements(names, original_values=original_values, groups=groups)]
     seg = {"labelmap": labelmap, "strict_projection": strict_projection}
     if whole:
-        made += _mask_products(segmenter, settings, output_type, seg, preview=preview, masks=store_masks)
+        places = (output, part)
+        made += _mask_products(segmenter, settings, output_type, seg, places, preview=preview, masks=store_masks)
     else:
         check_seg_options(seg, output_type, masks=False)
     if draw:
         made.append(products.drawings(names, segmenter.intensity, groups=groups))
     settings |= {"features": list(names), "original_values": original_values}
-    merges = [Merged(".csv", "measurements", {"features": list(names)}), *_mask_merges(segmenter, made, source)]
-    work = _Work(source, output, list(files), segmenter, as_part(part), overwrite, progress, report)
+    merges = [Merged(suffix, "measurements", {"features": list(names)}), *_mask_merges(segmenter, made, source)]
+    work = _Work(source, output, list(files), segmenter, part, overwrite, progress, report)
     return work(made, settings, merges if merged else [])
 
 
@@ -257,11 +263,15 @@ def _mask_products(
     settings: dict,
     output_type: str | None,
     seg: dict[str, bool],
+    places: tuple[Path, Part | None],
     *,
     preview: bool,
     masks: bool = True,
 ) -> list[Product]:
-    """Returns the requested ones of the products `masks` and `preview`; adds the settings that only they depend on."""
+    """Returns the requested ones of the products `masks` and `preview`; adds the settings that only they depend on.
+
+    `places` are the output folder and the part of the run.
+    """
     card = segmenter.card
     found = []
     settings["classes"] = list(segmenter.names)
@@ -270,10 +280,20 @@ def _mask_products(
         output_type = output_type or registry.find(card.model).output_type
         if output_type == "dicom-seg":
             settings |= seg
-        found.append(products.masks(output_type, card.class_names, card.title, **seg))
+        if output_type in cohort.TYPES:
+            classes = dict(zip(segmenter.indices, segmenter.names, strict=True))
+            found.append(products.joint_masks(output_type, classes, *places))
+        else:
+            found.append(products.masks(output_type, card.class_names, card.title, **seg))
     if preview:
         found.append(products.previews(segmenter.intensity))
     return found
+
+
+def _with_means(model: Any, options: dict[str, Any], output_type: str | None) -> dict[str, Any]:
+    """Returns the options of the `Segmenter` to make, with the mean probabilities that some formats hold."""
+    needed = output_type in cohort.TYPES and not isinstance(model, Segmenter)
+    return {"mean_probabilities": True} | options if needed else options
 
 
 def _mask_merges(segmenter: Segmenter, made: list[Product], source: Path) -> list[Merged]:

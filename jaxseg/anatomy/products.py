@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,11 @@ from jaxseg.files import atomic_file
 from jaxseg.folder_runs.account import Product, Run
 from jaxseg.folder_runs.folder import process, writer
 from jaxseg.folder_runs.inputs import Job
+from jaxseg.folder_runs.parts import Part
 from jaxseg.folder_runs.stream import Outcome
 from jaxseg.images.preprocess import display
 from jaxseg.images.read import read_picture
+from jaxseg.masks import cohort
 from jaxseg.masks.segmentation import Segmentation
 from jaxseg.masks.write import DRAWING, MEASUREMENTS, PREVIEW, WRITERS, output_path
 
@@ -52,6 +54,24 @@ def masks(output_type: str, class_names: tuple[str, ...], model: str, **seg: boo
     return Product(output_type, functools.partial(output_path, output_type=output_type), write, check)
 
 
+def joint_masks(output_type: str, classes: Mapping[int, str], output: Path, part: Part | None) -> Product:
+    """Returns the product of masks in a format of which one file holds those of all images.
+
+    Args:
+      output_type: key of `jaxseg.masks.cohort.TYPES`.
+      classes: index of a class in the model's label set -> its name, of all classes that are segmented.
+      output: folder of the results.
+      part: the part of the run, which has a file of its own; None: the run is not divided.
+    """
+    found = cohort.mask_file(output_type, output, classes, None if part is None else part.tag)
+
+    def write(job: Job, segmentation: Segmentation) -> list[str]:
+        found.add(job.base.relative_to(output).as_posix(), job.name, segmentation)
+        return []
+
+    return Product(output_type, lambda base: found.path, write, joint=found)
+
+
 def previews(intensity: str) -> Product:
     """Returns the product `<base>.preview.jpg`: the masks over the image."""
 
@@ -64,10 +84,16 @@ def previews(intensity: str) -> Product:
 
 
 def measurements(features: tuple[str, ...], *, original_values: bool = False, groups: str = "original") -> Product:
-    """Returns the product `<base>.measurements.json`: the features of an image, from which tables are made."""
+    """Returns the product `<base>.measurements.json`: the features of an image, from which tables are made.
 
-    def write(job: Job, segmentation: Segmentation) -> list[str]:
-        found = measure_segmentation(segmentation, features, original_values=original_values, groups=groups)
+    It is written from the masks of an image, or from the features if they were measured already.
+    """
+
+    def write(job: Job, segmentation: Segmentation | Measurements) -> list[str]:
+        if isinstance(segmentation, Measurements):
+            found = segmentation
+        else:
+            found = measure_segmentation(segmentation, features, original_values=original_values, groups=groups)
         with atomic_file(_beside(job.base, MEASUREMENTS)) as temporary:
             temporary.write_text(json.dumps(table.to_json(found)), encoding="utf-8")
         return []

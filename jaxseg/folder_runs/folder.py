@@ -47,7 +47,8 @@ class FolderResult:
       files: one FileResult per file, in the order of the files.
       summary: path of `summary.json` in the output folder, which lists the same and the results of earlier runs; for a
         part, path of the summary of the part.
-      merged: the files that were made from all results together, such as a table.
+      merged: the files that were made from all results together, such as a table, and those that hold the masks of all
+        images.
       settings: everything that the results depend on.
       products: the kinds of results that were made from each file.
       entries: the files' entries in `summary.json`, by key.
@@ -61,6 +62,10 @@ class FolderResult:
     products: tuple[str, ...]
     entries: dict[str, dict]
     seconds: float
+
+    def __iter__(self) -> Iterator[FileResult]:
+        """Yields what the run did with each file."""
+        return iter(self.files)
 
     @property
     def done(self) -> int:
@@ -132,10 +137,14 @@ def run(
             if report is not None:
                 report(outcome)
             _notify(progress, number, len(todo), outcome.item.source.name)
+        joint = [product.joint for product in record.products if product.joint is not None]
+        for file in joint:
+            file.finish()
         for each, path in zip(merges, paths, strict=True):
             entries = [(job.name, record.files[record.key(job)]) for job in jobs]
             merged.update(record, each, path, entries, changed=bool(todo))
         conclude(record)
+    paths += [file.path for file in joint if file.path.exists()]
     return _result(jobs, record, tuple(paths), time.perf_counter() - start)
 
 

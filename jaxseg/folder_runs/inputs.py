@@ -219,7 +219,7 @@ def plan(
             path = path.with_name(name)
             taken.add(folded(path))
         mine = part is None or part.holds(place.as_posix())
-        jobs.append(Job(source, output / path, _stamp(source) if mine else (), place.as_posix()))
+        jobs.append(Job(source, output / path, stamp_of(source) if mine else (), place.as_posix()))
     return jobs
 
 
@@ -259,8 +259,8 @@ def parse_list(content: bytes, root: Path) -> list[Path]:
     return sorted(found)
 
 
-def _stamp(path: Path) -> tuple[int, ...]:
-    """Size and time of a file: if a file was replaced, it is processed again."""
+def stamp_of(path: Path) -> tuple[int, ...]:
+    """Returns size and time of a file, () if there is none: if a file was replaced, it is processed again."""
     try:
         status = os.stat(path)
     except OSError:

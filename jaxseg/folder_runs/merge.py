@@ -15,6 +15,7 @@ from jaxseg.folder_runs import merged
 from jaxseg.folder_runs.account import Run, extent_of, merged_path, without_part
 from jaxseg.folder_runs.merged import Merged
 from jaxseg.folder_runs.parts import Part, locked, remove_parts
+from jaxseg.masks import cohort
 from jaxseg.summaries import NAME, NUMBER, SUMMARY_FILE
 
 SHOWN = 5  # largest number of files, or of parts, in one sentence
@@ -93,10 +94,13 @@ def merge_folder(output: str | Path, *, partial: bool = False) -> MergeResult:
         if problems and not partial:
             return dataclasses.replace(result, problems=tuple(problems))
         made = [_make(run, recipe, found.origin(output), names) for recipe in found.merges]
+        joint = [kind for kind in found.products if kind in cohort.TYPES]
+        made += [_join_masks(run, kind) for kind in joint]
         run.complete = not problems
         run.write_summary()
         if not problems:
-            remove_parts([*paths, *map(journal.journal_of, paths)], whole)
+            masks = [path for kind in joint for path in cohort.part_files(output, kind)]
+            remove_parts([*paths, *map(journal.journal_of, paths), *masks], whole)
             sweep(output)
     return dataclasses.replace(result, problems=tuple(problems), merged=(*made, whole))
 
@@ -225,6 +229,16 @@ def _make(run: Run, recipe: Mapping[str, Any], origin: Path, names: Mapping[str,
     each = Merged(recipe["suffix"], recipe["kind"], recipe["facts"])
     path = merged_path(run, origin, each.suffix, name=str(recipe["name"]))
     merged.update(run, each, path, [(names[key], entry) for key, entry in run.files.items()], changed=True)
+    return path
+
+
+def _join_masks(run: Run, kind: str) -> Path:
+    """Joins the files of parts that hold masks of many images into one, and records it as the place of the masks."""
+    path = run.output / cohort.file_name(kind)
+    cohort.join([*[path] * path.is_file(), *cohort.part_files(run.output, kind)], path)
+    for entry in (*run.files.values(), *run.earlier.values()):
+        if kind in entry["outputs"]:
+            entry["outputs"][kind] = entry["outputs"][kind] | {"path": path.name}
     return path
 
 

@@ -13,9 +13,9 @@ from jaxseg.files import printable
 from jaxseg.images.picture import ImageError
 from jaxseg.images.preprocess import display
 from jaxseg.images.read import read_under_masks
-from jaxseg.masks.read import LoadedMasks, is_of_one_image, read_masks, select
-from jaxseg.masks.results import grid_of, orientation_of, read_summary, turned_in_run
-from jaxseg.masks.segmentation import on_grid
+from jaxseg.masks.cohort import is_cohort_file
+from jaxseg.masks.read import LoadedMasks, is_of_one_image, on_network_grid, read_masks, select
+from jaxseg.masks.results import orientation_of, read_summary, turned_in_run
 
 IMAGE = "image"  # name of the pixels of masks that were measured as they are stored
 MAX_NAME = 200  # characters in the name of a class
@@ -108,7 +108,8 @@ def read_image(
     if len(set(loaded.names)) < len(loaded.names):
         raise ImageError("two classes have the same name; rename one of them")
     kept = loaded.chosen(select(loaded.names, classes))
-    coarse, grid, pixel_mm = _measured_masks(loaded, masks, picture.spacing_mm)
+    coarse, sides, pixel_mm = on_network_grid(loaded, masks, picture.spacing_mm)
+    grid = IMAGE if sides is None else f"{sides[0]} × {sides[1]} grid"
     seen = orientation_of(masks, image)
     upright = -seen.quarters if seen else 0
     how = {"pixel_mm": pixel_mm and pixel_mm[:: -1 if upright % 2 else 1], "groups": groups}
@@ -144,24 +145,6 @@ def _united(parts: Iterable[Measurements]) -> Measurements:
     return Measurements(values, reasons, ())
 
 
-def _measured_masks(loaded: LoadedMasks, path: Path, spacing_mm: tuple[float, float] | None) -> tuple:
-    """Returns the masks on the network's grid, (K, h, w) bool, the name of the grid, and its size of a pixel or None.
-
-    The masks are None if they are measured as they are stored.
-    """
-    grid, coarse = grid_of(path), None
-    for k in range(len(loaded.names)):
-        found = None if grid is None else on_grid(loaded.mask(k)[None], grid)
-        if found is None:
-            return None, IMAGE, spacing_mm
-        coarse = np.empty((len(loaded.names), *grid), bool) if coarse is None else coarse
-        coarse[k] = found[0]
-    pixel_mm = None
-    if spacing_mm is not None:
-        pixel_mm = tuple(mm * side / to for mm, side, to in zip(spacing_mm, loaded.size, grid, strict=True))
-    return coarse, f"{grid[0]} × {grid[1]} grid", pixel_mm
-
-
 def unit(ending: str) -> str:
     """Returns the unit of a column: "mm", "mm²", "px" (pixels of the column's grid), or "" for a ratio.
 
@@ -180,7 +163,7 @@ def locate_masks(path: Path, source: Path) -> Path | list[Path]:
 
     Args:
       path: a folder of results or of masks named after the images. If the input is a single image, also its own masks:
-        a file, or a folder with one picture per class.
+        a file, or a folder with one picture per class. A .jsonl or .parquet file may hold the masks of all images.
       source: the input: a folder of images, or a single image.
 
     Returns:
@@ -195,7 +178,7 @@ def locate_masks(path: Path, source: Path) -> Path | list[Path]:
     if path.is_dir():
         read_summary(path)
     if source.is_dir():
-        if not path.is_dir():
+        if not path.is_dir() and not is_cohort_file(path):
             raise ValueError(f"{path} is a file; give the folder with the masks of {source}")
         return path
     return [path] if is_of_one_image(path, source) else path

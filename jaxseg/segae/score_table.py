@@ -15,6 +15,7 @@ from jaxseg import journal
 from jaxseg.files import atomic_file, printable
 from jaxseg.folder_runs.ledger import Kind, Ledger, refuse_changed
 from jaxseg.folder_runs.parts import MOST, Part, remove_parts
+from jaxseg.parquet import is_parquet, write_table
 from jaxseg.segae.cases import Case, Record
 from jaxseg.segae.scorer import MaskScore, StoredScore
 from jaxseg.summaries import NUMBER, number_of
@@ -58,13 +59,13 @@ def ordered(rows: Iterable[Row], *, best_first: bool = False) -> list[Row]:
 
 
 class ScoreTable:
-    """All scores so far: a CSV for people, and beside it the journal `NAME.scores.jsonl`, from which a run resumes.
+    """All scores so far: a table, and beside it the journal `NAME.scores.jsonl`, from which a run resumes.
 
-    The journal is a `jaxseg.folder_runs.ledger.Ledger`, so that a killed run loses at most the case at hand. The CSV is
-    always replaced as a whole. A part of a run has a journal `NAME.3-of-8.jsonl` and no CSV, see `merge_scores`.
+    The journal is a `jaxseg.folder_runs.ledger.Ledger`, so that a killed run loses at most the case at hand. The table
+    is always replaced as a whole. A part of a run has a journal `NAME.3-of-8.jsonl` and no table, see `merge_scores`.
 
     Args:
-      path: the CSV.
+      path: the table, .csv or .parquet. Files beside it, such as slices, are CSV.
       columns: names of the organs, in order.
       settings: everything that scores depend on, as values that JSON can hold.
       overwrite: discard earlier scores.
@@ -159,25 +160,32 @@ class ScoreTable:
             self.write()
 
     def write(self) -> None:
-        """Writes the CSV with the columns of the original, and "n/a" in cells without a score.
+        """Writes the table with the columns of the original. A part has none.
 
-        A part has no CSV.
+        A cell without a score is "n/a" in a CSV, as in the original, and missing in a Parquet table.
         """
-        if self.part is None:
+        if self.part is None and is_parquet(self.path):
+            kinds = {FIRST: "string"} | dict.fromkeys(self.columns, "double")
+            write_table(self.path, kinds, ([case, *map(found.get, self.columns)] for case, found in self._means()))
+        elif self.part is None:
             write_csv(self.path, self._lines())
         self._written, self._added, self._in_csv = time.monotonic(), 0, len(self._ledger.entries)
 
     def conclude(self) -> None:
-        """Writes the CSV; of a part, records that all of its cases were scored."""
+        """Writes the table; of a part, records that all of its cases were scored."""
         self.write()
         if self.part is not None:
             self._ledger.note(complete=True)
 
+    def _means(self) -> Iterator[tuple[str, dict[str, float]]]:
+        """Yields the predicted Dice of the organs of each case."""
+        for case in sorted(self._ledger.entries):
+            yield case, {row.organ: row.score.mean for row in self.rows(case)}
+
     def _lines(self) -> Iterator[Sequence]:
         yield [FIRST, *self.columns]
-        for case in sorted(self._ledger.entries):
-            means = {row.organ: f"{row.score.mean:.6f}" for row in self.rows(case)}
-            yield [case, *(means.get(name, NOT_AVAILABLE) for name in self.columns)]
+        for case, found in self._means():
+            yield [case, *(f"{found[name]:.6f}" if name in found else NOT_AVAILABLE for name in self.columns)]
 
     def rows(self, case: str) -> list[Row]:
         """Returns one row for each mask of a case that was scored."""
