@@ -183,7 +183,8 @@ def begin(jobs: list[Job], run: Run, *, overwrite: bool = False) -> list[Job]:
     run.write_summary()  # before the first result: after a kill it is known which results are whose
     if run.part is None and ledger.changed:  # all results of parts are outdated, and `summary.json` lists them
         found = part_summaries(run.output)
-        remove_parts([*found, *map(journal.journal_of, found)], run.summary)
+        masks = [path for kind in joint for path in cohort.part_files(run.output, kind)]
+        remove_parts([*found, *map(journal.journal_of, found), *masks], run.summary)
     return todo
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from jaxseg import files
 from jaxseg.folder_runs import merged
-from jaxseg.folder_runs.account import Run, begin, conclude, done, failed, merged_name, merged_path
+from jaxseg.folder_runs.account import Product, Run, begin, conclude, done, failed, merged_name, merged_path
 from jaxseg.folder_runs.inputs import Job, listing
 from jaxseg.folder_runs.merged import Merged
 from jaxseg.folder_runs.parts import locked
@@ -195,7 +195,7 @@ def _recorded(outcomes: Iterator[Outcome], run: Run) -> Iterator[Outcome]:
                 facts = [found for found in outcome.result if isinstance(found, dict)]
                 done(run, outcome.item, list(outcome.notes), seconds, *facts)
                 if number < MEASURED:
-                    outcome.size = sum(_size(product.place(outcome.item.base)) for product in run.products)
+                    outcome.size = sum(_size(product, outcome.item) for product in run.products)
             elif files.is_full(outcome.error):  # every other file would fail too
                 raise outcome.error
             else:
@@ -204,8 +204,11 @@ def _recorded(outcomes: Iterator[Outcome], run: Run) -> Iterator[Outcome]:
             pause()
 
 
-def _size(path: Path) -> int:
-    """Returns the number of bytes of a file, or of the files in a folder."""
+def _size(product: Product, job: Job) -> int:
+    """Returns the number of bytes of a product of a job."""
+    if product.joint is not None:
+        return round(product.joint.mean_size)
+    path = product.place(job.base)
     return sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path]))
 
 

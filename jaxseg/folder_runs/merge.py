@@ -235,7 +235,8 @@ def _make(run: Run, recipe: Mapping[str, Any], origin: Path, names: Mapping[str,
 def _join_masks(run: Run, kind: str) -> Path:
     """Joins the files of parts that hold masks of many images into one, and records it as the place of the masks."""
     path = run.output / cohort.file_name(kind)
-    cohort.join([*[path] * path.is_file(), *cohort.part_files(run.output, kind)], path)
+    found = [*[path] * path.is_file(), *cohort.part_files(run.output, kind)]
+    cohort.join(sorted(found, key=lambda file: file.stat().st_mtime_ns), path)  # masks that were made again are later
     for entry in (*run.files.values(), *run.earlier.values()):
         if kind in entry["outputs"]:
             entry["outputs"][kind] = entry["outputs"][kind] | {"path": path.name}

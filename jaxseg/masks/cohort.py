@@ -27,9 +27,13 @@ class MaskFile(Protocol):
 
     Attributes:
       path: the file.
+      mean_size: mean number of bytes of the images that were added; 0 before the first.
     """
 
     path: Path
+
+    @property
+    def mean_size(self) -> float: ...
 
     def open(self) -> None:
         """Finds out which images the file holds."""
@@ -100,6 +104,11 @@ class RunMasks:
     def has(self, key: str) -> bool:
         """Returns whether a file holds masks of an image."""
         return self.own.has(key) or key in self._others
+
+    @property
+    def mean_size(self) -> float:
+        """Mean number of bytes of the images that were added; 0 before the first."""
+        return self.own.mean_size
 
     def add(self, key: str, file_name: str, masks: Masks) -> None:
         """Adds the masks of an image to the file of this run."""

@@ -61,6 +61,12 @@ class MaskLines:
         self.path, self.classes = path, dict(classes)
         self._lock, self._keys, self._numbers = threading.Lock(), set[str](), dict[str, int]()
         self._exists, self._replaced, self._last = False, 0, 0
+        self._sizes: list[int] = []
+
+    @property
+    def mean_size(self) -> float:
+        """Mean number of bytes of the images that were added; 0 before the first."""
+        return sum(self._sizes) / len(self._sizes) if self._sizes else 0.0
 
     def open(self) -> None:
         """Finds out which images the file holds. A file that is damaged or holds other classes is started again."""
@@ -96,7 +102,9 @@ class MaskLines:
             if not self._exists:
                 journal.create(self.path, head_of(self.classes))
                 self._exists = True
+            before = self.path.stat().st_size
             journal.append(self.path, line)
+            self._sizes.append(self.path.stat().st_size - before)
             self._replaced += key in self._keys
             self._keys.add(key)
 

@@ -73,6 +73,11 @@ class MaskTable:
         self.path, self.classes = path, dict(classes)
         self._lines, self._stored = lines.MaskLines(journal_of(path), classes), frozenset[str]()
 
+    @property
+    def mean_size(self) -> float:
+        """Mean number of bytes of the images that were added, before they are compressed; 0 before the first."""
+        return self._lines.mean_size
+
     def open(self) -> None:
         """Finds out which images the table and the lines of an interrupted run hold."""
         index = known_index(self.path, self.classes)

@@ -161,10 +161,9 @@ def test_after_an_interrupted_overwrite_no_old_result_counts_as_new(images, tmp_
     first = next(outcomes)
     outcomes.close()
     assert not summary(output)["complete"]
-    assert first.item.source.name == "a.png"
     _, rest = finish(images, output, settings=new)
     assert {"c.png", "d.png"} <= rest.keys()
-    assert "a.png" not in rest
+    assert first.item.source.name not in rest
 
 
 def test_a_finished_image_is_known_at_once_without_a_new_summary(images, tmp_path):

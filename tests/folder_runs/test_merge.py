@@ -12,6 +12,8 @@ from jaxseg.folder_runs.inputs import find_images, plan
 from jaxseg.folder_runs.merge import merge_folder
 from jaxseg.folder_runs.parts import Part, locked
 from jaxseg.journal import journal_of
+from jaxseg.masks import cohort
+from jaxseg.masks.read import read_masks
 from jaxseg.masks.results import find_masks, read_summary
 from jaxseg.report.reading import read_run
 
@@ -54,6 +56,26 @@ def test_merged_parts_equal_a_run_without_parts(images, output, tmp_path, output
     assert comparable(output) == comparable(tmp_path / "whole")
     assert part_files(output) == []
     assert not [path for path in output.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("output_type", cohort.TYPES)
+def test_files_with_all_masks_are_joined(images, output, tmp_path, output_type):
+    run_part(images, output, "1/2", output_type)
+    draw(images / "p0" / "0.png", seed=1)  # it has changed, so that two files hold its masks
+    for index in (1, 2, 3):
+        run_part(images, output, f"{index}/3", output_type)
+    before = {path: read_masks(find_masks(output, path), image=path) for path in find_images(images, recursive=True)}
+    found = merge_folder(output)
+    assert (found.done, found.problems) == (12, ())
+    assert [path.name for path in found.merged] == [cohort.file_name(output_type), "summary.json"]
+    assert sorted(contents(output)) == [cohort.file_name(output_type), "summary.json"]
+    run_part(images, tmp_path / "whole", None, output_type)
+    assert len(before) == 12
+    for image, earlier in before.items():
+        for folder in (output, tmp_path / "whole"):
+            again = read_masks(find_masks(folder, image), image=image)
+            np.testing.assert_array_equal(again.masks, earlier.masks)
+    assert run_part(images, output, None, output_type)[0] == []
 
 
 def test_a_second_merge_says_that_there_is_nothing_to_do(images, output, tmp_path):

@@ -72,7 +72,7 @@ def start(source, output, output_type="npy", *, segmenter=None, settings=None, r
     jobs = plan(sources, source, output)
     segmenter = segmenter or FakeSegmenter()
     if output_type in cohort.TYPES:
-        product = products.joint_masks(output_type, dict(enumerate(segmenter.names)), output, source)
+        product = products.joint_masks(output_type, dict(enumerate(segmenter.names)), output, None)
     else:
         product = products.masks(output_type, segmenter.card.class_names, "cxas")
     run = Run(output, (product,), {"threshold": 0.5} if settings is None else settings)

@@ -1,5 +1,6 @@
 """Runs over folders in parts, with a segmenter that uses only numpy."""
 
+import contextlib
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from jaxseg.folder_runs.account import Run
 from jaxseg.folder_runs.inputs import find_images, plan
 from jaxseg.folder_runs.merged import Merged
 from jaxseg.folder_runs.parts import as_part
+from jaxseg.masks import cohort
 
 COCO = Merged(".json", "json", {"categories": ["bright", "brighter", "brightest"]})
 
@@ -21,7 +23,10 @@ def run_part(
     """Runs a part, or all files; returns the names of the files that were read, and the FolderResult."""
     segmenter, part = FakeSegmenter(), as_part(part)
     files = find_images(source, recursive=True, output=output) if files is None else files
-    product = products.masks(output_type, segmenter.names, "cxas")
+    if output_type in cohort.TYPES:
+        product = products.joint_masks(output_type, dict(enumerate(segmenter.names)), output, part)
+    else:
+        product = products.masks(output_type, segmenter.names, "cxas")
     run = Run(output, (product,), {"threshold": 0.5} if settings is None else settings, part=part)
     jobs = plan(files, source, output, part=part)
     result = folder.run(
@@ -43,13 +48,18 @@ def killed_part(source: Path, output: Path, part, after: int) -> None:
     def report(_) -> None:
         report.count += 1
         if report.count == after:
-            shutil.copytree(output, copy)
+            shutil.copytree(output, copy, copy_function=_copied)
 
     report.count = 0
     run_part(source, output, part, report=report)
     assert report.count >= after
     shutil.rmtree(output)
     copy.rename(output)
+
+
+def _copied(source: str, target: str) -> None:
+    with contextlib.suppress(FileNotFoundError):  # a temporary file that has got its name since
+        shutil.copy2(source, target)
 
 
 def part_files(output: Path) -> list[str]:
