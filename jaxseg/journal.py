@@ -1,7 +1,7 @@
 """Journals: files of JSON lines that only grow, so that a process that is killed loses at most the item at hand.
 
-The first line of a journal is its head. Each finished item appends one line. A last line without a line break is
-incomplete: readers ignore it, and the next `append` removes it.
+The first line of a journal is its head. Each finished item appends one line, which is synced to disk before the next
+item. A last line without a line break is incomplete: readers ignore it, and the next `append` removes it.
 
 A JSON document can have a journal beside it, which holds the entries that changed since the document was written. The
 head names the digest of the document, so that a journal of an earlier document is never applied to a later one.
@@ -27,13 +27,8 @@ def create(path: Path, head: Mapping[str, Any], lines: Iterable[Mapping[str, Any
         file.writelines(json.dumps(line) + "\n" for line in (head, *lines))
 
 
-def append(path: Path, line: Mapping[str, Any], *, synced: bool = True) -> int:
+def append(path: Path, line: Mapping[str, Any]) -> int:
     """Appends a line to a journal and syncs the file. If this fails, the journal is as it was before.
-
-    Args:
-      path: the journal.
-      line: the line, as JSON holds it.
-      synced: wait until the line is on the disk. Without it, a power failure can lose the line, but no kill can.
 
     Returns:
       The position of the line in the file, in bytes.
@@ -48,8 +43,7 @@ def append(path: Path, line: Mapping[str, Any], *, synced: bool = True) -> int:
         try:
             while content:
                 content = content[file.write(content) :]
-            if synced:
-                sync(file.fileno())
+            sync(file.fileno())
         except OSError:
             file.truncate(size)
             raise

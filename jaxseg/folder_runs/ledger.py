@@ -3,14 +3,11 @@
 import contextlib
 import dataclasses
 import json
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from jaxseg import __version__, journal, summaries
 from jaxseg.files import atomic_file, only_writer
-
-SYNC_S = 1.0  # seconds between two calls that sync the journal of a document to disk
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +74,6 @@ class Ledger:
 
     def __init__(self, path: Path, settings: Mapping, *, kind: Kind | None = None):
         self.places: dict[str, int] = {}
-        self._synced = 0.0
         self.path, self.kind = path, kind or Kind()
         self.is_document = path.suffix == ".json"
         self._journal = journal.journal_of(path) if self.is_document else path
@@ -134,11 +130,7 @@ class Ledger:
             refuse_changed(made, self.changed, "name another folder, or redo them with --overwrite")
 
     def record(self, key: str, entry: dict) -> None:
-        """Sets the entry of a key, and appends it to the journal.
-
-        A journal without a document is synced to disk at each entry. That of a document is synced at most once in a
-        second, because a run that is done with many small files would mostly wait for the disk. After a power failure,
-        the files whose entries are missing are known from the document, which lists them as pending.
+        """Sets the entry of a key, and appends it to the journal, which is synced to disk.
 
         Raises:
           OSError: the journal cannot be written.
@@ -147,9 +139,7 @@ class Ledger:
             document = {"jaxseg": __version__, "document": journal.digest_of(self.path)}
             journal.create(self._journal, self._head() | document)
             self._recording = True
-        synced = not self.is_document or time.monotonic() - self._synced >= SYNC_S
-        self.places[key] = journal.append(self._journal, {self.kind.item: key} | entry, synced=synced)
-        self._synced = time.monotonic() if synced else self._synced
+        self.places[key] = journal.append(self._journal, {self.kind.item: key} | entry)
         self.entries[key] = entry if self.is_document else self.kind.kept(entry)
 
     def write(self, **facts) -> None:

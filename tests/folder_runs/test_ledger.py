@@ -163,25 +163,6 @@ def test_a_journal_without_a_document_keeps_one_line_per_key_when_it_is_written_
         Ledger(path, {}, kind=Kind("jaxseg_other", foreign="is not a journal of another test"))
 
 
-def test_the_journal_of_a_document_is_synced_once_in_a_second(tmp_path, monkeypatch):
-    """Waiting for the disk after each small file would take most of the time of a run."""
-    now, synced, real = [100.0], [], os.fsync
-    monkeypatch.setattr("time.monotonic", lambda: now[0])
-    ledger, scores = Ledger(tmp_path / "summary.json", {}), Ledger(tmp_path / "scores.jsonl", {}, kind=SCORES)
-    for each in (ledger, scores):
-        each.write()
-        each.record("first", {"value": 0})
-    monkeypatch.setattr(os, "fsync", lambda file: synced.append(file) or real(file))
-    for number in range(100):
-        now[0] += 1 / 16
-        ledger.record(str(number), {"value": number})
-    assert len(synced) == 6
-    assert len(read_document(tmp_path / "summary.json")["files"]) == 101  # nothing waits in the memory of the process
-    for number in range(3):
-        scores.record(str(number), {"value": number})
-    assert len(synced) == 9
-
-
 def test_facts_and_places_of_a_journal_are_read_back(tmp_path):
     path = tmp_path / "scores.jsonl"
     ledger = Ledger(path, {}, kind=SCORES)
