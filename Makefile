@@ -47,6 +47,7 @@ test-lowest:
 
 test-torch: $(READY)
 	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -c "import monai" 2>/dev/null || $(BIN)/python -m pip install --quiet --no-deps monai==1.6.1
 	$(BIN)/python $(PYTEST) tests/parity_torch
 
 # The documentation as a web site in build/docs; a broken link or an unknown name is an error.

@@ -84,8 +84,8 @@ def compare(
     >>> truth = np.zeros((8, 8), bool)
     >>> truth[2:6, 2:6] = True
     >>> found = compare(np.roll(truth, 1, axis=1), truth)["mask"]
-    >>> found.dice, found.hd, round(found.assd, 3)
-    (0.75, 1.0, 0.511)
+    >>> found.dice, found.hd, found.assd
+    (0.75, 1.0, 0.5)
     """
     rules = Rules(parse_tolerance(tolerance), as_spacing(spacing_mm), classes)
     sets = [of_memory(prediction), of_memory(truth)]
@@ -125,13 +125,12 @@ def score_sets(sets: Sequence[MaskSet], matched: Matched, rules: Rules) -> Itera
       ValueError: sizes, spacings or positions differ, or a mask is damaged.
     """
     spacing_mm = _spacing_of(sets, rules.spacing_mm)
-    how = {"spacing_mm": spacing_mm, "tolerance": rules.tolerance}
     streams = [masks.in_order(indices) for masks, indices in zip(sets, matched.indices, strict=True)]
     for name, *masks in zip(matched.names, *streams, strict=True):
         true = masks if rules.compare_annotators else masks[1:]
         truth = true[0] if rules.consensus is None else consensus_of(np.stack(true), rules.consensus)
         for i, mask in enumerate(masks if rules.compare_annotators else masks[:1]):
-            yield i, name, score_mask(mask, truth, **how)
+            yield i, name, score_mask(mask, truth, spacing_mm=spacing_mm, tolerance=rules.tolerance)
 
 
 def match(sets: Sequence[MaskSet], classes: str | Sequence[str] | None = None) -> Matched:
@@ -169,7 +168,7 @@ def _name(masks: MaskSet, chosen: Sequence[str]) -> str:
         return masks.folder
     raise ValueError(
         f"a mask without a name could be any of {len(chosen)} classes ({', '.join(chosen[:3])}, ...); name its class "
-        "with --classes, or put it into a folder with the name of the class"
+        "with --classes or by its folder, or the levels of a label map with --label"
     )
 
 

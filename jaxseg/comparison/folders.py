@@ -100,9 +100,7 @@ def compare_folders(
     output = Path(output)
     _check_sides(truths, rules)
     check_output(output, overwrite=overwrite)
-    places = [list_places(root, levels=levels) for root in roots]
-    if all(len(own) == 1 for own in places):  # one image each, under any names
-        places = [dict(zip(places[0], own.values(), strict=True)) for own in places]
+    places = _places(roots, levels)
     sides = _side_names(roots, has_prediction=prediction is not None)
     jobs = [(name, [own[name] for own in places]) for name in _shared(roots, places)]
     work = functools.partial(_compare_image, rules=rules, levels=levels)
@@ -117,12 +115,11 @@ def compare_folders(
                 collected.add_image(rows)
                 lacking.add(outcome.name, outcome.missing)
             else:
-                failed[outcome.name] = _reason(outcome.error)
+                failed[outcome.name] = _reason(outcome.error).removeprefix(f"{Path(outcome.name).name}: ")
             report(outcome.name, failed.get(outcome.name, ""), outcome.notes)
             progress(done, len(jobs), outcome.name)
         if not lacking.images:
-            first, reason = next(iter(failed.items()))
-            raise ValueError(f"no image could be compared; the first, {printable(first)}: {reason}")
+            raise ValueError(_nothing(failed))
     summary = tuple(collected.rows())
     missing = (*_missing_images(sides, places), *lacking.found())
     files = write_summary(output, summary, missing, collected, str(rules.tolerance))
@@ -148,6 +145,19 @@ def _side_names(roots: Sequence[Path], *, has_prediction: bool) -> list[str]:
     if len(set(names)) < len(names):
         names = [printable(root.as_posix()) for root in roots]
     return ["prediction", *names[1:]] if has_prediction else names
+
+
+def _places(roots: Sequence[Path], levels: Levels) -> list[dict[str, Place]]:
+    """Returns the masks of every side by the names of their images; single images get one name."""
+    places = [list_places(root, levels=levels) for root in roots]
+    if any(len(own) > 1 for own in places):
+        return places
+    return [dict(zip(places[0], own.values(), strict=True)) for own in places]
+
+
+def _nothing(failed: dict[str, str]) -> str:
+    name, reason = next(iter(failed.items()))
+    return f"no image could be compared; the first, {printable(name)}: {reason}"
 
 
 def _shared(roots: Sequence[Path], places: Sequence[dict[str, Place]]) -> list[str]:
@@ -185,8 +195,9 @@ def _compare_image(job: tuple[str, list[Place]], *, rules: Rules, levels: Levels
 
 
 def _reason(error: Exception) -> str:
-    is_of_file = isinstance(error, OSError) and error.filename and error.strerror
-    return printable(f"{Path(str(error.filename)).name}: {error.strerror}" if is_of_file else str(error))
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return printable(f"{Path(str(error.filename)).name}: {error.strerror}")
+    return printable(str(error) or type(error).__name__)
 
 
 def _in_threads(work: Callable, jobs: Iterable) -> Iterator[_Outcome]:

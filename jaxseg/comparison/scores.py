@@ -105,8 +105,7 @@ def score_mask(
     prediction, truth = np.asarray(prediction), np.asarray(truth)
     _check(prediction, truth, spacing_mm, tolerance)
     spacing = np.ones(truth.ndim) if spacing_mm is None else np.array(spacing_mm, np.float64)
-    overlap = np.count_nonzero(prediction & truth)
-    counts = np.count_nonzero(prediction), np.count_nonzero(truth)
+    overlap, *counts = (int(np.count_nonzero(mask)) for mask in (prediction & truth, prediction, truth))
     distances = surface_distances(prediction, truth, spacing)
     near = distances
     if tolerance.unit == "px" and not np.all(spacing == 1):

@@ -17,6 +17,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.spatial import KDTree
 
+Spacing = Sequence[float] | np.ndarray
+
 
 @dataclasses.dataclass(frozen=True)
 class SurfaceDistances:
@@ -67,12 +69,12 @@ class SurfaceDistances:
         found = []
         for distances, sizes in pairs:
             shares = np.cumsum(sizes) / np.sum(sizes)
-            place = np.searchsorted(shares, percent / 100)
+            place = int(np.searchsorted(shares, percent / 100))
             found.append(distances[min(place, len(distances) - 1)])
         return float(max(found))
 
 
-def surface_distances(prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float]) -> SurfaceDistances:
+def surface_distances(prediction: np.ndarray, truth: np.ndarray, spacing: Spacing) -> SurfaceDistances:
     """Returns the distances between the surfaces of two masks.
 
     A surface is closed at the border of the image.
@@ -82,14 +84,15 @@ def surface_distances(prediction: np.ndarray, truth: np.ndarray, spacing: Sequen
       truth: bool, of the same shape.
       spacing: distance between pixels along each axis; the result has the same unit.
     """
-    (points, sizes), (true_points, true_sizes) = (_surface(mask, tuple(spacing)) for mask in (prediction, truth))
+    sides = tuple(float(side) for side in spacing)
+    (points, sizes), (true_points, true_sizes) = (_surface(mask, sides) for mask in (prediction, truth))
     return SurfaceDistances(
         *_sorted(_nearest(points, true_points, spacing), sizes),
         *_sorted(_nearest(true_points, points, spacing), true_sizes),
     )
 
 
-def edge_distance(prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float]) -> float:
+def edge_distance(prediction: np.ndarray, truth: np.ndarray, spacing: Spacing) -> float:
     """Returns the Hausdorff distance between the pixels at the edges of two masks, from centre to centre.
 
     The edge of a mask consists of its pixels that have a neighbour along an axis which is not in the mask or lies
@@ -152,7 +155,7 @@ def _box(mask: np.ndarray) -> tuple[slice, ...] | None:
     return tuple(found)
 
 
-def _nearest(points: np.ndarray, others: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+def _nearest(points: np.ndarray, others: np.ndarray, spacing: Spacing) -> np.ndarray:
     """Returns the distance of each point to the nearest of the others, (N,); infinite if there are no others."""
     if not len(points) or not len(others):
         return np.full(len(points), np.inf)

@@ -46,7 +46,7 @@ def boxes(
     panels: Sequence[BoxPanel],
     rows: Sequence[str],
     *,
-    colours: Sequence[tuple[int, int, int]],
+    colours: Sequence[Sequence[int]] | np.ndarray,
     title: str = "",
     caption: str = "",
 ) -> Image.Image | None:
@@ -74,7 +74,7 @@ def boxes(
     return picture_of(lambda figure: _draw(figure, panels, rows, colours, title, caption))
 
 
-def _draw(figure, panels: Sequence[BoxPanel], rows: Sequence[str], colours: Sequence, title: str, caption: str) -> None:
+def _draw(figure, panels: Sequence[BoxPanel], rows: Sequence[str], colours, title: str, caption: str) -> None:
     many = len(rows) > MANY
     height, size = (0.16, 6.5) if many else (0.36, 9)
     figure.set_size_inches(2.4 + 2.9 * len(panels), 1.1 + height * len(rows) + 0.25 * bool(caption) + 0.3 * bool(title))
@@ -104,19 +104,19 @@ def _draw_panel(axes, found: Sequence[_Box | None], faces: Sequence, low: float,
         y = [place for place, _ in drawn]
         ends = np.array([[box.low, box.first, box.median, box.third, box.high] for _, box in drawn])
         colour = [faces[place] for place in y]
-        axes.hlines(y, ends[:, 0], ends[:, 4], colors=mpl_colour(FAINT), linewidth=0.8 if small else 1.2)
-        axes.barh(y, ends[:, 3] - ends[:, 1], 0.62, left=ends[:, 1], color=colour, edgecolor=mpl_colour(TEXT), lw=0.4)
+        axes.hlines(y, ends[:, 0], ends[:, 4], colors=mpl_colour(FAINT), lw=0.8 if small else 1.2, zorder=1)
+        widths, edge = ends[:, 3] - ends[:, 1], mpl_colour(TEXT)
+        axes.barh(y, widths, 0.62, left=ends[:, 1], color=colour, ec=edge, lw=0.4, zorder=2)
         middle = np.array(y, float)
-        axes.vlines(ends[:, 2], middle - 0.36, middle + 0.36, colors=mpl_colour(BACKGROUND), linewidth=3)
-        axes.vlines(ends[:, 2], middle - 0.36, middle + 0.36, colors=mpl_colour(TEXT), linewidth=1.2)
-    for place, box in zip(places, kept, strict=True):
-        inside = (box.outliers >= low) & (box.outliers <= high)
-        points = _thinned(box.outliers[inside])
-        style = {"color": [faces[place]], "linewidths": 0, "zorder": 3}
-        axes.scatter(points, np.full(len(points), place), s=4 if small else 14, alpha=0.8, **style)
-        for beyond, marker, end in ((box.outliers > high, ">", high), (box.outliers < low, "<", low)):
-            if beyond.any():
-                axes.scatter([end], [place], s=8 if small else 24, marker=marker, **style)
+        axes.vlines(ends[:, 2], middle - 0.36, middle + 0.36, colors=mpl_colour(BACKGROUND), lw=3, zorder=3)
+        axes.vlines(ends[:, 2], middle - 0.36, middle + 0.36, colors=mpl_colour(TEXT), lw=1.2, zorder=3)
+    points = [(value, place) for place, box in zip(places, kept, strict=True) for value in _thinned(box.outliers)]
+    values, rows = (np.array(part, float) for part in zip(*points, strict=True)) if points else (np.empty(0),) * 2
+    inside = (values >= low) & (values <= high)
+    for chosen, marker, size in ((inside, "o", 14), (values > high, ">", 24), (values < low, "<", 24)):
+        colour = [faces[int(place)] for place in rows[chosen]]
+        style = {"s": size / 3 if small else size, "marker": marker, "color": colour, "linewidths": 0, "zorder": 3}
+        axes.scatter(np.clip(values[chosen], low, high), rows[chosen], **style)
     for place, box in enumerate(found):
         if box is None:
             axes.text(low, place, "-", va="center", fontsize=7 if small else 9, color=mpl_colour(FAINT))

@@ -212,7 +212,7 @@ def test_annotators_are_compared_with_their_consensus(tmp_path):
     assert {row["annotator"] for row in rows_of(tmp_path / "t.summary.csv")} == {"reader 0", "reader 1", "reader 2"}
 
 
-def test_annotators_in_folders_of_one_name_are_told_apart(tmp_path):
+def test_annotators_in_folders_of_one_name_have_distinct_names(tmp_path):
     for reader in ("one", "two"):
         save(tmp_path / reader / "masks", "a", blocks())
     paths = [tmp_path / reader / "masks" for reader in ("one", "two")]

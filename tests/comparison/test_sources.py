@@ -158,7 +158,7 @@ def test_nifti_files_of_a_case_are_its_classes_as_totalsegmentator_writes_them(t
     assert found["one"][0] == ("liver", "spleen")
     np.testing.assert_array_equal(found["one"][1], [labels == 1, labels == 2])
     assert of_memory(tmp_path / "one" / "segmentations").names == ("liver", "spleen")
-    save_nifti(tmp_path / "two" / "segmentations" / "spleen.nii.gz", labels[:1] == 2)
+    save_nifti(tmp_path / "two" / "segmentations" / "spleen.nii.gz", (labels[:, :2] == 2).astype(np.uint8))
     with pytest.raises(ValueError, match=r"spleen.nii.gz has another size than liver.nii.gz"):
         opened(tmp_path)
 
