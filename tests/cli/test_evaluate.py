@@ -10,10 +10,9 @@ import yaml
 from mask_runs import LIGHT, overrides, write_masks
 from PIL import Image
 
+from jaxseg.cli.main import main
 from jaxseg.masks.cohort import mask_file
 from jaxseg.masks.segmentation import Segmentation
-
-from jaxseg.cli.main import main
 
 pytestmark = pytest.mark.full
 
