@@ -1,7 +1,7 @@
 """`--ray`: commands whose files are shared among the workers of a Ray cluster."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import click
@@ -26,18 +26,24 @@ def of_ray(what: str) -> Callable:
     )
 
 
-def check(address: str | None, *, gpus: str, part, report: Path | None = None) -> None:
-    """Refuses options that do not fit to a run on a cluster, and a cluster without the package ray.
+def connect(address: str | None, *, gpus: str, part, report: Path | None = None):
+    """Returns the module ray, connected until the command ends; None without `--ray`.
+
+    Call it before anything starts JAX's devices.
 
     Args:
-      address: value of `--ray`; None: there is nothing to check.
+      address: value of `--ray`; None without it.
       gpus: value of `--gpus`.
       part: value of `--part`.
       report: value of `--report`.
+
+    Raises:
+      click.UsageError: the options do not fit to a run on a cluster, or ray is not installed.
+      ConnectionError: there is no cluster at the address.
     """
     if address is None:
-        return
-    from jaxseg.folder_runs.on_ray import KINDS, need_ray
+        return None
+    from jaxseg.folder_runs.on_ray import KINDS, connected
 
     if part:
         raise click.UsageError("--part: with --ray, the parts are chosen by the number of workers; leave it out")
@@ -46,7 +52,7 @@ def check(address: str | None, *, gpus: str, part, report: Path | None = None) -
     if gpus not in KINDS:
         raise click.UsageError(f"--gpus: with --ray, the kinds of devices are {', '.join(KINDS)}, got {gpus!r}")
     with options.usage_errors("--ray"):
-        need_ray()
+        return click.get_current_context().with_resource(connected(address))
 
 
 def devices_here(address: str | None, gpus: str) -> str:
@@ -54,21 +60,26 @@ def devices_here(address: str | None, gpus: str) -> str:
     return gpus if address is None else "cpu"
 
 
-def run(address: str, job: Callable, predictor, count: int, merge: Callable, *, gpus: str, callbacks: dict) -> bool:
+def folder_of(paths: Iterable[Path]) -> Path | None:
+    """Returns the folder that the nodes need for relative paths, the current one; None if all paths are absolute."""
+    return None if all(path.is_absolute() for path in paths) else Path.cwd()
+
+
+def run(ray, job: Callable, predictor, count: int, merge: Callable, *, callbacks: dict, **settings) -> bool:
     """Runs all parts of a job on a cluster, merges them, and returns whether no file failed.
 
     If something is missing after all, it says what and exits with 1.
 
     Args:
-      address: of the cluster.
-      job, predictor, gpus: as `jaxseg.folder_runs.on_ray.run_on_ray` takes them.
+      ray, job, predictor: as `jaxseg.folder_runs.on_ray.run_on_ray` takes them.
       count: number of files.
       merge: returns the MergeResult of the parts.
       callbacks: the arguments `progress` and `report`.
+      **settings: `gpus` and `folder`, as `run_on_ray` takes them.
     """
     from jaxseg.folder_runs.on_ray import run_on_ray
 
-    found = run_on_ray(job, predictor, count, address=address, gpus=gpus, **callbacks)
+    found = run_on_ray(ray, job, predictor, count, **settings, **callbacks)
     merged = merge()
     for problem in merged.problems:
         console.say(f"Missing: {printable(problem)}")

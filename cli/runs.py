@@ -173,7 +173,7 @@ def run_images(
       **segmenter_options: other options of `make_segmenter`.
     """
     start = time.perf_counter()
-    cluster.check(address, gpus=gpus, part=part, report=report)
+    ray = cluster.connect(address, gpus=gpus, part=part, report=report)
     from jaxseg.anatomy import folders
     from jaxseg.folder_runs.inputs import find_images
 
@@ -188,7 +188,7 @@ def run_images(
     if postprocess is not None:
         segmenter.postprocess = postprocess(segmenter, here)
     if address is not None:
-        _run_on_cluster(address, source, output, files, segmenter, functools.partial(job, **settings), gpus)
+        _run_on_cluster(ray, source, output, files, segmenter, functools.partial(job, **settings), gpus)
         return
     with shown("images") as callbacks:
         result = job(source, output, model=segmenter, files=files, part=part, **settings, **callbacks)
@@ -199,14 +199,14 @@ def run_images(
     finish(result)
 
 
-def _run_on_cluster(address, source, output, files, segmenter, job, gpus) -> None:
-    """Runs a job of `run_images` on a Ray cluster, whose nodes need absolute paths, and merges its parts."""
+def _run_on_cluster(ray, source, output, files, segmenter, job, gpus) -> None:
+    """Runs a job of `run_images` on a Ray cluster, and merges its parts."""
     from jaxseg.folder_runs.merge import merge_folder
 
-    job = functools.partial(job, source.absolute(), output.absolute(), files=[file.absolute() for file in files])
-    merge = functools.partial(merge_folder, output)
+    job, merge = functools.partial(job, source, output, files=files), functools.partial(merge_folder, output)
+    options = {"gpus": gpus, "folder": cluster.folder_of([source, output, *files])}
     with shown("images", first=cluster.WAITING) as callbacks:
-        succeeded = cluster.run(address, job, segmenter, len(files), merge, gpus=gpus, callbacks=callbacks)
+        succeeded = cluster.run(ray, job, segmenter, len(files), merge, **options, callbacks=callbacks)
     if not succeeded:
         sys.exit(1)
 

@@ -131,7 +131,7 @@ def score(
     given |= {"files": listed, "part": part, "ray": address}
     _check({name for name, value in given.items() if value})
     gpus = settings["gpus"]
-    cluster.check(address, gpus=gpus, part=part)
+    ray = cluster.connect(address, gpus=gpus, part=part)
     part = cohort.part_of(part, many=dataset is not None) if address is None else None
     console.stage("reading weights")
     model = _model_options(**settings | {"gpus": cluster.devices_here(address, gpus)})
@@ -145,7 +145,7 @@ def score(
         files = None if listed is None else cohort.read_list(listed, dataset)
         chosen = {"organs": organs, "files": files}
         if address is not None:
-            succeeded = _score_on_cluster(address, dataset, output, chosen | {"overwrite": overwrite}, model, gpus)
+            succeeded = _score_on_cluster(ray, dataset, output, chosen | {"overwrite": overwrite}, model, gpus)
             if not (per_slice or worst or rank):
                 sys.exit(not succeeded)
             written["overwrite"] = False  # this process writes the other files, from the merged scores
@@ -223,7 +223,7 @@ def _score_many(function: str, paths: tuple, settings: dict):
         return getattr(jaxseg, function)(*paths, **settings, **callbacks)
 
 
-def _score_on_cluster(address: str, dataset: Path, output: Path, settings: dict, model: dict, gpus: str) -> bool:
+def _score_on_cluster(ray, dataset: Path, output: Path, settings: dict, model: dict, gpus: str) -> bool:
     """Scores a data set on a Ray cluster and merges the scores; returns whether no case failed."""
     import jaxseg
     from jaxseg.segae.cases import find_cases
@@ -231,16 +231,15 @@ def _score_on_cluster(address: str, dataset: Path, output: Path, settings: dict,
     from jaxseg.segae.score import open_scorer
 
     with options.usage_errors():
-        files = settings["files"] and [path.absolute() for path in settings["files"]]
-        count = len(find_cases(dataset, files))
+        count = len(find_cases(dataset, settings["files"]))
         canonical, weights = model["canonical"], model["model"]
         others = {name: value for name, value in model.items() if name not in ("canonical", "model")}
         scorer = open_scorer(weights, **others)
-    paths = (dataset.absolute(), output.absolute())
-    job = functools.partial(jaxseg.score_dataset, *paths, canonical=canonical, **settings | {"files": files})
+    job = functools.partial(jaxseg.score_dataset, dataset, output, canonical=canonical, **settings)
+    merge = functools.partial(merge_scores, output)
+    how = {"gpus": gpus, "folder": cluster.folder_of([dataset, output, *(settings["files"] or ())])}
     with _progress(first=cluster.WAITING) as callbacks, options.usage_errors():
-        merge = functools.partial(merge_scores, output)
-        return cluster.run(address, job, scorer, count, merge, gpus=gpus, callbacks=callbacks)
+        return cluster.run(ray, job, scorer, count, merge, **how, callbacks=callbacks)
 
 
 @contextlib.contextmanager

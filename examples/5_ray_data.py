@@ -28,7 +28,7 @@ class Areas:
 
 def main() -> None:
     model = jaxseg.create("cxas", class_names=("heart", "lung"), backbone="resnet18", width=4)
-    segmenter = jaxseg.Segmenter(model, batch_size=4, threshold=0.45)
+    segmenter = jaxseg.Segmenter(model, batch_size=4)
     items = [{"name": f"phantom {seed}", "image": phantom.draw(seed, SIZE)[0]} for seed in range(COUNT)]
 
     # address="auto" in place of num_cpus connects to a cluster. Workers are processes that import jaxseg.

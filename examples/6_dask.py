@@ -25,7 +25,7 @@ def areas(paths: Iterable[Path], segmenter: jaxseg.Segmenter) -> list[tuple[str,
 
 def main() -> None:
     model = jaxseg.create("cxas", class_names=("heart", "lung"), backbone="resnet18", width=4)
-    segmenter = jaxseg.Segmenter(model, threshold=0.45)
+    segmenter = jaxseg.Segmenter(model)
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder, f"phantom{seed:02}.png") for seed in range(COUNT)]
         for seed, path in enumerate(paths):

@@ -9,10 +9,13 @@ import dataclasses
 import logging
 import math
 import os
+import re
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -25,6 +28,7 @@ TRIES = 3  # workers that may die at one part
 _FILES, _MOST_PARTS = 100, 16  # files in a part, if a worker then gets at most this number of parts
 _LOCK_S = 60  # for a worker that Ray gave up to end, and to release the lock of its part
 _POLL_S = 0.5
+_ANSWER_S = 10  # for a cluster to accept a connection
 
 _log = logging.getLogger(__name__)
 
@@ -60,12 +64,13 @@ def need_ray() -> ModuleType:
 
 
 def run_on_ray(
+    ray: Any,
     job: Callable[..., Any],
     predictor: Any,
     files: int,
     *,
-    address: str = LOCAL,
     gpus: str = "auto",
+    folder: Path | None = None,
     progress: Callable[[int, int, str], None] | None = None,
     report: Callable[[Any], None] | None = None,
 ) -> RayResult:
@@ -74,26 +79,29 @@ def run_on_ray(
     Each worker has a GPU, or all cores of a node. There are several parts per worker, so that all end at about the same
     time. If a worker dies, its part runs again on another one.
 
+    Meanwhile nothing appears on the standard output, where Ray prints long reports about workers that died.
+
     Args:
+      ray: the module that `connected` yields.
       job: called on the nodes with the keyword arguments `model` (the predictor), `part`, `progress` and `report`, as
-        `jaxseg.segment_folder` takes them; for example a `functools.partial` of it. It can be pickled, and
-        its paths are absolute and mean the same on every node. Its result has the numbers `done`, `skipped`, `failed`.
+        `jaxseg.segment_folder` takes them; for example a `functools.partial` of it. It can be pickled, and its
+        paths mean the same on every node. Its result has the numbers `done`, `skipped` and `failed`.
       predictor: a `jaxseg.Segmenter`, `Scorer` or other predictor that can be pickled.
       files: number of files of all parts.
-      address: of the cluster, as `ray.init` takes it; "local" starts Ray on this computer.
       gpus: kind of the devices: "auto" (GPUs if the cluster has some), "cpu" or "gpu".
+      folder: to which the relative paths of the job belong; it must exist on every node. None: there are none.
       progress: called as (number of files processed or skipped, their total, name of the last), first with 0 and "".
       report: called with what `job` reports about each file; errors become a ValueError with the same text.
 
     Raises:
-      ValueError: ray is not installed, the cluster lacks such devices, or as `job`.
-      ConnectionError: there is no cluster at the address, or workers died too often.
+      ValueError: the cluster lacks such devices, or as `job`.
+      ConnectionError: workers died too often.
       OSError: as `job`.
     """
-    with _connected(address) as ray:
+    with _quiet():
         count, reserved = workers_of([node["Resources"] for node in ray.nodes() if node["Alive"]], gpus)
         parts = count * parts_of_a_worker(files, count)
-        return _Run(ray, job, predictor, gpus, reserved, parts)(count, files, progress, report)
+        return _Run(ray, job, predictor, (gpus, folder), reserved, parts)(count, files, progress, report)
 
 
 def workers_of(nodes: list[dict[str, float]], gpus: str) -> tuple[int, dict[str, int]]:
@@ -128,28 +136,53 @@ def parts_of_a_worker(files: int, workers: int) -> int:
 
 
 @contextlib.contextmanager
-def _connected(address: str) -> Iterator[Any]:
-    """Connects to a Ray cluster, or starts one on this computer; yields the module ray.
+def connected(address: str) -> Iterator[Any]:
+    """Connects to a Ray cluster, or starts one on this computer, until the body ends; yields the module ray.
 
-    Until the end, nothing appears on the standard output, where Ray prints long reports about workers that died.
+    Call it before JAX starts its devices: Ray starts processes by a fork.
+
+    Args:
+      address: of the cluster, as `ray.init` takes it; "local" starts Ray on this computer.
+
+    Raises:
+      ValueError: ray is not installed.
+      ConnectionError: there is no cluster at the address.
     """
     ray: Any = need_ray()
+    _refuse_unreachable(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to Ray's developers
     own = {"include_dashboard": False} if address == LOCAL else {}
     main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGTERM)
-    with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
-        try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ConnectionError(f"no Ray cluster can be used at {address}: {_one_line(error)}") from None
-        finally:
-            if main and handler is not None:
-                signal.signal(signal.SIGTERM, handler)  # Ray has set its own
-        try:
-            yield ray
-        finally:
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ConnectionError(f"no Ray cluster can be used at {address}: {_one_line(error)}") from None
+    finally:
+        if main and handler is not None:
+            signal.signal(signal.SIGTERM, handler)  # Ray has set its own
+    try:
+        yield ray
+    finally:
+        with _quiet():
             ray.shutdown()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
+        yield
+
+
+def _refuse_unreachable(address: str) -> None:
+    """Raises ConnectionError if nothing answers at HOST:PORT, for which Ray itself would wait for minutes."""
+    found = re.fullmatch(r"(?:ray://)?\[?([^/\[\]]+)\]?:(\d{1,5})", address)
+    if found is None:
+        return
+    try:
+        socket.create_connection((found[1], int(found[2])), timeout=_ANSWER_S).close()
+    except (OSError, OverflowError) as error:
+        raise ConnectionError(f"no Ray cluster can be used at {address}: {_one_line(error)}") from None
 
 
 class _Messages:
@@ -173,12 +206,13 @@ class _Worker:
 
     Args:
       gpus: kind of the devices.
+      folder: the current folder of the worker; None: any.
       keep: whether JAX keeps compiled programs.
       messages: the actor `_Messages`.
     """
 
-    def __init__(self, gpus: str, keep: bool, messages: Any):
-        self.gpus, self.keep, self.messages = gpus, keep, messages
+    def __init__(self, gpus: str, folder: Path | None, keep: bool, messages: Any):
+        self.gpus, self.folder, self.keep, self.messages = gpus, folder, keep, messages
         self.predictor: Any = None
 
     def load(self, predictor: list) -> None:
@@ -187,6 +221,8 @@ class _Worker:
 
         from jaxseg import programs, xla
 
+        if self.folder is not None:
+            os.chdir(self.folder)
         xla.use_all_cores()
         if self.keep:  # JAX reads this when it is imported
             programs.keep()
@@ -239,13 +275,14 @@ class _Run:
 
     Args:
       ray: the module, connected.
-      job, predictor, gpus: as `run_on_ray` takes them.
+      job, predictor: as `run_on_ray` takes them.
+      place: `gpus` and `folder`, as `run_on_ray` takes them.
       reserved: what Ray reserves for a worker.
       parts: number of parts.
     """
 
-    def __init__(self, ray: Any, job: Callable, predictor: Any, gpus: str, reserved: dict[str, int], parts: int):
-        self.ray, self.gpus, self.reserved = ray, gpus, reserved
+    def __init__(self, ray: Any, job: Callable, predictor: Any, place: tuple, reserved: dict[str, int], parts: int):
+        self.ray, self.place, self.reserved = ray, place, reserved
         self.parts = parts
         self.job = ray.put(job)
         self.predictor = [ray.put(predictor)]  # what is in a list is fetched by the worker, when it is ready
@@ -283,7 +320,7 @@ class _Run:
         """Asks Ray for a worker; it gets a part when it has loaded the model, which may be never."""
         keep = os.environ.get("JAX_ENABLE_COMPILATION_CACHE") != "0"
         options = {"scheduling_strategy": "SPREAD", "max_restarts": 0} | self.reserved
-        worker = self.ray.remote(_Worker).options(**options).remote(self.gpus, keep, self.messages)
+        worker = self.ray.remote(_Worker).options(**options).remote(*self.place, keep, self.messages)
         self.busy[worker.load.remote(self.predictor)] = worker, None
 
     def _receive(self) -> None:

@@ -47,8 +47,8 @@ def test_images_on_two_nodes_give_the_results_of_one_computer(nodes, inputs, com
     assert "Failed: " in said
     assert "damaged.png: not a png or jpg file, or damaged" in said
     assert f"images {COUNT + 1}/{COUNT + 1}: " in said
-    assert run(inputs, *options, "-o", f"{command} alone")[0] == 1
-    assert compared(inputs / command) == compared(inputs / f"{command} alone")
+    assert run(inputs, *options, "-o", f"{command} single")[0] == 1
+    assert compared(inputs / command) == compared(inputs / f"{command} single")
     code, said = run(inputs, *options, "-o", command, "--ray", nodes.address)
     assert (code, f"0 done, {COUNT} skipped, 1 failed" in said) == (1, True), said
     assert "done before" in said
@@ -68,9 +68,9 @@ def test_scores_of_two_nodes_are_those_of_one_computer(nodes, tmp_path):
     code, said = run(tmp_path, *options, "-o", "scores.csv", "--rank", "trust", "--ray", nodes.address)
     assert (code, "4 done, 0 skipped, 0 failed; the results are in scores.csv" in said) == (0, True), said
     assert "0 done, 4 were there, 0 with failures: scores.csv" in said
-    assert run(tmp_path, *options, "-o", "alone.csv", "--rank", "trust")[0] == 0
+    assert run(tmp_path, *options, "-o", "single.csv", "--rank", "trust")[0] == 0
     for end in ("csv", "trust.csv"):
-        assert (tmp_path / f"scores.{end}").read_text() == (tmp_path / f"alone.{end}").read_text()
+        assert (tmp_path / f"scores.{end}").read_text() == (tmp_path / f"single.{end}").read_text()
 
 
 @pytest.mark.full

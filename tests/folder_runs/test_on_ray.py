@@ -24,8 +24,8 @@ def ended(program) -> list:
 @pytest.mark.full
 def test_a_run_that_loses_a_node_equals_a_run_on_one_computer(plain, tmp_path):
     source, model = phantoms(tmp_path / "xrays", COUNT), saved_model(tmp_path / "model")
-    alone = jaxseg.Segmenter(jaxseg.load(model), postprocess=Slow(0))
-    jaxseg.segment_folder(source, tmp_path / "alone", alone, output_type="png")
+    single = jaxseg.Segmenter(jaxseg.load(model), postprocess=Slow(0))
+    jaxseg.segment_folder(source, tmp_path / "single", single, output_type="png")
     output = tmp_path / "masks"
     with two_nodes() as nodes, started("segment", nodes.address, source, output, model, SECONDS) as driver:
         seen = until_both_parts_run(output)
@@ -34,11 +34,12 @@ def test_a_run_that_loses_a_node_equals_a_run_on_one_computer(plain, tmp_path):
     assert all(3 <= lines < COUNT / 2 for lines in seen), seen  # no part was near its end
     assert (result["parts"], result["failed"]) == (2, 0)
     assert result["done"] + result["skipped"] == COUNT
-    assert result["skipped"] <= 1  # a file that was finished, but not told yet
-    assert result["reported"] == sorted(path.name for path in source.iterdir())
+    assert result["skipped"] <= 1  # a file that the lost worker finished, but did not report yet
+    names = {path.name for path in source.iterdir()}
+    assert len(names.intersection(result["reported"])) == len(result["reported"]) == result["done"]
     assert [done for done, _, _ in progress] == [*range(len(progress))]
     assert progress[-1][:2] == [COUNT, COUNT]
-    assert compared(output) == compared(tmp_path / "alone")
+    assert compared(output) == compared(tmp_path / "single")
     assert sorted(path.name for path in output.glob("run.*")) == []  # the parts are merged
 
 

@@ -29,8 +29,8 @@ def test_a_job_array_gives_the_results_of_one_run(plain, tmp_path):
         command = [*program, *map(str, arguments)]
         return subprocess.run(command, env=variables | environment, capture_output=True, text=True, check=False)
 
-    alone = run("segment", "-i", source, "-o", tmp_path / "alone", "--weights", model, "-ot", "json")
-    assert alone.returncode == 0, alone.stderr
+    single = run("segment", "-i", source, "-o", tmp_path / "single", "--weights", model, "-ot", "json")
+    assert single.returncode == 0, single.stderr
     script = tmp_path / "array.sh"
     script.write_text(SCRIPT.format(tasks=TASKS, folder=tmp_path, model=model, command=" ".join(program)))
     with slurm(cpus=TASKS) as environment:
@@ -45,4 +45,4 @@ def test_a_job_array_gives_the_results_of_one_run(plain, tmp_path):
     assert not (tmp_path / "masks/summary.json").exists()
     merged = run("merge", tmp_path / "masks")
     assert merged.returncode == 0, merged.stderr
-    assert compared(tmp_path / "masks") == compared(tmp_path / "alone")
+    assert compared(tmp_path / "masks") == compared(tmp_path / "single")

@@ -1,4 +1,4 @@
-"""A Ray cluster of two nodes on this computer, and runs on it, each in a process of its own.
+"""A Ray cluster of two nodes on this computer, and runs on it, each in a new process.
 
 Run as a program, this file is one of these processes, see `main`.
 """
@@ -66,7 +66,7 @@ def _segment(address: str, source: str, output: str, model: str, seconds: str) -
     import jaxseg
     from jaxseg.folder_runs.inputs import find_images
     from jaxseg.folder_runs.merge import merge_folder
-    from jaxseg.folder_runs.on_ray import run_on_ray
+    from jaxseg.folder_runs.on_ray import connected, run_on_ray
     from jaxseg.registry import MODELS
 
     MODELS |= PLACE
@@ -74,9 +74,10 @@ def _segment(address: str, source: str, output: str, model: str, seconds: str) -
     files = find_images(Path(source))
     job = functools.partial(jaxseg.segment_folder, source, output, files=files, output_type="png")
     reported = []
-    found = run_on_ray(
-        job, segmenter, len(files), address=address, progress=lambda *now: _say(json.dumps(now)), report=reported.append
-    )
+    with connected(address) as ray:
+        found = run_on_ray(
+            ray, job, segmenter, len(files), progress=lambda *now: _say(json.dumps(now)), report=reported.append
+        )
     merge_folder(Path(output))
     _say(json.dumps(dataclasses.asdict(found) | {"reported": sorted({each.item.source.name for each in reported})}))
 
@@ -107,11 +108,12 @@ def _mortal(folder: str, deaths: str) -> None:
     """Runs a `Mortal` job with Ray on this computer; says the result, or the error."""
     from ray_runs import Mortal  # by the name with which the worker imports it
 
-    from jaxseg.folder_runs.on_ray import run_on_ray
+    from jaxseg.folder_runs.on_ray import connected, run_on_ray
 
     reported = []
     try:
-        found = run_on_ray(Mortal(folder, int(deaths)), "the model", 1, report=reported.append)
+        with connected("local") as ray:
+            found = run_on_ray(ray, Mortal(folder, int(deaths)), "the model", 1, report=reported.append)
     except (ConnectionError, ValueError) as error:
         _say(json.dumps({"error": f"{type(error).__name__}: {error}"}))
     else:
