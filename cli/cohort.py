@@ -8,8 +8,6 @@ import click
 
 from jaxseg.cli import console, options
 
-_STDIN = "-"
-
 
 def of_cohort(what: str, *, where: str = "--input") -> Callable:
     """Returns the options `--part` and `--files`.
@@ -71,10 +69,11 @@ def read_list(listed: Path, root: Path) -> list[Path]:
     Raises:
       click.UsageError: the list names no file, or is not a list of paths.
     """
+    from jaxseg.files import read_most
     from jaxseg.folder_runs.inputs import MAX_LIST, parse_list
 
     with options.usage_errors("--files"), click.open_file(str(listed), "rb") as file:
-        return parse_list(file.read(MAX_LIST + 1), root)
+        return parse_list(read_most(file, MAX_LIST), root)
 
 
 def part_of(part, *, many: bool):

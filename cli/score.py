@@ -150,15 +150,15 @@ def score(
                 sys.exit(not succeeded)
             written["overwrite"] = False  # this process writes the other files, from the merged scores
         found = _score_many("score_dataset", (dataset, output), chosen | {"part": part} | written | model)
-    _finish(found, output, per_slice, worst)
+    _finish(found, output, per_slice, worst, part)
 
 
-def _finish(found, output: Path | None, per_slice: bool, worst: int | None) -> None:
+def _finish(found, output: Path | None, per_slice: bool, worst: int | None, part) -> None:
     """Shows the scores, or which files hold them, and exits with 1 if a case failed."""
     if output:
         _show_files(found, worst)
         counts = f"{found.done} done, {found.skipped} were there, {found.failed} with failures"
-        console.say(f"{counts}: {found.files.get('table', found.files['journal'])}")
+        console.say(f"{counts}: {output if part is None else found.files['journal']}")
     else:
         _show_rows(found.rows[:worst], per_slice)
     if found.failed:

@@ -16,7 +16,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 try:
     import fcntl
@@ -32,6 +32,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 _WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)  # UTF-32 LE begins like UTF-16 LE
 MAX_JSON = 2**28  # bytes
+_PART = 2**18  # bytes in one call of `read`, which takes memory for all that it may return
 
 
 class Locked(ValueError):
@@ -276,10 +277,26 @@ def read_json(path: Path, *, most: int = MAX_JSON) -> Any:
       OSError: the file cannot be read.
     """
     with path.open("rb") as file:
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise ValueError(f"it has more than {most:,} bytes")
-    return parse_json(content)
+        return parse_json(read_most(file, most))
+
+
+def read_most(file: IO[bytes], most: int) -> bytes:
+    """Returns the content of an open file, for which memory is taken only as it is read.
+
+    Args:
+      file: the file, opened in binary mode.
+      most: largest number of bytes; not much more is read.
+
+    Raises:
+      ValueError: there are more; the error does not name the file.
+      OSError: the file cannot be read.
+    """
+    content = bytearray()
+    while part := file.read(_PART):
+        content += part
+        if len(content) > most:
+            raise ValueError(f"it has more than {most:,} bytes")
+    return bytes(content)
 
 
 def printable(text: str) -> str:

@@ -247,10 +247,8 @@ def parse_list(content: bytes, root: Path) -> list[Path]:
       root: folder to which relative paths are relative.
 
     Raises:
-      ValueError: the list names no file, is too long, or is not a list of paths.
+      ValueError: the list names no file, or is not a list of paths.
     """
-    if len(content) > MAX_LIST:
-        raise ValueError(f"the list has more than {MAX_LIST:,} bytes")
     if b"\0" in content:
         raise ValueError("the list has NUL bytes; write one path per line")
     lines = os.fsdecode(content.removeprefix(b"\xef\xbb\xbf")).split("\n")

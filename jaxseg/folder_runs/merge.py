@@ -229,6 +229,7 @@ def _make(run: Run, recipe: Mapping[str, Any], origin: Path, names: Mapping[str,
 
 
 def shown_parts(indices: list[int], count: int) -> str:
+    """Returns parts in words, such as "parts 1, 3 of 8"."""
     shown = ", ".join(map(str, indices[:SHOWN]))
     more = f" and {len(indices) - SHOWN} more" if len(indices) > SHOWN else ""
     return f"part{'s' * (len(indices) > 1)} {shown}{more} of {count}"

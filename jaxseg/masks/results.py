@@ -224,8 +224,8 @@ def _parse(paths: tuple[Path, ...], _states: tuple[tuple[int, int], ...]) -> Sum
             raise TypeError("the grid is not a height and width")
         entries = content["files"].values()
         texts = [*classes, *(entry["source"] for entry in entries), *(entry.get("sha256", "") for entry in entries)]
-        paths = [output["path"] for entry in entries for output in entry["outputs"].values()]
-        if not all(isinstance(text, str) for text in texts + paths):
+        places = [output["path"] for entry in entries for output in entry["outputs"].values()]
+        if not all(isinstance(text, str) for text in texts + places):
             raise TypeError("a name or path is not a string")
     except FileNotFoundError:  # there is only the journal of a summary that was removed
         return None
@@ -245,7 +245,7 @@ def _parse(paths: tuple[Path, ...], _states: tuple[tuple[int, int], ...]) -> Sum
     }
     turned = None if intensity is None else intensity == "clinical"
     maps = (by_source, by_hash, by_masks)
-    return Summary(tuple(classes), tuple(grid) if grid else None, *maps, frozenset(paths), turned)
+    return Summary(tuple(classes), tuple(grid) if grid else None, *maps, frozenset(places), turned)
 
 
 def _find_listed(folder: Path, image: Path, summary: Summary) -> Path:

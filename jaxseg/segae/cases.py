@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxseg.files import printable
-from jaxseg.segae.scorer import MaskScore, Request, Scorer
+from jaxseg.segae.scorer import MaskScore, Request, Scorer, StoredScore
 from jaxseg.vocabulary.organs import Organ
 from jaxseg.volumes.pair import check_ct, check_mask, check_pair
 from jaxseg.volumes.read import SUFFIXES, read_labels, read_volume, stem, suffix_of
@@ -80,7 +80,7 @@ class Record:
 
     case: str
     fingerprint: str = ""
-    scores: dict[str, MaskScore] = dataclasses.field(default_factory=dict)
+    scores: dict[str, MaskScore | StoredScore] = dataclasses.field(default_factory=dict)
     absent: dict[str, str] = dataclasses.field(default_factory=dict)
     failed: dict[str, str] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)

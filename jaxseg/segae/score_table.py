@@ -16,7 +16,7 @@ from jaxseg.files import atomic_file, printable
 from jaxseg.folder_runs.ledger import Kind, Ledger, refuse_changed
 from jaxseg.folder_runs.parts import MOST, Part, remove_parts
 from jaxseg.segae.cases import Case, Record
-from jaxseg.segae.scorer import MaskScore
+from jaxseg.segae.scorer import MaskScore, StoredScore
 from jaxseg.summaries import NUMBER, number_of
 from jaxseg.vocabulary import organs
 
@@ -25,50 +25,6 @@ FIRST, NOT_AVAILABLE = "CT_Sample", "n/a"  # as in the original's CSV
 BESIDE = ("slices.csv", *(f"{order}.csv" for order in ORDERS), "worst.png")  # files that are written beside the table
 WRITE_S = 5.0  # seconds after which a growing CSV is written again
 GROWTH = 4  # it is not written again before it has grown by one part in this number, so that the work stays linear
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class StoredScore:
-    """The predicted Dice of a mask, whose slices are in the journal of a table. It has the attributes of `MaskScore`.
-
-    Attributes:
-      case: name of the case.
-      name: name of the mask.
-      organ_id: class of the organ.
-      mean: the score of the mask.
-      worst_slice: index of the slice with the lowest predicted Dice.
-      journal: the journal.
-      place: position of the line of the case in it, in bytes.
-    """
-
-    case: str
-    name: str
-    organ_id: int
-    mean: float
-    worst_slice: int
-    journal: Path
-    place: int
-
-    @property
-    def organ(self) -> organs.Organ:
-        """The organ that the mask shows."""
-        return organs.ORGANS[self.organ_id]
-
-    @property
-    def slices(self) -> tuple[int, ...]:
-        """Indices of the scored slices, read from the journal."""
-        return tuple(self._line()["slices"])
-
-    @property
-    def dice(self) -> tuple[float, ...]:
-        """Predicted Dice of each of these slices, read from the journal."""
-        return tuple(self._line()["predicted"])
-
-    def _line(self) -> dict:
-        line = journal.line_at(self.journal, self.place)
-        if line is None or line.get("case") != self.case or self.name not in line["scores"]:
-            raise ValueError(f"{self.journal} has changed since; open the table again")
-        return line["scores"][self.name]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -9,12 +9,14 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
 
+from jaxseg import journal
 from jaxseg.card import Card
 from jaxseg.nn.inference import Runner
 from jaxseg.segae.crop import SLICES, network_input, slices_with, spread
@@ -64,6 +66,50 @@ class MaskScore:
     def worst_slice(self) -> int:
         """Index of the slice with the lowest predicted Dice; the mask must not be empty."""
         return min(zip(self.dice, self.slices, strict=True))[1]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StoredScore:
+    """The predicted Dice of a mask, whose slices are in the journal of a table. It has the attributes of `MaskScore`.
+
+    Attributes:
+      case: name of the case.
+      name: name of the mask.
+      organ_id: class of the organ.
+      mean: the score of the mask.
+      worst_slice: index of the slice with the lowest predicted Dice.
+      journal: the journal.
+      place: position of the line of the case in it, in bytes.
+    """
+
+    case: str
+    name: str
+    organ_id: int
+    mean: float
+    worst_slice: int
+    journal: Path
+    place: int
+
+    @property
+    def organ(self) -> Organ:
+        """The organ that the mask shows."""
+        return organs.ORGANS[self.organ_id]
+
+    @property
+    def slices(self) -> tuple[int, ...]:
+        """Indices of the scored slices, read from the journal."""
+        return tuple(self._line()["slices"])
+
+    @property
+    def dice(self) -> tuple[float, ...]:
+        """Predicted Dice of each of these slices, read from the journal."""
+        return tuple(self._line()["predicted"])
+
+    def _line(self) -> dict:
+        line = journal.line_at(self.journal, self.place)
+        if line is None or line.get("case") != self.case or self.name not in line["scores"]:
+            raise ValueError(f"{self.journal} has changed since; open the table again")
+        return line["scores"][self.name]
 
 
 class Scorer:

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxseg.folder_runs import inputs
+
 pytestmark = pytest.mark.slow
 
 
@@ -123,6 +125,13 @@ def test_wrong_options_are_one_line(run, images, options, words):
     assert words in err
     assert len(err.splitlines()) == 1
     assert not (images.parent / "out").exists()
+
+
+def test_a_list_that_is_too_long_is_refused(run, images, monkeypatch):
+    monkeypatch.setattr(inputs, "MAX_LIST", 3)
+    (images.parent / "list.txt").write_text("0.png\n")
+    code, _, err = run("segment", "-i", images, "-o", "out", "--files", "list.txt")
+    assert (code, "--files: it has more than 3 bytes" in err) == (2, True)
 
 
 def test_a_merge_without_results_is_one_line(jaxseg_command, tmp_path, monkeypatch):

@@ -173,13 +173,13 @@ def test_the_journal_of_a_document_is_synced_once_in_a_second(tmp_path, monkeypa
         each.record("first", {"value": 0})
     monkeypatch.setattr(os, "fsync", lambda file: synced.append(file) or real(file))
     for number in range(100):
-        now[0] += 0.05
+        now[0] += 1 / 16
         ledger.record(str(number), {"value": number})
-    assert len(synced) == 5
+    assert len(synced) == 6
     assert len(read_document(tmp_path / "summary.json")["files"]) == 101  # nothing waits in the memory of the process
     for number in range(3):
         scores.record(str(number), {"value": number})
-    assert len(synced) == 8
+    assert len(synced) == 9
 
 
 def test_facts_and_places_of_a_journal_are_read_back(tmp_path):

@@ -15,10 +15,6 @@ from jaxseg.folder_runs.parts import as_part
 COCO = Merged(".json", "json", {"categories": ["bright", "brighter", "brightest"]})
 
 
-class Stopped(Exception):
-    """Ends a run after some files, as a kill does: nothing of the run's own code for its end is executed."""
-
-
 def run_part(
     source: Path, output: Path, part=None, output_type="npy", *, files=None, settings=None, overwrite=False, **options
 ):
