@@ -1,16 +1,17 @@
 """`jaxseg extract`: measurements of the anatomy in X-rays, from a file or a folder."""
 
+import functools
 from pathlib import Path
 
 import click
 from click.core import ParameterSource
 
-from jaxseg.cli import cohort, console, options
+from jaxseg.cli import cluster, cohort, console, options
 from jaxseg.cli.runs import finish, of_anatomy, run_images, shown
 
 # Options that have a meaning with --masks; all others concern the network and the files of masks.
 _OF_MASKS = {"source", "output", "masks", "features", "original_values", "groups", "table"}
-_OF_MASKS |= {"recursive", "overwrite", "fidelity", "files", "part", "merged"}
+_OF_MASKS |= {"recursive", "overwrite", "fidelity", "files", "part", "merged", "address"}
 
 
 @click.command()
@@ -18,6 +19,7 @@ _OF_MASKS |= {"recursive", "overwrite", "fidelity", "files", "part", "merged"}
 @options.of_extraction(required=True)
 @cohort.source("Image (png, jpg, DICOM) or folder of images.")
 @cohort.of_cohort("images")
+@cluster.of_ray("images")
 @options.of_images
 @of_anatomy
 @click.option(
@@ -64,7 +66,8 @@ def extract(
     names = [feature.name for feature in found]
     common = {"original_values": original_values, "table": table, "overwrite": overwrite}
     if masks is not None:
-        _measure_masks(source, output, names, masks, groups=others["groups"], recursive=others["recursive"], **common)
+        common |= {"groups": others["groups"], "recursive": others["recursive"], "merged": merged}
+        _measure_masks(source, output, names, masks, listed=others["listed"], part=others["part"], **common)
         return
     console.stage("reading weights")
     from jaxseg.anatomy.extract import needed_classes
@@ -79,23 +82,27 @@ def extract(
             needed = needed_classes(found, class_names)
         return None if store_seg or preview else needed
 
-    def job(source, output, segmenter, **settings):
-        return extract_folder(source, output, names, segmenter, **settings)
-
+    job = functools.partial(extract_folder, features=names)
     settings = common | seg | {"store_masks": store_seg, "draw": draw, "preview": preview}
-    settings |= {"output_type": output_type}
+    settings |= {"output_type": output_type, "merged": merged}
     others["mean_probabilities"] = store_seg and output_type in options.JOINT_TYPES
     run_images(source, output, job=job, settings=settings, classes=classes, **others)
 
 
-def _measure_masks(source: Path, output: Path, features: list[str], masks: Path, **settings) -> None:
+def _measure_masks(
+    source: Path | None, output: Path, features: list[str], masks: Path, *, listed, part, recursive, **settings
+) -> None:
     """Measures masks that exist already, and shows what was done."""
     from jaxseg.anatomy.from_masks import measure_folder
+    from jaxseg.folder_runs.inputs import find_images
 
     context = click.get_current_context()
     given = (name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE)
     if others := sorted(name.replace("_", "-") for name in given if name not in _OF_MASKS):
         raise click.UsageError(f"--masks: it cannot be combined with --{', --'.join(others)}; leave them out")
+    find = functools.partial(find_images, recursive=recursive, output=output)
+    source, files = cohort.find_files(source, listed, find)
+    settings |= {"files": files, "part": cohort.part_of(part, many=source.is_dir())}
     with shown("images", first="") as callbacks:
         result = measure_folder(source, output, features, masks, **settings, **callbacks)
     finish(result)

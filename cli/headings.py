@@ -44,7 +44,7 @@ HEADINGS = {
         "--tolerance",
     ),
     "Speed": (
-        *("--gpus", "--batch-size", "--dtype", "--cache"),
+        *("--gpus", "--batch-size", "--dtype", "--cache", "--ray"),
         *("--hosts", "--coordinator", "--num-processes", "--process-id"),
     ),
     "Help": ("--debug", "--version", "--help"),

@@ -15,6 +15,7 @@ from jaxseg.folder_runs.account import Run
 from jaxseg.folder_runs.folder import FolderResult
 from jaxseg.folder_runs.inputs import Job, find_images, plan, stamp_of
 from jaxseg.folder_runs.merged import Merged
+from jaxseg.folder_runs.parts import Part, as_part
 from jaxseg.folder_runs.stream import Outcome
 from jaxseg.images.read import read_under_masks
 from jaxseg.masks.cohort import is_cohort_file
@@ -72,6 +73,8 @@ def measure_folder(
     groups: str = "original",
     table: str = "csv",
     files: Sequence[Path] | None = None,
+    part: Part | str | None = None,
+    merged: bool = True,
     recursive: bool = False,
     overwrite: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
@@ -93,6 +96,8 @@ def measure_folder(
       groups: version of the groups of the run that made the masks, see `jaxseg.extract`.
       table: format of the table: "csv", or "parquet", which needs pyarrow.
       files: the image files to process; None: all of `source`.
+      part: process only this part of the images, see `jaxseg.segment_folder`.
+      merged: whether to write the table.
       recursive: also search sub-folders; the output mirrors them.
       overwrite: measure images again whose results exist, and replace results of other settings.
       progress: called as (number of images processed, their total, name of the last), first with 0 and "".
@@ -118,7 +123,7 @@ def measure_folder(
       >>> Path("measured/pictures.csv").read_text().split()
       ['filename,drawn_area,reason', 'chest.png,40,']
     """
-    source, output, masks = Path(source), Path(output), Path(masks)
+    source, output, masks, part, suffix = Path(source), Path(output), Path(masks), as_part(part), table_suffix(table)
     found = find_all(features, groups=groups)
     if not masks.exists():
         raise FileNotFoundError(f"{masks}: no such file or folder")
@@ -126,6 +131,7 @@ def measure_folder(
         raise ValueError(f"{output} holds the masks; name another folder for the table")
     files = find_images(source, recursive=recursive, output=output) if files is None else files
     names, options = tuple(feature.name for feature in found), {"original_values": original_values, "groups": groups}
+    settings = {"measured": "masks", "features": [*names]} | options
     place_of = functools.partial(_place, masks, source)
 
     def work(todo: list[Job], run: Run) -> Iterator[Outcome]:
@@ -136,10 +142,10 @@ def measure_folder(
         return folder.process(todo, run, read, list, lambda job, _, measured: made(job, measured), batch_size=1)
 
     return folder.run(
-        [_stamped(job, place_of) for job in plan(list(files), source, output)],
-        Run(output, (products.measurements(names, **options),), {"measured": "masks", "features": [*names]} | options),
+        [_stamped(job, place_of) for job in plan(list(files), source, output, part=part)],
+        Run(output, (products.measurements(names, **options),), settings, part=part),
         work,
-        merges=[Merged(table_suffix(table), "measurements", {"features": list(names)})],
+        merges=[Merged(suffix, "measurements", {"features": list(names)})] if merged else [],
         source=source,
         overwrite=overwrite,
         progress=progress,
