@@ -12,10 +12,10 @@ from benchmarks.throughput_report import plot, table
 @pytest.mark.full
 @pytest.mark.parametrize("what", ["inference", "training step"])
 @pytest.mark.parametrize("model", ["cmvae", "prob_unet"])
-def test_counts_of_operations_and_bytes_agree_with_xla_within_5_percent(model, what):
+def test_counts_of_operations_and_bytes_agree_with_xla_within_5_percent(model, what, monkeypatch):
+    monkeypatch.setattr(jax_side, "_compiled", lambda *_: (lambda state, *_: (state, {}), 0.0))  # only counted
     with jax.numpy_dtype_promotion("standard"):  # optax's Adam needs it
-        run, facts = jax_side.make(model, what, 2, "float32")
-        run()
+        _, facts = jax_side.make(model, what, 2, "float32")
     assert facts["flops"] == pytest.approx(facts["xla_flops"], rel=0.05)
     assert facts["bytes"] == pytest.approx(facts["xla_bytes"], rel=0.05)
 

@@ -47,7 +47,6 @@ def answer(kit, model) -> np.ndarray:
 
 
 @pytest.mark.full
-@pytest.mark.optimised
 def test_the_originals_checkpoint_gives_the_originals_answer(kit, checkpoint, tmp_path):
     folder = jaxseg.convert(checkpoint, tmp_path / "model")
     loaded = [jaxseg.load(checkpoint), jaxseg.load("segae", checkpoint), jaxseg.load("Quality_Sentinel", folder)]
