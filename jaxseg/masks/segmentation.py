@@ -6,7 +6,8 @@ from typing import Protocol
 
 import numpy as np
 
-from jaxseg.nn.indices import nearest_indices
+from jaxseg.masks.confidence import Confidence
+from jaxseg.nn.indices import bilinear_array, bilinear_taps, nearest_indices
 
 
 class Masks(Protocol):
@@ -90,6 +91,8 @@ class Segmentation:
       spacing_mm: distance between the image's rows and between its columns in millimetres; None if it is unknown.
       orientation: how the image appeared to the network; None if that was not checked.
       turned: whether the masks fit the image as its EXIF orientation turns it, and not as it is stored.
+      cutoff: masks at the image's size are where the enlarged `scores` exceed this; None: the masks are enlarged.
+      confidence: how sure the network is of each mask; None unless it was requested.
 
     >>> mask = np.zeros((1, 8, 8), bool)
     >>> mask[0, :4] = True
@@ -107,6 +110,8 @@ class Segmentation:
     spacing_mm: tuple[float, float] | None = None
     orientation: Orientation | None = None
     turned: bool = False
+    cutoff: float | None = None
+    confidence: Confidence | None = None
 
     def rotated(self, quarters: int) -> "Segmentation":
         """Returns the masks of the image turned counter-clockwise by a number of quarter turns, as `numpy.rot90` turns.
@@ -143,12 +148,19 @@ class Segmentation:
         return dataclasses.replace(self.rotated(-quarters), orientation=None)
 
     def mask(self, k: int) -> np.ndarray:
-        """Returns mask `k` as (H, W) bool at the image's size, resized by nearest neighbour as in the original."""
+        """Returns mask `k` as (H, W) bool at the image's size, resized by nearest neighbour as in the original.
+
+        With a `cutoff`, the probabilities are resized bilinearly instead, and then cut.
+        """
+        if self.cutoff is not None and self.scores is not None:
+            return _smooth(self.scores[k], self.size, np.float32(self.cutoff))
         rows, columns = self._indices
         return np.unpackbits(self.bits[k], axis=1).view(bool).take(columns, axis=1).take(rows, axis=0)
 
     def packed_mask(self, k: int) -> np.ndarray:
         """Returns mask `k` as (H, ceil(W / 8)) uint8, eight columns per byte, the first one in the highest bit."""
+        if self.cutoff is not None:
+            return np.packbits(self.mask(k), axis=1)
         rows, columns = self._indices
         return np.packbits(np.unpackbits(self.bits[k], axis=1).take(columns, axis=1), axis=1).take(rows, axis=0)
 
@@ -172,13 +184,36 @@ class Segmentation:
         rows, columns = self._indices
         whole = np.empty((len(self.names), *self.size), np.float32)
         for k, scores in enumerate(self.scores):
-            whole[k] = scores.take(columns, axis=1).take(rows, axis=0)
+            if self.cutoff is None:
+                whole[k] = scores.take(columns, axis=1).take(rows, axis=0)
+            else:
+                whole[k] = bilinear_array(scores, self.size)
         return whole
 
     @functools.cached_property
     def _indices(self) -> tuple[np.ndarray, np.ndarray]:
         height, width = self.bits.shape[1], self.bits.shape[2] * 8
         return nearest_indices(height, self.size[0]), nearest_indices(width, self.size[1])
+
+
+def _smooth(scores: np.ndarray, size: tuple[int, int], cutoff: np.float32) -> np.ndarray:
+    """Returns where probabilities (h, w), enlarged bilinearly to a size, exceed a cut-off: (*size,) bool.
+
+    Only the part of the result is computed whose pixels lie beside a probability above the cut-off.
+    """
+    mask, above, parts = np.zeros(size, bool), scores > cutoff, []
+    for axis in (0, 1):
+        low, high, weight = bilinear_taps(scores.shape[axis], size[axis])
+        hit = above.any(1 - axis)
+        places = np.flatnonzero(hit[low] | hit[high])
+        if not len(places):
+            return mask
+        part = slice(places[0], places[-1] + 1)
+        parts.append((part, low[part], high[part], weight[part]))
+    (rows, *taps), (columns, low, high, weight) = parts
+    found = scores[taps[0]] * (1 - taps[2][:, None]) + scores[taps[1]] * taps[2][:, None]
+    mask[rows, columns] = found[:, low] * (1 - weight) + found[:, high] * weight > cutoff
+    return mask
 
 
 def on_grid(masks: np.ndarray, grid: tuple[int, int]) -> np.ndarray | None:
