@@ -20,6 +20,7 @@ from jaxseg.folder_runs.account import Product, Run, stored
 from jaxseg.folder_runs.folder import FolderResult
 from jaxseg.folder_runs.inputs import SUMMARY_FILE, find_images, plan
 from jaxseg.folder_runs.stream import Outcome
+from jaxseg.masks.confidence import TABLE as CONFIDENCE_TABLE
 
 Progress = Callable[[int, int, str], None]
 Report = Callable[[Outcome], None]
@@ -28,7 +29,7 @@ Report = Callable[[Outcome], None]
 def segment_folder(
     source: str | Path,
     output: str | Path,
-    model: str | Path | nnx.Module | Segmenter = "cxas",
+    model: str | Path | nnx.Module | Sequence[str | Path | nnx.Module] | Segmenter = "cxas",
     *,
     output_type: str | None = None,
     labelmap: bool = False,
@@ -49,7 +50,7 @@ def segment_folder(
     Args:
       source: a png, jpg or dcm file, or a folder of them.
       output: folder of the results; it gets `summary.json`, which lists all files.
-      model: a name that `jaxseg.load` knows, a model directory, a model, or a `Segmenter`.
+      model: a name that `jaxseg.load` knows, a model directory, a model, a list of several, or a `Segmenter`.
       output_type: format of the masks, see `jaxseg.masks.write.WRITERS`: "png", "jpg", "npy", "npz", "json" or
         "dicom-seg". None: that of the model.
       labelmap: with "dicom-seg", write one label map; classes must not overlap.
@@ -60,7 +61,9 @@ def segment_folder(
       overwrite: process images again whose results exist, and replace results of other settings.
       progress: called as (number of images processed, their total, name of the last), first with 0 and "".
       report: called with the Outcome of every image: `item.source`, `error` (None if it succeeded), `notes`.
-      **options: of `Segmenter`, such as threshold, classes, batch_size, devices, postprocess.
+      **options: of `Segmenter`, such as threshold, classes, batch_size, devices, postprocess. With confidence, tta,
+        shape_check or several models, `confidence.csv` says how sure each mask is; with probabilities,
+        `<image>.probabilities.npz` holds them at the network's size.
 
     Returns:
       A FolderResult: numbers of files `done`, `skipped` and `failed`, the path `summary`, and `files` one by one.
@@ -90,6 +93,12 @@ def segment_folder(
     seg = {"labelmap": labelmap, "strict_projection": strict_projection}
     made = _mask_products(segmenter, settings, output_type, seg, preview=preview)
     merges = _mask_merges(segmenter, made, source)
+    if segmenter.confidence:
+        settings |= {"tta": segmenter.tta, "shape_check": segmenter.shape_check and segmenter.shape_check.settings}
+        made.append(products.confidences(source))
+        merges.append((CONFIDENCE_TABLE, products.merge_confidences))
+    if segmenter.probabilities:
+        made.append(products.probabilities())
     return _run(source, output, files, segmenter, made, settings, merges, overwrite, progress, report)
 
 

@@ -23,6 +23,8 @@ from jaxseg.folder_runs.inputs import Job
 from jaxseg.folder_runs.stream import Outcome
 from jaxseg.images.preprocess import display
 from jaxseg.images.read import read_picture
+from jaxseg.masks.confidence import PROBABILITIES, write_confidence, write_probabilities, write_table
+from jaxseg.masks.confidence import SUFFIX as CONFIDENCE
 from jaxseg.masks.segmentation import Segmentation
 from jaxseg.masks.write import DRAWING, MEASUREMENTS, PREVIEW, WRITERS, merge_coco, output_path
 
@@ -75,6 +77,32 @@ def measurements(features: tuple[str, ...], *, original_values: bool = False, gr
     return Product("measurements", functools.partial(_beside, suffix=MEASUREMENTS), write)
 
 
+def confidences(root: Path) -> Product:
+    """Returns the product `<base>.confidence.json`: how sure the network is of the masks, from which the table is made.
+
+    Args:
+      root: folder of the images, to which their names in the table are relative; or the one image.
+    """
+
+    def write(job: Job, segmentation: Segmentation) -> list[str]:
+        name = job.source.relative_to(root).as_posix() if root.is_dir() else job.source.name
+        write_confidence(segmentation.confidence, name, _beside(job.base, CONFIDENCE))
+        return []
+
+    return Product("confidence", functools.partial(_beside, suffix=CONFIDENCE), write)
+
+
+def probabilities() -> Product:
+    """Returns the product `<base>.probabilities.npz`, at the network's size."""
+
+    def write(job: Job, segmentation: Segmentation) -> list[str]:
+        path = _beside(job.base, PROBABILITIES)
+        write_probabilities(segmentation.scores, segmentation.names, segmentation.size, path)
+        return []
+
+    return Product("probabilities", functools.partial(_beside, suffix=PROBABILITIES), write)
+
+
 def drawings(features: tuple[str, ...], intensity: str, *, groups: str = "original") -> Product:
     """Returns the product `<base>.lines.jpg`: the lines that the features measure, over the image, which is upright."""
 
@@ -123,6 +151,13 @@ def merge_masks(jobs: list[Job], run: Run, path: Path, segmenter: Segmenter) -> 
     """Writes one COCO file for the folder from the files of the images that are done."""
     place = next(product.place for product in run.products if product.kind == "json")
     return merge_coco([place(job.base) for job in run.finished(jobs)], path, segmenter.card.class_names)
+
+
+def merge_confidences(_jobs: list[Job], run: Run, path: Path) -> None:
+    """Writes the table of the confidence of all masks in the output folder, also of images of earlier runs."""
+    found = (entry["outputs"].get("confidence") for _, entry in sorted((run.earlier | run.files).items()))
+    places = [run.output / output["path"] for output in found if output and output["stamp"]]
+    write_table((place for place in places if place.is_file()), path)
 
 
 def _reader(run: Run, segmenter: Segmenter) -> Callable:

@@ -15,7 +15,10 @@ from jaxseg.masks.write import WRITERS
 
 # Settings that only some kinds of products depend on. All products depend on every other setting.
 _ONLY_OF = {
-    "classes": (*WRITERS, "preview", "registered_mask", "registered_preview"),
+    "classes": (*WRITERS, "preview", "confidence", "probabilities", "registered_mask", "registered_preview"),
+    "edges": (*WRITERS, "preview"),
+    "tta": ("confidence",),
+    "shape_check": ("confidence",),
     "labelmap": ("dicom-seg",),
     "strict_projection": ("dicom-seg",),
     "features": ("measurements", "drawing"),
@@ -26,6 +29,7 @@ _ONLY_OF = {
 # Settings that earlier versions did not record -> (a setting that the same runs recorded, the value that they used).
 _UNRECORDED = {
     "groups": ("features", "original"),
+    "edges": ("preprocessing", "original"),
     "orientation": ("preprocessing", "as stored"),
     "strict_projection": ("labelmap", True),
 }
@@ -163,18 +167,19 @@ def conclude(run: Run) -> None:
 def merged_path(run: Run, source: Path, suffix: str) -> Path:
     """Returns the path of a file made from all results of `source`, and records it in `run.merged`.
 
-    The file has the name of `source`, with "_all" appended if an image's results have that name already.
+    The file has the name of `source`, with "_all" appended if an image's results have that name already. A suffix that
+    does not start with a dot is the whole name of a file made from all results in the folder, also of other sources.
 
     Raises:
       ValueError: a file of another origin has this path.
     """
-    name = safe_name(source.resolve().name if source.is_dir() else stem(source))
+    name = safe_name(source.resolve().name if source.is_dir() else stem(source)) if suffix.startswith(".") else ""
     entries = (*run.files.values(), *run.earlier.values())
     taken = {folded(Path(output["path"])) for entry in entries for output in entry["outputs"].values()}
     while folded(Path(f"{name}{suffix}")) in {*taken, SUMMARY_FILE}:
         name += "_all"
     path = run.output / f"{name}{suffix}"
-    origin = str(source.resolve())
+    origin = str((source if name else run.output).resolve())
     known = run.merged.get(path.name)
     ours = known is not None and (known == origin or any(Path(image).is_relative_to(known) for image in run.moved))
     if os.path.lexists(path) and not ours:
