@@ -16,13 +16,14 @@ HEADINGS = {
     ),
     "Output": (
         *("--output", "--output_type", "--feature", "--features", "--classes", "--groups", "--samples", "--preview"),
+        *("--confidence", "--probabilities", "--edges"),
         *("--save-mask", "--reference-out", "--overwrite", "--draw", "--store_seg", "--labelmap"),
         *("--strict-projection", "--soft", "--title", "--alpha", "--sides", "--report", "--per-slice", "--worst"),
         *("--rank", "--original-values", "--platforms", "--image-size", "--json"),
     ),
     "Model": (
         *("--model", "--weights", "--fidelity", "--threshold", "--embeddings", "--denoise"),
-        *("--denoise-classes", "--union", "--largest-component", "--source"),
+        *("--shape-check", "--denoise-classes", "--union", "--largest-component", "--tta", "--source"),
     ),
     "Settings": (
         *("--mode", "--resume", "--set", "--steps", "--trials", "--search", "--full-trials", "--keep-all", "--train"),

@@ -223,11 +223,16 @@ training_gpus = combined(
     _cache(False, _MANY),
 )
 _KINDS = "a training run, a model directory or a PyTorch file"
-weights = click.option(
-    "--weights",
-    type=ExistingPath(_KINDS),
-    help=f"Weights to use: {_KINDS}.  [default: the published weights, from the caches or downloaded once]",
-)
+
+
+def _weights(more: str = "", **settings) -> Callable:
+    """Returns the option `--weights`; `more` is added to its help text."""
+    default = "[default: the published weights, from the caches or downloaded once]"
+    text = f"Weights to use: {_KINDS}.{more}  {default}"
+    return click.option("--weights", type=ExistingPath(_KINDS), help=text, **settings)
+
+
+weights = _weights()
 dtype = click.option(
     "--dtype",
     type=click.Choice(["float32", "bfloat16"]),
@@ -302,23 +307,28 @@ def fidelity(**choices: tuple) -> Callable:
     return decorate
 
 
-of_network = combined(
-    gpus,
-    model("that of the model directory, otherwise UNet_ResNet50_default"),
-    weights,
-    labels,
-    batch_size("one per device"),
-    threshold("class if its sigmoid"),
-    click.option(
-        "--preprocessing",
-        type=click.Choice(PREPROCESSING),
-        help="How images become the network's input.  [default: as in the training of the weights]",
-    ),
-    intensity,
-    any_modality,
-    dtype,
-)
-of_images = combined(
+def _network(which_weights: Callable) -> Callable:
+    """Returns the decorator that adds the options of a network; `which_weights` is its option `--weights`."""
+    return combined(
+        gpus,
+        model("that of the model directory, otherwise UNet_ResNet50_default"),
+        which_weights,
+        labels,
+        batch_size("one per device"),
+        threshold("class if its sigmoid"),
+        click.option(
+            "--preprocessing",
+            type=click.Choice(PREPROCESSING),
+            help="How images become the network's input.  [default: as in the training of the weights]",
+        ),
+        intensity,
+        any_modality,
+        dtype,
+    )
+
+
+of_network = _network(weights)
+_of_folder = combined(
     source("Image (png, jpg, DICOM) or folder of images."),
     output("Folder of the results."),
     output_type(
@@ -327,7 +337,6 @@ of_images = combined(
         "json: COCO with run lengths; dicom-seg: one DICOM SEG per image, with one segment per non-empty class.  "
         "[default: png; npy for -m paxray]",
     ),
-    of_network,
     click.option("--labelmap", is_flag=True, help="With -ot dicom-seg: write one label map; classes must not overlap."),
     click.option(
         "--strict-projection",
@@ -347,6 +356,9 @@ of_images = combined(
         help="Write versions, devices, hashes and the seconds per file to this JSON file.",
     ),
 )
+of_images = combined(_of_folder, of_network)
+_SEVERAL = " Repeat it to segment by the mean of the probabilities of several models, which turns --confidence on."
+of_images_and_models = combined(_of_folder, _network(_weights(_SEVERAL, multiple=True)))
 
 
 def of_extraction(required: bool) -> Callable[[Callable], Callable]:
