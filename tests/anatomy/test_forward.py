@@ -30,7 +30,7 @@ class Brightness:
 
 
 class Sides(Brightness):
-    """Its first class is what is bright in the left half of an image, its second class in the right half."""
+    """Its first class has the bright pixels of the left half of an image, its second class those of the right half."""
 
     def coarse_logits(self, images):
         found = super().coarse_logits(images)[..., :1]

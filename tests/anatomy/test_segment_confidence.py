@@ -170,9 +170,9 @@ def test_a_folder_gets_one_table_that_resumes_and_covers_all_sources(model, imag
     again = jaxseg.segment_folder(images, out, segmenter, output_type="npy")
     assert (again.done, again.skipped) == (0, 2)
     assert rows(out / "confidence.csv") == first
-    Image.fromarray(picture(9)).save(tmp_path / "alone.png")
-    jaxseg.segment_folder(tmp_path / "alone.png", out, segmenter, output_type="npy")
-    assert [row["filename"] for row in rows(out / "confidence.csv")][::3] == ["alone.png", "one.png", "two.png"]
+    Image.fromarray(picture(9)).save(tmp_path / "extra.png")
+    jaxseg.segment_folder(tmp_path / "extra.png", out, segmenter, output_type="npy")
+    assert [row["filename"] for row in rows(out / "confidence.csv")][::3] == ["extra.png", "one.png", "two.png"]
     (out / "one.confidence.json").unlink()
     assert jaxseg.segment_folder(images, out, segmenter, output_type="npy").done == 1
 
