@@ -105,7 +105,7 @@ class Forward:
         logits = bilinear(logits, (images.shape[1], images.shape[2]))
         bits = _packed(logits > cutoffs.reshape(-1, 1, 1, 1))
         scores = jax.nn.sigmoid(logits).transpose(0, 3, 1, 2) if self.probabilities else None
-        return bits, scores, pooled
+        return bits.transpose(0, 3, 1, 2), scores, pooled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +138,8 @@ class ForwardWithConfidence:
         pairs = [_dice(a, b) for a, b in itertools.combinations(separate, 2)]
         between = sum(pairs[1:], pairs[0]) / len(pairs) if pairs else jnp.full(masks.shape[::3], jnp.nan)
         sure = jnp.stack([_mean(scores, masks), _mean(_entropy(scores), border), between], axis=-1)
-        return _packed(masks), scores.transpose(0, 3, 1, 2) if self.probabilities else None, sure, pooled
+        bits, kept = _packed(masks).transpose(0, 3, 1, 2), scores.transpose(0, 3, 1, 2) if self.probabilities else None
+        return bits, kept, sure, pooled
 
 
 class Copy(NamedTuple):
@@ -205,12 +206,11 @@ def _cut(maps: list[jax.Array], cutoffs: jax.Array) -> tuple[jax.Array, jax.Arra
 
 
 def _packed(masks: jax.Array) -> jax.Array:
-    """Returns masks (B, h, w, K) bool as packed masks."""
+    """Returns masks (B, h, w, K) bool with eight columns per byte, (B, h, w / 8, K) uint8."""
     batch, height, width, classes = masks.shape
     octets = masks.reshape(batch, height, width // 8, 8, classes)
     weights = jnp.asarray(_BITS, jnp.uint8).reshape(1, 1, 1, 8, 1)
-    bits = jnp.sum(octets.astype(jnp.uint8) * weights, axis=3, dtype=jnp.uint8)
-    return bits.transpose(0, 3, 1, 2)
+    return jnp.sum(octets.astype(jnp.uint8) * weights, axis=3, dtype=jnp.uint8)
 
 
 def _unpacked(bits: jax.Array) -> jax.Array:

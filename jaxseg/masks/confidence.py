@@ -127,8 +127,10 @@ def write_table(parts: Iterable[Path], path: Path) -> None:
       ValueError: a file does not hold scores.
       OSError: a file cannot be read or written.
     """
-    options = {"encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
-    with atomic_file(path) as temporary, temporary.open("w", **options) as file:
+    with (
+        atomic_file(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for part in parts:

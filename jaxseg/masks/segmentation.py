@@ -204,7 +204,7 @@ def _smooth(scores: np.ndarray, size: tuple[int, int], cutoff: np.float32) -> np
     mask, above, parts = np.zeros(size, bool), scores > cutoff, []
     for axis in (0, 1):
         low, high, weight = bilinear_taps(scores.shape[axis], size[axis])
-        hit = above.any(1 - axis)
+        hit = np.asarray(above.any(1 - axis))
         places = np.flatnonzero(hit[low] | hit[high])
         if not len(places):
             return mask
