@@ -28,6 +28,7 @@ HEADINGS = {
     ),
     "Output": (
         *("--output", "--output_type", "--feature", "--features", "--classes", "--groups", "--samples", "--preview"),
+        *("--confidence", "--probabilities", "--edges"),
         *("--table", "--save-mask", "--reference-out", "--overwrite", "--merged", "--partial", "--draw", "--store_seg"),
         *("--labelmap",),
         *("--strict-projection", "--soft", "--title", "--alpha", "--sides", "--report", "--per-slice", "--worst"),
@@ -35,7 +36,7 @@ HEADINGS = {
     ),
     "Model": (
         *("--model", "--weights", "--fidelity", "--threshold", "--embeddings", "--denoise"),
-        *("--denoise-classes", "--union", "--largest-component", "--source"),
+        *("--shape-check", "--denoise-classes", "--union", "--largest-component", "--tta", "--source"),
     ),
     "Settings": (
         *("--mode", "--resume", "--set", "--steps", "--trials", "--search", "--full-trials", "--keep-all", "--train"),

@@ -233,11 +233,16 @@ training_gpus = combined(
     _cache(False, _MANY),
 )
 KINDS = "a training run, a model directory, a PyTorch or .safetensors file, or hf://owner/name[@revision][/file]"
-weights = click.option(
-    "--weights",
-    type=ExistingPath(KINDS, hub=True),
-    help=f"Weights to use: {KINDS}.  [default: the published weights, from the caches or downloaded once]",
-)
+
+
+def _weights(more: str = "", **settings) -> Callable:
+    """Returns the option `--weights`; `more` is added to its help text."""
+    default = "[default: the published weights, from the caches or downloaded once]"
+    text = f"Weights to use: {KINDS}.{more}  {default}"
+    return click.option("--weights", type=ExistingPath(KINDS, hub=True), help=text, **settings)
+
+
+weights = _weights()
 dtype = click.option(
     "--dtype",
     type=click.Choice(["float32", "bfloat16"]),
@@ -312,23 +317,28 @@ def fidelity(**choices: tuple) -> Callable:
     return decorate
 
 
-of_network = combined(
-    gpus,
-    model("that of the model directory, otherwise UNet_ResNet50_default"),
-    weights,
-    labels,
-    batch_size("one per device"),
-    threshold("class if its sigmoid"),
-    click.option(
-        "--preprocessing",
-        type=click.Choice(PREPROCESSING),
-        help="How images become the network's input.  [default: as in the training of the weights]",
-    ),
-    intensity,
-    any_modality,
-    dtype,
-)
-of_images = combined(
+def _network(which_weights: Callable) -> Callable:
+    """Returns the decorator that adds the options of a network; `which_weights` is its option `--weights`."""
+    return combined(
+        gpus,
+        model("that of the model directory, otherwise UNet_ResNet50_default"),
+        which_weights,
+        labels,
+        batch_size("one per device"),
+        threshold("class if its sigmoid"),
+        click.option(
+            "--preprocessing",
+            type=click.Choice(PREPROCESSING),
+            help="How images become the network's input.  [default: as in the training of the weights]",
+        ),
+        intensity,
+        any_modality,
+        dtype,
+    )
+
+
+of_network = _network(weights)
+_of_folder = combined(
     output("Folder of the results."),
     output_type(
         OUTPUT_TYPES,
@@ -337,7 +347,6 @@ of_images = combined(
         "coco-lines/parquet: one file for all images, masks.jsonl or masks.parquet, with run lengths and the mean "
         "probability in each mask.  [default: png; npy for -m paxray]",
     ),
-    of_network,
     click.option("--labelmap", is_flag=True, help="With -ot dicom-seg: write one label map; classes must not overlap."),
     click.option(
         "--strict-projection",
@@ -364,6 +373,9 @@ of_images = combined(
         help="Write versions, devices, hashes and the seconds per file to this JSON file.",
     ),
 )
+of_images = combined(_of_folder, of_network)
+_SEVERAL = " Repeat it to segment by the mean of the probabilities of several models, which turns --confidence on."
+of_images_and_models = combined(_of_folder, _network(_weights(_SEVERAL, multiple=True)))
 
 
 def of_extraction(required: bool) -> Callable[[Callable], Callable]:

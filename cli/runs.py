@@ -159,6 +159,7 @@ def run_images(
     settings,
     gpus,
     postprocess=None,
+    shape_check=None,
     classes=None,
     **segmenter_options,
 ) -> None:
@@ -168,7 +169,8 @@ def run_images(
       source, output, listed, part, address, recursive, report, gpus: from the command line.
       job: (source, output, model=Segmenter, **settings) -> FolderResult; it can be pickled.
       settings: options of the job.
-      postprocess: (Segmenter, value of `--gpus`) -> its `postprocess`; None: there is none.
+      postprocess: (names of the masks, value of `--gpus`) -> the `postprocess` of the Segmenter; None: there is none.
+      shape_check: the same for the `shape_check` of the Segmenter.
       classes: as `jaxseg.Segmenter` takes them.
       **segmenter_options: other options of `make_segmenter`.
     """
@@ -184,9 +186,11 @@ def run_images(
     source, files = cohort.find_files(source, listed, find)
     here = cluster.devices_here(address, gpus)
     part = cohort.part_of(part, many=source.is_dir()) if address is None else None
+    if shape_check is not None:
+        segmenter_options["shape_check"] = functools.partial(shape_check, gpus=here)
     segmenter = make_segmenter(classes=classes, gpus=here, **segmenter_options)
     if postprocess is not None:
-        segmenter.postprocess = postprocess(segmenter, here)
+        segmenter.postprocess = postprocess(segmenter.names, here)
     if address is not None:
         _run_on_cluster(ray, source, output, files, segmenter, functools.partial(job, **settings), gpus)
         return
@@ -224,15 +228,32 @@ def _run_on_cluster(ray, source, output, files, segmenter, job, gpus) -> None:
         sys.exit(1)
 
 
-def make_segmenter(*, classes, groups="original", check_orientation="warn", **network_options):
-    """Returns the Segmenter of the command's options; `network_options` are those of `load_network`."""
+def make_segmenter(
+    *, weights=None, classes=None, groups="original", check_orientation="warn", shape_check=None, **network_options
+):
+    """Returns the Segmenter of the command's options.
+
+    Args:
+      weights: a path, or a tuple of several; None or (): the published weights.
+      classes, groups, check_orientation: as `jaxseg.Segmenter` takes them.
+      shape_check: names of the masks -> the `shape_check` of the Segmenter; None: there is none.
+      **network_options: other options of `load_network`.
+    """
     from jaxseg.anatomy.orientation import find_reference
     from jaxseg.anatomy.segment import Segmenter
+    from jaxseg.vocabulary import labels
 
-    network, place, settings = load_network(classes=classes, groups=groups, **network_options)
+    places = weights if isinstance(weights, tuple) and weights else (weights or None,)
+    loaded = [load_network(weights=place, classes=classes, groups=groups, **network_options) for place in places]
+    network, place, settings = loaded[0]
     settings |= {"classes": classes, "groups": groups, "check_orientation": check_orientation}
+    if shape_check is not None:
+        with options.usage_errors("--classes"):
+            names = network.card.class_names
+            settings["shape_check"] = shape_check([names[i] for i in labels.select(names, classes, groups=groups)])
     with options.usage_errors():
-        return Segmenter(network, reference=find_reference(place), **settings)
+        networks = network if len(loaded) == 1 else [network for network, _, _ in loaded]
+        return Segmenter(networks, reference=find_reference(place), **settings)
 
 
 def inference_devices(gpus: str) -> list:

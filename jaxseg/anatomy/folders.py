@@ -24,6 +24,7 @@ from jaxseg.folder_runs.merged import Merged
 from jaxseg.folder_runs.parts import Part, as_part
 from jaxseg.folder_runs.stream import Outcome
 from jaxseg.masks import cohort
+from jaxseg.masks.confidence import TABLE as CONFIDENCE_TABLE
 from jaxseg.summaries import SUMMARY_FILE
 
 Progress = Callable[[int, int, str], None]
@@ -33,7 +34,7 @@ Report = Callable[[Outcome], None]
 def segment_folder(
     source: str | Path,
     output: str | Path,
-    model: str | Path | nnx.Module | Segmenter = "cxas",
+    model: str | Path | nnx.Module | Sequence[str | Path | nnx.Module] | Segmenter = "cxas",
     *,
     output_type: str | None = None,
     labelmap: bool = False,
@@ -56,7 +57,8 @@ def segment_folder(
     Args:
       source: a png, jpg or dcm file, or a folder of them.
       output: folder of the results; it gets `summary.json`, which lists all files.
-      model: a name that `jaxseg.load` knows, a model directory, a model, or a `Segmenter`.
+      model: a name that `jaxseg.load` knows, a model directory, a model, a list of several, or a
+        `Segmenter`.
       output_type: format of the masks: "png", "jpg", "npy", "npz", "json" or "dicom-seg", see
         `jaxseg.masks.write.WRITERS`; or "coco-lines" or "parquet", which write one file for all images, see
         `jaxseg.masks.cohort`. None: that of the model.
@@ -72,7 +74,9 @@ def segment_folder(
       overwrite: process images again whose results exist, and replace results of other settings.
       progress: called as (number of images processed, their total, name of the last), first with 0 and "".
       report: called with the Outcome of every image: `item.source`, `error` (None if it succeeded), `notes`.
-      **options: of `Segmenter`, such as threshold, classes, batch_size, devices, postprocess.
+      **options: of `Segmenter`, such as threshold, classes, batch_size, devices, postprocess. With confidence, tta,
+        shape_check or several models, `confidence.csv` says how sure each mask is; with probabilities,
+        `<image>.probabilities.npz` holds them at the network's size.
 
     Returns:
       A FolderResult: numbers of files `done`, `skipped` and `failed`, the path `summary`, and `files` one by one.
@@ -102,8 +106,15 @@ def segment_folder(
     seg = {"labelmap": labelmap, "strict_projection": strict_projection}
     part = as_part(part)
     made = _mask_products(segmenter, settings, output_type, seg, (output, part), preview=preview)
+    merges = _mask_merges(segmenter, made, source)
+    if segmenter.confidence:
+        settings |= {"tta": segmenter.tta, "shape_check": segmenter.shape_check and segmenter.shape_check.settings}
+        made.append(products.confidences())
+        merges.append(Merged(CONFIDENCE_TABLE, "confidence"))
+    if segmenter.probabilities:
+        made.append(products.probabilities())
     work = _Work(source, output, list(files), segmenter, part, overwrite, progress, report)
-    return work(made, settings, _mask_merges(segmenter, made, source) if merged else [])
+    return work(made, settings, merges if merged else [])
 
 
 def extract_folder(

@@ -25,6 +25,8 @@ from jaxseg.folder_runs.stream import Outcome
 from jaxseg.images.preprocess import display
 from jaxseg.images.read import read_picture
 from jaxseg.masks import cohort
+from jaxseg.masks.confidence import PROBABILITIES, write_confidence, write_probabilities
+from jaxseg.masks.confidence import SUFFIX as CONFIDENCE
 from jaxseg.masks.segmentation import Segmentation
 from jaxseg.masks.write import DRAWING, MEASUREMENTS, PREVIEW, WRITERS, output_path
 
@@ -99,6 +101,30 @@ def measurements(features: tuple[str, ...], *, original_values: bool = False, gr
         return []
 
     return Product("measurements", functools.partial(_beside, suffix=MEASUREMENTS), write)
+
+
+def confidences() -> Product:
+    """Returns the product `<base>.confidence.json`: how sure the network is of the masks, from which the table is made.
+
+    The table names an image by its path relative to the folder of the images.
+    """
+
+    def write(job: Job, segmentation: Segmentation) -> list[str]:
+        write_confidence(segmentation.confidence, job.name, _beside(job.base, CONFIDENCE))
+        return []
+
+    return Product("confidence", functools.partial(_beside, suffix=CONFIDENCE), write)
+
+
+def probabilities() -> Product:
+    """Returns the product `<base>.probabilities.npz`, at the network's size."""
+
+    def write(job: Job, segmentation: Segmentation) -> list[str]:
+        path = _beside(job.base, PROBABILITIES)
+        write_probabilities(segmentation.scores, segmentation.names, segmentation.size, path)
+        return []
+
+    return Product("probabilities", functools.partial(_beside, suffix=PROBABILITIES), write)
 
 
 def drawings(features: tuple[str, ...], intensity: str, *, groups: str = "original") -> Product:

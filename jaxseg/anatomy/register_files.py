@@ -11,9 +11,10 @@ import numpy as np
 from flax import nnx
 from PIL import Image
 
+from jaxseg.anatomy.forward import Forward
 from jaxseg.anatomy.orientation import ANGLES, Point, Reference, check_model, inverted
 from jaxseg.anatomy.register import LANDMARKS, Registrar, Registration, landmark_classes, landmarks_of
-from jaxseg.anatomy.segment import Forward, Prepared, Segmenter
+from jaxseg.anatomy.segment import Prepared, Segmenter
 from jaxseg.draw.pictures import save_picture
 from jaxseg.draw.visualize import preview as preview_of
 from jaxseg.files import atomic_file

@@ -19,7 +19,13 @@ from jaxseg.summaries import NAME, NUMBER, SUMMARY_FILE, is_summary, number_of, 
 
 # Settings that only some kinds of products depend on. All products depend on every other setting.
 _ONLY_OF = {
-    "classes": (*WRITERS, *cohort.TYPES, "preview", "registered_mask", "registered_preview"),
+    "classes": (
+        *(*WRITERS, *cohort.TYPES, "preview", "confidence", "probabilities"),
+        *("registered_mask", "registered_preview"),
+    ),
+    "edges": (*WRITERS, *cohort.TYPES, "preview"),
+    "tta": ("confidence",),
+    "shape_check": ("confidence",),
     "labelmap": ("dicom-seg",),
     "strict_projection": ("dicom-seg",),
     "features": ("measurements", "drawing"),
@@ -30,6 +36,7 @@ _ONLY_OF = {
 # Settings that earlier versions did not record -> (a setting that the same runs recorded, the value that they used).
 _UNRECORDED = {
     "groups": ("features", "original"),
+    "edges": ("preprocessing", "original"),
     "orientation": ("preprocessing", "as stored"),
     "strict_projection": ("labelmap", True),
 }
@@ -220,7 +227,8 @@ def merged_name(source: Path) -> str:
 def merged_path(run: Run, source: Path, suffix: str, *, name: str | None = None) -> Path:
     """Returns the path of a file made from all results of `source`, and records it in `run.merged`.
 
-    The file has the name of `source`, with "_all" appended if an image's results have that name already.
+    The file has the name of `source`, with "_all" appended if an image's results have that name already. A suffix that
+    does not start with a dot is the whole name of a file made from all results in the folder, also of other sources.
 
     Args:
       run: the run; its files must be known.
@@ -231,13 +239,16 @@ def merged_path(run: Run, source: Path, suffix: str, *, name: str | None = None)
     Raises:
       ValueError: a file of another origin has this path.
     """
-    name = merged_name(source) if name is None else safe_name(name)
+    if not suffix.startswith("."):
+        name = ""
+    else:
+        name = merged_name(source) if name is None else safe_name(name)
     entries = (*run.files.values(), *run.earlier.values())
     taken = {folded(Path(output["path"])) for entry in entries for output in entry["outputs"].values()}
     while folded(Path(f"{name}{suffix}")) in taken or is_summary(f"{name}{suffix}"):
         name += "_all"
     path = run.output / f"{name}{suffix}"
-    origin = str(source.resolve())
+    origin = str((source if name else run.output).resolve())
     known = run.merged.get(path.name)
     ours = known is not None and (known == origin or any(Path(image).is_relative_to(known) for image in run.moved))
     if os.path.lexists(path) and not ours:

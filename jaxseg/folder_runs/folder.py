@@ -141,7 +141,10 @@ def run(
         for file in joint:
             file.finish()
         for each, path in zip(merges, paths, strict=True):
-            entries = [(job.name, record.files[record.key(job)]) for job in jobs]
+            if each.suffix.startswith("."):
+                entries = [(job.name, record.files[record.key(job)]) for job in jobs]
+            else:
+                entries = sorted((record.earlier | record.files).items())
             merged.update(record, each, path, entries, changed=bool(todo))
         conclude(record)
     paths += [file.path for file in joint if file.path.exists()]

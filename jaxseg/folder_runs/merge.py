@@ -228,7 +228,11 @@ def _lost(run: Run, products: list[str]) -> Iterable[str]:
 def _make(run: Run, recipe: Mapping[str, Any], origin: Path, names: Mapping[str, str]) -> Path:
     each = Merged(recipe["suffix"], recipe["kind"], recipe["facts"])
     path = merged_path(run, origin, each.suffix, name=str(recipe["name"]))
-    merged.update(run, each, path, [(names[key], entry) for key, entry in run.files.items()], changed=True)
+    if each.suffix.startswith("."):
+        entries = [(names[key], entry) for key, entry in run.files.items()]
+    else:
+        entries = sorted((run.earlier | run.files).items())
+    merged.update(run, each, path, entries, changed=True)
     return path
 
 

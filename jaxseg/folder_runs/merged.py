@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 # Kind of product -> module and function (rows, path, **facts) that makes one file of all of them. They are named, not
 # imported, because `jaxseg merge` finds the kind in a summary, and methods import this room.
 MAKERS = {
+    "confidence": ("jaxseg.masks.confidence", "merge_rows"),
     "json": ("jaxseg.masks.write", "merge_rows"),
     "measurements": ("jaxseg.anatomy.measure.table", "merge"),
 }
@@ -24,7 +25,8 @@ class Merged:
     """A file that is made from one product of every image.
 
     Attributes:
-      suffix: of its name.
+      suffix: of its name, with a dot; or the whole name of a file made from all results in the folder, also of other
+        sources.
       kind: kind of the product, a key of `MAKERS`.
       facts: what the function in `MAKERS` needs besides, as JSON holds it.
 
@@ -59,7 +61,7 @@ def update(run: "Run", merged: Merged, path: Path, entries: Iterable[tuple[str, 
         product = entry["outputs"].get(merged.kind, {})
         if entry["status"] == "failed":
             rows.append((name, str(entry.get("reason", ""))))
-        elif entry["status"] in ("done", "skipped") and product:
+        elif entry["status"] in ("done", "skipped") and product.get("stamp"):
             rows.append((name, run.output / product["path"]))
         else:
             continue

@@ -134,6 +134,39 @@ def orientation_of(path: Path, image: Path) -> Orientation | None:
     Raises:
       ValueError: the nearest summary is damaged.
     """
+    folder, entry = _entry_of(path, image)
+    if entry.get("orientation") is None:
+        return None
+    try:
+        return _orientation(entry["orientation"])
+    except (TypeError, ValueError):
+        raise ValueError(f"{folder / SUMMARY_FILE}: the orientation of {image.name} is damaged") from None
+
+
+def result_of(path: Path, image: Path, kind: str) -> Path | None:
+    """Returns the result of a kind, such as "confidence", of the run that wrote the masks at `path`.
+
+    Args:
+      path: the masks.
+      image: file of the image.
+      kind: name of the product in the summary.
+
+    Returns:
+      The path of the file. None if no `summary.json` in a folder above lists it, or it is missing or out of date.
+
+    Raises:
+      ValueError: the nearest summary is damaged.
+    """
+    folder, entry = _entry_of(path, image)
+    output = entry.get("outputs", {}).get(kind)
+    if output is None or not output.get("stamp") or not _is_of(image, entry, output["stamp"]):
+        return None
+    found = (folder / output["path"]).resolve()
+    return found if found.is_relative_to(folder) and found.is_file() else None
+
+
+def _entry_of(path: Path, image: Path) -> tuple[Path, dict]:
+    """Returns the folder of the nearest summary above `path`, and its entry of an image; {} if there is none."""
     image = image.resolve()
     for folder in path.resolve().parents:
         summary = read_summary(folder)
@@ -142,13 +175,8 @@ def orientation_of(path: Path, image: Path) -> Orientation | None:
         entry = summary.by_source.get(str(image))
         if entry is None and image.is_file():
             entry = summary.by_hash.get(sha256(image))
-        if entry is None or entry.get("orientation") is None:
-            return None
-        try:
-            return _orientation(entry["orientation"])
-        except (TypeError, ValueError):
-            raise ValueError(f"{folder / SUMMARY_FILE}: the orientation of {image.name} is damaged") from None
-    return None
+        return folder, entry or {}
+    return path, {}
 
 
 def _orientation(fields: dict) -> Orientation:

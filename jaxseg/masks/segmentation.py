@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 
 from jaxseg.masks import coco
-from jaxseg.nn.indices import nearest_indices
+from jaxseg.masks.confidence import Confidence
+from jaxseg.nn.indices import bilinear_array, bilinear_taps, nearest_indices
 
 if TYPE_CHECKING:
     from jaxseg.anatomy.measure.features import Measurements
@@ -100,6 +101,8 @@ class Segmentation:
       mean_probabilities: (K,) float32, the mean sigmoid value in each mask at the network's size, NaN for an empty
         mask; None unless they were requested.
       source: file of the image; None if it was given as an array.
+      cutoff: masks at the image's size are where the enlarged `scores` exceed this; None: the masks are enlarged.
+      confidence: how sure the network is of each mask; None unless it was requested.
 
     >>> mask = np.zeros((1, 8, 8), bool)
     >>> mask[0, :4] = True
@@ -119,6 +122,8 @@ class Segmentation:
     turned: bool = False
     mean_probabilities: np.ndarray | None = None
     source: Path | None = None
+    cutoff: float | None = None
+    confidence: Confidence | None = None
 
     def rotated(self, quarters: int) -> "Segmentation":
         """Returns the masks of the image turned counter-clockwise by a number of quarter turns, as `numpy.rot90` turns.
@@ -155,12 +160,19 @@ class Segmentation:
         return dataclasses.replace(self.rotated(-quarters), orientation=None)
 
     def mask(self, k: int) -> np.ndarray:
-        """Returns mask `k` as (H, W) bool at the image's size, resized by nearest neighbour as in the original."""
+        """Returns mask `k` as (H, W) bool at the image's size, resized by nearest neighbour as in the original.
+
+        With a `cutoff`, the probabilities are resized bilinearly instead, and then cut.
+        """
+        if self.cutoff is not None and self.scores is not None:
+            return _smooth(self.scores[k], self.size, np.float32(self.cutoff))
         rows, columns = self._indices
         return np.unpackbits(self.bits[k], axis=1).view(bool).take(columns, axis=1).take(rows, axis=0)
 
     def packed_mask(self, k: int) -> np.ndarray:
         """Returns mask `k` as (H, ceil(W / 8)) uint8, eight columns per byte, the first one in the highest bit."""
+        if self.cutoff is not None:
+            return np.packbits(self.mask(k), axis=1)
         rows, columns = self._indices
         return np.packbits(np.unpackbits(self.bits[k], axis=1).take(columns, axis=1), axis=1).take(rows, axis=0)
 
@@ -188,7 +200,10 @@ class Segmentation:
         rows, columns = self._indices
         whole = np.empty((len(self.names), *self.size), np.float32)
         for k, scores in enumerate(self.scores):
-            whole[k] = scores.take(columns, axis=1).take(rows, axis=0)
+            if self.cutoff is None:
+                whole[k] = scores.take(columns, axis=1).take(rows, axis=0)
+            else:
+                whole[k] = bilinear_array(scores, self.size)
         return whole
 
     def save(self, path: str | Path, format: str | None = None) -> Path:
@@ -292,6 +307,26 @@ class Segmentation:
 def runs_of(masks: Masks, k: int) -> np.ndarray:
     """Returns the runs of mask `k` at the image's size, (R,) int64, as `jaxseg.masks.coco.runs_of` does."""
     return masks.runs(k) if isinstance(masks, Segmentation) else coco.runs_of(masks.mask(k))
+
+
+def _smooth(scores: np.ndarray, size: tuple[int, int], cutoff: np.float32) -> np.ndarray:
+    """Returns where probabilities (h, w), enlarged bilinearly to a size, exceed a cut-off: (*size,) bool.
+
+    Only the part of the result is computed whose pixels lie beside a probability above the cut-off.
+    """
+    mask, above, parts = np.zeros(size, bool), scores > cutoff, []
+    for axis in (0, 1):
+        low, high, weight = bilinear_taps(scores.shape[axis], size[axis])
+        hit = np.asarray(above.any(1 - axis))
+        places = np.flatnonzero(hit[low] | hit[high])
+        if not len(places):
+            return mask
+        part = slice(places[0], places[-1] + 1)
+        parts.append((part, low[part], high[part], weight[part]))
+    (rows, *taps), (columns, low, high, weight) = parts
+    found = scores[taps[0]] * (1 - taps[2][:, None]) + scores[taps[1]] * taps[2][:, None]
+    mask[rows, columns] = found[:, low] * (1 - weight) + found[:, high] * weight > cutoff
+    return mask
 
 
 def on_grid(masks: np.ndarray, grid: tuple[int, int]) -> np.ndarray | None:

@@ -114,10 +114,13 @@ class Runner:
         """
         return fetched(self.start(*arrays, shared=shared, batch_size=batch_size), len(arrays[0]))
 
-    def start(self, *arrays: np.ndarray, shared: tuple = (), batch_size: int | None = None) -> Any:
+    def start(
+        self, *arrays: Any, shared: tuple = (), batch_size: int | None = None, function: Callable | None = None
+    ) -> Any:
         """Returns the answer for a whole batch on the devices, without waiting for it; see `__call__`.
 
-        The items that fill up a short batch are in it, at the end; `fetched` leaves them out.
+        The items that fill up a short batch are in it, at the end; `fetched` leaves them out. `function` replaces the
+        Runner's function in this call. Arrays after the first one may be on the devices, with a whole batch each.
         """
         size = self.batch_size if batch_size is None else batch_size
         if not 1 <= len(arrays[0]) <= size:
@@ -127,10 +130,10 @@ class Runner:
         arrays = jax.device_put(tuple(_filled(array, size) for array in arrays), place.split)
         shared = jax.device_put(tuple(shared), place.replicated)
         compiled = self._compiled.get(tuple((array.shape, array.dtype.name) for array in arrays))
-        if compiled is not None and not shared:
+        if compiled is not None and not shared and function is None:
             return compiled(state, (), arrays)
         # Programs are cached by function and model, so that one-image calls after each other compile once.
-        return _run(self._function, graphdef, state, shared, arrays)
+        return _run(function or self._function, graphdef, state, shared, arrays)
 
     def compile(self, *items: jax.ShapeDtypeStruct) -> None:
         """Compiles ahead of the first batch, so that a long run can report `compile_seconds` by itself.

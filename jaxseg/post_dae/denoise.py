@@ -19,6 +19,7 @@ from jaxseg.masks.read import select
 from jaxseg.masks.segmentation import Segmentation
 from jaxseg.nn.indices import bilinear_array
 from jaxseg.nn.inference import Runner, fetched
+from jaxseg.nn.metrics import dice
 from jaxseg.weights.load import as_predictor
 from jaxseg.weights.model import Model
 
@@ -169,6 +170,32 @@ class Denoiser:
         Raises:
           ValueError: a segmentation lacks a mask of a name, or the number of names is not that of the model.
         """
+        changed = []
+        for segmentation, (before, masks, notes) in zip(found, self._restored(found, names), strict=True):
+            bits = segmentation.bits.copy()
+            for k, mask in masks.items():
+                bits[k] = np.packbits(mask, axis=1)
+            notes = [*notes, *self.vanished(before, masks, dict(zip(before, names, strict=True)))]
+            changed.append(dataclasses.replace(segmentation, bits=bits, notes=(*segmentation.notes, *notes)))
+        return changed
+
+    def agreements(self, found: Sequence[Segmentation], names: Sequence[str]) -> list[np.ndarray]:
+        """Returns the Dice of masks and of what the model makes of them, (K,) float32 for each segmentation.
+
+        It is NaN for masks of other names, and for masks that the model does not restore; see `choose`.
+
+        Raises:
+          ValueError: as `segmentations`.
+        """
+        rows = []
+        for segmentation, (before, masks, _) in zip(found, self._restored(found, names), strict=True):
+            rows.append(np.full(len(segmentation.names), np.nan, np.float32))
+            for k, mask in masks.items():
+                rows[-1][k] = dice(before[k], mask)
+        return rows
+
+    def _restored(self, found: Sequence[Segmentation], names: Sequence[str]) -> list[tuple[dict, dict, list[str]]]:
+        """Returns, for each segmentation, the masks of these names, those that were restored, and notes on the rest."""
         befores = [_masks_of(segmentation, names) for segmentation in found]
         called = [dict(zip(before, names, strict=True)) for before in befores]
         chosen = [self.choose(before, name) for before, name in zip(befores, called, strict=True)]
@@ -178,13 +205,10 @@ class Denoiser:
         ]
         answers = iter(self.probabilities([mask for group in groups for mask in group]))
         restored = []
-        for segmentation, before, group, (kept, notes) in zip(found, befores, groups, chosen, strict=True):
-            bits, mine = segmentation.bits.copy(), [next(answers) for _ in group]
-            masks = dict(zip(kept, self.masks(mine, [before[k] for k in kept]) if kept else [], strict=True))
-            for k, mask in masks.items():
-                bits[k] = np.packbits(mask, axis=1)
-            notes += self.vanished(before, masks, dict(zip(before, names, strict=True)))
-            restored.append(dataclasses.replace(segmentation, bits=bits, notes=(*segmentation.notes, *notes)))
+        for before, group, (kept, notes) in zip(befores, groups, chosen, strict=True):
+            mine = [next(answers) for _ in group]
+            masks = self.masks(mine, [before[k] for k in kept]) if kept else []
+            restored.append((before, dict(zip(kept, masks, strict=True)), notes))
         return restored
 
     def choose(self, masks: dict[int, np.ndarray], names: dict[int, str]) -> tuple[list[int], list[str]]:
@@ -233,6 +257,13 @@ class Postprocess:
 
     def __call__(self, found: Sequence[Segmentation]) -> list[Segmentation]:
         return self.denoiser.segmentations(found, self.names)
+
+    def agreement(self, found: Sequence[Segmentation]) -> list[np.ndarray]:
+        """Returns the Dice of the masks and the restored ones, for the option `shape_check` of `jaxseg.Segmenter`.
+
+        See `Denoiser.agreements`.
+        """
+        return self.denoiser.agreements(found, self.names)
 
 
 def denoise(

@@ -19,7 +19,7 @@ from jaxseg.masks.results import read_summary
 from jaxseg.report.catalogue import Catalogue
 from jaxseg.report.fitting import NO_PICTURE, NO_VALUES, SMALLER, fit_blocks
 from jaxseg.report.page import block, frame, link
-from jaxseg.report.reading import IMAGE, Reading, read_image, read_run
+from jaxseg.report.reading import CONFIDENCE, IMAGE, Reading, read_image, read_run
 
 _log = logging.getLogger(__name__)
 
@@ -178,7 +178,7 @@ class _Page:
 
 def _short_names(features: Sequence[Feature]) -> dict[str, str]:
     """Returns the name of each feature -> the name that the page shows."""
-    return {feature.name: (*feature.aliases, feature.name)[0] for feature in features}
+    return {feature.name: (*feature.aliases, feature.name)[0] for feature in features} | {CONFIDENCE: CONFIDENCE}
 
 
 def _check(images: list[Path], masks: Path | Sequence[Path], max_bytes: int) -> None:

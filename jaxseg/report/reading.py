@@ -14,9 +14,12 @@ from jaxseg.images.picture import ImageError
 from jaxseg.images.preprocess import display
 from jaxseg.images.read import read_under_masks
 from jaxseg.masks.cohort import is_cohort_file
+from jaxseg.masks.confidence import read_confidence
 from jaxseg.masks.read import LoadedMasks, is_of_one_image, on_network_grid, read_masks, select
-from jaxseg.masks.results import orientation_of, read_summary, turned_in_run
+from jaxseg.masks.results import orientation_of, read_summary, result_of, turned_in_run
 
+CONFIDENCE = "confidence"  # ending of its columns, and name of their feature
+EMPTY = "the mask is empty"  # why it has no confidence; the script of the page knows this text
 IMAGE = "image"  # name of the pixels of masks that were measured as they are stored
 MAX_NAME = 200  # characters in the name of a class
 _SETTINGS = ("model", "weights_sha256", "threshold", "preprocessing", "intensity", "orientation", "groups", "dtype")
@@ -80,7 +83,8 @@ def read_image(
 
     Masks of a jaxseg run are measured on the network's grid, as `jaxseg.extract` does, so that both give the same
     numbers. Other masks are measured on the pixels of the image. So are masks of a run that were changed afterwards,
-    stored with losses, or that belong to an image with fewer pixels than the grid.
+    stored with losses, or that belong to an image with fewer pixels than the grid. The confidence of each mask, and
+    their mean, are among the measurements if the run wrote them.
 
     Args:
       image: a png, jpg or DICOM file.
@@ -128,6 +132,7 @@ def read_image(
     rest = [feature for feature in features if feature.kind != "score"]
     if rest:  # one class at a time, because all of them may need gigabytes
         _collect(_united(measured([name], rest) for name in kept.names), rest, kept.names, values, reasons, grid)
+    _add_confidence(result_of(masks, image, "confidence"), kept.names, values, reasons)
     warning = seen.note if seen else ""
     notes = (*picture.notes, *loaded.notes, *[f"{image.name}: {warning}"] * bool(warning))
     return Reading(display(picture), kept.names, kept, values, reasons, notes, pixel_mm is not None, grid, warning)
@@ -155,7 +160,7 @@ def unit(ending: str) -> str:
         return "mm²"
     if ending.endswith("_mm"):
         return "mm"
-    return "" if ending in ("CTR", "compactness", "convexity") else "px"
+    return "" if ending in ("CTR", "compactness", "convexity", CONFIDENCE) else "px"
 
 
 def locate_masks(path: Path, source: Path) -> Path | list[Path]:
@@ -235,3 +240,20 @@ def _collect(measured: Measurements, features, names, values: dict, reasons: dic
                 values[column] = measured.values[found]
                 if math.isnan(values[column]):
                     reasons[column] = measured.reasons[found]
+
+
+def _add_confidence(path: Path | None, names: Sequence[str], values: dict, reasons: dict) -> None:
+    """Adds the confidence of the masks to `values` and `reasons`, and the mean of those that are not empty."""
+    if path is None:
+        return
+    known = {row["class"]: row["confidence"] for row in read_confidence(path)[1]}
+    for name in (name for name in names if name in known):
+        column = Column(CONFIDENCE, name, CONFIDENCE)
+        values[column] = math.nan if known[name] is None else known[name]
+        if known[name] is None:
+            reasons[column] = EMPTY
+    found = [known[name] for name in names if known.get(name) is not None]
+    column = Column(CONFIDENCE, "", CONFIDENCE)
+    values[column] = sum(found) / len(found) if found else math.nan
+    if not found:
+        reasons[column] = EMPTY
