@@ -52,6 +52,7 @@ COMMANDS = {
     "prepare mnist": ("tifffile", ["raw", "-o", "o6"]),
     "prepare segae": ("nibabel", ["cts", "labels", "-o", "o7"]),
     "score": ("nibabel", ["--dataset", "cases", "-o", "o8.csv", "--weights", "tiny_prob_unet"]),
+    "compare": ("nibabel", ["--prediction", "labels", "--truth", "labels", "-o", "o11.csv"]),
     "tune": ("optuna", ["-t", "demo", "-o", "o9", "--trials", "1"]),
     "export": ("flatbuffers", ["--weights", "tiny_cxas", "-o", "o10.stablehlo"]),
 }
