@@ -311,6 +311,14 @@ def cohort() -> str:
     return markdown("step|" + "|".join(f"{int(count):,} pictures: ms|KB" for count in rows), found)
 
 
+def comparison() -> str:
+    """Processor seconds of comparing masks."""
+    found = results("comparison")
+    theirs = found["pairs"] * found["surface_distance_processor_seconds_a_pair"]
+    cells = [f"{found['pairs']:,}", f"{found['processor_seconds']:.1f}", f"{theirs:.1f}"]
+    return markdown("pairs|`jaxseg compare`, processor seconds|surface-distance, processor seconds", [cells])
+
+
 def _spread(value: dict[str, float], kind: str) -> str:
     return f"{value['mean']:.3f} +- {value[kind]:.3f}"
 
@@ -333,6 +341,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "paxray_sample": paxray_sample,
     "confidence": confidence,
     "cohort": cohort,
+    "comparison": comparison,
 }
 
 if __name__ == "__main__":

@@ -59,6 +59,7 @@ COMMANDS = {
     "segment -ot parquet": ("pyarrow", ["-i", "images", "-o", "o11", "--weights", "tiny_cxas"]),
     "extract --table parquet": ("pyarrow", ["-i", "images", "-o", "o12", "--weights", "tiny_cxas", "-f", "area"]),
     "score -o o13.parquet": ("pyarrow", ["--dataset", "cases", "--weights", "tiny_prob_unet"]),
+    "compare": ("nibabel", ["--prediction", "labels", "--truth", "labels", "-o", "o14.csv"]),
     "tune": ("optuna", ["-t", "demo", "-o", "o9", "--trials", "1"]),
     "export": ("flatbuffers", ["--weights", "tiny_cxas", "-o", "o10.stablehlo"]),
     "convert": ("huggingface_hub", ["hf://owner/name", "o11.safetensors"]),

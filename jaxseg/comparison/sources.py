@@ -106,7 +106,8 @@ def list_places(root: str | Path, *, levels: Levels = None) -> dict[str, Place]:
       levels: names of the classes of label maps: level -> name.
 
     Raises:
-      ValueError: there are no masks, two files hold masks of the same image, or the summary is damaged.
+      ValueError: there are no masks, two files hold masks of the same image, the summary is damaged, or nibabel, which
+        reads NIfTI files, is not installed.
       OSError: the path does not exist or cannot be read.
     """
     root = Path(root)
@@ -124,6 +125,8 @@ def list_places(root: str | Path, *, levels: Levels = None) -> dict[str, Place]:
             both = " and ".join(printable(other.path.name) for other in (found[name], place))
             raise ValueError(f"{root}: {both} both hold masks of {printable(name)}; move one of them away")
         found[name] = dataclasses.replace(place, image=images.get(place.path), folder=root.resolve().name)
+    if any(_suffix(place.files[0] if place.files else place.path) in nifti.SUFFIXES for place in found.values()):
+        nifti.need_nibabel()  # now, and not once for every image
     if not found:
         raise ValueError(f"{root}: holds no masks; looked for {', '.join(SUFFIXES)} files")
     return found

@@ -204,7 +204,7 @@ def test_staple_is_a_baseline_of_the_annotators_that_are_present():
         mask = staple(masks).probability >= 0.5
         dice = 2 * (mask & truth[i]).sum() / (mask.sum() + truth[i].sum())
         assert found["baseline_staple"][i] == pytest.approx(dice, abs=1e-6)
-        assert dice > 0.95
+        assert dice > 0.8
         distance = energy_distance_published(masks, mask[None])
         assert found["baseline_staple_ged"][i] == pytest.approx(distance)
 

@@ -110,6 +110,23 @@ def test_empty_masks_have_the_documented_values(kind):
             assert [found.average(), found.percentile(95), edge] == [np.inf] * 3
 
 
+@pytest.mark.parametrize("kind", ["empty prediction", "empty truth"])
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_a_mask_that_is_empty_on_one_side_has_the_values_of_the_reference(ndim, kind, monkeypatch):
+    monkeypatch.setattr(np, "Inf", np.inf, raising=False)  # the package uses this name, which NumPy 2 has removed
+    prediction, truth = masks_of(kind, SHAPES[ndim][0], np.random.default_rng(0))
+    ours = surface_distances(prediction, truth, SPACINGS[ndim][1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        theirs = surface_distance.compute_surface_distances(truth, prediction, SPACINGS[ndim][1])
+    assert ours.percentile(95) == surface_distance.compute_robust_hausdorff(theirs, 95) == np.inf
+    assert ours.within(3) == surface_distance.compute_surface_dice_at_tolerance(theirs, 3) == 0
+    with np.errstate(invalid="ignore"):
+        averages = surface_distance.compute_average_surface_distance(theirs)
+    assert sorted(map(str, averages)) == ["inf", "nan"]  # the surface of the empty mask has no average
+    assert ours.average() == np.inf
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_the_distance_of_edges_is_that_of_a_search_over_all_pixels(ndim, kind):
