@@ -187,7 +187,7 @@ def dice_of_copy(model: Any, copy: Copy, images: jax.Array, cutoffs: jax.Array, 
     x = _regraded(_sampled(_sampled(images, 1, copy.rows), 2, copy.columns), copy)
     maps = []
     for member in members(model):
-        logits = jnp.take(member.coarse_logits(x).astype(jnp.float32), copy.channels, axis=-1)
+        logits = jnp.take(member.coarse_logits(x).astype(jnp.float32), copy.channels, axis=-1, mode="clip")
         for axis, places, length in ((1, copy.in_rows, height), (2, copy.in_columns, width)):
             logits = _sampled(logits, axis, (places + 0.5) * (logits.shape[axis] / length) - 0.5)
         maps.append(logits)
@@ -259,7 +259,8 @@ def _sampled(x: jax.Array, axis: int, places: jax.Array) -> jax.Array:
     weight = jnp.clip(places - low, 0, 1).reshape(shape)
     first = low.astype(jnp.int32)
     second = jnp.minimum(first + 1, last)
-    return jnp.take(x, first, axis=axis) * (1 - weight) + jnp.take(x, second, axis=axis) * weight
+    below, above = (jnp.take(x, index, axis=axis, mode="clip") for index in (first, second))
+    return below * (1 - weight) + above * weight
 
 
 def _inside(places: jax.Array, length: int) -> jax.Array:
