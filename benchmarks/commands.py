@@ -4,16 +4,23 @@ The benchmarks of training import `train` and `jaxseg`, which skip what exists. 
 
     python benchmarks/commands.py
 
-It runs the commands of `STARTUP` one after the other, 11 times, and writes the medians to `results/startup.json`.
+It runs the commands of `STARTUP` one after the other, 11 times, and `jaxseg segment` for one X-ray with weights of the
+published size: the first start, which compiles, and the second, which finds the compiled program. It writes the medians
+to `results/startup.json`.
 """
 
 import json
+import os
 import shlex
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
 
 RESULT = Path(__file__).resolve().parent / "results" / "startup.json"
 STARTUP = {
@@ -24,6 +31,7 @@ STARTUP = {
     "jaxseg segment --help": ["-m", "jaxseg.cli", "segment", "--help"],
 }
 ROUNDS = 11
+SEGMENT_ROUNDS = 5
 
 
 def train(folder: Path, config: str, data: Path | None, overrides: list[str]) -> None:
@@ -50,19 +58,55 @@ def jaxseg(*arguments: object, done: Path) -> bool:
     return True
 
 
+def segment_seconds(folder: Path) -> dict[str, list[float]]:
+    """Returns the seconds of `jaxseg segment` for one phantom of 1024 x 1024 px, from the start of the process.
+
+    The weights have the published size and are random: a PyTorch file as it is downloaded, and what `jaxseg convert`
+    makes of it. Before every first start the compiled programs of the last one are removed.
+    """
+    from PIL import Image
+
+    from benchmarks.jobs import make_weights
+    from jaxseg.datasets.phantom import draw
+
+    weights, image = make_weights(folder / "UNet_ResNet50_default.pth"), folder / "phantom.png"
+    Image.fromarray(draw(0, 1024)[0]).save(image)
+    subprocess.run([*_COMMAND, "convert", weights, folder / "model"], check=True, capture_output=True)
+    seconds: dict[str, list[float]] = {}
+    for number in range(SEGMENT_ROUNDS):
+        for kind, place in (("PyTorch file", weights), ("converted", folder / "model")):
+            variables = os.environ | {"JAXSEG_HOME": str(folder / f"home {number} {kind}"), "JAX_PLATFORMS": "cpu"}
+            variables.pop("JAX_COMPILATION_CACHE_DIR", None)
+            for start in ("first", "second"):
+                output = folder / f"masks {number} {kind} {start}"
+                command = [*_COMMAND, "segment", "-i", image, "-o", output, "--weights", place, "-ot", "npz"]
+                begin = time.perf_counter()
+                subprocess.run(command, check=True, capture_output=True, env=variables)
+                name = f"jaxseg segment, {kind}, {start} start"
+                seconds.setdefault(name, []).append(time.perf_counter() - begin)
+    return seconds
+
+
+_COMMAND = [sys.executable, "-m", "jaxseg.cli"]
+
+
 def main() -> None:
     """Measures start-up and writes the medians."""
+    from benchmarks.alternate import processor
     from jaxseg.devices import environment
 
-    seconds = {name: [] for name in STARTUP}
+    seconds: dict[str, list[float]] = {name: [] for name in STARTUP}
     for _ in range(ROUNDS):
         for name, words in STARTUP.items():
             start = time.perf_counter()
             subprocess.run([sys.executable, *words], check=True, capture_output=True)
             seconds[name].append(time.perf_counter() - start)
+    with tempfile.TemporaryDirectory() as folder:
+        seconds |= segment_seconds(Path(folder))
     medians = {name: round(statistics.median(values), 3) for name, values in seconds.items()}
     result = {"command": "python benchmarks/commands.py", "date": time.strftime("%Y-%m-%d"), "median_seconds": medians}
-    RESULT.write_text(json.dumps(result | {"rounds": ROUNDS, "environment": environment()}, indent=1) + "\n")
+    result |= {"rounds": ROUNDS, "rounds of segment": SEGMENT_ROUNDS, "processor": processor()}
+    RESULT.write_text(json.dumps(result | {"environment": environment()}, indent=1) + "\n")
     print(json.dumps(medians, indent=1))
 
 

@@ -7,7 +7,7 @@ Each kind below has shapes of the published networks and writes `results/convolu
 forward, forward_bfloat16: a convolution with bias and ReLU.
 gradients: of the input and of the kernel together.
 kernel_gradient: only that of a 3x3 kernel.
-transposed: the transposed convolutions of Post-DAE as four small convolutions.
+transposed: the transposed convolutions of Post-DAE as one small convolution with four times the channels.
 """
 
 import argparse
@@ -237,7 +237,7 @@ def transposed_sides(shape: Shape, *, backward: bool) -> Sides:
 
 
 def transposed_difference(shape: Shape) -> float:
-    """Returns how far the four small convolutions are from the dilated one, gradients included."""
+    """Returns how far the small convolution is from the dilated one, gradients included."""
     sides = transposed_sides(shape, backward=True)
     pairs = zip(sides["sub-pixel"](), sides["dilated"](), strict=True)
     return max(relative(ours, wanted) for ours, wanted in pairs)

@@ -40,7 +40,7 @@ def _operations(jaxpr: core.Jaxpr) -> int:
     total = 0
     for equation in jaxpr.eqns:
         name = equation.primitive.name
-        inner = _inner(equation)
+        inner = programs_inside(equation)
         if inner:
             total += sum(times * _operations(part) for times, part in inner)
         elif name == "conv_general_dilated":
@@ -63,7 +63,7 @@ def _traffic(jaxpr: core.Jaxpr) -> int:
             same.update(zip(equation.outvars, seen[key], strict=True))
             continue
         seen[key] = equation.outvars
-        inner = _inner(equation)
+        inner = programs_inside(equation)
         total += sum(times * _traffic(part) for times, part in inner) if inner else _moved(equation)
         if not inner and equation.primitive.name in _BROADCAST:
             total += _broadcast(equation, operands, seen)
@@ -116,7 +116,7 @@ def _bytes(value) -> int:
     return math.prod(value.aval.shape) * size
 
 
-def _inner(equation) -> list[tuple[int, core.Jaxpr]]:
+def programs_inside(equation) -> list[tuple[int, core.Jaxpr]]:
     """Returns the programs inside an operation, and how often each of them runs."""
     if equation.primitive.name == "cond":  # the last branch is the default for platforms without a branch
         return [(1, equation.params["branches"][-1].jaxpr)]

@@ -230,7 +230,7 @@ COMMANDS = {
 
 
 def score(data: Path, folder: Path, *, quick: bool) -> Job:
-    """Returns the job that predicts the Dice of the organs of a CT, as in score.py."""
+    """Returns the job that predicts the Dice of the organs of a CT."""
     from benchmarks import score as scoring
 
     case = scoring.read_case(data / "ct" / "totalseg" / "s0001", 3 if quick else None)

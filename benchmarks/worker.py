@@ -31,21 +31,23 @@ class Workload:
       image: (H, W, C) of the images.
       outputs: number of classes, or channels of the target.
       batches: batch sizes of inference and of a training step, as published.
-      large: whether a process that uses CPUs keeps freed memory, as the model's commands and configuration do.
+      large: whether PyTorch's tuned side keeps freed memory on CPUs.
+      keeps: whether jaxseg keeps it in inference and in training, as the model's commands and configuration do.
     """
 
     image: tuple[int, int, int]
     outputs: int
     batches: tuple[int, int]
     large: bool = True
+    keeps: tuple[bool, bool] = (True, True)
 
 
 WORKLOADS = {
-    "unet": Workload((512, 512, 3), 159, (1, 3)),  # trained with Dice and cross-entropy, AdamW
+    "unet": Workload((512, 512, 3), 159, (1, 3), keeps=(True, False)),  # trained with Dice and cross-entropy, AdamW
     "post_dae": Workload((512, 512, 1), 1, (8, 8)),  # Dice, gradients clipped at 0.5, Adam
     "segae": Workload((256, 256, 2), 1, (16, 16)),  # weighted squared error without the pairs, Adam
-    "cmvae": Workload((64, 64, 1), 2, (5, 5), large=False),  # the original's loss, AdamW
-    "prob_unet": Workload((64, 64, 1), 1, (5, 5), large=False),  # the original's loss, AdamW
+    "cmvae": Workload((64, 64, 1), 2, (5, 5), False, (False, False)),  # the original's loss, AdamW
+    "prob_unet": Workload((64, 64, 1), 1, (5, 5), False, (False, False)),  # the original's loss, AdamW
 }
 # Small inputs and narrow networks, which only test the programs: options of `jaxseg.create`.
 TINY = {
@@ -80,8 +82,10 @@ def main() -> None:
     options = parser.parse_args()
     arguments = (options.model, options.what, options.batch, options.dtype)
     on_cpu = os.environ.get("JAX_PLATFORMS") == "cpu"
-    if WORKLOADS[options.model].large and options.side != "published" and on_cpu:
-        keep_freed_memory()  # as the commands of jaxseg do with these networks, and for PyTorch's tuned side too
+    work = WORKLOADS[options.model]
+    keeps = {"jaxseg": work.keeps[WHAT.index(options.what)], "tuned": work.large, "published": False}
+    if keeps[options.side] and on_cpu:
+        keep_freed_memory()
     if options.side == "jaxseg":
         use_all_cores()  # as the commands of jaxseg do
         from benchmarks import jax_side

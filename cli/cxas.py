@@ -2,7 +2,7 @@
 
 import click
 
-from jaxseg.cli import options
+from jaxseg.cli import cohort, options
 from jaxseg.cli.extract import extract
 from jaxseg.cli.runs import of_anatomy
 from jaxseg.cli.segment import segment
@@ -14,6 +14,8 @@ from jaxseg.cli.segment import segment
 )
 @options.fidelity(intensity=("original", "clinical"), original_values=(True, False))
 @options.of_extraction(required=False)
+@cohort.source("Image (png, jpg, DICOM) or folder of images.")
+@cohort.of_cohort("images")
 @options.of_images
 @of_anatomy
 @click.pass_context

@@ -1,13 +1,16 @@
 """`jaxseg denoise`: restores the shape of masks with a denoising autoencoder (Post-DAE)."""
 
+import functools
+
 import click
 
-from jaxseg.cli import console, options
+from jaxseg.cli import cohort, console, options
 from jaxseg.cli.runs import finish, label, make_denoiser, shown
 
 
 @click.command()
-@options.source("Mask file (png, jpg, npy, npz) or folder of them.")
+@cohort.source("Mask file (png, jpg, npy, npz) or folder of them.")
+@cohort.of_cohort("masks")
 @options.output("Folder of the restored masks; not that of the masks.")
 @options.trained_weights(".ckpt")
 @click.option(
@@ -31,7 +34,9 @@ from jaxseg.cli.runs import finish, label, make_denoiser, shown
 @options.gpus_uncached
 @options.recursive
 @options.overwrite("masks")
-def denoise(source, output, classes, labels_file, levels, soft, grey, preview, recursive, overwrite, **others):
+def denoise(
+    source, output, listed, part, classes, labels_file, levels, soft, grey, preview, recursive, overwrite, **others
+):
     """Restore masks (png, jpg, npy, npz) with a trained Post-DAE.
 
     Each result has the size, shape and format of its mask (jpg becomes png); that of a label map is a label map. If
@@ -41,8 +46,9 @@ def denoise(source, output, classes, labels_file, levels, soft, grey, preview, r
     from jaxseg.post_dae.denoise import refuse_soft
     from jaxseg.post_dae.mask_files import denoise_folder, find_mask_files
 
-    with options.usage_errors("--input"):
-        files = find_mask_files(source, recursive=recursive, output=output)
+    find = functools.partial(find_mask_files, recursive=recursive, output=output)
+    source, files = cohort.find_files(source, listed, find)
+    part = cohort.part_of(part, many=source.is_dir())
     names = options.class_names(labels_file)
     if levels and (names or soft):
         raise click.UsageError("--label names the classes of label maps; it excludes --labels and --soft")
@@ -51,6 +57,6 @@ def denoise(source, output, classes, labels_file, levels, soft, grey, preview, r
         refuse_soft(denoiser, soft=soft)
     settings = {"classes": classes, "names": names, "levels": levels, "soft": soft, "grey": grey, "preview": preview}
     with shown("masks") as callbacks:
-        settings |= {"files": files, "overwrite": overwrite} | callbacks
+        settings |= {"files": files, "part": part, "overwrite": overwrite} | callbacks
         result = denoise_folder(source, output, denoiser, **settings)
     finish(result)

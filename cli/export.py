@@ -7,6 +7,7 @@ import click
 from jaxseg import registry
 from jaxseg.cli import console, options
 from jaxseg.cli.progress import download_progress
+from jaxseg.cli.runs import fetched
 
 
 @click.command(short_help="Export a model to a StableHLO file that runs without jaxseg's model code.")
@@ -80,6 +81,7 @@ def _loaded(model, weights, labels_file, embeddings, dtype):
     from jaxseg.weights.load import load
 
     names = options.class_names(labels_file)
+    weights = fetched(weights)
     with download_progress() as update:
         chosen = {"dtype": dtype, "class_names": names, "embeddings": embeddings, "progress": update}
         return load(model, weights, **chosen) if model else load(weights, **chosen)

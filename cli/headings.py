@@ -8,8 +8,19 @@ import click
 # Headings of `--help` -> options under them, the most used first. Every option of every command is listed.
 HEADINGS = {
     "Input": (
-        *("--config", "--run", "--input", "--kind", "--recursive", "--ct", "--mask", "--label-volume", "--masks"),
-        *("--prediction", "--truth", "--consensus", "--spacing"),
+        *(
+            "--config",
+            "--run",
+            "--input",
+            "--files",
+            "--part",
+            "--kind",
+            "--recursive",
+            "--ct",
+            "--mask",
+            "--label-volume",
+        ),
+        *("--masks", "--prediction", "--truth", "--consensus", "--spacing"),
         *("--organ", "--dataset", "--labels", "--label", "--label-names", "--names-table", "--names"),
         *("--organs", "--canonical", "--slices", "--split", "--step"),
         *("--xml", "--pseudo", "--intensity", "--any-modality", "--preprocessing", "--grey", "--normalise", "--resize"),
@@ -17,13 +28,15 @@ HEADINGS = {
     ),
     "Output": (
         *("--output", "--output_type", "--feature", "--features", "--classes", "--groups", "--samples", "--preview"),
-        *("--save-mask", "--reference-out", "--overwrite", "--draw", "--store_seg", "--labelmap"),
+        *("--confidence", "--probabilities", "--edges"),
+        *("--table", "--save-mask", "--reference-out", "--overwrite", "--merged", "--partial", "--draw", "--store_seg"),
+        *("--labelmap",),
         *("--strict-projection", "--soft", "--title", "--alpha", "--sides", "--report", "--per-slice", "--worst"),
-        *("--rank", "--original-values", "--platforms", "--image-size", "--json"),
+        *("--rank", "--original-values", "--platforms", "--image-size", "--json", "--to", "--sha256"),
     ),
     "Model": (
         *("--model", "--weights", "--fidelity", "--threshold", "--embeddings", "--denoise"),
-        *("--denoise-classes", "--union", "--largest-component", "--source"),
+        *("--shape-check", "--denoise-classes", "--union", "--largest-component", "--tta", "--source"),
     ),
     "Settings": (
         *("--mode", "--resume", "--set", "--steps", "--trials", "--search", "--full-trials", "--keep-all", "--train"),
@@ -32,7 +45,7 @@ HEADINGS = {
         "--tolerance",
     ),
     "Speed": (
-        *("--gpus", "--batch-size", "--dtype", "--cache"),
+        *("--gpus", "--batch-size", "--dtype", "--cache", "--ray"),
         *("--hosts", "--coordinator", "--num-processes", "--process-id"),
     ),
     "Help": ("--debug", "--version", "--help"),

@@ -13,11 +13,13 @@ from jaxseg.cli.convert import convert
 from jaxseg.cli.cxas import cxas
 from jaxseg.cli.demo import demo
 from jaxseg.cli.denoise import denoise
+from jaxseg.cli.download import download
 from jaxseg.cli.errors import Stopped
 from jaxseg.cli.evaluate import evaluate
 from jaxseg.cli.export import export
 from jaxseg.cli.extract import extract
 from jaxseg.cli.headings import grouped, write_commands
+from jaxseg.cli.merge import merge
 from jaxseg.cli.models import models
 from jaxseg.cli.prepare import prepare
 from jaxseg.cli.register import register
@@ -34,9 +36,9 @@ MAX_LINES = 20  # of one error
 
 # Heading of `jaxseg --help` -> commands, the most used first.
 COMMANDS = {
-    "Use": (segment, extract, register, denoise, score, compare, sample, cxas),
+    "Use": (segment, extract, register, denoise, score, compare, sample, merge, cxas),
     "Train": (train, tune, evaluate, prepare),
-    "Tools": (demo, models, show, report, convert, export),
+    "Tools": (demo, models, show, report, download, convert, export),
 }
 
 

@@ -17,7 +17,7 @@ from jaxseg.vocabulary import labels
 def models(name, as_json):
     """List the models. With NAME, list also the classes and groups of that model.
 
-    NAME is a name in the list, or the folder of a training run or of a model.
+    NAME is a name in the list, a training run, a model directory, or a .safetensors file of `jaxseg convert`.
     """
     found = [_find(name)] if name else list(registry.ENTRIES)
     if as_json:
@@ -34,10 +34,21 @@ def _find(name: str) -> registry.Entry | Card:
     with usage_errors("NAME"):
         if name.lower() in registry.BY_NAME or not path.exists():
             return registry.find(name)
-        if not path.is_dir():
-            raise ValueError(f"{path} is a file; name a training run or a model directory (`jaxseg convert` makes one)")
-        inner = path / "model"
-        return read_card(path if (path / CARD_FILE).is_file() or not (inner / CARD_FILE).is_file() else inner)
+        if path.is_dir():
+            inner = path / "model"
+            return read_card(path if (path / CARD_FILE).is_file() or not (inner / CARD_FILE).is_file() else inner)
+        return _card_in(path)
+
+
+def _card_in(path: Path) -> Card:
+    """Returns the card in a safetensors file that jaxseg has written."""
+    if path.suffix.lower() == ".safetensors":
+        from jaxseg.weights.store import file_card
+
+        card = file_card(path)
+        if card is not None:
+            return card
+    raise ValueError(f"{path} is a file without a card; name a training run, or a model that `jaxseg convert` has made")
 
 
 def _fields(found: registry.Entry | Card) -> dict:
@@ -105,6 +116,6 @@ def _weights(entry: registry.Entry) -> str:
     for path in places(entry):
         if path.is_file():
             return str(path)
-    how = "downloaded on first use" if entry.drive_file else f"fetch it from {entry.weights_page}"
+    how = "downloaded on first use" if entry.release_url or entry.drive_file else f"fetch it from {entry.weights_page}"
     place = user_cache() and places(entry)[0]
     return f"{entry.weights_file}, {how}; expected at {place or 'a place that JAXSEG_HOME must name'}"

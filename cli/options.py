@@ -10,8 +10,10 @@ import click
 from click.core import ParameterSource
 
 from jaxseg import programs
+from jaxseg.weights.hub import is_address
 
-OUTPUT_TYPES = ("json", "npy", "npz", "jpg", "png", "dicom-seg")
+OUTPUT_TYPES = ("json", "npy", "npz", "jpg", "png", "dicom-seg", "coco-lines", "parquet")
+JOINT_TYPES = ("coco-lines", "parquet")  # one file holds the masks of all images
 PREPROCESSING = ("cxas", "paxray", "paxray_folder")
 INTENSITIES = ("original", "cxas-0.0.20", "clinical")
 FIDELITIES = ("original", "better")
@@ -26,13 +28,16 @@ class ExistingPath(click.Path):
     Args:
       what: the kinds of files and folders that are allowed, for the error.
       names: texts, in lower case, that are returned unchanged because they are names and not paths.
+      hub: whether addresses on the Hugging Face Hub are allowed, too; they are returned unchanged.
     """
 
-    def __init__(self, what: str, names: Collection[str] = ()):
+    def __init__(self, what: str, names: Collection[str] = (), *, hub: bool = False):
         super().__init__(path_type=Path)
-        self.what, self.names = what, names
+        self.what, self.names, self.hub = what, names, hub
 
-    def convert(self, value, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+    def convert(self, value, param: click.Parameter | None, ctx: click.Context | None) -> Path | str:
+        if self.hub and is_address(value):
+            return str(value)
         path = super().convert(value, param, ctx)
         if str(path).lower() in self.names:
             return path
@@ -109,10 +114,15 @@ def training_output(what: str) -> Callable:
     return click.option("-o", "--output", "folder", type=path, help=what)
 
 
+def trained_kinds(suffix: str) -> str:
+    """Returns the kinds of weights that a user has trained, for texts; `suffix` is that of a PyTorch file."""
+    return f"a training run, a model directory, a {suffix} or .safetensors file, or hf://owner/name[@revision][/file]"
+
+
 def trained_weights(suffix: str) -> Callable:
     """Returns a required option `--weights` for models that are trained by the user; `suffix` is that of a file."""
-    kinds = f"a training run, a model directory or a {suffix} file"
-    return click.option("--weights", required=True, type=ExistingPath(kinds), help=f"Model to use: {kinds}.")
+    kinds = trained_kinds(suffix)
+    return click.option("--weights", required=True, type=ExistingPath(kinds, hub=True), help=f"Model to use: {kinds}.")
 
 
 def batch_size(default: str, what: str = "images") -> Callable:
@@ -222,12 +232,17 @@ training_gpus = combined(
     ),
     _cache(False, _MANY),
 )
-_KINDS = "a training run, a model directory or a PyTorch file"
-weights = click.option(
-    "--weights",
-    type=ExistingPath(_KINDS),
-    help=f"Weights to use: {_KINDS}.  [default: the published weights, from the caches or downloaded once]",
-)
+KINDS = "a training run, a model directory, a PyTorch or .safetensors file, or hf://owner/name[@revision][/file]"
+
+
+def _weights(more: str = "", **settings) -> Callable:
+    """Returns the option `--weights`; `more` is added to its help text."""
+    default = "[default: the published weights, from the caches or downloaded once]"
+    text = f"Weights to use: {KINDS}.{more}  {default}"
+    return click.option("--weights", type=ExistingPath(KINDS, hub=True), help=text, **settings)
+
+
+weights = _weights()
 dtype = click.option(
     "--dtype",
     type=click.Choice(["float32", "bfloat16"]),
@@ -302,32 +317,36 @@ def fidelity(**choices: tuple) -> Callable:
     return decorate
 
 
-of_network = combined(
-    gpus,
-    model("that of the model directory, otherwise UNet_ResNet50_default"),
-    weights,
-    labels,
-    batch_size("one per device"),
-    threshold("class if its sigmoid"),
-    click.option(
-        "--preprocessing",
-        type=click.Choice(PREPROCESSING),
-        help="How images become the network's input.  [default: as in the training of the weights]",
-    ),
-    intensity,
-    any_modality,
-    dtype,
-)
-of_images = combined(
-    source("Image (png, jpg, DICOM) or folder of images."),
+def _network(which_weights: Callable) -> Callable:
+    """Returns the decorator that adds the options of a network; `which_weights` is its option `--weights`."""
+    return combined(
+        gpus,
+        model("that of the model directory, otherwise UNet_ResNet50_default"),
+        which_weights,
+        labels,
+        batch_size("one per device"),
+        threshold("class if its sigmoid"),
+        click.option(
+            "--preprocessing",
+            type=click.Choice(PREPROCESSING),
+            help="How images become the network's input.  [default: as in the training of the weights]",
+        ),
+        intensity,
+        any_modality,
+        dtype,
+    )
+
+
+of_network = _network(weights)
+_of_folder = combined(
     output("Folder of the results."),
     output_type(
         OUTPUT_TYPES,
         "Format of the masks. png/jpg: one folder per image with one file per class; npy/npz: (classes, H, W) bool; "
-        "json: COCO with run lengths; dicom-seg: one DICOM SEG per image, with one segment per non-empty class.  "
-        "[default: png; npy for -m paxray]",
+        "json: COCO with run lengths; dicom-seg: one DICOM SEG per image, with one segment per non-empty class; "
+        "coco-lines/parquet: one file for all images, masks.jsonl or masks.parquet, with run lengths and the mean "
+        "probability in each mask.  [default: png; npy for -m paxray]",
     ),
-    of_network,
     click.option("--labelmap", is_flag=True, help="With -ot dicom-seg: write one label map; classes must not overlap."),
     click.option(
         "--strict-projection",
@@ -342,11 +361,21 @@ of_images = combined(
     ),
     overwrite("images"),
     click.option(
+        "--merged/--no-merged",
+        default=True,
+        show_default=True,
+        help="Whether to write the files that are made from all images: the table of `jaxseg extract`, and with -ot "
+        "json one COCO file for a folder.",
+    ),
+    click.option(
         "--report",
         type=click.Path(path_type=Path, dir_okay=False),
         help="Write versions, devices, hashes and the seconds per file to this JSON file.",
     ),
 )
+of_images = combined(_of_folder, of_network)
+_SEVERAL = " Repeat it to segment by the mean of the probabilities of several models, which turns --confidence on."
+of_images_and_models = combined(_of_folder, _network(_weights(_SEVERAL, multiple=True)))
 
 
 def of_extraction(required: bool) -> Callable[[Callable], Callable]:

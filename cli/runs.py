@@ -10,9 +10,9 @@ from pathlib import Path
 
 import click
 
-from jaxseg.cli import console, options
+from jaxseg.cli import cluster, cohort, console, options
 from jaxseg.cli.errors import resumable
-from jaxseg.cli.progress import COMPILING, download_progress, item_progress
+from jaxseg.cli.progress import COMPILING, Forecast, download_progress, item_progress
 from jaxseg.files import printable
 
 of_anatomy = options.combined(
@@ -60,16 +60,27 @@ label = click.option(
 
 
 @contextlib.contextmanager
-def shown(what: str) -> Iterator[dict[str, Callable]]:
+def shown(what: str, *, first: str = COMPILING) -> Iterator[dict[str, Callable]]:
     """Yields the arguments `progress` and `report` of a run over a folder, which show it on the terminal.
 
     Args:
       what: name of the items, such as "images".
+      first: what the bar says before the first item is done.
     """
-    notes = Notes(what)
+    notes, forecast = Notes(what), Forecast(what)
     hint = "The same command continues where it stopped."
-    with resumable(lambda: hint), item_progress(what, first=COMPILING) as show:
-        yield {"progress": show, "report": functools.partial(show_outcome, notes=notes)}
+
+    def report(outcome) -> None:
+        forecast.report(outcome)
+        show_outcome(outcome, notes)
+
+    with resumable(lambda: hint), item_progress(what, first=first) as show:
+
+        def progress(done: int, total: int, name: str) -> None:
+            show(done, total, name)
+            forecast.progress(done, total, name)
+
+        yield {"progress": progress, "report": report}
     notes.finish()
 
 
@@ -136,32 +147,55 @@ def finish(result) -> None:
 
 
 def run_images(
-    source, output, *, recursive, report, job, settings, postprocess=None, classes=None, **segmenter_options
+    source,
+    output,
+    *,
+    listed,
+    part,
+    address,
+    recursive,
+    report,
+    job,
+    settings,
+    gpus,
+    postprocess=None,
+    shape_check=None,
+    classes=None,
+    **segmenter_options,
 ) -> None:
     """Finds images, makes the Segmenter, runs a job of `jaxseg.anatomy.folders`, and shows what it did.
 
     Args:
-      source, output, recursive, report: from the command line.
-      job: (source, output, Segmenter, **settings) -> FolderResult.
+      source, output, listed, part, address, recursive, report, gpus: from the command line.
+      job: (source, output, model=Segmenter, **settings) -> FolderResult; it can be pickled.
       settings: options of the job.
-      postprocess: Segmenter -> its `postprocess`; None: there is none.
+      postprocess: (names of the masks, value of `--gpus`) -> the `postprocess` of the Segmenter; None: there is none.
+      shape_check: the same for the `shape_check` of the Segmenter.
       classes: as `jaxseg.Segmenter` takes them.
       **segmenter_options: other options of `make_segmenter`.
     """
     start = time.perf_counter()
+    ray = cluster.connect(address, gpus=gpus, part=part, report=report)
     from jaxseg.anatomy import folders
     from jaxseg.folder_runs.inputs import find_images
 
     if report:
         with options.usage_errors("--report"):
             folders.check_report(report)
-    with options.usage_errors("--input"):
-        files = find_images(source, recursive=recursive, output=output)
-    segmenter = make_segmenter(classes=classes, **segmenter_options)
+    find = functools.partial(find_images, recursive=recursive, output=output)
+    source, files = cohort.find_files(source, listed, find)
+    here = cluster.devices_here(address, gpus)
+    part = cohort.part_of(part, many=source.is_dir()) if address is None else None
+    if shape_check is not None:
+        segmenter_options["shape_check"] = functools.partial(shape_check, gpus=here)
+    segmenter = make_segmenter(classes=classes, gpus=here, **segmenter_options)
     if postprocess is not None:
-        segmenter.postprocess = postprocess(segmenter)
+        segmenter.postprocess = postprocess(segmenter.names, here)
+    if address is not None:
+        _run_on_cluster(ray, source, output, files, segmenter, functools.partial(job, **settings), gpus)
+        return
     with shown("images") as callbacks:
-        result = job(source, output, segmenter, files=files, **settings, **callbacks)
+        result = job(source, output, model=segmenter, files=files, part=part, **settings, **callbacks)
     if report:
         before = time.perf_counter() - start - result.seconds
         with options.usage_errors("--report"):
@@ -169,15 +203,57 @@ def run_images(
     finish(result)
 
 
-def make_segmenter(*, classes, groups="original", check_orientation="warn", **network_options):
-    """Returns the Segmenter of the command's options; `network_options` are those of `load_network`."""
+def fetched(weights: Path | str | None, option: str = "--weights") -> Path | None:
+    """Returns the path of weights; those on the Hugging Face Hub are downloaded, with a progress bar.
+
+    Args:
+      weights: what `option` names.
+      option: for errors.
+    """
+    from jaxseg.weights.hub import local_path
+
+    with download_progress() as update, options.usage_errors(option):
+        return None if weights is None else local_path(weights, progress=update)
+
+
+def _run_on_cluster(ray, source, output, files, segmenter, job, gpus) -> None:
+    """Runs a job of `run_images` on a Ray cluster, and merges its parts."""
+    from jaxseg.folder_runs.merge import merge_folder
+
+    job, merge = functools.partial(job, source, output, files=files), functools.partial(merge_folder, output)
+    options = {"gpus": gpus, "folder": cluster.folder_of([source, output, *files])}
+    with shown("images", first=cluster.WAITING) as callbacks:
+        succeeded = cluster.run(ray, job, segmenter, len(files), merge, **options, callbacks=callbacks)
+    if not succeeded:
+        sys.exit(1)
+
+
+def make_segmenter(
+    *, weights=None, classes=None, groups="original", check_orientation="warn", shape_check=None, **network_options
+):
+    """Returns the Segmenter of the command's options.
+
+    Args:
+      weights: a path, or a tuple of several; None or (): the published weights.
+      classes, groups, check_orientation: as `jaxseg.Segmenter` takes them.
+      shape_check: names of the masks -> the `shape_check` of the Segmenter; None: there is none.
+      **network_options: other options of `load_network`.
+    """
     from jaxseg.anatomy.orientation import find_reference
     from jaxseg.anatomy.segment import Segmenter
+    from jaxseg.vocabulary import labels
 
-    network, place, settings = load_network(classes=classes, groups=groups, **network_options)
+    places = weights if isinstance(weights, tuple) and weights else (weights or None,)
+    loaded = [load_network(weights=place, classes=classes, groups=groups, **network_options) for place in places]
+    network, place, settings = loaded[0]
     settings |= {"classes": classes, "groups": groups, "check_orientation": check_orientation}
+    if shape_check is not None:
+        with options.usage_errors("--classes"):
+            names = network.card.class_names
+            settings["shape_check"] = shape_check([names[i] for i in labels.select(names, classes, groups=groups)])
     with options.usage_errors():
-        return Segmenter(network, reference=find_reference(place), **settings)
+        networks = network if len(loaded) == 1 else [network for network, _, _ in loaded]
+        return Segmenter(networks, reference=find_reference(place), **settings)
 
 
 def inference_devices(gpus: str) -> list:
@@ -196,6 +272,7 @@ def load_network(*, model, gpus, weights, labels_file, dtype, classes=None, grou
     from jaxseg.anatomy.segment import check_classes
     from jaxseg.weights.load import choose_model, load
 
+    weights = fetched(weights)
     with options.usage_errors("--model"):
         name, weights = choose_model(model, weights)
     with options.usage_errors("--classes"):
@@ -214,6 +291,7 @@ def make_denoiser(*, weights, gpus="auto", option="--weights", **settings):
     from jaxseg.weights.load import load
 
     devices = inference_devices(gpus)
+    weights = fetched(weights, option)
     with options.usage_errors(option):
         found = Denoiser(load(weights), devices=devices, **settings)
     show_note(found.card)

@@ -1,15 +1,18 @@
 """`jaxseg sample`: masks that disagreeing annotators might draw (confusion-matrix VAE, probabilistic U-Net)."""
 
+import functools
+
 import click
 
-from jaxseg.cli import console, options
-from jaxseg.cli.runs import finish, show_note, shown
+from jaxseg.cli import cohort, console, options
+from jaxseg.cli.runs import fetched, finish, show_note, shown
 
 FORMATS = ("npz", "npy", "png")
 
 
 @click.command()
-@options.source("Image or folder of images: .tif, .npy, .npz with an array called image, .png.")
+@cohort.source("Image or folder of images: .tif, .npy, .npz with an array called image, .png.")
+@cohort.of_cohort("images")
 @options.output("Folder of the samples; not that of the images.")
 @options.trained_weights(".pt")
 @click.option(
@@ -51,7 +54,7 @@ FORMATS = ("npz", "npy", "png")
 @options.gpus_uncached
 @options.recursive
 @options.overwrite("images")
-def sample(source, output, count, seed, output_type, preview, recursive, overwrite, **settings):
+def sample(source, output, listed, part, count, seed, output_type, preview, recursive, overwrite, **settings):
     """Sample masks as different annotators might draw them, with a trained cmvae or prob_unet.
 
     Images are used as they are stored; only png is divided by 255. If files of a folder fail, the others are processed:
@@ -61,12 +64,14 @@ def sample(source, output, count, seed, output_type, preview, recursive, overwri
     from jaxseg.annotators.image_files import sample_folder
     from jaxseg.annotators.images import find_image_files
 
-    with options.usage_errors("--input"):
-        files = find_image_files(source, recursive=recursive, output=output)
+    find = functools.partial(find_image_files, recursive=recursive, output=output)
+    source, files = cohort.find_files(source, listed, find)
+    part = cohort.part_of(part, many=source.is_dir())
     sampler = _make_sampler(**settings)
     wanted = {"n": count, "seed": seed, "output_type": output_type, "preview": preview}
+    wanted |= {"files": files, "part": part, "overwrite": overwrite}
     with shown("images") as callbacks:
-        result = sample_folder(source, output, sampler, files=files, overwrite=overwrite, **wanted, **callbacks)
+        result = sample_folder(source, output, sampler, **wanted, **callbacks)
     finish(result)
 
 
@@ -78,6 +83,7 @@ def _make_sampler(*, weights, gpus, latent, normalise, resize):
 
     with options.usage_errors("--gpus"):
         devices = select_devices(gpus)
+    weights = fetched(weights)
     with options.usage_errors("--weights"):
         found = Sampler(load(weights), source=latent, normalise=normalise, resize=resize, devices=devices)
     show_note(found.card)

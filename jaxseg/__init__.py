@@ -8,6 +8,7 @@ if TYPE_CHECKING:  # the same names as in _PUBLIC below, for type checkers and e
     from jaxseg.anatomy.extract import extract as extract
     from jaxseg.anatomy.folders import extract_folder as extract_folder
     from jaxseg.anatomy.folders import segment_folder as segment_folder
+    from jaxseg.anatomy.from_masks import measure_folder as measure_folder
     from jaxseg.anatomy.orientation import read_reference as read_reference
     from jaxseg.anatomy.orientation import write_reference as write_reference
     from jaxseg.anatomy.register import register as register
@@ -26,9 +27,12 @@ if TYPE_CHECKING:  # the same names as in _PUBLIC below, for type checkers and e
     from jaxseg.datasets.phantom_sets import prepare_phantoms as prepare_phantoms
     from jaxseg.draw.visualize import visualize as visualize
     from jaxseg.export.exported import load_exported as load_exported
+    from jaxseg.folder_runs.merge import merge_folder as merge_folder
+    from jaxseg.masks.segmentation import Segmentation as Segmentation
     from jaxseg.post_dae.denoise import Denoiser as Denoiser
     from jaxseg.post_dae.denoise import denoise as denoise
     from jaxseg.post_dae.mask_files import denoise_folder as denoise_folder
+    from jaxseg.segae.merge_scores import merge_scores as merge_scores
     from jaxseg.segae.prepare import prepare_segae as prepare_segae
     from jaxseg.segae.score import Scorer as Scorer
     from jaxseg.segae.score import score as score
@@ -62,6 +66,9 @@ _PUBLIC = {
     "functional": "jaxseg.weights.load",
     "load": "jaxseg.weights.load",
     "load_exported": "jaxseg.export.exported",
+    "merge_folder": "jaxseg.folder_runs.merge",
+    "merge_scores": "jaxseg.segae.merge_scores",
+    "measure_folder": "jaxseg.anatomy.from_masks",
     "prepare_lidc": "jaxseg.annotators.lidc.prepare",
     "prepare_mnist": "jaxseg.annotators.mnist",
     "prepare_phantoms": "jaxseg.datasets.phantom_sets",
@@ -80,6 +87,7 @@ _PUBLIC = {
     "segae_inference": "jaxseg.segae.score",
     "segment": "jaxseg.anatomy.segment",
     "segment_folder": "jaxseg.anatomy.folders",
+    "Segmentation": "jaxseg.masks.segmentation",
     "Segmenter": "jaxseg.anatomy.segment",
     "staple": "jaxseg.comparison.staple",
     "visualize": "jaxseg.draw.visualize",

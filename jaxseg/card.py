@@ -5,11 +5,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from jaxseg.files import printable, read_json
+from jaxseg.files import parse_json, printable, read_json
 
 CARD_FILE = "card.json"
 FORMAT = 1
 MAX_CARD_BYTES = 8 * 2**20
+MAX_NUMBERS = 64  # in one hyper-parameter, such as the channels of every level
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Card:
       input_size: height and width that images are resized to.
       source: name of the file that the weights come from; empty if they were trained with jaxseg.
       source_sha256: digest of that file.
-      params_sha256: digest of the parameters beside the card; it is checked when they are loaded.
+      params_sha256: digest of the parameters that belong to the card; it is checked when they are loaded.
       licence: licence of the weights.
       orientation: orientation of the volumes that the model was trained on: "canonical" (turned to the patient's axes)
         or "" (as the files store them).
@@ -54,11 +55,14 @@ class Card:
         """The name under which results list the model: its own, or that in the registry."""
         return self.name or self.model
 
+    def text(self) -> str:
+        """Returns the card as JSON."""
+        fields = dataclasses.asdict(self) | {"format": FORMAT, "config": dict(self.config)}
+        return json.dumps(fields, indent=1, ensure_ascii=False) + "\n"
+
     def write(self, folder: Path) -> None:
         """Writes `card.json` into an existing folder."""
-        fields = dataclasses.asdict(self) | {"format": FORMAT, "config": dict(self.config)}
-        text = json.dumps(fields, indent=1, ensure_ascii=False) + "\n"
-        (folder / CARD_FILE).write_text(text, encoding="utf-8")
+        (folder / CARD_FILE).write_text(self.text(), encoding="utf-8")
 
 
 def read_card(folder: Path) -> Card:
@@ -81,9 +85,28 @@ def read_card(folder: Path) -> Card:
     return _validated(fields, path)
 
 
+def parse_card(text: str, path: Path) -> Card:
+    """Returns the card that `Card.text` wrote.
+
+    Args:
+      text: JSON of unknown origin.
+      path: the file that holds it, for errors.
+
+    Raises:
+      ValueError: the text is no card, is too long, or has a newer format.
+    """
+    try:
+        if len(text) > MAX_CARD_BYTES:
+            raise ValueError(f"it has more than {MAX_CARD_BYTES:,} characters")
+        fields = parse_json(text.encode())
+    except ValueError as error:
+        raise ValueError(f"the card in {path} is damaged: {error}") from None
+    return _validated(fields, path)
+
+
 def _validated(fields: object, path: Path) -> Card:
     if not isinstance(fields, dict) or fields.pop("format", None) != FORMAT:
-        raise ValueError(f"{path} is not a card of format {FORMAT}, the one this jaxseg reads")
+        raise ValueError(f"{path} has no card of format {FORMAT}, the one this jaxseg reads")
     known = {field.name for field in dataclasses.fields(Card)}
     required = {"model", "architecture", "config", "class_names", "preprocessing"}
     problems = [f"{name}: unknown field" for name in sorted(set(fields) - known)]
@@ -110,5 +133,5 @@ def _validated(fields: object, path: Path) -> Card:
 
 def _is_setting(value: object) -> bool:
     if isinstance(value, list):
-        return all(type(number) is int for number in value)
+        return len(value) <= MAX_NUMBERS and all(type(number) is int for number in value)
     return isinstance(value, (str, int, float, bool))

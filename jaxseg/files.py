@@ -14,9 +14,9 @@ import platform
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 try:
     import fcntl
@@ -32,28 +32,37 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 _WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)  # UTF-32 LE begins like UTF-16 LE
 MAX_JSON = 2**28  # bytes
+_PART = 2**18  # bytes in one call of `read`, which takes memory for all that it may return
+
+
+class Locked(ValueError):
+    """Another process holds a lock."""
 
 
 @contextlib.contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
-    """Holds a lock on a folder while the body runs.
+def only_writer(path: Path, *, shared: bool = False) -> Iterator[None]:
+    """Holds a lock on a folder or a file while the body runs.
 
     The operating system releases the lock when the process ends, also if it is killed. If the operating system or the
     file system has no locks, nothing is locked.
 
+    Args:
+      path: an existing folder or file.
+      shared: whether several processes may hold the lock, provided that all of them share it.
+
     Raises:
-      ValueError: another process holds the lock.
-      OSError: the folder cannot be opened.
+      Locked: another process holds the lock.
+      OSError: the path cannot be opened.
     """
     if fcntl is None:
         yield
         return
-    handle = os.open(folder, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # NFS locks only files that can be written
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(handle)
-        raise ValueError(f"another run is writing into {folder}; wait until it ends, or name another folder") from None
+        raise Locked(f"another run is writing into {path}; wait until it ends, or name another folder") from None
     except OSError:
         pass
     try:
@@ -237,8 +246,12 @@ def text_of(content: bytes) -> str:
         raise ValueError(f"the text is not UTF-8 (byte {error.start}); save it as UTF-8") from None
 
 
-def parse_json(content: bytes) -> Any:
+def parse_json(content: bytes, *, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
     """Returns JSON of unknown origin, see `text_of`.
+
+    Args:
+      content: the bytes of the text.
+      pairs: makes the value of every JSON object from its (name, value) pairs; None: dict.
 
     Raises:
       ValueError: it is not JSON, has another encoding than UTF-8, or is nested too deeply.
@@ -247,7 +260,7 @@ def parse_json(content: bytes) -> Any:
     [1, 2]
     """
     try:
-        return json.loads(text_of(content))
+        return json.loads(text_of(content), object_pairs_hook=pairs)
     except RecursionError:
         raise ValueError("its lists and objects are nested too deeply") from None
     except ValueError as error:
@@ -268,10 +281,26 @@ def read_json(path: Path, *, most: int = MAX_JSON) -> Any:
       OSError: the file cannot be read.
     """
     with path.open("rb") as file:
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise ValueError(f"it has more than {most:,} bytes")
-    return parse_json(content)
+        return parse_json(read_most(file, most))
+
+
+def read_most(file: IO[bytes], most: int) -> bytes:
+    """Returns the content of an open file, for which memory is taken only as it is read.
+
+    Args:
+      file: the file, opened in binary mode.
+      most: largest number of bytes; not much more is read.
+
+    Raises:
+      ValueError: there are more; the error does not name the file.
+      OSError: the file cannot be read.
+    """
+    content = bytearray()
+    while part := file.read(_PART):
+        content += part
+        if len(content) > most:
+            raise ValueError(f"it has more than {most:,} bytes")
+    return bytes(content)
 
 
 def printable(text: str) -> str:

@@ -10,7 +10,7 @@ head names the digest of the document, so that a journal of an earlier document 
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,20 @@ from jaxseg.files import atomic_file, parse_json, sync
 
 ITEM = "file"  # field of a line that holds the key of its entry, in the journal of a document
 MAX_LINE = 2**26  # characters; the rest of a longer line is not read
+_BLOCK = 2**20  # bytes that are read at once from the end of a journal, which may be larger than the memory
 
 
 def create(path: Path, head: Mapping[str, Any], lines: Iterable[Mapping[str, Any]] = ()) -> None:
     """Writes a journal with a head and lines. A journal with this name is replaced as a whole, or it stays."""
-    with atomic_file(path) as temporary:
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in (head, *lines)), encoding="utf-8")
+    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(line) + "\n" for line in (head, *lines))
 
 
-def append(path: Path, line: Mapping[str, Any]) -> None:
+def append(path: Path, line: Mapping[str, Any]) -> int:
     """Appends a line to a journal and syncs the file. If this fails, the journal is as it was before.
+
+    Returns:
+      The position of the line in the file, in bytes.
 
     Raises:
       OSError: the file cannot be written.
@@ -43,30 +47,61 @@ def append(path: Path, line: Mapping[str, Any]) -> None:
         except OSError:
             file.truncate(size)
             raise
+    return size
 
 
 def cut_last_line(path: Path) -> None:
     """Removes a last line without a line break, to which the next line would otherwise be appended."""
     with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(size - 1, 0))
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(end - 1, 0))
         if file.read() in (b"", b"\n"):
             return
-    os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+        while end > 0:
+            start = max(end - _BLOCK, 0)
+            file.seek(start)
+            place = file.read(end - start).rfind(b"\n")
+            end = start + place + 1
+            if place >= 0:
+                break
+    os.truncate(path, end)
 
 
-def read(path: Path) -> tuple[dict, list[dict]]:
-    """Returns the head and the lines of a journal. Lines that are incomplete or not JSON objects are left out.
+def read(path: Path) -> tuple[dict, Iterator[tuple[int, dict]]]:
+    """Returns the head of a journal, and its lines with their positions in bytes, one in memory at a time.
+
+    Lines that are incomplete or not JSON objects are left out.
 
     Raises:
       ValueError: the first line is not a JSON object.
       OSError: the file cannot be read.
     """
-    first, *lines = path.read_bytes().decode("utf-8", "replace").split("\n")
+    lines = _lines(path)
+    _, first = next(lines, (0, b""))
     head = _object(first)
     if head is None:
         raise ValueError(f"{path} is not a journal of jaxseg: its first line is not a JSON object")
-    return head, [line for line in map(_object, lines[:-1]) if line is not None]
+    parsed = ((place, _object(line)) for place, line in lines if line.endswith(b"\n"))
+    return head, ((place, line) for place, line in parsed if line is not None)
+
+
+def line_at(path: Path, place: int) -> dict | None:
+    """Returns the line at a position that `append` or `read` returned; None if there is no JSON object.
+
+    Raises:
+      OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        file.seek(place)
+        return _object(file.readline())
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    place = 0
+    with path.open("rb") as file:
+        for line in file:
+            yield place, line
+            place += len(line)
 
 
 def journal_of(document: Path) -> Path:
@@ -94,7 +129,7 @@ def read_document(path: Path, entries: str = "files") -> Any:
     try:  # the journal first: it is removed after its entries are in the document
         head, lines = read(journal_of(path))
     except FileNotFoundError:
-        head, lines = {}, []
+        head, lines = {}, iter(())
     if not path.is_file() and head.get("document") == "":
         content, digest = {entries: {}} | head, ""
         del content["document"]
@@ -102,13 +137,13 @@ def read_document(path: Path, entries: str = "files") -> Any:
         text = path.read_bytes()
         content, digest = parse_json(text), hashlib.sha256(text).hexdigest()
     if head.get("document") == digest:
-        content[entries].update((line.pop(ITEM), line) for line in lines if ITEM in line)
+        content[entries].update((line.pop(ITEM), line) for _, line in lines if ITEM in line)
     return content
 
 
-def _object(text: str) -> dict | None:
+def _object(line: bytes) -> dict | None:
     try:
-        found = parse_json(text[:MAX_LINE].encode())
+        found = parse_json(line.decode("utf-8", "replace")[:MAX_LINE].encode())
     except ValueError:
         return None
     return found if isinstance(found, dict) else None

@@ -32,6 +32,8 @@ class Entry:
       drive_file: Google Drive id of that file; None if it cannot be downloaded directly.
       weights_page: the web page of that file.
       original_cache: folders in which the original keeps that file: (environment variable or "~", sub-folder).
+      release_url: address of the same weights in a release of another project, which is tried before Google Drive.
+      release_cache: folder in which that project keeps that file, as in `original_cache`.
       licence: of the weights.
       tasks: training tasks of the model: pairs of the name in a configuration and the import path of the Task class.
     """
@@ -51,6 +53,8 @@ class Entry:
     drive_file: str | None = None
     weights_page: str | None = None
     original_cache: tuple[tuple[str, str], ...] = ()
+    release_url: str | None = None
+    release_cache: tuple[tuple[str, str], ...] = ()
     licence: str = "none: train your own"
     tasks: tuple[tuple[str, str], ...] = ()
 
@@ -59,6 +63,11 @@ class Entry:
         """Number of output channels of the published network; None if nothing was published."""
         found = dict(self.config).get("num_classes")
         return found if isinstance(found, int) else None
+
+    @property
+    def release_file(self) -> str | None:
+        """Name of the file at `release_url`."""
+        return self.release_url and self.release_url.rpartition("/")[2]
 
     @property
     def model_class(self) -> "type[Model]":
@@ -82,6 +91,9 @@ ENTRIES = (
         drive_file="1Y9zubvMzkYHoAqz-NvV6vniH5FKAF2iV",
         weights_page="https://github.com/ConstantinSeibold/ChestXRayAnatomySegmentation",
         original_cache=(("CXAS_PATH", ".cxas/weights"), ("~", ".cxas/weights")),
+        release_url="https://github.com/mlmed/torchxrayvision/releases/download/v1/"
+        "baseline_models_cxas_UNet_ResNet50_default_repack.pth",
+        release_cache=(("~", ".torchxrayvision/models_data"),),
         licence="CC BY-NC-SA 4.0: not for commercial use",
         tasks=(("phantom", "jaxseg.anatomy.phantom_task:PhantomTask"),),
     ),

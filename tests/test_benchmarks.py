@@ -1,9 +1,10 @@
 """The figures in the benchmarks' tables: counts of operations, choice of samples, names of missing rows."""
 
 import jax
+import numpy as np
 import pytest
 
-from benchmarks import alternate, convolutions, jax_side
+from benchmarks import alternate, confidence, convolutions, jax_side
 from benchmarks.alternate import Sample
 from benchmarks.counts import operations, traffic
 from benchmarks.throughput_report import plot, table
@@ -12,10 +13,10 @@ from benchmarks.throughput_report import plot, table
 @pytest.mark.full
 @pytest.mark.parametrize("what", ["inference", "training step"])
 @pytest.mark.parametrize("model", ["cmvae", "prob_unet"])
-def test_counts_of_operations_and_bytes_agree_with_xla_within_5_percent(model, what):
+def test_counts_of_operations_and_bytes_agree_with_xla_within_5_percent(model, what, monkeypatch):
+    monkeypatch.setattr(jax_side, "_compiled", lambda *_: (lambda state, *_: (state, {}), 0.0))  # only counted
     with jax.numpy_dtype_promotion("standard"):  # optax's Adam needs it
-        run, facts = jax_side.make(model, what, 2, "float32")
-        run()
+        _, facts = jax_side.make(model, what, 2, "float32")
     assert facts["flops"] == pytest.approx(facts["xla_flops"], rel=0.05)
     assert facts["bytes"] == pytest.approx(facts["xla_bytes"], rel=0.05)
 
@@ -91,3 +92,25 @@ def test_every_kind_of_convolution_runs():
         for sides in kind.passes.values():
             for run in sides((1, 8, 16, 16, 3)).values():
                 run()
+
+
+@pytest.mark.parametrize("name", confidence.DEGRADATIONS)
+def test_phantoms_are_degraded_in_steps_and_keep_their_masks(name):
+    images = [confidence.degraded(name, step, 0) for step in (0, 2, confidence.STEPS)]
+    whole, truth = confidence.phantom.draw(0, confidence.SIZE)
+    np.testing.assert_array_equal(images[0][0], whole)
+    for image, masks in images[1:]:
+        assert masks.shape[1:] == image.shape
+        assert image.shape != whole.shape or (image != whole).mean() > 0.5
+        assert image.shape != whole.shape or (masks == truth).all()
+
+
+def test_ranks_are_spearmans_with_empty_masks_last_and_the_entropy_turned_round():
+    rows = [
+        {"dice": 0.9, "mean_probability": 0.8, "border_entropy": 0.2, "shape_agreement": None},
+        {"dice": 0.7, "mean_probability": 0.9, "border_entropy": 0.3, "shape_agreement": None},
+        {"dice": 0.0, "mean_probability": None, "border_entropy": None, "shape_agreement": None},
+    ]
+    assert confidence.ranks(rows, "mean_probability") == 0.5
+    assert confidence.ranks(rows, "border_entropy") == 1.0
+    assert confidence.ranks(rows, "shape_agreement") is None

@@ -48,6 +48,9 @@ ONLY_IN = {
     "tensorboardX": {"training/log.py"},
     "pydicom": {"images", "masks", "volumes"},
     "highdicom": {"masks/dicom_seg.py"},
+    "ray": {"folder_runs/on_ray.py"},
+    "pyarrow": {"parquet.py"},
+    "pandas": {"masks/save.py"},
     "matplotlib": {"draw/figures.py", "draw/plots.py"},
     "flax": {"nn", "weights", "training", "datasets", "export", *METHODS},
 }

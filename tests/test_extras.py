@@ -20,6 +20,9 @@ EXTRAS = {
     "tifffile": "tiff",
     "optuna": "tune",
     "flatbuffers": "export",
+    "huggingface_hub": "hub",
+    "pyarrow": "parquet",
+    "ray": "ray",
 }
 
 
@@ -46,15 +49,20 @@ COMMANDS = {
         "highdicom",
         ["-i", "images", "-o", "o2", "--weights", "tiny_cxas", "-ot", "dicom-seg", "-s", "-f", "area"],
     ),
+    "segment --ray": ("ray", ["-i", "images", "-o", "o0", "--weights", "tiny_cxas"]),
     "sample": ("tifffile", ["-i", "slices", "-o", "o3", "--weights", "tiny_prob_unet"]),
     "prepare phantom": ("tifffile", ["--kind", "annotators", "-o", "o4"]),
     "prepare lidc": ("tifffile", ["raw", "-o", "o5"]),
     "prepare mnist": ("tifffile", ["raw", "-o", "o6"]),
     "prepare segae": ("nibabel", ["cts", "labels", "-o", "o7"]),
     "score": ("nibabel", ["--dataset", "cases", "-o", "o8.csv", "--weights", "tiny_prob_unet"]),
-    "compare": ("nibabel", ["--prediction", "labels", "--truth", "labels", "-o", "o11.csv"]),
+    "compare": ("nibabel", ["--prediction", "labels", "--truth", "labels", "-o", "o14.csv"]),
+    "segment -ot parquet": ("pyarrow", ["-i", "images", "-o", "o11", "--weights", "tiny_cxas"]),
+    "extract --table parquet": ("pyarrow", ["-i", "images", "-o", "o12", "--weights", "tiny_cxas", "-f", "area"]),
+    "score -o o13.parquet": ("pyarrow", ["--dataset", "cases", "--weights", "tiny_prob_unet"]),
     "tune": ("optuna", ["-t", "demo", "-o", "o9", "--trials", "1"]),
     "export": ("flatbuffers", ["--weights", "tiny_cxas", "-o", "o10.stablehlo"]),
+    "convert": ("huggingface_hub", ["hf://owner/name", "o11.safetensors"]),
 }
 
 

@@ -12,12 +12,13 @@ from child_commands import run_commands
 from test_documents import ROOT, code_blocks, name
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("guides/*.md")), *sorted((ROOT / "docs").glob("how-to/*.md"))]
+PAGES.append(ROOT / "docs" / "cohort.md")
 # What a line needs -> words by which it is recognised.
 NEEDED = {
     "X-rays and the published weights": r"chest\.(dcm|npy)|xrays/?",
     "data sets to download": r"PAXRAY|SAMPLE|LIDC-IDRI|MNIST|lidc|mnist|FOLDER",
     "masks, CTs or runs of the reader": r"MASKS|[ABT]|CASES|CTS|RUN|SEGAE_DATA|ct\.nii\.gz|\w+\.ya?ml",
-    "PyTorch files": r"\S+\.pth",
+    "files of weights": r"\S+\.pth|\S+\.safetensors",
     "several hosts": r"--hosts|--coordinator",
     "a choice of the reader": r"COMMAND|CONFIG",
 }

@@ -1,4 +1,4 @@
-"""Measurements of anatomy in images or masks, and the table of a run."""
+"""Measurements of anatomy in images or masks."""
 
 import functools
 from collections.abc import Sequence
@@ -9,14 +9,14 @@ import numpy as np
 from flax import nnx
 
 from jaxseg.anatomy.measure import features as known
-from jaxseg.anatomy.measure import table
 from jaxseg.anatomy.measure.features import Measurements, measure
 from jaxseg.anatomy.products import measure_segmentation
 from jaxseg.anatomy.segment import Segmenter, segment
-from jaxseg.folder_runs.account import Run
-from jaxseg.folder_runs.inputs import Job
 from jaxseg.masks.segmentation import Segmentation
+from jaxseg.parquet import require_pyarrow
 from jaxseg.vocabulary import labels
+
+TABLES = ("csv", "parquet")
 
 
 def extract(
@@ -107,12 +107,17 @@ def needed_classes(features: Sequence[known.Feature], class_names: Sequence[str]
     return None if needed is None else [f"label:{label}" for label in needed]
 
 
-def merge_tables(jobs: list[Job], run: Run, path: Path, *, root: Path, features: tuple[str, ...]) -> None:
-    """Writes the table of a run, with one row per image. The row of an image that failed has only the reason."""
-    place = next(product.place for product in run.products if product.kind == "measurements")
-    rows = []
-    for job in jobs:
-        entry = run.files[run.key(job)]
-        name = job.source.relative_to(root).as_posix() if root.is_dir() else job.source.name
-        rows.append((name, entry["reason"] if entry["status"] == "failed" else place(job.base)))
-    table.merge(rows, path, features=features)
+def table_suffix(table: str) -> str:
+    """Returns the suffix of the table of a run, with the dot.
+
+    Args:
+      table: "csv", or "parquet", which needs pyarrow.
+
+    Raises:
+      ValueError: the format is unknown, or pyarrow is not installed.
+    """
+    if table not in TABLES:
+        raise ValueError(f"table must be one of {', '.join(TABLES)}, got {table!r}")
+    if table == "parquet":
+        require_pyarrow()
+    return f".{table}"

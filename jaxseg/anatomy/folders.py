@@ -1,5 +1,6 @@
 """The jobs of a folder of X-rays: segment all of them, or measure all of them into one table."""
 
+import dataclasses
 import functools
 import json
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ from flax import nnx
 
 from jaxseg import registry
 from jaxseg.anatomy import products
-from jaxseg.anatomy.extract import merge_tables, needed_classes
+from jaxseg.anatomy.extract import needed_classes, table_suffix
 from jaxseg.anatomy.measure import features as known
 from jaxseg.anatomy.segment import Segmenter, as_segmenter
 from jaxseg.devices import environment
@@ -18,8 +19,13 @@ from jaxseg.files import atomic_file
 from jaxseg.folder_runs import folder
 from jaxseg.folder_runs.account import Product, Run, stored
 from jaxseg.folder_runs.folder import FolderResult
-from jaxseg.folder_runs.inputs import SUMMARY_FILE, find_images, plan
+from jaxseg.folder_runs.inputs import find_images, plan
+from jaxseg.folder_runs.merged import Merged
+from jaxseg.folder_runs.parts import Part, as_part
 from jaxseg.folder_runs.stream import Outcome
+from jaxseg.masks import cohort
+from jaxseg.masks.confidence import TABLE as CONFIDENCE_TABLE
+from jaxseg.summaries import SUMMARY_FILE
 
 Progress = Callable[[int, int, str], None]
 Report = Callable[[Outcome], None]
@@ -28,13 +34,15 @@ Report = Callable[[Outcome], None]
 def segment_folder(
     source: str | Path,
     output: str | Path,
-    model: str | Path | nnx.Module | Segmenter = "cxas",
+    model: str | Path | nnx.Module | Sequence[str | Path | nnx.Module] | Segmenter = "cxas",
     *,
     output_type: str | None = None,
     labelmap: bool = False,
     strict_projection: bool = False,
     preview: bool = False,
+    merged: bool = True,
     files: Sequence[Path] | None = None,
+    part: Part | str | None = None,
     recursive: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -49,18 +57,26 @@ def segment_folder(
     Args:
       source: a png, jpg or dcm file, or a folder of them.
       output: folder of the results; it gets `summary.json`, which lists all files.
-      model: a name that `jaxseg.load` knows, a model directory, a model, or a `Segmenter`.
-      output_type: format of the masks, see `jaxseg.masks.write.WRITERS`: "png", "jpg", "npy", "npz", "json" or
-        "dicom-seg". None: that of the model.
+      model: a name that `jaxseg.load` knows, a model directory, a model, a list of several, or a
+        `Segmenter`.
+      output_type: format of the masks: "png", "jpg", "npy", "npz", "json" or "dicom-seg", see
+        `jaxseg.masks.write.WRITERS`; or "coco-lines" or "parquet", which write one file for all images, see
+        `jaxseg.masks.cohort`. None: that of the model.
       labelmap: with "dicom-seg", write one label map; classes must not overlap.
       strict_projection: with "dicom-seg", write no geometry for an X-ray; many viewers do not open such a file.
       preview: also write `<image>.preview.jpg`, the masks over the image.
+      merged: with "json", also write one COCO file for all images of a folder, if any of them has changed.
       files: the image files to process, as `jaxseg.folder_runs.inputs.find_images` returns them; None: all of `source`.
+        A file that does not exist fails, and the others are processed.
+      part: process only this part of the files, such as "3/8", so that 8 processes share them; `jaxseg.merge_folder`
+        joins the results of the parts. None: all files.
       recursive: also search sub-folders; the output mirrors them.
       overwrite: process images again whose results exist, and replace results of other settings.
       progress: called as (number of images processed, their total, name of the last), first with 0 and "".
       report: called with the Outcome of every image: `item.source`, `error` (None if it succeeded), `notes`.
-      **options: of `Segmenter`, such as threshold, classes, batch_size, devices, postprocess.
+      **options: of `Segmenter`, such as threshold, classes, batch_size, devices, postprocess. With confidence, tta,
+        shape_check or several models, `confidence.csv` says how sure each mask is; with probabilities,
+        `<image>.probabilities.npz` holds them at the network's size.
 
     Returns:
       A FolderResult: numbers of files `done`, `skipped` and `failed`, the path `summary`, and `files` one by one.
@@ -85,12 +101,20 @@ def segment_folder(
     """
     source, output = Path(source), Path(output)
     files = find_images(source, recursive=recursive, output=output) if files is None else files
-    segmenter = as_segmenter(model, options)
+    segmenter = as_segmenter(model, _with_means(model, options, output_type))
     settings = segmenter.settings
     seg = {"labelmap": labelmap, "strict_projection": strict_projection}
-    made = _mask_products(segmenter, settings, output_type, seg, preview=preview)
+    part = as_part(part)
+    made = _mask_products(segmenter, settings, output_type, seg, (output, part), preview=preview)
     merges = _mask_merges(segmenter, made, source)
-    return _run(source, output, files, segmenter, made, settings, merges, overwrite, progress, report)
+    if segmenter.confidence:
+        settings |= {"tta": segmenter.tta, "shape_check": segmenter.shape_check and segmenter.shape_check.settings}
+        made.append(products.confidences())
+        merges.append(Merged(CONFIDENCE_TABLE, "confidence"))
+    if segmenter.probabilities:
+        made.append(products.probabilities())
+    work = _Work(source, output, list(files), segmenter, part, overwrite, progress, report)
+    return work(made, settings, merges if merged else [])
 
 
 def extract_folder(
@@ -99,6 +123,7 @@ def extract_folder(
     features: str | Sequence[str],
     model: str | Path | nnx.Module | Segmenter = "cxas",
     *,
+    table: str = "csv",
     store_masks: bool = False,
     draw: bool = False,
     original_values: bool = False,
@@ -106,7 +131,9 @@ def extract_folder(
     labelmap: bool = False,
     strict_projection: bool = False,
     preview: bool = False,
+    merged: bool = True,
     files: Sequence[Path] | None = None,
+    part: Part | str | None = None,
     recursive: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -115,7 +142,7 @@ def extract_folder(
 ) -> FolderResult:
     """Measures the anatomy in an X-ray or in all X-rays of a folder, and writes one table with one row per image.
 
-    The table is `<source's name>.csv` in the output folder. Everything else is as in `segment_folder`.
+    The table is `<source's name>.csv` in the output folder, or .parquet. Everything else is as in `segment_folder`.
 
     Args:
       source: a png, jpg or dcm file, or a folder of them.
@@ -123,6 +150,7 @@ def extract_folder(
       features: from `jaxseg.anatomy.measure.features.FEATURES`, a list or a comma-separated string.
       model: a name that `jaxseg.load` knows, a model directory, a model, or a `Segmenter` with the classes that the
         features need. The first three segment only the classes that are needed.
+      table: format of the table: "csv", or "parquet", which needs pyarrow.
       store_masks: also write the masks.
       draw: also write `<image>.lines.jpg`, the measured lines over the image.
       original_values: write the original's -1 (and boxes of 0) if something cannot be measured, not an empty cell.
@@ -130,7 +158,9 @@ def extract_folder(
       labelmap: with "dicom-seg", write one label map; classes must not overlap.
       strict_projection: with "dicom-seg", write no geometry for an X-ray; many viewers do not open such a file.
       preview: also write `<image>.preview.jpg`, the masks over the image.
+      merged: write the table, and with the output type "json" one COCO file, if any image has changed.
       files: the image files to process; None: all of `source`.
+      part: process only this part of the files, see `segment_folder`; the table is written by `jaxseg.merge_folder`.
       recursive: also search sub-folders; the output mirrors them.
       overwrite: process images again whose results exist, and replace results of other settings.
       progress: called as (number of images processed, their total, name of the last), first with 0 and "".
@@ -156,7 +186,7 @@ def extract_folder(
       >>> [path.name for path in result.merged], Path("table/films.csv").read_text().split(",")[:2]
       (['films.csv'], ['filename', 'heart_area'])
     """
-    source, output = Path(source), Path(output)
+    source, output, part, suffix = Path(source), Path(output), as_part(part), table_suffix(table)
     groups = model.groups if isinstance(model, Segmenter) else options.get("groups", "original")
     found = known.find_all(features, groups=groups)
     names = tuple(feature.name for feature in found)
@@ -164,20 +194,21 @@ def extract_folder(
     whole = store_masks or preview
     if not (whole or isinstance(model, Segmenter) or options.get("classes") is not None):
         options["classes"] = functools.partial(needed_classes, found)
-    segmenter = as_segmenter(model, options)
+    segmenter = as_segmenter(model, _with_means(model, options, output_type))
     settings = segmenter.settings | {"groups": groups}
     made = [products.measurements(names, original_values=original_values, groups=groups)]
     seg = {"labelmap": labelmap, "strict_projection": strict_projection}
     if whole:
-        made += _mask_products(segmenter, settings, output_type, seg, preview=preview, masks=store_masks)
+        places = (output, part)
+        made += _mask_products(segmenter, settings, output_type, seg, places, preview=preview, masks=store_masks)
     else:
         check_seg_options(seg, output_type, masks=False)
     if draw:
         made.append(products.drawings(names, segmenter.intensity, groups=groups))
     settings |= {"features": list(names), "original_values": original_values}
-    merges: list[tuple[str, Callable]] = [(".csv", functools.partial(merge_tables, root=source, features=names))]
-    merges += _mask_merges(segmenter, made, source)
-    return _run(source, output, files, segmenter, made, settings, merges, overwrite, progress, report)
+    merges = [Merged(suffix, "measurements", {"features": list(names)}), *_mask_merges(segmenter, made, source)]
+    work = _Work(source, output, list(files), segmenter, part, overwrite, progress, report)
+    return work(made, settings, merges if merged else [])
 
 
 def check_seg_options(seg: dict[str, bool], output_type: str | None, *, masks: bool = True) -> None:
@@ -243,11 +274,15 @@ def _mask_products(
     settings: dict,
     output_type: str | None,
     seg: dict[str, bool],
+    places: tuple[Path, Part | None],
     *,
     preview: bool,
     masks: bool = True,
 ) -> list[Product]:
-    """Returns the requested ones of the products `masks` and `preview`; adds the settings that only they depend on."""
+    """Returns the requested ones of the products `masks` and `preview`; adds the settings that only they depend on.
+
+    `places` are the output folder and the part of the run.
+    """
     card = segmenter.card
     found = []
     settings["classes"] = list(segmenter.names)
@@ -256,39 +291,52 @@ def _mask_products(
         output_type = output_type or registry.find(card.model).output_type
         if output_type == "dicom-seg":
             settings |= seg
-        found.append(products.masks(output_type, card.class_names, card.title, **seg))
+        if output_type in cohort.TYPES:
+            classes = dict(zip(segmenter.indices, segmenter.names, strict=True))
+            found.append(products.joint_masks(output_type, classes, *places))
+        else:
+            found.append(products.masks(output_type, card.class_names, card.title, **seg))
     if preview:
         found.append(products.previews(segmenter.intensity))
     return found
 
 
-def _mask_merges(segmenter: Segmenter, made: list[Product], source: Path) -> list[tuple[str, Callable]]:
-    """Returns the function that merges a folder's COCO files, if there are any."""
+def _with_means(model: Any, options: dict[str, Any], output_type: str | None) -> dict[str, Any]:
+    """Returns the options of the `Segmenter` to make, with the mean probabilities that some formats hold."""
+    needed = output_type in cohort.TYPES and not isinstance(model, Segmenter)
+    return {"mean_probabilities": True} | options if needed else options
+
+
+def _mask_merges(segmenter: Segmenter, made: list[Product], source: Path) -> list[Merged]:
+    """Returns what merges a folder's COCO files, if there are any."""
     if not (source.is_dir() and any(product.kind == "json" for product in made)):
         return []
-    return [(".json", functools.partial(products.merge_masks, segmenter=segmenter))]
+    return [Merged(".json", "json", {"categories": list(segmenter.card.class_names)})]
 
 
-def _run(
-    source: Path,
-    output: Path,
-    files: Sequence[Path],
-    segmenter: Segmenter,
-    made: list[Product],
-    settings: dict,
-    merges: list[tuple[str, Callable]],
-    overwrite: bool,
-    progress: Progress | None,
-    report: Report | None,
-) -> FolderResult:
-    return folder.run(
-        plan(list(files), source, output),
-        Run(output, tuple(made), settings, segmenter.card.note),
-        lambda todo, run: products.segment_files(todo, segmenter, run),
-        prepare=segmenter.compile,
-        merges=merges,
-        source=source,
-        overwrite=overwrite,
-        progress=progress,
-        report=report,
-    )
+@dataclasses.dataclass(frozen=True)
+class _Work:
+    """The images of a call, and how they are processed."""
+
+    source: Path
+    output: Path
+    files: list[Path]
+    segmenter: Segmenter
+    part: Part | None
+    overwrite: bool
+    progress: Progress | None
+    report: Report | None
+
+    def __call__(self, made: list[Product], settings: dict, merges: list[Merged]) -> FolderResult:
+        segmenter = self.segmenter
+        return folder.run(
+            plan(self.files, self.source, self.output, part=self.part),
+            Run(self.output, tuple(made), settings, segmenter.card.note, part=self.part),
+            lambda todo, run: products.segment_files(todo, segmenter, run),
+            prepare=segmenter.compile,
+            merges=merges,
+            source=self.source,
+            overwrite=self.overwrite,
+            progress=self.progress,
+            report=self.report,
+        )

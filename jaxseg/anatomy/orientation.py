@@ -182,7 +182,8 @@ def known_reference(card: Card) -> Reference | None:
     """
     entry, config = registry.find("cxas"), dict(card.config)
     shape = (config.get("backbone"), config.get("width"), config.get("num_classes"))
-    if (card.model, card.source) != (entry.name, entry.weights_file) or shape != ("resnet50", 64, entry.num_classes):
+    published = card.model == entry.name and card.source in (entry.weights_file, entry.release_file)
+    if not published or shape != ("resnet50", 64, entry.num_classes):
         return None
     return _packaged()
 

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,15 @@ from jaxseg.files import atomic_file
 from jaxseg.folder_runs.account import Product, Run
 from jaxseg.folder_runs.folder import process, writer
 from jaxseg.folder_runs.inputs import Job
+from jaxseg.folder_runs.parts import Part
 from jaxseg.folder_runs.stream import Outcome
 from jaxseg.images.preprocess import display
 from jaxseg.images.read import read_picture
+from jaxseg.masks import cohort
+from jaxseg.masks.confidence import PROBABILITIES, write_confidence, write_probabilities
+from jaxseg.masks.confidence import SUFFIX as CONFIDENCE
 from jaxseg.masks.segmentation import Segmentation
-from jaxseg.masks.write import DRAWING, MEASUREMENTS, PREVIEW, WRITERS, merge_coco, output_path
+from jaxseg.masks.write import DRAWING, MEASUREMENTS, PREVIEW, WRITERS, output_path
 
 
 def masks(output_type: str, class_names: tuple[str, ...], model: str, **seg: bool) -> Product:
@@ -52,6 +56,24 @@ def masks(output_type: str, class_names: tuple[str, ...], model: str, **seg: boo
     return Product(output_type, functools.partial(output_path, output_type=output_type), write, check)
 
 
+def joint_masks(output_type: str, classes: Mapping[int, str], output: Path, part: Part | None) -> Product:
+    """Returns the product of masks in a format of which one file holds those of all images.
+
+    Args:
+      output_type: key of `jaxseg.masks.cohort.TYPES`.
+      classes: index of a class in the model's label set -> its name, of all classes that are segmented.
+      output: folder of the results.
+      part: the part of the run, which has a file of its own; None: the run is not divided.
+    """
+    found = cohort.mask_file(output_type, output, classes, None if part is None else part.tag)
+
+    def write(job: Job, segmentation: Segmentation) -> list[str]:
+        found.add(job.base.relative_to(output).as_posix(), job.name, segmentation)
+        return []
+
+    return Product(output_type, lambda base: found.path, write, joint=found)
+
+
 def previews(intensity: str) -> Product:
     """Returns the product `<base>.preview.jpg`: the masks over the image."""
 
@@ -64,15 +86,45 @@ def previews(intensity: str) -> Product:
 
 
 def measurements(features: tuple[str, ...], *, original_values: bool = False, groups: str = "original") -> Product:
-    """Returns the product `<base>.measurements.json`: the features of an image, from which tables are made."""
+    """Returns the product `<base>.measurements.json`: the features of an image, from which tables are made.
 
-    def write(job: Job, segmentation: Segmentation) -> list[str]:
-        found = measure_segmentation(segmentation, features, original_values=original_values, groups=groups)
+    It is written from the masks of an image, or from the features if they were measured already.
+    """
+
+    def write(job: Job, segmentation: Segmentation | Measurements) -> list[str]:
+        if isinstance(segmentation, Measurements):
+            found = segmentation
+        else:
+            found = measure_segmentation(segmentation, features, original_values=original_values, groups=groups)
         with atomic_file(_beside(job.base, MEASUREMENTS)) as temporary:
             temporary.write_text(json.dumps(table.to_json(found)), encoding="utf-8")
         return []
 
     return Product("measurements", functools.partial(_beside, suffix=MEASUREMENTS), write)
+
+
+def confidences() -> Product:
+    """Returns the product `<base>.confidence.json`: how sure the network is of the masks, from which the table is made.
+
+    The table names an image by its path relative to the folder of the images.
+    """
+
+    def write(job: Job, segmentation: Segmentation) -> list[str]:
+        write_confidence(segmentation.confidence, job.name, _beside(job.base, CONFIDENCE))
+        return []
+
+    return Product("confidence", functools.partial(_beside, suffix=CONFIDENCE), write)
+
+
+def probabilities() -> Product:
+    """Returns the product `<base>.probabilities.npz`, at the network's size."""
+
+    def write(job: Job, segmentation: Segmentation) -> list[str]:
+        path = _beside(job.base, PROBABILITIES)
+        write_probabilities(segmentation.scores, segmentation.names, segmentation.size, path)
+        return []
+
+    return Product("probabilities", functools.partial(_beside, suffix=PROBABILITIES), write)
 
 
 def drawings(features: tuple[str, ...], intensity: str, *, groups: str = "original") -> Product:
@@ -117,12 +169,6 @@ def _remarks(job: Job, image: Prepared, segmentation: Segmentation) -> list[str 
     notes = [f"{job.source.name}: {note}" for note in segmentation.notes if note not in image.notes]
     found = segmentation.orientation
     return [*notes, {"orientation": dataclasses.asdict(found)}] if found is not None and found.note else notes
-
-
-def merge_masks(jobs: list[Job], run: Run, path: Path, segmenter: Segmenter) -> Path:
-    """Writes one COCO file for the folder from the files of the images that are done."""
-    place = next(product.place for product in run.products if product.kind == "json")
-    return merge_coco([place(job.base) for job in run.finished(jobs)], path, segmenter.card.class_names)
 
 
 def _reader(run: Run, segmenter: Segmenter) -> Callable:

@@ -124,7 +124,7 @@ class Registrar:
     """Registers many images with one model and one reference.
 
     Args:
-      model: a name that `jaxseg.load` knows, a training run, a model directory, a PyTorch file or a model.
+      model: a name that `jaxseg.load` knows, a training run, a model directory, a file of weights or a model.
       reference: as `jaxseg.build_reference` returns it, or its .npz file. None: the `reference.npz` in the training run
         or the model directory; otherwise the packaged one, if the model has the published weights of CXAS.
       correction: whether images that look inverted or turned are corrected first.

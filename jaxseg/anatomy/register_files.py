@@ -11,9 +11,10 @@ import numpy as np
 from flax import nnx
 from PIL import Image
 
+from jaxseg.anatomy.forward import Forward
 from jaxseg.anatomy.orientation import ANGLES, Point, Reference, check_model, inverted
 from jaxseg.anatomy.register import LANDMARKS, Registrar, Registration, landmark_classes, landmarks_of
-from jaxseg.anatomy.segment import Forward, Prepared, Segmenter
+from jaxseg.anatomy.segment import Prepared, Segmenter
 from jaxseg.draw.pictures import save_picture
 from jaxseg.draw.visualize import preview as preview_of
 from jaxseg.files import atomic_file
@@ -138,7 +139,7 @@ def build_reference(
         progress(0, len(files), "")
     for number, (outcome, image) in enumerate(_prepared(files, segmenter), 1):
         if image is not None:
-            bits, _, pooled = compute(image.x[None])
+            bits, *_, pooled = compute(image.x[None])
             first = (image.x, pooled[0]) if first is None else first
             points.append(landmarks_of(Segmentation(segmenter.names, segmenter.indices, image.size, bits[0])))
         if report is not None:
@@ -149,8 +150,8 @@ def build_reference(
         raise ValueError(f"{source}: none of the {len(files)} images can be read")
     card = segmenter.card
     x, features = first
-    turned = [compute(np.rot90(x, angle // 90)[None])[2][0] for angle in ANGLES[1:]]
-    opposite = compute(inverted(x, segmenter.preprocessing)[None])[2][0]
+    turned = [compute(np.rot90(x, angle // 90)[None])[-1][0] for angle in ANGLES[1:]]
+    opposite = compute(inverted(x, segmenter.preprocessing)[None])[-1][0]
     weights = card.params_sha256 or card.source_sha256
     means = _means(points)
     return Reference(np.stack([features, opposite]), np.stack([features, *turned]), means, weights, len(points))

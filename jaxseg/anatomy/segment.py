@@ -14,6 +14,8 @@ import numpy as np
 from flax import nnx
 
 from jaxseg import registry
+from jaxseg.anatomy.copies import copies, settled, with_confidence
+from jaxseg.anatomy.forward import Ensemble, Forward, ForwardWithConfidence, dice_of_copy, joined, members
 from jaxseg.anatomy.orientation import (
     CHECKS,
     REFERENCE_FILE,
@@ -29,12 +31,12 @@ from jaxseg.images.preprocess import PREPROCESSING
 from jaxseg.images.read import INTENSITIES, Picture, from_array, read_picture
 from jaxseg.masks.segmentation import Orientation, Segmentation
 from jaxseg.nn.inference import Runner, fetched
-from jaxseg.nn.resize import bilinear
 from jaxseg.vocabulary import labels
-from jaxseg.weights.load import as_predictor
+from jaxseg.weights.load import as_predictor, load
 from jaxseg.weights.model import Model
 
 Classes = str | list[str] | tuple[str, ...] | None
+EDGES = ("original", "smooth")
 _NO_IMAGES = {  # preprocessing of models that do not segment images -> description of these models
     "mask": "takes masks, not images; `jaxseg denoise` applies it to them",
     "slice_and_mask": "does not segment: it predicts how good a mask of a CT is; `jaxseg score` applies it",
@@ -44,13 +46,14 @@ _NO_IMAGES = {  # preprocessing of models that do not segment images -> descript
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """An image for the network: `x` (h, w, 3) float32; the others are those of its `Picture`."""
+    """An image for the network: `x` (h, w, 3) float32; `source`, its file; the others are those of its `Picture`."""
 
     x: np.ndarray
     size: tuple[int, int]
     notes: tuple[str, ...] = ()
     spacing_mm: tuple[float, float] | None = None
     turned: bool = False
+    source: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +68,12 @@ class Started:
 class Segmenter:
     """Segments many images with one model, which is compiled once with folded batch norm.
 
+    A Segmenter can be pickled if its `postprocess` can, for example for Ray or Dask. The copy uses the first device of
+    the process that reads it, which JAX starts with the first image.
+
     Args:
-      model: a model from `jaxseg.load` or `jaxseg.create`.
+      model: a model from `jaxseg.load` or `jaxseg.create`; or a list of several, of the same classes and input, which
+        segment together: by the mean of their probabilities.
       threshold: a pixel belongs to a class if its sigmoid exceeds this; in [0, 1].
       classes: label or group names (a list or a comma-separated string), or a function that returns them for the (K,)
         class names of the model; None: all.
@@ -78,6 +85,8 @@ class Segmenter:
         a viewer shows them (window, palette, 16-bit images by their range, EXIF orientation).
       any_modality: whether to leave out the note on DICOM files that are not projection X-rays, such as CT.
       probabilities: whether to keep the sigmoid values too.
+      mean_probabilities: whether to compute the mean sigmoid value in each mask, on the network's grid, which the
+        formats "coco-lines" and "parquet" hold. It is unknown for masks that `postprocess` changes.
       postprocess: changes the list of Segmentations of a batch before they are returned, for example a denoiser; it
         cannot be combined with `probabilities`. For runs over folders it needs an attribute `settings`, a dict of
         everything that its results depend on, as `jaxseg.Denoiser.postprocess` has.
@@ -89,9 +98,16 @@ class Segmenter:
         does not check. Without a reference for the weights, "warn" does nothing.
       reference: of upright images for these weights, see `jaxseg.build_reference`: a Reference or its .npz file. None:
         the packaged one, if the model has the published weights of CXAS.
+      confidence: whether Segmentations say how sure the network is, in `Segmentation.confidence`. The next two options
+        and several models switch it on, too. Neither it nor smooth edges can be combined with `postprocess`.
+      tta: number of changed copies of each image that are segmented too, for their agreement; see
+        `jaxseg.anatomy.copies`. The masks stay those of the image.
+      shape_check: what `jaxseg.Denoiser.postprocess` returns. The masks are compared with the restored ones, and stay.
+      edges: "original" enlarges masks to the size of the image by nearest neighbour; "smooth" enlarges the
+        probabilities bilinearly, and then cuts them at the threshold.
 
     Attributes:
-      card: of the model.
+      card: of the model; of several, that of the first with the digests of all.
       names: labels of the masks; `indices`: their output channels.
       groups: version of the groups, for the features of `jaxseg.extract`.
       reference: with which the orientation of images is checked; None: it is not checked.
@@ -108,7 +124,7 @@ class Segmenter:
 
     def __init__(
         self,
-        model: Model,
+        model: Model | Sequence[Model],
         *,
         threshold: float = 0.5,
         classes: Classes | Callable[[tuple[str, ...]], Classes] = None,
@@ -118,32 +134,42 @@ class Segmenter:
         intensity: str = "original",
         any_modality: bool = False,
         probabilities: bool = False,
+        mean_probabilities: bool = False,
         postprocess: Callable[[list[Segmentation]], list[Segmentation]] | None = None,
         after: Callable[[list[Segmentation]], list[Segmentation]] | None = None,
         groups: str = "original",
         check_orientation: str = "warn",
         reference: Reference | str | Path | None = None,
+        confidence: bool = False,
+        tta: int = 0,
+        shape_check: Any = None,
+        edges: str = "original",
     ):
-        self.card = _checked_card(model, preprocessing, intensity, threshold)
+        network = joined(model)
+        self.card = _checked_card(network, preprocessing, intensity, threshold)
         self.preprocessing = preprocessing or self.card.preprocessing
         chosen = classes(self.card.class_names) if callable(classes) else classes
         self.indices = labels.select(self.card.class_names, chosen, groups=groups)
         self.names = tuple(self.card.class_names[i] for i in self.indices)
         self.threshold, self.intensity, self.groups = threshold, intensity, groups
         self.any_modality = any_modality
-        self.reference = _reference(model, reference, check_orientation)
+        self.reference = _reference(members(network)[0], reference, check_orientation)
         self._corrects = check_orientation == "fix"
         self.postprocess = postprocess or after
-        if self.postprocess is not None and probabilities:
-            raise ValueError(
-                "probabilities are those of the network; they cannot be kept if masks are changed afterwards: leave "
-                "out probabilities or postprocess"
-            )
+        self.probabilities, self.tta, self.shape_check, self.edges = probabilities, tta, shape_check, edges
+        self.confidence = bool(confidence or tta or shape_check) or isinstance(network, Ensemble)
+        self._copies = copies(tta, self.card.input_size, self.card.class_names, self.indices, self.preprocessing)
+        self._check_results()
         self.cutoff = _logit(threshold)
         kept = None if len(self.indices) == len(self.card.class_names) else self.indices
-        forward = Forward(kept, probabilities, pooled=self.reference is not None)
-        self._runner = Runner(model, forward, devices=devices, batch_size=batch_size)
-        self.devices, self.batch_size = self._runner.devices, self._runner.batch_size
+        options = {"pooled": self.reference is not None}
+        if self.confidence:
+            forward: Any = ForwardWithConfidence(kept, probabilities or edges == "smooth", **options)
+        else:
+            means = mean_probabilities or probabilities
+            forward = Forward(kept, probabilities or edges == "smooth", **options, means=means)
+        self._runner = Runner(network, forward, devices=devices, batch_size=batch_size)
+        self.batch_size = self._runner.batch_size
 
     def __call__(self, image: str | Path | np.ndarray) -> Segmentation:
         """Returns the masks of a file or an array; see `jaxseg.segment`."""
@@ -157,6 +183,11 @@ class Segmenter:
     @after.setter
     def after(self, postprocess: Callable[[list[Segmentation]], list[Segmentation]] | None) -> None:
         self.postprocess = postprocess
+
+    @property
+    def devices(self) -> list[jax.Device]:
+        """The devices over which a batch is spread."""
+        return self._runner.devices
 
     @property
     def compile_seconds(self) -> float:
@@ -194,6 +225,7 @@ class Segmenter:
             "preprocessing": self.preprocessing,
             "intensity": self.intensity,
             "orientation": f"corrected by {corrector.digest}" if corrector else "as stored",
+            "edges": self.edges,
             "grid": list(card.input_size),
             "dtype": dict(card.config)["dtype"],
             "denoise": None if self.postprocess is None else self.postprocess.settings,
@@ -206,7 +238,8 @@ class Segmenter:
         else:
             picture = from_array(image)
         x = PREPROCESSING[self.preprocessing](picture, self.card.input_size)
-        return Prepared(x, picture.size, picture.notes, picture.spacing_mm, picture.turned)
+        source = Path(image) if isinstance(image, (str, Path)) else None
+        return Prepared(x, picture.size, picture.notes, picture.spacing_mm, picture.turned, source)
 
     def compile(self) -> None:
         """Compiles before the first image, so that a long run can report `compile_seconds` by itself."""
@@ -222,33 +255,61 @@ class Segmenter:
         if not 1 <= len(images) <= self.batch_size:
             raise ValueError(f"between 1 and {self.batch_size} images fit in a batch, got {len(images)}")
         x = np.stack([image.x for image in images])
-        return Started(images, x, self._runner.start(x, self._cutoffs(x)))
+        return Started(images, x, self._start(x))
 
     def fetch(self, started: Started) -> list[Segmentation]:
         """Waits for images that `start` has given to the network, and returns their masks."""
         images, x = started.images, started.x
-        answer = fetched(started.answer, len(x))
+        answer = settled(fetched(started.answer, len(x)))
         seen: Sequence[Orientation | None] = [None] * len(images)
         if self.reference is None:
-            bits, scores, _ = answer
+            bits, scores, sure, _ = answer
         else:
-            (bits, scores), seen = oriented(
+            (bits, scores, sure), seen = oriented(
                 self._run, x, answer, self.reference, preprocessing=self.preprocessing, correct=self._corrects
             )
         kept = [None] * len(images) if scores is None else scores
+        cutoff = self.threshold if self.edges == "smooth" else None
         found = []
         for i, (image, orientation) in enumerate(zip(images, seen, strict=True)):
             size, spacing = image.size, image.spacing_mm
             if orientation is not None and orientation.quarters % 2:  # the masks are those of the image turned back
                 size, spacing = size[::-1], spacing and spacing[::-1]
             masks = (self.names, self.indices, size, bits[i], kept[i], image.notes, spacing)
-            found.append(Segmentation(*masks, turned=image.turned))
+            mean = None if sure is None or self.postprocess is not None else sure[i, :, 0]
+            more: dict[str, Any] = {"mean_probabilities": mean, "source": image.source, "cutoff": cutoff}
+            found.append(Segmentation(*masks, turned=image.turned, **more))
+        if self.confidence:
+            found = with_confidence(found, sure, self.shape_check)
         if self.postprocess is not None:
             found = self.postprocess(found)
         return [masks.seen_as(orientation) for masks, orientation in zip(found, seen, strict=True)]
 
+    def _start(self, x: np.ndarray) -> tuple:
+        """Gives images to the network, and then their changed copies; returns what `settled` takes, on the devices."""
+        cutoffs = self._cutoffs(x)
+        if not self.confidence:
+            return self._runner.start(x, cutoffs)
+        bits, scores, sure, pooled = self._runner.start(x, cutoffs)
+        agreements = [
+            self._runner.start(x, cutoffs, bits, shared=(copy,), function=dice_of_copy) for copy in self._copies
+        ]
+        return bits, scores, (sure, agreements), pooled
+
     def _run(self, x: np.ndarray) -> tuple:
-        return self._runner(x, self._cutoffs(x))
+        return settled(fetched(self._start(x), len(x)))
+
+    def _check_results(self) -> None:
+        """Raises a ValueError if results that the options ask for exclude each other."""
+        if self.edges not in EDGES:
+            raise ValueError(f"edges must be one of {', '.join(EDGES)}, got {self.edges!r}")
+        asked = {"probabilities": self.probabilities, "confidence": self.confidence, "edges": self.edges == "smooth"}
+        if self.postprocess is not None and any(asked.values()):
+            names = ", ".join(name for name, value in asked.items() if value)
+            raise ValueError(
+                "probabilities are those of the network; they cannot be kept if masks are changed afterwards: leave "
+                f"out {names} or postprocess"
+            )
 
     def _cutoffs(self, x: np.ndarray) -> np.ndarray:
         return np.full(len(x), self.cutoff)
@@ -266,8 +327,12 @@ def as_segmenter(model: Any, options: Mapping[str, Any]) -> Segmenter:
     Raises:
       ValueError, OSError: as `jaxseg.weights.load.as_predictor`.
     """
-    if isinstance(model, (str, Path)) and options.get("reference") is None:
-        options = {**options, "reference": find_reference(model)}
+    several = isinstance(model, (list, tuple))
+    first = model[0] if several and model else model
+    if isinstance(first, (str, Path)) and options.get("reference") is None:
+        options = {**options, "reference": find_reference(first)}
+    if several:
+        model = [load(one) if isinstance(one, (str, Path)) else one for one in model]
     return as_predictor(model, Segmenter, options)
 
 
@@ -277,7 +342,7 @@ def segment(image: str | Path | np.ndarray, model: str | Path | nnx.Module | Seg
     Args:
       image: a png, jpg or dcm file; or (H, W) or (H, W, 3) uint8; or (H, W) of another number type, scaled by
         its range as DICOM pixels are.
-      model: a name that `jaxseg.load` knows, a training run, a model directory, a PyTorch file or a model; or a
+      model: a name that `jaxseg.load` knows, a training run, a model directory, a file of weights or a model; or a
         `Segmenter`, which saves the preparation if there are many images.
       **options: of `Segmenter`, such as threshold, classes, probabilities, preprocessing, intensity, devices.
 
@@ -313,37 +378,6 @@ def check_classes(
     if entry is None or not entry.class_names or (weights is not None and Path(weights).is_dir()):
         return
     labels.select(entry.class_names, classes(entry.class_names) if callable(classes) else classes, groups=groups)
-
-
-@dataclasses.dataclass(frozen=True)
-class Forward:
-    """Maps images (B, h, w, 3) and cut-offs (B,) to packed masks (B, K, h, w / 8) uint8, and more on request.
-
-    Attributes:
-      chosen: output channels to keep; None: all.
-      probabilities: whether to return them, as float32, instead of None.
-      pooled: whether to return the model's pooled features (B, F), instead of None.
-    """
-
-    chosen: tuple[int, ...] | None
-    probabilities: bool
-    pooled: bool = False
-
-    def __call__(self, model: Any, images: jax.Array, cutoffs: jax.Array) -> tuple:
-        if self.pooled:
-            logits, pooled = model.coarse_logits_and_pooled(images)
-        else:
-            logits, pooled = model.coarse_logits(images), None
-        if self.chosen is not None:
-            logits = logits[..., jnp.asarray(self.chosen)]
-        logits = bilinear(logits, (images.shape[1], images.shape[2]))
-        batch, height, width, classes = logits.shape
-        # Eight columns are packed into one byte, the first in the highest bit, so that less memory leaves the device.
-        octets = (logits > cutoffs.reshape(-1, 1, 1, 1)).reshape(batch, height, width // 8, 8, classes)
-        weights = jnp.asarray([128, 64, 32, 16, 8, 4, 2, 1], jnp.uint8).reshape(1, 1, 1, 8, 1)
-        bits = jnp.sum(octets.astype(jnp.uint8) * weights, axis=3, dtype=jnp.uint8)
-        scores = jax.nn.sigmoid(logits).transpose(0, 3, 1, 2) if self.probabilities else None
-        return bits.transpose(0, 3, 1, 2), scores, pooled
 
 
 def _reference(model: Any, given: Reference | str | Path | None, check: str) -> Reference | None:

@@ -28,8 +28,8 @@ from jaxseg.training.config.config import Config
 from jaxseg.training.config.sections import LoadingConfig
 from jaxseg.training.task import Task
 from jaxseg.weights.fill import fill
-from jaxseg.weights.load import create
-from jaxseg.weights.torch_file import read_torch_file
+from jaxseg.weights.hub import local_path
+from jaxseg.weights.load import create, read_tensors
 
 Side = Annotated[int, Range(32, 8192)]
 SHOWN = 12  # largest number of classes in a picture; more would hide each other
@@ -75,8 +75,9 @@ class ModelConfig(section(UNetConfig, "backbone", "width", "dropout")):
     """The network, see `jaxseg.anatomy.unet.UNetConfig`.
 
     Attributes:
-      backbone_weights: a .pth file of a torchvision ResNet, such as that of ImageNet, from which a new run starts; null
-        for random weights. Resuming or evaluating a run does not need the file.
+      backbone_weights: a .pth or .safetensors file of a torchvision ResNet, such as that of ImageNet, or its address
+        hf://owner/name[@revision][/file], from which a new run starts; null for random weights. Resuming or evaluating
+        a run does not need the file.
     """
 
     backbone_weights: str | None = None
@@ -127,7 +128,7 @@ class PaxrayTask(Task):
         if self.weights is None:
             return model
         try:
-            tensors = read_torch_file(Path(self.weights).expanduser())
+            tensors = read_tensors(local_path(self.weights))
             fill(model.backbone, tensors, resnet.torch_names(model.cfg.trunk), ignored=("fc.weight", "fc.bias"))
         except ValueError as error:
             raise ValueError(f"model.backbone_weights: {error}") from None

@@ -4,6 +4,8 @@ Arrays are NHWC.
 """
 
 import dataclasses
+import re
+from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
 import jax
@@ -15,7 +17,7 @@ from jaxseg.nn.layers import Conv, ConvNorm, Dtype, Init
 from jaxseg.nn.resize import bilinear
 from jaxseg.nn.views import recomputable
 from jaxseg.settings import Range, verify
-from jaxseg.weights.model import Model, Shapes
+from jaxseg.weights.model import Model, Shapes, Tensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,6 +159,14 @@ class UNet(Model):
                     f"ups.{i}.convs.{j}.norm": f"{theirs}.{3 * j + 1}",
                 }
         return names
+
+    @staticmethod
+    def torch_renamed(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Returns the tensors under the names of `torch_names`: some checkpoints call the backbone only `backbone`."""
+        if any("backbone.backbone." in name for name in tensors):
+            return tensors
+        inner = re.compile(r"(^|\.)backbone\.(?=layer\d)")
+        return {inner.sub(r"\1backbone.backbone.", name): tensor for name, tensor in tensors.items()}
 
     @staticmethod
     def config_from_shapes(shapes: Shapes) -> UNetConfig | None:

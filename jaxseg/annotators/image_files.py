@@ -20,6 +20,7 @@ from jaxseg.folder_runs import folder
 from jaxseg.folder_runs.account import Product, Run
 from jaxseg.folder_runs.folder import FolderResult, process, writer
 from jaxseg.folder_runs.inputs import Job, plan
+from jaxseg.folder_runs.parts import Part, as_part
 from jaxseg.folder_runs.stream import Outcome
 from jaxseg.images.picture import ImageError
 from jaxseg.masks.write import PREVIEW
@@ -38,6 +39,7 @@ def sample_folder(
     output_type: str = "npz",
     preview: bool = False,
     files: Sequence[Path] | None = None,
+    part: Part | str | None = None,
     recursive: bool = False,
     overwrite: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
@@ -52,12 +54,14 @@ def sample_folder(
     Args:
       source: an image file (tif, npy, npz, png), or a folder of them.
       output: folder of the results, not that of the images; it gets `summary.json`, which lists all files.
-      model: a training run, a model directory, a PyTorch file, a model, or a `Sampler`.
+      model: a training run, a model directory, a file of weights, a model, or a `Sampler`.
       n: number of masks per image.
       seed: random seed, 0 to 2**32 - 1. The samples of an image depend only on the image, n, the seed and the model.
       output_type: from `FORMATS`, see `samples`.
       preview: also write `<image>.preview.jpg`, the masks and maps on one sheet.
       files: the image files to process, as `find_image_files` returns them; None: all of `source`.
+      part: process only this part of the files, such as "3/8", so that 8 processes share them; `jaxseg.merge_folder`
+        joins their summaries. None: all files.
       recursive: also search sub-folders; the output mirrors them.
       overwrite: process images again whose results exist, and replace results of other settings.
       progress: called as (number of images processed, their total, name of the last), first with 0 and "".
@@ -71,16 +75,18 @@ def sample_folder(
       ValueError: an option is out of range, the folder has no images, or the output folder holds results of other
         settings or files of another origin. OSError: a file or folder cannot be opened.
     """
-    source, output = Path(source), Path(output)
+    source, output, part = Path(source), Path(output), as_part(part)
     files = find_image_files(source, recursive=recursive, output=output) if files is None else files
     if "latent_source" in options:
         options["source"] = options.pop("latent_source")
     sampler = as_predictor(model, Sampler, options)
     products = samples(output_type, confusion=sampler.confusing) + ([previews(sampler.card.note)] if preview else [])
+    settings = {"sample": sampler.settings | {"n": n, "seed": seed}}
     return folder.run(
-        plan(list(files), source, output, name_of=lambda path: path.stem),
-        Run(output, tuple(products), {"sample": sampler.settings | {"n": n, "seed": seed}}, sampler.card.note),
+        plan(list(files), source, output, name_of=lambda path: path.stem, part=part),
+        Run(output, tuple(products), settings, sampler.card.note, part=part),
         lambda todo, run: sample_files(todo, sampler, run, n=n, seed=seed),
+        source=source,
         overwrite=overwrite,
         progress=progress,
         report=report,

@@ -56,7 +56,7 @@ class Prepared:
 
 
 class Sampler:
-    """Samples masks for many images with one model.
+    """Samples masks for many images with one model. It can be pickled as a `jaxseg.Segmenter` can.
 
     Args:
       model: a trained cmvae or prob_unet, from `jaxseg.load` or `jaxseg.create`.
@@ -154,8 +154,8 @@ def sample(
       image: (H, W) or (H, W, C) numbers like those that the model was trained on (LIDC: z-scored; MNIST: three channels
         in [0, 1]), or a file of them, see `jaxseg.annotators.images.read_image`. For a model of one channel also
         (1, H, W).
-      model: a training run, a model directory, a PyTorch file or a model; or a `Sampler`, which saves the preparation
-        if there are many images.
+      model: a training run, a model directory, a file of weights or a model; or a `Sampler`, which saves the
+        preparation if there are many images.
       n: any number. 1,000 are computed in one call of the network, or in several if memory is short.
       key: a seed from 0 to 2**32 - 1, or a JAX key. The same key gives the same samples; a larger n only adds samples;
         and sample i of a cmvae has the same latent vector for every image (source "prior").

@@ -54,8 +54,11 @@ class Masks(Protocol):
       size: height and width in pixels.
     """
 
-    names: tuple[str, ...]
-    size: tuple[int, int]
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    @property
+    def size(self) -> tuple[int, int]: ...
 
     def mask(self, k: int) -> np.ndarray:
         """Returns mask `k`, (H, W) bool."""
@@ -175,7 +178,7 @@ def _masks(masks: Any, image: Any, names: Sequence[str] | None) -> Any:
         return open_masks(masks, names=names, image=image if isinstance(image, str | Path) else None)
     if not hasattr(masks, "names"):
         array = _binary(np.asarray(masks))
-        masks = LoadedMasks(label_sets.numbered(len(array)), array)
+        masks = LoadedMasks.of(label_sets.numbered(len(array)), array)
     if names is None:
         return masks
     if len(names) != len(masks.names):

@@ -1,24 +1,37 @@
-"""Finds the images that a path means, and names their results."""
+"""Finds the images that a path or a list means, and names their results."""
 
 import collections
 import dataclasses
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from jaxseg.files import safe_name, walk
+from jaxseg.folder_runs.parts import Part
 from jaxseg.images.read import SUFFIXES, check_kind, kind_of, stem
-from jaxseg.masks.results import SUMMARY_FILE, Summary, read_summary
+from jaxseg.masks.results import Summary, read_summary
 from jaxseg.masks.write import PREVIEW, RESULTS
+from jaxseg.summaries import is_summary, summary_files
+
+MAX_LIST = 2**30  # bytes of a list of files
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One image to process: its path, the output's path without suffix, and the image's size and time (its stamp)."""
+    """One image to process.
+
+    Attributes:
+      source: path of the image.
+      base: path of the output without suffix.
+      stamp: size and time of the image.
+      name: path of the image relative to the input, with slashes; its absolute path if it lies elsewhere.
+    """
 
     source: Path
     base: Path
     stamp: tuple[int, ...]
+    name: str = ""
 
 
 def find_images(path: Path, *, recursive: bool = False, output: Path | None = None) -> list[Path]:
@@ -156,10 +169,10 @@ def _walk(root: Path, own: Path | None, results: set[Path]) -> Iterator[Path]:
 
 def _is_output(folder: Path) -> bool:
     """Returns whether a folder holds results of jaxseg, but not the images that they were made from."""
-    path = folder / SUMMARY_FILE
-    if not path.is_file():
+    found = [path for path in summary_files(folder) if path.is_file()]
+    if not found:
         return False
-    with path.open("rb") as file:
+    with found[0].open("rb") as file:
         if b'"jaxseg"' not in file.read(500):
             return False
     summary = _summary(folder)
@@ -167,32 +180,87 @@ def _is_output(folder: Path) -> bool:
     return not any((folder / name).is_file() and name not in summary.paths for name in sources)
 
 
-def plan(sources: list[Path], root: Path, output: Path, *, name_of: Callable[[Path], str] = stem) -> list[Job]:
+def plan(
+    sources: list[Path],
+    root: Path,
+    output: Path,
+    *,
+    name_of: Callable[[Path], str] = stem,
+    part: Part | None = None,
+) -> list[Job]:
     """Returns one job per file. The output has the name of the image without its suffix, or the name from `name_of`.
 
-    Sub-folders are mirrored. Images that would get the same output name ("a.png", "a.jpg"), or the name of a mirrored
-    folder or of the summary, keep their suffix in it ("a_png", "a_jpg").
+    Sub-folders are mirrored; files outside of the input are mirrored by their whole path. Images that would get the
+    same output name ("a.png", "a.jpg"), or the name of a mirrored folder or of a summary, keep their suffix in it
+    ("a_png", "a_jpg").
+
+    Args:
+      sources: the files.
+      root: the input, a folder or the only file.
+      output: folder of the results.
+      name_of: name of a file's result.
+      part: only the files of this part get a stamp; the others are not touched. None: all do.
     """
-    folders = [s.parent.relative_to(root) if root.is_dir() else Path() for s in sources]
+    inside = root.is_dir()
+    found = [_relative(source, root) if inside else Path(source.name) for source in sources]
+    folders = [Path(*path.parent.parts[bool(path.anchor) :]) for path in found]
     wanted = [folder / safe_name(name_of(s)) for folder, s in zip(folders, sources, strict=True)]
     counts = collections.Counter(folded(path) for path in wanted)
-    counts.update({folded(path) for folder in folders for path in (folder, *folder.parents)})
-    counts.update({folded(Path(SUMMARY_FILE)), folded(Path(SUMMARY_FILE).with_suffix(""))})
+    counts.update({folded(path) for folder in set(folders) for path in (folder, *folder.parents)})
+    reserved = [path for path in wanted if is_summary(path.name) or is_summary(f"{path.name}.json")]
+    counts.update(folded(path) for path in reserved if path.parent == Path())
     taken = {key for key, count in counts.items() if count == 1}
     jobs = []
-    for source, path in zip(sources, wanted, strict=True):
+    for source, place, path in zip(sources, found, wanted, strict=True):
         if counts[folded(path)] > 1:
             name = path.name + source.name[len(name_of(source)) :].replace(".", "_")
             while folded(path.with_name(name)) in taken:
                 name += "_"
             path = path.with_name(name)
             taken.add(folded(path))
-        jobs.append(Job(source, output / path, _stamp(source)))
+        mine = part is None or part.holds(place.as_posix())
+        jobs.append(Job(source, output / path, stamp_of(source) if mine else (), place.as_posix()))
     return jobs
 
 
-def _stamp(path: Path) -> tuple[int, ...]:
-    """Size and time of a file: if a file was replaced, it is processed again."""
+def _relative(source: Path, root: Path) -> Path:
+    """Returns the path of a file relative to a folder; its absolute path if it lies elsewhere."""
+    if source.is_relative_to(root) and ".." not in (path := source.relative_to(root)).parts:
+        return path
+    absolute, top = Path(os.path.abspath(source)), Path(os.path.abspath(root))
+    return absolute.relative_to(top) if absolute.is_relative_to(top) else absolute
+
+
+def listing(jobs: list[Job]) -> dict:
+    """Returns the number of jobs and a digest of their names, by which the parts of a run compare their inputs."""
+    digest = hashlib.sha256()
+    for job in jobs:
+        digest.update(job.name.encode("utf-8", "surrogateescape") + b"\0")
+    return {"files": len(jobs), "digest": digest.hexdigest()}
+
+
+def parse_list(content: bytes, root: Path) -> list[Path]:
+    """Returns the files that a list names, one path per line, each once and sorted. Blank lines are left out.
+
+    Args:
+      content: the list.
+      root: folder to which relative paths are relative.
+
+    Raises:
+      ValueError: the list names no file, or is not a list of paths.
+    """
+    if b"\0" in content:
+        raise ValueError("the list has NUL bytes; write one path per line")
+    lines = os.fsdecode(content.removeprefix(b"\xef\xbb\xbf")).split("\n")
+    names = {line.removesuffix("\r") for line in lines}
+    found = {Path(os.path.normpath(root / name)) for name in names if name.strip()}
+    if not found:
+        raise ValueError("the list names no file")
+    return sorted(found)
+
+
+def stamp_of(path: Path) -> tuple[int, ...]:
+    """Returns size and time of a file, () if there is none: if a file was replaced, it is processed again."""
     try:
         status = os.stat(path)
     except OSError:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from jaxseg import __version__, journal
+from jaxseg import __version__, journal, summaries
 from jaxseg.files import atomic_file, only_writer
 
 
@@ -22,6 +22,7 @@ class Kind:
         ValueError or AttributeError for an entry that jaxseg did not write.
       unrecorded: settings that earlier versions did not record -> (a setting that the same runs recorded, the value
         that they used).
+      kept: the part of an entry of a journal that stays in memory.
     """
 
     mark: str = "jaxseg_run"
@@ -29,6 +30,7 @@ class Kind:
     foreign: str = "is not a jaxseg summary; name another output folder, or remove it"
     read_entry: Callable[[dict], dict] = lambda entry: entry
     unrecorded: Mapping[str, tuple[str, object]] = dataclasses.field(default_factory=dict)
+    kept: Callable[[dict], dict] = lambda entry: entry
 
 
 class Ledger:
@@ -61,7 +63,8 @@ class Ledger:
       settings: those given. In a document also the others in the file: commands may each have settings of their own.
       changed: sorted names of the settings whose value in the file is another.
       entries: key -> entry, a dict that JSON can hold.
-      facts: the other top-level fields of a document.
+      facts: the other top-level fields of a document; of a journal, those of its lines that have no key.
+      places: key -> position of the entry's line in a journal without a document, in bytes.
 
     Raises:
       ValueError: the file is not a ledger of this kind.
@@ -70,6 +73,7 @@ class Ledger:
     ENTRIES = "files"  # name of the field of a document with the entries
 
     def __init__(self, path: Path, settings: Mapping, *, kind: Kind | None = None):
+        self.places: dict[str, int] = {}
         self.path, self.kind = path, kind or Kind()
         self.is_document = path.suffix == ".json"
         self._journal = journal.journal_of(path) if self.is_document else path
@@ -81,10 +85,43 @@ class Ledger:
             new, stored, self.entries, self.facts = True, {}, {}, {}
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise ValueError(f"{path} {self.kind.foreign}") from None
-        known = {name: value for name, (mark, value) in self.kind.unrecorded.items() if mark in stored}
-        stored = {name: value for name, value in known.items() if name in settings} | stored
+        stored = self._completed(stored, settings)
         self.settings = stored | dict(settings) if self.is_document else dict(settings)
         self.changed = sorted(changed_settings(stored, settings, partly=self.is_document or new))
+
+    def join(self, paths: Iterable[Path], *, wanted: Callable[[str, dict], bool] | None = None) -> int:
+        """Adds the settings and entries of other summaries in the folder, see `jaxseg.summaries.add_entries`.
+
+        Args:
+          paths: the other summaries; those that were removed are left out.
+          wanted: (key, entry) -> whether to add an entry; None: all are added.
+
+        Returns:
+          The largest number of the runs that wrote the summaries.
+
+        Raises:
+          ValueError: one of them is not a ledger of this kind.
+          OSError: one of them cannot be read.
+        """
+        most, asked, changed = summaries.number_of(self.facts), dict(self.settings), set(self.changed)
+        mine = {"files": self.entries, summaries.NUMBER: most}
+        found: dict[str, dict] = {}
+        summaries.add_entries(found, mine)
+        for path in paths:
+            try:
+                for content in summaries.read([path]):
+                    stored = self._completed(dict(content["settings"]), asked)
+                    changed.update(changed_settings(stored, asked, partly=True))
+                    self.settings = stored | self.settings
+                    most = max(most, summaries.number_of(content))
+                    others: dict[str, dict] = {}
+                    summaries.add_entries(others, content, wanted=wanted)
+                    others = {key: self.kind.read_entry(entry) for key, entry in others.items()}
+                    summaries.add_entries(found, {"files": others})
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                raise ValueError(f"{path} {self.kind.foreign}") from None
+        self.entries, self.changed = found, sorted(changed)
+        return most
 
     def refuse_changed_settings(self, *, overwrite: bool) -> None:
         """Raises a ValueError if results in the folder were made with other settings, unless they may be replaced."""
@@ -102,8 +139,8 @@ class Ledger:
             document = {"jaxseg": __version__, "document": journal.digest_of(self.path)}
             journal.create(self._journal, self._head() | document)
             self._recording = True
-        journal.append(self._journal, {self.kind.item: key} | entry)
-        self.entries[key] = entry
+        self.places[key] = journal.append(self._journal, {self.kind.item: key} | entry)
+        self.entries[key] = entry if self.is_document else self.kind.kept(entry)
 
     def write(self, **facts) -> None:
         """Writes the file as a whole, with one entry per key; a document's journal is removed afterwards.
@@ -115,21 +152,42 @@ class Ledger:
         self.facts |= facts
         if not self.is_document:
             lines = ({self.kind.item: key} | entry for key, entry in self.entries.items())
-            journal.create(self.path, self._head(), lines)
+            journal.create(self.path, self._head(), [*([self.facts] if self.facts else []), *lines])
             return
-        content = {"jaxseg": __version__} | self.facts | {"jaxseg": __version__}
-        content |= {"settings": self.settings, self.ENTRIES: self.entries}
         try:
-            text = json.dumps(content, indent=1) + "\n"
+            with atomic_file(self.path) as temporary, temporary.open("w", encoding="utf-8") as file:
+                file.writelines(self._document())
         except RecursionError:  # fields of a file of unknown origin are nested almost too deeply to be read
             raise ValueError(f"{self.path} {self.kind.foreign}") from None
-        with atomic_file(self.path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
         self._journal.unlink(missing_ok=True)
         self._recording = False
 
+    def note(self, **facts) -> None:
+        """Appends facts to a journal without a document, and syncs it; later facts replace earlier ones.
+
+        Raises:
+          OSError: the journal cannot be written.
+        """
+        journal.append(self.path, facts)
+        self.facts |= facts
+
+    def _document(self) -> Iterator[str]:
+        """Yields the text of a document, with one line per entry."""
+        content = {"jaxseg": __version__} | self.facts | {"jaxseg": __version__, "settings": self.settings}
+        yield json.dumps(content, indent=1)[:-2] + f',\n "{self.ENTRIES}": {{'
+        between = "\n"
+        for key, entry in self.entries.items():
+            yield f"{between}  {json.dumps(key)}: {json.dumps(entry)}"
+            between = ",\n"
+        yield "\n }\n}\n"
+
     def _head(self) -> dict:
         return {self.kind.mark: 1, "settings": self.settings}
+
+    def _completed(self, stored: dict, wanted: Mapping) -> dict:
+        """Adds to stored settings those that earlier versions did not record."""
+        known = {name: value for name, (mark, value) in self.kind.unrecorded.items() if mark in stored}
+        return {name: value for name, value in known.items() if name in wanted} | stored
 
     def _read_document(self) -> tuple[dict, dict, dict]:
         content = journal.read_document(self.path, self.ENTRIES)
@@ -142,16 +200,19 @@ class Ledger:
         head, lines = journal.read(self.path)
         if head[self.kind.mark] != 1 or not isinstance(head["settings"], dict):
             raise ValueError("another kind of journal")
-        entries = {}
-        for line in lines:
+        entries, facts = {}, {}
+        for place, line in lines:
+            if self.kind.item not in line:
+                facts |= line
+                continue
             try:
                 key = line.pop(self.kind.item)
-                entry = self.kind.read_entry(line)
+                entry = self.kind.kept(self.kind.read_entry(line))
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 continue
             if isinstance(key, str):
-                entries[key] = entry
-        return head["settings"], entries, {}
+                entries[key], self.places[key] = entry, place
+        return head["settings"], entries, facts
 
 
 def changed_settings(stored: Mapping, wanted: Mapping, *, partly: bool = False) -> list[str]:

@@ -13,13 +13,17 @@ _log = logging.getLogger(__name__)  # tracebacks of failures, which `--debug` sh
 
 @dataclasses.dataclass
 class Outcome:
-    """What became of one item: the `result` of writing, or the `error` of the stage that failed; `notes` of reading."""
+    """What became of one item: the `result` of writing, or the `error` of the stage that failed; `notes` of reading.
+
+    `size` is the number of bytes that were written for it; it is measured for the first items of a run only.
+    """
 
     item: object
     result: object = None
     error: Exception | None = None
     notes: tuple[str, ...] = ()
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    size: int | None = None
 
 
 _Read = tuple[Outcome, object]  # an item and what was read

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxseg.images.picture import ImageError
 from jaxseg.images.read import stem
+from jaxseg.masks.cohort import is_cohort_file, open_cohort
 from jaxseg.masks.formats import (
     Stack,
     open_coco,
@@ -21,7 +22,8 @@ from jaxseg.masks.formats import (
     split,
 )
 from jaxseg.masks.pictures import PICTURES, listed
-from jaxseg.masks.results import check_origin, classes_of, find_masks, named_masks, read_summary
+from jaxseg.masks.results import check_origin, classes_of, find_masks, grid_of, key_in, named_masks, read_summary
+from jaxseg.masks.segmentation import on_grid
 from jaxseg.masks.write import file_names
 from jaxseg.vocabulary import labels
 
@@ -33,34 +35,47 @@ __all__ = [
     "open_masks",
     "read_masks",
     "select",
+    "on_network_grid",
 ]
 
-SUFFIXES = (*PICTURES, ".npy", ".npz", ".json", ".dcm")
-_MAX_BYTES = 2**34  # of masks in memory, one byte per pixel: all classes of CXAS at 10,000 x 10,000
+SUFFIXES = (*PICTURES, ".npy", ".npz", ".json", ".jsonl", ".parquet", ".dcm")
+_MAX_PIXELS = 2**34  # of masks in memory, eight in one byte: all classes of CXAS at 10,000 x 10,000
 
 
 @dataclasses.dataclass(frozen=True)
 class LoadedMasks:
-    """The masks of one image.
+    """The masks of one image, with eight pixels in one byte.
 
     Attributes:
       names: (K,) names of the masks.
-      masks: (K, H, W) bool.
+      bits: (K, H, ceil(W / 8)) uint8, the first pixel in the highest bit.
+      size: height and width.
       notes: remarks for the user.
     """
 
     names: tuple[str, ...]
-    masks: np.ndarray
+    bits: np.ndarray
+    size: tuple[int, int]
     notes: tuple[str, ...] = ()
 
+    @classmethod
+    def of(cls, names: Sequence[str], masks: np.ndarray) -> "LoadedMasks":
+        """Returns masks in memory, (K, H, W) bool, with their names."""
+        return cls(tuple(names), np.packbits(masks, axis=2), (masks.shape[1], masks.shape[2]))
+
     @property
-    def size(self) -> tuple[int, int]:
-        """Height and width."""
-        return self.masks.shape[1], self.masks.shape[2]
+    def masks(self) -> np.ndarray:
+        """All masks, (K, H, W) bool, which take eight times the memory of `bits`."""
+        return np.unpackbits(self.bits, axis=2, count=self.size[1]).view(bool)
 
     def mask(self, k: int) -> np.ndarray:
         """Returns mask `k`, (H, W) bool."""
-        return self.masks[k]
+        return np.unpackbits(self.bits[k], axis=1, count=self.size[1]).view(bool)
+
+    def chosen(self, indices: Sequence[int]) -> "LoadedMasks":
+        """Returns some of the masks."""
+        names = tuple(self.names[k] for k in indices)
+        return self if names == self.names else dataclasses.replace(self, names=names, bits=self.bits[list(indices)])
 
 
 def read_masks(
@@ -75,14 +90,15 @@ def read_masks(
 
     Args:
       path: a folder with one PNG or JPEG file per class, one such file, a `.npy` or `.npz` file with bools or integers
-        of shape (K, H, W) or (H, W), a COCO `.json` file with run lengths, or a DICOM SEG object. Pictures are
-        thresholded at 127. A label map, with one grey level per class, is refused unless `levels` names its classes.
+        of shape (K, H, W) or (H, W), a COCO `.json` file with run lengths, a DICOM SEG object, or a `.jsonl` or
+        `.parquet` file with the masks of all images of a run. Pictures are thresholded at 127. A label map, with one
+        grey level per class, is refused unless `levels` names its classes.
       names: names of the K classes. If they are not given, they are the names in the file (for pictures, the file
         names), else the classes in the `summary.json` of the run that wrote the file, else the labels of CXAS for 159
         masks, else class_000, class_001, ... If they are given, an (H, W) array is a label map: 0 is no class and k is
         the k-th name. A first name "background" names the 0.
-      image: file of the image; it chooses the image in a COCO file that has several. Masks that jaxseg made from
-        another image are refused.
+      image: file of the image; it chooses the image in a file that has several. Masks that jaxseg made from another
+        image are refused.
       levels: for a label map, a PNG or an (H, W) array: level -> name of its class, instead of `names`.
       classes: labels or groups to read, as `jaxseg.vocabulary.labels.select` takes them; only these are decoded. None
         means all.
@@ -99,14 +115,14 @@ def read_masks(
     found = _names_of(stack)
     with _naming(path):
         chosen = select(found, classes)
-        if len(chosen) * stack.size[0] * stack.size[1] > _MAX_BYTES:
+        if len(chosen) * stack.size[0] * stack.size[1] > _MAX_PIXELS:
             raise ImageError(
                 f"{len(chosen)} masks of {stack.size[0]} x {stack.size[1]} are too many; choose fewer classes"
             )
-        masks = np.empty((len(chosen), *stack.size), bool)
-        for target, mask in zip(masks, stack.read(chosen), strict=True):
-            target[:] = mask
-    return LoadedMasks(tuple(found[k] for k in chosen), masks, tuple(stack.notes))
+        bits = np.empty((len(chosen), stack.size[0], -(-stack.size[1] // 8)), np.uint8)
+        for target, mask in zip(bits, stack.read(chosen), strict=True):
+            target[:] = np.packbits(mask, axis=1)
+    return LoadedMasks(tuple(found[k] for k in chosen), bits, stack.size, tuple(stack.notes))
 
 
 def open_masks(
@@ -140,6 +156,39 @@ def open_masks(
             check_origin(path, image)
         stack = _open(path, image, None if names is None else tuple(names)) if levels is None else _split(path, levels)
     return dataclasses.replace(stack, read=functools.partial(_read, path, stack))
+
+
+def on_network_grid(
+    loaded: LoadedMasks, path: Path, spacing_mm: tuple[float, float] | None
+) -> tuple[np.ndarray | None, tuple[int, int] | None, tuple[float, float] | None]:
+    """Returns the masks on the network's grid, on which they are measured, as in the original.
+
+    This needs masks of a jaxseg run that can be recovered. Masks that were changed afterwards or stored with losses,
+    those of an image with fewer pixels than the network's grid, and masks of other origin are measured on the pixels of
+    the image.
+
+    Args:
+      loaded: the masks, as `read_masks` returned them.
+      path: from which they were read.
+      spacing_mm: distance between the image's rows and between its columns in millimetres; None if it is unknown.
+
+    Returns:
+      (K, h, w) bool, and height and width of the grid; None and None for the pixels of the image. Then height and width
+      of a pixel in millimetres, or None.
+    """
+    grid = grid_of(path)
+    if grid is None:
+        return None, None, spacing_mm
+    coarse = np.empty((len(loaded.names), *grid), bool)
+    for k in range(len(loaded.names)):  # one at a time, because all of them may need gigabytes
+        found = on_grid(loaded.mask(k)[None], grid)
+        if found is None:
+            return None, None, spacing_mm
+        coarse[k] = found[0]
+    if spacing_mm is None:
+        return coarse, grid, None
+    height, width = (mm * side / to for mm, side, to in zip(spacing_mm, loaded.size, grid, strict=True))
+    return coarse, grid, (height, width)
 
 
 def select(names: Sequence[str], classes: str | Sequence[str] | None) -> tuple[int, ...]:
@@ -200,7 +249,9 @@ def _open(path: Path, image: Path | None, names: tuple[str, ...] | None) -> Stac
         raise ImageError(f"cannot read masks from {suffix or 'a file without suffix'}; allowed: {', '.join(SUFFIXES)}")
     if suffix in (".npy", ".npz"):
         return _name_arrays(open_npy(path) if suffix == ".npy" else open_npz(path), path, names)
-    if suffix in (".json", ".dcm"):
+    if is_cohort_file(path):
+        stack = open_cohort(path, image, None if image is None else key_in(path, image))
+    elif suffix in (".json", ".dcm"):
         stack = open_coco(path, image) if suffix == ".json" else _open_seg(path)
     else:  # reference masks often have one folder per class, with one picture per image
         of_image = image is not None and path.stem == stem(image)

@@ -1,19 +1,20 @@
-"""Finds the masks of an image in a folder of results, by the `summary.json` of `jaxseg segment`, or by their names."""
+"""Finds the masks of an image in a folder of results, by the summaries of `jaxseg segment`, or by their names."""
 
 import dataclasses
 import functools
 from pathlib import Path
 
-from jaxseg import journal
+from jaxseg import journal, summaries
 from jaxseg.files import printable, resolved, safe_name, sha256
 from jaxseg.images.read import stem
+from jaxseg.masks.cohort import TYPES, file_name
 from jaxseg.masks.formats import SEG
 from jaxseg.masks.pictures import PICTURES
 from jaxseg.masks.segmentation import Orientation
+from jaxseg.summaries import SUMMARY_FILE
 
-SUMMARY_FILE = "summary.json"
-_MAX_SUMMARY = 2**28  # bytes
-_KINDS = ("npy", "npz", "png", "dicom-seg", "json", "jpg")  # the first available one is used; jpg is lossy
+_MAX_SUMMARY = 2**30  # bytes
+_KINDS = ("npy", "npz", "png", "dicom-seg", "json", "parquet", "coco-lines", "jpg")  # best first; jpg is lossy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Summary:
     Attributes:
       classes: names of the masks, in their order.
       grid: height and width of the network's masks, before they were resized to the images; None if it is not recorded.
-      by_source: maps the path of an image to its entry.
+      by_source: maps the path of an image to its entry, which also has its `key`.
       by_hash: maps the hexadecimal SHA-256 of an image to its entry.
       by_masks: maps the path of masks, relative to the folder, to the entry and the stamp of their image.
       paths: paths of all results, relative to the folder.
@@ -44,7 +45,7 @@ def find_masks(folder: str | Path, image: str | Path) -> Path:
 
     If the folder has a `summary.json` of `jaxseg segment`, the image is looked up there by its path, else by its
     content. Otherwise the masks are found by their name: `<name>` (a folder), or `<name>` with .npy, .npz, .json,
-    .seg.dcm, .png or .jpg.
+    .seg.dcm, .png or .jpg; or in `masks.jsonl` or `masks.parquet`, which hold the masks of all images.
 
     Args:
       folder: the folder of results.
@@ -59,7 +60,8 @@ def find_masks(folder: str | Path, image: str | Path) -> Path:
     summary = read_summary(folder)
     if summary is not None:
         return _find_listed(folder, image, summary)
-    found = named_masks(folder, image)
+    joint = [folder / file_name(kind) for kind in TYPES]
+    found = named_masks(folder, image) or [path for path in joint if path.is_file()][:1]
     if len(found) != 1:
         what = f"several: {', '.join(path.name for path in found)}" if found else "none"
         raise ValueError(
@@ -132,6 +134,39 @@ def orientation_of(path: Path, image: Path) -> Orientation | None:
     Raises:
       ValueError: the nearest summary is damaged.
     """
+    folder, entry = _entry_of(path, image)
+    if entry.get("orientation") is None:
+        return None
+    try:
+        return _orientation(entry["orientation"])
+    except (TypeError, ValueError):
+        raise ValueError(f"{folder / SUMMARY_FILE}: the orientation of {image.name} is damaged") from None
+
+
+def result_of(path: Path, image: Path, kind: str) -> Path | None:
+    """Returns the result of a kind, such as "confidence", of the run that wrote the masks at `path`.
+
+    Args:
+      path: the masks.
+      image: file of the image.
+      kind: name of the product in the summary.
+
+    Returns:
+      The path of the file. None if no `summary.json` in a folder above lists it, or it is missing or out of date.
+
+    Raises:
+      ValueError: the nearest summary is damaged.
+    """
+    folder, entry = _entry_of(path, image)
+    output = entry.get("outputs", {}).get(kind)
+    if output is None or not output.get("stamp") or not _is_of(image, entry, output["stamp"]):
+        return None
+    found = (folder / output["path"]).resolve()
+    return found if found.is_relative_to(folder) and found.is_file() else None
+
+
+def _entry_of(path: Path, image: Path) -> tuple[Path, dict]:
+    """Returns the folder of the nearest summary above `path`, and its entry of an image; {} if there is none."""
     image = image.resolve()
     for folder in path.resolve().parents:
         summary = read_summary(folder)
@@ -140,13 +175,8 @@ def orientation_of(path: Path, image: Path) -> Orientation | None:
         entry = summary.by_source.get(str(image))
         if entry is None and image.is_file():
             entry = summary.by_hash.get(sha256(image))
-        if entry is None or entry.get("orientation") is None:
-            return None
-        try:
-            return _orientation(entry["orientation"])
-        except (TypeError, ValueError):
-            raise ValueError(f"{folder / SUMMARY_FILE}: the orientation of {image.name} is damaged") from None
-    return None
+        return folder, entry or {}
+    return path, {}
 
 
 def _orientation(fields: dict) -> Orientation:
@@ -191,27 +221,58 @@ def _is_same(image: Path, entry: dict, stamp: list) -> bool:
     return "sha256" in entry and entry["sha256"] == sha256(image)
 
 
+def key_in(path: Path, image: Path) -> str | None:
+    """Returns the key of an image in a file that holds the masks of all images of a run.
+
+    Args:
+      path: the file.
+      image: file of the image, which may have been moved since.
+
+    Returns:
+      The key. None if no `summary.json` in a folder above lists the file.
+
+    Raises:
+      ValueError: the nearest summary lists the file, but the image has no masks in it, or has changed since; or the
+        summary is damaged.
+    """
+    summary = _summary_of(path)
+    if summary is None:
+        return None
+    entry = summary.by_source.get(str(image.resolve()))
+    if entry is None and image.is_file():
+        entry = summary.by_hash.get(sha256(image))
+    if entry is None:
+        raise ValueError(f"these masks were not made from {image.name}, but from other images")
+    made = [output for kind, output in entry["outputs"].items() if kind in TYPES and output.get("stamp")]
+    if not any(_is_of(image, entry, output["stamp"]) for output in made):
+        raise ValueError(f"the masks of {image.name} are missing or out of date; run jaxseg segment again")
+    return entry["key"]
+
+
 def read_summary(folder: Path) -> Summary | None:
     """Returns the summary that a run keeps in a folder; None if there is none, or it is a data set's or foreign.
 
-    While a run is working, the summary includes the entries in its journal.
+    While a run is working, the summary includes the entries in its journal. The summaries of parts that are not merged
+    yet are read as one.
 
     Raises:
       ValueError: the summary is damaged.
     """
-    path = folder / SUMMARY_FILE
-    found = [file.stat() for file in (path, journal.journal_of(path)) if file.is_file()]
+    paths = tuple(summaries.summary_files(folder))
+    files = [file for path in paths for file in (path, journal.journal_of(path))]
+    found = [file.stat() for file in files if file.is_file()]
     if not found:
         return None
     if sum(status.st_size for status in found) > _MAX_SUMMARY:
-        raise ValueError(f"{path} has more than {_MAX_SUMMARY:,} bytes: it is not a jaxseg summary")
-    return _parse(path, tuple((status.st_size, status.st_mtime_ns) for status in found))
+        raise ValueError(f"{paths[0]} has more than {_MAX_SUMMARY:,} bytes: it is not a jaxseg summary")
+    return _parse(paths, tuple((status.st_size, status.st_mtime_ns) for status in found))
 
 
 @functools.lru_cache(maxsize=2)  # one summary serves many images
-def _parse(path: Path, _states: tuple[tuple[int, int], ...]) -> Summary | None:
+def _parse(paths: tuple[Path, ...], _states: tuple[tuple[int, int], ...]) -> Summary | None:
+    path = paths[0]
     try:
-        content = journal.read_document(path)
+        content = summaries.joined(paths)
         if not isinstance(content, dict) or "jaxseg" not in content or "made_by" in content:
             return None  # of another program, or of a data set by `jaxseg prepare`
         classes = content["settings"].get("classes", [])  # `extract` lists none
@@ -221,8 +282,8 @@ def _parse(path: Path, _states: tuple[tuple[int, int], ...]) -> Summary | None:
             raise TypeError("the grid is not a height and width")
         entries = content["files"].values()
         texts = [*classes, *(entry["source"] for entry in entries), *(entry.get("sha256", "") for entry in entries)]
-        paths = [output["path"] for entry in entries for output in entry["outputs"].values()]
-        if not all(isinstance(text, str) for text in texts + paths):
+        places = [output["path"] for entry in entries for output in entry["outputs"].values()]
+        if not all(isinstance(text, str) for text in texts + places):
             raise TypeError("a name or path is not a string")
     except FileNotFoundError:  # there is only the journal of a summary that was removed
         return None
@@ -231,18 +292,21 @@ def _parse(path: Path, _states: tuple[tuple[int, int], ...]) -> Summary | None:
         raise ValueError(
             f"{path} is not a jaxseg summary, or is damaged ({reason}); name the masks themselves"
         ) from None
-    entries = [entry | {"source": resolved(path.parent, entry["source"])} for entry in entries]
+    entries = [
+        entry | {"source": resolved(path.parent, entry["source"]), "key": key}
+        for key, entry in content["files"].items()
+    ]
     by_source = {entry["source"]: entry for entry in entries}
     by_hash = {entry["sha256"]: entry for entry in entries if "sha256" in entry}
     by_masks = {
         output["path"]: (entry, output.get("stamp") or [])
         for entry in entries
         for kind, output in entry["outputs"].items()
-        if kind in _KINDS
+        if kind in _KINDS and kind not in TYPES
     }
     turned = None if intensity is None else intensity == "clinical"
     maps = (by_source, by_hash, by_masks)
-    return Summary(tuple(classes), tuple(grid) if grid else None, *maps, frozenset(paths), turned)
+    return Summary(tuple(classes), tuple(grid) if grid else None, *maps, frozenset(places), turned)
 
 
 def _find_listed(folder: Path, image: Path, summary: Summary) -> Path:

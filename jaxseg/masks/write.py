@@ -15,7 +15,7 @@ from PIL import Image
 from jaxseg.files import atomic_file, atomic_folder, read_json, safe_name
 from jaxseg.masks import coco
 from jaxseg.masks.formats import SEG
-from jaxseg.masks.segmentation import Masks
+from jaxseg.masks.segmentation import Masks, runs_of
 
 PREVIEW, DRAWING, MEASUREMENTS = ".preview.jpg", ".lines.jpg", ".measurements.json"
 RESULTS = (PREVIEW, DRAWING, SEG)  # ends of the names of results that may lie among the images
@@ -77,9 +77,10 @@ def write_json(masks: Masks, base: Path, *, source: str, categories: Sequence[st
     image = {"id": 1, "file_name": source, "height": masks.size[0], "width": masks.size[1]}
     annotations = []
     for k, index in enumerate(masks.indices):
-        mask = masks.mask(k)
-        if mask.any():
-            annotations.append(coco.annotation(mask, annotation_id=1 + index, image_id=1, category_id=index))
+        runs = runs_of(masks, k)
+        if len(runs) > 1:
+            ids: dict[str, Any] = {"annotation_id": 1 + index, "image_id": 1, "category_id": index}
+            annotations.append(coco.annotation_of_runs(runs, masks.size, **ids))
     with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         json.dump(coco.dataset([image], list(categories), annotations), file)
     return path
@@ -139,7 +140,7 @@ def merge_coco(parts: Sequence[Path], path: Path, categories: Sequence[str]) -> 
     """Joins the COCO files of single images into one file for a folder, with unique ids.
 
     The original advances the ids by too little, so that they collide between images (its oddity C6). Only one part is
-    in memory at a time.
+    in memory at a time; each is read twice, because the images come before the annotations.
 
     Args:
       parts: the COCO files, one per image.
@@ -149,11 +150,12 @@ def merge_coco(parts: Sequence[Path], path: Path, categories: Sequence[str]) -> 
     Returns:
       `path`.
     """
-    images = [read_json(part)["images"][0] | {"id": i} for i, part in enumerate(parts, 1)]
-    frame = coco.dataset(images, list(categories), [])
-    frame.pop("annotations")
+    frame = {name: json.dumps(value) for name, value in coco.dataset([], list(categories), []).items()}
     with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(frame)[:-1] + ', "annotations": [')
+        file.write(f'{{"info": {frame["info"]}, "licenses": {frame["licenses"]}, "images": [')
+        for i, part in enumerate(parts, 1):
+            file.write(", " * (i > 1) + json.dumps(read_json(part)["images"][0] | {"id": i}))
+        file.write(f'], "categories": {frame["categories"]}, "annotations": [')
         separator = ""
         for i, part in enumerate(parts, 1):
             for annotation in read_json(part)["annotations"]:
@@ -162,6 +164,21 @@ def merge_coco(parts: Sequence[Path], path: Path, categories: Sequence[str]) -> 
                 separator = ", "
         file.write("]}")
     return path
+
+
+def merge_rows(rows: Sequence[tuple[str, Path | str]], path: Path, *, categories: Sequence[str]) -> None:
+    """Writes one COCO file for the images of a run that are done, see `merge_coco`.
+
+    Args:
+      rows: for each image, its name and the path of its COCO file, or a sentence that says why there is none.
+      path: the file to write.
+      categories: all labels of the model.
+
+    Raises:
+      ValueError: a file of an image is damaged.
+      OSError: a file cannot be read or written.
+    """
+    merge_coco([part for _, part in rows if isinstance(part, Path)], path, categories)
 
 
 def _write_array(masks: Masks, file: IO[bytes]) -> None:

@@ -2,7 +2,8 @@
 
 The forward pass takes bias, residual and ReLU along (`jaxseg.nn.engine` chooses its form). On CPUs gradients have their
 own forms, as `benchmarks/convolutions.py` measures: the gradient of the input is a convolution with the flipped kernel,
-and that of the kernel is a product of matrices for each of its columns if the maps are small.
+or what `jaxseg.nn.sub_pixel` computes for strides of 2. That of the kernel is a product of matrices for each of its
+columns if the maps are small.
 """
 
 import functools
@@ -12,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxseg.nn import winograd
+from jaxseg.nn import sub_pixel, winograd
 from jaxseg.nn.engine import fused
 from jaxseg.nn.fused import Fusion, Pair, Pairs
 
@@ -108,11 +109,20 @@ def _on_cpus(fusion: Fusion, x: jax.Array, kernel: jax.Array, change: jax.Array)
         around = (rows - top, rows - bottom), (columns - left, columns - right)
         flipped = Fusion(padding=around, precision=fusion.precision)
         of_x = fused(flipped, change, kernel[::-1, ::-1].swapaxes(2, 3))
+    elif _halves(fusion, x.shape, kernel.shape):
+        small = Fusion(padding=sub_pixel.PADDING, precision=fusion.precision)
+        of_x = sub_pixel.rearranged(fused(small, change, sub_pixel.small_kernel(kernel)))
     else:
         of_x = jax.vjp(lambda x: _products(fusion)(x, kernel), x)[1](change)[0]
     if fusion.strides == (1, 1) and _copies(change, kernel) <= _COPIES:
         return of_x, kernel_gradient(x, change, size, fusion.padding)
     return of_x, jax.vjp(lambda kernel: _products(fusion)(x, kernel), kernel)[1](change)[0]
+
+
+def _halves(fusion: Fusion, image: tuple, kernel: tuple) -> bool:
+    """Returns whether a 3x3 convolution halves the height and width of an image, so that its transpose doubles them."""
+    even = all(isinstance(length, int) and length % 2 == 0 for length in image[1:3])
+    return even and kernel[:2] == (3, 3) and fusion.strides == (2, 2) and fusion.padding == ((1, 1), (1, 1))
 
 
 def _copies(change: jax.Array, kernel: jax.Array) -> int:

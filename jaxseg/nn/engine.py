@@ -54,11 +54,27 @@ def form_on_cpus(fusion: Fusion, x: Any, kernel: Any) -> Form:
         return fusion.by_xla
     if x.dtype == jnp.bfloat16 and not cpu.computes_bfloat16():
         return functools.partial(_widened, fusion)
+    if fusion.keeps_size(kernel.shape) and kernel.shape[0] > 1 and kernel.shape[2] >= 8 and kernel.shape[3] <= 2:
+        return functools.partial(_by_rows, fusion)
     return functools.partial(onednn.convolve, fusion)
 
 
 def _by_winograd(fusion: Fusion, x: jax.Array, kernel: jax.Array, *more: jax.Array) -> jax.Array:
     return fusion.finish(winograd.at_once(x, kernel, precision=fusion.precision), *more)
+
+
+def _by_rows(fusion: Fusion, x: jax.Array, kernel: jax.Array, *more: jax.Array) -> jax.Array:
+    """Computes every row of the kernel as further output channels, and adds the rows afterwards.
+
+    oneDNN computes at least 16 output channels, so that those of the rows cost nothing.
+    """
+    rows, columns, channels, outputs = kernel.shape
+    side_by_side = kernel.transpose(1, 2, 0, 3).reshape(1, columns, channels, rows * outputs)
+    row = Fusion(padding=((0, 0), fusion.padding[1]), precision=fusion.precision)
+    found = onednn.convolve(row, x, side_by_side).astype(jnp.float32)
+    found = jnp.pad(found, ((0, 0), fusion.padding[0], (0, 0), (0, 0)))
+    parts = [found[:, i : i + x.shape[1], :, i * outputs : (i + 1) * outputs] for i in range(rows)]
+    return fusion.finish(sum(parts[1:], parts[0]), *(array.astype(jnp.float32) for array in more)).astype(x.dtype)
 
 
 def _widened(fusion: Fusion, *arrays: jax.Array) -> jax.Array:

@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
+from jaxseg.nn import sub_pixel
 from jaxseg.nn.convolution import convolution
 
 Init = Literal["torch", "lecun"]
@@ -281,11 +282,7 @@ def dilated_transpose(x: jax.Array, kernel: jax.Array, *, stride: int = 2) -> ja
 def sub_pixel_transpose(
     x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, *, relu: bool = False
 ) -> jax.Array:
-    """Returns `dilated_transpose` with stride 2, computed as four small convolutions, with bias and ReLU.
-
-    Each of them computes one of four neighbouring output pixels. Along an axis, an even pixel reads only the middle of
-    the kernel; an odd pixel reads the kernel's end at the same input pixel and its start at the next one.
-    `benchmarks/convolutions.py` measures the two forms.
+    """Returns `dilated_transpose` with stride 2, computed by `jaxseg.nn.sub_pixel`, with bias and ReLU.
 
     Args:
       x: (B, H, W, C).
@@ -296,16 +293,10 @@ def sub_pixel_transpose(
     Returns:
       (B, 2H, 2W, C').
     """
-    batch, height, width, _ = x.shape
-    taps = {0: slice(1, 2), 1: slice(None, None, -2)}  # slices: XLA turns lists of indices into gathers
-    parts = []
-    for row in (0, 1):
-        for column in (0, 1):
-            small = kernel[taps[row], taps[column]].swapaxes(2, 3)
-            after = ((0, row), (0, column))
-            parts.append(convolution(x, small, (1, 1), after, bias=bias, relu=relu, precision=_precision(x)))
-    pixels = jnp.stack(parts, 3).reshape(batch, height, width, 2, 2, -1)
-    return pixels.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, -1)
+    bias = None if bias is None else jnp.tile(bias, 4)
+    small = sub_pixel.small_kernel(kernel)
+    found = convolution(x, small, (1, 1), sub_pixel.PADDING, bias=bias, relu=relu, precision=_precision(x))
+    return sub_pixel.rearranged(found)
 
 
 def linear(

@@ -27,12 +27,18 @@ def bilinear(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     >>> bilinear(jax.numpy.arange(2.0).reshape(1, 2, 1, 1), (4, 1)).ravel().tolist()
     [0.0, 0.25, 0.75, 1.0]
     """
+    dtype = x.dtype
+    x = _widened(x)  # as PyTorch does; CPUs are slow at sums of bfloat16
     for axis, length in ((1, size[0]), (2, size[1])):
         if length % x.shape[axis]:
             x = _by_gathers(x, axis, length)
         elif length != x.shape[axis]:
             x = _by_factor(x, axis, length // x.shape[axis])
-    return x
+    return x.astype(dtype)
+
+
+def _widened(x: jax.Array) -> jax.Array:
+    return x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x
 
 
 def _by_gathers(x: jax.Array, axis: int, length: int) -> jax.Array:
@@ -138,7 +144,8 @@ def max_pool(x: jax.Array) -> jax.Array:
     The first of equal pixels gets the gradient, as in PyTorch. Only reverse-mode derivatives (`jax.grad`, not
     `jax.jvp`) are supported.
     """
-    return _pool_by_windows(x)
+    by_pairs = functools.partial(_pool_by_pairs, jnp.maximum)
+    return jax.lax.platform_dependent(x, cpu=by_pairs, default=_pool_by_windows)
 
 
 def _max_pool_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -150,7 +157,8 @@ def _max_pool_backward(x: jax.Array, change: jax.Array) -> tuple[jax.Array]:
         return lambda x, change: jax.vjp(pool, x)[1](change)[0]
 
     # XLA's gradient of a window's maximum takes four times as long on a CPU, because it keeps the places of all pixels.
-    return (jax.lax.platform_dependent(x, change, cpu=by(_pool_by_pairs), default=by(_pool_by_windows)),)
+    by_pairs = functools.partial(_pool_by_pairs, _first_larger)
+    return (jax.lax.platform_dependent(x, change, cpu=by(by_pairs), default=by(_pool_by_windows)),)
 
 
 max_pool.defvjp(_max_pool_forward, _max_pool_backward)
@@ -161,12 +169,14 @@ def _pool_by_windows(x: jax.Array) -> jax.Array:
     return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), padding)
 
 
-def _pool_by_pairs(x: jax.Array) -> jax.Array:
-    odd = x.shape[1] % 2, x.shape[2] % 2
+def _pool_by_pairs(larger: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array) -> jax.Array:
+    """Pools on CPUs, which compare float32 several times as fast as bfloat16."""
+    dtype, odd = x.dtype, (x.shape[1] % 2, x.shape[2] % 2)
+    x = _widened(x)
     x = jnp.pad(x, ((0, 0), (1, odd[0]), (1, odd[1]), (0, 0)), constant_values=-jnp.inf)
-    x = _larger(_larger(x[:, :, :-1:2], x[:, :, 1::2]), x[:, :, 2::2])
-    return _larger(_larger(x[:, :-1:2], x[:, 1::2]), x[:, 2::2])
+    x = larger(larger(x[:, :, :-1:2], x[:, :, 1::2]), x[:, :, 2::2])
+    return larger(larger(x[:, :-1:2], x[:, 1::2]), x[:, 2::2]).astype(dtype)
 
 
-def _larger(a: jax.Array, b: jax.Array) -> jax.Array:
+def _first_larger(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.where((a >= b) | jnp.isnan(a), a, b)

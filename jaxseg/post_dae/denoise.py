@@ -19,6 +19,7 @@ from jaxseg.masks.read import select
 from jaxseg.masks.segmentation import Segmentation
 from jaxseg.nn.indices import bilinear_array
 from jaxseg.nn.inference import Runner, fetched
+from jaxseg.nn.metrics import dice
 from jaxseg.weights.load import as_predictor
 from jaxseg.weights.model import Model
 
@@ -31,7 +32,7 @@ class Denoiser:
     """Restores many masks with one model, which is compiled once and runs on full batches.
 
     A model with one channel restores every mask separately. A model with C channels restores C masks together, in the
-    order of its channels.
+    order of its channels. A Denoiser can be pickled as a `jaxseg.Segmenter` can.
 
     Args:
       model: a model of masks from `jaxseg.load` or `jaxseg.create`, such as "post_dae".
@@ -60,7 +61,12 @@ class Denoiser:
         self.size, self.channels = tuple(model.cfg.image_size), model.cfg.in_channels
         self.threshold, self.largest_component, self.union = threshold, largest_component, union
         self._runner = Runner(model, _forward, devices=devices, batch_size=batch_size, default=8)
-        self.devices, self.batch_size = self._runner.devices, self._runner.batch_size
+        self.batch_size = self._runner.batch_size
+
+    @property
+    def devices(self) -> list[jax.Device]:
+        """The devices over which a batch is spread."""
+        return self._runner.devices
 
     @property
     def settings(self) -> dict:
@@ -164,6 +170,32 @@ class Denoiser:
         Raises:
           ValueError: a segmentation lacks a mask of a name, or the number of names is not that of the model.
         """
+        changed = []
+        for segmentation, (before, masks, notes) in zip(found, self._restored(found, names), strict=True):
+            bits = segmentation.bits.copy()
+            for k, mask in masks.items():
+                bits[k] = np.packbits(mask, axis=1)
+            notes = [*notes, *self.vanished(before, masks, dict(zip(before, names, strict=True)))]
+            changed.append(dataclasses.replace(segmentation, bits=bits, notes=(*segmentation.notes, *notes)))
+        return changed
+
+    def agreements(self, found: Sequence[Segmentation], names: Sequence[str]) -> list[np.ndarray]:
+        """Returns the Dice of masks and of what the model makes of them, (K,) float32 for each segmentation.
+
+        It is NaN for masks of other names, and for masks that the model does not restore; see `choose`.
+
+        Raises:
+          ValueError: as `segmentations`.
+        """
+        rows = []
+        for segmentation, (before, masks, _) in zip(found, self._restored(found, names), strict=True):
+            rows.append(np.full(len(segmentation.names), np.nan, np.float32))
+            for k, mask in masks.items():
+                rows[-1][k] = dice(before[k], mask)
+        return rows
+
+    def _restored(self, found: Sequence[Segmentation], names: Sequence[str]) -> list[tuple[dict, dict, list[str]]]:
+        """Returns, for each segmentation, the masks of these names, those that were restored, and notes on the rest."""
         befores = [_masks_of(segmentation, names) for segmentation in found]
         called = [dict(zip(before, names, strict=True)) for before in befores]
         chosen = [self.choose(before, name) for before, name in zip(befores, called, strict=True)]
@@ -173,13 +205,10 @@ class Denoiser:
         ]
         answers = iter(self.probabilities([mask for group in groups for mask in group]))
         restored = []
-        for segmentation, before, group, (kept, notes) in zip(found, befores, groups, chosen, strict=True):
-            bits, mine = segmentation.bits.copy(), [next(answers) for _ in group]
-            masks = dict(zip(kept, self.masks(mine, [before[k] for k in kept]) if kept else [], strict=True))
-            for k, mask in masks.items():
-                bits[k] = np.packbits(mask, axis=1)
-            notes += self.vanished(before, masks, dict(zip(before, names, strict=True)))
-            restored.append(dataclasses.replace(segmentation, bits=bits, notes=(*segmentation.notes, *notes)))
+        for before, group, (kept, notes) in zip(befores, groups, chosen, strict=True):
+            mine = [next(answers) for _ in group]
+            masks = self.masks(mine, [before[k] for k in kept]) if kept else []
+            restored.append((before, dict(zip(kept, masks, strict=True)), notes))
         return restored
 
     def choose(self, masks: dict[int, np.ndarray], names: dict[int, str]) -> tuple[list[int], list[str]]:
@@ -229,6 +258,13 @@ class Postprocess:
     def __call__(self, found: Sequence[Segmentation]) -> list[Segmentation]:
         return self.denoiser.segmentations(found, self.names)
 
+    def agreement(self, found: Sequence[Segmentation]) -> list[np.ndarray]:
+        """Returns the Dice of the masks and the restored ones, for the option `shape_check` of `jaxseg.Segmenter`.
+
+        See `Denoiser.agreements`.
+        """
+        return self.denoiser.agreements(found, self.names)
+
 
 def denoise(
     mask: np.ndarray,
@@ -243,8 +279,8 @@ def denoise(
     Args:
       mask: (H, W) or (K, H, W), any size: bool, whole numbers 0 and 1 or 0 and 255, or floats in [0, 1]. It is resized
         bilinearly to the network's size and back, as in training.
-      model: a training run, a model directory, a PyTorch file or a model; or a `Denoiser`, which saves the preparation
-        if there are many masks.
+      model: a training run, a model directory, a file of weights or a model; or a `Denoiser`, which saves the
+        preparation if there are many masks.
       soft: return probabilities instead of a mask.
       grey: what to do with grey-scale images (more than a quarter of the pixels are between black and white): "refuse"
         them, or "threshold" them at the middle.

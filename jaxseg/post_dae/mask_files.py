@@ -18,6 +18,7 @@ from jaxseg.folder_runs import folder
 from jaxseg.folder_runs.account import Product, Run
 from jaxseg.folder_runs.folder import FolderResult, process, writer
 from jaxseg.folder_runs.inputs import Job, find_by_suffix, plan
+from jaxseg.folder_runs.parts import Part, as_part
 from jaxseg.folder_runs.stream import Outcome
 from jaxseg.images.picture import ImageError
 from jaxseg.masks.formats import Stack, open_pictures
@@ -77,6 +78,7 @@ def denoise_folder(
     grey: str = "refuse",
     preview: bool = False,
     files: Sequence[Path] | None = None,
+    part: Part | str | None = None,
     recursive: bool = False,
     overwrite: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
@@ -91,7 +93,7 @@ def denoise_folder(
     Args:
       source: a mask file (png, jpg, npy, npz), or a folder of them.
       output: folder of the results, different from that of the masks; it gets `summary.json`, which lists all files.
-      model: a training run, a model directory, a PyTorch file, a model, or a `Denoiser`.
+      model: a training run, a model directory, a file of weights, a model, or a `Denoiser`.
       classes: labels or groups of a file's classes to restore; None if a file holds exactly what the model takes.
       names: names of a file's classes, if the file does not contain them.
       levels: for label maps, as `jaxseg.masks.read.read_masks` takes them. The results are label maps, too: a pixel
@@ -100,6 +102,8 @@ def denoise_folder(
       grey: "refuse" grey-scale images, or "threshold" them at the middle.
       preview: also write `<mask>.preview.jpg`: before, after, and the change.
       files: the mask files to process, as `find_mask_files` returns them; None: all of `source`.
+      part: process only this part of the files, such as "3/8", so that 8 processes share them; `jaxseg.merge_folder`
+        joins their summaries. None: all files.
       recursive: also search sub-folders; the output mirrors them.
       overwrite: process masks again whose results exist, and replace results of other settings.
       progress: called as (number of files processed, their total, name of the last), first with 0 and "".
@@ -113,14 +117,14 @@ def denoise_folder(
       ValueError: an option is out of range, the folder has no masks, or the output folder holds results of other
         settings or files of another origin. OSError: a file or folder cannot be opened.
     """
-    source, output = Path(source), Path(output)
+    source, output, part = Path(source), Path(output), as_part(part)
     files = find_mask_files(source, recursive=recursive, output=output) if files is None else files
     denoiser = as_predictor(model, Denoiser, options)
     refuse_soft(denoiser, soft=soft)
     if soft and levels:
         raise ValueError("a label map has no probabilities; leave out soft or levels")
     worker = FileDenoiser(denoiser, classes=classes, names=names, levels=levels, grey=grey, soft=soft)
-    jobs = plan(list(files), source, output, name_of=lambda path: path.stem)
+    jobs = plan(list(files), source, output, name_of=lambda path: path.stem, part=part)
     products = [
         masks({job.base: job.source.suffix for job in jobs}, soft=soft, levels=levels),
         *([previews()] if preview else []),
@@ -130,8 +134,9 @@ def denoise_folder(
         settings["denoise"]["levels"] = {str(level): name for level, name in levels.items()}
     return folder.run(
         jobs,
-        Run(output, tuple(products), settings, denoiser.card.note),
+        Run(output, tuple(products), settings, denoiser.card.note, part=part),
         lambda todo, run: denoise_files(todo, worker, run),
+        source=source,
         overwrite=overwrite,
         progress=progress,
         report=report,

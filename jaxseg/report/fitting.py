@@ -51,13 +51,13 @@ def _pictures(reading: Reading, catalogue: Catalogue, *, outlined: bool) -> Iter
     """Yields pictures with their masks, each of fewer bytes than the one before, and what they lack."""
     shape, last = reading.pixels.shape, None
     if outlined:
-        pixels = np.count_nonzero(reading.masks, axis=(1, 2))
+        pixels = np.array([np.count_nonzero(reading.masks.mask(k)) for k in range(len(reading.names))])
         large_first = [k for k in np.argsort(-pixels, kind="stable") if pixels[k]]  # so that small ones stay visible
         for side, quality, tolerance in _OUTLINED:
             size = figure_size(shape, side)
             small = resized(reading.pixels, size)
             paths = [
-                (catalogue.classes[reading.names[k]], outline(reduced(reading.masks[k], size), tolerance))
+                (catalogue.classes[reading.names[k]], outline(reduced(reading.masks.mask(k), size), tolerance))
                 for k in large_first
             ]
             yield last or WHOLE, {"size": size, "jpeg": jpeg(small, quality), "outlines": paths}
@@ -67,7 +67,7 @@ def _pictures(reading: Reading, catalogue: Catalogue, *, outlined: bool) -> Iter
     colours = class_colours([reading.names[k] for k in chosen])
     for side, quality in _PAINTED:
         size = figure_size(shape, side)
-        picture = painted(reading.pixels, [reading.masks[k] for k in chosen], colours, size)
+        picture = painted(reading.pixels, [reading.masks.mask(k) for k in chosen], colours, size)
         yield last or WHOLE, {"size": size, "jpeg": jpeg(picture, quality)}
         last = SMALLER
 

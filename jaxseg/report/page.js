@@ -137,6 +137,35 @@ function showHead() {
   }
 }
 
+// ---- masks to look at first
+
+const MOST_FIRST = 12;
+
+function median(values) {
+  const sorted = Array.from(values).sort((a, b) => a - b), middle = sorted.length >> 1;
+  return sorted.length % 2 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
+}
+
+function doubtful() {
+  const found = [];
+  for (const k of placesOf(columns, (column) => column.ending === "confidence" && column.of >= 0)) {
+    const there = placesOf(records, (record) => valueOf(record, k) !== null || (record.values && reasonOf(record, k) === "the mask is empty"));
+    const usual = median(there.map((i) => valueOf(records[i], k) ?? 0));
+    for (const i of there) {
+      const value = valueOf(records[i], k) ?? 0;
+      if (value < usual || there.length === 1) found.push({ i, k, value, usual, below: usual - value });
+    }
+  }
+  return found.sort((a, b) => b.below - a.below || a.value - b.value || a.i - b.i || a.k - b.k).slice(0, MOST_FIRST);
+}
+
+function showFirst() {
+  const items = doubtful().map(({ i, k, value, usual }) => element("li", {},
+    element("a", { href: `#image-${i}` }, records[i].name), `: ${classes[columns[k].of].name} ${value.toFixed(2)} (median ${usual.toFixed(2)})`));
+  byId("first").querySelector("ol").append(...items);
+  byId("first").hidden = !items.length;
+}
+
 // ---- table
 
 const rows = records.map((record, i) => {
@@ -439,6 +468,7 @@ function showClasses() {
 }
 
 showHead();
+showFirst();
 showColumns();
 showTable();
 showHistograms();

@@ -2,21 +2,24 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from jaxseg import journal
+from jaxseg import summaries
 from jaxseg.anatomy.measure.features import Feature, Measurements, measure
 from jaxseg.files import printable
 from jaxseg.images.picture import ImageError
 from jaxseg.images.preprocess import display
 from jaxseg.images.read import read_under_masks
-from jaxseg.masks.read import LoadedMasks, is_of_one_image, read_masks, select
-from jaxseg.masks.results import SUMMARY_FILE, grid_of, orientation_of, read_summary, turned_in_run
-from jaxseg.masks.segmentation import on_grid
+from jaxseg.masks.cohort import is_cohort_file
+from jaxseg.masks.confidence import read_confidence
+from jaxseg.masks.read import LoadedMasks, is_of_one_image, on_network_grid, read_masks, select
+from jaxseg.masks.results import orientation_of, read_summary, result_of, turned_in_run
 
+CONFIDENCE = "confidence"  # ending of its columns, and name of their feature
+EMPTY = "the mask is empty"  # why it has no confidence; the script of the page knows this text
 IMAGE = "image"  # name of the pixels of masks that were measured as they are stored
 MAX_NAME = 200  # characters in the name of a class
 _SETTINGS = ("model", "weights_sha256", "threshold", "preprocessing", "intensity", "orientation", "groups", "dtype")
@@ -46,7 +49,7 @@ class Reading:
     Attributes:
       pixels: (H, W) uint8, the grey values as shown.
       names: names of the K chosen classes.
-      masks: (K, H, W) bool.
+      masks: the K masks.
       values: the measurements; NaN if something could not be measured.
       reasons: why a value is NaN.
       notes: warnings of reading the image. They may quote tags of a DICOM file, so the page does not contain them.
@@ -57,7 +60,7 @@ class Reading:
 
     pixels: np.ndarray
     names: tuple[str, ...]
-    masks: np.ndarray
+    masks: LoadedMasks
     values: dict[Column, float]
     reasons: dict[Column, str]
     notes: tuple[str, ...]
@@ -80,7 +83,8 @@ def read_image(
 
     Masks of a jaxseg run are measured on the network's grid, as `jaxseg.extract` does, so that both give the same
     numbers. Other masks are measured on the pixels of the image. So are masks of a run that were changed afterwards,
-    stored with losses, or that belong to an image with fewer pixels than the grid.
+    stored with losses, or that belong to an image with fewer pixels than the grid. The confidence of each mask, and
+    their mean, are among the measurements if the run wrote them.
 
     Args:
       image: a png, jpg or DICOM file.
@@ -107,35 +111,43 @@ def read_image(
         raise ImageError(f"the name of a class has {len(long[0])} characters; at most {MAX_NAME} are allowed")
     if len(set(loaded.names)) < len(loaded.names):
         raise ImageError("two classes have the same name; rename one of them")
-    chosen = list(select(loaded.names, classes))
-    kept = loaded.masks if len(chosen) == len(loaded.names) else loaded.masks[chosen]
-    names = tuple(loaded.names[k] for k in chosen)
-    measured, grid, pixel_mm = _measured_masks(loaded, masks, picture.spacing_mm)
+    kept = loaded.chosen(select(loaded.names, classes))
+    coarse, sides, pixel_mm = on_network_grid(loaded, masks, picture.spacing_mm)
+    grid = IMAGE if sides is None else f"{sides[0]} × {sides[1]} grid"
     seen = orientation_of(masks, image)
     upright = -seen.quarters if seen else 0
     how = {"pixel_mm": pixel_mm and pixel_mm[:: -1 if upright % 2 else 1], "groups": groups}
     values, reasons = {}, {}
-    parts = measured if len(chosen) == len(loaded.names) else measured[chosen]
-    for kind, of, given in (("score", measured, loaded.names), ("per class", parts, names)):
-        wanted = [feature for feature in features if feature.kind == kind]
-        if wanted:
-            found = measure(np.rot90(of, upright, axes=(1, 2)), given, [feature.name for feature in wanted], **how)
-            _collect(found, wanted, given, values, reasons, grid)
+
+    def measured(names: Sequence[str], wanted: list[Feature]) -> Measurements:
+        places = [loaded.names.index(name) for name in names]
+        parts = loaded.chosen(places).masks if coarse is None else coarse[places]
+        return measure(np.rot90(parts, upright, axes=(1, 2)), names, [feature.name for feature in wanted], **how)
+
+    scores = [feature for feature in features if feature.kind == "score"]
+    if scores:  # each needs only some classes
+        needed = {name for feature in scores for name in feature.classes or ()}
+        given = [name for name in loaded.names if name in needed] or [loaded.names[0]]
+        _collect(measured(given, scores), scores, given, values, reasons, grid)
+    rest = [feature for feature in features if feature.kind != "score"]
+    if rest:  # one class at a time, because all of them may need gigabytes
+        _collect(_united(measured([name], rest) for name in kept.names), rest, kept.names, values, reasons, grid)
+    _add_confidence(result_of(masks, image, "confidence"), kept.names, values, reasons)
     warning = seen.note if seen else ""
     notes = (*picture.notes, *loaded.notes, *[f"{image.name}: {warning}"] * bool(warning))
-    return Reading(display(picture), names, kept, values, reasons, notes, pixel_mm is not None, grid, warning)
+    return Reading(display(picture), kept.names, kept, values, reasons, notes, pixel_mm is not None, grid, warning)
 
 
-def _measured_masks(loaded: LoadedMasks, path: Path, spacing_mm: tuple[float, float] | None) -> tuple:
-    """Returns the masks to measure, (K, h, w) bool, the name of their pixels, and the size of a pixel in mm or None."""
-    grid = grid_of(path)
-    coarse = None if grid is None else on_grid(loaded.masks, grid)
-    if coarse is None:
-        return loaded.masks, IMAGE, spacing_mm
-    pixel_mm = None
-    if spacing_mm is not None:
-        pixel_mm = tuple(mm * side / to for mm, side, to in zip(spacing_mm, loaded.size, grid, strict=True))
-    return coarse, f"{grid[0]} × {grid[1]} grid", pixel_mm
+def _united(parts: Iterable[Measurements]) -> Measurements:
+    """Returns the measurements of several classes as one."""
+    values: dict[str, float] = {}
+    reasons: dict[str, str] = {}
+    for part in parts:
+        if taken := values.keys() & part.values.keys():
+            raise ValueError(f"two classes lead to the column {min(taken)!r}; rename one of them")
+        values |= part.values
+        reasons |= part.reasons
+    return Measurements(values, reasons, ())
 
 
 def unit(ending: str) -> str:
@@ -148,7 +160,7 @@ def unit(ending: str) -> str:
         return "mm²"
     if ending.endswith("_mm"):
         return "mm"
-    return "" if ending in ("CTR", "compactness", "convexity") else "px"
+    return "" if ending in ("CTR", "compactness", "convexity", CONFIDENCE) else "px"
 
 
 def locate_masks(path: Path, source: Path) -> Path | list[Path]:
@@ -156,7 +168,7 @@ def locate_masks(path: Path, source: Path) -> Path | list[Path]:
 
     Args:
       path: a folder of results or of masks named after the images. If the input is a single image, also its own masks:
-        a file, or a folder with one picture per class.
+        a file, or a folder with one picture per class. A .jsonl or .parquet file may hold the masks of all images.
       source: the input: a folder of images, or a single image.
 
     Returns:
@@ -171,7 +183,7 @@ def locate_masks(path: Path, source: Path) -> Path | list[Path]:
     if path.is_dir():
         read_summary(path)
     if source.is_dir():
-        if not path.is_dir():
+        if not path.is_dir() and not is_cohort_file(path):
             raise ValueError(f"{path} is a file; give the folder with the masks of {source}")
         return path
     return [path] if is_of_one_image(path, source) else path
@@ -204,7 +216,7 @@ def read_run(folder: Path) -> tuple[dict[str, str], str]:
     """
     if not folder.is_dir() or read_summary(folder) is None:
         return {}, ""
-    content = journal.read_document(folder / SUMMARY_FILE)
+    content = summaries.joined(summaries.summary_files(folder))
     found = {name: content["settings"].get(name) for name in _SETTINGS} | {"jaxseg": content["jaxseg"]}
     texts = {name: printable(str(value))[:100] for name, value in found.items() if isinstance(value, str | int | float)}
     note, model = content.get("note"), texts.get("model", "")
@@ -228,3 +240,20 @@ def _collect(measured: Measurements, features, names, values: dict, reasons: dic
                 values[column] = measured.values[found]
                 if math.isnan(values[column]):
                     reasons[column] = measured.reasons[found]
+
+
+def _add_confidence(path: Path | None, names: Sequence[str], values: dict, reasons: dict) -> None:
+    """Adds the confidence of the masks to `values` and `reasons`, and the mean of those that are not empty."""
+    if path is None:
+        return
+    known = {row["class"]: row["confidence"] for row in read_confidence(path)[1]}
+    for name in (name for name in names if name in known):
+        column = Column(CONFIDENCE, name, CONFIDENCE)
+        values[column] = math.nan if known[name] is None else known[name]
+        if known[name] is None:
+            reasons[column] = EMPTY
+    found = [known[name] for name in names if known.get(name) is not None]
+    column = Column(CONFIDENCE, "", CONFIDENCE)
+    values[column] = sum(found) / len(found) if found else math.nan
+    if not found:
+        reasons[column] = EMPTY

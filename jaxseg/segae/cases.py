@@ -4,14 +4,14 @@ import collections
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from jaxseg.files import printable
-from jaxseg.segae.scorer import MaskScore, Request, Scorer
+from jaxseg.segae.scorer import MaskScore, Request, Scorer, StoredScore
 from jaxseg.vocabulary.organs import Organ
 from jaxseg.volumes.pair import check_ct, check_mask, check_pair
 from jaxseg.volumes.read import SUFFIXES, read_labels, read_volume, stem, suffix_of
@@ -80,25 +80,36 @@ class Record:
 
     case: str
     fingerprint: str = ""
-    scores: dict[str, MaskScore] = dataclasses.field(default_factory=dict)
+    scores: dict[str, MaskScore | StoredScore] = dataclasses.field(default_factory=dict)
     absent: dict[str, str] = dataclasses.field(default_factory=dict)
     failed: dict[str, str] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)
 
 
-def find_cases(root: Path) -> tuple[Case, ...]:
+def find_cases(root: Path, folders: Sequence[Path] | None = None) -> tuple[Case, ...]:
     """Returns the cases in a folder, sorted by name; only the names of files are read.
 
     Args:
       root: folder of CASE/ct.nii.gz and CASE/segmentations/ORGAN.nii.gz. Other formats of volumes are possible, and a
         folder CASE/ct of DICOM slices.
+      folders: the folders of the cases; None: all folders in `root`. One that is not the folder of a case is a case
+        with a problem.
 
     Raises:
-      ValueError: the folder is missing or has no case.
+      ValueError: the folder is missing or has no case, or two cases have the same name.
       OSError: a folder cannot be read.
     """
     if not root.is_dir():
         raise ValueError(f"{root}: no such folder")
+    if folders is not None:
+        counts = collections.Counter(folder.name for folder in folders)
+        if twice := [name for name, count in counts.items() if count > 1]:
+            raise ValueError(f"{counts[twice[0]]} cases are called {printable(twice[0])}; rename them")
+        none = "there is no folder of a case at this path"
+        return tuple(
+            (_case(folder) if folder.is_dir() else None) or Case(folder.name, None, problem=none)
+            for folder in sorted(folders, key=lambda folder: folder.name)
+        )
     folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     found = tuple(case for case in map(_case, folders) if case is not None)
     if not found:

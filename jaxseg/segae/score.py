@@ -44,7 +44,7 @@ def score(
       ct: a file (NIfTI, .npy or .npz), a folder of DICOM slices, or (D, H, W) Hounsfield units.
       mask: in the same formats, with the voxels of the CT; its values are 0 and 1, or 0 and 255.
       organ: class of the organ in the DAP-Atlas, 0 to 144, or its name in the DAP-Atlas or TotalSegmentator.
-      model: a training run, a model directory, a PyTorch file, "segae" for the published weights, a SegAE, or a
+      model: a training run, a model directory, a file of weights, "segae" for the published weights, a SegAE, or a
         `Scorer`. A Scorer loads and compiles the model only once for many masks.
       per_slice: return a `MaskScore`, which contains every scored slice, instead of the mean.
       canonical: whether to reorient both volumes to the patient's axes first. None: as the model was trained; the
@@ -136,7 +136,7 @@ def open_scorer(
 def open_model(
     model: str | Path | nnx.Module, *, embeddings: str | Path | None = None, progress: Progress | None = None
 ) -> nnx.Module:
-    """Returns a SegAE, loaded if it is named: "segae", a training run, a model directory or a PyTorch file.
+    """Returns a SegAE, loaded if it is named: "segae", a training run, a model directory or a file of weights.
 
     The published weights are loaded with the text embeddings that are stored beside them, unless others are given.
 

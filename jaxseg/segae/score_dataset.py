@@ -1,18 +1,19 @@
 """Scores all masks of a data set or of a volume of labels, and keeps the scores in a CSV from which a run resumes."""
 
+import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
 from flax import nnx
 
 from jaxseg.draw.pictures import save_picture
-from jaxseg.files import relative, sweep
-from jaxseg.folder_runs.ledger import locked_folder
+from jaxseg.files import Locked, printable, relative, sweep
+from jaxseg.folder_runs.parts import Part, as_part, locked
+from jaxseg.parquet import is_parquet
 from jaxseg.segae.cases import Case, Record, find_cases, score_cases
 from jaxseg.segae.label_table import table_of
 from jaxseg.segae.score import choose_orientation, open_scorer
@@ -37,13 +38,17 @@ class DatasetScores:
       rows: all scored masks, those of earlier runs included; the lowest predicted Dice is first.
       skipped: number of cases that an earlier run had scored.
       files: what was written -> its path: "table", "slices", "annotate", "trust" and "worst", as far as requested or
-        left by an earlier run.
+        left by an earlier run; of a part, "journal".
     """
 
     records: tuple[Record, ...]
     rows: tuple[Row, ...]
     skipped: int
     files: dict[str, Path]
+
+    def __iter__(self) -> Iterator[Record]:
+        """Yields what became of each case that this call scored."""
+        return iter(self.records)
 
     @property
     def done(self) -> int:
@@ -66,6 +71,7 @@ class _Output:
       per_slice: write NAME.slices.csv.
       rank: "annotate" or "trust": write NAME.annotate.csv (worst mask first) or NAME.trust.csv (best mask first).
       worst: number of masks in the picture NAME.worst.png; None: no picture.
+      part: the part of the cases; None: all.
 
     Raises:
       ValueError: an option is out of range, or needs an output.
@@ -76,16 +82,25 @@ class _Output:
     per_slice: bool = dataclasses.field(default=False, kw_only=True)
     rank: str | None = None
     worst: int | None = None
+    part: Part | None = None
 
     def __post_init__(self) -> None:
-        if self.output is not None and self.output.suffix.lower() != ".csv":
-            raise ValueError(f"{self.output.name} is not a .csv file; name the CSV to write")
+        if self.output is not None and self.output.suffix.lower() not in (".csv", ".parquet"):
+            raise ValueError(f"{self.output.name} is neither a .csv nor a .parquet file; name the table to write")
+        if self.output is not None:
+            is_parquet(self.output)  # checked now, so that an error is raised before the first case
         if self.rank is not None and self.rank not in ORDERS:
             raise ValueError(f"rank must be one of {', '.join(ORDERS)}, got {self.rank!r}")
         if self.worst is not None and self.worst < 1:
             raise ValueError(f"worst must be at least 1, got {self.worst}")
         if self.output is None and (self.overwrite or self.per_slice or self.rank or self.worst):
             raise ValueError("overwrite, per_slice, rank and worst need an output, the CSV to write")
+        if self.part is not None and self.output is None:
+            raise ValueError("a part needs an output, the CSV that the parts share")
+        if self.part is not None and (self.per_slice or self.rank or self.worst):
+            raise ValueError(
+                "per_slice, rank and worst need all cases; merge the parts, then repeat the call without a part"
+            )
 
 
 def score_dataset(
@@ -100,6 +115,8 @@ def score_dataset(
     rank: str | None = None,
     worst: int | None = None,
     embeddings: str | Path | None = None,
+    files: Sequence[Path] | None = None,
+    part: Part | str | None = None,
     progress: Callable[[int, int, str], None] | None = None,
     report: Callable[[Record], None] | None = None,
     **options: Any,
@@ -112,8 +129,8 @@ def score_dataset(
     Args:
       dataset: folder of CASE/ct.nii.gz and CASE/segmentations/ORGAN.nii.gz; .nii, .npy and .npz files, and folders of
         DICOM slices for CTs, can take the place of .nii.gz.
-      output: CSV with one row per case and one column per organ, with "n/a" in cells without a score; None: nothing is
-        written.
+      output: table with one row per case and one column per organ: a .csv, with "n/a" in cells without a score, or a
+        .parquet, in which they are missing; None: nothing is written.
       model: as in `jaxseg.score`.
       organs: columns of the CSV. "auto": the 104 names of TotalSegmentator v1, and other names that the data set has;
         "v1": only the 104, as the original; "v2": the 117 names of v2; "present": the names that the data set has.
@@ -124,6 +141,9 @@ def score_dataset(
         first, NAME.trust.csv).
       worst: also draw this number of masks with the lowest predicted Dice to NAME.worst.png; at most 60 are drawn.
       embeddings: file of text embeddings, for a model that is stored without them.
+      files: the folders of the cases to score; None: all of the data set.
+      part: score only this part of the cases, such as "3/8", so that 8 processes share them; `jaxseg.merge_scores`
+        writes the CSV from the results of the parts. None: all cases.
       progress: called as (number of cases with scores, number of cases, name of the last), first with the cases that an
         earlier run scored and "".
       report: called with the `Record` of each case that is scored, after its scores are on disk.
@@ -158,8 +178,8 @@ def score_dataset(
     """
     if organs not in COLUMNS:
         raise ValueError(f"organs must be one of {', '.join(COLUMNS)}, got {organs!r}")
-    wanted = _Output(_path(output), overwrite=overwrite, per_slice=per_slice, rank=rank, worst=worst)
-    cases = find_cases(Path(dataset))
+    wanted = _Output(_path(output), rank, worst, as_part(part), overwrite=overwrite, per_slice=per_slice)
+    cases = find_cases(Path(dataset), files)
     _check_readable(path for case in cases for path in (case.ct, *case.masks.values()))
     scorer = open_scorer(model, embeddings=embeddings, **options)
     run = _Run(cases, scorer, choose_orientation(scorer, canonical), progress, report)
@@ -188,7 +208,7 @@ def score_labels(
     Args:
       ct: a volume file (NIfTI, .npy or .npz) in Hounsfield units, or a folder of DICOM slices.
       labels: a volume file of labels, with the voxels of the CT.
-      output: CSV with one row for the CT and one column per organ of the table; None: nothing is written.
+      output: table, .csv or .parquet, with one row for the CT and one column per organ; None: nothing is written.
       model: as in `jaxseg.score`.
       label_names: JSON or CSV file that maps labels to organs, see `jaxseg.segae.label_table.read_table`; None: the
         table in the header of a NIfTI file, as TotalSegmentator writes it, else labels are classes of the DAP-Atlas,
@@ -242,44 +262,54 @@ class _Run:
         if wanted.output is None:
             records = self._score(self.cases)
             return DatasetScores(records, tuple(ordered(row for each in records for row in rows_of(each))), 0, {})
-        with locked_folder(wanted.output.parent):
+        part = wanted.part
+        with _lock(wanted.output, part) as log:
             sweep(wanted.output.parent)
-            table = ScoreTable(wanted.output, columns, self._settings(kind), overwrite=wanted.overwrite)
-            records = self._score([case for case in self.cases if not table.has(case)], table)
-            table.write()
-            files = {"table": table.path} | self._write_beside(table, wanted)
-        return DatasetScores(records, tuple(table.ordered()), len(self.cases) - len(records), files)
+            todo = [case for case in self.cases if part is None or part.holds(case.name)]
+            facts = None if part is None else _facts(self.cases, todo)
+            options: dict[str, Any] = {"overwrite": wanted.overwrite, "part": part, "facts": facts}
+            table = ScoreTable(wanted.output, columns, self._settings(kind), **options)
+            count, todo = len(todo), [case for case in todo if not table.has(case)]
+            records = self._score(todo, table, count=count, log=log)
+            table.conclude()
+            rows, files = tuple(table.ordered()), {"journal": table.journal}
+            if part is None:
+                files = {"table": table.path} | self._write_beside(table, wanted)
+        return DatasetScores(records, rows, count - len(records), files)
 
-    def _score(self, todo: Sequence[Case], table: ScoreTable | None = None) -> tuple[Record, ...]:
-        before = len(self.cases) - len(todo)
+    def _score(
+        self,
+        todo: Sequence[Case],
+        table: ScoreTable | None = None,
+        *,
+        count: int | None = None,
+        log: Path | None = None,
+    ) -> tuple[Record, ...]:
+        count = len(todo) if count is None else count
+        before, start = count - len(todo), time.perf_counter()
         records = []
-        self._notify(before, "")
+        self._notify(before, count, "")
         for case, record in zip(todo, score_cases(todo, self.scorer, canonical=self.canonical), strict=True):
             if table is not None:
                 table.add(case, record)
+            if log is not None:
+                _log(log, record, time.perf_counter() - start)
+                start = time.perf_counter()
             records.append(record)
             if self.report is not None:
                 self.report(record)
-            self._notify(before + len(records), record.case)
+            if table is not None:  # the slices are in the journal of the table, not in memory
+                record.scores = {row.organ: row.score for row in table.rows(case.name)}
+            self._notify(before + len(records), count, record.case)
         return tuple(records)
 
-    def _notify(self, done: int, name: str) -> None:
+    def _notify(self, done: int, count: int, name: str) -> None:
         if self.progress is not None:
-            self.progress(done, len(self.cases), name)
+            self.progress(done, count, name)
 
     def _settings(self, kind: str) -> dict:
         """Everything that scores depend on."""
-        scorer = self.scorer
-        return {
-            "weights": _weights_digest(scorer),
-            "embeddings": hashlib.sha256(scorer.model.embeddings[...].tobytes()).hexdigest(),
-            "slices": "all" if scorer.slices is None else str(scorer.slices),
-            "size": scorer.size,
-            "dtype": scorer.model.cfg.dtype,
-            "kind": kind,
-            "names": scorer.names,
-            "canonical": self.canonical,
-        }
+        return self.scorer.settings | {"kind": kind, "canonical": self.canonical}
 
     def _write_beside(self, table: ScoreTable, wanted: _Output) -> dict[str, Path]:
         """Writes the requested files beside the CSV, and again those that an earlier run left."""
@@ -299,21 +329,40 @@ class _Run:
         return files
 
 
+@contextlib.contextmanager
+def _lock(table: Path, part: Part | None) -> Iterator[Path | None]:
+    """Makes the folder of a table and holds its lock; yields the log of a part.
+
+    Raises:
+      BlockingIOError: another run excludes this one, which is not a fault of the caller's options.
+    """
+    table.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        try:
+            log = stack.enter_context(locked(table, part))
+        except Locked as error:
+            raise BlockingIOError(str(error)) from None
+        yield log
+
+
+def _facts(cases: Sequence[Case], mine: Sequence[Case]) -> dict:
+    """Returns what `jaxseg.merge_scores` must know about a part: all cases, and those of the part."""
+    digest = hashlib.sha256("\n".join(case.name for case in cases).encode("utf-8", "surrogateescape"))
+    return {"listed": {"files": len(cases), "digest": digest.hexdigest()}, "cases": [case.name for case in mine]}
+
+
+def _log(path: Path, record: Record, seconds: float) -> None:
+    """Appends a line about a case to the log of a part: time, status, seconds, name and reasons."""
+    reasons = "; ".join(": ".join(filter(None, reason)) for reason in record.failed.items())
+    words = [time.strftime("%Y-%m-%d %H:%M:%S"), "failed" if reasons else "done", f"{seconds:.3f}", record.case]
+    with path.open("a", encoding="utf-8") as file:
+        file.write("\t".join(map(printable, [*words, *[reasons] * bool(reasons)])) + "\n")
+
+
 def _check_readable(paths: Iterable[Path | None]) -> None:
     """Raises ValueError before a run if one of the files is NIfTI and nibabel is not installed."""
     if any(path is not None and path.name.lower().endswith(NIFTI) for path in paths):
         need_nibabel()
-
-
-def _weights_digest(scorer: Scorer) -> str:
-    """Returns the digest of the file of weights, or of the parameters of a model that was not loaded from a file."""
-    card = scorer.card
-    if card is not None and (card.params_sha256 or card.source_sha256):
-        return card.params_sha256 or card.source_sha256
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(nnx.state(scorer.model)):
-        digest.update(np.asarray(leaf).tobytes())
-    return digest.hexdigest()
 
 
 def _columns(cases: Sequence[Case], organs: str) -> list[str]:

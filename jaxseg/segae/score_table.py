@@ -1,25 +1,34 @@
-"""Table of predicted Dice with one row per case and one column per organ, from which an interrupted run resumes."""
+"""Table of predicted Dice with one row per case and one column per organ, from which an interrupted run resumes.
+
+In memory is only the mean of each mask; the scores of its slices are read from the journal of the table when they are
+needed.
+"""
 
 import csv
 import dataclasses
-import io
+import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from jaxseg import journal
 from jaxseg.files import atomic_file, printable
 from jaxseg.folder_runs.ledger import Kind, Ledger, refuse_changed
+from jaxseg.folder_runs.parts import MOST, Part, remove_parts
+from jaxseg.parquet import is_parquet, write_table
 from jaxseg.segae.cases import Case, Record
-from jaxseg.segae.scorer import MaskScore
+from jaxseg.segae.scorer import MaskScore, StoredScore
+from jaxseg.summaries import NUMBER, number_of
 from jaxseg.vocabulary import organs
 
 ORDERS = {"annotate": False, "trust": True}  # order of masks -> whether the highest predicted Dice is first
 FIRST, NOT_AVAILABLE = "CT_Sample", "n/a"  # as in the original's CSV
 BESIDE = ("slices.csv", *(f"{order}.csv" for order in ORDERS), "worst.png")  # files that are written beside the table
 WRITE_S = 5.0  # seconds after which a growing CSV is written again
+GROWTH = 4  # it is not written again before it has grown by one part in this number, so that the work stays linear
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Row:
     """The score of one mask.
 
@@ -31,12 +40,12 @@ class Row:
 
     case: str
     organ: str
-    score: MaskScore
+    score: MaskScore | StoredScore
 
     @property
     def worst_slice(self) -> int:
         """Index of the slice with the lowest predicted Dice."""
-        return min(zip(self.score.dice, self.score.slices, strict=True))[1]
+        return self.score.worst_slice
 
 
 def rows_of(record: Record) -> list[Row]:
@@ -50,16 +59,18 @@ def ordered(rows: Iterable[Row], *, best_first: bool = False) -> list[Row]:
 
 
 class ScoreTable:
-    """All scores so far: a CSV for people, and beside it the journal `NAME.scores.jsonl`, from which a run resumes.
+    """All scores so far: a table, and beside it the journal `NAME.scores.jsonl`, from which a run resumes.
 
-    The journal is a `jaxseg.folder_runs.ledger.Ledger`, so that a killed run loses at most the case at hand. The CSV is
-    always replaced as a whole.
+    The journal is a `jaxseg.folder_runs.ledger.Ledger`, so that a killed run loses at most the case at hand. The table
+    is always replaced as a whole. A part of a run has a journal `NAME.3-of-8.jsonl` and no table, see `merge_scores`.
 
     Args:
-      path: the CSV.
+      path: the table, .csv or .parquet. Files beside it, such as slices, are CSV.
       columns: names of the organs, in order.
       settings: everything that scores depend on, as values that JSON can hold.
       overwrite: discard earlier scores.
+      part: the part of the cases; None: all.
+      facts: what `merge_scores` must know about a part, as JSON holds it.
 
     Attributes:
       journal: path of the journal.
@@ -68,22 +79,57 @@ class ScoreTable:
       ValueError: the CSV exists but was not written by jaxseg, or was written with other settings.
     """
 
-    def __init__(self, path: Path, columns: Sequence[str], settings: Mapping, *, overwrite: bool = False):
-        self.path, self.columns = path, tuple(columns)
-        self.journal = path.with_name(f"{path.stem}.scores.jsonl")
-        self._written = 0.0
-        is_new = not self.journal.is_file()
-        self._ledger = Ledger(self.journal, settings, kind=_SCORES)
-        if is_new and (other := next((file for file in [path, *self._beside()] if file.exists()), None)):
-            raise ValueError(f"{other} exists, and was not written by `jaxseg score`; name another file")
+    def __init__(
+        self,
+        path: Path,
+        columns: Sequence[str],
+        settings: Mapping,
+        *,
+        overwrite: bool = False,
+        part: Part | None = None,
+        facts: Mapping | None = None,
+    ):
+        self.path, self.columns, self.part = path, tuple(columns), part
+        self.journal = journal_of(path, part)
+        self._written, self._added, self._in_csv = 0.0, 0, 0
+        known = journals(path)
+        others = [] if overwrite else [other for other in known if other != self.journal]
+        self._ledger = Ledger(self.journal, settings, kind=SCORES)
+        self._places = {case: (self.journal, place) for case, place in self._ledger.places.items()}
+        foreign = [file for file in [path, *self._beside()] if file.exists()]
+        if foreign and not journal_of(path).is_file():
+            raise ValueError(f"{foreign[0]} exists, and was not written by `jaxseg score`; name another file")
         if overwrite:
             self._ledger.entries.clear()
         else:
             refuse_changed(f"{path} was written", self._ledger.changed, "name another file, or --overwrite it")
-        if not self._ledger.entries:
-            for file in [path, *self._beside()]:
-                file.unlink(missing_ok=True)  # results of a run that is started again
-            self._ledger.write()
+        is_new = not self._ledger.entries
+        number = self._join(others, None if facts is None else set(facts["cases"]))
+        self._number = number if others or part is not None else 0
+        if is_new:
+            self._ledger.facts = {}
+            if part is None and not others:
+                remove_parts([other for other in known if other != self.journal], path)
+                for file in [path, *self._beside()]:
+                    file.unlink(missing_ok=True)  # results of a run that is started again
+            journal.create(self.journal, {SCORES.mark: 1, "settings": dict(settings)})
+        if part is not None:
+            self._ledger.note(columns=list(self.columns), complete=False, **{NUMBER: number}, **(facts or {}))
+
+    def _join(self, others: Sequence[Path], cases: set[str] | None) -> int:
+        """Adds the scores in other journals of the table, of some cases or of all; returns the next run's number."""
+        entries = self._ledger.entries
+        numbers = [number_of(self._ledger.facts), *map(number_of, entries.values())]
+        for path in others:
+            ledger = Ledger(path, self._ledger.settings, kind=SCORES)
+            refuse_changed(f"{path} was written", ledger.changed, "name another file")
+            numbers += [number_of(ledger.facts), *map(number_of, ledger.entries.values())]
+            for case, entry in ledger.entries.items():
+                if cases is not None and case not in cases:
+                    continue
+                if case not in entries or number_of(entries[case]) < number_of(entry):
+                    entries[case], self._places[case] = entry, (path, ledger.places[case])
+        return 1 + max(numbers)
 
     def has(self, case: Case) -> bool:
         """Returns whether a case was scored without a failure, from the files as they are now.
@@ -97,29 +143,59 @@ class ScoreTable:
         return line is not None and not line["failed"] and line["fingerprint"] == case.fingerprint()
 
     def add(self, case: Case, record: Record) -> None:
-        """Adds a case. The CSV is written at most every few seconds; call `write` after the last case."""
+        """Adds a case; the record then has only the means of its scores in memory.
+
+        The CSV is written at most every few seconds, and not before it has grown; call `write` after the last case.
+        """
         scores = {
             name: {"id": score.organ.id, "slices": score.slices, "predicted": score.dice}
             for name, score in record.scores.items()
         }
         entry = {"source": case.source, "fingerprint": record.fingerprint}
         entry |= {"scores": scores, "absent": record.absent, "failed": record.failed, "notes": record.notes}
-        self._ledger.record(case.name, entry)
-        if time.monotonic() - self._written > WRITE_S:
+        self._ledger.record(case.name, entry | ({NUMBER: self._number} if self._number else {}))
+        self._places[case.name] = self.journal, self._ledger.places[case.name]
+        self._added += 1
+        if time.monotonic() - self._written > WRITE_S and self._added * GROWTH >= self._in_csv:
             self.write()
 
     def write(self) -> None:
-        """Writes the CSV with the columns of the original, and "n/a" in cells without a score."""
-        rows = [[FIRST, *self.columns]]
+        """Writes the table with the columns of the original. A part has none.
+
+        A cell without a score is "n/a" in a CSV, as in the original, and missing in a Parquet table.
+        """
+        if self.part is None and is_parquet(self.path):
+            kinds = {FIRST: "string"} | dict.fromkeys(self.columns, "double")
+            write_table(self.path, kinds, ([case, *map(found.get, self.columns)] for case, found in self._means()))
+        elif self.part is None:
+            write_csv(self.path, self._lines())
+        self._written, self._added, self._in_csv = time.monotonic(), 0, len(self._ledger.entries)
+
+    def conclude(self) -> None:
+        """Writes the table; of a part, records that all of its cases were scored."""
+        self.write()
+        if self.part is not None:
+            self._ledger.note(complete=True)
+
+    def _means(self) -> Iterator[tuple[str, dict[str, float]]]:
+        """Yields the predicted Dice of the organs of each case."""
         for case in sorted(self._ledger.entries):
-            means = {row.organ: f"{row.score.mean:.6f}" for row in self._rows(case)}
-            rows.append([case, *(means.get(name, NOT_AVAILABLE) for name in self.columns)])
-        write_csv(self.path, rows)
-        self._written = time.monotonic()
+            yield case, {row.organ: row.score.mean for row in self.rows(case)}
+
+    def _lines(self) -> Iterator[Sequence]:
+        yield [FIRST, *self.columns]
+        for case, found in self._means():
+            yield [case, *(f"{found[name]:.6f}" if name in found else NOT_AVAILABLE for name in self.columns)]
+
+    def rows(self, case: str) -> list[Row]:
+        """Returns one row for each mask of a case that was scored."""
+        path, place = self._places[case]
+        entry = self._ledger.entries[case]
+        return [Row(case, name, StoredScore(case, name, *score, path, place)) for name, *score in entry["scores"]]
 
     def ordered(self, *, best_first: bool = False) -> list[Row]:
         """Returns the rows of all masks sorted by predicted Dice, by default the lowest first."""
-        rows = (row for case in sorted(self._ledger.entries) for row in self._rows(case))
+        rows = (row for case in sorted(self._ledger.entries) for row in self.rows(case))
         return ordered(rows, best_first=best_first)
 
     def write_order(self, order: str) -> Path:
@@ -140,14 +216,17 @@ class ScoreTable:
 
     def write_slices(self) -> Path:
         """Writes one line per scored slice and returns the path of the CSV."""
-        rows = [["case", "organ", "slice", "predicted_dice"]]
-        for case in sorted(self._ledger.entries):
-            for row in self._rows(case):
-                pairs = zip(row.score.slices, row.score.dice, strict=True)
-                rows += [[row.case, row.organ, z, f"{value:.6f}"] for z, value in pairs]
         path = self.beside("slices.csv")
-        write_csv(path, rows)
+        write_csv(path, self._slices())
         return path
+
+    def _slices(self) -> Iterator[Sequence]:
+        yield ["case", "organ", "slice", "predicted_dice"]
+        for case in sorted(self._ledger.entries):
+            line = journal.line_at(*self._places[case])
+            for name, score in (line or {"scores": {}})["scores"].items():
+                for z, value in zip(score["slices"], score["predicted"], strict=True):
+                    yield [case, name, z, f"{value:.6f}"]
 
     def beside(self, end: str) -> Path:
         """Returns the path of a file beside the table, `NAME.end`."""
@@ -156,20 +235,35 @@ class ScoreTable:
     def _beside(self) -> list[Path]:
         return [self.beside(end) for end in BESIDE]
 
-    def _rows(self, case: str) -> list[Row]:
-        found = []
-        for name, entry in self._ledger.entries[case]["scores"].items():
-            score = MaskScore(organs.ORGANS[entry["id"]], tuple(entry["slices"]), tuple(entry["predicted"]))
-            found.append(Row(case, name, score))
-        return found
+
+def journal_of(path: Path, part: Part | None = None) -> Path:
+    """Returns the path of the journal of a table, or of a part of it."""
+    return path.with_name(f"{path.stem}.{'scores' if part is None else part.tag}.jsonl")
 
 
-def write_csv(path: Path, rows: Sequence[Sequence]) -> None:
+def parts_of(path: Path) -> dict[Path, Part]:
+    """Returns the journals of the parts of a table, and their parts, sorted."""
+    found = {}
+    start = f"{path.stem}."
+    for file in path.parent.iterdir() if path.parent.is_dir() else ():
+        words = file.name.removeprefix(start).removesuffix(".jsonl").split("-of-")
+        if len(words) == 2 and all(word.isdecimal() for word in words) and file.name.startswith(start):
+            index, count = map(int, words)
+            if 1 <= index <= count <= MOST and file == journal_of(path, Part(index, count)):
+                found[file] = Part(index, count)
+    return dict(sorted(found.items(), key=lambda item: (item[1].count, item[1].index)))
+
+
+def journals(path: Path) -> list[Path]:
+    """Returns the existing journals of a table: that of the whole, then those of parts."""
+    whole = journal_of(path)
+    return [whole] * whole.is_file() + list(parts_of(path))
+
+
+def write_csv(path: Path, rows: Iterable[Sequence]) -> None:
     """Writes a CSV as a whole or not at all; cells that a spreadsheet would evaluate as formulas get an apostrophe."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([[_cell(value) for value in row] for row in rows])
-    with atomic_file(path) as temporary:
-        temporary.write_text(text.getvalue(), encoding="utf-8")
+    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([_cell(value) for value in row] for row in rows)
 
 
 def _cell(value: object) -> str:
@@ -189,4 +283,20 @@ def _read_entry(entry: dict) -> dict:
     return entry
 
 
-_SCORES = Kind("jaxseg_score", "case", "is not a journal of `jaxseg score`; name another CSV", _read_entry)
+def _kept(entry: dict) -> dict:
+    """Returns what stays in memory of the entry of a case: of each mask its name, organ, mean and worst slice."""
+    scores = []
+    for name, score in entry["scores"].items():
+        found = MaskScore(organs.ORGANS[score["id"]], tuple(score["slices"]), tuple(score["predicted"]))
+        scores.append((sys.intern(name), score["id"], found.mean, found.worst_slice))
+    source, failed = entry.get("source", ""), bool(entry["failed"])
+    return {
+        "source": source,
+        "fingerprint": entry["fingerprint"],
+        "failed": failed,
+        "scores": scores,
+        NUMBER: number_of(entry),
+    }
+
+
+SCORES = Kind("jaxseg_score", "case", "is not a journal of `jaxseg score`; name another CSV", _read_entry, kept=_kept)

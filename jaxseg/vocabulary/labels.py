@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 from pathlib import Path
 
 # CXAS, Seibold et al. 2023. The position of a label is its channel in the published network.
@@ -199,6 +200,8 @@ CXAS_GROUPS_WITH_C7 = CXAS_GROUPS | {
 GROUPS = {CXAS: CXAS_GROUPS}
 # Name of a version of the groups -> label set -> groups. "original" are those of CXAS up to 0.0.16.
 GROUP_VERSIONS = {"original": GROUPS, "cxas-0.0.20": {CXAS: CXAS_GROUPS_WITH_C7}}
+_OTHER = {"left": "right", "right": "left"}
+_SIDES = re.compile(r"(?<![a-z])(left|right)(?![a-z])")  # in lower case, as words
 _MAX_NAMES = 2**26  # bytes of a file of names
 
 
@@ -260,6 +263,27 @@ def select(
     if unknown:
         raise ValueError("; ".join(_unknown(part, known) for part in unknown))
     return tuple(sorted({i for part in parts for i in known[part.lower()]}))
+
+
+def mirrored(names: tuple[str, ...]) -> tuple[int | None, ...]:
+    """Returns which class each class becomes in a mirrored image, by the words "left" and "right" in the names.
+
+    Args:
+      names: (K,) label set of a model.
+
+    Returns:
+      K indices: of the class whose name has left and right exchanged; of the class itself if its name has neither word;
+      None if there is no such class, as for "lung middle lobe right".
+
+    >>> mirrored(("heart", "right lung", "left lung", "lung middle lobe right"))
+    (0, 2, 1, None)
+    """
+    places = {name.lower(): i for i, name in enumerate(names)}
+    others = [_SIDES.sub(lambda word: _OTHER[word[0]], name.lower()) for name in names]
+    return tuple(
+        i if other == name.lower() else places.get(other)
+        for i, (name, other) in enumerate(zip(names, others, strict=True))
+    )
 
 
 def read_names(path: Path) -> tuple[str, ...]:

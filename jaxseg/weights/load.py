@@ -1,4 +1,4 @@
-"""Creates untrained models, loads models from model directories or PyTorch files, and converts PyTorch files."""
+"""Creates untrained models, loads models from folders and files, and converts files of weights."""
 
 import dataclasses
 import difflib
@@ -11,16 +11,19 @@ import numpy as np
 from flax import nnx
 
 from jaxseg import files, registry
-from jaxseg.card import CARD_FILE, Card
+from jaxseg.card import CARD_FILE, Card, read_card
 from jaxseg.devices import all_devices
 from jaxseg.vocabulary import labels
 from jaxseg.weights.embeddings import embedded
 from jaxseg.weights.fill import fill, refuse_not_finite, wrapper_prefix
 from jaxseg.weights.home import default_weights
+from jaxseg.weights.hub import local_path
 from jaxseg.weights.model import Model, describe
-from jaxseg.weights.store import restore_model, save_model
+from jaxseg.weights.safetensors import is_safetensors, map_arrays
+from jaxseg.weights.store import file_card, restore_model, restore_model_file, save_model, save_model_file
 from jaxseg.weights.torch_file import read_torch_file, read_torch_modules
 
+KINDS = "a model directory, a training run, a PyTorch or safetensors file, or hf://owner/name"
 Progress = Callable[[int, int | None], None]
 Predictor = TypeVar("Predictor")
 
@@ -64,10 +67,10 @@ def load(
     """Returns a model with weights, in evaluation mode.
 
     Args:
-      name_or_path: a model name ("cxas"), a model directory, a training run, or a PyTorch file. The model of a PyTorch
-        file is recognised by its tensors.
-      weights: a model directory, a training run or a PyTorch file. None: the published weights, from the caches or
-        downloaded once.
+      name_or_path: a model name ("cxas"), a model directory, a training run, a PyTorch or safetensors file, or the
+        address `hf://owner/name[@revision][/file]` of a file on the Hugging Face Hub. The model of a file without a
+        card of jaxseg is recognised by its tensors.
+      weights: likewise, but no name. None: the published weights, from the caches or downloaded once.
       dtype: "float32" or "bfloat16" arithmetic, instead of the model's own.
       class_names: names of the output channels, instead of the model's own.
       embeddings: file of text embeddings (`label_embedding.pkl`, .npz or .npy). A segae needs it unless its model
@@ -81,13 +84,13 @@ def load(
     """
     entry = None
     if weights is not None:
-        entry, path = registry.find(str(name_or_path)), Path(weights).expanduser()
-        _refuse_missing(path, "weights are a model directory, a training run or a PyTorch file")
+        entry, path = registry.find(str(name_or_path)), local_path(weights, progress=progress)
+        _refuse_missing(path, f"weights are {KINDS}")
     elif str(name_or_path).lower() in registry.BY_NAME:
         entry = registry.find(str(name_or_path))
         path = default_weights(entry, progress=progress)
     else:
-        path = Path(name_or_path).expanduser()
+        path = local_path(name_or_path, progress=progress)
         if not path.exists():
             known = ", ".join(e.name for e in registry.ENTRIES)
             raise ValueError(f"{str(name_or_path)!r} is neither a model name ({known}) nor an existing path")
@@ -105,17 +108,17 @@ def choose_model(
     """Returns the first two arguments of `load` for a user who names a model, its weights, both or neither.
 
     Args:
-      model: a model name; None: that of the card if `weights` is a model directory or a training run, else `default`.
-      weights: a model directory, a training run or a PyTorch file; None: the published weights.
+      model: a model name; None: that of the card if `weights` has one, else `default`.
+      weights: a folder or a file; None: the published weights.
       default: name of the model to take if nothing else names one.
 
     Raises:
-      ValueError: the model name is unknown.
+      ValueError: the model name is unknown, or the card is damaged.
 
     >>> choose_model(None, None)
     ('cxas', None)
     """
-    if model is None and weights is not None and (model_path(Path(weights).expanduser()) / CARD_FILE).is_file():
+    if model is None and weights is not None and _has_card(Path(weights).expanduser()):
         return weights, None
     return registry.find(model or default).name, weights
 
@@ -161,27 +164,32 @@ def convert(
     embeddings: str | Path | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Converts a PyTorch file to a model directory and returns the path of the directory.
+    """Converts weights to a model directory or to one safetensors file, and returns its path.
 
     Args:
-      source: a `.pth`, `.pt`, `.ckpt` or `.pkl` file; nothing in it is executed.
-      destination: the new folder. It gets the parameters (safetensors) and `card.json`.
-      model: name of the model; None: the model is recognised by the file's tensors.
+      source: a `.pth`, `.pt`, `.ckpt` or `.pkl` file of PyTorch, in which nothing is executed, or other weights as
+        `load` takes them.
+      destination: the new folder, which gets the parameters (safetensors) and `card.json`. If it ends in
+        `.safetensors`: the new file, with the card in its metadata, and with PyTorch's names and layout of the arrays
+        if the model has an original there.
+      model: name of the model; None: that of the card, or the model is recognised by the file's tensors.
       class_names: names of the output channels, if they are not the published ones.
       embeddings: file of text embeddings to store with a segae (`label_embedding.pkl`, .npz or .npy).
-      overwrite: replace a model directory at `destination`.
+      overwrite: replace a model of jaxseg at `destination`.
 
     Raises:
       ValueError: the file is unsafe, damaged or does not fit; the message lists every misfit.
       FileExistsError: `destination` exists and may not be replaced.
     """
-    entry, path = registry.find(model) if model else None, Path(source).expanduser()
-    _refuse_missing(path, "a .pth, .pt, .ckpt or .pkl file is converted")
+    entry, path = registry.find(model) if model else None, local_path(source)
+    _refuse_missing(path, f"{KINDS} is converted")
     all_devices()
-    filled = _from_torch(path, entry, None, class_names)
+    filled = _from_path(path, entry, None, class_names)
     if embeddings is not None:
         filled = embedded(filled, embeddings)
-    return save_model(filled, Path(destination).expanduser(), filled.card, overwrite=overwrite)
+    place = Path(destination).expanduser()
+    save = save_model_file if is_safetensors(place) else save_model
+    return save(filled, place, filled.card, overwrite=overwrite)
 
 
 def functional(model: nnx.Module) -> tuple[Callable[..., Any], nnx.State]:
@@ -220,17 +228,54 @@ def _refuse_missing(path: Path, allowed: str) -> None:
 
 
 def model_path(path: Path) -> Path:
-    """Returns the model directory or PyTorch file that `path` means; the path of a training run means its `model/`."""
+    """Returns the model directory or file that `path` means; the path of a training run means its `model/`."""
     if path.is_dir() and not (path / CARD_FILE).is_file() and (path / "model" / CARD_FILE).is_file():
         return path / "model"
     return path
 
 
+def card_of(path: Path) -> Card | None:
+    """Returns the card of a model directory, a training run, or a safetensors file; None if a file has no card.
+
+    Raises:
+      ValueError: the folder has no card, or the card or the file is damaged.
+      OSError: the file cannot be opened.
+    """
+    path = model_path(path)
+    if path.is_dir():
+        return read_card(path)
+    return file_card(path) if is_safetensors(path) else None
+
+
+def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
+    """Returns the named tensors of a PyTorch or safetensors file, in PyTorch's layout; nothing in it is executed.
+
+    Args:
+      path: a file as `read_torch_file` takes it, or one that ends in `.safetensors`.
+
+    Raises:
+      ValueError: the file is damaged, or contains something that no weights file needs.
+      OSError: the file cannot be opened.
+    """
+    path = Path(path)
+    if not is_safetensors(path):
+        return read_torch_file(path)
+    try:
+        return map_arrays(path)
+    except ValueError as error:
+        raise ValueError(f"{path} is not a safetensors file, or is damaged: {error}") from None
+
+
+def _has_card(path: Path) -> bool:
+    place = model_path(path)
+    return (place / CARD_FILE).is_file() or (place.is_file() and card_of(place) is not None)
+
+
 def _from_path(path: Path, entry: registry.Entry | None, dtype: str | None, class_names: Sequence[str] | None) -> Model:
     path = model_path(path)
-    if not path.is_dir():
-        return _from_torch(path, entry, dtype, class_names)
-    model = restore_model(path, dtype=dtype)
+    if not path.is_dir() and not _has_card(path):
+        return _from_tensors(path, entry, dtype, class_names)
+    model = restore_model(path, dtype=dtype) if path.is_dir() else restore_model_file(path, dtype=dtype)
     if entry and model.card.model != entry.name:
         raise ValueError(f"{path} holds a {model.card.model!r} model, not {entry.name!r}")
     if class_names is not None:
@@ -238,10 +283,10 @@ def _from_path(path: Path, entry: registry.Entry | None, dtype: str | None, clas
     return model
 
 
-def _from_torch(
+def _from_tensors(
     path: Path, entry: registry.Entry | None, dtype: str | None, class_names: Sequence[str] | None
 ) -> Model:
-    tensors = read_torch_file(path)
+    tensors = read_tensors(path)
     entry = entry or recognise(tensors, path)
     model_class = entry.model_class
     found = _config_of(model_class, tensors, path)
@@ -252,8 +297,9 @@ def _from_torch(
     if dtype:
         cfg = dataclasses.replace(cfg, dtype=dtype)
     model: Model = describe(model_class, cfg)
+    named = model_class.torch_renamed(tensors)
     try:
-        model = fill(model, tensors, model_class.torch_names(cfg), ignored=model_class.torch_unused(cfg))
+        model = fill(model, named, model_class.torch_names(cfg), ignored=model_class.torch_unused(cfg))
     except ValueError as error:
         raise ValueError(f"{path} does not fit model {entry.name!r}: {error}") from None
     refuse_not_finite(model, path)
@@ -300,12 +346,16 @@ def recognise(tensors: Mapping[str, np.ndarray], path: Path) -> registry.Entry:
 
 
 def _config_of(model_class: type[Model], tensors: Mapping[str, np.ndarray], path: Path) -> Any | None:
-    """Returns the hyper-parameters of a checkpoint, or None if it is not one of this model class."""
+    """Returns the hyper-parameters of a checkpoint, or None if it is not one of this model class.
+
+    Only files of PyTorch can hold modules, which say more than the shapes of the tensors.
+    """
+    tensors = model_class.torch_renamed(tensors)
     prefix = wrapper_prefix(tensors, model_class.torch_names(model_class.Config()).values())
     shapes = {name.removeprefix(prefix): array.shape for name, array in tensors.items()}
     try:
         found = model_class.config_from_shapes(shapes)
-        if found is None or model_class.config_from_modules is None:
+        if found is None or model_class.config_from_modules is None or is_safetensors(path):
             return found
         return model_class.config_from_modules(found, read_torch_modules(path))
     except ValueError as error:

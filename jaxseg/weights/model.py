@@ -5,7 +5,7 @@ A new model is a subclass of `Model` in its method's folder and one row in `jaxs
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import jax
 import numpy as np
@@ -14,6 +14,7 @@ from flax import nnx
 from jaxseg.card import Card
 
 Shapes = Mapping[str, tuple[int, ...]]
+Tensor = TypeVar("Tensor")
 Modules = Mapping[str, tuple[str, dict[str, object]]]
 
 
@@ -80,6 +81,15 @@ class Model(nnx.Module):
     def torch_unused(cfg: Any) -> tuple[str, ...]:
         """Returns the names of tensors in the original's checkpoints that the network does not use."""
         return ()
+
+    @staticmethod
+    def torch_renamed(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Returns the tensors of a checkpoint under the names of `torch_names`, if it has those of another version.
+
+        Args:
+          tensors: names, with the prefix of a wrapper if there is one -> anything.
+        """
+        return tensors
 
     @staticmethod
     def config_from_shapes(shapes: Shapes) -> Any | None:

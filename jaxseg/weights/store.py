@@ -1,7 +1,13 @@
-"""Model directories: parameters and a card. Those of earlier versions, whose parameters Orbax wrote, are read too."""
+"""Stores models with their cards: in a folder, the model directory, or in one safetensors file.
+
+The file holds the card in its metadata. Its arrays have PyTorch's names and layout if all layers have names there, so
+that programs without jaxseg can use them. Folders of earlier versions, which Orbax wrote, are read too.
+"""
 
 import concurrent.futures
 import dataclasses
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +16,17 @@ import numpy as np
 from flax import nnx
 
 from jaxseg import __version__, files, registry
-from jaxseg.card import CARD_FILE, Card, read_card
+from jaxseg.card import CARD_FILE, Card, parse_card, read_card
 from jaxseg.devices import all_devices
-from jaxseg.files import atomic_folder
-from jaxseg.weights.fill import refuse_not_finite
+from jaxseg.files import atomic_file, atomic_folder
+from jaxseg.nn.layers import EmbeddingTable
+from jaxseg.weights.fill import fill, refuse_not_finite, torch_tensors
 from jaxseg.weights.model import Model, describe
-from jaxseg.weights.safetensors import map_arrays, write_arrays
+from jaxseg.weights.safetensors import is_safetensors, map_arrays, read_metadata, write_arrays
 
 PARAMS_FOLDER, ARRAYS_FILE = "params", "model.safetensors"
+# Metadata of a file: the card as JSON, and whose names the arrays have ("pt" is also what other libraries expect).
+CARD_KEY, LAYOUT_KEY, TORCH, OURS = "jaxseg", "format", "pt", "flax"
 
 
 def save_model(model: nnx.Module, folder: str | Path, card: Card, *, overwrite: bool = False) -> Path:
@@ -36,16 +45,110 @@ def save_model(model: nnx.Module, folder: str | Path, card: Card, *, overwrite: 
     folder = Path(folder)
     if folder.exists() and not _is_model(folder):
         raise FileExistsError(f"{folder} exists and is not a model directory; name a new folder")
-    if folder.exists() and not overwrite:
-        advice = "name a new folder, or replace the model with --overwrite (Python: overwrite=True)"
-        raise FileExistsError(f"{folder} exists; {advice}")
+    _refuse_existing(folder, overwrite)
     with atomic_folder(folder) as temporary:
         (temporary / PARAMS_FOLDER).mkdir()
-        arrays = {name: np.asarray(leaf.get_value()) for name, leaf in _leaves(model).items()}
-        write_arrays(temporary / PARAMS_FOLDER / ARRAYS_FILE, arrays)
+        write_arrays(temporary / PARAMS_FOLDER / ARRAYS_FILE, _arrays(model))
         digest = files.sha256(temporary / PARAMS_FOLDER)
         dataclasses.replace(card, jaxseg=__version__, params_sha256=digest).write(temporary)
     return folder
+
+
+def save_model_file(model: Model, path: str | Path, card: Card, *, overwrite: bool = False) -> Path:
+    """Writes a model into one safetensors file atomically and returns its path.
+
+    Args:
+      model: as for `save_model`.
+      path: the new file, with the suffix `.safetensors`.
+      card: as for `save_model`.
+      overwrite: replace a file that jaxseg has written. Other files are never replaced.
+
+    Raises:
+      ValueError: the path has another suffix.
+      FileExistsError: the path exists, and `overwrite` is False or it is not a file of jaxseg.
+      OSError: the file cannot be written, for example on a full disk.
+    """
+    path = Path(path)
+    if not is_safetensors(path):
+        raise ValueError(f"{path} must end in .safetensors")
+    if path.exists() and not _has_card(path):
+        raise FileExistsError(f"{path} exists and is not a model file of jaxseg; name a new file")
+    _refuse_existing(path, overwrite)
+    named = torch_tensors(model, model.torch_names(model.cfg))
+    arrays = _arrays(model) if named is None else named
+    card = dataclasses.replace(card, jaxseg=__version__, params_sha256=_digest(arrays))
+    metadata = {CARD_KEY: card.text(), LAYOUT_KEY: OURS if named is None else TORCH}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as temporary:
+        write_arrays(temporary, arrays, metadata)
+    return path
+
+
+def file_card(path: Path) -> Card | None:
+    """Returns the card in a safetensors file; None if another program wrote the file.
+
+    Raises:
+      ValueError: the file or its card is damaged.
+      OSError: the file cannot be opened.
+    """
+    try:
+        text = read_metadata(path).get(CARD_KEY)
+    except ValueError as error:
+        raise ValueError(f"{path} is not a safetensors file, or is damaged: {error}") from None
+    return None if text is None else parse_card(text, path)
+
+
+def restore_model_file(path: Path, *, dtype: str | None = None) -> Model:
+    """Returns the model of a safetensors file with a card, in training mode, on the first device.
+
+    Args:
+      path: a file for which `file_card` returns a card.
+      dtype: dtype of the arithmetic, instead of the card's.
+
+    Raises:
+      ValueError: the file is damaged, or its arrays do not fit its card.
+    """
+    card = file_card(path)
+    if card is None:
+        raise ValueError(f"{path} holds no card of jaxseg")
+    model = _described(card, path, dtype)
+    try:
+        arrays, layout = map_arrays(path), read_metadata(path).get(LAYOUT_KEY)
+        if card.params_sha256 and _digest(arrays) != card.params_sha256:
+            raise ValueError("they are damaged or belong to another card")
+        if layout != TORCH:
+            _fill(model, arrays)
+        else:
+            _fill_by_torch(model, arrays)
+    except ValueError as error:
+        raise ValueError(f"the parameters in {path} do not fit its card: {error}") from None
+    refuse_not_finite(model, path)
+    model.card = dataclasses.replace(card, config=tuple(sorted(dataclasses.asdict(model.cfg).items())))
+    return model
+
+
+def _refuse_existing(path: Path, overwrite: bool) -> None:
+    if path.exists() and not overwrite:
+        advice = "name a new place, or replace the model with --overwrite (Python: overwrite=True)"
+        raise FileExistsError(f"{path} exists; {advice}")
+
+
+def _has_card(path: Path) -> bool:
+    """Returns whether jaxseg has written a file, so that it may be replaced."""
+    try:
+        return path.is_file() and CARD_KEY in read_metadata(path)
+    except ValueError:
+        return False
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+    """Returns the SHA-256 of names, dtypes, shapes and values; the order of the arrays has no effect."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name}\0{array.dtype}\0{array.shape}\n".encode())
+        digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 def _is_model(folder: Path) -> bool:
@@ -65,30 +168,37 @@ def restore_model(folder: str | Path, *, dtype: str | None = None) -> Model:
     """
     folder = Path(folder)
     card = read_card(folder)
-    model_class = registry.model_class(card.architecture)
-    config = model_class.make_config(**dict(card.config) | ({"dtype": dtype} if dtype else {}))
-    if len(card.class_names) != config.num_classes:
-        raise ValueError(
-            f"{folder}: the card names {len(card.class_names)} classes, the model has {config.num_classes}"
-        )
     params = folder / PARAMS_FOLDER
     with concurrent.futures.ThreadPoolExecutor(1) as thread:
         digest = thread.submit(files.sha256, params)  # it reads the file while Python describes the model
-        model = describe(model_class, config)
+        model = _described(card, folder, dtype)
         if not params.is_dir() or (card.params_sha256 and digest.result() != card.params_sha256):
             raise ValueError(
                 f"the parameters in {folder} are missing, damaged, or belong to another card; convert or train again"
             )
     try:
         if (params / ARRAYS_FILE).is_file():
-            _fill(model, params / ARRAYS_FILE)
+            _fill(model, map_arrays(params / ARRAYS_FILE))
         else:
             _fill_by_orbax(model, params)
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ValueError(f"the parameters in {folder} are damaged or do not fit its card: {reason}") from error
     refuse_not_finite(model, folder)
-    model.card = dataclasses.replace(card, config=tuple(sorted(dataclasses.asdict(config).items())))
+    model.card = dataclasses.replace(card, config=tuple(sorted(dataclasses.asdict(model.cfg).items())))
+    return model
+
+
+def _described(card: Card, place: Path, dtype: str | None) -> Model:
+    """Returns the model of a card, without numbers."""
+    try:
+        model_class = registry.model_class(card.architecture)
+        config = model_class.make_config(**dict(card.config) | ({"dtype": dtype} if dtype else {}))
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from None
+    if len(card.class_names) != config.num_classes:
+        raise ValueError(f"{place}: the card names {len(card.class_names)} classes, the model has {config.num_classes}")
+    model: Model = describe(model_class, config)
     return model
 
 
@@ -97,14 +207,34 @@ def _leaves(model: nnx.Module) -> dict[str, Any]:
     return {".".join(map(str, path)): leaf for path, leaf in nnx.to_flat_state(nnx.state(model))}
 
 
-def _fill(model: nnx.Module, path: Path) -> None:
-    """Gives a model the arrays of a file, on the first device."""
-    wanted, found, device = _leaves(model), map_arrays(path), all_devices()[0]
+def _arrays(model: nnx.Module) -> dict[str, np.ndarray]:
+    return {name: np.asarray(leaf.get_value()) for name, leaf in _leaves(model).items()}
+
+
+def _fill(model: nnx.Module, found: Mapping[str, np.ndarray]) -> None:
+    """Gives a model arrays under their paths, on the first device."""
+    wanted = _leaves(model)
     if {name: leaf.shape for name, leaf in wanted.items()} != {name: array.shape for name, array in found.items()}:
         raise ValueError("other names or shapes")
     for name, leaf in wanted.items():
-        # A copy, since the file is mapped; by numpy, since JAX would compile a program for each shape.
-        leaf.set_value(jax.device_put(np.array(found[name], leaf.dtype), device))
+        _set(leaf, found[name])
+
+
+def _fill_by_torch(model: Model, found: Mapping[str, np.ndarray]) -> None:
+    """Gives a model arrays that have PyTorch's names and layout, and its text embeddings, on the first device."""
+    tables = {name: leaf for name, leaf in _leaves(model).items() if isinstance(leaf, EmbeddingTable)}
+    for name, table in tables.items():
+        if name not in found or found[name].shape != table.shape:
+            raise ValueError(f"{name} is missing, or has another shape than {table.shape}")
+    tensors = {name: array for name, array in found.items() if name not in tables}
+    fill(model, tensors, model.torch_names(model.cfg), ignored=model.torch_unused(model.cfg))
+    for name, table in tables.items():
+        _set(table, found[name])
+
+
+def _set(leaf: Any, array: np.ndarray) -> None:
+    # A copy, since the file is mapped; by numpy, since JAX would compile a program for each shape.
+    leaf.set_value(jax.device_put(np.array(array, leaf.dtype), all_devices()[0]))
 
 
 def _fill_by_orbax(model: nnx.Module, params: Path) -> None:

@@ -158,7 +158,9 @@ def _refuse_foreign(head: bytes) -> None:
     if text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<!--")):
         raise TorchFileError("this is an HTML page, not weights: the download was probably a login or quota page")
     if head[5:10] == b'\0\0\0{"':
-        raise TorchFileError("is a safetensors file; this reads files of torch.save")
+        raise TorchFileError(
+            "is a safetensors file, not one of torch.save: jaxseg.load reads it if it ends in .safetensors"
+        )
     if head[257:262] == b"ustar" and head[:1] != b"\x80":
         raise TorchFileError("is a tar archive: unpack it first; files of PyTorch < 0.2 cannot be read")
 

@@ -179,6 +179,7 @@ def test_masks_of_a_grid_that_is_not_square_cannot_be_turned():
     ("changed", "known"),
     [
         ({}, True),
+        ({"source": "baseline_models_cxas_UNet_ResNet50_default_repack.pth"}, True),
         ({"source": "best.pth"}, False),
         ({"source": ""}, False),
         ({"model": "paxray"}, False),

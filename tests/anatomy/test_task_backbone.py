@@ -5,6 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 from flax import nnx
 from torch_writer import save
 
@@ -49,6 +50,9 @@ def test_a_torchvision_file_fills_the_backbone_and_another_depth_is_refused(conf
     kernel = np.asarray(model.backbone.stem.conv.kernel[...])
     np.testing.assert_array_equal(kernel, tensors["conv1.weight"].transpose(2, 3, 1, 0))
     np.testing.assert_array_equal(model.backbone.stem.norm.mean[...], tensors["bn1.running_mean"])
+    safetensors.numpy.save_file(tensors, tmp_path / "resnet18.safetensors")
+    other = initialised(configured(f"model.backbone_weights={json.dumps(str(tmp_path / 'resnet18.safetensors'))}"))
+    np.testing.assert_array_equal(other.backbone.stem.conv.kernel[...], kernel)
     with pytest.raises(ValueError, match="^model.backbone_weights: [0-9]+ problems"):
         initialised(configured(setting, "model.backbone=resnet34"))
 

@@ -23,7 +23,7 @@ def run():
             error = ValueError(f"{source.name}: damaged, and this is a long reason of \\x1b[2J many words")
             notes = (f"{source.name}: the first note",) if i == 4 else ()
             item = SimpleNamespace(source=source)
-            callbacks["report"](SimpleNamespace(item=item, notes=notes, error=None if i % 3 else error))
+            callbacks["report"](SimpleNamespace(item=item, notes=notes, error=None if i % 3 else error, size=None))
             callbacks["progress"](i + 1, 9, source.name)
             time.sleep(0.12)  # the bar is drawn ten times per second
             if i == 5:

@@ -69,7 +69,7 @@ def test_models_lists_the_classes_of_a_run_or_a_model_directory(jaxseg_command, 
 
 def test_models_of_something_else_is_a_one_line_error(jaxseg_command, tmp_path):
     (tmp_path / "x.pth").touch()
-    for path, words in ((tmp_path, "is not a model directory"), (tmp_path / "x.pth", "is a file; name a training run")):
+    for path, words in ((tmp_path, "is not a model directory"), (tmp_path / "x.pth", "is a file without a card")):
         code, _, err = jaxseg_command("models", path)
         assert (code, words in err, err.count("\n")) == (2, True, 1), err
 
@@ -86,7 +86,7 @@ def test_convert_from_the_command_line(jaxseg_command, kit, tmp_path):
     code, _, err = jaxseg_command("convert", odd, tmp_path / "other")
     assert (code, "none of the models cxas, paxray" in err) == (1, True)
     code, _, err = jaxseg_command("convert", tmp_path / "none.pth", tmp_path / "other")
-    assert (code, "Error: SOURCE: " in err, "no such file or folder; name a .pth" in err) == (2, True, True)
+    assert (code, "Error: SOURCE: " in err, "no such file or folder; name a training run" in err) == (2, True, True)
 
 
 @pytest.mark.full

@@ -187,3 +187,19 @@ def test_the_help_names_every_option(jaxseg_command):
     for option in ("--input", "--output", "--weights", "--seed", "--output_type", "--source", "--resize", "--preview"):
         assert option in out
     assert "sample" in jaxseg_command("--help")[1]
+
+
+def test_parts_of_listed_images_are_merged(jaxseg_command, models, slices, tmp_path):
+    (tmp_path / "list.txt").write_text("one.npy\ntwo.npz\ndeep/three.png\n")
+    words = ["sample", "-i", slices, "--weights", models["prob_unet"], "-n", "2", "-g", "cpu"]
+    for part in ("1/2", "2/2"):
+        code, _, err = jaxseg_command(*words, "-o", tmp_path / "out", "--files", tmp_path / "list.txt", "--part", part)
+        assert code == 0, err
+    code, _, err = jaxseg_command("merge", tmp_path / "out")
+    assert (code, "2 parts, 3 done, 0 failed" in err) == (0, True)
+    jaxseg_command(*words, "-o", tmp_path / "whole", "--recursive")
+    assert names(tmp_path / "out") == names(tmp_path / "whole")
+    for name in names(tmp_path / "whole"):
+        if name.endswith(".npz"):
+            with np.load(tmp_path / "out" / name) as one, np.load(tmp_path / "whole" / name) as other:
+                assert all(np.array_equal(one[key], other[key]) for key in other)

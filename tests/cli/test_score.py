@@ -209,3 +209,18 @@ def test_two_runs_do_not_write_to_one_folder(jaxseg_command, weights, root, tmp_
         code, _, err = jaxseg_command(*command)
     assert (code, "another run is writing" in err) == (1, True)
     assert not (tmp_path / "r.csv").exists()
+
+
+def test_parts_of_listed_cases_are_merged(jaxseg_command, weights, root, tmp_path):
+    (tmp_path / "list.txt").write_text("s2\ns1\n")
+    command = ["score", "--weights", weights, "--dataset", root, "-g", "cpu", "-o", tmp_path / "r.csv"]
+    for part in ("1/2", "2/2"):
+        code, _, err = jaxseg_command(*command, "--part", part, "--files", tmp_path / "list.txt")
+        assert code == 0, err
+        assert f"r.{part.replace('/', '-of-')}.jsonl" in err
+    code, _, err = jaxseg_command("merge", tmp_path / "r.csv")
+    assert (code, err) == (0, f"2 parts, 2 done, 0 failed; the results are in {tmp_path / 'r.csv'}\n")
+    assert [row[0] for row in read(tmp_path / "r.csv")] == ["CT_Sample", "s1", "s2"]
+    code, _, err = jaxseg_command(*command, "--part", "1/2", "--rank", "trust")
+    assert code == 2
+    assert "need all cases; merge the parts" in err

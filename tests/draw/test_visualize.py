@@ -130,7 +130,7 @@ def test_sides_and_title_are_optional(monkeypatch):
 def cxas_masks(size=IMAGE.shape) -> LoadedMasks:
     rng = np.random.default_rng(0)
     masks = np.stack([disc(rng.integers(20, 80), rng.integers(20, 60), 9, size) for _ in labels.CXAS])
-    return LoadedMasks(labels.CXAS, masks)
+    return LoadedMasks.of(labels.CXAS, masks)
 
 
 @pytest.mark.slow
@@ -194,8 +194,8 @@ def test_all_kinds_of_images_and_masks_give_the_same_picture(tmp_path):
         (str(tmp_path / "image.png"), str(tmp_path / "masks.npy"), names),
         (picture, masks.astype(np.uint8), names),
         (np.repeat(image[..., None], 3, axis=2), masks.astype(np.float32), names),
-        (image, LoadedMasks(phantom.CLASSES, masks), None),
-        (image, LoadedMasks(labels.numbered(6), masks), names),
+        (image, LoadedMasks.of(phantom.CLASSES, masks), None),
+        (image, LoadedMasks.of(labels.numbered(6), masks), names),
         (image, segmentation, None),
         (image, open_masks(tmp_path / "masks.npy"), names),
     ):

@@ -1,6 +1,7 @@
 """Images are found by name and by content: DICOM trees, files without suffix, and files that are ignored."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ import pydicom
 import pytest
 from pydicom.uid import ExplicitVRLittleEndian, MediaStorageDirectoryStorage
 
-from jaxseg.folder_runs.inputs import find_images, plan
+from jaxseg.folder_runs.inputs import find_images, parse_list, plan
+from jaxseg.folder_runs.parts import Part
 from jaxseg.images.read import read_picture
 
 
@@ -152,3 +154,27 @@ def test_results_beside_the_images_are_never_taken_for_images(tmp_path, png):
         find_images(tree / "out")
     (tree / "out" / "summary.json").write_text("[" * 50_000)  # another program's file
     assert found(tree / "out", recursive=True, output=tmp_path / "new") == ["a/heart.png"]
+
+
+def test_a_list_of_files_is_read(tmp_path):
+    content = b"\xef\xbb\xbfb.png\r\n\n  \n#a.png\nsub/../b.png\n./c d.png \n/x/y.png\n\xe4.png\n"
+    found = [os.fsencode(path) for path in parse_list(content, Path("in"))]
+    assert found == [b"/x/y.png", b"in/#a.png", b"in/b.png", b"in/c d.png ", b"in/\xe4.png"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"", "names no file"), (b"\n \r\n", "names no file"), (b"a.png\0b.png", "NUL bytes; write one path per line")],
+)
+def test_other_lists_are_refused(content, words):
+    with pytest.raises(ValueError, match=words):
+        parse_list(content, Path())
+
+
+def test_only_the_files_of_a_part_are_touched(tmp_path, png):
+    for number in range(8):
+        (tmp_path / f"{number}.png").write_bytes(png)
+    files = sorted(tmp_path.glob("*.png"))
+    jobs = plan(files, tmp_path, tmp_path / "out", part=Part(1, 2))
+    assert [bool(job.stamp) for job in jobs] == [Part(1, 2).holds(job.name) for job in jobs]
+    assert [job.base for job in jobs] == [job.base for job in plan(files, tmp_path, tmp_path / "out")]

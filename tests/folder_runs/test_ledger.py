@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from jaxseg.folder_runs.ledger import Kind, Ledger
-from jaxseg.journal import append, journal_of, read_document
+from jaxseg.journal import append, journal_of, line_at, read_document
 
 SCORES = Kind("jaxseg_test", "case", "is not a journal of this test")
 
@@ -161,3 +161,32 @@ def test_a_journal_without_a_document_keeps_one_line_per_key_when_it_is_written_
     assert Ledger(path, {"slices": 4, "size": 9}, kind=SCORES).changed == ["size", "slices"]
     with pytest.raises(ValueError, match="scores.jsonl is not a journal of another test"):
         Ledger(path, {}, kind=Kind("jaxseg_other", foreign="is not a journal of another test"))
+
+
+def test_facts_and_places_of_a_journal_are_read_back(tmp_path):
+    path = tmp_path / "scores.jsonl"
+    ledger = Ledger(path, {}, kind=SCORES)
+    ledger.write()
+    ledger.note(complete=False, columns=["a"])
+    for value in range(3):
+        ledger.record("a", {"value": value})
+    ledger.note(complete=True)
+    again = Ledger(path, {}, kind=SCORES)
+    assert again.facts == ledger.facts == {"complete": True, "columns": ["a"]}
+    assert again.places == ledger.places
+    assert line_at(path, again.places["a"]) == {"case": "a", "value": 2}
+    again.write()
+    assert Ledger(path, {}, kind=SCORES).facts == again.facts
+
+
+def test_entries_and_settings_of_other_summaries_are_joined(tmp_path):
+    for name, number, value in (("summary.1-of-2.json", 2, "new"), ("summary.2-of-2.json", 1, "old")):
+        ledger = Ledger(tmp_path / name, {"seed": 1, name: number})
+        ledger.entries = {"a": {"value": value}, name: {"value": value}}
+        ledger.write(run=number)
+    paths = sorted(tmp_path.glob("summary.*"))
+    ledger = Ledger(tmp_path / "summary.json", {"seed": 2})
+    assert ledger.join(paths, wanted=lambda key, entry: key != "summary.1-of-2.json") == 2
+    assert {key: entry["value"] for key, entry in ledger.entries.items()} == {"a": "new", "summary.2-of-2.json": "old"}
+    assert ledger.changed == ["seed"]
+    assert ledger.settings == {"seed": 2, "summary.1-of-2.json": 2, "summary.2-of-2.json": 1}

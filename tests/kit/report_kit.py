@@ -49,6 +49,37 @@ def write_pairs(folder: Path, count: int, *, size=(60, 50)) -> tuple[list[Path],
     return [image for image, _ in pairs], [masks for _, masks in pairs]
 
 
+def write_run(folder: Path, confidences: list[list[float | None]]) -> list[Path]:
+    """Writes images and a results folder `folder/out`, whose summary lists masks and the confidence of each class.
+
+    Args:
+      folder: gets `images` and `out`.
+      confidences: one list per image, with one value per class of `NAMES`; None: the mask is empty.
+    """
+    from jaxseg.masks.confidence import COLUMNS, SUFFIX
+
+    images, out, files = [], folder / "out", {}
+    for i, values in enumerate(confidences):
+        masks = masks_of(i) & np.array([value is not None for value in values])[:, None, None]
+        image, coco = write_pair(folder / "images", f"image_{i}.png", masks)
+        out.mkdir(exist_ok=True)
+        np.save(out / f"image_{i}.npy", masks)
+        coco.unlink()
+        rows = [
+            dict.fromkeys(COLUMNS[2:]) | {"class": name, "pixels": int(mask.sum()), "confidence": value}
+            for name, mask, value in zip(NAMES, masks, values, strict=True)
+        ]
+        (out / f"image_{i}{SUFFIX}").write_text(json.dumps({"filename": image.name, "masks": rows}))
+        stamp = [image.stat().st_size, image.stat().st_mtime_ns]
+        kinds = {"npy": f"image_{i}.npy", "confidence": f"image_{i}{SUFFIX}"}
+        outputs = {kind: {"path": path, "stamp": stamp} for kind, path in kinds.items()}
+        files[f"image_{i}"] = {"source": str(image.resolve()), "status": "done", "outputs": outputs}
+        images.append(image)
+    summary = {"jaxseg": "0.1", "settings": {"classes": list(NAMES)}, "files": files}
+    (out / "summary.json").write_text(json.dumps(summary))
+    return images
+
+
 class Blocks(HTMLParser):
     """Returns the JSON blocks of a page, as an HTML parser finds them."""
 

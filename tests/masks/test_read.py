@@ -1,6 +1,8 @@
 """Tests that masks are read back as they were written, with their names, and that other files are refused."""
 
 import json
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -126,7 +128,7 @@ def test_a_label_map_is_split_if_names_are_given(tmp_path, names, first):
 
 def test_masks_that_exceed_the_memory_are_refused_but_some_can_be_chosen(tmp_path, monkeypatch):
     np.save(tmp_path / "a.npy", blocks())
-    monkeypatch.setattr(module, "_MAX_BYTES", blocks()[:2].size)
+    monkeypatch.setattr(module, "_MAX_PIXELS", blocks()[:2].size)
     with pytest.raises(ImageError, match="3 masks of 24 x 40 are too many; choose fewer classes"):
         read_masks(tmp_path / "a.npy")
     assert len(read_masks(tmp_path / "a.npy", classes="class_000,class_002").masks) == 2
@@ -163,3 +165,30 @@ def test_a_dicom_seg_is_read_back(tmp_path):
     np.testing.assert_array_equal(loaded.masks, masks[[0, 2]])
     with pytest.raises(ImageError, match=r"^mono2_12bit.dcm: not a DICOM SEG"):
         read_masks(source)
+
+
+LARGE = """
+import pathlib, re, zipfile
+import numpy as np
+from jaxseg.masks.read import read_masks
+shape = (1000, 1000, 1000)
+with zipfile.ZipFile("large.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+    with archive.open("arr_0.npy", "w", force_zip64=True) as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        for k in range(shape[0]):
+            file.write(np.full(shape[1:], k == 7, np.uint8).tobytes())
+def peak_mb():
+    return int(re.search(r"VmHWM:\\s+([0-9]+)", pathlib.Path("/proc/self/status").read_text())[1]) // 1024
+before = peak_mb()
+found = read_masks("large.npz")
+assert found.mask(7).all() and not found.mask(8).any()
+print(peak_mb() - before)
+"""
+
+
+@pytest.mark.slow
+def test_a_small_file_with_huge_masks_needs_little_memory(tmp_path):
+    """1e9 pixels in a file of some MB: one byte per pixel would take 1,000 MB, and a copy as much again."""
+    ran = subprocess.run([sys.executable, "-c", LARGE], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert (tmp_path / "large.npz").stat().st_size < 10_000_000
+    assert 100 < int(ran.stdout) < 250  # MB

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxseg.masks.read import read_masks
-from jaxseg.masks.results import classes_of, find_masks
+from jaxseg.masks.results import classes_of, find_masks, result_of
 
 
 @pytest.fixture
@@ -188,3 +188,19 @@ def test_a_summary_that_is_nested_too_deeply_is_refused(folder, image):
     (folder / "summary.json").write_text('{"jaxseg": "0.1", "files": {}}')
     with pytest.raises(ValueError, match=r"or is damaged \('settings' is missing or malformed\)"):
         find_masks(folder, image)
+
+
+def test_another_result_of_the_run_is_found_unless_it_is_outdated_or_outside(folder, image, tmp_path):
+    (folder / "one.confidence.json").touch()
+    (tmp_path / "other.json").touch()
+    status = image.stat()
+    stamp = (status.st_size, status.st_mtime_ns)
+    write_summary(folder, image, {"npy": output("one.npy"), "confidence": output("one.confidence.json", stamp)})
+    assert result_of(folder / "one.npy", image, "confidence") == folder / "one.confidence.json"
+    assert result_of(folder / "one.npy", image, "probabilities") is None
+    assert result_of(tmp_path / "one.npy", image, "confidence") is None
+    image.write_bytes(b"another image")
+    assert result_of(folder / "one.npy", image, "confidence") is None
+    stamp = (image.stat().st_size, image.stat().st_mtime_ns)
+    write_summary(folder, image, {"confidence": output("../other.json", stamp)})
+    assert result_of(folder / "one.npy", image, "confidence") is None

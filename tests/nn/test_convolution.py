@@ -28,6 +28,7 @@ def made(seed, shape, kernel_shape):
 
 # Fixed shapes with random values: every new shape costs a compilation.
 GEOMETRIES = [  # (batch, height, width), channels in and out, kernel, stride
+    ((2, 6, 8), (5, 7), 3, 2),  # even sizes are halved
     ((1, 3, 5), (15, 19), 3, 1),
     ((2, 7, 4), (16, 16), 3, 2),
     ((3, 4, 6), (17, 15), 1, 1),

@@ -98,6 +98,8 @@ def test_the_choice_of_the_form():
 
     assert form((3, 3, 16, 16)) is onednn.convolve
     assert form((1, 1, 16, 16)) is onednn.convolve
+    assert form((3, 3, 16, 1)) is engine._by_rows
+    assert form((3, 3, 4, 1)) is onednn.convolve
     assert form((3, 3, 512, 512)) is engine._by_winograd
     assert form((3, 3, 512, 512), strides=(2, 2)) is onednn.convolve
     assert form((3, 3, 16, 16), dtype=jnp.float16) == "XLA"
@@ -115,6 +117,18 @@ def test_bfloat16_equals_float32_rounded():
     ):
         assert found.dtype == jnp.bfloat16
         near(found.astype(jnp.float32), wanted, 2**-7)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "bound"), [(jnp.float32, 1e-5), (jnp.bfloat16, 2**-6)])
+@pytest.mark.parametrize("side", [3, 5])
+def test_few_output_channels_equal_xlas_form(side, dtype, bound):
+    fusion = Fusion(padding=((side // 2,) * 2,) * 2, precision=HIGHEST, bias=True, residual=True, relu=True)
+    shapes = (2, 9, 7, 16), (side, side, 16, 2), (2,), (2, 9, 7, 2)
+    given = [sample(shape, seed, dtype) for seed, shape in enumerate(shapes)]
+    found = jax.jit(engine._by_rows, static_argnums=0)(fusion, *given)
+    assert found.dtype == dtype
+    near(found.astype(jnp.float32), fusion.by_xla(*(array.astype(jnp.float32) for array in given)), bound)
 
 
 @pytest.mark.slow

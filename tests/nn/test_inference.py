@@ -77,6 +77,10 @@ def shifted_by_shared(model, offset, x):
     return x + offset + model.amount[...]
 
 
+def three_sums(model, offset, x, other):
+    return x + other + offset + model.amount[...]
+
+
 def test_runner_fills_short_batches_and_cuts_the_answer():
     runner = Runner(Shift(), shifted, batch_size=4)
     x = np.arange(6, dtype=np.float32).reshape(3, 2)
@@ -99,6 +103,15 @@ def test_runner_takes_shared_arguments_and_other_batch_sizes():
     x = np.zeros((5, 2), np.float32)
     found = runner(x, shared=(jnp.full((1, 2), 3.0),), batch_size=6)
     np.testing.assert_array_equal(found, np.full((5, 2), 4))
+
+
+def test_runner_applies_another_function_to_arrays_on_the_devices():
+    runner = Runner(Shift(), shifted, devices=jax.devices()[:2], batch_size=4)
+    x, ones = np.arange(6, dtype=np.float32).reshape(3, 2), np.ones(3, np.float32)
+    runner.compile(jax.ShapeDtypeStruct((2,), jnp.float32), jax.ShapeDtypeStruct((), jnp.float32))
+    there, _ = runner.start(x, ones)
+    found = inference.fetched(runner.start(x, there, shared=(jnp.full((1, 2), 3.0),), function=three_sums), 3)
+    np.testing.assert_array_equal(found, x + (x + 1) + 3 + 1)
 
 
 def test_runner_compiles_ahead_and_once_for_equal_models():

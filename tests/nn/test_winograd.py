@@ -70,7 +70,9 @@ def test_other_devices_convolve_directly(platform):
     ("kernel", "image", "wanted"),
     [
         ((3, 3, 512, 256), None, True),
-        ((3, 3, 256, 256), None, False),  # too few channels
+        ((3, 3, 256, 256), None, True),
+        ((3, 3, 256, 128), None, False),  # too few channels
+        ((3, 3, 256, 256), (8, 64, 64), False),  # too few if the kernel is transformed at every call
         ((1, 1, 2048, 2048), None, False),
         ((3, 3, 512, 512), (2, 16, 16), True),
         ((3, 3, 512, 512), (1, 16, 16), False),  # too few pixels, because the kernel is transformed at every call

@@ -229,3 +229,14 @@ def test_selected_masks_of_a_segmentation_are_restored_and_the_others_unchanged(
     assert np.array_equal(found.bits[1], np.packbits(blob(), axis=1))
     with pytest.raises(ValueError, match="no mask of liver"):
         inverted.segmentations([found], ["liver"])
+
+
+def test_the_agreement_is_the_dice_of_masks_and_restored_ones():
+    tilted = np.roll(blob(), 4, 0)
+    found = segmentation({"heart": blob(), "lung": tilted, "rib": np.zeros((32, 32), bool)})
+    flipped = Denoiser(Echo(answer=lambda x: x[:, ::-1])).postprocess(["lung", "rib", "heart"])
+    (row,) = flipped.agreement([found])
+    shared = 2 * (tilted & tilted[::-1]).sum() / (2 * tilted.sum())
+    np.testing.assert_allclose(row, [1, shared, np.nan])
+    (row,) = Denoiser(Echo()).postprocess(["lung"]).agreement([found])
+    np.testing.assert_array_equal(row, [np.nan, 1, np.nan])

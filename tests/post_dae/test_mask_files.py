@@ -116,7 +116,7 @@ def test_results_of_an_accelerator_equal_those_of_a_cpu(masks, tmp_path, monkeyp
     run(masks, tmp_path / "cpu", denoiser)
     given, fetched = [], []
     start, fetch = denoiser.start, denoiser.fetch
-    monkeypatch.setattr(denoiser, "devices", [SimpleNamespace(platform="gpu")])
+    monkeypatch.setattr(type(denoiser), "devices", [SimpleNamespace(platform="gpu")])
     monkeypatch.setattr(denoiser, "start", lambda planes: given.append(len(fetched)) or start(planes))
     monkeypatch.setattr(denoiser, "fetch", lambda answers: fetched.append(len(given)) or fetch(answers))
     run(masks, tmp_path / "gpu", denoiser)
@@ -280,3 +280,20 @@ def test_a_label_map_gives_a_label_map(masks, tmp_path):
     np.testing.assert_array_equal(found == 255, pixels == 255)
     with pytest.raises(ValueError, match="a label map has no probabilities"):
         run(masks, tmp_path / "soft", levels={127: "heart"}, soft=True)
+
+
+def test_merged_parts_equal_a_run_without_parts(masks, tmp_path):
+    for number in range(6):
+        picture(masks / f"{number}.png", blob(30 + number, 40))
+    options = {"model": Echo(**INVERT), "preview": True}
+    results = [jaxseg.denoise_folder(masks, tmp_path / "out", part=part, **options) for part in ("1/2", "2/2")]
+    assert sum(result.done for result in results) == 6
+    assert min(result.done for result in results) > 0
+    assert jaxseg.merge_folder(tmp_path / "out").problems == ()
+    jaxseg.denoise_folder(masks, tmp_path / "whole", **options)
+    parted, whole = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir() if path.suffix != ".json"}
+        for name in ("out", "whole")
+    )
+    assert parted == whole
+    assert jaxseg.denoise_folder(masks, tmp_path / "out", **options).skipped == 6

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from report_kit import NAMES, masks_of, read_page, values_of, write_dicom, write_pair, write_pairs
+from report_kit import NAMES, masks_of, read_page, values_of, write_dicom, write_pair, write_pairs, write_run
 
 from jaxseg.anatomy.measure.features import measure
 from jaxseg.masks.write import file_names
@@ -184,6 +184,25 @@ def test_the_settings_of_the_run_are_shown(tmp_path):
     page = read_page(tmp_path / "r.html")
     assert page.about["settings"] == {"model": "<b>UNet</b>", "threshold": "0.5", "jaxseg": "0.1"}
     assert page.records[0]["masks"] == "./out/image_000"
+
+
+def test_the_confidence_of_a_run_is_a_column_of_the_image_and_of_each_class(tmp_path):
+    images = write_run(tmp_path, [[0.9, 0.7, None], [0.5, 0.6, 0.1], [None, None, None]])
+    write_report(images, tmp_path / "out", tmp_path / "r.html", features="area")
+    page = read_page(tmp_path / "r.html")
+    found = values_of(page, 0)
+    assert found["confidence"] == 0.8
+    assert [found[f"{name} confidence"] for name in NAMES] == [0.9, 0.7, None]
+    assert values_of(page, 1)["confidence"] == 0.4
+    assert values_of(page, 2)["confidence"] is None
+    assert page.records[0]["reasons"][-1][0] == "the mask is empty"
+    shown = {page.about["kinds"][kind]["ending"]: on for kind, of, on in page.about["columns"] if of < 0}
+    assert shown == {"confidence": True}
+    assert page.about["names"]["confidence"] == "confidence"
+    write_report(images, tmp_path / "out", tmp_path / "one.html", features="area", classes="heart")
+    assert values_of(read_page(tmp_path / "one.html"), 1)["confidence"] == 0.1
+    (tmp_path / "out" / "image_0.confidence.json").write_text("{}")
+    assert "holds no confidence" in write_report(images, tmp_path / "out", tmp_path / "r.html")[0][1]
 
 
 def test_the_page_has_no_tags_of_a_dicom_file_but_lengths_in_mm(tmp_path):

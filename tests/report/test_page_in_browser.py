@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
-from report_kit import NAMES, masks_of, write_dicom, write_pair, write_pairs
+from report_kit import NAMES, masks_of, write_dicom, write_pair, write_pairs, write_run
 
 from jaxseg.masks.write import file_names
 from jaxseg.report.build import write_report
@@ -292,6 +292,34 @@ def test_the_policy_stops_scripts_that_were_added_to_the_page(browser, tmp_path)
     browser.get(page.resolve().as_uri())
     assert browser.title == "Segmentation report"
     assert any("Content Security Policy" in entry["message"] for entry in browser.get_log("browser"))
+
+
+def test_doubtful_masks_are_listed_first_and_the_confidence_sorts(browser, report, tmp_path):
+    values = [[0.9, 0.8, 0.4], [0.9, 0.8, 0.35], [0.5, 0.82, 0.42], [0.92, None, 0.4], [0.88, 0.84, 0.41]]
+    write_report(write_run(tmp_path, values), tmp_path / "out", tmp_path / "r.html", features="area")
+    show(browser, tmp_path / "r.html")
+    assert texts(browser, "#first li") == [
+        "image_3.png: left lung 0.00 (median 0.80)",
+        "image_2.png: right lung 0.50 (median 0.90)",
+        "image_1.png: heart 0.35 (median 0.40)",
+        "image_4.png: right lung 0.88 (median 0.90)",
+    ]
+    assert ask(browser, "document.querySelector('#first a').getAttribute('href')") == "#image-3"
+    place = texts(browser, "#measurements thead button").index("confidence")
+    browser.execute_script(f"document.querySelectorAll('#measurements thead button')[{place}].click()")
+    assert column(browser, 1) == [f"image_{i}.png" for i in (2, 3, 1, 0, 4)]
+    show(browser, report)
+    assert ask(browser, "document.getElementById('first').hidden")
+
+
+def test_one_image_lists_its_masks_by_their_confidence(browser, tmp_path):
+    write_report(write_run(tmp_path, [[0.9, 0.3, 0.4]]), tmp_path / "out", tmp_path / "r.html")
+    show(browser, tmp_path / "r.html")
+    assert [text.split(" (")[0] for text in texts(browser, "#first li")] == [
+        "image_0.png: left lung 0.30",
+        "image_0.png: heart 0.40",
+        "image_0.png: right lung 0.90",
+    ]
 
 
 @pytest.mark.full

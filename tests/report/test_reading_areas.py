@@ -2,17 +2,21 @@
 
 import dataclasses
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
 from dicom_files import write_dicom
+from PIL import Image
 from report_kit import masks_of, read_page, values_of, write_pair
 
 import jaxseg
+from jaxseg.anatomy.measure import features
 from jaxseg.anatomy.segment import Segmenter
 from jaxseg.files import atomic_file
 from jaxseg.masks.segmentation import Segmentation, on_grid
 from jaxseg.report.build import write_report
+from jaxseg.report.reading import read_image
 
 FEATURES = "CTR, SCD, area, perimeter, compactness, centroid, box, convexity"
 NAMES = ("right lung", "left lung", "heart")
@@ -117,3 +121,21 @@ def test_a_report_has_the_colours_of_a_preview(segmenter, tmp_path):
     picture = np.asarray(jaxseg.visualize(image, masks / "a.npy", sides=False))
     seen = {f"#{bytes(colour.tolist()).hex()}" for colour in np.unique(picture.reshape(-1, 3), axis=0)}
     assert set(colours.values()) <= seen
+
+
+def test_masks_are_measured_without_all_of_them_in_memory(tmp_path):
+    masks = np.zeros((300, 500, 500), bool)
+    for k in range(300):
+        masks[k, k : k + 9, 3:40] = True
+    np.savez_compressed(tmp_path / "a.npz", masks)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (500, 500), np.uint8)).save(tmp_path / "a.png")
+    find = features.find_all("CTR, area")
+    read_image(tmp_path / "a.png", tmp_path / "a.npz", features=find)
+    tracemalloc.start()
+    found = read_image(tmp_path / "a.png", tmp_path / "a.npz", features=find)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < masks.nbytes * 0.4  # the bits are an eighth
+    areas = {column.class_name: value for column, value in found.values.items() if column.ending == "area"}
+    assert list(areas.values()) == [9 * 37] * 300
+    assert list(found.masks.names) == list(areas)

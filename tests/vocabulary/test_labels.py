@@ -78,3 +78,16 @@ def test_since_version_0_0_20_two_groups_contain_c7():
         assert set(members) <= set(newer)
     with pytest.raises(ValueError, match="unknown groups 'cxas-1'; known: original, cxas-0.0.20"):
         labels.select(labels.CXAS, "heart", groups="cxas-1")
+
+
+def test_in_a_mirrored_image_left_and_right_are_exchanged():
+    names = labels.CXAS
+    partners = labels.mirrored(names)
+    for i, partner in enumerate(partners):
+        if partner is not None and partner != i:
+            assert partners[partner] == i
+            assert {"left", "right"} <= {*names[i].split(), *names[partner].split()}
+    assert [name for name, partner in zip(names, partners, strict=True) if partner is None] == [
+        "lung middle lobe right"
+    ]
+    assert labels.mirrored(("Lung_Left", "lung_right", "bright", "heart", "Heart")) == (1, 0, 2, 3, 4)

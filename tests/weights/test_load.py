@@ -239,7 +239,9 @@ def test_wrong_arguments_are_value_errors_with_an_explanation(call):
 def test_weights_that_do_not_exist_are_reported_with_what_is_allowed(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file.*; weights are a model directory, a training run"):
         jaxseg.load("cxas", weights=tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match="no such file.*; a .pth, .pt, .ckpt or .pkl file is converted"):
+    with pytest.raises(
+        FileNotFoundError, match="no such file.*; a model directory, a training run, a PyTorch or.* converted"
+    ):
         jaxseg.convert(tmp_path / "nowhere.pth", tmp_path / "model")
 
 

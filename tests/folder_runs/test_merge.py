@@ -1,0 +1,297 @@
+"""Parts together equal a run without parts, and a merge finds what is missing or double."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from fake_segmenter import draw, finish, statuses, summary, tree
+from part_runs import contents, killed_part, part_files, run_part
+
+from jaxseg.folder_runs.inputs import find_images, plan
+from jaxseg.folder_runs.merge import merge_folder
+from jaxseg.folder_runs.parts import Part, locked
+from jaxseg.journal import journal_of
+from jaxseg.masks import cohort
+from jaxseg.masks.read import read_masks
+from jaxseg.masks.results import find_masks, read_summary
+from jaxseg.report.reading import read_run
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Returns a folder with 12 images in two folders."""
+    for number in range(12):
+        draw(tmp_path / "in" / f"p{number % 2}" / f"{number}.png")
+    return tmp_path / "in"
+
+
+@pytest.fixture
+def output(tmp_path):
+    return tmp_path / "out"
+
+
+def comparable(folder) -> dict:
+    """Returns a summary without what differs between equal runs."""
+    content = summary(folder)
+    for entry in content["files"].values():
+        entry.pop("seconds", None)
+    for name in ("run", "merged_from"):
+        content.pop(name, None)
+    return content
+
+
+@pytest.mark.parametrize("output_type", ["npy", "png", "json"])
+def test_merged_parts_equal_a_run_without_parts(images, output, tmp_path, output_type):
+    (images / "p0" / "bad.png").write_bytes(b"no picture")
+    read = [run_part(images, output, f"{index}/3", output_type)[0] for index in (2, 1, 3)]
+    assert sorted(sum(read, [])) == sorted(path.name for path in find_images(images, recursive=True))
+    assert part_files(output) == sorted(
+        [f"{name}.{index}-of-3.{end}" for index in (1, 2, 3) for name, end in (("run", "log"), ("summary", "json"))]
+    )
+    found = merge_folder(output)
+    assert (found.parts, found.done, found.failed, found.problems) == (3, 12, 1, ())
+    run_part(images, tmp_path / "whole", None, output_type)
+    assert tree(output) == tree(tmp_path / "whole")
+    assert comparable(output) == comparable(tmp_path / "whole")
+    assert part_files(output) == []
+    assert not [path for path in output.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("output_type", cohort.TYPES)
+def test_files_with_all_masks_are_joined(images, output, tmp_path, output_type):
+    run_part(images, output, "1/2", output_type)
+    draw(images / "p0" / "0.png", seed=1)  # it has changed, so that two files hold its masks
+    for index in (1, 2, 3):
+        run_part(images, output, f"{index}/3", output_type)
+    before = {path: read_masks(find_masks(output, path), image=path) for path in find_images(images, recursive=True)}
+    found = merge_folder(output)
+    assert (found.done, found.problems) == (12, ())
+    assert [path.name for path in found.merged] == [cohort.file_name(output_type), "summary.json"]
+    assert sorted(contents(output)) == [cohort.file_name(output_type), "summary.json"]
+    run_part(images, tmp_path / "whole", None, output_type)
+    assert len(before) == 12
+    for image, earlier in before.items():
+        for folder in (output, tmp_path / "whole"):
+            again = read_masks(find_masks(folder, image), image=image)
+            np.testing.assert_array_equal(again.masks, earlier.masks)
+    assert run_part(images, output, None, output_type)[0] == []
+
+
+def test_a_second_merge_says_that_there_is_nothing_to_do(images, output, tmp_path):
+    with pytest.raises(ValueError, match="is not a folder of results"):
+        merge_folder(output)
+    run_part(images, output, "1/1")
+    assert merge_folder(output).parts == 1
+    before = contents(output)
+    found = merge_folder(output)
+    assert (found.parts, found.merged, found.problems) == (0, (), ())
+    assert contents(output) == before
+    tmp_path.joinpath("empty").mkdir()
+    with pytest.raises(ValueError, match="empty holds no results of jaxseg"):
+        merge_folder(tmp_path / "empty")
+
+
+def test_parts_resume_with_another_count(images, output):
+    first, _ = run_part(images, output, "1/2")
+    rest = [run_part(images, output, f"{index}/3") for index in (1, 2, 3)]
+    assert sorted(first + sum((read for read, _ in rest), [])) == sorted(f"{number}.png" for number in range(12))
+    assert sum(result.skipped for _, result in rest) == len(first) > 0
+    assert run_part(images, output, "2/2")[0] == []
+    assert sum(len(run_part(images, output, f"{index}/5")[0]) for index in range(1, 6)) == 0
+    assert merge_folder(output).done == 12
+    assert {name.split(".")[0] for name in part_files(output)} == set()
+    assert run_part(images, output)[0] == []
+    assert run_part(images, output, "1/2")[0] == []  # after the merge, too
+
+
+def test_a_killed_part_resumes_with_another_count_and_loses_nothing(images, output):
+    killed_part(images, output, "1/1", 5)
+    done = [path.stem for path in output.rglob("[!.]*.npy")]
+    assert journal_of(output / "summary.1-of-1.json").is_file()
+    assert "7 files are not processed yet; run it again" in merge_folder(output).problems[0]
+    read = sum((run_part(images, output, f"{index}/4")[0] for index in (1, 2, 3, 4)), [])
+    assert len(read) == len(set(read)) == 12 - len(done)
+    assert merge_folder(output).problems == ()
+    assert set(statuses(output).values()) <= {"done", "skipped"}
+
+
+def test_a_run_without_parts_continues_parts(images, output):
+    first, _ = run_part(images, output, "1/2")
+    second, result = run_part(images, output)
+    assert sorted(first + second) == sorted(f"{number}.png" for number in range(12))
+    assert result.skipped == len(first)
+    assert summary(output)["complete"]
+
+
+def test_a_missing_part_changes_nothing_until_it_was_run(images, output):
+    run_part(images, output, "1/3", "json")
+    run_part(images, output, "3/3", "json")
+    before = contents(output)
+    found = merge_folder(output)
+    assert found.problems == ("part 2 of 3: no summary; run it",)
+    assert found.merged == ()
+    assert contents(output) == before
+    partial = merge_folder(output, partial=True)
+    assert partial.problems == found.problems
+    assert [path.name for path in partial.merged] == ["in.json", "summary.json"]
+    assert not summary(output)["complete"]
+    listed = json.loads((output / "in.json").read_text())["images"]
+    assert 0 < len(listed) == partial.done < 12
+    assert len(part_files(output)) == 4
+    run_part(images, output, "2/3", "json")
+    assert merge_folder(output).problems == ()
+    assert len(json.loads((output / "in.json").read_text())["images"]) == 12
+
+
+def test_lost_results_are_found(images, output):
+    for part in ("1/2", "2/2"):
+        run_part(images, output, part)
+    (output / "p1" / "3.npy").unlink()
+    (output / "p0" / "2.npy").write_bytes(b"short")
+    (problem,) = merge_folder(output).problems
+    assert problem == "results are missing or incomplete: p0/2.npy, p1/3.npy; run the parts again"
+    for part in ("1/2", "2/2"):
+        run_part(images, output, part)
+    assert merge_folder(output).problems == ()
+
+
+def test_files_in_two_parts_are_found(images, output):
+    for part in ("1/2", "2/2"):
+        run_part(images, output, part)
+    paths = [output / f"summary.{index}-of-2.json" for index in (1, 2)]
+    first, second = (json.loads(path.read_text()) for path in paths)
+    key = next(iter(first["files"]))
+    second["files"][key] = first["files"][key] | {"run": second["run"]}
+    paths[1].write_text(json.dumps(second))
+    problems = merge_folder(output).problems
+    assert problems[0] == f"{key}: in more than one part (1, 2 of 2)"
+
+
+def test_parts_of_different_inputs_are_found(images, output):
+    run_part(images, output, "1/2")
+    draw(images / "new.png")
+    run_part(images, output, "2/2")
+    (problem,) = merge_folder(output).problems
+    assert problem == (
+        "the parts found different files in the input: 12 by part 1 of 2; 13 by part 2 of 2; run all parts again"
+    )
+
+
+def test_parts_have_the_same_settings(images, output):
+    run_part(images, output, "1/2")
+    for part, overwrite in (("2/2", False), ("1/3", True), ("1/2", True)):
+        with pytest.raises(ValueError, match="made with other settings: threshold; name another folder for the parts"):
+            run_part(images, output, part, settings={"threshold": 0.7}, overwrite=overwrite)
+    with pytest.raises(ValueError, match="other settings: threshold"):
+        run_part(images, output, settings={"threshold": 0.7})
+    run_part(images, output, settings={"threshold": 0.7}, overwrite=True)  # replaces everything
+    assert part_files(output) == []
+    assert set(statuses(output).values()) == {"done"}
+
+
+def test_the_entry_of_the_latest_run_is_the_valid_one(images, output):
+    for part in ("1/2", "2/2"):
+        run_part(images, output, part)
+    changed = images / "p0" / "4.png"
+    changed.write_bytes(b"no picture any more")
+    for index in (1, 2, 3):
+        run_part(images, output, f"{index}/3")
+    assert read_summary(output).by_source[str(changed.resolve())]["status"] == "failed"
+    found = merge_folder(output)
+    assert (found.done, found.failed, found.problems) == (11, 1, ())
+    assert statuses(output)["p0/4"] == "failed"
+
+
+def test_results_of_parts_are_found_before_the_merge(images, output):
+    run_part(images, output, "1/2")
+    image = next(path for path in find_images(images, recursive=True) if Part(1, 2).holds(_name(path, images)))
+    masks = find_masks(output, image)
+    assert np.load(masks).shape[0] == 3
+    assert read_summary(output).paths >= {masks.relative_to(output).as_posix()}
+    run_part(images, output, "2/2")
+    assert len(read_summary(output).by_source) == 12
+    assert read_run(output)[0]["jaxseg"]
+    with pytest.raises(ValueError, match="is a result of jaxseg"):
+        find_images(masks)
+
+
+def _name(path, root) -> str:
+    return path.relative_to(root).as_posix()
+
+
+def test_results_among_the_images_are_no_images(images):
+    inside = images / "results"
+    for part in ("1/2", "2/2"):
+        run_part(images, inside, part, "png")
+    assert len(find_images(images, recursive=True)) == 12
+
+
+def test_images_with_the_names_of_summaries_of_parts_replace_nothing(tmp_path):
+    draw(tmp_path / "in" / "summary.1-of-1.png")
+    run_part(tmp_path / "in", tmp_path / "out", "1/1", "json")
+    assert merge_folder(tmp_path / "out").done == 1
+    assert list(summary(tmp_path / "out")["files"]) == ["summary.1-of-1_png"]
+
+
+def test_a_part_logs_each_file_and_a_run_without_parts_nothing(images, output):
+    (images / "p1" / "bad.png").write_bytes(b"no picture")
+    for part in ("1/2", "2/2"):
+        run_part(images, output, part)
+    lines = [line.split("\t") for path in sorted(output.glob("run.*.log")) for line in path.read_text().splitlines()]
+    assert sorted(line[3] for line in lines) == sorted(
+        _name(path, images) for path in find_images(images, recursive=True)
+    )
+    assert {line[1] for line in lines} == {"done", "failed"}
+    assert all(float(line[2]) >= 0 for line in lines)
+    (failed,) = (line for line in lines if line[1] == "failed")
+    assert failed[3:] == ["p1/bad.png", "bad.png: not a png or jpg file, or damaged"]
+    finish(images, output.with_name("other"), recursive=True)
+    assert not list(output.with_name("other").glob("*.log"))
+
+
+def test_a_merge_waits_for_running_parts(images, output):
+    run_part(images, output, "1/1")
+    with locked(output / "summary.json", Part(1, 1)), pytest.raises(ValueError, match="another run is writing into"):
+        merge_folder(output)
+
+
+def test_a_damaged_summary_of_a_part_is_named(images, output):
+    for part in ("1/2", "2/2"):
+        run_part(images, output, part)
+    (output / "summary.2-of-2.json").write_text('{"jaxseg": 1')
+    with pytest.raises(ValueError, match=r"summary.2-of-2.json is not a jaxseg summary, or is damaged; remove it"):
+        merge_folder(output)
+    with pytest.raises(ValueError, match=r"summary.2-of-2.json is not a jaxseg summary"):
+        run_part(images, output, "1/2")
+
+
+def test_parts_can_be_empty(tmp_path):
+    draw(tmp_path / "in" / "a.png")
+    read = [run_part(tmp_path / "in", tmp_path / "out", f"{index}/4")[0] for index in (1, 2, 3, 4)]
+    assert sorted(map(len, read)) == [0, 0, 0, 1]
+    assert merge_folder(tmp_path / "out").done == 1
+
+
+def test_listed_files_lie_anywhere_and_may_be_missing(images, output, tmp_path):
+    other = draw(tmp_path / "elsewhere" / "0.png")
+    files = [images / "p0" / "0.png", other, images / "p1" / "none.png"]
+    jobs = plan(files, images, output)
+    inside = "/".join(other.with_suffix("").parts[1:])
+    assert [job.base.relative_to(output).as_posix() for job in jobs] == ["p0/0", inside, "p1/none"]
+    assert [job.name for job in jobs] == ["p0/0.png", other.as_posix(), "p1/none.png"]
+    for part in ("1/2", "2/2"):
+        run_part(images, output, part, "json", files=files)
+    found = merge_folder(output)
+    assert (found.done, found.failed, found.problems) == (2, 1, ())
+    assert "No such file or directory" in summary(output)["files"]["p1/none"]["reason"]
+
+
+def test_a_copied_folder_is_merged_elsewhere(images, output, tmp_path):
+    for part in ("1/2", "2/2"):
+        run_part(images, output, part, "json")
+    (tmp_path / "there").mkdir()
+    shutil.copytree(output, tmp_path / "there" / "out")
+    found = merge_folder(tmp_path / "there" / "out")  # the input is not there
+    assert found.problems == ()
+    assert (tmp_path / "there" / "out" / "in.json").is_file()
