@@ -232,7 +232,7 @@ def test_a_place_without_masks_is_refused(tmp_path):
 
 def test_masks_in_memory_are_sets():
     masks = blocks()
-    for given in (segmentation(masks, NAMES), LoadedMasks(NAMES, masks)):
+    for given in (segmentation(masks, NAMES), LoadedMasks.of(NAMES, masks)):
         found = of_memory(given)
         assert (found.names, found.shape) == (NAMES, masks.shape[1:])
         np.testing.assert_array_equal(np.stack(list(found.read([0, 2]))), masks[[0, 2]])
