@@ -288,6 +288,37 @@ def paxray_sample() -> str:
     return markdown("seconds|mean Dice on 12 validation images", [[str(found["seconds_uninterrupted"]), f"{dice:.3f}"]])
 
 
+def confidence() -> str:
+    """Rank correlation of each score of a mask with its true Dice."""
+    kinds = ("all", "not empty", "blur", "noise", "low contrast", "cropping")
+    found = []
+    for networks, scores in results("confidence")["spearman"].items():
+        for name, row in scores.items():
+            if row["all"] is not None:
+                found.append([networks, f"`{name}`", *(f"{row[kind]:.2f}" for kind in kinds)])
+    return markdown("networks|score|" + "|".join(kinds), found)
+
+
+def cohort() -> str:
+    """Processor time and memory per picture of long runs."""
+    rows = results("cohort")["rows"]
+    found = []
+    for step, name in (("first", "first run"), ("resumed", "resumed run"), ("merge", "merge")):
+        cells = [name]
+        for row in rows.values():
+            cells += [f"{row[step]['processor_ms_per_picture']:.2f}", f"{row[step]['kb_per_picture']:.1f}"]
+        found.append(cells)
+    return markdown("step|" + "|".join(f"{int(count):,} pictures: ms|KB" for count in rows), found)
+
+
+def comparison() -> str:
+    """Processor seconds of comparing masks."""
+    found = results("comparison")
+    theirs = found["pairs"] * found["surface_distance_processor_seconds_a_pair"]
+    cells = [f"{found['pairs']:,}", f"{found['processor_seconds']:.1f}", f"{theirs:.1f}"]
+    return markdown("pairs|`jaxseg compare`, processor seconds|surface-distance, processor seconds", [cells])
+
+
 def _spread(value: dict[str, float], kind: str) -> str:
     return f"{value['mean']:.3f} +- {value[kind]:.3f}"
 
@@ -308,6 +339,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "annotators": annotators,
     "annotators_best": annotators_best,
     "paxray_sample": paxray_sample,
+    "confidence": confidence,
+    "cohort": cohort,
+    "comparison": comparison,
 }
 
 if __name__ == "__main__":
