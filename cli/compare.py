@@ -12,7 +12,8 @@ from jaxseg.cli.runs import Notes, label
 
 _MOST = 20  # lines about what is missing
 _SHOWN = {"dice": 4, "nsd": 4, "hd95": 2, "assd": 2}  # measures on the terminal -> decimal places
-_MASKS = "a folder of masks (results of jaxseg, or png, jpg, npy, npz, COCO json, DICOM SEG, NIfTI), or one file"
+_FORMATS = "png, jpg, npy, npz, COCO json or jsonl, parquet, DICOM SEG, NIfTI"
+_MASKS = f"a folder of masks (results of jaxseg, or {_FORMATS}), or one file"
 
 
 @click.command(short_help="Measure how well masks agree with the true ones.")

@@ -16,6 +16,7 @@ import numpy as np
 from jaxseg.files import printable, walk
 from jaxseg.images.picture import ImageError
 from jaxseg.images.read import kind_of
+from jaxseg.masks.cohort import TYPES, image_names, is_cohort_file, open_cohort
 from jaxseg.masks.formats import SEG, Stack, coco_by_image, read_coco, stack_of_coco
 from jaxseg.masks.pictures import PICTURES, check_levels
 from jaxseg.masks.read import LoadedMasks, open_masks
@@ -31,7 +32,7 @@ from jaxseg.volumes.read import stem as volume_stem
 from jaxseg.volumes.volume import Volume
 
 UNNAMED = ""  # name of a mask that is the only one of its file, and has no name there
-SUFFIXES = (*PICTURES, ".npy", ".npz", ".json", SEG, ".dcm", *nifti.SUFFIXES)
+SUFFIXES = (*PICTURES, ".npy", ".npz", ".json", SEG, ".dcm", *nifti.SUFFIXES, *TYPES.values())
 _IN_RUNS = (".npy", ".npz", "", SEG, ".json")  # of several results of one image, the first is used; "" is a folder
 _NOT_MASKS = (PREVIEW, DRAWING, MEASUREMENTS, SUMMARY_FILE)
 _OF_ONE_CLASS = "segmentations"  # folder of a case's files in data sets of TotalSegmentator
@@ -80,6 +81,7 @@ class Place:
       path: a file, or a folder with one file per class.
       files: the NIfTI files of a folder, one per class; () for other masks.
       content: the part of a COCO file that belongs to the image; None for other files.
+      key: key of the image in a file with the masks of all images of a run; None for other files.
       is_label_map: whether the file is a label map whose levels have names.
       image: file of the image, which may state the spacing of its pixels; None if it is unknown.
       folder: as in `MaskSet`.
@@ -88,6 +90,7 @@ class Place:
     path: Path
     files: tuple[Path, ...] = ()
     content: Any = None
+    key: str | None = None
     is_label_map: bool = False
     image: Path | None = None
     folder: str = ""
@@ -98,8 +101,8 @@ def list_places(root: str | Path, *, levels: Levels = None) -> dict[str, Place]:
 
     In a folder of results of jaxseg, the masks are those that its `summary.json` lists. Other folders are searched with
     their sub-folders. A picture or NIfTI file in a sub-folder is a class of the image that the sub-folder names, unless
-    it is a label map; a folder `segmentations` in it is left out of the name. A COCO file with several images holds the
-    masks of each.
+    it is a label map; a folder `segmentations` in it is left out of the name. A COCO, COCO lines or Parquet file with
+    several images holds the masks of each.
 
     Args:
       root: a folder, or one file.
@@ -116,15 +119,20 @@ def list_places(root: str | Path, *, levels: Levels = None) -> dict[str, Place]:
     if root.is_file():
         return dict(_of_file(root, root.parent, levels, several=True))
     summary = read_summary(root)
-    images = {} if summary is None else _results(root, summary)
-    walked = (folder / name for folder, _, names in _walk(root) for name in names)
-    paths = list(walked if summary is None else images)
+    images: dict[Path, Path] = {}
+    keys: dict[str, Path] = {}
+    paths = [folder / name for folder, _, names in _walk(root) for name in names] if summary is None else []
+    if summary is not None:
+        images = _results(root, summary)
+        keys = {entry["key"]: Path(entry["source"]) for entry in summary.by_source.values()}
+        paths = list(images) or [path for path in sorted(root.iterdir()) if is_cohort_file(path)]
     found: dict[str, Place] = {}
     for name, place in _grouped(root, paths, levels):
         if name in found:
             both = " and ".join(printable(other.path.name) for other in (found[name], place))
             raise ValueError(f"{root}: {both} both hold masks of {printable(name)}; move one of them away")
-        found[name] = dataclasses.replace(place, image=images.get(place.path), folder=root.resolve().name)
+        image = images.get(place.path) if place.key is None else keys.get(place.key)
+        found[name] = dataclasses.replace(place, image=image, folder=root.resolve().name)
     if any(_suffix(place.files[0] if place.files else place.path) in nifti.SUFFIXES for place in found.values()):
         nifti.need_nibabel()  # now, and not once for every image
     if not found:
@@ -147,7 +155,9 @@ def open_place(place: Place, *, levels: Levels = None) -> MaskSet:
         return dataclasses.replace(_of_volumes(place.files), folder=place.folder)
     if _suffix(place.path) in nifti.SUFFIXES:
         return dataclasses.replace(_of_labels(place.path, levels), folder=place.folder)
-    if place.content is not None:
+    if place.key is not None:
+        stack = open_cohort(place.path, None, place.key)
+    elif place.content is not None:
         stack = stack_of_coco(place.content, place.path.name, None)
     else:
         stack = open_masks(place.path, levels=levels if place.is_label_map else None)
@@ -263,6 +273,10 @@ def _are_label_maps(files: Sequence[Path], *, is_volume: bool, levels: Levels) -
 def _of_file(path: Path, root: Path, levels: Levels, *, several: bool = False) -> Iterator[tuple[str, Place]]:
     """Yields the images of one file; `several`: a COCO file names its images, also if it has only one."""
     name = path.relative_to(root).with_name(_stem(path)).as_posix()
+    if is_cohort_file(path):
+        folder = PurePosixPath(path.parent.relative_to(root).as_posix())
+        yield from (((folder / key).as_posix(), Place(path, key=key)) for key in image_names(path))
+        return
     if _suffix(path) != ".json":
         yield name, Place(path, is_label_map=bool(levels) and _suffix(path) in PICTURES)
         return

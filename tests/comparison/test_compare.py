@@ -23,7 +23,7 @@ def named(names, folder: str = "") -> MaskSet:
 
 def test_arrays_segmentations_and_files_have_the_same_scores(tmp_path):
     masks, others = blocks(seed=0), blocks(seed=1)
-    found = jaxseg.compare(segmentation(masks, NAMES), LoadedMasks(NAMES, others))
+    found = jaxseg.compare(segmentation(masks, NAMES), LoadedMasks.of(NAMES, others))
     assert list(found) == list(NAMES)
     for k, name in enumerate(NAMES):
         assert found[name] == score_mask(masks[k], others[k])
@@ -31,17 +31,17 @@ def test_arrays_segmentations_and_files_have_the_same_scores(tmp_path):
         (tmp_path / "a").mkdir(exist_ok=True)
         Image.fromarray(masks[k]).save(tmp_path / "a" / f"{name}.png")
     np.save(tmp_path / "b.npy", others)
-    numbered = LoadedMasks(("class_000", "class_001", "class_002"), masks)
+    numbered = LoadedMasks.of(("class_000", "class_001", "class_002"), masks)
     assert list(jaxseg.compare(numbered, tmp_path / "b.npy").values()) == list(found.values())
-    assert jaxseg.compare(tmp_path / "a", LoadedMasks(NAMES, others)) == found
+    assert jaxseg.compare(tmp_path / "a", LoadedMasks.of(NAMES, others)) == found
 
 
 def test_classes_are_matched_by_name_in_any_order():
     masks = blocks()
-    turned = LoadedMasks(NAMES[::-1], masks[::-1])
-    found = jaxseg.compare(LoadedMasks(NAMES, masks), turned)
+    turned = LoadedMasks.of(NAMES[::-1], masks[::-1])
+    found = jaxseg.compare(LoadedMasks.of(NAMES, masks), turned)
     assert [scores.dice for scores in found.values()] == [1, 1, 1]
-    assert list(jaxseg.compare(turned, LoadedMasks(NAMES, masks), classes="heart, spine")) == ["spine", "heart"]
+    assert list(jaxseg.compare(turned, LoadedMasks.of(NAMES, masks), classes="heart, spine")) == ["spine", "heart"]
 
 
 def test_what_one_side_lacks_is_named():
@@ -76,17 +76,17 @@ def test_unknown_and_repeated_classes_are_refused():
     with pytest.raises(ValueError, match="two masks have the name heart"):
         match([named(["heart", "heart"]), named(["heart"])])
     with pytest.raises(ValueError, match="no class in common"):
-        jaxseg.compare(LoadedMasks(("lung",), blocks(1)), LoadedMasks(("heart",), blocks(1)))
+        jaxseg.compare(LoadedMasks.of(("lung",), blocks(1)), LoadedMasks.of(("heart",), blocks(1)))
 
 
 def test_the_spacing_is_given_or_stated():
     masks, others = blocks(seed=0), blocks(seed=1)
     known = dataclasses.replace(segmentation(masks, NAMES), spacing_mm=(0.5, 0.25))
-    for prediction, truth in ((known, LoadedMasks(NAMES, others)), (LoadedMasks(NAMES, masks), known)):
+    for prediction, truth in ((known, LoadedMasks.of(NAMES, others)), (LoadedMasks.of(NAMES, masks), known)):
         assert {scores.unit for scores in jaxseg.compare(prediction, truth).values()} == {"mm"}
-    stated = jaxseg.compare(known, LoadedMasks(NAMES, others))["heart"]
+    stated = jaxseg.compare(known, LoadedMasks.of(NAMES, others))["heart"]
     assert stated == score_mask(masks[1], others[1], spacing_mm=(0.5, 0.25))
-    given = jaxseg.compare(known, LoadedMasks(NAMES, others), spacing_mm=2)["heart"]
+    given = jaxseg.compare(known, LoadedMasks.of(NAMES, others), spacing_mm=2)["heart"]
     assert given == score_mask(masks[1], others[1], spacing_mm=(2, 2))
     other = dataclasses.replace(segmentation(others, NAMES), spacing_mm=(0.5, 0.5))
     with pytest.raises(ValueError, match=r"the pixels are 0.5 x 0.25 mm and 0.5 x 0.5 mm"):

@@ -32,7 +32,7 @@ def save_png(path, mask) -> None:
     Image.fromarray(np.asarray(mask, np.uint8) * 255).save(path)
 
 
-@pytest.mark.parametrize("kind", ["npy", "npz", "png", "jpg", "json", "dicom-seg"])
+@pytest.mark.parametrize("kind", ["npy", "npz", "png", "jpg", "json", "dicom-seg", "coco-lines", "parquet"])
 def test_results_of_a_run_are_found_by_its_summary(tmp_path, kind):
     (tmp_path / "images" / "sub").mkdir(parents=True)
     grey = np.random.default_rng(0).integers(0, 4000, (24, 40)).astype(np.uint16)
@@ -181,6 +181,24 @@ def test_the_spacing_is_that_of_the_image_of_a_run(tmp_path):
     assert open_place(list_places(tmp_path / "out")["a"]).spacing_mm is None
 
 
+@pytest.mark.parametrize("kind", ["coco-lines", "parquet"])
+def test_a_file_with_the_masks_of_a_cohort_is_read_also_without_its_run(tmp_path, kind):
+    (tmp_path / "images" / "sub").mkdir(parents=True)
+    for name in ("a.dcm", "sub/b.dcm"):
+        write_dicom(tmp_path / "images" / name, RAMP, PixelSpacing=[0.3, 0.2], Modality="CR")
+    fake_segmenter.finish(tmp_path / "images", tmp_path / "out", kind, recursive=True)
+    places = list_places(tmp_path / "out")
+    assert sorted(places) == ["a", "sub/b"]
+    assert {open_place(place).spacing_mm for place in places.values()} == {(0.3, 0.2)}
+    (tmp_path / "out" / "summary.json").unlink()
+    (path,) = (tmp_path / "out").glob("masks.*")
+    for root in (tmp_path / "out", path):
+        assert sorted(list_places(root)) == ["a", "sub/b"]
+        names, masks = opened(root)["sub/b"]
+        assert set(names) == set(fake_segmenter.FakeSegmenter().names)
+        assert masks.shape == (3, 3, 4)
+
+
 def test_masks_are_read_in_any_order(tmp_path):
     masks = blocks()
     np.savez_compressed(tmp_path / "a.npz", masks)
@@ -214,7 +232,7 @@ def test_a_place_without_masks_is_refused(tmp_path):
 
 def test_masks_in_memory_are_sets():
     masks = blocks()
-    for given in (segmentation(masks, NAMES), LoadedMasks(NAMES, masks)):
+    for given in (segmentation(masks, NAMES), LoadedMasks.of(NAMES, masks)):
         found = of_memory(given)
         assert (found.names, found.shape) == (NAMES, masks.shape[1:])
         np.testing.assert_array_equal(np.stack(list(found.read([0, 2]))), masks[[0, 2]])
