@@ -18,7 +18,7 @@ OURS := $(PYTEST) --ignore tests/parity_torch
 # SHARD=1/3 runs the first third of the test files.
 SHARD ?= 1/1
 
-.PHONY: demo docs examples gpu test test-quick test-long test-full test-lowest test-torch lint FORCE
+.PHONY: demo docs examples gpu test test-quick test-long test-full test-lowest test-torch test-rest torch lint FORCE
 
 demo: $(BASE)
 	$(BIN)/jaxseg demo -o demo
@@ -45,10 +45,16 @@ test-lowest:
 	$(VENV)-lowest/bin/python $(EDITABLE) '.[test,dicom-seg]' --constraint tests/lowest.txt
 	$(VENV)-lowest/bin/python $(OURS) -m "not slow"
 
-test-torch: $(READY)
+test-torch: torch
+	$(BIN)/python $(PYTEST) tests/parity_torch
+
+# `make test-long` and `make test-torch` in one go.
+test-rest: torch
+	$(BIN)/python $(PYTEST) -m "full or torch" --shard $(SHARD)
+
+torch: $(READY)
 	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/python -m pip install --quiet torch==2.13.0
 	$(BIN)/python -c "import monai" 2>/dev/null || $(BIN)/python -m pip install --quiet --no-deps monai==1.6.1
-	$(BIN)/python $(PYTEST) tests/parity_torch
 
 # The documentation as a web site in build/docs; a broken link or an unknown name is an error.
 docs: $(BASE)

@@ -11,7 +11,7 @@ from pathlib import Path
 # JAX reads these when it is imported. The commands that tests start inherit them.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # most tests compile a lot and compute little
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # each process needs hundreds of small ones
 
 import jax
 import processor_seconds
@@ -24,6 +24,7 @@ from jaxseg import cpu, xla
 
 pytest_plugins = ["training_fixtures"]
 MAX_RESIDENT_MB = 1500  # above this, a worker drops its compiled programs at the end of a module
+SECONDS = {"full": 6, "torch": 2, "slow": 0.4}  # marker -> the usual time of a test
 
 # Under `nohup` or `&`, a shell starts its processes with SIGINT ignored, and their children inherit that. The tests of
 # Ctrl-C need Python's own handler, here and in the processes that they start.
@@ -104,7 +105,7 @@ def shallow():
 @pytest.fixture(autouse=True)
 def optimised(request, monkeypatch):
     """Lets XLA optimise the programs of tests that compute more than they compile."""
-    if any(request.node.get_closest_marker(name) for name in ("optimised", "torch")):
+    if request.node.get_closest_marker("optimised"):
         monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
         before = jax.config.read("jax_disable_most_optimizations")
         jax.config.update("jax_disable_most_optimizations", False)
@@ -169,5 +170,5 @@ def _longest_files_first(items) -> None:
     """Sorts the files by an estimate of their seconds, so that no worker starts a long one when the others end."""
     seconds: collections.Counter = collections.Counter()
     for item in items:
-        seconds[item.path] += 6 if item.get_closest_marker("full") else 0.4 if item.get_closest_marker("slow") else 0.05
+        seconds[item.path] += next((s for name, s in SECONDS.items() if item.get_closest_marker(name)), 0.05)
     items.sort(key=lambda item: -seconds[item.path])  # stable: the tests of a file keep their order

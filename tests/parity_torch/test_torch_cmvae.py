@@ -15,7 +15,7 @@ from jaxseg.annotators.losses import confusion_vae_loss, kl_schedule
 from jaxseg.weights.fill import LEAVES, fill
 from jaxseg.weights.load import convert, load
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.optimised]
 
 FORWARD = [f"scm_{name}/forward" for name in ("tiny", "lidc_in", "lidc_bn", "lidc_gn", "lidc_ln", "mnist_in")]
 FORWARD += ["scm_three_class/forward", "scm_mnist_in/forward_truncating"]

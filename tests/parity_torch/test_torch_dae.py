@@ -86,6 +86,7 @@ def test_ours_equals_pytorch_on_random_weights(name):
         np.testing.assert_allclose(found, expected[key].numpy(), atol=2e-6, err_msg=key)
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("name", ["wide", "four linear"])
 def test_gradients_of_the_loss_equal_pytorchs(name):
     ours, theirs, x = pair(name)
@@ -112,6 +113,7 @@ def test_gradients_of_the_loss_equal_pytorchs(name):
     assert not expected
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("shape", [(2, 4, 4, 32), (1, 5, 7, 3), (2, 16, 16, 16), (1, 1, 1, 2)])
 @pytest.mark.parametrize("stride", [2, 3])
 def test_transposed_convolutions_and_their_gradients_equal_pytorchs(shape, stride):

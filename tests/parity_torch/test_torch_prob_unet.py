@@ -14,7 +14,7 @@ from jaxseg.annotators import prob_unet as ours
 from jaxseg.annotators.losses import negative_elbo, sum_of_norms
 from jaxseg.weights.fill import LEAVES, fill
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.optimised]
 
 FORWARD = ["punet_lidc/forward", "punet_wide/forward", "punet_mnist/forward", "punet_mnist/forward_truncating"]
 RANDOM = {

@@ -94,6 +94,7 @@ def test_ours_equals_pytorch_with_every_backbone(backbone):
         np.testing.assert_allclose(found, wanted, atol=2e-5 * max(np.abs(wanted).max(), 1), err_msg=key)
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet50"])
 def test_gradients_equal_pytorchs_and_unused_parameters_have_none(backbone):
     ours, theirs, x, embedding = pair(backbone)
