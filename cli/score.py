@@ -244,7 +244,7 @@ def _score_on_cluster(ray, dataset: Path, output: Path, settings: dict, model: d
 
 @contextlib.contextmanager
 def _progress(*, first: str = COMPILING) -> Iterator[dict[str, Callable]]:
-    """Yields the callbacks of `jaxseg.score_dataset` that show its progress; `first` is what the bar says first."""
+    """Yields the callbacks of `jaxseg.score_dataset` that show its progress; the bar starts with `first`."""
     hint = "With -o, the same command continues where it stopped."
     forecast = Forecast("cases")
     with resumable(lambda: hint), item_progress("cases", first=first) as show:

@@ -1,13 +1,24 @@
-"""The figures in the benchmarks' tables: counts of operations, choice of samples, names of missing rows."""
+"""The figures in the benchmarks' tables: counts of operations, choice of samples, missing rows, and their page."""
+
+import re
 
 import jax
 import numpy as np
 import pytest
 
-from benchmarks import alternate, confidence, convolutions, jax_side
+from benchmarks import alternate, confidence, convolutions, jax_side, page
 from benchmarks.alternate import Sample
 from benchmarks.counts import operations, traffic
 from benchmarks.throughput_report import plot, table
+
+# a figure with a unit of something measured; sizes of inputs (px, seeds, epochs) and settings are no results
+MEASURED = re.compile(
+    r"\d+(\.\d+)?\s*(s|ms|seconds|minutes|GB|times as (fast|long|slow))\b|Dice (of )?\d|\b0\.\d\d\d\b"
+)
+SETTINGS = (  # not results
+    "at most ten minutes",
+    "1.2 times as fast",  # the target on a GPU
+)
 
 
 @pytest.mark.full
@@ -114,3 +125,34 @@ def test_ranks_are_spearmans_with_empty_masks_last_and_the_entropy_turned_round(
     assert confidence.ranks(rows, "mean_probability") == 0.5
     assert confidence.ranks(rows, "border_entropy") == 1.0
     assert confidence.ranks(rows, "shape_agreement") is None
+
+
+def test_the_tables_of_the_page_are_those_of_the_results():
+    text = page.PAGE.read_text(encoding="utf-8")
+    assert page.filled(text) == text, "run python benchmarks/page.py"
+
+
+def test_the_page_has_every_table_once():
+    text = page.PAGE.read_text(encoding="utf-8")
+    assert sorted(re.findall(r"<!-- table (\w+) -->", text)) == sorted(page.TABLES)
+
+
+def test_measured_figures_are_in_tables():
+    text = page.without_tables(page.PAGE.read_text(encoding="utf-8"))
+    for setting in SETTINGS:
+        text = text.replace(setting, "")
+    assert [found[0] for found in MEASURED.finditer(text)] == []
+
+
+@pytest.mark.parametrize(
+    ("ratio", "least", "wanted", "verdict"),
+    [
+        (1.2, 1.0, 1.2, "reached"),
+        (1.1, 1.0, 1.2, "between"),
+        (0.9, 1.0, 1.2, "**missed**"),
+        (0.5, None, 0.9, "below"),
+        (1.05, 1.1, 1.0, "**missed**"),
+    ],
+)
+def test_a_ratio_is_judged_by_both_targets(ratio, least, wanted, verdict):
+    assert page.verdict(ratio, least, wanted) == verdict

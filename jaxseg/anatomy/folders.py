@@ -195,17 +195,16 @@ def extract_folder(
     if not (whole or isinstance(model, Segmenter) or options.get("classes") is not None):
         options["classes"] = functools.partial(needed_classes, found)
     segmenter = as_segmenter(model, _with_means(model, options, output_type))
-    settings = segmenter.settings | {"groups": groups}
+    settings = segmenter.settings | {"groups": groups, "features": list(names), "original_values": original_values}
     made = [products.measurements(names, original_values=original_values, groups=groups)]
     seg = {"labelmap": labelmap, "strict_projection": strict_projection}
     if whole:
-        places = (output, part)
-        made += _mask_products(segmenter, settings, output_type, seg, places, preview=preview, masks=store_masks)
+        shown = {"preview": preview, "masks": store_masks}
+        made += _mask_products(segmenter, settings, output_type, seg, (output, part), **shown)
     else:
         check_seg_options(seg, output_type, masks=False)
     if draw:
         made.append(products.drawings(names, segmenter.intensity, groups=groups))
-    settings |= {"features": list(names), "original_values": original_values}
     merges = [Merged(suffix, "measurements", {"features": list(names)}), *_mask_merges(segmenter, made, source)]
     work = _Work(source, output, list(files), segmenter, part, overwrite, progress, report)
     return work(made, settings, merges if merged else [])

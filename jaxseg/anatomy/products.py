@@ -63,7 +63,7 @@ def joint_masks(output_type: str, classes: Mapping[int, str], output: Path, part
       output_type: key of `jaxseg.masks.cohort.TYPES`.
       classes: index of a class in the model's label set -> its name, of all classes that are segmented.
       output: folder of the results.
-      part: the part of the run, which has a file of its own; None: the run is not divided.
+      part: the part of the run, which has a separate file; None: the run is not divided.
     """
     found = cohort.mask_file(output_type, output, classes, None if part is None else part.tag)
 

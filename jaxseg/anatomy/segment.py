@@ -161,13 +161,7 @@ class Segmenter:
         self._copies = copies(tta, self.card.input_size, self.card.class_names, self.indices, self.preprocessing)
         self._check_results()
         self.cutoff = _logit(threshold)
-        kept = None if len(self.indices) == len(self.card.class_names) else self.indices
-        options = {"pooled": self.reference is not None}
-        if self.confidence:
-            forward: Any = ForwardWithConfidence(kept, probabilities or edges == "smooth", **options)
-        else:
-            means = mean_probabilities or probabilities
-            forward = Forward(kept, probabilities or edges == "smooth", **options, means=means)
+        forward = self._forward(means=mean_probabilities or probabilities)
         self._runner = Runner(network, forward, devices=devices, batch_size=batch_size)
         self.batch_size = self._runner.batch_size
 
@@ -298,6 +292,14 @@ class Segmenter:
 
     def _run(self, x: np.ndarray) -> tuple:
         return settled(fetched(self._start(x), len(x)))
+
+    def _forward(self, *, means: bool) -> Forward | ForwardWithConfidence:
+        """Returns the program for the devices."""
+        kept = None if len(self.indices) == len(self.card.class_names) else self.indices
+        scores, pooled = self.probabilities or self.edges == "smooth", self.reference is not None
+        if self.confidence:
+            return ForwardWithConfidence(kept, scores, pooled)
+        return Forward(kept, scores, pooled, means)
 
     def _check_results(self) -> None:
         """Raises a ValueError if results that the options ask for exclude each other."""

@@ -2,7 +2,7 @@
 
 The forward pass takes bias, residual and ReLU along (`jaxseg.nn.engine` chooses its form). On CPUs gradients have their
 own forms, as `benchmarks/convolutions.py` measures: the gradient of the input is a convolution with the flipped kernel,
-or what `jaxseg.nn.sub_pixel` computes for strides of 2. That of the kernel is a product of matrices for each of its
+or with a stride of 2 a small one (`sub_pixel_kernel`). That of the kernel is a product of matrices for each of its
 columns if the maps are small.
 """
 
@@ -13,10 +13,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxseg.nn import sub_pixel, winograd
+from jaxseg.nn import winograd
 from jaxseg.nn.engine import fused
 from jaxseg.nn.fused import Fusion, Pair, Pairs
 
+SUB_PIXEL_PADDING: Pairs = ((0, 1), (0, 1))
 _COPIES = 4 * 2**20  # numbers in the copies of the maps up to which products are faster for a kernel's gradient
 
 
@@ -110,8 +111,8 @@ def _on_cpus(fusion: Fusion, x: jax.Array, kernel: jax.Array, change: jax.Array)
         flipped = Fusion(padding=around, precision=fusion.precision)
         of_x = fused(flipped, change, kernel[::-1, ::-1].swapaxes(2, 3))
     elif _halves(fusion, x.shape, kernel.shape):
-        small = Fusion(padding=sub_pixel.PADDING, precision=fusion.precision)
-        of_x = sub_pixel.rearranged(fused(small, change, sub_pixel.small_kernel(kernel)))
+        small = Fusion(padding=SUB_PIXEL_PADDING, precision=fusion.precision)
+        of_x = sub_pixels(fused(small, change, sub_pixel_kernel(kernel)))
     else:
         of_x = jax.vjp(lambda x: _products(fusion)(x, kernel), x)[1](change)[0]
     if fusion.strides == (1, 1) and _copies(change, kernel) <= _COPIES:
@@ -154,6 +155,36 @@ def kernel_gradient(x: jax.Array, change: jax.Array, size: Pair, padding: Pairs)
     products = [_product(x[:, :, column : column + width], joined) for column in range(columns)]
     found = jnp.stack(products).reshape(columns, x.shape[-1], rows, channels)
     return found.transpose(2, 0, 1, 3).astype(x.dtype)
+
+
+def sub_pixel_kernel(kernel: jax.Array) -> jax.Array:
+    """Returns the kernel of a small convolution that computes a transposed one with a stride of 2, with `sub_pixels`.
+
+    The small convolution has four times the output channels, one part for each of four neighbouring output pixels.
+    Along an axis, an even pixel reads only the middle of the kernel; an odd pixel reads the kernel's end at the same
+    input pixel and its start at the next one. XLA's own form, a convolution over the input with zeros between its
+    pixels, multiplies four times as much.
+
+    Args:
+      kernel: (3, 3, C', C), of the transposed convolution.
+
+    Returns:
+      (2, 2, C, 4 C'); the padding is `SUB_PIXEL_PADDING`.
+    """
+    for axis in (0, 2):  # the first axis has become two
+        start, middle, end = jnp.split(kernel, 3, axis)
+        even = jnp.concatenate([middle, jnp.zeros_like(middle)], axis)
+        odd = jnp.concatenate([end, start], axis)
+        kernel = jnp.stack([even, odd], axis + 1)
+    small = kernel.transpose(0, 2, 5, 1, 3, 4)  # row, column, C, row and column of the output pixel, C'
+    return small.reshape(*small.shape[:3], -1)
+
+
+def sub_pixels(x: jax.Array) -> jax.Array:
+    """Returns the result of the small convolution, (B, H, W, 4 C'), as (B, 2H, 2W, C')."""
+    batch, height, width, _ = x.shape
+    pixels = x.reshape(batch, height, width, 2, 2, -1).transpose(0, 1, 3, 2, 4, 5)
+    return pixels.reshape(batch, 2 * height, 2 * width, -1)
 
 
 def _product(x: jax.Array, change: jax.Array) -> jax.Array:

@@ -9,8 +9,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from jaxseg.nn import sub_pixel
-from jaxseg.nn.convolution import convolution
+from jaxseg.nn.convolution import SUB_PIXEL_PADDING, convolution, sub_pixel_kernel, sub_pixels
 
 Init = Literal["torch", "lecun"]
 Dtype = Literal["float32", "bfloat16"]
@@ -282,7 +281,7 @@ def dilated_transpose(x: jax.Array, kernel: jax.Array, *, stride: int = 2) -> ja
 def sub_pixel_transpose(
     x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, *, relu: bool = False
 ) -> jax.Array:
-    """Returns `dilated_transpose` with stride 2, computed by `jaxseg.nn.sub_pixel`, with bias and ReLU.
+    """Returns `dilated_transpose` with stride 2, computed by one small convolution, with bias and ReLU.
 
     Args:
       x: (B, H, W, C).
@@ -294,9 +293,9 @@ def sub_pixel_transpose(
       (B, 2H, 2W, C').
     """
     bias = None if bias is None else jnp.tile(bias, 4)
-    small = sub_pixel.small_kernel(kernel)
-    found = convolution(x, small, (1, 1), sub_pixel.PADDING, bias=bias, relu=relu, precision=_precision(x))
-    return sub_pixel.rearranged(found)
+    small = sub_pixel_kernel(kernel)
+    found = convolution(x, small, (1, 1), SUB_PIXEL_PADDING, bias=bias, relu=relu, precision=_precision(x))
+    return sub_pixels(found)
 
 
 def linear(

@@ -49,4 +49,4 @@ def test_the_mean_over_copies_leaves_out_what_they_do_not_have():
     np.testing.assert_array_equal(sure, [[[9, 9, 9, 0.75], [9, 9, 9, 0.25], [9, 9, 9, nan]]])
     assert pooled is None
     assert np.isnan(settled((np.zeros(1), None, (np.full((1, 3, 3), 9.0), []), None))[2][..., 3]).all()
-    assert settled((1, 2, 3)) == (1, 2, None, 3)
+    assert settled((1, 2, None, 3)) == (1, 2, None, 3)

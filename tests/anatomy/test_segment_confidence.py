@@ -60,7 +60,7 @@ def test_without_the_options_the_program_and_the_answer_are_the_usual_ones(model
     monkeypatch.setattr(module, "dice_of_copy", None)
     segmenter = Segmenter(model)
     assert segmenter(picture()).confidence is None
-    assert segmenter.start([segmenter.prepare(picture())]).answer[1:] == (None, None)
+    assert segmenter.start([segmenter.prepare(picture())]).answer[1:] == (None, None, None)
 
 
 def test_confidence_leaves_the_masks_and_is_in_the_order_of_the_classes(model):
