@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+from dicom_files import write_dicom
 from measurements import read_table
 from PIL import Image
 from small_models import save_tiny
@@ -294,6 +295,8 @@ def test_masks_of_an_earlier_run_are_measured_without_the_network(run, jaxseg_co
     for name in ("one.png", "two.jpg"):  # with more pixels than the network's grid
         with Image.open(films / name) as image:
             image.resize((130, 110)).save(films / name)
+    stored = np.random.default_rng(0).integers(0, 4096, (90, 120), np.uint16)
+    write_dicom(films / "film.dcm", stored, bits=12, Modality="CR", PixelSpacing=[0.2, 0.3])
     assert run("extract", films, "-f", "area", "-f", "CTR")[0] == 0
     code, _, err = run("segment", films, "-ot", kind, "-o", tmp_path / "masks")
     assert code == 0, err
