@@ -18,6 +18,7 @@ from jaxseg.files import atomic_file, parse_json, sync
 
 ITEM = "file"  # field of a line that holds the key of its entry, in the journal of a document
 MAX_LINE = 2**26  # characters; the rest of a longer line is not read
+_BLOCK = 2**20  # bytes that are read at once from the end of a journal, which may be larger than the memory
 
 
 def create(path: Path, head: Mapping[str, Any], lines: Iterable[Mapping[str, Any]] = ()) -> None:
@@ -48,11 +49,18 @@ def append(path: Path, line: Mapping[str, Any]) -> None:
 def cut_last_line(path: Path) -> None:
     """Removes a last line without a line break, to which the next line would otherwise be appended."""
     with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(size - 1, 0))
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(end - 1, 0))
         if file.read() in (b"", b"\n"):
             return
-    os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+        while end > 0:
+            start = max(end - _BLOCK, 0)
+            file.seek(start)
+            place = file.read(end - start).rfind(b"\n")
+            end = start + place + 1
+            if place >= 0:
+                break
+    os.truncate(path, end)
 
 
 def read(path: Path) -> tuple[dict, list[dict]]:

@@ -4,7 +4,7 @@ Masks are (H, W) bool; boxes are [x, y, width, height] in pixels.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -31,15 +31,68 @@ def encode_rle(mask: np.ndarray) -> dict:
     {'size': [2, 2], 'counts': '22'}
     """
     mask = _checked(mask)
-    flat = mask.ravel(order="F")
-    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    edges = np.concatenate([[0], changes, [flat.size]])
-    if flat.size and flat[0]:
-        edges = np.concatenate([[0], edges])  # the first run is background, here of length 0
-    runs = np.diff(edges)
+    return encode_runs(runs_of(mask), mask.shape)
+
+
+def encode_runs(runs: np.ndarray, size: Sequence[int]) -> dict:
+    """Returns COCO's compressed run lengths, as `encode_rle` does, of a mask of this size with these runs.
+
+    Args:
+      runs: (R,) int64, as `runs_of` returns them.
+      size: height and width of the mask.
+    """
     numbers = runs.copy()
     numbers[3:] -= runs[1:-2]
-    return {"size": [int(side) for side in mask.shape], "counts": _pack(numbers)}
+    return {"size": [int(side) for side in size], "counts": _pack(numbers)}
+
+
+def runs_of(mask: np.ndarray) -> np.ndarray:
+    """Returns the lengths of a mask's runs down the columns, background and foreground alternating.
+
+    Args:
+      mask: (H, W) bool.
+
+    Returns:
+      (R,) int64. The first run is background; its length is 0 if the first pixel is foreground.
+
+    Raises:
+      ValueError: the mask is not (H, W) bool, or has more than 2**31 pixels.
+
+    >>> runs_of(np.array([[True, False], [True, True]])).tolist()
+    [0, 2, 1, 1]
+    """
+    mask = _checked(mask)
+    flat = mask.ravel(order="F")
+    return _runs(np.flatnonzero(flat[1:] != flat[:-1]) + 1, flat.size, starts=bool(flat.size and flat[0]))
+
+
+def enlarged_runs(mask: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Returns `runs_of(mask[rows][:, columns])` without making that mask, which may have a hundred times the pixels.
+
+    Args:
+      mask: (h, w) bool.
+      rows: (H,) ascending indices of rows, as `jaxseg.nn.indices.nearest_indices` returns them; H >= 1.
+      columns: (W,) ascending indices of columns; W >= 1.
+
+    Returns:
+      (R,) int64.
+
+    >>> enlarged_runs(np.array([[False, True]]), np.array([0, 0]), np.array([0, 1, 1])).tolist()
+    [2, 4]
+    """
+    height, width = len(rows), len(columns)
+    kept, first = np.unique(rows, return_index=True)
+    places = np.unique(columns, return_inverse=True)
+    lines = np.ascontiguousarray(_checked(mask)[kept][:, places[0]].T)  # (w, h): each row is a column of the mask
+    line, row = np.nonzero(lines[:, 1:] != lines[:, :-1])
+    counts = np.bincount(line, minlength=len(lines))  # changes inside each column of the mask
+    of = places[1].reshape(-1)  # (W,) the row of `lines` that each column of the image repeats
+    many = counts[of]
+    start = np.cumsum(counts)[of] - many - (np.cumsum(many) - many)
+    chosen = np.repeat(start, many) + np.arange(many.sum())
+    inside = first[row + 1][chosen] + np.repeat(np.arange(width) * height, many)
+    between = (np.flatnonzero(lines[of[1:], 0] != lines[of[:-1], -1]) + 1) * height
+    return _runs(np.sort(np.concatenate([inside, between])), height * width, starts=bool(lines[0, 0]))
 
 
 def decode_rle(rle: dict) -> np.ndarray:
@@ -96,32 +149,52 @@ def annotation(mask: np.ndarray, *, annotation_id: int, image_id: int, category_
       image_id: id of the mask's image in the file.
       category_id: id of the mask's class in the file.
     """
+    return annotation_of_runs(
+        runs_of(mask), mask.shape, annotation_id=annotation_id, image_id=image_id, category_id=category_id
+    )
+
+
+def annotation_of_runs(
+    runs: np.ndarray, size: Sequence[int], *, annotation_id: int, image_id: int, category_id: int
+) -> dict:
+    """Returns what `annotation` returns, from the runs of a mask.
+
+    Args:
+      runs: (R,) int64, as `runs_of` returns them.
+      size: height and width of the mask.
+      annotation_id, image_id, category_id: as in `annotation`.
+    """
     return {
         "id": annotation_id,
         "image_id": image_id,
         "category_id": category_id,
-        "segmentation": encode_rle(mask),
-        "area": area(mask),
-        "bbox": bounding_box(mask),
+        "segmentation": encode_runs(runs, size),
+        "area": int(runs[1::2].sum()),
+        "bbox": _box(runs, int(size[0])),
         "iscrowd": 0,
     }
 
 
-def dataset(images: list[dict], categories: list[str], annotations: Iterable[dict]) -> dict:
+def dataset(images: list[dict], names: Sequence[str], annotations: Iterable[dict]) -> dict:
     """Returns the content of a COCO file, ready for `json.dump`.
 
     Args:
       images: one {"id", "file_name", ...} per image.
-      categories: names of the classes; the id of a category is its index, from 0.
+      names: names of the classes; the id of a category is its index, from 0.
       annotations: results of `annotation`.
     """
     return {
         "info": {"description": "masks written by jaxseg"},
         "licenses": [],
         "images": list(images),
-        "categories": [{"supercategory": name, "id": i, "name": name} for i, name in enumerate(categories)],
+        "categories": categories(dict(enumerate(names))),
         "annotations": list(annotations),
     }
+
+
+def categories(names: Mapping[int, str]) -> list[dict]:
+    """Returns the `categories` of a COCO file from the names of the classes by id."""
+    return [{"supercategory": name, "id": i, "name": name} for i, name in names.items()]
 
 
 def _checked(mask: np.ndarray) -> np.ndarray:
@@ -133,6 +206,24 @@ def _checked(mask: np.ndarray) -> np.ndarray:
     if mask.size > MAX_PIXELS:
         raise ValueError(f"a mask may have up to {MAX_PIXELS} pixels, got {mask.shape}: split it into parts")
     return mask
+
+
+def _runs(changes: np.ndarray, pixels: int, *, starts: bool) -> np.ndarray:
+    """Returns the runs between ascending positions of changes; `starts`: the first pixel is foreground."""
+    return np.diff(np.concatenate([[0, 0] if starts else [0], changes, [pixels]])).astype(np.int64)
+
+
+def _box(runs: np.ndarray, height: int) -> list[float]:
+    """Returns the box of `bounding_box` from the runs of a mask."""
+    edges = np.cumsum(runs)
+    first, last = edges[: len(runs) // 2 * 2 : 2], edges[1::2] - 1  # the first and last pixel of each run of foreground
+    if not len(first):
+        return [0.0, 0.0, 0.0, 0.0]
+    x, right = first[0] // height, last[-1] // height
+    y, bottom = (first % height).min(), (last % height).max()
+    if (first // height != last // height).any():  # a run that enters the next column reaches the last and first row
+        y, bottom = 0, height - 1
+    return [float(x), float(y), float(right - x + 1), float(bottom - y + 1)]
 
 
 def _pack(numbers: np.ndarray) -> str:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as reference
 
 from jaxseg.masks import coco
+from jaxseg.nn.indices import nearest_indices
 
 COMMON = [np.zeros((5, 7), bool), np.ones((5, 7), bool), np.ones((1, 1), bool), np.zeros((1, 1), bool), np.eye(9) > 0]
 
@@ -53,6 +54,25 @@ def test_any_mask_is_written_and_read_as_by_pycocotools(mask):
 @pytest.mark.parametrize("mask", COMMON, ids=["empty", "full", "one_pixel", "no_pixel", "diagonal"])
 def test_common_masks_are_written_and_read_as_by_pycocotools(mask):
     assert_as_pycocotools(mask)
+
+
+@hypothesis.settings(deadline=None, max_examples=150)
+@hypothesis.given(masks(), st.integers(1, 150), st.integers(1, 150))
+def test_runs_of_an_enlarged_mask_are_computed_from_the_small_one(mask, height, width):
+    rows, columns = nearest_indices(mask.shape[0], height), nearest_indices(mask.shape[1], width)
+    whole = mask[rows][:, columns]
+    runs = coco.enlarged_runs(mask, rows, columns)
+    np.testing.assert_array_equal(runs, coco.runs_of(whole))
+    assert coco.encode_runs(runs, whole.shape) == expected(whole)
+
+
+@hypothesis.settings(deadline=None, max_examples=100)
+@hypothesis.given(masks())
+def test_an_annotation_has_the_area_and_box_of_pycocotools(mask):
+    found = coco.annotation(mask, annotation_id=1, image_id="a", category_id=2)
+    assert found["segmentation"] == expected(mask)
+    assert found["area"] == reference.area(found["segmentation"])
+    assert found["bbox"] == reference.toBbox(found["segmentation"]).tolist()
 
 
 def test_runs_of_a_million_pixels_take_more_characters_and_match():
