@@ -19,14 +19,14 @@ from jaxseg.cli.runs import label
 @click.option(
     "--masks",
     multiple=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    help="For Post-DAE: a folder of masks from another source, such as a segmenter; repeat it for more folders. They "
-    "are measured before and after restoration, instead of a split.",
+    type=click.Path(path_type=Path),
+    help="For Post-DAE: a folder of masks from another source, such as a segmenter, or a .jsonl or .parquet file of "
+    "`jaxseg segment`; repeat it for more. They are measured before and after restoration, instead of a split.",
 )
 @click.option(
     "--truth",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="With --masks: folder of the true masks, with the same file names.",
+    type=click.Path(path_type=Path),
+    help="With --masks: folder or file of the true masks, with the same file names.",
 )
 @label
 @click.option(

@@ -16,7 +16,7 @@ HEADINGS = {
     ),
     "Output": (
         *("--output", "--output_type", "--feature", "--features", "--classes", "--groups", "--samples", "--preview"),
-        *("--save-mask", "--reference-out", "--overwrite", "--draw", "--store_seg", "--labelmap"),
+        *("--table", "--save-mask", "--reference-out", "--overwrite", "--draw", "--store_seg", "--labelmap"),
         *("--strict-projection", "--soft", "--title", "--alpha", "--sides", "--report", "--per-slice", "--worst"),
         *("--rank", "--original-values", "--platforms", "--image-size", "--json"),
     ),

@@ -11,7 +11,8 @@ from click.core import ParameterSource
 
 from jaxseg import programs
 
-OUTPUT_TYPES = ("json", "npy", "npz", "jpg", "png", "dicom-seg")
+OUTPUT_TYPES = ("json", "npy", "npz", "jpg", "png", "dicom-seg", "coco-lines", "parquet")
+JOINT_TYPES = ("coco-lines", "parquet")  # one file holds the masks of all images
 PREPROCESSING = ("cxas", "paxray", "paxray_folder")
 INTENSITIES = ("original", "cxas-0.0.20", "clinical")
 FIDELITIES = ("original", "better")
@@ -324,8 +325,9 @@ of_images = combined(
     output_type(
         OUTPUT_TYPES,
         "Format of the masks. png/jpg: one folder per image with one file per class; npy/npz: (classes, H, W) bool; "
-        "json: COCO with run lengths; dicom-seg: one DICOM SEG per image, with one segment per non-empty class.  "
-        "[default: png; npy for -m paxray]",
+        "json: COCO with run lengths; dicom-seg: one DICOM SEG per image, with one segment per non-empty class; "
+        "coco-lines/parquet: one file for all images, masks.jsonl or masks.parquet, with run lengths and the mean "
+        "probability in each mask.  [default: png; npy for -m paxray]",
     ),
     of_network,
     click.option("--labelmap", is_flag=True, help="With -ot dicom-seg: write one label map; classes must not overlap."),

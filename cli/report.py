@@ -15,8 +15,8 @@ from jaxseg.cli.runs import Notes, label
     "--masks",
     required=True,
     type=click.Path(path_type=Path),
-    help="Results folder of `jaxseg segment` or `extract`, or a folder of other masks named after the images; for a "
-    "single image also the file or folder of its masks.",
+    help="Results folder of `jaxseg segment` or `extract`, a .jsonl or .parquet file with the masks of all images, or "
+    "a folder of other masks named after the images; for a single image also the file or folder of its masks.",
 )
 @options.output("The page, an .html file.", file=True)
 @click.option(

@@ -60,15 +60,16 @@ label = click.option(
 
 
 @contextlib.contextmanager
-def shown(what: str) -> Iterator[dict[str, Callable]]:
+def shown(what: str, *, first: str = COMPILING) -> Iterator[dict[str, Callable]]:
     """Yields the arguments `progress` and `report` of a run over a folder, which show it on the terminal.
 
     Args:
       what: name of the items, such as "images".
+      first: what happens before the first item is done.
     """
     notes = Notes(what)
     hint = "The same command continues where it stopped."
-    with resumable(lambda: hint), item_progress(what, first=COMPILING) as show:
+    with resumable(lambda: hint), item_progress(what, first=first) as show:
         yield {"progress": show, "report": functools.partial(show_outcome, notes=notes)}
     notes.finish()
 

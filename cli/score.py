@@ -47,7 +47,7 @@ _MODELS = "a training run, a model directory or a .pth file"
     "-o",
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="CSV with one row per case and one column per organ. Required with --dataset.",
+    help="Table with one row per case and one column per organ, a .csv or .parquet file. Required with --dataset.",
 )
 @click.option("--per-slice", is_flag=True, help="Show every slice; with -o, write them to NAME.slices.csv.")
 @click.option(

@@ -58,4 +58,5 @@ def segment(
 
     settings = seg | {"output_type": output_type, "preview": preview, "overwrite": overwrite}
     others["postprocess"] = None if denoiser is None else postprocess
+    others["mean_probabilities"] = output_type in options.JOINT_TYPES
     run_images(source, output, job=segment_folder, settings=settings, **others)

@@ -16,7 +16,8 @@ from jaxseg.files import printable
     required=True,
     type=click.Path(path_type=Path, exists=True),
     help="Results folder of `jaxseg segment`, in which the masks of the image are found; or the masks themselves: a "
-    "folder with one image file per class, an image file, npy, npz, COCO json or DICOM SEG.",
+    "folder with one image file per class, an image file, npy, npz, COCO json, DICOM SEG, or a .jsonl or .parquet file "
+    "with the masks of many images.",
 )
 @options.output("The picture, a png or jpg file.", file=True)
 @click.option(

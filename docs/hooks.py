@@ -26,6 +26,8 @@ from jaxseg.training.task import task_class  # noqa: E402
 
 PAGES = ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "benchmarks/README.md", "examples/README.md")
 FOLDERS = ("benchmarks/results/*.json", "benchmarks/results/*.png", "configs/*.yaml", "examples/*.ipynb")
+# Methods that the reference shows, by public class.
+MEMBERS = {"Segmentation": ("masks", "probabilities", "mask", "save", "to_pandas", "overlay", "measure")}
 OTHERS = ("NOTICE", "LICENSE", "CITATION.cff")
 
 
@@ -60,7 +62,8 @@ def public() -> str:
             continue
         thing = getattr(jaxseg, name)
         lines += [f"::: {thing.__module__}.{thing.__qualname__}", "    options:", f'      heading: "jaxseg.{name}"']
-        lines += [f'      toc_label: "{name}"', ""]
+        methods = MEMBERS.get(name, ())
+        lines += [f'      toc_label: "{name}"', *([f"      members: [{', '.join(methods)}]"] if methods else []), ""]
     return "\n".join(lines)
 
 

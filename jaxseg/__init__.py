@@ -8,6 +8,7 @@ if TYPE_CHECKING:  # the same names as in _PUBLIC below, for type checkers and e
     from jaxseg.anatomy.extract import extract as extract
     from jaxseg.anatomy.folders import extract_folder as extract_folder
     from jaxseg.anatomy.folders import segment_folder as segment_folder
+    from jaxseg.anatomy.from_masks import measure_folder as measure_folder
     from jaxseg.anatomy.orientation import read_reference as read_reference
     from jaxseg.anatomy.orientation import write_reference as write_reference
     from jaxseg.anatomy.register import register as register
@@ -23,6 +24,7 @@ if TYPE_CHECKING:  # the same names as in _PUBLIC below, for type checkers and e
     from jaxseg.datasets.phantom_sets import prepare_phantoms as prepare_phantoms
     from jaxseg.draw.visualize import visualize as visualize
     from jaxseg.export.exported import load_exported as load_exported
+    from jaxseg.masks.segmentation import Segmentation as Segmentation
     from jaxseg.post_dae.denoise import Denoiser as Denoiser
     from jaxseg.post_dae.denoise import denoise as denoise
     from jaxseg.post_dae.mask_files import denoise_folder as denoise_folder
@@ -57,6 +59,7 @@ _PUBLIC = {
     "functional": "jaxseg.weights.load",
     "load": "jaxseg.weights.load",
     "load_exported": "jaxseg.export.exported",
+    "measure_folder": "jaxseg.anatomy.from_masks",
     "prepare_lidc": "jaxseg.annotators.lidc.prepare",
     "prepare_mnist": "jaxseg.annotators.mnist",
     "prepare_phantoms": "jaxseg.datasets.phantom_sets",
@@ -75,6 +78,7 @@ _PUBLIC = {
     "segae_inference": "jaxseg.segae.score",
     "segment": "jaxseg.anatomy.segment",
     "segment_folder": "jaxseg.anatomy.folders",
+    "Segmentation": "jaxseg.masks.segmentation",
     "Segmenter": "jaxseg.anatomy.segment",
     "visualize": "jaxseg.draw.visualize",
     "write_reference": "jaxseg.anatomy.orientation",

@@ -47,6 +47,8 @@ ONLY_IN = {
     "tensorboardX": {"training/log.py"},
     "pydicom": {"images", "masks", "volumes"},
     "highdicom": {"masks/dicom_seg.py"},
+    "pyarrow": {"parquet.py"},
+    "pandas": {"masks/save.py"},
     "matplotlib": {"draw/plots.py"},
     "flax": {"nn", "weights", "training", "datasets", "export", *METHODS},
 }

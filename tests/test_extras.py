@@ -20,6 +20,7 @@ EXTRAS = {
     "tifffile": "tiff",
     "optuna": "tune",
     "flatbuffers": "export",
+    "pyarrow": "parquet",
 }
 
 
@@ -52,6 +53,9 @@ COMMANDS = {
     "prepare mnist": ("tifffile", ["raw", "-o", "o6"]),
     "prepare segae": ("nibabel", ["cts", "labels", "-o", "o7"]),
     "score": ("nibabel", ["--dataset", "cases", "-o", "o8.csv", "--weights", "tiny_prob_unet"]),
+    "segment -ot parquet": ("pyarrow", ["-i", "images", "-o", "o11", "--weights", "tiny_cxas"]),
+    "extract --table parquet": ("pyarrow", ["-i", "images", "-o", "o12", "--weights", "tiny_cxas", "-f", "area"]),
+    "score -o o13.parquet": ("pyarrow", ["--dataset", "cases", "--weights", "tiny_prob_unet"]),
     "tune": ("optuna", ["-t", "demo", "-o", "o9", "--trials", "1"]),
     "export": ("flatbuffers", ["--weights", "tiny_cxas", "-o", "o10.stablehlo"]),
 }

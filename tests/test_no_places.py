@@ -96,7 +96,7 @@ def test_an_exported_model_names_no_place(tmp_path):
     assert places(tmp_path, tmp_path) == []
 
 
-@pytest.mark.parametrize("kind", ["npy", "npz", "png", "json"])
+@pytest.mark.parametrize("kind", ["npy", "npz", "png", "json", "coco-lines"])
 def test_results_of_a_folder_name_no_place(images, kind, monkeypatch):
     """COCO json has the images' paths as the user gave them, as in the original: here relative ones."""
     monkeypatch.chdir(images.parent)

@@ -1,7 +1,7 @@
 """Measurements of anatomy in images or masks, and the table of a run."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,10 @@ from jaxseg.anatomy.segment import Segmenter, segment
 from jaxseg.folder_runs.account import Run
 from jaxseg.folder_runs.inputs import Job
 from jaxseg.masks.segmentation import Segmentation
+from jaxseg.parquet import require_pyarrow
 from jaxseg.vocabulary import labels
+
+TABLES = ("csv", "parquet")
 
 
 def extract(
@@ -105,6 +108,24 @@ def needed_classes(features: Sequence[known.Feature], class_names: Sequence[str]
     """
     needed = known.classes_for(features, class_names)
     return None if needed is None else [f"label:{label}" for label in needed]
+
+
+def table_merge(table: str, root: Path, features: tuple[str, ...]) -> tuple[str, Callable]:
+    """Returns what `jaxseg.folder_runs.folder.run` takes to write the table of a run: its suffix and a function.
+
+    Args:
+      table: "csv", or "parquet", which needs pyarrow.
+      root: the image, or the folder of images.
+      features: names of the features.
+
+    Raises:
+      ValueError: the format is unknown, or pyarrow is not installed.
+    """
+    if table not in TABLES:
+        raise ValueError(f"table must be one of {', '.join(TABLES)}, got {table!r}")
+    if table == "parquet":
+        require_pyarrow()
+    return f".{table}", functools.partial(merge_tables, root=root, features=features)
 
 
 def merge_tables(jobs: list[Job], run: Run, path: Path, *, root: Path, features: tuple[str, ...]) -> None:

@@ -10,7 +10,7 @@ from flax import nnx
 
 from jaxseg import registry
 from jaxseg.anatomy import products
-from jaxseg.anatomy.extract import merge_tables, needed_classes
+from jaxseg.anatomy.extract import needed_classes, table_merge
 from jaxseg.anatomy.measure import features as known
 from jaxseg.anatomy.segment import Segmenter, as_segmenter
 from jaxseg.devices import environment
@@ -20,6 +20,7 @@ from jaxseg.folder_runs.account import Product, Run, stored
 from jaxseg.folder_runs.folder import FolderResult
 from jaxseg.folder_runs.inputs import SUMMARY_FILE, find_images, plan
 from jaxseg.folder_runs.stream import Outcome
+from jaxseg.masks import cohort
 
 Progress = Callable[[int, int, str], None]
 Report = Callable[[Outcome], None]
@@ -50,8 +51,9 @@ def segment_folder(
       source: a png, jpg or dcm file, or a folder of them.
       output: folder of the results; it gets `summary.json`, which lists all files.
       model: a name that `jaxseg.load` knows, a model directory, a model, or a `Segmenter`.
-      output_type: format of the masks, see `jaxseg.masks.write.WRITERS`: "png", "jpg", "npy", "npz", "json" or
-        "dicom-seg". None: that of the model.
+      output_type: format of the masks: "png", "jpg", "npy", "npz", "json" or "dicom-seg", see
+        `jaxseg.masks.write.WRITERS`; or "coco-lines" or "parquet", which write one file for all images, see
+        `jaxseg.masks.cohort`. None: that of the model.
       labelmap: with "dicom-seg", write one label map; classes must not overlap.
       strict_projection: with "dicom-seg", write no geometry for an X-ray; many viewers do not open such a file.
       preview: also write `<image>.preview.jpg`, the masks over the image.
@@ -85,10 +87,10 @@ def segment_folder(
     """
     source, output = Path(source), Path(output)
     files = find_images(source, recursive=recursive, output=output) if files is None else files
-    segmenter = as_segmenter(model, options)
+    segmenter = as_segmenter(model, _with_means(model, options, output_type))
     settings = segmenter.settings
     seg = {"labelmap": labelmap, "strict_projection": strict_projection}
-    made = _mask_products(segmenter, settings, output_type, seg, preview=preview)
+    made = _mask_products(segmenter, settings, output_type, seg, (source, output), preview=preview)
     merges = _mask_merges(segmenter, made, source)
     return _run(source, output, files, segmenter, made, settings, merges, overwrite, progress, report)
 
@@ -99,6 +101,7 @@ def extract_folder(
     features: str | Sequence[str],
     model: str | Path | nnx.Module | Segmenter = "cxas",
     *,
+    table: str = "csv",
     store_masks: bool = False,
     draw: bool = False,
     original_values: bool = False,
@@ -115,7 +118,7 @@ def extract_folder(
 ) -> FolderResult:
     """Measures the anatomy in an X-ray or in all X-rays of a folder, and writes one table with one row per image.
 
-    The table is `<source's name>.csv` in the output folder. Everything else is as in `segment_folder`.
+    The table is `<source's name>.csv` in the output folder, or .parquet. Everything else is as in `segment_folder`.
 
     Args:
       source: a png, jpg or dcm file, or a folder of them.
@@ -123,6 +126,7 @@ def extract_folder(
       features: from `jaxseg.anatomy.measure.features.FEATURES`, a list or a comma-separated string.
       model: a name that `jaxseg.load` knows, a model directory, a model, or a `Segmenter` with the classes that the
         features need. The first three segment only the classes that are needed.
+      table: format of the table: "csv", or "parquet", which needs pyarrow.
       store_masks: also write the masks.
       draw: also write `<image>.lines.jpg`, the measured lines over the image.
       original_values: write the original's -1 (and boxes of 0) if something cannot be measured, not an empty cell.
@@ -164,19 +168,19 @@ def extract_folder(
     whole = store_masks or preview
     if not (whole or isinstance(model, Segmenter) or options.get("classes") is not None):
         options["classes"] = functools.partial(needed_classes, found)
-    segmenter = as_segmenter(model, options)
+    segmenter = as_segmenter(model, _with_means(model, options, output_type))
     settings = segmenter.settings | {"groups": groups}
     made = [products.measurements(names, original_values=original_values, groups=groups)]
     seg = {"labelmap": labelmap, "strict_projection": strict_projection}
     if whole:
-        made += _mask_products(segmenter, settings, output_type, seg, preview=preview, masks=store_masks)
+        places = (source, output)
+        made += _mask_products(segmenter, settings, output_type, seg, places, preview=preview, masks=store_masks)
     else:
         check_seg_options(seg, output_type, masks=False)
     if draw:
         made.append(products.drawings(names, segmenter.intensity, groups=groups))
     settings |= {"features": list(names), "original_values": original_values}
-    merges: list[tuple[str, Callable]] = [(".csv", functools.partial(merge_tables, root=source, features=names))]
-    merges += _mask_merges(segmenter, made, source)
+    merges = [table_merge(table, source, names), *_mask_merges(segmenter, made, source)]
     return _run(source, output, files, segmenter, made, settings, merges, overwrite, progress, report)
 
 
@@ -243,11 +247,15 @@ def _mask_products(
     settings: dict,
     output_type: str | None,
     seg: dict[str, bool],
+    places: tuple[Path, Path],
     *,
     preview: bool,
     masks: bool = True,
 ) -> list[Product]:
-    """Returns the requested ones of the products `masks` and `preview`; adds the settings that only they depend on."""
+    """Returns the requested ones of the products `masks` and `preview`; adds the settings that only they depend on.
+
+    `places` are the source and the output folder.
+    """
     card = segmenter.card
     found = []
     settings["classes"] = list(segmenter.names)
@@ -256,10 +264,20 @@ def _mask_products(
         output_type = output_type or registry.find(card.model).output_type
         if output_type == "dicom-seg":
             settings |= seg
-        found.append(products.masks(output_type, card.class_names, card.title, **seg))
+        if output_type in cohort.TYPES:
+            classes = dict(zip(segmenter.indices, segmenter.names, strict=True))
+            found.append(products.joint_masks(output_type, classes, places[1], places[0]))
+        else:
+            found.append(products.masks(output_type, card.class_names, card.title, **seg))
     if preview:
         found.append(products.previews(segmenter.intensity))
     return found
+
+
+def _with_means(model: Any, options: dict[str, Any], output_type: str | None) -> dict[str, Any]:
+    """Returns the options of the `Segmenter` to make, with the mean probabilities that some formats hold."""
+    needed = output_type in cohort.TYPES and not isinstance(model, Segmenter)
+    return {"mean_probabilities": True} | options if needed else options
 
 
 def _mask_merges(segmenter: Segmenter, made: list[Product], source: Path) -> list[tuple[str, Callable]]:

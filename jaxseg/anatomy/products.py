@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from jaxseg.folder_runs.inputs import Job
 from jaxseg.folder_runs.stream import Outcome
 from jaxseg.images.preprocess import display
 from jaxseg.images.read import read_picture
+from jaxseg.masks import cohort
 from jaxseg.masks.segmentation import Segmentation
 from jaxseg.masks.write import DRAWING, MEASUREMENTS, PREVIEW, WRITERS, merge_coco, output_path
 
@@ -52,6 +53,26 @@ def masks(output_type: str, class_names: tuple[str, ...], model: str, **seg: boo
     return Product(output_type, functools.partial(output_path, output_type=output_type), write, check)
 
 
+def joint_masks(output_type: str, classes: Mapping[int, str], output: Path, source: Path) -> Product:
+    """Returns the product of masks in a format of which one file holds those of all images.
+
+    Args:
+      output_type: key of `jaxseg.masks.cohort.TYPES`.
+      classes: index of a class in the model's label set -> its name, of all classes that are segmented.
+      output: folder of the results.
+      source: the image, or the folder of images; the file lists the images by their paths relative to it.
+    """
+    found = cohort.mask_file(output_type, output, classes)
+
+    def write(job: Job, segmentation: Segmentation) -> list[str]:
+        below = source.is_dir() and job.source.is_relative_to(source)
+        name = job.source.relative_to(source) if below else Path(job.source.name)
+        found.add(job.base.relative_to(output).as_posix(), name.as_posix(), segmentation)
+        return []
+
+    return Product(output_type, lambda base: found.path, write, joint=found)
+
+
 def previews(intensity: str) -> Product:
     """Returns the product `<base>.preview.jpg`: the masks over the image."""
 
@@ -64,10 +85,16 @@ def previews(intensity: str) -> Product:
 
 
 def measurements(features: tuple[str, ...], *, original_values: bool = False, groups: str = "original") -> Product:
-    """Returns the product `<base>.measurements.json`: the features of an image, from which tables are made."""
+    """Returns the product `<base>.measurements.json`: the features of an image, from which tables are made.
 
-    def write(job: Job, segmentation: Segmentation) -> list[str]:
-        found = measure_segmentation(segmentation, features, original_values=original_values, groups=groups)
+    It is written from the masks of an image, or from the features if they were measured already.
+    """
+
+    def write(job: Job, segmentation: Segmentation | Measurements) -> list[str]:
+        if isinstance(segmentation, Measurements):
+            found = segmentation
+        else:
+            found = measure_segmentation(segmentation, features, original_values=original_values, groups=groups)
         with atomic_file(_beside(job.base, MEASUREMENTS)) as temporary:
             temporary.write_text(json.dumps(table.to_json(found)), encoding="utf-8")
         return []

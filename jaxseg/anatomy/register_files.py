@@ -138,7 +138,7 @@ def build_reference(
         progress(0, len(files), "")
     for number, (outcome, image) in enumerate(_prepared(files, segmenter), 1):
         if image is not None:
-            bits, _, pooled = compute(image.x[None])
+            bits, *_, pooled = compute(image.x[None])
             first = (image.x, pooled[0]) if first is None else first
             points.append(landmarks_of(Segmentation(segmenter.names, segmenter.indices, image.size, bits[0])))
         if report is not None:
@@ -149,8 +149,8 @@ def build_reference(
         raise ValueError(f"{source}: none of the {len(files)} images can be read")
     card = segmenter.card
     x, features = first
-    turned = [compute(np.rot90(x, angle // 90)[None])[2][0] for angle in ANGLES[1:]]
-    opposite = compute(inverted(x, segmenter.preprocessing)[None])[2][0]
+    turned = [compute(np.rot90(x, angle // 90)[None])[-1][0] for angle in ANGLES[1:]]
+    opposite = compute(inverted(x, segmenter.preprocessing)[None])[-1][0]
     weights = card.params_sha256 or card.source_sha256
     means = _means(points)
     return Reference(np.stack([features, opposite]), np.stack([features, *turned]), means, weights, len(points))

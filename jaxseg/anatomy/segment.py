@@ -44,13 +44,14 @@ _NO_IMAGES = {  # preprocessing of models that do not segment images -> descript
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """An image for the network: `x` (h, w, 3) float32; the others are those of its `Picture`."""
+    """An image for the network: `x` (h, w, 3) float32; `source`, its file; the others are those of its `Picture`."""
 
     x: np.ndarray
     size: tuple[int, int]
     notes: tuple[str, ...] = ()
     spacing_mm: tuple[float, float] | None = None
     turned: bool = False
+    source: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +79,8 @@ class Segmenter:
         a viewer shows them (window, palette, 16-bit images by their range, EXIF orientation).
       any_modality: whether to leave out the note on DICOM files that are not projection X-rays, such as CT.
       probabilities: whether to keep the sigmoid values too.
+      mean_probabilities: whether to compute the mean sigmoid value in each mask, on the network's grid, which the
+        formats "coco-lines" and "parquet" hold. It is unknown for masks that `postprocess` changes.
       postprocess: changes the list of Segmentations of a batch before they are returned, for example a denoiser; it
         cannot be combined with `probabilities`. For runs over folders it needs an attribute `settings`, a dict of
         everything that its results depend on, as `jaxseg.Denoiser.postprocess` has.
@@ -118,6 +121,7 @@ class Segmenter:
         intensity: str = "original",
         any_modality: bool = False,
         probabilities: bool = False,
+        mean_probabilities: bool = False,
         postprocess: Callable[[list[Segmentation]], list[Segmentation]] | None = None,
         after: Callable[[list[Segmentation]], list[Segmentation]] | None = None,
         groups: str = "original",
@@ -141,7 +145,8 @@ class Segmenter:
             )
         self.cutoff = _logit(threshold)
         kept = None if len(self.indices) == len(self.card.class_names) else self.indices
-        forward = Forward(kept, probabilities, pooled=self.reference is not None)
+        means = mean_probabilities or probabilities
+        forward = Forward(kept, probabilities, pooled=self.reference is not None, means=means)
         self._runner = Runner(model, forward, devices=devices, batch_size=batch_size)
         self.devices, self.batch_size = self._runner.devices, self._runner.batch_size
 
@@ -206,7 +211,8 @@ class Segmenter:
         else:
             picture = from_array(image)
         x = PREPROCESSING[self.preprocessing](picture, self.card.input_size)
-        return Prepared(x, picture.size, picture.notes, picture.spacing_mm, picture.turned)
+        source = Path(image) if isinstance(image, (str, Path)) else None
+        return Prepared(x, picture.size, picture.notes, picture.spacing_mm, picture.turned, source)
 
     def compile(self) -> None:
         """Compiles before the first image, so that a long run can report `compile_seconds` by itself."""
@@ -230,9 +236,9 @@ class Segmenter:
         answer = fetched(started.answer, len(x))
         seen: Sequence[Orientation | None] = [None] * len(images)
         if self.reference is None:
-            bits, scores, _ = answer
+            bits, scores, means, _ = answer
         else:
-            (bits, scores), seen = oriented(
+            (bits, scores, means), seen = oriented(
                 self._run, x, answer, self.reference, preprocessing=self.preprocessing, correct=self._corrects
             )
         kept = [None] * len(images) if scores is None else scores
@@ -242,7 +248,8 @@ class Segmenter:
             if orientation is not None and orientation.quarters % 2:  # the masks are those of the image turned back
                 size, spacing = size[::-1], spacing and spacing[::-1]
             masks = (self.names, self.indices, size, bits[i], kept[i], image.notes, spacing)
-            found.append(Segmentation(*masks, turned=image.turned))
+            mean = None if means is None or self.postprocess is not None else means[i]
+            found.append(Segmentation(*masks, turned=image.turned, mean_probabilities=mean, source=image.source))
         if self.postprocess is not None:
             found = self.postprocess(found)
         return [masks.seen_as(orientation) for masks, orientation in zip(found, seen, strict=True)]
@@ -323,11 +330,13 @@ class Forward:
       chosen: output channels to keep; None: all.
       probabilities: whether to return them, as float32, instead of None.
       pooled: whether to return the model's pooled features (B, F), instead of None.
+      means: whether to return the mean probabilities in the masks (B, K), instead of None; NaN for an empty mask.
     """
 
     chosen: tuple[int, ...] | None
     probabilities: bool
     pooled: bool = False
+    means: bool = False
 
     def __call__(self, model: Any, images: jax.Array, cutoffs: jax.Array) -> tuple:
         if self.pooled:
@@ -339,11 +348,24 @@ class Forward:
         logits = bilinear(logits, (images.shape[1], images.shape[2]))
         batch, height, width, classes = logits.shape
         # Eight columns are packed into one byte, the first in the highest bit, so that less memory leaves the device.
-        octets = (logits > cutoffs.reshape(-1, 1, 1, 1)).reshape(batch, height, width // 8, 8, classes)
+        inside = logits > cutoffs.reshape(-1, 1, 1, 1)
+        octets = inside.reshape(batch, height, width // 8, 8, classes)
         weights = jnp.asarray([128, 64, 32, 16, 8, 4, 2, 1], jnp.uint8).reshape(1, 1, 1, 8, 1)
         bits = jnp.sum(octets.astype(jnp.uint8) * weights, axis=3, dtype=jnp.uint8)
         scores = jax.nn.sigmoid(logits).transpose(0, 3, 1, 2) if self.probabilities else None
-        return bits.transpose(0, 3, 1, 2), scores, pooled
+        means = _means(logits, inside) if self.means else None
+        return bits.transpose(0, 3, 1, 2), scores, means, pooled
+
+
+def _means(logits: jax.Array, inside: jax.Array) -> jax.Array:
+    """Returns the mean sigmoid value in each mask, (B, K) float32; NaN for an empty mask.
+
+    Args:
+      logits: (B, h, w, K).
+      inside: (B, h, w, K) bool, the masks.
+    """
+    total = jnp.sum(jnp.where(inside, jax.nn.sigmoid(logits), 0), axis=(1, 2), dtype=jnp.float32)
+    return total / jnp.sum(inside, axis=(1, 2), dtype=jnp.float32)
 
 
 def _reference(model: Any, given: Reference | str | Path | None, check: str) -> Reference | None:

@@ -54,8 +54,11 @@ class Masks(Protocol):
       size: height and width in pixels.
     """
 
-    names: tuple[str, ...]
-    size: tuple[int, int]
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    @property
+    def size(self) -> tuple[int, int]: ...
 
     def mask(self, k: int) -> np.ndarray:
         """Returns mask `k`, (H, W) bool."""

@@ -11,11 +11,12 @@ from jaxseg.folder_runs.conflicts import check_free, check_same_image, same_cont
 from jaxseg.folder_runs.inputs import SUMMARY_FILE, Job, folded
 from jaxseg.folder_runs.ledger import Kind, Ledger
 from jaxseg.images.read import stem
+from jaxseg.masks import cohort
 from jaxseg.masks.write import WRITERS
 
 # Settings that only some kinds of products depend on. All products depend on every other setting.
 _ONLY_OF = {
-    "classes": (*WRITERS, "preview", "registered_mask", "registered_preview"),
+    "classes": (*WRITERS, *cohort.TYPES, "preview", "registered_mask", "registered_preview"),
     "labelmap": ("dicom-seg",),
     "strict_projection": ("dicom-seg",),
     "features": ("measurements", "drawing"),
@@ -41,12 +42,15 @@ class Product:
       write: (job, results of reading and computing) -> notes for the user, and dicts of facts that the summary holds
         about the image. Writes the product whole or not at all.
       check: image -> None. Raises if nothing can be made from such a file, before anything is computed.
+      joint: the file that holds the results of all images, to which `write` adds those of one; None: each image has
+        its own file or folder.
     """
 
     kind: str
     place: Callable[[Path], Path]
     write: Callable[..., list]
     check: Callable[[Path], None] | None = None
+    joint: cohort.MaskFile | None = None
 
 
 @dataclasses.dataclass
@@ -127,8 +131,13 @@ def begin(jobs: list[Job], run: Run, *, overwrite: bool = False) -> list[Job]:
     ledger = run.open_ledger()
     ledger.refuse_changed_settings(overwrite=overwrite)
     previous = {key: _outdated(entry, ledger.changed) for key, entry in ledger.entries.items()}
-    planned = [(run.key(job), job, product.kind, product.place(job.base)) for job in jobs for product in run.products]
-    check_free(run.output, planned, previous)
+    own = [product for product in run.products if product.joint is None]
+    planned = [(run.key(job), job, product.kind, product.place(job.base)) for job in jobs for product in own]
+    joint = {product.kind: product.joint.path for product in run.products if product.joint is not None}
+    check_free(run.output, planned, previous, joint)
+    for product in run.products:
+        if product.joint is not None:
+            product.joint.open()
     todo = [job for job in jobs if not _skip(job, run, previous.pop(run.key(job), {"outputs": {}}), overwrite)]
     run.earlier = previous
     for folder in {run.output, *(job.base.parent for job in jobs)}:
@@ -142,7 +151,8 @@ def done(run: Run, job: Job, notes: list[str], seconds: dict, *facts: dict) -> N
     previous = run.files[run.key(job)]
     entry = _entry(run, job, "done", {product.kind: job.stamp for product in run.products}, previous)
     for product in run.products:
-        entry["outputs"][product.kind]["extent"] = _extent(product.place(job.base))
+        if product.joint is None:
+            entry["outputs"][product.kind]["extent"] = _extent(product.place(job.base))
     for fact in facts:
         entry = fact | entry
     _record(run, job, entry | {"notes": notes, "sha256": sha256(job.source), "seconds": seconds})
@@ -187,17 +197,16 @@ def merged_path(run: Run, source: Path, suffix: str) -> Path:
 
 def _skip(job: Job, run: Run, entry: dict, overwrite: bool) -> bool:
     """Records a job as skipped if all its products exist and are up to date, otherwise as pending."""
-    places = {product.kind: product.place(job.base) for product in run.products}
     source = str(job.source.resolve())
     if not overwrite:
         check_same_image(job, run.output, entry)
         if entry.get("source", source) != source:
             run.moved.append(entry["source"])
-        if job.stamp and all(_is_whole(job, entry, kind, place) for kind, place in places.items()):
+        if job.stamp and all(_is_whole(job, run.key(job), entry, product) for product in run.products):
             run.files[run.key(job)] = entry | {"source": source, "status": "skipped"}
             return True
     # A product that does not exist yet will appear whole, so it can get its stamp now; one that exists is outdated.
-    stamps = {kind: () if os.path.lexists(place) else job.stamp for kind, place in places.items()}
+    stamps = {product.kind: () if _exists(job, run.key(job), product) else job.stamp for product in run.products}
     run.files[run.key(job)] = _entry(run, job, "pending", stamps, entry)
     return False
 
@@ -223,12 +232,18 @@ def _entry(run: Run, job: Job, status: str, stamps: dict[str, tuple], previous: 
     return {"source": source, "status": status, "outputs": outputs}
 
 
-def _is_whole(job: Job, entry: dict, kind: str, place: Path) -> bool:
+def _exists(job: Job, key: str, product: Product) -> bool:
+    return os.path.lexists(product.place(job.base)) if product.joint is None else product.joint.has(key)
+
+
+def _is_whole(job: Job, key: str, entry: dict, product: Product) -> bool:
     """Whether a product exists, was made from the image in its present state, and has the size that was recorded."""
-    output = entry["outputs"].get(kind)
+    output = entry["outputs"].get(product.kind)
     if output is None or output["stamp"] != job.stamp:
         return False
-    extent = _extent(place)
+    if product.joint is not None:
+        return product.joint.has(key)
+    extent = _extent(product.place(job.base))
     return extent > 0 and output.get("extent", extent) == extent  # a killed run recorded none; outputs appear whole
 
 

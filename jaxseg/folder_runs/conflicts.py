@@ -1,19 +1,27 @@
 """Checks that a run replaces nothing of another origin: other images, other kinds of results, other people's files."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NoReturn
 
 from jaxseg.files import sha256
 from jaxseg.folder_runs.inputs import Job, folded
 
 
-def check_free(output: Path, planned: list[tuple[str, Job, str, Path]], previous: dict[str, dict]) -> None:
+def check_free(
+    output: Path,
+    planned: list[tuple[str, Job, str, Path]],
+    previous: dict[str, dict],
+    joint: Mapping[str, Path] | None = None,
+) -> None:
     """Refuses to replace files that jaxseg did not write, or results of another image or another kind.
 
     Args:
       output: folder of the results.
       planned: (key in the summary, job, kind of product, path) of everything that a run will write.
       previous: entries of the summary by key.
+      joint: kind of product -> the file that holds it for all images.
 
     Raises:
       ValueError: two images would be written to one path, or something of another origin is at a path.
@@ -29,8 +37,16 @@ def check_free(output: Path, planned: list[tuple[str, Job, str, Path]], previous
         owner = owners.get(path.relative_to(output).as_posix())
         if not os.path.lexists(path) or owner == (key, kind):
             continue
-        what = f"holds the {owner[1]} result" if owner else "was not written by jaxseg"
-        raise ValueError(f"{path} is in the way: it {what}; name another output folder, or remove it")
+        _refuse(path, owner)
+    for kind, path in (joint or {}).items():
+        owner = owners.get(path.relative_to(output).as_posix())
+        if os.path.lexists(path) and (owner is None or owner[1] != kind):
+            _refuse(path, owner)
+
+
+def _refuse(path: Path, owner: tuple[str, str] | None) -> NoReturn:
+    what = f"holds the {owner[1]} result" if owner else "was not written by jaxseg"
+    raise ValueError(f"{path} is in the way: it {what}; name another output folder, or remove it")
 
 
 def check_same_image(job: Job, output: Path, entry: dict) -> None:

@@ -40,7 +40,8 @@ class FolderResult:
     Attributes:
       files: one FileResult per file, in the order of the files.
       summary: path of `summary.json` in the output folder, which lists the same and the results of earlier runs.
-      merged: the files that were made from all results together, such as a table.
+      merged: the files that were made from all results together, such as a table, and those that hold the masks of all
+        images.
       settings: everything that the results depend on.
       products: the kinds of results that were made from each file.
       entries: the files' entries in `summary.json`, by key.
@@ -54,6 +55,10 @@ class FolderResult:
     products: tuple[str, ...]
     entries: dict[str, dict]
     seconds: float
+
+    def __iter__(self) -> Iterator[FileResult]:
+        """Yields what the run did with each file."""
+        return iter(self.files)
 
     @property
     def done(self) -> int:
@@ -120,9 +125,13 @@ def run(
             if report is not None:
                 report(outcome)
             _notify(progress, number, len(todo), outcome.item.source.name)
+        joint = [product.joint for product in record.products if product.joint is not None]
+        for file in joint:
+            file.finish()
         for (_, merge), path in zip(merges, paths, strict=True):
             merge(jobs, record, path)
         conclude(record)
+    paths += [file.path for file in joint if file.path.exists()]
     return _result(jobs, record, tuple(paths), time.perf_counter() - start)
 
 

@@ -187,12 +187,12 @@ def plan(sources: list[Path], root: Path, output: Path, *, name_of: Callable[[Pa
                 name += "_"
             path = path.with_name(name)
             taken.add(folded(path))
-        jobs.append(Job(source, output / path, _stamp(source)))
+        jobs.append(Job(source, output / path, stamp_of(source)))
     return jobs
 
 
-def _stamp(path: Path) -> tuple[int, ...]:
-    """Size and time of a file: if a file was replaced, it is processed again."""
+def stamp_of(path: Path) -> tuple[int, ...]:
+    """Returns size and time of a file, () if there is none: if a file was replaced, it is processed again."""
     try:
         status = os.stat(path)
     except OSError:

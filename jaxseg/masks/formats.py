@@ -191,6 +191,20 @@ def open_coco(path: Path, image: Path | None) -> Stack:
         content = read_json(path, most=_MAX_JSON)
     except ValueError as error:
         raise ImageError(f"not a JSON file ({printable(str(error))})") from None
+    return stack_of_coco(content, path.name, image)
+
+
+def stack_of_coco(content: Any, name: str, image: Path | None) -> Stack:
+    """Returns the masks of one image from the content of a COCO file, which is untrusted; see `open_coco`.
+
+    Args:
+      content: what `json.load` returns.
+      name: of the file, for remarks.
+      image: as in `open_coco`.
+
+    Raises:
+      ImageError: as `open_coco`.
+    """
     try:
         images = _images(content["images"])
         chosen = _choose_image(images, image)
@@ -204,7 +218,7 @@ def open_coco(path: Path, image: Path | None) -> Stack:
     check_size(*size)
     _check_count(len(names))
     masks = list(found.values())
-    notes = [f"{path.name}: {note}" for note in notes]
+    notes = [f"{name}: {note}" for note in notes]
     return Stack(
         len(names), size, lambda indices: (_join(masks[k], size) for k in indices), tuple(names.values()), notes=notes
     )

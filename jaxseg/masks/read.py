@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxseg.images.picture import ImageError
 from jaxseg.images.read import stem
+from jaxseg.masks.cohort import is_cohort_file, open_cohort
 from jaxseg.masks.formats import (
     Stack,
     open_coco,
@@ -21,7 +22,8 @@ from jaxseg.masks.formats import (
     split,
 )
 from jaxseg.masks.pictures import PICTURES, listed
-from jaxseg.masks.results import check_origin, classes_of, find_masks, named_masks, read_summary
+from jaxseg.masks.results import check_origin, classes_of, find_masks, grid_of, key_in, named_masks, read_summary
+from jaxseg.masks.segmentation import on_grid
 from jaxseg.masks.write import file_names
 from jaxseg.vocabulary import labels
 
@@ -33,9 +35,10 @@ __all__ = [
     "open_masks",
     "read_masks",
     "select",
+    "to_measure",
 ]
 
-SUFFIXES = (*PICTURES, ".npy", ".npz", ".json", ".dcm")
+SUFFIXES = (*PICTURES, ".npy", ".npz", ".json", ".jsonl", ".parquet", ".dcm")
 _MAX_BYTES = 2**34  # of masks in memory, one byte per pixel: all classes of CXAS at 10,000 x 10,000
 
 
@@ -75,14 +78,15 @@ def read_masks(
 
     Args:
       path: a folder with one PNG or JPEG file per class, one such file, a `.npy` or `.npz` file with bools or integers
-        of shape (K, H, W) or (H, W), a COCO `.json` file with run lengths, or a DICOM SEG object. Pictures are
-        thresholded at 127. A label map, with one grey level per class, is refused unless `levels` names its classes.
+        of shape (K, H, W) or (H, W), a COCO `.json` file with run lengths, a DICOM SEG object, or a `.jsonl` or
+        `.parquet` file with the masks of all images of a run. Pictures are thresholded at 127. A label map, with one
+        grey level per class, is refused unless `levels` names its classes.
       names: names of the K classes. If they are not given, they are the names in the file (for pictures, the file
         names), else the classes in the `summary.json` of the run that wrote the file, else the labels of CXAS for 159
         masks, else class_000, class_001, ... If they are given, an (H, W) array is a label map: 0 is no class and k is
         the k-th name. A first name "background" names the 0.
-      image: file of the image; it chooses the image in a COCO file that has several. Masks that jaxseg made from
-        another image are refused.
+      image: file of the image; it chooses the image in a file that has several. Masks that jaxseg made from another
+        image are refused.
       levels: for a label map, a PNG or an (H, W) array: level -> name of its class, instead of `names`.
       classes: labels or groups to read, as `jaxseg.vocabulary.labels.select` takes them; only these are decoded. None
         means all.
@@ -140,6 +144,34 @@ def open_masks(
             check_origin(path, image)
         stack = _open(path, image, None if names is None else tuple(names)) if levels is None else _split(path, levels)
     return dataclasses.replace(stack, read=functools.partial(_read, path, stack))
+
+
+def to_measure(
+    loaded: LoadedMasks, path: Path, spacing_mm: tuple[float, float] | None
+) -> tuple[np.ndarray, tuple[int, int] | None, tuple[float, float] | None]:
+    """Returns the masks on the pixels on which they are measured.
+
+    These are the network's, as in the original, if a jaxseg run made the masks and they can be recovered. Masks that
+    were changed afterwards or stored with losses, and those of an image with fewer pixels than the network's grid, are
+    measured on the pixels of the image, and so are masks of other origin.
+
+    Args:
+      loaded: the masks, as `read_masks` returned them.
+      path: from which they were read.
+      spacing_mm: distance between the image's rows and between its columns in millimetres; None if it is unknown.
+
+    Returns:
+      (K, h, w) bool; height and width of the network's grid, None for the pixels of the image; height and width of a
+      pixel in millimetres, or None.
+    """
+    grid = grid_of(path)
+    coarse = None if grid is None else on_grid(loaded.masks, grid)
+    if grid is None or coarse is None:
+        return loaded.masks, None, spacing_mm
+    if spacing_mm is None:
+        return coarse, grid, None
+    height, width = (mm * side / to for mm, side, to in zip(spacing_mm, loaded.size, grid, strict=True))
+    return coarse, grid, (height, width)
 
 
 def select(names: Sequence[str], classes: str | Sequence[str] | None) -> tuple[int, ...]:
@@ -200,7 +232,9 @@ def _open(path: Path, image: Path | None, names: tuple[str, ...] | None) -> Stac
         raise ImageError(f"cannot read masks from {suffix or 'a file without suffix'}; allowed: {', '.join(SUFFIXES)}")
     if suffix in (".npy", ".npz"):
         return _name_arrays(open_npy(path) if suffix == ".npy" else open_npz(path), path, names)
-    if suffix in (".json", ".dcm"):
+    if is_cohort_file(path):
+        stack = open_cohort(path, image, None if image is None else key_in(path, image))
+    elif suffix in (".json", ".dcm"):
         stack = open_coco(path, image) if suffix == ".json" else _open_seg(path)
     else:  # reference masks often have one folder per class, with one picture per image
         of_image = image is not None and path.stem == stem(image)

@@ -7,13 +7,14 @@ from pathlib import Path
 from jaxseg import journal
 from jaxseg.files import printable, resolved, safe_name, sha256
 from jaxseg.images.read import stem
+from jaxseg.masks.cohort import TYPES, file_name
 from jaxseg.masks.formats import SEG
 from jaxseg.masks.pictures import PICTURES
 from jaxseg.masks.segmentation import Orientation
 
 SUMMARY_FILE = "summary.json"
 _MAX_SUMMARY = 2**28  # bytes
-_KINDS = ("npy", "npz", "png", "dicom-seg", "json", "jpg")  # the first available one is used; jpg is lossy
+_KINDS = ("npy", "npz", "png", "dicom-seg", "json", "parquet", "coco-lines", "jpg")  # best first; jpg is lossy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Summary:
     Attributes:
       classes: names of the masks, in their order.
       grid: height and width of the network's masks, before they were resized to the images; None if it is not recorded.
-      by_source: maps the path of an image to its entry.
+      by_source: maps the path of an image to its entry, which also has its `key`.
       by_hash: maps the hexadecimal SHA-256 of an image to its entry.
       by_masks: maps the path of masks, relative to the folder, to the entry and the stamp of their image.
       paths: paths of all results, relative to the folder.
@@ -44,7 +45,7 @@ def find_masks(folder: str | Path, image: str | Path) -> Path:
 
     If the folder has a `summary.json` of `jaxseg segment`, the image is looked up there by its path, else by its
     content. Otherwise the masks are found by their name: `<name>` (a folder), or `<name>` with .npy, .npz, .json,
-    .seg.dcm, .png or .jpg.
+    .seg.dcm, .png or .jpg; or in `masks.jsonl` or `masks.parquet`, which hold the masks of all images.
 
     Args:
       folder: the folder of results.
@@ -59,7 +60,8 @@ def find_masks(folder: str | Path, image: str | Path) -> Path:
     summary = read_summary(folder)
     if summary is not None:
         return _find_listed(folder, image, summary)
-    found = named_masks(folder, image)
+    joint = [folder / file_name(kind) for kind in TYPES]
+    found = named_masks(folder, image) or [path for path in joint if path.is_file()][:1]
     if len(found) != 1:
         what = f"several: {', '.join(path.name for path in found)}" if found else "none"
         raise ValueError(
@@ -191,6 +193,34 @@ def _is_same(image: Path, entry: dict, stamp: list) -> bool:
     return "sha256" in entry and entry["sha256"] == sha256(image)
 
 
+def key_in(path: Path, image: Path) -> str | None:
+    """Returns the key of an image in a file that holds the masks of all images of a run.
+
+    Args:
+      path: the file.
+      image: file of the image, which may have been moved since.
+
+    Returns:
+      The key. None if no `summary.json` in a folder above lists the file.
+
+    Raises:
+      ValueError: the nearest summary lists the file, but the image has no masks in it, or has changed since; or the
+        summary is damaged.
+    """
+    summary = _summary_of(path)
+    if summary is None:
+        return None
+    entry = summary.by_source.get(str(image.resolve()))
+    if entry is None and image.is_file():
+        entry = summary.by_hash.get(sha256(image))
+    if entry is None:
+        raise ValueError(f"these masks were not made from {image.name}, but from other images")
+    made = [output for kind, output in entry["outputs"].items() if kind in TYPES and output.get("stamp")]
+    if not any(_is_of(image, entry, output["stamp"]) for output in made):
+        raise ValueError(f"the masks of {image.name} are missing or out of date; run jaxseg segment again")
+    return entry["key"]
+
+
 def read_summary(folder: Path) -> Summary | None:
     """Returns the summary that a run keeps in a folder; None if there is none, or it is a data set's or foreign.
 
@@ -231,14 +261,17 @@ def _parse(path: Path, _states: tuple[tuple[int, int], ...]) -> Summary | None:
         raise ValueError(
             f"{path} is not a jaxseg summary, or is damaged ({reason}); name the masks themselves"
         ) from None
-    entries = [entry | {"source": resolved(path.parent, entry["source"])} for entry in entries]
+    entries = [
+        entry | {"source": resolved(path.parent, entry["source"]), "key": key}
+        for key, entry in content["files"].items()
+    ]
     by_source = {entry["source"]: entry for entry in entries}
     by_hash = {entry["sha256"]: entry for entry in entries if "sha256" in entry}
     by_masks = {
         output["path"]: (entry, output.get("stamp") or [])
         for entry in entries
         for kind, output in entry["outputs"].items()
-        if kind in _KINDS
+        if kind in _KINDS and kind not in TYPES
     }
     turned = None if intensity is None else intensity == "clinical"
     maps = (by_source, by_hash, by_masks)

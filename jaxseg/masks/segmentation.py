@@ -2,11 +2,18 @@
 
 import dataclasses
 import functools
-from typing import Protocol
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from PIL import Image
 
+from jaxseg.masks import coco
 from jaxseg.nn.indices import nearest_indices
+
+if TYPE_CHECKING:
+    from jaxseg.anatomy.measure.features import Measurements
 
 
 class Masks(Protocol):
@@ -90,6 +97,9 @@ class Segmentation:
       spacing_mm: distance between the image's rows and between its columns in millimetres; None if it is unknown.
       orientation: how the image appeared to the network; None if that was not checked.
       turned: whether the masks fit the image as its EXIF orientation turns it, and not as it is stored.
+      mean_probabilities: (K,) float32, the mean sigmoid value in each mask at the network's size, NaN for an empty
+        mask; None unless they were requested.
+      source: file of the image; None if it was given as an array.
 
     >>> mask = np.zeros((1, 8, 8), bool)
     >>> mask[0, :4] = True
@@ -107,6 +117,8 @@ class Segmentation:
     spacing_mm: tuple[float, float] | None = None
     orientation: Orientation | None = None
     turned: bool = False
+    mean_probabilities: np.ndarray | None = None
+    source: Path | None = None
 
     def rotated(self, quarters: int) -> "Segmentation":
         """Returns the masks of the image turned counter-clockwise by a number of quarter turns, as `numpy.rot90` turns.
@@ -152,6 +164,10 @@ class Segmentation:
         rows, columns = self._indices
         return np.packbits(np.unpackbits(self.bits[k], axis=1).take(columns, axis=1), axis=1).take(rows, axis=0)
 
+    def runs(self, k: int) -> np.ndarray:
+        """Returns `jaxseg.masks.coco.runs_of(self.mask(k))`, (R,) int64, computed at the network's size."""
+        return coco.enlarged_runs(np.unpackbits(self.bits[k], axis=1).view(bool), *self._indices)
+
     @functools.cached_property
     def masks(self) -> np.ndarray:
         """(K, H, W) bool at the image's size; computed once, on first use."""
@@ -175,10 +191,107 @@ class Segmentation:
             whole[k] = scores.take(columns, axis=1).take(rows, axis=0)
         return whole
 
+    def save(self, path: str | Path, format: str | None = None) -> Path:
+        """Writes the masks as a file, or as a folder with one file per class.
+
+        Args:
+          path: the file or folder; the suffix of the format is added if it is missing. What exists is replaced.
+          format: "npy", "npz", "json", "coco-lines" (.jsonl), "parquet", "dicom-seg" (.seg.dcm; the image must be a
+            DICOM file), or "png" or "jpg", which write a folder. None: by the suffix; a path without suffix is a
+            folder of png files.
+
+        Returns:
+          The path that was written.
+
+        Raises:
+          ValueError: the format is unknown, needs a package that is missing, or does not fit the image.
+          OSError: the file cannot be written.
+
+        >>> from pathlib import Path
+        >>> mask = np.zeros((1, 8, 8), bool)
+        >>> found = Segmentation(("heart",), (0,), (20, 30), np.packbits(mask, axis=2))
+        >>> found.save("masks.npy").name, np.load("masks.npy").shape
+        ('masks.npy', (1, 20, 30))
+        >>> sorted(file.name for file in found.save("one_per_class").iterdir())
+        ['heart.png']
+        """
+        from jaxseg.masks.save import save
+
+        return save(self, Path(path), format)
+
+    def to_pandas(self) -> Any:
+        """Returns a pandas DataFrame with one row per mask, also for empty masks.
+
+        The columns are those of the format "parquet": image (the name of its file, if it has one), class, height,
+        width, rle (COCO's compressed run lengths), area, box_x, box_y, box_width, box_height in pixels of the image,
+        and mean_probability (NaN if it was not requested or the mask is empty).
+
+        Raises:
+          ValueError: pandas is not installed.
+
+        >>> mask = np.zeros((1, 8, 8), bool)
+        >>> mask[0, :4] = True
+        >>> found = Segmentation(("heart",), (0,), (16, 16), np.packbits(mask, axis=2))
+        >>> found.to_pandas()[["class", "area", "box_height"]].values.tolist()
+        [['heart', 128, 8]]
+        """
+        from jaxseg.masks.save import to_pandas
+
+        return to_pandas(self)
+
+    def overlay(self, image: str | Path | np.ndarray | None = None, **options: Any) -> Image.Image:
+        """Returns a picture of the masks over their image, with a legend; see `jaxseg.visualize`.
+
+        Args:
+          image: a file or an array, as `jaxseg.visualize` takes it; None: the file that was segmented.
+          **options: of `jaxseg.visualize`: classes, colors, alpha, sides, title, width.
+
+        Raises:
+          ValueError: an array was segmented and no image is given, or as `jaxseg.visualize`.
+          OSError: the file cannot be read.
+
+        >>> mask = np.zeros((1, 8, 8), bool)
+        >>> mask[0, :4] = True
+        >>> found = Segmentation(("heart",), (0,), (96, 96), np.packbits(mask, axis=2))
+        >>> found.overlay(np.zeros((96, 96), np.uint8), width=128).height >= 128
+        True
+        """
+        import jaxseg
+
+        image = self.source if image is None else image
+        if image is None:
+            raise ValueError("an array was segmented, which is not kept: give the image, as overlay(image)")
+        return jaxseg.visualize(image, self, **options)
+
+    def measure(self, features: str | Sequence[str], **options: Any) -> "Measurements":
+        """Returns measurements of the anatomy in the masks; see `jaxseg.extract`.
+
+        Args:
+          features: CTR, SCD, area, perimeter, compactness, centroid, box, convexity: a list or a comma-separated
+            string.
+          **options: of `jaxseg.extract`: original_values, groups.
+
+        Raises:
+          ValueError: a feature is unknown.
+
+        >>> mask = np.zeros((1, 8, 8), bool)
+        >>> mask[0, :4] = True
+        >>> Segmentation(("heart",), (0,), (96, 96), np.packbits(mask, axis=2)).measure("area").values
+        {'heart_area': 32}
+        """
+        import jaxseg
+
+        return jaxseg.extract(self, features, **options)
+
     @functools.cached_property
     def _indices(self) -> tuple[np.ndarray, np.ndarray]:
         height, width = self.bits.shape[1], self.bits.shape[2] * 8
         return nearest_indices(height, self.size[0]), nearest_indices(width, self.size[1])
+
+
+def runs_of(masks: Masks, k: int) -> np.ndarray:
+    """Returns the runs of mask `k` at the image's size, (R,) int64, as `jaxseg.masks.coco.runs_of` does."""
+    return masks.runs(k) if isinstance(masks, Segmentation) else coco.runs_of(masks.mask(k))
 
 
 def on_grid(masks: np.ndarray, grid: tuple[int, int]) -> np.ndarray | None:

@@ -15,7 +15,7 @@ from PIL import Image
 from jaxseg.files import atomic_file, atomic_folder, read_json, safe_name
 from jaxseg.masks import coco
 from jaxseg.masks.formats import SEG
-from jaxseg.masks.segmentation import Masks
+from jaxseg.masks.segmentation import Masks, runs_of
 
 PREVIEW, DRAWING, MEASUREMENTS = ".preview.jpg", ".lines.jpg", ".measurements.json"
 RESULTS = (PREVIEW, DRAWING, SEG)  # ends of the names of results that may lie among the images
@@ -77,9 +77,10 @@ def write_json(masks: Masks, base: Path, *, source: str, categories: Sequence[st
     image = {"id": 1, "file_name": source, "height": masks.size[0], "width": masks.size[1]}
     annotations = []
     for k, index in enumerate(masks.indices):
-        mask = masks.mask(k)
-        if mask.any():
-            annotations.append(coco.annotation(mask, annotation_id=1 + index, image_id=1, category_id=index))
+        runs = runs_of(masks, k)
+        if len(runs) > 1:
+            ids: dict[str, Any] = {"annotation_id": 1 + index, "image_id": 1, "category_id": index}
+            annotations.append(coco.annotation_of_runs(runs, masks.size, **ids))
     with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         json.dump(coco.dataset([image], list(categories), annotations), file)
     return path

@@ -1,4 +1,4 @@
-"""A folder of masks as training data: PNG, JPEG and `.npy` files resized to one size, as Post-DAE reads them.
+"""Masks as training data, resized to one size: PNG, JPEG and `.npy` files, as Post-DAE reads them, and files of runs.
 
 A record is {"mask": (H, W, C) float32 in [0, 1]}.
 
@@ -6,6 +6,7 @@ Source: balazsborsos/dae_postprocessing.
 """
 
 import dataclasses
+import functools
 import math
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 
 from jaxseg.files import printable
 from jaxseg.images.picture import ImageError
+from jaxseg.masks.cohort import image_names, is_cohort_file, open_cohort
 from jaxseg.masks.pictures import PICTURES, parse_levels, read_brightness
 from jaxseg.masks.read import open_masks
 from jaxseg.nn.indices import bilinear_array
@@ -24,14 +26,14 @@ SPLITS = ("disjoint", "original")
 
 @dataclasses.dataclass(frozen=True)
 class MaskFolder:
-    """A source of records: the masks of a folder.
+    """A source of records: the masks of a folder, or of a file with the masks of many images.
 
     PNG and JPEG files have one channel, their brightness. `.npy` files hold (H, W) for one channel, or (C, H, W); they
     are bool or integers, 0 and 1 or 0 and 255. Masks are resized bilinearly without antialiasing, so edges become soft
     if the size changes.
 
     Attributes:
-      root: the folder.
+      root: the folder; or a .jsonl or .parquet file, see `jaxseg.masks.cohort`, whose classes are the channels.
       size: H and W of the records.
       channels: C, the number of channels that every file must have.
       grey: treatment of values between black and white. "soft": they are kept and divided by 255, as in the original;
@@ -39,7 +41,7 @@ class MaskFolder:
         map with a grey level per class. "threshold": images are thresholded at 127 before they are resized, even if
         they are not masks.
       files: the masks. None: all png, jpg and npy files in the folder, sorted by name, without sub-folders and without
-        files whose names begin with a dot.
+        files whose names begin with a dot. If `root` is a file, they are the names of its images.
       ignored: number of entries of the folder that are not masks; counted if `files` is not given.
       labels: level and name of each channel, "LEVEL=NAME", if the files are label maps; see `parse_levels`.
       blank: accept empty and full masks. They have no shape to learn, but a segmenter's results are scored with them.
@@ -66,7 +68,9 @@ class MaskFolder:
             raise ValueError(f"channels must be at least 1, got {self.channels}")
         if len(self.size) != 2 or min(self.size) < 1:
             raise ValueError(f"the size must be two positive numbers, got {self.size}")
-        if self.files is None:
+        if self.files is None and is_cohort_file(Path(self.root)):
+            object.__setattr__(self, "files", tuple(sorted(self._images)))
+        elif self.files is None:
             entries = sorted(Path(self.root).iterdir(), key=lambda path: path.name)
             files = tuple(path for path in entries if _is_mask(path))
             if not files:
@@ -77,16 +81,24 @@ class MaskFolder:
             object.__setattr__(self, "files", files)
             object.__setattr__(self, "ignored", len(entries) - len(files))
 
+    @functools.cached_property
+    def _images(self) -> dict[Path, str]:
+        """Name of an image -> its key, if `root` is a file with the masks of many images."""
+        return {Path(name): key for key, name in image_names(Path(self.root)).items()}
+
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        path = self.files[index]
+        path, joint = self.files[index], is_cohort_file(Path(self.root))
         levels = parse_levels(self.labels) or None
-        stack = open_masks(path, levels=levels)  # reads only the header, which shows size, type and damage
+        if joint:
+            stack = open_cohort(Path(self.root), None, self._images[path])
+        else:
+            stack = open_masks(path, levels=levels)  # reads only the header, which shows size, type and damage
         if stack.count != self.channels:
             raise ImageError(f"{path.name}: has {stack.count} channels; the setting is {self.channels}")
-        if levels or path.suffix.lower() == ".npy":
+        if joint or levels or path.suffix.lower() == ".npy":
             masks = stack.read(range(stack.count))
         else:
             masks = [read_brightness(path, threshold=self.grey == "threshold")]

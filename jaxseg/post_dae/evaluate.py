@@ -65,8 +65,9 @@ def compare_folders(
 
     Args:
       model: as in `examine_levels`; masks are resized to its size.
-      masks: one folder per row, such as that of a segmenter at one stage of its training.
-      truth: folder of the true masks.
+      masks: one folder per row, such as that of a segmenter at one stage of its training; or a .jsonl or .parquet
+        file, whose classes are the channels.
+      truth: folder or file of the true masks.
       channels, grey, labels: how masks are read; see `MaskFolder`.
       spacing: as in `examine_levels`.
 

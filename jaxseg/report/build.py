@@ -13,6 +13,7 @@ from typing import BinaryIO
 from jaxseg import __version__
 from jaxseg.anatomy.measure.features import Feature, find_all
 from jaxseg.files import atomic_file, printable, safe_name
+from jaxseg.masks.cohort import is_cohort_file
 from jaxseg.masks.read import find_masks
 from jaxseg.masks.results import read_summary
 from jaxseg.report.catalogue import Catalogue
@@ -59,8 +60,8 @@ def write_report(
 
     Args:
       images: from 1 to 5,000 files.
-      masks: a folder in which `jaxseg.masks.read.find_masks` looks for the masks, or one path per image, which
-        `read_masks` reads.
+      masks: a folder in which `jaxseg.masks.read.find_masks` looks for the masks, a .jsonl or .parquet file with the
+        masks of all images, or one path per image, which `read_masks` reads.
       path: file of the page; an existing file is replaced.
       root: folder of the images. The page shows their paths relative to it, and their masks are looked up in the same
         sub-folder of `masks`, unless `masks` has a summary. None means that the page shows only file names.
@@ -90,7 +91,7 @@ def write_report(
     _check(images, masks, max_bytes)
     if isinstance(masks, str | Path):
         search, places = _searcher(images, Path(masks), root), [None] * len(images)
-        settings, note = read_run(Path(masks))
+        settings, note = read_run(Path(masks).parent if is_cohort_file(Path(masks)) else Path(masks))
     else:
         search, places, settings, note = None, list(map(Path, masks)), {}, ""
     about = {"title": printable(title) or "Segmentation report", "version": __version__, "sides": sides}
@@ -196,6 +197,8 @@ def _searcher(images: list[Path], folder: Path, root: Path | None) -> Callable[[
 
     Without a summary, masks are found by the name of the image. Two images with the same name are refused.
     """
+    if is_cohort_file(folder):
+        return lambda image: folder
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder; give the folder of the masks")
     if read_summary(folder) is not None:

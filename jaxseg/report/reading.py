@@ -13,9 +13,9 @@ from jaxseg.files import printable
 from jaxseg.images.picture import ImageError
 from jaxseg.images.preprocess import display
 from jaxseg.images.read import read_under_masks
-from jaxseg.masks.read import LoadedMasks, is_of_one_image, read_masks, select
-from jaxseg.masks.results import SUMMARY_FILE, grid_of, orientation_of, read_summary, turned_in_run
-from jaxseg.masks.segmentation import on_grid
+from jaxseg.masks.cohort import is_cohort_file
+from jaxseg.masks.read import is_of_one_image, read_masks, select, to_measure
+from jaxseg.masks.results import SUMMARY_FILE, orientation_of, read_summary, turned_in_run
 
 IMAGE = "image"  # name of the pixels of masks that were measured as they are stored
 MAX_NAME = 200  # characters in the name of a class
@@ -110,7 +110,8 @@ def read_image(
     chosen = list(select(loaded.names, classes))
     kept = loaded.masks if len(chosen) == len(loaded.names) else loaded.masks[chosen]
     names = tuple(loaded.names[k] for k in chosen)
-    measured, grid, pixel_mm = _measured_masks(loaded, masks, picture.spacing_mm)
+    measured, sides, pixel_mm = to_measure(loaded, masks, picture.spacing_mm)
+    grid = IMAGE if sides is None else f"{sides[0]} × {sides[1]} grid"
     seen = orientation_of(masks, image)
     upright = -seen.quarters if seen else 0
     how = {"pixel_mm": pixel_mm and pixel_mm[:: -1 if upright % 2 else 1], "groups": groups}
@@ -124,18 +125,6 @@ def read_image(
     warning = seen.note if seen else ""
     notes = (*picture.notes, *loaded.notes, *[f"{image.name}: {warning}"] * bool(warning))
     return Reading(display(picture), names, kept, values, reasons, notes, pixel_mm is not None, grid, warning)
-
-
-def _measured_masks(loaded: LoadedMasks, path: Path, spacing_mm: tuple[float, float] | None) -> tuple:
-    """Returns the masks to measure, (K, h, w) bool, the name of their pixels, and the size of a pixel in mm or None."""
-    grid = grid_of(path)
-    coarse = None if grid is None else on_grid(loaded.masks, grid)
-    if coarse is None:
-        return loaded.masks, IMAGE, spacing_mm
-    pixel_mm = None
-    if spacing_mm is not None:
-        pixel_mm = tuple(mm * side / to for mm, side, to in zip(spacing_mm, loaded.size, grid, strict=True))
-    return coarse, f"{grid[0]} × {grid[1]} grid", pixel_mm
 
 
 def unit(ending: str) -> str:
@@ -156,7 +145,7 @@ def locate_masks(path: Path, source: Path) -> Path | list[Path]:
 
     Args:
       path: a folder of results or of masks named after the images. If the input is a single image, also its own masks:
-        a file, or a folder with one picture per class.
+        a file, or a folder with one picture per class. A .jsonl or .parquet file may hold the masks of all images.
       source: the input: a folder of images, or a single image.
 
     Returns:
@@ -171,7 +160,7 @@ def locate_masks(path: Path, source: Path) -> Path | list[Path]:
     if path.is_dir():
         read_summary(path)
     if source.is_dir():
-        if not path.is_dir():
+        if not path.is_dir() and not is_cohort_file(path):
             raise ValueError(f"{path} is a file; give the folder with the masks of {source}")
         return path
     return [path] if is_of_one_image(path, source) else path

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from flax import nnx
 from jaxseg.draw.pictures import save_picture
 from jaxseg.files import relative, sweep
 from jaxseg.folder_runs.ledger import locked_folder
+from jaxseg.parquet import is_parquet
 from jaxseg.segae.cases import Case, Record, find_cases, score_cases
 from jaxseg.segae.label_table import table_of
 from jaxseg.segae.score import choose_orientation, open_scorer
@@ -44,6 +45,10 @@ class DatasetScores:
     rows: tuple[Row, ...]
     skipped: int
     files: dict[str, Path]
+
+    def __iter__(self) -> Iterator[Record]:
+        """Yields what became of each case that this call scored."""
+        return iter(self.records)
 
     @property
     def done(self) -> int:
@@ -78,8 +83,10 @@ class _Output:
     worst: int | None = None
 
     def __post_init__(self) -> None:
-        if self.output is not None and self.output.suffix.lower() != ".csv":
-            raise ValueError(f"{self.output.name} is not a .csv file; name the CSV to write")
+        if self.output is not None and self.output.suffix.lower() not in (".csv", ".parquet"):
+            raise ValueError(f"{self.output.name} is neither a .csv nor a .parquet file; name the table to write")
+        if self.output is not None:
+            is_parquet(self.output)  # checked now, so that an error is raised before the first case
         if self.rank is not None and self.rank not in ORDERS:
             raise ValueError(f"rank must be one of {', '.join(ORDERS)}, got {self.rank!r}")
         if self.worst is not None and self.worst < 1:
@@ -112,8 +119,8 @@ def score_dataset(
     Args:
       dataset: folder of CASE/ct.nii.gz and CASE/segmentations/ORGAN.nii.gz; .nii, .npy and .npz files, and folders of
         DICOM slices for CTs, can take the place of .nii.gz.
-      output: CSV with one row per case and one column per organ, with "n/a" in cells without a score; None: nothing is
-        written.
+      output: table with one row per case and one column per organ: a .csv, with "n/a" in cells without a score, or a
+        .parquet, in which they are missing; None: nothing is written.
       model: as in `jaxseg.score`.
       organs: columns of the CSV. "auto": the 104 names of TotalSegmentator v1, and other names that the data set has;
         "v1": only the 104, as the original; "v2": the 117 names of v2; "present": the names that the data set has.
@@ -188,7 +195,7 @@ def score_labels(
     Args:
       ct: a volume file (NIfTI, .npy or .npz) in Hounsfield units, or a folder of DICOM slices.
       labels: a volume file of labels, with the voxels of the CT.
-      output: CSV with one row for the CT and one column per organ of the table; None: nothing is written.
+      output: table, .csv or .parquet, with one row for the CT and one column per organ; None: nothing is written.
       model: as in `jaxseg.score`.
       label_names: JSON or CSV file that maps labels to organs, see `jaxseg.segae.label_table.read_table`; None: the
         table in the header of a NIfTI file, as TotalSegmentator writes it, else labels are classes of the DAP-Atlas,

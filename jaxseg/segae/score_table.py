@@ -9,6 +9,7 @@ from pathlib import Path
 
 from jaxseg.files import atomic_file, printable
 from jaxseg.folder_runs.ledger import Kind, Ledger, refuse_changed
+from jaxseg.parquet import is_parquet, write_table
 from jaxseg.segae.cases import Case, Record
 from jaxseg.segae.scorer import MaskScore
 from jaxseg.vocabulary import organs
@@ -50,13 +51,13 @@ def ordered(rows: Iterable[Row], *, best_first: bool = False) -> list[Row]:
 
 
 class ScoreTable:
-    """All scores so far: a CSV for people, and beside it the journal `NAME.scores.jsonl`, from which a run resumes.
+    """All scores so far: a table, and beside it the journal `NAME.scores.jsonl`, from which a run resumes.
 
-    The journal is a `jaxseg.folder_runs.ledger.Ledger`, so that a killed run loses at most the case at hand. The CSV is
-    always replaced as a whole.
+    The journal is a `jaxseg.folder_runs.ledger.Ledger`, so that a killed run loses at most the case at hand. The table
+    is always replaced as a whole.
 
     Args:
-      path: the CSV.
+      path: the table, .csv or .parquet. Files beside it, such as slices, are CSV.
       columns: names of the organs, in order.
       settings: everything that scores depend on, as values that JSON can hold.
       overwrite: discard earlier scores.
@@ -109,12 +110,21 @@ class ScoreTable:
             self.write()
 
     def write(self) -> None:
-        """Writes the CSV with the columns of the original, and "n/a" in cells without a score."""
-        rows = [[FIRST, *self.columns]]
-        for case in sorted(self._ledger.entries):
-            means = {row.organ: f"{row.score.mean:.6f}" for row in self._rows(case)}
-            rows.append([case, *(means.get(name, NOT_AVAILABLE) for name in self.columns)])
-        write_csv(self.path, rows)
+        """Writes the table with the columns of the original.
+
+        A cell without a score is "n/a" in a CSV, as in the original, and missing in a Parquet table.
+        """
+        means = ({row.organ: row.score.mean for row in self._rows(case)} for case in sorted(self._ledger.entries))
+        rows = zip(sorted(self._ledger.entries), means, strict=True)
+        if is_parquet(self.path):
+            kinds = {FIRST: "string"} | dict.fromkeys(self.columns, "double")
+            write_table(self.path, kinds, ([case, *map(found.get, self.columns)] for case, found in rows))
+        else:
+            cells = [[FIRST, *self.columns]]
+            for case, found in rows:
+                texts = (f"{found[name]:.6f}" if name in found else NOT_AVAILABLE for name in self.columns)
+                cells.append([case, *texts])
+            write_csv(self.path, cells)
         self._written = time.monotonic()
 
     def ordered(self, *, best_first: bool = False) -> list[Row]:

@@ -234,8 +234,8 @@ def compare_masks(
 
     Args:
       folder: folder of the run.
-      masks: folders, such as those of a segmenter at several stages of its training.
-      truth: folder of the true masks, with the same file names.
+      masks: folders, such as those of a segmenter at several stages of its training, or .jsonl or .parquet files.
+      truth: folder or file of the true masks, with the same file names.
       levels: level -> name of its class, if the masks are label maps; None: as in training.
       devices: the first one is used.
       output: folder of the file; None: that of the run.

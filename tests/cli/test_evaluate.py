@@ -11,6 +11,8 @@ from mask_runs import LIGHT, overrides, write_masks
 from PIL import Image
 
 from jaxseg.cli.main import main
+from jaxseg.masks.cohort import mask_file
+from jaxseg.masks.segmentation import Segmentation
 
 pytestmark = pytest.mark.full
 
@@ -58,6 +60,17 @@ def test_masks_of_a_segmenter_are_evaluated(jaxseg_command, trained, masks, tmp_
     assert out.splitlines()[0].startswith("masks")
     early = next(line for line in out.splitlines() if line.startswith("early"))
     assert "1 -> " in early
+    run = mask_file("coco-lines", tmp_path, {0: "lung"})
+    run.open()
+    for path in masks.glob("*.png"):
+        with Image.open(path) as image:
+            bits = np.packbits(np.asarray(image)[None] > 127, axis=2)
+        run.add(path.stem, path.name, Segmentation(("lung",), (0,), (48, 48), bits))
+    words = ["evaluate", "--run", trained, "--masks", run.path, "--truth", masks]
+    code, _, err = jaxseg_command(*words, "-o", tmp_path)
+    assert code == 0, err
+    numbers = json.loads((tmp_path / "evaluation_masks.json").read_text())
+    assert numbers["masks"]["masks.jsonl"]["before"]["dice"]["mean"] == 1
     numbers = json.loads((trained / "evaluation_masks.json").read_text())
     assert list(numbers["masks"]) == ["early", "masks"]
     assert numbers["masks"]["masks"]["before"]["dice"]["mean"] == 1

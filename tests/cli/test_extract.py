@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+from dicom_files import write_dicom
 from measurements import read_table
 from PIL import Image
 from small_models import save_tiny
@@ -287,3 +288,26 @@ def test_groups_of_version_0_0_20_put_c7_into_masks_and_scd(jaxseg_command, tiny
     code, _, err = jaxseg_command("extract", *words)
     assert (code, "made with other settings: groups" in err) == (1, True), err
     assert len(labels.CXAS_GROUPS["cervical spine"]) == 6
+
+
+@pytest.mark.parametrize("kind", ["coco-lines", "parquet"])
+def test_masks_of_an_earlier_run_are_measured_without_the_network(run, jaxseg_command, films, tmp_path, kind):
+    for name in ("one.png", "two.jpg"):  # with more pixels than the network's grid
+        with Image.open(films / name) as image:
+            image.resize((130, 110)).save(films / name)
+    stored = np.random.default_rng(0).integers(0, 4096, (90, 120), np.uint16)
+    write_dicom(films / "film.dcm", stored, bits=12, Modality="CR", PixelSpacing=[0.2, 0.3])
+    assert run("extract", films, "-f", "area", "-f", "CTR")[0] == 0
+    code, _, err = run("segment", films, "-ot", kind, "-o", tmp_path / "masks")
+    assert code == 0, err
+    words = ("extract", "-i", films, "-o", tmp_path / "again", "-f", "area", "-f", "CTR", "--masks", tmp_path / "masks")
+    code, _, err = jaxseg_command(*words)
+    assert (code, "3 done" in err) == (0, True), err
+    assert (tmp_path / "again" / "images.csv").read_text() == (tmp_path / "out" / "images.csv").read_text()
+    code, _, err = jaxseg_command(*words, "--table", "parquet")
+    assert (code, "3 skipped" in err, "images.parquet" in err) == (0, True, True), err
+    code, _, err = jaxseg_command(*words, "--draw", "--batch-size", "2")
+    assert (code, err.count("\n")) == (2, 1), err
+    assert "--masks: it cannot be combined with --batch-size, --draw; leave them out" in err
+    code, _, err = jaxseg_command(*words[:-1], tmp_path / "again")
+    assert (code, "name another folder for the table" in err) == (1, True), err

@@ -115,3 +115,29 @@ def test_unknown_classes_are_reported(jaxseg_command, images, results, tmp_path)
     assert code == 0, err
     assert '"name":"class_001"' in page.read_text()
     assert '"name":"class_000"' not in page.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["coco-lines", "parquet"])
+def test_masks_of_all_images_in_one_file_are_shown(jaxseg_command, tiny, images, tmp_path, kind):
+    words = ("-i", images, "--weights", tiny, "--classes", "heart, lung")
+    assert jaxseg_command("segment", *words, "-o", tmp_path / "npz", "-ot", "npz")[0] == 0
+    code, _, err = jaxseg_command("segment", *words, "-o", tmp_path / "out", "-ot", kind)
+    assert (code, "2 done" in err) == (0, True), err
+    (file,) = (tmp_path / "out").glob("masks.*")
+    pages = []
+    for name, masks in (("a", tmp_path / "npz"), ("b", tmp_path / "out"), ("c", file)):
+        page = tmp_path / f"{name}.html"
+        code, _, err = jaxseg_command("report", "-i", images, "--masks", masks, "-o", page)
+        assert (code, "2 shown, 0 failed" in err) == (0, True), err
+        pages.append([record | {"masks": ""} for record in records(page)])
+    assert pages[0] == pages[1] == pages[2]
+    pictures = []
+    for number, masks in enumerate((tmp_path / "npz", tmp_path / "out", file)):
+        picture = tmp_path / f"{number}.png"
+        code, _, err = jaxseg_command("show", "-i", images / "two.jpg", "--masks", masks, "-o", picture)
+        assert code == 0, err
+        pictures.append(picture.read_bytes())
+    assert pictures[0] == pictures[1] == pictures[2]
+    code, _, err = jaxseg_command("show", "-i", images / "one.png", "--masks", masks, "-o", tmp_path / "3.png")
+    assert code == 0, err

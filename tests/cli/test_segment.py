@@ -198,9 +198,11 @@ def test_the_options_match_those_of_the_library():
     from jaxseg.cli import options
     from jaxseg.images.preprocess import PREPROCESSING
     from jaxseg.images.read import INTENSITIES
+    from jaxseg.masks import cohort
     from jaxseg.masks.write import WRITERS
 
-    assert set(options.OUTPUT_TYPES) == set(WRITERS)
+    assert set(options.OUTPUT_TYPES) == {*WRITERS, *cohort.TYPES}
+    assert tuple(cohort.TYPES) == options.JOINT_TYPES
     assert set(options.PREPROCESSING) == set(PREPROCESSING)
     assert options.INTENSITIES == INTENSITIES
 

@@ -18,7 +18,7 @@ import jaxseg
 from jaxseg.anatomy.products import merge_masks
 from jaxseg.folder_runs.account import merged_path
 from jaxseg.journal import journal_of, read_document
-from jaxseg.masks import write
+from jaxseg.masks import cohort, write
 from jaxseg.masks.results import find_masks
 
 
@@ -78,7 +78,7 @@ def test_good_and_bad_files_are_all_accounted_for(segmenter, kit, tmp_path):
     assert run.count("failed") == 2
 
 
-@pytest.mark.parametrize("output_type", [kind for kind in write.WRITERS if kind != "dicom-seg"])
+@pytest.mark.parametrize("output_type", [kind for kind in (*write.WRITERS, *cohort.TYPES) if kind != "dicom-seg"])
 def test_a_second_run_repeats_nothing(images, tmp_path, output_type):
     output = tmp_path / "out"
     finish(images, output, output_type)

@@ -10,9 +10,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
-from fake_segmenter import draw, finish, statuses, summary, tree
+from fake_segmenter import FakeSegmenter, draw, finish, statuses, summary, tree
 from parity_kit import KIT
+
+from jaxseg.journal import journal_of
+from jaxseg.masks import cohort
+from jaxseg.masks.read import read_masks
 
 pytestmark = pytest.mark.slow
 
@@ -117,3 +122,27 @@ def test_ctrl_c_leaves_no_partial_file_and_a_correct_account(server, source, exp
     _, outcomes = finish(source, output)
     assert len(outcomes) == COUNT - len(found)  # complete results are not made again
     assert tree(output) == expected["npy"]
+
+
+@pytest.mark.parametrize("kind", ["coco-lines", "parquet"])
+def test_a_killed_run_loses_no_complete_image_of_a_file_with_all_masks(server, source, tmp_path, kind):
+    path, known = tmp_path / cohort.file_name(kind), set()
+    lines = path if kind == "coco-lines" else journal_of(path)
+    later = 0.0
+    while len(known) < 8 and later < 10:
+        later += 0.1  # the start of a run takes a while
+        server(signal.SIGKILL, 0, source, tmp_path, kind, later=later, seconds=0.1)
+        found = set(cohort.image_names(lines if lines.exists() else path)) if lines.exists() or path.exists() else set()
+        assert known <= found
+        known = found
+    _, outcomes = finish(source, tmp_path, kind)
+    assert len(known) >= 8
+    assert len(outcomes) == COUNT - len(known)  # complete images are not computed again
+    assert sorted(cohort.image_names(path)) == sorted(str(i) for i in range(COUNT))
+    if kind == "coco-lines":
+        assert len(path.read_bytes().splitlines()) == COUNT + 1
+    segmenter = FakeSegmenter()
+    for image in sorted(source.iterdir()):
+        (wanted,) = segmenter.predict([segmenter.prepare(image)])
+        np.testing.assert_array_equal(read_masks(path, image=image).masks, wanted.masks)
+    assert temporaries(tmp_path) == []

@@ -20,6 +20,7 @@ from jaxseg.folder_runs.account import Run, begin, conclude
 from jaxseg.folder_runs.inputs import find_images, plan
 from jaxseg.images.preprocess import cxas
 from jaxseg.images.read import read_picture
+from jaxseg.masks import cohort
 from jaxseg.masks.segmentation import Segmentation
 
 
@@ -70,7 +71,10 @@ def start(source, output, output_type="npy", *, segmenter=None, settings=None, r
     sources = find_images(source, recursive=recursive, output=output)
     jobs = plan(sources, source, output)
     segmenter = segmenter or FakeSegmenter()
-    product = products.masks(output_type, segmenter.card.class_names, "cxas")
+    if output_type in cohort.TYPES:
+        product = products.joint_masks(output_type, dict(enumerate(segmenter.names)), output, source)
+    else:
+        product = products.masks(output_type, segmenter.card.class_names, "cxas")
     run = Run(output, (product,), {"threshold": 0.5} if settings is None else settings)
     todo = begin(jobs, run, overwrite=overwrite)
     return run, jobs, segment_files(todo, segmenter, run)
@@ -80,6 +84,9 @@ def finish(*args, **options):
     """Completes a run; returns it with {name of the source: outcome}."""
     run, _, outcomes = start(*args, **options)
     done = {outcome.item.source.name: outcome for outcome in outcomes}
+    for product in run.products:
+        if product.joint is not None:
+            product.joint.finish()
     conclude(run)
     return run, done
 

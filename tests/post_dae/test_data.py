@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from joint_masks import CLASSES, shapes
 from PIL import Image
 
+from jaxseg.masks.cohort import mask_file
 from jaxseg.post_dae.data import MaskFolder, as_read
 from jaxseg.training.batches import RecordError, evaluation_batches, training_batches
 
@@ -248,3 +250,21 @@ def test_impossible_options_are_refused(tmp_path):
     ):
         with pytest.raises(ValueError, match=reason):
             masks.split(**options)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_masks_in_a_file_with_all_images_are_records(tmp_path, suffix):
+    output_type = {"jsonl": "coco-lines", "parquet": "parquet"}[suffix]
+    found = mask_file(output_type, tmp_path, CLASSES)
+    found.open()
+    for number, name in enumerate(("b.png", "ward/a.png", "ward/b.png")):
+        found.add(name[:-4], name, shapes(number, size=(64, 48)))
+    found.finish()
+    masks = MaskFolder(tmp_path / f"masks.{suffix}", (64, 48), channels=3, blank=True)
+    assert [masks.name(i) for i in range(len(masks))] == ["b.png", "a.png", "b.png"]
+    for i, number in enumerate((0, 1, 2)):
+        wanted = np.moveaxis(shapes(number, size=(64, 48)).masks, 0, 2)
+        np.testing.assert_array_equal(masks[i]["mask"], wanted)
+    assert len(pickle.loads(pickle.dumps(masks))) == 3  # noqa: S301
+    with pytest.raises(ValueError, match="has 3 channels; the setting is 1"):
+        MaskFolder(tmp_path / f"masks.{suffix}")[0]

@@ -8,6 +8,8 @@ from flax import nnx
 from mask_runs import write_masks
 from PIL import Image
 
+from jaxseg.masks.cohort import mask_file
+from jaxseg.masks.segmentation import Segmentation
 from jaxseg.post_dae import evaluate as restoration
 from jaxseg.post_dae.corrupt import LEVELS
 from jaxseg.post_dae.data import MaskFolder
@@ -125,3 +127,25 @@ def test_an_empty_true_mask_is_an_error(source, tmp_path):
         restoration.examine_levels(SAME, source)
     found = restoration.examine_levels(SAME, source, on_error="skip")
     assert found.numbers["corruption"]["clean"]["before"]["dice"]["count"] == 7
+
+
+@pytest.mark.parametrize("kind", ["coco-lines", "parquet"])
+def test_masks_of_a_run_in_one_file_are_compared_with_a_folder(source, tmp_path, kind):
+    early = mask_file(kind, tmp_path, {4: "lung"})
+    early.open()
+    for path in source.files:
+        with Image.open(path) as image:
+            bits = np.packbits(np.asarray(image)[None] > 127, axis=2)
+        early.add(path.stem, path.name, Segmentation(("lung",), (4,), (64, 64), bits))
+    early.finish()
+    found = restoration.compare_folders(SAME, {"run": early.path}, tmp_path / "truth")
+    assert found.numbers["masks"]["run"]["before"]["dice"] == {
+        "mean": 1,
+        "std": 0,
+        "median": 1,
+        "count": 8,
+        "left_out": 0,
+    }
+    (tmp_path / "truth" / "mask_03.png").unlink()
+    with pytest.raises(ValueError, match=r"truth has no counterpart of mask_03.png"):
+        restoration.compare_folders(SAME, {"run": early.path}, tmp_path / "truth")

@@ -3,6 +3,7 @@
 import csv
 
 import numpy as np
+import pandas
 import pytest
 from scoring_files import box, ct, model, save_cases
 
@@ -75,7 +76,7 @@ def test_labels_are_scored_as_organs(tmp_path, scorer):
         ({"organs": "all"}, "organs must be one of auto, v1, v2, present, got 'all'"),
         ({"rank": "best"}, "rank must be one of annotate, trust, got 'best'"),
         ({"worst": 0}, "worst must be at least 1"),
-        ({"output": "r.txt"}, "r.txt is not a .csv file"),
+        ({"output": "r.txt"}, "r.txt is neither a .csv nor a .parquet file"),
         ({"output": None, "rank": "trust"}, "need an output"),
         ({"dataset": "nowhere"}, "nowhere: no such folder"),
     ],
@@ -84,3 +85,20 @@ def test_invalid_options_are_refused_before_the_model_is_loaded(root, tmp_path, 
     given = {"dataset": root, "output": tmp_path / "r.csv"} | options
     with pytest.raises(ValueError, match=words):
         jaxseg.score_dataset(model=tmp_path / "missing.pth", **given)
+
+
+def test_the_suffix_parquet_writes_the_same_scores(root, tmp_path, scorer):
+    np.save(root / "s1" / "segmentations" / "spleen.npy", np.zeros_like(box()))  # nothing to score
+    jaxseg.score_dataset(root, tmp_path / "a.csv", scorer)
+    found = jaxseg.score_dataset(root, tmp_path / "b.parquet", scorer, per_slice=True)
+    assert [file.case for file in found] == ["s1", "s2"]
+    assert found.files["slices"].name == "b.slices.csv"
+    wanted = pandas.read_csv(tmp_path / "a.csv", na_values="n/a")
+    table = pandas.read_parquet(found.files["table"])
+    assert list(table.columns) == list(wanted.columns)
+    assert table["CT_Sample"].tolist() == ["s1", "s2"]
+    assert table["spleen"].isna().all()
+    np.testing.assert_allclose(table["liver"], wanted["liver"], atol=5e-7)
+    assert jaxseg.score_dataset(root, tmp_path / "b.parquet", scorer).skipped == 2
+    with pytest.raises(ValueError, match=r"c\.txt is neither a \.csv nor a \.parquet file"):
+        jaxseg.score_dataset(root, tmp_path / "c.txt", scorer)

@@ -1,10 +1,12 @@
-"""Tables of measurements: JSON files with one image each, and CSV tables with one row per image that merge them.
+"""Tables of measurements: JSON files with one image each, and CSV or Parquet tables with one row per image.
 
 A table has the columns `filename`, the columns of the features, and `reason`. A score that is the only feature has the
 column `score`; with several features it has its own name. Columns whose names end in `_mm` or `_mm2` are in mm or mm²;
 all other areas and lengths are in pixels of the network's grid, as in the original. The cell of a missing measurement
 is empty, and `reason` says why. It also holds remarks that concern all values of an image, such as that it looks upside
 down.
+
+In a Parquet table, all columns except `filename` and `reason` are floating-point numbers, and text is written as it is.
 
 Spreadsheets evaluate text that looks like a formula. Text that starts with = + - @, a tab, a line break or an
 apostrophe is therefore written with an apostrophe before it. Characters of a file name that UTF-8 cannot encode are
@@ -18,6 +20,7 @@ from pathlib import Path
 
 from jaxseg import files
 from jaxseg.anatomy.measure.features import FEATURES, Measurements
+from jaxseg.parquet import is_parquet, write_table
 
 FILENAME, REASON, SCORE = "filename", "reason", "score"
 MAX_BYTES = 2**28  # largest size of one image's JSON
@@ -34,18 +37,18 @@ _ENDINGS = sorted((c for f in FEATURES if f.kind != "score" for c in f.columns +
 
 
 def merge(parts: Sequence[tuple[str, Path | str]], path: Path, *, features: Sequence[str] = ()) -> None:
-    """Writes one CSV table of the measurements of many images, atomically; a file at `path` is replaced.
+    """Writes one table of the measurements of many images, atomically; a file at `path` is replaced.
 
     Only one image's measurements are in memory at a time.
 
     Args:
       parts: for each image, its file name and either the path of its measurements (the JSON of `to_json`) or a
         sentence that says why there are none.
-      path: the table: UTF-8, comma-separated, RFC 4180.
+      path: the table: .csv (UTF-8, comma-separated, RFC 4180) or .parquet.
       features: names of the requested features; a requested score has a column even if no image could be read.
 
     Raises:
-      ValueError: a file does not hold measurements.
+      ValueError: a file does not hold measurements, or pyarrow is not installed.
       OSError: a file cannot be read or written.
     """
     parts, asked = list(parts), set(features)
@@ -60,18 +63,29 @@ def merge(parts: Sequence[tuple[str, Path | str]], path: Path, *, features: Sequ
     columns = columns_of(images())
     columns += [name for name in _SCORES if name in asked and name not in columns]
     head = [FILENAME, *(SCORE if column in _SCORES and asked == {column} else column for column in columns), REASON]
+    rows = _rows(parts, columns)
+    if is_parquet(path):
+        kinds = {name: "string" if name in (FILENAME, REASON) else "double" for name in head}
+        write_table(path, kinds, rows)
+        return
     options = {"encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
     with files.atomic_file(path) as temporary, temporary.open("w", **options) as file:
         writer = csv.writer(file)
         writer.writerow(map(_safe, head))
-        for name, part in parts:
-            if isinstance(part, str):
-                writer.writerow([_safe(name), *[""] * len(columns), _safe(part)])
-                continue
-            measured = read_json(part)
-            cells = (_number(measured.values.get(column)) for column in columns)
-            remarks = [text for text in (summary(measured.reasons), *measured.notes) if text]
-            writer.writerow([_safe(name), *cells, _safe("; ".join(remarks))])
+        for name, *values, reason in rows:
+            writer.writerow([_safe(name), *map(_number, values), _safe(reason)])
+
+
+def _rows(parts: Sequence[tuple[str, Path | str]], columns: Sequence[str]) -> Iterator[list]:
+    """Yields the rows of a table: the file name, the values in the order of the columns or None, and the reason."""
+    for name, part in parts:
+        if isinstance(part, str):
+            yield [name, *[None] * len(columns), part]
+            continue
+        measured = read_json(part)
+        values = (measured.values.get(column) for column in columns)
+        remarks = [text for text in (summary(measured.reasons), *measured.notes) if text]
+        yield [name, *(None if value is None or math.isnan(value) else value for value in values), "; ".join(remarks)]
 
 
 def columns_of(images: Iterable[Measurements]) -> list[str]:
@@ -162,7 +176,7 @@ def _subject(column: str) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None or math.isnan(value) else repr(value)
+    return "" if value is None else repr(value)
 
 
 def _safe(text: str) -> str:

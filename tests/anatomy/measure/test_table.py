@@ -4,6 +4,7 @@ import json
 import math
 
 import numpy as np
+import pandas
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -153,3 +154,15 @@ def test_remarks_on_an_image_are_in_its_row_and_survive_json(tmp_path):
         "the image looks inverted",
         "CTR: the mask of 'heart' is empty; upside down",
     ]
+
+
+def test_a_parquet_table_has_the_values_of_the_csv_and_text_as_it_is(tmp_path):
+    rows = [("=a.png", heart(pixel_mm=(2, 3))), ("b.png", heart(empty=True)), ("c.png", "cannot be read")]
+    write_table(rows, tmp_path / "t.parquet")
+    assert [path.name for path in tmp_path.iterdir()] == ["t.parquet"]
+    found = pandas.read_parquet(tmp_path / "t.parquet")
+    assert list(found.columns) == ["filename", "heart_area", "heart_area_mm2", "heart_perimeter", *found.columns[-2:]]
+    assert found["filename"].tolist() == ["=a.png", "b.png", "c.png"]
+    assert found["reason"].tolist() == ["", "heart_perimeter: the mask is empty", "cannot be read"]
+    np.testing.assert_array_equal(found["heart_area"], [4.0, 0.0, np.nan])
+    np.testing.assert_array_equal(found["heart_area_mm2"], [24.0, np.nan, np.nan])

@@ -1,0 +1,185 @@
+"""Files that hold the masks of all images of a run: COCO lines (.jsonl) and Parquet (.parquet).
+
+A folder with one file per mask is simple, but 377,110 X-rays with 159 classes would be 60 million files. Here a run
+writes one file. Files that were moved or written by other programs are read too.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Protocol
+
+from jaxseg.files import printable
+from jaxseg.images.picture import ImageError
+from jaxseg.masks import lines, parquet
+from jaxseg.masks.formats import Stack, stack_of_coco
+from jaxseg.masks.segmentation import Masks
+
+TYPES = {"coco-lines": ".jsonl", "parquet": ".parquet"}  # output type -> suffix of its file
+_MODULES: dict[str, ModuleType] = {".jsonl": lines, ".parquet": parquet}
+_NAME = "masks"
+
+
+class MaskFile(Protocol):
+    """One file to which a run adds the masks of its images, one after the other.
+
+    Attributes:
+      path: the file.
+    """
+
+    path: Path
+
+    def open(self) -> None:
+        """Finds out which images the file holds."""
+
+    def has(self, key: str) -> bool:
+        """Returns whether the file holds masks of an image."""
+
+    def add(self, key: str, file_name: str, masks: Masks) -> None:
+        """Adds the masks of an image, in place of earlier ones; may be called from any thread."""
+
+    def finish(self) -> None:
+        """Completes the file at the end of a run."""
+
+
+def file_name(output_type: str, part: tuple[int, int] | None = None) -> str:
+    """Returns the name of the file in the output folder.
+
+    Args:
+      output_type: key of `TYPES`.
+      part: number of the part of a run, from 1, and the number of parts; None: the run is not divided.
+
+    >>> file_name("coco-lines"), file_name("parquet", (3, 8))
+    ('masks.jsonl', 'masks.3-of-8.parquet')
+    """
+    number = "" if part is None else f".{part[0]}-of-{part[1]}"
+    return f"{_NAME}{number}{TYPES[output_type]}"
+
+
+def mask_file(
+    output_type: str, folder: Path, classes: Mapping[int, str], part: tuple[int, int] | None = None
+) -> "RunMasks":
+    """Returns the file to which a run adds the masks of its images.
+
+    Args:
+      output_type: key of `TYPES`.
+      folder: the output folder.
+      classes: index of a class in the model's label set -> its name, of all classes that are segmented.
+      part: as in `file_name`.
+
+    Raises:
+      ValueError: a package is missing.
+    """
+    path = folder / file_name(output_type, part)
+    own: MaskFile = lines.MaskLines(path, classes) if path.suffix == ".jsonl" else parquet.MaskTable(path, classes)
+    return RunMasks(own, classes)
+
+
+class RunMasks:
+    """A `MaskFile` that also knows the images in the files of other parts of the same folder, which are not changed.
+
+    Args:
+      own: the file of this run.
+      classes: as in `mask_file`.
+    """
+
+    def __init__(self, own: MaskFile, classes: Mapping[int, str]):
+        self.own, self.path, self.classes = own, own.path, classes
+        self._others: set[str] = set()
+
+    def open(self) -> None:
+        """Finds out which images the files hold."""
+        self.own.open()
+        self._others = set()
+        module = _MODULES[self.path.suffix]
+        for other in self.path.parent.glob(f"{_NAME}*{self.path.suffix}"):
+            if other != self.path and re.fullmatch(rf"{_NAME}(\.\d+-of-\d+)?", other.stem):
+                index = module.known_index(other, self.classes)
+                self._others |= set(index.file_names) if index else set()
+
+    def has(self, key: str) -> bool:
+        """Returns whether a file holds masks of an image."""
+        return self.own.has(key) or key in self._others
+
+    def add(self, key: str, file_name: str, masks: Masks) -> None:
+        """Adds the masks of an image to the file of this run."""
+        self.own.add(key, file_name, masks)
+
+    def finish(self) -> None:
+        """Completes the file of this run."""
+        self.own.finish()
+
+
+def join(paths: Iterable[Path], path: Path) -> None:
+    """Writes the masks of several files into one; a file at `path` is replaced as a whole.
+
+    Args:
+      paths: files of one kind with the same classes; an image in a later file replaces one in an earlier file.
+      path: the file to write, which may be one of `paths`.
+
+    Raises:
+      ValueError: a file is damaged, or its classes differ.
+      OSError: a file cannot be read or written.
+    """
+    _MODULES[path.suffix].join(paths, path)
+
+
+def is_cohort_file(path: Path) -> bool:
+    """Returns whether the suffix of a file is that of a file with the masks of many images."""
+    return path.suffix.lower() in _MODULES and not path.is_dir()
+
+
+def image_names(path: Path) -> dict[str, str]:
+    """Returns the keys of the images in a file -> their file names, in the order of the file.
+
+    Raises:
+      ImageError: the file is damaged, or holds something else.
+      OSError: it cannot be read.
+    """
+    try:
+        return _MODULES[path.suffix.lower()].read_index(path).file_names
+    except ValueError as error:
+        raise ImageError(printable(str(error))) from None
+
+
+def open_cohort(path: Path, image: Path | None, key: str | None = None) -> Stack:
+    """Opens the masks of one image; each mask is decoded when it is read.
+
+    Args:
+      path: the file.
+      image: file of the image. It is found by its name; if several images have that name, by the end of its path.
+        None: the file must have one image, or `key` must be given.
+      key: key of the image, if it is known.
+
+    Raises:
+      ImageError: the file is damaged, or does not hold masks of the image.
+      OSError: it cannot be read.
+    """
+    names = image_names(path)
+    chosen = _chosen(names, image) if key is None else key
+    if chosen not in names:
+        raise ImageError(f"holds no masks of {printable(image.name if image else chosen)}; run jaxseg segment again")
+    try:
+        content = _MODULES[path.suffix.lower()].read_image(path, chosen)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ImageError(f"the masks of {printable(names[chosen])} are damaged ({printable(str(error))})") from None
+    return stack_of_coco(content, path.name, None)
+
+
+def _chosen(names: dict[str, str], image: Path | None) -> str:
+    """Returns the key of an image that is found by its path."""
+    if len(names) == 1:
+        return next(iter(names))
+    if image is None:
+        raise ImageError(f"the file has {len(names):,} images; choose one with image=")
+    parts = Path(os.path.abspath(image)).parts
+    same = {key: Path(name).parts for key, name in names.items() if name.endswith(image.name)}
+    same = {key: found for key, found in same.items() if found and found[-1] == image.name}
+    ends = {key: found for key, found in same.items() if parts[-len(found) :] == found}
+    longest = max(map(len, ends.values()), default=0)
+    best = [key for key, found in ends.items() if len(found) == longest] or list(same)
+    if len(best) != 1:
+        raise ImageError(f"the file has {len(best) or 'no'} images called {printable(image.name)}; it must have one")
+    return best[0]
