@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from jaxseg.masks import coco
 from jaxseg.masks.segmentation import Segmentation
 from jaxseg.nn.indices import bilinear_array
 
@@ -26,6 +27,7 @@ def test_smooth_masks_are_where_the_enlarged_probabilities_exceed_the_threshold(
         np.testing.assert_array_equal(found.mask(k)[clear], (whole > cutoff)[clear])
         np.testing.assert_allclose(found.probabilities[k], whole)
         np.testing.assert_array_equal(np.unpackbits(found.packed_mask(k), axis=1)[:, : size[1]], found.mask(k))
+        np.testing.assert_array_equal(found.runs(k), coco.runs_of(found.mask(k)))
 
 
 def test_a_straight_edge_lies_between_the_pixels_of_the_grid():
