@@ -65,6 +65,9 @@ class Started:
 class Segmenter:
     """Segments many images with one model, which is compiled once with folded batch norm.
 
+    A Segmenter can be pickled if its `postprocess` can, for example for Ray or Dask. The copy uses the first device of
+    the process that reads it, which JAX starts with the first image.
+
     Args:
       model: a model from `jaxseg.load` or `jaxseg.create`.
       threshold: a pixel belongs to a class if its sigmoid exceeds this; in [0, 1].
@@ -143,7 +146,7 @@ class Segmenter:
         kept = None if len(self.indices) == len(self.card.class_names) else self.indices
         forward = Forward(kept, probabilities, pooled=self.reference is not None)
         self._runner = Runner(model, forward, devices=devices, batch_size=batch_size)
-        self.devices, self.batch_size = self._runner.devices, self._runner.batch_size
+        self.batch_size = self._runner.batch_size
 
     def __call__(self, image: str | Path | np.ndarray) -> Segmentation:
         """Returns the masks of a file or an array; see `jaxseg.segment`."""
@@ -157,6 +160,11 @@ class Segmenter:
     @after.setter
     def after(self, postprocess: Callable[[list[Segmentation]], list[Segmentation]] | None) -> None:
         self.postprocess = postprocess
+
+    @property
+    def devices(self) -> list[jax.Device]:
+        """The devices over which a batch is spread."""
+        return self._runner.devices
 
     @property
     def compile_seconds(self) -> float:

@@ -56,7 +56,7 @@ class Prepared:
 
 
 class Sampler:
-    """Samples masks for many images with one model.
+    """Samples masks for many images with one model. It can be pickled as a `jaxseg.Segmenter` can.
 
     Args:
       model: a trained cmvae or prob_unet, from `jaxseg.load` or `jaxseg.create`.

@@ -4,16 +4,25 @@ import functools
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import NamedSharding
 
 from jaxseg.devices import all_devices, shardings
 from jaxseg.nn.layers import Conv, ConvNorm
-from jaxseg.nn.winograd import is_faster, transformed, winograd
+from jaxseg.nn.winograd import is_faster, restored, transformed, winograd
+
+
+class _Place(NamedTuple):
+    """Devices, and how arrays are copied to them: whole, or split along the first axis."""
+
+    devices: list[jax.Device]
+    replicated: NamedSharding
+    split: NamedSharding
 
 
 class Runner:
@@ -22,6 +31,9 @@ class Runner:
     `Segmenter`, `Denoiser`, `Scorer` and `Sampler` are built on it. The model is put into evaluation mode, made ready
     by `for_inference`, and copied to the devices when the Runner is made; a later change of the model has no effect.
     Two Runners of equal models and functions share one compiled program.
+
+    A Runner can be pickled: its parameters become numpy arrays, and devices and compiled programs are left out. The
+    copy uses the first device of the process that reads it, which JAX starts only then. The batch size stays.
 
     Args:
       model: any of the package's.
@@ -33,7 +45,6 @@ class Runner:
       default: the usual batch size, rounded up to a multiple of the number of devices.
 
     Attributes:
-      devices: list of the devices.
       batch_size: number of items in one call.
       compile_seconds: seconds that `compile` took; 0 before.
 
@@ -50,17 +61,43 @@ class Runner:
         batch_size: int | None = None,
         default: int = 1,
     ):
-        self.devices = list(devices or all_devices()[:1])
-        self.batch_size = self.round_up(default) if batch_size is None else batch_size
-        if self.batch_size < 1 or self.batch_size % len(self.devices):
-            raise ValueError(f"batch size {self.batch_size} cannot be split over {len(self.devices)} devices")
-        self._replicated, self._split = shardings(self.devices)
-        view = nnx.view(model, use_running_average=True, deterministic=True, raise_if_not_found=False)
-        graphdef, state = nnx.split(for_inference(view, self.devices[0].platform))
-        self._program = (function, graphdef)
-        self._state = jax.device_put(state, self._replicated)
+        devices = list(devices or all_devices()[:1])
+        self.batch_size = _multiple(default, len(devices)) if batch_size is None else batch_size
+        if self.batch_size < 1 or self.batch_size % len(devices):
+            raise ValueError(f"batch size {self.batch_size} cannot be split over {len(devices)} devices")
+        self._function = function
         self._compiled: dict[tuple, Callable] = {}
         self.compile_seconds = 0.0
+        view = nnx.view(model, use_running_average=True, deterministic=True, raise_if_not_found=False)
+        self._copy_to(devices, for_inference(view, devices[0].platform))
+
+    def __getstate__(self) -> dict[str, Any]:
+        graphdef, state = self._model
+        kept = {"batch_size": self.batch_size, "_function": self._function}
+        return kept | {"_model": (graphdef, jax.tree.map(np.asarray, state))}
+
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        vars(self).update(kept, _place=None, _compiled={}, compile_seconds=0.0)
+
+    def _copy_to(self, devices: list[jax.Device], model: nnx.Module) -> _Place:
+        """Copies a model that is ready for inference to the devices."""
+        place = _Place(devices, *shardings(devices))
+        graphdef, state = nnx.split(model)
+        self._model = graphdef, jax.device_put(state, place.replicated)
+        self._place: _Place | None = place
+        return place
+
+    def _placed(self) -> _Place:
+        """Returns where the model is. One that was pickled is copied to the first device before."""
+        if self._place is not None:
+            return self._place
+        devices = all_devices()[:1]
+        return self._copy_to(devices, for_platform(nnx.merge(*self._model), devices[0].platform))
+
+    @property
+    def devices(self) -> list[jax.Device]:
+        """The devices over which a batch is spread."""
+        return self._placed().devices
 
     def __call__(self, *arrays: np.ndarray, shared: tuple = (), batch_size: int | None = None) -> Any:
         """Returns the function's answer for up to a batch of items, as numpy arrays.
@@ -85,13 +122,15 @@ class Runner:
         size = self.batch_size if batch_size is None else batch_size
         if not 1 <= len(arrays[0]) <= size:
             raise ValueError(f"between 1 and {size} items fit in a batch, got {len(arrays[0])}")
-        arrays = jax.device_put(tuple(_filled(array, size) for array in arrays), self._split)
-        shared = jax.device_put(tuple(shared), self._replicated)
+        place = self._placed()
+        graphdef, state = self._model
+        arrays = jax.device_put(tuple(_filled(array, size) for array in arrays), place.split)
+        shared = jax.device_put(tuple(shared), place.replicated)
         compiled = self._compiled.get(tuple((array.shape, array.dtype.name) for array in arrays))
         if compiled is not None and not shared:
-            return compiled(self._state, (), arrays)
+            return compiled(state, (), arrays)
         # Programs are cached by function and model, so that one-image calls after each other compile once.
-        return _run(*self._program, self._state, shared, arrays)
+        return _run(self._function, graphdef, state, shared, arrays)
 
     def compile(self, *items: jax.ShapeDtypeStruct) -> None:
         """Compiles ahead of the first batch, so that a long run can report `compile_seconds` by itself.
@@ -100,18 +139,25 @@ class Runner:
           *items: shape and dtype of one item of each array, without the batch axis.
         """
         start = time.perf_counter()
+        place = self._placed()
+        graphdef, state = self._model
         shapes = [(self.batch_size, *item.shape) for item in items]
         arrays = tuple(
-            jax.ShapeDtypeStruct(shape, item.dtype, sharding=self._split)
+            jax.ShapeDtypeStruct(shape, item.dtype, sharding=place.split)
             for shape, item in zip(shapes, items, strict=True)
         )
         key = tuple((array.shape, jnp.dtype(array.dtype).name) for array in arrays)
-        self._compiled[key] = _run.lower(*self._program, self._state, (), arrays).compile()
+        self._compiled[key] = _run.lower(self._function, graphdef, state, (), arrays).compile()
         self.compile_seconds = time.perf_counter() - start
 
     def round_up(self, count: int) -> int:
         """Returns the smallest multiple of the number of devices that is at least `count`."""
-        return math.ceil(count / len(self.devices)) * len(self.devices)
+        return _multiple(count, len(self.devices))
+
+
+def _multiple(count: int, of: int) -> int:
+    """Returns the smallest multiple of a number that is at least `count`."""
+    return math.ceil(count / of) * of
 
 
 def fetched(answer: Any, count: int) -> Any:
@@ -150,15 +196,30 @@ def for_inference(model: nnx.Module, platform: str | None = None) -> nnx.Module:
       A new module; `model` is not changed.
     """
     model = fold_batch_norm(model)
-    on_cpu = (platform or jax.default_backend()) == "cpu"
+    for _, module in nnx.iter_modules(model):
+        if isinstance(module, ConvNorm) and module.conv.dtype == jnp.bfloat16:  # else it is rounded at every call
+            kernel = np.asarray(module.conv.kernel.get_value()).astype(jnp.bfloat16)
+            module.conv.kernel.set_value(jax.device_put(kernel))
+    return for_platform(model, platform or jax.default_backend())
+
+
+def for_platform(model: nnx.Module, platform: str) -> nnx.Module:
+    """Changes the convolutions of a model that is ready for inference to the form of a platform, and returns it.
+
+    A change from a CPU to another platform, or back, leaves the result equal up to rounding; on the platform for which
+    the model is made already, nothing changes.
+
+    Args:
+      model: result of `for_inference`, for any platform.
+      platform: "cpu", "gpu" or "tpu".
+    """
     for _, module in nnx.iter_modules(model):
         if not isinstance(module, ConvNorm):
             continue
-        if module.conv.dtype == jnp.bfloat16:  # otherwise it would be rounded at every call
-            kernel = np.asarray(module.conv.kernel.get_value()).astype(jnp.bfloat16)
-            module.conv.kernel.set_value(jax.device_put(kernel))
-        elif on_cpu and _suits(module.conv):
+        if platform == "cpu" and _suits(module.conv):
             module.conv = Winograd(module.conv)
+        elif platform != "cpu" and isinstance(module.conv, Winograd):
+            module.conv = module.conv.restored()
     return model
 
 
@@ -194,6 +255,15 @@ class Winograd(nnx.Module):
         # Under jit: otherwise each operation would be compiled by itself.
         self.kernel = nnx.Param(jax.jit(transformed)(conv.kernel.get_value()))
         self.bias = nnx.Param(jnp.zeros(conv.kernel.shape[-1]) if conv.bias is None else conv.bias.get_value())
+
+    def restored(self) -> Conv:
+        """Returns the convolution that this one replaces; its kernel is equal up to rounding."""
+        kernel = restored(np.asarray(self.kernel.get_value()))
+        num_in, num_out = kernel.shape[2:]
+        conv = nnx.eval_shape(lambda: Conv(num_in, num_out, 3, rngs=nnx.Rngs(0)))
+        conv.kernel.set_value(jnp.asarray(kernel))
+        conv.bias = nnx.Param(self.bias.get_value())
+        return conv
 
     def __call__(self, x: jax.Array, residual: jax.Array | None = None, *, relu: bool = False) -> jax.Array:
         """Returns what `Conv` returns."""

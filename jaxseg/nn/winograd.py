@@ -8,6 +8,7 @@ Source: Lavin and Gray 2016, arXiv:1509.09308.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 _CHANNELS = 2**17  # C * C' from which it is faster; with fewer it gains little and compiles longer
 _PIXELS = 512  # pixels in a batch from which it is faster although the kernel is transformed at every call
@@ -47,6 +48,15 @@ def transformed(kernel: jax.Array) -> jax.Array:
         return [a, (a + b + c) / 2, (a - b + c) / 2, c]
 
     return jnp.stack([jnp.stack(four(*row)) for row in four(*kernel)])
+
+
+def restored(kernel: np.ndarray) -> np.ndarray:
+    """Returns the kernel (3, 3, C, C') from the result (4, 4, C, C') of `transformed`, equal up to rounding."""
+
+    def three(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray) -> list[np.ndarray]:
+        return [a, b - c, d]
+
+    return np.stack([np.stack(three(*row)) for row in three(*kernel)])
 
 
 def at_once(x: jax.Array, kernel: jax.Array, *, precision: Precision = None) -> jax.Array:

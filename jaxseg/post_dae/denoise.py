@@ -31,7 +31,7 @@ class Denoiser:
     """Restores many masks with one model, which is compiled once and runs on full batches.
 
     A model with one channel restores every mask separately. A model with C channels restores C masks together, in the
-    order of its channels.
+    order of its channels. A Denoiser can be pickled as a `jaxseg.Segmenter` can.
 
     Args:
       model: a model of masks from `jaxseg.load` or `jaxseg.create`, such as "post_dae".
@@ -60,7 +60,12 @@ class Denoiser:
         self.size, self.channels = tuple(model.cfg.image_size), model.cfg.in_channels
         self.threshold, self.largest_component, self.union = threshold, largest_component, union
         self._runner = Runner(model, _forward, devices=devices, batch_size=batch_size, default=8)
-        self.devices, self.batch_size = self._runner.devices, self._runner.batch_size
+        self.batch_size = self._runner.batch_size
+
+    @property
+    def devices(self) -> list[jax.Device]:
+        """The devices over which a batch is spread."""
+        return self._runner.devices
 
     @property
     def settings(self) -> dict:

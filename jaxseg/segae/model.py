@@ -191,16 +191,21 @@ class SegAE(Model):
         return SegAEConfig(backbone=backbone, hidden=hidden[0], embedding_size=hidden[1] - pooled, width=stem[0])
 
 
-def embedding_of(model: SegAE, organ_id: int) -> jax.Array:
+def embedding_of(table: np.ndarray | jax.Array, organ_id: int) -> np.ndarray:
     """Returns the (embedding_size,) float32 text embedding of a class; it does not work under jit.
+
+    Args:
+      table: (num_labels, embedding_size), the text embeddings of a model, `model.embeddings[...]`.
+      organ_id: the class.
 
     Raises:
       ValueError: there is no such class, or the model has no text embedding of it.
     """
-    if not 0 <= organ_id < model.cfg.num_labels:
-        raise ValueError(f"class {organ_id} is not in 0..{model.cfg.num_labels - 1}")
-    row = model.embeddings[...][organ_id]
-    if not np.asarray(row).any():
-        whole = "any class" if not np.asarray(model.embeddings[...]).any() else f"class {organ_id}"
+    table = np.asarray(table)
+    if not 0 <= organ_id < len(table):
+        raise ValueError(f"class {organ_id} is not in 0..{len(table) - 1}")
+    row = table[organ_id]
+    if not row.any():
+        whole = f"class {organ_id}" if table.any() else "any class"
         raise ValueError(f"the model has no text embedding of {whole}: {NO_EMBEDDINGS}")
     return row

@@ -8,12 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
 from flax import nnx
 
 from jaxseg.draw.pictures import save_picture
-from jaxseg.files import printable, relative, sweep
+from jaxseg.files import Locked, printable, relative, sweep
 from jaxseg.folder_runs.parts import Part, as_part, locked
 from jaxseg.segae.cases import Case, Record, find_cases, score_cases
 from jaxseg.segae.label_table import table_of
@@ -304,17 +302,7 @@ class _Run:
 
     def _settings(self, kind: str) -> dict:
         """Everything that scores depend on."""
-        scorer = self.scorer
-        return {
-            "weights": _weights_digest(scorer),
-            "embeddings": hashlib.sha256(scorer.model.embeddings[...].tobytes()).hexdigest(),
-            "slices": "all" if scorer.slices is None else str(scorer.slices),
-            "size": scorer.size,
-            "dtype": scorer.model.cfg.dtype,
-            "kind": kind,
-            "names": scorer.names,
-            "canonical": self.canonical,
-        }
+        return self.scorer.settings | {"kind": kind, "canonical": self.canonical}
 
     def _write_beside(self, table: ScoreTable, wanted: _Output) -> dict[str, Path]:
         """Writes the requested files beside the CSV, and again those that an earlier run left."""
@@ -345,7 +333,7 @@ def _lock(table: Path, part: Part | None) -> Iterator[Path | None]:
     with contextlib.ExitStack() as stack:
         try:
             log = stack.enter_context(locked(table, part))
-        except ValueError as error:
+        except Locked as error:
             raise BlockingIOError(str(error)) from None
         yield log
 
@@ -368,17 +356,6 @@ def _check_readable(paths: Iterable[Path | None]) -> None:
     """Raises ValueError before a run if one of the files is NIfTI and nibabel is not installed."""
     if any(path is not None and path.name.lower().endswith(NIFTI) for path in paths):
         need_nibabel()
-
-
-def _weights_digest(scorer: Scorer) -> str:
-    """Returns the digest of the file of weights, or of the parameters of a model that was not loaded from a file."""
-    card = scorer.card
-    if card is not None and (card.params_sha256 or card.source_sha256):
-        return card.params_sha256 or card.source_sha256
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(nnx.state(scorer.model)):
-        digest.update(np.asarray(leaf).tobytes())
-    return digest.hexdigest()
 
 
 def _columns(cases: Sequence[Case], organs: str) -> list[str]:

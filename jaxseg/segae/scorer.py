@@ -5,6 +5,7 @@ Volumes are (D, H, W): slice, row, column. Source: Chen et al. 2024, arXiv:2406.
 
 import collections
 import dataclasses
+import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,7 +17,7 @@ import numpy as np
 from flax import nnx
 
 from jaxseg import journal
-from jaxseg.devices import all_devices
+from jaxseg.card import Card
 from jaxseg.nn.inference import Runner
 from jaxseg.segae.crop import SLICES, network_input, slices_with, spread
 from jaxseg.segae.model import embedding_of
@@ -114,7 +115,8 @@ class StoredScore:
 class Scorer:
     """Scores many masks with one SegAE, which is compiled once.
 
-    Slices of several masks share a batch, and threads crop the next slices while the network runs.
+    Slices of several masks share a batch, and threads crop the next slices while the network runs. A Scorer can be
+    pickled as a `jaxseg.Segmenter` can.
 
     Args:
       model: a SegAE with text embeddings, as `jaxseg.load` returns it.
@@ -165,13 +167,38 @@ class Scorer:
         height, width = self.card.input_size if self.card else model.cfg.image_size
         if height != width:
             raise ValueError(f"crops are squares, but the model's card has an input size of {height} x {width}")
-        self.model: Any = model
         self.size, self.slices, self.names = height, slices, names
-        self.threads = min(8, os.cpu_count() or 1) if threads is None else threads
-        devices = list(devices or all_devices()[:1])
-        default = BATCH if devices[0].platform == "cpu" else ACCELERATOR_BATCH
-        self._runner = Runner(model, _predict, devices=devices, batch_size=batch_size, default=default)
-        self.batch_size = self._runner.batch_size
+        self._threads = threads
+        network: Any = model
+        self._embeddings, self._dtype = np.asarray(network.embeddings[...]), network.cfg.dtype
+        self._weights = _digest_of(network, self.card)
+        self._batch_size = batch_size
+        self._runner = Runner(model, _predict, devices=devices, batch_size=batch_size, default=BATCH)
+
+    @property
+    def batch_size(self) -> int:
+        """Number of slices in one call of the network."""
+        if self._batch_size is not None:
+            return self._batch_size
+        on_cpu = self._runner.devices[0].platform == "cpu"
+        return self._runner.round_up(BATCH if on_cpu else ACCELERATOR_BATCH)
+
+    @property
+    def threads(self) -> int:
+        """Number of threads that crop and resize."""
+        return min(8, os.cpu_count() or 1) if self._threads is None else self._threads
+
+    @property
+    def settings(self) -> dict:
+        """Everything that scores depend on, except how volumes are read, as JSON values."""
+        return {
+            "weights": self._weights,
+            "embeddings": hashlib.sha256(self._embeddings.tobytes()).hexdigest(),
+            "slices": "all" if self.slices is None else str(self.slices),
+            "size": self.size,
+            "dtype": self._dtype,
+            "names": self.names,
+        }
 
     def organ(self, organ: int | str) -> Organ:
         """Returns an organ for which the model has a text embedding.
@@ -183,7 +210,7 @@ class Scorer:
           ValueError: the organ is unknown (the nearest names are suggested), or the model has no embedding of it.
         """
         found = organs.find(organ, names=self.names)
-        embedding_of(self.model, found.id)
+        embedding_of(self._embeddings, found.id)
         return found
 
     def scores(self, requests: Iterable[Request]) -> Iterator[MaskScore]:
@@ -234,7 +261,9 @@ class Scorer:
         taken = [waiting.popleft() for _ in range(min(self.batch_size, len(waiting)))]
         x = np.stack([crop.result() for _, _, crop in taken])
         labels = np.array([mask.organ.id for mask, _, _ in taken], np.int32)
-        computing.append(([(mask, k) for mask, k, _ in taken], self._runner.start(x, labels)))
+        computing.append(
+            ([(mask, k) for mask, k, _ in taken], self._runner.start(x, labels, batch_size=self.batch_size))
+        )
         _fetch(computing, 1)
 
 
@@ -259,6 +288,16 @@ def _finished(started: collections.deque) -> Iterator[MaskScore]:
     while started and None not in started[0].dice:
         mask = started.popleft()
         yield MaskScore(mask.organ, mask.slices, tuple(mask.dice))
+
+
+def _digest_of(model: nnx.Module, card: Card | None) -> str:
+    """Returns the digest of the file of weights, or of the parameters of a model that was not loaded from a file."""
+    if card is not None and (card.params_sha256 or card.source_sha256):
+        return card.params_sha256 or card.source_sha256
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(nnx.state(model)):
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()
 
 
 def _predict(model: Model, x: jax.Array, labels: jax.Array) -> jax.Array:

@@ -76,7 +76,7 @@ def test_on_accelerators_the_next_batch_is_dispatched_before_the_last_is_copied(
         return jax.tree.map(lambda leaf: SlowCopy(leaf, lambda: events.append(("copy", number))), answer)
 
     monkeypatch.setattr(runner, "start", start)
-    monkeypatch.setattr(segmenter, "devices", [SimpleNamespace(platform="gpu")])
+    monkeypatch.setattr(jaxseg.Segmenter, "devices", [SimpleNamespace(platform="gpu")])
     found = jaxseg.segment_folder(images, tmp_path / "gpu", segmenter, output_type="npy")
     order = [("dispatch", 0), ("dispatch", 1), ("copy", 0), ("dispatch", 2), ("copy", 1), ("copy", 2)]
     assert list(dict.fromkeys(events)) == order

@@ -116,7 +116,7 @@ def test_results_of_an_accelerator_equal_those_of_a_cpu(masks, tmp_path, monkeyp
     run(masks, tmp_path / "cpu", denoiser)
     given, fetched = [], []
     start, fetch = denoiser.start, denoiser.fetch
-    monkeypatch.setattr(denoiser, "devices", [SimpleNamespace(platform="gpu")])
+    monkeypatch.setattr(type(denoiser), "devices", [SimpleNamespace(platform="gpu")])
     monkeypatch.setattr(denoiser, "start", lambda planes: given.append(len(fetched)) or start(planes))
     monkeypatch.setattr(denoiser, "fetch", lambda answers: fetched.append(len(given)) or fetch(answers))
     run(masks, tmp_path / "gpu", denoiser)

@@ -157,7 +157,7 @@ def test_embeddings_start_as_zeros_are_set_in_a_copy_and_are_not_parameters():
     assert not np.asarray(model.embeddings[...]).any()
     np.testing.assert_array_equal(given.embeddings[...], table())
     assert given.embeddings[...].dtype == jnp.float32
-    np.testing.assert_array_equal(embedding_of(given, 2), table()[2])
+    np.testing.assert_array_equal(embedding_of(given.embeddings[...], 2), table()[2])
     assert given.card is model.card
     assert [path for path, _ in nnx.to_flat_state(nnx.state(given, EmbeddingTable))] == [("embeddings",)]
     assert ("embeddings",) not in [path for path, _ in nnx.to_flat_state(nnx.state(given, nnx.Param))]
@@ -185,19 +185,19 @@ def test_training_does_not_change_the_embeddings():
 
 def test_the_error_of_a_model_without_embeddings_names_the_file_to_give():
     with pytest.raises(ValueError, match=r"no text embedding of any class: .*label_embedding\.pkl.*no licence"):
-        embedding_of(small(), 1)
+        embedding_of(small().embeddings[...], 1)
     part = table()
     part[1] = 0
     given = small().with_embeddings(part)
     with pytest.raises(ValueError, match=r"no text embedding of class 1: .*Schuture/Quality-Sentinel"):
-        embedding_of(given, 1)
-    np.testing.assert_array_equal(embedding_of(given, 0), part[0])
+        embedding_of(given.embeddings[...], 1)
+    np.testing.assert_array_equal(embedding_of(given.embeddings[...], 0), part[0])
 
 
 @pytest.mark.parametrize("organ", [-1, 3])
 def test_a_class_that_does_not_exist_is_refused(organ):
     with pytest.raises(ValueError, match=rf"class {organ} is not in 0\.\.2"):
-        embedding_of(small().with_embeddings(table()), organ)
+        embedding_of(small().with_embeddings(table()).embeddings[...], organ)
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def test_the_scores_of_the_golden_volume_are_reproduced(kit):
 
 @pytest.mark.parametrize("batch", [1, 7, 64])
 def test_a_mask_scores_the_same_in_any_batch(scorer, batch):
-    other = Scorer(scorer.model, batch_size=batch, threads=1)
+    other = Scorer(model(), batch_size=batch, threads=1)
     masks = [box() > 0, box(3, 4) > 0, np.zeros(ct().shape, bool), box(2, 12, size=14) > 0]
     requests = [
         Request(ct(), mask, scorer.organ(organ)) for mask, organ in zip(masks, (13, 26, 7, "liver"), strict=True)
@@ -74,13 +74,13 @@ def test_masks_are_taken_from_a_generator_one_at_a_time(scorer):
 
 
 def test_the_number_of_scored_slices_can_be_chosen(scorer):
-    found = score(ct(), box(), "liver", scorer.model, slices=None, per_slice=True)
+    found = score(ct(), box(), "liver", model(), slices=None, per_slice=True)
     assert found.slices == tuple(range(1, 13))
-    assert score(ct(), box(), "liver", scorer.model, slices=3, per_slice=True).slices == (1, 5, 9)
+    assert score(ct(), box(), "liver", model(), slices=3, per_slice=True).slices == (1, 5, 9)
 
 
 def test_organ_names_of_the_original_are_accepted(scorer):
-    right, wrong = (Scorer(scorer.model, names=names).organ("urinary_bladder").name for names in ("right", "original"))
+    right, wrong = (Scorer(model(), names=names).organ("urinary_bladder").name for names in ("right", "original"))
     assert (right, wrong) == ("bladder", "prostate")
 
 
@@ -159,5 +159,5 @@ def test_volumes_are_reoriented_if_the_model_was_trained_on_reoriented_ones(tmp_
 def test_scores_are_equal_on_several_devices(scorer):
     import jax
 
-    both = Scorer(scorer.model, devices=jax.devices()[:2])
+    both = Scorer(model(), devices=jax.devices()[:2])
     assert score(ct(), box(), "liver", both) == pytest.approx(score(ct(), box(), "liver", scorer), abs=1e-5)

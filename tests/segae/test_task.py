@@ -53,7 +53,7 @@ def test_the_loss_falls_and_predictions_correlate_on_unseen_masks(trained):
 def test_a_run_writes_a_model_with_its_embeddings_and_a_picture(trained, data):
     model = jaxseg.load(trained)
     table = np.load(data.parent / "embeddings.npz")["embeddings"]
-    np.testing.assert_array_equal(embedding_of(model, 13), table[13])
+    np.testing.assert_array_equal(embedding_of(model.embeddings[...], 13), table[13])
     assert model.card.input_size == (32, 32)
     assert "embeddings.npz" in model.card.note
     assert _width(next((trained / "pictures").iterdir())) > 400
@@ -94,7 +94,7 @@ def test_it_trains_on_several_devices(data, tmp_path, parallel):
     assert np.isfinite(losses(tmp_path / "run")).all()
     assert -1 <= scores["correlation"] <= 1
     table = np.load(data.parent / "embeddings.npz")["embeddings"]
-    np.testing.assert_array_equal(embedding_of(jaxseg.load(tmp_path / "run"), 13), table[13])
+    np.testing.assert_array_equal(embedding_of(jaxseg.load(tmp_path / "run").embeddings[...], 13), table[13])
 
 
 def test_cases_are_selected_by_name_from_either_split(data, tmp_path):

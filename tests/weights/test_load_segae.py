@@ -120,13 +120,13 @@ def test_a_model_without_embeddings_refuses_and_one_with_them_keeps_them(checkpo
     path, rows = table
     bare = jaxseg.load(checkpoint)
     with pytest.raises(ValueError, match=r"label_embedding\.pkl.*Schuture/Quality-Sentinel"):
-        embedding_of(bare, 13)
+        embedding_of(bare.embeddings[...], 13)
     folder = jaxseg.convert(checkpoint, tmp_path / "with", embeddings=path)
     later = save_model(jaxseg.load("segae", checkpoint, embeddings=path), tmp_path / "later", bare.card)
     for model in (jaxseg.load("segae", checkpoint, embeddings=path), jaxseg.load(folder), jaxseg.load(later)):
         assert isinstance(model, SegAE)
         np.testing.assert_array_equal(model.embeddings[...], rows)
-        np.testing.assert_array_equal(embedding_of(model, 13), rows[13])
+        np.testing.assert_array_equal(embedding_of(model.embeddings[...], 13), rows[13])
     assert jaxseg.load(folder).card.note.startswith("text embeddings: label_embedding.npz, sha256 ")
     without = jaxseg.convert(checkpoint, tmp_path / "without")
     np.testing.assert_array_equal(jaxseg.load(without, embeddings=path).embeddings[...], rows)
