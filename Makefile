@@ -54,9 +54,10 @@ docs: $(BASE)
 	$(BIN)/python $(EDITABLE) '.[docs]'
 	$(BIN)/python -m mkdocs build --strict
 
-# Runs every notebook, two at a time. Their outputs are not stored.
+# Runs every notebook, two at a time, whose outputs are not stored, and then every program.
 examples: $(READY)
 	printf '%s\n' examples/*.ipynb | JAX_PLATFORMS=cpu xargs -P 2 -n 1 $(BIN)/jupyter-execute --timeout=600
+	printf '%s\n' examples/*.py | JAX_PLATFORMS=cpu xargs -n 1 $(BIN)/python
 
 # All measurements on a GPU, in at most ten minutes; see benchmarks/README.md. It uses the JAX that is installed if that
 # sees the GPU, and makes .venv-gpu otherwise.

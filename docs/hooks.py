@@ -26,6 +26,7 @@ from jaxseg.training.task import task_class  # noqa: E402
 
 PAGES = ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "benchmarks/README.md", "examples/README.md")
 FOLDERS = ("benchmarks/results/*.json", "benchmarks/results/*.png", "configs/*.yaml", "examples/*.ipynb")
+FOLDERS += ("examples/*.py",)
 OTHERS = ("NOTICE", "LICENSE", "CITATION.cff")
 
 
