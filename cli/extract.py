@@ -1,8 +1,10 @@
 """`jaxseg extract`: measurements of the anatomy in X-rays, from a file or a folder."""
 
+import functools
+
 import click
 
-from jaxseg.cli import cohort, console, options
+from jaxseg.cli import cluster, cohort, console, options
 from jaxseg.cli.runs import of_anatomy, run_images
 
 
@@ -11,6 +13,7 @@ from jaxseg.cli.runs import of_anatomy, run_images
 @options.of_extraction(required=True)
 @cohort.source("Image (png, jpg, DICOM) or folder of images.")
 @cohort.of_cohort("images")
+@cluster.of_ray("images")
 @options.of_images
 @of_anatomy
 def extract(
@@ -51,9 +54,7 @@ def extract(
             needed = needed_classes(found, class_names)
         return None if store_seg or preview else needed
 
-    def job(source, output, segmenter, **settings):
-        return extract_folder(source, output, [feature.name for feature in found], segmenter, **settings)
-
+    job = functools.partial(extract_folder, features=[feature.name for feature in found])
     settings = {"store_masks": store_seg, "draw": draw, "original_values": original_values, "preview": preview}
     settings |= seg | {"output_type": output_type, "overwrite": overwrite, "merged": merged}
     run_images(source, output, job=job, settings=settings, classes=classes, **others)

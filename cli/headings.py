@@ -43,7 +43,7 @@ HEADINGS = {
         *("--least-slices", "--least-readers", "--least-pixels", "--most-pixels", "--clahe"),
     ),
     "Speed": (
-        *("--gpus", "--batch-size", "--dtype", "--cache"),
+        *("--gpus", "--batch-size", "--dtype", "--cache", "--ray"),
         *("--hosts", "--coordinator", "--num-processes", "--process-id"),
     ),
     "Help": ("--debug", "--version", "--help"),

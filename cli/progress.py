@@ -13,10 +13,8 @@ COMPILING = "compiling (once, about 20 s)"  # what happens before the first item
 
 
 @contextlib.contextmanager
-def progress(
-    total: int, what: str, *, every: int = 1, done: int = 0, first: str = ""
-) -> Iterator[Callable[[str], None]]:
-    """Yields `step(text)`, which must be called once for every item that is done.
+def progress(total: int, what: str, *, every: int = 1, done: int = 0, first: str = "") -> Iterator[Callable[..., None]]:
+    """Yields `step(text, count=1)`, which must be called once for every item, or a number of items, that are done.
 
     Args:
       total: number of items; nothing is shown if there are none.
@@ -45,14 +43,15 @@ def item_progress(
       first: as in `progress`.
     """
     with contextlib.ExitStack() as stack:
-        step = None
+        step, before = None, 0
 
         def show(done: int, total: int, name: str) -> None:
-            nonlocal step
+            nonlocal step, before
             if step is None:
                 step = stack.enter_context(progress(total, what, every=every(total), done=done, first=first))
             else:
-                step(name)
+                step(name, done - before)
+            before = done
 
         yield show
 
@@ -65,7 +64,7 @@ def step_callbacks(stack: contextlib.ExitStack, what: str, *, every: int) -> dic
       what: name of the steps.
       every: as in `progress`.
     """
-    step: Callable[[str], None]
+    step: Callable[..., None]
 
     def on_start(done: int, total: int) -> None:
         nonlocal step
@@ -99,6 +98,8 @@ def download_progress() -> Iterator[Callable[[int, int | None], None]]:
 class Forecast:
     """Says once in a long run how much time it needs, and how large its results will be.
 
+    The first call of `progress` is before the first file, and every other call is about one file.
+
     Args:
       what: name of the files, such as "images".
       clock: returns the time in seconds.
@@ -107,7 +108,7 @@ class Forecast:
     def __init__(self, what: str, *, clock: Callable[[], float] = time.monotonic):
         self.what, self.clock = what, clock
         self.sizes: list[int] = []
-        self._before = self._start = None
+        self._count, self._start = -1, None
         self._said = False
 
     def report(self, outcome) -> None:
@@ -117,8 +118,8 @@ class Forecast:
 
     def progress(self, done: int, total: int, _name: str) -> None:
         """Takes the number of files that are done, and says the forecast when the speed is known."""
-        self._before = done if self._before is None else self._before
-        count, rest = done - self._before, total - done
+        self._count += 1  # files of earlier runs count as done, but not for the speed
+        count, rest = self._count, total - done
         if self._start is None:
             self._start = self.clock() if count >= FIRST else None
             return
@@ -142,7 +143,7 @@ def _bytes(size: float) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
-def _bar(total: int, what: str, before: int, first: str) -> Iterator[Callable[[str], None]]:
+def _bar(total: int, what: str, before: int, first: str) -> Iterator[Callable[..., None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.table import Column
 
@@ -152,19 +153,19 @@ def _bar(total: int, what: str, before: int, first: str) -> Iterator[Callable[[s
     with console.bar(*columns, last, expand=True) as bar:
         task = bar.add_task(what, total=total, completed=before, text=first, rate="")
 
-        def step(text: str) -> None:
-            bar.update(task, advance=1, text=printable(text))
+        def step(text: str, count: int = 1) -> None:
+            bar.update(task, advance=count, text=printable(text))
             speed = bar.tasks[0].speed  # without the first item, which includes compiling
             bar.update(task, rate=f"{speed:.2f}/s" if speed else "")
 
         yield step
 
 
-def _lines(total: int, what: str, every: int, done: int) -> Iterator[Callable[[str], None]]:
-    def step(text: str) -> None:
+def _lines(total: int, what: str, every: int, done: int) -> Iterator[Callable[..., None]]:
+    def step(text: str, count: int = 1) -> None:
         nonlocal done
-        done += 1
-        if done % every == 0 or done == total:
+        done += count
+        if done // every > (done - count) // every or done == total:
             console.say(f"{what} {done}/{total}: {text}")
 
     yield step

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from jaxseg.cli import cohort, console, options
+from jaxseg.cli import cluster, cohort, console, options
 from jaxseg.cli.errors import resumable
 from jaxseg.cli.progress import COMPILING, Forecast, download_progress, item_progress
 from jaxseg.files import printable
@@ -60,11 +60,12 @@ label = click.option(
 
 
 @contextlib.contextmanager
-def shown(what: str) -> Iterator[dict[str, Callable]]:
+def shown(what: str, *, first: str = COMPILING) -> Iterator[dict[str, Callable]]:
     """Yields the arguments `progress` and `report` of a run over a folder, which show it on the terminal.
 
     Args:
       what: name of the items, such as "images".
+      first: what the bar says before the first item is done.
     """
     notes, forecast = Notes(what), Forecast(what)
     hint = "The same command continues where it stopped."
@@ -73,7 +74,7 @@ def shown(what: str) -> Iterator[dict[str, Callable]]:
         forecast.report(outcome)
         show_outcome(outcome, notes)
 
-    with resumable(lambda: hint), item_progress(what, first=COMPILING) as show:
+    with resumable(lambda: hint), item_progress(what, first=first) as show:
 
         def progress(done: int, total: int, name: str) -> None:
             show(done, total, name)
@@ -151,10 +152,12 @@ def run_images(
     *,
     listed,
     part,
+    address,
     recursive,
     report,
     job,
     settings,
+    gpus,
     postprocess=None,
     classes=None,
     **segmenter_options,
@@ -162,14 +165,15 @@ def run_images(
     """Finds images, makes the Segmenter, runs a job of `jaxseg.anatomy.folders`, and shows what it did.
 
     Args:
-      source, output, listed, part, recursive, report: from the command line.
-      job: (source, output, Segmenter, **settings) -> FolderResult.
+      source, output, listed, part, address, recursive, report, gpus: from the command line.
+      job: (source, output, model=Segmenter, **settings) -> FolderResult; it can be pickled.
       settings: options of the job.
-      postprocess: Segmenter -> its `postprocess`; None: there is none.
+      postprocess: (Segmenter, value of `--gpus`) -> its `postprocess`; None: there is none.
       classes: as `jaxseg.Segmenter` takes them.
       **segmenter_options: other options of `make_segmenter`.
     """
     start = time.perf_counter()
+    ray = cluster.connect(address, gpus=gpus, part=part, report=report)
     from jaxseg.anatomy import folders
     from jaxseg.folder_runs.inputs import find_images
 
@@ -178,17 +182,33 @@ def run_images(
             folders.check_report(report)
     find = functools.partial(find_images, recursive=recursive, output=output)
     source, files = cohort.find_files(source, listed, find)
-    settings |= {"part": cohort.part_of(part, many=source.is_dir())}
-    segmenter = make_segmenter(classes=classes, **segmenter_options)
+    here = cluster.devices_here(address, gpus)
+    part = cohort.part_of(part, many=source.is_dir()) if address is None else None
+    segmenter = make_segmenter(classes=classes, gpus=here, **segmenter_options)
     if postprocess is not None:
-        segmenter.postprocess = postprocess(segmenter)
+        segmenter.postprocess = postprocess(segmenter, here)
+    if address is not None:
+        _run_on_cluster(ray, source, output, files, segmenter, functools.partial(job, **settings), gpus)
+        return
     with shown("images") as callbacks:
-        result = job(source, output, segmenter, files=files, **settings, **callbacks)
+        result = job(source, output, model=segmenter, files=files, part=part, **settings, **callbacks)
     if report:
         before = time.perf_counter() - start - result.seconds
         with options.usage_errors("--report"):
             folders.write_report(report, result, segmenter, start_seconds=before)
     finish(result)
+
+
+def _run_on_cluster(ray, source, output, files, segmenter, job, gpus) -> None:
+    """Runs a job of `run_images` on a Ray cluster, and merges its parts."""
+    from jaxseg.folder_runs.merge import merge_folder
+
+    job, merge = functools.partial(job, source, output, files=files), functools.partial(merge_folder, output)
+    options = {"gpus": gpus, "folder": cluster.folder_of([source, output, *files])}
+    with shown("images", first=cluster.WAITING) as callbacks:
+        succeeded = cluster.run(ray, job, segmenter, len(files), merge, **options, callbacks=callbacks)
+    if not succeeded:
+        sys.exit(1)
 
 
 def make_segmenter(*, classes, groups="original", check_orientation="warn", **network_options):

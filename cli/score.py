@@ -1,6 +1,7 @@
 """`jaxseg score`: predicts how good masks of organs in CTs are (SegAE / Quality Sentinel)."""
 
 import contextlib
+import functools
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from jaxseg.cli import cohort, console, options
+from jaxseg.cli import cluster, cohort, console, options
 from jaxseg.cli.errors import resumable
 from jaxseg.cli.progress import COMPILING, Forecast, item_progress
 from jaxseg.cli.runs import inference_devices
@@ -71,6 +72,7 @@ _MODELS = "a training run, a model directory or a .pth file"
     help="Columns of the CSV of a data set: the 104 names of TotalSegmentator v1 and other names in the data set "
     "(auto), only the 104 (v1, as the original), the 117 names of v2, or the names in the data set (present).",
 )
+@cluster.of_ray("cases of --dataset")
 @options.overwrite("cases")
 @click.option(
     "--weights",
@@ -102,6 +104,7 @@ def score(
     dataset,
     listed,
     part,
+    address,
     output,
     per_slice,
     worst,
@@ -125,11 +128,13 @@ def score(
     given |= {"label-names": label_names} | {"o": output, "worst": worst, "rank": rank, "overwrite": overwrite}
     source = click.get_current_context().get_parameter_source("organs")
     given |= {"organs": organs != "auto" and source is not ParameterSource.DEFAULT}
-    given |= {"files": listed, "part": part}
+    given |= {"files": listed, "part": part, "ray": address}
     _check({name for name, value in given.items() if value})
-    part = cohort.part_of(part, many=dataset is not None)
+    gpus = settings["gpus"]
+    ray = cluster.connect(address, gpus=gpus, part=part)
+    part = cohort.part_of(part, many=dataset is not None) if address is None else None
     console.stage("reading weights")
-    model = _model_options(**settings)
+    model = _model_options(**settings | {"gpus": cluster.devices_here(address, gpus)})
     if mask:
         _score_mask(ct, mask, organ, per_slice, model)
         return
@@ -138,8 +143,18 @@ def score(
         found = _score_many("score_labels", (ct, label_volume, output), {"label_names": label_names} | written | model)
     else:
         files = None if listed is None else cohort.read_list(listed, dataset)
-        chosen = {"organs": organs, "files": files, "part": part}
-        found = _score_many("score_dataset", (dataset, output), chosen | written | model)
+        chosen = {"organs": organs, "files": files}
+        if address is not None:
+            succeeded = _score_on_cluster(ray, dataset, output, chosen | {"overwrite": overwrite}, model, gpus)
+            if not (per_slice or worst or rank):
+                sys.exit(not succeeded)
+            written["overwrite"] = False  # this process writes the other files, from the merged scores
+        found = _score_many("score_dataset", (dataset, output), chosen | {"part": part} | written | model)
+    _finish(found, output, per_slice, worst, part)
+
+
+def _finish(found, output: Path | None, per_slice: bool, worst: int | None, part) -> None:
+    """Shows the scores, or which files hold them, and exits with 1 if a case failed."""
     if output:
         _show_files(found, worst)
         counts = f"{found.done} done, {found.skipped} were there, {found.failed} with failures"
@@ -167,7 +182,7 @@ def _check(given: set[str]) -> None:
     for name in ("rank", "overwrite"):
         if name in given and "o" not in given:
             raise click.UsageError(f"--{name} needs -o, the CSV")
-    for name in ("organs", "files", "part"):
+    for name in ("organs", "files", "part", "ray"):
         if name in given and "dataset" not in given:
             raise click.UsageError(f"--{name} belongs to --dataset")
 
@@ -208,12 +223,31 @@ def _score_many(function: str, paths: tuple, settings: dict):
         return getattr(jaxseg, function)(*paths, **settings, **callbacks)
 
 
+def _score_on_cluster(ray, dataset: Path, output: Path, settings: dict, model: dict, gpus: str) -> bool:
+    """Scores a data set on a Ray cluster and merges the scores; returns whether no case failed."""
+    import jaxseg
+    from jaxseg.segae.cases import find_cases
+    from jaxseg.segae.merge_scores import merge_scores
+    from jaxseg.segae.score import open_scorer
+
+    with options.usage_errors():
+        count = len(find_cases(dataset, settings["files"]))
+        canonical, weights = model["canonical"], model["model"]
+        others = {name: value for name, value in model.items() if name not in ("canonical", "model")}
+        scorer = open_scorer(weights, **others)
+    job = functools.partial(jaxseg.score_dataset, dataset, output, canonical=canonical, **settings)
+    merge = functools.partial(merge_scores, output)
+    how = {"gpus": gpus, "folder": cluster.folder_of([dataset, output, *(settings["files"] or ())])}
+    with _progress(first=cluster.WAITING) as callbacks, options.usage_errors():
+        return cluster.run(ray, job, scorer, count, merge, **how, callbacks=callbacks)
+
+
 @contextlib.contextmanager
-def _progress() -> Iterator[dict[str, Callable]]:
-    """Yields the callbacks of `jaxseg.score_dataset` that show its progress."""
+def _progress(*, first: str = COMPILING) -> Iterator[dict[str, Callable]]:
+    """Yields the callbacks of `jaxseg.score_dataset` that show its progress; the bar says `first` at the start."""
     hint = "With -o, the same command continues where it stopped."
     forecast = Forecast("cases")
-    with resumable(lambda: hint), item_progress("cases", first=COMPILING) as show:
+    with resumable(lambda: hint), item_progress("cases", first=first) as show:
 
         def progress(done: int, total: int, name: str) -> None:
             show(done, total, name)

@@ -2,7 +2,7 @@
 
 import click
 
-from jaxseg.cli import cohort, console, options
+from jaxseg.cli import cluster, cohort, console, options
 from jaxseg.cli.runs import make_denoiser, of_anatomy, run_images
 
 
@@ -10,6 +10,7 @@ from jaxseg.cli.runs import make_denoiser, of_anatomy, run_images
 @options.fidelity(intensity=("original", "clinical"))
 @cohort.source("Image (png, jpg, DICOM) or folder of images.")
 @cohort.of_cohort("images")
+@cluster.of_ray("images")
 @options.of_images
 @of_anatomy
 @click.option("--classes", help='Only these labels or groups, such as "heart, lung lobes, all vertebrae".')
@@ -53,8 +54,8 @@ def segment(
     with options.usage_errors("--labelmap" if labelmap else "--strict-projection"):
         check_seg_options(seg, output_type)
 
-    def postprocess(segmenter):
-        wanted = {"union": union, "largest_component": largest_component, "gpus": others["gpus"]}
+    def postprocess(segmenter, gpus):
+        wanted = {"union": union, "largest_component": largest_component, "gpus": gpus}
         found = make_denoiser(weights=denoiser, option="--denoise", **wanted)
         with options.usage_errors("--denoise-classes"):
             return found.postprocess_for(segmenter.names, denoise_classes)

@@ -35,6 +35,10 @@ MAX_JSON = 2**28  # bytes
 _PART = 2**18  # bytes in one call of `read`, which takes memory for all that it may return
 
 
+class Locked(ValueError):
+    """Another process holds a lock."""
+
+
 @contextlib.contextmanager
 def only_writer(path: Path, *, shared: bool = False) -> Iterator[None]:
     """Holds a lock on a folder or a file while the body runs.
@@ -47,7 +51,7 @@ def only_writer(path: Path, *, shared: bool = False) -> Iterator[None]:
       shared: whether several processes may hold the lock, provided that all of them share it.
 
     Raises:
-      ValueError: another process holds the lock.
+      Locked: another process holds the lock.
       OSError: the path cannot be opened.
     """
     if fcntl is None:
@@ -58,7 +62,7 @@ def only_writer(path: Path, *, shared: bool = False) -> Iterator[None]:
         fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(handle)
-        raise ValueError(f"another run is writing into {path}; wait until it ends, or name another folder") from None
+        raise Locked(f"another run is writing into {path}; wait until it ends, or name another folder") from None
     except OSError:
         pass
     try:

@@ -47,6 +47,7 @@ ONLY_IN = {
     "tensorboardX": {"training/log.py"},
     "pydicom": {"images", "masks", "volumes"},
     "highdicom": {"masks/dicom_seg.py"},
+    "ray": {"folder_runs/on_ray.py"},
     "matplotlib": {"draw/plots.py"},
     "flax": {"nn", "weights", "training", "datasets", "export", *METHODS},
 }

@@ -20,6 +20,7 @@ EXTRAS = {
     "tifffile": "tiff",
     "optuna": "tune",
     "flatbuffers": "export",
+    "ray": "ray",
 }
 
 
@@ -46,6 +47,7 @@ COMMANDS = {
         "highdicom",
         ["-i", "images", "-o", "o2", "--weights", "tiny_cxas", "-ot", "dicom-seg", "-s", "-f", "area"],
     ),
+    "segment --ray": ("ray", ["-i", "images", "-o", "o0", "--weights", "tiny_cxas"]),
     "sample": ("tifffile", ["-i", "slices", "-o", "o3", "--weights", "tiny_prob_unet"]),
     "prepare phantom": ("tifffile", ["--kind", "annotators", "-o", "o4"]),
     "prepare lidc": ("tifffile", ["raw", "-o", "o5"]),

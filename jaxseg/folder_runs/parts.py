@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from jaxseg.files import only_writer
+from jaxseg.files import Locked, only_writer
 
 MOST = 100_000  # parts of one run
 _LOG = re.compile(r"(.*)\.([1-9][0-9]*)-of-([1-9][0-9]*)\.log")
@@ -134,7 +134,7 @@ def locked(path: Path, part: Part | None) -> Iterator[Path | None]:
       The log of the part, whose lock is that of the part; None without a part.
 
     Raises:
-      ValueError: another run holds a lock that excludes this one.
+      Locked: another run holds a lock that excludes this one.
       OSError: the folder cannot be opened.
     """
     folder = path.parent
@@ -145,12 +145,12 @@ def locked(path: Path, part: Part | None) -> Iterator[Path | None]:
             log.touch()
             try:
                 stack.enter_context(only_writer(log))
-            except ValueError:
-                raise ValueError(f"part {part} is running into {folder} already") from None
+            except Locked:
+                raise Locked(f"part {part} is running into {folder} already") from None
         for other, theirs in logs(path):  # after the own lock, so that of two runs that start now one notices the other
             if (part is None or theirs.count != part.count) and _is_locked(other):
                 what = "a run without --part" if part is None else f"part {part}"
-                raise ValueError(
+                raise Locked(
                     f"part {theirs} is running into {folder}, which excludes {what}; wait until it ends, or name "
                     "another folder"
                 )
@@ -161,7 +161,7 @@ def _is_locked(path: Path) -> bool:
     try:
         with only_writer(path):
             return False
-    except ValueError:
+    except Locked:
         return True
     except OSError:  # it was removed, or belongs to another user
         return False
