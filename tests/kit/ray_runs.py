@@ -19,7 +19,7 @@ VARIABLES = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_IMPORT_WARNING": "1"}
 
 @dataclasses.dataclass(frozen=True)
 class Nodes:
-    """Two nodes with one CPU each; a driver on this computer belongs to the first."""
+    """Two nodes with one CPU each; a driver on this computer belongs to the first, which Ray prefers since 2.60."""
 
     address: str
     program: subprocess.Popen
