@@ -177,7 +177,7 @@ class Segmentation:
         return np.packbits(np.unpackbits(self.bits[k], axis=1).take(columns, axis=1), axis=1).take(rows, axis=0)
 
     def runs(self, k: int) -> np.ndarray:
-        """Returns `jaxseg.masks.coco.runs_of(self.mask(k))`, (R,) int64, computed at the network's size if it can be."""
+        """Returns `jaxseg.masks.coco.runs_of(self.mask(k))`, (R,) int64, at the network's size if possible."""
         if self.cutoff is not None:  # smooth edges exist only at the image's size
             return coco.runs_of(self.mask(k))
         return coco.enlarged_runs(np.unpackbits(self.bits[k], axis=1).view(bool), *self._indices)
