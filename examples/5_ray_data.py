@@ -14,7 +14,7 @@ COUNT, SIZE = 12, 64
 
 
 class Areas:
-    """Adds to a batch of images the area of each class in pixels; Ray makes one in each worker."""
+    """Returns for a batch of images the expected area of each class in pixels; Ray makes one in each worker."""
 
     def __init__(self, segmenter: jaxseg.Segmenter):
         self.segmenter = segmenter
@@ -22,13 +22,13 @@ class Areas:
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         prepared = [self.segmenter.prepare(image) for image in batch["image"]]
         found = self.segmenter.predict(prepared)
-        areas = np.array([result.masks.sum((1, 2)) for result in found])
+        areas = np.array([result.probabilities.sum((1, 2)) for result in found])
         return {"name": batch["name"]} | dict(zip(self.segmenter.names, areas.T, strict=True))
 
 
 def main() -> None:
     model = jaxseg.create("cxas", class_names=("heart", "lung"), backbone="resnet18", width=4)
-    segmenter = jaxseg.Segmenter(model, batch_size=4)
+    segmenter = jaxseg.Segmenter(model, batch_size=4, probabilities=True)
     items = [{"name": f"phantom {seed}", "image": phantom.draw(seed, SIZE)[0]} for seed in range(COUNT)]
 
     # address="auto" in place of num_cpus connects to a cluster. Workers are processes that import jaxseg.
@@ -41,12 +41,12 @@ def main() -> None:
     measured.sort(key=lambda row: int(row["name"].split()[1]))
     print("name", *segmenter.names, sep="\t")
     for row in measured:
-        print(row["name"], *(int(row[name]) for name in segmenter.names), sep="\t")
+        print(row["name"], *(f"{row[name]:.1f}" for name in segmenter.names), sep="\t")
 
     # The workers found what this process finds.
     for item, row in zip(items, measured, strict=True):
-        here = segmenter(item["image"]).masks.sum((1, 2))
-        assert [row[name] for name in segmenter.names] == here.tolist(), item["name"]
+        here = segmenter(item["image"]).probabilities.sum((1, 2))
+        assert np.allclose([row[name] for name in segmenter.names], here), item["name"]
 
 
 if __name__ == "__main__":

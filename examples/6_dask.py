@@ -10,6 +10,7 @@ from pathlib import Path
 
 import dask
 import dask.bag
+import numpy as np
 from PIL import Image
 
 import jaxseg
@@ -19,13 +20,13 @@ COUNT, SIZE = 12, 64
 
 
 def areas(paths: Iterable[Path], segmenter: jaxseg.Segmenter) -> list[tuple[str, list[int]]]:
-    """Returns the name of each image, and the area of each class in pixels; Dask calls it for each part of the bag."""
-    return [(path.name, segmenter(path).masks.sum((1, 2)).tolist()) for path in paths]
+    """Returns the name of each image and the expected area of each class in pixels, for each part of the bag."""
+    return [(path.name, segmenter(path).probabilities.sum((1, 2)).tolist()) for path in paths]
 
 
 def main() -> None:
     model = jaxseg.create("cxas", class_names=("heart", "lung"), backbone="resnet18", width=4)
-    segmenter = jaxseg.Segmenter(model)
+    segmenter = jaxseg.Segmenter(model, probabilities=True)
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder, f"phantom{seed:02}.png") for seed in range(COUNT)]
         for seed, path in enumerate(paths):
@@ -38,10 +39,11 @@ def main() -> None:
 
         print("name", *segmenter.names, sep="\t")
         for name, found in measured:
-            print(name, *found, sep="\t")
+            print(name, *(f"{area:.1f}" for area in found), sep="\t")
 
         # The processes found what this one finds.
-        assert measured == areas(paths, segmenter)
+        for (name, found), (_, here) in zip(measured, areas(paths, segmenter), strict=True):
+            assert np.allclose(found, here), name
 
 
 if __name__ == "__main__":
