@@ -76,7 +76,8 @@ def cli() -> str:
 
 def _command(command: click.Command, context: click.Context, name: str) -> list[str]:
     usage = " ".join(command.collect_usage_pieces(context))
-    lines = [f"## {name}", "", *inspect.cleandoc(command.help or "").replace("\b\n", "").splitlines(), ""]
+    text = inspect.cleandoc(command.help or "").replace("\b\n", "").replace("][", r"]\[")  # not a link of Markdown
+    lines = [f"## {name}", "", *text.splitlines(), ""]
     lines += ["```text", f"{name} {usage}", "```", ""]
     options = [parameter for parameter in command.get_params(context) if isinstance(parameter, click.Option)]
     options = [option for option in options if not {"--help", "--debug"} & set(option.opts)]
