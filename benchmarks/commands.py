@@ -31,7 +31,7 @@ STARTUP = {
     "jaxseg segment --help": ["-m", "jaxseg.cli", "segment", "--help"],
 }
 ROUNDS = 11
-SEGMENT_ROUNDS = 5
+SEGMENT_ROUNDS = 3
 
 
 def train(folder: Path, config: str, data: Path | None, overrides: list[str]) -> None:
