@@ -69,7 +69,7 @@ def segment_seconds(folder: Path) -> dict[str, list[float]]:
     from benchmarks.jobs import make_weights
     from jaxseg.datasets.phantom import draw
 
-    weights, image = make_weights(folder / "UNet_ResNet50_default.pth"), folder / "phantom.png"
+    weights, image = make_weights(folder / "cxas.pth"), folder / "phantom.png"
     Image.fromarray(draw(0, 1024)[0]).save(image)
     subprocess.run([*_COMMAND, "convert", weights, folder / "model"], check=True, capture_output=True)
     seconds: dict[str, list[float]] = {}
