@@ -95,7 +95,7 @@ def merge_folder(output: str | Path, *, partial: bool = False) -> MergeResult:
             return dataclasses.replace(result, problems=tuple(problems))
         made = [_make(run, recipe, found.origin(output), names) for recipe in found.merges]
         joint = [kind for kind in found.products if kind in cohort.TYPES]
-        made += [_join_masks(run, kind) for kind in joint]
+        made += [path for kind in joint if (path := _join_masks(run, kind)) is not None]
         run.complete = not problems
         run.write_summary()
         if not problems:
@@ -236,15 +236,20 @@ def _make(run: Run, recipe: Mapping[str, Any], origin: Path, names: Mapping[str,
     return path
 
 
-def _join_masks(run: Run, kind: str) -> Path:
-    """Joins the files of parts that hold masks of many images into one, and records it as the place of the masks."""
+def _join_masks(run: Run, kind: str) -> Path | None:
+    """Joins the files of parts that hold masks of many images into one, and records it as the place of the masks.
+
+    Returns:
+      The file; None if there are no masks.
+    """
     path = run.output / cohort.file_name(kind)
     found = [*[path] * path.is_file(), *cohort.part_files(run.output, kind)]
-    cohort.join(sorted(found, key=lambda file: file.stat().st_mtime_ns), path)  # masks that were made again are later
+    if found:  # masks that were made again are later
+        cohort.join(sorted(found, key=lambda file: file.stat().st_mtime_ns), path)
     for entry in (*run.files.values(), *run.earlier.values()):
         if kind in entry["outputs"]:
             entry["outputs"][kind] = entry["outputs"][kind] | {"path": path.name}
-    return path
+    return path if found else None
 
 
 def shown_parts(indices: list[int], count: int) -> str:

@@ -78,6 +78,19 @@ def test_files_with_all_masks_are_joined(images, output, tmp_path, output_type):
     assert run_part(images, output, None, output_type)[0] == []
 
 
+@pytest.mark.parametrize("output_type", cohort.TYPES)
+def test_a_run_without_any_masks_is_merged(tmp_path, output, output_type):
+    bad = tmp_path / "in" / "bad.png"
+    bad.parent.mkdir()
+    bad.write_bytes(b"no picture")
+    for part in ("1/2", "2/2"):
+        run_part(bad.parent, output, part, output_type)
+    found = merge_folder(output)
+    assert (found.failed, found.merged, found.problems) == (1, (output / "summary.json",), ())
+    assert list(contents(output)) == ["summary.json"]
+    assert summary(output)["files"]["bad"]["outputs"][output_type]["path"] == cohort.file_name(output_type)
+
+
 def test_a_second_merge_says_that_there_is_nothing_to_do(images, output, tmp_path):
     with pytest.raises(ValueError, match="is not a folder of results"):
         merge_folder(output)
