@@ -93,14 +93,15 @@ def merge_folder(output: str | Path, *, partial: bool = False) -> MergeResult:
         result = MergeResult(output, found.count, run.count("done") + run.count("skipped"), run.count("failed"))
         if problems and not partial:
             return dataclasses.replace(result, problems=tuple(problems))
-        made = [_make(run, recipe, found.origin(output), names) for recipe in found.merges]
         joint = [kind for kind in found.products if kind in cohort.TYPES]
-        made += [path for kind in joint if (path := _join_masks(run, kind)) is not None]
+        masks = [_join_masks(run, kind) for kind in joint]  # first, so that no table gets the name of their file
+        made = [_make(run, recipe, found.origin(output), names) for recipe in found.merges]
+        made += [path for path in masks if path is not None]
         run.complete = not problems
         run.write_summary()
         if not problems:
-            masks = [path for kind in joint for path in cohort.part_files(output, kind)]
-            remove_parts([*paths, *map(journal.journal_of, paths), *masks], whole)
+            parted = [path for kind in joint for path in cohort.part_files(output, kind)]
+            remove_parts([*paths, *map(journal.journal_of, paths), *parted], whole)
             sweep(output)
     return dataclasses.replace(result, problems=tuple(problems), merged=(*made, whole))
 

@@ -91,6 +91,15 @@ def test_a_run_without_any_masks_is_merged(tmp_path, output, output_type):
     assert summary(output)["files"]["bad"]["outputs"][output_type]["path"] == cohort.file_name(output_type)
 
 
+def test_a_table_never_takes_the_name_of_the_file_with_the_masks(images, output, tmp_path):
+    images = images.rename(tmp_path / "masks")
+    for part in ("1/2", "2/2"):
+        run_part(images, output, part, "parquet", table=True)
+    found = merge_folder(output)
+    assert [path.name for path in found.merged] == ["masks_all.parquet", "masks.parquet", "summary.json"]
+    assert len(cohort.image_names(output / "masks.parquet")) == 12
+
+
 def test_a_second_merge_says_that_there_is_nothing_to_do(images, output, tmp_path):
     with pytest.raises(ValueError, match="is not a folder of results"):
         merge_folder(output)
