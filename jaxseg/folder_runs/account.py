@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from jaxseg import journal
@@ -217,6 +217,12 @@ def conclude(run: Run) -> None:
     """Records that the run is complete."""
     run.complete = True
     run.write_summary()
+
+
+def places_of(entries: Mapping[str, dict], kind: str) -> dict[str, str]:
+    """Returns the path of the valid product of a kind for each key that has one, relative to the output folder."""
+    made = {key: entry["outputs"].get(kind, {}) for key, entry in entries.items()}
+    return {key: output["path"] for key, output in made.items() if output.get("stamp")}
 
 
 def merged_name(source: Path) -> str:

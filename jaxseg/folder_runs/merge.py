@@ -12,7 +12,7 @@ from typing import Any
 from jaxseg import journal, summaries
 from jaxseg.files import resolved, sweep
 from jaxseg.folder_runs import merged
-from jaxseg.folder_runs.account import Run, extent_of, merged_path, without_part
+from jaxseg.folder_runs.account import Run, extent_of, merged_path, places_of, without_part
 from jaxseg.folder_runs.merged import Merged
 from jaxseg.folder_runs.parts import Part, locked, remove_parts
 from jaxseg.masks import cohort
@@ -243,14 +243,14 @@ def _join_masks(run: Run, kind: str) -> Path | None:
     Returns:
       The file; None if there are no masks.
     """
-    path = run.output / cohort.file_name(kind)
-    found = [*[path] * path.is_file(), *cohort.part_files(run.output, kind)]
-    if found:  # masks that were made again are later
-        cohort.join(sorted(found, key=lambda file: file.stat().st_mtime_ns), path)
-    for entry in (*run.files.values(), *run.earlier.values()):
+    path, entries = run.output / cohort.file_name(kind), run.earlier | run.files
+    holders = cohort.find_holders(run.output, places_of(entries, kind))
+    if holders:
+        cohort.join(holders, path)
+    for entry in entries.values():
         if kind in entry["outputs"]:
             entry["outputs"][kind] = entry["outputs"][kind] | {"path": path.name}
-    return path if found else None
+    return path if holders else None
 
 
 def shown_parts(indices: list[int], count: int) -> str:

@@ -6,7 +6,7 @@ writes one file. Files that were moved or written by other programs are read too
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Protocol
@@ -16,6 +16,7 @@ from jaxseg.images.picture import ImageError
 from jaxseg.masks import lines, parquet
 from jaxseg.masks.formats import Stack, stack_of_coco
 from jaxseg.masks.segmentation import Masks
+from jaxseg.parquet import require_pyarrow
 
 TYPES = {"coco-lines": ".jsonl", "parquet": ".parquet"}  # output type -> suffix of its file
 _MODULES: dict[str, ModuleType] = {".jsonl": lines, ".parquet": parquet}
@@ -125,18 +126,52 @@ def part_files(folder: Path, output_type: str) -> list[Path]:
     return sorted(path for path in found if re.fullmatch(rf"{_NAME}\.\d+-of-\d+", path.stem))
 
 
-def join(paths: Iterable[Path], path: Path) -> None:
-    """Writes the masks of several files into one; a file at `path` is replaced as a whole.
+def find_holders(folder: Path, places: Mapping[str, str]) -> dict[str, Path]:
+    """Returns the files that hold the masks of images; images that their file does not hold are left out.
 
     Args:
-      paths: files of one kind with the same classes; an image in a later file replaces one in an earlier file.
-      path: the file to write, which may be one of `paths`.
+      folder: the output folder.
+      places: key of an image -> name of the file that holds its masks, as the summary records it.
+
+    Returns:
+      Key of an image -> its file.
+
+    Raises:
+      ValueError: a package is missing.
+      OSError: a file cannot be read.
+    """
+    found: dict[str, Path] = {}
+    for name in sorted(set(places.values())):
+        for file in _files_of(folder, name):
+            if file.suffix == ".parquet":
+                require_pyarrow()
+            try:
+                held = image_names(file)
+            except ImageError:  # it is damaged
+                continue
+            found |= {key: file for key in held if places.get(key) == name}
+    return found
+
+
+def join(holders: Mapping[str, Path], path: Path) -> None:
+    """Writes the masks of images in several files into one file; a file at `path` is replaced as a whole.
+
+    Args:
+      holders: key of an image -> the file that holds its masks; at least one. The files have the same classes.
+      path: the file to write, which may be one of them.
 
     Raises:
       ValueError: a file is damaged, or its classes differ.
       OSError: a file cannot be read or written.
     """
-    _MODULES[path.suffix].join(paths, path)
+    _MODULES[path.suffix].join(sorted(set(holders.values())), path, holders=holders)
+
+
+def _files_of(folder: Path, name: str) -> list[Path]:
+    """Returns the existing files whose masks a summary, which is untrusted, records under a name."""
+    path = folder / name
+    known = path.suffix in _MODULES and re.fullmatch(rf"{_NAME}(\.\d+-of-\d+)?{re.escape(path.suffix)}", name)
+    return [path] if known and path.is_file() else []
 
 
 def is_cohort_file(path: Path) -> bool:

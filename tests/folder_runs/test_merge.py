@@ -1,6 +1,7 @@
 """Parts together equal a run without parts, and a merge finds what is missing or double."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -89,6 +90,19 @@ def test_a_run_without_any_masks_is_merged(tmp_path, output, output_type):
     assert (found.failed, found.merged, found.problems) == (1, (output / "summary.json",), ())
     assert list(contents(output)) == ["summary.json"]
     assert summary(output)["files"]["bad"]["outputs"][output_type]["path"] == cohort.file_name(output_type)
+
+
+@pytest.mark.parametrize("output_type", cohort.TYPES)
+def test_the_summaries_and_not_the_times_of_files_say_which_masks_are_valid(images, output, output_type):
+    run_part(images, output, "1/2", output_type)
+    image = next(path for path in find_images(images, recursive=True) if Part(1, 2).holds(_name(path, images)))
+    draw(image, seed=1)
+    for index in (1, 2, 3):
+        run_part(images, output, f"{index}/3", output_type)
+    wanted = read_masks(find_masks(output, image), image=image).masks
+    os.utime(output / cohort.file_name(output_type, "1-of-2"))  # such as after a copy
+    merge_folder(output)
+    np.testing.assert_array_equal(read_masks(find_masks(output, image), image=image).masks, wanted)
 
 
 def test_a_table_never_takes_the_name_of_the_file_with_the_masks(images, output, tmp_path):

@@ -85,7 +85,10 @@ def test_the_parts_of_a_run_have_their_own_files_and_know_each_other(tmp_path, k
     again = cohort.mask_file(kind, tmp_path, CLASSES, "1-of-3")
     again.open()
     assert [again.has(key) for key in "abcd"] == [True, True, True, False]
-    cohort.join([first, second], tmp_path / f"masks{suffix}")
+    holders = cohort.find_holders(tmp_path, {"a": first.name, "b": first.name, "c": second.name, "d": second.name})
+    assert holders == {"a": first, "b": first, "c": second}
+    assert cohort.find_holders(tmp_path, {"a": second.name, "b": f"../{tmp_path.name}/{first.name}"}) == {}
+    cohort.join(holders, tmp_path / f"masks{suffix}")
     assert list(cohort.image_names(tmp_path / f"masks{suffix}")) == ["a", "b", "c"]
     assert_is(read_masks(tmp_path / f"masks{suffix}", image="c.png"), 2)
 
