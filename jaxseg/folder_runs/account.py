@@ -3,10 +3,10 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from jaxseg import journal
+from jaxseg import journal, summaries
 from jaxseg.files import relative, resolved, safe_name, sha256, sweep
 from jaxseg.folder_runs.conflicts import check_free, check_same_image, same_content
 from jaxseg.folder_runs.inputs import Job, folded
@@ -189,9 +189,7 @@ def begin(jobs: list[Job], run: Run, *, overwrite: bool = False) -> list[Job]:
         sweep(folder)
     run.write_summary()  # before the first result: after a kill it is known which results are whose
     if run.part is None and ledger.changed:  # all results of parts are outdated, and `summary.json` lists them
-        found = part_summaries(run.output)
-        masks = [path for kind in joint for path in cohort.part_files(run.output, kind)]
-        remove_parts([*found, *map(journal.journal_of, found), *masks], run.summary)
+        drop_parts(run.output, joint)
     return todo
 
 
@@ -214,9 +212,44 @@ def failed(run: Run, job: Job, reason: str, notes: list[str], seconds: dict) -> 
 
 
 def conclude(run: Run) -> None:
-    """Records that the run is complete."""
+    """Records that the run is complete. A run without parts then replaces parts of which it has all results."""
+    joint = [product.kind for product in run.products if product.joint is not None]
+    replaces = _replaces_parts(run)
+    if replaces:
+        for kind in joint:
+            join_masks(run, kind)
     run.complete = True
     run.write_summary()
+    if replaces:
+        drop_parts(run.output, joint)
+
+
+def join_masks(run: Run, kind: str) -> Path | None:
+    """Joins the files of parts that hold masks of many images into one, and records it as the place of the masks.
+
+    Returns:
+      The file; None if there are no masks.
+    """
+    path, entries = run.output / cohort.file_name(kind), run.earlier | run.files
+    holders = cohort.find_holders(run.output, places_of(entries, kind))
+    if holders:
+        cohort.join(holders, path)
+    for entry in entries.values():
+        if kind in entry["outputs"]:
+            entry["outputs"][kind] = entry["outputs"][kind] | {"path": path.name}
+    return path if holders else None
+
+
+def drop_parts(output: Path, joint: Iterable[str]) -> None:
+    """Removes the files of all parts in a folder; `summary.json` must have their entries.
+
+    Args:
+      output: the folder.
+      joint: the kinds of products of which parts have files with the results of many images.
+    """
+    found = part_summaries(output)
+    masks = [path for kind in joint for path in cohort.part_files(output, kind)]
+    remove_parts([*found, *map(journal.journal_of, found), *masks], output / SUMMARY_FILE)
 
 
 def places_of(entries: Mapping[str, dict], kind: str) -> dict[str, str]:
@@ -251,6 +284,7 @@ def merged_path(run: Run, source: Path, suffix: str, *, name: str | None = None)
         name = merged_name(source) if name is None else safe_name(name)
     entries = (*run.files.values(), *run.earlier.values())
     taken = {folded(Path(output["path"])) for entry in entries for output in entry["outputs"].values()}
+    taken |= {product.joint.path.name for product in run.products if product.joint is not None}
     while folded(Path(f"{name}{suffix}")) in taken or is_summary(f"{name}{suffix}"):
         name += "_all"
     path = run.output / f"{name}{suffix}"
@@ -323,6 +357,17 @@ def _wanted(run: Run, planned: list[tuple[str, Job, str, Path]]) -> Callable[[st
     return lambda key, entry: (
         key in keys or not places.isdisjoint(output["path"] for output in entry["outputs"].values())
     )
+
+
+def _replaces_parts(run: Run) -> bool:
+    """Whether a run without parts has all results of the parts in its folder, for all images that still exist."""
+    paths = [] if run.part is not None else part_summaries(run.output)
+    kinds, keys = {product.kind for product in run.products}, set[str]()
+    for document in summaries.read(paths):
+        if not kinds.issuperset(document.get("products", ())):
+            return False
+        keys |= document["files"].keys() - run.files.keys()
+    return bool(paths) and not any(os.path.exists(run.earlier[key]["source"]) for key in keys)
 
 
 def _exists(job: Job, key: str, product: Product) -> bool:

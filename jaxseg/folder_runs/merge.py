@@ -9,12 +9,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from jaxseg import journal, summaries
+from jaxseg import summaries
 from jaxseg.files import resolved, sweep
 from jaxseg.folder_runs import merged
-from jaxseg.folder_runs.account import Run, extent_of, merged_path, places_of, without_part
+from jaxseg.folder_runs.account import Run, drop_parts, extent_of, join_masks, merged_path, without_part
 from jaxseg.folder_runs.merged import Merged
-from jaxseg.folder_runs.parts import Part, locked, remove_parts
+from jaxseg.folder_runs.parts import Part, locked
 from jaxseg.masks import cohort
 from jaxseg.summaries import NAME, NUMBER, SUMMARY_FILE
 
@@ -94,14 +94,13 @@ def merge_folder(output: str | Path, *, partial: bool = False) -> MergeResult:
         if problems and not partial:
             return dataclasses.replace(result, problems=tuple(problems))
         joint = [kind for kind in found.products if kind in cohort.TYPES]
-        masks = [_join_masks(run, kind) for kind in joint]  # first, so that no table gets the name of their file
+        masks = [join_masks(run, kind) for kind in joint]  # first, so that no table gets the name of their file
         made = [_make(run, recipe, found.origin(output), names) for recipe in found.merges]
         made += [path for path in masks if path is not None]
         run.complete = not problems
         run.write_summary()
         if not problems:
-            parted = [path for kind in joint for path in cohort.part_files(output, kind)]
-            remove_parts([*paths, *map(journal.journal_of, paths), *parted], whole)
+            drop_parts(output, joint)
             sweep(output)
     return dataclasses.replace(result, problems=tuple(problems), merged=(*made, whole))
 
@@ -235,22 +234,6 @@ def _make(run: Run, recipe: Mapping[str, Any], origin: Path, names: Mapping[str,
         entries = sorted((run.earlier | run.files).items())
     merged.update(run, each, path, entries, changed=True)
     return path
-
-
-def _join_masks(run: Run, kind: str) -> Path | None:
-    """Joins the files of parts that hold masks of many images into one, and records it as the place of the masks.
-
-    Returns:
-      The file; None if there are no masks.
-    """
-    path, entries = run.output / cohort.file_name(kind), run.earlier | run.files
-    holders = cohort.find_holders(run.output, places_of(entries, kind))
-    if holders:
-        cohort.join(holders, path)
-    for entry in entries.values():
-        if kind in entry["outputs"]:
-            entry["outputs"][kind] = entry["outputs"][kind] | {"path": path.name}
-    return path if holders else None
 
 
 def shown_parts(indices: list[int], count: int) -> str:

@@ -105,12 +105,13 @@ def test_the_summaries_and_not_the_times_of_files_say_which_masks_are_valid(imag
     np.testing.assert_array_equal(read_masks(find_masks(output, image), image=image).masks, wanted)
 
 
-def test_a_table_never_takes_the_name_of_the_file_with_the_masks(images, output, tmp_path):
+@pytest.mark.parametrize("merges", [True, False])
+def test_a_table_never_takes_the_name_of_the_file_with_the_masks(images, output, tmp_path, merges):
     images = images.rename(tmp_path / "masks")
     for part in ("1/2", "2/2"):
         run_part(images, output, part, "parquet", table=True)
-    found = merge_folder(output)
-    assert [path.name for path in found.merged] == ["masks_all.parquet", "masks.parquet", "summary.json"]
+    found = merge_folder(output) if merges else run_part(images, output, None, "parquet", table=True)[1]
+    assert [path.name for path in found.merged][:2] == ["masks_all.parquet", "masks.parquet"]
     assert len(cohort.image_names(output / "masks.parquet")) == 12
 
 
@@ -152,12 +153,37 @@ def test_a_killed_part_resumes_with_another_count_and_loses_nothing(images, outp
     assert set(statuses(output).values()) <= {"done", "skipped"}
 
 
-def test_a_run_without_parts_continues_parts(images, output):
-    first, _ = run_part(images, output, "1/2")
-    second, result = run_part(images, output)
-    assert sorted(first + second) == sorted(f"{number}.png" for number in range(12))
-    assert result.skipped == len(first)
-    assert summary(output)["complete"]
+@pytest.mark.parametrize("output_type", ["npy", "json", "coco-lines"])
+def test_a_run_without_parts_continues_parts_and_replaces_them(images, output, tmp_path, output_type):
+    first, _ = run_part(images, output, "1/2", output_type)
+    killed_part(images, output, "2/2", 2, output_type)
+    draw(images / "new.png")
+    (images / "p0" / "0.png").unlink()
+    second, result = run_part(images, output, None, output_type)
+    assert "new.png" in second
+    assert not {*first} & {*second}
+    assert result.done + result.skipped == len(result.files) == 12
+    assert all(path.exists() for each in result for path in each.outputs.values())
+    assert part_files(output) == []
+    before = contents(output)
+    assert merge_folder(output).parts == 0
+    assert contents(output) == before
+    run_part(images, tmp_path / "whole", None, output_type)
+    for image in find_images(images, recursive=True):
+        found, wanted = (read_masks(find_masks(folder, image), image=image) for folder in (output, tmp_path / "whole"))
+        np.testing.assert_array_equal(found.masks, wanted.masks)
+    if output_type == "json":
+        assert (output / "in.json").read_bytes() == (tmp_path / "whole" / "in.json").read_bytes()
+
+
+def test_a_run_over_other_images_or_of_other_results_leaves_parts_to_be_merged(images, output):
+    run_part(images, output, "1/2", "json")
+    run_part(images, output, None, "npy")
+    run_part(images, output, None, "json", files=find_images(images, recursive=True)[:3])
+    run_part(images, output, "2/2", "json")
+    found = merge_folder(output)
+    assert (found.parts, found.done, found.problems) == (2, 12, ())
+    assert len(json.loads((output / "in.json").read_text())["images"]) == 12
 
 
 def test_a_missing_part_changes_nothing_until_it_was_run(images, output):

@@ -46,7 +46,7 @@ def run_part(
     return sorted(path.name for path in segmenter.prepared), result
 
 
-def killed_part(source: Path, output: Path, part, after: int) -> None:
+def killed_part(source: Path, output: Path, part, after: int, output_type="npy") -> None:
     """Leaves in `output` what a part leaves that is killed after some files: a copy of the folder at that moment."""
     copy = output.with_name("copy")
 
@@ -56,7 +56,7 @@ def killed_part(source: Path, output: Path, part, after: int) -> None:
             shutil.copytree(output, copy, copy_function=_copied)
 
     report.count = 0
-    run_part(source, output, part, report=report)
+    run_part(source, output, part, output_type, report=report)
     assert report.count >= after
     shutil.rmtree(output)
     copy.rename(output)
