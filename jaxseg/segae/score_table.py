@@ -92,6 +92,7 @@ class ScoreTable:
         self.path, self.columns, self.part = path, tuple(columns), part
         self.journal = journal_of(path, part)
         self._written, self._added, self._in_csv = 0.0, 0, 0
+        self._cases_of_parts: set[str] = set()
         known = journals(path)
         others = [] if overwrite else [other for other in known if other != self.journal]
         self._ledger = Ledger(self.journal, settings, kind=SCORES)
@@ -124,6 +125,7 @@ class ScoreTable:
             ledger = Ledger(path, self._ledger.settings, kind=SCORES)
             refuse_changed(f"{path} was written", ledger.changed, "name another file")
             numbers += [number_of(ledger.facts), *map(number_of, ledger.entries.values())]
+            self._cases_of_parts.update(ledger.facts.get("cases", ()))
             for case, entry in ledger.entries.items():
                 if cases is not None and case not in cases:
                     continue
@@ -172,10 +174,22 @@ class ScoreTable:
         self._written, self._added, self._in_csv = time.monotonic(), 0, len(self._ledger.entries)
 
     def conclude(self) -> None:
-        """Writes the table; of a part, records that all of its cases were scored."""
-        self.write()
+        """Writes the table; of a part, records that all of its cases were scored.
+
+        A table that has all cases of the parts then replaces them.
+        """
         if self.part is not None:
             self._ledger.note(complete=True)
+            return
+        replaces = self._cases_of_parts <= self._ledger.entries.keys()
+        if replaces:
+            for case, (path, place) in self._places.items():
+                line = None if path == self.journal else journal.line_at(path, place)
+                if line is not None:
+                    self._places[case] = self.journal, journal.append(self.journal, line)
+        self.write()
+        if replaces:
+            remove_parts(list(parts_of(self.path)), self.path)
 
     def _means(self) -> Iterator[tuple[str, dict[str, float]]]:
         """Yields the predicted Dice of the organs of each case."""
