@@ -98,6 +98,28 @@ def test_a_run_without_parts_continues_parts_and_replaces_them(root, table, tmp_
     assert {row.case: row.score.slices for row in found.rows} == {row.case: row.score.slices for row in whole.rows}
 
 
+def test_parts_that_overwrite_replace_earlier_scores_but_no_other_settings(root, table, scorer):
+    for index in (1, 2):
+        score(root, table, scorer, f"{index}/2")
+    np.save(root / "s5" / "segmentations" / "liver.npy", box(2, 9))
+    scored = sum((score(root, table, scorer, f"{index}/3", overwrite=True)[0] for index in (1, 2, 3)), [])
+    assert sorted(scored) == [f"s{number}" for number in range(7)]
+    assert jaxseg.merge_scores(table).parts == 3
+    rows = jaxseg.score_dataset(root, table, scorer).rows
+    assert {row.case: len(row.score.slices) for row in rows}["s5"] == 7
+    before = contents(table.parent)
+    other = Scorer(model(), slices=2, threads=2)
+    with pytest.raises(ValueError, match=r"r\.scores\.jsonl was written with other settings: slices; name another file"):
+        score(root, table, other, "1/2", overwrite=True)
+    (table.parent / "r.1-of-2.log").unlink()
+    assert contents(table.parent) == before
+    score(root, table, scorer, "1/2", overwrite=True)
+    with pytest.raises(ValueError, match="other settings: slices; name another file"):
+        score(root, table, other, "1/2", overwrite=True)
+    assert len(score(root, table, other, None, overwrite=True)[0]) == 7  # replaces everything
+    assert sorted(path.name for path in table.parent.iterdir()) == ["r.csv", "r.scores.jsonl"]
+
+
 def test_a_missing_part_changes_nothing(root, table, scorer):
     score(root, table, scorer, "2/3")
     before = contents(table.parent)
