@@ -12,7 +12,7 @@ from typing import Any
 from jaxseg import summaries
 from jaxseg.files import resolved, sweep
 from jaxseg.folder_runs import merged
-from jaxseg.folder_runs.account import Run, drop_parts, extent_of, join_masks, merged_path, without_part
+from jaxseg.folder_runs.account import Run, drop_parts, extent_of, join_masks, merged_path, places_of, without_part
 from jaxseg.folder_runs.merged import Merged
 from jaxseg.folder_runs.parts import Part, locked
 from jaxseg.masks import cohort
@@ -210,16 +210,22 @@ def _joined(output: Path, found: _Newest) -> tuple[Run, dict[str, str]]:
 
 
 def _lost(run: Run, products: list[str]) -> Iterable[str]:
-    """Yields results that are recorded, but do not exist or have another size."""
+    """Yields results that are recorded, but do not exist or have another size, and files that lack recorded masks."""
     lost = []
-    for key, entry in run.files.items():
-        if entry["status"] in ("done", "skipped"):
-            made = {kind: output for kind, output in entry["outputs"].items() if kind in products}
-            lost += [key for kind in products if kind not in made]
-            for output in made.values():
-                extent = extent_of(run.output / output["path"])
-                if not extent or output.get("extent", extent) != extent:
-                    lost.append(output["path"])
+    done = {key: entry for key, entry in run.files.items() if entry["status"] in ("done", "skipped")}
+    for kind in products:
+        made = {key: entry["outputs"].get(kind) for key, entry in done.items()}
+        lost += [key for key, output in made.items() if output is None]
+        if kind in cohort.TYPES:
+            places = places_of(done, kind)
+            holders = cohort.find_holders(run.output, places)
+            lost += [place for key, place in places.items() if key not in holders]
+            continue
+        for output in filter(None, made.values()):
+            extent = extent_of(run.output / output["path"])
+            if not extent or output.get("extent", extent) != extent:
+                lost.append(output["path"])
+    lost = list(dict.fromkeys(lost))
     if lost:
         more = f" and {len(lost) - SHOWN:,} more" if len(lost) > SHOWN else ""
         yield f"results are missing or incomplete: {', '.join(lost[:SHOWN])}{more}; run the parts again"

@@ -218,6 +218,23 @@ def test_lost_results_are_found(images, output):
     assert merge_folder(output).problems == ()
 
 
+@pytest.mark.parametrize("output_type", cohort.TYPES)
+def test_a_file_that_lost_the_masks_of_images_is_found(images, output, output_type):
+    for part in ("1/2", "2/2"):
+        run_part(images, output, part, output_type)
+    first, second = (output / cohort.file_name(output_type, f"{index}-of-2") for index in (1, 2))
+    holders = dict.fromkeys(cohort.image_names(first), first)
+    assert len(holders) == 5
+    cohort.join(dict(list(holders.items())[2:]), first)
+    second.write_bytes(b"damaged")
+    (problem,) = merge_folder(output).problems
+    assert problem == f"results are missing or incomplete: {first.name}, {second.name}; run the parts again"
+    made = sum(run_part(images, output, part, output_type)[1].done for part in ("1/2", "2/2"))
+    assert made == 2 + 7
+    assert merge_folder(output).problems == ()
+    assert len(cohort.image_names(output / cohort.file_name(output_type))) == 12
+
+
 def test_files_in_two_parts_are_found(images, output):
     for part in ("1/2", "2/2"):
         run_part(images, output, part)

@@ -109,7 +109,7 @@ def test_parts_that_overwrite_replace_earlier_scores_but_no_other_settings(root,
     assert {row.case: len(row.score.slices) for row in rows}["s5"] == 7
     before = contents(table.parent)
     other = Scorer(model(), slices=2, threads=2)
-    with pytest.raises(ValueError, match=r"r\.scores\.jsonl was written with other settings: slices; name another file"):
+    with pytest.raises(ValueError, match=r"r\.scores\.jsonl was written with other settings: slices; name another"):
         score(root, table, other, "1/2", overwrite=True)
     (table.parent / "r.1-of-2.log").unlink()
     assert contents(table.parent) == before
