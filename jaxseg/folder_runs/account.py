@@ -60,7 +60,7 @@ class Product:
     place: Callable[[Path], Path]
     write: Callable[..., list]
     check: Callable[[Path], None] | None = None
-    joint: cohort.MaskFile | None = None
+    joint: cohort.RunMasks | None = None
 
 
 @dataclasses.dataclass
@@ -170,7 +170,7 @@ def begin(jobs: list[Job], run: Run, *, overwrite: bool = False) -> list[Job]:
     made = [product for product in run.products if product.joint is None]
     planned = [(run.key(job), job, product.kind, product.place(job.base)) for job in jobs for product in made]
     joint = {product.kind: product.joint for product in run.products if product.joint is not None}
-    own = run.open_ledger(wanted=None if run.part is None else _wanted(run, planned))
+    own = run.open_ledger(wanted=None if run.part is None else _wanted(run, jobs, planned))
     ledger = run.ledger
     if run.part is None:
         ledger.refuse_changed_settings(overwrite=overwrite)
@@ -178,8 +178,8 @@ def begin(jobs: list[Job], run: Run, *, overwrite: bool = False) -> list[Job]:
         refuse_changed(f"{run.output} holds results made", ledger.changed, "name another folder for the parts")
     previous = {key: _outdated(entry, ledger.changed) for key, entry in ledger.entries.items()}
     check_free(run.output, planned, previous, {kind: file.path for kind, file in joint.items()})
-    for file in joint.values():
-        file.open()
+    for kind, file in joint.items():
+        file.open(places_of(previous, kind))
     todo = [job for job in jobs if not _skip(job, run, previous.pop(run.key(job), {"outputs": {}}), overwrite)]
     if run.part is None:
         run.earlier = {key: without_part(entry) for key, entry in previous.items()}
@@ -347,12 +347,12 @@ def without_part(entry: dict) -> dict:
     return {name: value for name, value in entry.items() if name not in (NUMBER, NAME)}
 
 
-def _wanted(run: Run, planned: list[tuple[str, Job, str, Path]]) -> Callable[[str, dict], bool]:
+def _wanted(run: Run, jobs: list[Job], planned: list[tuple[str, Job, str, Path]]) -> Callable[[str, dict], bool]:
     """Returns the function that chooses the entries of other summaries that concern a part.
 
     Without it, each part would hold the entries of all parts in memory.
     """
-    keys = {key for key, *_ in planned}
+    keys = set(map(run.key, jobs))
     places = {path.relative_to(run.output).as_posix() for *_, path in planned}
     return lambda key, entry: (
         key in keys or not places.isdisjoint(output["path"] for output in entry["outputs"].values())
@@ -380,7 +380,7 @@ def _is_whole(job: Job, key: str, entry: dict, product: Product) -> bool:
     if output is None or output["stamp"] != job.stamp:
         return False
     if product.joint is not None:
-        return product.joint.has(key)
+        return product.joint.has_valid(key)
     extent = extent_of(product.place(job.base))
     return extent > 0 and output.get("extent", extent) == extent  # a killed run recorded none; outputs appear whole
 

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from jaxseg.files import printable
 from jaxseg.images.picture import ImageError
-from jaxseg.masks import lines, parquet
+from jaxseg.masks import coco, lines, parquet
 from jaxseg.masks.formats import Stack, stack_of_coco
 from jaxseg.masks.segmentation import Masks
 from jaxseg.parquet import require_pyarrow
@@ -81,7 +81,7 @@ def mask_file(output_type: str, folder: Path, classes: Mapping[int, str], part: 
 
 
 class RunMasks:
-    """A `MaskFile` that also knows the images in the files of other parts of the same folder, which are not changed.
+    """A `MaskFile` that also knows the images in other files of the same folder, which are not changed.
 
     Args:
       own: the file of this run.
@@ -90,21 +90,24 @@ class RunMasks:
 
     def __init__(self, own: MaskFile, classes: Mapping[int, str]):
         self.own, self.path, self.classes = own, own.path, classes
-        self._others: set[str] = set()
+        self._valid: frozenset[str] = frozenset()
 
-    def open(self) -> None:
-        """Finds out which images the files hold."""
+    def open(self, places: Mapping[str, str] | None = None) -> None:
+        """Finds out which images the files hold. Other files are only read if `places` names them.
+
+        Args:
+          places: key of an image -> name of the file with its masks, as in `find_holders`; None: there are no masks.
+        """
         self.own.open()
-        self._others = set()
-        module = _MODULES[self.path.suffix]
-        for other in self.path.parent.glob(f"{_NAME}*{self.path.suffix}"):
-            if other != self.path and re.fullmatch(rf"{_NAME}(\.\d+-of-\d+)?", other.stem):
-                index = module.known_index(other, self.classes)
-                self._others |= set(index.file_names) if index else set()
+        self._valid = frozenset(find_holders(self.path.parent, places or {}, self.classes))
+
+    def has_valid(self, key: str) -> bool:
+        """Returns whether the file that was named for an image holds its masks."""
+        return key in self._valid
 
     def has(self, key: str) -> bool:
-        """Returns whether a file holds masks of an image."""
-        return self.own.has(key) or key in self._others
+        """Returns whether a file holds masks of an image, which may be out of date."""
+        return self.own.has(key) or key in self._valid
 
     @property
     def mean_size(self) -> float:
@@ -126,12 +129,13 @@ def part_files(folder: Path, output_type: str) -> list[Path]:
     return sorted(path for path in found if re.fullmatch(rf"{_NAME}\.\d+-of-\d+", path.stem))
 
 
-def find_holders(folder: Path, places: Mapping[str, str]) -> dict[str, Path]:
+def find_holders(folder: Path, places: Mapping[str, str], classes: Mapping[int, str] | None = None) -> dict[str, Path]:
     """Returns the files that hold the masks of images; images that their file does not hold are left out.
 
     Args:
       folder: the output folder.
       places: key of an image -> name of the file that holds its masks, as the summary records it.
+      classes: leave out files with other classes than these, see `mask_file`; None: their classes are not compared.
 
     Returns:
       Key of an image -> its file.
@@ -146,10 +150,11 @@ def find_holders(folder: Path, places: Mapping[str, str]) -> dict[str, Path]:
             if file.suffix == ".parquet":
                 require_pyarrow()
             try:
-                held = image_names(file)
-            except ImageError:  # it is damaged
+                index = _MODULES[file.suffix].read_index(file)
+            except ValueError:  # it is damaged
                 continue
-            found |= {key: file for key in held if places.get(key) == name}
+            if classes is None or index.categories == coco.categories(classes):
+                found |= {key: file for key in index.file_names if places.get(key) == name}
     return found
 
 

@@ -13,7 +13,7 @@ from jaxseg.folder_runs.inputs import find_images, plan
 from jaxseg.folder_runs.merge import merge_folder
 from jaxseg.folder_runs.parts import Part, locked
 from jaxseg.journal import journal_of
-from jaxseg.masks import cohort
+from jaxseg.masks import cohort, lines
 from jaxseg.masks.read import read_masks
 from jaxseg.masks.results import find_masks, read_summary
 from jaxseg.report.reading import read_run
@@ -62,9 +62,9 @@ def test_merged_parts_equal_a_run_without_parts(images, output, tmp_path, output
 @pytest.mark.parametrize("output_type", cohort.TYPES)
 def test_files_with_all_masks_are_joined(images, output, tmp_path, output_type):
     run_part(images, output, "1/2", output_type)
-    draw(images / "p0" / "0.png", seed=1)  # it has changed, so that two files hold its masks
-    for index in (1, 2, 3):
-        run_part(images, output, f"{index}/3", output_type)
+    draw(images / "p0" / "6.png", seed=1)  # it has changed, so that two files hold its masks
+    processed = sum((run_part(images, output, f"{index}/3", output_type)[0] for index in (1, 2, 3)), [])
+    assert len(processed) == 12 - 5 + 1
     before = {path: read_masks(find_masks(output, path), image=path) for path in find_images(images, recursive=True)}
     found = merge_folder(output)
     assert (found.done, found.problems) == (12, ())
@@ -76,7 +76,8 @@ def test_files_with_all_masks_are_joined(images, output, tmp_path, output_type):
         for folder in (output, tmp_path / "whole"):
             again = read_masks(find_masks(folder, image), image=image)
             np.testing.assert_array_equal(again.masks, earlier.masks)
-    assert run_part(images, output, None, output_type)[0] == []
+    for part in (None, "1/2"):
+        assert run_part(images, output, part, output_type)[0] == []
 
 
 @pytest.mark.parametrize("output_type", cohort.TYPES)
@@ -103,6 +104,31 @@ def test_the_summaries_and_not_the_times_of_files_say_which_masks_are_valid(imag
     os.utime(output / cohort.file_name(output_type, "1-of-2"))  # such as after a copy
     merge_folder(output)
     np.testing.assert_array_equal(read_masks(find_masks(output, image), image=image).masks, wanted)
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """Returns the set of names of the files of COCO lines that were read, which grows."""
+    names, real = set(), lines.read_index
+
+    def read_index(path):
+        names.add(path.name)
+        return real(path)
+
+    monkeypatch.setattr(lines, "read_index", read_index)
+    return names
+
+
+def test_a_part_reads_only_the_files_that_hold_masks_of_its_images(images, output, read):
+    run_part(images, output, "1/2", "coco-lines")
+    read.clear()
+    run_part(images, output, "2/2", "coco-lines")
+    assert read == {"masks.2-of-2.jsonl"}
+    read.clear()
+    processed, result = run_part(images, output, "2/3", "coco-lines")  # 2/2 had all of its images
+    assert (processed, result.skipped) == ([], 3)
+    assert read == {"masks.2-of-2.jsonl", "masks.2-of-3.jsonl"}
+    assert {path.name for each in result for path in each.outputs.values()} == {"masks.2-of-2.jsonl"}
 
 
 @pytest.mark.parametrize("merges", [True, False])
