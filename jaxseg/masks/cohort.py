@@ -13,6 +13,7 @@ from typing import Protocol
 
 from jaxseg.files import printable
 from jaxseg.images.picture import ImageError
+from jaxseg.journal import journal_of
 from jaxseg.masks import coco, lines, parquet
 from jaxseg.masks.formats import Stack, stack_of_coco
 from jaxseg.masks.segmentation import Masks
@@ -21,6 +22,7 @@ from jaxseg.parquet import require_pyarrow
 TYPES = {"coco-lines": ".jsonl", "parquet": ".parquet"}  # output type -> suffix of its file
 _MODULES: dict[str, ModuleType] = {".jsonl": lines, ".parquet": parquet}
 _NAME = "masks"
+_PART = re.compile(rf"(\.jaxseg-)?{_NAME}\.\d+-of-\d+")  # name of the file of a part without suffix
 
 
 class MaskFile(Protocol):
@@ -124,9 +126,11 @@ class RunMasks:
 
 
 def part_files(folder: Path, output_type: str) -> list[Path]:
-    """Returns the files of parts in an output folder, sorted by name."""
-    found = folder.glob(f"{_NAME}.*{TYPES[output_type]}")
-    return sorted(path for path in found if re.fullmatch(rf"{_NAME}\.\d+-of-\d+", path.stem))
+    """Returns the files of parts in an output folder, and the hidden ones that interrupted parts left."""
+    pattern = Path(f"{_NAME}.*-of-*{TYPES[output_type]}")
+    tables = [path for path in folder.glob(pattern.name) if _PART.fullmatch(path.stem)]
+    hidden = folder.glob(journal_of(pattern).name) if pattern.suffix == ".parquet" else ()
+    return sorted([*tables, *(path for path in hidden if _PART.fullmatch(path.stem))])
 
 
 def find_holders(folder: Path, places: Mapping[str, str], classes: Mapping[int, str] | None = None) -> dict[str, Path]:
@@ -170,13 +174,16 @@ def join(holders: Mapping[str, Path], path: Path) -> None:
       OSError: a file cannot be read or written.
     """
     _MODULES[path.suffix].join(sorted(set(holders.values())), path, holders=holders)
+    if path.suffix == ".parquet":
+        journal_of(path).unlink(missing_ok=True)  # its masks are in the table, or outdated
 
 
 def _files_of(folder: Path, name: str) -> list[Path]:
     """Returns the existing files whose masks a summary, which is untrusted, records under a name."""
     path = folder / name
     known = path.suffix in _MODULES and re.fullmatch(rf"{_NAME}(\.\d+-of-\d+)?{re.escape(path.suffix)}", name)
-    return [path] if known and path.is_file() else []
+    files = [path, journal_of(path)] if path.suffix == ".parquet" else [path]  # the masks in the journal are later
+    return [file for file in files if known and file.is_file()]
 
 
 def is_cohort_file(path: Path) -> bool:

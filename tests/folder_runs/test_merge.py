@@ -179,7 +179,7 @@ def test_a_killed_part_resumes_with_another_count_and_loses_nothing(images, outp
     assert set(statuses(output).values()) <= {"done", "skipped"}
 
 
-@pytest.mark.parametrize("output_type", ["npy", "json", "coco-lines"])
+@pytest.mark.parametrize("output_type", ["npy", "json", *cohort.TYPES])
 def test_a_run_without_parts_continues_parts_and_replaces_them(images, output, tmp_path, output_type):
     first, _ = run_part(images, output, "1/2", output_type)
     killed_part(images, output, "2/2", 2, output_type)
@@ -200,6 +200,22 @@ def test_a_run_without_parts_continues_parts_and_replaces_them(images, output, t
         np.testing.assert_array_equal(found.masks, wanted.masks)
     if output_type == "json":
         assert (output / "in.json").read_bytes() == (tmp_path / "whole" / "in.json").read_bytes()
+
+
+@pytest.mark.parametrize("output_type", cohort.TYPES)
+@pytest.mark.parametrize("killed", ["1/1", None])
+def test_the_masks_of_a_killed_run_are_not_made_again_by_parts(images, output, killed, output_type):
+    killed_part(images, output, killed, 5, output_type)
+    name = cohort.file_name(output_type, "1-of-1" if killed else None)
+    (left,) = (path for path in output.iterdir() if path in (output / name, journal_of(output / name)))
+    assert left.name.startswith(".") == (output_type == "parquet")
+    count = len(cohort.image_names(left))
+    processed = sum((run_part(images, output, f"{index}/3", output_type)[0] for index in (1, 2, 3)), [])
+    assert len(processed) == 12 - count
+    found = merge_folder(output)
+    assert (found.done, found.problems) == (12, ())
+    assert sorted(contents(output)) == [cohort.file_name(output_type), "summary.json"]
+    assert len(cohort.image_names(output / cohort.file_name(output_type))) == 12
 
 
 def test_a_run_over_other_images_or_of_other_results_leaves_parts_to_be_merged(images, output):
