@@ -270,7 +270,7 @@ def test_a_file_that_lost_the_masks_of_images_is_found(images, output, output_ty
     cohort.join(dict(list(holders.items())[2:]), first)
     second.write_bytes(b"damaged")
     (problem,) = merge_folder(output).problems
-    assert problem == f"results are missing or incomplete: {first.name}, {second.name}; run the parts again"
+    assert problem == f"results are missing or incomplete: {second.name}, {first.name}; run the parts again"
     made = sum(run_part(images, output, part, output_type)[1].done for part in ("1/2", "2/2"))
     assert made == 2 + 7
     assert merge_folder(output).problems == ()
