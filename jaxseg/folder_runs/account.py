@@ -3,10 +3,10 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from jaxseg import journal
+from jaxseg import journal, summaries
 from jaxseg.files import relative, resolved, safe_name, sha256, sweep
 from jaxseg.folder_runs.conflicts import check_free, check_same_image, same_content
 from jaxseg.folder_runs.inputs import Job, folded
@@ -60,7 +60,7 @@ class Product:
     place: Callable[[Path], Path]
     write: Callable[..., list]
     check: Callable[[Path], None] | None = None
-    joint: cohort.MaskFile | None = None
+    joint: cohort.RunMasks | None = None
 
 
 @dataclasses.dataclass
@@ -170,7 +170,7 @@ def begin(jobs: list[Job], run: Run, *, overwrite: bool = False) -> list[Job]:
     made = [product for product in run.products if product.joint is None]
     planned = [(run.key(job), job, product.kind, product.place(job.base)) for job in jobs for product in made]
     joint = {product.kind: product.joint for product in run.products if product.joint is not None}
-    own = run.open_ledger(wanted=None if run.part is None else _wanted(run, planned))
+    own = run.open_ledger(wanted=None if run.part is None else _wanted(run, jobs, planned))
     ledger = run.ledger
     if run.part is None:
         ledger.refuse_changed_settings(overwrite=overwrite)
@@ -178,8 +178,8 @@ def begin(jobs: list[Job], run: Run, *, overwrite: bool = False) -> list[Job]:
         refuse_changed(f"{run.output} holds results made", ledger.changed, "name another folder for the parts")
     previous = {key: _outdated(entry, ledger.changed) for key, entry in ledger.entries.items()}
     check_free(run.output, planned, previous, {kind: file.path for kind, file in joint.items()})
-    for file in joint.values():
-        file.open()
+    for kind, file in joint.items():
+        file.open(places_of(previous, kind))
     todo = [job for job in jobs if not _skip(job, run, previous.pop(run.key(job), {"outputs": {}}), overwrite)]
     if run.part is None:
         run.earlier = {key: without_part(entry) for key, entry in previous.items()}
@@ -189,9 +189,7 @@ def begin(jobs: list[Job], run: Run, *, overwrite: bool = False) -> list[Job]:
         sweep(folder)
     run.write_summary()  # before the first result: after a kill it is known which results are whose
     if run.part is None and ledger.changed:  # all results of parts are outdated, and `summary.json` lists them
-        found = part_summaries(run.output)
-        masks = [path for kind in joint for path in cohort.part_files(run.output, kind)]
-        remove_parts([*found, *map(journal.journal_of, found), *masks], run.summary)
+        drop_parts(run.output, joint)
     return todo
 
 
@@ -214,9 +212,50 @@ def failed(run: Run, job: Job, reason: str, notes: list[str], seconds: dict) -> 
 
 
 def conclude(run: Run) -> None:
-    """Records that the run is complete."""
+    """Records that the run is complete. A run without parts then replaces parts of which it has all results."""
+    joint = [product.kind for product in run.products if product.joint is not None]
+    replaces = _replaces_parts(run)
+    if replaces:
+        for kind in joint:
+            join_masks(run, kind)
     run.complete = True
     run.write_summary()
+    if replaces:
+        drop_parts(run.output, joint)
+
+
+def join_masks(run: Run, kind: str) -> Path | None:
+    """Joins the files of parts that hold masks of many images into one, and records it as the place of the masks.
+
+    Returns:
+      The file; None if there are no masks.
+    """
+    path, entries = run.output / cohort.file_name(kind), run.earlier | run.files
+    holders = cohort.find_holders(run.output, places_of(entries, kind))
+    if holders:
+        cohort.join(holders, path)
+    for entry in entries.values():
+        if kind in entry["outputs"]:
+            entry["outputs"][kind] = entry["outputs"][kind] | {"path": path.name}
+    return path if holders else None
+
+
+def drop_parts(output: Path, joint: Iterable[str]) -> None:
+    """Removes the files of all parts in a folder; `summary.json` must have their entries.
+
+    Args:
+      output: the folder.
+      joint: the kinds of products of which parts have files with the results of many images.
+    """
+    found = part_summaries(output)
+    masks = [path for kind in joint for path in cohort.part_files(output, kind)]
+    remove_parts([*found, *map(journal.journal_of, found), *masks], output / SUMMARY_FILE)
+
+
+def places_of(entries: Mapping[str, dict], kind: str) -> dict[str, str]:
+    """Returns the path of the valid product of a kind for each key that has one, relative to the output folder."""
+    made = {key: entry["outputs"].get(kind, {}) for key, entry in entries.items()}
+    return {key: output["path"] for key, output in made.items() if output.get("stamp")}
 
 
 def merged_name(source: Path) -> str:
@@ -245,6 +284,7 @@ def merged_path(run: Run, source: Path, suffix: str, *, name: str | None = None)
         name = merged_name(source) if name is None else safe_name(name)
     entries = (*run.files.values(), *run.earlier.values())
     taken = {folded(Path(output["path"])) for entry in entries for output in entry["outputs"].values()}
+    taken |= {product.joint.path.name for product in run.products if product.joint is not None}
     while folded(Path(f"{name}{suffix}")) in taken or is_summary(f"{name}{suffix}"):
         name += "_all"
     path = run.output / f"{name}{suffix}"
@@ -307,16 +347,27 @@ def without_part(entry: dict) -> dict:
     return {name: value for name, value in entry.items() if name not in (NUMBER, NAME)}
 
 
-def _wanted(run: Run, planned: list[tuple[str, Job, str, Path]]) -> Callable[[str, dict], bool]:
+def _wanted(run: Run, jobs: list[Job], planned: list[tuple[str, Job, str, Path]]) -> Callable[[str, dict], bool]:
     """Returns the function that chooses the entries of other summaries that concern a part.
 
     Without it, each part would hold the entries of all parts in memory.
     """
-    keys = {key for key, *_ in planned}
+    keys = set(map(run.key, jobs))
     places = {path.relative_to(run.output).as_posix() for *_, path in planned}
     return lambda key, entry: (
         key in keys or not places.isdisjoint(output["path"] for output in entry["outputs"].values())
     )
+
+
+def _replaces_parts(run: Run) -> bool:
+    """Whether a run without parts has all results of the parts in its folder, for all images that still exist."""
+    paths = [] if run.part is not None else part_summaries(run.output)
+    kinds, keys = {product.kind for product in run.products}, set[str]()
+    for document in summaries.read(paths):
+        if not kinds.issuperset(document.get("products", ())):
+            return False
+        keys |= document["files"].keys() - run.files.keys()
+    return bool(paths) and not any(os.path.exists(run.earlier[key]["source"]) for key in keys)
 
 
 def _exists(job: Job, key: str, product: Product) -> bool:
@@ -329,7 +380,7 @@ def _is_whole(job: Job, key: str, entry: dict, product: Product) -> bool:
     if output is None or output["stamp"] != job.stamp:
         return False
     if product.joint is not None:
-        return product.joint.has(key)
+        return product.joint.has_valid(key)
     extent = extent_of(product.place(job.base))
     return extent > 0 and output.get("extent", extent) == extent  # a killed run recorded none; outputs appear whole
 

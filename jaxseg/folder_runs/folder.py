@@ -102,7 +102,7 @@ def run(
 
     The steps of every run: lock the output folder, find the jobs that are not done, process them, write the merged
     files, and write the summary. The next run resumes one that was interrupted. A part of a run does its jobs only, and
-    leaves the merged files to `jaxseg merge`.
+    leaves the merged files to `jaxseg merge`. A run without parts that has all images of earlier parts replaces them.
 
     Args:
       jobs: as `plan` returns them, those of all parts.
@@ -241,7 +241,8 @@ def _result(jobs: list[Job], run: Run, paths: tuple[Path, ...], seconds: float) 
     for job in jobs:
         entry = run.files[run.key(job)]
         reason = entry["reason"] if entry["status"] == "failed" else None
-        outputs = {product.kind: product.place(job.base) for product in run.products} if reason is None else {}
+        places = {product.kind: run.output / entry["outputs"][product.kind]["path"] for product in run.products}
+        outputs = places if reason is None else {}
         found.append(FileResult(job.source, entry["status"], outputs, reason, tuple(entry.get("notes", ()))))
     kinds = tuple(product.kind for product in run.products)
     return FolderResult(tuple(found), run.summary, paths, run.settings, kinds, run.files, seconds)

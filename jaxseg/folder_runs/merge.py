@@ -9,12 +9,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from jaxseg import journal, summaries
+from jaxseg import summaries
 from jaxseg.files import resolved, sweep
 from jaxseg.folder_runs import merged
-from jaxseg.folder_runs.account import Run, extent_of, merged_path, without_part
+from jaxseg.folder_runs.account import Run, drop_parts, extent_of, join_masks, merged_path, places_of, without_part
 from jaxseg.folder_runs.merged import Merged
-from jaxseg.folder_runs.parts import Part, locked, remove_parts
+from jaxseg.folder_runs.parts import Part, locked
 from jaxseg.masks import cohort
 from jaxseg.summaries import NAME, NUMBER, SUMMARY_FILE
 
@@ -93,14 +93,14 @@ def merge_folder(output: str | Path, *, partial: bool = False) -> MergeResult:
         result = MergeResult(output, found.count, run.count("done") + run.count("skipped"), run.count("failed"))
         if problems and not partial:
             return dataclasses.replace(result, problems=tuple(problems))
-        made = [_make(run, recipe, found.origin(output), names) for recipe in found.merges]
         joint = [kind for kind in found.products if kind in cohort.TYPES]
-        made += [_join_masks(run, kind) for kind in joint]
+        masks = [join_masks(run, kind) for kind in joint]  # first, so that no table gets the name of their file
+        made = [_make(run, recipe, found.origin(output), names) for recipe in found.merges]
+        made += [path for path in masks if path is not None]
         run.complete = not problems
         run.write_summary()
         if not problems:
-            masks = [path for kind in joint for path in cohort.part_files(output, kind)]
-            remove_parts([*paths, *map(journal.journal_of, paths), *masks], whole)
+            drop_parts(output, joint)
             sweep(output)
     return dataclasses.replace(result, problems=tuple(problems), merged=(*made, whole))
 
@@ -210,16 +210,22 @@ def _joined(output: Path, found: _Newest) -> tuple[Run, dict[str, str]]:
 
 
 def _lost(run: Run, products: list[str]) -> Iterable[str]:
-    """Yields results that are recorded, but do not exist or have another size."""
+    """Yields results that are recorded, but do not exist or have another size, and files that lack recorded masks."""
     lost = []
-    for key, entry in run.files.items():
-        if entry["status"] in ("done", "skipped"):
-            made = {kind: output for kind, output in entry["outputs"].items() if kind in products}
-            lost += [key for kind in products if kind not in made]
-            for output in made.values():
-                extent = extent_of(run.output / output["path"])
-                if not extent or output.get("extent", extent) != extent:
-                    lost.append(output["path"])
+    done = {key: entry for key, entry in run.files.items() if entry["status"] in ("done", "skipped")}
+    for kind in products:
+        made = {key: entry["outputs"].get(kind) for key, entry in done.items()}
+        lost += [key for key, output in made.items() if output is None]
+        if kind in cohort.TYPES:
+            places = places_of(done, kind)
+            holders = cohort.find_holders(run.output, places)
+            lost += [place for key, place in places.items() if key not in holders]
+            continue
+        for output in filter(None, made.values()):
+            extent = extent_of(run.output / output["path"])
+            if not extent or output.get("extent", extent) != extent:
+                lost.append(output["path"])
+    lost = list(dict.fromkeys(lost))
     if lost:
         more = f" and {len(lost) - SHOWN:,} more" if len(lost) > SHOWN else ""
         yield f"results are missing or incomplete: {', '.join(lost[:SHOWN])}{more}; run the parts again"
@@ -233,17 +239,6 @@ def _make(run: Run, recipe: Mapping[str, Any], origin: Path, names: Mapping[str,
     else:
         entries = sorted((run.earlier | run.files).items())
     merged.update(run, each, path, entries, changed=True)
-    return path
-
-
-def _join_masks(run: Run, kind: str) -> Path:
-    """Joins the files of parts that hold masks of many images into one, and records it as the place of the masks."""
-    path = run.output / cohort.file_name(kind)
-    found = [*[path] * path.is_file(), *cohort.part_files(run.output, kind)]
-    cohort.join(sorted(found, key=lambda file: file.stat().st_mtime_ns), path)  # masks that were made again are later
-    for entry in (*run.files.values(), *run.earlier.values()):
-        if kind in entry["outputs"]:
-            entry["outputs"][kind] = entry["outputs"][kind] | {"path": path.name}
     return path
 
 

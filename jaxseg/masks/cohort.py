@@ -6,20 +6,23 @@ writes one file. Files that were moved or written by other programs are read too
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Protocol
 
 from jaxseg.files import printable
 from jaxseg.images.picture import ImageError
-from jaxseg.masks import lines, parquet
+from jaxseg.journal import journal_of
+from jaxseg.masks import coco, lines, parquet
 from jaxseg.masks.formats import Stack, stack_of_coco
 from jaxseg.masks.segmentation import Masks
+from jaxseg.parquet import require_pyarrow
 
 TYPES = {"coco-lines": ".jsonl", "parquet": ".parquet"}  # output type -> suffix of its file
 _MODULES: dict[str, ModuleType] = {".jsonl": lines, ".parquet": parquet}
 _NAME = "masks"
+_PART = re.compile(rf"(\.jaxseg-)?{_NAME}\.\d+-of-\d+")  # name of the file of a part without suffix
 
 
 class MaskFile(Protocol):
@@ -80,7 +83,7 @@ def mask_file(output_type: str, folder: Path, classes: Mapping[int, str], part: 
 
 
 class RunMasks:
-    """A `MaskFile` that also knows the images in the files of other parts of the same folder, which are not changed.
+    """A `MaskFile` that also knows the images in other files of the same folder, which are not changed.
 
     Args:
       own: the file of this run.
@@ -89,21 +92,24 @@ class RunMasks:
 
     def __init__(self, own: MaskFile, classes: Mapping[int, str]):
         self.own, self.path, self.classes = own, own.path, classes
-        self._others: set[str] = set()
+        self._valid: frozenset[str] = frozenset()
 
-    def open(self) -> None:
-        """Finds out which images the files hold."""
+    def open(self, places: Mapping[str, str] | None = None) -> None:
+        """Finds out which images the files hold. Other files are only read if `places` names them.
+
+        Args:
+          places: key of an image -> name of the file with its masks, as in `find_holders`; None: there are no masks.
+        """
         self.own.open()
-        self._others = set()
-        module = _MODULES[self.path.suffix]
-        for other in self.path.parent.glob(f"{_NAME}*{self.path.suffix}"):
-            if other != self.path and re.fullmatch(rf"{_NAME}(\.\d+-of-\d+)?", other.stem):
-                index = module.known_index(other, self.classes)
-                self._others |= set(index.file_names) if index else set()
+        self._valid = frozenset(find_holders(self.path.parent, places or {}, self.classes))
+
+    def has_valid(self, key: str) -> bool:
+        """Returns whether the file that was named for an image holds its masks."""
+        return key in self._valid
 
     def has(self, key: str) -> bool:
-        """Returns whether a file holds masks of an image."""
-        return self.own.has(key) or key in self._others
+        """Returns whether a file holds masks of an image, which may be out of date."""
+        return self.own.has(key) or key in self._valid
 
     @property
     def mean_size(self) -> float:
@@ -120,23 +126,64 @@ class RunMasks:
 
 
 def part_files(folder: Path, output_type: str) -> list[Path]:
-    """Returns the files of parts in an output folder, sorted by name."""
-    found = folder.glob(f"{_NAME}.*{TYPES[output_type]}")
-    return sorted(path for path in found if re.fullmatch(rf"{_NAME}\.\d+-of-\d+", path.stem))
+    """Returns the files of parts in an output folder, and the hidden ones that interrupted parts left."""
+    pattern = Path(f"{_NAME}.*-of-*{TYPES[output_type]}")
+    tables = [path for path in folder.glob(pattern.name) if _PART.fullmatch(path.stem)]
+    hidden = folder.glob(journal_of(pattern).name) if pattern.suffix == ".parquet" else ()
+    return sorted([*tables, *(path for path in hidden if _PART.fullmatch(path.stem))])
 
 
-def join(paths: Iterable[Path], path: Path) -> None:
-    """Writes the masks of several files into one; a file at `path` is replaced as a whole.
+def find_holders(folder: Path, places: Mapping[str, str], classes: Mapping[int, str] | None = None) -> dict[str, Path]:
+    """Returns the files that hold the masks of images; images that their file does not hold are left out.
 
     Args:
-      paths: files of one kind with the same classes; an image in a later file replaces one in an earlier file.
-      path: the file to write, which may be one of `paths`.
+      folder: the output folder.
+      places: key of an image -> name of the file that holds its masks, as the summary records it.
+      classes: leave out files with other classes than these, see `mask_file`; None: their classes are not compared.
+
+    Returns:
+      Key of an image -> its file.
+
+    Raises:
+      ValueError: a package is missing.
+      OSError: a file cannot be read.
+    """
+    found: dict[str, Path] = {}
+    for name in sorted(set(places.values())):
+        for file in _files_of(folder, name):
+            if file.suffix == ".parquet":
+                require_pyarrow()
+            try:
+                index = _MODULES[file.suffix].read_index(file)
+            except ValueError:  # it is damaged
+                continue
+            if classes is None or index.categories == coco.categories(classes):
+                found |= {key: file for key in index.file_names if places.get(key) == name}
+    return found
+
+
+def join(holders: Mapping[str, Path], path: Path) -> None:
+    """Writes the masks of images in several files into one file; a file at `path` is replaced as a whole.
+
+    Args:
+      holders: key of an image -> the file that holds its masks; at least one. The files have the same classes.
+      path: the file to write, which may be one of them.
 
     Raises:
       ValueError: a file is damaged, or its classes differ.
       OSError: a file cannot be read or written.
     """
-    _MODULES[path.suffix].join(paths, path)
+    _MODULES[path.suffix].join(sorted(set(holders.values())), path, holders=holders)
+    if path.suffix == ".parquet":
+        journal_of(path).unlink(missing_ok=True)  # its masks are in the table, or outdated
+
+
+def _files_of(folder: Path, name: str) -> list[Path]:
+    """Returns the existing files whose masks a summary, which is untrusted, records under a name."""
+    path = folder / name
+    known = path.suffix in _MODULES and re.fullmatch(rf"{_NAME}(\.\d+-of-\d+)?{re.escape(path.suffix)}", name)
+    files = [path, journal_of(path)] if path.suffix == ".parquet" else [path]  # the masks in the journal are later
+    return [file for file in files if known and file.is_file()]
 
 
 def is_cohort_file(path: Path) -> bool:

@@ -195,14 +195,16 @@ def images(path: Path) -> Iterator[dict]:
         yield json.loads(raw)
 
 
-def join(paths: Iterable[Path], path: Path) -> None:
+def join(paths: Iterable[Path], path: Path, *, holders: Mapping[str, Path] | None = None) -> None:
     """Writes the last line of every image of several files into one; a file at `path` is replaced as a whole.
 
     The images of several files get new ids.
 
     Args:
-      paths: files with the same categories; an image in a later file replaces one in an earlier file.
+      paths: files with the same categories.
       path: the file to write, which may be one of `paths`.
+      holders: key of an image -> the one of `paths` from which it is taken; other images are left out. None: all images
+        are taken, and one in a later file replaces one in an earlier file.
 
     Raises:
       ValueError: a file is not one of COCO lines, or the categories differ.
@@ -213,15 +215,24 @@ def join(paths: Iterable[Path], path: Path) -> None:
     for part, index in zip(paths, indices, strict=True):
         if index.categories != indices[0].categories:
             raise ValueError(f"{part} has other categories than {paths[0]}; they cannot be joined")
-    last = {key: holder for holder, index in enumerate(indices) for key in index.places}
+    if holders is None:
+        holders = {key: part for part, index in zip(paths, indices, strict=True) for key in index.places}
     width, number = width_of(category["id"] for category in indices[0].categories), 0
     with atomic_file(path) as temporary, temporary.open("wb") as file:
         with paths[0].open("rb") as first:
             file.write(first.readline(MAX_LINE))
-        for holder, part in enumerate(paths):
-            for raw in _last_lines(part, {key for key, place in last.items() if place == holder}):
+        for part, keys in keys_of(paths, holders).items():
+            for raw in _last_lines(part, keys):
                 number += 1
                 file.write(raw if len(paths) == 1 else _renumbered(raw, number, width))
+
+
+def keys_of(paths: Iterable[Path], holders: Mapping[str, Path]) -> dict[Path, set[str]]:
+    """Returns for each file the keys of the images that are taken from it; `holders` is as in `join`."""
+    found: dict[Path, set[str]] = {path: set() for path in paths}
+    for key, path in holders.items():
+        found[path].add(key)
+    return found
 
 
 def _renumbered(raw: bytes, number: int, width: int) -> bytes:

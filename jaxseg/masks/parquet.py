@@ -106,28 +106,35 @@ class MaskTable:
         self.open()
 
 
-def join(paths: Iterable[Path], path: Path, classes: Mapping[int, str] | None = None) -> None:
+def join(
+    paths: Iterable[Path],
+    path: Path,
+    classes: Mapping[int, str] | None = None,
+    *,
+    holders: Mapping[str, Path] | None = None,
+) -> None:
     """Writes the masks of several files into one table; a table at `path` is replaced as a whole.
 
     Args:
-      paths: tables, and files of COCO lines; an image in a later file replaces one in an earlier file.
+      paths: tables, and files of COCO lines.
       path: the table to write, which may be one of `paths`.
-      classes: names of the classes by index; None: those of the first table.
+      classes: names of the classes by index; None: those of the first file.
+      holders: as in `jaxseg.masks.lines.join`.
 
     Raises:
       ValueError: a file is not such a table, or its classes are others.
       OSError: a file cannot be read or written.
     """
     paths = list(paths)
-    categories = read_index(paths[0]).categories if classes is None else coco.categories(classes)
     indices = [read_index(part) if part.suffix == ".parquet" else lines.read_index(part) for part in paths]
+    categories = indices[0].categories if classes is None else coco.categories(classes)
     for part, index in zip(paths, indices, strict=True):
         if index.categories != categories:
             raise ValueError(f"{part} has other classes than {paths[0]}; they cannot be joined")
-    last = {key: number for number, index in enumerate(indices) for key in index.file_names}
+    if holders is None:
+        holders = {key: part for part, index in zip(paths, indices, strict=True) for key in index.file_names}
     with _writer(path, categories) as table:
-        for number, part in enumerate(paths):
-            wanted = {key for key, holder in last.items() if holder == number}
+        for part, wanted in lines.keys_of(paths, holders).items():
             if part.suffix == ".parquet":
                 for kept in _tables_of(part, wanted):
                     table.add_table(kept)

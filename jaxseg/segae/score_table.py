@@ -68,7 +68,7 @@ class ScoreTable:
       path: the table, .csv or .parquet. Files beside it, such as slices, are CSV.
       columns: names of the organs, in order.
       settings: everything that scores depend on, as values that JSON can hold.
-      overwrite: discard earlier scores.
+      overwrite: discard earlier scores, and allow that settings have changed, except those of a part.
       part: the part of the cases; None: all.
       facts: what `merge_scores` must know about a part, as JSON holds it.
 
@@ -76,7 +76,7 @@ class ScoreTable:
       journal: path of the journal.
 
     Raises:
-      ValueError: the CSV exists but was not written by jaxseg, or was written with other settings.
+      ValueError: the CSV exists but was not written by jaxseg, or it or another part was written with other settings.
     """
 
     def __init__(
@@ -92,24 +92,27 @@ class ScoreTable:
         self.path, self.columns, self.part = path, tuple(columns), part
         self.journal = journal_of(path, part)
         self._written, self._added, self._in_csv = 0.0, 0, 0
-        known = journals(path)
-        others = [] if overwrite else [other for other in known if other != self.journal]
+        self._cases_of_parts: set[str] = set()
+        known = [other for other in journals(path) if other != self.journal]
+        others = [] if overwrite and part is None else known
         self._ledger = Ledger(self.journal, settings, kind=SCORES)
         self._places = {case: (self.journal, place) for case, place in self._ledger.places.items()}
         foreign = [file for file in [path, *self._beside()] if file.exists()]
         if foreign and not journal_of(path).is_file():
             raise ValueError(f"{foreign[0]} exists, and was not written by `jaxseg score`; name another file")
+        if part is not None:
+            refuse_changed(f"{path} was written", self._ledger.changed, "name another file for the parts")
+        elif not overwrite:
+            refuse_changed(f"{path} was written", self._ledger.changed, "name another file, or --overwrite it")
+        is_new = overwrite or not self._ledger.entries
+        number = self._join(others, set() if overwrite else None if facts is None else set(facts["cases"]))
         if overwrite:
             self._ledger.entries.clear()
-        else:
-            refuse_changed(f"{path} was written", self._ledger.changed, "name another file, or --overwrite it")
-        is_new = not self._ledger.entries
-        number = self._join(others, None if facts is None else set(facts["cases"]))
         self._number = number if others or part is not None else 0
         if is_new:
             self._ledger.facts = {}
             if part is None and not others:
-                remove_parts([other for other in known if other != self.journal], path)
+                remove_parts(known, path)
                 for file in [path, *self._beside()]:
                     file.unlink(missing_ok=True)  # results of a run that is started again
             journal.create(self.journal, {SCORES.mark: 1, "settings": dict(settings)})
@@ -124,6 +127,7 @@ class ScoreTable:
             ledger = Ledger(path, self._ledger.settings, kind=SCORES)
             refuse_changed(f"{path} was written", ledger.changed, "name another file")
             numbers += [number_of(ledger.facts), *map(number_of, ledger.entries.values())]
+            self._cases_of_parts.update(ledger.facts.get("cases", ()))
             for case, entry in ledger.entries.items():
                 if cases is not None and case not in cases:
                     continue
@@ -172,10 +176,22 @@ class ScoreTable:
         self._written, self._added, self._in_csv = time.monotonic(), 0, len(self._ledger.entries)
 
     def conclude(self) -> None:
-        """Writes the table; of a part, records that all of its cases were scored."""
-        self.write()
+        """Writes the table; of a part, records that all of its cases were scored.
+
+        A table that has all cases of the parts then replaces them.
+        """
         if self.part is not None:
             self._ledger.note(complete=True)
+            return
+        replaces = self._cases_of_parts <= self._ledger.entries.keys()
+        if replaces:
+            for case, (path, place) in self._places.items():
+                line = None if path == self.journal else journal.line_at(path, place)
+                if line is not None:
+                    self._places[case] = self.journal, journal.append(self.journal, line)
+        self.write()
+        if replaces:
+            remove_parts(list(parts_of(self.path)), self.path)
 
     def _means(self) -> Iterator[tuple[str, dict[str, float]]]:
         """Yields the predicted Dice of the organs of each case."""

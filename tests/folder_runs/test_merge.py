@@ -1,6 +1,7 @@
 """Parts together equal a run without parts, and a merge finds what is missing or double."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -12,7 +13,7 @@ from jaxseg.folder_runs.inputs import find_images, plan
 from jaxseg.folder_runs.merge import merge_folder
 from jaxseg.folder_runs.parts import Part, locked
 from jaxseg.journal import journal_of
-from jaxseg.masks import cohort
+from jaxseg.masks import cohort, lines
 from jaxseg.masks.read import read_masks
 from jaxseg.masks.results import find_masks, read_summary
 from jaxseg.report.reading import read_run
@@ -61,9 +62,9 @@ def test_merged_parts_equal_a_run_without_parts(images, output, tmp_path, output
 @pytest.mark.parametrize("output_type", cohort.TYPES)
 def test_files_with_all_masks_are_joined(images, output, tmp_path, output_type):
     run_part(images, output, "1/2", output_type)
-    draw(images / "p0" / "0.png", seed=1)  # it has changed, so that two files hold its masks
-    for index in (1, 2, 3):
-        run_part(images, output, f"{index}/3", output_type)
+    draw(images / "p0" / "6.png", seed=1)  # it has changed, so that two files hold its masks
+    processed = sum((run_part(images, output, f"{index}/3", output_type)[0] for index in (1, 2, 3)), [])
+    assert len(processed) == 12 - 5 + 1
     before = {path: read_masks(find_masks(output, path), image=path) for path in find_images(images, recursive=True)}
     found = merge_folder(output)
     assert (found.done, found.problems) == (12, ())
@@ -75,7 +76,69 @@ def test_files_with_all_masks_are_joined(images, output, tmp_path, output_type):
         for folder in (output, tmp_path / "whole"):
             again = read_masks(find_masks(folder, image), image=image)
             np.testing.assert_array_equal(again.masks, earlier.masks)
-    assert run_part(images, output, None, output_type)[0] == []
+    for part in (None, "1/2"):
+        assert run_part(images, output, part, output_type)[0] == []
+
+
+@pytest.mark.parametrize("output_type", cohort.TYPES)
+def test_a_run_without_any_masks_is_merged(tmp_path, output, output_type):
+    bad = tmp_path / "in" / "bad.png"
+    bad.parent.mkdir()
+    bad.write_bytes(b"no picture")
+    for part in ("1/2", "2/2"):
+        run_part(bad.parent, output, part, output_type)
+    found = merge_folder(output)
+    assert (found.failed, found.merged, found.problems) == (1, (output / "summary.json",), ())
+    assert list(contents(output)) == ["summary.json"]
+    assert summary(output)["files"]["bad"]["outputs"][output_type]["path"] == cohort.file_name(output_type)
+
+
+@pytest.mark.parametrize("output_type", cohort.TYPES)
+def test_the_summaries_and_not_the_times_of_files_say_which_masks_are_valid(images, output, output_type):
+    run_part(images, output, "1/2", output_type)
+    image = next(path for path in find_images(images, recursive=True) if Part(1, 2).holds(_name(path, images)))
+    draw(image, seed=1)
+    for index in (1, 2, 3):
+        run_part(images, output, f"{index}/3", output_type)
+    wanted = read_masks(find_masks(output, image), image=image).masks
+    os.utime(output / cohort.file_name(output_type, "1-of-2"))  # such as after a copy
+    merge_folder(output)
+    np.testing.assert_array_equal(read_masks(find_masks(output, image), image=image).masks, wanted)
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """Returns the set of names of the files of COCO lines that were read, which grows."""
+    names, real = set(), lines.read_index
+
+    def read_index(path):
+        names.add(path.name)
+        return real(path)
+
+    monkeypatch.setattr(lines, "read_index", read_index)
+    return names
+
+
+def test_a_part_reads_only_the_files_that_hold_masks_of_its_images(images, output, read):
+    run_part(images, output, "1/2", "coco-lines")
+    read.clear()
+    run_part(images, output, "2/2", "coco-lines")
+    assert read == {"masks.2-of-2.jsonl"}
+    read.clear()
+    processed, result = run_part(images, output, "2/3", "coco-lines")  # 2/2 had all of its images
+    assert (processed, result.skipped) == ([], 3)
+    assert read == {"masks.2-of-2.jsonl", "masks.2-of-3.jsonl"}
+    assert {path.name for each in result for path in each.outputs.values()} == {"masks.2-of-2.jsonl"}
+
+
+@pytest.mark.parametrize("merges", [True, False])
+def test_a_table_never_takes_the_name_of_the_file_with_the_masks(images, output, tmp_path, merges):
+    images = images.rename(tmp_path / "masks")
+    for part in ("1/2", "2/2"):
+        run_part(images, output, part, "parquet", table=True)
+    found = merge_folder(output) if merges else run_part(images, output, None, "parquet", table=True)[1]
+    assert [path.name for path in found.merged][:2] == ["masks_all.parquet", "masks.parquet"]
+    assert len(cohort.image_names(output / "masks.parquet")) == 12
 
 
 def test_a_second_merge_says_that_there_is_nothing_to_do(images, output, tmp_path):
@@ -116,12 +179,53 @@ def test_a_killed_part_resumes_with_another_count_and_loses_nothing(images, outp
     assert set(statuses(output).values()) <= {"done", "skipped"}
 
 
-def test_a_run_without_parts_continues_parts(images, output):
-    first, _ = run_part(images, output, "1/2")
-    second, result = run_part(images, output)
-    assert sorted(first + second) == sorted(f"{number}.png" for number in range(12))
-    assert result.skipped == len(first)
-    assert summary(output)["complete"]
+@pytest.mark.parametrize("output_type", ["npy", "json", *cohort.TYPES])
+def test_a_run_without_parts_continues_parts_and_replaces_them(images, output, tmp_path, output_type):
+    first, _ = run_part(images, output, "1/2", output_type)
+    killed_part(images, output, "2/2", 2, output_type)
+    draw(images / "new.png")
+    (images / "p0" / "0.png").unlink()
+    second, result = run_part(images, output, None, output_type)
+    assert "new.png" in second
+    assert not {*first} & {*second}
+    assert result.done + result.skipped == len(result.files) == 12
+    assert all(path.exists() for each in result for path in each.outputs.values())
+    assert part_files(output) == []
+    before = contents(output)
+    assert merge_folder(output).parts == 0
+    assert contents(output) == before
+    run_part(images, tmp_path / "whole", None, output_type)
+    for image in find_images(images, recursive=True):
+        found, wanted = (read_masks(find_masks(folder, image), image=image) for folder in (output, tmp_path / "whole"))
+        np.testing.assert_array_equal(found.masks, wanted.masks)
+    if output_type == "json":
+        assert (output / "in.json").read_bytes() == (tmp_path / "whole" / "in.json").read_bytes()
+
+
+@pytest.mark.parametrize("output_type", cohort.TYPES)
+@pytest.mark.parametrize("killed", ["1/1", None])
+def test_the_masks_of_a_killed_run_are_not_made_again_by_parts(images, output, killed, output_type):
+    killed_part(images, output, killed, 5, output_type)
+    name = cohort.file_name(output_type, "1-of-1" if killed else None)
+    (left,) = (path for path in output.iterdir() if path in (output / name, journal_of(output / name)))
+    assert left.name.startswith(".") == (output_type == "parquet")
+    count = len(cohort.image_names(left))
+    processed = sum((run_part(images, output, f"{index}/3", output_type)[0] for index in (1, 2, 3)), [])
+    assert len(processed) == 12 - count
+    found = merge_folder(output)
+    assert (found.done, found.problems) == (12, ())
+    assert sorted(contents(output)) == [cohort.file_name(output_type), "summary.json"]
+    assert len(cohort.image_names(output / cohort.file_name(output_type))) == 12
+
+
+def test_a_run_over_other_images_or_of_other_results_leaves_parts_to_be_merged(images, output):
+    run_part(images, output, "1/2", "json")
+    run_part(images, output, None, "npy")
+    run_part(images, output, None, "json", files=find_images(images, recursive=True)[:3])
+    run_part(images, output, "2/2", "json")
+    found = merge_folder(output)
+    assert (found.parts, found.done, found.problems) == (2, 12, ())
+    assert len(json.loads((output / "in.json").read_text())["images"]) == 12
 
 
 def test_a_missing_part_changes_nothing_until_it_was_run(images, output):
@@ -154,6 +258,23 @@ def test_lost_results_are_found(images, output):
     for part in ("1/2", "2/2"):
         run_part(images, output, part)
     assert merge_folder(output).problems == ()
+
+
+@pytest.mark.parametrize("output_type", cohort.TYPES)
+def test_a_file_that_lost_the_masks_of_images_is_found(images, output, output_type):
+    for part in ("1/2", "2/2"):
+        run_part(images, output, part, output_type)
+    first, second = (output / cohort.file_name(output_type, f"{index}-of-2") for index in (1, 2))
+    holders = dict.fromkeys(cohort.image_names(first), first)
+    assert len(holders) == 5
+    cohort.join(dict(list(holders.items())[2:]), first)
+    second.write_bytes(b"damaged")
+    (problem,) = merge_folder(output).problems
+    assert problem == f"results are missing or incomplete: {second.name}, {first.name}; run the parts again"
+    made = sum(run_part(images, output, part, output_type)[1].done for part in ("1/2", "2/2"))
+    assert made == 2 + 7
+    assert merge_folder(output).problems == ()
+    assert len(cohort.image_names(output / cohort.file_name(output_type))) == 12
 
 
 def test_files_in_two_parts_are_found(images, output):

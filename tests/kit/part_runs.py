@@ -15,33 +15,38 @@ from jaxseg.folder_runs.parts import as_part
 from jaxseg.masks import cohort
 
 COCO = Merged(".json", "json", {"categories": ["bright", "brighter", "brightest"]})
+AREAS = Merged(".parquet", "measurements", {"features": ["area"]})
 
 
 def run_part(
-    source: Path, output: Path, part=None, output_type="npy", *, files=None, settings=None, overwrite=False, **options
+    source: Path, output: Path, part=None, output_type="npy", *, files=None, settings=None, table=False, **options
 ):
-    """Runs a part, or all files; returns the names of the files that were read, and the FolderResult."""
+    """Runs a part, or all files; returns the names of the files that were read, and the FolderResult.
+
+    With `table`, the areas of the masks are also written to a Parquet table.
+    """
     segmenter, part = FakeSegmenter(), as_part(part)
     files = find_images(source, recursive=True, output=output) if files is None else files
     if output_type in cohort.TYPES:
         product = products.joint_masks(output_type, dict(enumerate(segmenter.names)), output, part)
     else:
         product = products.masks(output_type, segmenter.names, "cxas")
-    run = Run(output, (product,), {"threshold": 0.5} if settings is None else settings, part=part)
+    made = (product, products.measurements(("area",))) if table else (product,)
+    merges = [COCO] * (output_type == "json") + [AREAS] * table
+    run = Run(output, made, {"threshold": 0.5} if settings is None else settings, part=part)
     jobs = plan(files, source, output, part=part)
     result = folder.run(
         jobs,
         run,
         lambda todo, run: products.segment_files(todo, segmenter, run),
-        merges=[COCO] if output_type == "json" else [],
+        merges=merges,
         source=source,
-        overwrite=overwrite,
         **options,
     )
     return sorted(path.name for path in segmenter.prepared), result
 
 
-def killed_part(source: Path, output: Path, part, after: int) -> None:
+def killed_part(source: Path, output: Path, part, after: int, output_type="npy") -> None:
     """Leaves in `output` what a part leaves that is killed after some files: a copy of the folder at that moment."""
     copy = output.with_name("copy")
 
@@ -51,7 +56,7 @@ def killed_part(source: Path, output: Path, part, after: int) -> None:
             shutil.copytree(output, copy, copy_function=_copied)
 
     report.count = 0
-    run_part(source, output, part, report=report)
+    run_part(source, output, part, output_type, report=report)
     assert report.count >= after
     shutil.rmtree(output)
     copy.rename(output)

@@ -82,10 +82,17 @@ def test_the_parts_of_a_run_have_their_own_files_and_know_each_other(tmp_path, k
     second = write(tmp_path, kind, "c.png", seed=2, part="2-of-2")
     suffix = cohort.TYPES[kind]
     assert [first.name, second.name] == [f"masks.1-of-2{suffix}", f"masks.2-of-2{suffix}"]
+    places = {"a": first.name, "b": first.name, "c": second.name, "d": second.name}
     again = cohort.mask_file(kind, tmp_path, CLASSES, "1-of-3")
-    again.open()
-    assert [again.has(key) for key in "abcd"] == [True, True, True, False]
-    cohort.join([first, second], tmp_path / f"masks{suffix}")
+    again.open(places)
+    assert [again.has_valid(key) for key in "abcd"] == [True, True, True, False]
+    other = cohort.mask_file(kind, tmp_path, {0: "another class"}, "1-of-3")
+    other.open(places)
+    assert not any(other.has_valid(key) for key in "abcd")
+    holders = cohort.find_holders(tmp_path, places)
+    assert holders == {"a": first, "b": first, "c": second}
+    assert cohort.find_holders(tmp_path, {"a": second.name, "b": f"../{tmp_path.name}/{first.name}"}) == {}
+    cohort.join(holders, tmp_path / f"masks{suffix}")
     assert list(cohort.image_names(tmp_path / f"masks{suffix}")) == ["a", "b", "c"]
     assert_is(read_masks(tmp_path / f"masks{suffix}", image="c.png"), 2)
 

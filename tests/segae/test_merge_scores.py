@@ -72,6 +72,54 @@ def test_parts_resume_with_another_count(root, table, scorer):
     assert {row.case: len(row.score.slices) for row in rows}["s5"] == 7
 
 
+def test_a_run_without_parts_continues_parts_and_replaces_them(root, table, tmp_path, scorer):
+    first, _ = score(root, table, scorer, "1/2")
+
+    def stop(record):
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        jaxseg.score_dataset(root, table, scorer, part="2/2", report=stop)
+    score(root, table, scorer, None, files=[root / "s0"])
+    assert jaxseg.merge_scores(table).parts == 2  # it has not all cases of the parts
+    (root / "s9" / "segmentations").mkdir(parents=True)
+    np.save(root / "s9" / "ct.npy", ct(9))
+    np.save(root / "s9" / "segmentations" / "spleen.npy", box(1, 4))
+    scored, found = score(root, table, scorer, None, per_slice=True)
+    assert "s9" in scored
+    assert not {*first} & {*scored}
+    assert sorted(path.name for path in table.parent.iterdir()) == ["r.csv", "r.scores.jsonl", "r.slices.csv"]
+    before = contents(table.parent)
+    assert jaxseg.merge_scores(table).parts == 0
+    assert contents(table.parent) == before
+    _, whole = score(root, tmp_path / "whole.csv", scorer, None, per_slice=True)
+    assert table.read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    assert found.files["slices"].read_bytes() == whole.files["slices"].read_bytes()
+    assert {row.case: row.score.slices for row in found.rows} == {row.case: row.score.slices for row in whole.rows}
+
+
+def test_parts_that_overwrite_replace_earlier_scores_but_no_other_settings(root, table, scorer):
+    for index in (1, 2):
+        score(root, table, scorer, f"{index}/2")
+    np.save(root / "s5" / "segmentations" / "liver.npy", box(2, 9))
+    scored = sum((score(root, table, scorer, f"{index}/3", overwrite=True)[0] for index in (1, 2, 3)), [])
+    assert sorted(scored) == [f"s{number}" for number in range(7)]
+    assert jaxseg.merge_scores(table).parts == 3
+    rows = jaxseg.score_dataset(root, table, scorer).rows
+    assert {row.case: len(row.score.slices) for row in rows}["s5"] == 7
+    before = contents(table.parent)
+    other = Scorer(model(), slices=2, threads=2)
+    with pytest.raises(ValueError, match=r"r\.scores\.jsonl was written with other settings: slices; name another"):
+        score(root, table, other, "1/2", overwrite=True)
+    (table.parent / "r.1-of-2.log").unlink()
+    assert contents(table.parent) == before
+    score(root, table, scorer, "1/2", overwrite=True)
+    with pytest.raises(ValueError, match="other settings: slices; name another file"):
+        score(root, table, other, "1/2", overwrite=True)
+    assert len(score(root, table, other, None, overwrite=True)[0]) == 7  # replaces everything
+    assert sorted(path.name for path in table.parent.iterdir()) == ["r.csv", "r.scores.jsonl"]
+
+
 def test_a_missing_part_changes_nothing(root, table, scorer):
     score(root, table, scorer, "2/3")
     before = contents(table.parent)
