@@ -29,6 +29,7 @@ class Summary:
       by_masks: maps the path of masks, relative to the folder, to the entry and the stamp of their image.
       paths: paths of all results, relative to the folder.
       turned: whether the run turned images as their EXIF orientation says; None if it did not read images.
+      smooth: whether the masks have smooth edges, so that those on the network's grid cannot be recovered.
     """
 
     classes: tuple[str, ...]
@@ -38,6 +39,7 @@ class Summary:
     by_masks: dict[str, tuple[dict, list]]
     paths: frozenset[str]
     turned: bool | None = None
+    smooth: bool = False
 
 
 def find_masks(folder: str | Path, image: str | Path) -> Path:
@@ -104,16 +106,29 @@ def turned_in_run(path: Path) -> bool | None:
     return summary.turned if summary else None
 
 
-def grid_of(path: Path) -> tuple[int, int] | None:
-    """Returns the height and width of the network's masks in the run that wrote the masks at `path`.
+def smooth_in_run(path: Path) -> bool:
+    """Returns whether the run that wrote the masks at `path` gave them smooth edges.
 
-    They are None unless the nearest `summary.json` in a folder above lists `path` and records them.
+    It is False unless the nearest `summary.json` in a folder above lists `path`.
 
     Raises:
       ValueError: the nearest summary is damaged.
     """
     summary = _summary_of(path)
-    return summary.grid if summary else None
+    return summary is not None and summary.smooth
+
+
+def grid_of(path: Path) -> tuple[int, int] | None:
+    """Returns the height and width of the network's masks in the run that wrote the masks at `path`.
+
+    They are None unless the nearest `summary.json` in a folder above lists `path` and records them, and if the masks
+    have smooth edges, which are made at the image's size.
+
+    Raises:
+      ValueError: the nearest summary is damaged.
+    """
+    summary = _summary_of(path)
+    return summary.grid if summary and not summary.smooth else None
 
 
 def _summary_of(path: Path) -> Summary | None:
@@ -277,6 +292,7 @@ def _parse(paths: tuple[Path, ...], _states: tuple[tuple[int, int], ...]) -> Sum
             return None  # of another program, or of a data set by `jaxseg prepare`
         classes = content["settings"].get("classes", [])  # `extract` lists none
         intensity = content["settings"].get("intensity")
+        smooth = content["settings"].get("edges") == "smooth"
         grid = content["settings"].get("grid")  # earlier versions did not record it
         if grid is not None and not (len(grid) == 2 and all(type(side) is int and side > 0 for side in grid)):
             raise TypeError("the grid is not a height and width")
@@ -306,7 +322,7 @@ def _parse(paths: tuple[Path, ...], _states: tuple[tuple[int, int], ...]) -> Sum
     }
     turned = None if intensity is None else intensity == "clinical"
     maps = (by_source, by_hash, by_masks)
-    return Summary(tuple(classes), tuple(grid) if grid else None, *maps, frozenset(places), turned)
+    return Summary(tuple(classes), tuple(grid) if grid else None, *maps, frozenset(places), turned, smooth)
 
 
 def _find_listed(folder: Path, image: Path, summary: Summary) -> Path:
