@@ -22,7 +22,7 @@ from jaxseg.masks.pictures import PICTURES, check_levels
 from jaxseg.masks.read import LoadedMasks, open_masks
 from jaxseg.masks.results import SUMMARY_FILE, Summary, read_summary
 from jaxseg.masks.segmentation import Segmentation
-from jaxseg.masks.write import DRAWING, MEASUREMENTS, PREVIEW
+from jaxseg.masks.write import NOT_MASKS
 from jaxseg.vocabulary import labels
 from jaxseg.volumes import nifti
 from jaxseg.volumes.label_names import read_label_names
@@ -34,7 +34,6 @@ from jaxseg.volumes.volume import Volume
 UNNAMED = ""  # name of a mask that is the only one of its file, and has no name there
 SUFFIXES = (*PICTURES, ".npy", ".npz", ".json", SEG, ".dcm", *nifti.SUFFIXES, *TYPES.values())
 _IN_RUNS = (".npy", ".npz", "", SEG, ".json")  # of several results of one image, the first is used; "" is a folder
-_NOT_MASKS = (PREVIEW, DRAWING, MEASUREMENTS, SUMMARY_FILE)
 _OF_ONE_CLASS = "segmentations"  # folder of a case's files in data sets of TotalSegmentator
 
 Levels = Mapping[int, str] | None
@@ -232,7 +231,8 @@ def _walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
     """Yields the folders of a tree with the names of their files that may be masks."""
     for folder, folders, names in walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        kept = [name for name in names if not name.startswith(".") and not name.lower().endswith(_NOT_MASKS)]
+        other = (*NOT_MASKS, SUMMARY_FILE)
+        kept = [name for name in names if not name.startswith(".") and not name.lower().endswith(other)]
         yield folder, folders, [name for name in sorted(kept) if _suffix(Path(name))]
 
 

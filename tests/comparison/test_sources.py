@@ -71,6 +71,15 @@ def test_a_folder_may_hold_one_file_per_image(tmp_path):
     np.testing.assert_array_equal(found["c"][1][0], masks[1])
 
 
+def test_other_results_of_a_run_are_no_masks(tmp_path):
+    """As in results that were moved without their summary."""
+    np.savez(tmp_path / "a.npz", blocks())
+    np.savez(tmp_path / "a.probabilities.npz", probabilities=np.zeros((3, 4, 4), np.float16), names=NAMES, size=(8, 8))
+    for kind in ("confidence", "measurements"):
+        (tmp_path / f"a.{kind}.json").write_text("{}")
+    assert sorted(list_places(tmp_path)) == ["a"]
+
+
 def test_pictures_in_a_sub_folder_are_the_classes_of_its_image(tmp_path):
     for image in ("a", "ward/b"):
         for name, mask in zip(NAMES, blocks(), strict=True):
