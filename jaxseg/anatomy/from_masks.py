@@ -164,7 +164,12 @@ def _place(masks: Path, source: Path, image: Path) -> Path:
 
 
 def _stamped(job: Job, place_of: Callable[[Path], Path]) -> Job:
-    """Returns a job whose stamp is that of the image and of its masks; without masks, reading them reports why."""
+    """Returns a job whose stamp is that of the image and of its masks; without masks, reading them reports why.
+
+    A job of another part has no stamp, and its files are not touched.
+    """
+    if not job.stamp:
+        return job
     try:
         return dataclasses.replace(job, stamp=(*job.stamp, *stamp_of(place_of(job.source))))
     except (ValueError, OSError):

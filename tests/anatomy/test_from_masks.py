@@ -10,7 +10,9 @@ from PIL import Image
 from report_kit import read_page
 
 import jaxseg
+from jaxseg.anatomy import from_masks
 from jaxseg.anatomy.segment import Segmenter
+from jaxseg.masks.results import find_masks
 from jaxseg.report.build import write_report
 
 
@@ -108,6 +110,23 @@ def test_failures_have_a_reason_and_impossible_calls_are_refused(images, tmp_pat
             jaxseg.measure_folder(images, tmp_path / "found", "area", **options)
     with pytest.raises(FileNotFoundError, match="no such file or folder"):
         jaxseg.measure_folder(images, tmp_path / "found", "area", masks=tmp_path / "nowhere")
+
+
+def test_a_part_does_not_touch_the_files_of_other_parts(images, tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    for number in range(8):
+        Image.fromarray(np.full((9, 9), number, np.uint8)).save(images / f"{number}.png")
+        Image.fromarray(np.eye(9) > 0).save(tmp_path / "mine" / f"{number}.png")
+    touched = set()
+
+    def find(folder, image):
+        touched.add(image.name)
+        return find_masks(folder, image)
+
+    monkeypatch.setattr(from_masks, "find_masks", find)
+    found = jaxseg.measure_folder(images, tmp_path / "found", "area", tmp_path / "mine", part="1/2")
+    assert touched == {file.source.name for file in found}
+    assert 0 < len(touched) < 9
 
 
 def test_a_turned_image_is_measured_upright(tmp_path, monkeypatch):
