@@ -107,12 +107,7 @@ def segment_folder(
     part = as_part(part)
     made = _mask_products(segmenter, settings, output_type, seg, (output, part), preview=preview)
     merges = _mask_merges(segmenter, made, source)
-    if segmenter.confidence:
-        settings |= {"tta": segmenter.tta, "shape_check": segmenter.shape_check and segmenter.shape_check.settings}
-        made.append(products.confidences())
-        merges.append(Merged(CONFIDENCE_TABLE, "confidence"))
-    if segmenter.probabilities:
-        made.append(products.probabilities())
+    _add_confidence(segmenter, settings, made, merges)
     work = _Work(source, output, list(files), segmenter, part, overwrite, progress, report)
     return work(made, settings, merges if merged else [])
 
@@ -121,7 +116,7 @@ def extract_folder(
     source: str | Path,
     output: str | Path,
     features: str | Sequence[str],
-    model: str | Path | nnx.Module | Segmenter = "cxas",
+    model: str | Path | nnx.Module | Sequence[str | Path | nnx.Module] | Segmenter = "cxas",
     *,
     table: str = "csv",
     store_masks: bool = False,
@@ -148,8 +143,8 @@ def extract_folder(
       source: a png, jpg or dcm file, or a folder of them.
       output: folder of the results; it gets `summary.json`, which lists all files.
       features: from `jaxseg.anatomy.measure.features.FEATURES`, a list or a comma-separated string.
-      model: a name that `jaxseg.load` knows, a model directory, a model, or a `Segmenter` with the classes that the
-        features need. The first three segment only the classes that are needed.
+      model: a name that `jaxseg.load` knows, a model directory, a model, a list of several, or a `Segmenter` with the
+        classes that the features need. All but a `Segmenter` segment only the classes that are needed.
       table: format of the table: "csv", or "parquet", which needs pyarrow.
       store_masks: also write the masks.
       draw: also write `<image>.lines.jpg`, the measured lines over the image.
@@ -165,7 +160,7 @@ def extract_folder(
       overwrite: process images again whose results exist, and replace results of other settings.
       progress: called as (number of images processed, their total, name of the last), first with 0 and "".
       report: called with the Outcome of every image.
-      **options: of `Segmenter`.
+      **options: of `Segmenter`; with confidence or probabilities, their files are written as by `segment_folder`.
 
     Returns:
       A FolderResult, see `segment_folder`; `merged` has the path of the table.
@@ -191,14 +186,13 @@ def extract_folder(
     found = known.find_all(features, groups=groups)
     names = tuple(feature.name for feature in found)
     files = find_images(source, recursive=recursive, output=output) if files is None else files
-    whole = store_masks or preview
-    if not (whole or isinstance(model, Segmenter) or options.get("classes") is not None):
+    if not (store_masks or preview or isinstance(model, Segmenter) or options.get("classes") is not None):
         options["classes"] = functools.partial(needed_classes, found)
     segmenter = as_segmenter(model, _with_means(model, options, output_type))
     settings = segmenter.settings | {"groups": groups, "features": list(names), "original_values": original_values}
     made = [products.measurements(names, original_values=original_values, groups=groups)]
     seg = {"labelmap": labelmap, "strict_projection": strict_projection}
-    if whole:
+    if store_masks or preview:
         shown = {"preview": preview, "masks": store_masks}
         made += _mask_products(segmenter, settings, output_type, seg, (output, part), **shown)
     else:
@@ -206,6 +200,7 @@ def extract_folder(
     if draw:
         made.append(products.drawings(names, segmenter.intensity, groups=groups))
     merges = [Merged(suffix, "measurements", {"features": list(names)}), *_mask_merges(segmenter, made, source)]
+    _add_confidence(segmenter, settings, made, merges)
     work = _Work(source, output, list(files), segmenter, part, overwrite, progress, report)
     return work(made, settings, merges if merged else [])
 
@@ -298,6 +293,18 @@ def _mask_products(
     if preview:
         found.append(products.previews(segmenter.intensity))
     return found
+
+
+def _add_confidence(segmenter: Segmenter, settings: dict, made: list[Product], merges: list[Merged]) -> None:
+    """Adds how sure the network is, and its probabilities, if the Segmenter computes them; and what they depend on."""
+    if segmenter.confidence:
+        settings |= {"tta": segmenter.tta, "shape_check": segmenter.shape_check and segmenter.shape_check.settings}
+        made.append(products.confidences())
+        merges.append(Merged(CONFIDENCE_TABLE, "confidence"))
+    if segmenter.probabilities:
+        made.append(products.probabilities())
+    if segmenter.confidence or segmenter.probabilities:
+        settings["classes"] = list(segmenter.names)
 
 
 def _with_means(model: Any, options: dict[str, Any], output_type: str | None) -> dict[str, Any]:
