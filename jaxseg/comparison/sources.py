@@ -7,7 +7,8 @@ image is the path of that file or folder relative to the folder that was given, 
 import collections
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -119,18 +120,17 @@ def list_places(root: str | Path, *, levels: Levels = None) -> dict[str, Place]:
         return dict(_of_file(root, root.parent, levels, several=True))
     summary = read_summary(root)
     images: dict[Path, Path] = {}
-    keys: dict[str, Path] = {}
-    paths = [folder / name for folder, _, names in _walk(root) for name in names] if summary is None else []
-    if summary is not None:
+    if summary is None:
+        places = _grouped(root, [folder / name for folder, _, names in _walk(root) for name in names], levels)
+    else:
         images = _results(root, summary)
-        keys = {entry["key"]: Path(entry["source"]) for entry in summary.by_source.values()}
-        paths = list(images) or [path for path in sorted(root.iterdir()) if is_cohort_file(path)]
+        places = itertools.chain(_grouped(root, images, levels), _joint_results(root, summary, set(images.values())))
     found: dict[str, Place] = {}
-    for name, place in _grouped(root, paths, levels):
+    for name, place in places:
         if name in found:
             both = " and ".join(printable(other.path.name) for other in (found[name], place))
             raise ValueError(f"{root}: {both} both hold masks of {printable(name)}; move one of them away")
-        image = images.get(place.path) if place.key is None else keys.get(place.key)
+        image = images.get(place.path, place.image)
         found[name] = dataclasses.replace(place, image=image, folder=root.resolve().name)
     if any(_suffix(place.files[0] if place.files else place.path) in nifti.SUFFIXES for place in found.values()):
         nifti.need_nibabel()  # now, and not once for every image
@@ -220,6 +220,21 @@ def _results(root: Path, summary: Summary) -> dict[Path, Path]:
         if source not in best or _rank(path) < _rank(best[source]):
             best[source] = path
     return {path: Path(source) for source, path in best.items()}
+
+
+def _joint_results(root: Path, summary: Summary, found: Set[Path]) -> Iterator[tuple[str, Place]]:
+    """Yields the images whose masks a run lists in files with those of many images, except the images in `found`."""
+    places: dict[str, Place] = {}
+    for relative, entries in summary.by_joint.items():
+        path = root / relative
+        if not path.is_file() or not path.resolve().is_relative_to(root.resolve()):
+            continue
+        held = image_names(path)  # not those of images that are still to be done
+        for key in entries.keys() & held:
+            image = Path(entries[key]["source"])
+            if image not in found:
+                places[key] = Place(path, key=key, image=image)
+    yield from sorted(places.items())
 
 
 def _rank(path: Path) -> int:

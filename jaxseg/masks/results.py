@@ -27,6 +27,8 @@ class Summary:
       by_source: maps the path of an image to its entry, which also has its `key`.
       by_hash: maps the hexadecimal SHA-256 of an image to its entry.
       by_masks: maps the path of masks, relative to the folder, to the entry and the stamp of their image.
+      by_joint: maps the path of a file with the masks of many images, relative to the folder, to the keys and entries
+        of the images whose masks in it are valid. Masks of failed images or of earlier settings are not.
       paths: paths of all results, relative to the folder.
       turned: whether the run turned images as their EXIF orientation says; None if it did not read images.
       smooth: whether the masks have smooth edges, so that those on the network's grid cannot be recovered.
@@ -37,6 +39,7 @@ class Summary:
     by_source: dict[str, dict]
     by_hash: dict[str, dict]
     by_masks: dict[str, tuple[dict, list]]
+    by_joint: dict[str, dict[str, dict]]
     paths: frozenset[str]
     turned: bool | None = None
     smooth: bool = False
@@ -320,8 +323,13 @@ def _parse(paths: tuple[Path, ...], _states: tuple[tuple[int, int], ...]) -> Sum
         for kind, output in entry["outputs"].items()
         if kind in _KINDS and kind not in TYPES
     }
+    by_joint: dict[str, dict[str, dict]] = {}
+    for entry in entries:
+        for kind, output in entry["outputs"].items():
+            if kind in TYPES and output.get("stamp"):
+                by_joint.setdefault(output["path"], {})[entry["key"]] = entry
     turned = None if intensity is None else intensity == "clinical"
-    maps = (by_source, by_hash, by_masks)
+    maps = (by_source, by_hash, by_masks, by_joint)
     return Summary(tuple(classes), tuple(grid) if grid else None, *maps, frozenset(places), turned, smooth)
 
 
