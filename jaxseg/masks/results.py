@@ -134,14 +134,32 @@ def grid_of(path: Path) -> tuple[int, int] | None:
     return summary.grid if summary and not summary.smooth else None
 
 
+def keys_in(path: Path) -> frozenset[str] | None:
+    """Returns the keys of the images whose masks in a file with those of many images are valid.
+
+    They are None unless the nearest `summary.json` in a folder above lists `path`.
+
+    Raises:
+      ValueError: the nearest summary is damaged.
+    """
+    summary, place = _listing_of(path)
+    return frozenset(summary.by_joint.get(place, ())) if summary else None
+
+
 def _summary_of(path: Path) -> Summary | None:
     """Returns the nearest summary in a folder above `path`; None if there is none, or it does not list `path`."""
+    return _listing_of(path)[0]
+
+
+def _listing_of(path: Path) -> tuple[Summary | None, str]:
+    """Returns what `_summary_of` does, and the path as the summary lists it."""
     path = path.resolve()
     for folder in path.parents:
         summary = read_summary(folder)
         if summary is not None:
-            return summary if path.relative_to(folder).as_posix() in summary.paths else None
-    return None
+            place = path.relative_to(folder).as_posix()
+            return (summary if place in summary.paths else None), place
+    return None, ""
 
 
 def orientation_of(path: Path, image: Path) -> Orientation | None:
