@@ -65,7 +65,8 @@ def segment_folder(
       labelmap: with "dicom-seg", write one label map; classes must not overlap.
       strict_projection: with "dicom-seg", write no geometry for an X-ray; many viewers do not open such a file.
       preview: also write `<image>.preview.jpg`, the masks over the image.
-      merged: with "json", also write one COCO file for all images of a folder, if any of them has changed.
+      merged: write the files of all images if any of them has changed: `confidence.csv`, if it was requested, and with
+        "json" one COCO file for a folder.
       files: the image files to process, as `jaxseg.folder_runs.inputs.find_images` returns them; None: all of `source`.
         A file that does not exist fails, and the others are processed.
       part: process only this part of the files, such as "3/8", so that 8 processes share them; `jaxseg.merge_folder`
@@ -153,7 +154,8 @@ def extract_folder(
       labelmap: with "dicom-seg", write one label map; classes must not overlap.
       strict_projection: with "dicom-seg", write no geometry for an X-ray; many viewers do not open such a file.
       preview: also write `<image>.preview.jpg`, the masks over the image.
-      merged: write the table, and with the output type "json" one COCO file, if any image has changed.
+      merged: write the files of all images if any of them has changed: the table, and the files that `segment_folder`
+        writes.
       files: the image files to process; None: all of `source`.
       part: process only this part of the files, see `segment_folder`; the table is written by `jaxseg.merge_folder`.
       recursive: also search sub-folders; the output mirrors them.
