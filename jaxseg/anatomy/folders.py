@@ -61,7 +61,8 @@ def segment_folder(
         `Segmenter`.
       output_type: format of the masks: "png", "jpg", "npy", "npz", "json" or "dicom-seg", see
         `jaxseg.masks.write.WRITERS`; or "coco-lines" or "parquet", which write one file for all images, see
-        `jaxseg.masks.cohort`. None: that of the model.
+        `jaxseg.masks.cohort`. None: that of the model. The last two hold the mean probability in each mask, but not
+        if `model` is a `Segmenter` without mean_probabilities, probabilities or confidence.
       labelmap: with "dicom-seg", write one label map; classes must not overlap.
       strict_projection: with "dicom-seg", write no geometry for an X-ray; many viewers do not open such a file.
       preview: also write `<image>.preview.jpg`, the masks over the image.
