@@ -11,7 +11,7 @@ from jaxseg.cli.runs import finish, of_anatomy, run_images, shown
 
 # Options that have a meaning with --masks; all others concern the network and the files of masks.
 _OF_MASKS = {"source", "output", "masks", "features", "original_values", "groups", "table"}
-_OF_MASKS |= {"recursive", "overwrite", "fidelity", "files", "part", "merged", "address"}
+_OF_MASKS |= {"recursive", "overwrite", "fidelity", "listed", "part", "merged"}
 
 
 @click.command()
@@ -97,9 +97,10 @@ def _measure_masks(
     from jaxseg.folder_runs.inputs import find_images
 
     context = click.get_current_context()
-    given = (name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE)
-    if others := sorted(name.replace("_", "-") for name in given if name not in _OF_MASKS):
-        raise click.UsageError(f"--masks: it cannot be combined with --{', --'.join(others)}; leave them out")
+    unused = context.params.keys() - _OF_MASKS
+    given = {name for name in unused if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    if others := sorted(max(option.opts, key=len) for option in context.command.params if option.name in given):
+        raise click.UsageError(f"--masks: it cannot be combined with {', '.join(others)}; leave them out")
     find = functools.partial(find_images, recursive=recursive, output=output)
     source, files = cohort.find_files(source, listed, find)
     settings |= {"files": files, "part": cohort.part_of(part, many=source.is_dir())}

@@ -11,14 +11,15 @@ from jaxseg.files import printable
 
 @click.command()
 @click.argument("output", type=click.Path(path_type=Path))
-@click.option("--partial", is_flag=True, help="Merge what there is, although something is missing.")
+@click.option("--partial", is_flag=True, help="Merge what there is, although something is missing. The parts stay.")
 def merge(output: Path, partial: bool) -> None:
     """Join the parts of a run with --part into the results of one run.
 
-    OUTPUT is the folder that the parts share (-o), or the CSV of jaxseg score. The summaries become summary.json; the
-    table of jaxseg extract, the COCO file of jaxseg segment -ot json and the CSV of jaxseg score are written. It checks
-    first that no part is missing, that every file is in exactly one part, and that all results exist. If something is
-    missing, nothing is changed, and the exit code is 1. Files that failed are counted; they are not missing.
+    OUTPUT is the folder that the parts share (-o), or the table (.csv or .parquet) of jaxseg score. The summaries
+    become summary.json, and what a run without parts writes for all files is written: the table of jaxseg extract or
+    score, confidence.csv, the COCO file of -ot json, and masks.jsonl or masks.parquet. It checks first that no part is
+    missing, that every file is in exactly one part, and that all results exist. If something is missing, nothing is
+    changed, and the exit code is 1. Files that failed are counted; they are not missing.
     """
     from jaxseg.folder_runs.merge import merge_folder
 

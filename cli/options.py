@@ -364,8 +364,8 @@ _of_folder = combined(
         "--merged/--no-merged",
         default=True,
         show_default=True,
-        help="Whether to write the files that are made from all images: the table of `jaxseg extract`, and with -ot "
-        "json one COCO file for a folder.",
+        help="Whether to write the files that are made from all images: the table of `jaxseg extract`, confidence.csv, "
+        "and with -ot json one COCO file for a folder.",
     ),
     click.option(
         "--report",

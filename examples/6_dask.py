@@ -19,7 +19,7 @@ from jaxseg.datasets import phantom
 COUNT, SIZE = 12, 64
 
 
-def areas(paths: Iterable[Path], segmenter: jaxseg.Segmenter) -> list[tuple[str, list[int]]]:
+def areas(paths: Iterable[Path], segmenter: jaxseg.Segmenter) -> list[tuple[str, list[float]]]:
     """Returns the name of each image and the expected area of each class in pixels, for each part of the bag."""
     return [(path.name, segmenter(path).probabilities.sum((1, 2)).tolist()) for path in paths]
 

@@ -61,11 +61,13 @@ def segment_folder(
         `Segmenter`.
       output_type: format of the masks: "png", "jpg", "npy", "npz", "json" or "dicom-seg", see
         `jaxseg.masks.write.WRITERS`; or "coco-lines" or "parquet", which write one file for all images, see
-        `jaxseg.masks.cohort`. None: that of the model.
+        `jaxseg.masks.cohort`. None: that of the model. The last two hold the mean probability in each mask, but not
+        if `model` is a `Segmenter` without mean_probabilities, probabilities or confidence.
       labelmap: with "dicom-seg", write one label map; classes must not overlap.
       strict_projection: with "dicom-seg", write no geometry for an X-ray; many viewers do not open such a file.
       preview: also write `<image>.preview.jpg`, the masks over the image.
-      merged: with "json", also write one COCO file for all images of a folder, if any of them has changed.
+      merged: write the files of all images if any of them has changed: `confidence.csv`, if it was requested, and with
+        "json" one COCO file for a folder.
       files: the image files to process, as `jaxseg.folder_runs.inputs.find_images` returns them; None: all of `source`.
         A file that does not exist fails, and the others are processed.
       part: process only this part of the files, such as "3/8", so that 8 processes share them; `jaxseg.merge_folder`
@@ -107,12 +109,7 @@ def segment_folder(
     part = as_part(part)
     made = _mask_products(segmenter, settings, output_type, seg, (output, part), preview=preview)
     merges = _mask_merges(segmenter, made, source)
-    if segmenter.confidence:
-        settings |= {"tta": segmenter.tta, "shape_check": segmenter.shape_check and segmenter.shape_check.settings}
-        made.append(products.confidences())
-        merges.append(Merged(CONFIDENCE_TABLE, "confidence"))
-    if segmenter.probabilities:
-        made.append(products.probabilities())
+    _add_confidence(segmenter, settings, made, merges)
     work = _Work(source, output, list(files), segmenter, part, overwrite, progress, report)
     return work(made, settings, merges if merged else [])
 
@@ -121,7 +118,7 @@ def extract_folder(
     source: str | Path,
     output: str | Path,
     features: str | Sequence[str],
-    model: str | Path | nnx.Module | Segmenter = "cxas",
+    model: str | Path | nnx.Module | Sequence[str | Path | nnx.Module] | Segmenter = "cxas",
     *,
     table: str = "csv",
     store_masks: bool = False,
@@ -148,8 +145,8 @@ def extract_folder(
       source: a png, jpg or dcm file, or a folder of them.
       output: folder of the results; it gets `summary.json`, which lists all files.
       features: from `jaxseg.anatomy.measure.features.FEATURES`, a list or a comma-separated string.
-      model: a name that `jaxseg.load` knows, a model directory, a model, or a `Segmenter` with the classes that the
-        features need. The first three segment only the classes that are needed.
+      model: a name that `jaxseg.load` knows, a model directory, a model, a list of several, or a `Segmenter` with the
+        classes that the features need. All but a `Segmenter` segment only the classes that are needed.
       table: format of the table: "csv", or "parquet", which needs pyarrow.
       store_masks: also write the masks.
       draw: also write `<image>.lines.jpg`, the measured lines over the image.
@@ -158,14 +155,15 @@ def extract_folder(
       labelmap: with "dicom-seg", write one label map; classes must not overlap.
       strict_projection: with "dicom-seg", write no geometry for an X-ray; many viewers do not open such a file.
       preview: also write `<image>.preview.jpg`, the masks over the image.
-      merged: write the table, and with the output type "json" one COCO file, if any image has changed.
+      merged: write the files of all images if any of them has changed: the table, and the files that `segment_folder`
+        writes.
       files: the image files to process; None: all of `source`.
       part: process only this part of the files, see `segment_folder`; the table is written by `jaxseg.merge_folder`.
       recursive: also search sub-folders; the output mirrors them.
       overwrite: process images again whose results exist, and replace results of other settings.
       progress: called as (number of images processed, their total, name of the last), first with 0 and "".
       report: called with the Outcome of every image.
-      **options: of `Segmenter`.
+      **options: of `Segmenter`; with confidence or probabilities, their files are written as by `segment_folder`.
 
     Returns:
       A FolderResult, see `segment_folder`; `merged` has the path of the table.
@@ -191,14 +189,13 @@ def extract_folder(
     found = known.find_all(features, groups=groups)
     names = tuple(feature.name for feature in found)
     files = find_images(source, recursive=recursive, output=output) if files is None else files
-    whole = store_masks or preview
-    if not (whole or isinstance(model, Segmenter) or options.get("classes") is not None):
+    if not (store_masks or preview or isinstance(model, Segmenter) or options.get("classes") is not None):
         options["classes"] = functools.partial(needed_classes, found)
     segmenter = as_segmenter(model, _with_means(model, options, output_type))
     settings = segmenter.settings | {"groups": groups, "features": list(names), "original_values": original_values}
     made = [products.measurements(names, original_values=original_values, groups=groups)]
     seg = {"labelmap": labelmap, "strict_projection": strict_projection}
-    if whole:
+    if store_masks or preview:
         shown = {"preview": preview, "masks": store_masks}
         made += _mask_products(segmenter, settings, output_type, seg, (output, part), **shown)
     else:
@@ -206,6 +203,7 @@ def extract_folder(
     if draw:
         made.append(products.drawings(names, segmenter.intensity, groups=groups))
     merges = [Merged(suffix, "measurements", {"features": list(names)}), *_mask_merges(segmenter, made, source)]
+    _add_confidence(segmenter, settings, made, merges)
     work = _Work(source, output, list(files), segmenter, part, overwrite, progress, report)
     return work(made, settings, merges if merged else [])
 
@@ -298,6 +296,18 @@ def _mask_products(
     if preview:
         found.append(products.previews(segmenter.intensity))
     return found
+
+
+def _add_confidence(segmenter: Segmenter, settings: dict, made: list[Product], merges: list[Merged]) -> None:
+    """Adds how sure the network is, and its probabilities, if the Segmenter computes them; and what they depend on."""
+    if segmenter.confidence:
+        settings |= {"tta": segmenter.tta, "shape_check": segmenter.shape_check and segmenter.shape_check.settings}
+        made.append(products.confidences())
+        merges.append(Merged(CONFIDENCE_TABLE, "confidence"))
+    if segmenter.probabilities:
+        made.append(products.probabilities())
+    if segmenter.confidence or segmenter.probabilities:
+        settings["classes"] = list(segmenter.names)
 
 
 def _with_means(model: Any, options: dict[str, Any], output_type: str | None) -> dict[str, Any]:

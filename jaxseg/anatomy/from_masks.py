@@ -20,7 +20,9 @@ from jaxseg.folder_runs.stream import Outcome
 from jaxseg.images.read import read_under_masks
 from jaxseg.masks.cohort import is_cohort_file
 from jaxseg.masks.read import find_masks, is_of_one_image, on_network_grid, open_masks, read_masks
-from jaxseg.masks.results import orientation_of, turned_in_run
+from jaxseg.masks.results import orientation_of, smooth_in_run, turned_in_run
+
+SMOOTH = "masks with smooth edges are measured in pixels of the image, not on the network's grid"
 
 
 def measure_image(
@@ -34,7 +36,7 @@ def measure_image(
     """Measures the masks of an image as `jaxseg.extract` does.
 
     Masks of a jaxseg run are measured on the network's grid, if they are unchanged, and upright; other masks on the
-    pixels of the image.
+    pixels of the image. So are masks with smooth edges, with a note.
 
     Args:
       image: a png, jpg or dcm file; it states the size of a pixel.
@@ -60,7 +62,8 @@ def measure_image(
     names = [feature.name for feature in features]
     options = {"pixel_mm": pixel_mm, "original_values": original_values, "groups": groups}
     measured = measure(np.rot90(found, upright, axes=(1, 2)), loaded.names, names, **options)
-    return dataclasses.replace(measured, notes=(seen.note,) if seen and seen.note else ())
+    notes = (seen.note if seen else "", SMOOTH if smooth_in_run(masks) else "")
+    return dataclasses.replace(measured, notes=tuple(filter(None, notes)))
 
 
 def measure_folder(
@@ -82,9 +85,10 @@ def measure_folder(
 ) -> FolderResult:
     """Measures masks that exist already, of an X-ray or of all X-rays of a folder, and writes one table.
 
-    Masks of a jaxseg run have the numbers that `jaxseg.extract_folder` gives, except those of an image with fewer rows
-    or columns than the network's grid: these and other masks are measured on the pixels of the image. An image is
-    measured again if it or the file of its masks has changed.
+    Masks of a jaxseg run have the numbers that `jaxseg.extract_folder` gives, except those with smooth edges, which the
+    column `reason` notes, and those of an image with fewer rows or columns than the network's grid: these and other
+    masks are measured on the pixels of the image. An image is measured again if it or the file of its masks has
+    changed.
 
     Args:
       source: a png, jpg or dcm file, or a folder of them.
@@ -160,7 +164,12 @@ def _place(masks: Path, source: Path, image: Path) -> Path:
 
 
 def _stamped(job: Job, place_of: Callable[[Path], Path]) -> Job:
-    """Returns a job whose stamp is that of the image and of its masks; without masks, reading them reports why."""
+    """Returns a job whose stamp is that of the image and of its masks; without masks, reading them reports why.
+
+    A job of another part has no stamp, and its files are not touched.
+    """
+    if not job.stamp:
+        return job
     try:
         return dataclasses.replace(job, stamp=(*job.stamp, *stamp_of(place_of(job.source))))
     except (ValueError, OSError):

@@ -7,7 +7,8 @@ image is the path of that file or folder relative to the folder that was given, 
 import collections
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -22,7 +23,7 @@ from jaxseg.masks.pictures import PICTURES, check_levels
 from jaxseg.masks.read import LoadedMasks, open_masks
 from jaxseg.masks.results import SUMMARY_FILE, Summary, read_summary
 from jaxseg.masks.segmentation import Segmentation
-from jaxseg.masks.write import DRAWING, MEASUREMENTS, PREVIEW
+from jaxseg.masks.write import NOT_MASKS
 from jaxseg.vocabulary import labels
 from jaxseg.volumes import nifti
 from jaxseg.volumes.label_names import read_label_names
@@ -34,7 +35,6 @@ from jaxseg.volumes.volume import Volume
 UNNAMED = ""  # name of a mask that is the only one of its file, and has no name there
 SUFFIXES = (*PICTURES, ".npy", ".npz", ".json", SEG, ".dcm", *nifti.SUFFIXES, *TYPES.values())
 _IN_RUNS = (".npy", ".npz", "", SEG, ".json")  # of several results of one image, the first is used; "" is a folder
-_NOT_MASKS = (PREVIEW, DRAWING, MEASUREMENTS, SUMMARY_FILE)
 _OF_ONE_CLASS = "segmentations"  # folder of a case's files in data sets of TotalSegmentator
 
 Levels = Mapping[int, str] | None
@@ -120,18 +120,17 @@ def list_places(root: str | Path, *, levels: Levels = None) -> dict[str, Place]:
         return dict(_of_file(root, root.parent, levels, several=True))
     summary = read_summary(root)
     images: dict[Path, Path] = {}
-    keys: dict[str, Path] = {}
-    paths = [folder / name for folder, _, names in _walk(root) for name in names] if summary is None else []
-    if summary is not None:
+    if summary is None:
+        places = _grouped(root, [folder / name for folder, _, names in _walk(root) for name in names], levels)
+    else:
         images = _results(root, summary)
-        keys = {entry["key"]: Path(entry["source"]) for entry in summary.by_source.values()}
-        paths = list(images) or [path for path in sorted(root.iterdir()) if is_cohort_file(path)]
+        places = itertools.chain(_grouped(root, images, levels), _joint_results(root, summary, set(images.values())))
     found: dict[str, Place] = {}
-    for name, place in _grouped(root, paths, levels):
+    for name, place in places:
         if name in found:
             both = " and ".join(printable(other.path.name) for other in (found[name], place))
             raise ValueError(f"{root}: {both} both hold masks of {printable(name)}; move one of them away")
-        image = images.get(place.path) if place.key is None else keys.get(place.key)
+        image = images.get(place.path, place.image)
         found[name] = dataclasses.replace(place, image=image, folder=root.resolve().name)
     if any(_suffix(place.files[0] if place.files else place.path) in nifti.SUFFIXES for place in found.values()):
         nifti.need_nibabel()  # now, and not once for every image
@@ -223,6 +222,21 @@ def _results(root: Path, summary: Summary) -> dict[Path, Path]:
     return {path: Path(source) for source, path in best.items()}
 
 
+def _joint_results(root: Path, summary: Summary, found: Set[Path]) -> Iterator[tuple[str, Place]]:
+    """Yields the images whose masks a run lists in files with those of many images, except the images in `found`."""
+    places: dict[str, Place] = {}
+    for relative, entries in summary.by_joint.items():
+        path = root / relative
+        if not path.is_file() or not path.resolve().is_relative_to(root.resolve()):
+            continue
+        held = image_names(path)  # not those of images that are still to be done
+        for key in entries.keys() & held:
+            image = Path(entries[key]["source"])
+            if image not in found:
+                places[key] = Place(path, key=key, image=image)
+    yield from sorted(places.items())
+
+
 def _rank(path: Path) -> int:
     suffix = "" if path.is_dir() else _suffix(path)
     return _IN_RUNS.index(suffix) if suffix in _IN_RUNS else len(_IN_RUNS)
@@ -232,7 +246,8 @@ def _walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
     """Yields the folders of a tree with the names of their files that may be masks."""
     for folder, folders, names in walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        kept = [name for name in names if not name.startswith(".") and not name.lower().endswith(_NOT_MASKS)]
+        other = (*NOT_MASKS, SUMMARY_FILE)
+        kept = [name for name in names if not name.startswith(".") and not name.lower().endswith(other)]
         yield folder, folders, [name for name in sorted(kept) if _suffix(Path(name))]
 
 

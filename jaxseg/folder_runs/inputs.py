@@ -11,7 +11,7 @@ from jaxseg.files import safe_name, walk
 from jaxseg.folder_runs.parts import Part
 from jaxseg.images.read import SUFFIXES, check_kind, kind_of, stem
 from jaxseg.masks.results import Summary, read_summary
-from jaxseg.masks.write import PREVIEW, RESULTS
+from jaxseg.masks.write import NOT_MASKS, RESULTS
 from jaxseg.summaries import is_summary, summary_files
 
 MAX_LIST = 2**30  # bytes of a list of files
@@ -100,7 +100,7 @@ def find_by_suffix(
 ) -> list[Path]:
     """Returns the files that `path` means, sorted; in a folder those with one of the suffixes.
 
-    Hidden files, previews and files in the folder `output` are left out.
+    Hidden files, results of a run that are not masks, and files in the folder `output` are left out.
 
     Args:
       path: a file or a folder.
@@ -133,7 +133,7 @@ def find_by_suffix(
 
 
 def _is_of(path: Path, suffixes: tuple[str, ...], output: Path) -> bool:
-    if path.suffix.lower() not in suffixes or path.name.startswith(".") or path.name.endswith(PREVIEW):
+    if path.suffix.lower() not in suffixes or path.name.startswith(".") or path.name.lower().endswith(NOT_MASKS):
         return False
     return path.is_file() and not path.resolve().is_relative_to(output.resolve())
 

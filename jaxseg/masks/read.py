@@ -163,9 +163,9 @@ def on_network_grid(
 ) -> tuple[np.ndarray | None, tuple[int, int] | None, tuple[float, float] | None]:
     """Returns the masks on the network's grid, on which they are measured, as in the original.
 
-    This needs masks of a jaxseg run that can be recovered. Masks that were changed afterwards or stored with losses,
-    those of an image with fewer pixels than the network's grid, and masks of other origin are measured on the pixels of
-    the image.
+    This needs masks of a jaxseg run that can be recovered. Masks that were changed afterwards, stored with losses or
+    made with smooth edges, those of an image with fewer pixels than the network's grid, and masks of other origin are
+    measured on the pixels of the image.
 
     Args:
       loaded: the masks, as `read_masks` returned them.

@@ -27,8 +27,11 @@ class Summary:
       by_source: maps the path of an image to its entry, which also has its `key`.
       by_hash: maps the hexadecimal SHA-256 of an image to its entry.
       by_masks: maps the path of masks, relative to the folder, to the entry and the stamp of their image.
+      by_joint: maps the path of a file with the masks of many images, relative to the folder, to the keys and entries
+        of the images whose masks in it are valid. Masks of failed images or of earlier settings are not.
       paths: paths of all results, relative to the folder.
       turned: whether the run turned images as their EXIF orientation says; None if it did not read images.
+      smooth: whether the masks have smooth edges, so that those on the network's grid cannot be recovered.
     """
 
     classes: tuple[str, ...]
@@ -36,8 +39,10 @@ class Summary:
     by_source: dict[str, dict]
     by_hash: dict[str, dict]
     by_masks: dict[str, tuple[dict, list]]
+    by_joint: dict[str, dict[str, dict]]
     paths: frozenset[str]
     turned: bool | None = None
+    smooth: bool = False
 
 
 def find_masks(folder: str | Path, image: str | Path) -> Path:
@@ -104,26 +109,57 @@ def turned_in_run(path: Path) -> bool | None:
     return summary.turned if summary else None
 
 
-def grid_of(path: Path) -> tuple[int, int] | None:
-    """Returns the height and width of the network's masks in the run that wrote the masks at `path`.
+def smooth_in_run(path: Path) -> bool:
+    """Returns whether the run that wrote the masks at `path` gave them smooth edges.
 
-    They are None unless the nearest `summary.json` in a folder above lists `path` and records them.
+    It is False unless the nearest `summary.json` in a folder above lists `path`.
 
     Raises:
       ValueError: the nearest summary is damaged.
     """
     summary = _summary_of(path)
-    return summary.grid if summary else None
+    return summary is not None and summary.smooth
+
+
+def grid_of(path: Path) -> tuple[int, int] | None:
+    """Returns the height and width of the network's masks in the run that wrote the masks at `path`.
+
+    They are None unless the nearest `summary.json` in a folder above lists `path` and records them, and if the masks
+    have smooth edges, which are made at the image's size.
+
+    Raises:
+      ValueError: the nearest summary is damaged.
+    """
+    summary = _summary_of(path)
+    return summary.grid if summary and not summary.smooth else None
+
+
+def keys_in(path: Path) -> frozenset[str] | None:
+    """Returns the keys of the images whose masks in a file with those of many images are valid.
+
+    They are None unless the nearest `summary.json` in a folder above lists `path`.
+
+    Raises:
+      ValueError: the nearest summary is damaged.
+    """
+    summary, place = _listing_of(path)
+    return frozenset(summary.by_joint.get(place, ())) if summary else None
 
 
 def _summary_of(path: Path) -> Summary | None:
     """Returns the nearest summary in a folder above `path`; None if there is none, or it does not list `path`."""
+    return _listing_of(path)[0]
+
+
+def _listing_of(path: Path) -> tuple[Summary | None, str]:
+    """Returns what `_summary_of` does, and the path as the summary lists it."""
     path = path.resolve()
     for folder in path.parents:
         summary = read_summary(folder)
         if summary is not None:
-            return summary if path.relative_to(folder).as_posix() in summary.paths else None
-    return None
+            place = path.relative_to(folder).as_posix()
+            return (summary if place in summary.paths else None), place
+    return None, ""
 
 
 def orientation_of(path: Path, image: Path) -> Orientation | None:
@@ -277,6 +313,7 @@ def _parse(paths: tuple[Path, ...], _states: tuple[tuple[int, int], ...]) -> Sum
             return None  # of another program, or of a data set by `jaxseg prepare`
         classes = content["settings"].get("classes", [])  # `extract` lists none
         intensity = content["settings"].get("intensity")
+        smooth = content["settings"].get("edges") == "smooth"
         grid = content["settings"].get("grid")  # earlier versions did not record it
         if grid is not None and not (len(grid) == 2 and all(type(side) is int and side > 0 for side in grid)):
             raise TypeError("the grid is not a height and width")
@@ -304,9 +341,14 @@ def _parse(paths: tuple[Path, ...], _states: tuple[tuple[int, int], ...]) -> Sum
         for kind, output in entry["outputs"].items()
         if kind in _KINDS and kind not in TYPES
     }
+    by_joint: dict[str, dict[str, dict]] = {}
+    for entry in entries:
+        for kind, output in entry["outputs"].items():
+            if kind in TYPES and output.get("stamp"):
+                by_joint.setdefault(output["path"], {})[entry["key"]] = entry
     turned = None if intensity is None else intensity == "clinical"
-    maps = (by_source, by_hash, by_masks)
-    return Summary(tuple(classes), tuple(grid) if grid else None, *maps, frozenset(places), turned)
+    maps = (by_source, by_hash, by_masks, by_joint)
+    return Summary(tuple(classes), tuple(grid) if grid else None, *maps, frozenset(places), turned, smooth)
 
 
 def _find_listed(folder: Path, image: Path, summary: Summary) -> Path:

@@ -13,12 +13,13 @@ import numpy as np
 from PIL import Image
 
 from jaxseg.files import atomic_file, atomic_folder, read_json, safe_name
-from jaxseg.masks import coco
+from jaxseg.masks import coco, confidence
 from jaxseg.masks.formats import SEG
 from jaxseg.masks.segmentation import Masks, runs_of
 
 PREVIEW, DRAWING, MEASUREMENTS = ".preview.jpg", ".lines.jpg", ".measurements.json"
 RESULTS = (PREVIEW, DRAWING, SEG)  # ends of the names of results that may lie among the images
+NOT_MASKS = (PREVIEW, DRAWING, MEASUREMENTS, confidence.SUFFIX, confidence.PROBABILITIES)  # ends of other results
 _PNG = b"\x89PNG\r\n\x1a\n"
 _UP = 2  # PNG's filter "up", each byte minus the one above: equal rows of an enlarged mask become zeros
 

@@ -18,6 +18,7 @@ from jaxseg.images.picture import ImageError
 from jaxseg.masks.cohort import image_names, is_cohort_file, open_cohort
 from jaxseg.masks.pictures import PICTURES, parse_levels, read_brightness
 from jaxseg.masks.read import open_masks
+from jaxseg.masks.results import keys_in
 from jaxseg.nn.indices import bilinear_array
 
 GREY = ("soft", "threshold")
@@ -33,7 +34,8 @@ class MaskFolder:
     if the size changes.
 
     Attributes:
-      root: the folder; or a .jsonl or .parquet file, see `jaxseg.masks.cohort`, whose classes are the channels.
+      root: the folder; or a .jsonl or .parquet file, see `jaxseg.masks.cohort`, whose classes are the channels. If it
+        lies in its folder of results, masks of images that failed later and masks of earlier settings are left out.
       size: H and W of the records.
       channels: C, the number of channels that every file must have.
       grey: treatment of values between black and white. "soft": they are kept and divided by 255, as in the original;
@@ -84,7 +86,8 @@ class MaskFolder:
     @functools.cached_property
     def _images(self) -> dict[Path, str]:
         """Name of an image -> its key, if `root` is a file with the masks of many images."""
-        return {Path(name): key for key, name in image_names(Path(self.root)).items()}
+        names, valid = image_names(Path(self.root)), keys_in(Path(self.root))
+        return {Path(name): key for key, name in names.items() if valid is None or key in valid}
 
     def __len__(self) -> int:
         return len(self.files)

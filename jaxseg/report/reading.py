@@ -82,9 +82,9 @@ def read_image(
     """Reads an image and its masks, and measures the masks.
 
     Masks of a jaxseg run are measured on the network's grid, as `jaxseg.extract` does, so that both give the same
-    numbers. Other masks are measured on the pixels of the image. So are masks of a run that were changed afterwards,
-    stored with losses, or that belong to an image with fewer pixels than the grid. The confidence of each mask, and
-    their mean, are among the measurements if the run wrote them.
+    numbers. Other masks are measured on the pixels of the image. So are masks of a run that have smooth edges, were
+    changed afterwards or stored with losses, or belong to an image with fewer pixels than the grid. The confidence of
+    each mask, and their mean, are among the measurements if the run wrote them.
 
     Args:
       image: a png, jpg or DICOM file.

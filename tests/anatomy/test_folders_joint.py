@@ -72,6 +72,16 @@ def test_the_mean_probability_in_each_mask_is_written(model, threshold, images, 
     assert found == pytest.approx(wanted, abs=1e-4)
 
 
+@pytest.mark.parametrize("options", [{}, {"mean_probabilities": True}, {"probabilities": True}, {"confidence": True}])
+def test_a_segmenter_that_is_given_decides_about_the_mean_probability(model, threshold, images, tmp_path, options):
+    """As the docstring of `segment_folder` says."""
+    segmenter = Segmenter(model, threshold=threshold, **options)
+    jaxseg.segment_folder(images, tmp_path / "out", segmenter, output_type="parquet")
+    found = pandas.read_parquet(tmp_path / "out" / "masks.parquet").dropna(subset=["class"])
+    assert len(found) > 0
+    assert found["mean_probability"].notna().all() == bool(options)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_mean_probability_is_unknown_if_masks_were_changed_afterwards(model, images, tmp_path, kind):
     class Stripes:

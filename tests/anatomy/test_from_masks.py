@@ -7,9 +7,13 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 from PIL import Image
+from report_kit import read_page
 
 import jaxseg
+from jaxseg.anatomy import from_masks
 from jaxseg.anatomy.segment import Segmenter
+from jaxseg.masks.results import find_masks
+from jaxseg.report.build import write_report
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +46,23 @@ def test_the_masks_of_a_run_have_the_numbers_of_extract(segmenter, images, tmp_p
     assert found.done == 2
     assert rows(found.merged[0]) == rows(wanted.merged[0])
     assert sum(float(row["heart_area"]) + float(row["lung_area"]) for row in rows(found.merged[0])) > 0
+
+
+def test_masks_with_smooth_edges_are_measured_in_pixels_of_the_image_and_the_table_says_so(images, tmp_path):
+    model = jaxseg.create("cxas", class_names=("heart", "lung"), backbone="resnet18", width=4)
+    model.card = dataclasses.replace(model.card, input_size=(32, 32))
+    smooth = Segmenter(model, edges="smooth")
+    Image.fromarray(np.zeros((32, 32), np.uint8)).save(images / "small.png")
+    jaxseg.segment_folder(images, tmp_path / "masks", smooth, output_type="npz")
+    found = jaxseg.measure_folder(images, tmp_path / "found", "area", tmp_path / "masks")
+    for row in rows(found.merged[0]):
+        masks = np.load(tmp_path / "masks" / row["filename"].replace(".png", ".npz"))["arr_0"]
+        assert [row["heart_area"], row["lung_area"]] == [str(mask.sum()) for mask in masks]
+        assert "smooth edges are measured in pixels of the image" in row["reason"]
+    assert [row["filename"] for row in rows(found.merged[0])] == ["one.png", "small.png"]
+    write_report(sorted(images.glob("*.png")), tmp_path / "masks", tmp_path / "r.html", features="area")
+    (sentence,) = read_page(tmp_path / "r.html").about["pixels"]
+    assert sentence.startswith("The masks are measured as they are stored, in pixels (px) of the image")
 
 
 def test_a_file_with_all_masks_is_named_itself_and_only_changes_are_measured_again(segmenter, images, tmp_path):
@@ -89,6 +110,23 @@ def test_failures_have_a_reason_and_impossible_calls_are_refused(images, tmp_pat
             jaxseg.measure_folder(images, tmp_path / "found", "area", **options)
     with pytest.raises(FileNotFoundError, match="no such file or folder"):
         jaxseg.measure_folder(images, tmp_path / "found", "area", masks=tmp_path / "nowhere")
+
+
+def test_a_part_does_not_touch_the_files_of_other_parts(images, tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    for number in range(8):
+        Image.fromarray(np.full((9, 9), number, np.uint8)).save(images / f"{number}.png")
+        Image.fromarray(np.eye(9) > 0).save(tmp_path / "mine" / f"{number}.png")
+    touched = set()
+
+    def find(folder, image):
+        touched.add(image.name)
+        return find_masks(folder, image)
+
+    monkeypatch.setattr(from_masks, "find_masks", find)
+    found = jaxseg.measure_folder(images, tmp_path / "found", "area", tmp_path / "mine", part="1/2")
+    assert touched == {file.source.name for file in found}
+    assert 0 < len(touched) < 9
 
 
 def test_a_turned_image_is_measured_upright(tmp_path, monkeypatch):

@@ -177,6 +177,19 @@ def test_a_folder_gets_one_table_that_resumes_and_covers_all_sources(model, imag
     assert jaxseg.segment_folder(images, out, segmenter, output_type="npy").done == 1
 
 
+def test_measuring_a_folder_writes_the_same_confidence(model, other, images, tmp_path):
+    several, out, options = [model, other], tmp_path / "out", {"tta": 1, "probabilities": True}
+    jaxseg.segment_folder(images, tmp_path / "wanted", several, output_type="npy", **options)
+    found = jaxseg.extract_folder(images, out, "area", several, **options)
+    assert [path.name for path in found.merged] == ["images.csv", "confidence.csv"]
+    assert rows(out / "confidence.csv") == rows(tmp_path / "wanted" / "confidence.csv")
+    assert set(found.files[0].outputs) == {"measurements", "confidence", "probabilities"}
+    with pytest.raises(ValueError, match="made with other settings: tta"):
+        jaxseg.extract_folder(images, out, "area", several, tta=2)
+    with pytest.raises(ValueError, match="made with other settings: classes"):
+        jaxseg.extract_folder(images, out, "area", several, tta=1, classes="heart")
+
+
 def test_a_failed_image_has_no_row(model, images, tmp_path):
     (images / "bad.png").write_bytes(b"not an image")
     result = jaxseg.segment_folder(images, tmp_path / "out", model, confidence=True, output_type="npy")

@@ -134,6 +134,15 @@ def test_a_list_that_is_too_long_is_refused(run, images, monkeypatch):
     assert (code, "--files: it has more than 3 bytes" in err) == (2, True)
 
 
+def test_the_help_of_merge_names_everything_that_it_writes(jaxseg_command):
+    code, said, _ = jaxseg_command("merge", "--help")
+    text = " ".join(said.split())
+    assert code == 0
+    for word in ("the table (.csv or .parquet) of jaxseg score", "confidence.csv", "masks.jsonl or masks.parquet"):
+        assert word in text
+    assert "The parts stay." in text
+
+
 def test_a_merge_without_results_is_one_line(jaxseg_command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for target, words in (

@@ -306,8 +306,11 @@ def test_masks_of_an_earlier_run_are_measured_without_the_network(run, jaxseg_co
     assert (tmp_path / "again" / "images.csv").read_text() == (tmp_path / "out" / "images.csv").read_text()
     code, _, err = jaxseg_command(*words, "--table", "parquet")
     assert (code, "3 skipped" in err, "images.parquet" in err) == (0, True, True), err
-    code, _, err = jaxseg_command(*words, "--draw", "--batch-size", "2")
+    code, _, err = jaxseg_command(*words, "--draw", "--batch-size", "2", "-ot", "npy", "--ray")
     assert (code, err.count("\n")) == (2, 1), err
-    assert "--masks: it cannot be combined with --batch-size, --draw; leave them out" in err
+    assert "--masks: it cannot be combined with --batch-size, --draw, --output_type, --ray; leave them out" in err
+    (tmp_path / "list.txt").write_text("one.png\n")
+    code, _, err = jaxseg_command(*words, "--files", tmp_path / "list.txt", "--overwrite")
+    assert (code, "1 done" in err) == (0, True), err
     code, _, err = jaxseg_command(*words[:-1], tmp_path / "again")
     assert (code, "name another folder for the table" in err) == (1, True), err

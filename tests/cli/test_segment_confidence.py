@@ -62,6 +62,14 @@ def test_confidence_without_other_options(jaxseg_command, tiny, images, tmp_path
     np.testing.assert_array_equal(np.load(tmp_path / "out" / "one.npy"), smooth)
 
 
+def test_the_help_names_the_table_that_no_merged_leaves_out(jaxseg_command, tiny, images, tmp_path):
+    assert "confidence.csv, and with -ot json" in " ".join(jaxseg_command("segment", "--help")[1].split())
+    wanted = ["--classes", "heart", "--weights", tiny, "--confidence", "-ot", "npy", "--no-merged"]
+    assert jaxseg_command("segment", "-i", images, "-o", tmp_path / "out", *wanted)[0] == 0
+    assert not (tmp_path / "out" / "confidence.csv").exists()
+    assert (tmp_path / "out" / "one.confidence.json").is_file()
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

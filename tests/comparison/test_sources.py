@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from block_masks import blocks, segmentation
 from dicom_files import RAMP, write_dicom
+from part_runs import run_part
 from PIL import Image
 from volume_files import save_labels, save_nifti
 
 from jaxseg.comparison.sources import UNNAMED, list_places, of_memory, open_place
-from jaxseg.masks import write
-from jaxseg.masks.read import LoadedMasks
+from jaxseg.masks import cohort, write
+from jaxseg.masks.read import LoadedMasks, read_masks
+from jaxseg.masks.results import find_masks
 
 NAMES = ("lung", "heart", "spine")
 
@@ -69,6 +71,15 @@ def test_a_folder_may_hold_one_file_per_image(tmp_path):
     }
     np.testing.assert_array_equal(found["a"][1], masks)
     np.testing.assert_array_equal(found["c"][1][0], masks[1])
+
+
+def test_other_results_of_a_run_are_no_masks(tmp_path):
+    """As in results that were moved without their summary."""
+    np.savez(tmp_path / "a.npz", blocks())
+    np.savez(tmp_path / "a.probabilities.npz", probabilities=np.zeros((3, 4, 4), np.float16), names=NAMES, size=(8, 8))
+    for kind in ("confidence", "measurements"):
+        (tmp_path / f"a.{kind}.json").write_text("{}")
+    assert sorted(list_places(tmp_path)) == ["a"]
 
 
 def test_pictures_in_a_sub_folder_are_the_classes_of_its_image(tmp_path):
@@ -197,6 +208,32 @@ def test_a_file_with_the_masks_of_a_cohort_is_read_also_without_its_run(tmp_path
         names, masks = opened(root)["sub/b"]
         assert set(names) == set(fake_segmenter.FakeSegmenter().names)
         assert masks.shape == (3, 3, 4)
+
+
+@pytest.mark.parametrize("kind", ["coco-lines", "parquet"])
+def test_in_the_files_of_parts_the_masks_count_that_the_summaries_list(tmp_path, kind):
+    for number in range(8):
+        fake_segmenter.draw(tmp_path / "images" / f"{number}.png")
+    run_part(tmp_path / "images", tmp_path / "out", "1/1", kind)
+    fake_segmenter.draw(tmp_path / "images" / "0.png", seed=1)  # it has changed, so that two files hold its masks
+    (tmp_path / "images" / "1.png").write_bytes(b"no picture")
+    for part in ("1/2", "2/2"):
+        run_part(tmp_path / "images", tmp_path / "out", part, kind)
+    for name in ("images.parquet", ".jaxseg-summary.7-of-9.jsonl"):
+        (tmp_path / "out" / name).write_bytes(b"no masks")
+    names = [str(number) for number in range(8) if number != 1]
+    places = list_places(tmp_path / "out")
+    assert list(places) == names
+    for name in names:
+        image = tmp_path / "images" / f"{name}.png"
+        wanted = read_masks(find_masks(tmp_path / "out", image), image=image).masks
+        np.testing.assert_array_equal(list(open_place(places[name]).read(range(3))), wanted)
+        assert places[name].image == image
+    run_part(tmp_path / "images", tmp_path / "out", None, "npy", files=[tmp_path / "images" / "3.png"])
+    kinds = {name: place.path.suffix for name, place in list_places(tmp_path / "out").items()}
+    assert kinds.pop("3") == ".npy"
+    assert set(kinds.values()) == {cohort.TYPES[kind]}
+    assert sorted(kinds) == [name for name in names if name != "3"]
 
 
 def test_masks_are_read_in_any_order(tmp_path):

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_segmenter import draw, finish
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from joint_masks import CLASSES, shapes
 from PIL import Image
 
-from jaxseg.masks.cohort import mask_file
+from jaxseg.masks.cohort import file_name, image_names, mask_file
 from jaxseg.post_dae.data import MaskFolder, as_read
 from jaxseg.training.batches import RecordError, evaluation_batches, training_batches
 
@@ -250,6 +251,21 @@ def test_impossible_options_are_refused(tmp_path):
     ):
         with pytest.raises(ValueError, match=reason):
             masks.split(**options)
+
+
+@pytest.mark.parametrize("kind", ["coco-lines", "parquet"])
+def test_masks_of_images_that_failed_later_are_left_out(tmp_path, kind):
+    for number in range(3):
+        draw(tmp_path / "images" / f"{number}.png")
+    finish(tmp_path / "images", tmp_path / "out", kind)
+    path = tmp_path / "out" / file_name(kind)
+    assert len(MaskFolder(path, channels=3)) == 3
+    (tmp_path / "images" / "1.png").write_bytes(b"no picture")
+    finish(tmp_path / "images", tmp_path / "out", kind)
+    assert set(image_names(path)) == {"0", "1", "2"}
+    assert MaskFolder(path, channels=3).files == (Path("0.png"), Path("2.png"))
+    (tmp_path / "out" / "summary.json").unlink()
+    assert len(MaskFolder(path, channels=3)) == 3
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])

@@ -189,6 +189,16 @@ def test_results_are_not_read_as_masks_and_never_replace_the_input(masks, tmp_pa
         mask_files.find_mask_files(tmp_path / "x.txt", output=tmp_path / "out")
 
 
+def test_other_results_of_a_run_are_not_restored(masks, tmp_path):
+    np.savez(masks / "a.npz", blob()[None])
+    np.savez(
+        masks / "a.probabilities.npz", probabilities=np.zeros((1, 8, 8), np.float16), names=["heart"], size=[32, 32]
+    )
+    for name in ("a.preview.jpg", "b.lines.jpg"):
+        picture(masks / name, blob())
+    assert run(masks, tmp_path / "out").keys() == {"a"}
+
+
 def test_equal_names_keep_their_suffix_and_folders_are_mirrored(masks, tmp_path):
     picture(masks / "a.png", blob())
     np.save(masks / "a.npy", blob())
