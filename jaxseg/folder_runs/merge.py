@@ -45,9 +45,9 @@ class MergeResult:
 def merge_folder(output: str | Path, *, partial: bool = False) -> MergeResult:
     """Joins the parts of a run over a folder, and removes the files of the parts.
 
-    The summaries become `summary.json`; the table of `extract_folder` and the COCO file of `segment_folder` are written
-    as by a run without parts. If anything is missing or double, nothing is written or removed. A second call finds
-    nothing to merge.
+    The summaries become `summary.json`; the table of `extract_folder`, the COCO file and `confidence.csv` of
+    `segment_folder`, and `masks.jsonl` or `masks.parquet` are written as by a run without parts. If anything is missing
+    or double, nothing is written or removed. A second call finds nothing to merge.
 
     Args:
       output: folder of the results.
