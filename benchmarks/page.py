@@ -178,7 +178,7 @@ def jobs() -> str:
 def startup() -> str:
     """Seconds of commands from the start of the process."""
     medians = results("startup")["median_seconds"]
-    return markdown("command|seconds", ([f"`{name}`", f"{value:.2f}"] for name, value in medians.items()))
+    return markdown("command|seconds", ([name, f"{value:.2f}"] for name, value in medians.items()))
 
 
 def transposed() -> str:
