@@ -146,6 +146,7 @@ def _theirs(fusion: Fusion, arrays: list[np.ndarray], dtype: str) -> Callable[[]
         return torch.relu(found) if fusion.relu else found
 
     torch._inductor.config.freezing = True
+    torch._dynamo.reset()  # it compiles only eight shapes of one function
     program = torch.compile(forward)
 
     def run() -> None:
