@@ -18,6 +18,7 @@ from jaxseg.nn.inference import for_inference
 from jaxseg.nn.losses import binary_cross_entropy, binary_dice_loss, probability_dice_loss
 from jaxseg.segae.losses import weighted_mse
 from jaxseg.training.learner import Learner, initial_state, make_learner
+from jaxseg.xla import keeping_barriers
 
 NAMES = {"unet": "cxas"}
 
@@ -45,7 +46,8 @@ def make(model: str, what: str, batch: int, dtype: str, *, tiny: bool = False) -
     else:
         learner = learner_of(model, network)
         state = initial_state(learner, network, seed=0)
-        compiled, seconds = _compiled(jax.jit(learner.step, donate_argnums=0), state, given)
+        options = keeping_barriers(jax.default_backend())
+        compiled, seconds = _compiled(jax.jit(learner.step, donate_argnums=0, compiler_options=options), state, given)
         facts = _counts(learner.step, state, given)
 
         def run() -> None:
@@ -70,7 +72,7 @@ def _counts(function: Callable, *arguments) -> dict[str, float]:
 
 def learner_of(model: str, network: nnx.Module, *, axis: str | None = None) -> Learner:
     """Returns the Learner of a network with the loss and the optimizer of a model; `axis` is that of pmap."""
-    return make_learner(network, _optimizer(model), _LOSSES[model], axis=axis)
+    return make_learner(network, _optimizer(model), LOSSES[model], axis=axis)
 
 
 def network_of(model: str, dtype: str, *, tiny: bool = False) -> nnx.Module:
@@ -111,7 +113,7 @@ def _prob_unet(model, batch, key, step):
     return negative_elbo(target=batch["target"], **found, beta=5.0)[0] + np.float32(1e-5) * norms, {}
 
 
-_LOSSES = {"unet": _unet, "post_dae": _post_dae, "segae": _segae, "cmvae": _cmvae, "prob_unet": _prob_unet}
+LOSSES = {"unet": _unet, "post_dae": _post_dae, "segae": _segae, "cmvae": _cmvae, "prob_unet": _prob_unet}
 
 
 def peak(dtype: str, *, tiny: bool = False) -> dict[str, float]:
