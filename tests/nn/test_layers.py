@@ -137,6 +137,39 @@ def test_gradients_of_both_transposed_convolutions_are_equal(shape):
         np.testing.assert_allclose(ours, theirs, atol=1e-5 * float(jnp.abs(theirs).max()))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("relu", [False, True])
+def test_transposed_convolutions_with_what_follows_have_the_right_values_and_gradients(relu):
+    x, kernel, bias = sampled(2, 3, 4, 5), sampled(3, 3, 6, 5, seed=1), sampled(6, seed=2)
+
+    def plain(x, kernel, bias):
+        found = dilated_transpose(x, kernel) + bias.reshape(1, 1, 1, -1)
+        return jnp.maximum(found, 0) if relu else found
+
+    def results(form):
+        y, pull = jax.vjp(form, x, kernel, bias)
+        return y, *pull(jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape))
+
+    ours = results(lambda x, kernel, bias: doubling(x, kernel, bias, relu=relu, precision=jax.lax.Precision.HIGHEST))
+    for got, wanted in zip(ours, results(plain), strict=True):
+        np.testing.assert_allclose(got, wanted, atol=1e-5 * float(jnp.abs(wanted).max()))
+
+
+def test_batch_norm_has_the_gradients_of_its_definition():
+    x = sampled(2, 4, 5, 3) + 2
+    weights = sampled(*x.shape, seed=1)
+
+    def ours(x):
+        return BatchNorm(3)(x)
+
+    def plain(x):
+        var = x.var((0, 1, 2), keepdims=True)
+        return (x - x.mean((0, 1, 2), keepdims=True)) * jax.lax.rsqrt(var + 1e-5)
+
+    got, wanted = (jax.grad(lambda x, form=form: jnp.sum(weights * jnp.sin(form(x))))(x) for form in (ours, plain))
+    np.testing.assert_allclose(got, wanted, atol=1e-5 * float(jnp.abs(wanted).max()))
+
+
 def test_four_convolutions_have_neither_gather_nor_scatter():
     x, kernel = sampled(1, 4, 4, 3), sampled(3, 3, 2, 3)
     step = jax.jit(jax.grad(lambda x, kernel: doubling(x, kernel).sum(), (0, 1)))
