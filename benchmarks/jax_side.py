@@ -1,5 +1,6 @@
 """jaxseg's side of the throughput: inference and training steps of every model, as functions without arguments."""
 
+import functools
 import time
 from collections.abc import Callable
 
@@ -12,10 +13,11 @@ from flax import nnx
 import jaxseg
 from benchmarks.counts import operations, traffic
 from benchmarks.worker import RATE, TINY, WORKLOADS, inputs
+from jaxseg.anatomy.task import enlarged_loss
 from jaxseg.annotators.losses import confusion_vae_loss, negative_elbo, sum_of_norms
 from jaxseg.annotators.prob_unet import regularised
 from jaxseg.nn.inference import for_inference
-from jaxseg.nn.losses import binary_cross_entropy, binary_dice_loss, probability_dice_loss
+from jaxseg.nn.losses import image_by_image, probability_dice_loss
 from jaxseg.segae.losses import weighted_mse
 from jaxseg.training.learner import Learner, initial_state, make_learner
 from jaxseg.xla import keeping_barriers
@@ -89,8 +91,8 @@ def _optimizer(model: str) -> optax.GradientTransformation:
 
 
 def _unet(model, batch, key, step):
-    logits = model(batch["image"], rngs=nnx.Rngs(dropout=key))
-    return binary_cross_entropy(logits, batch["target"]) + binary_dice_loss(logits, batch["target"]), {}
+    coarse = model.coarse_logits(batch["image"], rngs=nnx.Rngs(dropout=key))
+    return image_by_image(functools.partial(enlarged_loss, ("dice", "ce")), coarse, batch["target"])
 
 
 def _post_dae(model, batch, key, step):

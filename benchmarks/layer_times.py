@@ -11,6 +11,7 @@ loss of cache. Writes a row of `results/layer_times.json`.
 
 import argparse
 import collections
+import dataclasses
 import functools
 import json
 import os
@@ -37,7 +38,8 @@ from benchmarks.counts import programs_inside  # noqa: E402
 from benchmarks.throughput import Side  # noqa: E402
 from benchmarks.worker import WHAT, WORKLOADS, inputs  # noqa: E402
 from jaxseg.devices import environment  # noqa: E402
-from jaxseg.nn.convolution import SUB_PIXEL_PADDING, gradients_on_cpus, sub_pixels  # noqa: E402
+from jaxseg.nn.convolution import gradients_on_cpus  # noqa: E402
+from jaxseg.nn.doubling import HALVING, doubled, halving_gradient  # noqa: E402
 from jaxseg.nn.engine import fused  # noqa: E402
 from jaxseg.nn.fused import Fusion  # noqa: E402
 from jaxseg.nn.inference import fold_batch_norm  # noqa: E402
@@ -45,9 +47,51 @@ from jaxseg.nn.winograd import is_faster, transformed, winograd  # noqa: E402
 from jaxseg.xla import keep_freed_memory, use_all_cores  # noqa: E402
 
 RESULT = ROOT / "benchmarks" / "results" / "layer_times.json"
-Key = tuple[Fusion, tuple[int, ...], tuple[int, ...]]  # what is computed, shapes of the images and of the kernel
 Runs = dict[str, Callable[[], object]]
 FORWARD, OF_IMAGES, OF_KERNEL = "forward", "gradient of the images", "gradient of the kernel"
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """A convolution of a network.
+
+    Attributes:
+      fusion: what is computed; that of the convolution which is transposed, if one is.
+      image: (B, H, W, C).
+      kernel: (h, w, C, C'), or (3, 3, C', C) of a transposed convolution.
+      transposed: whether it is a transposed convolution that doubles height and width.
+    """
+
+    fusion: Fusion
+    image: tuple[int, ...]
+    kernel: tuple[int, ...]
+    transposed: bool = False
+
+    @property
+    def result(self) -> tuple[int, ...]:
+        """Shape of the result."""
+        if self.transposed:
+            return (self.image[0], 2 * self.image[1], 2 * self.image[2], self.kernel[2])
+        return self.fusion.result_shape(self.image, self.kernel)
+
+    def arrays(self) -> list[np.ndarray]:
+        """Returns random images and a kernel, and the bias and the residual as far as they are used."""
+        rng = np.random.default_rng(0)
+        more = [self.result[-1:]] * self.fusion.bias + [self.result] * self.fusion.residual
+        return [rng.standard_normal(shape, np.float32) for shape in (self.image, self.kernel, *more)]
+
+    def compute(self, *given: jax.Array) -> jax.Array:
+        """Returns the result as jaxseg computes it."""
+        if self.transposed:
+            return doubled(*given, relu=self.fusion.relu, precision=self.fusion.precision)
+        return fused(self.fusion, *given)
+
+    def gradients(self, x: jax.Array, kernel: jax.Array, change: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns the gradients of the images and of the kernel as jaxseg computes them."""
+        if not self.transposed:
+            return gradients_on_cpus(self.fusion, x, kernel, change)
+        halving = dataclasses.replace(HALVING, precision=self.fusion.precision)
+        return fused(halving, change, kernel), halving_gradient(change, x, precision=self.fusion.precision)
 
 
 def main() -> None:
@@ -75,17 +119,18 @@ def measured(model: str, what: str, dtype: str, rounds: int) -> dict[str, Any]:
     row: dict[str, Any] = {"batch": batch, "whole_ms": whole(model, what, batch, dtype, rounds), "passes_ms": {}}
     layers, sums = [], collections.defaultdict[str, collections.Counter[str]](collections.Counter)
     image_channels = WORKLOADS[model].image[-1]
-    for (fusion, image, kernel), count in convolutions(model, what, batch, dtype).items():
-        runs = sides(fusion, image, kernel, dtype) if what == WHAT[0] else step_sides(fusion, image, kernel, dtype)
-        if image[-1] == image_channels:
+    for layer, count in convolutions(model, what, batch, dtype).items():
+        runs = sides(layer, dtype) if what == WHAT[0] else step_sides(layer, dtype)
+        if layer.image[-1] == image_channels:
             runs.pop(OF_IMAGES, None)  # nobody needs the gradient of the network's input
-        layer = {"image": image, "kernel": kernel, "strides": fusion.strides, "count": count}
+        row_of_layer: dict[str, Any] = {"image": layer.image, "kernel": layer.kernel, "count": count}
+        row_of_layer |= {"strides": layer.fusion.strides, "transposed": layer.transposed}
         for name, both in runs.items():
             found = summary(time_alternately(both, rounds, shortest=0.1, pause=0.05), "jaxseg")
-            layer[name] = {side: round(1e3 * one["median_s"], 3) for side, one in found.items()}
-            sums[name].update({side: count * one for side, one in layer[name].items()})
-        layers.append(layer)
-        print(layer, flush=True)
+            row_of_layer[name] = {side: round(1e3 * one["median_s"], 3) for side, one in found.items()}
+            sums[name].update({side: count * one for side, one in row_of_layer[name].items()})
+        layers.append(row_of_layer)
+        print(row_of_layer, flush=True)
     row["passes_ms"] = {name: {side: round(one, 2) for side, one in both.items()} for name, both in sums.items()}
     row |= {"date": time.strftime("%Y-%m-%d"), "processor": processor(), "environment": environment()}
     return row | {"torch": torch.__version__, "layers": layers}
@@ -100,7 +145,7 @@ def whole(model: str, what: str, batch: int, dtype: str, rounds: int) -> dict[st
     return {side: round(1e3 * one["median_s"], 2) for side, one in found.items()}
 
 
-def convolutions(model: str, what: str, batch: int, dtype: str) -> dict[Key, int]:
+def convolutions(model: str, what: str, batch: int, dtype: str) -> dict[Layer, int]:
     """Returns the distinct convolutions of a network, and how often each of them runs forward."""
     given, network = inputs(model, batch), jax_side.network_of(model, dtype)
     if what == WHAT[0]:
@@ -111,52 +156,45 @@ def convolutions(model: str, what: str, batch: int, dtype: str) -> dict[Key, int
         key = jax.random.key(0)
         apply = lambda state, given: jax_side.LOSSES[model](nnx.merge(graphdef, state), given, key, 0)[0]  # noqa: E731
         arguments = [state, given]
-    found: dict[Key, int] = collections.Counter()
-    for equation in _convolutions_in(jax.make_jaxpr(apply)(*arguments).jaxpr):
-        x, kernel = (value.aval.shape for value in equation.invars[:2])
-        found[equation.params["fusion"], x, kernel] += 1
-    return found
+    return collections.Counter(_convolutions_in(jax.make_jaxpr(apply)(*arguments).jaxpr))
 
 
-def _convolutions_in(program: core.Jaxpr) -> Iterator[core.JaxprEqn]:
+def _convolutions_in(program: core.Jaxpr) -> Iterator[Layer]:
     for equation in program.eqns:
+        shapes = [value.aval.shape for value in equation.invars]
+        inside = programs_inside(equation)
         if equation.primitive.name == "jaxseg_convolution":
-            yield equation
+            yield Layer(equation.params["fusion"], *shapes[:2])
+        elif any(inner.debug_info.func_name == "_doubling" for _, inner in inside):
+            part = next(_convolutions_in(inside[0][1])).fusion
+            yield Layer(dataclasses.replace(part, strides=(2, 2), padding=HALVING.padding), *shapes[:2], True)
         else:
-            for _, inner in programs_inside(equation):
+            for _, inner in inside:
                 yield from _convolutions_in(inner)
 
 
-def sides(fusion: Fusion, image: tuple, kernel: tuple, dtype: str) -> dict[str, Runs]:
+def sides(layer: Layer, dtype: str) -> dict[str, Runs]:
     """Returns functions that compute one convolution as jaxseg and as tuned PyTorch do in inference."""
-    arrays = _arrays(fusion, image, kernel)
+    fusion, arrays, ours = layer.fusion, layer.arrays(), layer.compute
     given = [jnp.asarray(array, dtype) for array in arrays]
-    if fusion.keeps_size(kernel) and is_faster(given[1]):
+    if not layer.transposed and fusion.keeps_size(layer.kernel) and is_faster(given[1]):
         given[1] = jax.jit(transformed)(given[1])
         ours = lambda x, k, *more: fusion.finish(winograd(x, k, precision=fusion.precision), *more)  # noqa: E731
-    else:
-        ours = functools.partial(fused, fusion)
-    return {FORWARD: {"jaxseg": _compiled(ours, *given), "tuned": _theirs(fusion, arrays, dtype)}}
+    return {FORWARD: {"jaxseg": _compiled(ours, *given), "tuned": _theirs(layer, arrays, dtype)}}
 
 
-def step_sides(fusion: Fusion, image: tuple, kernel: tuple, dtype: str) -> dict[str, Runs]:
+def step_sides(layer: Layer, dtype: str) -> dict[str, Runs]:
     """Returns functions that compute the passes of one convolution as jaxseg and as PyTorch do in a training step."""
-    arrays = _arrays(fusion, image, kernel)
-    change = np.random.default_rng(1).standard_normal(fusion.result_shape(image, kernel), np.float32)
+    arrays = layer.arrays()
+    change = np.random.default_rng(1).standard_normal(layer.result, np.float32)
     given = [jnp.asarray(array, dtype) for array in arrays]
     changed = (*given[:2], jnp.asarray(change, dtype))
-    found = {FORWARD: {"jaxseg": _compiled(functools.partial(fused, fusion), *given)}}
+    found = {FORWARD: {"jaxseg": _compiled(layer.compute, *given)}}
     for place, name in enumerate((OF_IMAGES, OF_KERNEL)):
-        found[name] = {"jaxseg": _compiled(lambda *a, place=place: gradients_on_cpus(fusion, *a)[place], *changed)}
-    for name, run in _their_passes(fusion, arrays, change, dtype).items():
+        found[name] = {"jaxseg": _compiled(lambda *a, place=place: layer.gradients(*a)[place], *changed)}
+    for name, run in _their_passes(layer, arrays, change, dtype).items():
         found[name]["tuned"] = run
     return found
-
-
-def _arrays(fusion: Fusion, image: tuple, kernel: tuple) -> list[np.ndarray]:
-    rng = np.random.default_rng(0)
-    more = [kernel[-1:]] * fusion.bias + [fusion.result_shape(image, kernel)] * fusion.residual
-    return [rng.standard_normal(shape, np.float32) for shape in (image, kernel, *more)]
 
 
 def _compiled(function: Callable, *given: jax.Array) -> Callable[[], object]:
@@ -164,46 +202,38 @@ def _compiled(function: Callable, *given: jax.Array) -> Callable[[], object]:
     return lambda: jax.block_until_ready(program(*given))
 
 
-def _their_passes(fusion: Fusion, arrays: list[np.ndarray], change: np.ndarray, dtype: str) -> Runs:
+def _their_passes(layer: Layer, arrays: list[np.ndarray], change: np.ndarray, dtype: str) -> Runs:
     """The passes as PyTorch's compiled step calls them: separate calls on maps with the channels last."""
-    image, kernel, bias = arrays[0], arrays[1], (*arrays[2:], None)[0]
-    top, left = fusion.padding[0][0], fusion.padding[1][0]
-    doubles = fusion.padding == SUB_PIXEL_PADDING
-    if doubles:  # the small convolution of a transposed one: PyTorch has a function for the whole
-        kernel, change = (
-            np.zeros((3, 3, kernel.shape[3] // 4, kernel.shape[2]), np.float32),
-            np.asarray(sub_pixels(change)),
-        )
-        bias, top, left = None if bias is None else bias[: kernel.shape[2]], 1, 1
-    order = getattr(torch, dtype)
-    x, given = (torch.from_numpy(np.array(a)).to(order).permute(0, 3, 1, 2) for a in (image, change))
-    kernel = torch.from_numpy(kernel).to(order).permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
-    bias = None if bias is None else torch.from_numpy(bias).to(order)
-    strides = [2, 2] if doubles else list(fusion.strides)
-    options = (strides, [top, left], [1, 1], doubles, [int(doubles)] * 2, 1)
+    numbers = getattr(torch, dtype)
+    x, given = (torch.from_numpy(array).to(numbers).permute(0, 3, 1, 2) for array in (arrays[0], change))
+    kernel = torch.from_numpy(arrays[1]).to(numbers).permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
+    bias = torch.from_numpy(arrays[2]).to(numbers) if layer.fusion.bias else None
+    padding = [before for before, _ in layer.fusion.padding]
+    options = (list(layer.fusion.strides), padding, [1, 1], layer.transposed, [int(layer.transposed)] * 2, 1)
     found: Runs = {FORWARD: lambda: torch.ops.aten.convolution(x, kernel, bias, *options)}
     for name, wanted in ((OF_IMAGES, (True, False, False)), (OF_KERNEL, (False, True, False))):
         found[name] = functools.partial(torch.ops.aten.convolution_backward, given, x, kernel, None, *options, wanted)
     return found
 
 
-def _theirs(fusion: Fusion, arrays: list[np.ndarray], dtype: str) -> Callable[[], object]:
+def _theirs(layer: Layer, arrays: list[np.ndarray], dtype: str) -> Callable[[], object]:
+    fusion = layer.fusion
     x, kernel, *more = (torch.from_numpy(array).to(getattr(torch, dtype)) for array in arrays)
-    (top, bottom), (left, right) = fusion.padding
-    layer = torch.nn.Conv2d(kernel.shape[2], kernel.shape[3], tuple(kernel.shape[:2]), fusion.strides, bias=fusion.bias)
-    layer = layer.to(x.dtype)
-    layer.weight.data = kernel.permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
-    if fusion.bias:
-        layer.bias.data = more.pop(0)
-    x, more = x.permute(0, 3, 1, 2), [array.permute(0, 3, 1, 2) for array in more]
-    if (top, left) == (bottom, right):
-        layer.padding = (top, left)
+    size, padding = tuple(kernel.shape[:2]), [before for before, _ in fusion.padding]
+    options = {"stride": fusion.strides, "padding": padding, "bias": fusion.bias}
+    if layer.transposed:
+        module = torch.nn.ConvTranspose2d(kernel.shape[3], kernel.shape[2], size, output_padding=1, **options)
     else:
-        x = torch.nn.functional.pad(x, (left, right, top, bottom)).contiguous(memory_format=torch.channels_last)
-    layer = layer.eval().requires_grad_(False)
+        module = torch.nn.Conv2d(kernel.shape[2], kernel.shape[3], size, **options)
+    module = module.to(x.dtype)
+    module.weight.data = kernel.permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
+    if fusion.bias:
+        module.bias.data = more.pop(0)
+    x, more = x.permute(0, 3, 1, 2), [array.permute(0, 3, 1, 2) for array in more]
+    module = module.eval().requires_grad_(False)
 
     def forward(x: torch.Tensor, *more: torch.Tensor) -> torch.Tensor:
-        found = layer(x)
+        found = module(x)
         for array in more:
             found = found + array
         return torch.relu(found) if fusion.relu else found

@@ -4,6 +4,7 @@ Source: Seibold et al. 2022, arXiv:2210.03416; ConstantinSeibold/multilabel_segm
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -20,8 +21,9 @@ from jaxseg.anatomy.unet import UNetConfig
 from jaxseg.draw.overlay import overlay
 from jaxseg.draw.sheet import contact_sheet
 from jaxseg.nn import resnet
-from jaxseg.nn.losses import binary_cross_entropy, binary_dice_loss, dice_loss
+from jaxseg.nn.losses import binary_cross_entropy, binary_dice_loss, dice_loss, image_by_image
 from jaxseg.nn.metrics import intersection_over_union, mean_scores
+from jaxseg.nn.resize import bilinear
 from jaxseg.palette import class_colours
 from jaxseg.settings import Range, pick, section, verify
 from jaxseg.training.config.config import Config
@@ -136,9 +138,8 @@ class PaxrayTask(Task):
 
     def loss(self, model: nnx.Module, batch: dict, key: jax.Array, step: jax.Array) -> tuple[jax.Array, dict]:
         """Returns the sum of the parts of the loss."""
-        logits = model(batch["image"], rngs=nnx.Rngs(dropout=key))
-        values = {part: LOSSES[part](logits, batch["target"]) for part in self.parts}
-        return sum(values.values()), values
+        coarse = model.coarse_logits(batch["image"], rngs=nnx.Rngs(dropout=key))
+        return image_by_image(functools.partial(enlarged_loss, self.parts), coarse, batch["target"])
 
     def scores(self, model: nnx.Module, batch: dict) -> dict[str, jax.Array]:
         """Returns the intersection over union of every image and class, (B, K)."""
@@ -156,6 +157,19 @@ class PaxrayTask(Task):
     def draw(self, model: nnx.Module, records: Sequence[dict]) -> Image.Image:
         """Returns a sheet of images with their true and predicted masks."""
         return predictions_sheet(model, [unchanged(record, None) for record in records], self.names)
+
+
+def enlarged_loss(parts: Sequence[str], coarse: jax.Array, target: jax.Array) -> tuple[jax.Array, dict]:
+    """Returns the sum of the parts of the loss, and the parts.
+
+    Args:
+      parts: keys of `LOSSES`.
+      coarse: (B, h, w, K) logits before the last upsampling.
+      target: (B, H, W, K) of 0 and 1.
+    """
+    logits = bilinear(coarse, target.shape[1:3])
+    values = {part: LOSSES[part](logits, target) for part in parts}
+    return sum(values.values()), values
 
 
 def predictions_sheet(model: nnx.Module, examples: Sequence[dict], class_names: Sequence[str]) -> Image.Image:

@@ -19,6 +19,8 @@ from jaxseg.nn.engine import fused
 from jaxseg.nn.fused import Fusion, Pair, Pairs, sum_dtype
 
 _COPIES = 4 * 2**20  # numbers in the copies of the maps up to which products are faster for a kernel's gradient
+_PAIRS = 2**13  # C * C' up to which they are
+_FEW = 8  # channels of an image that is halved from which four small gradients are faster
 
 
 def convolution(
@@ -120,12 +122,11 @@ def gradients_on_cpus(
         form = functools.partial(winograd.at_once, precision=fusion.precision)
         return jax.vjp(form, x, kernel)[1](change)
     size, halves = (kernel.shape[0], kernel.shape[1]), _halves(fusion, x.shape, kernel.shape)
-    if fusion.strides == (1, 1) and all(n < k for pair, k in zip(fusion.padding, size, strict=True) for n in pair):
-        (top, bottom), (left, right) = fusion.padding
-        rows, columns = size[0] - 1, size[1] - 1
-        around = (rows - top, rows - bottom), (columns - left, columns - right)
-        flipped = Fusion(padding=around, precision=fusion.precision)
-        of_x = fused(flipped, change, kernel[::-1, ::-1].swapaxes(2, 3))
+    flippable = fusion.strides == (1, 1) and all(
+        n < k for pair, k in zip(fusion.padding, size, strict=True) for n in pair
+    )
+    if flippable:
+        of_x = fused(_flipped(fusion, kernel), change, kernel[::-1, ::-1].swapaxes(2, 3))
     elif halves:
         of_x = doubled(change, kernel, precision=fusion.precision)
     else:
@@ -133,11 +134,36 @@ def gradients_on_cpus(
     if size == (1, 1) and fusion.padding == ((0, 0), (0, 0)):
         x = x[:, :: fusion.strides[0], :: fusion.strides[1]]
         return of_x, _product(x, change).reshape(kernel.shape).astype(kernel.dtype)
-    if fusion.strides == (1, 1) and _copies(change, kernel) <= _COPIES:
+    pairs = kernel.shape[2] * kernel.shape[3]
+    if fusion.strides == (1, 1) and pairs <= _PAIRS and _copies(change, kernel) <= _COPIES:
         return of_x, kernel_gradient(x, change, size, fusion.padding)
-    if halves:
+    if flippable and kernel.shape[3] < kernel.shape[2]:  # XLA is faster if its image has fewer channels than its change
+        return of_x, exchanged_gradient(fusion, x, kernel, change)
+    if halves and kernel.shape[2] >= _FEW:
         return of_x, halving_gradient(x, change, precision=fusion.precision)
     return of_x, jax.vjp(lambda kernel: _products(fusion)(x, kernel), kernel)[1](change)[0]
+
+
+def _flipped(fusion: Fusion, kernel: jax.Array) -> Fusion:
+    """Returns the convolution over the change of the result which gives that of the images, for strides of 1."""
+    around = [
+        (side - 1 - before, side - 1 - after)
+        for side, (before, after) in zip(kernel.shape[:2], fusion.padding, strict=True)
+    ]
+    return Fusion(padding=(around[0], around[1]), precision=fusion.precision)
+
+
+def exchanged_gradient(fusion: Fusion, x: jax.Array, kernel: jax.Array, change: jax.Array) -> jax.Array:
+    """Returns the gradient of the kernel for strides of 1, computed by XLA with the images and the change exchanged.
+
+    Args:
+      fusion: what is computed; the padding is smaller than the kernel.
+      x: (B, H, W, C).
+      kernel: (h, w, C, C').
+      change: (B, H', W', C').
+    """
+    form = functools.partial(_flipped(fusion, kernel).by_xla, change)
+    return jax.vjp(form, kernel.swapaxes(2, 3))[1](x)[0][::-1, ::-1].swapaxes(2, 3)
 
 
 def _halves(fusion: Fusion, image: tuple, kernel: tuple) -> bool:

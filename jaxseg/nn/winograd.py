@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 _KEPT = 2**16  # C * C' from which it is faster if the kernel is transformed once
-_CHANNELS = 2**17  # the same if it is transformed at every call; with fewer it gains little, and compiles longer
+_CHANNELS = 2**19  # the same if it is transformed at every call; with fewer its gradients take longer
 _PIXELS = 512  # pixels in a batch from which it is faster although the kernel is transformed at every call
 
 Precision = jax.lax.PrecisionLike
