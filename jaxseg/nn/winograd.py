@@ -1,7 +1,7 @@
 """Winograd's convolution F(2x2, 3x3) as matrix products: 3x3 kernels with stride 1 and padding 1; arrays are NHWC.
 
 Four pixels of the result take 16 products of input and output channels instead of 36. On CPUs this is up to 2.5 times
-as fast as XLA's convolution if there are many channels (`benchmarks/convolutions.py`).
+as fast as XLA's convolution if there are many channels (`benchmarks/README.md`).
 
 Source: Lavin and Gray 2016, arXiv:1509.09308.
 """
