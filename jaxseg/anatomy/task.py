@@ -139,7 +139,8 @@ class PaxrayTask(Task):
     def loss(self, model: nnx.Module, batch: dict, key: jax.Array, step: jax.Array) -> tuple[jax.Array, dict]:
         """Returns the sum of the parts of the loss."""
         coarse = model.coarse_logits(batch["image"], rngs=nnx.Rngs(dropout=key))
-        return image_by_image(functools.partial(enlarged_loss, self.parts), coarse, batch["target"])
+        total, values = image_by_image(functools.partial(enlarged_loss, self.parts), coarse, batch["target"])
+        return total, {part: values[part] for part in self.parts}
 
     def scores(self, model: nnx.Module, batch: dict) -> dict[str, jax.Array]:
         """Returns the intersection over union of every image and class, (B, K)."""
