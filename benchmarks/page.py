@@ -75,13 +75,16 @@ def without_tables(text: str) -> str:
 
 
 def results(name: str) -> dict[str, Any]:
-    """Returns the content of a file in `results/`."""
-    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    """Returns the content of a file in `results/`; nothing if it was not measured yet."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def markdown(head: str, rows: Iterable[Iterable[str]]) -> str:
     """Returns a Markdown table; the names of the columns are separated by |."""
-    names = head.split("|")
+    names, rows = head.split("|"), list(rows)
+    if not rows:
+        return "Not measured yet."
     lines = [names, ["---"] * len(names), *rows]
     return "\n".join("| " + " | ".join(cell.strip() for cell in line) + " |" for line in lines)
 
@@ -185,7 +188,7 @@ def startup() -> str:
 def transposed() -> str:
     """Forms of Post-DAE's transposed convolution."""
     found = []
-    for shape in results("convolutions_transposed")["shapes"]:
+    for shape in results("convolutions_transposed").get("shapes", []):
         batch, height, width, channels = shape["shape"][0], *[shape["shape"][1]] * 2, shape["shape"][2]
         cells = [f"{batch} x {height} x {width} x {channels}"]
         for what in ("forward", "forward and backward"):
@@ -198,7 +201,7 @@ def transposed() -> str:
 def kernel_gradient() -> str:
     """Forms of the gradient of a 3x3 kernel."""
     sides, found = ("products", "XLA", "XLA, exchanged", "jaxseg", "PyTorch"), []
-    for shape in results("convolutions_kernel_gradient")["shapes"]:
+    for shape in results("convolutions_kernel_gradient").get("shapes", []):
         batch, side, num_in, num_out, _ = shape["shape"]
         times = [f"{1e3 * shape['gradient'][name]['median_s']:.2g}" for name in sides]
         found.append([f"{batch} x {side} x {side}, {num_in} to {num_out}", *times])
