@@ -9,6 +9,7 @@ import click
 from jaxseg.cli import console, options
 from jaxseg.cli.runs import make_denoiser, make_segmenter, of_anatomy
 
+_PER_ACCELERATOR = 8  # X-rays
 _RUN = options.trained_kinds(".ckpt")
 _SCORES = options.trained_kinds(".pth")
 
@@ -77,6 +78,7 @@ def serve(denoiser, scorer, embeddings, host, port, token, token_file, hosts, qu
         check_token(token)
     _check_host(host, token)
     bound = bind(host, port)
+    others["batch_size"] = others["batch_size"] or _usual_batch(gpus)
     segmenter = make_segmenter(gpus=gpus, confidence=True, **others)
     restores = make_denoiser(weights=denoiser, gpus=gpus, option="--denoise") if denoiser else None
     scores = _scorer(scorer, embeddings, gpus) if scorer else None
@@ -109,6 +111,14 @@ def _check_host(host: str, token: str | None) -> None:
         f"Warning: the service listens on {host} without encryption. Images, results and the token can be read on the "
         "network: use it only behind a proxy with TLS, or in a network that you trust."
     )
+
+
+def _usual_batch(gpus: str) -> int | None:
+    """Returns the usual batch size: on accelerators, several requests are computed together."""
+    from jaxseg.cli.runs import inference_devices
+
+    devices = inference_devices(gpus)
+    return None if devices[0].platform == "cpu" else _PER_ACCELERATOR * len(devices)
 
 
 def _scorer(weights: Path | str, embeddings: Path | None, gpus: str):

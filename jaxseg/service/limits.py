@@ -72,7 +72,9 @@ def plain(text: str, file: str = "") -> str:
     >>> plain("x1: RGB is colour (--intensity clinical converts it to grey)", "x1")
     'RGB is colour'
     """
-    text = " ".join(text.split()).removeprefix(f"{file}: ")
-    text = re.sub(r" \([^()]*(?:--|-ot)\b[^()]*\)", "", text)
-    text = text.replace("--intensity ", "intensity=")
-    return text.replace(file, "the file") if file else text
+    text = " ".join(text.split())
+    if file:
+        name = re.escape(file) + r"(?:\.\w+)*"  # some readers need a suffix
+        text = re.sub(name, "the file", re.sub(f"^{name}: ", "", text))
+    text = re.sub(r" \([^()]*(?:--|-ot\b)[^()]*\)", "", text)
+    return text.replace("--intensity ", "intensity=")
