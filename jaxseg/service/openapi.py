@@ -67,11 +67,11 @@ def _paths() -> dict[str, Any]:
     name = {"name": "id", "in": "path", "required": True, "schema": _TEXT | {"pattern": "^[0-9a-f]{32}$"}}
     example = {"name": "name", "in": "path", "required": True, "schema": _TEXT}
     location = {"Location": {"schema": _TEXT, "description": "Address of the result, for other formats."}}
-    results = tuple(formats.SEGMENT)
+    results, parts = tuple(formats.SEGMENT), ("page", "shared")
     return {
         "/": {"get": _get("Show the page.", "text/html", public=True)},
-        "/page.css": {"get": _get("Get the style of the page.", "text/css", public=True)},
-        "/page.js": {"get": _get("Get the script of the page.", "text/javascript", public=True)},
+        **{f"/{name}.css": {"get": _get("Get a style of the page.", "text/css", public=True)} for name in parts},
+        **{f"/{name}.js": {"get": _get("Get a script of the page.", "text/javascript", public=True)} for name in parts},
         "/v1/models": {"get": _get("List models, limits and formats.", formats.JSON)},
         "/v1/segment": {"post": _post("Segment an X-ray.", results, xray, ("image",), location)},
         "/v1/results/{id}": {"get": _get("Fetch a result again, in any format.", *results, parameters=[name])},

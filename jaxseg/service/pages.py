@@ -22,6 +22,8 @@ FILES = {  # address -> (package, file, media type)
     "/": ("jaxseg.service", "page.html", "text/html"),
     "/page.css": ("jaxseg.service", "page.css", "text/css"),
     "/page.js": ("jaxseg.service", "page.js", "text/javascript"),
+    "/shared.css": ("jaxseg.report", "shared.css", "text/css"),
+    "/shared.js": ("jaxseg.report", "shared.js", "text/javascript"),
 }
 EXAMPLES = {f"phantom-{seed + 1}.png": seed for seed in range(3)}
 _SIDE = 512  # pixels of an example
