@@ -153,6 +153,27 @@ def check_tags(dataset: pydicom.Dataset, intensity: str = "original") -> None:
         )
 
 
+def stated_size(path: Path) -> tuple[int, int]:
+    """Returns the height and width that the tags of a file state, without reading its pixels.
+
+    Raises:
+      ImageError: the file is not DICOM, is damaged, or states no size that can be read.
+      OSError: the file cannot be read.
+    """
+    try:
+        with without_remarks():
+            dataset = open_dicom(path, tags=("Rows", "Columns"))
+            height, width = int(dataset.Rows), int(dataset.Columns)
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:  # on damaged files pydicom raises errors of almost any type
+        if isinstance(error, OSError) and error.errno:
+            raise
+        raise ImageError(f"cannot read its size ({' '.join(str(error).split()) or type(error).__name__})") from None
+    check_size(height, width)
+    return height, width
+
+
 def read_spacing(dataset: pydicom.Dataset) -> tuple[tuple[float, float] | None, list[str]]:
     """Returns the distance between rows and between columns in millimetres, or None; and notes.
 

@@ -1,0 +1,125 @@
+"""Runs the service with uvicorn: the socket, its signals, and its end."""
+
+import contextlib
+import ipaddress
+import logging
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import uvicorn
+
+from jaxseg.service.engine import Engine
+
+MAX_HEADERS = 2**15  # bytes of a request's head
+MAX_CONNECTIONS = 1000
+_GRACE_SECONDS = 5  # besides the time limit of a request
+_BACKLOG = 128
+
+_log = logging.getLogger(__name__)
+
+
+def is_loopback(host: str) -> bool:
+    """Returns whether only programs of this machine reach a host.
+
+    >>> is_loopback("127.0.0.1"), is_loopback("localhost"), is_loopback("0.0.0.0")
+    (True, True, False)
+    """
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Returns a socket with this address, which does not accept connections yet.
+
+    Args:
+      host: a name or address of this machine.
+      port: number; 0 takes a free one.
+
+    Raises:
+      OSError: the address is unknown or in use.
+    """
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    found = socket.socket(family, socket.SOCK_STREAM)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        found.bind(address)
+    except OSError as error:
+        found.close()
+        raise OSError(error.errno, f"{host}:{port}: {error.strerror}; choose another --host or --port") from None
+    return found
+
+
+def address_of(found: socket.socket) -> str:
+    """Returns the address under which a browser opens a bound socket."""
+    host, port = found.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class Server(uvicorn.Server):
+    """A server that refuses new work as soon as it is asked to end, and ends if the models cannot be prepared.
+
+    Args:
+      config: of uvicorn.
+      engine: of the application.
+      on_ready: called once requests are answered.
+    """
+
+    def __init__(self, config: uvicorn.Config, engine: Engine, on_ready: Callable[[], Any]):
+        super().__init__(config)
+        self.engine, self.on_ready = engine, on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.engine.device.ready.add_done_callback(self._prepared)
+
+    def _prepared(self, ready: Any) -> None:
+        if ready.exception() is None:
+            self.on_ready()
+        else:
+            self.should_exit = True
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        self.engine.ending = True
+        super().handle_exit(sig, frame)
+
+
+def run(app: Any, bound: socket.socket, on_ready: Callable[[], Any]) -> None:
+    """Serves an application until SIGTERM or Ctrl-C; running requests end before it returns.
+
+    Args:
+      app: of `jaxseg.service.create_app`.
+      bound: result of `bind`.
+      on_ready: called once requests are answered.
+
+    Raises:
+      Exception: what the preparation of the models raised.
+    """
+    engine: Engine = app.state.engine
+    config = uvicorn.Config(
+        app,
+        http="h11",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=_BACKLOG,
+        limit_concurrency=MAX_CONNECTIONS,
+        h11_max_incomplete_event_size=MAX_HEADERS,
+        timeout_graceful_shutdown=round(engine.limits.seconds) + _GRACE_SECONDS,
+    )
+    try:
+        with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again after it has ended
+            Server(config, engine, on_ready).run(sockets=[bound])
+    finally:
+        engine.workspace.close()
+        bound.close()
+    ready = engine.device.ready
+    if ready.done() and (error := ready.exception()) is not None:
+        raise error
