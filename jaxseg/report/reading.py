@@ -133,8 +133,7 @@ def read_image(
     rest = [feature for feature in features if feature.kind != "score"]
     if rest:  # one class at a time, because all of them may need gigabytes
         _collect(_united(measured([name], rest) for name in kept.names), rest, kept.names, values, reasons, grid)
-    sure = result_of(masks, image, "confidence")
-    _add_confidence(read_confidence(sure)[1] if sure else (), kept.names, values, reasons)
+    _add_confidence(_stored_confidence(masks, image), kept.names, values, reasons)
     warning = seen.note if seen else ""
     notes = (*picture.notes, *loaded.notes, *[f"{image.name}: {warning}"] * bool(warning))
     return Reading(display(picture), kept.names, kept, values, reasons, notes, pixel_mm is not None, grid, warning)
@@ -276,6 +275,12 @@ def _collect(measured: Measurements, features, names, values: dict, reasons: dic
                 values[column] = measured.values[found]
                 if math.isnan(values[column]):
                     reasons[column] = measured.reasons[found]
+
+
+def _stored_confidence(masks: Path, image: Path) -> Sequence[Mapping]:
+    """Returns the rows of the confidence that a run wrote, () if it wrote none."""
+    path = result_of(masks, image, "confidence")
+    return () if path is None else read_confidence(path)[1]
 
 
 def _add_confidence(rows: Sequence[Mapping], names: Sequence[str], values: dict, reasons: dict) -> None:

@@ -122,7 +122,7 @@ async function start() {
   byId("lines-on").addEventListener("change", showLines);
   byId("score-form").addEventListener("submit", predict);
   watchDrops();
-  if (!("webkitdirectory" in byId("folder")) || matchMedia("(hover: none)").matches) byId("choose-folder").hidden = true;
+  if (!("webkitdirectory" in byId("folder")) || matchMedia("(pointer: coarse)").matches) byId("choose-folder").hidden = true;
   if (matchMedia("(max-width: 820px)").matches) byId("classes").open = false;
   try {
     service = await askJson({ path: "v1/models" });

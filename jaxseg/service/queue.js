@@ -64,7 +64,7 @@ function newItem(file, name) {
   item.status = element("span", { class: "state" }, item.text);
   item.bar = element("progress", { max: "1", value: "0", "aria-label": `Progress of ${name}`, hidden: true });
   const words = element("span", { class: "words" }, element("span", { class: "name" }, name), item.status);
-  item.button = element("button", { type: "button", class: "file", onclick: () => select(item) }, item.thumbnail, words);
+  item.button = element("button", { type: "button", class: "file", onclick: () => choose(item) }, item.thumbnail, words);
   item.again = element("button", { type: "button", class: "again", hidden: true, onclick: () => tryAgain(item) }, "Try again");
   item.remove = element("button", { type: "button", class: "remove", onclick: () => removeItem(item) }, "×");
   item.row = element("li", {}, item.button, item.again, item.remove, item.bar);
@@ -107,6 +107,11 @@ function select(item) {
   item?.button.setAttribute("aria-current", "true");
   showCurrent();
   showStatus();
+}
+
+function choose(item) {
+  select(item);
+  if (matchMedia("(max-width: 820px)").matches) byId("viewer").scrollIntoView(); // it is below the list
 }
 
 function removeItem(item) {

@@ -20,7 +20,7 @@ function showMessage(name, text, failed) {
 }
 
 function showView(view, name) {
-  const { about, record, warnings } = view;
+  const { record, warnings } = view;
   byId("viewer").hidden = byId("side").hidden = byId("picture").hidden = false;
   byId("viewer-message").hidden = true;
   byId("viewer-name").textContent = name;
@@ -48,6 +48,7 @@ function showPicture({ about, picture, lines }, name) {
     byId("viewer").scrollIntoView({ block: "nearest" });
   });
   showEnlarged(enlarge, byId("xrays").classList.contains("large"));
+  byId("picture").style.aspectRatio = `${picture.size[1]} / ${picture.size[0]}`;
   byId("picture").replaceChildren(made.svg, enlarge);
   shownPicture = { lines: drawn };
   fillClassPanel(byId("classes"), about, shown, update);
@@ -90,9 +91,7 @@ function showLines() {
 // ---- measurements and tags
 
 function showValues({ about, record }) {
-  const columns = columnsOf(about);
-  const long = columns.map((column) => ({ ...column, title: about.names[column.feature] }));
-  byId("values").replaceChildren(...measurementsOf(record, long));
+  byId("values").replaceChildren(...measurementsOf(record, columnsOf(about)));
   const unit = record.spacing ? "" : " The file does not state the size of a pixel, so that lengths in mm are unknown.";
   byId("values").append(element("p", { class: "faint" }, `${about.pixels.join(" ")}${unit}`));
 }

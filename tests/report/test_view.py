@@ -9,13 +9,14 @@ from dicom_files import write_dicom
 from PIL import Image
 
 import jaxseg
+from jaxseg.anatomy.measure.ratios import SCD_CLASSES
 from jaxseg.images.dicom import shown_tags
 from jaxseg.images.picture import ImageError
 from jaxseg.masks.confidence import Confidence
 from jaxseg.masks.segmentation import Orientation, Segmentation
 from jaxseg.report.view import change_view, view
 
-NAMES = ("right hemidiaphragm", "heart", "lung", "vertebrae T1", "vertebrae T2")
+NAMES = ("right hemidiaphragm", "heart", "lung", *SCD_CLASSES)
 SIZE = (128, 96)  # of the image; the masks are on a grid of 64 x 64
 
 
@@ -24,15 +25,16 @@ def masks() -> np.ndarray:
     found[0, 40:42, 10:31] = True
     found[1, 30:44, 22:46] = True
     found[2, 10:40, 8:28] = found[2, 10:40, 34:56] = True
-    found[3, 12:16, 29:34] = True
-    found[4, 20:24, 30:36] = True
+    found[NAMES.index("vertebrae T1"), 12:16, 29:34] = True
+    found[NAMES.index("vertebrae T2"), 20:24, 30:36] = True
     return found
 
 
 def segmentation(**changes) -> Segmentation:
-    sure = np.linspace(0.9, 0.5, len(NAMES), dtype=np.float32)
-    confidence = Confidence(NAMES, masks().sum((1, 2)), sure, 1 - sure)
-    made = Segmentation(NAMES, tuple(range(5)), SIZE, np.packbits(masks(), axis=2), confidence=confidence)
+    pixels = masks().sum((1, 2))
+    sure = np.where(pixels > 0, np.float32(0.8), np.float32(np.nan))
+    confidence = Confidence(NAMES, pixels, sure, 1 - sure)
+    made = Segmentation(NAMES, tuple(range(len(NAMES))), SIZE, np.packbits(masks(), axis=2), confidence=confidence)
     return dataclasses.replace(made, **changes)
 
 
@@ -59,7 +61,8 @@ def test_values_are_those_of_extract(image):
     assert values(found)["SCD"] == pytest.approx(measured["SCD"], rel=1e-5)
     assert values(found)["heart area"] == measured["heart_area"] == 14 * 24
     assert values(found)["heart confidence"] == pytest.approx(0.8, abs=1e-4)
-    assert values(found)["confidence"] == pytest.approx(0.7, abs=1e-4)
+    assert values(found)["confidence"] == pytest.approx(0.8, abs=1e-4)
+    assert values(found)["vertebrae L1 confidence"] is None
     assert found["record"]["name"] == "chest.png"
     assert found["record"]["size"] == list(SIZE)
     assert found["about"]["sides"] is True
@@ -67,7 +70,7 @@ def test_values_are_those_of_extract(image):
 
 
 def test_what_cannot_be_measured_has_its_reason(image):
-    bits = np.packbits(masks() & (np.arange(5) != 1)[:, None, None], axis=2)
+    bits = np.packbits(masks() & (np.arange(len(NAMES)) != 1)[:, None, None], axis=2)
     found = view(segmentation(bits=bits, confidence=None), image, name="a", warnings=())
     assert values(found)["CTR"] is None
     assert "the mask of 'heart' is empty" in [reason for reason, _ in found["record"]["reasons"]]

@@ -21,13 +21,14 @@ from service_kit import encoded, png, service
 from viewer_tools import axe
 
 import jaxseg
+from jaxseg.anatomy.measure.ratios import SCD_CLASSES
 from jaxseg.anatomy.segment import Segmenter
 from jaxseg.service.limits import Limits
 from jaxseg.volumes.nifti import write_nifti
 
 pytestmark = [pytest.mark.slow, pytest.mark.system("chromium", "chromedriver")]
 
-CLASSES = ("right lung", "left lung", "heart", "lung", "right hemidiaphragm", "vertebrae T1", "vertebrae T2")
+CLASSES = ("right lung", "left lung", "heart", "lung", "right hemidiaphragm", *SCD_CLASSES)
 TOKEN = "a-token-of-tests"
 DROP = """
 const transfer = new DataTransfer();
@@ -161,7 +162,7 @@ def test_classes_are_switched_searched_and_kept_for_the_next_image(browser, addr
     assert drawn(browser) == []
     browser.find_element("id", "find-class").send_keys("lung")
     click(browser, "#all")
-    assert texts(browser, "#shown") == ["3 of 7 shown"]
+    assert texts(browser, "#shown") == [f"3 of {len(CLASSES)} shown"]
     browser.execute_script("document.getElementById('fill').value = 0.6")
     browser.execute_script("document.getElementById('fill').dispatchEvent(new Event('input'))")
     assert ask(browser, "document.documentElement.style.getPropertyValue('--fill')") == "0.6"
