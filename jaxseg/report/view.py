@@ -5,7 +5,6 @@
 
 import base64
 import io
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -48,6 +47,7 @@ def view(
     image: Path,
     *,
     name: str,
+    warnings: Sequence[str],
     features: str | Sequence[str] = VIEW_FEATURES,
     intensity: str = "clinical",
     groups: str = "original",
@@ -58,6 +58,7 @@ def view(
       segmentation: the masks of the image.
       image: its file.
       name: name that the page shows.
+      warnings: what the reader must know about the image, such as `segmentation.notes`.
       features: what to measure, as `jaxseg.anatomy.measure.features.find_all` takes it.
       intensity: how grey values are shown, as in `jaxseg.images.read.read_picture`.
       groups: which vertebrae SCD uses, as in `find_all`.
@@ -88,19 +89,9 @@ def view(
         "record": record | measured(reading, catalogue),
         "picture": picture,
         "lines": _lines(found, picture["size"], seen.quarters if seen else 0),
-        "warnings": [plain_warning(note, image.name) for note in reading.notes],
+        "warnings": [printable(text) for text in warnings],
         "tags": list(tags.items()),
     }
-
-
-def plain_warning(note: str, file: str) -> str:
-    """Returns a note without the name of its file and without hints on options of commands.
-
-    >>> plain_warning("upload7: the image looks inverted (--check-orientation fix corrects it)", "upload7")
-    'The image looks inverted'
-    """
-    text = re.sub(r" \([^()]*--[^()]*\)", "", printable(note.removeprefix(f"{file}: ")))
-    return text[:1].upper() + text[1:]
 
 
 def change_view(

@@ -1,5 +1,6 @@
 """The description of the API, OpenAPI 3.1, which programs read at `/openapi.json`."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from jaxseg import __version__
@@ -28,8 +29,12 @@ _XRAY = _TEXT | {"format": "binary", "description": "An X-ray: PNG, JPEG or DICO
 _FEATURES = _TEXT | {"description": "Features, separated by commas, such as CTR,SCD,area; /v1/models lists all."}
 
 
-def document() -> dict[str, Any]:
-    """Returns the description as JSON values."""
+def document(files: Mapping[str, tuple[str, str, str]]) -> dict[str, Any]:
+    """Returns the description as JSON values.
+
+    Args:
+      files: address of each file of the page -> its package, name and media type.
+    """
     return {
         "openapi": "3.1.0",
         "info": {
@@ -40,7 +45,7 @@ def document() -> dict[str, Any]:
         },
         "servers": [{"url": "/"}],
         "security": [{}, {"token": []}],
-        "paths": _paths(),
+        "paths": _of_page(files) | _paths(),
         "components": {
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
             "schemas": {
@@ -53,6 +58,14 @@ def document() -> dict[str, Any]:
                 }
             },
         },
+    }
+
+
+def _of_page(files: Mapping[str, tuple[str, str, str]]) -> dict[str, Any]:
+    what = {"/": "Show the page."}
+    return {
+        path: {"get": _get(what.get(path, "Get a file of the page."), kind, public=True)}
+        for path, (_, _, kind) in files.items()
     }
 
 

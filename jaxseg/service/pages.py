@@ -1,5 +1,6 @@
 """What the service has besides results: its page, examples, models, health, numbers, and the description of the API."""
 
+import contextlib
 import importlib.resources
 import io
 from typing import Any
@@ -16,14 +17,15 @@ from jaxseg.images.read import INTENSITIES
 from jaxseg.service import formats, openapi
 from jaxseg.service.engine import Engine
 from jaxseg.service.limits import Refused
-from jaxseg.vocabulary import labels
+from jaxseg.vocabulary import labels, organs
 
-FILES = {  # address -> (package, file, media type)
+_SCRIPTS = ("requests.js", "downloads.js", "viewer.js", "queue.js", "masks.js", "page.js")
+FILES = {  # address -> (package, file, media type); the page shows an image with the code of reports
     "/": ("jaxseg.service", "page.html", "text/html"),
     "/page.css": ("jaxseg.service", "page.css", "text/css"),
-    "/page.js": ("jaxseg.service", "page.js", "text/javascript"),
     "/shared.css": ("jaxseg.report", "shared.css", "text/css"),
     "/shared.js": ("jaxseg.report", "shared.js", "text/javascript"),
+    **{f"/{name}": ("jaxseg.service", name, "text/javascript") for name in _SCRIPTS},
 }
 EXAMPLES = {f"phantom-{seed + 1}.png": seed for seed in range(3)}
 _SIDE = 512  # pixels of an example
@@ -40,7 +42,7 @@ class Pages:
     def __init__(self, engine: Engine, models: dict[str, Any]):
         self.engine, self.models = engine, models
         self.examples = {name: _example(seed) for name, seed in EXAMPLES.items()}
-        self.description = openapi.document()
+        self.description = openapi.document(FILES)
 
     async def file(self, address: str, request: Request) -> Response:
         """`GET /` and the files of the page, by their address in `FILES`."""
@@ -96,7 +98,9 @@ def describe(engine: Engine, segmenter: Any, denoiser: Any, scorer: Any) -> dict
         "denoise": None
         if denoiser is None
         else _of_card(denoiser.card) | {"classes": list(denoiser.card.class_names), "channels": denoiser.channels},
-        "score": None if scorer is None else _of_card(scorer.card) | {"canonical": scorer.canonical},
+        "score": None
+        if scorer is None
+        else _of_card(scorer.card) | {"canonical": scorer.canonical, "organs": _organs(scorer)},
         "limits": {
             name: getattr(limits, name) for name in ("bytes", "pixels", "voxels", "seconds", "queue", "result_seconds")
         },
@@ -127,6 +131,15 @@ def _groups(names: tuple[str, ...]) -> list[str]:
     if not set(names) <= set(labels.CXAS):
         return []
     return [group for group, members in labels.CXAS_GROUPS.items() if any(labels.CXAS[k] in names for k in members)]
+
+
+def _organs(scorer: Any) -> list[str]:
+    """Returns the names of the organs whose masks can be scored."""
+    found = []
+    for organ in organs.ORGANS:
+        with contextlib.suppress(ValueError):  # the model has no text embedding of it
+            found.append(scorer.organ(organ.id).name)
+    return found
 
 
 def _example(seed: int) -> bytes:
