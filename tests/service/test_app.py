@@ -71,7 +71,7 @@ def test_a_dicom_seg_belongs_to_the_patient_of_its_image(client, dicom):
     assert answer.headers["content-disposition"] == 'attachment; filename="IM0001.seg.dcm"'
 
 
-def test_the_view_shows_the_tags_of_its_own_file_only(client, dicom):
+def test_the_view_shows_only_the_tags_of_the_file_it_belongs_to(client, dicom):
     view = post(client, content=dicom.read_bytes(), accept=formats.VIEW).json()
     assert dict(view["tags"])["PatientID"] == "stripes-17"
     assert view["picture"]["size"] == [80, 96]
