@@ -140,4 +140,3 @@ def _log_to_stdout() -> None:
     log.addHandler(logging.StreamHandler(sys.stdout))
     log.setLevel(logging.INFO)
     log.propagate = False
-    logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # its messages repeat ours

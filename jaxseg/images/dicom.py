@@ -163,6 +163,8 @@ def stated_size(path: Path) -> tuple[int, int]:
     try:
         with without_remarks():
             dataset = open_dicom(path, tags=("Rows", "Columns"))
+            if missing := [name for name in ("Rows", "Columns") if dataset.get(name) in (None, "")]:
+                raise ImageError(f"the tags {', '.join(missing)} are missing (a report, a plan, or a damaged file)")
             height, width = int(dataset.Rows), int(dataset.Columns)
     except (ImageError, MemoryError):
         raise

@@ -64,14 +64,29 @@ class Server(uvicorn.Server):
     """A server that refuses new work as soon as it is asked to end, and ends if the models cannot be prepared.
 
     Args:
-      config: of uvicorn.
-      engine: of the application.
+      app: of `jaxseg.service.create_app`.
       on_ready: called once requests are answered.
     """
 
-    def __init__(self, config: uvicorn.Config, engine: Engine, on_ready: Callable[[], Any]):
+    def __init__(self, app: Any, on_ready: Callable[[], Any]):
+        self.engine: Engine = app.state.engine
+        self.on_ready = on_ready
+        config = uvicorn.Config(
+            app,
+            http="h11",
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            log_level="critical",  # its messages repeat ours, and contain whole addresses
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            backlog=_BACKLOG,
+            limit_concurrency=MAX_CONNECTIONS,
+            h11_max_incomplete_event_size=MAX_HEADERS,
+            timeout_graceful_shutdown=round(self.engine.limits.seconds) + _GRACE_SECONDS,
+        )
         super().__init__(config)
-        self.engine, self.on_ready = engine, on_ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -100,23 +115,9 @@ def run(app: Any, bound: socket.socket, on_ready: Callable[[], Any]) -> None:
       Exception: what the preparation of the models raised.
     """
     engine: Engine = app.state.engine
-    config = uvicorn.Config(
-        app,
-        http="h11",
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        backlog=_BACKLOG,
-        limit_concurrency=MAX_CONNECTIONS,
-        h11_max_incomplete_event_size=MAX_HEADERS,
-        timeout_graceful_shutdown=round(engine.limits.seconds) + _GRACE_SECONDS,
-    )
     try:
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again after it has ended
-            Server(config, engine, on_ready).run(sockets=[bound])
+            Server(app, on_ready).run(sockets=[bound])
     finally:
         engine.workspace.close()
         bound.close()

@@ -7,29 +7,38 @@ import io
 import json
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import uvicorn
 from PIL import Image
 
 import jaxseg
 from jaxseg.anatomy.segment import Segmenter
 from jaxseg.datasets import phantom
 from jaxseg.service.app import create_app
-from jaxseg.service.run import MAX_HEADERS, Server, address_of, bind
+from jaxseg.service.run import Server, address_of, bind
 
 CLASSES = ("heart", "right lung", "left lung")
 BOUNDARY = "frontier"
 
 
 @functools.cache
-def segmenter(**options) -> Segmenter:
-    """Returns a Segmenter with a narrow network of random weights, for inputs of 64 x 64 pixels."""
+def network():
+    """Returns a narrow network of random weights for inputs of 64 x 64 pixels; each mask covers half of phantom 0."""
     model = jaxseg.create("cxas", class_names=CLASSES, backbone="resnet18", width=4)
     model.card = dataclasses.replace(model.card, input_size=(64, 64))
-    return Segmenter(model, confidence=True, **{"batch_size": 4} | options)
+    scores = Segmenter(model, probabilities=True)(phantom.draw(0, 64)[0]).scores.astype(np.float64)
+    usual = np.median(np.log(scores / (1 - scores)), axis=(1, 2))
+    model.classify.bias.set_value(model.classify.bias[...] - usual.astype(np.float32))
+    return model
+
+
+@functools.cache
+def segmenter(**options) -> Segmenter:
+    """Returns a Segmenter with the small network, whose masks differ between images."""
+    return Segmenter(network(), confidence=True, **{"batch_size": 4} | options)
 
 
 @contextlib.contextmanager
@@ -37,9 +46,7 @@ def running(app) -> Iterator[str]:
     """Serves an application, and yields its address once it is ready; the requests at the end are answered."""
     ready = threading.Event()
     bound = bind("127.0.0.1", 0)
-    settings = {"http": "h11", "lifespan": "on", "log_config": None, "access_log": False}
-    config = uvicorn.Config(app, h11_max_incomplete_event_size=MAX_HEADERS, **settings)
-    server = Server(config, app.state.engine, ready.set)
+    server = Server(app, ready.set)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
     thread.start()
     try:
@@ -88,6 +95,14 @@ def head(address: str, path: str, length: int, **headers: str) -> bytes:
     given |= {name.replace("_", "-"): value for name, value in headers.items()}
     lines = "".join(f"{name}: {value}\r\n" for name, value in given.items())
     return f"POST {path} HTTP/1.1\r\n{lines}\r\n".encode("latin-1")
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Waits until a condition holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.01)
 
 
 def connected(address: str) -> socket.socket:
