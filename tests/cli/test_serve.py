@@ -39,11 +39,13 @@ def test_a_token_in_a_file_opens_other_interfaces_with_a_warning(jaxseg_command,
     file = tmp_path / "token"
     file.write_text(f"{TOKEN}\nsecond line\n")
     given = {}
-    monkeypatch.setattr("jaxseg.service.run.run", lambda app, bound, on_ready: given.update(app=app, bound=bound))
+    monkeypatch.setattr(
+        "jaxseg.service.run.run", lambda app, bound, _: given.update(app=app, host=bound.getsockname()[0])
+    )
+    monkeypatch.setattr("jaxseg.cli.serve._log_to_stdout", lambda: None)  # it would change the log of other tests
     code, _, err = jaxseg_command("serve", "--weights", tiny, "--host", "0.0.0.0", "--port", 0, "--token-file", file)
     assert (code, "without encryption" in err) == (0, True), err
-    assert given["bound"].getsockname()[0] == "0.0.0.0"
-    given["bound"].close()
+    assert given["host"] == "0.0.0.0"
     given["app"].state.engine.workspace.close()
     guards = next(one.kwargs for one in given["app"].user_middleware)
     assert guards["token"] == TOKEN
