@@ -11,6 +11,7 @@ from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
 
 from jaxseg.service.device import Device, Kind
 from jaxseg.service.limits import ClientGone, Limits, Refused, plain
@@ -20,14 +21,15 @@ from jaxseg.service.upload import Upload, read_upload
 from jaxseg.service.workspace import Workspace
 
 SWEEP_SECONDS = 20.0
+_PART = 2**16  # bytes of an answer that are given to the server at once
 _LONGEST_WAIT = 30  # seconds that Retry-After asks for at most
 
 
 class Engine:
     """Does the work of requests within limits.
 
-    A request takes one of `limits.queue` places from its first byte to its answer, also while it waits. So memory, disk
-    and threads are bounded by that number. A client that goes away frees its place at once.
+    A request takes one of `limits.queue` places from its first byte until its answer is sent, also while it waits. So
+    memory, disk and threads are bounded by that number. A client that goes away frees its place at once.
 
     Args:
       kinds: what the device computes, as `Device` takes it.
@@ -79,8 +81,8 @@ class Engine:
         *,
         files: Mapping[str, int] | None = None,
         fields: tuple[str, ...] = (),
-    ) -> Response:
-        """Returns the answer of a job that takes a place.
+    ) -> "Held":
+        """Returns the answer of a job, which takes a place until the answer is sent.
 
         Args:
           request: the request.
@@ -96,6 +98,16 @@ class Engine:
         self._check_place()
         self.running += 1
         folder = self.workspace.new()
+        try:
+            answer = await self._answer(request, job, folder, files, fields)
+        except BaseException:
+            self._release(folder)
+            raise
+        return Held(answer, self.limits.seconds, functools.partial(self._release, folder))
+
+    async def _answer(
+        self, request: Request, job: Callable, folder: Path, files: Mapping[str, int] | None, fields: tuple[str, ...]
+    ) -> Response:
         upload: Upload | None = None
         try:
             async with asyncio.timeout(self.limits.seconds):
@@ -112,10 +124,11 @@ class Engine:
                 raise Refused(408, f"the request did not arrive within {seconds}; send it again") from None
             text = f"the answer was not ready within {seconds}; send a smaller file, or try again later"
             raise Refused(503, text, Retry_After=str(_LONGEST_WAIT)) from None
-        finally:
-            self.running -= 1
-            if not self.results.holds(folder):
-                self.workspace.remove(folder)
+
+    def _release(self, folder: Path) -> None:
+        self.running -= 1
+        if not self.results.holds(folder):
+            self.workspace.remove(folder)
 
     async def in_pool(self, stage: str, function: Callable, *args: Any, **options: Any) -> Any:
         """Returns the result of a function that a thread for files runs; a stage for the numbers.
@@ -157,6 +170,36 @@ class Engine:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             self.results.drop_old()
+
+
+class Held:
+    """An answer that keeps the place of its request until it is sent, so that clients that read slowly are bounded too.
+
+    It is sent in parts, because a server keeps what it was given until the client has read it.
+
+    Args:
+      answer: the answer.
+      seconds: how long sending it may take.
+      release: frees the place.
+    """
+
+    def __init__(self, answer: Response, seconds: float, release: Callable[[], None]):
+        self.answer, self.seconds, self.release = answer, seconds, release
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            async with asyncio.timeout(self.seconds):
+                await self.answer(scope, receive, functools.partial(_send_in_parts, send))
+        finally:
+            self.release()
+
+
+async def _send_in_parts(send: Send, message: Message) -> None:
+    body = message.get("body", b"")
+    for start in range(0, len(body) - _PART, _PART):
+        await send({"type": message["type"], "body": body[start : start + _PART], "more_body": True})
+    last = (len(body) - 1) // _PART * _PART if body else 0
+    await send({**message, "body": body[last:]} if "body" in message else message)
 
 
 @contextlib.contextmanager

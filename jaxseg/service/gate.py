@@ -10,20 +10,16 @@ import json
 import logging
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Collection, MutableMapping
-from typing import Any
+from collections.abc import Callable, Collection
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
+from starlette.types import Message, Receive, Scope, Send
 
 from jaxseg.files import is_full, printable
 from jaxseg.service.limits import ClientGone, Refused
 from jaxseg.service.metrics import Metrics
-
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
@@ -60,7 +56,7 @@ class Gate:
         self.digest = None if token is None else _digest(token.encode("utf-8"))
         self.hosts = {"localhost", *(host.lower() for host in hosts)}
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -94,7 +90,7 @@ class Gate:
         finally:
             self._record(scope, status or GONE, time.perf_counter() - start, received)
 
-    def _check(self, scope: MutableMapping[str, Any]) -> None:
+    def _check(self, scope: Scope) -> None:
         """Raises Refused if the request comes from another page, or has no token."""
         headers = Headers(scope=scope)
         host = headers.get("host", "").lower()
@@ -132,7 +128,7 @@ class Gate:
     def _is_private(self, path: str) -> bool:
         return path.startswith("/v1/") or path == "/metrics"
 
-    def _record(self, scope: MutableMapping[str, Any], status: int, seconds: float, received: int) -> None:
+    def _record(self, scope: Scope, status: int, seconds: float, received: int) -> None:
         method = scope["method"] if scope["method"] in METHODS else "other"
         path = self._pattern(_path(scope))
         self.metrics.answered(method, path, status, seconds, received)
@@ -173,7 +169,7 @@ def _digest(token: bytes) -> bytes:
     return hashlib.sha256(token).digest()
 
 
-def _path(scope: MutableMapping[str, Any]) -> str:
+def _path(scope: Scope) -> str:
     """Returns the path of a request below the place where the application is mounted."""
     path, root = scope["path"], scope.get("root_path", "")
     return path[len(root) :] or "/" if root and path.startswith(root) else path

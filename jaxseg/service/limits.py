@@ -16,8 +16,9 @@ class Limits:
       bytes: of the body of a request; counted while it arrives.
       pixels: of an X-ray or a mask; checked before it is decoded.
       voxels: of a volume; checked before it is decoded.
-      seconds: from the first byte of a request to its answer.
-      queue: requests that the service works on or that wait, including those whose body still arrives.
+      seconds: from the first byte of a request until its answer is ready; sending the answer may take as long again.
+      queue: requests that the service works on or that wait, including those whose body still arrives and those whose
+        answer is still being sent.
       results: answered requests whose results are kept, so that they can be fetched in other formats.
       result_seconds: how long such a result is kept.
       result_bytes: of all kept results together, in memory and on the disk.

@@ -14,7 +14,7 @@ from jaxseg.post_dae.denoise import Denoiser
 from jaxseg.post_dae.mask_files import FileDenoiser, Loaded, Restored
 from jaxseg.service import formats
 from jaxseg.service.device import Kind
-from jaxseg.service.engine import Engine, refusing
+from jaxseg.service.engine import Engine, Held, refusing
 from jaxseg.service.limits import Limits, Refused
 from jaxseg.service.upload import Received, Upload
 from jaxseg.volumes.nifti import read_nifti, read_shape
@@ -49,7 +49,7 @@ class Masks:
         self.engine = engine
         self.reader = None if denoiser is None else FileDenoiser(denoiser)
 
-    async def denoise(self, request: Request) -> Response:
+    async def denoise(self, request: Request) -> Held:
         """`POST /v1/denoise`: the restored mask, in the format that the client accepts."""
         reader = self.reader
         if reader is None:

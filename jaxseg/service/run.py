@@ -1,9 +1,10 @@
 """Runs the service with uvicorn: the socket, its signals, and its end."""
 
+import asyncio
 import contextlib
 import ipaddress
-import logging
 import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,10 +14,10 @@ from jaxseg.service.engine import Engine
 
 MAX_HEADERS = 2**15  # bytes of a request's head
 MAX_CONNECTIONS = 1000
+IDLE_SECONDS = 20.0  # a connection may be without a request that is answered, or with an answer that is not read
+_TICK_SECONDS = 0.5
 _GRACE_SECONDS = 5  # besides the time limit of a request
 _BACKLOG = 128
-
-_log = logging.getLogger(__name__)
 
 
 def is_loopback(host: str) -> bool:
@@ -63,6 +64,8 @@ def address_of(found: socket.socket) -> str:
 class Server(uvicorn.Server):
     """A server that refuses new work as soon as it is asked to end, and ends if the models cannot be prepared.
 
+    It aborts connections whose client neither completes a request nor reads an answer; uvicorn would wait for ever.
+
     Args:
       app: of `jaxseg.service.create_app`.
       on_ready: called once requests are answered.
@@ -74,6 +77,7 @@ class Server(uvicorn.Server):
         config = uvicorn.Config(
             app,
             http="h11",
+            loop="asyncio",
             ws="none",
             lifespan="on",
             log_config=None,
@@ -91,6 +95,11 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self.engine.device.ready.add_done_callback(self._prepared)
+        self._watcher = asyncio.create_task(self._watch())
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        self._watcher.cancel()
 
     def _prepared(self, ready: Any) -> None:
         if ready.exception() is None:
@@ -98,9 +107,26 @@ class Server(uvicorn.Server):
         else:
             self.should_exit = True
 
+    async def _watch(self) -> None:
+        since: dict[Any, float] = {}
+        while True:
+            await asyncio.sleep(_TICK_SECONDS)
+            now = time.monotonic()
+            idle = {one for one in self.server_state.connections if not _is_answering(one)}
+            since = {one: since.get(one, now) for one in idle}
+            for one, start in since.items():
+                if now - start > IDLE_SECONDS:
+                    one.transport.abort()
+
     def handle_exit(self, sig: int, frame: Any) -> None:
         self.engine.ending = True
         super().handle_exit(sig, frame)
+
+
+def _is_answering(connection: Any) -> bool:
+    """Returns whether a connection has a request that is being received or answered."""
+    cycle = connection.cycle
+    return cycle is not None and not cycle.response_complete and not connection.transport.is_closing()
 
 
 def run(app: Any, bound: socket.socket, on_ready: Callable[[], Any]) -> None:

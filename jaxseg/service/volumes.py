@@ -1,7 +1,9 @@
 """Volumes over HTTP: a SegAE predicts how good the mask of an organ in a CT is."""
 
+import dataclasses
 import functools
 import math
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,12 @@ from starlette.responses import Response
 
 from jaxseg.images.read import kind_of, stored_size
 from jaxseg.segae import scorer as segae
+from jaxseg.segae.crop import slices_with, spread
 from jaxseg.segae.score import checked_pair
 from jaxseg.segae.scorer import MaskScore, Scorer
 from jaxseg.service import formats
 from jaxseg.service.device import Kind
-from jaxseg.service.engine import Engine, refusing
+from jaxseg.service.engine import Engine, Held, refusing
 from jaxseg.service.limits import Limits, Refused
 from jaxseg.service.upload import Upload
 from jaxseg.volumes.nifti import read_shape
@@ -26,6 +29,9 @@ KIND = "score"
 _BATCH = 4  # masks; the slices of all of them share batches of the network
 _MAX_SLICES = 1024
 _GZIP, _NIFTI = b"\x1f\x8b", (b"\x5c\x01\x00\x00", b"\x00\x00\x01\x5c", b"\x1c\x02\x00\x00", b"\x00\x00\x02\x1c")
+
+
+_one_pair = threading.Lock()  # a CT may take a gigabyte, so only one is read at a time
 
 
 def score_kind(scorer: Scorer) -> Kind:
@@ -52,7 +58,7 @@ class Volumes:
     def __init__(self, engine: Engine, scorer: Scorer | None):
         self.engine, self.scorer = engine, scorer
 
-    async def score(self, request: Request) -> Response:
+    async def score(self, request: Request) -> Held:
         """`POST /v1/score`: the predicted Dice of a mask, as JSON or CSV."""
         scorer = self.scorer
         if scorer is None:
@@ -65,10 +71,11 @@ class Volumes:
             with refusing(status=422):
                 organ = scorer.organ(upload.fields["organ"])
             with refusing():
-                read = functools.partial(_read, upload, self.engine.limits, canonical=scorer.canonical)
-                ct, mask, notes = await self.engine.in_pool("decode", read)
+                read = functools.partial(_read, scorer, upload, self.engine.limits)
+                ct, mask, places, notes = await self.engine.in_pool("decode", read)
             found = await self.engine.device.compute(KIND, segae.Request(ct, mask, organ))
-            answer = _encoded(found, notes, kind)
+            slices = tuple(places[z] for z in found.slices)
+            answer = _encoded(dataclasses.replace(found, slices=slices), notes, kind)
             headers = {"Content-Disposition": formats.disposition(upload.file("mask").name, answer)}
             return Response(answer.body, media_type=answer.kind, headers=headers)
 
@@ -76,13 +83,21 @@ class Volumes:
         return await self.engine.work(request, job, files=files, fields=("organ",))
 
 
-def _read(upload: Upload, limits: Limits, *, canonical: bool) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Returns a CT, its mask, and remarks, after their sizes are checked."""
-    scan, found, notes = checked_pair(
-        _volume([file.path for file in upload.files["ct"]], "ct", limits, canonical=canonical),
-        _volume([upload.file("mask").path], "mask", limits, canonical=canonical),
-    )
-    return scan.array, found.array, list(notes)
+def _read(scorer: Scorer, upload: Upload, limits: Limits) -> tuple[np.ndarray, np.ndarray, list[int], list[str]]:
+    """Returns the slices of a CT and its mask that are scored, their numbers, and remarks.
+
+    The other slices are dropped, so that requests that wait take little memory.
+    """
+    canonical = scorer.canonical
+    with _one_pair:
+        scan, found, notes = checked_pair(
+            _volume([file.path for file in upload.files["ct"]], "ct", limits, canonical=canonical),
+            _volume([upload.file("mask").path], "mask", limits, canonical=canonical),
+        )
+        places = slices_with(found.array)
+        if scorer.slices is not None:
+            places = places[spread(len(places), scorer.slices)]
+        return scan.array[places], found.array[places], places.tolist(), list(notes)
 
 
 def _volume(paths: list[Path], name: str, limits: Limits, *, canonical: bool) -> Volume:

@@ -13,7 +13,7 @@ from jaxseg.images.read import INTENSITIES, kind_of, stored_size
 from jaxseg.masks.read import select
 from jaxseg.service import formats
 from jaxseg.service.device import Kind
-from jaxseg.service.engine import Engine, refusing
+from jaxseg.service.engine import Engine, Held, refusing
 from jaxseg.service.limits import Limits, Refused
 from jaxseg.service.results import Found, chosen
 from jaxseg.service.upload import Received, Upload
@@ -48,7 +48,7 @@ class XRays:
     def __init__(self, engine: Engine, segmenter: Segmenter):
         self.engine, self.segmenter = engine, segmenter
 
-    async def segment(self, request: Request) -> Response:
+    async def segment(self, request: Request) -> Held:
         """`POST /v1/segment`: the masks of an X-ray, in the format that the client accepts."""
         kind = formats.accepted(request.headers.get("accept", ""), tuple(formats.SEGMENT))
 
@@ -60,13 +60,13 @@ class XRays:
 
         return await self.engine.work(request, job, files={"image": 1}, fields=FIELDS)
 
-    async def result(self, request: Request) -> Response:
+    async def result(self, request: Request) -> Held:
         """`GET /v1/results/{id}`: an earlier result, in the format that the client accepts."""
         kind = formats.accepted(request.headers.get("accept", ""), tuple(formats.SEGMENT))
         found = self.engine.results.get(request.path_params["id"])
         return await self.engine.work(request, lambda _: self._answer(found, kind, {}))
 
-    async def extract(self, request: Request) -> Response:
+    async def extract(self, request: Request) -> Held:
         """`POST /v1/extract`: measurements of an X-ray, as JSON or CSV."""
         kind = formats.accepted(request.headers.get("accept", ""), (formats.JSON, formats.CSV))
 

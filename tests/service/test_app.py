@@ -9,7 +9,9 @@ import numpy as np
 import pydicom
 import pytest
 from PIL import Image
-from service_kit import CLASSES, encoded, png, segmenter, service
+from service_kit import CLASSES, encoded, png, running, segmenter, service
+from starlette.applications import Starlette
+from starlette.routing import Mount
 from xray_files import XRay, write_xray
 
 import jaxseg
@@ -183,3 +185,18 @@ def test_a_segmenter_that_keeps_probabilities_and_short_tokens_are_refused():
 
 def test_an_answer_is_valid_json_for_an_empty_mask(client):
     json.loads(post(client, content=encoded(np.zeros((64, 64), np.uint8))).text, parse_constant=pytest.fail)
+
+
+def test_the_application_can_be_mounted_in_another_one(tmp_path):
+    app = create_app(segmenter(), folder=tmp_path, token="0123456789abcdef")
+    outer = Starlette(routes=[Mount("/xrays", app)], lifespan=lambda _: app.router.lifespan_context(app))
+    outer.state.engine = app.state.engine
+    with running(outer) as address:
+        base = f"{address}/xrays"
+        assert httpx.get(f"{base}/v1/models").status_code == 401
+        headers = {"Authorization": "Bearer 0123456789abcdef"}
+        answer = httpx.post(f"{base}/v1/segment", files={"image": png()}, headers=headers, timeout=60)
+        assert answer.headers["location"].startswith("/xrays/v1/results/")
+        assert httpx.get(address + answer.headers["location"], headers=headers).status_code == 200
+        numbers = httpx.get(f"{base}/metrics", headers=headers).text
+        assert 'path="/v1/results/{id}",status="200"' in numbers

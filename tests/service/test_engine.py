@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import threading
+import time
 
 import httpx
 import pytest
 from service_kit import connected, head, multipart, png, segmenter, service, wait_until
 
+from jaxseg.service import formats, run
 from jaxseg.service.app import create_app
 from jaxseg.service.limits import Limits, plain
 
@@ -90,6 +92,37 @@ def test_a_request_that_takes_too_long_is_answered_in_time(tmp_path, slow):
             assert connection.recv(20).startswith(b"HTTP/1.1 408")
         assert engine.running == 0
         slow.go.set()
+
+
+def test_a_client_that_does_not_read_its_answer_keeps_its_place_only_for_a_time(tmp_path, start, monkeypatch):
+    large = formats.Answer(b"x" * 80_000_000, formats.JSON, ".json")
+    monkeypatch.setitem(formats.SEGMENT, formats.JSON, lambda *_: large)
+    monkeypatch.setattr(run, "IDLE_SECONDS", 1.0)
+    body = multipart({"image": png()})
+    with service(tmp_path, limits=Limits(seconds=2)) as (address, engine):
+        idle = start(address, body)
+        wait_until(lambda: len(engine.results) == 1)
+        time.sleep(0.5)
+        assert engine.running == 1  # its answer is not sent yet
+        wait_until(lambda: engine.running == 0)
+        read = httpx.post(address + "/v1/segment", files={"image": png()}, timeout=30)
+        assert read.content == large.body
+        wait_until(lambda: is_aborted(idle))
+
+
+def is_aborted(connection) -> bool:
+    """Reads what has arrived; returns whether the server has aborted the connection."""
+    try:
+        return not connection.recv(2**22)
+    except ConnectionResetError:
+        return True
+
+
+def test_a_connection_without_a_request_is_closed(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "IDLE_SECONDS", 1.0)
+    with service(tmp_path) as (address, _), connected(address) as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: local")
+        wait_until(lambda: is_aborted(connection))
 
 
 def test_requests_are_refused_while_the_service_ends(tmp_path):

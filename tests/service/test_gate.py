@@ -9,6 +9,7 @@ import pytest
 from service_kit import connected, exchange, head, multipart, png, service, wait_until
 from xray_files import XRay, write_xray
 
+from jaxseg.service import formats
 from jaxseg.service.gate import HEADERS, Gate, access_log
 from jaxseg.service.limits import Refused
 
@@ -93,20 +94,21 @@ def test_the_log_names_neither_file_nor_patient_nor_token(address, tmp_path, cap
     caplog.set_level(logging.DEBUG)
     headers = {"Authorization": f"Bearer {TOKEN}"}
     for file, status in ((path, 200), (damaged, 400)):
-        with file.open("rb") as opened:
-            answer = httpx.post(address + "/v1/segment?q=quagga", files={"image": opened}, headers=headers)
-        assert answer.status_code == status
+        for kind in (*formats.SEGMENT, "text/quagga"):
+            given = headers | {"Accept": kind}
+            with file.open("rb") as opened:
+                answer = httpx.post(address + "/v1/segment?q=quagga", files={"image": opened}, headers=given)
+            assert answer.status_code == (status if kind in formats.SEGMENT else 406)
     ask(address, "/v1/quagga")
 
     def logged() -> list[dict]:
         return [json.loads(r.getMessage()) for r in caplog.records if r.name == access_log.name]
 
-    wait_until(lambda: len(logged()) == 3)  # a line is written after the answer
-    assert [(line["path"], line["status"]) for line in logged()] == [
-        ("/v1/segment", 200),
-        ("/v1/segment", 400),
-        ("other", 404),
-    ]
+    count = len(formats.SEGMENT)
+    wait_until(lambda: len(logged()) == 2 * count + 3)  # a line is written after the answer
+    statuses = [200] * count + [406] + [400] * count + [406]
+    assert [line["status"] for line in logged()] == [*statuses, 404]
+    assert {line["path"] for line in logged()} == {"/v1/segment", "other"}
     ours = " ".join(r.getMessage() for r in caplog.records if not r.name.startswith("http")).lower()
     assert "bytes" in ours
     for secret in ("quagga", "stripes", "secretname", TOKEN):

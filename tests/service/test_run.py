@@ -19,7 +19,8 @@ from service_kit import CLASSES, connected, head, multipart, network, png, segme
 
 from jaxseg.images.read import read_picture
 from jaxseg.masks.coco import decode_rle
-from jaxseg.service.run import address_of, bind, is_loopback
+from jaxseg.service.app import create_app
+from jaxseg.service.run import address_of, bind, is_loopback, run
 from jaxseg.weights.store import save_model
 
 PROGRAM = "from jaxseg.cli.main import main; main()"
@@ -157,6 +158,20 @@ def test_after_kill_9_the_next_start_removes_what_was_left(tmp_path, weights):
     program = "from jaxseg.service.workspace import Workspace; Workspace().close()"
     subprocess.run([sys.executable, "-c", program], env=variables, check=True)
     assert list(served.temporary.iterdir()) == []
+
+
+def test_a_service_whose_models_cannot_be_prepared_ends_with_the_error(tmp_path):
+    class Broken:
+        def __getattr__(self, name):
+            return getattr(segmenter(), name)
+
+        def compile(self):
+            raise MemoryError("the device has no memory")
+
+    app = create_app(Broken(), folder=tmp_path)
+    with bind("127.0.0.1", 0) as bound, pytest.raises(MemoryError, match="no memory"):
+        run(app, bound, pytest.fail)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_only_loopback_addresses_are_loopback():

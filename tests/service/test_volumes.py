@@ -11,9 +11,10 @@ from volume_files import save_nifti, save_series
 import jaxseg
 from jaxseg.service.limits import Limits
 
-CT = np.random.default_rng(0).integers(-1000, 1000, (6, 32, 30)).astype(np.int16)
+CT = np.random.default_rng(0).integers(-1000, 1000, (15, 32, 30)).astype(np.int16)
 MASK = np.zeros(CT.shape, np.uint8)
-MASK[1:5, 8:20, 9:22] = 1
+MASK[1:14, 8:20, 9:22] = 1  # 13 slices, of which 10 are scored
+MASK[3] = 0
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,7 @@ def test_an_empty_mask_has_no_score(client, files, tmp_path):
 
 
 def test_wrong_volumes_and_organs_are_refused(client, files, tmp_path):
-    large = save_nifti(tmp_path / "large.nii.gz", np.zeros((10, 50, 50), np.int16)).read_bytes()
+    large = save_nifti(tmp_path / "large.nii.gz", np.zeros((10, 60, 50), np.int16)).read_bytes()
     other = save_nifti(tmp_path / "other.nii.gz", MASK[:3]).read_bytes()
     cut = gzip.compress(gzip.decompress(files["ct"])[:2000])
     cases = [
