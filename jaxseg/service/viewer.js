@@ -53,7 +53,7 @@ function showPicture({ about, picture, lines }, name) {
   shownPicture = { lines: drawn };
   fillClassPanel(byId("classes"), about, shown, update);
   showOutlines(made, about.classes, shown);
-  showLegend(lines);
+  showLegend(lines, about.names);
 }
 
 function showEnlarged(button, large) {
@@ -74,11 +74,16 @@ function lineOf({ kind, colour, points, text }, side) {
   return [drawing("path", { d, class: "rim" }), drawing("path", { d, stroke: colour, ...dashed }, title())];
 }
 
-function showLegend(lines) {
-  const once = new Map(lines.map((line) => [line.text, line]));
+// One line of text per score: its name, and what its lines mean.
+function showLegend(lines, names) {
+  const ofScores = Map.groupBy(lines, ({ feature }) => feature);
+  const rows = Array.from(ofScores, ([feature, own]) => {
+    const once = new Map(own.map((line) => [line.text, line]));
+    const items = Array.from(once.values(), ({ colour, text }) => element("span", {}, swatch(colour), text));
+    return element("li", {}, element("b", {}, `${feature}, ${names[feature]}`), ...items);
+  });
   byId("lines").hidden = !lines.length;
-  byId("lines-legend").replaceChildren(...Array.from(once.values(), ({ colour, feature, text }) =>
-    element("li", {}, swatch(colour), `${feature}: ${text}`)));
+  byId("lines-legend").replaceChildren(...rows);
   showLines();
 }
 
