@@ -77,15 +77,15 @@ def serve(denoiser, scorer, embeddings, host, port, token, token_file, hosts, qu
     with options.usage_errors("--token"):
         check_token(token)
     _check_host(host, token)
-    bound = bind(host, port)
-    others["batch_size"] = others["batch_size"] or _usual_batch(gpus)
-    segmenter = make_segmenter(gpus=gpus, confidence=True, **others)
-    restores = make_denoiser(weights=denoiser, gpus=gpus, option="--denoise") if denoiser else None
-    scores = _scorer(scorer, embeddings, gpus) if scorer else None
-    app = create_app(segmenter, restores, scores, token=token, hosts=hosts, limits=Limits(queue=queue))
-    _log_to_stdout()
-    console.stage("compiling")
-    run(app, bound, lambda: console.say(f"The service is ready at {address_of(bound)} (Ctrl-C ends it)"))
+    with bind(host, port) as bound:  # first, since it is quick: the address may be in use
+        others["batch_size"] = others["batch_size"] or _usual_batch(gpus)
+        segmenter = make_segmenter(gpus=gpus, confidence=True, **others)
+        restores = make_denoiser(weights=denoiser, gpus=gpus, option="--denoise") if denoiser else None
+        scores = _scorer(scorer, embeddings, gpus) if scorer else None
+        app = create_app(segmenter, restores, scores, token=token, hosts=hosts, limits=Limits(queue=queue))
+        _log_to_stdout()
+        console.stage("compiling")
+        run(app, bound, lambda: console.say(f"The service is ready at {address_of(bound)} (Ctrl-C ends it)"))
     console.say("The service has ended.")
 
 

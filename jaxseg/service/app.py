@@ -85,7 +85,7 @@ def create_app(
         finally:
             await engine.close()
 
-    guards = {"metrics": engine.metrics, "paths": {route.path for route in routes}, "token": token, "hosts": hosts}
+    guards: Any = {"metrics": engine.metrics, "paths": {route.path for route in routes}, "token": token, "hosts": hosts}
     app = Starlette(
         routes=routes,
         lifespan=lifespan,

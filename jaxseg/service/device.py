@@ -57,7 +57,8 @@ class Device:
     """
 
     def __init__(self, kinds: dict[str, Kind], *, wait_s: float = WAIT_SECONDS):
-        self.kinds, self.wait_s, self.ready = kinds, wait_s, Future()
+        self.kinds, self.wait_s = kinds, wait_s
+        self.ready: Future[None] = Future()
         self.metrics: Metrics | None = None
         self.seconds_per_item = 0.0
         self._jobs: collections.deque[_Job] = collections.deque()

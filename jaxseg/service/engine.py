@@ -103,7 +103,7 @@ class Engine:
                     upload = Upload({}, {})
                 else:
                     with self.metrics.stage("receive"):
-                        bounds = {"files": files, "fields": fields, "most": self.limits.bytes}
+                        bounds: Any = {"files": files, "fields": fields, "most": self.limits.bytes}
                         upload = await read_upload(request, folder, **bounds)
                 return await _unless_gone(request, job(upload))
         except TimeoutError:

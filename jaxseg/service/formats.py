@@ -153,7 +153,7 @@ def _seg(subject: Subject, limits: Limits) -> Answer:
 def _view(subject: Subject, _: Limits) -> Answer:
     from jaxseg.report.view import view
 
-    options = {"name": subject.name, "warnings": subject.notes, "features": FEATURES, "groups": subject.groups}
+    options: Any = {"name": subject.name, "warnings": subject.notes, "features": FEATURES, "groups": subject.groups}
     try:
         found = view(subject.segmentation, subject.path, intensity="clinical", **options)
     except ImageError:  # such as a window that makes every pixel alike

@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -24,7 +25,7 @@ class Metrics:
 
     def __init__(self, waiting: Callable[[], int], running: Callable[[], int]):
         self.registry = CollectorRegistry()
-        of = {"registry": self.registry}
+        of: Any = {"registry": self.registry}
         self._requests = Counter("jaxseg_requests", "Answered requests.", ("method", "path", "status"), **of)
         self._seconds = Histogram("jaxseg_request_seconds", "Seconds of a request.", ("path",), buckets=_SECONDS, **of)
         self._stages = Histogram("jaxseg_stage_seconds", "Seconds of a stage.", ("stage",), buckets=_SECONDS, **of)

@@ -40,7 +40,7 @@ class Found:
     def of(cls, segmentation: Segmentation, path: Path, name: str, intensity: str) -> "Found":
         """Returns masks with their file, ready to be kept."""
         bits = np.ascontiguousarray(segmentation.bits)
-        packed = zlib.compress(bits, 1)
+        packed = zlib.compress(bits.data, 1)
         shell = dataclasses.replace(segmentation, bits=bits[:0], source=None)
         return cls(shell, path.parent, path, name, intensity, path.stat().st_size + len(packed), packed)
 

@@ -120,7 +120,6 @@ def run(app: Any, bound: socket.socket, on_ready: Callable[[], Any]) -> None:
             Server(app, on_ready).run(sockets=[bound])
     finally:
         engine.workspace.close()
-        bound.close()
     ready = engine.device.ready
     if ready.done() and (error := ready.exception()) is not None:
         raise error

@@ -7,7 +7,7 @@ number. They are kept only to be shown to the same client.
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from python_multipart.exceptions import FormParserError, MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -104,7 +104,7 @@ class _Reader:
         self._text = b""
         self._file: BinaryIO | None = None
 
-    def callbacks(self) -> dict:
+    def callbacks(self) -> Any:
         """Returns the functions that the parser calls."""
         return {
             "on_part_begin": self._begin,

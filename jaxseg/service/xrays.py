@@ -1,7 +1,9 @@
 """X-rays over HTTP: masks, measurements, and the results of earlier requests in other formats."""
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -16,6 +18,7 @@ from jaxseg.service.limits import Limits, Refused
 from jaxseg.service.results import Found, chosen
 from jaxseg.service.upload import Received, Upload
 
+SubjectOf = Callable[[Found, Path], formats.Subject]
 KIND = "segment"
 FIELDS = ("classes", "intensity", "threshold")
 
@@ -110,7 +113,7 @@ class XRays:
     def _subject(self, found: Found, folder: Path) -> formats.Subject:
         card = self.segmenter.card
         masks = found.masks((card.input_size[0], card.input_size[1]))
-        of_model = {"groups": self.segmenter.groups, "title": card.title, "class_names": card.class_names}
+        of_model: Any = {"groups": self.segmenter.groups, "title": card.title, "class_names": card.class_names}
         return formats.Subject(masks, found.path, found.name, folder, found.intensity, **of_model)
 
 
@@ -127,11 +130,11 @@ def _prepare(segmenter: Segmenter, received: Received, intensity: str, limits: L
     return segmenter.prepare(received.path, intensity=intensity)
 
 
-def _encoded(subject_of, found: Found, folder: Path, kind: str, limits: Limits) -> formats.Answer:
+def _encoded(subject_of: SubjectOf, found: Found, folder: Path, kind: str, limits: Limits) -> formats.Answer:
     return formats.SEGMENT[kind](subject_of(found, folder), limits)
 
 
-def _measured(subject_of, found: Found, folder: Path, features: str, kind: str) -> formats.Answer:
+def _measured(subject_of: SubjectOf, found: Found, folder: Path, features: str, kind: str) -> formats.Answer:
     subject = subject_of(found, folder)
     measured = formats.measured(subject, features)
     if kind == formats.CSV:
