@@ -95,8 +95,15 @@ function showLines() {
 
 // ---- measurements and tags
 
+const DOUBTFUL = 3; // classes that are named because the network is least certain of them
+
 function showValues({ about, record }) {
-  byId("values").replaceChildren(...measurementsOf(record, columnsOf(about)));
+  const columns = columnsOf(about);
+  byId("values").replaceChildren(...measurementsOf(record, columns));
+  const sure = placesOf(columns, ({ ending, of }, k) => ending === "confidence" && of >= 0 && valueOf(record, k) !== null);
+  const lowest = sure.sort((a, b) => valueOf(record, a) - valueOf(record, b)).slice(0, DOUBTFUL);
+  const words = lowest.map((k) => `${columns[k].className} (${valueOf(record, k).toFixed(2)})`);
+  if (sure.length > DOUBTFUL) byId("values").querySelector("dl").after(element("p", { class: "doubtful" }, `Least confident: ${words.join(", ")}.`));
   const unit = record.spacing ? "" : " The file does not state the size of a pixel, so that lengths in mm are unknown.";
   byId("values").append(element("p", { class: "faint" }, `${about.pixels.join(" ")}${unit}`));
 }
