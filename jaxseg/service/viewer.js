@@ -53,7 +53,7 @@ function showPicture({ about, picture, lines }, name) {
   shownPicture = { lines: drawn };
   fillClassPanel(byId("classes"), about, shown, update);
   showOutlines(made, about.classes, shown);
-  showLegend(lines);
+  showLegend(lines, about.names);
 }
 
 function showEnlarged(button, large) {
@@ -74,11 +74,16 @@ function lineOf({ kind, colour, points, text }, side) {
   return [drawing("path", { d, class: "rim" }), drawing("path", { d, stroke: colour, ...dashed }, title())];
 }
 
-function showLegend(lines) {
-  const once = new Map(lines.map((line) => [line.text, line]));
+// One line of text per score: its name, and what its lines mean.
+function showLegend(lines, names) {
+  const ofScores = Map.groupBy(lines, ({ feature }) => feature);
+  const rows = Array.from(ofScores, ([feature, own]) => {
+    const once = new Map(own.map((line) => [line.text, line]));
+    const items = Array.from(once.values(), ({ colour, text }) => element("span", {}, swatch(colour), text));
+    return element("li", {}, element("b", {}, `${feature}, ${names[feature]}`), ...items);
+  });
   byId("lines").hidden = !lines.length;
-  byId("lines-legend").replaceChildren(...Array.from(once.values(), ({ colour, feature, text }) =>
-    element("li", {}, swatch(colour), `${feature}: ${text}`)));
+  byId("lines-legend").replaceChildren(...rows);
   showLines();
 }
 
@@ -90,8 +95,15 @@ function showLines() {
 
 // ---- measurements and tags
 
+const DOUBTFUL = 3; // classes that are named because the network is least certain of them
+
 function showValues({ about, record }) {
-  byId("values").replaceChildren(...measurementsOf(record, columnsOf(about)));
+  const columns = columnsOf(about);
+  byId("values").replaceChildren(...measurementsOf(record, columns));
+  const sure = placesOf(columns, ({ ending, of }, k) => ending === "confidence" && of >= 0 && valueOf(record, k) !== null);
+  const lowest = sure.sort((a, b) => valueOf(record, a) - valueOf(record, b)).slice(0, DOUBTFUL);
+  const words = lowest.map((k) => `${columns[k].className} (${valueOf(record, k).toFixed(2)})`);
+  if (sure.length > DOUBTFUL) byId("values").querySelector("dl").after(element("p", { class: "doubtful" }, `Least confident: ${words.join(", ")}.`));
   const unit = record.spacing ? "" : " The file does not state the size of a pixel, so that lengths in mm are unknown.";
   byId("values").append(element("p", { class: "faint" }, `${about.pixels.join(" ")}${unit}`));
 }

@@ -142,7 +142,7 @@ def test_a_dropped_image_is_shown_with_its_masks_lines_and_measurements(browser,
     assert texts(browser, "#viewer-facts") == ["96 × 96 pixels"]
     assert set(drawn(browser)) <= set(CLASSES)
     assert {"CTR", "SCD (px)", "confidence"} <= set(texts(browser, "#values dt"))
-    assert any(text.startswith("CTR: thorax: ") for text in texts(browser, "#lines-legend li"))
+    assert any(text.startswith("thorax: ") for text in texts(browser, "#lines-legend span"))
     assert ask(browser, "document.querySelectorAll('#picture .lines path').length") >= 8
     click(browser, "#lines-on")
     assert ask(browser, "document.querySelector('#picture .lines').getAttribute('visibility')") == "hidden"
@@ -270,19 +270,14 @@ def test_the_token_is_asked_for_once_and_again_if_it_is_wrong(browser, folder):
 
 def test_everything_can_be_done_with_the_keyboard(browser, address):
     show(browser, address)
-    reached = []
-    for _ in range(8):
+    active = "document.activeElement.getAttribute('aria-label') ?? document.activeElement.textContent"
+    for label in ("X-rays", "Choose files", "Choose a folder", "Try phantom 1"):
         press(browser, Keys.TAB)
-        label = "document.activeElement.getAttribute('aria-label') ?? document.activeElement.textContent"
-        reached.append(ask(browser, label))
-    tabs = ["X-rays", "Choose files", "Choose a folder", *(f"Try phantom {k}" for k in (1, 2, 3))]
-    assert reached[: len(tabs)] == tabs
-    ring = ask(browser, "getComputedStyle(document.querySelector('#examples button'), null).outlineStyle")
-    assert ring == "none"
-    browser.execute_script("document.querySelector('#examples button').focus()")
+        assert ask(browser, active) == label
+        assert ask(browser, "getComputedStyle(document.activeElement).outlineStyle") == "solid"
     press(browser, Keys.ENTER)
     ended(browser, 1)
-    assert ask(browser, "document.activeElement.getAttribute('aria-label')") == "Try phantom 1"
+    assert ask(browser, active) == "Try phantom 1"
     count = len(drawn(browser))
     browser.execute_script("document.querySelector('#class-list input:checked').focus()")
     press(browser, Keys.SPACE)
@@ -381,6 +376,7 @@ def test_a_narrow_phone_does_not_scroll_sideways(browser, address):
     name = "a_long_name_of_a_file_without_any_space_in_it_" * 3
     drop(browser, {f"{name}.png": png(1), "2.txt": b"x"})
     ended(browser, 1)
+    browser.execute_script("document.querySelectorAll('details').forEach((e) => { e.open = true; })")
     assert ask(browser, widest) == 320
     click(browser, "#tab-masks")
     assert ask(browser, widest) == 320
