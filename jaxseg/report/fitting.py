@@ -13,7 +13,8 @@ from jaxseg.report.page import block
 from jaxseg.report.reading import Reading
 
 # From the best to the smallest: longer side of the picture, JPEG quality, and tolerance of the outlines.
-_OUTLINED = ((768, 82, 0.75), (640, 70, 1.0), (512, 55, 2.0), (256, 50, 3.0))
+LARGEST = 768
+_OUTLINED = ((LARGEST, 82, 0.75), (640, 70, 1.0), (512, 55, 2.0), (256, 50, 3.0))
 _PAINTED = ((256, 78), (256, 60), (192, 50), (128, 45))
 
 WHOLE, SMALLER, NO_PICTURE, NO_VALUES = "whole", "smaller", "no picture", "no values"

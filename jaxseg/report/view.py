@@ -4,6 +4,7 @@
 """
 
 import base64
+import dataclasses
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ from jaxseg.images.read import check_kind
 from jaxseg.masks.segmentation import Segmentation
 from jaxseg.post_dae.mask_files import ADDED, KEPT, REMOVED
 from jaxseg.report.catalogue import Catalogue, pixel_notes
-from jaxseg.report.fitting import measured, pictures
+from jaxseg.report.fitting import LARGEST, measured, pictures
 from jaxseg.report.outlines import figure_size, reduced
 from jaxseg.report.reading import reading_of, short_names
 
@@ -79,7 +80,8 @@ def view(
     catalogue.add(reading.names, reading.values)
     tags = shown_tags(image) if check_kind(image) == "dicom" else {}
     record = {"name": printable(name)[-MAX_NAME:], "size": list(segmentation.size), "spacing": reading.has_spacing}
-    picture = next(pictures(reading, catalogue, outlined=True))[1]
+    drawn = dataclasses.replace(reading, masks=_at_figure_size(segmentation))
+    picture = next(pictures(drawn, catalogue, outlined=True))[1]
     seen = segmentation.orientation
     frontal = not (seen and seen.rotation) and tags.get("ViewPosition", "") in _FRONTAL
     about = catalogue.content() | {"names": short_names(find_all(features)), "sides": frontal}
@@ -92,6 +94,16 @@ def view(
         "warnings": [printable(text) for text in warnings],
         "tags": list(tags.items()),
     }
+
+
+def _at_figure_size(segmentation: Segmentation) -> Segmentation:
+    """Returns the masks at the size of their picture, which takes less time than at that of a large image.
+
+    They keep the size of the image if the picture has fewer pixels than the network's grid: small masks could vanish.
+    """
+    size, grid = figure_size(segmentation.size, LARGEST), segmentation.bits.shape[1:]
+    fits = size[0] >= grid[0] and size[1] >= 8 * grid[1] and segmentation.cutoff is None
+    return dataclasses.replace(segmentation, size=size) if fits else segmentation
 
 
 def change_view(
