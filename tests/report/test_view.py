@@ -125,7 +125,8 @@ def test_tags_and_warnings_of_a_dicom_file_are_shown(tmp_path):
     made = jaxseg.Segmenter(
         jaxseg.create("cxas", class_names=("heart",), backbone="resnet18", width=4), confidence=True
     )
-    found = view(made(path), path, name="x\x1b[31m.dcm")
+    masks = made(path)
+    found = view(masks, path, name="x\x1b[31m.dcm", warnings=masks.notes)
     tags = dict(found["tags"])
     assert tags["PatientName"] == "Doe^Jane"
     assert tags["Rows"] == "128"
