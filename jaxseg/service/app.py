@@ -64,8 +64,8 @@ def create_app(
       >>> import jaxseg, jaxseg.service
       >>> model = jaxseg.create("cxas", class_names=("heart", "lung"), backbone="resnet18", width=4)
       >>> app = jaxseg.service.create_app(jaxseg.Segmenter(model))
-      >>> sorted(route.path for route in app.routes)[-3:]
-      ['/v1/results/{id}', '/v1/score', '/v1/segment']
+      >>> app.state.engine.limits.queue
+      32
       >>> app.state.engine.workspace.close()
     """
     check_token(token)

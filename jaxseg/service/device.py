@@ -1,7 +1,7 @@
 """The one thread that computes on the device: items that wait are computed together, in batches.
 
-A batch has items of one kind, such as X-rays to segment. The thread starts with the oldest item, and waits up to 20 ms
-for more of its kind, unless the batch is full before.
+A batch has items of one kind, such as X-rays to segment. It begins with the oldest item, which waits up to 20 ms for
+more of its kind, unless the batch is full before. An item that waited for the device longer is computed at once.
 """
 
 import asyncio
@@ -124,10 +124,9 @@ class Device:
             self._changed.wait_for(lambda: self._jobs or self._closed)
             if not self._jobs:
                 return None
-            until = time.perf_counter() + self.wait_s
             while self._jobs and not self._closed:
                 name = self._jobs[0].kind
-                left = until - time.perf_counter()
+                left = self._jobs[0].since + self.wait_s - time.perf_counter()
                 if left <= 0 or sum(job.kind == name for job in self._jobs) >= self.kinds[name].size:
                     break
                 self._changed.wait(left)

@@ -18,6 +18,7 @@ from jaxseg.anatomy.products import measure_segmentation
 from jaxseg.files import printable, safe_name
 from jaxseg.images.picture import ImageError
 from jaxseg.images.read import stem
+from jaxseg.masks.dicom_seg import require_highdicom
 from jaxseg.masks.segmentation import Segmentation
 from jaxseg.masks.write import coco_content, encode_bits, file_names, write_npz, write_seg
 from jaxseg.service.limits import Limits, Refused, plain
@@ -135,6 +136,10 @@ def _zip(subject: Subject, _: Limits) -> Answer:
 
 def _seg(subject: Subject, limits: Limits) -> Answer:
     masks = subject.segmentation
+    try:
+        require_highdicom()
+    except ValueError:
+        raise Refused(406, "this installation does not write DICOM SEG; accept another format") from None
     kept = int(masks.bits.any(axis=(1, 2)).sum())
     if kept * masks.size[0] * masks.size[1] > limits.seg_bytes:
         raise Refused(422, f"a DICOM SEG of {kept} classes of this size takes too much memory; choose fewer classes")

@@ -21,7 +21,7 @@ from jaxseg.service.device import Kind
 from jaxseg.service.engine import Engine, Held, refusing
 from jaxseg.service.limits import Limits, Refused
 from jaxseg.service.upload import Upload
-from jaxseg.volumes.nifti import read_shape
+from jaxseg.volumes.nifti import need_nibabel, read_shape
 from jaxseg.volumes.read import read_volume
 from jaxseg.volumes.volume import Volume
 
@@ -35,7 +35,12 @@ _one_pair = threading.Lock()  # a CT may take a gigabyte, so only one is read at
 
 
 def score_kind(scorer: Scorer) -> Kind:
-    """Returns how the device scores masks."""
+    """Returns how the device scores masks.
+
+    Raises:
+      ValueError: nibabel is not installed, without which no volume can be read.
+    """
+    need_nibabel()
 
     def compute(requests: list[segae.Request]) -> list[MaskScore]:
         return list(scorer.scores(requests))
