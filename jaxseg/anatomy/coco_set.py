@@ -107,8 +107,20 @@ def read_coco_set(
         paths = _paths(root, images, entries, file)
         for key, chosen in _split_of(split, entries, how, shares, seed, file).items():
             splits[chosen].append((paths[key], targets[key]))
+    _refuse_shared(root, splits)
     check_there(root, [image for pairs in splits.values() for image, _ in pairs], ", ".join(files.values()))
     return Paxray(root, tuple(names.values()), {split: tuple(pairs) for split, pairs in splits.items()})
+
+
+def _refuse_shared(root: Path, splits: Mapping[str, Sequence[Pair]]) -> None:
+    """Raises ValueError if an image belongs to two splits, because its scores would then mean nothing."""
+    seen: dict[Path, str] = {}
+    for split, pairs in splits.items():
+        for path, _ in pairs:
+            other = seen.setdefault(path, split)
+            if other != split:
+                name = printable(path.relative_to(root).as_posix())
+                raise ValueError(f"{name} belongs to {other} and to {split}; an image may belong to one of them")
 
 
 def _content(path: Path, file: str) -> dict:
@@ -140,6 +152,8 @@ def _targets(
         if category not in classes:
             listed = f"category_id {printable(category)!r}, which is not listed"
             raise ImageError(f"annotation {printable(name)} has the {listed}")
+        if not isinstance(entry["segmentation"], dict | list) or not entry["segmentation"]:
+            raise ImageError(f"annotation {printable(name)} has no segmentation, only a box; leave it out of the file")
         if crowd or not entry.get("iscrowd"):
             shapes[image].append((classes[category], name, entry["segmentation"]))
     found = {}

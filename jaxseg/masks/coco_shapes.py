@@ -45,6 +45,8 @@ def changes_of(segmentation: Any, size: tuple[int, int]) -> list[np.ndarray]:
     if not isinstance(segmentation, list):
         kind = type(segmentation).__name__
         raise ValueError(f"a segmentation must be a list of polygons, or run lengths with size and counts, got {kind}")
+    if not segmentation:
+        raise ValueError("an annotation has no polygon; its box is not a mask")
     return [_changes_of_polygon(_corners(polygon, size), size) for polygon in segmentation]
 
 

@@ -122,14 +122,24 @@ def test_files_apart_and_folders_and_windows_paths_state_the_splits(tmp_path):
 
 def test_a_random_split_depends_on_the_seed_and_not_on_the_order(tmp_path):
     content = write_set(tmp_path)
-    many = [image | {"id": f"{i}", "file_name": "a.png"} for i, image in enumerate([content["images"][0]] * 40)]
+    many = [content["images"][0] | {"id": f"{i}", "file_name": f"{i}.png"} for i in range(40)]
+    for image in many:
+        (tmp_path / "images" / image["file_name"]).symlink_to(tmp_path / "images/a.png")
     found = []
     for images, seed in ((many, 0), (many[::-1], 0), (many, 1)):
         store(tmp_path, content | {"images": images, "annotations": []})
         kwargs = {"images": "images", "how": "random", "shares": (0.2, 0.1), "seed": seed}
         data = read_coco_set(tmp_path, {"": "all.json"}, **kwargs)
-        found.append({split: len(pairs) for split, pairs in data.splits.items()})
-    assert found == [{"train": 28, "val": 8, "test": 4}] * 3
+        assert {split: len(pairs) for split, pairs in data.splits.items()} == {"train": 28, "val": 8, "test": 4}
+        found.append({path.name for path, _ in data.splits["val"]})
+    assert found[0] == found[1] != found[2]
+
+
+def test_an_image_of_two_splits_is_refused(tmp_path):
+    content = write_set(tmp_path)
+    store(tmp_path, content)
+    with pytest.raises(ValueError, match="images/a.png belongs to train and to val; an image may belong to one"):
+        read_coco_set(tmp_path, {"train": "all.json", "val": "all.json"}, images="images")
 
 
 def change(place: str, **more):
@@ -162,6 +172,8 @@ def change(place: str, **more):
         (change("annotations", category_id=1), "annotation 100 has the category_id '1', which is not listed"),
         (change("annotations", image_id=1.5), "an id in a COCO file is a whole number or a text, got 1.5"),
         (lambda c: c["annotations"][0].pop("segmentation"), "malformed: 'segmentation'"),
+        (change("annotations", segmentation=[]), "annotation 100 has no segmentation, only a box"),
+        (change("annotations", segmentation="44"), "annotation 100 has no segmentation, only a box"),
     ],
 )
 def test_files_that_are_not_as_documented_are_refused(tmp_path, edit, message):
@@ -189,7 +201,7 @@ def test_a_file_outside_of_the_folder_or_without_json_is_refused(tmp_path):
         ([[0, 0, 4, 0, 1e9, 4]], "annotation 100: a polygon has corners more than"),
         ({"size": [40, 31], "counts": "4"}, "annotation 100: an annotation's size is"),
         ({"size": [40, 30], "counts": [1]}, "annotation 100: the run lengths cover 1 pixels"),
-        (None, "annotation 100: a segmentation must be a list of polygons"),
+        ([3], "annotation 100: a polygon must be a list"),
     ],
 )
 def test_a_damaged_annotation_names_its_file_and_its_id(tmp_path, segmentation, message):

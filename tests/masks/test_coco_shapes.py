@@ -75,6 +75,7 @@ def test_run_lengths_are_read_whether_they_are_compressed_or_not(density):
     ("segmentation", "message"),
     [
         (None, "must be a list of polygons, or run lengths with size and counts, got NoneType"),
+        ([], "an annotation has no polygon; its box is not a mask"),
         ([3], "a polygon must be a list .*, got int"),
         ([[0, 0, 4, 0]], "at least three corners, got 4 numbers"),
         ([[0, 0, 4, 0, 4, 4, 1]], "got 7 numbers"),
