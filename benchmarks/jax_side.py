@@ -13,6 +13,7 @@ from flax import nnx
 import jaxseg
 from benchmarks.counts import operations, traffic
 from benchmarks.worker import RATE, TINY, WORKLOADS, inputs
+from jaxseg.anatomy.objective import Objective
 from jaxseg.anatomy.task import enlarged_loss
 from jaxseg.annotators.losses import confusion_vae_loss, negative_elbo, sum_of_norms
 from jaxseg.annotators.prob_unet import regularised
@@ -92,7 +93,7 @@ def _optimizer(model: str) -> optax.GradientTransformation:
 
 def _unet(model, batch, key, step):
     coarse = model.coarse_logits(batch["image"], rngs=nnx.Rngs(dropout=key))
-    return image_by_image(functools.partial(enlarged_loss, ("dice", "ce")), coarse, batch["target"])
+    return image_by_image(functools.partial(enlarged_loss, Objective(("dice", "ce"))), coarse, batch["target"])
 
 
 def _post_dae(model, batch, key, step):

@@ -56,6 +56,9 @@ JOBS = {  # job -> lowest ratio of the originals' time per item to jaxseg's; fro
     "samples_prob_unet": 2.0,
 }
 START_TO_END = 1.2
+# PAX-Ray's original trains so, on about this many images.
+PAXRAY_IMAGES, PAXRAY_EPOCHS = 850, 110
+GPUS = {"A100": (19.5e12, 2.0e12), "H100": (67e12, 3.35e12)}  # operations in float32 and bytes per second, by the maker
 
 
 def main() -> None:
@@ -302,6 +305,24 @@ def paxray_sample() -> str:
     return markdown("seconds|mean Dice on 12 validation images", [[str(found["seconds_uninterrupted"]), f"{dice:.3f}"]])
 
 
+def paxray_table() -> str:
+    """Estimated hours of the trainings of PAX-Ray's table, from the measured training step of the U-Net.
+
+    A step of 480 x 480 pixels is taken to cost as much as the measured one of 512 x 512 times the ratio of the pixels.
+    A GPU is taken to reach half of what its operations and its memory would allow.
+    """
+    row = results("throughput_cpu")["rows"]["unet, training step, 3, float32"]["sides"]["jaxseg"]
+    pixels = (480 / 512) ** 2
+    found = []
+    for name, share in (("all images", 1.0), ("half", 0.5), ("a quarter", 0.25)):
+        steps = PAXRAY_EPOCHS * (round(share * PAXRAY_IMAGES) // 3)  # the last batch of an epoch is left out
+        hours = [steps * row["median_s"] * pixels / 3600]
+        for flops, traffic in GPUS.values():
+            hours.append(steps * 2 * max(row["flops"] / flops, row["bytes"] / traffic) * pixels / 3600)
+        found.append([name, f"{steps:,}", f"{hours[0]:.0f}", *(f"{value:.1f}" for value in hours[1:])])
+    return markdown("training images|steps|2 cores, hours|" + "|".join(f"{name}, hours" for name in GPUS), found)
+
+
 def confidence() -> str:
     """Rank correlation of each score of a mask with its true Dice."""
     kinds = ("all", "not empty", "blur", "noise", "low contrast", "cropping")
@@ -354,6 +375,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "annotators": annotators,
     "annotators_best": annotators_best,
     "paxray_sample": paxray_sample,
+    "paxray_table": paxray_table,
     "confidence": confidence,
     "cohort": cohort,
     "comparison": comparison,

@@ -41,6 +41,7 @@ HEADINGS = {
     "Service": ("--host", "--port", "--token", "--token-file", "--allow-host", "--queue"),
     "Settings": (
         *("--mode", "--resume", "--set", "--steps", "--trials", "--search", "--full-trials", "--keep-all", "--train"),
+        "--evaluate",
         *("--validate", "--test", "--val-fraction", "--test-fraction", "--size", "--noise", "--per-organ", "--seed"),
         *("--least-slices", "--least-readers", "--least-pixels", "--most-pixels", "--clahe"),
         "--tolerance",

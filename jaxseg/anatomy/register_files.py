@@ -14,7 +14,7 @@ from PIL import Image
 from jaxseg.anatomy.forward import Forward
 from jaxseg.anatomy.orientation import ANGLES, Point, Reference, check_model, inverted
 from jaxseg.anatomy.register import LANDMARKS, Registrar, Registration, landmark_classes, landmarks_of
-from jaxseg.anatomy.segment import Prepared, Segmenter
+from jaxseg.anatomy.segment import Prepared, Segmenter, of_whole_image
 from jaxseg.draw.pictures import save_picture
 from jaxseg.draw.visualize import preview as preview_of
 from jaxseg.files import atomic_file
@@ -141,7 +141,8 @@ def build_reference(
         if image is not None:
             bits, *_, pooled = compute(image.x[None])
             first = (image.x, pooled[0]) if first is None else first
-            points.append(landmarks_of(Segmentation(segmenter.names, segmenter.indices, image.size, bits[0])))
+            whole, _ = of_whole_image(bits[0], None, image.size, segmenter.preprocessing)
+            points.append(landmarks_of(Segmentation(segmenter.names, segmenter.indices, image.size, whole)))
         if report is not None:
             report(outcome)
         if progress is not None:

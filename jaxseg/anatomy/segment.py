@@ -27,7 +27,8 @@ from jaxseg.anatomy.orientation import (
     read_reference,
 )
 from jaxseg.card import Card
-from jaxseg.images.preprocess import PREPROCESSING
+from jaxseg.images.fit import Placement
+from jaxseg.images.preprocess import PREPROCESSING, fit_of
 from jaxseg.images.read import INTENSITIES, Picture, from_array, read_picture
 from jaxseg.masks.segmentation import Orientation, Segmentation
 from jaxseg.nn.inference import Runner, fetched
@@ -275,7 +276,8 @@ class Segmenter:
             size, spacing = image.size, image.spacing_mm
             if orientation is not None and orientation.quarters % 2:  # the masks are those of the image turned back
                 size, spacing = size[::-1], spacing and spacing[::-1]
-            masks = (self.names, self.indices, size, bits[i], kept[i], image.notes, spacing)
+            seen_bits, seen_scores = of_whole_image(bits[i], kept[i], size, self.preprocessing)
+            masks = (self.names, self.indices, size, seen_bits, seen_scores, image.notes, spacing)
             mean = None if sure is None or self.postprocess is not None else sure[i, :, 0]
             more: dict[str, Any] = {"mean_probabilities": mean, "source": image.source, "cutoff": cutoff}
             found.append(Segmentation(*masks, turned=image.turned, **more))
@@ -321,6 +323,25 @@ class Segmenter:
 
     def _cutoffs(self, x: np.ndarray) -> np.ndarray:
         return np.full(len(x), self.cutoff)
+
+
+def of_whole_image(
+    bits: np.ndarray, scores: np.ndarray | None, size: tuple[int, int], preprocessing: str
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Returns packed masks and probabilities of an image as if it had been stretched to the network's grid.
+
+    Args:
+      bits: (K, h, w / 8) uint8, the masks on the grid on which the preprocessing has placed the image.
+      scores: (K, h, w) float32, or None.
+      size: height and width of the image.
+      preprocessing: key of `PREPROCESSING`.
+    """
+    fit = fit_of(preprocessing)
+    if fit == "stretch":
+        return bits, scores
+    place = Placement.of(size, (bits.shape[1], 8 * bits.shape[2]), fit)
+    bits = np.packbits(place.stretched(np.unpackbits(bits, axis=2)), axis=2)
+    return bits, None if scores is None else place.stretched(scores)
 
 
 def as_segmenter(model: Any, options: Mapping[str, Any]) -> Segmenter:
