@@ -6,7 +6,6 @@ NCHW, float32. This module imports neither JAX nor PyTorch, because the memory a
 as those of the other.
 """
 
-import argparse
 import csv
 import dataclasses
 import functools
@@ -237,10 +236,9 @@ def score(data: Path, folder: Path, *, quick: bool) -> Job:
     embeddings, weights = data / "segae" / "label_embedding.npz", folder / "segae.pt"
     if not weights.exists():
         make_weights(weights)
-    options = argparse.Namespace(embeddings=embeddings)
     makers = {
         "jaxseg": lambda: scoring.jax_side(case, weights, embeddings),
-        "torch": lambda: scoring.torch_side(case, weights, options),
+        "torch": lambda: scoring.torch_side(case, weights, embeddings),
     }
     facts = {"what": "predicted Dice of the organs of one CT, ten slices each", "item": "CT", "organs": len(case[1])}
     facts |= {"slices": sum(len(scoring.slice_indices(mask)) for mask, _ in case[1].values())}
