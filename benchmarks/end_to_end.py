@@ -35,6 +35,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import agreement, alternate, jobs  # noqa: E402
+from jaxseg import programs  # noqa: E402
 from jaxseg.files import atomic_file  # noqa: E402
 from jaxseg.xla import keep_freed_memory, use_all_cores  # noqa: E402
 
@@ -138,6 +139,8 @@ def part(name: str, *given: str) -> None:
             return
         if sides == ["jaxseg"] and found.keeps_memory:
             keep_freed_memory()
+        if sides == ["jaxseg"] and found.keeps_programs:
+            programs.keep()
         if name == "serve":
             serve(found, folder, *sides)
             return

@@ -64,12 +64,14 @@ class Job:
       makers: name of a side -> function that prepares the side and returns a function that runs the job once.
       compare: maps the first result of each side to how far they are apart; raises ValueError if that is too far.
       keeps_memory: whether jaxseg keeps freed memory, as the command of this job does.
+      keeps_programs: whether jaxseg keeps compiled programs, as the command of this job does.
     """
 
     facts: dict
     makers: dict[str, Callable[[], Callable[[], dict]]]
     compare: Callable[[dict], dict] = lambda first: {}
     keeps_memory: bool = False
+    keeps_programs: bool = False
 
 
 def make_weights(path: Path) -> Path:
@@ -288,7 +290,7 @@ def samples(network: str, data: Path, folder: Path, *, quick: bool) -> Job:
         return {"pixels_apart": apart, "foreground": float(ours.mean())}
 
     what = f"{count:,} sampled masks of one LIDC image, 64 x 64, {network}"
-    return Job({"what": what, "item": f"{count:,} masks"}, makers, compare)
+    return Job({"what": what, "item": f"{count:,} masks"}, makers, compare, keeps_programs=True)
 
 
 FUNCTIONS = {  # row -> (data, folder, *, quick) -> Job
