@@ -177,9 +177,12 @@ def jobs() -> str:
         ratio, whole = theirs["over_jaxseg"], theirs["whole"]["over_jaxseg"]
         cells += [f"**{ratio:.2f}**", f"{JOBS[name]}", "reached" if ratio >= JOBS[name] else "**missed**"]
         cells += [f"{side['whole']['median_s']:.3g}" for side in (ours, theirs)] + [f"{whole:.2f}"]
-        found.append([*cells, "reached" if whole >= START_TO_END else "**missed**"])
+        cells.append("reached" if whole >= START_TO_END else "**missed**")
+        # What a whole process takes besides the seconds of the steady state.
+        besides = [side["whole"]["median_s"] - row.get("items", 1) * side["median_s"] for side in (ours, theirs)]
+        found.append([*cells, *(f"{seconds:.3g}" for seconds in besides)])
     head = "job|seconds per|jaxseg|originals|originals / jaxseg|target|result|whole process: jaxseg|originals|ratio|"
-    return markdown(f"{head}{START_TO_END}", found)
+    return markdown(f"{head}{START_TO_END}|start and compilation: jaxseg|originals", found)
 
 
 def startup() -> str:
