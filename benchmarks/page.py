@@ -78,13 +78,16 @@ def without_tables(text: str) -> str:
 
 
 def results(name: str) -> dict[str, Any]:
-    """Returns the content of a file in `results/`."""
-    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    """Returns the content of a file in `results/`; nothing if it was not measured yet."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def markdown(head: str, rows: Iterable[Iterable[str]]) -> str:
     """Returns a Markdown table; the names of the columns are separated by |."""
-    names = head.split("|")
+    names, rows = head.split("|"), list(rows)
+    if not rows:
+        return "Not measured yet."
     lines = [names, ["---"] * len(names), *rows]
     return "\n".join("| " + " | ".join(cell.strip() for cell in line) + " |" for line in lines)
 
@@ -153,15 +156,16 @@ def machines() -> str:
 
 
 def layers() -> str:
-    """Where the time of a network's inference goes, on both sides."""
+    """Where the time of a network goes, on both sides: each pass of its convolutions, and what remains."""
     found = []
     for name, row in results("layer_times").items():
-        model, dtype = name.split(", ")
-        cells = [
-            f"{row[f'{side}_{what}_ms']:.0f}" for side in ("jaxseg", "tuned") for what in ("whole", "convolutions")
-        ]
-        found.append([NAMES[model], dtype, *cells])
-    return markdown("network|dtype|jaxseg: whole, ms|its convolutions|tuned: whole, ms|its convolutions", found)
+        model, what, dtype = name.split(", ")
+        for side in ("jaxseg", "tuned"):
+            whole, passes = row["whole_ms"][side], [both[side] for both in row["passes_ms"].values()]
+            cells = [f"{value:.0f}" for value in (whole, *passes)] + [""] * (3 - len(passes))
+            found.append([NAMES[model], what, dtype, side, *cells, f"{whole - sum(passes):.0f}"])
+    head = "network|what|dtype|side|whole, ms|convolutions forward|gradients of maps|gradients of kernels|the rest"
+    return markdown(head, found)
 
 
 def jobs() -> str:
@@ -187,14 +191,24 @@ def startup() -> str:
 def transposed() -> str:
     """Forms of Post-DAE's transposed convolution."""
     found = []
-    for shape in results("convolutions_transposed")["shapes"]:
+    for shape in results("convolutions_transposed").get("shapes", []):
         batch, height, width, channels = shape["shape"][0], *[shape["shape"][1]] * 2, shape["shape"][2]
         cells = [f"{batch} x {height} x {width} x {channels}"]
         for what in ("forward", "forward and backward"):
-            cells += [f"{1e3 * shape[what][side]['median_s']:.2g}" for side in ("dilated", "sub-pixel", "PyTorch")]
+            cells += [f"{1e3 * shape[what][side]['median_s']:.2g}" for side in ("dilated", "four", "PyTorch")]
         found.append(cells)
-    head = "input|forward: dilated, ms|sub-pixel|PyTorch|with backward: dilated, ms|sub-pixel|PyTorch"
+    head = "input|forward: dilated, ms|four|PyTorch|with backward: dilated, ms|four|PyTorch"
     return markdown(head, found)
+
+
+def kernel_gradient() -> str:
+    """Forms of the gradient of a 3x3 kernel."""
+    sides, found = ("products", "XLA", "XLA, exchanged", "jaxseg", "PyTorch"), []
+    for shape in results("convolutions_kernel_gradient").get("shapes", []):
+        batch, side, num_in, num_out, _ = shape["shape"]
+        times = [f"{1e3 * shape['gradient'][name]['median_s']:.2g}" for name in sides]
+        found.append([f"{batch} x {side} x {side}, {num_in} to {num_out}", *times])
+    return markdown("image, channels|products, ms|XLA|XLA, exchanged|jaxseg|PyTorch", found)
 
 
 def measuring() -> str:
@@ -351,6 +365,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "jobs": jobs,
     "startup": startup,
     "transposed": transposed,
+    "kernel_gradient": kernel_gradient,
     "measuring": measuring,
     "post_dae": lambda: post_dae("working"),
     "post_dae_original": lambda: post_dae("original"),

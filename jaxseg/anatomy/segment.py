@@ -226,10 +226,16 @@ class Segmenter:
             "denoise": None if self.postprocess is None else self.postprocess.settings,
         }
 
-    def prepare(self, image: str | Path | np.ndarray) -> Prepared:
-        """Reads and preprocesses an image with numpy; may be called from any thread."""
+    def prepare(self, image: str | Path | np.ndarray, *, intensity: str | None = None) -> Prepared:
+        """Reads and preprocesses an image with numpy; may be called from any thread.
+
+        Args:
+          image: a file or an array.
+          intensity: how a file is read, instead of as the Segmenter reads files; see `jaxseg.images.read.INTENSITIES`.
+        """
         if isinstance(image, (str, Path)):
-            picture: Picture = read_picture(image, intensity=self.intensity, any_modality=self.any_modality)
+            how = intensity or self.intensity
+            picture: Picture = read_picture(image, intensity=how, any_modality=self.any_modality)
         else:
             picture = from_array(image)
         x = PREPROCESSING[self.preprocessing](picture, self.card.input_size)

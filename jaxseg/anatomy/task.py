@@ -4,6 +4,7 @@ Source: Seibold et al. 2022, arXiv:2210.03416; ConstantinSeibold/multilabel_segm
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -19,7 +20,9 @@ from jaxseg.anatomy.paxray_settings import NETWORKS, DataConfig, LossConfig, Mod
 from jaxseg.draw.overlay import overlay
 from jaxseg.draw.sheet import contact_sheet
 from jaxseg.nn import resnet
+from jaxseg.nn.losses import image_by_image
 from jaxseg.nn.metrics import intersection_over_union, mean_scores
+from jaxseg.nn.resize import bilinear
 from jaxseg.palette import class_colours
 from jaxseg.settings import pick
 from jaxseg.training.config.config import Config
@@ -75,9 +78,11 @@ class PaxrayTask(Task):
 
     def loss(self, model: nnx.Module, batch: dict, key: jax.Array, step: jax.Array) -> tuple[jax.Array, dict]:
         """Returns the sum of the parts of the loss, and the parts."""
-        logits = model(batch["image"], rngs=nnx.Rngs(dropout=key))
-        values = self.objective(logits, batch["target"])
-        return sum(values.values()), values
+        coarse = model.coarse_logits(batch["image"], rngs=nnx.Rngs(dropout=key))
+        loss = functools.partial(enlarged_loss, self.objective)
+        compute = functools.partial(image_by_image, loss) if self.objective.by_image else loss
+        total, values = compute(coarse, batch["target"])
+        return total, {part: values[part] for part in self.objective.parts}
 
     def scores(self, model: nnx.Module, batch: dict) -> dict[str, jax.Array]:
         """Returns the intersection over union of every image and class, (B, K)."""
@@ -102,6 +107,18 @@ class PaxrayTask(Task):
     def draw(self, model: nnx.Module, records: Sequence[dict]) -> Image.Image:
         """Returns a sheet of images with their true and predicted masks."""
         return predictions_sheet(model, [unchanged(record, None) for record in records], self.names)
+
+
+def enlarged_loss(objective: Objective, coarse: jax.Array, target: jax.Array) -> tuple[jax.Array, dict]:
+    """Returns the sum of the parts of the loss, and the parts.
+
+    Args:
+      objective: the loss.
+      coarse: (B, h, w, K) logits before the last upsampling.
+      target: (B, H, W, K) of 0 and 1.
+    """
+    values = objective(bilinear(coarse, target.shape[1:3]), target)
+    return sum(values.values()), values
 
 
 def predictions_sheet(model: nnx.Module, examples: Sequence[dict], class_names: Sequence[str]) -> Image.Image:

@@ -1,7 +1,53 @@
 """Training losses. Logits, probabilities and targets are (B, H, W, K); every loss is a float32 scalar."""
 
+import functools
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
+
+Parts = tuple[jax.Array, dict[str, jax.Array]]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def image_by_image(loss: Callable[[jax.Array, jax.Array], Parts], maps: jax.Array, target: jax.Array) -> Parts:
+    """Returns the mean loss of a batch, computed for one image after the other.
+
+    The forward pass computes the gradient too, so that no map of the loss is kept for more than one image. A U-Net's
+    logits of 159 classes are larger than all its other maps. With several devices the whole batch is computed at once,
+    because they share its images. Only the total has a derivative, and only with respect to `maps`.
+
+    Args:
+      loss: (maps (1, ...), target (1, ...)) -> (total, its parts by name), which are means over images.
+      maps: (B, ...), what the network computed.
+      target: (B, ...).
+
+    Returns:
+      The total, and the parts without derivatives.
+    """
+    return jax.tree.map(jnp.mean, _for_images(loss, maps, target))
+
+
+def _for_images(function: Callable, *arrays: jax.Array) -> tuple:
+    """Returns what a function returns for each image; with several devices for the batch, as one item."""
+    if jax.device_count() > 1:
+        return jax.tree.map(lambda value: value[None], function(*arrays))
+    return jax.lax.map(lambda one: function(*(array[None] for array in one)), arrays)
+
+
+def _image_by_image_forward(loss: Callable, maps: jax.Array, target: jax.Array) -> tuple[Parts, tuple]:
+    (total, parts), gradient = _for_images(jax.value_and_grad(loss, has_aux=True), maps, target)
+    means = jax.tree.map(jnp.mean, (total, parts))
+    return means, (gradient.reshape(maps.shape) / len(gradient), target)
+
+
+def _image_by_image_backward(loss: Callable, kept: tuple, change: Parts) -> tuple:
+    gradient, target = kept
+    zero = jnp.zeros_like(target) if jnp.issubdtype(target.dtype, jnp.floating) else None
+    return gradient * change[0], zero
+
+
+image_by_image.defvjp(_image_by_image_forward, _image_by_image_backward)
 
 
 def binary_cross_entropy(logits: jax.Array, target: jax.Array) -> jax.Array:
