@@ -14,7 +14,7 @@ from PIL import Image
 from jaxseg.anatomy.forward import Forward
 from jaxseg.anatomy.orientation import ANGLES, Point, Reference, check_model, inverted
 from jaxseg.anatomy.register import LANDMARKS, Registrar, Registration, landmark_classes, landmarks_of
-from jaxseg.anatomy.segment import Prepared, Segmenter, of_whole_image
+from jaxseg.anatomy.segment import Prepared, Segmenter
 from jaxseg.draw.pictures import save_picture
 from jaxseg.draw.visualize import preview as preview_of
 from jaxseg.files import atomic_file
@@ -23,6 +23,7 @@ from jaxseg.folder_runs.account import Product, Run
 from jaxseg.folder_runs.folder import FolderResult
 from jaxseg.folder_runs.inputs import Job, find_images, plan
 from jaxseg.folder_runs.stream import Outcome
+from jaxseg.images.preprocess import of_whole_image
 from jaxseg.images.read import read_picture
 from jaxseg.masks.segmentation import Segmentation
 from jaxseg.masks.write import PREVIEW, write_npy

@@ -27,8 +27,7 @@ from jaxseg.anatomy.orientation import (
     read_reference,
 )
 from jaxseg.card import Card
-from jaxseg.images.fit import Placement
-from jaxseg.images.preprocess import PREPROCESSING, fit_of
+from jaxseg.images.preprocess import PREPROCESSING, of_whole_image
 from jaxseg.images.read import INTENSITIES, Picture, from_array, read_picture
 from jaxseg.masks.segmentation import Orientation, Segmentation
 from jaxseg.nn.inference import Runner, fetched
@@ -323,25 +322,6 @@ class Segmenter:
 
     def _cutoffs(self, x: np.ndarray) -> np.ndarray:
         return np.full(len(x), self.cutoff)
-
-
-def of_whole_image(
-    bits: np.ndarray, scores: np.ndarray | None, size: tuple[int, int], preprocessing: str
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Returns packed masks and probabilities of an image as if it had been stretched to the network's grid.
-
-    Args:
-      bits: (K, h, w / 8) uint8, the masks on the grid on which the preprocessing has placed the image.
-      scores: (K, h, w) float32, or None.
-      size: height and width of the image.
-      preprocessing: key of `PREPROCESSING`.
-    """
-    fit = fit_of(preprocessing)
-    if fit == "stretch":
-        return bits, scores
-    place = Placement.of(size, (bits.shape[1], 8 * bits.shape[2]), fit)
-    bits = np.packbits(place.stretched(np.unpackbits(bits, axis=2)), axis=2)
-    return bits, None if scores is None else place.stretched(scores)
 
 
 def as_segmenter(model: Any, options: Mapping[str, Any]) -> Segmenter:

@@ -205,7 +205,8 @@ def margins(logits: jax.Array) -> jax.Array:
     >>> margins(jnp.array([1.0, 4.0, 2.0])).tolist()
     [-3.0, 2.0, -2.0]
     """
-    highest = jnp.arange(logits.shape[-1]) == jnp.argmax(logits, -1)[..., None]
+    numbers = jnp.arange(logits.shape[-1]).reshape((1,) * (logits.ndim - 1) + (-1,))
+    highest = numbers == jnp.argmax(logits, -1, keepdims=True)
     first = jnp.max(logits, -1, keepdims=True)
     second = jnp.max(jnp.where(highest, -jnp.inf, logits), -1, keepdims=True)
     return logits - jnp.where(highest, second, first)

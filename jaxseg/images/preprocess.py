@@ -103,6 +103,25 @@ def fit_of(preprocessing: str) -> Fit:
     return next((fit for fit in FITS if preprocessing.endswith(f"_{fit}")), "stretch")
 
 
+def of_whole_image(
+    bits: np.ndarray, scores: np.ndarray | None, size: tuple[int, int], preprocessing: str
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Returns packed masks and probabilities of an image as if it had been stretched to the network's grid.
+
+    Args:
+      bits: (K, h, w / 8) uint8, the masks on the grid on which the preprocessing has placed the image.
+      scores: (K, h, w) float32, or None.
+      size: height and width of the image.
+      preprocessing: key of `PREPROCESSING`.
+    """
+    fit = fit_of(preprocessing)
+    if fit == "stretch":
+        return bits, scores
+    place = Placement.of(size, (bits.shape[1], 8 * bits.shape[2]), fit)
+    bits = np.packbits(place.stretched(np.unpackbits(bits, axis=2)), axis=2)
+    return bits, None if scores is None else place.stretched(scores)
+
+
 def display(picture: Picture) -> np.ndarray:
     """Returns a picture for display, (H, W) uint8.
 

@@ -5,14 +5,15 @@ import json
 
 import jax
 import numpy as np
+import optax
 import pytest
-from flax import nnx
 from paxray_runs import PAXRAY
 from PIL import Image
 
 import jaxseg
 from jaxseg.masks import coco
 from jaxseg.training import run
+from jaxseg.training.learner import initial_state, make_learner
 from jaxseg.training.task import make_task
 
 CLASSES = ("dark", "bright", "left")
@@ -105,14 +106,13 @@ def test_other_networks_take_a_step(on_coco, network):
     assert task.model.card.model == f"paxray_{network}"
     example = task.augment(task.splits["train"][0], np.random.default_rng(0))
     batch = {name: example[name][None] for name in ("image", "target")}
-    graphdef, params, rest = nnx.split(nnx.view(task.model, deterministic=True), nnx.Param, ...)
-
-    def loss(params):
-        return task.loss(nnx.merge(graphdef, params, rest), batch, jax.random.key(0), 0)[0]
-
-    value, gradients = jax.jit(jax.value_and_grad(loss))(params)
-    assert np.isfinite(value)
-    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradients) if leaf.ndim > 1)
+    learner = make_learner(task.model, optax.sgd(0.1), task.loss)
+    before = initial_state(learner, task.model, seed=0)
+    after, metrics = jax.jit(learner.step)(before, batch)
+    assert np.isfinite(metrics["loss"])
+    assert metrics["loss"] == pytest.approx(metrics["tversky"] + metrics["focal"], rel=1e-6)
+    kernels = zip(jax.tree.leaves(before["params"]), jax.tree.leaves(after["params"]), strict=True)
+    assert all(np.abs(new - old).max() > 0 for old, new in kernels if old.ndim > 1)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 from jaxseg.images.fit import FITS, Placement
 from jaxseg.images.picture import ImageError, Picture
-from jaxseg.images.preprocess import PREPROCESSING, fit_of, paxray, paxray_folder
+from jaxseg.images.preprocess import PREPROCESSING, fit_of, of_whole_image, paxray, paxray_folder
 from jaxseg.nn.indices import nearest_indices
 
 RNG = np.random.default_rng
@@ -64,6 +64,19 @@ def test_what_a_cropped_grid_does_not_show_is_empty():
     assert found[:, :, 12:36].all()
     assert not found[:, :, :12].any()
     assert not found[:, :, 36:].any()
+
+
+def test_packed_masks_of_a_padded_picture_fit_the_whole_picture():
+    mask = np.zeros((1, 48, 48), bool)
+    mask[0, 10:30, 12:36] = True  # the picture lies in columns 12 to 35
+    bits, scores = of_whole_image(np.packbits(mask, axis=2), mask.astype(np.float32), (96, 48), "cxas_pad")
+    wanted = np.zeros((48, 48), bool)
+    wanted[10:30] = True
+    np.testing.assert_array_equal(np.unpackbits(bits, axis=2)[0], wanted)
+    np.testing.assert_array_equal(scores[0], wanted)
+    same, none = of_whole_image(bits, None, (96, 48), "cxas")
+    assert same is bits
+    assert none is None
 
 
 def test_names_of_preprocessings_state_the_fit():
