@@ -102,7 +102,7 @@ def halving_gradient(large: jax.Array, change: jax.Array, *, precision: Precisio
         gradient = jax.vjp(functools.partial(fusion.by_xla, change), part)[1]
         (parts[row, column],) = gradient(large[:, row::2, column::2])
     rows = [_joined(parts[row, 0], parts[row, 1], 1) for row in (0, 1)]
-    return _joined(*rows, 0).swapaxes(2, 3)
+    return _joined(rows[0], rows[1], 0).swapaxes(2, 3)
 
 
 _PLACES = ((0, 0), (0, 1), (1, 0), (1, 1))  # row and column of a pixel in its 2x2 square
