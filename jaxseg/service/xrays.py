@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from jaxseg.anatomy.segment import Prepared, Segmenter
+from jaxseg.images.elements import check_elements, check_scans
 from jaxseg.images.read import INTENSITIES, kind_of, stored_size
 from jaxseg.masks.read import select
 from jaxseg.service import formats
@@ -123,6 +124,8 @@ def _prepare(segmenter: Segmenter, received: Received, intensity: str, limits: L
     if kind not in ("dicom", "raster"):
         what = "a DICOMDIR, which lists files" if kind == "dicomdir" else "neither PNG, JPEG nor DICOM"
         raise Refused(400, f"the file is {what}; its first bytes decide, not its name: send an X-ray of these formats")
+    check = check_elements if kind == "dicom" else check_scans
+    check(received.path)
     height, width = stored_size(received.path)
     if height * width > limits.pixels:
         text = f"the image is {height} x {width}; up to {limits.pixels:,} pixels are allowed: send a smaller one"
