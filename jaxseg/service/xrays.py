@@ -54,10 +54,13 @@ class XRays:
         kind = formats.accepted(request.headers.get("accept", ""), tuple(formats.SEGMENT))
 
         async def job(upload: Upload) -> Response:
+            if kind == formats.SEG and kind_of(upload.file("image").path) != "dicom":
+                raise Refused(406, "a DICOM SEG refers to a DICOM image, and this is none; accept another format")
             found = await self._found(upload)
+            answer = await self._answer(found, kind)
             name = self.engine.results.keep(found)
-            location = f"{request.scope.get('root_path', '')}/v1/results/{name}"
-            return await self._answer(found, kind, {"Location": location})
+            answer.headers["Location"] = f"{request.scope.get('root_path', '')}/v1/results/{name}"
+            return answer
 
         return await self.engine.work(request, job, files={"image": 1}, fields=FIELDS)
 
@@ -65,7 +68,7 @@ class XRays:
         """`GET /v1/results/{id}`: an earlier result, in the format that the client accepts."""
         kind = formats.accepted(request.headers.get("accept", ""), tuple(formats.SEGMENT))
         found = self.engine.results.get(request.path_params["id"])
-        return await self.engine.work(request, lambda _: self._answer(found, kind, {}))
+        return await self.engine.work(request, lambda _: self._answer(found, kind))
 
     async def extract(self, request: Request) -> Held:
         """`POST /v1/extract`: measurements of an X-ray, as JSON or CSV."""
@@ -78,7 +81,7 @@ class XRays:
             with self.engine.temporary() as folder, refusing(found.path.name, status=422):
                 measure = functools.partial(_measured, self._subject, found, folder, features, kind)
                 answer = await self.engine.in_pool("encode", measure)
-            return _response(answer, found.name, {})
+            return _response(answer, found.name)
 
         return await self.engine.work(request, job, files={"image": 1}, fields=(*FIELDS, "features"))
 
@@ -105,11 +108,11 @@ class XRays:
             text = f"the threshold of this service is {self.segmenter.threshold:g}, for all requests; leave it out"
             raise Refused(422, text)
 
-    async def _answer(self, found: Found, kind: str, headers: dict[str, str]) -> Response:
+    async def _answer(self, found: Found, kind: str) -> Response:
         with self.engine.temporary() as folder, refusing(found.path.name):
             encode = functools.partial(_encoded, self._subject, found, folder, kind, self.engine.limits)
             answer = await self.engine.in_pool("encode", encode)
-        return _response(answer, found.name, headers)
+        return _response(answer, found.name)
 
     def _subject(self, found: Found, folder: Path) -> formats.Subject:
         card = self.segmenter.card
@@ -146,6 +149,6 @@ def _measured(subject_of: SubjectOf, found: Found, folder: Path, features: str, 
     return formats.Answer(formats.as_json(content), formats.JSON, ".json")
 
 
-def _response(answer: formats.Answer, name: str, headers: dict[str, str]) -> Response:
-    headers = headers | {"Content-Disposition": formats.disposition(name, answer)}
+def _response(answer: formats.Answer, name: str) -> Response:
+    headers = {"Content-Disposition": formats.disposition(name, answer)}
     return Response(answer.body, media_type=answer.kind, headers=headers)
