@@ -60,8 +60,8 @@ def normalised_matrices(matrices: jax.Array, how: str = "softmax") -> jax.Array:
 
     Args:
       matrices: (..., K, K), not negative.
-      how: "softmax" over the annotated classes, as in the original's training; "sum" divides each column by its sum, as
-        in the original's sampling scripts.
+      how: "softmax" over the annotated classes, as in the original; "sum" divides each column by its sum, as in two
+        scripts of the original that stop with an error.
 
     Returns:
       (..., K, K) matrices.
