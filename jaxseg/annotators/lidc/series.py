@@ -190,8 +190,11 @@ def _position(path: Path) -> tuple[str, str, float, tuple[int, int], tuple[float
 
 def _thickness(path: Path) -> float | None:
     """Returns the thickness of a slice in mm; None if the tag is missing or invalid."""
-    found = open_dicom(path, tags=("SliceThickness",)).get("SliceThickness")
-    return float(found) if found and np.isfinite(float(found)) and found > 0 else None
+    try:
+        found = float(open_dicom(path, tags=("SliceThickness",)).get("SliceThickness") or 0)
+    except (ValueError, TypeError):
+        return None
+    return found if np.isfinite(found) and found > 0 else None
 
 
 def _candidates(folder: Path, names: list[str]) -> list[Path]:

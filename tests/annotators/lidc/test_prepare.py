@@ -1,6 +1,7 @@
 """The LIDC set is built from studies as the archive distributes them."""
 
 import csv
+import dataclasses
 import json
 import re
 
@@ -103,6 +104,24 @@ def test_limits_select_slices_and_nodules(tmp_path):
     assert records["0036"][0]["left_out"] == "its outlines extend over 72 x 10 pixels, a crop has 64 x 64"
     assert len(list((tmp_path / "out/train/masks/annots").iterdir())) == 2
     assert read_tiff(tmp_path / "out/train/masks/annots/pid_0035_nod_1_slice_0.tif").shape == (1, 64, 64, 1)
+
+
+@pytest.mark.parametrize(
+    ("thickness", "grouping", "nodules"),
+    [(3.0, "pylidc", 1), (1.0, "pylidc", 2), (3.0, "readers", 2), (None, "pylidc", 1), (b"thick ", "pylidc", 1)],
+)
+def test_the_tag_of_the_thickness_is_pylidcs_tolerance(tmp_path, thickness, grouping, nodules):
+    """Two readers outline slices that are two apart, 5 mm; without a valid tag, the spacing of 2.5 mm is used."""
+    sessions = [nodule(roi(z, box(30, 40, 8, 8))) for z in (3, 5)]
+    study(tmp_path / "raw", 35, sessions, **({} if thickness is None else {"SliceThickness": thickness}))
+    settings = Settings(val_fraction=0, test_fraction=0, least_readers=1, grouping=grouping)
+    (outcome,) = made(tmp_path / "raw", tmp_path / "out", settings)
+    assert (outcome.error, outcome.nodules) == ("", nodules)
+    other = dataclasses.replace(settings, grouping="readers" if grouping == "pylidc" else "pylidc")
+    with pytest.raises(ValueError, match="was made with other settings: grouping"):
+        made(tmp_path / "raw", tmp_path / "out", other)
+    with pytest.raises(ValueError, match="grouping is 'other'; known: pylidc, readers"):
+        Settings(grouping="other")
 
 
 def test_excluded_pixels_and_the_outline_of_an_exclusion_are_in_no_mask(tmp_path):
