@@ -6,7 +6,8 @@
 Networks, losses and learning rates are the original's, 20 epochs with a batch of 5, several seeds. As in the original,
 PyTorch lists the folders and reads the files again for every item, and repeats annotators at random. On both sides one
 annotator is sampled for every batch. All runs are measured in the same way, on `validate`, after the last epoch.
-`cmvae_consistent` are jaxseg's runs, measured with confusion matrices that are normalised in sampling as in training.
+Both sides divide the confusion matrices by their sums in sampling; `cmvae_consistent` are jaxseg's runs measured with
+their softmax, as in training and by default.
 `best` is jaxseg's own setting, `faster_prob_unet` has a higher learning rate and more epochs. Runs of jaxseg are its
 commands; a command whose result exists is not repeated. Writes `results/noisy_labels.json`.
 
@@ -46,6 +47,7 @@ EPOCHS, SAMPLES = 20, 16
 SEEDS = {"cmvae": 3, "prob_unet": 8}  # by then the probabilistic U-Net has learned little, so its seeds differ widely
 RAMP_UP = 0.3
 LAST = ["data.draw=batch", f"trainer.epochs={EPOCHS}", f"trainer.validate_every={EPOCHS}"]
+SUMS = {"cmvae": ["model.cm_normalisation=original"], "prob_unet": []}
 RUNS = {f"{network}_{seed}": ("jaxseg", network, seed) for network in BETA for seed in range(SEEDS[network])}
 RUNS |= {f"torch_{network}_{seed}": ("torch", network, seed) for network in BETA for seed in range(SEEDS[network])}
 RUNS |= {f"cmvae_consistent_{seed}": ("consistent", "cmvae", seed) for seed in range(SEEDS["cmvae"])}
@@ -76,14 +78,14 @@ def main() -> None:
             with_consistent_matrices(options.folder / part, options.folder / f"{network}_{seed}")
             continue
         config = "cmvae_lidc_best" if kind == "best" else f"{network}_lidc"
-        overrides = {"best": [], "faster": FASTER}.get(kind, [f"seed={seed}", *LAST])
+        overrides = {"best": [], "faster": FASTER}.get(kind, [f"seed={seed}", *LAST, *SUMS[network]])
         train(options.folder / part, config, options.data, overrides)
         jaxseg("evaluate", "--run", options.folder / part, done=options.folder / part / "evaluation_val.json")
     summarise(options.folder)
 
 
 def with_consistent_matrices(folder: Path, trained: Path) -> None:
-    """Measures a trained run again, with confusion matrices that are normalised in sampling as in training."""
+    """Measures a trained run again, with the softmax of the confusion matrices instead of their division by sums."""
     if not folder.exists():
         shutil.copytree(trained, folder, ignore=shutil.ignore_patterns("evaluation*", "pictures", "tensorboard"))
         path = folder / "config.yaml"

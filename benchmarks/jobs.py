@@ -338,7 +338,7 @@ def forward_passes(
 
     def finish(known, z):
         if network == "cmvae":
-            return cmvae.noisy_logits(known, model.cm_network.decode(z), "sum").argmax(1)
+            return cmvae.noisy_logits(known, model.cm_network.decode(z)).argmax(1)
         prior, maps = known
         return model.fcomb(maps, prob_unet.latent_vectors(prior, z))[:, 0] > 0
 

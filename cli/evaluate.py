@@ -43,8 +43,9 @@ def evaluate(folder, data, split, step, masks, truth, levels, output, gpus):
 
     Post-DAE is measured by Dice and Hausdorff distance before and after restoration, at several levels of corruption,
     as a table and in evaluation_SPLIT.png. The models of annotators who disagree are measured by the Dice of the clean
-    mask and the distances of sampled masks and annotators, beside baselines that need no network, as means with
-    standard errors.
+    mask and of sampled masks, and by the distances of sampled masks and annotators, beside baselines that need no
+    network, as means with standard errors. Unless --step is given, the last checkpoint is measured as well, in the same
+    table and in evaluation_SPLIT.csv.
     """
     if bool(masks) != (truth is not None):
         raise click.UsageError("--masks and --truth belong together")

@@ -149,6 +149,14 @@ def mnist(raw, output, **settings):
     help="Use slices whose consensus has at most this number of pixels.  [default: no limit]",
 )
 @click.option("--clahe", is_flag=True, help="Equalise the contrast of the crops by CLAHE in the lung window.")
+@click.option(
+    "--grouping",
+    type=click.Choice(["pylidc", "readers"]),
+    default="pylidc",
+    show_default=True,
+    help="Which annotations are one nodule. pylidc: close ones, as in the original. readers: close ones of different "
+    "readers, measured in millimetres.",
+)
 def lidc(dicom_root, output, **settings):
     """Build the set of lung nodules from LIDC-IDRI in DICOM_ROOT: DICOM series and one XML file per CT.
 

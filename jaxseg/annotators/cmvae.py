@@ -39,8 +39,9 @@ class CMVAEConfig:
       norm: "in" instance, "bn" batch or "gn" group norm (channels // 8 groups). "ln" is the same as "in", as in the
         original, where it is not layer norm either.
       odd: how maps of odd sizes are cropped, "floor" or "truncate"; see `jaxseg.nn.resize.pad_or_crop`.
-      cm_normalisation: normalisation of the confusion matrices in `sample`. "original": they are divided by their sums,
-        as in the original's scripts, although it trains with their softmax. "consistent": softmax in `sample` too.
+      cm_normalisation: normalisation of the confusion matrices in `sample`. "consistent": softmax, as in training, and
+        as in the original's main program. "original": they are divided by their sums, as in two scripts of the original
+        that stop with an error.
       init: initial parameters, "torch" (PyTorch's defaults) or "lecun" (flax's).
       dtype: dtype of the U-Net's arithmetic, "float32" or "bfloat16"; parameters and the autoencoder are float32.
     """
@@ -55,7 +56,7 @@ class CMVAEConfig:
     latent: Annotated[int, Range(2, 4096)] = 6
     norm: Norm = "in"
     odd: Odd = "floor"
-    cm_normalisation: Literal["original", "consistent"] = "original"
+    cm_normalisation: Literal["consistent", "original"] = "consistent"
     init: Init = "torch"
     dtype: Dtype = "float32"
 

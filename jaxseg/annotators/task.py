@@ -33,10 +33,11 @@ SHOWN = 4  # sampled masks in a row of a picture
 EXAMINED = 16  # images in a batch of an examination
 MEASURES = {  # name -> description
     "dice": "Dice of the clean mask",
+    "dice_one_sample": "Dice of one sampled mask, the `Test Dice` of the original's confusion-matrix VAE",
     "dice_majority": "Dice of the samples' majority",
-    "dice_union": "Dice of the samples' union, as the original measures the probabilistic U-Net",
+    "dice_union": "Dice of the samples' union, as the original measures its probabilistic U-Net",
     "ged_published": "generalised energy distance as published: subtracts the diversities",
-    "ged_original": "generalised energy distance of the original's code: adds the diversities",
+    "ged_original": "the original's `GED`: the energy distance that adds the diversities",
     "distance_to_annotators": "mean distance of samples and annotators",
     "distance_between_samples": "mean distance between samples",
     "distance_between_annotators": "mean distance between annotators",
@@ -141,7 +142,26 @@ class AnnotatorsTask(Task):
         values = {name: np.concatenate([part[name] for part in found]) for name in MEASURES if name in found[0]}
         rows = {name: _row(name, of) for name, of in values.items()}
         count = len(next(iter(values.values())))
-        return Examination({"images": count, "measures": rows}, _table(rows, count))
+        return Examination({"images": count, "measures": rows}, _table({"mean": rows}, count))
+
+    @staticmethod
+    def join(best: tuple[int, Examination], last: tuple[int, Examination]) -> Examination:
+        """Returns the measurements of the best and the last checkpoint in one table; the original reports the last.
+
+        Args:
+          best, last: the step and what `examine` found.
+        """
+        found = {"best": (best[0], best[1].numbers["measures"]), "last": (last[0], last[1].numbers["measures"])}
+        columns = {f"{which}, step {step}": rows for which, (step, rows) in found.items()}
+        if best[0] == last[0]:
+            columns = {f"best and last, step {best[0]}": found["best"][1]}
+        rows = [
+            {"checkpoint": which, "step": step, "measure": name} | row | {"meaning": MEASURES[name]}
+            for which, (step, measured) in found.items()
+            for name, row in measured.items()
+        ]
+        numbers = dict(best[1].numbers) | {"last": {"step": last[0], "measures": last[1].numbers["measures"]}}
+        return Examination(numbers, _table(columns, numbers["images"]), rows=rows)
 
 
 def measures(
@@ -163,6 +183,7 @@ def measures(
     each = dice_original(labels, jnp.broadcast_to(truth[:, None], labels.shape))
     return {
         "dice": dice_original(clean, truth),
+        "dice_one_sample": dice_original(samples[:, 0], truth),
         "dice_majority": dice_original(2 * samples.sum(1) >= samples.shape[1], truth),
         "dice_union": dice_original(samples.any(1), truth),
         "ged_published": energy_distance_published(labels, samples, present=present),
@@ -240,14 +261,22 @@ def _row(name: str, values: np.ndarray) -> dict[str, float | int]:
     return {"mean": float(values.mean()), "standard_error": float(error), "count": int(values.size)}
 
 
-def _table(rows: Mapping[str, dict], count: int) -> str:
+def _table(columns: Mapping[str, Mapping[str, dict]], count: int) -> str:
+    """Returns the means of every column of measures as text, and what the measures mean."""
+    first, *others = columns.values()
     lines = []
-    for name, row in rows.items():
-        of = "" if row["count"] == count else f"of {row['count']} images"
-        found = [f"{row['mean']:.4f}", f"+- {row['standard_error']:.4f}"] if row["count"] else ["n/a", ""]
-        lines.append([name, MEASURES[name], *found, of])
-    table = [text_table((), lines)]
+    for name, row in first.items():
+        again = ["" if name.startswith("baseline") else _cell(rows[name], count) for rows in others]
+        lines.append([name, _cell(row, count), *again])
+    table = [text_table(("", *columns), lines), "", text_table((), [[name, MEASURES[name]] for name in first])]
     table.append(f"means of {count} images with their standard errors; distances are 1 - intersection over union")
-    if rows["baseline_majority"]["mean"] == 1:
+    if first["baseline_majority"]["mean"] == 1:
         table.append("the truth is the annotators' majority vote")
     return "\n".join(table)
+
+
+def _cell(row: Mapping, count: int) -> str:
+    if not row["count"]:
+        return "n/a"
+    of = "" if row["count"] == count else f" of {row['count']} images"
+    return f"{row['mean']:.4f} +- {row['standard_error']:.4f}{of}"

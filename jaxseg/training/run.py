@@ -151,12 +151,13 @@ def evaluate(
       folder: folder of the run.
       split: name of the split; None: "test" if the data have one, else "val".
       devices: any number of devices.
-      step: step of the checkpoint; None: the best one by validation, or the last one if there were no validations.
+      step: step of the checkpoint; None: the best one by validation, or the last one if there were no validations. Some
+        methods then measure the last one as well.
       data: folder of the data, instead of the run's own.
       output: folder of the files; None: that of the run.
       tell: called with each message for the user.
-      show: called with the table of the method's own measurements, if it has any; their picture is
-        `evaluation_<split>.png`.
+      show: called with the table of the method's own measurements, if it has any. Their picture and their rows, if the
+        method makes them, are `evaluation_<split>.png` and `evaluation_<split>.csv`.
       on_scores: called with the result before it is written.
 
     Raises:
@@ -175,22 +176,48 @@ def evaluate(
         raise ValueError(f"{folder} has no checkpoint yet")
     plan = make_evaluation_plan(config, task, folder, devices=devices, tell=tell)
     with Checkpoints(folder / loop.CHECKPOINTS, read_only=True) as checkpoints:
-        step = _chosen_step(checkpoints, step)
-        state, _ = checkpoints.restore(step, plan.fresh_state())
-    scores = loop.measure_split(plan, split, state)
-    examination = None
-    if task.examine is not None and jax.process_count() > 1:
-        tell("evaluate on one host for the table and the picture")
-    elif task.examine is not None:
-        examination = task.examine(plan.learner.trained(state), task.splits[split])
-    scores = {"step": step} | scores | (dict(examination.numbers) if examination else {})
+        chosen = _chosen_step(checkpoints, step)
+        state, _ = checkpoints.restore(chosen, plan.fresh_state())
+        scores = loop.measure_split(plan, split, state)
+        examination = _examined(plan, split, state)
+        if examination and task.join is not None and step is None:
+            examination = _with_last(plan, split, checkpoints, chosen, examination)
+    scores = {"step": chosen} | scores | (dict(examination.numbers) if examination else {})
     if examination:
         show(examination.table)
     on_scores(scores)
     path = (output or folder) / f"evaluation_{split}.json"
+<<<<<<< HEAD
     _write_evaluation(path, scores, examination, [] if task.table is None else task.table(scores))
     tell(f"measured the checkpoint of step {step}; all numbers are in {path}")
+=======
+    _write_evaluation(path, scores, examination)
+    tell(f"measured the checkpoint of step {chosen}; all numbers are in {path}")
+>>>>>>> lidc
     return scores
+
+
+def _examined(plan: Plan, split: str, state: dict) -> Examination | None:
+    """Returns the method's own measurements of a checkpoint, if it makes any and this is the only host."""
+    if plan.task.examine is None:
+        return None
+    if jax.process_count() > 1:
+        plan.tell("evaluate on one host for the table and the picture")
+        return None
+    return plan.task.examine(plan.learner.trained(state), plan.task.splits[split])
+
+
+def _with_last(plan: Plan, split: str, checkpoints: Checkpoints, best: int, found: Examination) -> Examination:
+    """Returns the measurements of the best checkpoint together with those of the last one, if that can be read."""
+    last, other = checkpoints.steps()[-1], found
+    if last != best:
+        try:
+            state, _ = checkpoints.restore(last, plan.fresh_state())
+        except ValueError as error:
+            plan.tell(f"{error}; only the checkpoint of step {best} is measured")
+            return found
+        other = plan.task.examine(plan.learner.trained(state), plan.task.splits[split])
+    return plan.task.join((best, found), (last, other))
 
 
 def _stored_config(folder: Path, data: Path | None = None) -> Config:
@@ -210,10 +237,15 @@ def _chosen_step(checkpoints: Checkpoints, step: int | None) -> int:
     return step
 
 
+<<<<<<< HEAD
 def _write_evaluation(
     path: Path, scores: dict, examination: Examination | None, table: Sequence[Mapping[str, object]] = ()
 ) -> None:
     """Writes measurements, their table and their picture, on the first host."""
+=======
+def _write_evaluation(path: Path, scores: dict, examination: Examination | None) -> None:
+    """Writes measurements, and their picture and rows if there are any, on the first host."""
+>>>>>>> lidc
     if jax.process_index() > 0:
         return
     try:
@@ -228,6 +260,8 @@ def _write_evaluation(
                 temporary.write_text(text.getvalue(), encoding="utf-8")
         if examination and examination.picture is not None:
             save_picture(examination.picture, path.with_suffix(".png"))
+        if examination and examination.rows:
+            _write_csv(path.with_suffix(".csv"), examination.rows)
     except OSError as error:
         advice = f"{error.strerror}; the numbers were shown but not stored; name a folder for them with -o"
         raise OSError(error.errno, advice, str(error.filename or path)) from error
@@ -280,3 +314,10 @@ def compare_masks(
 def _write_json(path: Path, content: dict) -> None:
     with atomic_file(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _write_csv(path: Path, rows: Sequence[Mapping]) -> None:
+    with atomic_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: "" if value != value else value for name, value in row.items()} for row in rows)

@@ -26,11 +26,13 @@ class Examination:
       numbers: measurements as JSON values.
       table: the same measurements as a text table for users.
       picture: a plot of the measurements; None if the method draws none.
+      rows: the measurements as the rows of a CSV file, {column: value} with the same columns; none: no such file.
     """
 
     numbers: Mapping
     table: str
     picture: Image.Image | None = None
+    rows: Sequence[Mapping] = ()
 
 
 class Task(abc.ABC):
@@ -75,8 +77,14 @@ class Task(abc.ABC):
     examine: Callable[[nnx.Module, Sequence], Examination] | None = None
     """Optional method (model in evaluation mode, source) -> Examination."""
 
+<<<<<<< HEAD
     table: Callable[[Mapping[str, float]], list[dict[str, object]]] | None = None
     """Optional static method (numbers of `summarise`) -> rows of `evaluation_SPLIT.csv`."""
+=======
+    join: Callable[[tuple[int, Examination], tuple[int, Examination]], Examination] | None = None
+    """Optional static method (step and Examination of the best checkpoint, those of the last one) -> one Examination of
+    both. Both are equal if the last checkpoint is the best. Without it, only one checkpoint is examined."""
+>>>>>>> lidc
 
     compare: "Callable[[Config, nnx.Module, Mapping[str, Path], Path], Examination] | None" = None
     """Optional class method (config, model in evaluation mode, folders of masks by row name, folder of the true masks)

@@ -246,7 +246,7 @@ def test_impossible_shapes_and_sources_are_refused(kit):
     ("values", "words"),
     [
         ({"norm": "layer", "odd": "up"}, "norm: 'layer'(?s:.*)odd: 'up'"),
-        ({"cm_normalisation": "softmax"}, "not one of original, consistent"),
+        ({"cm_normalisation": "softmax"}, "not one of consistent, original"),
         ({"depth": 1}, "depth: must be from 2 to 10, got 1"),
         ({"latent": True}, "latent: true"),
         ({"image_size": 64}, "image_size: 64"),

@@ -1,5 +1,6 @@
 """Training with annotators who disagree: both networks, sampling, KL schedules, metrics, and refused settings."""
 
+import csv
 import dataclasses
 import json
 import math
@@ -95,6 +96,12 @@ def test_the_loss_falls_and_the_object_is_segmented(lidc, tmp_path, network):
     assert stored["measures"]["baseline_majority"]["mean"] == pytest.approx(1)
     assert 0.5 < stored["measures"]["baseline_staple"]["mean"] <= 1
     assert stored["measures"]["baseline_staple_ged"]["count"] == 6
+    assert stored["last"]["step"] == 60
+    with (tmp_path / "run" / "evaluation_val.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for which, measured in (("best", stored["measures"]), ("last", stored["last"]["measures"])):
+        found = {row["measure"]: float(row["mean"]) for row in rows if row["checkpoint"] == which}
+        assert found == {name: row["mean"] for name, row in measured.items()}
 
 
 @pytest.mark.full
@@ -189,6 +196,30 @@ def test_metrics_equal_those_computed_by_numpy():
         assert found["baseline_majority"][i] == pytest.approx(dice, abs=1e-5)
         single = [2 * (one & truth).sum() / (one.sum() + truth.sum()) for one in mine]
         assert found["baseline_annotator"][i] == pytest.approx(np.mean(single), abs=1e-5)
+        one = samples[i, 0]
+        sampled = 2 * (one & truth).sum() / (one.sum() + truth.sum())
+        assert found["dice_one_sample"][i] == pytest.approx(sampled, abs=1e-5)
+
+
+def test_the_best_and_the_last_checkpoint_stand_in_one_table():
+    def examined(dice: float):
+        rows = {"dice": annotators._row("dice", np.array([dice, dice])), "baseline_majority": {"mean": 1.0, "count": 2}}
+        rows["baseline_majority"]["standard_error"] = 0.0
+        return annotators.Examination({"images": 2, "measures": rows}, "")
+
+    best, last = examined(0.8), examined(0.7)
+    found = annotators.AnnotatorsTask.join((4, best), (6, last))
+    lines = found.table.splitlines()
+    assert lines[0].split() == ["best,", "step", "4", "last,", "step", "6"]
+    assert lines[1].split() == ["dice", "0.8000", "+-", "0.0000", "0.7000", "+-", "0.0000"]
+    assert lines[2].split() == ["baseline_majority", "1.0000", "+-", "0.0000"]  # it does not depend on the model
+    assert found.numbers["measures"] == best.numbers["measures"]
+    assert found.numbers["last"] == {"step": 6, "measures": last.numbers["measures"]}
+    rows = [(row["checkpoint"], row["step"], row["measure"], row["mean"]) for row in found.rows]
+    assert rows[::2] == [("best", 4, "dice", pytest.approx(0.8)), ("last", 6, "dice", pytest.approx(0.7))]
+    same = annotators.AnnotatorsTask.join((6, last), (6, last))
+    assert same.table.splitlines()[0].split() == ["best", "and", "last,", "step", "6"]
+    assert same.numbers["last"]["step"] == 6
 
 
 def test_staple_is_a_baseline_of_the_annotators_that_are_present():
@@ -218,7 +249,7 @@ def test_metrics_that_need_two_annotators_are_missing_with_one():
     assert annotators.means({"ged_original": np.array([np.nan, 2.5])}) == {"ged_original": 2.5}
     rows = {name: annotators._row(name, of) for name, of in values.items()}
     rows["baseline_majority"] = rows["ged_original"] | {"mean": 1.0}
-    table = annotators._table(rows, 2)
+    table = annotators._table({"mean": rows}, 2)
     assert "n/a" in next(line for line in table.splitlines() if line.startswith("ged_original"))
     assert table.endswith("the truth is the annotators' majority vote")
 

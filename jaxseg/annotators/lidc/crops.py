@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxseg.annotators.lidc.annotations import RATINGS
-from jaxseg.annotators.lidc.nodules import Nodule, Stack
+from jaxseg.annotators.lidc.nodules import GROUPINGS, Nodule, Stack
 from jaxseg.annotators.lidc.series import Slices, read_pixels
 
 SIDE = 64  # side of a crop in pixels
@@ -26,6 +26,8 @@ class Settings:
       least_pixels, most_pixels: a slice is used if the number of pixels of its consensus is in this range. The default
         of least_pixels is that of the published set. If most_pixels is None, the limit is the size of a crop.
       clahe: equalise the contrast of the crops by CLAHE in the lung window, before they are z-scored.
+      grouping: which annotations are one nodule: "pylidc", as in the original, or "readers", at most one per reader;
+        see `jaxseg.annotators.lidc.nodules`.
 
     Raises:
       ValueError: a value is out of range.
@@ -38,8 +40,11 @@ class Settings:
     least_pixels: int = 31
     most_pixels: int | None = None
     clahe: bool = dataclasses.field(default=False, kw_only=True)
+    grouping: str = dataclasses.field(default="pylidc", kw_only=True)
 
     def __post_init__(self):
+        if self.grouping not in GROUPINGS:
+            raise ValueError(f"grouping is {self.grouping!r}; known: {', '.join(GROUPINGS)}")
         if min(self.val_fraction, self.test_fraction) < 0 or self.val_fraction + self.test_fraction >= 1:
             given = f"{self.val_fraction} and {self.test_fraction}"
             raise ValueError(f"the fractions must be at least 0 and leave patients for training, got {given}")

@@ -2,7 +2,8 @@
 
 Uses numpy and scipy only.
 
-Source: Armato et al. 2011, doi 10.1118/1.3528204, for the meaning of an outline.
+Source: Armato et al. 2011, doi 10.1118/1.3528204, for the meaning of an outline; masks and the first grouping as
+pylidc 0.2.3 computes them.
 """
 
 import dataclasses
@@ -10,10 +11,14 @@ import statistics
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from jaxseg.annotators.lidc.annotations import RATINGS, Annotation
 
+GROUPINGS = ("pylidc", "readers")
+_MOST = 4  # pylidc lowers its tolerance by a tenth until no group has more annotations, or it would be below the least
+_FACTOR, _LEAST = 0.9, 0.1
 _SAME_MM = 0.01  # if an outline's UID is unknown, its slice is the one at most this far from its position
 _SLACK = 1e-6  # relative tolerance of distances
 
@@ -27,12 +32,14 @@ class Stack:
       places: SOP Instance UID -> index of the slice.
       size: rows and columns.
       spacing_mm: distance of neighbouring rows and of neighbouring columns.
+      thickness_mm: thickness of a slice according to its tags; None: unknown.
     """
 
     z: np.ndarray
     places: dict[str, int]
     size: tuple[int, int]
     spacing_mm: tuple[float, float]
+    thickness_mm: float | None = None
 
     @property
     def step_mm(self) -> float:
@@ -48,12 +55,14 @@ class Placed:
       annotation: the annotation.
       start: first slice, row and column of the box.
       mask: (d, h, w) bool.
-      points: (n, 3) float64, the points of its outlines as z, row, column in millimetres.
+      pixels: (n, 3) integers, the points of its outlines as slice, row and column.
+      points: (n, 3) float64, the same points in millimetres.
     """
 
     annotation: Annotation
     start: tuple[int, int, int]
     mask: np.ndarray
+    pixels: np.ndarray
     points: np.ndarray
 
     @property
@@ -64,10 +73,10 @@ class Placed:
 
 @dataclasses.dataclass(frozen=True)
 class Nodule:
-    """The annotations of one nodule by different readers.
+    """The annotations of one nodule.
 
     Attributes:
-      readers: the readers' numbers in the file, ascending.
+      readers: the readers' numbers in the file, ascending, one per mask; as pylidc groups, a reader can occur twice.
       start: first slice, row and column of the box that holds all outlines.
       masks: (A, d, h, w) bool, one mask per reader.
       ratings: for each of `RATINGS` the median of the readers (the higher of two middle ones); None if none rated it.
@@ -87,39 +96,39 @@ class Nodule:
 
 
 def fill(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Returns the pixels inside an outline. The outline itself is outside, as the archive defines it.
+    """Returns the pixels inside an outline. The points of the outline are outside, as the archive defines them.
 
-    A pixel is inside if a ray from it crosses the closed outline an odd number of times.
+    A pixel is inside if a ray from it downwards crosses the closed outline an odd number of times. Most outlines are
+    chains of neighbouring pixels. Where points are farther apart, the side of a pixel exactly on their line depends on
+    the direction of drawing, as in pylidc.
 
     Args:
       points: (n, 2) integers, row and column, in drawing order; neighbouring points need not be adjacent pixels.
       size: rows and columns of the result.
 
     Returns:
-      (rows, columns) bool; empty for lines and points.
+      (rows, columns) bool.
     """
     inside = np.zeros(size, bool)
     start = points.astype(np.int64)
-    stop = np.roll(start, -1, 0)
+    stop, rows = np.roll(start, -1, 0), np.arange(size[0])[:, None]
     for (r0, c0), (r1, c1) in zip(start.tolist(), stop.tolist(), strict=True):
-        if r0 != r1:  # the edge crosses its rows from the upper end to before the lower end
-            (upper, at), (lower, to) = sorted([(r0, c0), (r1, c1)])
-            rows = np.arange(max(upper, 0), min(lower, size[0]))
-            crossing = at + (rows - upper) * (to - at) / (lower - upper)
-            inside[rows] ^= np.arange(size[1]) > crossing[:, None]
-    for (r0, c0), (r1, c1) in zip(start.tolist(), stop.tolist(), strict=True):
-        pieces = max(int(np.gcd(r1 - r0, c1 - c0)), 1)  # number of steps between pixel centres on the edge
-        k = np.arange(pieces + 1)
-        rows, columns = r0 + k * (r1 - r0) // pieces, c0 + k * (c1 - c0) // pieces
-        within = (rows >= 0) & (rows < size[0]) & (columns >= 0) & (columns < size[1])
-        inside[rows[within], columns[within]] = False
+        columns = np.arange(max(min(c0, c1) + 1, 0), min(max(c0, c1) + 1, size[1]))  # none if the edge is vertical
+        if columns.size:
+            turned = 1 if c1 > c0 else -1
+            crossing = turned * (r0 * (c1 - c0) + (columns - c0) * (r1 - r0))  # the row, times the edge's width
+            inside[:, columns] ^= rows <= (crossing - (turned < 0)) // abs(c1 - c0)
+    within = ((start >= 0) & (start < size)).all(1)
+    inside[tuple(start[within].T)] = False
     return inside
 
 
 def place(annotation: Annotation, stack: Stack) -> Placed:
     """Returns an annotation as a mask: the pixels inside inclusions, without those inside exclusions.
 
-    Within a slice, outlines are applied from the largest to the smallest, so an inclusion inside an exclusion is kept.
+    The points of every outline are outside, also those of exclusions, because an outline describes the first pixels
+    outside the nodule. The masks are those of pylidc, with which the original made its set: inclusions are applied in
+    their order, then exclusions.
 
     Args:
       annotation: the outlines of one reader.
@@ -135,30 +144,64 @@ def place(annotation: Annotation, stack: Stack) -> Placed:
     (top, left), (bottom, right) = points.min(0).tolist(), points.max(0).tolist()
     first, size = min(slices), (bottom - top + 1, right - left + 1)
     mask = np.zeros((max(slices) - first + 1, *size), bool)
-    enclosed = [fill(outline.points - [top, left], size) for outline in annotation.outlines]
-    parts = list(zip(enclosed, slices, annotation.outlines, strict=True))
-    for inside, k, outline in sorted(parts, key=lambda part: (-part[0].sum(), not part[2].inclusion)):
-        mask[k - first][inside] = outline.inclusion
-    counts = [len(outline.points) for outline in annotation.outlines]
-    positions = np.column_stack([np.repeat(stack.z[slices], counts), points * np.array(stack.spacing_mm)])
-    return Placed(annotation, (first, top, left), mask, positions)
+    for k, outline in sorted(zip(slices, annotation.outlines, strict=True), key=lambda part: not part[1].inclusion):
+        own = outline.points - [top, left]
+        mask[k - first][fill(own, size)] = outline.inclusion
+        mask[k - first][tuple(own.T)] = False
+    where = np.repeat(slices, [len(outline.points) for outline in annotation.outlines])
+    positions = np.column_stack([stack.z[where], points * np.array(stack.spacing_mm)])
+    return Placed(annotation, (first, top, left), mask, np.column_stack([where, points]), positions)
 
 
-def group(placed: Sequence[Placed], tolerance_mm: float) -> list[tuple[int, ...]]:
-    """Returns which annotations belong to one nodule: close to each other, and at most one per reader.
+def group_as_pylidc(placed: Sequence[Placed], stack: Stack) -> list[tuple[int, ...]]:
+    """Returns which annotations belong to one nodule as pylidc's `cluster_annotations` does, which the original uses.
 
-    Annotations are joined in the order of their distance. Those that share voxels come first, the largest share before
-    the others; then those with the nearest outlines. A join that would bring together two annotations of one reader is
-    skipped.
+    Annotations are joined if two of their points are close, and so are chains of them. pylidc measures in pixels and
+    slices, and compares with the thickness of a slice in millimetres. It does not know the readers, so one reader can
+    occur twice. If it cannot reach groups of at most four, it says that they must be grouped by hand; these are then
+    grouped by `group_by_reader`.
 
     Args:
       placed: the annotations.
-      tolerance_mm: largest distance of two outlines; annotations that share a voxel are always close enough.
+      stack: positions and thickness of the CT's slices; if the thickness is unknown, the slice spacing is used.
 
     Returns:
       Groups of indices, ascending; every annotation is in one group.
     """
-    pairs = []
+    tolerance = stack.thickness_mm or stack.step_mm
+    near = np.full((len(placed), len(placed)), np.inf)
+    for j in range(len(placed)):
+        for i in range(j):
+            near[i, j] = _nearest(placed[i].pixels, placed[j].pixels, tolerance)
+    groups = _connected(near <= tolerance)
+    while any(len(found) > _MOST for found in groups):
+        tolerance *= _FACTOR
+        if tolerance < _LEAST:
+            break
+        groups = _connected(near <= tolerance)
+    parted = []
+    for found in groups:
+        parts = [range(len(found))] if len(found) <= _MOST else group_by_reader([placed[i] for i in found], stack)
+        parted += [tuple(found[i] for i in part) for part in parts]
+    return sorted(parted)
+
+
+def group_by_reader(placed: Sequence[Placed], stack: Stack) -> list[tuple[int, ...]]:
+    """Returns which annotations belong to one nodule: close to each other, and at most one per reader.
+
+    The archive's files list the nodules of each reader, so two annotations of one reader are two nodules. Annotations
+    are joined in the order of their distance, which is at most the slice spacing. Those that share voxels come first,
+    the largest share before the others; then those with the nearest outlines. A join that would bring together two
+    annotations of one reader is skipped.
+
+    Args:
+      placed: the annotations.
+      stack: positions of the CT's slices.
+
+    Returns:
+      Groups of indices, ascending; every annotation is in one group.
+    """
+    pairs, tolerance_mm = [], stack.step_mm
     for j in range(len(placed)):
         for i in range(j):
             if placed[i].annotation.reader != placed[j].annotation.reader:
@@ -174,7 +217,7 @@ def group(placed: Sequence[Placed], tolerance_mm: float) -> list[tuple[int, ...]
 
 
 def join(placed: Sequence[Placed]) -> Nodule:
-    """Returns the nodule of annotations by different readers; its masks are in the order of the readers' numbers."""
+    """Returns the nodule of several annotations; its masks are in the order of the readers' numbers."""
     placed = sorted(placed, key=lambda each: each.annotation.reader)
     start = np.min([each.start for each in placed], 0)
     stop = np.max([each.stop for each in placed], 0)
@@ -191,20 +234,28 @@ def join(placed: Sequence[Placed]) -> Nodule:
     )
 
 
-def find_nodules(annotations: Sequence[Annotation], stack: Stack) -> list[Nodule]:
-    """Returns the nodules of a CT, in the order of their first annotation; the tolerance is the slice spacing.
+def find_nodules(annotations: Sequence[Annotation], stack: Stack, grouping: str = "pylidc") -> list[Nodule]:
+    """Returns the nodules of a CT, in the order of their first annotation.
 
     Annotations that enclose no pixel are left out.
 
     Args:
       annotations: the annotations of all readers.
       stack: positions and size of the CT's slices.
+      grouping: "pylidc", see `group_as_pylidc`, or "readers", see `group_by_reader`.
 
     Raises:
       ValueError: an outline lies in no slice of the CT, or leaves the slice.
     """
     placed = [each for each in (place(annotation, stack) for annotation in annotations) if each.mask.any()]
-    return [join([placed[i] for i in indices]) for indices in group(placed, stack.step_mm)]
+    group = {"pylidc": group_as_pylidc, "readers": group_by_reader}[grouping]
+    return [join([placed[i] for i in indices]) for indices in group(placed, stack)]
+
+
+def _connected(joined: np.ndarray) -> list[tuple[int, ...]]:
+    """Returns the indices of each connected part of a graph, whose edges are (n, n) bool."""
+    count, labels = connected_components(joined, directed=False)
+    return [tuple(np.flatnonzero(labels == label).tolist()) for label in range(count)]
 
 
 def _slice_of(uid: str, z: float, stack: Stack) -> int:
@@ -221,10 +272,15 @@ def _distance(a: Placed, b: Placed, limit: float) -> float:
     shared = _shared(a, b)
     if shared:
         return -shared / np.count_nonzero(a.mask) - shared / np.count_nonzero(b.mask)
-    apart = np.maximum(a.points.min(0) - b.points.max(0), b.points.min(0) - a.points.max(0))
+    return _nearest(a.points, b.points, limit)
+
+
+def _nearest(a: np.ndarray, b: np.ndarray, limit: float) -> float:
+    """Returns the smallest distance of points (n, 3) to points (m, 3); infinite if it is certainly beyond the limit."""
+    apart = np.maximum(a.min(0) - b.max(0), b.min(0) - a.max(0))
     if np.linalg.norm(np.maximum(apart, 0)) > limit:
         return np.inf
-    return float(cKDTree(a.points).query(b.points, distance_upper_bound=limit * 2 + 1)[0].min())
+    return float(cKDTree(a).query(b, distance_upper_bound=limit * 2 + 1)[0].min())
 
 
 def _shared(a: Placed, b: Placed) -> int:

@@ -4,8 +4,7 @@ The layout is that of learn-vae-noisy-label, which `jaxseg.annotators.data.lidc_
 `{train,validate,test}/` the files `scans/*.tif`, `masks/GT/*.tif` and `masks/annots/*.tif` share the name
 `pid_{patient}_nod_{k}_slice_{z}.tif`; tables are in meta/. Each finished patient has a line in the ledger
 meta/patients.jsonl, written when all its slices are on disk. A second run only makes patients that it lacks, and those
-whose series have changed; slices of other patients are removed. Sets of earlier versions have one file per patient in
-the folder meta/patients, which the next run replaces by the ledger.
+whose series have changed; slices of other patients are removed.
 
 Source: Armato et al. 2011, doi 10.1118/1.3528204; rCampSemp/learn-vae-noisy-label.
 """
@@ -26,11 +25,9 @@ from jaxseg.annotators.lidc.nodules import find_nodules
 from jaxseg.annotators.lidc.records import (
     MADE_BY,
     SUMMARY,
-    old_records,
     open_ledger,
     plain,
     read_settings,
-    remove_old_records,
     write_json,
 )
 from jaxseg.annotators.lidc.series import Series, find_files, read_slices
@@ -117,6 +114,7 @@ def prepare_lidc(
     least_pixels: int = 31,
     most_pixels: int | None = None,
     clahe: bool = False,
+    grouping: str = "pylidc",
     progress: Progress | None = None,
     report: Callable[[Outcome], None] | None = None,
     notify: Callable[[str], None] | None = None,
@@ -136,6 +134,7 @@ def prepare_lidc(
       least_pixels: smallest number of pixels of the consensus in a slice that is used.
       most_pixels: largest number of them; None: the size of a crop.
       clahe: whether to equalise the contrast of the crops, see `Settings`.
+      grouping: which annotations are one nodule, "pylidc" or "readers", see `Settings`.
       progress: called as (number of finished patients, their total, text about the last), first with 0 and "".
       report: called with the Outcome of every patient.
       notify: called with a line for each file that is left out or damaged, before the first patient is made.
@@ -146,7 +145,8 @@ def prepare_lidc(
       OSError: a file cannot be read or written, or another process is writing to the set.
     """
     output = Path(output)
-    settings = Settings(val_fraction, test_fraction, seed, least_readers, least_pixels, most_pixels, clahe=clahe)
+    numbers = (val_fraction, test_fraction, seed, least_readers, least_pixels, most_pixels)
+    settings = Settings(*numbers, clahe=clahe, grouping=grouping)
     need_tifffile()  # the set is written as TIFF
     found = find_studies(Path(dicom_root), Path(xml_root) if xml_root else None)
     for note in [*found.notes, *(f"{path}: {error}" for path, error in found.damaged.items())] if notify else ():
@@ -242,6 +242,8 @@ def begin(patients: Mapping[str, Sequence[Study]], out: Path, settings: Settings
     stored, wanted = read_settings(out), plain(settings)
     if stored is None and out.exists() and any(path.name[0] != "." for path in out.iterdir()):
         raise ValueError(f"{out}: holds files that `jaxseg prepare lidc` did not write; name another folder")
+    if stored is not None and "grouping" not in stored:
+        raise ValueError(f"{out}: was made by an earlier version, whose masks differ slightly; name another folder")
     if stored is not None:
         changed = changed_settings(stored, wanted)
         refuse_changed(f"{out}: was made", changed, "name another folder, or use those settings")
@@ -250,13 +252,11 @@ def begin(patients: Mapping[str, Sequence[Study]], out: Path, settings: Settings
         sweep(out / folder)
     write_json(out / SUMMARY, {"made_by": MADE_BY, "jaxseg": __version__, "settings": wanted})
     ledger = open_ledger(out, settings)
-    ledger.entries = old_records(out) | ledger.entries
     shared = _share(patients, settings, {name: record["split"] for name, record in ledger.entries.items()})
     for name, studies in patients.items():
         if name in ledger.entries and ledger.entries[name].get("series") != [study.series.uid for study in studies]:
             del ledger.entries[name]
     ledger.write()
-    remove_old_records(out)
     _remove_slices(out, _used_splits(settings), keep=set(ledger.entries))
     return {name: split for name, split in shared.items() if name not in ledger.entries}
 
@@ -318,7 +318,7 @@ def make_patient(patient: str, studies: Sequence[Study], folder: Path, settings:
     for study in studies:
         slices = read_slices(study.series)
         try:
-            found = find_nodules(study.reading.annotations, slices.stack)
+            found = find_nodules(study.reading.annotations, slices.stack, settings.grouping)
         except ValueError as error:
             raise ValueError(f"{study.xml.name}: {error}") from None
         for nodule in found:

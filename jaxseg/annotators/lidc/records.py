@@ -1,8 +1,4 @@
-"""Records of a LIDC set: its finished patients in meta/patients.jsonl, and its settings in meta/summary.json.
-
-Sets of earlier versions have one file per patient in the folder meta/patients. They are read too; `remove_old_records`
-removes them when their content is in the ledger.
-"""
+"""Records of a LIDC set: its finished patients in meta/patients.jsonl, and its settings in meta/summary.json."""
 
 import dataclasses
 import json
@@ -12,12 +8,11 @@ from typing import Any
 
 from jaxseg.annotators.lidc.crops import Settings
 from jaxseg.datasets.dataset_summary import read_summary
-from jaxseg.files import atomic_file, read_json
+from jaxseg.files import atomic_file
 from jaxseg.folder_runs.ledger import Kind, Ledger
 
 PATIENTS, SUMMARY = "meta/patients.jsonl", "meta/summary.json"
 MADE_BY = "prepare lidc"
-_OLD_PATIENTS = "meta/patients"
 
 
 def open_ledger(out: Path, settings: Settings | None = None) -> Ledger:
@@ -33,36 +28,11 @@ def read_records(out: Path) -> list[dict[str, Any]]:
     """Returns the records of all finished patients of a set, sorted by patient.
 
     Raises:
-      ValueError: the ledger, or a record of an earlier version, is damaged.
-      OSError: a record cannot be read.
+      ValueError: the ledger is damaged.
+      OSError: it cannot be read.
     """
-    records = old_records(out) | open_ledger(out).entries
+    records = open_ledger(out).entries
     return [{"patient": patient} | records[patient] for patient in sorted(records)]
-
-
-def old_records(out: Path) -> dict[str, dict[str, Any]]:
-    """Returns the records in a set of an earlier version, as the ledger holds them.
-
-    Raises:
-      ValueError: a record is damaged.
-    """
-    records = {}
-    for path in sorted((out / _OLD_PATIENTS).glob("*.json")):
-        try:
-            record = read_json(path)
-            records[record.pop("patient")] = _read_record(record)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise ValueError(f"{path}: damaged record; remove it and run the command again") from None
-    return records
-
-
-def remove_old_records(out: Path) -> None:
-    """Removes the records of an earlier version, and their folder unless it holds other files."""
-    folder = out / _OLD_PATIENTS
-    for path in folder.glob("*.json"):
-        path.unlink()
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
 
 
 def read_settings(out: Path) -> dict[str, Any] | None:

@@ -137,7 +137,7 @@ def read_slices(series: Series) -> Slices:
             kept.append(path)
         places[uid] = len(z) - 1
     check_size(*read[0][4])
-    return Slices(Stack(np.array(z), places, read[0][4], read[0][5]), tuple(kept))
+    return Slices(Stack(np.array(z), places, read[0][4], read[0][5], _guarded(kept[0], _thickness)), tuple(kept))
 
 
 def read_pixels(path: Path) -> np.ndarray:
@@ -186,6 +186,15 @@ def _position(path: Path) -> tuple[str, str, float, tuple[int, int], tuple[float
         raise ImageError("is not an axial slice, so its position along the axis is not defined")
     size = int(dataset.Rows), int(dataset.Columns)
     return printable(str(dataset.SeriesInstanceUID)), printable(str(dataset.SOPInstanceUID)), position[2], size, spacing
+
+
+def _thickness(path: Path) -> float | None:
+    """Returns the thickness of a slice in mm; None if the tag is missing or invalid."""
+    try:
+        found = float(open_dicom(path, tags=("SliceThickness",)).get("SliceThickness") or 0)
+    except (ValueError, TypeError):
+        return None
+    return found if np.isfinite(found) and found > 0 else None
 
 
 def _candidates(folder: Path, names: list[str]) -> list[Path]:

@@ -1,6 +1,7 @@
 """The LIDC set is built from studies as the archive distributes them."""
 
 import csv
+import dataclasses
 import json
 import re
 
@@ -105,12 +106,30 @@ def test_limits_select_slices_and_nodules(tmp_path):
     assert read_tiff(tmp_path / "out/train/masks/annots/pid_0035_nod_1_slice_0.tif").shape == (1, 64, 64, 1)
 
 
-def test_excluded_pixels_are_in_no_mask(tmp_path):
+@pytest.mark.parametrize(
+    ("thickness", "grouping", "nodules"),
+    [(3.0, "pylidc", 1), (1.0, "pylidc", 2), (3.0, "readers", 2), (None, "pylidc", 1), (b"thick ", "pylidc", 1)],
+)
+def test_the_tag_of_the_thickness_is_pylidcs_tolerance(tmp_path, thickness, grouping, nodules):
+    """Two readers outline slices that are two apart, 5 mm; without a valid tag, the spacing of 2.5 mm is used."""
+    sessions = [nodule(roi(z, box(30, 40, 8, 8))) for z in (3, 5)]
+    study(tmp_path / "raw", 35, sessions, **({} if thickness is None else {"SliceThickness": thickness}))
+    settings = Settings(val_fraction=0, test_fraction=0, least_readers=1, grouping=grouping)
+    (outcome,) = made(tmp_path / "raw", tmp_path / "out", settings)
+    assert (outcome.error, outcome.nodules) == ("", nodules)
+    other = dataclasses.replace(settings, grouping="readers" if grouping == "pylidc" else "pylidc")
+    with pytest.raises(ValueError, match="was made with other settings: grouping"):
+        made(tmp_path / "raw", tmp_path / "out", other)
+    with pytest.raises(ValueError, match="grouping is 'other'; known: pylidc, readers"):
+        Settings(grouping="other")
+
+
+def test_excluded_pixels_and_the_outline_of_an_exclusion_are_in_no_mask(tmp_path):
     hole = [roi(3, box(30, 40, 12, 12)), roi(3, box(33, 43, 4, 4), inclusion="FALSE")]
     study(tmp_path / "raw", 35, [nodule(*hole), nodule(*hole)])
     made(tmp_path / "raw", tmp_path / "out")
     masks = read_tiff(tmp_path / "out/train/masks/annots/pid_0035_nod_0_slice_0.tif")
-    assert masks[0].sum((0, 1)).tolist() == [144 - 16] * 2
+    assert masks[0].sum((0, 1)).tolist() == [144 - 16 - 20] * 2
 
 
 def test_a_crop_at_the_edge_is_moved_inside_the_slice(tmp_path):
@@ -170,25 +189,16 @@ def test_a_patient_whose_studies_changed_is_made_again_in_the_same_split(tmp_pat
     assert sum(1 for _ in (tmp_path / "out").rglob("scans/pid_0002*")) == 1
 
 
-def test_a_set_of_an_earlier_version_is_continued(tmp_path):
-    """Earlier versions wrote one file per patient; a patient keeps its split and is not made again."""
-    for patient in range(1, 5):
-        one_nodule(tmp_path / "raw", patient)
-    settings, out = Settings(val_fraction=0.25, test_fraction=0.25, seed=3), tmp_path / "out"
+def test_a_set_of_an_earlier_version_is_not_mixed_with_other_masks(tmp_path):
+    one_nodule(tmp_path / "raw", 1)
+    settings, out = Settings(val_fraction=0, test_fraction=0), tmp_path / "out"
     made(tmp_path / "raw", out, settings)
-    records, before = read_records(out), slices_of(out)
-    (out / "meta/patients.jsonl").unlink()
-    (out / "meta/patients").mkdir()
-    for record in records[:3]:
-        (out / f"meta/patients/{record['patient']}.json").write_text(json.dumps(record))
-    assert read_records(out) == records[:3]
-    (out / "meta/patients/0009.json").write_text('{"patient": "0009"')
-    with pytest.raises(ValueError, match=r"0009.json: damaged record; remove it"):
+    before, summary = slices_of(out), json.loads((out / "meta/summary.json").read_text())
+    del summary["settings"]["grouping"]
+    (out / "meta/summary.json").write_text(json.dumps(summary))
+    with pytest.raises(ValueError, match="was made by an earlier version, whose masks differ slightly; name another"):
         made(tmp_path / "raw", out, settings)
-    (out / "meta/patients/0009.json").unlink()
-    assert [outcome.patient for outcome in made(tmp_path / "raw", out, settings)] == ["0004"]
-    assert (read_records(out), slices_of(out)) == (records, before)
-    assert not (out / "meta/patients").exists()
+    assert slices_of(out) == before
 
 
 def test_an_incomplete_record_is_made_again(tmp_path):
@@ -216,7 +226,7 @@ def test_only_patients_with_nodules_are_split(tmp_path):
 
 
 def test_an_outline_that_encloses_nothing_does_not_count_as_a_reader(tmp_path):
-    line = roi(3, [(30, 40), (33, 43)])
+    line = roi(3, [(30, 40), (31, 41), (32, 42), (33, 43), (32, 42), (31, 41)])
     study(tmp_path / "raw", 35, [nodule(roi(3, box(30, 40, 8, 8))), nodule(line)])
     made(tmp_path / "raw", tmp_path / "out")
     record = read_records(tmp_path / "out")[0]
@@ -224,12 +234,12 @@ def test_an_outline_that_encloses_nothing_does_not_count_as_a_reader(tmp_path):
     assert record["empty"] == 1
 
 
-def test_an_inclusion_inside_an_exclusion_is_kept(tmp_path):
+def test_an_inclusion_inside_an_exclusion_is_left_out_as_in_pylidc(tmp_path):
     outlines = [roi(3, box(33, 43, 12, 12), inclusion="FALSE"), roi(3, box(36, 46, 5, 5)), roi(3, box(30, 40, 20, 20))]
     study(tmp_path / "raw", 35, [nodule(*outlines)] * 2)
     made(tmp_path / "raw", tmp_path / "out")
     masks = read_tiff(tmp_path / "out/train/masks/annots/pid_0035_nod_0_slice_0.tif")
-    assert masks[0].sum((0, 1)).tolist() == [400 - 144 + 25] * 2
+    assert masks[0].sum((0, 1)).tolist() == [400 - 144 - 52] * 2
 
 
 def test_a_copy_of_an_annotation_file_is_left_out_with_a_note(tmp_path):
