@@ -25,6 +25,8 @@ HEADINGS = {
         *("--organs", "--canonical", "--slices", "--split", "--step"),
         *("--xml", "--pseudo", "--intensity", "--any-modality", "--preprocessing", "--grey", "--normalise", "--resize"),
         *("--reference", "--check-orientation", "--no-correction", "--build-reference"),
+        *("--url", "--since", "--once", "--every", "--port", "--host", "--aet", "--allow", "--any-body-part"),
+        *("--max-file-mb", "--max-disk-gb", "--user", "--ca"),
     ),
     "Output": (
         *("--output", "--output_type", "--feature", "--features", "--classes", "--groups", "--samples", "--preview"),
@@ -33,6 +35,7 @@ HEADINGS = {
         *("--labelmap",),
         *("--strict-projection", "--soft", "--title", "--alpha", "--sides", "--report", "--per-slice", "--worst"),
         *("--rank", "--original-values", "--platforms", "--image-size", "--json", "--to", "--sha256"),
+        *("--send", "--state", "--secondary-capture"),
     ),
     "Model": (
         *("--model", "--weights", "--fidelity", "--threshold", "--embeddings", "--denoise"),

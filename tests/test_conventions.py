@@ -39,15 +39,18 @@ ROOMS = {
     "tuning": {"training", "draw", "jaxseg"},
 }
 SHARED = {*ROOMS} - {"tuning"}
-ALLOWED = ROOMS | dict.fromkeys(METHODS, SHARED) | {room: {*ROOMS, *METHODS} for room in ("report", "export")}
+ALLOWED = ROOMS | dict.fromkeys(METHODS, SHARED) | {room: {*ROOMS, *METHODS} for room in ("report", "export", "pacs")}
 ONLY_IN = {
     "orbax": {"training/checkpoint.py", "weights/orbax_limits.py", "weights/store.py"},
     "grain": {"training"},
     "optuna": {"tuning"},
     "mlflow": {"tuning/trials.py"},
     "tensorboardX": {"training/log.py"},
-    "pydicom": {"images", "masks", "volumes"},
-    "highdicom": {"masks/dicom_seg.py"},
+    "pydicom": {"images", "masks", "volumes", "pacs"},
+    "highdicom": {"masks/dicom_seg.py", "pacs/objects.py"},
+    "dicomweb_client": {"pacs/dicomweb.py"},
+    "requests": {"pacs/dicomweb.py"},
+    "pynetdicom": {"pacs/listen.py", "pacs/send.py"},
     "ray": {"folder_runs/on_ray.py"},
     "pyarrow": {"parquet.py"},
     "pandas": {"masks/save.py"},
