@@ -8,6 +8,8 @@ import click
 # Headings of `--help` -> options under them, the most used first. Every option of every command is listed.
 HEADINGS = {
     "Input": (
+        *("--url", "--since", "--once", "--every", "--port", "--host", "--aet", "--allow", "--any-body-part"),
+        *("--max-file-mb", "--max-disk-gb", "--user", "--ca"),
         *(
             "--config",
             "--run",
@@ -25,17 +27,15 @@ HEADINGS = {
         *("--organs", "--canonical", "--slices", "--split", "--step"),
         *("--xml", "--pseudo", "--intensity", "--any-modality", "--preprocessing", "--grey", "--normalise", "--resize"),
         *("--reference", "--check-orientation", "--no-correction", "--build-reference"),
-        *("--url", "--since", "--once", "--every", "--port", "--host", "--aet", "--allow", "--any-body-part"),
-        *("--max-file-mb", "--max-disk-gb", "--user", "--ca"),
     ),
     "Output": (
+        *("--state", "--send", "--secondary-capture"),
         *("--output", "--output_type", "--feature", "--features", "--classes", "--groups", "--samples", "--preview"),
         *("--confidence", "--probabilities", "--edges"),
         *("--table", "--save-mask", "--reference-out", "--overwrite", "--merged", "--partial", "--draw", "--store_seg"),
         *("--labelmap",),
         *("--strict-projection", "--soft", "--title", "--alpha", "--sides", "--report", "--per-slice", "--worst"),
         *("--rank", "--original-values", "--platforms", "--image-size", "--json", "--to", "--sha256"),
-        *("--send", "--state", "--secondary-capture"),
     ),
     "Model": (
         *("--model", "--weights", "--fidelity", "--threshold", "--embeddings", "--denoise"),

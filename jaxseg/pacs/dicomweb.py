@@ -32,6 +32,10 @@ _MOST_HEAD = 64 * 2**10  # bytes around a file in a multipart answer
 _PAGE = 100
 _PART = 2**18
 _ALL_AGAIN_S = 3600.0
+_NO_JSON = (
+    *(requests.exceptions.InvalidJSONError, json.JSONDecodeError, UnicodeDecodeError),
+    *(KeyError, AttributeError, TypeError),  # it is JSON, but not that of DICOM
+)
 _log = logging.getLogger(__name__)
 _STUDY, _SERIES, _SOP, _CLASS, _COUNT = "0020000D", "0020000E", "00080018", "00080016", "00201208"
 
@@ -101,7 +105,7 @@ class Dicomweb:
     def holds(self, study_uid: str, names: Names) -> bool:
         """Returns whether the PACS holds a result."""
         filters = {"SOPInstanceUID": names.sop_uid}
-        with _translated("asking for results"):
+        with _translated("asking for results", searching=True):
             try:
                 found = self._client.search_for_instances(study_uid, names.series_uid, search_filters=filters)
             except requests.HTTPError as error:
@@ -127,7 +131,7 @@ class Dicomweb:
 
     def check(self) -> None:
         """Raises Unavailable if the PACS does not answer now."""
-        with _translated("asking the PACS"):
+        with _translated("asking the PACS", searching=True):
             self._client.search_for_studies(limit=1)
 
     def _dates(self) -> dict[str, str]:
@@ -151,9 +155,11 @@ class Dicomweb:
         seen: set[str] = set()
         offset = 0
         while True:
-            with _translated("asking for X-rays"):
+            with _translated("asking for X-rays", searching=True):
                 page = search(search_filters=filters, limit=_PAGE, offset=offset)
-            new = [entry for entry in page if _value(entry, tag) not in {None, *seen}]
+                if any(_value(entry, tag) is None for entry in page):
+                    raise TypeError("an entry without its identifier")
+            new = [entry for entry in page if _value(entry, tag) not in seen]
             if not new:
                 return
             seen |= {_value(entry, tag) for entry in new}
@@ -180,7 +186,7 @@ class _Session(requests.Session):
                 for part in answer.iter_content(_PART):
                     content += part
                     if len(content) > _MOST_JSON:
-                        raise Refused(f"an answer of the PACS has more than {_MOST_JSON:,} bytes")
+                        raise Unavailable(f"an answer of the PACS has more than {_MOST_JSON:,} bytes")
                 answer._content = bytes(content)
         return answer
 
@@ -235,8 +241,11 @@ def _credentials(user: str | None) -> Any:
 
 
 @contextlib.contextmanager
-def _translated(what: str) -> Iterator[None]:
-    """Turns errors of HTTP into Unavailable or Refused; the texts of the server are left out."""
+def _translated(what: str, *, searching: bool = False) -> Iterator[None]:
+    """Turns errors of HTTP into Unavailable or Refused; the texts of the server are left out.
+
+    A search that is refused says nothing about an X-ray, so it is Unavailable too.
+    """
     try:
         yield
     except requests.HTTPError as error:
@@ -246,14 +255,14 @@ def _translated(what: str) -> Iterator[None]:
             raise Unavailable(reason, _wait_s(error)) from None
         if status in (401, 403):
             raise Unavailable(f"{reason}; check --user, {PASSWORD} and {TOKEN}") from None
-        raise Refused(reason) from None
+        raise (Unavailable if searching else Refused)(reason) from None
+    except _NO_JSON:
+        raise Unavailable(f"{what}: the answer of the PACS is not DICOM JSON") from None
     except requests.exceptions.SSLError:
         reason = "the certificate of the PACS cannot be checked; name its authority by --ca"
         raise Unavailable(f"{what}: {reason}") from None
     except requests.RequestException as error:
         raise Unavailable(f"{what}: {_cause(error)}") from None
-    except (json.JSONDecodeError, KeyError, AttributeError, TypeError):
-        raise Unavailable(f"{what}: the answer of the PACS is not DICOM JSON") from None
 
 
 def _status(error: requests.HTTPError) -> int:
@@ -320,6 +329,10 @@ def _shift(file: Any, start: int, end: int) -> None:
 
 
 def _value(entry: dict, tag: str) -> Any:
-    """Returns the first value of a tag in DICOM JSON; None if it has none."""
+    """Returns the first value of a tag in DICOM JSON; None if it has none.
+
+    Raises:
+      AttributeError, TypeError, KeyError: it is not DICOM JSON.
+    """
     values = entry.get(tag, {}).get("Value") or [None]
     return values[0]

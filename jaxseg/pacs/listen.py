@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pydicom
-from pydicom.uid import Verification
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, evt
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from jaxseg.files import atomic_file, is_full, sync
 from jaxseg.images.remarks import without_remarks
@@ -78,7 +78,6 @@ class Listener:
             yield server.server_address[1]
         finally:
             server.shutdown()
-            server.server_close()
 
     def find(self) -> Iterable[Image]:
         """Returns nothing: received X-rays are in the state file already."""

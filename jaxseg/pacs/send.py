@@ -18,10 +18,10 @@ from pydicom.uid import (
     RLELossless,
     SecondaryCaptureImageStorage,
     SegmentationStorage,
-    Verification,
 )
 from pynetdicom import AE
 from pynetdicom.association import Association
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from jaxseg.pacs.exchange import Names, Refused, Unavailable
 
@@ -106,7 +106,7 @@ class Sender:
 
     def check(self) -> None:
         """Raises Unavailable if the PACS does not answer C-ECHO now."""
-        with self._association(echo=True) as association:
+        with self._association() as association:
             if not association.send_c_echo():
                 raise Unavailable(f"{self.address} did not answer C-ECHO")
 
@@ -122,22 +122,20 @@ class Sender:
         raise Refused(reason)
 
     @contextlib.contextmanager
-    def _association(self, *, echo: bool = False) -> Iterator[Association]:
+    def _association(self) -> Iterator[Association]:
         """Yields a connection, which is closed afterwards."""
         entity = AE(ae_title=self.title)
         entity.connection_timeout, entity.acse_timeout = _CONNECT_S, _CONNECT_S
         entity.dimse_timeout = entity.network_timeout = _ANSWER_S
-        if echo:
-            entity.add_requested_context(Verification)
-        else:
-            for kind in _CLASSES:
-                entity.add_requested_context(kind, _PLAIN)
-                entity.add_requested_context(kind, RLELossless)
+        entity.add_requested_context(Verification)
+        for kind in _CLASSES:
+            entity.add_requested_context(kind, _PLAIN)
+            entity.add_requested_context(kind, RLELossless)
         association = entity.associate(self.address.host, self.address.port, ae_title=self.address.title)
         if association.is_rejected:
             raise Unavailable(f"{self.address} rejects {self.title}: check the AE titles and hosts that it knows")
         if not association.is_established:
-            raise Unavailable(f"{self.address} cannot be reached")
+            raise Unavailable(f"{self.address} cannot be reached, or accepts no object of jaxseg")
         try:
             yield association
         finally:

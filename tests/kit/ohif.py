@@ -62,18 +62,29 @@ def until(condition, what: str, seconds: float = 120.0):
     return value
 
 
+def free_port() -> int:
+    """Returns a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return probe.getsockname()[1]
+
+
 @contextlib.contextmanager
-def orthanc(folder: Path) -> Iterator[str]:
+def orthanc(folder: Path, *, port: int | None = None, **more) -> Iterator[str]:
     """Runs an Orthanc with DICOMweb that keeps its files in a folder; yields its address.
 
     It refuses requests of other machines.
+
+    Args:
+      folder: for its files, which a second Orthanc in the same folder finds again.
+      port: to listen on; None: any.
+      **more: further settings of Orthanc.
     """
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port = probe.getsockname()[1]
+    port = port or free_port()
     settings = {"Name": "test", "StorageDirectory": str(folder / "files"), "IndexDirectory": str(folder / "files")}
     settings |= {"HttpPort": port, "RemoteAccessAllowed": False, "AuthenticationEnabled": False}
     settings |= {"DicomServerEnabled": False, "Plugins": [str(plugin())]}
+    settings |= more
     settings["DicomWeb"] = {"Enable": True, "Root": "/dicom-web/", "EnableWado": True, "WadoRoot": "/wado"}
     (folder / "orthanc.json").write_text(json.dumps(settings))
     url = f"http://{HOST}:{port}"
