@@ -187,12 +187,13 @@ def status(state, as_json):
     if "last sign of life" in about:
         age = time.time() - float(about["last sign of life"])
         console.show(f"last sign of life {age:.0f} s ago" + (f"; {about['outage']}" if about.get("outage") else ""))
-    for title, rows in (("failed", failed), ("waiting", waiting)):
+    left = counts["seen"] + counts["fetched"] + counts["segmented"]
+    for title, rows, number in (("failed", failed, counts["failed"]), ("waiting", waiting, left)):
         if rows:
             console.show(f"\n{title} (SOP Instance UID, tries, reason):")
             console.show_rows([(row.image.sop_uid, str(row.tries), row.reason or row.state) for row in rows])
-        if (more := (counts["failed"] if rows is failed else counts["seen"]) - len(rows)) > 0 and len(rows) == _SHOWN:
-            console.show(f"... and {more} more; --json shows all")
+        if number > len(rows):
+            console.show(f"... and {number - len(rows)} more; --json shows all")
 
 
 @pacs.command()
