@@ -26,7 +26,8 @@ from jaxseg.pacs.exchange import MODALITIES, SOP_CLASSES, Image, Names, Refused,
 
 TOKEN, PASSWORD = "JAXSEG_PACS_TOKEN", "JAXSEG_PACS_PASSWORD"  # variables of the environment
 _TIMEOUTS_S = (10.0, 120.0)  # to connect, and between two parts of an answer
-_LATER = {408, 425, 429, 500, 502, 503, 504}  # statuses that may change
+_LATER = {408, 425, 429, 500, 502, 503, 504, 507}  # statuses that may change
+_BUSY = {429, 503, 507}  # those that concern all requests
 _MOST_JSON = 64 * 2**20  # bytes of an answer that is not a file
 _MOST_HEAD = 64 * 2**10  # bytes around a file in a multipart answer
 _PAGE = 100
@@ -117,16 +118,16 @@ class Dicomweb:
     def store(self, path: Path) -> None:
         """Stores the file of a result, and makes sure that the PACS holds it."""
         dataset = pydicom.dcmread(path)
-        with _translated("storing a result"):
-            answer = self._client.store_instances([dataset], str(dataset.StudyInstanceUID))
-        failed = answer.get("FailedSOPSequence") or []
-        if failed:
-            code = int(failed[0].get("FailureReason") or 0)
-            if 0xA700 <= code < 0xA800:
-                raise Unavailable(f"the PACS has no room for the result (reason {code:04X})")
-            raise Refused(f"the PACS refused the result (reason {code:04X})")
-        names = Names(str(dataset.SeriesInstanceUID), str(dataset.SOPInstanceUID))
-        if not answer.get("ReferencedSOPSequence") and not self.holds(str(dataset.StudyInstanceUID), names):
+        study_uid, names = str(dataset.StudyInstanceUID), Names(dataset.SeriesInstanceUID, dataset.SOPInstanceUID)
+        try:
+            with _translated("storing a result"):
+                answer = self._client.store_instances([dataset], study_uid)
+            _check_answer(answer)
+        except Refused:
+            if not self.holds(study_uid, names):  # some servers refuse what they have
+                raise
+            return
+        if not answer.get("ReferencedSOPSequence") and not self.holds(study_uid, names):
             raise Unavailable("the PACS did not confirm that it stored the result")
 
     def check(self) -> None:
@@ -252,7 +253,7 @@ def _translated(what: str, *, searching: bool = False) -> Iterator[None]:
         status = _status(error)
         reason = f"{what}: the PACS answered with HTTP status {status}"
         if status in _LATER:
-            raise Unavailable(reason, _wait_s(error)) from None
+            raise Unavailable(reason, _wait_s(error), for_all=status in _BUSY) from None
         if status in (401, 403):
             raise Unavailable(f"{reason}; check --user, {PASSWORD} and {TOKEN}") from None
         raise (Unavailable if searching else Refused)(reason) from None
@@ -263,6 +264,17 @@ def _translated(what: str, *, searching: bool = False) -> Iterator[None]:
         raise Unavailable(f"{what}: {reason}") from None
     except requests.RequestException as error:
         raise Unavailable(f"{what}: {_cause(error)}") from None
+
+
+def _check_answer(answer: pydicom.Dataset) -> None:
+    """Raises if the answer to STOW-RS says that the object was not stored."""
+    failed = answer.get("FailedSOPSequence") or []
+    if not failed:
+        return
+    code = int(failed[0].get("FailureReason") or 0)
+    if 0xA700 <= code < 0xA800:
+        raise Unavailable(f"the PACS has no room for the result (reason {code:04X})", for_all=True)
+    raise Refused(f"the PACS refused the result (reason {code:04X})")
 
 
 def _status(error: requests.HTTPError) -> int:

@@ -17,7 +17,7 @@ from jaxseg.masks.source_header import valid_uid
 
 SOP_CLASSES = (str(ComputedRadiographyImageStorage), str(DigitalXRayImageStorageForPresentation))
 MODALITIES = ("CR", "DX")
-BODY_PARTS = ("", "CHEST", "THORAX", "LUNG", "HEART", "RIB", "RIBS", "CSPINE", "TSPINE", "STERNUM", "CLAVICLE")
+BODY_PARTS = ("CHEST", "THORA", "LUNG", "HEART", "RIB", "STERN", "CLAVIC", "SPINE")  # one is within BodyPartExamined
 _UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 _CHECKED = (*_UIDS, "SOPClassUID", "BodyPartExamined")
 
@@ -31,11 +31,12 @@ class Unavailable(Exception):
 
     Attributes:
       wait_s: seconds that the server asks to wait; 0 if it does not say.
+      for_all: whether the server said that it takes nothing from anyone now, as when its disk is full.
     """
 
-    def __init__(self, reason: str, wait_s: float = 0.0):
+    def __init__(self, reason: str, wait_s: float = 0.0, *, for_all: bool = False):
         super().__init__(reason)
-        self.wait_s = wait_s
+        self.wait_s, self.for_all = wait_s, for_all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +120,6 @@ def read_image(path: Path, *, any_body_part: bool = False) -> Image:
     if values["SOPClassUID"] not in SOP_CLASSES:
         raise Refused("its SOP class is not CR or DX For Presentation; only these are segmented")
     part = values["BodyPartExamined"].upper()
-    if part not in BODY_PARTS and not any_body_part:
+    if part and not any_body_part and not any(word in part for word in BODY_PARTS):
         raise Refused("BodyPartExamined names another part than the chest; --any-body-part segments it too")
     return Image(*(check_uid(values[keyword], keyword) for keyword in _UIDS))

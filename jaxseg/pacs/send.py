@@ -28,6 +28,7 @@ from jaxseg.pacs.exchange import Names, Refused, Unavailable
 _CLASSES = (SegmentationStorage, SecondaryCaptureImageStorage, ComprehensiveSRStorage)
 _PLAIN = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
 _TITLE = re.compile(r"[\x21-\x5b\x5d-\x7e](?:[\x20-\x5b\x5d-\x7e]{0,14}[\x21-\x5b\x5d-\x7e])?")
+_DUPLICATE = 0x0111  # the object is there already
 _CONNECT_S, _ANSWER_S = 10.0, 120.0
 
 
@@ -114,11 +115,11 @@ class Sender:
         status = answer.get("Status")
         if status is None:
             raise Unavailable(f"{self.address} did not answer, or ended the connection")
-        if status == 0 or 0xB000 <= status <= 0xBFFF:  # success, and warnings that the object is stored with changes
+        if status in (0, _DUPLICATE) or 0xB000 <= status <= 0xBFFF:  # the last ones are warnings: stored with changes
             return
         reason = f"{self.address} answered C-STORE with status {status:04X}"
         if 0xA700 <= status <= 0xA7FF:
-            raise Unavailable(f"{reason} (out of resources)")
+            raise Unavailable(f"{reason} (out of resources)", for_all=True)
         raise Refused(reason)
 
     @contextlib.contextmanager

@@ -218,7 +218,7 @@ class State:
             yield self._base
 
     def _take_lock(self) -> None:
-        # A file of its own: closing another descriptor of SQLite's file would drop the locks that SQLite holds on it.
+        # A separate file: closing another descriptor of SQLite's file would drop the locks that SQLite holds on it.
         lock = self.path.with_name(self.path.name + LOCK)
         lock.touch(mode=0o600)
         try:

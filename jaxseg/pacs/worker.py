@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import logging
 import random
+import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -63,6 +64,7 @@ class Worker:
     any_body_part: bool = False
     report: Report = lambda *_: None
     wait: Callable[[float], object] = time.sleep
+    _finished: int = 0  # number of X-rays whose results were stored
 
     def prepare(self) -> None:
         """Ties the state file to the model, removes what a killed worker left in its folder, and compiles the model.
@@ -85,14 +87,14 @@ class Worker:
         """Works until the process is stopped; looks for new X-rays every `every_s` seconds."""
         misses = 0
         while True:
-            begin = time.monotonic()
+            begin, before = time.monotonic(), self._finished
             try:
                 self.once()
                 misses, pause = 0, every_s - (time.monotonic() - begin)
                 due = self.state.next_due()
                 pause = pause if due is None else min(pause, due - time.time())
             except Outage as error:
-                misses += 1
+                misses = 1 if self._finished > before else misses + 1
                 pause = max(error.wait_s, backoff(misses))
                 self.report("outage", "", str(error))
             self.wait(max(pause, 0.05))
@@ -157,26 +159,29 @@ class Worker:
         try:
             return step()
         except Unavailable as error:
-            self.destination_answers()
+            self._check_outage(row, error)
             if row.tries + 1 >= MOST_TRIES:
                 self._fail(row, f"{error} (at {MOST_TRIES} attempts)")
             else:
                 self.state.postpone(row.image, str(error), time.time() + max(error.wait_s, backoff(row.tries + 1)))
                 self.report("postponed", row.image.sop_uid, str(error))
-        except OSError as error:
-            raise Outage(f"a file cannot be read or written: {error.strerror or error}") from error
+        except (OSError, sqlite3.Error) as error:
+            raise Outage(f"a file cannot be read or written: {getattr(error, 'strerror', '') or error}") from error
         except Exception as error:
             _log.debug("%s failed", row.image.sop_uid, exc_info=True)
             kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
             self._fail(row, kind + printable(" ".join(str(error).split())))
         return None
 
-    def destination_answers(self) -> None:
-        """Raises Outage if the destination does not answer now."""
+    def _check_outage(self, row: Row, error: Unavailable) -> None:
+        """Raises Outage if the PACS does not work for any X-ray now; the others then go before this one."""
         try:
+            if error.for_all:
+                raise error
             self.destination.check()
-        except Unavailable as error:
-            raise Outage(str(error), error.wait_s) from None
+        except Unavailable as outage:
+            self.state.postpone(row.image, str(error), time.time())
+            raise Outage(str(outage), outage.wait_s) from None
 
     def _begin(self, row: Row) -> Prepared | None:
         """Returns an X-ray as the network takes it; None if its results need not be made any more."""
@@ -186,7 +191,7 @@ class Worker:
         if row.state == "segmented" and self._made(image)[SEG].exists():
             self._store(image)
             return None
-        if self._is_stored(image):
+        if self._is_stored(image, SEG):
             self._finish(image)
             return None
         if not path.exists():
@@ -218,17 +223,17 @@ class Worker:
 
     def _store(self, image: Image, notes: Sequence[str] = ()) -> None:
         """Stores the results that the destination lacks, the SEG last."""
-        if not self._is_stored(image):
-            for path in self._made(image).values():
-                if path.exists():  # there is no report if nothing could be measured
-                    self.destination.store(path)
+        for kind, path in self._made(image).items():
+            if path.exists() and not self._is_stored(image, kind):  # there may be no report
+                self.destination.store(path)
         self._finish(image, notes)
 
-    def _is_stored(self, image: Image) -> bool:
-        return self.destination.holds(image.study_uid, self.results.names(image.sop_uid, SEG))
+    def _is_stored(self, image: Image, kind: str) -> bool:
+        return self.destination.holds(image.study_uid, self.results.names(image.sop_uid, kind))
 
     def _finish(self, image: Image, notes: Sequence[str] = ()) -> None:
         self.state.move(image, "stored")
+        self._finished += 1
         self._forget(image)
         self.report("stored", image.sop_uid, "; ".join(note.removeprefix(f"{image.sop_uid}.dcm: ") for note in notes))
 
@@ -252,7 +257,7 @@ class Worker:
 
 
 def backoff(tries: int) -> float:
-    """Returns the seconds to wait after a number of failed attempts: they double, with up to a half by chance.
+    """Returns the seconds to wait after a number of failed attempts: they double; up to a half is random.
 
     >>> 5 <= backoff(1) <= 7.5, 10 <= backoff(2) <= 15, backoff(100) <= 2700
     (True, True, True)

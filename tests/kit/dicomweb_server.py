@@ -34,7 +34,7 @@ class Server(ThreadingHTTPServer):
     Attributes:
       files: by identifiers.
       studies: number of made-up studies that it lists besides, each with one X-ray.
-      page: most entries of an answer, whatever was asked for.
+      page: most entries of an answer, even if more were asked for.
       ignores_offset: whether every page is the first one.
       faults: answers of the next requests to a path that holds the key: (status, headers, content).
       requests: (method, path with query, headers, content).

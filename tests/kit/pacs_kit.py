@@ -30,7 +30,7 @@ KILLED = -signal.SIGKILL
 
 
 def xray(folder: Path, number: int = 0, **kind) -> Path:
-    """Writes an X-ray in a study of its own, and returns its path."""
+    """Writes an X-ray in a new study, and returns its path."""
     path = folder / f"xray{number}.dcm"
     write_xray(path, XRay(**{"modality": "CR" if number % 2 else "DX", "size": (64, 56)} | kind), seed=number)
     return path
@@ -133,8 +133,8 @@ def worker(state: State, pacs, segmenter=None, **options) -> tuple[Worker, list[
     return found, said
 
 
-def unavailable(reason: str = "HTTP status 503", wait_s: float = 0.0) -> Unavailable:
-    return Unavailable(reason, wait_s)
+def unavailable(reason: str = "HTTP status 502", wait_s: float = 0.0, **options) -> Unavailable:
+    return Unavailable(reason, wait_s, **options)
 
 
 def refused(reason: str = "HTTP status 409") -> Refused:

@@ -2,13 +2,14 @@
 
 import base64
 import datetime
+import json
 
 import pydicom
 import pytest
 
 pytest.importorskip("dicomweb_client")
 
-from dicomweb_server import dicomweb, multipart
+from dicomweb_server import dicomweb, entry, multipart
 from pacs_kit import FakeSegmenter, image_of, xray
 
 from jaxseg.pacs.dicomweb import PASSWORD, TOKEN, Dicomweb, check_url, is_exposed
@@ -113,6 +114,14 @@ def test_a_result_that_is_not_stored_is_noticed(server, seg, status, answer, err
         Dicomweb(server.url).store(seg)
 
 
+def test_a_server_may_refuse_what_it_has(server, seg):
+    uid = str(pydicom.dcmread(seg).SOPInstanceUID)
+    server.answer_of_store = (409, {})
+    held = json.dumps([entry(t00080018=uid)]).encode()
+    server.faults["SOPInstanceUID="] = [(200, {"Content-Type": "application/dicom+json"}, held)]
+    Dicomweb(server.url).store(seg)
+
+
 def test_a_server_may_say_404_of_a_series_that_it_does_not_hold(server):
     server.faults["instances"] = [(404, {}, b"")]
     assert not Dicomweb(server.url).holds("1.2", Names("1.3", "1.4"))
@@ -144,7 +153,7 @@ def test_a_fetch_that_fails_leaves_no_file(server, path, tmp_path, fault):
         Dicomweb(server.url, most_bytes=50_000).fetch(image_of(path), folder / "copy")
     assert list(folder.iterdir()) == []
     if fault == "busy":
-        assert caught.value.wait_s == 17
+        assert (caught.value.wait_s, caught.value.for_all) == (17, True)
 
 
 @pytest.mark.parametrize("content", [b"<html>", b"[1, 2]", b'"text"', b"\xff\xfe", b'[{"00080018": 3}]', b"[null]"])

@@ -61,7 +61,15 @@ def test_every_result_is_sent_also_to_who_takes_only_plain_forms(made, kind):
 
 @pytest.mark.parametrize(
     ("status", "error"),
-    [(0x0000, None), (0xB000, None), (0xA700, Unavailable), (0xA900, Refused), (0xC123, Refused), (0x0124, Refused)],
+    [
+        (0x0000, None),
+        (0xB000, None),
+        (0x0111, None),
+        (0xA700, Unavailable),
+        (0xA900, Refused),
+        (0xC123, Refused),
+        (0x0124, Refused),
+    ],
 )
 def test_what_a_status_means(made, status, error):
     expected = contextlib.nullcontext() if error is None else pytest.raises(error, match=f"{status:04X}")

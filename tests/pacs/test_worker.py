@@ -131,6 +131,19 @@ def test_an_outage_does_not_count_for_any_image(state, paths):
     assert (state.counts()["stored"], state.about()["outage"]) == (3, "")
 
 
+def test_a_pacs_that_is_full_is_an_outage_and_others_go_first(state, paths):
+    pacs = FakePacs(*paths)
+    work, _ = worker(state, pacs, FakeSegmenter(batch_size=1))
+    for _ in range(MOST_TRIES + 2):
+        pacs.faults = {"store": [unavailable("C-STORE status A700", for_all=True)]}
+        with pytest.raises(Outage, match="A700"):
+            work.once()
+        assert "check" not in pacs.calls
+    assert [row.tries for row in state.waiting()] == [0, 0, 0]
+    work.once()
+    assert state.counts()["stored"] == 3
+
+
 @pytest.mark.parametrize("call", ["find", "check"])
 def test_run_waits_during_an_outage_and_continues(state, paths, call, monkeypatch):
     pacs = FakePacs(paths[0])
