@@ -81,7 +81,7 @@ def take_over(*, debug: bool) -> None:
       debug: warnings keep their form, with the place in the source, and the tracebacks of files that fail are shown.
     """
     logging.basicConfig(format="%(message)s", level=logging.WARNING, handlers=[_Records()])
-    for library in ("absl", "tifffile"):  # their failures are raised as exceptions
+    for library in ("absl", "dicomweb_client", "pynetdicom", "retrying", "tifffile"):  # their failures are raised
         logging.getLogger(library).setLevel(logging.CRITICAL)
     if debug:
         logging.getLogger("jaxseg").setLevel(logging.DEBUG)  # the library logs the traceback of each file's failure

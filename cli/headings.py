@@ -8,6 +8,8 @@ import click
 # Headings of `--help` -> options under them, the most used first. Every option of every command is listed.
 HEADINGS = {
     "Input": (
+        *("--url", "--since", "--once", "--every", "--port", "--host", "--aet", "--allow", "--any-body-part"),
+        *("--max-file-mb", "--max-disk-gb", "--user", "--ca"),
         *(
             "--config",
             "--run",
@@ -27,6 +29,7 @@ HEADINGS = {
         *("--reference", "--check-orientation", "--no-correction", "--build-reference"),
     ),
     "Output": (
+        *("--state", "--send", "--secondary-capture"),
         *("--output", "--output_type", "--feature", "--features", "--classes", "--groups", "--samples", "--preview"),
         *("--confidence", "--probabilities", "--edges"),
         *("--table", "--save-mask", "--reference-out", "--overwrite", "--merged", "--partial", "--draw", "--store_seg"),

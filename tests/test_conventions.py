@@ -39,7 +39,8 @@ ROOMS = {
     "tuning": {"training", "draw", "jaxseg"},
 }
 SHARED = {*ROOMS} - {"tuning"}
-ALLOWED = ROOMS | dict.fromkeys(METHODS, SHARED) | {room: {*ROOMS, *METHODS} for room in ("report", "export")}
+USERS_OF_METHODS = ("report", "export", "pacs")
+ALLOWED = ROOMS | dict.fromkeys(METHODS, SHARED) | {room: {*ROOMS, *METHODS} for room in USERS_OF_METHODS}
 ALLOWED["service"] = ALLOWED["report"] | {"report"}
 ONLY_IN = {
     "orbax": {"training/checkpoint.py", "weights/orbax_limits.py", "weights/store.py"},
@@ -47,8 +48,11 @@ ONLY_IN = {
     "optuna": {"tuning"},
     "mlflow": {"tuning/trials.py"},
     "tensorboardX": {"training/log.py"},
-    "pydicom": {"images", "masks", "volumes"},
-    "highdicom": {"masks/dicom_seg.py"},
+    "pydicom": {"images", "masks", "volumes", "pacs"},
+    "highdicom": {"masks/dicom_seg.py", "pacs/objects.py"},
+    "dicomweb_client": {"pacs/dicomweb.py"},
+    "requests": {"pacs/dicomweb.py"},
+    "pynetdicom": {"pacs/listen.py", "pacs/send.py"},
     "ray": {"folder_runs/on_ray.py"},
     "starlette": {"service"},
     "uvicorn": {"service"},

@@ -59,16 +59,10 @@ def normalised_matrices(matrices: jax.Array, how: str = "softmax", *, axis: int 
     """Returns confusion matrices whose columns sum to one: how often each true class is annotated as each class.
 
     Args:
-<<<<<<< HEAD
       matrices: (..., K, K), not negative; with another axis the classes may be anywhere.
-      how: "softmax" over the annotated classes, as in the original's training; "sum" divides each column by its sum, as
-        in the original's sampling scripts.
-      axis: of the annotated classes.
-=======
-      matrices: (..., K, K), not negative.
       how: "softmax" over the annotated classes, as in the original; "sum" divides each column by its sum, as in two
         scripts of the original that stop with an error.
->>>>>>> lidc
+      axis: of the annotated classes.
 
     Returns:
       Matrices of the same shape.

@@ -65,6 +65,7 @@ def write_dicom_seg(
     algorithm: str,
     labelmap: bool = False,
     strict_projection: bool = False,
+    identifiers: tuple[str, str] | None = None,
     **_: Any,
 ) -> tuple[Path, list[str]]:
     """Writes `<base>.seg.dcm` with one segment per non-empty class, in the order of the masks.
@@ -78,6 +79,7 @@ def write_dicom_seg(
         segment.
       strict_projection: whether the object of an image without a plane in the patient, such as an X-ray, gets no
         geometry. Many readers refuse such an object.
+      identifiers: UIDs of the object's series and of the object; None: new ones.
 
     Returns:
       The path of the file, and notes on values of the image's header that were repaired, left out or generated.
@@ -99,7 +101,7 @@ def write_dicom_seg(
     if size[0] * size[1] < 8:
         raise ValueError(f"{Path(source).name} is {size}: highdicom packs frames of fewer than 8 pixels wrongly")
     kept, pixels = _label_map(masks) if labelmap else _stack(masks)
-    dataset = _segmentation(found, pixels, masks, kept, algorithm, labelmap=labelmap)
+    dataset = _segmentation(found, pixels, masks, kept, algorithm, identifiers=identifiers, labelmap=labelmap)
     if not labelmap and "ImagePositionPatient" in header and _bits_are_misread(len(kept), masks.size):
         _use_bytes(dataset, pixels[0])
     path = base.with_name(base.name + SEG)
@@ -146,10 +148,17 @@ def _check_count(kept: list[int]) -> list[int]:
 
 
 def _segmentation(
-    found: SourceHeader, pixels: np.ndarray, masks: Masks, kept: list[int], algorithm: str, *, labelmap: bool
+    found: SourceHeader,
+    pixels: np.ndarray,
+    masks: Masks,
+    kept: list[int],
+    algorithm: str,
+    *,
+    identifiers: tuple[str, str] | None,
+    labelmap: bool,
 ) -> pydicom.Dataset:
-    highdicom = require_highdicom()
-    uid, header = highdicom.UID, found.tags
+    highdicom, header = require_highdicom(), found.tags
+    series_uid, sop_uid = identifiers or (highdicom.UID(), highdicom.UID())
     description = _describe(algorithm, spacing_known=found.spacing_known)
     try:
         dataset = highdicom.seg.Segmentation(
@@ -157,9 +166,9 @@ def _segmentation(
             pixel_array=pixels,
             segmentation_type="LABELMAP" if labelmap else "BINARY",
             segment_descriptions=_descriptions(highdicom, masks, kept, algorithm),
-            series_instance_uid=uid(),
+            series_instance_uid=series_uid,
             series_number=_SERIES_NUMBER,
-            sop_instance_uid=uid(),
+            sop_instance_uid=sop_uid,
             instance_number=1,
             manufacturer="jaxseg",
             manufacturer_model_name=codes.long_string(algorithm),
@@ -177,7 +186,7 @@ def _segmentation(
         del shared.PixelMeasuresSequence
     dataset.SpecificCharacterSet, dataset.PatientName = header.SpecificCharacterSet, header.PatientName
     dataset.PatientOrientation = header.PatientOrientation
-    dataset.CodingSchemeIdentificationSequence = [_scheme()]
+    dataset.CodingSchemeIdentificationSequence = [private_scheme()]
     if labelmap:  # the background goes last: OHIF gives segment i the colour of item i
         dataset.SegmentSequence = sorted(dataset.SegmentSequence, key=lambda item: item.SegmentNumber == 0)
     return dataset
@@ -303,7 +312,8 @@ def _concept(highdicom: ModuleType, code: codes.Code) -> Any:
     return highdicom.sr.CodedConcept(code.value, code.scheme, code.meaning)
 
 
-def _scheme() -> pydicom.Dataset:
+def private_scheme() -> pydicom.Dataset:
+    """Returns what an object that has private codes says about their scheme."""
     scheme = pydicom.Dataset()
     scheme.CodingSchemeDesignator, scheme.CodingSchemeName = codes.PRIVATE, "Private codes of jaxseg"
     return scheme

@@ -170,7 +170,7 @@ def _identifier(dataset: Dataset, keyword: str, notes: list[str]) -> str:
     if keyword == "SOPInstanceUID" and not values:
         values = _values(dataset.file_meta, "MediaStorageSOPInstanceUID")  # the same identifier
     given = str(values[0]) if len(values) == 1 else ""
-    if _uid(given):
+    if valid_uid(given):
         return given
     notes.append(f"{keyword} is new: the image has {'no valid one' if values else 'none'}")
     # Equal invalid identifiers become equal valid ones, so that the images of a study stay together. A missing one is
@@ -182,7 +182,7 @@ def _identifier(dataset: Dataset, keyword: str, notes: list[str]) -> str:
 def _sop_class(dataset: Dataset, notes: list[str]) -> str:
     found = [*_values(dataset, "SOPClassUID"), *_values(dataset.file_meta, "MediaStorageSOPClassUID")]
     for value in found:
-        if _uid(str(value)):
+        if valid_uid(str(value)):
             return str(value)
     notes.append("SOPClassUID is missing or invalid: the image is referred to as Secondary Capture")
     return str(SecondaryCaptureImageStorage)
@@ -330,7 +330,8 @@ def _age(text: str) -> str | None:
     return age.zfill(4) if re.fullmatch(r"\d{1,3}[DWMY]", age, re.ASCII) else None
 
 
-def _uid(text: str) -> str | None:
+def valid_uid(text: str) -> str | None:
+    """Returns a unique identifier (UID) unchanged; None if it is not valid: digits and single dots, at most 64."""
     valid = re.fullmatch(r"[0-2]\.(0|[1-9]\d*)(\.(0|[1-9]\d*))+", text, re.ASCII) and len(text) <= 64
     return text if valid else None
 
@@ -344,5 +345,5 @@ _REPAIR = {
     "DS": _decimal,
     "CS": _code_string,
     "AS": _age,
-    "UI": _uid,
+    "UI": valid_uid,
 }

@@ -6,13 +6,13 @@ the configuration and the plan of the run, and `jaxseg.training.loop.fit` trains
 
 import csv
 import dataclasses
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+from PIL import Image
 
 from jaxseg.devices import all_devices, environment, select_devices
 from jaxseg.draw.pictures import save_picture
@@ -187,13 +187,9 @@ def evaluate(
         show(examination.table)
     on_scores(scores)
     path = (output or folder) / f"evaluation_{split}.json"
-<<<<<<< HEAD
-    _write_evaluation(path, scores, examination, [] if task.table is None else task.table(scores))
-    tell(f"measured the checkpoint of step {step}; all numbers are in {path}")
-=======
-    _write_evaluation(path, scores, examination)
+    rows = task.table(scores) if task.table else (examination.rows if examination else ())
+    _write_evaluation(path, scores, rows, examination.picture if examination else None)
     tell(f"measured the checkpoint of step {chosen}; all numbers are in {path}")
->>>>>>> lidc
     return scores
 
 
@@ -237,31 +233,19 @@ def _chosen_step(checkpoints: Checkpoints, step: int | None) -> int:
     return step
 
 
-<<<<<<< HEAD
 def _write_evaluation(
-    path: Path, scores: dict, examination: Examination | None, table: Sequence[Mapping[str, object]] = ()
+    path: Path, scores: dict, rows: Sequence[Mapping[str, object]], picture: Image.Image | None
 ) -> None:
-    """Writes measurements, their table and their picture, on the first host."""
-=======
-def _write_evaluation(path: Path, scores: dict, examination: Examination | None) -> None:
-    """Writes measurements, and their picture and rows if there are any, on the first host."""
->>>>>>> lidc
+    """Writes measurements, and their rows and picture if there are any, on the first host."""
     if jax.process_index() > 0:
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _write_json(path, scores)
-        if table:
-            text = io.StringIO()
-            writer = csv.DictWriter(text, list(table[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(table)
-            with atomic_file(path.with_suffix(".csv")) as temporary:
-                temporary.write_text(text.getvalue(), encoding="utf-8")
-        if examination and examination.picture is not None:
-            save_picture(examination.picture, path.with_suffix(".png"))
-        if examination and examination.rows:
-            _write_csv(path.with_suffix(".csv"), examination.rows)
+        if rows:
+            _write_csv(path.with_suffix(".csv"), rows)
+        if picture is not None:
+            save_picture(picture, path.with_suffix(".png"))
     except OSError as error:
         advice = f"{error.strerror}; the numbers were shown but not stored; name a folder for them with -o"
         raise OSError(error.errno, advice, str(error.filename or path)) from error
@@ -307,7 +291,7 @@ def compare_masks(
         examination = method.compare(config, load(folder), rows, truth)
     show(examination.table)
     scores = dict(examination.numbers)
-    _write_evaluation((output or folder) / "evaluation_masks.json", scores, examination)
+    _write_evaluation((output or folder) / "evaluation_masks.json", scores, examination.rows, examination.picture)
     return scores
 
 

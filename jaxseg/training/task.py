@@ -77,14 +77,12 @@ class Task(abc.ABC):
     examine: Callable[[nnx.Module, Sequence], Examination] | None = None
     """Optional method (model in evaluation mode, source) -> Examination."""
 
-<<<<<<< HEAD
     table: Callable[[Mapping[str, float]], list[dict[str, object]]] | None = None
-    """Optional static method (numbers of `summarise`) -> rows of `evaluation_SPLIT.csv`."""
-=======
+    """Optional static method (numbers of `summarise`) -> rows of `evaluation_SPLIT.csv`, instead of those of `examine`."""
+
     join: Callable[[tuple[int, Examination], tuple[int, Examination]], Examination] | None = None
     """Optional static method (step and Examination of the best checkpoint, those of the last one) -> one Examination of
     both. Both are equal if the last checkpoint is the best. Without it, only one checkpoint is examined."""
->>>>>>> lidc
 
     compare: "Callable[[Config, nnx.Module, Mapping[str, Path], Path], Examination] | None" = None
     """Optional class method (config, model in evaluation mode, folders of masks by row name, folder of the true masks)

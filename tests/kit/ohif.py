@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from scipy import ndimage
 from selenium.webdriver.common.action_chains import ActionChains
 from viewer_tools import dist, plugin, program
 
@@ -41,6 +42,8 @@ CONFIG = """window.config = {
 """
 
 
+XYZ_TO_SRGB = [[3.1338561, -1.6168667, -0.4906146], [-0.9787684, 1.9161415, 0.0334540]]
+XYZ_TO_SRGB += [[0.0719453, -0.2289914, 1.4052427]]  # from D50, Lindbloom
 HAS_IMAGE = """return Boolean(window.services && window.cornerstone
   && cornerstone.getRenderingEngines().some(e => e.getViewports().some(v => v.getImageData?.()))
   && document.querySelector("[data-cy='study-browser-thumbnail-no-image']"))"""
@@ -62,18 +65,29 @@ def until(condition, what: str, seconds: float = 120.0):
     return value
 
 
+def free_port() -> int:
+    """Returns a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return probe.getsockname()[1]
+
+
 @contextlib.contextmanager
-def orthanc(folder: Path) -> Iterator[str]:
+def orthanc(folder: Path, *, port: int | None = None, **more) -> Iterator[str]:
     """Runs an Orthanc with DICOMweb that keeps its files in a folder; yields its address.
 
     It refuses requests of other machines.
+
+    Args:
+      folder: for its files, which a second Orthanc in the same folder finds again.
+      port: to listen on; None: any.
+      **more: further settings of Orthanc.
     """
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port = probe.getsockname()[1]
+    port = port or free_port()
     settings = {"Name": "test", "StorageDirectory": str(folder / "files"), "IndexDirectory": str(folder / "files")}
     settings |= {"HttpPort": port, "RemoteAccessAllowed": False, "AuthenticationEnabled": False}
     settings |= {"DicomServerEnabled": False, "Plugins": [str(plugin())]}
+    settings |= more
     settings["DicomWeb"] = {"Enable": True, "Root": "/dicom-web/", "EnableWado": True, "WadoRoot": "/wado"}
     (folder / "orthanc.json").write_text(json.dumps(settings))
     url = f"http://{HOST}:{port}"
@@ -202,3 +216,44 @@ def shown_at(driver, points: np.ndarray) -> np.ndarray:
     places = origin + points[:, 1:] * (right - origin) + points[:, :1] * (below - origin)
     x, y = np.rint(places).astype(int).T
     return screen[y, x]
+
+
+def colours_of(dataset) -> dict[str, np.ndarray]:
+    """Returns the recommended colour of every segment, in 0 to 255."""
+    found = {}
+    for segment in dataset.SegmentSequence:
+        if segment.SegmentNumber:
+            lightness, a, b = np.array(segment.RecommendedDisplayCIELabValue) / (655.35, 257, 257) - (0, 128, 128)
+            y = (lightness + 16) / 116
+            xyz = np.array([y + a / 500, y, y - b / 200])
+            xyz = np.where(xyz > 6 / 29, xyz**3, (xyz - 4 / 29) * 3 * (6 / 29) ** 2) * (0.9642, 1, 0.8251)
+            linear = np.clip(np.array(XYZ_TO_SRGB) @ xyz, 0, 1)
+            srgb = np.where(linear > 0.0031308, 1.055 * linear ** (1 / 2.4) - 0.055, 12.92 * linear)
+            found[segment.SegmentLabel] = srgb * 255
+    return found
+
+
+def innermost(region: np.ndarray) -> tuple[int, int]:
+    """Returns the pixel of a region that is farthest from its outside."""
+    depth = ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
+    assert depth.max() >= 2, "the region is too thin"
+    row, column = np.unravel_index(depth.argmax(), depth.shape)
+    return int(row), int(column)
+
+
+def wrong_places(driver, masks, colours) -> list[str]:
+    """Returns the masks whose colour is not shown at their centre, and whether a place without a mask has a colour.
+
+    The viewer mixes a colour with the grey of the image below, which changes its lightness and saturation, not its hue.
+    """
+    layers = masks.data.sum(axis=0)
+    centres = [innermost(mask & (layers == 1)) for mask in masks.data]
+    *seen, outside = shown_at(driver, np.array([*centres, innermost(layers == 0)]))
+    found = [f"no mask, but {outside}"] if np.ptp(outside) > 3 else []
+    for name, colour in zip(masks.names, seen, strict=True):
+        given, expected = colour - colour.mean(), colours[name] - colours[name].mean()
+        share = given @ expected / (expected @ expected)  # how much of the colour is in the mixture
+        alike = given @ expected / (np.linalg.norm(given) * np.linalg.norm(expected) + 1e-9)  # 1 for the same hue
+        if not (0.2 < share < 1.1 and alike > 0.95):  # OHIF shows saturated blues a little brighter
+            found.append(f"{name}: {colour.tolist()} instead of a mixture of grey and {colours[name].round().tolist()}")
+    return found
