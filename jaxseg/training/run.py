@@ -145,8 +145,6 @@ def evaluate(
 ) -> dict:
     """Evaluates a checkpoint of a run, writes `evaluation_<split>.json` and returns its content.
 
-    If the method has scores of classes, `evaluation_<split>.csv` lists them.
-
     Args:
       folder: folder of the run.
       split: name of the split; None: "test" if the data have one, else "val".

@@ -78,7 +78,7 @@ class Task(abc.ABC):
     """Optional method (model in evaluation mode, source) -> Examination."""
 
     table: Callable[[Mapping[str, float]], list[dict[str, object]]] | None = None
-    """Optional static method (numbers of `summarise`) -> rows of `evaluation_SPLIT.csv`, instead of those of `examine`."""
+    """Optional static method (numbers of `summarise`) -> rows of `evaluation_SPLIT.csv`, instead of `examine`'s."""
 
     join: Callable[[tuple[int, Examination], tuple[int, Examination]], Examination] | None = None
     """Optional static method (step and Examination of the best checkpoint, those of the last one) -> one Examination of
