@@ -5,9 +5,12 @@ does not become quiet, the last sample is kept and counted as noisy.
 """
 
 import functools
+import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -31,6 +34,67 @@ class Sample(NamedTuple):
     seconds: float
     cpu: float
     others: float
+
+
+class Side:
+    """A process that runs one side and measures it on request, so that no other side shares its memory and threads.
+
+    The process calls `serve`.
+
+    Args:
+      command: words of the command.
+      variables: environment variables of the process, besides those of this one.
+
+    Attributes:
+      facts: what the process says of itself.
+      calls: number of calls in a sample.
+    """
+
+    def __init__(self, command: list, variables: Mapping[str, str]):
+        words = [str(word) for word in command]
+        environment = os.environ | variables
+        self.process = subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
+        )
+        self.facts = self._answer()
+        self.calls = max(1, round(SHORTEST_S / self.facts.pop("first")["seconds"]))
+
+    def sample(self) -> Sample:
+        """Takes one sample."""
+        self.process.stdin.write(f"{self.calls}\n")
+        self.process.stdin.flush()
+        return Sample(**self._answer())
+
+    def close(self) -> dict:
+        """Ends the process and returns what it says at its end."""
+        self.process.stdin.close()
+        found = self._answer()
+        self.process.wait()
+        return found
+
+    def _answer(self) -> dict:
+        for line in self.process.stdout:
+            if line.startswith("> "):
+                return json.loads(line[2:])
+        sys.exit(f"a side ended with {self.process.wait()}; its messages are above")
+
+
+def serve(run: Callable[[], object], facts: dict, end: Callable[[], dict] = dict) -> None:
+    """Measures a function for the `Side` that started this process, until its input ends.
+
+    Args:
+      run: the function, warm.
+      facts: what the `Side` gets as `facts`, before the first sample.
+      end: returns what `Side.close` returns.
+    """
+
+    def answer(content: dict) -> None:
+        print("> " + json.dumps(content), flush=True)
+
+    answer(facts | {"first": sample(run, 1)._asdict()})
+    for line in sys.stdin:
+        answer(sample(run, int(line))._asdict())
+    answer(end())
 
 
 def time_alternately(

@@ -20,37 +20,31 @@ import os
 import shutil
 import statistics
 import sys
-import tempfile
 import time
-from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
 import jax
 import numpy as np
-import tifffile
 import torch
 
 from jaxseg.annotators.augment import with_seed
 from jaxseg.annotators.data import AnnotatedSlices, lidc_slices
 from jaxseg.annotators.task import MEASURES, measures
 from jaxseg.devices import environment
-from jaxseg.training.batches import prefetch_to_device, training_batches
-from jaxseg.training.config.config import read_config
-from jaxseg.training.plan import make_plan
-from jaxseg.training.task import make_task
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.alternate import summary, time_alternately  # noqa: E402
 from benchmarks.commands import jaxseg, train, training_seconds  # noqa: E402
-from benchmarks.torch_models import cmvae, prob_unet  # noqa: E402
+from benchmarks.epochs import BATCH, BETA, jaxseg_epochs, torch_epoch, torch_epochs, torch_side  # noqa: E402
+from benchmarks.torch_models import cmvae  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
-EPOCHS, BATCH, SAMPLES = 20, 5, 16
+EPOCHS, SAMPLES = 20, 16
 SEEDS = {"cmvae": 3, "prob_unet": 8}  # by then the probabilistic U-Net has learned little, so its seeds differ widely
-BETA, RAMP_UP = {"cmvae": 20.0, "prob_unet": 5.0}, 0.3
+RAMP_UP = 0.3
 LAST = ["data.draw=batch", f"trainer.epochs={EPOCHS}", f"trainer.validate_every={EPOCHS}"]
 RUNS = {f"{network}_{seed}": ("jaxseg", network, seed) for network in BETA for seed in range(SEEDS[network])}
 RUNS |= {f"torch_{network}_{seed}": ("torch", network, seed) for network in BETA for seed in range(SEEDS[network])}
@@ -113,45 +107,6 @@ def on_torch(folder: Path, data: Path, network: str, seed: int) -> None:
     (folder.parent / f"{folder.name}.seconds").write_text(f"{time.perf_counter() - start:.0f}\n")
     found = measured(model, network, lidc_slices(data, "validate"))
     (folder / "evaluation_val.json").write_text(json.dumps({"measures": found}, indent=1) + "\n")
-
-
-def torch_side(network: str) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
-    """Returns a new network and its optimizer, with the original's values."""
-    model = cmvae.CMVAE(1, 64, 24, 3, 2) if network == "cmvae" else prob_unet.ProbUNet()
-    return model, torch.optim.AdamW(model.parameters(), 1e-4, weight_decay=1e-3)
-
-
-def torch_epoch(model, optimizer, root: Path, network: str, rng: np.random.Generator, weight: float) -> float:
-    """Trains an epoch as the original does, and returns the last loss."""
-    count = len(list((root / "scans").iterdir()))
-    for indices in rng.permutation(count)[: count // BATCH * BATCH].reshape(-1, BATCH):
-        image, mask = read_batch(root, indices, rng)
-        if network == "cmvae":
-            value, _ = cmvae.loss(model(image), mask[:, 0], weight)
-        else:
-            value, _ = model.loss(image, mask)
-        optimizer.zero_grad()
-        value.backward()
-        optimizer.step()
-    return value.item()
-
-
-def read_batch(root: Path, indices: np.ndarray, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns images and one annotator's masks, (B, 1, H, W) each; every item lists the folder and opens its files."""
-    images, annotations = [], []
-    for index in indices:
-        name = sorted(path.name for path in (root / "scans").iterdir())[index]
-        image = tifffile.imread(root / "scans" / name).astype(np.float32)
-        tifffile.imread(root / "masks" / "GT" / name)  # the original also reads it for every item
-        marks = tifffile.imread(root / "masks" / "annots" / name)[0].transpose(2, 0, 1).astype(np.float32)
-        if rng.random() < 0.5:
-            image, marks = image[:, ::-1, ::-1], marks[:, ::-1, ::-1]
-        images.append(image.copy())
-        annotations.append(marks.copy())
-    most = max(map(len, annotations))
-    padded = [np.concatenate([a, a[rng.choice(len(a), most - len(a))]]) for a in annotations]
-    chosen = np.stack(padded)[:, rng.integers(most)][:, None]
-    return torch.from_numpy(np.stack(images)), torch.from_numpy(chosen)
 
 
 @torch.inference_mode()
@@ -217,36 +172,6 @@ def time_epochs(data: Path, rounds: int) -> None:
     versions = environment() | {"torch": torch.__version__, "torch_threads": torch.get_num_threads()}
     found = {"command": "python benchmarks/annotators.py --epoch", "date": str(date.today()), "batch": BATCH, **rows}
     (RESULTS / "annotators_epoch.json").write_text(json.dumps(found | {"environment": versions}, indent=1) + "\n")
-
-
-def jaxseg_epochs(network: str, data: Path) -> Callable[[], None]:
-    """Returns a function that trains an epoch with jaxseg, as `jaxseg train` does between validations."""
-    config = read_config(f"{network}_lidc", overrides=["data.draw=batch", f"data.root={data}"])
-    plan = make_plan(config, make_task(config), Path(tempfile.mkdtemp()), devices=jax.devices())
-    compiled, state = plan.placement.compile(plan.learner), plan.placement.put_state(plan.fresh_state())
-    batches = training_batches(
-        plan.task.splits["train"],
-        plan.task.augment,
-        batch_size=config.trainer.batch_size,
-        seed=config.seed,
-        threads=config.data.threads,
-    )
-    put = plan.placement.put_batch
-    stream = prefetch_to_device(batches, lambda batch: put({k: v for k, v in batch.items() if k != "index"}))
-
-    def epoch() -> None:
-        nonlocal state
-        for _ in range(plan.steps_per_epoch):
-            state, metrics = compiled(state, next(stream)[0])
-        jax.block_until_ready(metrics)
-
-    return epoch
-
-
-def torch_epochs(network: str, data: Path) -> Callable[[], float]:
-    """Returns a function that trains an epoch with PyTorch and reads the files again for every item."""
-    (model, optimizer), rng = torch_side(network), np.random.default_rng(0)
-    return lambda: torch_epoch(model, optimizer, data / "train", network, rng, BETA[network])
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
-"""Forms of one convolution, timed alternately: XLA's own, oneDNN's, Winograd's, what jaxseg chooses, and PyTorch's.
+"""Forms of one convolution, timed alternately: XLA's own, jaxseg's, and PyTorch's.
 
-    python benchmarks/convolutions.py forward --rounds 9
+    python benchmarks/convolutions.py transposed --rounds 9
 
-Each kind below has shapes of the published networks and writes `results/convolutions_KIND.json`.
+Each kind below has shapes of the published networks and writes `results/convolutions_KIND.json`. `layer_times.py` times
+what jaxseg chooses for every convolution of a network.
 
-forward, forward_bfloat16: a convolution with bias and ReLU.
-gradients: of the input and of the kernel together.
-kernel_gradient: only that of a 3x3 kernel.
-transposed: the transposed convolutions of Post-DAE as one small convolution with four times the channels.
+kernel_gradient: the gradient of a 3x3 kernel with a stride of 1.
+transposed: the transposed convolutions of Post-DAE as four small convolutions.
 """
 
 import argparse
@@ -24,13 +23,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxseg import cpu
 from jaxseg.devices import environment
-from jaxseg.nn import onednn
-from jaxseg.nn.convolution import convolution, kernel_gradient
+from jaxseg.nn.convolution import exchanged_gradient, gradients_on_cpus, kernel_gradient
+from jaxseg.nn.doubling import doubling
 from jaxseg.nn.fused import Fusion
-from jaxseg.nn.layers import dilated_transpose, sub_pixel_transpose
-from jaxseg.nn.winograd import transformed, winograd
+from jaxseg.nn.layers import dilated_transpose
 from jaxseg.xla import use_all_cores
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,37 +36,19 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.alternate import processor, summary, time_alternately  # noqa: E402
 
 HIGHEST = jax.lax.Precision.HIGHEST
-FORWARD_SHAPES = [  # batch, height and width, channels in, channels out, side of the kernel
-    (1, 16, 2048, 1024, 3),  # U-Net
-    (1, 32, 2048, 1024, 3),
-    (1, 64, 1024, 512, 3),
-    (1, 128, 512, 256, 3),
-    (1, 128, 256, 64, 3),
-    (1, 256, 128, 64, 3),
+GRADIENT_SHAPES = [  # batch, height and width, channels in, channels out, side of the kernel
+    (3, 16, 2048, 1024, 3),  # U-Net
+    (3, 32, 512, 512, 3),
+    (3, 64, 512, 256, 3),
+    (3, 128, 256, 64, 3),
     (16, 64, 64, 64, 3),  # SegAE
     (16, 16, 256, 256, 3),
     (16, 8, 512, 512, 3),
-    (16, 64, 64, 256, 1),
-    (16, 32, 512, 128, 1),
-    (16, 256, 2, 64, 7),
-    (8, 512, 16, 16, 3),  # Post-DAE
-    (8, 512, 16, 1, 3),
+    (8, 512, 16, 1, 3),  # Post-DAE
+    (8, 256, 16, 16, 3),
     (5, 64, 24, 24, 3),  # VAE
-    (5, 64, 4, 4, 3),  # probabilistic U-Net
-]
-GRADIENT_SHAPES = [
-    (3, 16, 2048, 1024, 3),
-    (3, 64, 1024, 512, 3),
-    (3, 128, 512, 256, 3),
-    (3, 128, 256, 64, 3),
-    (1, 128, 64, 64, 3),
-    (16, 64, 64, 64, 3),
-    (16, 16, 256, 256, 3),
-    (8, 512, 16, 16, 3),
-    (8, 128, 16, 16, 3),
-    (5, 64, 24, 24, 3),
     (5, 32, 96, 24, 3),
-    (5, 64, 4, 4, 3),
+    (5, 64, 12, 4, 3),  # probabilistic U-Net
 ]
 TRANSPOSED_SHAPES = [  # the five levels of 512 x 512 masks, and the first level of 128 x 128 masks
     (8, 16, 32, 16, 3),
@@ -126,75 +105,11 @@ def main() -> None:
     path.write_text(json.dumps(found, indent=1) + "\n")
 
 
-def forward(shape: Shape, *, dtype: str = "float32") -> Sides:
-    """Returns the forms of a convolution with bias and ReLU."""
-    x, kernel = (array.astype(dtype) for array in sample(shape))
-    bias = jnp.linspace(-1, 1, shape[3]).astype(dtype)
-    fusion = fused(kernel)
-
-    def prepared(x, kernel, bias):
-        return fusion.finish(winograd(x, kernel, precision=HIGHEST), bias)
-
-    def ours(x, kernel, bias):
-        given = {"bias": bias, "relu": True, "precision": fusion.precision}
-        return convolution(x, kernel, (1, 1), fusion.padding, **given)
-
-    sides = {"XLA": compiled(fusion.by_xla, x, kernel, bias), "jaxseg": compiled(ours, x, kernel, bias)}
-    if cpu.convolutions().used and (dtype == "float32" or cpu.computes_bfloat16()):
-        sides["oneDNN"] = compiled(functools.partial(onednn.convolve, fusion), x, kernel, bias)
-    if dtype == "float32" and shape[4] == 3 and shape[2] * shape[3] >= 2**15:
-        sides["Winograd, kernel transformed in advance"] = compiled(prepared, x, transformed(kernel), bias)
-        sides["Winograd"] = compiled(lambda x, k, b: prepared(x, transformed(k), b), x, kernel, bias)
-
-    def theirs(torch, x, kernel):
-        return torch.relu_(torch.nn.functional.conv2d(x, kernel, torch_bias(torch, bias), padding=shape[4] // 2))
-
-    return sides | torch_side(theirs, x, kernel, dtype=dtype)
-
-
-def torch_bias(torch, bias: jax.Array):
-    """Returns a bias as a tensor of the same dtype."""
-    return torch.from_numpy(np.array(bias, np.float32)).to(getattr(torch, bias.dtype.name))
-
-
-def gradients(shape: Shape) -> Sides:
-    """Returns the forms of the gradients of the input and of the kernel of a convolution."""
-    x, kernel = sample(shape)
-    change = by_xla(x, kernel)
-
-    def both(form, x, kernel, change):
-        return jax.vjp(form, x, kernel)[1](change)
-
-    def ours(x, kernel):
-        return convolution(x, kernel, (1, 1), padding(kernel), precision=HIGHEST)
-
-    sides = {
-        "XLA": compiled(functools.partial(both, by_xla), x, kernel, change),
-        "jaxseg": compiled(functools.partial(both, ours), x, kernel, change),
-    }
-    if shape[2] * shape[3] >= 2**15:
-        form = functools.partial(both, lambda x, kernel: winograd(x, transformed(kernel), precision=HIGHEST))
-        sides["Winograd"] = compiled(form, x, kernel, change)
-    options = ([0], [1, 1], [1, 1], [1, 1], False, [0, 0], 1, (True, True, False))
-    return sides | torch_side(
-        lambda torch, x, kernel, change: torch.ops.aten.convolution_backward(change, x, kernel, *options),
-        x,
-        kernel,
-        change,
-    )
-
-
-def forward_difference(shape: Shape, *, dtype: str = "float32") -> float:
-    """Returns how far jaxseg's form is from XLA's for the same numbers in float32."""
-    x, kernel = (array.astype(dtype) for array in sample(shape))
-    found = convolution(x, kernel, (1, 1), padding(kernel), precision=fused(kernel).precision)
-    return relative(found, by_xla(x.astype(jnp.float32), kernel.astype(jnp.float32)))
-
-
 def kernel_gradients(shape: Shape) -> Sides:
     """Returns the forms of the gradient of a 3x3 kernel in float32."""
     x, kernel = sample(shape)
     change = by_xla(x, kernel)
+    fusion = Fusion(padding=padding(kernel), precision=HIGHEST)
 
     def by_vjp(x, change):
         return jax.vjp(lambda kernel: by_xla(x, kernel), jnp.zeros_like(kernel))[1](change)[0]
@@ -202,11 +117,22 @@ def kernel_gradients(shape: Shape) -> Sides:
     sides = {
         "products": compiled(lambda x, change: kernel_gradient(x, change, (3, 3), padding(kernel)), x, change),
         "XLA": compiled(by_vjp, x, change),
+        "XLA, exchanged": compiled(lambda x, change: exchanged_gradient(fusion, x, kernel, change), x, change),
+        "jaxseg": compiled(
+            lambda x, kernel, change: gradients_on_cpus(fusion, x, kernel, change)[1], x, kernel, change
+        ),
     }
     size = (shape[3], shape[2], 3, 3)
     return sides | torch_side(
         lambda torch, x, change: torch.nn.grad.conv2d_weight(x, size, change, padding=1), x, change
     )
+
+
+def gradient_difference(shape: Shape) -> float:
+    """Returns how far jaxseg's forms of the gradient of a kernel are from XLA's."""
+    sides = kernel_gradients(shape)
+    wanted = sides["XLA"]()
+    return max(relative(sides[name](), wanted) for name in ("products", "XLA, exchanged", "jaxseg"))
 
 
 def transposed_sides(shape: Shape, *, backward: bool) -> Sides:
@@ -221,7 +147,7 @@ def transposed_sides(shape: Shape, *, backward: bool) -> Sides:
         out, gradients = jax.vjp(form, x, kernel)
         return out, *gradients(change)
 
-    forms, sides = {"dilated": dilated_transpose, "sub-pixel": sub_pixel_transpose}, {}
+    forms, sides = {"dilated": dilated_transpose, "four": functools.partial(doubling, precision=HIGHEST)}, {}
     for name, form in forms.items():
         if backward:
             sides[name] = compiled(functools.partial(both, form), x, kernel, change)
@@ -237,21 +163,14 @@ def transposed_sides(shape: Shape, *, backward: bool) -> Sides:
 
 
 def transposed_difference(shape: Shape) -> float:
-    """Returns how far the small convolution is from the dilated one, gradients included."""
+    """Returns how far the four small convolutions are from the dilated one, gradients included."""
     sides = transposed_sides(shape, backward=True)
-    pairs = zip(sides["sub-pixel"](), sides["dilated"](), strict=True)
+    pairs = zip(sides["four"](), sides["dilated"](), strict=True)
     return max(relative(ours, wanted) for ours, wanted in pairs)
 
 
 KINDS = {
-    "forward": Kind(FORWARD_SHAPES, {"forward": forward}, difference=forward_difference),
-    "forward_bfloat16": Kind(
-        FORWARD_SHAPES,
-        {"forward": functools.partial(forward, dtype="bfloat16")},
-        difference=functools.partial(forward_difference, dtype="bfloat16"),
-    ),
-    "gradients": Kind(GRADIENT_SHAPES, {"gradients": gradients}),
-    "kernel_gradient": Kind(GRADIENT_SHAPES, {"gradients": kernel_gradients}),
+    "kernel_gradient": Kind(GRADIENT_SHAPES, {"gradient": kernel_gradients}, difference=gradient_difference),
     "transposed": Kind(
         TRANSPOSED_SHAPES,
         {
@@ -275,17 +194,7 @@ def sample(shape: Shape) -> tuple[jax.Array, jax.Array]:
 
 def by_xla(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Computes a convolution as XLA does."""
-    precision = HIGHEST if x.dtype == jnp.float32 else None
-    numbers = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(
-        x, kernel, (1, 1), padding(kernel), dimension_numbers=numbers, precision=precision
-    )
-
-
-def fused(kernel: jax.Array) -> Fusion:
-    """Returns the description of a convolution that keeps height and width, with bias and ReLU."""
-    precision = HIGHEST if kernel.dtype == jnp.float32 else None
-    return Fusion(padding=padding(kernel), precision=precision, bias=True, relu=True)
+    return Fusion(padding=padding(kernel), precision=HIGHEST).by_xla(x, kernel)
 
 
 def padding(kernel: jax.Array) -> tuple[tuple[int, int], ...]:
@@ -306,13 +215,12 @@ def compiled(form: Callable, *given: jax.Array) -> Callable[[], object]:
     return lambda: jax.block_until_ready(program(*given))
 
 
-def torch_side(run: Callable, *given: jax.Array, dtype: str = "float32") -> Sides:
+def torch_side(run: Callable, *given: jax.Array) -> Sides:
     """Returns PyTorch's side of a benchmark; none if PyTorch is missing or lacks the device that JAX computes on.
 
     Args:
       run: (torch, *tensors) -> anything.
       *given: images (B, H, W, C) and kernels (h, w, in, out); PyTorch gets them as NCHW and (out, in, h, w).
-      dtype: of the tensors.
     """
     if importlib.util.find_spec("torch") is None:
         return {}
@@ -324,9 +232,7 @@ def torch_side(run: Callable, *given: jax.Array, dtype: str = "float32") -> Side
     orders = {True: (3, 2, 0, 1), False: (0, 3, 1, 2)}  # a kernel is as high and as wide as 1 or 3 pixels
     arrays = [np.asarray(array, np.float32) for array in given]
     arrays = [np.ascontiguousarray(array.transpose(orders[array.shape[0] == array.shape[1] <= 3])) for array in arrays]
-    tensors = [torch.from_numpy(array).to(device, getattr(torch, dtype)) for array in arrays]
-    if dtype == "bfloat16":
-        tensors = [tensor.contiguous(memory_format=torch.channels_last) for tensor in tensors]
+    tensors = [torch.from_numpy(array).to(device) for array in arrays]
 
     def timed():
         run(torch, *tensors)

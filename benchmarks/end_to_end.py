@@ -1,6 +1,6 @@
 """The jobs that users run, from files to results: jaxseg and PyTorch as published, one after the other, on CPUs.
 
-    python benchmarks/end_to_end.py --rounds 5
+    python benchmarks/end_to_end.py
     python benchmarks/end_to_end.py --jobs png denoise --rounds 3
 
 png, json, features: a folder of X-rays to masks or measurements. score: a CT with its organs. epoch: an epoch on LIDC
@@ -9,11 +9,11 @@ Weights are random and the same on both sides, and the results of the two sides 
 Writes `results/end_to_end.json` and `.md`; rows of jobs that were not named are kept. Needs
 `pip install 'jaxseg[bench,nifti,tiff]' opencv-python-headless`.
 
-Every row has the seconds of the steady state, without start-up and compilation, and those of a whole process.
+Every row has the seconds of the steady state, without start-up and compilation, and those of a whole process. Each
+side has its own processes. All rows take about a quarter of an hour on two cores.
 """
 
 import argparse
-import csv
 import dataclasses
 import functools
 import importlib.util
@@ -26,18 +26,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import alternate, jobs  # noqa: E402
+from benchmarks import agreement, alternate, jobs  # noqa: E402
+from jaxseg import programs  # noqa: E402
 from jaxseg.files import atomic_file  # noqa: E402
-from jaxseg.xla import use_all_cores  # noqa: E402
+from jaxseg.xla import keep_freed_memory, use_all_cores  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 ROWS = {  # job -> its rows
@@ -60,12 +60,9 @@ FILES = {"score": "ct/totalseg/s0001", "epoch": "lidc", "samples": "lidc", "deno
 SIDES = ("jaxseg", "torch")
 MASKS, QUICK_MASKS, QUICK_IMAGES = 256, 24, 2
 BATCH = 8  # of `jaxseg denoise`
-LONG_S = 5.0  # a call that takes longer needs no further warm-up
+LONG_ROUND_S = 60.0
 CPU = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
 LOG_COMPILES = {"JAX_LOG_COMPILES": "1"}
-MAX_APART = {"png": 0.01, "json": 0.01, "denoise": 1e-3}  # of all pixels: JPEG decoders differ by one grey value
-MAX_VALUES_APART = 0.1  # of all features: in ragged masks of random weights one pixel changes which contour is first
-NEAR = 0.01  # relative difference above which two features differ
 _COMPILED = re.compile(r"^Finished .* in ([0-9.e+-]+) sec", re.MULTILINE)
 
 
@@ -94,7 +91,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     shared = Path(os.environ.get("JAXSEG_SHARED", ROOT.parent / "shared"))
     parser.add_argument("--jobs", nargs="+", choices=ROWS, default=list(ROWS), help="default: all")
-    parser.add_argument("--rounds", type=int, default=5, help="measurements of each side; default: 5")
+    parser.add_argument("--rounds", type=int, default=2, help="measurements of each side; default: 2")
     parser.add_argument("--data", type=Path, default=shared / "data", help="default: $JAXSEG_SHARED/data")
     parser.add_argument("--images", type=Path, help="folder of X-rays; default: DATA/cxr")
     parser.add_argument("--weights", type=Path, help="CXAS .pth file for the X-rays; default: random weights")
@@ -120,8 +117,8 @@ def measured(name: str, options: argparse.Namespace, folder: Path) -> dict:
     """Measures a row; everything runs in child processes, so that the memory of this process is not counted."""
     folder.mkdir()
     settings = {"rounds": options.rounds, "quick": options.quick}
-    if name in jobs.IN_ONE_PROCESS:
-        return row_in_one_process(name, options.data, folder, **settings)
+    if name in jobs.FUNCTIONS:
+        return row_of_functions(name, options.data, folder, **settings)
     if name == "denoise":
         count = QUICK_MASKS if options.quick else MASKS
         source = first_files(options.data / "lung_masks", count, folder / "masks")
@@ -132,13 +129,23 @@ def measured(name: str, options: argparse.Namespace, folder: Path) -> dict:
 
 def part(name: str, *given: str) -> None:
     """Does what this script does in a child process: writes JSON to a file or prints it."""
-    if name == "steady":
-        job, data, folder, path, settings = given
-        found = steady(job, Path(data), Path(folder), **json.loads(settings))
-        Path(path).write_text(json.dumps(found))
-    elif name == "once":
-        job, data, folder, side, settings = given
-        make_job(job, Path(data), Path(folder), **json.loads(settings)).makers[side]()()
+    if name in ("prepare", "serve", "once", "agree"):
+        job, data, folder, *sides, quick = given
+        found, folder = make_job(job, Path(data), Path(folder), quick=json.loads(quick)), Path(folder)
+        if name == "prepare":
+            return  # weights and copies of files are made, so that no side has to load what makes them
+        if name == "agree":
+            print(json.dumps(agree(found, folder)))
+            return
+        if sides == ["jaxseg"] and found.keeps_memory:
+            keep_freed_memory()
+        if sides == ["jaxseg"] and found.keeps_programs:
+            programs.keep()
+        if name == "serve":
+            serve(found, folder, *sides)
+            return
+        run = found.makers[sides[0]]()
+        print(json.dumps({"job": alternate.sample(run, 1).seconds}))
     elif name == "environment":
         import torch
 
@@ -149,7 +156,7 @@ def part(name: str, *given: str) -> None:
         jobs.make_weights(Path(given[0]))
     elif name == "compare":
         folder = Path(given[1])
-        print(json.dumps(compare(given[0], folder / "jaxseg", folder / "torch")))
+        print(json.dumps(agreement.apart(given[0], folder / "jaxseg", folder / "torch")))
     else:
         print(json.dumps(jobs.COMMANDS[name].torch(*map(Path, given))))
 
@@ -231,53 +238,61 @@ def from_file_times(output: Path, whole: float, log: str) -> tuple[float, dict[s
     return seconds, {"start": whole - images - compiling, "compile": compiling, "images": images}
 
 
-def row_in_one_process(name: str, data: Path, folder: Path, *, rounds: int, quick: bool) -> dict:
-    """Measures a job of `jobs.IN_ONE_PROCESS`: the steady state in one process, the whole in one process per side.
+def row_of_functions(name: str, data: Path, folder: Path, *, rounds: int, quick: bool) -> dict:
+    """Measures a job of `jobs.FUNCTIONS`: the steady state in one process per side, and then whole processes.
 
     Args:
-      name: a key of `jobs.IN_ONE_PROCESS`.
+      name: a key of `jobs.FUNCTIONS`.
       data: the shared data.
       folder: empty folder for everything that is written.
       rounds: measurements of each side.
       quick: a small job, measured once.
     """
-    path, settings = folder / "row.json", {"quick": quick}
-    in_process(
-        [*part_command("steady"), name, data, folder, path, json.dumps(settings | {"rounds": rounds})],
-        folder / "steady.log",
-    )
-    found = json.loads(path.read_text())
+    given = [name, data, folder]
+    in_process([*part_command("prepare"), *given, json.dumps(quick)], folder / "prepare.log")
+    found = steady(given, rounds, quick=quick)
 
     def whole(side: str) -> Run:
-        command = [*part_command("once"), name, data, folder, side, json.dumps(settings)]
-        return in_process(command, folder / f"{side}.log")[0]
+        run, text = in_process([*part_command("once"), *given, side, json.dumps(quick)], folder / f"{side}.log")
+        done = json.loads(text)["job"]
+        return dataclasses.replace(run, stages={"start": run.whole - done, "job": done})
 
-    samplers = {side: functools.partial(whole, side) for side in found["sides"]}
+    samplers = {side: functools.partial(whole, side) for side in SIDES}
     for side, figures in summary(in_rounds(samplers, rounds, quick=quick)).items():
-        found["sides"][side] |= {key: figures[key] for key in ("whole", "peak_gb")}
+        found["sides"][side] |= {key: figures[key] for key in ("whole", "stages_s", "peak_gb")}
     return found
 
 
-def steady(name: str, data: Path, folder: Path, *, rounds: int, quick: bool) -> dict:
+def steady(given: list, rounds: int, *, quick: bool) -> dict:
     """Times both sides of a job alternately, without preparation and compilation, and compares their first results."""
-    job, samplers, answers, first = make_job(name, data, folder, quick=quick), {}, {}, {}
-    for side, maker in job.makers.items():
-        run, kept = maker(), []
-        first[side] = alternate.sample(lambda run=run, kept=kept: kept.append(run()), 1).seconds
-        answers[side], calls = kept[0], 1
-        if not quick and first[side] <= LONG_S:
-            calls = max(1, round(alternate.SHORTEST_S / alternate.sample(run, 1).seconds))
-        samplers[side] = functools.partial(alternate.sample, run, calls)
-    sides = alternate.summary(in_rounds(samplers, rounds, quick=quick), "jaxseg")
-    for side, found in sides.items():
-        found["first_call_s"] = round(first[side], 3)
-    return job.facts | {"sides": sides, "agreement": job.compare(answers)}
+    sides = {side: alternate.Side([*part_command("serve"), *given, side, json.dumps(quick)], CPU) for side in SIDES}
+    samples = in_rounds({side: one.sample for side, one in sides.items()}, rounds, quick=quick)
+    found = alternate.summary(samples, "jaxseg")
+    for side, one in sides.items():
+        one.close()
+        found[side]["first_call_s"] = round(one.facts["first_call_s"], 3)
+    text = in_process([*part_command("agree"), *given, json.dumps(quick)], given[2] / "agree.log")[1]
+    return json.loads(text) | {"sides": found}
+
+
+def serve(job: jobs.Job, folder: Path, side: str) -> None:
+    """Prepares a side, writes its first result to a file, and measures it as often as `steady` requests."""
+    run, kept = job.makers[side](), []
+    first = alternate.sample(lambda: kept.append(run()), 1).seconds
+    np.savez(folder / f"{side}.npz", **kept.pop())
+    alternate.serve(run, {"first_call_s": first})
+
+
+def agree(job: jobs.Job, folder: Path) -> dict:
+    """Returns the description of a job, and how far the results that `serve` wrote are apart."""
+    answers = {side: dict(np.load(folder / f"{side}.npz")) for side in SIDES}
+    return job.facts | {"agreement": job.compare(answers)}
 
 
 def make_job(name: str, data: Path, folder: Path, *, quick: bool) -> jobs.Job:
-    """Returns a job of `jobs.IN_ONE_PROCESS`; its weights, copies and temporary files go to the folder."""
+    """Returns a job of `jobs.FUNCTIONS`; its weights, copies and temporary files go to the folder."""
     tempfile.tempdir = str(folder)
-    return jobs.IN_ONE_PROCESS[name](data, folder, quick=quick)
+    return jobs.FUNCTIONS[name](data, folder, quick=quick)
 
 
 def part_command(name: str) -> list[str]:
@@ -306,10 +321,18 @@ def in_process(command: list, log: Path, variables: Mapping[str, str] | None = N
 
 
 def in_rounds(samplers: dict[str, Callable], rounds: int, *, quick: bool) -> dict[str, list]:
-    """Returns the samples of all sides, taken alternately; a quick run takes one of each, noisy or not."""
+    """Returns the samples of all sides, taken alternately; one round is enough if it takes longer than a minute.
+
+    A quick run takes one sample of each side, noisy or not.
+    """
     if quick:
         return {side: [take()] for side, take in samplers.items()}
-    return alternate.sample_alternately(samplers, rounds)
+    start = time.perf_counter()
+    first = alternate.sample_alternately(samplers, 1)
+    if rounds == 1 or time.perf_counter() - start > LONG_ROUND_S:
+        return first
+    more = alternate.sample_alternately(samplers, rounds - 1)
+    return {side: [*samples, *more[side]] for side, samples in first.items()}
 
 
 def summary(runs: dict[str, list[Run]]) -> dict:
@@ -332,70 +355,6 @@ def first_files(source: Path, count: int, folder: Path) -> Path:
     for path in sorted(source.iterdir())[:count]:
         shutil.copy(path, folder)
     return folder
-
-
-def compare(name: str, ours: Path, theirs: Path) -> dict[str, float]:
-    """Returns how far the results of a job in two folders are apart.
-
-    Raises:
-      ValueError: they are further apart than rounding explains, or results are missing.
-    """
-    if name == "features":
-        return _compare_features(ours, theirs)
-    pairs = {"png": _png_pairs, "denoise": _png_pairs, "json": _coco_pairs}[name](ours, theirs)
-    apart = pixels = masks = 0
-    for one, other in pairs:
-        if one.shape != other.shape:
-            raise ValueError(f"{name}: a mask is {one.shape} on one side and {other.shape} on the other")
-        apart, pixels, masks = apart + int((one != other).sum()), pixels + one.size, masks + 1
-    share = apart / pixels if pixels else 1.0
-    if share > MAX_APART[name]:
-        raise ValueError(f"{name}: {share:.2%} of the pixels of {masks} masks differ")
-    return {"masks": masks, "pixels_apart": share}
-
-
-def _png_pairs(ours: Path, theirs: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    names = sorted(path.relative_to(theirs) for path in theirs.rglob("*.png"))
-    if names != sorted(path.relative_to(ours) for path in ours.rglob("*.png")):
-        raise ValueError(f"{ours} and {theirs} hold PNG files of different names")
-    for name in names:
-        with Image.open(ours / name) as one, Image.open(theirs / name) as other:
-            yield np.asarray(one).astype(bool), np.asarray(other).astype(bool)
-
-
-def _coco_pairs(ours: Path, theirs: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    from jaxseg.masks.coco import decode_rle
-
-    (merged,) = (path for path in sorted(ours.glob("*.json")) if len(_read(path).get("images", [])) > 1)
-    found, wanted = _annotations(_read(merged)), _annotations(_read(theirs / "all.json"))
-    for key in sorted(found.keys() | wanted.keys()):
-        one, other = found.get(key), wanted.get(key)  # a mask of few pixels may be empty on one side
-        known = one or other
-        pair = [decode_rle(rle) if rle else np.zeros(known["size"], bool) for rle in (one, other)]
-        yield pair[0], pair[1]
-
-
-def _read(path: Path) -> dict:
-    return json.loads(path.read_text())
-
-
-def _annotations(content: dict) -> dict[tuple[str, int], dict]:
-    files = {image["id"]: Path(image["file_name"]).name for image in content["images"]}
-    return {(files[one["image_id"]], one["category_id"]): one["segmentation"] for one in content["annotations"]}
-
-
-def _compare_features(ours: Path, theirs: Path) -> dict[str, float]:
-    (path,) = ours.glob("*.csv")
-    found, wanted = (list(csv.DictReader(file.read_text().splitlines())) for file in (path, theirs / "all.csv"))
-    columns = [name for name in wanted[0] if name != "file"]
-    missing = [name for name in columns if name not in found[0]]
-    if missing or [row["filename"] for row in found] != [row["file"] for row in wanted]:
-        raise ValueError(f"the tables hold different files, or jaxseg's lacks columns: {missing[:5]}")
-    one, other = (np.array([[float(row[name]) for name in columns] for row in rows]) for rows in (found, wanted))
-    share = float((np.abs(one - other) > NEAR * np.abs(other)).mean())
-    if share > MAX_VALUES_APART:
-        raise ValueError(f"features: {share:.2%} of the values differ by more than {NEAR:.0%}")
-    return {"values": one.size, "values_apart": share}
 
 
 def brief(row: dict) -> dict:

@@ -1,5 +1,6 @@
 """jaxseg's side of the throughput: inference and training steps of every model, as functions without arguments."""
 
+import functools
 import time
 from collections.abc import Callable
 
@@ -12,12 +13,15 @@ from flax import nnx
 import jaxseg
 from benchmarks.counts import operations, traffic
 from benchmarks.worker import RATE, TINY, WORKLOADS, inputs
+from jaxseg.anatomy.objective import Objective
+from jaxseg.anatomy.task import enlarged_loss
 from jaxseg.annotators.losses import confusion_vae_loss, negative_elbo, sum_of_norms
 from jaxseg.annotators.prob_unet import regularised
 from jaxseg.nn.inference import for_inference
-from jaxseg.nn.losses import binary_cross_entropy, binary_dice_loss, probability_dice_loss
+from jaxseg.nn.losses import image_by_image, probability_dice_loss
 from jaxseg.segae.losses import weighted_mse
 from jaxseg.training.learner import Learner, initial_state, make_learner
+from jaxseg.xla import keeping_barriers
 
 NAMES = {"unet": "cxas"}
 
@@ -45,7 +49,8 @@ def make(model: str, what: str, batch: int, dtype: str, *, tiny: bool = False) -
     else:
         learner = learner_of(model, network)
         state = initial_state(learner, network, seed=0)
-        compiled, seconds = _compiled(jax.jit(learner.step, donate_argnums=0), state, given)
+        options = keeping_barriers(jax.default_backend())
+        compiled, seconds = _compiled(jax.jit(learner.step, donate_argnums=0, compiler_options=options), state, given)
         facts = _counts(learner.step, state, given)
 
         def run() -> None:
@@ -70,7 +75,7 @@ def _counts(function: Callable, *arguments) -> dict[str, float]:
 
 def learner_of(model: str, network: nnx.Module, *, axis: str | None = None) -> Learner:
     """Returns the Learner of a network with the loss and the optimizer of a model; `axis` is that of pmap."""
-    return make_learner(network, _optimizer(model), _LOSSES[model], axis=axis)
+    return make_learner(network, _optimizer(model), LOSSES[model], axis=axis)
 
 
 def network_of(model: str, dtype: str, *, tiny: bool = False) -> nnx.Module:
@@ -87,8 +92,8 @@ def _optimizer(model: str) -> optax.GradientTransformation:
 
 
 def _unet(model, batch, key, step):
-    logits = model(batch["image"], rngs=nnx.Rngs(dropout=key))
-    return binary_cross_entropy(logits, batch["target"]) + binary_dice_loss(logits, batch["target"]), {}
+    coarse = model.coarse_logits(batch["image"], rngs=nnx.Rngs(dropout=key))
+    return image_by_image(functools.partial(enlarged_loss, Objective(("dice", "ce"))), coarse, batch["target"])
 
 
 def _post_dae(model, batch, key, step):
@@ -111,7 +116,7 @@ def _prob_unet(model, batch, key, step):
     return negative_elbo(target=batch["target"], **found, beta=5.0)[0] + np.float32(1e-5) * norms, {}
 
 
-_LOSSES = {"unet": _unet, "post_dae": _post_dae, "segae": _segae, "cmvae": _cmvae, "prob_unet": _prob_unet}
+LOSSES = {"unet": _unet, "post_dae": _post_dae, "segae": _segae, "cmvae": _cmvae, "prob_unet": _prob_unet}
 
 
 def peak(dtype: str, *, tiny: bool = False) -> dict[str, float]:

@@ -1,12 +1,11 @@
 """The jobs that end_to_end.py measures: what each side runs, and the original's steps in PyTorch.
 
-A job of `COMMANDS` gives each side its own process, which works on a folder of files. A job of `IN_ONE_PROCESS` is a
-function on each side, and both sides alternate in one process. The PyTorch side takes one file after the other: eager,
-NCHW, float32. This module imports neither JAX nor PyTorch, because the memory and the start-up of the one would count
-as those of the other.
+A job of `COMMANDS` works on a folder of files. A job of `FUNCTIONS` is a function on each side, which can be called
+many times in one process and returns a dict of arrays. The PyTorch side takes one file after the other: eager, NCHW,
+float32. This module imports neither JAX nor PyTorch, because the memory and the start-up of the one would count as
+those of the other.
 """
 
-import argparse
 import csv
 import dataclasses
 import functools
@@ -58,17 +57,21 @@ class Command:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A job whose sides alternate in one process.
+    """A job whose sides are functions.
 
     Attributes:
       facts: description of the job for the JSON file.
       makers: name of a side -> function that prepares the side and returns a function that runs the job once.
       compare: maps the first result of each side to how far they are apart; raises ValueError if that is too far.
+      keeps_memory: whether jaxseg keeps freed memory, as the command of this job does.
+      keeps_programs: whether jaxseg keeps compiled programs, as the command of this job does.
     """
 
     facts: dict
-    makers: dict[str, Callable[[], Callable[[], object]]]
+    makers: dict[str, Callable[[], Callable[[], dict]]]
     compare: Callable[[dict], dict] = lambda first: {}
+    keeps_memory: bool = False
+    keeps_programs: bool = False
 
 
 def make_weights(path: Path) -> Path:
@@ -237,42 +240,42 @@ def score(data: Path, folder: Path, *, quick: bool) -> Job:
     embeddings, weights = data / "segae" / "label_embedding.npz", folder / "segae.pt"
     if not weights.exists():
         make_weights(weights)
-    options = argparse.Namespace(embeddings=embeddings)
     makers = {
         "jaxseg": lambda: scoring.jax_side(case, weights, embeddings),
-        "torch": lambda: scoring.torch_side(case, weights, options),
+        "torch": lambda: scoring.torch_side(case, weights, embeddings),
     }
     facts = {"what": "predicted Dice of the organs of one CT, ten slices each", "item": "CT", "organs": len(case[1])}
     facts |= {"slices": sum(len(scoring.slice_indices(mask)) for mask, _ in case[1].values())}
     facts |= {"ct": list(case[0].shape), "note": "PyTorch's process also loads JAX, with the reader of text embeddings"}
-    return Job(facts, makers, lambda first: {"largest_difference": scoring.compare(first["jaxseg"], first["torch"])})
+
+    def compare(first: dict[str, dict]) -> dict[str, float]:
+        return {"largest_difference": scoring.compare(first["jaxseg"], first["torch"])}
+
+    return Job(facts, makers, compare, keeps_memory=True)
 
 
 def epoch(network: str, data: Path, folder: Path, *, quick: bool) -> Job:
     """Returns the job that trains an epoch on LIDC, as in annotators.py."""
-    from benchmarks.annotators import BATCH, jaxseg_epochs, torch_epochs
+    from benchmarks.epochs import BATCH, jaxseg_epochs, torch_epochs
 
     root = first_slices(data / "lidc", folder / "lidc", 20) if quick else data / "lidc"
     makers = {"jaxseg": lambda: jaxseg_epochs(network, root), "torch": lambda: torch_epochs(network, root)}
     facts = {"what": f"one epoch of training on LIDC, {network}, batches of {BATCH}", "item": "epoch"}
     facts |= {"slices": len(list((root / "train" / "scans").iterdir()))}
-    facts["note"] = "each process loads both JAX and PyTorch"
     return Job(facts, makers)
 
 
 def samples(network: str, data: Path, folder: Path, *, quick: bool) -> Job:
     """Returns the job that samples masks of one image: jaxseg's sampler against PyTorch.
 
-    "torch" computes once what all samples share, as jaxseg does. "torch_repeating" computes a whole forward pass for
-    each sample. It was not verified which of the two the originals' scripts do.
+    PyTorch computes once what all samples share, as jaxseg does. It was not verified that the originals' scripts do.
     """
     count, weights = 50 if quick else SAMPLES, folder / f"{network}.pt"
     path = sorted((data / "lidc" / "validate" / "scans").iterdir())[0]
     if not weights.exists():
         make_weights(weights)
     passes = functools.partial(forward_passes, network, weights, path, count)
-    makers = {"jaxseg": functools.partial(sampler, weights, path, count)}
-    makers |= {"torch": functools.partial(passes, reusing=True), "torch_repeating": passes}
+    makers = {"jaxseg": functools.partial(sampler, weights, path, count), "torch": passes}
 
     def compare(first: dict[str, np.ndarray]) -> dict[str, float]:
         import jax
@@ -280,17 +283,17 @@ def samples(network: str, data: Path, folder: Path, *, quick: bool) -> Job:
         from jaxseg.annotators.losses import sample_noise
 
         noise = np.asarray(sample_noise(jax.random.key(0), count, LATENT))
-        answers = {"torch": passes(noise=noise, reusing=True)(), "torch_repeating": passes(noise=noise)()}
-        apart = {f"pixels_apart_{side}": float((masks != first["jaxseg"]).mean()) for side, masks in answers.items()}
-        if max(apart.values()) > MAX_SAMPLES_APART:
-            raise ValueError(f"the sides sample different masks from the same noise: {apart}")
-        return apart | {"foreground": float(first["jaxseg"].mean())}
+        ours = first["jaxseg"]["masks"]
+        apart = float((passes(noise=noise)()["masks"] != ours).mean())
+        if apart > MAX_SAMPLES_APART:
+            raise ValueError(f"from the same noise, {apart:.2%} of the pixels of the two sides' masks differ")
+        return {"pixels_apart": apart, "foreground": float(ours.mean())}
 
     what = f"{count:,} sampled masks of one LIDC image, 64 x 64, {network}"
-    return Job({"what": what, "item": f"{count:,} masks"}, makers, compare)
+    return Job({"what": what, "item": f"{count:,} masks"}, makers, compare, keeps_programs=True)
 
 
-IN_ONE_PROCESS = {  # row -> (data, folder, *, quick) -> Job
+FUNCTIONS = {  # row -> (data, folder, *, quick) -> Job
     "score": score,
     "epoch_cmvae": functools.partial(epoch, "cmvae"),
     "epoch_prob_unet": functools.partial(epoch, "prob_unet"),
@@ -299,26 +302,25 @@ IN_ONE_PROCESS = {  # row -> (data, folder, *, quick) -> Job
 }
 
 
-def sampler(weights: Path, path: Path, count: int) -> Callable[[], np.ndarray]:
-    """Returns a function that samples masks (S, H, W) uint8 with jaxseg."""
+def sampler(weights: Path, path: Path, count: int) -> Callable[[], dict[str, np.ndarray]]:
+    """Returns a function that samples "masks" (S, H, W) uint8 with jaxseg."""
     import jaxseg
     from jaxseg.annotators.images import read_image
 
     sampling, image = jaxseg.Sampler(jaxseg.load(weights)), read_image(path)
-    return lambda: jaxseg.sample(image, sampling, count, 0).masks
+    return lambda: {"masks": jaxseg.sample(image, sampling, count, 0).masks}
 
 
 def forward_passes(
-    network: str, weights: Path, path: Path, count: int, *, reusing: bool = False, noise: np.ndarray | None = None
-) -> Callable[[], np.ndarray]:
-    """Returns a function that samples masks (S, H, W) uint8 with PyTorch, one after the other.
+    network: str, weights: Path, path: Path, count: int, noise: np.ndarray | None = None
+) -> Callable[[], dict[str, np.ndarray]]:
+    """Returns a function that samples "masks" (S, H, W) uint8 with PyTorch, one after the other.
 
     Args:
       network: "cmvae" or "prob_unet".
       weights: its state dict.
       path: a TIFF file.
       count: S.
-      reusing: compute what all samples share once, not for each sample.
       noise: (S, Z) float32; None: sampled in every call.
     """
     import tifffile
@@ -341,11 +343,11 @@ def forward_passes(
         return model.fcomb(maps, prob_unet.latent_vectors(prior, z))[:, 0] > 0
 
     @torch.inference_mode()
-    def run() -> np.ndarray:
+    def run() -> dict[str, np.ndarray]:
         vectors = torch.randn(count, LATENT) if noise is None else torch.from_numpy(noise)
-        once = shared() if reusing else None
-        masks = [finish(once if reusing else shared(), z[None])[0].numpy().astype(np.uint8) for z in vectors]
-        return np.stack(masks)
+        once = shared()
+        masks = [finish(once, z[None])[0].numpy().astype(np.uint8) for z in vectors]
+        return {"masks": np.stack(masks)}
 
     return run
 

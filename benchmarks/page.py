@@ -56,6 +56,9 @@ JOBS = {  # job -> lowest ratio of the originals' time per item to jaxseg's; fro
     "samples_prob_unet": 2.0,
 }
 START_TO_END = 1.2
+# PAX-Ray's original trains so, on about this many images.
+PAXRAY_IMAGES, PAXRAY_EPOCHS = 850, 110
+GPUS = {"A100": (19.5e12, 2.0e12), "H100": (67e12, 3.35e12)}  # operations in float32 and bytes per second, by the maker
 
 
 def main() -> None:
@@ -75,13 +78,16 @@ def without_tables(text: str) -> str:
 
 
 def results(name: str) -> dict[str, Any]:
-    """Returns the content of a file in `results/`."""
-    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    """Returns the content of a file in `results/`; nothing if it was not measured yet."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def markdown(head: str, rows: Iterable[Iterable[str]]) -> str:
     """Returns a Markdown table; the names of the columns are separated by |."""
-    names = head.split("|")
+    names, rows = head.split("|"), list(rows)
+    if not rows:
+        return "Not measured yet."
     lines = [names, ["---"] * len(names), *rows]
     return "\n".join("| " + " | ".join(cell.strip() for cell in line) + " |" for line in lines)
 
@@ -150,15 +156,16 @@ def machines() -> str:
 
 
 def layers() -> str:
-    """Where the time of a network's inference goes, on both sides."""
+    """Where the time of a network goes, on both sides: each pass of its convolutions, and what remains."""
     found = []
     for name, row in results("layer_times").items():
-        model, dtype = name.split(", ")
-        cells = [
-            f"{row[f'{side}_{what}_ms']:.0f}" for side in ("jaxseg", "tuned") for what in ("whole", "convolutions")
-        ]
-        found.append([NAMES[model], dtype, *cells])
-    return markdown("network|dtype|jaxseg: whole, ms|its convolutions|tuned: whole, ms|its convolutions", found)
+        model, what, dtype = name.split(", ")
+        for side in ("jaxseg", "tuned"):
+            whole, passes = row["whole_ms"][side], [both[side] for both in row["passes_ms"].values()]
+            cells = [f"{value:.0f}" for value in (whole, *passes)] + [""] * (3 - len(passes))
+            found.append([NAMES[model], what, dtype, side, *cells, f"{whole - sum(passes):.0f}"])
+    head = "network|what|dtype|side|whole, ms|convolutions forward|gradients of maps|gradients of kernels|the rest"
+    return markdown(head, found)
 
 
 def jobs() -> str:
@@ -170,9 +177,12 @@ def jobs() -> str:
         ratio, whole = theirs["over_jaxseg"], theirs["whole"]["over_jaxseg"]
         cells += [f"**{ratio:.2f}**", f"{JOBS[name]}", "reached" if ratio >= JOBS[name] else "**missed**"]
         cells += [f"{side['whole']['median_s']:.3g}" for side in (ours, theirs)] + [f"{whole:.2f}"]
-        found.append([*cells, "reached" if whole >= START_TO_END else "**missed**"])
+        cells.append("reached" if whole >= START_TO_END else "**missed**")
+        # What a whole process takes besides the seconds of the steady state.
+        besides = [side["whole"]["median_s"] - row.get("items", 1) * side["median_s"] for side in (ours, theirs)]
+        found.append([*cells, *(f"{seconds:.3g}" for seconds in besides)])
     head = "job|seconds per|jaxseg|originals|originals / jaxseg|target|result|whole process: jaxseg|originals|ratio|"
-    return markdown(f"{head}{START_TO_END}", found)
+    return markdown(f"{head}{START_TO_END}|start and compilation: jaxseg|originals", found)
 
 
 def startup() -> str:
@@ -184,14 +194,24 @@ def startup() -> str:
 def transposed() -> str:
     """Forms of Post-DAE's transposed convolution."""
     found = []
-    for shape in results("convolutions_transposed")["shapes"]:
+    for shape in results("convolutions_transposed").get("shapes", []):
         batch, height, width, channels = shape["shape"][0], *[shape["shape"][1]] * 2, shape["shape"][2]
         cells = [f"{batch} x {height} x {width} x {channels}"]
         for what in ("forward", "forward and backward"):
-            cells += [f"{1e3 * shape[what][side]['median_s']:.2g}" for side in ("dilated", "sub-pixel", "PyTorch")]
+            cells += [f"{1e3 * shape[what][side]['median_s']:.2g}" for side in ("dilated", "four", "PyTorch")]
         found.append(cells)
-    head = "input|forward: dilated, ms|sub-pixel|PyTorch|with backward: dilated, ms|sub-pixel|PyTorch"
+    head = "input|forward: dilated, ms|four|PyTorch|with backward: dilated, ms|four|PyTorch"
     return markdown(head, found)
+
+
+def kernel_gradient() -> str:
+    """Forms of the gradient of a 3x3 kernel."""
+    sides, found = ("products", "XLA", "XLA, exchanged", "jaxseg", "PyTorch"), []
+    for shape in results("convolutions_kernel_gradient").get("shapes", []):
+        batch, side, num_in, num_out, _ = shape["shape"]
+        times = [f"{1e3 * shape['gradient'][name]['median_s']:.2g}" for name in sides]
+        found.append([f"{batch} x {side} x {side}, {num_in} to {num_out}", *times])
+    return markdown("image, channels|products, ms|XLA|XLA, exchanged|jaxseg|PyTorch", found)
 
 
 def measuring() -> str:
@@ -288,6 +308,24 @@ def paxray_sample() -> str:
     return markdown("seconds|mean Dice on 12 validation images", [[str(found["seconds_uninterrupted"]), f"{dice:.3f}"]])
 
 
+def paxray_table() -> str:
+    """Estimated hours of the trainings of PAX-Ray's table, from the measured training step of the U-Net.
+
+    A step of 480 x 480 pixels is taken to cost as much as the measured one of 512 x 512 times the ratio of the pixels.
+    A GPU is taken to reach half of what its operations and its memory would allow.
+    """
+    row = results("throughput_cpu")["rows"]["unet, training step, 3, float32"]["sides"]["jaxseg"]
+    pixels = (480 / 512) ** 2
+    found = []
+    for name, share in (("all images", 1.0), ("half", 0.5), ("a quarter", 0.25)):
+        steps = PAXRAY_EPOCHS * (round(share * PAXRAY_IMAGES) // 3)  # the last batch of an epoch is left out
+        hours = [steps * row["median_s"] * pixels / 3600]
+        for flops, traffic in GPUS.values():
+            hours.append(steps * 2 * max(row["flops"] / flops, row["bytes"] / traffic) * pixels / 3600)
+        found.append([name, f"{steps:,}", f"{hours[0]:.0f}", *(f"{value:.1f}" for value in hours[1:])])
+    return markdown("training images|steps|2 cores, hours|" + "|".join(f"{name}, hours" for name in GPUS), found)
+
+
 def confidence() -> str:
     """Rank correlation of each score of a mask with its true Dice."""
     kinds = ("all", "not empty", "blur", "noise", "low contrast", "cropping")
@@ -330,6 +368,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "jobs": jobs,
     "startup": startup,
     "transposed": transposed,
+    "kernel_gradient": kernel_gradient,
     "measuring": measuring,
     "post_dae": lambda: post_dae("working"),
     "post_dae_original": lambda: post_dae("original"),
@@ -339,6 +378,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "annotators": annotators,
     "annotators_best": annotators_best,
     "paxray_sample": paxray_sample,
+    "paxray_table": paxray_table,
     "confidence": confidence,
     "cohort": cohort,
     "comparison": comparison,

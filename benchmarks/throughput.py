@@ -77,41 +77,16 @@ def requested(options: argparse.Namespace) -> Iterator[tuple[str, str, int, str]
             yield model, what, batch, dtype
 
 
-class Side:
-    """A process that runs one side and measures it on request."""
+class Side(alternate.Side):
+    """A process that runs one side of a row and measures it on request."""
 
     def __init__(self, platform: str, side: str, *arguments: object, tiny: bool = False):
         command = [sys.executable, ROOT / "benchmarks" / "worker.py", "--side", side]
         for name, value in zip(("--model", "--what", "--batch", "--dtype"), arguments, strict=True):
             command += [name, value]
         command += ["--tiny"] if tiny else []
-        variables = os.environ | {"JAX_PLATFORMS": PLATFORMS[platform]}
-        if platform == "cpu":
-            variables |= {"CUDA_VISIBLE_DEVICES": ""}
-        self.process = subprocess.Popen(
-            [str(part) for part in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=variables, text=True
-        )
-        self.facts = self._answer()
-        self.calls = max(1, round(alternate.SHORTEST_S / self.facts.pop("first")["seconds"]))
-
-    def sample(self) -> alternate.Sample:
-        """Takes one sample."""
-        self.process.stdin.write(f"{self.calls}\n")
-        self.process.stdin.flush()
-        return alternate.Sample(**self._answer())
-
-    def close(self) -> dict:
-        """Ends the process and returns its peak memory."""
-        self.process.stdin.close()
-        found = self._answer()
-        self.process.wait()
-        return found
-
-    def _answer(self) -> dict:
-        for line in self.process.stdout:
-            if line.startswith("> "):
-                return json.loads(line[2:])
-        sys.exit(f"a side ended with {self.process.wait()}; its messages are above")
+        cpu_only = {"CUDA_VISIBLE_DEVICES": ""} if platform == "cpu" else {}
+        super().__init__(command, {"JAX_PLATFORMS": PLATFORMS[platform]} | cpu_only)
 
 
 def measured(platform: str, model: str, what: str, batch: int, dtype: str, rounds: int) -> dict:

@@ -6,7 +6,6 @@ that it reads, and its peak memory when its input ends.
 
 import argparse
 import dataclasses
-import json
 import os
 import resource
 import sys
@@ -16,7 +15,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.alternate import sample  # noqa: E402
+from benchmarks.alternate import serve  # noqa: E402
 from jaxseg.xla import keep_freed_memory, use_all_cores  # noqa: E402
 
 SIDES = ("jaxseg", "published", "tuned")
@@ -96,10 +95,7 @@ def main() -> None:
 
         run, facts = torch_side.make(*arguments, tuned=options.side == "tuned")
     run()
-    answer(facts | {"first": sample(run, 1)._asdict()})
-    for line in sys.stdin:
-        answer(sample(run, int(line))._asdict())
-    answer({"peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2), "device_gb": device_gb()})
+    serve(run, facts, memory)
 
 
 def inputs(model: str, batch: int, *, tiny: bool = False) -> dict[str, np.ndarray]:
@@ -129,9 +125,9 @@ def device_gb() -> float | None:
     return None
 
 
-def answer(content: dict) -> None:
-    """Writes a line to throughput.py."""
-    print("> " + json.dumps(content), flush=True)
+def memory() -> dict[str, float | None]:
+    """Returns the peak memory of this process and of its accelerator in GB."""
+    return {"peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2), "device_gb": device_gb()}
 
 
 if __name__ == "__main__":

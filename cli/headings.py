@@ -36,10 +36,12 @@ HEADINGS = {
     ),
     "Model": (
         *("--model", "--weights", "--fidelity", "--threshold", "--embeddings", "--denoise"),
-        *("--shape-check", "--denoise-classes", "--union", "--largest-component", "--tta", "--source"),
+        *("--shape-check", "--denoise-classes", "--union", "--largest-component", "--tta", "--source", "--score"),
     ),
+    "Service": ("--host", "--port", "--token", "--token-file", "--allow-host", "--queue"),
     "Settings": (
         *("--mode", "--resume", "--set", "--steps", "--trials", "--search", "--full-trials", "--keep-all", "--train"),
+        "--evaluate",
         *("--validate", "--test", "--val-fraction", "--test-fraction", "--size", "--noise", "--per-organ", "--seed"),
         *("--least-slices", "--least-readers", "--least-pixels", "--most-pixels", "--clahe"),
         "--tolerance",

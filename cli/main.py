@@ -27,6 +27,7 @@ from jaxseg.cli.report import report
 from jaxseg.cli.sample import sample
 from jaxseg.cli.score import score
 from jaxseg.cli.segment import segment
+from jaxseg.cli.serve import serve
 from jaxseg.cli.show import show
 from jaxseg.cli.train import train
 from jaxseg.cli.tune import tune
@@ -36,7 +37,7 @@ MAX_LINES = 20  # of one error
 
 # Heading of `jaxseg --help` -> commands, the most used first.
 COMMANDS = {
-    "Use": (segment, extract, register, denoise, score, compare, sample, merge, cxas),
+    "Use": (segment, extract, register, denoise, score, compare, sample, serve, merge, cxas),
     "Train": (train, tune, evaluate, prepare),
     "Tools": (demo, models, show, report, download, convert, export),
 }

@@ -14,7 +14,7 @@ from jaxseg.weights.hub import is_address
 
 OUTPUT_TYPES = ("json", "npy", "npz", "jpg", "png", "dicom-seg", "coco-lines", "parquet")
 JOINT_TYPES = ("coco-lines", "parquet")  # one file holds the masks of all images
-PREPROCESSING = ("cxas", "paxray", "paxray_folder")
+PREPROCESSING = ("cxas", "paxray", "paxray_folder", "cxas_pad", "cxas_crop", "paxray_pad", "paxray_crop")
 INTENSITIES = ("original", "cxas-0.0.20", "clinical")
 FIDELITIES = ("original", "better")
 

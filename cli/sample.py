@@ -51,7 +51,7 @@ FORMATS = ("npz", "npy", "png")
 )
 @click.option("--resize", is_flag=True, help="Resize images to the network's size, and the results back.")
 @options.preview("image", "the masks and maps on one sheet")
-@options.gpus_uncached
+@options.gpus
 @options.recursive
 @options.overwrite("images")
 def sample(source, output, listed, part, count, seed, output_type, preview, recursive, overwrite, **settings):

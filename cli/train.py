@@ -22,6 +22,12 @@ from jaxseg.cli.progress import step_callbacks
     help="Resume the run in the folder exactly where it was interrupted; its data may have moved (-i).",
 )
 @options.overrides
+@click.option(
+    "--evaluate",
+    "split",
+    type=click.Choice(["val", "test"]),
+    help="Evaluate the best checkpoint on this split at the end, as `jaxseg evaluate` does.",
+)
 @options.training_gpus
 @click.option(
     "--hosts", is_flag=True, help="Train on several hosts that JAX finds by itself: Slurm, Cloud TPU, Kubernetes, MPI."
@@ -29,7 +35,7 @@ from jaxseg.cli.progress import step_callbacks
 @click.option("--coordinator", metavar="HOST:PORT", help="Address of the first of several hosts.")
 @click.option("--num-processes", type=click.IntRange(1), help="Number of hosts.")
 @click.option("--process-id", type=click.IntRange(0), help="Number of this host, from 0.")
-def train(source, data, folder, resume, overrides, gpus, hosts, **others):
+def train(source, data, folder, resume, overrides, split, gpus, hosts, **others):
     """Train a model.
 
     The folder gets the resolved configuration, the versions, metrics.jsonl, checkpoints, pictures, and model/: the best
@@ -60,6 +66,10 @@ def train(source, data, folder, resume, overrides, gpus, hosts, **others):
     with resumable(hint), naming_overrides(overrides), contextlib.ExitStack() as stack:
         callbacks = step_callbacks(stack, "steps", every=config.trainer.log_every)
         scores = run.train(config, folder, devices=devices, tell=console.say, **callbacks)
+    if split is not None:
+        with options.usage_errors("--evaluate"):
+            scores = run.evaluate(folder, split, devices=devices, tell=console.say, show=console.show)
+        scores = {name: value for name, value in scores.items() if isinstance(value, float)}
     console.show_rows((name, f"{value:.4f}") for name, value in headline(scores).items())
     console.say(f"The run is in {folder}, its model in {folder / 'model'}; {METRICS_FILE} lists all scores")
 

@@ -6,6 +6,8 @@ import os
 import re
 import sys
 
+from jaxseg import cpu
+
 _FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 _TESTED = (0, 10, 2), (0, 13)  # first and end of the jaxlib versions that accept the flag; others might not start
 
@@ -35,6 +37,20 @@ def use_all_cores() -> bool:
         return False
     os.environ["XLA_FLAGS"] = f"{flags} {_FLAG}=-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION".strip()
     return True
+
+
+def keeping_barriers(platform: str) -> dict[str, str]:
+    """Returns the options with which `jax.jit` compiles a training step, so that optimization barriers stay in it.
+
+    On CPUs XLA removes them before it fuses operations. Each reader of a map then computes it again from the results of
+    the convolutions before it, up to a dozen in a chain of residual blocks. The options are empty with
+    versions of jaxlib that were not tested, and on other platforms.
+
+    Args:
+      platform: "cpu", "gpu" or "tpu".
+    """
+    tested = importlib.metadata.version("jaxlib") in cpu.TESTED
+    return {"xla_disable_hlo_passes": "cse_barrier_expander"} if platform == "cpu" and tested else {}
 
 
 def keep_freed_memory() -> bool:

@@ -40,6 +40,7 @@ ROOMS = {
 }
 SHARED = {*ROOMS} - {"tuning"}
 ALLOWED = ROOMS | dict.fromkeys(METHODS, SHARED) | {room: {*ROOMS, *METHODS} for room in ("report", "export")}
+ALLOWED["service"] = ALLOWED["report"] | {"report"}
 ONLY_IN = {
     "orbax": {"training/checkpoint.py", "weights/orbax_limits.py", "weights/store.py"},
     "grain": {"training"},
@@ -49,6 +50,8 @@ ONLY_IN = {
     "pydicom": {"images", "masks", "volumes"},
     "highdicom": {"masks/dicom_seg.py"},
     "ray": {"folder_runs/on_ray.py"},
+    "starlette": {"service"},
+    "uvicorn": {"service"},
     "pyarrow": {"parquet.py"},
     "pandas": {"masks/save.py"},
     "matplotlib": {"draw/figures.py", "draw/plots.py"},

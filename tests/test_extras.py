@@ -23,6 +23,7 @@ EXTRAS = {
     "huggingface_hub": "hub",
     "pyarrow": "parquet",
     "ray": "ray",
+    "starlette": "serve",
 }
 
 
@@ -62,6 +63,7 @@ COMMANDS = {
     "compare": ("nibabel", ["--prediction", "labels", "--truth", "labels", "-o", "o14.csv"]),
     "tune": ("optuna", ["-t", "demo", "-o", "o9", "--trials", "1"]),
     "export": ("flatbuffers", ["--weights", "tiny_cxas", "-o", "o10.stablehlo"]),
+    "serve": ("starlette", ["--weights", "tiny_cxas"]),
     "convert": ("huggingface_hub", ["hf://owner/name", "o11.safetensors"]),
 }
 

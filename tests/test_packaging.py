@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+PAGES = {".html", ".css", ".js"}
 HEAVY = ("flax", "grain", "orbax", "pydicom")
 
 
@@ -44,7 +45,9 @@ def test_the_wheel_adds_only_jaxseg_and_holds_every_module(wheel):
     ours |= {f"jaxseg/{folder}/{p.name}" for folder in ("cli", "configs") for p in (ROOT / folder).glob("*.py")}
     ours |= {f"jaxseg/configs/{p.name}" for p in (ROOT / "configs").glob("*.yaml")}
     ours |= {"jaxseg/anatomy/cxas_reference.npz"}
-    ours |= {"jaxseg/py.typed"} | {f"jaxseg/report/{p.name}" for p in (ROOT / "jaxseg" / "report").glob("page.*")}
+    ours |= {"jaxseg/py.typed"} | {
+        p.relative_to(ROOT).as_posix() for p in (ROOT / "jaxseg").rglob("*.*") if p.suffix in PAGES
+    }
     assert ours == {name for name in names if ".dist-info/" not in name}
 
 

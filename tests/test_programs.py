@@ -132,6 +132,7 @@ def test_other_warnings_are_shown(clean, warning):
 
 SEGMENT = ["segment", "-i", "x.png", "-o", "out"]
 TRAIN = ["train", "-t", "nothing"]
+SAMPLE = ["sample", "-i", "x.tif", "-o", "out", "--weights", __file__]
 DENOISE = ["denoise", "-i", "x.png", "-o", "out", "--weights", __file__]
 
 
@@ -143,6 +144,7 @@ DENOISE = ["denoise", "-i", "x.png", "-o", "out", "--weights", __file__]
         ([*SEGMENT, "--no-cache"], False),
         ([*SEGMENT, "--dtype", "bfloat16"], False),
         ([*SEGMENT, "--dtype", "bfloat16", "--cache"], True),
+        (SAMPLE, True),
         (TRAIN, False),
         ([*TRAIN, "--cache"], True),
         (DENOISE, False),

@@ -5,16 +5,21 @@ import os
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from jaxseg.xla import use_all_cores
+from jaxseg import cpu
+from jaxseg.xla import keeping_barriers, use_all_cores
 
 pytestmark = pytest.mark.slow
 
 FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 PROGRAM = """
 import jax, jax.numpy as jnp, sys
-from jaxseg.xla import use_all_cores
+from jaxseg import cpu
+from jaxseg.xla import keeping_barriers, use_all_cores
 if sys.argv[1] == "all":
     assert use_all_cores()
 x, kernel = jnp.ones((2, 32, 32, 24)), jnp.ones((3, 3, 24, 24))
@@ -64,3 +69,29 @@ def test_commands_use_all_cores():
     variables = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=variables)
     assert FLAG in ran.stdout
+
+
+@pytest.mark.optimised
+def test_barriers_stay_and_change_no_result():
+    def chain(x, kept):
+        maps = []
+        for place in range(3):
+            x = x * 1.5 + place
+            x = jax.lax.optimization_barrier(x) if kept else x
+            maps.append(x.sum())
+        return jnp.stack(maps)
+
+    x = np.arange(4096, dtype=np.float32).reshape(64, 64) / 4096
+    programs = {}
+    for kept in (True, False):
+        jitted = jax.jit(chain, static_argnums=1, compiler_options=keeping_barriers("cpu"))
+        programs[kept] = jitted.lower(x, kept).compile()
+    assert programs[True].as_text().count("opt-barrier(") == 3  # XLA usually removes them
+    np.testing.assert_allclose(programs[True](x), programs[False](x), rtol=1e-6)
+
+
+def test_barriers_are_kept_only_on_cpus_and_by_tested_versions(monkeypatch):
+    assert keeping_barriers("gpu") == {}
+    assert keeping_barriers("cpu")
+    monkeypatch.setattr(cpu, "TESTED", ())
+    assert keeping_barriers("cpu") == {}

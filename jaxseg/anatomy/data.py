@@ -1,8 +1,11 @@
 """The PAX-Ray data set as published: chest X-rays and overlapping masks of anatomy, one channel per class.
 
+`jaxseg.anatomy.coco_set` reads the same from files in the format of COCO.
+
 The data set is a folder with images, targets and `paxray.json`. The JSON file holds `label_dict`, the class names under
 "0", "1", ..., and the lists `train`, `val` and `test` of `{"image": ..., "target": ...}`, with paths relative to the
-folder. A target is a `.npy` file, (K, H, W), of bool or of 0 and 1.
+folder. A target is a `.npy` file, (K, H, W), of bool or of 0 and 1; or, if classes exclude each other, (H, W) of the
+numbers of the classes.
 
 Source: Seibold et al. 2022, arXiv:2210.03416; ConstantinSeibold/multilabel_segmentation_paxray.
 """
@@ -11,21 +14,29 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from jaxseg import npy
 from jaxseg.files import printable, read_json
-from jaxseg.images.preprocess import PREPROCESSING
+from jaxseg.images.fit import Placement
+from jaxseg.images.preprocess import PREPROCESSING, fit_of
 from jaxseg.images.read import read_picture
-from jaxseg.nn.indices import nearest_indices
 
 SPLITS = ("train", "val", "test")
 MAX_LIST_BYTES = 2**26
 _STRETCH = 0.02  # largest relative difference between the aspect ratios of an image and its target
 
-Pair = tuple[Path, Path]  # paths of image and target
+
+class Masks(Protocol):
+    """Masks of an image that are stored in the list itself, such as `jaxseg.anatomy.coco_set.Annotated`."""
+
+    def packed(self, classes: int, place: Placement, picture_size: tuple[int, int]) -> np.ndarray:
+        """Returns the masks as `read_target` does."""
+
+
+Pair = tuple[Path, Path | Masks]  # path of an image, and path of its target or its masks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +46,7 @@ class Paxray:
     Attributes:
       root: folder of the data set. The lists name files inside it; links in it may lead to other places.
       names: names of the K classes, in the order of the targets' channels.
-      splits: "train", "val", "test" -> pairs of image and target paths, in the order of the file.
+      splits: "train", "val", "test" -> pairs of image and target, in the order of the file.
     """
 
     root: Path
@@ -61,12 +72,17 @@ def read_paxray(root: str | Path, file: str = "paxray.json") -> Paxray:
     names = _names(table.get("label_dict"), problems)
     splits = {split: _pairs(root, split, table.get(split), problems) for split in SPLITS}
     if problems:
-        raise ValueError(f"{file}: {_first(problems)}")
-    files = dict.fromkeys(path for pairs in splits.values() for pair in pairs for path in pair)
+        raise ValueError(f"{file}: {first_of(problems)}")
+    check_there(root, [path for pairs in splits.values() for pair in pairs for path in pair], file)
+    return Paxray(root, names, splits)
+
+
+def check_there(root: Path, paths: Sequence[Path], file: str) -> None:
+    """Raises ValueError if a data set in the folder `root` lacks files that its list `file` names."""
+    files = dict.fromkeys(paths)
     missing = [printable(path.relative_to(root).as_posix()) for path in files if not _is_file(path)]
     if missing:
-        raise ValueError(f"{len(missing)} of {len(files)} files named in {file} are missing: {_first(missing, ', ')}")
-    return Paxray(root, names, splits)
+        raise ValueError(f"{len(missing)} of {len(files)} files named in {file} are missing: {first_of(missing, ', ')}")
 
 
 def subset(pairs: Sequence[Pair], fraction: float, seed: int) -> tuple[Pair, ...]:
@@ -105,8 +121,10 @@ class Split:
       size: H and W.
       preprocessing: a key of `jaxseg.images.preprocess.PREPROCESSING`, which is stored with the model. "paxray": as in
         the original's training, values from 0 to 255 normalised as if they were from 0 to 1. "cxas": values from 0 to 1
-        normalised.
+        normalised. The ends "_pad" and "_crop" keep the aspect ratio, see `jaxseg.images.fit`.
       root: folder that the records' names are relative to; None: names are whole paths.
+      exclusive: whether every pixel belongs to one class; the transforms then give it to the last one that has it, and
+        to the first class, the background, if none has it.
 
     Raises:
       ValueError: the size is not two positive numbers, or the preprocessing is unknown.
@@ -117,6 +135,7 @@ class Split:
     size: tuple[int, int] = (512, 512)
     preprocessing: str = "paxray"
     root: Path | None = None
+    exclusive: bool = False
 
     def __post_init__(self):
         if self.preprocessing not in PREPROCESSING:
@@ -130,11 +149,16 @@ class Split:
     def __getitem__(self, index: int) -> dict[str, Any]:
         image, target = self.pairs[index]
         picture = read_picture(image)
-        masks = read_target(target, self.classes, self.size, picture.size)
+        place = Placement.of(picture.size, self.size, fit_of(self.preprocessing))
+        if isinstance(target, Path):
+            masks = read_target(target, self.classes, place, picture.size, labels=self.exclusive)
+        else:
+            masks = target.packed(self.classes, place, picture.size)
         return {
             "image": PREPROCESSING[self.preprocessing](picture, self.size),
             "target": masks,
             "classes": self.classes,
+            "exclusive": self.exclusive,
         }
 
     def name(self, index: int) -> str:
@@ -143,14 +167,17 @@ class Split:
         return printable((path.relative_to(self.root) if self.root else path).as_posix())
 
 
-def read_target(path: Path, classes: int, size: tuple[int, int], picture_size: tuple[int, int]) -> np.ndarray:
+def read_target(
+    path: Path, classes: int, place: Placement, picture_size: tuple[int, int], *, labels: bool = False
+) -> np.ndarray:
     """Reads masks through a memory map; only the pixels that nearest-neighbour sampling needs are read.
 
     Args:
       path: a `.npy` file, (K, h, w) of bool or of uint8 0 and 1.
       classes: K.
-      size: the wanted H and W.
+      place: where the picture lies on the network's grid of H x W pixels.
       picture_size: height and width of the masks' image; h and w may differ from it but have the same ratio.
+      labels: whether the file may also be a label map, (h, w) of whole numbers from 0 to K - 1.
 
     Returns:
       (H, W, ceil(K / 8)) uint8; bit k % 8 of byte k // 8 is class k.
@@ -163,21 +190,40 @@ def read_target(path: Path, classes: int, size: tuple[int, int], picture_size: t
         masks = npy.mapped(path)
     except npy.NpyError as error:
         raise ValueError(f"{path.name}: {error}") from None
-    if masks.dtype not in (np.bool_, np.uint8) or masks.ndim != 3 or masks.shape[0] != classes:
+    is_map = labels and masks.ndim == 2 and masks.dtype.kind in "iu"
+    stacked = masks.dtype in (np.bool_, np.uint8) and masks.ndim == 3 and masks.shape[0] == classes
+    if not (is_map or stacked):
+        also = ", or a label map (H, W) of whole numbers" if labels else ""
         found = f"{masks.shape} {masks.dtype}"
-        raise ValueError(f"{path.name}: a target must be ({classes}, H, W) of bool or uint8, got {found}")
-    height, width = masks.shape[1:]
-    if abs(height * picture_size[1] - width * picture_size[0]) > _STRETCH * height * picture_size[1]:
-        sizes = f"{height} x {width}, the picture {picture_size[0]} x {picture_size[1]}"
-        raise ValueError(f"{path.name}: the target and its picture have different aspect ratios: the target is {sizes}")
-    rows, columns = nearest_indices(height, size[0]), nearest_indices(width, size[1])
-    planes = np.zeros((-(-classes // 8), *size), np.uint8)
-    for k in range(classes):
+        raise ValueError(f"{path.name}: a target must be ({classes}, H, W) of bool or uint8{also}, got {found}")
+    check_ratio(path.name, masks.shape[-2:], picture_size)
+    rows, columns = place.sources(masks.shape[-2:])
+    planes = np.zeros((-(-classes // 8), *place.grid), np.uint8)
+    if is_map:
+        _add_labels(planes, np.asarray(masks[rows]).take(columns, 1), classes, place, path)
+    for k in range(classes if stacked else 0):
         plane = np.asarray(masks[k]).view(np.uint8)[rows].take(columns, 1)  # a bool of a file may hold any byte
         if plane.max() > 1:
             raise ValueError(f"{path.name}: a target must hold 0 and 1, class {k} holds {plane.max()}")
-        planes[k // 8] |= plane << np.uint8(k % 8)
+        planes[k // 8][place.inside] |= plane << np.uint8(k % 8)
     return np.ascontiguousarray(planes.transpose(1, 2, 0))
+
+
+def _add_labels(planes: np.ndarray, labels: np.ndarray, classes: int, place: Placement, path: Path) -> None:
+    """Sets the bits of the classes of a label map; the first class needs none."""
+    if labels.min() < 0 or labels.max() >= classes:
+        found = f"{labels.min()} to {labels.max()}"
+        raise ValueError(f"{path.name}: a label map must hold the classes 0 to {classes - 1}, it holds {found}")
+    for k in np.unique(labels):
+        planes[k // 8][place.inside] |= (labels == k).view(np.uint8) << np.uint8(k % 8)
+
+
+def check_ratio(name: str, size: tuple[int, ...], picture_size: tuple[int, int]) -> None:
+    """Raises ValueError if masks in the file `name` have another aspect ratio than their picture."""
+    height, width = size
+    if abs(height * picture_size[1] - width * picture_size[0]) > _STRETCH * height * picture_size[1]:
+        sizes = f"{height} x {width}, the picture {picture_size[0]} x {picture_size[1]}"
+        raise ValueError(f"{name}: the target and its picture have different aspect ratios: the target is {sizes}")
 
 
 def _table(path: Path) -> dict:
@@ -185,6 +231,8 @@ def _table(path: Path) -> dict:
         table = read_json(path, most=MAX_LIST_BYTES)
     except ValueError as error:
         raise ValueError(f"{path.name}: not JSON ({error})") from None
+    if isinstance(table, dict) and "annotations" in table:
+        raise ValueError(f"{path.name}: this is a COCO file; set data.format: coco")
     if not isinstance(table, dict):
         raise ValueError(f"{path.name}: must be a JSON object with label_dict, {', '.join(SPLITS)}")
     return table
@@ -197,7 +245,7 @@ def _names(table: Any, problems: list[str]) -> tuple[str, ...]:
     names = [table.get(str(k)) for k in range(len(table))]
     bad = [k for k, name in enumerate(names) if not isinstance(name, str) or not name.strip()]
     if bad:
-        problems.append(f"label_dict has {len(table)} entries, and no name under {_first(bad, ', ')}")
+        problems.append(f"label_dict has {len(table)} entries, and no name under {first_of(bad, ', ')}")
     return tuple(names)
 
 
@@ -211,15 +259,20 @@ def _pairs(root: Path, split: str, entries: Any, problems: list[str]) -> tuple[P
         if not all(isinstance(path, str) and path and "\0" not in path for path in paths):
             problems.append(f"{split}[{number}] must have the texts image and target")
             continue
-        outside = [printable(text) for text in paths if not _is_inside(root, text)]
+        places = [inside(root, path) for path in paths]
+        outside = [printable(text) for text, place in zip(paths, places, strict=True) if place is None]
         problems += [f"{split}[{number}]: {text!r} lies outside the data set's folder" for text in outside]
-        pairs.append(tuple(root / os.path.normpath(path) for path in paths))
+        pairs.append(tuple(places))
     return tuple(pairs)
 
 
-def _is_inside(root: Path, text: str) -> bool:
-    """Returns whether a text names a path in a folder. Links are not resolved: whoever has the folder made them."""
-    return Path(os.path.normpath(root / text)).is_relative_to(root)
+def inside(root: Path, text: str) -> Path | None:
+    """Returns the path in a folder that a text names; None if the path lies outside of the folder.
+
+    Links are not resolved: whoever has the folder made them.
+    """
+    path = Path(os.path.normpath(root / text))
+    return path if path.is_relative_to(root) else None
 
 
 def _is_file(path: Path) -> bool:
@@ -229,6 +282,7 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _first(problems: list, between: str = "; ") -> str:
+def first_of(problems: Sequence, between: str = "; ") -> str:
+    """Returns the first five problems as one text, with the number of the others."""
     rest = f"{between}and {len(problems) - 5} more" if len(problems) > 5 else ""
     return between.join(str(problem) for problem in problems[:5]) + rest

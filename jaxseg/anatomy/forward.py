@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxseg.anatomy.unet import margins
 from jaxseg.card import Card
 from jaxseg.nn.resize import bilinear
 from jaxseg.weights.model import Model
@@ -102,9 +103,7 @@ class Forward:
 
     def __call__(self, model: Any, images: jax.Array, cutoffs: jax.Array) -> tuple:
         logits, pooled = _coarse(model, images, pooled=self.pooled)
-        if self.chosen is not None:
-            logits = logits[..., jnp.asarray(self.chosen)]
-        logits = bilinear(logits, (images.shape[1], images.shape[2]))
+        logits = _enlarged(model, logits, self.chosen, (images.shape[1], images.shape[2]))
         inside = logits > cutoffs.reshape(-1, 1, 1, 1)
         bits = _packed(inside)
         scores = jax.nn.sigmoid(logits).transpose(0, 3, 1, 2) if self.probabilities else None
@@ -134,9 +133,8 @@ class ForwardWithConfidence:
         for place, member in enumerate(members(model)):
             logits, found = _coarse(member, images, pooled=self.pooled and place == 0)
             pooled = found if place == 0 else pooled
-            if self.chosen is not None:
-                logits = logits[..., jnp.asarray(self.chosen)]
-            maps.append(bilinear(logits, (images.shape[1], images.shape[2])).astype(jnp.float32))
+            logits = _enlarged(member, logits, self.chosen, (images.shape[1], images.shape[2]))
+            maps.append(logits.astype(jnp.float32))
         scores, masks, separate = _cut(maps, cutoffs)
         border = _near(masks) & _near(~masks)
         pairs = [_dice(a, b) for a, b in itertools.combinations(separate, 2)]
@@ -187,7 +185,8 @@ def dice_of_copy(model: Any, copy: Copy, images: jax.Array, cutoffs: jax.Array, 
     x = _regraded(_sampled(_sampled(images, 1, copy.rows), 2, copy.columns), copy)
     maps = []
     for member in members(model):
-        logits = jnp.take(member.coarse_logits(x).astype(jnp.float32), copy.channels, axis=-1, mode="clip")
+        logits = member.coarse_logits(x).astype(jnp.float32)
+        logits = jnp.take(margins(logits) if _exclusive(member) else logits, copy.channels, axis=-1, mode="clip")
         for axis, places, length in ((1, copy.in_rows, height), (2, copy.in_columns, width)):
             logits = _sampled(logits, axis, (places + 0.5) * (logits.shape[axis] / length) - 0.5)
         maps.append(logits)
@@ -199,6 +198,19 @@ def dice_of_copy(model: Any, copy: Copy, images: jax.Array, cutoffs: jax.Array, 
 
 def _coarse(model: Any, images: jax.Array, *, pooled: bool) -> tuple[jax.Array, jax.Array | None]:
     return model.coarse_logits_and_pooled(images) if pooled else (model.coarse_logits(images), None)
+
+
+def _exclusive(model: Any) -> bool:
+    return getattr(getattr(model, "cfg", None), "exclusive", False)
+
+
+def _enlarged(model: Any, logits: jax.Array, chosen: tuple[int, ...] | None, size: tuple[int, int]) -> jax.Array:
+    """Returns the logits of chosen channels at the images' size; of classes that exclude each other, their margins."""
+    if _exclusive(model):  # all channels take part in the choice
+        logits = margins(bilinear(logits, size))
+    if chosen is not None:
+        logits = logits[..., jnp.asarray(chosen)]
+    return logits if _exclusive(model) else bilinear(logits, size)
 
 
 def _cut(maps: list[jax.Array], cutoffs: jax.Array) -> tuple[jax.Array, jax.Array, list[jax.Array]]:

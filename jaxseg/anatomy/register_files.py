@@ -23,6 +23,7 @@ from jaxseg.folder_runs.account import Product, Run
 from jaxseg.folder_runs.folder import FolderResult
 from jaxseg.folder_runs.inputs import Job, find_images, plan
 from jaxseg.folder_runs.stream import Outcome
+from jaxseg.images.preprocess import of_whole_image
 from jaxseg.images.read import read_picture
 from jaxseg.masks.segmentation import Segmentation
 from jaxseg.masks.write import PREVIEW, write_npy
@@ -141,7 +142,8 @@ def build_reference(
         if image is not None:
             bits, *_, pooled = compute(image.x[None])
             first = (image.x, pooled[0]) if first is None else first
-            points.append(landmarks_of(Segmentation(segmenter.names, segmenter.indices, image.size, bits[0])))
+            whole, _ = of_whole_image(bits[0], None, image.size, segmenter.preprocessing)
+            points.append(landmarks_of(Segmentation(segmenter.names, segmenter.indices, image.size, whole)))
         if report is not None:
             report(outcome)
         if progress is not None:

@@ -27,7 +27,7 @@ from jaxseg.anatomy.orientation import (
     read_reference,
 )
 from jaxseg.card import Card
-from jaxseg.images.preprocess import PREPROCESSING
+from jaxseg.images.preprocess import PREPROCESSING, of_whole_image
 from jaxseg.images.read import INTENSITIES, Picture, from_array, read_picture
 from jaxseg.masks.segmentation import Orientation, Segmentation
 from jaxseg.nn.inference import Runner, fetched
@@ -225,10 +225,16 @@ class Segmenter:
             "denoise": None if self.postprocess is None else self.postprocess.settings,
         }
 
-    def prepare(self, image: str | Path | np.ndarray) -> Prepared:
-        """Reads and preprocesses an image with numpy; may be called from any thread."""
+    def prepare(self, image: str | Path | np.ndarray, *, intensity: str | None = None) -> Prepared:
+        """Reads and preprocesses an image with numpy; may be called from any thread.
+
+        Args:
+          image: a file or an array.
+          intensity: how a file is read, instead of as the Segmenter reads files; see `jaxseg.images.read.INTENSITIES`.
+        """
         if isinstance(image, (str, Path)):
-            picture: Picture = read_picture(image, intensity=self.intensity, any_modality=self.any_modality)
+            how = intensity or self.intensity
+            picture: Picture = read_picture(image, intensity=how, any_modality=self.any_modality)
         else:
             picture = from_array(image)
         x = PREPROCESSING[self.preprocessing](picture, self.card.input_size)
@@ -269,7 +275,8 @@ class Segmenter:
             size, spacing = image.size, image.spacing_mm
             if orientation is not None and orientation.quarters % 2:  # the masks are those of the image turned back
                 size, spacing = size[::-1], spacing and spacing[::-1]
-            masks = (self.names, self.indices, size, bits[i], kept[i], image.notes, spacing)
+            seen_bits, seen_scores = of_whole_image(bits[i], kept[i], size, self.preprocessing)
+            masks = (self.names, self.indices, size, seen_bits, seen_scores, image.notes, spacing)
             mean = None if sure is None or self.postprocess is not None else sure[i, :, 0]
             more: dict[str, Any] = {"mean_probabilities": mean, "source": image.source, "cutoff": cutoff}
             found.append(Segmentation(*masks, turned=image.turned, **more))

@@ -31,6 +31,8 @@ class UNetConfig:
       width: number of channels of the stem; all others are multiples of it.
       dropout: share of the last features that is dropped in training. The originals build a dropout layer (PAX-Ray:
         0.2) that they never call, so 0.0 reproduces them.
+      exclusive: whether classes exclude each other: a pixel then belongs to the class with the highest logit. Otherwise
+        classes are independent and may overlap.
       init: initial parameters, "torch" (PyTorch's defaults; torchvision's for the backbone) or "lecun" (flax's).
       dtype: dtype of the arithmetic, "float32" or "bfloat16"; parameters are always float32.
     """
@@ -42,6 +44,7 @@ class UNetConfig:
     in_channels: Annotated[int, Range(1, 1024)] = 3
     width: Annotated[int, Range(1, 1024)] = 64
     dropout: Annotated[float, Range(0, 1, below=True)] = 0.0
+    exclusive: bool = False
     init: Init = "torch"
     dtype: Dtype = "float32"
 
@@ -76,8 +79,9 @@ class Up(nnx.Module):
 class UNet(Model):
     """U-Net with a ResNet as encoder: (B, H, W, 3) normalised float32 -> (B, H, W, K) float32 logits, any H and W.
 
-    Classes are independent: `sigmoid(logits) > 0.5` is the mask. Max |difference| from the original
-    (PyTorch 2.13, float32, CPU, (1, 3, 128, 128)) with the parity kit's weights: 3e-5 on logits up to 14.5.
+    `sigmoid(logits) > 0.5` is the mask of a class; of exclusive classes, the highest logit decides.
+    Max |difference| from the original (PyTorch 2.13, float32, CPU, (1, 3, 128, 128)) with the parity kit's weights:
+    3e-5 on logits up to 14.5.
     """
 
     Config = UNetConfig
@@ -98,6 +102,11 @@ class UNet(Model):
     def __call__(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Returns (B, H, W, K) float32 logits of (B, H, W, C) images; `rngs` feeds the dropout in training."""
         return bilinear(self.coarse_logits(x, rngs=rngs), x.shape[1:3])
+
+    def predict(self, *arrays: jax.Array) -> jax.Array:
+        """Returns the logits of images, (B, H, W, K); of exclusive classes their `margins`. Masks are above 0."""
+        logits = self(*arrays)
+        return margins(logits) if self.cfg.exclusive else logits
 
     def coarse_logits(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Returns (B, ceil(H/4), ceil(W/4), K) float32 logits, before the last upsampling.
@@ -182,6 +191,25 @@ class UNet(Model):
         if backbone is None:
             return None
         return UNetConfig(backbone=backbone, num_classes=out[0], in_channels=stem[1], width=stem[0])
+
+
+def margins(logits: jax.Array) -> jax.Array:
+    """Returns by how much each logit exceeds the highest one of the other classes.
+
+    So it is above 0 for the class that a pixel belongs to if classes exclude each other. Its sigmoid is the probability
+    of this class against the most probable other one.
+
+    Args:
+      logits: (..., K), K >= 2.
+
+    >>> margins(jnp.array([1.0, 4.0, 2.0])).tolist()
+    [-3.0, 2.0, -2.0]
+    """
+    numbers = jnp.arange(logits.shape[-1]).reshape((1,) * (logits.ndim - 1) + (-1,))
+    highest = numbers == jnp.argmax(logits, -1, keepdims=True)
+    first = jnp.max(logits, -1, keepdims=True)
+    second = jnp.max(jnp.where(highest, -jnp.inf, logits), -1, keepdims=True)
+    return logits - jnp.where(highest, second, first)
 
 
 def _pooled(deepest: jax.Array) -> jax.Array:

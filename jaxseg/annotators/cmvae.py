@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxseg.annotators.losses import noisy_logits, normalised_matrices, sample_noise
+from jaxseg.annotators.losses import normalised_matrices, sample_noise
 from jaxseg.nn.layers import BatchNorm, Conv, Dtype, GroupNorm, Init, PReLU, instance_norm, linear
 from jaxseg.nn.resize import Odd, double_aligned, pad_or_crop
 from jaxseg.nn.views import recomputable
@@ -111,8 +111,11 @@ class Confusion(nnx.Module):
         return self.mean(x), self.log_variance(x)
 
     def decode(self, z: jax.Array) -> jax.Array:
-        matrices = nnx.softplus(self.decoder(z)).reshape(z.shape[0], *self.shape)  # (B, annotated, true, H, W)
-        return matrices.transpose(0, 3, 4, 1, 2)
+        return self.planes(z).transpose(0, 3, 4, 1, 2)
+
+    def planes(self, z: jax.Array) -> jax.Array:
+        """Returns the matrices of latent vectors (B, Z) as (B, annotated, true, H, W)."""
+        return nnx.softplus(self.decoder(z)).reshape(z.shape[0], *self.shape)
 
 
 class CMVAE(Model):
@@ -221,11 +224,17 @@ class CMVAE(Model):
 
         Returns:
           "logits" (S, H, W, K) noisy, "masks" (S, H, W) uint8, the class with the largest noisy logit, and "matrices"
-          (S, H, W, K, K), the normalised confusion matrices.
+          (S, K, K, H, W), the normalised confusion matrices as planes, annotated class first.
         """
         z = started["mean"] + jnp.exp(started["log_sigma"]) * noise if "mean" in started else noise
-        found = sampled_masks(self, started["logits"], z)
-        return {"logits": found["noisy_logits"], "masks": found["masks"], "matrices": found["matrices"]}
+        how = "sum" if self.cfg.cm_normalisation == "original" else "softmax"
+        # Each step once: XLA would compute the matrices again for each of their uses.
+        planes = jax.lax.optimization_barrier(self.confusion.planes(z))
+        matrices = jax.lax.optimization_barrier(normalised_matrices(planes, how, axis=1))
+        clean = started["logits"].transpose(2, 0, 1)
+        # Class by class, because XLA's sum over the few true classes takes four times as long.
+        noisy = sum(matrices[:, :, k] * clean[k][None, None] for k in range(len(clean)))  # (S, K, H, W)
+        return {"logits": jnp.moveaxis(noisy, 1, -1), "masks": _largest(noisy), "matrices": matrices}
 
     @property
     def num_mask_classes(self) -> int:
@@ -331,16 +340,24 @@ def sample(
     """
     started = model.start_samples(image, source=source)
     found = model.finish_samples(started, sample_noise(key, num_samples, model.cfg.latent))
-    return found | {"logits": started["logits"], "noisy_logits": found["logits"]}
+    return _as_published(started["logits"], found)
 
 
 def sampled_masks(model: CMVAE, logits: jax.Array, z: jax.Array) -> dict[str, jax.Array]:
     """Returns the results of `sample` from the clean logits (H, W, K) of an image and latent vectors (S, Z)."""
-    how = "sum" if model.cfg.cm_normalisation == "original" else "softmax"
+    return _as_published(logits, model.finish_samples({"logits": logits}, z))
 
-    def one(z: jax.Array) -> dict[str, jax.Array]:
-        matrices = normalised_matrices(model.confusion.decode(z[None])[0], how)
-        noisy = noisy_logits(logits, matrices)
-        return {"matrices": matrices, "noisy_logits": noisy, "masks": jnp.argmax(noisy, axis=-1).astype(jnp.uint8)}
 
-    return {"logits": logits} | jax.vmap(one)(z)
+def _as_published(logits: jax.Array, found: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Returns the results of `sample` from the clean logits and the results of `finish_samples`."""
+    matrices = found["matrices"].transpose(0, 3, 4, 1, 2)
+    return {"logits": logits, "noisy_logits": found["logits"], "masks": found["masks"], "matrices": matrices}
+
+
+def _largest(planes: jax.Array) -> jax.Array:
+    """Returns the class with the largest logit, the first of equal ones, of (S, K, H, W) logits, (S, H, W) uint8."""
+    best, index = planes[:, 0], jnp.zeros((planes.shape[0], *planes.shape[2:]), jnp.uint8)
+    for k in range(1, planes.shape[1]):  # a loop of comparisons; on CPUs `argmax` is several times as slow
+        index = jnp.where(planes[:, k] > best, jnp.uint8(k), index)
+        best = jnp.maximum(best, planes[:, k])
+    return index

@@ -82,7 +82,7 @@ class CMVAETask(AnnotatorsTask):
         found = jax.jit(_sampled, static_argnums=3)(model, images, keys, 16)
         more = {"reconstruction": np.asarray(found["reconstruction"])}
         for i, matrix in enumerate(np.moveaxis(np.asarray(found["matrices"])[:, :2], 1, 0)):
-            more |= {f"missed, {i + 1}": matrix[..., 0, 1], f"drawn beside, {i + 1}": matrix[..., 1, 0]}
+            more |= {f"missed, {i + 1}": matrix[:, 0, 1], f"drawn beside, {i + 1}": matrix[:, 1, 0]}
         return sheet(records, np.asarray(found["clean"]), np.asarray(found["masks"]), more)
 
 

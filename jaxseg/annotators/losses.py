@@ -55,24 +55,25 @@ def kl_schedule(kind: str, num_epochs: int, *, ramp_up: float = 0.3) -> np.ndarr
     return factors.astype(np.float32)
 
 
-def normalised_matrices(matrices: jax.Array, how: str = "softmax") -> jax.Array:
+def normalised_matrices(matrices: jax.Array, how: str = "softmax", *, axis: int = -2) -> jax.Array:
     """Returns confusion matrices whose columns sum to one: how often each true class is annotated as each class.
 
     Args:
-      matrices: (..., K, K), not negative.
+      matrices: (..., K, K), not negative; with another axis the classes may be anywhere.
       how: "softmax" over the annotated classes, as in the original's training; "sum" divides each column by its sum, as
         in the original's sampling scripts.
+      axis: of the annotated classes.
 
     Returns:
-      (..., K, K) matrices.
+      Matrices of the same shape.
 
     Raises:
       ValueError: `how` is unknown.
     """
     if how == "softmax":
-        return jax.nn.softmax(matrices, axis=-2)
+        return jax.nn.softmax(matrices, axis=axis)
     if how == "sum":
-        return matrices / jnp.maximum(matrices.sum(-2, keepdims=True), jnp.finfo(matrices.dtype).tiny)
+        return matrices / jnp.maximum(matrices.sum(axis, keepdims=True), jnp.finfo(matrices.dtype).tiny)
     raise ValueError(f"unknown normalisation {how!r}; known: {', '.join(NORMALISATIONS)}")
 
 

@@ -16,12 +16,13 @@ from jaxseg.annotators.images import NORMALISE, checked_image, read_image, resiz
 from jaxseg.annotators.losses import sample_noise
 from jaxseg.card import Card
 from jaxseg.images.picture import ImageError
-from jaxseg.nn.inference import Runner
+from jaxseg.nn.inference import Runner, fetched
 from jaxseg.weights.load import as_predictor
 from jaxseg.weights.model import Model
 
 MAX_BYTES = 2**32  # of the results for one image
-_WORKING_BYTES = 2**28  # on one device; further samples are computed in further calls of the network
+_WORKING_BYTES = 2**28  # of masks on one device; further samples are computed in further calls of the network
+_BLOCK_BYTES = 2**21  # of the numbers of samples that are computed together on one device: they stay in the cache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Sampler:
         self.size = model.fixed_size or (tuple(self.card.input_size) if resize else None)
         self._pixel_bytes, self._latent = 4 * model.numbers_per_pixel, model.cfg.latent
         self._start = Runner(model, _Start(source), devices=devices and devices[:1])
-        self._finish = Runner(model, _finish, devices=devices)
+        self._finish = Runner(model, _Finish(1), devices=devices)
 
     @property
     def settings(self) -> dict:
@@ -120,12 +121,13 @@ class Sampler:
             raise ValueError(f"{n:,} masks of this image need more than {MAX_BYTES:,} bytes; draw fewer at once")
         noise = np.asarray(sample_noise(_key(key), n, self._latent))
         started, clean, finite = self._start.start(prepared.network[None])
-        share = self._share(n, size[0] * size[1])
+        blocks, share = self._shares(n, size[0] * size[1])
         masks, confusion = np.empty((n, *size), np.uint8), None
         for first in range(0, n, share):
             part = noise[first : first + share]
             real = np.ones(len(part), np.float32)  # the Runner fills it up with zeros
-            found, matrices, fine = self._finish(part, real, shared=(started,), batch_size=share)
+            answer = self._finish.start(part, real, shared=(started,), batch_size=share, function=_Finish(blocks))
+            found, matrices, fine = fetched(answer, len(part))
             if not (finite and fine):
                 raise ImageError("the network's output is not finite; are the image's values too large?")
             masks[first : first + len(part)] = found
@@ -135,10 +137,13 @@ class Sampler:
             confusion = (confusion / n).astype(np.float32)
         return _summarised(np.asarray(clean), masks, confusion, self.classes, prepared.image.shape[:2])
 
-    def _share(self, n: int, pixels: int) -> int:
-        """Number of samples in one call of the network: the same in every call and on every device."""
-        most = max(1, _WORKING_BYTES * len(self._finish.devices) // (self._pixel_bytes * pixels))
-        return self._finish.round_up(math.ceil(n / math.ceil(n / most)))
+    def _shares(self, n: int, pixels: int) -> tuple[int, int]:
+        """Returns the number of blocks and of samples in one call of the network, the same in every call."""
+        devices = len(self._finish.devices)
+        calls = math.ceil(n * pixels / (_WORKING_BYTES * devices))
+        most = devices * max(1, _BLOCK_BYTES // (self._pixel_bytes * pixels))
+        blocks = math.ceil(n / (calls * most))
+        return blocks, blocks * self._finish.round_up(math.ceil(n / (calls * blocks)))
 
 
 def sample(
@@ -201,7 +206,7 @@ def _summarised(
     clean: np.ndarray, masks: np.ndarray, confusion: np.ndarray | None, classes: int, size: tuple[int, int]
 ) -> Samples:
     """The samples with the maps of their agreement, at the size of the image."""
-    shares = np.stack([np.count_nonzero(masks == k, axis=0) for k in range(classes)]) / len(masks)
+    shares = np.stack([_counts(masks == k) for k in range(classes)]) / len(masks)
     bits = -np.sum(shares * np.log2(np.where(shares > 0, shares, 1)), axis=0)
     maps = [clean, masks, shares.max(0).astype(np.float32), np.abs(bits).astype(np.float32)]  # no -0.0
     if clean.shape != size:
@@ -209,6 +214,14 @@ def _summarised(
         confusion = None if confusion is None else resized_labels(confusion, size)
     clean, masks, agreement, entropy = maps
     return Samples(clean, masks, agreement, entropy, confusion, classes)
+
+
+def _counts(members: np.ndarray) -> np.ndarray:
+    """Returns how often each pixel of (n, H, W) bool masks is set. Bytes are added faster than whole numbers."""
+    total = np.zeros(members.shape[1:], np.int64)
+    for first in range(0, len(members), 255):
+        total += np.add.reduce(members[first : first + 255].view(np.uint8), axis=0, dtype=np.uint8)
+    return total
 
 
 def _count(n: int) -> int:
@@ -243,13 +256,28 @@ class _Start:
         return started, model.clean_mask(started), finite
 
 
-def _finish(model: Any, started: dict[str, jax.Array], noise: jax.Array, real: jax.Array) -> tuple:
+@dataclasses.dataclass(frozen=True)
+class _Finish:
     """Noise (S, Z) -> classes (S, h, w) uint8, sum of the `real` samples' matrices (1, K, K, h, w), whether all finite.
 
-    The matrices are None if the model has none.
+    The matrices are None if the model has none. S is a multiple of the number of blocks, which are computed one after
+    the other. A block takes every n-th sample, so that devices that share the samples share every block.
     """
-    found = model.finish_samples(started, noise)
-    matrices = None
-    if "matrices" in found:
-        matrices = jnp.einsum("s,shwat->athw", real, found["matrices"], precision="highest")[None]
-    return found["masks"], matrices, jnp.isfinite(found["logits"]).all()[None]
+
+    blocks: int
+
+    def __call__(self, model: Any, started: dict[str, jax.Array], noise: jax.Array, real: jax.Array) -> tuple:
+        def block(given: tuple[jax.Array, jax.Array]) -> tuple:
+            noise, real = given
+            found = model.finish_samples(started, noise)
+            matrices = None
+            if "matrices" in found:
+                matrices = jnp.einsum("s,sathw->athw", real, found["matrices"], precision="highest")
+            return found["masks"], matrices, jnp.isfinite(found["logits"]).all()
+
+        masks, matrices, finite = jax.lax.map(block, (self._split(noise), self._split(real)))
+        masks = masks.swapaxes(0, 1).reshape(len(noise), *masks.shape[2:])
+        return masks, None if matrices is None else matrices.sum(0)[None], finite.all()[None]
+
+    def _split(self, array: jax.Array) -> jax.Array:
+        return array.reshape(-1, self.blocks, *array.shape[1:]).swapaxes(0, 1)

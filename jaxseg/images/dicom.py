@@ -7,6 +7,7 @@ import numpy as np
 import pydicom
 from pydicom.errors import InvalidDicomError
 
+from jaxseg.files import printable
 from jaxseg.images.clinical import COLOURS, Limits, clinical_grey
 from jaxseg.images.decode import open_dicom, stored_pixels
 from jaxseg.images.picture import ImageError, Picture, check_grey, check_size
@@ -27,6 +28,15 @@ SPACING_RANGE_MM = (1e-3, 100.0)
 # Defined terms of Modality for projection X-rays (PS3.3, C.7.3.1.1.1), retired ones included; then OT, which may be any
 # kind, and two that are no defined terms but common: DR, and SC for secondary captures.
 PROJECTIONS = ("CR", "DX", "RG", "MG", "RF", "XA", "PX", "IO", "RTIMAGE", "CF", "DF", "DS", "OT", "DR", "SC")
+
+# What a viewer shows of a file besides its picture; `shown_tags` reads these.
+SHOWN_TAGS = (
+    *("PatientName", "PatientID", "PatientSex", "PatientAge", "PatientBirthDate", "StudyDate", "StudyDescription"),
+    *("SeriesDescription", "Modality", "BodyPartExamined", "ViewPosition", "PatientOrientation", "Laterality"),
+    *("ImageLaterality", "InstitutionName", "Manufacturer", "ManufacturerModelName", "KVP", "Rows", "Columns"),
+    *(*SPACINGS, "PhotometricInterpretation", "BitsStored", "WindowCenter", "WindowWidth", "LossyImageCompression"),
+)
+_MAX_SHOWN = 200  # characters of a value
 
 # Words in the names of SOP classes that are not projection X-rays; the Modality of such files may be missing or OT.
 _OTHER_CLASSES = ("CT Image", "MR Image", "Ultrasound", "Nuclear Medicine", "Positron", "VL ", "Ophthalmic", "RT Dose")
@@ -143,6 +153,29 @@ def check_tags(dataset: pydicom.Dataset, intensity: str = "original") -> None:
         )
 
 
+def stated_size(path: Path) -> tuple[int, int]:
+    """Returns the height and width that the tags of a file state, without reading its pixels.
+
+    Raises:
+      ImageError: the file is not DICOM, is damaged, or states no size that can be read.
+      OSError: the file cannot be read.
+    """
+    try:
+        with without_remarks():
+            dataset = open_dicom(path, tags=("Rows", "Columns"))
+            if missing := [name for name in ("Rows", "Columns") if dataset.get(name) in (None, "")]:
+                raise ImageError(f"the tags {', '.join(missing)} are missing (a report, a plan, or a damaged file)")
+            height, width = int(dataset.Rows), int(dataset.Columns)
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:  # on damaged files pydicom raises errors of almost any type
+        if isinstance(error, OSError) and error.errno:
+            raise
+        raise ImageError(f"cannot read its size ({' '.join(str(error).split()) or type(error).__name__})") from None
+    check_size(height, width)
+    return height, width
+
+
 def read_spacing(dataset: pydicom.Dataset) -> tuple[tuple[float, float] | None, list[str]]:
     """Returns the distance between rows and between columns in millimetres, or None; and notes.
 
@@ -175,6 +208,37 @@ def stated_spacing(path: Path) -> tuple[float, float] | None:
         if isinstance(error, OSError) and error.errno:
             raise
         raise ImageError(f"cannot read its tags ({' '.join(str(error).split())})") from None
+
+
+def shown_tags(path: Path) -> dict[str, str]:
+    """Returns the tags of a file that a viewer shows: their keywords and values. They identify the patient.
+
+    Tags without a value are left out; a value that cannot be read is "(damaged)".
+
+    Raises:
+      ImageError: the file is not DICOM, or is damaged.
+      OSError: the file cannot be read.
+    """
+    found = {}
+    with without_remarks():
+        try:
+            dataset = open_dicom(path, tags=SHOWN_TAGS)
+        except (ImageError, MemoryError):
+            raise
+        except Exception as error:  # on damaged files pydicom raises errors of almost any type
+            if isinstance(error, OSError) and error.errno:
+                raise
+            raise ImageError(f"cannot read its tags ({' '.join(str(error).split())})") from None
+        for name in SHOWN_TAGS:
+            try:
+                value = dataset.get(name)
+                parts = value if isinstance(value, (list, pydicom.multival.MultiValue)) else [value]
+                text = ", ".join(str(part) for part in parts if part is not None).strip()
+            except Exception:
+                text = "(damaged)"
+            if text:
+                found[name] = printable(text)[:_MAX_SHOWN]
+    return found
 
 
 def spacing_of(dataset: pydicom.Dataset, name: str) -> tuple[tuple[float, float] | None, str]:

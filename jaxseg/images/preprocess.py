@@ -1,7 +1,10 @@
 """Computes the networks' input from pictures, (H, W, 3) float32, exactly as each original does."""
 
+from collections.abc import Callable
+
 import numpy as np
 
+from jaxseg.images.fit import FITS, Fit, Placement
 from jaxseg.images.picture import Picture, luminance
 from jaxseg.nn.indices import bilinear_taps, nearest_indices
 
@@ -71,7 +74,52 @@ def paxray_folder(picture: Picture, size: tuple[int, int]) -> np.ndarray:
     return x
 
 
+def _fitted(prepare: Callable[[Picture, tuple[int, int]], np.ndarray], fit: Fit) -> Callable:
+    """Returns a preprocessing that keeps the aspect ratio; the surroundings of a padded picture are black."""
+
+    def prepared(picture: Picture, size: tuple[int, int]) -> np.ndarray:
+        place = Placement.of(picture.size, size, fit)
+        black = prepare(Picture(np.zeros((1, 1, 3), np.uint8)), (1, 1))[0, 0]
+        return place.placed(prepare(picture, place.content), black)
+
+    return prepared
+
+
 PREPROCESSING = {"cxas": cxas, "paxray": paxray, "paxray_folder": paxray_folder}
+PREPROCESSING |= {
+    f"{name}_{fit}": _fitted(PREPROCESSING[name], fit)
+    for name in ("cxas", "paxray")
+    for fit in FITS
+    if fit != "stretch"
+}
+
+
+def fit_of(preprocessing: str) -> Fit:
+    """Returns how pictures lie on the network's grid under a preprocessing.
+
+    >>> fit_of("paxray_pad"), fit_of("paxray_folder")
+    ('pad', 'stretch')
+    """
+    return next((fit for fit in FITS if preprocessing.endswith(f"_{fit}")), "stretch")
+
+
+def of_whole_image(
+    bits: np.ndarray, scores: np.ndarray | None, size: tuple[int, int], preprocessing: str
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Returns packed masks and probabilities of an image as if it had been stretched to the network's grid.
+
+    Args:
+      bits: (K, h, w / 8) uint8, the masks on the grid on which the preprocessing has placed the image.
+      scores: (K, h, w) float32, or None.
+      size: height and width of the image.
+      preprocessing: key of `PREPROCESSING`.
+    """
+    fit = fit_of(preprocessing)
+    if fit == "stretch":
+        return bits, scores
+    place = Placement.of(size, (bits.shape[1], 8 * bits.shape[2]), fit)
+    bits = np.packbits(place.stretched(np.unpackbits(bits, axis=2)), axis=2)
+    return bits, None if scores is None else place.stretched(scores)
 
 
 def display(picture: Picture) -> np.ndarray:

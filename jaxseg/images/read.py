@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from jaxseg.images.picture import MAX_PIXELS, ImageError, Picture, check_grey, check_size
-from jaxseg.images.raster import JPEG, PNG, read_raster
+from jaxseg.images.raster import JPEG, PNG, open_raster, read_raster
 
 INTENSITIES = ("original", "cxas-0.0.20", "clinical")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm")
@@ -31,6 +31,7 @@ __all__ = [
     "read_picture",
     "read_under_masks",
     "stem",
+    "stored_size",
 ]
 
 
@@ -63,6 +64,21 @@ def read_picture(
     except ImageError as error:
         raise ImageError(f"{path.name}: {error}") from None
     return dataclasses.replace(picture, notes=tuple(f"{path.name}: {note}" for note in picture.notes))
+
+
+def stored_size(path: Path) -> tuple[int, int]:
+    """Returns the height and width of an X-ray file, without decoding its pixels.
+
+    Raises:
+      ImageError: the file is of another kind, damaged or too large; the message does not name it.
+      OSError: the file cannot be opened.
+    """
+    if check_kind(path) == "dicom":
+        from jaxseg.images.dicom import stated_size
+
+        return stated_size(path)
+    with open_raster(path) as (image, _):
+        return image.height, image.width
 
 
 def read_under_masks(

@@ -1,4 +1,4 @@
-"""COCO annotations, with masks as compressed run lengths.
+"""COCO annotations, with masks as run lengths; `coco_shapes` reads polygons too.
 
 Masks are (H, W) bool; boxes are [x, y, width, height] in pixels.
 """
@@ -96,10 +96,10 @@ def enlarged_runs(mask: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np
 
 
 def decode_rle(rle: dict) -> np.ndarray:
-    """Returns the mask of COCO's compressed run lengths.
+    """Returns the mask of COCO's run lengths.
 
     Args:
-      rle: {"size": [H, W], "counts": str or bytes}.
+      rle: {"size": [H, W], "counts": str, bytes or list of int}.
 
     Returns:
       (H, W) bool.
@@ -110,18 +110,38 @@ def decode_rle(rle: dict) -> np.ndarray:
     >>> decode_rle({"size": [2, 2], "counts": "22"}).tolist()
     [[False, True], [False, True]]
     """
+    runs = runs_of_rle(rle)
+    height, width = rle["size"]
+    values = np.arange(runs.size) % 2 == 1
+    return np.ascontiguousarray(np.repeat(values, runs).reshape(width, height).T)
+
+
+def runs_of_rle(rle: dict) -> np.ndarray:
+    """Returns `runs_of(decode_rle(rle))` without making the mask; some runs may have a length of 0.
+
+    Args:
+      rle: as `decode_rle` takes it. Text and bytes are compressed run lengths, a list holds the run lengths themselves.
+
+    Raises:
+      ValueError: as `decode_rle`.
+
+    >>> runs_of_rle({"size": [2, 2], "counts": [1, 3]}).tolist()
+    [1, 3]
+    """
     height, width = _size(rle)
-    numbers = _unpack(_characters(rle))
-    runs = numbers.copy()
-    runs[1::2] = np.cumsum(numbers[1::2])
-    runs[2::2] = np.cumsum(numbers[2::2])
+    if isinstance(rle.get("counts"), list):
+        runs = _listed(rle["counts"], height * width)
+    else:
+        numbers = _unpack(_characters(rle))
+        runs = numbers.copy()
+        runs[1::2] = np.cumsum(numbers[1::2])
+        runs[2::2] = np.cumsum(numbers[2::2])
     if runs.min() < 0 or runs.max() > height * width or runs.sum() != height * width:
         raise ValueError(
             f"the run lengths cover {runs.sum()} pixels (shortest {runs.min()}), but the size is "
             f"{height} x {width}: the annotation is damaged or belongs to another image"
         )
-    values = np.arange(runs.size) % 2 == 1
-    return np.ascontiguousarray(np.repeat(values, runs).reshape(width, height).T)
+    return runs
 
 
 def bounding_box(mask: np.ndarray) -> list[float]:
@@ -248,13 +268,17 @@ def _size(rle: dict) -> tuple[int, int]:
     return sides[0], sides[1]
 
 
+def _listed(counts: list, pixels: int) -> np.ndarray:
+    if not counts or any(type(run) is not int or not 0 <= run <= pixels for run in counts):
+        raise ValueError(f"a list of counts must hold whole numbers from 0 to {pixels}, the number of pixels")
+    return np.asarray(counts, np.int64)
+
+
 def _characters(rle: dict) -> np.ndarray:
     counts = rle.get("counts")
     if not isinstance(counts, str | bytes):
         kind = type(counts).__name__
-        raise ValueError(
-            f"counts must be COCO's compressed string, got {kind}: compress it with pycocotools frPyObjects"
-        )
+        raise ValueError(f"counts must be COCO's compressed string, or a list of whole numbers, got {kind}")
     # latin-1 keeps one byte per character; characters outside it become "!", which is refused below.
     content = counts if isinstance(counts, bytes) else re.sub(r"[^\x00-\xff]", "!", counts).encode("latin-1")
     raw = np.frombuffer(content, np.uint8)

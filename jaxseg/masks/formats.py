@@ -16,7 +16,7 @@ import numpy as np
 from jaxseg import npy
 from jaxseg.files import printable, read_json
 from jaxseg.images.picture import ImageError, check_size
-from jaxseg.masks.coco import decode_rle
+from jaxseg.masks.coco_shapes import mask_of
 from jaxseg.masks.pictures import check_levels, picture_size, read_levels, read_mask
 
 MAX_CLASSES = 1000
@@ -181,11 +181,11 @@ def open_coco(path: Path, image: Path | None) -> Stack:
     """Opens the masks of one image in a COCO file. Several annotations of one category are joined.
 
     Args:
-      path: the file; its annotations must be compressed run lengths.
+      path: the file; its annotations are polygons or run lengths.
       image: file of the image; it may be None if the COCO file has only one image.
 
     Raises:
-      ImageError: the file is not COCO, is damaged, has polygons, or does not list the image exactly once.
+      ImageError: the file is not COCO, is damaged, or does not list the image exactly once.
     """
     return stack_of_coco(read_coco(path), path.name, image)
 
@@ -211,13 +211,13 @@ def coco_by_image(content: Any) -> dict[str, dict]:
       ImageError: the content is not COCO, or two images have the same file name.
     """
     try:
-        images = _images(content["images"])
+        images = coco_images(content["images"])
         parts = {
             key: {"images": [entry], "categories": content["categories"], "annotations": []}
             for key, entry in images.items()
         }
         for annotation in content["annotations"]:
-            part = parts.get(_id(annotation["image_id"]))
+            part = parts.get(coco_id(annotation["image_id"]))
             if part is not None:
                 part["annotations"].append(annotation)
         named = {str(images[key]["file_name"]): part for key, part in parts.items()}
@@ -237,13 +237,13 @@ def stack_of_coco(content: Any, name: str, image: Path | None) -> Stack:
       image: file of the image; it may be None if the COCO file has only one image.
 
     Raises:
-      ImageError: the content is not COCO, has polygons, or does not list the image exactly once.
+      ImageError: the content is not COCO, or does not list the image exactly once.
     """
     try:
-        images = _images(content["images"])
+        images = coco_images(content["images"])
         chosen = _choose_image(images, image)
         size = int(chosen["height"]), int(chosen["width"])
-        names = _categories(content["categories"])
+        names = coco_categories(content["categories"])
         found, notes = _annotations(content["annotations"], chosen, images, names)
     except ImageError:
         raise
@@ -310,8 +310,12 @@ def _exactly(file: IO[bytes], length: int) -> bytes:
     return content
 
 
-def _id(value: Any) -> str:
-    """Returns an id of a COCO file as text: programs write the same id as 1, 1.0 or "1"."""
+def coco_id(value: Any) -> str:
+    """Returns an id of a COCO file as text: programs write the same id as 1, 1.0 or "1".
+
+    Raises:
+      ImageError: the value is not an id.
+    """
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int | str):
@@ -319,24 +323,37 @@ def _id(value: Any) -> str:
     return str(value).strip()
 
 
-def _images(images: list[Any]) -> dict[str, dict]:
-    """Returns the entries of the images by id."""
+def coco_images(images: list[Any]) -> dict[str, dict]:
+    """Returns the entries of the images of a COCO file by id.
+
+    Raises:
+      ImageError, KeyError, TypeError: an id is missing, is not an id, or belongs to two images.
+    """
     if images and all(isinstance(entry, list) for entry in images):
         images = [entry for group in images for entry in group]  # the original nests the list
-    return _by_id(images, "images")
+    return coco_entries(images, "images")
 
 
-def _by_id(entries: list[dict], what: str) -> dict[str, dict]:
+def coco_entries(entries: list[dict], what: str) -> dict[str, dict]:
+    """Returns the entries of a list of a COCO file by id; `what` names the list in messages.
+
+    Raises:
+      ImageError, KeyError, TypeError: as `coco_images`.
+    """
     found: dict[str, dict] = {}
     for entry in entries:
-        if found.setdefault(_id(entry["id"]), entry) != entry:
-            raise ImageError(f"two {what} have the id {printable(_id(entry['id']))!r}")
+        if found.setdefault(coco_id(entry["id"]), entry) != entry:
+            raise ImageError(f"two {what} have the id {printable(coco_id(entry['id']))!r}")
     return found
 
 
-def _categories(entries: list[dict]) -> dict[str, str]:
-    """Returns the names of the categories by id, in the order of the ids: as numbers if all are, else as text."""
-    names = {key: entry["name"] for key, entry in _by_id(entries, "categories").items()}
+def coco_categories(entries: list[dict]) -> dict[str, str]:
+    """Returns the names of the categories by id, in the order of the ids: as numbers if all are, else as text.
+
+    Raises:
+      ImageError, KeyError, TypeError: as `coco_images`, or a name is not text.
+    """
+    names = {key: entry["name"] for key, entry in coco_entries(entries, "categories").items()}
     if not all(isinstance(name, str) for name in names.values()):
         raise ImageError("the names of the categories must be strings")
     numbers = all(key.lstrip("-").isdecimal() for key in names)
@@ -350,7 +367,7 @@ def _annotations(
     found: dict[str, list[Any]] = {category: [] for category in names}
     lost: list[str] = []
     for entry in entries:
-        image, category = _id(entry["image_id"]), _id(entry["category_id"])
+        image, category = coco_id(entry["image_id"]), coco_id(entry["category_id"])
         if image not in images:
             lost.append(image)
         elif category not in names:
@@ -380,12 +397,11 @@ def _choose_image(images: Mapping[str, dict], wanted: Path | None) -> dict:
     return chosen[0]
 
 
-def _join(segmentations: list[dict], size: tuple[int, int]) -> np.ndarray:
+def _join(segmentations: list[Any], size: tuple[int, int]) -> np.ndarray:
     mask = np.zeros(size, bool)
-    for rle in segmentations:
-        if not isinstance(rle, dict):
-            raise ImageError("holds polygons; convert them to compressed run lengths with pycocotools (frPyObjects)")
-        if list(rle.get("size", [])) != list(size):
-            raise ImageError(f"an annotation's size is {rle.get('size')}, its image's is {list(size)}")
-        mask |= decode_rle(rle)
+    for segmentation in segmentations:
+        try:
+            mask |= mask_of(segmentation, size)
+        except ValueError as error:
+            raise ImageError(str(error)) from None
     return mask

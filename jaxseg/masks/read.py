@@ -90,7 +90,7 @@ def read_masks(
 
     Args:
       path: a folder with one PNG or JPEG file per class, one such file, a `.npy` or `.npz` file with bools or integers
-        of shape (K, H, W) or (H, W), a COCO `.json` file with run lengths, a DICOM SEG object, or a `.jsonl` or
+        of shape (K, H, W) or (H, W), a COCO `.json` file, a DICOM SEG object, or a `.jsonl` or
         `.parquet` file with the masks of all images of a run. Pictures are thresholded at 127. A label map, with one
         grey level per class, is refused unless `levels` names its classes.
       names: names of the K classes. If they are not given, they are the names in the file (for pictures, the file

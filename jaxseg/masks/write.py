@@ -75,6 +75,13 @@ def write_json(masks: Masks, base: Path, *, source: str, categories: Sequence[st
       categories: all labels of the model.
     """
     path = base.with_name(base.name + ".json")
+    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        json.dump(coco_content(masks, source=source, categories=categories), file)
+    return path
+
+
+def coco_content(masks: Masks, *, source: str, categories: Sequence[str]) -> dict[str, Any]:
+    """Returns the content of the file that `write_json` writes; its arguments are the same."""
     image = {"id": 1, "file_name": source, "height": masks.size[0], "width": masks.size[1]}
     annotations = []
     for k, index in enumerate(masks.indices):
@@ -82,9 +89,7 @@ def write_json(masks: Masks, base: Path, *, source: str, categories: Sequence[st
         if len(runs) > 1:
             ids: dict[str, Any] = {"annotation_id": 1 + index, "image_id": 1, "category_id": index}
             annotations.append(coco.annotation_of_runs(runs, masks.size, **ids))
-    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        json.dump(coco.dataset([image], list(categories), annotations), file)
-    return path
+    return coco.dataset([image], list(categories), annotations)
 
 
 def write_seg(masks: Masks, base: Path, *, notes: list[str], **options: Any) -> Path:

@@ -1,9 +1,9 @@
 """The one convolution of all networks; arrays are (B, H, W, C).
 
 The forward pass takes bias, residual and ReLU along (`jaxseg.nn.engine` chooses its form). On CPUs gradients have their
-own forms, as `benchmarks/convolutions.py` measures: the gradient of the input is a convolution with the flipped kernel,
-or with a stride of 2 a small one (`sub_pixel_kernel`). That of the kernel is a product of matrices for each of its
-columns if the maps are small.
+own forms, as `benchmarks/README.md` says: the gradient of the input is a convolution with the flipped kernel,
+or with a stride of 2 four small ones (`jaxseg.nn.doubling`). That of a 1x1 kernel is a product of matrices; that of a
+larger one is a product for each of its columns if the maps are small.
 """
 
 import functools
@@ -14,11 +14,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg.nn import winograd
+from jaxseg.nn.doubling import HALVING, doubled, halving_gradient
 from jaxseg.nn.engine import fused
-from jaxseg.nn.fused import Fusion, Pair, Pairs
+from jaxseg.nn.fused import Fusion, Pair, Pairs, sum_dtype
 
-SUB_PIXEL_PADDING: Pairs = ((0, 1), (0, 1))
 _COPIES = 4 * 2**20  # numbers in the copies of the maps up to which products are faster for a kernel's gradient
+_PAIRS = 2**13  # C * C' up to which they are
+_FEW = 8  # channels of an image that is halved from which four small gradients are faster
 
 
 def convolution(
@@ -66,22 +68,28 @@ def _fused(fusion: Fusion, x: jax.Array, kernel: jax.Array, *more: jax.Array) ->
     return fused(fusion, x, kernel, *more)
 
 
-def _forward(fusion: Fusion, *arrays: jax.Array) -> tuple[jax.Array, tuple]:
-    result = fused(fusion, *arrays)
-    return result, (*arrays[:2], result if fusion.relu else None)
+def _forward(fusion: Fusion, x: jax.Array, *rest: jax.Array) -> tuple[jax.Array, tuple]:
+    x = jax.lax.optimization_barrier(x)  # else XLA computes it again for the backward pass; see `keeping_barriers`
+    result = fused(fusion, x, *rest)
+    return result, (x, rest[0], result if fusion.relu else None)
 
 
 def _backward(fusion: Fusion, kept: tuple, change: jax.Array) -> tuple[jax.Array, ...]:
     x, kernel, result = kept
     if result is not None:
         change = jnp.where(result > 0, change, 0)
+    change = jax.lax.optimization_barrier(change)  # else XLA computes it for each of the two gradients
     found: list[jax.Array] = [
         *jax.lax.platform_dependent(
-            x, kernel, change, cpu=functools.partial(_on_cpus, fusion), default=functools.partial(_by_xla, fusion)
+            x,
+            kernel,
+            change,
+            cpu=functools.partial(gradients_on_cpus, fusion),
+            default=functools.partial(_by_xla, fusion),
         )
     ]
     if fusion.bias:
-        found.append(change.astype(_sum_dtype(change)).reshape(-1, change.shape[-1]).sum(0).astype(change.dtype))
+        found.append(change.astype(sum_dtype(change)).reshape(-1, change.shape[-1]).sum(0).astype(change.dtype))
     if fusion.residual:
         found.append(change)
     return tuple(found)
@@ -99,31 +107,70 @@ def _by_xla(fusion: Fusion, x: jax.Array, kernel: jax.Array, change: jax.Array) 
     return jax.vjp(_products(fusion), x, kernel)[1](change)
 
 
-def _on_cpus(fusion: Fusion, x: jax.Array, kernel: jax.Array, change: jax.Array) -> tuple[jax.Array, jax.Array]:
+def gradients_on_cpus(
+    fusion: Fusion, x: jax.Array, kernel: jax.Array, change: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the gradients of the images and of the kernel in the forms that are fastest on CPUs.
+
+    Args:
+      fusion: what is computed; the gradients of what follows the products are not part of this.
+      x: (B, H, W, C).
+      kernel: (h, w, C, C').
+      change: (B, H', W', C'), the gradient of the products.
+    """
     if fusion.keeps_size(kernel.shape) and winograd.is_faster(kernel, x.shape[:3]):
         form = functools.partial(winograd.at_once, precision=fusion.precision)
         return jax.vjp(form, x, kernel)[1](change)
-    size = (kernel.shape[0], kernel.shape[1])
-    if fusion.strides == (1, 1) and all(n < k for pair, k in zip(fusion.padding, size, strict=True) for n in pair):
-        (top, bottom), (left, right) = fusion.padding
-        rows, columns = size[0] - 1, size[1] - 1
-        around = (rows - top, rows - bottom), (columns - left, columns - right)
-        flipped = Fusion(padding=around, precision=fusion.precision)
-        of_x = fused(flipped, change, kernel[::-1, ::-1].swapaxes(2, 3))
-    elif _halves(fusion, x.shape, kernel.shape):
-        small = Fusion(padding=SUB_PIXEL_PADDING, precision=fusion.precision)
-        of_x = sub_pixels(fused(small, change, sub_pixel_kernel(kernel)))
+    size, halves = (kernel.shape[0], kernel.shape[1]), _halves(fusion, x.shape, kernel.shape)
+    flippable = fusion.strides == (1, 1) and all(
+        n < k for pair, k in zip(fusion.padding, size, strict=True) for n in pair
+    )
+    if flippable:
+        of_x = fused(_flipped(fusion, kernel), change, kernel[::-1, ::-1].swapaxes(2, 3))
+    elif halves:
+        of_x = doubled(change, kernel, precision=fusion.precision)
     else:
         of_x = jax.vjp(lambda x: _products(fusion)(x, kernel), x)[1](change)[0]
-    if fusion.strides == (1, 1) and _copies(change, kernel) <= _COPIES:
+    if size == (1, 1) and fusion.padding == ((0, 0), (0, 0)):
+        x = x[:, :: fusion.strides[0], :: fusion.strides[1]]
+        return of_x, _product(x, change).reshape(kernel.shape).astype(kernel.dtype)
+    pairs = kernel.shape[2] * kernel.shape[3]
+    if fusion.strides == (1, 1) and pairs <= _PAIRS and _copies(change, kernel) <= _COPIES:
         return of_x, kernel_gradient(x, change, size, fusion.padding)
+    if flippable and kernel.shape[3] < kernel.shape[2]:  # XLA is faster if its image has fewer channels than its change
+        return of_x, exchanged_gradient(fusion, x, kernel, change)
+    if halves and kernel.shape[2] >= _FEW:
+        return of_x, halving_gradient(x, change, precision=fusion.precision)
     return of_x, jax.vjp(lambda kernel: _products(fusion)(x, kernel), kernel)[1](change)[0]
+
+
+def _flipped(fusion: Fusion, kernel: jax.Array) -> Fusion:
+    """Returns the convolution over the change of the result which gives that of the images, for strides of 1."""
+    around = [
+        (side - 1 - before, side - 1 - after)
+        for side, (before, after) in zip(kernel.shape[:2], fusion.padding, strict=True)
+    ]
+    return Fusion(padding=(around[0], around[1]), precision=fusion.precision)
+
+
+def exchanged_gradient(fusion: Fusion, x: jax.Array, kernel: jax.Array, change: jax.Array) -> jax.Array:
+    """Returns the gradient of the kernel for strides of 1, computed by XLA with the images and the change exchanged.
+
+    Args:
+      fusion: what is computed; the padding is smaller than the kernel.
+      x: (B, H, W, C).
+      kernel: (h, w, C, C').
+      change: (B, H', W', C').
+    """
+    form = functools.partial(_flipped(fusion, kernel).by_xla, change)
+    return jax.vjp(form, kernel.swapaxes(2, 3))[1](x)[0][::-1, ::-1].swapaxes(2, 3)
 
 
 def _halves(fusion: Fusion, image: tuple, kernel: tuple) -> bool:
     """Returns whether a 3x3 convolution halves the height and width of an image, so that its transpose doubles them."""
     even = all(isinstance(length, int) and length % 2 == 0 for length in image[1:3])
-    return even and kernel[:2] == (3, 3) and fusion.strides == (2, 2) and fusion.padding == ((1, 1), (1, 1))
+    halving = (fusion.strides, fusion.padding) == (HALVING.strides, HALVING.padding)
+    return even and halving and kernel[:2] == (3, 3)
 
 
 def _copies(change: jax.Array, kernel: jax.Array) -> int:
@@ -157,43 +204,11 @@ def kernel_gradient(x: jax.Array, change: jax.Array, size: Pair, padding: Pairs)
     return found.transpose(2, 0, 1, 3).astype(x.dtype)
 
 
-def sub_pixel_kernel(kernel: jax.Array) -> jax.Array:
-    """Returns the kernel of a small convolution that computes a transposed one with a stride of 2, with `sub_pixels`.
-
-    The small convolution has four times the output channels, one part for each of four neighbouring output pixels.
-    Along an axis, an even pixel reads only the middle of the kernel; an odd pixel reads the kernel's end at the same
-    input pixel and its start at the next one. XLA's own form, a convolution over the input with zeros between its
-    pixels, multiplies four times as much.
-
-    Args:
-      kernel: (3, 3, C', C), of the transposed convolution.
-
-    Returns:
-      (2, 2, C, 4 C'); the padding is `SUB_PIXEL_PADDING`.
-    """
-    for axis in (0, 2):  # the first axis has become two
-        start, middle, end = jnp.split(kernel, 3, axis)
-        even = jnp.concatenate([middle, jnp.zeros_like(middle)], axis)
-        odd = jnp.concatenate([end, start], axis)
-        kernel = jnp.stack([even, odd], axis + 1)
-    small = kernel.transpose(0, 2, 5, 1, 3, 4)  # row, column, C, row and column of the output pixel, C'
-    return small.reshape(*small.shape[:3], -1)
-
-
-def sub_pixels(x: jax.Array) -> jax.Array:
-    """Returns the result of the small convolution, (B, H, W, 4 C'), as (B, 2H, 2W, C')."""
-    batch, height, width, _ = x.shape
-    pixels = x.reshape(batch, height, width, 2, 2, -1).transpose(0, 1, 3, 2, 4, 5)
-    return pixels.reshape(batch, 2 * height, 2 * width, -1)
-
-
 def _product(x: jax.Array, change: jax.Array) -> jax.Array:
     """Returns the sum over all pixels of the outer products of the channels of two maps, (C, C')."""
+    if x.shape[-1] > change.shape[-1]:  # XLA takes up to 1.6 times as long if the first has more channels
+        return _product(change, x).T
     x, change = x.reshape(-1, x.shape[-1]), change.reshape(-1, change.shape[-1])
     precision = jax.lax.Precision.HIGHEST
     dimensions = (((0,), (0,)), ((), ()))
-    return jax.lax.dot_general(x, change, dimensions, precision=precision, preferred_element_type=_sum_dtype(x))
-
-
-def _sum_dtype(x: jax.Array) -> jnp.dtype:
-    return jnp.dtype(jnp.float64 if x.dtype == jnp.float64 else jnp.float32)
+    return jax.lax.dot_general(x, change, dimensions, precision=precision, preferred_element_type=sum_dtype(x))

@@ -37,7 +37,7 @@ def fused(fusion: Fusion, x: jax.Array, kernel: jax.Array, *more: jax.Array) -> 
 
 
 def form_on_cpus(fusion: Fusion, x: Any, kernel: Any) -> Form:
-    """Returns the fastest form on CPUs, as `benchmarks/convolutions.py` measures.
+    """Returns the fastest form on CPUs, as `benchmarks/README.md` says.
 
     In inference, `jaxseg.nn.inference` keeps transformed kernels for Winograd's algorithm, so that they need not come
     here. `jaxseg.nn.convolution` chooses the forms of the gradients.

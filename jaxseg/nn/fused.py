@@ -65,3 +65,8 @@ class Fusion:
         for place, array in enumerate(more):
             found = found + (array.reshape(1, 1, 1, -1) if self.bias and not place else array)
         return jnp.maximum(found, 0) if self.relu else found
+
+
+def sum_dtype(x: jax.Array) -> jnp.dtype:
+    """Returns the dtype in which numbers of an array are added: float32 or more."""
+    return jnp.dtype(jnp.float64 if x.dtype == jnp.float64 else jnp.float32)

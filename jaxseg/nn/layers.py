@@ -9,7 +9,8 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from jaxseg.nn.convolution import SUB_PIXEL_PADDING, convolution, sub_pixel_kernel, sub_pixels
+from jaxseg.nn.convolution import convolution
+from jaxseg.nn.doubling import doubling
 
 Init = Literal["torch", "lecun"]
 Dtype = Literal["float32", "bfloat16"]
@@ -61,8 +62,7 @@ class BatchNorm(nnx.Module):
         count = x.size // x.shape[-1]
         if self.axis is None:
             mean = x.mean(axes)
-            # The derivative of the variance by the mean is 0: stopping it saves one sum in the gradient.
-            var = jnp.square(x - jax.lax.stop_gradient(mean).reshape((1,) * len(axes) + (-1,))).mean(axes)
+            var = _variance(x, mean)
         else:
             count *= jax.lax.axis_size(self.axis)
             mean = jax.lax.pmean(x.mean(axes), self.axis)
@@ -71,6 +71,28 @@ class BatchNorm(nnx.Module):
         self.mean.set_value((1 - self.momentum) * self.mean[...] + self.momentum * mean)
         self.var.set_value((1 - self.momentum) * self.var[...] + self.momentum * unbiased)
         return mean, var
+
+
+@jax.custom_vjp
+def _variance(x: jax.Array, mean: jax.Array) -> jax.Array:
+    """Returns the biased variance (C,) of (..., C) from its mean, by which its derivative is 0."""
+    axes = tuple(range(x.ndim - 1))
+    return jnp.square(x - mean.reshape((1,) * len(axes) + (-1,))).mean(axes)
+
+
+def _variance_forward(x: jax.Array, mean: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _variance(x, mean), (x, mean)
+
+
+def _variance_backward(kept: tuple[jax.Array, jax.Array], change: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, mean = kept
+    factor = change * (2 * x.shape[-1] / x.size)
+    shape = (1,) * (x.ndim - 1) + (-1,)
+    # Not `x - mean`: XLA would keep the difference of the forward pass, which is another map.
+    return x * factor.reshape(shape) - (mean * factor).reshape(shape), jnp.zeros_like(mean)
+
+
+_variance.defvjp(_variance_forward, _variance_backward)
 
 
 class GroupNorm(nnx.Module):
@@ -162,7 +184,8 @@ class ConvNorm(nnx.Module):
             return self.conv(x, residual, relu=relu)
         x = self.norm(self.conv(x))
         x = x if residual is None else x + residual
-        return nnx.relu(x) if relu else x
+        # Without the barrier XLA computes the sums of all blocks before again for each of their readers.
+        return jax.lax.optimization_barrier(nnx.relu(x) if relu else x)
 
 
 class Conv(nnx.Module):
@@ -256,7 +279,7 @@ class ConvTranspose(nnx.Module):
         """Returns (B, 2H, 2W, C'); with `relu` negative values become 0."""
         x, kernel, bias = (a.astype(self.dtype) for a in (x, self.kernel[...], self.bias[...]))
         if self.stride == 2:
-            return sub_pixel_transpose(x, kernel, bias, relu=relu)
+            return doubling(x, kernel, bias, relu=relu, precision=_precision(x))
         x = dilated_transpose(x, kernel, stride=self.stride) + bias.reshape(1, 1, 1, -1)
         return nnx.relu(x) if relu else x
 
@@ -276,26 +299,6 @@ def dilated_transpose(x: jax.Array, kernel: jax.Array, *, stride: int = 2) -> ja
     return jax.lax.conv_transpose(
         x, kernel, (stride, stride), padding, transpose_kernel=True, dimension_numbers=_NHWC, precision=_precision(x)
     )
-
-
-def sub_pixel_transpose(
-    x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, *, relu: bool = False
-) -> jax.Array:
-    """Returns `dilated_transpose` with stride 2, computed by one small convolution, with bias and ReLU.
-
-    Args:
-      x: (B, H, W, C).
-      kernel: (3, 3, C', C).
-      bias: (C',); None: none.
-      relu: whether negative values become 0.
-
-    Returns:
-      (B, 2H, 2W, C').
-    """
-    bias = None if bias is None else jnp.tile(bias, 4)
-    small = sub_pixel_kernel(kernel)
-    found = convolution(x, small, (1, 1), SUB_PIXEL_PADDING, bias=bias, relu=relu, precision=_precision(x))
-    return sub_pixels(found)
 
 
 def linear(

@@ -1,7 +1,7 @@
 """Winograd's convolution F(2x2, 3x3) as matrix products: 3x3 kernels with stride 1 and padding 1; arrays are NHWC.
 
 Four pixels of the result take 16 products of input and output channels instead of 36. On CPUs this is up to 2.5 times
-as fast as XLA's convolution if there are many channels (`benchmarks/convolutions.py`).
+as fast as XLA's convolution if there are many channels (`benchmarks/README.md`).
 
 Source: Lavin and Gray 2016, arXiv:1509.09308.
 """
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 _KEPT = 2**16  # C * C' from which it is faster if the kernel is transformed once
-_CHANNELS = 2**17  # the same if it is transformed at every call; with fewer it gains little, and compiles longer
+_CHANNELS = 2**19  # the same if it is transformed at every call; with fewer its gradients take longer
 _PIXELS = 512  # pixels in a batch from which it is faster although the kernel is transformed at every call
 
 Precision = jax.lax.PrecisionLike

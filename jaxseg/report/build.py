@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 from jaxseg import __version__
-from jaxseg.anatomy.measure.features import Feature, find_all
+from jaxseg.anatomy.measure.features import find_all
 from jaxseg.files import atomic_file, printable, safe_name
 from jaxseg.masks.cohort import is_cohort_file
 from jaxseg.masks.read import find_masks
 from jaxseg.masks.results import read_summary
-from jaxseg.report.catalogue import Catalogue
+from jaxseg.report.catalogue import Catalogue, pixel_notes
 from jaxseg.report.fitting import NO_PICTURE, NO_VALUES, SMALLER, fit_blocks
 from jaxseg.report.page import block, frame, link
-from jaxseg.report.reading import CONFIDENCE, IMAGE, Reading, read_image, read_run
+from jaxseg.report.reading import Reading, read_image, read_run, short_names
 
 _log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ def write_report(
     else:
         search, places, settings, note = None, list(map(Path, masks)), {}, ""
     about = {"title": printable(title) or "Segmentation report", "version": __version__, "sides": sides}
-    about |= {"settings": settings, "names": _short_names(found), "note": note}
+    about |= {"settings": settings, "names": short_names(found), "note": note}
     options = {"classes": classes, "levels": levels, "groups": settings.get("groups", "original")}
     failures: list[tuple[Path, str]] = []
     with atomic_file(path) as temporary, temporary.open("wb") as file:
@@ -172,13 +172,8 @@ class _Page:
 
     def _end(self) -> bytes:
         notes = [text.format(self.losses[kind], self.count) for kind, text in _LOSSES.items() if self.losses[kind]]
-        content = self.about | {"notes": notes, "pixels": _pixels(self.grids)} | self.catalogue.content()
+        content = self.about | {"notes": notes, "pixels": pixel_notes(self.grids)} | self.catalogue.content()
         return block(content, id="about").encode("ascii") + self.after
-
-
-def _short_names(features: Sequence[Feature]) -> dict[str, str]:
-    """Returns the name of each feature -> the name that the page shows."""
-    return {feature.name: (*feature.aliases, feature.name)[0] for feature in features} | {CONFIDENCE: CONFIDENCE}
 
 
 def _check(images: list[Path], masks: Path | Sequence[Path], max_bytes: int) -> None:
@@ -214,22 +209,6 @@ def _searcher(images: list[Path], folder: Path, root: Path | None) -> Callable[[
         return find_masks(places[image], image)
 
     return find
-
-
-def _pixels(grids: Counter) -> list[str]:
-    """Returns sentences that say on which pixels the masks were measured; `grids` counts the images of each grid."""
-    of_runs = sorted(grid for grid in grids if grid != IMAGE)
-    found = [
-        f"Pixels (px) are those of the network's {grid}, on which jaxseg extract measures: it gives the same values."
-        for grid in of_runs
-    ]
-    if grids[IMAGE]:
-        which = f"The masks of {grids[IMAGE]:,} of {grids.total():,} images" if of_runs else "The masks"
-        found.append(
-            f"{which} are measured as they are stored, in pixels (px) of the image. jaxseg extract measures on the "
-            "grid of its network, so its values in pixels differ from these; values in mm are comparable."
-        )
-    return found
 
 
 def _shown_name(image: Path, root: Path | None) -> str:

@@ -1,12 +1,13 @@
 """The classes and columns of a page. They are added while images are read; their numbers never change."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from jaxseg.draw.visualize import preview_classes
 from jaxseg.files import printable
 from jaxseg.palette import class_colours
-from jaxseg.report.reading import Column, unit
+from jaxseg.report.reading import IMAGE, Column, unit
 from jaxseg.vocabulary import labels
 
 MAX_CLASSES = 2000  # in all images together
@@ -84,3 +85,19 @@ class Catalogue:
             )
             for column in self.columns
         ]
+
+
+def pixel_notes(grids: Counter) -> list[str]:
+    """Returns sentences that say on which pixels the masks were measured; `grids` counts the images of each grid."""
+    of_runs = sorted(grid for grid in grids if grid != IMAGE)
+    found = [
+        f"Pixels (px) are those of the network's {grid}, on which jaxseg extract measures: it gives the same values."
+        for grid in of_runs
+    ]
+    if grids[IMAGE]:
+        which = f"The masks of {grids[IMAGE]:,} of {grids.total():,} images" if of_runs else "The masks"
+        found.append(
+            f"{which} are measured as they are stored, in pixels (px) of the image. jaxseg extract measures on the "
+            "grid of its network, so its values in pixels differ from these; values in mm are comparable."
+        )
+    return found

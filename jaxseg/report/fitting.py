@@ -13,7 +13,8 @@ from jaxseg.report.page import block
 from jaxseg.report.reading import Reading
 
 # From the best to the smallest: longer side of the picture, JPEG quality, and tolerance of the outlines.
-_OUTLINED = ((768, 82, 0.75), (640, 70, 1.0), (512, 55, 2.0), (256, 50, 3.0))
+LARGEST = 768
+_OUTLINED = ((LARGEST, 82, 0.75), (640, 70, 1.0), (512, 55, 2.0), (256, 50, 3.0))
 _PAINTED = ((256, 78), (256, 60), (192, 50), (128, 45))
 
 WHOLE, SMALLER, NO_PICTURE, NO_VALUES = "whole", "smaller", "no picture", "no values"
@@ -36,9 +37,9 @@ def fit_blocks(
       The blocks, and what they lack: `WHOLE` (nothing), `SMALLER` (the picture is smaller or coarser), `NO_PICTURE`, or
       `NO_VALUES` (neither picture nor measurements).
     """
-    rich = record | _measured(reading, catalogue)
+    rich = record | measured(reading, catalogue)
     text = block(rich, class_="record")
-    for loss, picture in _pictures(reading, catalogue, outlined=outlined):
+    for loss, picture in pictures(reading, catalogue, outlined=outlined):
         found = text + block(picture, id=f"picture-{number}")
         if len(found) <= room:
             return found, loss
@@ -47,8 +48,14 @@ def fit_blocks(
     return block(record, class_="record"), NO_VALUES
 
 
-def _pictures(reading: Reading, catalogue: Catalogue, *, outlined: bool) -> Iterator[tuple[str, dict]]:
-    """Yields pictures with their masks, each of fewer bytes than the one before, and what they lack."""
+def pictures(reading: Reading, catalogue: Catalogue, *, outlined: bool) -> Iterator[tuple[str, dict]]:
+    """Yields pictures with their masks, each of fewer bytes than the one before, and what they lack.
+
+    Args:
+      reading: the image with its masks.
+      catalogue: classes of the page; it contains those of the image.
+      outlined: whether the masks are outlines, or painted on the picture.
+    """
     shape, last = reading.pixels.shape, None
     if outlined:
         pixels = np.array([np.count_nonzero(reading.masks.mask(k)) for k in range(len(reading.names))])
@@ -72,8 +79,13 @@ def _pictures(reading: Reading, catalogue: Catalogue, *, outlined: bool) -> Iter
         last = SMALLER
 
 
-def _measured(reading: Reading, catalogue: Catalogue) -> dict:
-    """Returns the values in the order of the columns (None if there is none), and the columns of each reason."""
+def measured(reading: Reading, catalogue: Catalogue) -> dict:
+    """Returns the values in the order of the columns (None if there is none), and the columns of each reason.
+
+    Args:
+      reading: the image with its measurements.
+      catalogue: columns of the page; it contains those of the image.
+    """
     values: list = [None] * (1 + max((catalogue.columns[column] for column in reading.values), default=-1))
     for column, value in reading.values.items():
         values[catalogue.columns[column]] = _rounded(value)

@@ -1,104 +1,17 @@
-"use strict";
-// Text from files is always set as text, never as HTML.
+// The page of a report. `shared.js` comes before it.
 
-const byId = (id) => document.getElementById(id);
 const about = JSON.parse(byId("about").textContent);
 const records = Array.from(document.querySelectorAll("script.record"), (script) => JSON.parse(script.textContent));
-const { classes, groups } = about;
-const columns = about.columns.map(([kind, of, shown]) => ({ ...about.kinds[kind], of, shown }));
-const placesOf = (list, test) => list.flatMap((item, k) => (test(item, k) ? [k] : []));
+const { classes } = about;
+const columns = columnsOf(about);
 const shownClasses = new Set(placesOf(classes, (item) => item.on));
 const shownColumns = new Set(placesOf(columns, (column) => column.shown));
 let order = Array.from(records.keys());
 let sorting = { column: null, descending: false };
 
-function element(tag, attributes = {}, ...children) {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
-    else if (name in made && typeof value === "boolean") made[name] = value;
-    else made.setAttribute(name, value);
-  }
-  made.append(...children);
-  return made;
-}
-
-function drawing(tag, attributes = {}, ...children) {
-  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  made.append(...children);
-  return made;
-}
-
 function link(text, address) {
   const safe = /^(\.{1,2}\/|\.\.$|file:)/.test(address); // no other scheme, such as javascript:
   return safe ? element("a", { href: address, target: "_blank", rel: "noopener" }, text) : element("span", {}, text);
-}
-
-function plural(count, word) {
-  return `${count.toLocaleString("en-GB")} ${word}${count === 1 ? "" : word.endsWith("s") ? "es" : "s"}`;
-}
-
-function number(value) {
-  if (Number.isInteger(value)) return value.toLocaleString("en-GB");
-  return Math.abs(value) >= 1000 ? Math.round(value).toLocaleString("en-GB") : String(Number(value.toPrecision(4)));
-}
-
-function inColumn(value, { unit }) {
-  return unit || Number.isInteger(value) ? number(value) : value.toFixed(3); // equal decimals align ratios in a column
-}
-
-function withUnit(what, { unit, grid }) {
-  const details = [unit, grid].filter(Boolean).join(", "); // the grid is given if the page has several
-  return details ? `${what} (${details})` : what;
-}
-
-function columnName(column) {
-  const ending = column.ending.replace(/_mm2?$/, "").replaceAll("_", " ");
-  const what = column.of < 0 ? ending : `${classes[column.of].name} ${ending}`;
-  return withUnit(what, column);
-}
-
-function valueOf(record, k) {
-  const value = record.values?.[k];
-  return value === undefined ? null : value;
-}
-
-function reasonOf(record, k) {
-  if (record.error) return record.error;
-  if (!record.values) return "left out: the page has no room for it";
-  const found = record.reasons.find(([, of]) => of.includes(k));
-  if (found) return found[0];
-  if (columns[k].grid) return "this image does not have this class, or was measured on other pixels";
-  return "this image does not have this class, or its file does not give the size of a pixel";
-}
-
-function cell(record, k, tag = "td") {
-  const value = valueOf(record, k);
-  if (value !== null) return element(tag, {}, inColumn(value, columns[k]));
-  return element(tag, { class: "missing", title: reasonOf(record, k) }, "–");
-}
-
-function choice(text, checked, change, colour) {
-  const box = element("input", { type: "checkbox", checked, onchange: () => change(box.checked) });
-  const label = element("label", {}, box);
-  if (colour) label.append(swatch(colour));
-  label.append(text);
-  return element("li", {}, label);
-}
-
-function swatch(colour) {
-  const made = element("span", { class: "swatch" });
-  made.style.background = colour;
-  return made;
-}
-
-function search(input, list) {
-  const apply = () => {
-    const wanted = input.value.trim().toLowerCase();
-    for (const item of list.children) item.hidden = !item.textContent.toLowerCase().includes(wanted);
-  };
-  input.addEventListener("input", apply);
 }
 
 // ---- header
@@ -149,7 +62,7 @@ function median(values) {
 function doubtful() {
   const found = [];
   for (const k of placesOf(columns, (column) => column.ending === "confidence" && column.of >= 0)) {
-    const there = placesOf(records, (record) => valueOf(record, k) !== null || (record.values && reasonOf(record, k) === "the mask is empty"));
+    const there = placesOf(records, (record) => valueOf(record, k) !== null || (record.values && reasonOf(record, columns, k) === "the mask is empty"));
     const usual = median(there.map((i) => valueOf(records[i], k) ?? 0));
     for (const i of there) {
       const value = valueOf(records[i], k) ?? 0;
@@ -178,7 +91,7 @@ function showTable() {
   const heads = [heading(null, "File")];
   for (const k of shown) heads.push(heading(k, columnName(columns[k]), about.names[columns[k].feature]));
   document.querySelector("#measurements thead tr").replaceChildren(...heads);
-  rows.forEach((row, i) => row.replaceChildren(row.firstChild, ...shown.map((k) => cell(records[i], k))));
+  rows.forEach((row, i) => row.replaceChildren(row.firstChild, ...shown.map((k) => cell(records[i], columns, k))));
   showOrder();
 }
 
@@ -310,12 +223,12 @@ const figures = new Map();
 const cards = records.map(card);
 
 function card(record, i) {
-  const body = element("div", { class: "body" }, element("h3", {}, record.name));
+  const body = element("div", { class: "body facts" }, element("h3", {}, record.name));
   const made = element("article", { id: `image-${i}` });
   const links = element("p", { class: "links" }, link("image", record.image));
   if (record.masks) links.append(link("masks", record.masks));
   if (record.size) {
-    const figure = element("figure", { "data-number": i });
+    const figure = element("figure", { class: "picture", "data-number": i });
     links.append(element("span", { class: "faint" }, `${record.size[1]} × ${record.size[0]} px`));
     made.append(figure);
   }
@@ -323,53 +236,9 @@ function card(record, i) {
   if (record.error) body.append(element("p", { class: "warning" }, record.error));
   else {
     if (record.warning) body.append(element("p", { class: "warning" }, record.warning));
-    body.append(...measurementsOf(record));
+    body.append(...measurementsOf(record, columns));
   }
   made.append(body);
-  return made;
-}
-
-function measurementsOf(record) {
-  const scores = element("dl", { class: "pairs" });
-  const ofClasses = [];
-  columns.forEach((column, k) => {
-    if (column.of >= 0) ofClasses.push(k);
-    else if (valueOf(record, k) !== null || reasonIsKnown(record, k))
-      scores.append(element("div", {}, element("dt", {}, columnName(column)), cell(record, k, "dd")));
-  });
-  if (!record.values) return [element("p", { class: "faint" }, "The measurements are left out: the page has no room for them.")];
-  const missing = record.reasons.filter(([, of]) => of.some((k) => columns[k].of < 0));
-  const made = [scores];
-  for (const [reason, of] of missing) {
-    const names = of.filter((k) => columns[k].of < 0).map((k) => columnName(columns[k])).join(", ");
-    made.push(element("p", { class: "faint" }, `No ${names}: ${reason}.`));
-  }
-  if (ofClasses.some((k) => k < record.values.length)) made.push(classTable(record, ofClasses));
-  return made;
-}
-
-function reasonIsKnown(record, k) {
-  return Boolean(record.reasons?.some(([, of]) => of.includes(k)));
-}
-
-function classTable(record, ofClasses) {
-  const made = element("details", {}, element("summary", {}, "All classes"));
-  made.addEventListener("toggle", () => {
-    if (!made.open || made.children.length > 1) return;
-    const there = ofClasses.filter((k) => valueOf(record, k) !== null || reasonIsKnown(record, k));
-    const endings = Array.from(new Map(there.map((k) => [columns[k].ending, k])).keys());
-    const find = new Map(there.map((k) => [`${columns[k].of} ${columns[k].ending}`, k]));
-    const titles = endings.map((ending) => {
-      const column = columns[there.find((k) => columns[k].ending === ending)];
-      return element("th", { scope: "col" }, withUnit(ending.replace(/_mm2?$/, "").replaceAll("_", " "), column));
-    });
-    const body = Array.from(new Set(there.map((k) => columns[k].of)), (of) => {
-      const cells = endings.map((ending) => (find.has(`${of} ${ending}`) ? cell(record, find.get(`${of} ${ending}`)) : element("td")));
-      return element("tr", {}, element("td", {}, classes[of].name), ...cells);
-    });
-    const head = element("tr", {}, element("th", { scope: "col" }, "class"), ...titles);
-    made.append(element("div", {}, element("table", {}, element("thead", {}, head), element("tbody", {}, ...body))));
-  });
   return made;
 }
 
@@ -380,11 +249,7 @@ function showFigure(figure) {
     figure.replaceChildren(element("p", {}, "The page has no room for this picture."));
     return;
   }
-  const { size: [height, width], jpeg, outlines = [] } = JSON.parse(script.textContent);
-  const image = drawing("image", { href: `data:image/jpeg;base64,${jpeg}`, width, height });
-  const group = drawing("g", { transform: "translate(0.5 0.5)" }); // coordinates of paths are centres of pixels
-  const label = `${records[i].name}: the image with its masks`;
-  const picture = drawing("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label }, image, group, ...sideMarks(width, height));
+  const picture = pictureOf(JSON.parse(script.textContent), `${records[i].name}: the image with its masks`, about.sides);
   const button = element("button", { type: "button" }, "Enlarge");
   button.addEventListener("click", () => {
     const large = figure.parentElement.classList.toggle("large");
@@ -392,22 +257,9 @@ function showFigure(figure) {
     figure.parentElement.scrollIntoView({ block: "nearest" });
   });
   if (figure.parentElement.classList.contains("large")) button.textContent = "Reduce";
-  figure.replaceChildren(picture, button);
-  figures.set(figure, { group, outlines });
-  showOutlines(figures.get(figure));
-}
-
-function sideMarks(width, height) {
-  if (!about.sides) return [];
-  const size = Math.max(width, height) / 26, y = height - size / 2;
-  const mark = (text, x, anchor) => drawing("text", { x, y, "text-anchor": anchor, "font-size": size, "stroke-width": size / 8 }, text);
-  return [mark("R", size / 2, "start"), mark("L", width - size / 2, "end")];
-}
-
-function showOutlines({ group, outlines }) {
-  const visible = outlines.filter(([k]) => shownClasses.has(k));
-  group.replaceChildren(...visible.map(([k, d]) =>
-    drawing("path", { d, fill: classes[k].colour, stroke: classes[k].colour, "data-class": k }, drawing("title", {}, classes[k].name))));
+  figure.replaceChildren(picture.svg, button);
+  figures.set(figure, picture);
+  showOutlines(picture, classes, shownClasses);
 }
 
 const watcher = new IntersectionObserver((changes) => {
@@ -423,48 +275,16 @@ const watcher = new IntersectionObserver((changes) => {
 
 // ---- classes
 
-const switches = classes.map((item, k) => choice(item.name, item.on, (on) => switchClasses([k], on), item.colour));
-const groupSwitches = groups.map(({ name, members }) => choice(name, false, (on) => switchClasses(members, on)));
-
-function switchClasses(wanted, on) {
-  for (const k of wanted) on ? shownClasses.add(k) : shownClasses.delete(k);
-  showSwitches();
-  figures.forEach(showOutlines);
-}
-
-function showSwitches() {
-  switches.forEach((item, k) => { item.querySelector("input").checked = shownClasses.has(k); });
-  groupSwitches.forEach((item, i) => {
-    const count = groups[i].members.filter((k) => shownClasses.has(k)).length;
-    const box = item.querySelector("input");
-    box.checked = count === groups[i].members.length;
-    box.indeterminate = count > 0 && !box.checked;
-  });
-  byId("shown").textContent = `${shownClasses.size} of ${classes.length} shown`;
-}
-
 function showClasses() {
-  if (!about.outlined) {
-    byId("switches").hidden = true;
-    byId("cards").classList.add("small");
-    const legend = classes.filter((item) => item.on).map((item) => element("li", {}, element("span", { class: "legend" }, swatch(item.colour), item.name)));
-    byId("class-list").append(...legend);
-    byId("shown").textContent = `${legend.length} of ${classes.length} shown`;
+  const panel = byId("classes");
+  if (about.outlined) {
+    fillClassPanel(panel, about, shownClasses, () => figures.forEach((picture) => showOutlines(picture, classes, shownClasses)));
     return;
   }
-  byId("class-list").append(...switches);
-  byId("groups").hidden = !groups.length;
-  byId("groups").querySelector("ul").append(...groupSwitches);
-  search(byId("find-class"), byId("class-list"));
-  const listed = () => placesOf(switches, (item) => !item.hidden);
-  byId("all").addEventListener("click", () => switchClasses(listed(), true));
-  byId("none").addEventListener("click", () => switchClasses(listed(), false));
-  byId("default").addEventListener("click", () => {
-    shownClasses.clear();
-    switchClasses(placesOf(classes, (item) => item.on), true);
-  });
-  byId("fill").addEventListener("input", () => document.documentElement.style.setProperty("--fill", byId("fill").value));
-  showSwitches();
+  byId("cards").classList.add("small");
+  const legend = classes.filter((item) => item.on).map((item) => element("li", {}, element("span", { class: "legend" }, swatch(item.colour), item.name)));
+  const count = element("span", { id: "shown", class: "faint" }, `${legend.length} of ${classes.length} shown`);
+  panel.replaceChildren(classSummary(count), element("ul", { id: "class-list", class: "choices" }, ...legend));
 }
 
 showHead();

@@ -21,7 +21,7 @@ _HEAD = 512  # number of these bytes
 
 def frame(title: str) -> tuple[str, str]:
     """Returns the parts of a page before and after its data; `title` is the title of the page."""
-    style, script = _part("page.css"), _part("page.js")
+    style, script = (_part(f"shared.{kind}") + _part(f"page.{kind}") for kind in ("css", "js"))
     policy = "; ".join(
         (
             "default-src 'none'",

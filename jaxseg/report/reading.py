@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxseg import summaries
-from jaxseg.anatomy.measure.features import Feature, Measurements, measure
+from jaxseg.anatomy.measure.features import Feature, Measurements, find_all, measure
 from jaxseg.files import printable
 from jaxseg.images.picture import ImageError
 from jaxseg.images.preprocess import display
@@ -17,6 +17,7 @@ from jaxseg.masks.cohort import is_cohort_file
 from jaxseg.masks.confidence import read_confidence
 from jaxseg.masks.read import LoadedMasks, is_of_one_image, on_network_grid, read_masks, select
 from jaxseg.masks.results import orientation_of, read_summary, result_of, turned_in_run
+from jaxseg.masks.segmentation import Segmentation
 
 CONFIDENCE = "confidence"  # ending of its columns, and name of their feature
 EMPTY = "the mask is empty"  # why it has no confidence; the script of the page knows this text
@@ -49,7 +50,7 @@ class Reading:
     Attributes:
       pixels: (H, W) uint8, the grey values as shown.
       names: names of the K chosen classes.
-      masks: the K masks.
+      masks: the K masks at the size of the image.
       values: the measurements; NaN if something could not be measured.
       reasons: why a value is NaN.
       notes: warnings of reading the image. They may quote tags of a DICOM file, so the page does not contain them.
@@ -60,7 +61,7 @@ class Reading:
 
     pixels: np.ndarray
     names: tuple[str, ...]
-    masks: LoadedMasks
+    masks: LoadedMasks | Segmentation
     values: dict[Column, float]
     reasons: dict[Column, str]
     notes: tuple[str, ...]
@@ -132,10 +133,39 @@ def read_image(
     rest = [feature for feature in features if feature.kind != "score"]
     if rest:  # one class at a time, because all of them may need gigabytes
         _collect(_united(measured([name], rest) for name in kept.names), rest, kept.names, values, reasons, grid)
-    _add_confidence(result_of(masks, image, "confidence"), kept.names, values, reasons)
+    _add_confidence(_stored_confidence(masks, image), kept.names, values, reasons)
     warning = seen.note if seen else ""
     notes = (*picture.notes, *loaded.notes, *[f"{image.name}: {warning}"] * bool(warning))
     return Reading(display(picture), kept.names, kept, values, reasons, notes, pixel_mm is not None, grid, warning)
+
+
+def reading_of(segmentation: Segmentation, image: Path, measured: Measurements, *, intensity: str) -> Reading:
+    """Returns what `read_image` returns, from masks in memory.
+
+    Args:
+      segmentation: the masks of the image.
+      image: its file.
+      measured: its measurements, as `jaxseg.extract` returns them.
+      intensity: how grey values are shown, as in `jaxseg.images.read.read_under_masks`.
+
+    Raises:
+      ImageError: the file is damaged, or not that of the masks.
+      OSError: the file cannot be opened.
+    """
+    picture = read_under_masks(image, segmentation.size, intensity=intensity, turned=segmentation.turned)
+    if picture.size != segmentation.size:
+        raise ImageError(f"the masks are {segmentation.size}, but the image is {picture.size}: they do not match")
+    height, width = segmentation.bits.shape[1], segmentation.bits.shape[2] * 8
+    grid, names = f"{height} × {width} grid", segmentation.names
+    values: dict[Column, float] = {}
+    reasons: dict[Column, str] = {}
+    _collect(measured, find_all(measured.features), names, values, reasons, grid)
+    sure = segmentation.confidence
+    _add_confidence(sure.rows() if sure else (), names, values, reasons)
+    seen = segmentation.orientation
+    has_spacing = segmentation.spacing_mm is not None
+    masks, warning = segmentation, seen.note if seen else ""
+    return Reading(display(picture), names, masks, values, reasons, segmentation.notes, has_spacing, grid, warning)
 
 
 def _united(parts: Iterable[Measurements]) -> Measurements:
@@ -148,6 +178,11 @@ def _united(parts: Iterable[Measurements]) -> Measurements:
         values |= part.values
         reasons |= part.reasons
     return Measurements(values, reasons, ())
+
+
+def short_names(features: Sequence[Feature]) -> dict[str, str]:
+    """Returns the name of each feature -> the name that the page shows."""
+    return {feature.name: (*feature.aliases, feature.name)[0] for feature in features} | {CONFIDENCE: CONFIDENCE}
 
 
 def unit(ending: str) -> str:
@@ -242,11 +277,17 @@ def _collect(measured: Measurements, features, names, values: dict, reasons: dic
                     reasons[column] = measured.reasons[found]
 
 
-def _add_confidence(path: Path | None, names: Sequence[str], values: dict, reasons: dict) -> None:
+def _stored_confidence(masks: Path, image: Path) -> Sequence[Mapping]:
+    """Returns the rows of the confidence that a run wrote, () if it wrote none."""
+    path = result_of(masks, image, "confidence")
+    return () if path is None else read_confidence(path)[1]
+
+
+def _add_confidence(rows: Sequence[Mapping], names: Sequence[str], values: dict, reasons: dict) -> None:
     """Adds the confidence of the masks to `values` and `reasons`, and the mean of those that are not empty."""
-    if path is None:
+    if not rows:
         return
-    known = {row["class"]: row["confidence"] for row in read_confidence(path)[1]}
+    known = {row["class"]: row["confidence"] for row in rows}
     for name in (name for name in names if name in known):
         column = Column(CONFIDENCE, name, CONFIDENCE)
         values[column] = math.nan if known[name] is None else known[name]

@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxseg.devices import shardings
 from jaxseg.training.learner import AXIS, Learner, State
+from jaxseg.xla import keeping_barriers
 
 PARALLEL = ("jit", "pmap")
 LOST_S = 100  # seconds after which JAX ends the other hosts if one of them is lost
@@ -51,7 +52,11 @@ class Placement:
             return jax.pmap(learner.step, AXIS, devices=self.devices, donate_argnums=0)
         replicated, split = shardings(self.devices)
         return jax.jit(
-            learner.step, donate_argnums=0, in_shardings=(replicated, split), out_shardings=(replicated, replicated)
+            learner.step,
+            donate_argnums=0,
+            in_shardings=(replicated, split),
+            out_shardings=(replicated, replicated),
+            compiler_options=keeping_barriers(self.devices[0].platform),
         )
 
     def compile_evaluation(self, learner: Learner, scores: Callable) -> Callable:

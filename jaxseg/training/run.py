@@ -4,7 +4,9 @@ A run has three stages: `open_run` in `jaxseg.training.config.config` reads its 
 the configuration and the plan of the run, and `jaxseg.training.loop.fit` trains.
 """
 
+import csv
 import dataclasses
+import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -143,6 +145,8 @@ def evaluate(
 ) -> dict:
     """Evaluates a checkpoint of a run, writes `evaluation_<split>.json` and returns its content.
 
+    If the method has scores of classes, `evaluation_<split>.csv` lists them.
+
     Args:
       folder: folder of the run.
       split: name of the split; None: "test" if the data have one, else "val".
@@ -184,7 +188,7 @@ def evaluate(
         show(examination.table)
     on_scores(scores)
     path = (output or folder) / f"evaluation_{split}.json"
-    _write_evaluation(path, scores, examination)
+    _write_evaluation(path, scores, examination, [] if task.table is None else task.table(scores))
     tell(f"measured the checkpoint of step {step}; all numbers are in {path}")
     return scores
 
@@ -206,13 +210,22 @@ def _chosen_step(checkpoints: Checkpoints, step: int | None) -> int:
     return step
 
 
-def _write_evaluation(path: Path, scores: dict, examination: Examination | None) -> None:
-    """Writes measurements and their picture, on the first host."""
+def _write_evaluation(
+    path: Path, scores: dict, examination: Examination | None, table: Sequence[Mapping[str, object]] = ()
+) -> None:
+    """Writes measurements, their table and their picture, on the first host."""
     if jax.process_index() > 0:
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _write_json(path, scores)
+        if table:
+            text = io.StringIO()
+            writer = csv.DictWriter(text, list(table[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(table)
+            with atomic_file(path.with_suffix(".csv")) as temporary:
+                temporary.write_text(text.getvalue(), encoding="utf-8")
         if examination and examination.picture is not None:
             save_picture(examination.picture, path.with_suffix(".png"))
     except OSError as error:

@@ -75,6 +75,9 @@ class Task(abc.ABC):
     examine: Callable[[nnx.Module, Sequence], Examination] | None = None
     """Optional method (model in evaluation mode, source) -> Examination."""
 
+    table: Callable[[Mapping[str, float]], list[dict[str, object]]] | None = None
+    """Optional static method (numbers of `summarise`) -> rows of `evaluation_SPLIT.csv`."""
+
     compare: "Callable[[Config, nnx.Module, Mapping[str, Path], Path], Examination] | None" = None
     """Optional class method (config, model in evaluation mode, folders of masks by row name, folder of the true masks)
     -> Examination of masks from another source; it does not need the data of the run."""

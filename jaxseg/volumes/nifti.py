@@ -51,6 +51,16 @@ def read_nifti(path: Path) -> Volume:
     return Volume(_scaled(array, slope, intercept), affine)
 
 
+def read_shape(path: Path) -> tuple[int, int, int]:
+    """Returns the shape (D, H, W) of a NIfTI file, without reading its voxels.
+
+    Raises:
+      VolumeError, ValueError, OSError: as in `read_nifti`.
+    """
+    with _opened(path) as file:
+        return _header(file)[1]
+
+
 def read_extensions(path: Path) -> tuple[bytes, bool]:
     """Returns the bytes between the header and the voxels of a NIfTI file, and whether it is little-endian.
 

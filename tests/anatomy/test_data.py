@@ -10,13 +10,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from jaxseg.anatomy import data as module
 from jaxseg.anatomy.augment import Augmentation, unchanged
-from jaxseg.anatomy.data import Split, read_paxray, read_target, subset
+from jaxseg.anatomy.data import Split, read_paxray, subset
+from jaxseg.images.fit import Placement
 from jaxseg.images.preprocess import PREPROCESSING
 from jaxseg.images.read import read_picture
 from jaxseg.training.batches import RecordError, evaluation_batches, training_batches
 
 RNG = np.random.default_rng
+
+
+def read_target(
+    path: Path, classes: int, size: tuple[int, int], picture_size: tuple[int, int], **options
+) -> np.ndarray:
+    """Reads a target for a picture that is stretched to a size."""
+    return module.read_target(path, classes, Placement.of(picture_size, size, "stretch"), picture_size, **options)
 
 
 def bits(packed: np.ndarray, classes: int) -> np.ndarray:

@@ -73,7 +73,7 @@ def test_the_loss_is_the_sum_of_its_parts(configured, parts):
 
 
 def test_a_loss_without_parts_is_refused(configured):
-    with pytest.raises(ValueError, match="loss.parts: name at least one of dice, ce, class_dice"):
+    with pytest.raises(ValueError, match="loss.parts: name at least one of dice, ce, class_dice, focal"):
         configured("loss.parts=[]")
 
 

@@ -31,6 +31,20 @@ def says(err: str, *parts: str) -> None:
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
+def test_training_evaluates_at_the_end_on_request(jaxseg_command, tmp_path):
+    folder = tmp_path / "run"
+    code, out, err = jaxseg_command(*words(folder, "--evaluate", "val"))
+    assert code == 0
+    measured = json.loads((folder / "evaluation_val.json").read_text())
+    assert f"dice\t{measured['dice']:.4f}" in out
+    says(err, "evaluation_val.json", "The run is in")
+    code, _, err = jaxseg_command(*words(tmp_path / "other", "--evaluate", "test"))
+    assert code == 2
+    says(err, "the data have no split 'test' with examples; there are: train, val")
+    assert (tmp_path / "other" / "model" / "card.json").is_file(), "the training is not lost"
+
+
 @pytest.fixture(scope="module")
 def trained(plain, tmp_path_factory):
     """Returns the folder of a run that the command trained."""

@@ -12,6 +12,8 @@ from jaxseg.weights.store import save_model
 SMALL = {
     "cxas": {"backbone": "resnet18", "width": 4, "num_classes": 3},
     "paxray": {"backbone": "resnet18", "width": 4, "num_classes": 2, "in_channels": 1},
+    "paxray_unet": {"width": 4, "num_classes": 3, "exclusive": True},
+    "paxray_fpn": {"backbone": "resnet18", "width": 4, "num_classes": 2},
     "post_dae": {
         "image_size": (16, 24),
         "features": (8, 12),

@@ -1,7 +1,8 @@
-"""Other people's programs that open DICOM SEG objects, for the tests: where they are, and how they are installed.
+"""Other people's programs that the tests use: where they are, and how they are installed.
 
 `python tests/kit/viewer_tools.py` installs what no Debian package holds into the cache of the tests, once: OHIF's
-viewer with npm, and dcmqi and pydicom-seg with pip, in an environment of their own because pydicom-seg needs pydicom 2.
+viewer and axe-core, which checks that pages are accessible, with npm; and dcmqi and pydicom-seg with pip, in an
+environment of their own because pydicom-seg needs pydicom 2.
 """
 
 import os
@@ -12,15 +13,21 @@ import tarfile
 import venv
 from pathlib import Path
 
-OHIF, READERS = "3.13.2", ("dcmqi==1.5.7", "pydicom-seg==0.4.1", "pydicom==2.4.4", "setuptools<81")
+OHIF, AXE, READERS = "3.13.2", "4.14.1", ("dcmqi==1.5.7", "pydicom-seg==0.4.1", "pydicom==2.4.4", "setuptools<81")
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxseg-tests"
 VIEWER = CACHE / f"ohif-{OHIF}"
+CHECKER = CACHE / f"axe-{AXE}"
 ENVIRONMENT = CACHE / "-".join(["seg-readers", *(package.split("==")[-1] for package in READERS[:2])])
 
 
 def dist() -> Path:
     """Returns the folder of OHIF's prebuilt viewer; skips the test if it is not installed."""
     return _installed(VIEWER / ".ready").parent / "package" / "dist"
+
+
+def axe() -> str:
+    """Returns the script of axe-core; skips the test if it is not installed."""
+    return (_installed(CHECKER / ".ready").parent / "package" / "axe.min.js").read_text(encoding="utf-8")
 
 
 def reader(name: str) -> Path:
@@ -56,7 +63,7 @@ def _installed(path: Path) -> Path:
 def install() -> None:
     """Installs OHIF and the readers unless they are there. An interrupted installation is started again."""
     CACHE.mkdir(parents=True, exist_ok=True)
-    for place, make in ((VIEWER, _install_viewer), (ENVIRONMENT, _install_readers)):
+    for place, make in ((VIEWER, _install_viewer), (CHECKER, _install_checker), (ENVIRONMENT, _install_readers)):
         ready = place / ".ready"
         if not ready.exists():
             shutil.rmtree(place, ignore_errors=True)
@@ -66,13 +73,22 @@ def install() -> None:
 
 
 def _install_viewer() -> None:
-    subprocess.run(["npm", "pack", "--silent", f"@ohif/app@{OHIF}"], cwd=VIEWER, check=True, stdout=sys.stderr)
-    (archive,) = VIEWER.glob("*.tgz")
-    with tarfile.open(archive) as content:
-        content.extractall(VIEWER, filter="data")
-    archive.unlink()
+    _unpack(f"@ohif/app@{OHIF}", VIEWER)
     for source_map in VIEWER.rglob("*.map"):
         source_map.unlink()
+
+
+def _install_checker() -> None:
+    _unpack(f"axe-core@{AXE}", CHECKER)
+
+
+def _unpack(package: str, place: Path) -> None:
+    """Unpacks a package of npm; nothing in it is run."""
+    subprocess.run(["npm", "pack", "--silent", package], cwd=place, check=True, stdout=sys.stderr)
+    (archive,) = place.glob("*.tgz")
+    with tarfile.open(archive) as content:
+        content.extractall(place, filter="data")
+    archive.unlink()
 
 
 def _install_readers() -> None:

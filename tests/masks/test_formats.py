@@ -152,7 +152,8 @@ WRONG_SIZE = POLYGON | {"segmentation": {"size": [2, 2], "counts": "04"}}
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"annotations": [POLYGON]}, "holds polygons; convert them"),
+        ({"annotations": [POLYGON | {"segmentation": [[0, 0, 4, 0]]}]}, "at least three corners, got 4 numbers"),
+        ({"annotations": [POLYGON | {"segmentation": "x"}]}, "a segmentation must be a list of polygons, .* got str"),
         ({"annotations": [WRONG_SIZE]}, r"an annotation's size is \[2, 2\], its image's is \[24, 40\]"),
         ({"annotations": [{"image_id": 1}]}, "not a COCO file"),
         ({"annotations": {}, "categories": 3}, "not a COCO file"),

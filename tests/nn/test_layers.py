@@ -8,6 +8,7 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxseg.nn.doubling import doubling
 from jaxseg.nn.layers import (
     BatchNorm,
     Conv,
@@ -17,7 +18,6 @@ from jaxseg.nn.layers import (
     dilated_transpose,
     instance_norm,
     linear,
-    sub_pixel_transpose,
 )
 
 GOLDEN = "ops/torch_operators"
@@ -120,7 +120,7 @@ def test_both_transposed_convolutions_equal_the_definition_at_any_shape(batch, h
     x, kernel = sampled(batch, height, width, num_in), sampled(3, 3, num_out, num_in, seed=1)
     expected = by_definition(np.asarray(x), np.asarray(kernel), 2)
     assert expected.shape == (batch, 2 * height, 2 * width, num_out)
-    for form in (sub_pixel_transpose, dilated_transpose):
+    for form in (doubling, dilated_transpose):
         np.testing.assert_allclose(jax.jit(form)(x, kernel), expected, atol=1e-5)
 
 
@@ -133,13 +133,46 @@ def test_gradients_of_both_transposed_convolutions_are_equal(shape):
     def gradients(form):
         return jax.jit(jax.grad(lambda x, kernel: jnp.sum(weights * jnp.sin(form(x, kernel))), (0, 1)))(x, kernel)
 
-    for ours, theirs in zip(gradients(sub_pixel_transpose), gradients(dilated_transpose), strict=True):
+    for ours, theirs in zip(gradients(doubling), gradients(dilated_transpose), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5 * float(jnp.abs(theirs).max()))
 
 
-def test_sub_pixel_form_has_neither_gather_nor_scatter():
+@pytest.mark.slow
+@pytest.mark.parametrize("relu", [False, True])
+def test_transposed_convolutions_with_what_follows_have_the_right_values_and_gradients(relu):
+    x, kernel, bias = sampled(2, 3, 4, 5), sampled(3, 3, 6, 5, seed=1), sampled(6, seed=2)
+
+    def plain(x, kernel, bias):
+        found = dilated_transpose(x, kernel) + bias.reshape(1, 1, 1, -1)
+        return jnp.maximum(found, 0) if relu else found
+
+    def results(form):
+        y, pull = jax.vjp(form, x, kernel, bias)
+        return y, *pull(jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape))
+
+    ours = results(lambda x, kernel, bias: doubling(x, kernel, bias, relu=relu, precision=jax.lax.Precision.HIGHEST))
+    for got, wanted in zip(ours, results(plain), strict=True):
+        np.testing.assert_allclose(got, wanted, atol=1e-5 * float(jnp.abs(wanted).max()))
+
+
+def test_batch_norm_has_the_gradients_of_its_definition():
+    x = sampled(2, 4, 5, 3) + 2
+    weights = sampled(*x.shape, seed=1)
+
+    def ours(x):
+        return BatchNorm(3)(x)
+
+    def plain(x):
+        var = x.var((0, 1, 2), keepdims=True)
+        return (x - x.mean((0, 1, 2), keepdims=True)) * jax.lax.rsqrt(var + 1e-5)
+
+    got, wanted = (jax.grad(lambda x, form=form: jnp.sum(weights * jnp.sin(form(x))))(x) for form in (ours, plain))
+    np.testing.assert_allclose(got, wanted, atol=1e-5 * float(jnp.abs(wanted).max()))
+
+
+def test_four_convolutions_have_neither_gather_nor_scatter():
     x, kernel = sampled(1, 4, 4, 3), sampled(3, 3, 2, 3)
-    step = jax.jit(jax.grad(lambda x, kernel: sub_pixel_transpose(x, kernel).sum(), (0, 1)))
+    step = jax.jit(jax.grad(lambda x, kernel: doubling(x, kernel).sum(), (0, 1)))
     text = step.lower(x, kernel).as_text()
     assert "convolution" in text
     assert "gather" not in text

@@ -5,7 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxseg.nn.losses import binary_cross_entropy, binary_dice_loss, dice_loss, probability_dice_loss
+from jaxseg.nn.losses import (
+    binary_cross_entropy,
+    binary_dice_loss,
+    dice_loss,
+    image_by_image,
+    probability_dice_loss,
+)
 from jaxseg.nn.metrics import dice
 
 CASES = ["dice_ce", "dice_only", "ce_only", "empty_target", "full_target", "one_class_nhw"]
@@ -67,3 +73,25 @@ def test_dice_of_binary_masks():
     np.testing.assert_array_equal(dice(a, b), [0.5, 1.0, np.nan])
     with pytest.raises(ValueError, match="one shape"):
         dice(a, b[:2])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8])
+def test_the_loss_of_one_image_after_the_other_equals_that_of_the_batch(dtype):
+    rng = np.random.default_rng(0)
+    maps = jnp.asarray(rng.standard_normal((3, 4, 5, 2), np.float32))
+    target = (rng.random((3, 4, 5, 2)) > 0.6).astype(dtype)
+
+    def loss(maps, target):
+        parts = {"ce": binary_cross_entropy(maps, target), "dice": binary_dice_loss(maps, target)}
+        return parts["ce"] + 2 * parts["dice"], parts
+
+    def one_by_one(maps, target):
+        total, parts = image_by_image(loss, maps, target)
+        return 3 * total, parts
+
+    (total, parts), gradient = jax.jit(jax.value_and_grad(one_by_one, has_aux=True))(maps, target)
+    (wanted, wanted_parts), wanted_gradient = jax.value_and_grad(loss, has_aux=True)(maps, target)
+    np.testing.assert_allclose(total, 3 * wanted, rtol=1e-6)
+    np.testing.assert_allclose(gradient, 3 * wanted_gradient, atol=1e-7)
+    jax.tree.map(lambda got, right: np.testing.assert_allclose(got, right, rtol=1e-6), parts, wanted_parts)
+    np.testing.assert_allclose(image_by_image(loss, maps, target)[0], wanted, rtol=1e-6)

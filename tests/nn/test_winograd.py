@@ -45,7 +45,7 @@ def test_winograd_equals_the_convolution_at_even_and_odd_sizes(seed, sizes, chan
 
 @pytest.mark.slow
 def test_wide_convolutions_and_their_gradients_equal_xlas_within_float32():
-    x, kernel = sampled(0, (2, 17, 16, 256), (3, 3, 256, 512))
+    x, kernel = sampled(0, (2, 17, 16, 1024), (3, 3, 1024, 512))
 
     def results(form):
         y, pull = jax.vjp(form, x, kernel)
@@ -59,7 +59,7 @@ def test_wide_convolutions_and_their_gradients_equal_xlas_within_float32():
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 def test_other_devices_convolve_directly(platform):
-    shapes = jax.ShapeDtypeStruct((1, 32, 32, 512), jnp.float32), jax.ShapeDtypeStruct((3, 3, 512, 512), jnp.float32)
+    shapes = jax.ShapeDtypeStruct((1, 32, 32, 1024), jnp.float32), jax.ShapeDtypeStruct((3, 3, 1024, 512), jnp.float32)
     run = jax.jit(lambda x, k: convolution(x, k, (1, 1), PADDING, precision=HIGHEST))
     text = jax.export.export(run, platforms=[platform])(*shapes).mlir_module()
     assert text.count("stablehlo.convolution") == 1
@@ -72,10 +72,10 @@ def test_other_devices_convolve_directly(platform):
         ((3, 3, 512, 256), None, True),
         ((3, 3, 256, 256), None, True),
         ((3, 3, 256, 128), None, False),  # too few channels
-        ((3, 3, 256, 256), (8, 64, 64), False),  # too few if the kernel is transformed at every call
+        ((3, 3, 512, 512), (8, 64, 64), False),  # too few if the kernel is transformed at every call
         ((1, 1, 2048, 2048), None, False),
-        ((3, 3, 512, 512), (2, 16, 16), True),
-        ((3, 3, 512, 512), (1, 16, 16), False),  # too few pixels, because the kernel is transformed at every call
+        ((3, 3, 1024, 512), (2, 16, 16), True),
+        ((3, 3, 1024, 512), (1, 16, 16), False),  # too few pixels, because the kernel is transformed at every call
     ],
 )
 def test_is_faster_only_for_many_channels_and_pixels(kernel, image, wanted):
@@ -84,7 +84,7 @@ def test_is_faster_only_for_many_channels_and_pixels(kernel, image, wanted):
 
 def test_a_symbolic_batch_counts_as_one():
     (batch,) = jax.export.symbolic_shape("batch")
-    kernel = jax.ShapeDtypeStruct((3, 3, 512, 512), jnp.float32)
+    kernel = jax.ShapeDtypeStruct((3, 3, 1024, 512), jnp.float32)
     assert is_faster(kernel, (batch, 32, 32))
     assert not is_faster(kernel, (batch, 16, 16))
 

@@ -1,10 +1,8 @@
 """The page works in headless Chromium, opened from its file without a network."""
 
-import shutil
-import time
-
 import numpy as np
 import pytest
+from browser import ask, chromium, texts, until
 from PIL import Image
 from report_kit import NAMES, masks_of, write_dicom, write_pair, write_pairs, write_run
 
@@ -19,15 +17,7 @@ HOSTILE = ("<script>alert(1)<", '"onmouseover="document.title=1', "<img src=x on
 @pytest.fixture(scope="module")
 def browser():
     """One browser for all tests; it keeps the messages of the console."""
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = which("chromium")
-    for argument in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "disable-gpu", "window-size=1400,900"):
-        options.add_argument(f"--{argument}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    with webdriver.Chrome(options=options, service=Service(which("chromedriver"))) as driver:
+    with chromium() as driver:
         driver.execute_cdp_cmd("Network.enable", {})
         driver.execute_cdp_cmd(
             "Network.emulateNetworkConditions",
@@ -36,31 +26,11 @@ def browser():
         yield driver
 
 
-def which(program: str) -> str:
-    assert shutil.which(program), f"{program} is not installed"
-    return shutil.which(program)
-
-
 def show(browser, page):
     """Opens a page, waits for its first figure, and checks that the console has no messages."""
     browser.get(page.resolve().as_uri())
     until(lambda: browser.execute_script("return document.querySelectorAll('article').length > 0"))
     assert browser.get_log("browser") == []
-
-
-def until(condition, seconds=5.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "the page did not reach the expected state"
-        time.sleep(0.03)
-
-
-def ask(browser, expression: str):
-    return browser.execute_script(f"return {expression}")
-
-
-def texts(browser, selector: str) -> list[str]:
-    return ask(browser, f"Array.from(document.querySelectorAll({selector!r}), (e) => e.textContent)")
 
 
 def paths(browser, number: int) -> list[str]:

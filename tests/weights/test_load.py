@@ -63,7 +63,8 @@ def test_a_bare_file_is_recognised_by_its_tensors(tmp_path, tensors):
 
 def test_a_file_of_no_known_model_is_refused_with_the_names(tmp_path):
     path = save(tmp_path / "x.pth", {"layer.weight": np.ones((2, 2), np.float32)})
-    with pytest.raises(ValueError, match=r"none of the models cxas, paxray, post_dae.*; its first.* are layer.weight"):
+    names = "cxas, paxray, paxray_unet, paxray_fpn, post_dae"
+    with pytest.raises(ValueError, match=rf"none of the models {names}.*; its first.* are layer.weight"):
         jaxseg.load(path)
 
 

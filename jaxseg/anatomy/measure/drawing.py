@@ -16,7 +16,7 @@ from jaxseg.palette import OKABE_ITO, class_colours
 
 _YELLOW, _VERMILION, _PURPLE = (OKABE_ITO[k] for k in (3, 5, 6))
 _HEART, _LUNG, _SPINE = map(tuple, class_colours(["heart", "lung", "spine"]).tolist())  # lines of organs
-_COLOURS = {
+COLOURS = {
     "midline": _YELLOW,
     "heart right": _HEART,
     "heart left": _HEART,
@@ -57,7 +57,7 @@ def draw_lines(image: np.ndarray, measurements: Measurements) -> np.ndarray:
         if line.label:
             _draw_class(pen, line, colours[line.label])
         else:
-            _DRAWN[line.kind](pen, line.points, _COLOURS[line.kind])
+            _DRAWN[line.kind](pen, line.points, COLOURS[line.kind])
     if len(labels) <= _MAX_NAMED:
         _name_classes(pen, measurements.lines, colours)
     strip = _strip(_captions(measurements, colours), max(picture.width, _MIN_WIDTH), pen.size)
@@ -212,13 +212,13 @@ def _of_score(feature, measurements: Measurements) -> list[tuple]:
         millimetres = measurements.values.get("SCD_mm")
         length = f"{value:.1f} pixels" + (f", {millimetres:.1f} mm" if millimetres is not None else "")
         explained = [("centres of vertebrae", "centres"), ("line fitted to them", "line"), ("distances", "distance")]
-        return [(f"{name}: {length}", _TEXT)] + [(f"- {text}", _COLOURS[kind]) for text, kind in explained]
+        return [(f"{name}: {length}", _TEXT)] + [(f"- {text}", COLOURS[kind]) for text, kind in explained]
     found = [(f"{name}: {value:.3f}", _TEXT)]
     lines = {line.kind: line.points[:, 0] for line in measurements.lines if line.feature == feature.name}
     texts = {"heart right": "heart, picture's left", "heart left": "heart, picture's right", "thorax": "thorax"}
     if lines:
-        found.append(("- midline, from the end of the right hemidiaphragm", _COLOURS["midline"]))
-        found += [(f"- {texts[kind]} {np.ptp(lines[kind])} pixels", _COLOURS[kind]) for kind in texts]
+        found.append(("- midline, from the end of the right hemidiaphragm", COLOURS["midline"]))
+        found += [(f"- {texts[kind]} {np.ptp(lines[kind])} pixels", COLOURS[kind]) for kind in texts]
     heart, thorax = (measurements.values.get(f"CTR_{part}_width_mm") for part in ("heart", "thorax"))
     if heart is not None:
         found.append((f"- heart {heart:.0f} mm, thorax {thorax:.0f} mm", _TEXT))
