@@ -182,11 +182,9 @@ def _relative(places: jax.Array, frame: Frame) -> jax.Array:
 
 def _moved(mask: jax.Array, places: jax.Array, relative: jax.Array, how: Damage, frame: Frame) -> jax.Array:
     """Displaces the border, and moves what lies beyond a line."""
-    row, column, angle = how.line
     # Half of the lines are upright and go through the centre: one side of the organ moves.
-    upright = row > 0
-    row, column, angle = (jnp.where(upright, a, b) for a, b in zip((0, 0, jnp.sign(angle) * jnp.pi / 2), how.line))
-    part = mask * _ahead(relative, row, column, angle)
+    upright = jnp.stack([jnp.zeros(()), jnp.zeros(()), jnp.sign(how.line[2]) * jnp.pi / 2])
+    part = mask * _ahead(relative, *jnp.where(how.line[0] > 0, upright, how.line))
     rest = mask - part
     offsets = (_enlarged(how.coarse, mask.shape) + _enlarged(how.fine, mask.shape)) * frame.size
     places = places + offsets

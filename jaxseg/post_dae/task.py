@@ -72,7 +72,7 @@ class DataConfig(LoadingConfig):
       spacing_mm: distance of rows and of columns at `size`, for distances in millimetres; null: pixels.
       corruption: the corruption in training and validation.
       heavy_share: share of the examples that get a heavy corruption instead, in [0, 1].
-      broad_share: share of the examples that get damages of many kinds instead, see `jaxseg.post_dae.damage`, in [0, 1].
+      broad_share: share of the examples with damages of many kinds instead, in [0, 1]; see `jaxseg.post_dae.damage`.
       clean_share: share of the examples that are not corrupted, in [0, 1].
       warp: strength of a random affine deformation before the corruption; see `jaxseg.post_dae.warp.warp`.
       elastic: strength of a random elastic deformation before the corruption.
