@@ -1,5 +1,7 @@
 """Evaluation of a denoiser: Dice and Hausdorff distances of masks before and after, as a table and a plot.
 
+Beside them stand the baselines of `jaxseg.post_dae.baselines`, which need no network.
+
 Masks are thresholded at 0.5. Distances are between outlines at the network's size. An empty mask has no distance and is
 left out of the mean distances, which state their number of masks; its Dice is included.
 """
@@ -17,8 +19,10 @@ import numpy as np
 from jaxseg.draw.plots import Panel, paired_bars
 from jaxseg.images.picture import ImageError
 from jaxseg.nn.metrics import dice, hausdorff
+from jaxseg.post_dae.baselines import Shapes
 from jaxseg.post_dae.corrupt import LEVELS, SIDE, corrupt
 from jaxseg.post_dae.data import MaskFolder
+from jaxseg.post_dae.unseen import KINDS, apply_kind
 from jaxseg.text_table import text_table
 from jaxseg.training.batches import evaluation_batches
 from jaxseg.training.reader import listed
@@ -26,27 +30,32 @@ from jaxseg.training.task import Examination
 
 BATCH = 8
 WHEN = ("before", "after")
+BASELINES = ("mean shape", "seven nearest")
 MEASURES = {"dice": "Dice", "hausdorff_95": "Hausdorff 95 %", "hausdorff": "Hausdorff"}
 
 Spacing = tuple[float, float] | None
 Part = tuple[str, np.ndarray, np.ndarray]  # name of the row; given and true masks, (B, H, W, C) each
 
 
-def examine_levels(model, source: Sequence, *, spacing: Spacing = None, on_error: str = "stop") -> Examination:
-    """Measures how the model restores the masks of a source, corrupted at every level of `LEVELS`.
+def examine_levels(
+    model, source: Sequence, *, known: Sequence = (), spacing: Spacing = None, on_error: str = "stop"
+) -> Examination:
+    """Measures how the model restores damaged masks: every level of `LEVELS`, and every unseen kind of `KINDS`.
 
-    A mask is corrupted in the same way every time.
+    A mask is damaged in the same way every time.
 
     Args:
       model: in evaluation mode: masks (B, H, W, C) -> (B, H, W, C) in [0, 1].
       source: records {"mask": (H, W, C)}, with `name(i)`.
+      known: the training masks, as records, for the baselines; empty: they are left out.
       spacing: distance of rows and of columns in millimetres; None: distances are in pixels.
       on_error: "stop" raises if a record is bad, "skip" leaves it out.
 
     Raises:
       RecordError: a record is bad; with "skip", all records are bad.
     """
-    return _examination(model, _corrupted(source, on_error), "corruption", spacing)
+    shapes = Shapes(known) if len(known) else None
+    return _examination(model, _corrupted(source, on_error), "corruption", spacing, shapes)
 
 
 def compare_folders(
@@ -148,6 +157,9 @@ def _corrupted(source: Sequence, on_error: str) -> Iterator[Part]:
                 one = jax.vmap(lambda key, mask, how=how: corrupt(key, mask[None], how)[0])
                 masks = np.asarray(one(keys, jnp.asarray(masks)))
             yield level, masks, batch["mask"]
+        for kind in KINDS:
+            pairs = zip(batch["mask"], batch["index"], strict=True)
+            yield kind, np.stack([apply_kind(kind, mask, int(index)) for mask, index in pairs]), batch["mask"]
 
 
 def _batches(source: Sequence, on_error: str) -> Iterator[dict[str, np.ndarray]]:
@@ -163,19 +175,27 @@ def _whole(record: dict, rng: np.random.Generator) -> dict:
     return record
 
 
-def _examination(model, parts: Iterable[Part], title: str, spacing: Spacing) -> Examination:
+def _examination(
+    model, parts: Iterable[Part], title: str, spacing: Spacing, shapes: Shapes | None = None
+) -> Examination:
     """Restores and measures every part, and returns the result."""
     restore = jax.jit(type(model).__call__)
-    found = collections.defaultdict(lambda: {when: collections.defaultdict(list) for when in WHEN})
-    for row, given, truth in parts:
+
+    def by_network(given: np.ndarray) -> np.ndarray:
         padded = np.concatenate([given, np.zeros((BATCH - len(given), *given.shape[1:]), given.dtype)])
-        restored = np.asarray(restore(model, padded))[: len(given)]
-        for when, masks in zip(WHEN, (given, restored), strict=True):
-            for name, values in measure(masks > 0.5, truth > 0.5, spacing=spacing).items():
-                found[row][when][name].append(values.ravel())
+        return np.asarray(restore(model, padded))[: len(given)] > 0.5
+
+    methods = {"before": lambda given: given > 0.5}
+    methods |= dict(zip(BASELINES, (shapes.mean, shapes.nearest), strict=True)) if shapes else {}
+    methods["after"] = by_network
+    found = collections.defaultdict(lambda: {method: collections.defaultdict(list) for method in methods})
+    for row, given, truth in parts:
+        for method, restored in methods.items():
+            for name, values in measure(restored(given), truth > 0.5, spacing=spacing).items():
+                found[row][method][name].append(values.ravel())
     rows = {
-        row: {when: {name: _summary(np.concatenate(x)) for name, x in of.items()} for when, of in both.items()}
-        for row, both in found.items()
+        row: {method: {name: _summary(np.concatenate(x)) for name, x in of.items()} for method, of in each.items()}
+        for row, each in found.items()
     }
     unit, size = "pixels" if spacing is None else "mm", list(model.cfg.image_size)
     numbers = {"size": size, "unit": unit, title: rows}
@@ -191,14 +211,20 @@ def _summary(values: np.ndarray) -> dict[str, float | int | None]:
 
 
 def _table(rows: Mapping, title: str, unit: str, size: Sequence[int]) -> str:
-    """Returns the means before and after, and the numbers of masks without a distance."""
+    """Returns the means before and after, and the numbers of masks without a distance; then those of the baselines."""
     header = [title, *(f"{label} {when}" for label in MEASURES.values() for when in WHEN), "without distance"]
     lines = []
-    for row, both in rows.items():
-        cells = [_cell(both[when][name]["mean"], 4 if name == "dice" else 2) for name in MEASURES for when in WHEN]
-        left_out = " -> ".join(str(both[when]["hausdorff"]["left_out"]) for when in WHEN)
+    for row, each in rows.items():
+        cells = [_cell(each[when][name]["mean"], 4 if name == "dice" else 2) for name in MEASURES for when in WHEN]
+        left_out = " -> ".join(str(each[when]["hausdorff"]["left_out"]) for when in WHEN)
         lines.append([row, *cells, left_out])
-    return f"{text_table(header, lines)}\n{_caption(rows, unit, size)}"
+    tables = [text_table(header, lines)]
+    if BASELINES[0] in next(iter(rows.values())):
+        header = ["without a network", *(f"{label} {name}" for label in ("Dice", "Hausdorff") for name in BASELINES)]
+        shown = [(name, method) for name in ("dice", "hausdorff") for method in BASELINES]
+        cells = ([_cell(each[m][n]["mean"], 4 if n == "dice" else 2) for n, m in shown] for each in rows.values())
+        tables.append(text_table(header, [[row, *line] for row, line in zip(rows, cells, strict=True)]))
+    return "\n\n".join(tables) + f"\n{_caption(rows, unit, size)}"
 
 
 def _cell(value: float | None, digits: int) -> str:

@@ -39,6 +39,8 @@ class DAEConfig:
       decoder_activation: activation at the end of every decoder level except the last, which ends in a sigmoid.
         "sigmoid" is the original's; training then collapses to one mean shape. "relu" works.
       norm: normalisation after every convolution. "none" is the original's; "batch" works.
+      skips: whether each decoder level also gets the maps of the encoder at its size, and the last one the mask itself.
+        The original has none. With them, details of undamaged parts are kept.
       init: initial parameters, "torch" (PyTorch's defaults) or "lecun" (flax's).
       dtype: dtype of the arithmetic, "float32" or "bfloat16"; parameters are always float32.
     """
@@ -54,6 +56,7 @@ class DAEConfig:
     strides: tuple[Stride, ...] = (2, 2, 2, 2, 2)
     decoder_activation: Literal["sigmoid", "relu"] = "sigmoid"
     norm: Literal["none", "batch"] = "none"
+    skips: bool = False
     init: Init = "torch"
     dtype: Dtype = "float32"
 
@@ -81,6 +84,8 @@ def _misfits(cfg: DAEConfig) -> Iterator[str]:
         yield f"features, decoder_features and strides: have {counts} levels; give the same number of each, at least 2"
     if len(cfg.intermediate) < 2:
         yield f"intermediate: {cfg.intermediate} must be two or more numbers; the last has no effect"
+    if cfg.skips and set(cfg.strides) - {2}:
+        yield f"skips: need a stride of 2 at every level, got strides {cfg.strides}"
     if len(cfg.decoder_features) > 1 and cfg.decoder_features[-1] != cfg.decoder_features[-2]:
         yield f"decoder_features: the last two must be equal, as in the original, got {cfg.decoder_features}"
 
@@ -104,7 +109,10 @@ class Encode(nnx.Module):
 
 
 class Decode(nnx.Module):
-    """A level of the decoder: a transposed convolution, ReLU and a convolution; its activation is the network's."""
+    """A level of the decoder: a transposed convolution, ReLU and a convolution; its activation is the network's.
+
+    With `skips`, the convolution also gets the maps of the encoder of the same size, or the mask.
+    """
 
     def __init__(self, cfg: DAEConfig, level: int, *, rngs: nnx.Rngs):
         num_in, num_mid = (cfg.features[-1], *cfg.decoder_features)[level : level + 2]
@@ -112,14 +120,15 @@ class Decode(nnx.Module):
         num_out = cfg.out_channels if last else num_mid
         options = {"init": cfg.init, "dtype": jnp.dtype(cfg.dtype), "rngs": rngs}
         self.upconv = ConvTranspose(num_in, num_mid, stride=cfg.strides[::-1][level], **options)
-        self.conv = Conv(num_mid, num_out, 3, **options)
+        beside = (cfg.in_channels, *cfg.features)[::-1][level + 1] if cfg.skips else 0
+        self.conv = Conv(num_mid + beside, num_out, 3, **options)
         widths = (num_mid,) if last else (num_mid, num_out)  # the output itself is not normalised
         self.norms = nnx.List([BatchNorm(width) for width in widths if cfg.norm == "batch"])
 
     @recomputable
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, *beside: jax.Array) -> jax.Array:
         x = nnx.relu(self.norms[0](self.upconv(x))) if self.norms else self.upconv(x, relu=True)
-        x = self.conv(x)
+        x = self.conv(jnp.concatenate([x, *beside], -1) if beside else x)
         return self.norms[1](x) if len(self.norms) > 1 else x
 
 
@@ -165,8 +174,10 @@ class DAE(Model):
         if x.ndim != 4 or x.shape[1:] != size:
             raise ValueError(f"masks must be (B, {', '.join(map(str, size))}), got {x.shape}; `jaxseg.denoise` resizes")
         x, named = x.astype(self.cfg.dtype), {}
+        maps = [x]
         for i, level in enumerate(self.encode):
             named[f"encode_{i}"] = x = level(x)
+            maps.append(x)
         height, width, channels = self.cfg.code_shape
         x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)  # channels first, as PyTorch flattens it
         for i, layer in enumerate(self.intermediate):
@@ -176,7 +187,8 @@ class DAE(Model):
         named["intermediate"] = x
         x = x.reshape(x.shape[0], channels, height, width).transpose(0, 2, 3, 1)
         for i, level in enumerate(self.decode):
-            x = level(x if i == 0 else ACTIVATIONS[self.cfg.decoder_activation](x))
+            x = x if i == 0 else ACTIVATIONS[self.cfg.decoder_activation](x)
+            x = level(x, maps[-2 - i]) if self.cfg.skips else level(x)
             named[f"decode_{i}"] = x
         return named
 

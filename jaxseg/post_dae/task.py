@@ -21,6 +21,7 @@ from jaxseg.masks.pictures import parse_levels
 from jaxseg.nn.losses import binary_cross_entropy, probability_dice_loss
 from jaxseg.post_dae import original_config
 from jaxseg.post_dae.corrupt import HEAVY, SIDE, Corruption, corrupt
+from jaxseg.post_dae.damage import damaged
 from jaxseg.post_dae.data import MaskFolder, as_read
 from jaxseg.post_dae.evaluate import compare_folders, examine_levels, mean
 from jaxseg.post_dae.model import DAEConfig, Stride
@@ -35,7 +36,7 @@ Share = Annotated[float, Range(0, 1)]
 Spacing = Annotated[float, Range(0, 1000, above=True)]
 
 _CORRUPTION = section(Corruption, *(field.name for field in dataclasses.fields(Corruption)))
-_NETWORK = section(DAEConfig, "features", "decoder_features", "intermediate", "decoder_activation", "norm")
+_NETWORK = section(DAEConfig, "features", "decoder_features", "intermediate", "decoder_activation", "norm", "skips")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,6 +72,7 @@ class DataConfig(LoadingConfig):
       spacing_mm: distance of rows and of columns at `size`, for distances in millimetres; null: pixels.
       corruption: the corruption in training and validation.
       heavy_share: share of the examples that get a heavy corruption instead, in [0, 1].
+      broad_share: share of the examples with damages of many kinds instead, in [0, 1]; see `jaxseg.post_dae.damage`.
       clean_share: share of the examples that are not corrupted, in [0, 1].
       warp: strength of a random affine deformation before the corruption; see `jaxseg.post_dae.warp.warp`.
       elastic: strength of a random elastic deformation before the corruption.
@@ -87,6 +89,7 @@ class DataConfig(LoadingConfig):
     spacing_mm: tuple[Spacing, Spacing] | None = None
     corruption: CorruptionConfig = CorruptionConfig()
     heavy_share: Share = 0.0
+    broad_share: Share = 0.0
     clean_share: Share = 0.0
     warp: Share = 0.0
     elastic: Share = 0.0
@@ -102,8 +105,8 @@ class DataConfig(LoadingConfig):
         else:
             if levels and len(levels) != self.channels:
                 yield f"labels: {len(levels)} are named, but channels is {self.channels}"
-        if self.heavy_share + self.clean_share > 1:
-            yield f"heavy_share: {self.heavy_share:g} and clean_share, {self.clean_share:g}, add up to more than 1"
+        if (total := self.heavy_share + self.broad_share + self.clean_share) > 1 + 1e-6:
+            yield f"heavy_share: together with broad_share and clean_share it is {total:g}; at most 1 is possible"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -199,8 +202,9 @@ class PostDAETask(Task):
         return contact_sheet([list(row) for row in rows], titles=["corrupted", "restored", "truth"], legend=[])
 
     def examine(self, model: nnx.Module, source: Sequence) -> Examination:
-        """Measures how the model restores the masks of a source at several levels of corruption."""
-        return examine_levels(model, source, spacing=self.cfg.spacing_mm, on_error=self.cfg.on_error)
+        """Measures how the model restores the masks of a source with several kinds and levels of damage."""
+        options = {"spacing": self.cfg.spacing_mm, "on_error": self.cfg.on_error}
+        return examine_levels(model, source, known=self.splits["train"], **options)
 
     @classmethod
     def compare(cls, config: Config, model: nnx.Module, masks: Mapping[str, Path], truth: Path) -> Examination:
@@ -236,10 +240,14 @@ def corrupt_each(keys: jax.Array, masks: jax.Array, cfg: DataConfig) -> jax.Arra
 
     def one(key: jax.Array, mask: jax.Array) -> jax.Array:
         for_choice, for_usual, for_heavy = jax.random.split(key, 3)
+        for_broad = jax.random.fold_in(key, 3)
         choice, found = jax.random.uniform(for_choice), corrupt(for_usual, mask[None], cfg.corruption.at(cfg.size))
         if cfg.heavy_share:
             heavy = corrupt(for_heavy, mask[None], HEAVY.scaled(cfg.size / SIDE))
             found = jnp.where(choice < cfg.heavy_share, heavy, found)
+        if cfg.broad_share:
+            broad = (choice >= cfg.heavy_share) & (choice < cfg.heavy_share + cfg.broad_share)
+            found = jnp.where(broad, damaged(for_broad, mask)[None], found)
         return jnp.where(choice >= 1 - cfg.clean_share, mask, found[0])
 
     return jax.vmap(one)(keys, masks)

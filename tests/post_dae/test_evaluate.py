@@ -14,6 +14,7 @@ from jaxseg.post_dae import evaluate as restoration
 from jaxseg.post_dae.corrupt import LEVELS
 from jaxseg.post_dae.data import MaskFolder
 from jaxseg.post_dae.model import DAEConfig
+from jaxseg.post_dae.unseen import KINDS
 
 
 class Answer(nnx.Module):
@@ -44,12 +45,13 @@ def test_an_identity_model_has_equal_numbers_before_and_after(tmp_path):
     source = MaskFolder(write_masks(tmp_path / "truth", count=16, size=64), (64, 64))  # two batches
     found = restoration.examine_levels(SAME, source)
     rows = found.numbers["corruption"]
-    assert list(rows) == list(LEVELS) == ["clean", "light", "original", "strong", "heavy"]
+    assert list(rows) == [*LEVELS, *KINDS]
+    assert list(LEVELS) == ["clean", "light", "original", "strong", "heavy"]
     for measure in ("dice", "hausdorff_95", "hausdorff"):
         assert means(rows, measure, "before") == means(rows, measure, "after")
     assert means(rows, "dice", "before")[0] == 1
     assert means(rows, "hausdorff", "before")[0] == 0
-    dice = means(rows, "dice", "before")
+    dice = means(rows, "dice", "before")[: len(LEVELS)]
     assert dice == sorted(dice, reverse=True)
     assert found.numbers == restoration.examine_levels(SAME, source).numbers
     assert {rows["clean"]["before"]["dice"]["count"]} == {16}
@@ -60,7 +62,7 @@ def test_an_empty_result_has_a_dice_of_0_and_no_distance(source):
     found = restoration.examine_levels(NOTHING, source)
     rows = found.numbers["corruption"]
     assert set(means(rows, "dice", "after")) == {0.0}
-    assert means(rows, "hausdorff", "after") == [None] * 5
+    assert means(rows, "hausdorff", "after") == [None] * len(rows)
     assert rows["heavy"]["after"]["hausdorff"] == {
         "mean": None,
         "std": None,
@@ -78,9 +80,20 @@ def test_the_table_and_the_picture_show_every_level(source):
     lines = found.table.splitlines()
     assert max(map(len, lines)) <= 80
     assert lines[0].split()[:4] == ["corruption", "Dice", "Dice", "Hausdorff"]
-    assert [line.split()[0] for line in lines if line.split()[0] in LEVELS] == list(LEVELS)
+    assert [line.split()[0] for line in lines if line and line.split()[0] in LEVELS] == list(LEVELS)
     assert "8 masks of 64 x 64, distances in pixels" in found.table
     assert found.picture.width > 900
+
+
+def test_the_baselines_stand_beside_the_network(source):
+    found = restoration.examine_levels(NOTHING, source, known=source)
+    rows = found.numbers["corruption"]
+    assert list(rows["clean"]) == ["before", "mean shape", "seven nearest", "after"]
+    assert rows["clean"]["mean shape"] == rows["heavy"]["mean shape"]
+    for measure in ("mean shape", "seven nearest"):
+        assert 0.5 < rows["several"][measure]["dice"]["mean"] <= 1
+    assert "without a network" in " ".join(found.table.split())
+    assert max(map(len, found.table.splitlines())) <= 80
 
 
 @pytest.mark.slow
