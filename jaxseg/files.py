@@ -5,10 +5,12 @@ file system lacks is left out there; every other error is raised.
 """
 
 import codecs
+import concurrent.futures
 import contextlib
 import errno
 import hashlib
 import json
+import mmap
 import os
 import platform
 import re
@@ -342,13 +344,57 @@ def safe_name(text: str) -> str:
 
 def sha256(path: Path) -> str:
     """Returns the hexadecimal SHA-256 of a file, or of the sorted file names and contents of a folder."""
+    state, started = _started.pop(path, (None, None))
+    if started is not None:
+        digest = started.result()
+        if state == _state(path):
+            return digest
+    return _sha256(path)
+
+
+def start_sha256(path: Path) -> None:
+    """Starts to compute the `sha256` of a path in another thread, for the next call with this path.
+
+    That call computes it again if the path has changed meanwhile.
+    """
+    thread = concurrent.futures.ThreadPoolExecutor(1)
+    _started[path] = _state(path), thread.submit(_sha256, path)
+    thread.shutdown(wait=False)
+
+
+_started: dict[Path, tuple[list, concurrent.futures.Future[str]]] = {}
+
+
+def _sha256(path: Path) -> str:
     digest = hashlib.sha256()
     if path.is_file():
         with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    for file in sorted(p for p in path.rglob("*") if p.is_file()):
-        digest.update(f"{file.relative_to(path).as_posix()}\0{sha256(file)}\n".encode())
+            _add_content(digest, file)
+        return digest.hexdigest()
+    for file in _files(path):
+        digest.update(f"{file.relative_to(path).as_posix()}\0{_sha256(file)}\n".encode())
     return digest.hexdigest()
+
+
+def _add_content(digest: Any, file: IO[bytes]) -> None:
+    """Adds the content of a file to a digest, by one call: between calls, other threads would keep this one waiting."""
+    try:
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            digest.update(content)
+    except (ValueError, OSError):  # an empty file, or a file system that cannot map
+        while part := file.read(_PART):
+            digest.update(part)
+
+
+def _files(path: Path) -> list[Path]:
+    """Returns a file itself, or all files of a folder and its sub-folders."""
+    return [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+
+
+def _state(path: Path) -> list[tuple]:
+    """Returns what changes with the content of a file or a folder, as long as nobody sets the times of files."""
+    states = ((file, file.stat()) for file in _files(path))
+    return [(file, state.st_ino, state.st_size, state.st_mtime_ns) for file, state in states]
 
 
 def _prefix() -> str:
