@@ -10,7 +10,6 @@ import contextlib
 import errno
 import hashlib
 import json
-import mmap
 import os
 import platform
 import re
@@ -34,6 +33,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 _WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)  # UTF-32 LE begins like UTF-16 LE
 MAX_JSON = 2**28  # bytes
+_HASHED = 2**25  # bytes that are read at once to compute a digest
 _PART = 2**18  # bytes in one call of `read`, which takes memory for all that it may return
 
 
@@ -352,14 +352,12 @@ def sha256(path: Path) -> str:
     return _sha256(path)
 
 
-def start_sha256(path: Path) -> None:
+def start_sha256(path: Path, thread: concurrent.futures.Executor) -> None:
     """Starts to compute the `sha256` of a path in another thread, for the next call with this path.
 
     That call computes it again if the path has changed meanwhile.
     """
-    thread = concurrent.futures.ThreadPoolExecutor(1)
     _started[path] = _state(path), thread.submit(_sha256, path)
-    thread.shutdown(wait=False)
 
 
 _started: dict[Path, tuple[list, concurrent.futures.Future[str]]] = {}
@@ -377,13 +375,10 @@ def _sha256(path: Path) -> str:
 
 
 def _add_content(digest: Any, file: IO[bytes]) -> None:
-    """Adds the content of a file to a digest, by one call: between calls, other threads would keep this one waiting."""
-    try:
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            digest.update(content)
-    except (ValueError, OSError):  # an empty file, or a file system that cannot map
-        while part := file.read(_PART):
-            digest.update(part)
+    """Adds the content of a file to a digest, in few calls: between calls, other threads keep this one waiting."""
+    part = memoryview(bytearray(min(_HASHED, os.fstat(file.fileno()).st_size + 1)))
+    while count := file.readinto(part):  # type: ignore[attr-defined]
+        digest.update(part[:count])
 
 
 def _files(path: Path) -> list[Path]:

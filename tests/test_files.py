@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import hypothesis
 import pytest
@@ -213,14 +214,14 @@ def test_usual_labels_stay_unchanged_as_names(label):
 def test_a_digest_that_was_started_is_that_of_the_content_when_it_is_asked_for(tmp_path, monkeypatch):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "b").write_bytes(b"abc")
-    wanted = sha256(tmp_path / "a")
-    start_sha256(tmp_path / "a")
-    files._started[tmp_path / "a"][1].result()
-    computed = []
+    wanted, computed = sha256(tmp_path / "a"), []
+    with ThreadPoolExecutor(1) as thread:
+        start_sha256(tmp_path / "a", thread)
     monkeypatch.setattr(files, "_sha256", lambda path: computed.append(path) or "again")
     assert (sha256(tmp_path / "a"), computed) == (wanted, [])
     assert sha256(tmp_path / "a") == "again"  # a digest serves one call
-    start_sha256(tmp_path / "a")
+    with ThreadPoolExecutor(1) as thread:
+        start_sha256(tmp_path / "a", thread)
     (tmp_path / "a" / "b").write_bytes(b"abcd")
     assert sha256(tmp_path / "a") == "again"
     assert len(computed) == 3

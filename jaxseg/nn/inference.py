@@ -3,7 +3,6 @@
 import concurrent.futures
 import functools
 import math
-import mmap
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding
 
+from jaxseg import xla
 from jaxseg.devices import all_devices, shardings
 from jaxseg.nn.layers import BatchNorm, Conv, ConvNorm
 from jaxseg.nn.winograd import is_faster, restored, transform_into, winograd
@@ -326,10 +326,9 @@ def _made(shape: tuple[int, ...], dtype: Any, write: Callable, *variables: nnx.V
     values = [variable.get_value() for variable in variables]
     if any(isinstance(value, jax.ShapeDtypeStruct) for value in values):
         return jax.ShapeDtypeStruct(shape, dtype)
-    # Whole pages: XLA need not copy them, and numpy's own memory consists of huge pages, which Linux may first have to
-    # make, so that it took three times as long to fill.
-    size = max(1, math.prod(shape) * np.dtype(dtype).itemsize)
-    found = np.frombuffer(mmap.mmap(-1, size), dtype, math.prod(shape)).reshape(shape)
+    count = math.prod(shape)
+    block, place = xla.memory(count * np.dtype(dtype).itemsize)  # XLA need not copy whole pages
+    found = np.frombuffer(block, dtype, count, place).reshape(shape)
     write(found, *map(np.asarray, values))
     return jax.device_put(found)
 

@@ -63,7 +63,7 @@ def transform_into(result: np.ndarray, kernel: np.ndarray, factor: np.ndarray | 
     step = max(1, _BLOCK // num_out)
     for start in range(0, num_in, step):
         part = kernel[:, :, start : start + step]
-        part = part if factor is None else part * factor
+        part = np.multiply(part, np.float32(1) if factor is None else factor, order="C")
         for row, places in zip(_four(*part), result[:, :, start : start + step], strict=True):
             for value, place in zip(_four(*row), places, strict=True):
                 place[...] = value
