@@ -5,8 +5,8 @@ The benchmarks of training import `train` and `jaxseg`, which skip what exists. 
     python benchmarks/commands.py
 
 It runs the commands of `STARTUP` one after the other, 11 times, and `jaxseg segment` for one X-ray with weights of the
-published size: the first start, which compiles, and the second, which finds the compiled program. It writes the medians
-to `results/startup.json`.
+published size: the first start, which compiles, and the second, which finds the compiled program. Then it takes the
+time of the stages of a second start. It writes the medians to `results/startup.json`.
 """
 
 import json
@@ -21,6 +21,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+
+from benchmarks import stages  # noqa: E402
 
 RESULT = Path(__file__).resolve().parent / "results" / "startup.json"
 STARTUP = {
@@ -56,6 +58,25 @@ def jaxseg(*arguments: object, done: Path) -> bool:
     print("jaxseg " + shlex.join(words), flush=True)
     subprocess.run([sys.executable, "-m", "jaxseg.cli", *words], check=True)
     return True
+
+
+def stage_seconds(folder: Path) -> dict[str, list[float]]:
+    """Returns the seconds of the stages of a second start, in the folder that `segment_seconds` has filled."""
+    variables = os.environ | {"JAXSEG_HOME": str(folder / "home 0 converted"), "JAX_PLATFORMS": "cpu"}
+    variables.pop("JAX_COMPILATION_CACHE_DIR", None)
+    seconds: dict[str, list[float]] = {}
+    for number in range(SEGMENT_ROUNDS):
+        times = folder / f"stages {number}.json"
+        words = ["segment", "-i", folder / "phantom.png", "-o", folder / f"stages {number}", "-ot", "npz"]
+        words += ["--weights", folder / "model"]
+        begin = time.time()
+        command = [sys.executable, ROOT / "benchmarks" / "stages.py", times, *words]
+        subprocess.run(command, check=True, capture_output=True, env=variables | {stages.START: str(begin)})
+        found = json.loads(times.read_text())
+        found["end of the process"] = time.time() - begin - sum(found.values())
+        for name, value in found.items():
+            seconds.setdefault(name, []).append(value)
+    return seconds
 
 
 def segment_seconds(folder: Path) -> dict[str, list[float]]:
@@ -103,11 +124,17 @@ def main() -> None:
             seconds[name].append(time.perf_counter() - start)
     with tempfile.TemporaryDirectory() as folder:
         seconds |= segment_seconds(Path(folder))
-    medians = {name: round(statistics.median(values), 3) for name, values in seconds.items()}
+        parts = _medians(stage_seconds(Path(folder)))
+    medians = _medians(seconds)
     result = {"command": "python benchmarks/commands.py", "date": time.strftime("%Y-%m-%d"), "median_seconds": medians}
+    result |= {"stages of the second start, converted": parts}
     result |= {"rounds": ROUNDS, "rounds of segment": SEGMENT_ROUNDS, "processor": processor()}
     RESULT.write_text(json.dumps(result | {"environment": environment()}, indent=1) + "\n")
-    print(json.dumps(medians, indent=1))
+    print(json.dumps(medians | parts, indent=1))
+
+
+def _medians(seconds: dict[str, list[float]]) -> dict[str, float]:
+    return {name: round(statistics.median(values), 3) for name, values in seconds.items()}
 
 
 if __name__ == "__main__":

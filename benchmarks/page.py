@@ -191,6 +191,13 @@ def startup() -> str:
     return markdown("command|seconds", ([name, f"{value:.2f}"] for name, value in medians.items()))
 
 
+def start_stages() -> str:
+    """Where the seconds of a second start go."""
+    parts = results("startup")["stages of the second start, converted"]
+    rows = [[name, f"{value:.2f}"] for name, value in parts.items()]
+    return markdown("stage|seconds", [*rows, ["all", f"{sum(parts.values()):.2f}"]])
+
+
 def transposed() -> str:
     """Forms of Post-DAE's transposed convolution."""
     found = []
@@ -367,6 +374,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "layers": layers,
     "jobs": jobs,
     "startup": startup,
+    "start_stages": start_stages,
     "transposed": transposed,
     "kernel_gradient": kernel_gradient,
     "measuring": measuring,

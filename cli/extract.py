@@ -7,7 +7,7 @@ import click
 from click.core import ParameterSource
 
 from jaxseg.cli import cluster, cohort, console, options
-from jaxseg.cli.runs import finish, of_anatomy, run_images, shown
+from jaxseg.cli.runs import finish, of_anatomy, run_images, shown, starting
 
 # Options that have a meaning with --masks; all others concern the network and the files of masks.
 _OF_MASKS = {"source", "output", "masks", "features", "original_values", "groups", "table"}
@@ -67,11 +67,11 @@ def extract(
     common = {"original_values": original_values, "table": table, "overwrite": overwrite}
     if masks is not None:
         common |= {"groups": others["groups"], "recursive": others["recursive"], "merged": merged}
-        _measure_masks(source, output, names, masks, listed=others["listed"], part=others["part"], **common)
-        return
+        return _measure_masks(source, output, names, masks, listed=others["listed"], part=others["part"], **common)
     console.stage("reading weights")
-    from jaxseg.anatomy.extract import needed_classes
-    from jaxseg.anatomy.folders import check_seg_options, extract_folder
+    with starting(others["weights"]):
+        from jaxseg.anatomy.extract import needed_classes
+        from jaxseg.anatomy.folders import check_seg_options, extract_folder
 
     seg = {"labelmap": labelmap, "strict_projection": strict_projection}
     with options.usage_errors("--labelmap" if labelmap else "--strict-projection"):
@@ -86,7 +86,7 @@ def extract(
     settings = common | seg | {"store_masks": store_seg, "draw": draw, "preview": preview}
     settings |= {"output_type": output_type, "merged": merged}
     others["mean_probabilities"] = store_seg and output_type in options.JOINT_TYPES
-    run_images(source, output, job=job, settings=settings, classes=classes, **others)
+    return run_images(source, output, job=job, settings=settings, classes=classes, **others)
 
 
 def _measure_masks(

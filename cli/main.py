@@ -1,5 +1,7 @@
 """The command `jaxseg`: it collects the commands, and turns every error into one line and an exit code."""
 
+import atexit
+import gc
 import signal
 import sys
 import threading
@@ -75,7 +77,9 @@ for command in (command for commands in COMMANDS.values() for command in command
 
 def main(args: list[str] | None = None) -> None:
     """Runs the command line and exits with 0, 1 or 2."""
-    args = sys.argv[1:] if args is None else args
+    if args is None:
+        atexit.register(gc.freeze)  # Python would look for garbage among all objects before it ends
+        args = sys.argv[1:]
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: no half-written file is left
     use_all_cores()

@@ -1,8 +1,10 @@
 """What the commands that read masks or run over files share: options, making predictors, and showing results."""
 
 import collections
+import concurrent.futures
 import contextlib
 import functools
+import gc
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +15,40 @@ import click
 from jaxseg.cli import cluster, cohort, console, options
 from jaxseg.cli.errors import resumable
 from jaxseg.cli.progress import COMPILING, Forecast, download_progress, item_progress
-from jaxseg.files import printable
+from jaxseg.files import printable, start_sha256
+from jaxseg.xla import reserve_memory
+
+_PREPARED = 1.61  # bytes of the published network that is ready for inference, per byte of its file
+_LARGE = 2**29  # bytes of a file of weights for which no memory is reserved
+
+
+@contextlib.contextmanager
+def starting(weights: tuple | Path | str | None = None) -> Iterator[None]:
+    """Leaves out the collection of garbage while the body imports modules or makes a network, which leave little.
+
+    What was there before is left out of all collections: mostly modules, which are no garbage.
+
+    Args:
+      weights: one place or several. Meanwhile another thread computes their digests and reserves memory for them.
+    """
+    thread = concurrent.futures.ThreadPoolExecutor(1)
+    for place in map(Path, weights if isinstance(weights, tuple) else filter(None, [weights])):
+        found = [path for path in (place / "params", place / "model" / "params") if path.is_dir()]
+        if not found and (not place.is_file() or place.suffix == ".safetensors"):
+            continue
+        path = (found or [place])[0]
+        start_sha256(path, thread)
+        size = sum(file.stat().st_size for file in ([path] if path == place else path.iterdir()))
+        if size < _LARGE:
+            thread.submit(reserve_memory, int(_PREPARED * size))
+    thread.shutdown(wait=False)
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
 
 of_anatomy = options.combined(
     click.option(
@@ -176,8 +211,9 @@ def run_images(
     """
     start = time.perf_counter()
     ray = cluster.connect(address, gpus=gpus, part=part, report=report)
-    from jaxseg.anatomy import folders
-    from jaxseg.folder_runs.inputs import find_images
+    with starting():
+        from jaxseg.anatomy import folders
+        from jaxseg.folder_runs.inputs import find_images
 
     if report:
         with options.usage_errors("--report"):
@@ -188,7 +224,7 @@ def run_images(
     part = cohort.part_of(part, many=source.is_dir()) if address is None else None
     if shape_check is not None:
         segmenter_options["shape_check"] = functools.partial(shape_check, gpus=here)
-    segmenter = make_segmenter(classes=classes, gpus=here, **segmenter_options)
+    segmenter = make_segmenter(classes=classes, gpus=here, later=address is None, **segmenter_options)
     if postprocess is not None:
         segmenter.postprocess = postprocess(segmenter.names, here)
     if address is not None:
@@ -197,7 +233,7 @@ def run_images(
     with shown("images") as callbacks:
         result = job(source, output, model=segmenter, files=files, part=part, **settings, **callbacks)
     if report:
-        before = time.perf_counter() - start - result.seconds
+        before = time.perf_counter() - start - segmenter.compile_seconds - result.seconds
         with options.usage_errors("--report"):
             folders.write_report(report, result, segmenter, start_seconds=before)
     finish(result)
@@ -228,8 +264,16 @@ def _run_on_cluster(ray, source, output, files, segmenter, job, gpus) -> None:
         sys.exit(1)
 
 
+@starting()
 def make_segmenter(
-    *, weights=None, classes=None, groups="original", check_orientation="warn", shape_check=None, **network_options
+    *,
+    weights=None,
+    classes=None,
+    groups="original",
+    check_orientation="warn",
+    shape_check=None,
+    later=False,
+    **network_options,
 ):
     """Returns the Segmenter of the command's options.
 
@@ -237,6 +281,7 @@ def make_segmenter(
       weights: a path, or a tuple of several; None or (): the published weights.
       classes, groups, check_orientation: as `jaxseg.Segmenter` takes them.
       shape_check: names of the masks -> the `shape_check` of the Segmenter; None: there is none.
+      later: whether one network is compiled while its numbers are read.
       **network_options: other options of `load_network`.
     """
     from jaxseg.anatomy.orientation import find_reference
@@ -244,16 +289,21 @@ def make_segmenter(
     from jaxseg.vocabulary import labels
 
     places = weights if isinstance(weights, tuple) and weights else (weights or None,)
-    loaded = [load_network(weights=place, classes=classes, groups=groups, **network_options) for place in places]
+    later = later and len(places) == 1
+    network_options |= {"classes": classes, "groups": groups, "later": later}
+    loaded = [load_network(weights=place, **network_options) for place in places]
     network, place, settings = loaded[0]
     settings |= {"classes": classes, "groups": groups, "check_orientation": check_orientation}
     if shape_check is not None:
         with options.usage_errors("--classes"):
-            names = network.card.class_names
+            names = (network.model if later else network).card.class_names
             settings["shape_check"] = shape_check([names[i] for i in labels.select(names, classes, groups=groups)])
     with options.usage_errors():
         networks = network if len(loaded) == 1 else [network for network, _, _ in loaded]
-        return Segmenter(networks, reference=find_reference(place), **settings)
+        segmenter = Segmenter(networks, reference=find_reference(place), **settings)
+    if later:
+        segmenter.compile()  # now, so that damaged weights leave no output folder
+    return segmenter
 
 
 def inference_devices(gpus: str) -> list:
@@ -267,10 +317,15 @@ def inference_devices(gpus: str) -> list:
         return select_devices(gpus)
 
 
-def load_network(*, model, gpus, weights, labels_file, dtype, classes=None, groups="original", **segmenter_options):
-    """Returns the network of the command's options, its name or place, and the options of `jaxseg.Segmenter`."""
+def load_network(
+    *, model, gpus, weights, labels_file, dtype, classes=None, groups="original", later=False, **segmenter_options
+):
+    """Returns the network of the command's options, its name or place, and the options of `jaxseg.Segmenter`.
+
+    With `later`, `jaxseg.weights.load.opened` opens it, so that its numbers are read while it is compiled.
+    """
     from jaxseg.anatomy.segment import check_classes
-    from jaxseg.weights.load import choose_model, load
+    from jaxseg.weights.load import choose_model, load, opened
 
     weights = fetched(weights)
     with options.usage_errors("--model"):
@@ -280,8 +335,8 @@ def load_network(*, model, gpus, weights, labels_file, dtype, classes=None, grou
     devices = inference_devices(gpus)
     names = options.class_names(labels_file)
     with download_progress() as update:
-        network = load(name, weights, dtype=dtype, class_names=names, progress=update)
-    show_note(network.card)
+        network = (opened if later else load)(name, weights, dtype=dtype, class_names=names, progress=update)
+    show_note(network.model.card if later else network.card)
     return network, weights or name, {"devices": devices} | segmenter_options
 
 

@@ -3,7 +3,7 @@
 import click
 
 from jaxseg.cli import cluster, cohort, console, options
-from jaxseg.cli.runs import make_denoiser, of_anatomy, run_images
+from jaxseg.cli.runs import make_denoiser, of_anatomy, run_images, starting
 
 of_confidence = options.combined(
     click.option(
@@ -89,7 +89,8 @@ def segment(
     sure = {"confidence": confidence, "tta": tta or 0, "probabilities": probabilities, "edges": edges}
     _check(denoiser, shape_check, [denoise_classes, union, largest_component], sure, others["weights"])
     console.stage("reading weights")
-    from jaxseg.anatomy.folders import check_seg_options, segment_folder
+    with starting(others["weights"]):
+        from jaxseg.anatomy.folders import check_seg_options, segment_folder
 
     seg = {"labelmap": labelmap, "strict_projection": strict_projection}
     with options.usage_errors("--labelmap" if labelmap else "--strict-projection"):

@@ -5,6 +5,7 @@ file system lacks is left out there; every other error is raised.
 """
 
 import codecs
+import concurrent.futures
 import contextlib
 import errno
 import hashlib
@@ -32,6 +33,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 _WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)  # UTF-32 LE begins like UTF-16 LE
 MAX_JSON = 2**28  # bytes
+_HASHED = 2**25  # bytes that are read at once to compute a digest
 _PART = 2**18  # bytes in one call of `read`, which takes memory for all that it may return
 
 
@@ -342,13 +344,52 @@ def safe_name(text: str) -> str:
 
 def sha256(path: Path) -> str:
     """Returns the hexadecimal SHA-256 of a file, or of the sorted file names and contents of a folder."""
+    state, started = _started.pop(path, (None, None))
+    if started is not None:
+        digest = started.result()
+        if state == _state(path):
+            return digest
+    return _sha256(path)
+
+
+def start_sha256(path: Path, thread: concurrent.futures.Executor) -> None:
+    """Starts to compute the `sha256` of a path in another thread, for the next call with this path.
+
+    That call computes it again if the path has changed meanwhile.
+    """
+    _started[path] = _state(path), thread.submit(_sha256, path)
+
+
+_started: dict[Path, tuple[list, concurrent.futures.Future[str]]] = {}
+
+
+def _sha256(path: Path) -> str:
     digest = hashlib.sha256()
     if path.is_file():
         with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    for file in sorted(p for p in path.rglob("*") if p.is_file()):
-        digest.update(f"{file.relative_to(path).as_posix()}\0{sha256(file)}\n".encode())
+            _add_content(digest, file)
+        return digest.hexdigest()
+    for file in _files(path):
+        digest.update(f"{file.relative_to(path).as_posix()}\0{_sha256(file)}\n".encode())
     return digest.hexdigest()
+
+
+def _add_content(digest: Any, file: IO[bytes]) -> None:
+    """Adds the content of a file to a digest, in few calls: between calls, other threads keep this one waiting."""
+    part = memoryview(bytearray(min(_HASHED, os.fstat(file.fileno()).st_size + 1)))
+    while count := file.readinto(part):  # type: ignore[attr-defined]
+        digest.update(part[:count])
+
+
+def _files(path: Path) -> list[Path]:
+    """Returns a file itself, or all files of a folder and its sub-folders."""
+    return [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+
+
+def _state(path: Path) -> list[tuple]:
+    """Returns what changes with the content of a file or a folder, as long as nobody sets the times of files."""
+    states = ((file, file.stat()) for file in _files(path))
+    return [(file, state.st_ino, state.st_size, state.st_mtime_ns) for file, state in states]
 
 
 def _prefix() -> str:

@@ -2,6 +2,7 @@
 
 import collections
 import ctypes
+import gc
 import os
 import shutil
 import signal
@@ -21,6 +22,7 @@ from jax.experimental.compilation_cache.compilation_cache import reset_cache
 from parity_kit import DATA, SHARED, Kit
 
 from jaxseg import cpu, xla
+from jaxseg.nn import onednn as onednn_calls
 
 pytest_plugins = ["training_fixtures"]
 MAX_RESIDENT_MB = 1500  # above this, a worker drops its compiled programs at the end of a module
@@ -42,6 +44,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 def memory_of_this_process(monkeypatch):
     """Commands that tests run in this process must not change how it keeps memory."""
     monkeypatch.setattr(xla, "keep_freed_memory", lambda: False)
+    monkeypatch.setattr(gc, "freeze", lambda: None)  # hypothesis looks for objects that are then hidden
 
 
 @pytest.fixture
@@ -58,6 +61,27 @@ def onednn():
     use(False)
     yield
     use(before)
+
+
+def pytest_generate_tests(metafunc):
+    """Runs tests with the marker `onednn_too` twice: as they are, and in `make test-long` with oneDNN."""
+    if metafunc.definition.get_closest_marker("onednn_too"):
+        metafunc.fixturenames.append("convolutions")
+        kinds = ["xla", pytest.param("onednn", marks=pytest.mark.full)]
+        metafunc.parametrize("convolutions", kinds, indirect=True)
+
+
+@pytest.fixture
+def convolutions(request, monkeypatch):
+    """Lets oneDNN compute the convolutions of a test, and checks that it did, or leaves them to XLA."""
+    if request.param == "xla":
+        yield
+        return
+    request.getfixturevalue("onednn")
+    convolve, calls = onednn_calls.convolve, []
+    monkeypatch.setattr(onednn_calls, "convolve", lambda *given: calls.append(1) or convolve(*given))
+    yield
+    assert calls, "no program with oneDNN was made"
 
 
 def pytest_addoption(parser):

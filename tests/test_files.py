@@ -6,13 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import hypothesis
 import pytest
 from hypothesis import strategies as st
 
 from jaxseg import files
-from jaxseg.files import atomic_file, atomic_folder, only_writer, printable, safe_name, sha256, sweep
+from jaxseg.files import atomic_file, atomic_folder, only_writer, printable, safe_name, sha256, start_sha256, sweep
 
 NO_PROCESS = 2**22 + 1  # one more than the highest process number that Linux gives
 
@@ -208,6 +209,22 @@ def test_the_file_system_accepts_the_longest_names(tmp_path):
 @pytest.mark.parametrize("label", ["vertebrae T1", "rib_cartilage", "posterior 12th rib right", "Ünïcode 日本"])
 def test_usual_labels_stay_unchanged_as_names(label):
     assert safe_name(label) == label
+
+
+def test_a_digest_that_was_started_is_that_of_the_content_when_it_is_asked_for(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b").write_bytes(b"abc")
+    wanted, computed = sha256(tmp_path / "a"), []
+    with ThreadPoolExecutor(1) as thread:
+        start_sha256(tmp_path / "a", thread)
+    monkeypatch.setattr(files, "_sha256", lambda path: computed.append(path) or "again")
+    assert (sha256(tmp_path / "a"), computed) == (wanted, [])
+    assert sha256(tmp_path / "a") == "again"  # a digest serves one call
+    with ThreadPoolExecutor(1) as thread:
+        start_sha256(tmp_path / "a", thread)
+    (tmp_path / "a" / "b").write_bytes(b"abcd")
+    assert sha256(tmp_path / "a") == "again"
+    assert len(computed) == 3
 
 
 def test_the_digest_of_a_file_is_its_sha256(tmp_path):

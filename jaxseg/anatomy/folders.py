@@ -252,7 +252,7 @@ def write_report(path: str | Path, result: FolderResult, segmenter: Segmenter, *
     path = Path(path)
     check_report(path)
     seconds = {"start": start_seconds, "compile": segmenter.compile_seconds}
-    seconds["images"] = result.seconds - segmenter.compile_seconds
+    seconds["images"] = result.seconds
     entries = {key: stored(path.parent, entry) for key, entry in result.entries.items()}
     content: dict[str, Any] = {
         "environment": environment(),

@@ -11,11 +11,9 @@ import numpy as np
 from PIL import Image
 
 from jaxseg.anatomy.measure import table
-from jaxseg.anatomy.measure.drawing import draw_lines
 from jaxseg.anatomy.measure.features import Measurements, measure
 from jaxseg.anatomy.segment import Prepared, Segmenter
 from jaxseg.draw.pictures import save_picture
-from jaxseg.draw.visualize import preview
 from jaxseg.files import atomic_file
 from jaxseg.folder_runs.account import Product, Run
 from jaxseg.folder_runs.folder import process, writer
@@ -78,6 +76,8 @@ def previews(intensity: str) -> Product:
     """Returns the product `<base>.preview.jpg`: the masks over the image."""
 
     def write(job: Job, segmentation: Segmentation) -> list[str]:
+        from jaxseg.draw.visualize import preview
+
         image = display(read_picture(job.source, intensity=intensity))
         save_picture(preview(image, segmentation), _beside(job.base, PREVIEW))
         return []
@@ -131,6 +131,8 @@ def drawings(features: tuple[str, ...], intensity: str, *, groups: str = "origin
     """Returns the product `<base>.lines.jpg`: the lines that the features measure, over the image, which is upright."""
 
     def write(job: Job, segmentation: Segmentation) -> list[str]:
+        from jaxseg.anatomy.measure.drawing import draw_lines
+
         image = display(read_picture(job.source, intensity=intensity))
         if segmentation.orientation is not None:
             image = np.ascontiguousarray(np.rot90(image, -segmentation.orientation.quarters))

@@ -32,8 +32,8 @@ from jaxseg.images.read import INTENSITIES, Picture, from_array, read_picture
 from jaxseg.masks.segmentation import Orientation, Segmentation
 from jaxseg.nn.inference import Runner, fetched
 from jaxseg.vocabulary import labels
-from jaxseg.weights.load import as_predictor, load
-from jaxseg.weights.model import Model
+from jaxseg.weights.load import as_predictor, load, opened
+from jaxseg.weights.model import Model, Opened
 
 Classes = str | list[str] | tuple[str, ...] | None
 EDGES = ("original", "smooth")
@@ -73,7 +73,8 @@ class Segmenter:
 
     Args:
       model: a model from `jaxseg.load` or `jaxseg.create`; or a list of several, of the same classes and input, which
-        segment together: by the mean of their probabilities.
+        segment together: by the mean of their probabilities; or what `jaxseg.weights.load.opened` returns, so that
+        `compile` compiles while the weights are read.
       threshold: a pixel belongs to a class if its sigmoid exceeds this; in [0, 1].
       classes: label or group names (a list or a comma-separated string), or a function that returns them for the (K,)
         class names of the model; None: all.
@@ -124,7 +125,7 @@ class Segmenter:
 
     def __init__(
         self,
-        model: Model | Sequence[Model],
+        model: Model | Sequence[Model] | Opened,
         *,
         threshold: float = 0.5,
         classes: Classes | Callable[[tuple[str, ...]], Classes] = None,
@@ -145,6 +146,7 @@ class Segmenter:
         shape_check: Any = None,
         edges: str = "original",
     ):
+        model, read = model if isinstance(model, Opened) else (model, None)
         network = joined(model)
         self.card = _checked_card(network, preprocessing, intensity, threshold)
         self.preprocessing = preprocessing or self.card.preprocessing
@@ -162,7 +164,7 @@ class Segmenter:
         self._check_results()
         self.cutoff = _logit(threshold)
         forward = self._forward(means=mean_probabilities or probabilities)
-        self._runner = Runner(network, forward, devices=devices, batch_size=batch_size)
+        self._runner = Runner(network, forward, devices=devices, batch_size=batch_size, read=read)
         self.batch_size = self._runner.batch_size
 
     def __call__(self, image: str | Path | np.ndarray) -> Segmentation:
@@ -242,9 +244,14 @@ class Segmenter:
         return Prepared(x, picture.size, picture.notes, picture.spacing_mm, picture.turned, source)
 
     def compile(self) -> None:
-        """Compiles before the first image, so that a long run can report `compile_seconds` by itself."""
+        """Compiles before the first image, if that is not done yet, and waits for weights that are still being read.
+
+        Raises:
+          ValueError: the weights are damaged.
+        """
         image = jax.ShapeDtypeStruct((*self.card.input_size, 3), jnp.float32)
         self._runner.compile(image, jax.ShapeDtypeStruct((), jnp.float32))
+        self._runner.wait()
 
     def predict(self, images: Sequence[Prepared]) -> list[Segmentation]:
         """Segments up to `batch_size` prepared images."""
@@ -342,7 +349,10 @@ def as_segmenter(model: Any, options: Mapping[str, Any]) -> Segmenter:
         options = {**options, "reference": find_reference(first)}
     if several:
         model = [load(one) if isinstance(one, (str, Path)) else one for one in model]
-    return as_predictor(model, Segmenter, options)
+    found = as_predictor(model, Segmenter, options, load=opened)
+    if isinstance(model, (str, Path)):
+        found.compile()
+    return found
 
 
 def segment(image: str | Path | np.ndarray, model: str | Path | nnx.Module | Segmenter, **options: Any) -> Segmentation:

@@ -52,7 +52,7 @@ class FolderResult:
       settings: everything that the results depend on.
       products: the kinds of results that were made from each file.
       entries: the files' entries in `summary.json`, by key.
-      seconds: from the moment when the list of files was ready to the end.
+      seconds: from the first file to the end.
     """
 
     files: tuple[FileResult, ...]
@@ -127,10 +127,10 @@ def run(
             jobs, merges = [job for job in jobs if record.part.holds(job.name)], ()
         todo = begin(jobs, record, overwrite=overwrite)
         paths = [merged_path(record, source, each.suffix) for each in merges]
-        start = time.perf_counter()
         _notify(progress, 0, len(todo), "")
         if todo and prepare is not None:
             prepare()
+        start = time.perf_counter()
         for number, outcome in enumerate(work(todo, record), 1):
             if log is not None:
                 _log(log, outcome)

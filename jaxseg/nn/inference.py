@@ -1,5 +1,6 @@
 """Models ready for inference, and the one runner that applies them to batches."""
 
+import concurrent.futures
 import functools
 import math
 import time
@@ -12,9 +13,10 @@ import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding
 
+from jaxseg import xla
 from jaxseg.devices import all_devices, shardings
-from jaxseg.nn.layers import Conv, ConvNorm
-from jaxseg.nn.winograd import is_faster, restored, transformed, winograd
+from jaxseg.nn.layers import BatchNorm, Conv, ConvNorm
+from jaxseg.nn.winograd import is_faster, restored, transform_into, winograd
 
 
 class _Place(NamedTuple):
@@ -43,6 +45,8 @@ class Runner:
       devices: JAX devices to spread the batch over; None: the first.
       batch_size: number of items in one call; a multiple of the number of devices. None: `default`.
       default: the usual batch size, rounded up to a multiple of the number of devices.
+      read: returns the model with its numbers, if `model` has only shapes (`jax.ShapeDtypeStruct`). It is called at
+        once in another thread, so that `compile` can work meanwhile; `wait` waits for it.
 
     Attributes:
       batch_size: number of items in one call.
@@ -60,6 +64,7 @@ class Runner:
         devices: Sequence[jax.Device] | None = None,
         batch_size: int | None = None,
         default: int = 1,
+        read: Callable[[], nnx.Module] | None = None,
     ):
         devices = list(devices or all_devices()[:1])
         self.batch_size = _multiple(default, len(devices)) if batch_size is None else batch_size
@@ -68,23 +73,46 @@ class Runner:
         self._function = function
         self._compiled: dict[tuple, Callable] = {}
         self.compile_seconds = 0.0
-        view = nnx.view(model, use_running_average=True, deterministic=True, raise_if_not_found=False)
-        self._copy_to(devices, for_inference(view, devices[0].platform))
+        self._reading: concurrent.futures.Future | None = None
+        self._place: _Place | None = None
+        ready = _ready(model, devices[0].platform)
+        if read is None:
+            self._copy_to(devices, ready)
+        else:
+            self._read_into(devices, ready, read)
 
     def __getstate__(self) -> dict[str, Any]:
+        self.wait()
         graphdef, state = self._model
         kept = {"batch_size": self.batch_size, "_function": self._function}
         return kept | {"_model": (graphdef, jax.tree.map(np.asarray, state))}
 
     def __setstate__(self, kept: dict[str, Any]) -> None:
-        vars(self).update(kept, _place=None, _compiled={}, compile_seconds=0.0)
+        vars(self).update(kept, _place=None, _compiled={}, compile_seconds=0.0, _reading=None)
+
+    def _read_into(self, devices: list[jax.Device], model: nnx.Module, read: Callable[[], nnx.Module]) -> None:
+        """Keeps the shapes of a model, which `compile` needs, and starts to read its numbers."""
+        place = _Place(devices, *shardings(devices))
+        graphdef, state = nnx.split(model)
+        shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place.replicated), state)
+        self._model, self._place = (graphdef, shapes), place
+        thread = concurrent.futures.ThreadPoolExecutor(1)
+        self._reading = thread.submit(lambda: self._copy_to(devices, _ready(read(), devices[0].platform)))
+        thread.shutdown(wait=False)
+
+    def wait(self) -> None:
+        """Waits until the numbers of the model are read, and raises what `read` has raised."""
+        if self._reading is not None:
+            self._reading.result()
 
     def _copy_to(self, devices: list[jax.Device], model: nnx.Module) -> _Place:
         """Copies a model that is ready for inference to the devices."""
         place = _Place(devices, *shardings(devices))
         graphdef, state = nnx.split(model)
+        # What is still numpy's may be a view of a file.
+        state = jax.tree.map(lambda a: np.array(a) if isinstance(a, np.ndarray) else a, state)
         self._model = graphdef, jax.device_put(state, place.replicated)
-        self._place: _Place | None = place
+        self._place = place
         return place
 
     def _placed(self) -> _Place:
@@ -125,6 +153,7 @@ class Runner:
         size = self.batch_size if batch_size is None else batch_size
         if not 1 <= len(arrays[0]) <= size:
             raise ValueError(f"between 1 and {size} items fit in a batch, got {len(arrays[0])}")
+        self.wait()
         place = self._placed()
         graphdef, state = self._model
         arrays = jax.device_put(tuple(_filled(array, size) for array in arrays), place.split)
@@ -136,7 +165,7 @@ class Runner:
         return _run(function or self._function, graphdef, state, shared, arrays)
 
     def compile(self, *items: jax.ShapeDtypeStruct) -> None:
-        """Compiles ahead of the first batch, so that a long run can report `compile_seconds` by itself.
+        """Compiles ahead of the first batch, if that is not done yet, so that a run can report `compile_seconds`.
 
         Args:
           *items: shape and dtype of one item of each array, without the batch axis.
@@ -150,12 +179,19 @@ class Runner:
             for shape, item in zip(shapes, items, strict=True)
         )
         key = tuple((array.shape, jnp.dtype(array.dtype).name) for array in arrays)
-        self._compiled[key] = _run.lower(self._function, graphdef, state, (), arrays).compile()
-        self.compile_seconds = time.perf_counter() - start
+        if key not in self._compiled:
+            self._compiled[key] = _run.lower(self._function, graphdef, state, (), arrays).compile()
+            self.compile_seconds = time.perf_counter() - start
 
     def round_up(self, count: int) -> int:
         """Returns the smallest multiple of the number of devices that is at least `count`."""
         return _multiple(count, len(self.devices))
+
+
+def _ready(model: nnx.Module, platform: str) -> nnx.Module:
+    """Returns a copy of a model in evaluation mode, made ready for inference."""
+    view = nnx.view(model, use_running_average=True, deterministic=True, raise_if_not_found=False)
+    return for_inference(view, platform)
 
 
 def _multiple(count: int, of: int) -> int:
@@ -192,18 +228,22 @@ def for_inference(model: nnx.Module, platform: str | None = None) -> nnx.Module:
     logit of the published U-Net in float32).
 
     Args:
-      model: any of the package's.
+      model: any of the package's; instead of arrays it may have only their shapes, as `jax.ShapeDtypeStruct`.
       platform: "cpu", "gpu" or "tpu"; None: the platform of the first device.
 
     Returns:
       A new module; `model` is not changed.
     """
-    model = fold_batch_norm(model)
-    for _, module in nnx.iter_modules(model):
-        if isinstance(module, ConvNorm) and module.conv.dtype == jnp.bfloat16:  # else it is rounded at every call
-            kernel = np.asarray(module.conv.kernel.get_value()).astype(jnp.bfloat16)
-            module.conv.kernel.set_value(jax.device_put(kernel))
-    return for_platform(model, platform or jax.default_backend())
+    platform, model = platform or jax.default_backend(), _copied(model)
+    for module in _conv_norms(model):
+        layer = module.conv
+        if platform == "cpu" and _suits(layer):  # at once, because a merged kernel in between would take memory
+            module.conv, module.norm = Winograd(layer, module.norm), None
+            continue
+        _fold(module)
+        if layer.dtype == jnp.bfloat16:  # else it is rounded at every call
+            layer.kernel.set_value(_made(layer.kernel.shape, jnp.bfloat16, _assign, layer.kernel))
+    return model
 
 
 def for_platform(model: nnx.Module, platform: str) -> nnx.Module:
@@ -216,9 +256,7 @@ def for_platform(model: nnx.Module, platform: str) -> nnx.Module:
       model: result of `for_inference`, for any platform.
       platform: "cpu", "gpu" or "tpu".
     """
-    for _, module in nnx.iter_modules(model):
-        if not isinstance(module, ConvNorm):
-            continue
+    for module in _conv_norms(model):
         if platform == "cpu" and _suits(module.conv):
             module.conv = Winograd(module.conv)
         elif platform != "cpu" and isinstance(module.conv, Winograd):
@@ -232,19 +270,71 @@ def fold_batch_norm(model: nnx.Module) -> nnx.Module:
     The result equals the evaluation mode of `model` up to rounding. `model` itself is not changed. The result has no
     batch norms any more, so it should not be trained further.
     """
-    graphdef, state = nnx.split(model)
-    model = nnx.merge(graphdef, jax.tree.map(lambda a: a, state))  # new variables that hold the same arrays
-    for _, module in nnx.iter_modules(model):
-        if isinstance(module, ConvNorm) and module.norm is not None:
-            layer, norm = module.conv, module.norm
-            # In numpy: as separate JAX operations the many shapes took 2 s to compile.
-            scale, shift, mean, var = (np.asarray(v.get_value()) for v in (norm.scale, norm.bias, norm.mean, norm.var))
-            factor = scale / np.sqrt(var + np.float32(norm.epsilon))
-            bias = np.float32(0) if layer.bias is None else np.asarray(layer.bias.get_value())
-            layer.bias = nnx.Param(jnp.asarray((bias - mean) * factor + shift))
-            layer.kernel.set_value(jax.device_put(np.asarray(layer.kernel.get_value()) * factor))
-            module.norm = None
+    model = _copied(model)
+    for module in _conv_norms(model):
+        _fold(module)
     return model
+
+
+def _copied(model: nnx.Module) -> nnx.Module:
+    """Returns a copy of a model: new variables that hold the same arrays."""
+    graphdef, state = nnx.split(model)
+    return nnx.merge(graphdef, jax.tree.map(lambda a: a, state))
+
+
+def _conv_norms(model: nnx.Module) -> list[Any]:
+    return [module for _, module in nnx.iter_modules(model) if isinstance(module, ConvNorm)]
+
+
+def _fold(module: Any) -> None:
+    """Merges the batch norm of a `ConvNorm` into its convolution, if there is one."""
+    layer, norm = module.conv, module.norm
+    if norm is None:
+        return
+
+    def write(result: np.ndarray, kernel: np.ndarray, *statistics: np.ndarray) -> None:
+        np.multiply(kernel, _factor(norm, *statistics), out=result)
+
+    layer.bias = nnx.Param(_folded_bias(layer, norm))
+    layer.kernel.set_value(_made(layer.kernel.shape, np.float32, write, layer.kernel, norm.scale, norm.var))
+    module.norm = None
+
+
+def _factor(norm: Any, scale: np.ndarray, var: np.ndarray) -> np.ndarray:
+    return scale / np.sqrt(var + np.float32(norm.epsilon))
+
+
+def _folded_bias(layer: Any, norm: Any) -> Any:
+    """Returns the bias of a convolution with the batch norm after it."""
+
+    def write(result: np.ndarray, shift: np.ndarray, mean: np.ndarray, *more: np.ndarray) -> None:
+        *bias, scale, var = more
+        result[...] = ((bias[0] if bias else np.float32(0)) - mean) * _factor(norm, scale, var) + shift
+
+    bias = [] if layer.bias is None else [layer.bias]
+    return _made(norm.scale.shape, np.float32, write, norm.bias, norm.mean, *bias, norm.scale, norm.var)
+
+
+def _made(shape: tuple[int, ...], dtype: Any, write: Callable, *variables: nnx.Variable) -> Any:
+    """Returns a new array that is computed by numpy: with JAX each shape would be a program to compile.
+
+    Args:
+      shape, dtype: of the array.
+      write: (array to fill, *arrays of the variables) -> None.
+      *variables: of the model. If they have only shapes, the result has only a shape, too.
+    """
+    values = [variable.get_value() for variable in variables]
+    if any(isinstance(value, jax.ShapeDtypeStruct) for value in values):
+        return jax.ShapeDtypeStruct(shape, dtype)
+    count = math.prod(shape)
+    block, place = xla.memory(count * np.dtype(dtype).itemsize)  # XLA need not copy whole pages
+    found = np.frombuffer(block, dtype, count, place).reshape(shape)
+    write(found, *map(np.asarray, values))
+    return jax.device_put(found)
+
+
+def _assign(result: np.ndarray, array: np.ndarray) -> None:
+    result[...] = array
 
 
 class Winograd(nnx.Module):
@@ -252,12 +342,22 @@ class Winograd(nnx.Module):
 
     Args:
       conv: the convolution that it replaces.
+      norm: the batch norm after it, which it replaces, too; None: there is none.
     """
 
-    def __init__(self, conv: Conv) -> None:
-        # Under jit: otherwise each operation would be compiled by itself.
-        self.kernel = nnx.Param(jax.jit(transformed)(conv.kernel.get_value()))
-        self.bias = nnx.Param(jnp.zeros(conv.kernel.shape[-1]) if conv.bias is None else conv.bias.get_value())
+    def __init__(self, conv: Conv, norm: BatchNorm | None = None) -> None:
+        num_in, num_out = conv.kernel.shape[2:]
+
+        def write(result: np.ndarray, kernel: np.ndarray, *statistics: np.ndarray) -> None:
+            transform_into(result, kernel, _factor(norm, *statistics) if statistics else None)
+
+        statistics = () if norm is None else (norm.scale, norm.var)
+        self.kernel = nnx.Param(_made((4, 4, num_in, num_out), np.float32, write, conv.kernel, *statistics))
+        if norm is not None:
+            bias = _folded_bias(conv, norm)
+        else:
+            bias = jax.device_put(np.zeros(num_out, np.float32)) if conv.bias is None else conv.bias.get_value()
+        self.bias = nnx.Param(bias)
 
     def restored(self) -> Conv:
         """Returns the convolution that this one replaces; its kernel is equal up to rounding."""
@@ -279,5 +379,5 @@ def _suits(layer: nnx.Module) -> bool:
         isinstance(layer, Conv)
         and layer.strides == (1, 1)
         and layer.dtype == jnp.float32
-        and is_faster(layer.kernel[...])
+        and is_faster(layer.kernel.get_value())
     )

@@ -1,6 +1,8 @@
 """Layers that behave as PyTorch's where flax's differ; arrays are (B, H, W, C)."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import jax
@@ -352,9 +354,24 @@ def _sampled(by_numpy: Callable, by_jax: Callable) -> nnx.initializers.Initializ
     def init(
         key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32, out_sharding: object = None
     ) -> jax.Array:
+        if _shapes_only.get():
+            return jnp.zeros(shape, dtype)
         if isinstance(key, jax.core.Tracer):
             return by_jax(key, shape).astype(dtype)
         rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
         return jnp.asarray(by_numpy(rng, shape), dtype)
 
     return init
+
+
+_shapes_only = contextvars.ContextVar("shapes_only", default=False)
+
+
+@contextlib.contextmanager
+def shapes_only() -> Iterator[None]:
+    """Makes layers start with zeros, if only the shapes are wanted: random numbers take longer to trace."""
+    before = _shapes_only.set(True)
+    try:
+        yield
+    finally:
+        _shapes_only.reset(before)

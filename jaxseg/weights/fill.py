@@ -32,7 +32,14 @@ LEAVES: dict[type, dict[str, tuple[str, tuple[int, ...] | None]]] = {
 }
 
 
-def fill(model: M, tensors: Mapping[str, np.ndarray], names: Mapping[str, str], *, ignored: Iterable[str] = ()) -> M:
+def fill(
+    model: M,
+    tensors: Mapping[str, np.ndarray],
+    names: Mapping[str, str],
+    *,
+    ignored: Iterable[str] = (),
+    views: bool = False,
+) -> M:
     """Returns `model` with every array taken from `tensors`, except each `EmbeddingTable`, which becomes zeros.
 
     Nothing is copied before all names and shapes are known to fit.
@@ -43,22 +50,31 @@ def fill(model: M, tensors: Mapping[str, np.ndarray], names: Mapping[str, str], 
         (`module.`, a Lightning attribute) is detected and removed.
       names: our module paths -> their module names (`torch_names` of the model class).
       ignored: their tensors that the model does not use (`torch_unused`); `num_batches_tracked` is always ignored.
+      views: whether the model gets numpy's views of the tensors instead of copies.
 
     Raises:
       ValueError: tensors are missing, left over or have another shape; the message lists all of them.
     """
-    if problems := misfits(model, tensors, names, ignored=ignored):
-        raise ValueError(f"{len(problems)} problems filling the model from the checkpoint:\n" + "\n".join(problems))
+    refuse_misfits(model, tensors, names, ignored=ignored)
     prefix = wrapper_prefix(tensors, names.values())
     for variable, _, theirs, axes in _leaves(model, names):
         array = tensors[prefix + theirs]
         array = array if axes is None else array.transpose(axes)
-        variable.set_value(jnp.array(array, variable.dtype))  # a copy: the file may be mapped
+        as_wanted = array.astype(variable.dtype, copy=False)
+        variable.set_value(as_wanted if views else jnp.array(as_wanted))  # a copy, since the file may be mapped
     for _, table in nnx.to_flat_state(nnx.state(model, EmbeddingTable)):
         if isinstance(table.get_value(), jax.ShapeDtypeStruct):
             table.set_value(jnp.zeros(table.shape, table.dtype))
     _refuse_unfilled(model)
     return model
+
+
+def refuse_misfits(
+    model: nnx.Module, tensors: Mapping[str, np.ndarray], names: Mapping[str, str], *, ignored: Iterable[str] = ()
+) -> None:
+    """Raises the ValueError of `fill`; the arguments are those of `fill`."""
+    if problems := misfits(model, tensors, names, ignored=ignored):
+        raise ValueError(f"{len(problems)} problems filling the model from the checkpoint:\n" + "\n".join(problems))
 
 
 def misfits(

@@ -1,5 +1,6 @@
 """Creates untrained models, loads models from folders and files, and converts files of weights."""
 
+import concurrent.futures
 import dataclasses
 import difflib
 import inspect
@@ -15,12 +16,12 @@ from jaxseg.card import CARD_FILE, Card, read_card
 from jaxseg.devices import all_devices
 from jaxseg.vocabulary import labels
 from jaxseg.weights.embeddings import embedded
-from jaxseg.weights.fill import fill, refuse_not_finite, wrapper_prefix
+from jaxseg.weights.fill import fill, refuse_misfits, refuse_not_finite, wrapper_prefix
 from jaxseg.weights.home import default_weights
 from jaxseg.weights.hub import local_path
-from jaxseg.weights.model import Model, describe
+from jaxseg.weights.model import Model, Opened, describe
 from jaxseg.weights.safetensors import is_safetensors, map_arrays
-from jaxseg.weights.store import file_card, restore_model, restore_model_file, save_model, save_model_file
+from jaxseg.weights.store import file_card, in_memory, open_model, open_model_file, save_model, save_model_file
 from jaxseg.weights.torch_file import read_torch_file, read_torch_modules
 
 KINDS = "a model directory, a training run, a PyTorch or safetensors file, or hf://owner/name"
@@ -82,6 +83,32 @@ def load(
       ValueError: the name is unknown, or the weights do not fit; the message lists every misfit.
       OSError: the weights cannot be read or downloaded.
     """
+    found = opened(name_or_path, weights, dtype=dtype, class_names=class_names, progress=progress)
+    model = in_memory(found.read())
+    if embeddings is not None:
+        model = embedded(model, embeddings)
+    # A model may have no batch norm, or no dropout.
+    return nnx.view(model, use_running_average=True, deterministic=True, raise_if_not_found=False)
+
+
+def opened(
+    name_or_path: str | Path,
+    weights: str | Path | None = None,
+    *,
+    dtype: str | None = None,
+    class_names: Sequence[str] | None = None,
+    progress: Progress | None = None,
+) -> Opened:
+    """Returns a model of which the layers and the card are known and the numbers are read later.
+
+    `jaxseg.Segmenter` takes it, and compiles its program while another thread reads the numbers.
+
+    Args:
+      name_or_path, weights, dtype, class_names, progress: as `load` takes them.
+
+    Raises:
+      ValueError, OSError: as `load`, except that damaged numbers are found when they are read.
+    """
     entry = None
     if weights is not None:
         entry, path = registry.find(str(name_or_path)), local_path(weights, progress=progress)
@@ -95,11 +122,7 @@ def load(
             known = ", ".join(e.name for e in registry.ENTRIES)
             raise ValueError(f"{str(name_or_path)!r} is neither a model name ({known}) nor an existing path")
     all_devices()
-    model = _from_path(path, entry, dtype, class_names)
-    if embeddings is not None:
-        model = embedded(model, embeddings)
-    # A model may have no batch norm, or no dropout.
-    return nnx.view(model, use_running_average=True, deterministic=True, raise_if_not_found=False)
+    return _opened(path, entry, dtype, class_names)
 
 
 def choose_model(
@@ -128,7 +151,7 @@ def as_predictor(
     predictor: type[Predictor],
     options: Mapping[str, Any],
     *,
-    load: Callable[[str | Path], nnx.Module] = load,
+    load: Callable[[str | Path], Any] = load,
 ) -> Predictor:
     """Returns a predictor of a model, for example a `jaxseg.Segmenter`.
 
@@ -184,7 +207,7 @@ def convert(
     entry, path = registry.find(model) if model else None, local_path(source)
     _refuse_missing(path, f"{KINDS} is converted")
     all_devices()
-    filled = _from_path(path, entry, None, class_names)
+    filled = _opened(path, entry, None, class_names).read()
     if embeddings is not None:
         filled = embedded(filled, embeddings)
     place = Path(destination).expanduser()
@@ -271,21 +294,22 @@ def _has_card(path: Path) -> bool:
     return (place / CARD_FILE).is_file() or (place.is_file() and card_of(place) is not None)
 
 
-def _from_path(path: Path, entry: registry.Entry | None, dtype: str | None, class_names: Sequence[str] | None) -> Model:
+def _opened(path: Path, entry: registry.Entry | None, dtype: str | None, class_names: Sequence[str] | None) -> Opened:
     path = model_path(path)
     if not path.is_dir() and not _has_card(path):
-        return _from_tensors(path, entry, dtype, class_names)
-    model = restore_model(path, dtype=dtype) if path.is_dir() else restore_model_file(path, dtype=dtype)
+        return _opened_tensors(path, entry, dtype, class_names)
+    found = open_model(path, dtype=dtype) if path.is_dir() else open_model_file(path, dtype=dtype)
+    model = found.model
     if entry and model.card.model != entry.name:
         raise ValueError(f"{path} holds a {model.card.model!r} model, not {entry.name!r}")
     if class_names is not None:
         model.card = dataclasses.replace(model.card, class_names=_checked_names(class_names, model.cfg.num_classes))
-    return model
+    return found
 
 
-def _from_tensors(
+def _opened_tensors(
     path: Path, entry: registry.Entry | None, dtype: str | None, class_names: Sequence[str] | None
-) -> Model:
+) -> Opened:
     tensors = read_tensors(path)
     entry = entry or recognise(tensors, path)
     model_class = entry.model_class
@@ -296,17 +320,24 @@ def _from_tensors(
         cfg = found
     if dtype:
         cfg = dataclasses.replace(cfg, dtype=dtype)
-    model: Model = describe(model_class, cfg)
-    named = model_class.torch_renamed(tensors)
-    try:
-        model = fill(model, named, model_class.torch_names(cfg), ignored=model_class.torch_unused(cfg))
-    except ValueError as error:
-        raise ValueError(f"{path} does not fit model {entry.name!r}: {error}") from None
-    refuse_not_finite(model, path)
-    model.card = dataclasses.replace(
-        _card(entry, cfg, class_names), source=path.name, source_sha256=files.sha256(path), licence=entry.licence
-    )
-    return model
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        digest = thread.submit(files.sha256, path)  # it reads the file while Python describes the model
+        model: Model = describe(model_class, cfg)
+        named, names = model_class.torch_renamed(tensors), model_class.torch_names(cfg)
+        ignored = model_class.torch_unused(cfg)
+        try:
+            refuse_misfits(model, named, names, ignored=ignored)
+        except ValueError as error:
+            raise ValueError(f"{path} does not fit model {entry.name!r}: {error}") from None
+        card = _card(entry, cfg, class_names)
+        model.card = dataclasses.replace(card, source=path.name, source_sha256=digest.result(), licence=entry.licence)
+
+    def read() -> Model:
+        filled = fill(model, named, names, ignored=ignored, views=True)
+        refuse_not_finite(filled, path)
+        return filled
+
+    return Opened(model, read)
 
 
 def _refuse_other(entry: registry.Entry, found: Any, path: Path, class_names: Sequence[str] | None) -> None:

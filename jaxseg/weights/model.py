@@ -4,14 +4,15 @@ A new model is a subclass of `Model` in its method's folder and one row in `jaxs
 """
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 from flax import nnx
 
 from jaxseg.card import Card
+from jaxseg.nn.layers import shapes_only
 
 Shapes = Mapping[str, tuple[int, ...]]
 Tensor = TypeVar("Tensor")
@@ -144,6 +145,19 @@ class Model(nnx.Module):
         return self(*arrays)
 
 
+class Opened(NamedTuple):
+    """A model whose layers and card are known, and whose numbers are not read yet.
+
+    Attributes:
+      model: has the shapes of its arrays, as `describe` makes them.
+      read: returns the model with its numbers, which may be read-only views of a file; to be called once, from any
+        thread. It raises ValueError if the numbers are damaged.
+    """
+
+    model: Any
+    read: Callable[[], Any]
+
+
 class _SameKey(nnx.RngStream):
     """Returns the same key in every call, which is traced faster than a new one."""
 
@@ -159,4 +173,5 @@ def describe(model_class: type[Model], cfg: Any) -> Any:
         rngs.default = _SameKey(0, tag="default")  # type: ignore[attr-defined]
         return model_class(cfg, rngs=rngs)
 
-    return nnx.eval_shape(make)
+    with shapes_only():
+        return nnx.eval_shape(make)

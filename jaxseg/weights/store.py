@@ -21,7 +21,7 @@ from jaxseg.devices import all_devices
 from jaxseg.files import atomic_file, atomic_folder
 from jaxseg.nn.layers import EmbeddingTable
 from jaxseg.weights.fill import fill, refuse_not_finite, torch_tensors
-from jaxseg.weights.model import Model, describe
+from jaxseg.weights.model import Model, Opened, describe
 from jaxseg.weights.safetensors import is_safetensors, map_arrays, read_metadata, write_arrays
 
 PARAMS_FOLDER, ARRAYS_FILE = "params", "model.safetensors"
@@ -98,33 +98,36 @@ def file_card(path: Path) -> Card | None:
     return None if text is None else parse_card(text, path)
 
 
-def restore_model_file(path: Path, *, dtype: str | None = None) -> Model:
-    """Returns the model of a safetensors file with a card, in training mode, on the first device.
+def open_model_file(path: Path, *, dtype: str | None = None) -> Opened:
+    """Returns the model of a safetensors file with a card, in training mode.
 
     Args:
       path: a file for which `file_card` returns a card.
       dtype: dtype of the arithmetic, instead of the card's.
 
     Raises:
-      ValueError: the file is damaged, or its arrays do not fit its card.
+      ValueError: the file is damaged.
     """
     card = file_card(path)
     if card is None:
         raise ValueError(f"{path} holds no card of jaxseg")
     model = _described(card, path, dtype)
-    try:
-        arrays, layout = map_arrays(path), read_metadata(path).get(LAYOUT_KEY)
-        if card.params_sha256 and _digest(arrays) != card.params_sha256:
-            raise ValueError("they are damaged or belong to another card")
-        if layout != TORCH:
-            _fill(model, arrays)
-        else:
-            _fill_by_torch(model, arrays)
-    except ValueError as error:
-        raise ValueError(f"the parameters in {path} do not fit its card: {error}") from None
-    refuse_not_finite(model, path)
-    model.card = dataclasses.replace(card, config=tuple(sorted(dataclasses.asdict(model.cfg).items())))
-    return model
+
+    def read() -> Model:
+        try:
+            arrays, layout = map_arrays(path), read_metadata(path).get(LAYOUT_KEY)
+            if card.params_sha256 and _digest(arrays) != card.params_sha256:
+                raise ValueError("they are damaged or belong to another card")
+            if layout != TORCH:
+                _fill(model, arrays)
+            else:
+                _fill_by_torch(model, arrays)
+        except ValueError as error:
+            raise ValueError(f"the parameters in {path} do not fit its card: {error}") from None
+        refuse_not_finite(model, path)
+        return model
+
+    return Opened(model, read)
 
 
 def _refuse_existing(path: Path, overwrite: bool) -> None:
@@ -156,36 +159,49 @@ def _is_model(folder: Path) -> bool:
     return folder.is_dir() and {path.name for path in folder.iterdir()} == {CARD_FILE, PARAMS_FOLDER}
 
 
-def restore_model(folder: str | Path, *, dtype: str | None = None) -> Model:
-    """Returns the model of a model directory, in training mode, on the first device.
+def open_model(folder: str | Path, *, dtype: str | None = None) -> Opened:
+    """Returns the model of a model directory, in training mode.
 
     Args:
       folder: the model directory.
       dtype: dtype of the arithmetic, instead of the card's.
 
     Raises:
-      ValueError: the folder is not a model directory, or its arrays do not fit its card.
+      ValueError: the folder is not a model directory, or its card is damaged.
     """
     folder = Path(folder)
-    card = read_card(folder)
-    params = folder / PARAMS_FOLDER
-    with concurrent.futures.ThreadPoolExecutor(1) as thread:
-        digest = thread.submit(files.sha256, params)  # it reads the file while Python describes the model
-        model = _described(card, folder, dtype)
-        if not params.is_dir() or (card.params_sha256 and digest.result() != card.params_sha256):
-            raise ValueError(
-                f"the parameters in {folder} are missing, damaged, or belong to another card; convert or train again"
-            )
-    try:
-        if (params / ARRAYS_FILE).is_file():
-            _fill(model, map_arrays(params / ARRAYS_FILE))
-        else:
-            _fill_by_orbax(model, params)
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ValueError(f"the parameters in {folder} are damaged or do not fit its card: {reason}") from error
-    refuse_not_finite(model, folder)
-    model.card = dataclasses.replace(card, config=tuple(sorted(dataclasses.asdict(model.cfg).items())))
+    card, params = read_card(folder), folder / PARAMS_FOLDER
+    damaged = f"the parameters in {folder} are missing, damaged, or belong to another card; convert or train again"
+    if not params.is_dir():
+        raise ValueError(damaged)
+    thread = concurrent.futures.ThreadPoolExecutor(1)
+    digest = thread.submit(files.sha256, params)  # it reads the file while Python describes the model
+    thread.shutdown(wait=False)
+    model = _described(card, folder, dtype)
+
+    def read() -> Model:
+        if card.params_sha256 and digest.result() != card.params_sha256:
+            raise ValueError(damaged)
+        try:
+            if (params / ARRAYS_FILE).is_file():
+                _fill(model, map_arrays(params / ARRAYS_FILE))
+            else:
+                _fill_by_orbax(model, params)
+        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise ValueError(f"the parameters in {folder} are damaged or do not fit its card: {reason}") from error
+        refuse_not_finite(model, folder)
+        return model
+
+    return Opened(model, read)
+
+
+def in_memory(model: Model) -> Model:
+    """Returns the model that was read, after it has copied its arrays from their file to the first device."""
+    for leaf in _leaves(model).values():
+        value = leaf.get_value()
+        if isinstance(value, np.ndarray):
+            leaf.set_value(jax.device_put(np.array(value, order="C"), all_devices()[0]))
     return model
 
 
@@ -199,6 +215,7 @@ def _described(card: Card, place: Path, dtype: str | None) -> Model:
     if len(card.class_names) != config.num_classes:
         raise ValueError(f"{place}: the card names {len(card.class_names)} classes, the model has {config.num_classes}")
     model: Model = describe(model_class, config)
+    model.card = dataclasses.replace(card, config=tuple(sorted(dataclasses.asdict(model.cfg).items())))
     return model
 
 
@@ -212,29 +229,24 @@ def _arrays(model: nnx.Module) -> dict[str, np.ndarray]:
 
 
 def _fill(model: nnx.Module, found: Mapping[str, np.ndarray]) -> None:
-    """Gives a model arrays under their paths, on the first device."""
+    """Gives a model arrays under their paths."""
     wanted = _leaves(model)
     if {name: leaf.shape for name, leaf in wanted.items()} != {name: array.shape for name, array in found.items()}:
         raise ValueError("other names or shapes")
     for name, leaf in wanted.items():
-        _set(leaf, found[name])
+        leaf.set_value(found[name].astype(leaf.dtype, copy=False))
 
 
 def _fill_by_torch(model: Model, found: Mapping[str, np.ndarray]) -> None:
-    """Gives a model arrays that have PyTorch's names and layout, and its text embeddings, on the first device."""
+    """Gives a model arrays that have PyTorch's names and layout, and its text embeddings."""
     tables = {name: leaf for name, leaf in _leaves(model).items() if isinstance(leaf, EmbeddingTable)}
     for name, table in tables.items():
         if name not in found or found[name].shape != table.shape:
             raise ValueError(f"{name} is missing, or has another shape than {table.shape}")
     tensors = {name: array for name, array in found.items() if name not in tables}
-    fill(model, tensors, model.torch_names(model.cfg), ignored=model.torch_unused(model.cfg))
+    fill(model, tensors, model.torch_names(model.cfg), ignored=model.torch_unused(model.cfg), views=True)
     for name, table in tables.items():
-        _set(table, found[name])
-
-
-def _set(leaf: Any, array: np.ndarray) -> None:
-    # A copy, since the file is mapped; by numpy, since JAX would compile a program for each shape.
-    leaf.set_value(jax.device_put(np.array(array, leaf.dtype), all_devices()[0]))
+        table.set_value(found[name].astype(table.dtype, copy=False))
 
 
 def _fill_by_orbax(model: nnx.Module, params: Path) -> None:

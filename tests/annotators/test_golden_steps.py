@@ -14,7 +14,7 @@ from jaxseg.training.learner import initial_state, make_learner
 from jaxseg.training.optim import make_optimizer
 from jaxseg.weights.fill import fill
 
-pytestmark = pytest.mark.full
+pytestmark = [pytest.mark.full, pytest.mark.onednn_too]
 
 STEPS = 3
 RECIPE = OptimizerConfig("adamw", 1e-4, weight_decay=1e-3)

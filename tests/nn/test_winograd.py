@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxseg.nn.convolution import convolution
-from jaxseg.nn.winograd import is_faster, transformed, winograd
+from jaxseg.nn.winograd import is_faster, transform_into, transformed, winograd
 
 HIGHEST = jax.lax.Precision.HIGHEST
 PADDING = ((1, 1), (1, 1))
@@ -41,6 +41,16 @@ def test_winograd_equals_the_convolution_at_even_and_odd_sizes(seed, sizes, chan
         for j in range(3)
     )
     np.testing.assert_allclose(winograd(x, transformed(kernel), precision=HIGHEST), wanted, atol=3e-5)
+
+
+def test_kernels_that_numpy_transforms_are_the_same_bit_by_bit():
+    """Kernels that are kept, and those that are transformed at every call, must not differ."""
+    kernel, factor = sampled(0, (3, 3, 90, 200), (200,))
+    result = np.empty((4, 4, 90, 200), np.float32)
+    transform_into(result, kernel)
+    np.testing.assert_array_equal(result, jax.jit(transformed)(kernel))
+    transform_into(result, kernel, factor)
+    np.testing.assert_array_equal(result, jax.jit(transformed)(kernel * factor))
 
 
 @pytest.mark.slow

@@ -32,6 +32,7 @@ def batch_of(kit, i: int) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.full
+@pytest.mark.onednn_too
 def test_three_steps_of_the_segae_recipe_equal_pytorch(kit):
     entry, _ = kit.golden(NAME)
     order, parameters = entry["params"]["tensor_order"], entry["params"]["parameter_order"]

@@ -26,6 +26,7 @@ def loss(model, batch, key, step):
 
 
 @pytest.mark.full
+@pytest.mark.onednn_too
 def test_three_steps_of_the_paxray_recipe_equal_pytorch(kit):
     entry, _ = kit.golden(NAME)
     order, parameters = entry["params"]["tensor_order"], entry["params"]["parameter_order"]
@@ -54,6 +55,7 @@ def test_three_steps_of_the_paxray_recipe_equal_pytorch(kit):
 
 
 @pytest.mark.slow
+@pytest.mark.onednn_too
 def test_three_steps_of_post_dae_equal_pytorch(kit):
     name = "train/dae_small"
     entry, _ = kit.golden(name)

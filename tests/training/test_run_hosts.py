@@ -16,7 +16,7 @@ from parity_kit import KIT
 from tiny_runs import without_wall_times
 
 from jaxseg.training.log import read_metrics
-from jaxseg.weights.store import restore_model
+from jaxseg.weights.store import open_model
 
 pytestmark = [pytest.mark.full, pytest.mark.usefixtures("plain")]
 PROGRAM = KIT / "plain_network.py"
@@ -98,7 +98,7 @@ def close_entries(found: list[dict], wanted: list[dict]):
 
 
 def close_models(found: Path, wanted: Path):
-    a, b = (nnx.to_pure_dict(nnx.state(restore_model(folder / "model"))) for folder in (found, wanted))
+    a, b = (nnx.to_pure_dict(nnx.state(open_model(folder / "model").read())) for folder in (found, wanted))
     for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True):
         np.testing.assert_allclose(x, y, rtol=0, atol=1e-4, err_msg=str(path))
 

@@ -292,7 +292,7 @@ def test_commands_that_segment_import_neither_orbax_nor_scipy(tmp_path):
     folder = save_model(model, tmp_path / "model", model.card)
     code = "import sys; from jaxseg.anatomy import segment, folders; from jaxseg.weights import store\n"
     code += "from jaxseg.nn import resnet; resnet.VARIANTS['resnet18'] = ((1, 1, 1, 1), False)  # as `shallow`\n"
-    code += "store.restore_model(sys.argv[1])\n"
+    code += "store.open_model(sys.argv[1]).read()\n"
     code += "print([name for name in ('orbax', 'orbax.checkpoint', 'scipy.ndimage', 'pydicom') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
