@@ -106,18 +106,27 @@ def test_the_same_key_gives_the_same_samples_and_another_key_others(name):
 
 
 @BOTH
-def test_batches_and_devices_do_not_change_the_samples(name, monkeypatch):
+def test_blocks_calls_and_devices_do_not_change_the_samples(name, monkeypatch):
+    pixels, several = SIZE[0] * SIZE[1], jax.devices()[:4]
     whole = sample(image(), MODELS[name], 11, 2)
-    spread = sample(image(), MODELS[name], 11, 2, devices=jax.devices()[:4])
+    spread = sample(image(), MODELS[name], 11, 2, devices=several)
     sampler = Sampler(MODELS[name])
     calls, finish = [], sampler._finish.start
-    monkeypatch.setattr(
-        sampler._finish, "start", lambda *given, **more: calls.append(more["batch_size"]) or finish(*given, **more)
-    )
-    monkeypatch.setattr(sampling, "_WORKING_BYTES", 4 * sampler._pixel_bytes * SIZE[0] * SIZE[1])
-    turns = sample(image(), sampler, 11, 2)
-    assert calls == [4, 4, 4]
-    for other in (spread, turns):
+
+    def start(*given, **more):
+        calls.append((more["batch_size"], more["function"].blocks))
+        return finish(*given, **more)
+
+    monkeypatch.setattr(sampler._finish, "start", start)
+    with monkeypatch.context() as patch:
+        patch.setattr(sampling, "_WORKING_BYTES", 4 * pixels)
+        turns = sample(image(), sampler, 11, 2)
+    monkeypatch.setattr(sampling, "_BLOCK_BYTES", 3 * sampler._pixel_bytes * pixels)
+    blocks = sample(image(), sampler, 11, 2)
+    assert calls == [(4, 1)] * 3 + [(12, 4)]
+    monkeypatch.setattr(sampling, "_BLOCK_BYTES", sampler._pixel_bytes * pixels)
+    both = sample(image(), MODELS[name], 11, 2, devices=several)  # three blocks of one sample on each device
+    for other in (spread, turns, blocks, both):
         assert (other.masks != whole.masks).mean() < 1e-3
         if name == "cmvae":
             np.testing.assert_allclose(other.confusion, whole.confusion, atol=1e-5)
