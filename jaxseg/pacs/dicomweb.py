@@ -67,7 +67,7 @@ class Dicomweb:
     ):
         self.url, self.since, self.most_bytes = check_url(url), since, most_bytes
         self._session = _Session(_credentials(user), ca)
-        self._client = DICOMwebClient(self.url, session=self._session, timeout=_TIMEOUTS_S, chunk_size=2**31)
+        self._client = DICOMwebClient(self.url, session=self._session, chunk_size=2**31)
         self._client.set_http_retry_params(retry=False)  # the worker decides when to try again
         self._counts: dict[str, Any] = {}  # study -> number of its objects when it was read
         self._all_again = 0.0
@@ -90,7 +90,7 @@ class Dicomweb:
         """Writes the file of an X-ray."""
         place = f"{self.url}/studies/{image.study_uid}/series/{image.series_uid}/instances/{image.sop_uid}"
         accept = 'multipart/related; type="application/dicom"; transfer-syntax=*'
-        options: dict[str, Any] = {"headers": {"Accept": accept}, "stream": True, "timeout": _TIMEOUTS_S}
+        options: dict[str, Any] = {"headers": {"Accept": accept}, "stream": True}
         with (
             _translated("fetching the X-ray"),
             atomic_file(path) as temporary,
@@ -177,6 +177,7 @@ class _Session(requests.Session):
         self.headers.update({"Accept-Encoding": "identity", "User-Agent": "jaxseg"})
 
     def request(self, method: str, url: str, **options: Any) -> requests.Response:  # type: ignore[override]
+        options["timeout"] = _TIMEOUTS_S
         if self._ca is not None:
             options["verify"] = str(self._ca)  # given here, since the environment overrules the session's own value
         whole = not options.get("stream")

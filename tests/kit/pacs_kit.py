@@ -27,6 +27,7 @@ from jaxseg.pacs.state import State
 from jaxseg.pacs.worker import Worker
 
 KILLED = -signal.SIGKILL
+HANGS_S = 150  # a worker that runs for longer is ended
 
 
 def xray(folder: Path, number: int = 0, **kind) -> Path:
@@ -206,6 +207,7 @@ def serve() -> None:
         process = os.fork()
         if process == 0:
             code = 70
+            signal.alarm(HANGS_S)
             try:
                 descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
                 os.dup2(descriptor, 1)

@@ -3,6 +3,9 @@
 import base64
 import datetime
 import json
+import socket
+import ssl
+import subprocess
 
 import pydicom
 import pytest
@@ -177,7 +180,15 @@ def test_errors_do_not_repeat_the_texts_of_the_server(server, path, tmp_path):
     assert "Doe" not in str(caught.value)
 
 
-def test_nobody_listens(tmp_path):
+def test_a_server_that_does_not_answer_is_left(monkeypatch):
+    monkeypatch.setattr("jaxseg.pacs.dicomweb._TIMEOUTS_S", (5.0, 0.3))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        service = Dicomweb(f"http://127.0.0.1:{silent.getsockname()[1]}/dicom-web")
+        with pytest.raises(Unavailable, match="did not answer in time"):
+            service.check()
+
+
+def test_nobody_listens():
     service = Dicomweb("http://127.0.0.1:9/dicom-web")
     with pytest.raises(Unavailable, match="refused the connection"):
         service.check()
@@ -218,10 +229,8 @@ def test_addresses_and_credentials_that_cannot_be_used(monkeypatch):
     assert [is_exposed(url) for url in ("http://pacs/x", "https://pacs/x", "http://[::1]/x")] == [True, False, False]
 
 
+@pytest.mark.system("openssl")
 def test_the_certificate_is_checked(tmp_path, monkeypatch):
-    import ssl
-    import subprocess
-
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
     names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"]
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *names]
