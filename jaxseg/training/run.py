@@ -240,6 +240,8 @@ def _write_evaluation(path: Path, scores: dict, examination: Examination | None)
             save_picture(examination.picture, path.with_suffix(".png"))
         if examination and examination.rows:
             _write_csv(path.with_suffix(".csv"), examination.rows)
+        else:
+            path.with_suffix(".csv").unlink(missing_ok=True)  # that of an earlier evaluation has other numbers
     except OSError as error:
         advice = f"{error.strerror}; the numbers were shown but not stored; name a folder for them with -o"
         raise OSError(error.errno, advice, str(error.filename or path)) from error
