@@ -165,7 +165,10 @@ ENTRIES = (
         architecture="cmvae",
         model="jaxseg.annotators.cmvae:CMVAE",
         preprocessing="as_stored",
-        tasks=(("cmvae", "jaxseg.annotators.cmvae_task:CMVAETask"),),
+        tasks=(
+            ("cmvae", "jaxseg.annotators.cmvae_task:CMVAETask"),
+            ("named_annotators", "jaxseg.annotators.named_task:NamedAnnotatorsTask"),
+        ),
     ),
     Entry(
         name="prob_unet",

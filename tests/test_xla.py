@@ -20,8 +20,7 @@ pytestmark = pytest.mark.slow
 FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 PROGRAM = """
 import jax, jax.numpy as jnp, sys
-from jaxseg import cpu, xla
-from jaxseg.xla import keeping_barriers, memory, reserve_memory, use_all_cores
+from jaxseg.xla import use_all_cores
 if sys.argv[1] == "all":
     assert use_all_cores()
 x, kernel = jnp.ones((2, 32, 32, 24)), jnp.ones((3, 3, 24, 24))

@@ -1,4 +1,7 @@
-"""The confusion-matrix VAE in PyTorch: (B, C, H, W) images to logits, confusion matrices and their latent Gaussian."""
+"""The confusion-matrix VAE in PyTorch: (B, C, H, W) images to logits, confusion matrices and their latent Gaussian.
+
+`NamedAnnotators` is the method that it builds on, with one confusion matrix per annotator.
+"""
 
 import torch
 from torch import nn
@@ -103,6 +106,56 @@ def loss(
         "kl": kl_weight * (-0.5 * (1 + log_variance - mean**2 - log_variance.exp()).sum(1)).mean(),
     }
     return sum(parts.values()) + parts["kl"], parts
+
+
+class NamedAnnotators(CMVAE):
+    """The same U-Net with a network per annotator: images to logits and a list of matrices (B, K K, H, W).
+
+    Source: Zhang et al. 2020, arXiv:2007.15963, as in rCampSemp/learn-vae-noisy-label.
+    """
+
+    def __init__(self, in_ch: int, width: int, depth: int, class_no: int, annotators: int = 4, norm: str = "in"):
+        super().__init__(in_ch, 8, width, depth, class_no, norm=norm)
+        del self.cm_network
+        networks = [AnnotatorNetwork(width, class_no, norm) for _ in range(annotators)]
+        self.decoders_noisy_layers = nn.ModuleList(networks)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        features = self.features(x)["decoder0"]
+        return self.conv_last(features), [network(features) for network in self.decoders_noisy_layers]
+
+
+class AnnotatorNetwork(nn.Module):
+    """Maps features to the confusion matrices of one annotator."""
+
+    def __init__(self, width: int, class_no: int, norm: str):
+        super().__init__()
+        self.conv_1, self.conv_2 = _block(width, width, 1, norm), _block(width, width, 1, norm)
+        self.conv_last = nn.Conv2d(width, class_no**2, 1)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return functional.softplus(self.conv_last(self.conv_2(self.conv_1(features))))
+
+
+def named_loss(
+    logits: torch.Tensor,
+    matrices: list[torch.Tensor],
+    labels: torch.Tensor,
+    trace_weight: float,
+    *,
+    softmax_twice: bool,
+) -> torch.Tensor:
+    """Returns the trace-regularised loss for class indices (B, A, H, W) of every annotator."""
+    batch, classes, height, width = logits.shape
+    total = logits.new_zeros(())
+    for each, label in zip(matrices, labels.unbind(1), strict=True):
+        noisy = noisy_logits(logits.softmax(1), each, "sum").contiguous()
+        normal = each.view(batch, classes, classes, height, width)
+        normal = normal / normal.sum(1, keepdim=True)
+        trace = torch.diagonal(normal, dim1=1, dim2=2).sum(-1).mean()
+        fit = functional.cross_entropy(noisy, label) if softmax_twice else functional.nll_loss(noisy.log(), label)
+        total = total + fit + trace_weight * trace
+    return total
 
 
 def upsampled(x: torch.Tensor) -> torch.Tensor:

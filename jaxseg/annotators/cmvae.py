@@ -1,129 +1,31 @@
-"""U-Net with a variational autoencoder of the annotators' confusion matrices (rCampSemp/learn-vae-noisy-label).
+"""U-Net with confusion matrices of the annotators, by default from a variational autoencoder.
 
-Arrays are NHWC.
+Arrays are NHWC. Sources: rCampSemp/learn-vae-noisy-label, for the autoencoder; Zhang et al. 2020, arXiv:2007.15963, for
+matrices of named annotators.
 """
 
 import dataclasses
 import math
-from collections.abc import Iterator
-from typing import Annotated, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxseg.annotators.losses import normalised_matrices, sample_noise
-from jaxseg.nn.layers import BatchNorm, Conv, Dtype, GroupNorm, Init, PReLU, instance_norm, linear
-from jaxseg.nn.resize import Odd, double_aligned, pad_or_crop
-from jaxseg.nn.views import recomputable
-from jaxseg.settings import Range, verify
+from jaxseg.annotators.cmvae_layers import AnnotatorMatrices, Block, CMVAEConfig, Confusion, GlobalMatrices
+from jaxseg.annotators.losses import noisy_logits, normalised_matrices, sample_noise
+from jaxseg.nn.layers import Conv
+from jaxseg.nn.resize import double_aligned, pad_or_crop
 from jaxseg.weights.model import Model, Modules, Shapes
 
-Norm = Literal["in", "bn", "gn", "ln"]
-Side = Annotated[int, Range(8, 8192)]  # no card allows fewer than 8 pixels
-
 SOURCES = ("prior", "image")
-
-
-@dataclasses.dataclass(frozen=True)
-class CMVAEConfig:
-    """Hyper-parameters; the defaults are the original's for LIDC.
-
-    Attributes:
-      in_channels: number of channels of the images.
-      num_classes: number of classes, background included; a pixel belongs to the class with the largest logit.
-      image_size: height and width; the network accepts no others.
-      width: number of channels of the finest level.
-      depth: number of levels; each is half as large as the one before.
-      latent: length of the latent vector.
-      norm: "in" instance, "bn" batch or "gn" group norm (channels // 8 groups). "ln" is the same as "in", as in the
-        original, where it is not layer norm either.
-      odd: how maps of odd sizes are cropped, "floor" or "truncate"; see `jaxseg.nn.resize.pad_or_crop`.
-      cm_normalisation: normalisation of the confusion matrices in `sample`. "consistent": softmax, as in training, and
-        as in the original's main program. "original": they are divided by their sums, as in two scripts of the original
-        that stop with an error.
-      init: initial parameters, "torch" (PyTorch's defaults) or "lecun" (flax's).
-      dtype: dtype of the U-Net's arithmetic, "float32" or "bfloat16"; parameters and the autoencoder are float32.
-    """
-
-    OUTPUTS: ClassVar[str] = "num_classes"
-
-    in_channels: Annotated[int, Range(1, 1024)] = 1
-    num_classes: Annotated[int, Range(1, 64)] = 2
-    image_size: tuple[Side, Side] = (64, 64)
-    width: Annotated[int, Range(1, 1024)] = 24
-    depth: Annotated[int, Range(2, 10)] = 3
-    latent: Annotated[int, Range(2, 4096)] = 6
-    norm: Norm = "in"
-    odd: Odd = "floor"
-    cm_normalisation: Literal["consistent", "original"] = "consistent"
-    init: Init = "torch"
-    dtype: Dtype = "float32"
-
-    def __post_init__(self):
-        verify(self, _misfits(self))
-
-    @property
-    def channels(self) -> tuple[int, ...]:
-        """Number of channels of each encoder level, the finest first; the deepest has as many as the level before."""
-        return tuple(self.width * 2**i for i in range(self.depth - 1)) + (self.width * 2 ** (self.depth - 2),)
-
-
-def _misfits(cfg: CMVAEConfig) -> Iterator[str]:
-    if cfg.norm == "gn" and any(n < 8 or n % (n // 8) for n in cfg.channels):
-        yield f"width: {cfg.width} gives channels {cfg.channels}, which do not divide into channels // 8 groups"
-    if min(cfg.image_size) < 2**cfg.depth:
-        yield f"depth: {cfg.depth} levels need images of at least {2**cfg.depth} pixels, got {cfg.image_size}"
-
-
-class Block(nnx.Module):
-    """Two times: 3x3 convolution, norm and PReLU. The first convolution has the stride."""
-
-    def __init__(self, cfg: CMVAEConfig, num_in: int, num_out: int, *, stride: int = 1, rngs: nnx.Rngs):
-        options = {"use_bias": False, "init": cfg.init, "dtype": jnp.dtype(cfg.dtype), "rngs": rngs}
-        self.convs = nnx.List(
-            [Conv(num_in, num_out, 3, stride=stride, **options), Conv(num_out, num_out, 3, **options)]
-        )
-        norm = {"bn": BatchNorm, "gn": lambda n: GroupNorm(n, n // 8)}.get(cfg.norm, instance_norm)
-        self.norms = nnx.List([norm(num_out) for _ in range(2)])
-        self.activations = nnx.List([PReLU() for _ in range(2)])
-
-    @recomputable
-    def __call__(self, x: jax.Array) -> jax.Array:
-        for layer, norm, activation in zip(self.convs, self.norms, self.activations, strict=True):
-            x = activation(norm(layer(x)))
-        return x
-
-
-class Confusion(nnx.Module):
-    """The autoencoder: (B, H, W, C) features -> latent Gaussian (B, Z) -> (B, H, W, K, K) confusion matrices."""
-
-    def __init__(self, cfg: CMVAEConfig, *, rngs: nnx.Rngs):
-        self.shape = (cfg.num_classes, cfg.num_classes, *cfg.image_size)
-        pixels, hidden, options = math.prod(cfg.image_size), cfg.latent // 2, {"init": cfg.init, "rngs": rngs}
-        self.encoder = linear(cfg.width * pixels, hidden, **options)
-        self.mean = linear(hidden, cfg.latent, **options)
-        self.log_variance = linear(hidden, cfg.latent, **options)
-        self.decoder = linear(cfg.latent, cfg.num_classes**2 * pixels, **options)
-
-    def encode(self, features: jax.Array) -> tuple[jax.Array, jax.Array]:
-        x = features.astype(jnp.float32).transpose(0, 3, 1, 2).reshape(features.shape[0], -1)  # as PyTorch flattens
-        x = nnx.relu(self.encoder(x))
-        return self.mean(x), self.log_variance(x)
-
-    def decode(self, z: jax.Array) -> jax.Array:
-        return self.planes(z).transpose(0, 3, 4, 1, 2)
-
-    def planes(self, z: jax.Array) -> jax.Array:
-        """Returns the matrices of latent vectors (B, Z) as (B, annotated, true, H, W)."""
-        return nnx.softplus(self.decoder(z)).reshape(z.shape[0], *self.shape)
 
 
 class CMVAE(Model):
     """Segments images and models the annotators' errors: (B, H, W, C) images -> (B, H, W, K) float32 clean logits.
 
-    `outputs` returns what training needs, `sample` returns masks that annotators might draw. The deepest level is
-    enlarged, cropped back and concatenated with itself, as in the original. The original accepts only square images.
+    `outputs`, or `named_outputs` if the matrices are those of named annotators, returns what training needs; `sample`
+    returns masks that annotators might draw. The deepest level is enlarged, cropped back and concatenated with itself,
+    as in the original. The original accepts only square images.
 
     Max |difference| from the original (PyTorch 2.13, float32, CPU, (2, 1, 64, 64)) with the parity kit's weights: 1e-5
     for logits up to 15, 3e-5 for matrices up to 10.
@@ -145,7 +47,8 @@ class CMVAE(Model):
         decoders = zip(widths, (*outputs[1:], widths[-1]), outputs, strict=True)  # skip, level below, output
         self.decoders = nnx.List([Block(cfg, n + m, o, rngs=rngs) for n, m, o in decoders])
         self.classify = Conv(cfg.width, cfg.num_classes, 1, init=cfg.init, dtype=jnp.dtype(cfg.dtype), rngs=rngs)
-        self.confusion = Confusion(cfg, rngs=rngs)
+        kinds = {"latent": Confusion, "annotator": AnnotatorMatrices, "global": GlobalMatrices}
+        self.confusion = kinds[cfg.matrices](cfg, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns (B, H, W, K) float32 clean logits of (B, H, W, C) images."""
@@ -176,6 +79,15 @@ class CMVAE(Model):
             "log_variance": log_variance,
         }
 
+    def named_outputs(self, x: jax.Array) -> dict[str, jax.Array]:
+        """Returns what `named_annotators_loss` needs: "logits" (B, H, W, K) and "matrices" (B, H, W, A, K, K).
+
+        Args:
+          x: (B, H, W, C) images.
+        """
+        features = self.maps(x)["decoder0"]
+        return {"logits": self.logits(features), "matrices": self.confusion(features)}
+
     def maps(self, x: jax.Array) -> dict[str, jax.Array]:
         """Returns the named intermediates: encoder0 ..., then decoder_(depth - 1) to decoder0, each NHWC."""
         size = (*self.cfg.image_size, self.cfg.in_channels)
@@ -198,15 +110,20 @@ class CMVAE(Model):
           source: one of `SOURCES`, see `sample`.
 
         Returns:
-          "logits" (H, W, K), the clean logits; with source "image" also "mean" and "log_sigma" (1, Z).
+          "logits" (H, W, K), the clean logits; with source "image" also "mean" and "log_sigma" (1, Z); for named
+          annotators also their "matrices" (H, W, A, K, K), normalised.
 
         Raises:
-          ValueError: the source is unknown, or the image has another shape.
+          ValueError: the source is unknown or does not suit the matrices, or the image has another shape.
         """
         if source not in self.SOURCES:
             raise ValueError(f"unknown source {source!r}; known: {', '.join(self.SOURCES)}")
         features = self.maps(image[None])["decoder0"]
         started = {"logits": self.logits(features)[0]}
+        if self.cfg.matrices != "latent":
+            if source == "image":
+                raise ValueError(f"source 'image' is for matrices of a latent vector, not for {self.cfg.matrices!r}")
+            return started | {"matrices": normalised_matrices(self.confusion(features)[0], "sum")}
         if source == "image":
             mean, log_variance = self.confusion.encode(features)
             started |= {"mean": mean, "log_sigma": 0.5 * log_variance}
@@ -221,12 +138,17 @@ class CMVAE(Model):
 
         Args:
           started: the result of `start_samples`.
-          noise: (S, Z) standard normal numbers.
+          noise: (S, Z) standard normal numbers. With named annotators, each row selects one of them, all with the same
+            probability.
 
         Returns:
           "logits" (S, H, W, K) noisy, "masks" (S, H, W) uint8, the class with the largest noisy logit, and "matrices"
           (S, K, K, H, W), the normalised confusion matrices as planes, annotated class first.
         """
+        if "matrices" in started:
+            share = jax.scipy.stats.norm.cdf(noise[:, 0])
+            chosen = jnp.minimum((share * self.cfg.annotators).astype(jnp.int32), self.cfg.annotators - 1)
+            return self.annotator_masks(started, chosen)
         z = started["mean"] + jnp.exp(started["log_sigma"]) * noise if "mean" in started else noise
         how = "sum" if self.cfg.cm_normalisation == "original" else "softmax"
         # Each step once: XLA would compute the matrices again for each of their uses.
@@ -236,6 +158,22 @@ class CMVAE(Model):
         # Class by class, because XLA's sum over the few true classes takes four times as long.
         noisy = sum(matrices[:, :, k] * clean[k][None, None] for k in range(len(clean)))  # (S, K, H, W)
         return {"logits": jnp.moveaxis(noisy, 1, -1), "masks": _largest(noisy), "matrices": matrices}
+
+    def annotator_masks(self, started: dict[str, jax.Array], annotators: jax.Array) -> dict[str, jax.Array]:
+        """Returns the masks that named annotators would draw.
+
+        Args:
+          started: the result of `start_samples`, with "matrices".
+          annotators: (S,) int32, numbers of annotators.
+
+        Returns:
+          As `finish_samples`; "logits" are the logarithms of the probabilities.
+        """
+        matrices = jnp.moveaxis(started["matrices"], 2, 0)[annotators]
+        probabilities = noisy_logits(jax.nn.softmax(started["logits"])[None], matrices)
+        logits = jnp.log(jnp.maximum(probabilities, jnp.finfo(probabilities.dtype).tiny))
+        masks = jnp.argmax(probabilities, axis=-1).astype(jnp.uint8)
+        return {"logits": logits, "masks": masks, "matrices": matrices.transpose(0, 3, 4, 1, 2)}
 
     @property
     def num_mask_classes(self) -> int:
@@ -253,15 +191,22 @@ class CMVAE(Model):
 
     @staticmethod
     def torch_names(cfg: CMVAEConfig) -> dict[str, str]:
-        """Returns our module paths -> module names in the original's checkpoints."""
+        """Returns our module paths -> module names in the original's checkpoints; {} for global matrices."""
+        if cfg.matrices == "global":
+            return {}
         parts = {"encoder": "fc_encoder", "decoder": "fc_decoder", "mean": "fc_mu", "log_variance": "fc_var"}
         names = {f"confusion.{ours}": f"cm_network.{theirs}" for ours, theirs in parts.items()}
+        blocks = {f"{side}.{i}": f"{side}.{i}" for side in ("encoders", "decoders") for i in range(cfg.depth)}
+        if cfg.matrices == "annotator":
+            networks = range(cfg.annotators)
+            names = {f"confusion.outputs.{i}": f"decoders_noisy_layers.{i}.conv_last" for i in networks}
+            for i in networks:
+                blocks |= {f"confusion.blocks.{i}.{j}": f"decoders_noisy_layers.{i}.conv_{j + 1}" for j in range(2)}
         names["classify"] = "conv_last"
-        for side in ("encoders", "decoders"):
-            for i in range(cfg.depth):
-                for j in range(2):
-                    kinds = enumerate(("convs", "norms", "activations"))
-                    names |= {f"{side}.{i}.{kind}.{j}": f"{side}.{i}.{3 * j + k}" for k, kind in kinds}
+        for ours, theirs in blocks.items():
+            for j in range(2):
+                kinds = enumerate(("convs", "norms", "activations"))
+                names |= {f"{ours}.{kind}.{j}": f"{theirs}.{3 * j + k}" for k, kind in kinds}
         return names
 
     @staticmethod

@@ -141,6 +141,43 @@ def confusion_vae_loss(
     return sum(parts.values()) + (parts["kl"] if kl_twice else 0.0), parts
 
 
+def named_annotators_loss(
+    logits: jax.Array,
+    matrices: jax.Array,
+    labels: jax.Array,
+    *,
+    trace_weight: float | jax.Array,
+    softmax_twice: bool = True,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns the trace-regularised loss of one confusion matrix per named annotator, and its parts.
+
+    Args:
+      logits: (B, H, W, K) of the clean segmentation.
+      matrices: (B, H, W, A, K, K), the output of the network; this function divides them by their sums.
+      labels: (B, H, W, A) class indices of all annotators, any dtype.
+      trace_weight: weight of the matrices' mean trace. A positive weight makes annotators as unreliable as their labels
+        allow; a negative one makes them reliable.
+      softmax_twice: take the cross-entropy of the softmax of the annotators' probabilities, as the original does;
+        False: of the probabilities, as published.
+
+    Returns:
+      The loss (a scalar) and a dict of its parts: "reconstruction", the sum of the annotators' cross-entropies, and
+      "trace" (weighted, the sum over annotators).
+
+    Source: Zhang et al. 2020, arXiv:2007.15963, as in rCampSemp/learn-vae-noisy-label.
+    """
+    matrices = normalised_matrices(matrices, "sum")
+    probabilities = noisy_logits(jax.nn.softmax(logits)[..., None, :], matrices)  # (B, H, W, A, K)
+    tiny = jnp.finfo(probabilities.dtype).tiny
+    scores = probabilities if softmax_twice else jnp.log(jnp.maximum(probabilities, tiny))
+    traces = jnp.trace(matrices, axis1=-2, axis2=-1)
+    parts = {
+        "reconstruction": labels.shape[-1] * cross_entropy(scores, labels),
+        "trace": trace_weight * traces.mean((0, 1, 2)).sum(),
+    }
+    return sum(parts.values()), parts
+
+
 def gaussian_kl(mean: jax.Array, log_sigma: jax.Array, other_mean: jax.Array, other_log_sigma: jax.Array) -> jax.Array:
     """Returns the (B,) KL divergences of diagonal Gaussians (B, Z) from other ones; sigma is the standard deviation."""
     ratio = jnp.exp(2 * (log_sigma - other_log_sigma))

@@ -38,6 +38,7 @@ MEASURES = {  # name -> description
     "dice_union": "Dice of the samples' union, as the original measures its probabilistic U-Net",
     "ged_published": "generalised energy distance as published: subtracts the diversities",
     "ged_original": "the original's `GED`: the energy distance that adds the diversities",
+    "dice_own": "mean Dice of the mask predicted for an annotator and this annotator's own mask",
     "distance_to_annotators": "mean distance of samples and annotators",
     "distance_between_samples": "mean distance between samples",
     "distance_between_annotators": "mean distance between annotators",

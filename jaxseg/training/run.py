@@ -242,6 +242,8 @@ def _write_evaluation(
         _write_json(path, scores)
         if rows:
             _write_csv(path.with_suffix(".csv"), rows)
+        else:
+            path.with_suffix(".csv").unlink(missing_ok=True)  # that of an earlier evaluation has other numbers
         if picture is not None:
             save_picture(picture, path.with_suffix(".png"))
     except OSError as error:

@@ -12,15 +12,17 @@ from flax import nnx
 import jaxseg
 from jaxseg.annotators import cmvae
 from jaxseg.annotators.cmvae import CMVAE, CMVAEConfig, sample, sampled_masks
+from jaxseg.annotators.cmvae_layers import Norm
 from jaxseg.annotators.losses import confusion_vae_loss, noisy_logits, normalised_matrices
 from jaxseg.registry import find
 from jaxseg.weights.fill import fill
 from jaxseg.weights.load import recognise
+from jaxseg.weights.store import save_model
 from jaxseg.weights.torch_file import read_torch_file, read_torch_modules
 
 FORWARD = [f"scm_{name}/forward" for name in ("tiny", "lidc_in", "lidc_bn", "lidc_gn", "lidc_ln", "mnist_in")]
 FORWARD += ["scm_three_class/forward", "scm_mnist_in/forward_truncating"]
-OTHER_NORMS = sorted({*get_args(cmvae.Norm)} - {"in"})
+OTHER_NORMS = sorted({*get_args(Norm)} - {"in"})
 SMALL = {"image_size": (16, 24), "width": 8, "depth": 3, "latent": 4}
 
 
@@ -114,6 +116,14 @@ def test_given_latent_vectors_the_masks_are_those_of_the_normalised_matrices(nor
     np.testing.assert_allclose(found["noisy_logits"], expected, atol=1e-5)
     np.testing.assert_array_equal(found["masks"], found["noisy_logits"].argmax(-1))
     assert found["masks"].dtype == jnp.uint8
+
+
+@pytest.mark.slow
+def test_a_stored_model_keeps_its_normalisation(tmp_path):
+    new = jaxseg.create("cmvae", **SMALL)
+    assert new.cfg.cm_normalisation == "consistent"
+    model = jaxseg.create("cmvae", **SMALL, cm_normalisation="original")
+    assert jaxseg.load(save_model(model, tmp_path / "model", model.card)).cfg == model.cfg
 
 
 @pytest.mark.slow

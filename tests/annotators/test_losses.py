@@ -14,6 +14,7 @@ from jaxseg.annotators.losses import (
     gaussian_log_prob,
     kl_schedule,
     kl_to_standard_normal,
+    named_annotators_loss,
     negative_elbo,
     noisy_logits,
     normalised_matrices,
@@ -151,3 +152,23 @@ def test_norms_are_summed_without_squares_and_an_array_of_zeros_has_zero_gradien
     for found, wanted in zip(jax.grad(sum_of_norms)(arrays), ([[0.6, 0.8]], [-1], [0, 0, 0]), strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-6)
     assert float(sum_of_norms([])) == 0
+
+
+@pytest.mark.parametrize("softmax_twice", [True, False])
+def test_the_loss_of_named_annotators_by_its_definition(softmax_twice):
+    rng = np.random.default_rng(0)
+    logits, matrices = rng.normal(size=(2, 3, 4, 3)), rng.random((2, 3, 4, 2, 3, 3)) + 0.1
+    labels = rng.integers(0, 3, (2, 3, 4, 2))
+    probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    fit = trace = 0.0
+    for a in range(2):
+        normal = matrices[:, :, :, a] / matrices[:, :, :, a].sum(-2, keepdims=True)
+        noisy = np.einsum("bhwij,bhwj->bhwi", normal, probabilities)
+        noisy = np.exp(noisy) / np.exp(noisy).sum(-1, keepdims=True) if softmax_twice else noisy
+        fit -= np.log(np.take_along_axis(noisy, labels[..., a, None], -1)).mean()
+        trace += np.trace(normal, axis1=-2, axis2=-1).mean()
+    given = [jnp.asarray(array, jnp.float32) for array in (logits, matrices)]
+    value, parts = named_annotators_loss(*given, labels, trace_weight=0.3, softmax_twice=softmax_twice)
+    assert parts["reconstruction"] == pytest.approx(fit, rel=1e-5)
+    assert parts["trace"] == pytest.approx(0.3 * trace, rel=1e-5)
+    assert value == pytest.approx(fit + 0.3 * trace, rel=1e-5)

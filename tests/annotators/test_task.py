@@ -102,6 +102,9 @@ def test_the_loss_falls_and_the_object_is_segmented(lidc, tmp_path, network):
     for which, measured in (("best", stored["measures"]), ("last", stored["last"]["measures"])):
         found = {row["measure"]: float(row["mean"]) for row in rows if row["checkpoint"] == which}
         assert found == {name: row["mean"] for name, row in measured.items()}
+    run.evaluate(tmp_path / "run", devices=jax.devices()[:1], step=60)
+    assert "last" not in json.loads((tmp_path / "run" / "evaluation_val.json").read_text())
+    assert not (tmp_path / "run" / "evaluation_val.csv").exists()
 
 
 @pytest.mark.full

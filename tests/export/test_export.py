@@ -105,13 +105,18 @@ def opened(task: str, folder: Path, request) -> Config:
     elif task == "paxray":
         data = request.getfixturevalue("shared") / "data/paxray"
         overrides = ["data.load_size=64", "data.crop_size=56", "model.width=4", "trainer.batch_size=4"]
+    elif task == "named_annotators":
+        data, overrides = folder / "data", ["model.width=8", "model.depth=2", "trainer.batch_size=4"]
+        for split in ("train", "validate"):
+            annotator_files.save_mnist(data, split, 4)
     else:
         data = folder / "data"
         for split in ("train", "validate"):
             annotator_files.save_lidc(data, split, counts=(2, 4, 3, 2), size=16)
         small = {"cmvae": ["model.width=8", "model.depth=2"], "prob_unet": ["model.filters=[4, 8]"]}
         overrides = [*small[task], "trainer.batch_size=4", "data.samples=4"]
-    packaged = {"paxray": "paxray_sample", "post_dae": "post_dae"}.get(task, f"{task}_lidc")
+    packaged = {"paxray": "paxray_sample", "post_dae": "post_dae", "named_annotators": "named_annotators_mnist"}
+    packaged = packaged.get(task, f"{task}_lidc")
     return run.open_run(packaged, folder / "run", data=data, overrides=overrides)
 
 

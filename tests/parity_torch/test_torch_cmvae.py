@@ -11,7 +11,7 @@ from flax import nnx
 
 from benchmarks.torch_models import cmvae as theirs
 from jaxseg.annotators import cmvae as ours
-from jaxseg.annotators.losses import confusion_vae_loss, kl_schedule
+from jaxseg.annotators.losses import confusion_vae_loss, kl_schedule, named_annotators_loss
 from jaxseg.weights.fill import LEAVES, fill
 from jaxseg.weights.load import convert, load
 
@@ -99,8 +99,43 @@ def test_ours_equals_pytorch_on_random_weights_with_gradients(name):
     (value, logits), gradient = jax.value_and_grad(objective, has_aux=True)(params, x.transpose(0, 2, 3, 1), noise)
     np.testing.assert_allclose(np.asarray(logits).transpose(0, 3, 1, 2), outputs[0].detach(), atol=2e-5)
     np.testing.assert_allclose(value, loss.item(), rtol=1e-5)
-    names, expected = ours.CMVAE.torch_names(model.cfg), dict(original.named_parameters())
-    for path, module in nnx.iter_modules(nnx.merge(graphdef, gradient, rest)):
+    assert_gradients_equal(nnx.merge(graphdef, gradient, rest), original)
+
+
+@pytest.mark.parametrize("softmax_twice", [True, False])
+@pytest.mark.parametrize(("classes", "annotators"), [(2, 4), (3, 2)])
+def test_matrices_of_named_annotators_equal_pytorch_with_gradients(classes, annotators, softmax_twice):
+    torch.manual_seed(0)
+    original = theirs.NamedAnnotators(1, 4, 3, classes, annotators)
+    options = {"width": 4, "depth": 3, "matrices": "annotator", "annotators": annotators}
+    cfg = ours.CMVAEConfig(1, classes, (16, 16), **options)
+    tensors = {key: tensor.numpy() for key, tensor in original.state_dict().items()}
+    model = fill(nnx.eval_shape(lambda: ours.CMVAE(cfg, rngs=nnx.Rngs(0))), tensors, ours.CMVAE.torch_names(cfg))
+    random = np.random.default_rng(0)
+    x = random.standard_normal((3, 1, 16, 16)).astype(np.float32)
+    labels = random.integers(0, classes, (3, annotators, 16, 16))
+    logits, matrices = original(torch.from_numpy(x))
+    loss = theirs.named_loss(logits, matrices, torch.from_numpy(labels), 0.3, softmax_twice=softmax_twice)
+    loss.backward()
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+
+    @jax.jit
+    def objective(params, x):
+        found = nnx.merge(graphdef, params, jax.tree.map(lambda a: a, rest)).named_outputs(x)
+        given = {"labels": labels.transpose(0, 2, 3, 1), "trace_weight": 0.3, "softmax_twice": softmax_twice}
+        return named_annotators_loss(**found, **given)[0], found["matrices"]
+
+    (value, found), gradient = jax.value_and_grad(objective, has_aux=True)(params, x.transpose(0, 2, 3, 1))
+    wanted = torch.stack(matrices, 1).detach().reshape(3, annotators, classes, classes, 16, 16)
+    np.testing.assert_allclose(np.asarray(found).transpose(0, 3, 4, 5, 1, 2), wanted, atol=2e-5)
+    np.testing.assert_allclose(value, loss.item(), rtol=1e-5)
+    assert_gradients_equal(nnx.merge(graphdef, gradient, rest), original)
+
+
+def assert_gradients_equal(gradient: ours.CMVAE, original: torch.nn.Module) -> None:
+    """Asserts that a model of gradients equals the gradients in PyTorch, and that none is left over."""
+    names, expected = ours.CMVAE.torch_names(gradient.cfg), dict(original.named_parameters())
+    for path, module in nnx.iter_modules(gradient):
         for leaf, (name_of_leaf, axes) in LEAVES.get(type(module), {}).items():
             if getattr(module, leaf) is None or name_of_leaf.startswith("running"):
                 continue

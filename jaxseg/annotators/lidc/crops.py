@@ -22,7 +22,8 @@ class Settings:
     Attributes:
       val_fraction, test_fraction: shares of the patients for validation and testing; their sum is below 1.
       seed: random seed of the split.
-      least_readers: a nodule is used if at least this number of readers outlined it.
+      least_readers: a nodule is used if at least this number of readers outlined it; with pylidc's grouping, which does
+        not know the readers, if it has this number of annotations.
       least_pixels, most_pixels: a slice is used if the number of pixels of its consensus is in this range. The default
         of least_pixels is that of the published set. If most_pixels is None, the limit is the size of a crop.
       clahe: equalise the contrast of the crops by CLAHE in the lung window, before they are z-scored.
