@@ -1,24 +1,20 @@
 """XLA on CPUs computes on all cores. Flags of the user and untested versions of jaxlib stay unchanged."""
 
-import collections
 import importlib.metadata
-import mmap
 import os
 import subprocess
 import sys
 
 import pytest
 
-from jaxseg import xla
-from jaxseg.xla import memory, reserve_memory, use_all_cores
+from jaxseg.xla import use_all_cores
 
 pytestmark = pytest.mark.slow
 
 FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 PROGRAM = """
 import jax, jax.numpy as jnp, sys
-from jaxseg import xla
-from jaxseg.xla import memory, reserve_memory, use_all_cores
+from jaxseg.xla import use_all_cores
 if sys.argv[1] == "all":
     assert use_all_cores()
 x, kernel = jnp.ones((2, 32, 32, 24)), jnp.ones((3, 3, 24, 24))
@@ -68,15 +64,3 @@ def test_commands_use_all_cores():
     variables = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=variables)
     assert FLAG in ran.stdout
-
-
-def test_memory_is_handed_out_once_and_in_whole_pages(monkeypatch):
-    monkeypatch.setattr(xla, "_reserved", collections.deque(maxlen=1))
-    page = mmap.PAGESIZE
-    reserve_memory(3 * page)
-    (first, start), (second, next_start), (other, zero) = memory(page + 1), memory(1), memory(1)
-    assert (start, next_start, zero) == (0, 2 * page, 0)
-    assert first is second
-    assert (len(first), len(other)) == (3 * page, page)
-    assert memory(4 * page)[1] == 0  # more than is left
-    assert first[:] == bytes(3 * page)
