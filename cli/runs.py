@@ -16,10 +16,6 @@ from jaxseg.cli import cluster, cohort, console, options
 from jaxseg.cli.errors import resumable
 from jaxseg.cli.progress import COMPILING, Forecast, download_progress, item_progress
 from jaxseg.files import printable, start_sha256
-from jaxseg.xla import reserve_memory
-
-_PREPARED = 1.61  # bytes of the published network that is ready for inference, per byte of its file
-_LARGE = 2**29  # bytes of a file of weights for which no memory is reserved
 
 
 @contextlib.contextmanager
@@ -29,18 +25,14 @@ def starting(weights: tuple | Path | str | None = None) -> Iterator[None]:
     What was there before is left out of all collections: mostly modules, which are no garbage.
 
     Args:
-      weights: one place or several. Meanwhile another thread computes their digests and reserves memory for them.
+      weights: one place or several, whose digests another thread computes meanwhile.
     """
     thread = concurrent.futures.ThreadPoolExecutor(1)
     for place in map(Path, weights if isinstance(weights, tuple) else filter(None, [weights])):
         found = [path for path in (place / "params", place / "model" / "params") if path.is_dir()]
         if not found and (not place.is_file() or place.suffix == ".safetensors"):
             continue
-        path = (found or [place])[0]
-        start_sha256(path, thread)
-        size = sum(file.stat().st_size for file in ([path] if path == place else path.iterdir()))
-        if size < _LARGE:
-            thread.submit(reserve_memory, int(_PREPARED * size))
+        start_sha256((found or [place])[0], thread)
     thread.shutdown(wait=False)
     gc.freeze()
     gc.disable()

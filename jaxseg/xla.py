@@ -1,9 +1,7 @@
 """Settings of XLA and of the C library for computing on CPUs. They must be made before JAX starts its devices."""
 
-import collections
 import ctypes
 import importlib.metadata
-import mmap
 import os
 import re
 import sys
@@ -16,9 +14,6 @@ _TESTED = (0, 10, 2), (0, 13)  # first and end of the jaxlib versions that accep
 # Constants of glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 _NEVER = -1
-_POPULATE_WRITE = 23  # of Linux's mman.h, since version 5.14
-
-_reserved: collections.deque[tuple[mmap.mmap, int]] = collections.deque(maxlen=1)  # memory, and how much is in use
 
 
 def use_all_cores() -> bool:
@@ -80,34 +75,3 @@ def keep_freed_memory() -> bool:
     if mallopt is None:
         return False
     return all([mallopt(_ARENA_MAX, 1), mallopt(_MMAP_MAX, 0), mallopt(_TRIM_THRESHOLD, _NEVER)])
-
-
-def reserve_memory(size: int) -> None:
-    """Makes Linux provide memory that `memory` hands out later; call it in a thread beside other work.
-
-    Otherwise Linux provides each page when it is written for the first time, which takes half a second per GB.
-
-    Args:
-      size: number of bytes.
-    """
-    block = mmap.mmap(-1, size)
-    _reserved.append((block, 0))
-    if sys.platform.startswith("linux"):
-        address = ctypes.addressof(ctypes.c_char.from_buffer(block))
-        ctypes.CDLL(None).madvise(ctypes.c_void_p(address), ctypes.c_size_t(size), _POPULATE_WRITE)
-
-
-def memory(size: int) -> tuple[mmap.mmap, int]:
-    """Returns memory, and the place in it from which on `size` bytes are free, a multiple of the size of a page.
-
-    numpy's own memory has huge pages, which Linux may first have to make: they took three times as long to fill.
-    """
-    whole = -(-max(size, 1) // mmap.PAGESIZE) * mmap.PAGESIZE
-    try:
-        block, used = _reserved.popleft()
-    except IndexError:  # nothing is reserved
-        return mmap.mmap(-1, whole), 0
-    if used + whole > len(block):
-        return mmap.mmap(-1, whole), 0
-    _reserved.append((block, used + whole))
-    return block, used

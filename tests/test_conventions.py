@@ -26,7 +26,7 @@ METHODS = {entry.model.split(".")[1] for entry in ENTRIES}  # the folders in jax
 ROOMS = {
     "jaxseg": {"vocabulary"},
     "vocabulary": set(),
-    "nn": {"settings", "devices", "cpu", "xla"},
+    "nn": {"settings", "devices", "cpu"},
     "images": {"nn.indices", "vocabulary", "jaxseg"},
     "volumes": {"images", "nn.indices", "vocabulary", "jaxseg"},
     "masks": {"images", "nn.indices", "vocabulary", "jaxseg"},

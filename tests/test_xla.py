@@ -1,8 +1,6 @@
 """XLA on CPUs computes on all cores. Flags of the user and untested versions of jaxlib stay unchanged."""
 
-import collections
 import importlib.metadata
-import mmap
 import os
 import subprocess
 import sys
@@ -12,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxseg import cpu, xla
-from jaxseg.xla import keeping_barriers, memory, reserve_memory, use_all_cores
+from jaxseg import cpu
+from jaxseg.xla import keeping_barriers, use_all_cores
 
 pytestmark = pytest.mark.slow
 
@@ -96,15 +94,3 @@ def test_barriers_are_kept_only_on_cpus_and_by_tested_versions(monkeypatch):
     assert keeping_barriers("cpu")
     monkeypatch.setattr(cpu, "TESTED", ())
     assert keeping_barriers("cpu") == {}
-
-
-def test_memory_is_handed_out_once_and_in_whole_pages(monkeypatch):
-    monkeypatch.setattr(xla, "_reserved", collections.deque(maxlen=1))
-    page = mmap.PAGESIZE
-    reserve_memory(3 * page)
-    (first, start), (second, next_start), (other, zero) = memory(page + 1), memory(1), memory(1)
-    assert (start, next_start, zero) == (0, 2 * page, 0)
-    assert first is second
-    assert (len(first), len(other)) == (3 * page, page)
-    assert memory(4 * page)[1] == 0  # more than is left
-    assert first[:] == bytes(3 * page)

@@ -3,6 +3,7 @@
 import concurrent.futures
 import functools
 import math
+import mmap
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -13,7 +14,6 @@ import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding
 
-from jaxseg import xla
 from jaxseg.devices import all_devices, shardings
 from jaxseg.nn.layers import BatchNorm, Conv, ConvNorm
 from jaxseg.nn.winograd import is_faster, restored, transform_into, winograd
@@ -326,9 +326,10 @@ def _made(shape: tuple[int, ...], dtype: Any, write: Callable, *variables: nnx.V
     values = [variable.get_value() for variable in variables]
     if any(isinstance(value, jax.ShapeDtypeStruct) for value in values):
         return jax.ShapeDtypeStruct(shape, dtype)
+    # XLA need not copy whole pages. numpy's own pages are huge, and Linux took three times as long to provide them.
     count = math.prod(shape)
-    block, place = xla.memory(count * np.dtype(dtype).itemsize)  # XLA need not copy whole pages
-    found = np.frombuffer(block, dtype, count, place).reshape(shape)
+    memory = mmap.mmap(-1, max(1, count * np.dtype(dtype).itemsize))
+    found = np.frombuffer(memory, dtype, count).reshape(shape)
     write(found, *map(np.asarray, values))
     return jax.device_put(found)
 
