@@ -96,7 +96,7 @@ def test_training_on_digits_learns_the_truth_and_the_annotators(shared, tmp_path
     assert scores["dice_own"] > {"annotator": 0.65, "global": 0.45}[matrices]  # one matrix cannot say where they err
     assert "dice_one_sample" not in scores
     found = run.evaluate(folder, devices=devices)
-    assert found["measures"]["dice_own"]["mean"] == pytest.approx(scores["dice_own"], abs=1e-4)
+    assert found["last"]["measures"]["dice_own"]["mean"] == pytest.approx(scores["dice_own"], abs=1e-4)
     stored = json.loads((folder / "evaluation_val.json").read_text())
     assert stored["last"]["measures"].keys() == found["measures"].keys()
     assert len(list((folder / "pictures").iterdir())) == 1
