@@ -12,6 +12,7 @@ from flax import nnx
 
 from jaxseg.anatomy.unet import UNet, Up
 from jaxseg.nn.layers import Conv, ConvNorm, Dtype, Init
+from jaxseg.nn.resize import first_larger
 from jaxseg.nn.views import recomputable
 from jaxseg.settings import Range, verify
 from jaxseg.weights.model import Shapes
@@ -139,6 +140,7 @@ class PlainUNet(UNet):
 
 def _halved(x: jax.Array) -> jax.Array:
     """Returns the maxima of 2x2 pixels; an odd last row or column is left out, as by PyTorch's `MaxPool2d(2)`."""
-    batch, height, width, channels = x.shape
-    x = x[:, : height // 2 * 2, : width // 2 * 2]
-    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).max((2, 4))
+    height, width = (side // 2 * 2 for side in x.shape[1:3])
+    x = x[:, :height, :width]
+    x = first_larger(x[:, :, ::2], x[:, :, 1::2])
+    return first_larger(x[:, ::2], x[:, 1::2])

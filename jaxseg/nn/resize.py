@@ -157,7 +157,7 @@ def _max_pool_backward(x: jax.Array, change: jax.Array) -> tuple[jax.Array]:
         return lambda x, change: jax.vjp(pool, x)[1](change)[0]
 
     # XLA's gradient of a window's maximum takes four times as long on a CPU, because it keeps the places of all pixels.
-    by_pairs = functools.partial(_pool_by_pairs, _first_larger)
+    by_pairs = functools.partial(_pool_by_pairs, first_larger)
     return (jax.lax.platform_dependent(x, change, cpu=by(by_pairs), default=by(_pool_by_windows)),)
 
 
@@ -178,5 +178,9 @@ def _pool_by_pairs(larger: Callable[[jax.Array, jax.Array], jax.Array], x: jax.A
     return larger(larger(x[:, :-1:2], x[:, 1::2]), x[:, 2::2]).astype(dtype)
 
 
-def _first_larger(a: jax.Array, b: jax.Array) -> jax.Array:
+def first_larger(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Returns the larger values of two arrays of one shape; of equal ones, the first gets the gradient.
+
+    Unlike the gradient of `max`, this one does not search for the values again, which XLA may have rounded otherwise.
+    """
     return jnp.where((a >= b) | jnp.isnan(a), a, b)

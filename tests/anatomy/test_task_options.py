@@ -99,7 +99,6 @@ def test_exclusive_classes_are_learned_and_segmented_without_overlap(on_coco, tm
 
 
 @pytest.mark.slow
-@pytest.mark.optimised  # without XLA's optimisations, some gradients of the plain U-Net are not numbers on a CPU
 @pytest.mark.usefixtures("shallow")
 @pytest.mark.parametrize("network", ["unet", "fpn"])
 def test_other_networks_take_a_step(on_coco, network):
