@@ -15,6 +15,7 @@ from pydicom.pixels.decoders.base import Decoder
 
 from jaxseg.images.picture import MAX_PIXELS, ImageError
 
+MAX_SCANS = 100  # of a JPEG; a progressive one has about ten, and each takes the time of a whole picture
 MAX_INFLATED = 4 * MAX_PIXELS  # bytes of a file after inflating: 16-bit grey or 8-bit colour, and its tags
 
 # The first installed decoder of this list is used. Decoders that refuse incomplete data come before pylibjpeg, which
@@ -24,6 +25,7 @@ _IN_EXTRA = (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLossless, uid.
 _FRAME_HEADERS = (
     b"\xc0\xc1\xc2\xc3\xc5\xc6\xc7\xc9\xca\xcb\xcd\xce\xcf\xf7"  # second byte of the frame headers of JPEG and JPEG-LS
 )
+_SCAN = b"\xff\xda"  # start of a scan of JPEG; these bytes do not occur in its data
 _END = b"\xff\xd9"  # end marker of JPEG, JPEG-LS and JPEG 2000; these bytes do not occur in their data
 
 
@@ -116,6 +118,8 @@ def _check_stream(dataset: pydicom.Dataset, syntax: uid.UID) -> None:
     *size, start = _jpeg2000_header(stream) if syntax in uid.JPEG2000TransferSyntaxes else _jpeg_header(stream)
     if size != [dataset.Rows, dataset.Columns]:
         raise ImageError(f"the compressed picture is {size}, the tags say {[dataset.Rows, dataset.Columns]}")
+    if syntax not in uid.JPEG2000TransferSyntaxes and stream.count(_SCAN) > MAX_SCANS:
+        raise ImageError(f"the compressed picture has more than {MAX_SCANS} scans; convert it to an ordinary JPEG")
     if stream.find(_END, start) < 0:
         raise ImageError("the compressed picture was cut short (it has no end marker)")
 

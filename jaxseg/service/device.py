@@ -154,7 +154,8 @@ class Device:
         for job, found in zip(jobs, results, strict=True):
             job.result.set_result(found)
         seconds = time.perf_counter() - start
-        self.seconds_per_item += (seconds / len(jobs) - self.seconds_per_item) / 8
+        weight = 1 / 8 if self.seconds_per_item else 1
+        self.seconds_per_item += (seconds / len(jobs) - self.seconds_per_item) * weight
         if self.metrics is not None:
             self.metrics.batch(jobs[0].kind, len(jobs))
             self.metrics.stage_took("compute", seconds)

@@ -21,8 +21,9 @@ from jaxseg.service.upload import Upload, read_upload
 from jaxseg.service.workspace import Workspace
 
 SWEEP_SECONDS = 20.0
+_WAIT_SHARE = 0.75  # of the time limit; a request that would wait longer is better sent again later
 _PART = 2**16  # bytes of an answer that are given to the server at once
-_LONGEST_WAIT = 30  # seconds that Retry-After asks for at most
+_RETRY_SECONDS = 30  # seconds that Retry-After asks for at most
 
 
 class Engine:
@@ -91,7 +92,8 @@ class Engine:
           fields: as `read_upload` takes it.
 
         Raises:
-          Refused: the service ends, all places are taken, the upload is refused, or the time is over.
+          Refused: the service ends, all places are taken or the wait would be too long, the upload is refused, or the
+          time is over.
           ClientGone: the client closed the connection.
         """
         await self.start()
@@ -123,7 +125,7 @@ class Engine:
             if upload is None:
                 raise Refused(408, f"the request did not arrive within {seconds}; send it again") from None
             text = f"the answer was not ready within {seconds}; send a smaller file, or try again later"
-            raise Refused(503, text, Retry_After=str(_LONGEST_WAIT)) from None
+            raise Refused(503, text, Retry_After=str(_RETRY_SECONDS)) from None
 
     def _release(self, folder: Path) -> None:
         self.running -= 1
@@ -161,8 +163,9 @@ class Engine:
             raise Refused(503, "the service ends; try again in a moment", Retry_After="5")
         if self.device.ready.done() and self.device.ready.exception() is not None:
             raise Refused(503, "the models could not be prepared; the log of the service says why")
-        if self.running >= self.limits.queue:
-            seconds = min(_LONGEST_WAIT, max(1, math.ceil(self.running * self.device.seconds_per_item / 2)))
+        wait_s = self.running * self.device.seconds_per_item  # of a new request, about
+        if self.running >= self.limits.queue or wait_s > _WAIT_SHARE * self.limits.seconds:
+            seconds = min(_RETRY_SECONDS, max(1, math.ceil(wait_s / 2)))
             text = f"the service is busy with {self.running} requests; try again in {seconds} s"
             raise Refused(429, text, Retry_After=str(seconds))
 

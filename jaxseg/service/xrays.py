@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from jaxseg.anatomy.segment import Prepared, Segmenter
+from jaxseg.images.elements import check_elements, check_scans
 from jaxseg.images.read import INTENSITIES, kind_of, stored_size
 from jaxseg.masks.read import select
 from jaxseg.service import formats
@@ -53,10 +54,13 @@ class XRays:
         kind = formats.accepted(request.headers.get("accept", ""), tuple(formats.SEGMENT))
 
         async def job(upload: Upload) -> Response:
+            if kind == formats.SEG and kind_of(upload.file("image").path) != "dicom":
+                raise Refused(406, "a DICOM SEG refers to a DICOM image, and this is none; accept another format")
             found = await self._found(upload)
+            answer = await self._answer(found, kind)
             name = self.engine.results.keep(found)
-            location = f"{request.scope.get('root_path', '')}/v1/results/{name}"
-            return await self._answer(found, kind, {"Location": location})
+            answer.headers["Location"] = f"{request.scope.get('root_path', '')}/v1/results/{name}"
+            return answer
 
         return await self.engine.work(request, job, files={"image": 1}, fields=FIELDS)
 
@@ -64,7 +68,7 @@ class XRays:
         """`GET /v1/results/{id}`: an earlier result, in the format that the client accepts."""
         kind = formats.accepted(request.headers.get("accept", ""), tuple(formats.SEGMENT))
         found = self.engine.results.get(request.path_params["id"])
-        return await self.engine.work(request, lambda _: self._answer(found, kind, {}))
+        return await self.engine.work(request, lambda _: self._answer(found, kind))
 
     async def extract(self, request: Request) -> Held:
         """`POST /v1/extract`: measurements of an X-ray, as JSON or CSV."""
@@ -77,7 +81,7 @@ class XRays:
             with self.engine.temporary() as folder, refusing(found.path.name, status=422):
                 measure = functools.partial(_measured, self._subject, found, folder, features, kind)
                 answer = await self.engine.in_pool("encode", measure)
-            return _response(answer, found.name, {})
+            return _response(answer, found.name)
 
         return await self.engine.work(request, job, files={"image": 1}, fields=(*FIELDS, "features"))
 
@@ -104,11 +108,11 @@ class XRays:
             text = f"the threshold of this service is {self.segmenter.threshold:g}, for all requests; leave it out"
             raise Refused(422, text)
 
-    async def _answer(self, found: Found, kind: str, headers: dict[str, str]) -> Response:
+    async def _answer(self, found: Found, kind: str) -> Response:
         with self.engine.temporary() as folder, refusing(found.path.name):
             encode = functools.partial(_encoded, self._subject, found, folder, kind, self.engine.limits)
             answer = await self.engine.in_pool("encode", encode)
-        return _response(answer, found.name, headers)
+        return _response(answer, found.name)
 
     def _subject(self, found: Found, folder: Path) -> formats.Subject:
         card = self.segmenter.card
@@ -123,6 +127,8 @@ def _prepare(segmenter: Segmenter, received: Received, intensity: str, limits: L
     if kind not in ("dicom", "raster"):
         what = "a DICOMDIR, which lists files" if kind == "dicomdir" else "neither PNG, JPEG nor DICOM"
         raise Refused(400, f"the file is {what}; its first bytes decide, not its name: send an X-ray of these formats")
+    check = check_elements if kind == "dicom" else check_scans
+    check(received.path)
     height, width = stored_size(received.path)
     if height * width > limits.pixels:
         text = f"the image is {height} x {width}; up to {limits.pixels:,} pixels are allowed: send a smaller one"
@@ -143,6 +149,6 @@ def _measured(subject_of: SubjectOf, found: Found, folder: Path, features: str, 
     return formats.Answer(formats.as_json(content), formats.JSON, ".json")
 
 
-def _response(answer: formats.Answer, name: str, headers: dict[str, str]) -> Response:
-    headers = headers | {"Content-Disposition": formats.disposition(name, answer)}
+def _response(answer: formats.Answer, name: str) -> Response:
+    headers = {"Content-Disposition": formats.disposition(name, answer)}
     return Response(answer.body, media_type=answer.kind, headers=headers)

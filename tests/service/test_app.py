@@ -170,6 +170,9 @@ def test_models_examples_and_health_are_described(client):
 
 def test_nothing_is_left_of_requests_whose_results_are_not_kept(client):
     kept = len(client.engine.results)
+    batches = sum_of_batches(client)
+    assert post(client, accept=formats.SEG).status_code == 406
+    assert sum_of_batches(client) == batches  # it is refused before anything is computed
     for content in (png(), b"no picture"):
         post(client, "/v1/extract", content, features="area")
     assert len(list(client.engine.workspace.path.iterdir())) == kept

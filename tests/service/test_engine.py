@@ -66,6 +66,17 @@ def test_a_full_service_asks_to_try_again_and_recovers(tmp_path, slow, start):
         assert httpx.post(address + "/v1/segment", files={"image": png()}, timeout=30).status_code == 200
 
 
+def test_a_request_that_would_wait_too_long_is_asked_to_come_later(tmp_path, slow, start):
+    with service(tmp_path, slow, limits=Limits(seconds=30)) as (address, engine):
+        engine.device.seconds_per_item = 25.0
+        first = start(address, multipart({"image": png()}))
+        wait_until(lambda: slow.calls == [1])
+        answer = httpx.post(address + "/v1/segment", files={"image": png()}, timeout=30)
+        assert (answer.status_code, answer.headers["retry-after"]) == (429, "13")
+        slow.go.set()
+        assert first.recv(20).startswith(b"HTTP/1.1 200")
+
+
 def test_clients_that_go_away_free_their_places_also_in_the_queue(tmp_path, slow, start):
     body = multipart({"image": png()})
     with service(tmp_path, slow) as (address, engine):

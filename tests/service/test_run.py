@@ -24,7 +24,7 @@ from jaxseg.service.run import address_of, bind, is_loopback, run
 from jaxseg.weights.store import save_model
 
 PROGRAM = "from jaxseg.cli.main import main; main()"
-GROWTH_MB = 80  # of 140 requests; allocators of the threads keep some
+GROWTH_MB = 40  # of 140 requests; allocators of the threads keep some
 
 
 @pytest.fixture(scope="module")
