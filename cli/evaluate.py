@@ -41,11 +41,11 @@ def evaluate(folder, data, split, step, masks, truth, levels, output, gpus):
 
     For PAX-Ray, evaluation_SPLIT.csv lists the IoU and Dice of each class.
 
-    Post-DAE is measured by Dice and Hausdorff distance before and after restoration, at several levels of corruption,
-    as a table and in evaluation_SPLIT.png. The models of annotators who disagree are measured by the Dice of the clean
-    mask and of sampled masks, and by the distances of sampled masks and annotators, beside baselines that need no
-    network, as means with standard errors. Unless --step is given, the last checkpoint is measured as well, in the same
-    table and in evaluation_SPLIT.csv.
+    Post-DAE is measured by Dice and Hausdorff distance before and after restoration, with levels of the corruption it
+    was trained with and kinds of damage that it never saw, beside baselines that need no network. The models of
+    annotators who disagree are measured by the Dice of the clean mask and of sampled masks, and by the distances of
+    sampled masks and annotators, beside baselines, as means with standard errors. Unless --step is given, the last
+    checkpoint is measured as well, in the same table and in evaluation_SPLIT.csv.
     """
     if bool(masks) != (truth is not None):
         raise click.UsageError("--masks and --truth belong together")

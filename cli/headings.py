@@ -46,7 +46,7 @@ HEADINGS = {
         *("--mode", "--resume", "--set", "--steps", "--trials", "--search", "--full-trials", "--keep-all", "--train"),
         "--evaluate",
         *("--validate", "--test", "--val-fraction", "--test-fraction", "--size", "--noise", "--per-organ", "--seed"),
-        *("--least-slices", "--least-readers", "--least-pixels", "--most-pixels", "--clahe"),
+        *("--grouping", "--least-slices", "--least-readers", "--least-pixels", "--most-pixels", "--clahe"),
         "--tolerance",
     ),
     "Speed": (

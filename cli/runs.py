@@ -16,6 +16,7 @@ from jaxseg.cli import cluster, cohort, console, options
 from jaxseg.cli.errors import resumable
 from jaxseg.cli.progress import COMPILING, Forecast, download_progress, item_progress
 from jaxseg.files import printable, start_sha256
+from jaxseg.summaries import summary_files
 
 
 @contextlib.contextmanager
@@ -216,7 +217,8 @@ def run_images(
     part = cohort.part_of(part, many=source.is_dir()) if address is None else None
     if shape_check is not None:
         segmenter_options["shape_check"] = functools.partial(shape_check, gpus=here)
-    segmenter = make_segmenter(classes=classes, gpus=here, later=address is None, **segmenter_options)
+    later = address is None and not summary_files(Path(output))  # of a run that resumes, nothing may be left to do
+    segmenter = make_segmenter(classes=classes, gpus=here, later=later, **segmenter_options)
     if postprocess is not None:
         segmenter.postprocess = postprocess(segmenter.names, here)
     if address is not None:

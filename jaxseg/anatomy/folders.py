@@ -25,7 +25,7 @@ from jaxseg.folder_runs.parts import Part, as_part
 from jaxseg.folder_runs.stream import Outcome
 from jaxseg.masks import cohort
 from jaxseg.masks.confidence import TABLE as CONFIDENCE_TABLE
-from jaxseg.summaries import SUMMARY_FILE
+from jaxseg.summaries import SUMMARY_FILE, summary_files
 
 Progress = Callable[[int, int, str], None]
 Report = Callable[[Outcome], None]
@@ -103,7 +103,7 @@ def segment_folder(
     """
     source, output = Path(source), Path(output)
     files = find_images(source, recursive=recursive, output=output) if files is None else files
-    segmenter = as_segmenter(model, _with_means(model, options, output_type))
+    segmenter = as_segmenter(model, _with_means(model, options, output_type), later=not summary_files(output))
     settings = segmenter.settings
     seg = {"labelmap": labelmap, "strict_projection": strict_projection}
     part = as_part(part)
@@ -191,7 +191,7 @@ def extract_folder(
     files = find_images(source, recursive=recursive, output=output) if files is None else files
     if not (store_masks or preview or isinstance(model, Segmenter) or options.get("classes") is not None):
         options["classes"] = functools.partial(needed_classes, found)
-    segmenter = as_segmenter(model, _with_means(model, options, output_type))
+    segmenter = as_segmenter(model, _with_means(model, options, output_type), later=not summary_files(output))
     settings = segmenter.settings | {"groups": groups, "features": list(names), "original_values": original_values}
     made = [products.measurements(names, original_values=original_values, groups=groups)]
     seg = {"labelmap": labelmap, "strict_projection": strict_projection}

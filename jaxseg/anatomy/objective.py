@@ -53,7 +53,7 @@ class Objective:
 
     @property
     def by_image(self) -> bool:
-        """Whether the loss of a batch is the mean of the losses of its images, so that these can be computed alone."""
+        """Whether the loss of a batch is the mean of those of its images, which can then be computed one by one."""
         return not self.balance and set(self.parts) <= BY_IMAGE
 
     def __call__(self, logits: jax.Array, target: jax.Array) -> dict[str, jax.Array]:

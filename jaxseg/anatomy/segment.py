@@ -331,7 +331,7 @@ class Segmenter:
         return np.full(len(x), self.cutoff)
 
 
-def as_segmenter(model: Any, options: Mapping[str, Any]) -> Segmenter:
+def as_segmenter(model: Any, options: Mapping[str, Any], *, later: bool = False) -> Segmenter:
     """Returns a Segmenter; one that is given is returned as it is.
 
     A training run or a model directory may have a `reference.npz`, with which the orientation of images is checked.
@@ -339,6 +339,7 @@ def as_segmenter(model: Any, options: Mapping[str, Any]) -> Segmenter:
     Args:
       model: as `segment` takes it.
       options: of `Segmenter`.
+      later: whether a model that is a name or a path is compiled now, while its numbers are read.
 
     Raises:
       ValueError, OSError: as `jaxseg.weights.load.as_predictor`.
@@ -349,8 +350,8 @@ def as_segmenter(model: Any, options: Mapping[str, Any]) -> Segmenter:
         options = {**options, "reference": find_reference(first)}
     if several:
         model = [load(one) if isinstance(one, (str, Path)) else one for one in model]
-    found = as_predictor(model, Segmenter, options, load=opened)
-    if isinstance(model, (str, Path)):
+    found = as_predictor(model, Segmenter, options, load=opened if later else load)
+    if later and isinstance(model, (str, Path)):
         found.compile()
     return found
 
@@ -379,7 +380,7 @@ def segment(image: str | Path | np.ndarray, model: str | Path | nnx.Module | Seg
       >>> result.names, result.masks.shape
       (('heart', 'lung'), (2, 90, 80))
     """
-    return as_segmenter(model, options)(image)
+    return as_segmenter(model, options, later=True)(image)
 
 
 def check_classes(

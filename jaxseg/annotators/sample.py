@@ -22,7 +22,7 @@ from jaxseg.weights.model import Model
 
 MAX_BYTES = 2**32  # of the results for one image
 _WORKING_BYTES = 2**28  # of masks on one device; further samples are computed in further calls of the network
-_BLOCK_BYTES = 2**21  # of the numbers of samples that are computed together on one device: they stay in the cache
+_BLOCK_BYTES = 2**21  # of the numbers of samples that a CPU computes together: they stay in its cache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +141,8 @@ class Sampler:
         """Returns the number of blocks and of samples in one call of the network, the same in every call."""
         devices = len(self._finish.devices)
         calls = math.ceil(n * pixels / (_WORKING_BYTES * devices))
-        most = devices * max(1, _BLOCK_BYTES // (self._pixel_bytes * pixels))
+        block = _BLOCK_BYTES if self._finish.devices[0].platform == "cpu" else _WORKING_BYTES
+        most = devices * max(1, block // (self._pixel_bytes * pixels))
         blocks = math.ceil(n / (calls * most))
         return blocks, blocks * self._finish.round_up(math.ceil(n / (calls * blocks)))
 
@@ -197,6 +198,8 @@ def _checked_card(model: Any, source: str, normalise: str, *, resize: bool) -> C
             raise ValueError(f"{name} is {value!r}; known: {', '.join(allowed)}")
     if source not in model.SOURCES:
         raise ValueError(f"source {source!r} is for a cmvae; the prior of a {card.model} knows the image")
+    if source == "image" and getattr(model.cfg, "matrices", "latent") != "latent":
+        raise ValueError("source 'image' is for matrices of a latent vector; this model has those of named annotators")
     if model.fixed_size is None and resize and card.source:
         raise ValueError(f"{card.source} does not state the size it was trained on: resize the images yourself")
     return card
@@ -275,9 +278,16 @@ class _Finish:
                 matrices = jnp.einsum("s,sathw->athw", real, found["matrices"], precision="highest")
             return found["masks"], matrices, jnp.isfinite(found["logits"]).all()
 
-        masks, matrices, finite = jax.lax.map(block, (self._split(noise), self._split(real)))
+        def add(total: jax.Array | None, given: tuple[jax.Array, jax.Array]) -> tuple:
+            masks, matrices, finite = block(given)
+            return None if matrices is None else total + matrices, (masks, finite)
+
+        parts = self._split(noise), self._split(real)
+        shape = jax.eval_shape(block, jax.tree.map(lambda part: part[0], parts))[1]
+        zero = None if shape is None else jnp.zeros(shape.shape, shape.dtype)
+        matrices, (masks, finite) = jax.lax.scan(add, zero, parts)  # the sum, so that one block's matrices are kept
         masks = masks.swapaxes(0, 1).reshape(len(noise), *masks.shape[2:])
-        return masks, None if matrices is None else matrices.sum(0)[None], finite.all()[None]
+        return masks, None if matrices is None else matrices[None], finite.all()[None]
 
     def _split(self, array: jax.Array) -> jax.Array:
         return array.reshape(-1, self.blocks, *array.shape[1:]).swapaxes(0, 1)

@@ -3,10 +3,12 @@
 A network that restores masks should be better than both. They stand beside it in every table of `evaluate`.
 """
 
+import contextlib
 from collections.abc import Sequence
 
 import numpy as np
 
+from jaxseg.images.picture import ImageError
 from jaxseg.nn.indices import bilinear_array
 
 NEAREST = 7  # training masks whose mean is taken
@@ -19,21 +21,27 @@ class Shapes:
 
     Args:
       masks: records {"mask": (H, W, C) in [0, 1]}, at least one.
+      on_error: "stop" raises if a record is bad, "skip" leaves it out.
 
     Raises:
-      ValueError: there is no mask.
+      ValueError: there is no mask, or with "stop" a mask is bad.
     """
 
-    def __init__(self, masks: Sequence):
-        if not len(masks):
-            raise ValueError("at least one training mask is needed for the baselines")
+    def __init__(self, masks: Sequence, *, on_error: str = "stop"):
         chosen = np.unique(np.linspace(0, len(masks) - 1, min(MOST, len(masks))).round().astype(int))
-        self._masks = np.stack([masks[i]["mask"] > 0.5 for i in chosen])
+        found = []
+        for i in chosen if len(masks) else ():
+            with contextlib.suppress(*([ImageError] if on_error == "skip" else [])):
+                found.append(masks[i]["mask"] > 0.5)
+        if not found:
+            raise ValueError("at least one training mask is needed for the baselines")
+        self._masks = np.stack(found)
+        self._mean = self._masks.mean(0, dtype=np.float32) >= 0.5
         self._small = _searchable(self._masks)
 
     def mean(self, given: np.ndarray) -> np.ndarray:
-        """Returns the pixels that at least half of the training masks have, (B, H, W, C) bool, whatever is given."""
-        return np.broadcast_to(self._masks.mean(0) >= 0.5, given.shape)
+        """Returns the pixels that at least half of the training masks have, for every given mask, (B, H, W, C)."""
+        return np.broadcast_to(self._mean, given.shape)
 
     def nearest(self, given: np.ndarray) -> np.ndarray:
         """Returns the pixels that most of the seven training masks with the highest Dice have, (B, H, W, C) bool."""

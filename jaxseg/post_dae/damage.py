@@ -15,6 +15,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxseg.nn.resize import bilinear
+
 CUTS, ELLIPSES = 3, 4
 _COARSE, _FINE = 6, 24  # knots per side of the two displacements of the border
 _NOISE = 12  # knots per side of the noise of a coarse mask
@@ -109,7 +111,7 @@ def draw_damage(key: jax.Array) -> Damage:
     keys = iter(jax.random.split(key, 12))
     strength = jax.random.uniform(next(keys), minval=0.1)
     chances = jax.random.uniform(next(keys), (len(SHARES),))
-    has = {kind: chances[i] < share for i, (kind, share) in enumerate(SHARES.items())}
+    has = {kind: (chances[i] < share).astype(jnp.float32) for i, (kind, share) in enumerate(SHARES.items())}
     line = jax.random.uniform(next(keys), (3,), minval=-1) * jnp.asarray([0.8, 0.8, jnp.pi])
     limits = jnp.asarray([0.4, 0.4, 0.4, 0.3, 0.3])
     motion = jax.random.uniform(next(keys), (5,), minval=-1) * limits * strength * has["moved"]
@@ -133,9 +135,10 @@ def draw_damage(key: jax.Array) -> Damage:
 def _draw_cuts(key: jax.Array, has: jax.Array, strength: jax.Array) -> Cuts:
     rows, columns, angle, bend, side, used = jax.random.uniform(key, (6, CUTS))
     number = jnp.ceil(used[0] * CUTS * strength)
-    side = jnp.where(side < 0.2, 0, jnp.where(side < 0.6, -1, 1))
+    side = jnp.where(side < 0.2, 0.0, jnp.where(side < 0.6, -1.0, 1.0))
     place = (2 * rows - 1) * 1.3, (2 * columns - 1) * 1.3
-    return Cuts(*place, 2 * jnp.pi * angle, 3 * (bend - 0.5), side, has & (jnp.arange(CUTS) < number))
+    used = jnp.arange(CUTS, dtype=jnp.float32) < number * has
+    return Cuts(*place, 2 * jnp.pi * angle, 3 * (bend - 0.5), side, used)
 
 
 def _draw_ellipses(key: jax.Array, has: jax.Array, strength: jax.Array, *, reach: float) -> Ellipses:
@@ -143,7 +146,8 @@ def _draw_ellipses(key: jax.Array, has: jax.Array, strength: jax.Array, *, reach
     log_radii = jnp.log(0.06) + jnp.stack(radii) * jnp.log(1 + 9 * strength)
     number = jnp.ceil(used[0] * ELLIPSES)
     place = (2 * rows - 1) * reach, (2 * columns - 1) * reach
-    return Ellipses(*place, log_radii, jnp.pi * angle, has & (jnp.arange(ELLIPSES) < number))
+    used = jnp.arange(ELLIPSES, dtype=jnp.float32) < number * has
+    return Ellipses(*place, log_radii, jnp.pi * angle, used)
 
 
 def apply_damage(mask: jax.Array, how: Damage, key: jax.Array) -> jax.Array:
@@ -184,7 +188,7 @@ def _moved(mask: jax.Array, places: jax.Array, relative: jax.Array, how: Damage,
     """Displaces the border, and moves what lies beyond a line."""
     # Half of the lines are upright and go through the centre: one side of the organ moves.
     upright = jnp.stack([jnp.zeros(()), jnp.zeros(()), jnp.sign(how.line[2]) * jnp.pi / 2])
-    part = mask * _ahead(relative, *jnp.where(how.line[0] > 0, upright, how.line))
+    part = jnp.where(_ahead(relative, *jnp.where(how.line[0] > 0, upright, how.line)), mask, 0)
     rest = mask - part
     offsets = (_enlarged(how.coarse, mask.shape) + _enlarged(how.fine, mask.shape)) * frame.size
     places = places + offsets
@@ -203,7 +207,8 @@ def _coarse_mask(mask: jax.Array, how: Damage, frame: Frame) -> jax.Array:
     """Blurs a mask, adds noise and cuts it at a level, as a segmenter that sees little would draw it."""
     blurred = mask
     for axis, side in enumerate(mask.shape):
-        distance = jnp.arange(side, dtype=jnp.float32)[:, None] - jnp.arange(side, dtype=jnp.float32)
+        numbers = jnp.arange(side, dtype=jnp.float32)
+        distance = numbers[:, None] - numbers[None]
         weights = jnp.exp(-0.5 * jnp.square(distance / jnp.maximum(how.blur * frame.size, 0.3)))
         weights = weights / weights.sum(1, keepdims=True)
         blurred = weights @ blurred if axis == 0 else blurred @ weights.T
@@ -237,4 +242,4 @@ def _within(relative: jax.Array, ellipses: Ellipses, i: int) -> jax.Array:
 
 def _enlarged(knots: jax.Array, shape: tuple[int, int]) -> jax.Array:
     """Returns values (N, K, K) at knots as a smooth field (N, H, W)."""
-    return jax.image.resize(knots, (len(knots), *shape), "cubic")
+    return jnp.moveaxis(bilinear(jnp.moveaxis(knots, 0, -1)[None], shape)[0], -1, 0)

@@ -54,7 +54,7 @@ def examine_levels(
     Raises:
       RecordError: a record is bad; with "skip", all records are bad.
     """
-    shapes = Shapes(known) if len(known) else None
+    shapes = Shapes(known, on_error=on_error) if len(known) else None
     return _examination(model, _corrupted(source, on_error), "corruption", spacing, shapes)
 
 

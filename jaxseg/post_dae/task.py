@@ -105,8 +105,9 @@ class DataConfig(LoadingConfig):
         else:
             if levels and len(levels) != self.channels:
                 yield f"labels: {len(levels)} are named, but channels is {self.channels}"
-        if (total := self.heavy_share + self.broad_share + self.clean_share) > 1 + 1e-6:
-            yield f"heavy_share: together with broad_share and clean_share it is {total:g}; at most 1 is possible"
+        if self.heavy_share + self.broad_share + self.clean_share > 1 + 1e-6:
+            shares = f"{self.heavy_share:g}, broad_share, {self.broad_share:g}, and clean_share, {self.clean_share:g}"
+            yield f"heavy_share: {shares}, add up to more than 1"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

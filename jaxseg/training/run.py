@@ -246,6 +246,8 @@ def _write_evaluation(
             path.with_suffix(".csv").unlink(missing_ok=True)  # that of an earlier evaluation has other numbers
         if picture is not None:
             save_picture(picture, path.with_suffix(".png"))
+        else:
+            path.with_suffix(".png").unlink(missing_ok=True)
     except OSError as error:
         advice = f"{error.strerror}; the numbers were shown but not stored; name a folder for them with -o"
         raise OSError(error.errno, advice, str(error.filename or path)) from error

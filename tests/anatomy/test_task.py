@@ -121,5 +121,5 @@ def test_a_split_without_images_is_left_out(configured, shared, tmp_path):
 
 def test_the_configuration_has_the_sections_of_the_task():
     assert task_class("paxray") is paxray.PaxrayTask
-    with pytest.raises(ValueError, match="'x' is not one of cmvae, paxray, phantom"):
+    with pytest.raises(ValueError, match="'x' is not one of cmvae, named_annotators, paxray, phantom"):
         task_class("x")

@@ -74,7 +74,7 @@ def test_samples_are_masks_of_annotators_selected_at_random(matrices):
     counts = [int((found.masks == mask).all((1, 2)).sum()) for mask in each]
     assert sum(counts) == 200
     assert min(counts) > 40
-    with pytest.raises(ValueError, match="source 'image' is for matrices of a latent vector, not for"):
+    with pytest.raises(ValueError, match="source 'image' is for matrices of a latent vector; this model"):
         jaxseg.sample(image(), model, source="image")
 
 

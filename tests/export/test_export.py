@@ -49,8 +49,9 @@ def tiny(name: str) -> nnx.Module:
 def live(model: nnx.Module, *arrays) -> np.ndarray:
     """Returns the output of the model itself in evaluation mode, without folded batch norm."""
     view = nnx.view(model, use_running_average=True, deterministic=True, raise_if_not_found=False)
-    apply, state = jaxseg.functional(view)
-    return np.asarray(jax.jit(apply)(state, *arrays))
+    graphdef, state = nnx.split(view)
+    compute = type(model).predict if getattr(model.cfg, "exclusive", False) else type(model).__call__
+    return np.asarray(jax.jit(lambda state, *arrays: compute(nnx.merge(graphdef, state), *arrays))(state, *arrays))
 
 
 def images(model: nnx.Module, count: int) -> np.ndarray:

@@ -27,6 +27,13 @@ LIGHT = {"data__heavy_share": 0.0, "data__warp": 0.0, "data__elastic": 0.0}
 LIGHT |= {"schedule__name": "constant", "optimizer__learning_rate": 0.01}
 
 
+def lungs(size: int) -> np.ndarray:
+    """Two ellipses, (size, size) float32."""
+    rows, columns = np.indices((size, size)) / size
+    sides = [((rows - 0.5) / 0.3) ** 2 + ((columns - middle) / 0.13) ** 2 < 1 for middle in (0.3, 0.7)]
+    return np.logical_or(*sides).astype(np.float32)
+
+
 def write_masks(folder: Path, count: int = 10, size: int = 48) -> Path:
     """Writes ellipses with several sizes and positions; returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -169,7 +169,9 @@ def test_float32_uses_full_float32_products():
     products = [
         line for line in text.splitlines() if "stablehlo.convolution" in line or "stablehlo.dot_general" in line
     ]
-    assert len(products) == 9 + 2 + 5 * 2  # encoder; linear; two per level of the decoder
+    assert (
+        len(products) == 9 + 2 + 5 * 5
+    )  # encoder; linear; four of a transposed convolution and one more per level of the decoder
     assert all(line.count("HIGHEST") == 2 for line in products)
 
 

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
-from test_damage import lungs
+from mask_runs import lungs, write_masks
 
+from jaxseg.images.picture import ImageError
 from jaxseg.nn.metrics import dice
 from jaxseg.post_dae import unseen
 from jaxseg.post_dae.baselines import Shapes
+from jaxseg.post_dae.data import MaskFolder
 
 LOSING, ADDING = ("lobe cut", "lobe missing", "side lost"), ("islands",)
 
@@ -26,7 +28,7 @@ def test_each_kind_damages_a_mask_and_repeats_itself(kind):
     np.testing.assert_array_equal(found[2], unseen.apply_kind(kind, mask, 2))
 
 
-def test_one_side_is_lost_but_for_a_rest():
+def test_of_a_lost_side_only_a_rest_remains():
     mask = lungs(96)[..., None]
     for seed in range(6):
         found = unseen.apply_kind("side lost", mask, seed)[..., 0]
@@ -56,3 +58,12 @@ def test_baselines_answer_with_training_masks():
     assert nearest[2].any()  # of an empty mask, some training masks
     with pytest.raises(ValueError, match="at least one training mask"):
         Shapes([])
+
+
+def test_bad_training_masks_are_left_out_on_request(tmp_path):
+    source = MaskFolder(write_masks(tmp_path / "known", count=6, size=64), (64, 64))
+    given = source[0]["mask"][None]
+    source.files[3].write_bytes(b"no picture")
+    with pytest.raises(ImageError, match="mask_03"):
+        Shapes(source)
+    assert Shapes(source, on_error="skip").nearest(given).shape == given.shape

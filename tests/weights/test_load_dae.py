@@ -62,6 +62,7 @@ def test_the_card_of_a_checkpoint_has_its_sizes_and_the_original_layout(checkpoi
         "strides": (2, 2),
         "decoder_activation": "sigmoid",
         "norm": "none",
+        "skips": False,
         "init": "torch",
         "dtype": "float32",
     }
