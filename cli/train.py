@@ -65,7 +65,10 @@ def train(source, data, folder, resume, overrides, split, gpus, hosts, **others)
     hint = functools.partial(_resume_hint, folder)
     with resumable(hint), naming_overrides(overrides), contextlib.ExitStack() as stack:
         callbacks = step_callbacks(stack, "steps", every=config.trainer.log_every)
-        scores = run.train(config, folder, devices=devices, tell=console.say, **callbacks)
+        try:
+            scores = run.train(config, folder, devices=devices, split=split, tell=console.say, **callbacks)
+        except run.MissingSplitError as error:
+            raise click.UsageError(f"--evaluate: {error}") from None
     if split is not None:
         with options.usage_errors("--evaluate"):
             scores = run.evaluate(folder, split, devices=devices, tell=console.say, show=console.show)

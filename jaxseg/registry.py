@@ -129,6 +129,7 @@ ENTRIES = (
         citation="Seibold et al. 2022, arXiv:2210.03416",
         architecture="fpn",
         model="jaxseg.anatomy.fpn:FeaturePyramid",
+        config=(("num_classes", 166),),
         preprocessing="paxray",
         output_type="npy",
     ),

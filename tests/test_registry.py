@@ -41,6 +41,12 @@ def test_every_row_names_a_model_class(entry):
     assert model_class.config_from_shapes({}) is None
 
 
+def test_all_networks_of_paxray_have_its_166_classes_by_default():
+    entries = [entry for entry in registry.ENTRIES if entry.name.startswith("paxray")]
+    counts = {entry.name: entry.model_class.make_config(**dict(entry.config)).num_classes for entry in entries}
+    assert counts == dict.fromkeys(("paxray", "paxray_unet", "paxray_fpn"), 166)
+
+
 def small_model(name: str) -> Model:
     """Returns a small model that is ready for inference."""
     model = jaxseg.create(name, **SMALL.get(name, {}))

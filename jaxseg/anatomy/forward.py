@@ -37,10 +37,16 @@ class Ensemble(nnx.Module):
       card: that of the first model, with the digests, files, licences and notes of all of them.
 
     Raises:
-      ValueError: the models do not fit each other, or two of them have the same weights.
+      ValueError: the models do not fit each other, two of them have the same weights, or the classes of one
+        exclude each other: the means of a pixel may then exceed the threshold for none of its classes.
     """
 
     def __init__(self, models: Sequence[Model]):
+        if choosing := next((model for model in models if exclusive(model)), None):
+            raise ValueError(
+                f"the classes of the model {choosing.card.title!r} exclude each other, and the mean of several models "
+                "may give a pixel no class; use one model"
+            )
         self.members = nnx.List(models)
         self.card = _joined_card([model.card for model in models])
 
@@ -57,6 +63,11 @@ def joined(model: Any) -> Any:
         kinds = ", ".join(type(one).__name__ for one in model) or "none"
         raise ValueError(f"models from jaxseg.load or jaxseg.create are needed, got {kinds}")
     return Ensemble(model) if len(model) > 1 else model[0]
+
+
+def exclusive(model: Any) -> bool:
+    """Returns whether the classes of a model exclude each other; those of an `Ensemble` never do."""
+    return getattr(getattr(model, "cfg", None), "exclusive", False)
 
 
 def members(model: Any) -> list[Any]:
@@ -186,7 +197,7 @@ def dice_of_copy(model: Any, copy: Copy, images: jax.Array, cutoffs: jax.Array, 
     maps = []
     for member in members(model):
         logits = member.coarse_logits(x).astype(jnp.float32)
-        logits = jnp.take(margins(logits) if _exclusive(member) else logits, copy.channels, axis=-1, mode="clip")
+        logits = jnp.take(margins(logits) if exclusive(member) else logits, copy.channels, axis=-1, mode="clip")
         for axis, places, length in ((1, copy.in_rows, height), (2, copy.in_columns, width)):
             logits = _sampled(logits, axis, (places + 0.5) * (logits.shape[axis] / length) - 0.5)
         maps.append(logits)
@@ -200,17 +211,13 @@ def _coarse(model: Any, images: jax.Array, *, pooled: bool) -> tuple[jax.Array, 
     return model.coarse_logits_and_pooled(images) if pooled else (model.coarse_logits(images), None)
 
 
-def _exclusive(model: Any) -> bool:
-    return getattr(getattr(model, "cfg", None), "exclusive", False)
-
-
 def _enlarged(model: Any, logits: jax.Array, chosen: tuple[int, ...] | None, size: tuple[int, int]) -> jax.Array:
     """Returns the logits of chosen channels at the images' size; of classes that exclude each other, their margins."""
-    if _exclusive(model):  # all channels take part in the choice
+    if exclusive(model):  # all channels take part in the choice
         logits = margins(bilinear(logits, size))
     if chosen is not None:
         logits = logits[..., jnp.asarray(chosen)]
-    return logits if _exclusive(model) else bilinear(logits, size)
+    return logits if exclusive(model) else bilinear(logits, size)
 
 
 def _cut(maps: list[jax.Array], cutoffs: jax.Array) -> tuple[jax.Array, jax.Array, list[jax.Array]]:

@@ -31,7 +31,7 @@ OVERLAPS = {  # part -> costs of false positives and false negatives, and the sm
     "asym": (1 / 3.25, 2.25 / 3.25, 1.0),  # beta is 1.5
 }
 UNWEIGHTED = {"dice", "gdice", "gdicev2"}  # they take no weights of classes
-BY_IMAGE = {"dice", "ce", "class_dice"}  # they are means over images
+OF_BATCH = {"gdicev2", "explog"}  # they are no means over images
 BALANCED = {"ce", "focal"}  # they take weights of pixels
 
 
@@ -54,7 +54,7 @@ class Objective:
     @property
     def by_image(self) -> bool:
         """Whether the loss of a batch is the mean of those of its images, which can then be computed one by one."""
-        return not self.balance and set(self.parts) <= BY_IMAGE
+        return not OF_BATCH & set(self.parts)
 
     def __call__(self, logits: jax.Array, target: jax.Array) -> dict[str, jax.Array]:
         classes = jnp.asarray(self.weights, jnp.float32) if self.weights else None

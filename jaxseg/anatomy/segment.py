@@ -15,7 +15,7 @@ from flax import nnx
 
 from jaxseg import registry
 from jaxseg.anatomy.copies import copies, settled, with_confidence
-from jaxseg.anatomy.forward import Ensemble, Forward, ForwardWithConfidence, dice_of_copy, joined, members
+from jaxseg.anatomy.forward import Ensemble, Forward, ForwardWithConfidence, dice_of_copy, exclusive, joined, members
 from jaxseg.anatomy.orientation import (
     CHECKS,
     REFERENCE_FILE,
@@ -105,7 +105,7 @@ class Segmenter:
         `jaxseg.anatomy.copies`. The masks stay those of the image.
       shape_check: what `jaxseg.Denoiser.postprocess` returns. The masks are compared with the restored ones, and stay.
       edges: "original" enlarges masks to the size of the image by nearest neighbour; "smooth" enlarges the
-        probabilities bilinearly, and then cuts them at the threshold.
+        probabilities bilinearly, and then cuts them at the threshold; it is not for classes that exclude each other.
 
     Attributes:
       card: of the model; of several, that of the first with the digests of all.
@@ -161,7 +161,7 @@ class Segmenter:
         self.probabilities, self.tta, self.shape_check, self.edges = probabilities, tta, shape_check, edges
         self.confidence = bool(confidence or tta or shape_check) or isinstance(network, Ensemble)
         self._copies = copies(tta, self.card.input_size, self.card.class_names, self.indices, self.preprocessing)
-        self._check_results()
+        self._check_results(network)
         self.cutoff = _logit(threshold)
         forward = self._forward(means=mean_probabilities or probabilities)
         self._runner = Runner(network, forward, devices=devices, batch_size=batch_size, read=read)
@@ -315,10 +315,15 @@ class Segmenter:
             return ForwardWithConfidence(kept, scores, pooled)
         return Forward(kept, scores, pooled, means)
 
-    def _check_results(self) -> None:
+    def _check_results(self, network: Any) -> None:
         """Raises a ValueError if results that the options ask for exclude each other."""
         if self.edges not in EDGES:
             raise ValueError(f"edges must be one of {', '.join(EDGES)}, got {self.edges!r}")
+        if self.edges == "smooth" and exclusive(network):
+            raise ValueError(
+                "edges 'smooth' would leave pixels without a class, because the classes of this model exclude each "
+                "other; choose 'original'"
+            )
         asked = {"probabilities": self.probabilities, "confidence": self.confidence, "edges": self.edges == "smooth"}
         if self.postprocess is not None and any(asked.values()):
             names = ", ".join(name for name, value in asked.items() if value)

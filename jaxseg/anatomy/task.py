@@ -89,9 +89,9 @@ class PaxrayTask(Task):
         return {"iou": intersection_over_union(model.predict(batch["image"]) > 0, batch["target"] > jnp.uint8(0))}
 
     def summarise(self, found: dict[str, np.ndarray]) -> dict[str, float]:
-        """Returns mean Dice and intersection over union, of all classes together and of each class."""
-        means = mean_scores(found["iou"], self.names)
-        shown = self.names[1:] if self.names[0] == "background" else self.names
+        """Returns mean Dice and intersection over union, of all classes and of each class, without the background."""
+        means = mean_scores(found["iou"], self.names, background=self.objective.exclusive)
+        shown = self.names[-len(means["class_iou"]) :]  # all names, or those after the background
         values = {"dice": float(means["dice"]), "iou": float(means["iou"])}
         for kind in ("dice", "iou"):
             values |= {f"{kind} {name}": float(x) for name, x in zip(shown, means[f"class_{kind}"], strict=True)}

@@ -191,7 +191,10 @@ class CMVAE(Model):
 
     @staticmethod
     def torch_names(cfg: CMVAEConfig) -> dict[str, str]:
-        """Returns our module paths -> module names in the original's checkpoints; {} for global matrices."""
+        """Returns our module paths -> module names in the original's checkpoints; {} for global matrices.
+
+        Those of named annotators are for comparisons with PyTorch: `config_from_shapes` does not recognise such a file.
+        """
         if cfg.matrices == "global":
             return {}
         parts = {"encoder": "fc_encoder", "decoder": "fc_decoder", "mean": "fc_mu", "log_variance": "fc_var"}

@@ -124,12 +124,13 @@ def dice_of_iou(iou: Any) -> Any:
     return 2 * iou / (1 + iou)
 
 
-def mean_scores(iou: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+def mean_scores(iou: np.ndarray, names: Sequence[str], *, background: bool = False) -> dict[str, np.ndarray]:
     """Returns PAX-Ray's scores of a data split: means over its images, then over classes.
 
     Args:
       iou: (N, K), the result of `intersection_over_union`, one row per image.
-      names: names of the K classes; if the first one is "background", it is left out of all scores.
+      names: names of the K classes; if the first one is "background" or "Background", it is left out of all scores.
+      background: whether the first class is the background under any name.
 
     Returns:
       "iou" and "dice", scalars; "class_iou" and "class_dice", (K,), or (K - 1,) without the background. All float64.
@@ -142,7 +143,7 @@ def mean_scores(iou: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
     iou = np.asarray(iou, np.float64)
     if iou.ndim != 2 or iou.shape[1] != len(names):
         raise ValueError(f"{len(names)} classes need scores of shape (N, {len(names)}), got {iou.shape}")
-    iou = iou[:, 1:] if names[0] == "background" else iou
+    iou = iou[:, 1:] if background or names[0].lower() == "background" else iou
     if iou.size == 0:
         raise ValueError("there is no image, or no class, to average over")
     by_class = {"class_iou": iou.mean(0), "class_dice": dice_of_iou(iou).mean(0)}

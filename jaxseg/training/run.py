@@ -29,6 +29,10 @@ from jaxseg.weights.load import load
 FACTS_FILE = "data.json"
 
 
+class MissingSplitError(ValueError):
+    """The data have no examples of a split that shall be evaluated."""
+
+
 def training_devices(spec: str) -> list[jax.Device]:
     """Returns the devices to train on.
 
@@ -51,6 +55,7 @@ def train(
     *,
     devices: Sequence[jax.Device],
     name: str = "",
+    split: str | None = None,
     on_start: Callable[[int, int], None] = lambda *_: None,
     on_step: Callable = lambda *_: None,
     on_validation: Callable[[int, float], None] = lambda *_: None,
@@ -63,13 +68,17 @@ def train(
       folder: folder of the run.
       devices: devices to train on.
       name: name of the model in its card; empty: that of the folder.
+      split: name of a split that will be evaluated after the training, and so must have examples.
       on_start, on_step, on_validation, tell: see `jaxseg.training.plan.Plan`.
 
     Raises:
+      MissingSplitError: there is no such split; nothing is written.
       ValueError: data, batch size and devices do not fit, before anything is written; and the errors of
         `jaxseg.training.loop.fit`.
     """
     task = make_task(config)
+    if split is not None:
+        _check_split(task, split)
     for note in task.notes:
         tell(note)
     _check_same_data(folder / FACTS_FILE, task)
@@ -86,6 +95,12 @@ def train(
         sweep(folder)
         _write_start(plan)
         return loop.fit(plan)
+
+
+def _check_split(task: Task, split: str) -> None:
+    if not task.splits.get(split):
+        known = ", ".join(name for name, records in task.splits.items() if len(records))
+        raise MissingSplitError(f"the data have no split {split!r} with examples; there are: {known}")
 
 
 def _check_same_data(path: Path, task: Task) -> None:
@@ -167,9 +182,7 @@ def evaluate(
     if split is None:
         split = "test" if task.splits.get("test") else "val"
         tell(f"the split is {split}")
-    if not task.splits.get(split):
-        known = ", ".join(name for name, records in task.splits.items() if len(records))
-        raise ValueError(f"the data have no split {split!r} with examples; there are: {known}")
+    _check_split(task, split)
     if not has_checkpoint(folder / loop.CHECKPOINTS):
         raise ValueError(f"{folder} has no checkpoint yet")
     plan = make_evaluation_plan(config, task, folder, devices=devices, tell=tell)

@@ -175,6 +175,17 @@ def test_models_that_do_not_fit_are_refused(model, changed, words):
         Ensemble([model, renamed(model, **changed)])
 
 
+def test_models_whose_classes_exclude_each_other_are_refused_together_and_with_smooth_edges(model):
+    options = {"class_names": ("a", "b"), "width": 4, "exclusive": True}
+    one, other = (jaxseg.create("paxray_unet", seed=seed, **options) for seed in (0, 1))
+    for models in ([one, other], [model, one], [one, model]):
+        with pytest.raises(ValueError, match=r"'paxray_unet' exclude each other.*; use one model"):
+            jaxseg.Segmenter(models)
+    with pytest.raises(ValueError, match=r"edges 'smooth' would leave pixels without a class.* choose 'original'"):
+        jaxseg.Segmenter(one, edges="smooth")
+    assert jaxseg.Segmenter(one, confidence=True).card.model == "paxray_unet"
+
+
 def test_the_card_of_several_models_names_all_and_the_same_weights_are_refused(model):
     model.card = dataclasses.replace(model.card, params_sha256="1" * 64, note="on phantoms")
     card = Ensemble([model, renamed(model, params_sha256="2" * 64, note="on X-rays")]).card

@@ -1,6 +1,10 @@
 """The loss of the task `paxray`: original parts are unchanged, and weights of classes take effect where they may."""
 
+import itertools
+
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from loss_cases import case
 
@@ -26,6 +30,30 @@ def test_weights_of_classes_change_exactly_the_parts_that_take_them(part):
     other = float(Objective((part,), weights=(1.0, 5.0, 1.0, 1.0))(logits, target)[part])
     assert same == pytest.approx(plain, rel=1e-6)
     assert (other == pytest.approx(same, rel=1e-4)) == (part in ("dice", "gdice", "gdicev2"))
+
+
+SETTINGS = list(itertools.product([False, True], [False, True], [(), (1.0, 5.0, 1.0, 2.0)]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("exclusive", "balance", "weights"), SETTINGS)
+def test_a_loss_is_computed_image_by_image_if_the_mean_of_the_images_is_that_of_the_batch(exclusive, balance, weights):
+    logits, target = (jnp.asarray(x) for x in case(exclusive=exclusive))
+    objectives = {part: Objective((part,), exclusive, balance, weights) for part in PARTS}
+
+    @jax.jit
+    def found(logits, target):
+        def loss(part):
+            return jax.value_and_grad(lambda logits, target: objectives[part](logits, target)[part])
+
+        return {part: loss(part)(logits, target) for part in PARTS}
+
+    each = [found(logits[i : i + 1], target[i : i + 1]) for i in range(len(logits))]
+    for part, (value, gradient) in found(logits, target).items():
+        values, gradients = (np.stack([np.asarray(one[part][k]) for one in each]) for k in range(2))
+        same = np.allclose(values.mean(), value, rtol=1e-6, atol=0)
+        same &= np.allclose(gradients[:, 0] / len(each), gradient, rtol=1e-4, atol=1e-6 * np.abs(gradient).max())
+        assert objectives[part].by_image == same, part
 
 
 def test_weights_are_read_by_name():

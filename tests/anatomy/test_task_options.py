@@ -98,6 +98,30 @@ def test_exclusive_classes_are_learned_and_segmented_without_overlap(on_coco, tm
     np.testing.assert_array_equal(sure, masks)
 
 
+@pytest.mark.usefixtures("plain")
+@pytest.mark.parametrize("first", ["Background", "nothing"])
+def test_the_background_of_exclusive_classes_is_in_no_score_under_any_name(tmp_path, first):
+    write_label_map(tmp_path, (first, "a", "b"))
+    settings = [*PAXRAY, "model.exclusive=true", "trainer.batch_size=1"]
+    task = make_task(run.open_run("paxray_sample", tmp_path / "run", data=tmp_path, overrides=settings))
+    scores = task.summarise({"iou": np.array([[1.0, 0.2, 0.4], [1.0, 0.4, 0.6]])})
+    assert scores == pytest.approx(scores | {"iou": 0.4, "iou a": 0.3, "iou b": 0.5})
+    assert list(scores) == ["dice", "iou", "dice a", "dice b", "iou a", "iou b"]
+
+
+@pytest.mark.usefixtures("plain")
+def test_a_background_with_a_capital_in_a_coco_file_is_in_no_score(on_coco, tmp_path):
+    file = tmp_path / "data/instances.json"
+    content = json.loads(file.read_text())
+    content["categories"].insert(0, {"id": 1, "name": "Background"})
+    file.write_text(json.dumps(content))
+    task = make_task(on_coco("model.exclusive=true"))
+    assert task.names == ("Background", *CLASSES)
+    scores = task.summarise({"iou": np.array([[1.0, 0.2, 0.4, 0.6]])})
+    assert scores["iou"] == pytest.approx(0.4)
+    assert not [name for name in scores if "ackground" in name]
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("shallow")
 @pytest.mark.parametrize("network", ["unet", "fpn"])
@@ -143,20 +167,19 @@ def test_files_of_paxrays_own_format_are_one(on_coco):
         on_coco("data.format=paxray", "data.files=[train=a.json]")
 
 
+def write_label_map(root, names) -> np.ndarray:
+    """Saves an image and its label map as a data set of PAX-Ray's format; returns the (64, 64) classes."""
+    content = {"label_dict": {str(k): name for k, name in enumerate(names)}, "val": [], "test": []}
+    content |= {"train": [{"image": "x.png", "target": "x.npy"}]}
+    (root / "paxray.json").write_text(json.dumps(content))
+    labels = np.random.default_rng(0).integers(0, len(names), (64, 64))
+    Image.fromarray((labels * 90).astype(np.uint8)).save(root / "x.png")
+    np.save(root / "x.npy", labels)
+    return labels
+
+
 def test_a_label_map_is_a_target_of_exclusive_classes(tmp_path):
-    (tmp_path / "paxray.json").write_text(
-        json.dumps(
-            {
-                "label_dict": {"0": "background", "1": "a", "2": "b"},
-                "train": [{"image": "x.png", "target": "x.npy"}],
-                "val": [],
-                "test": [],
-            }
-        )
-    )
-    labels = np.random.default_rng(0).integers(0, 3, (64, 64))
-    Image.fromarray((labels * 90).astype(np.uint8)).save(tmp_path / "x.png")
-    np.save(tmp_path / "x.npy", labels)
+    labels = write_label_map(tmp_path, ("background", "a", "b"))
     settings = [*PAXRAY, "model.exclusive=true", "trainer.batch_size=1"]
     config = run.open_run("paxray_sample", tmp_path / "run", data=tmp_path, overrides=settings)
     task = make_task(config)

@@ -223,6 +223,12 @@ def test_hyper_parameters_are_derived_from_the_shapes(kit, name):
     assert cmvae.CMVAE.config_from_shapes(shapes) == original_config(kit, f"{name}/forward")
 
 
+def test_a_checkpoint_of_named_annotators_is_not_recognised(kit):
+    shapes = {key: tuple(shape) for key, shape, _ in kit.manifest("scm_tiny")["tensors"] if "cm_network" not in key}
+    more = {f"decoders_noisy_layers.{i}.conv_last.weight": (4, 16, 1, 1) for i in range(3)}
+    assert cmvae.CMVAE.config_from_shapes(shapes | more) is None
+
+
 def test_the_norm_is_read_from_the_modules_if_the_file_holds_them(kit):
     path = kit.folder / "files" / "checkpoints" / "scm_tiny_whole_module_legacy.pt"
     modules = read_torch_modules(path)

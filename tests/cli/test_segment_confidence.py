@@ -11,6 +11,7 @@ from small_models import save_tiny
 
 import jaxseg
 from jaxseg.vocabulary import labels
+from jaxseg.weights.store import save_model
 
 pytestmark = pytest.mark.slow
 
@@ -94,6 +95,19 @@ def test_models_of_other_classes_and_the_same_model_twice_are_refused(jaxseg_com
         two = ["--weights", tiny, "--weights", path]
         code, _, err = jaxseg_command("segment", "-i", images, "-o", tmp_path / "out", *two)
         assert (code, words in " ".join(err.split())) == (2, True)
+
+
+def test_smooth_edges_and_several_models_of_exclusive_classes_are_refused(jaxseg_command, tiny, images, tmp_path):
+    model = jaxseg.create("paxray_unet", width=4, class_names=labels.CXAS, exclusive=True)
+    path = save_model(model, tmp_path / "exclusive", model.card)
+    given = ["segment", "-i", images, "-o", tmp_path / "out", "--weights", path]
+    for options, words in (
+        (["--edges", "smooth"], "edges 'smooth' would leave pixels without a class"),
+        (["--weights", tiny], "exclude each other"),
+    ):
+        code, _, err = jaxseg_command(*given, *options)
+        assert (code, words in " ".join(err.split())) == (2, True)
+    assert not (tmp_path / "out").exists()
 
 
 def test_cxas_takes_one_model_as_before(jaxseg_command, tiny, images, tmp_path):

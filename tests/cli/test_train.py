@@ -39,10 +39,13 @@ def test_training_evaluates_at_the_end_on_request(jaxseg_command, tmp_path):
     measured = json.loads((folder / "evaluation_val.json").read_text())
     assert f"dice\t{measured['dice']:.4f}" in out
     says(err, "evaluation_val.json", "The run is in")
-    code, _, err = jaxseg_command(*words(tmp_path / "other", "--evaluate", "test"))
+
+
+def test_a_split_that_the_data_lack_is_refused_before_the_training(jaxseg_command, tmp_path):
+    code, _, err = jaxseg_command(*words(tmp_path / "run", "--evaluate", "test"))
     assert code == 2
-    says(err, "the data have no split 'test' with examples; there are: train, val")
-    assert (tmp_path / "other" / "model" / "card.json").is_file(), "the training is not lost"
+    says(err, "--evaluate: the data have no split 'test' with examples; there are: train, val")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.fixture(scope="module")

@@ -50,6 +50,9 @@ def test_mean_scores_leave_a_first_class_background_out():
     np.testing.assert_allclose(means["class_iou"], [0.4, 0.4])
     np.testing.assert_allclose(means["iou"], 0.4)
     assert mean_scores(iou, ["heart", "background", "lung"])["class_iou"].shape == (3,)
+    for names, known in ((["Background", "heart", "lung"], False), (["rest", "background", "lung"], True)):
+        found = mean_scores(iou, names, background=known)
+        assert {key: value.tolist() for key, value in found.items()} == {k: v.tolist() for k, v in means.items()}
 
 
 def test_mean_dice_is_averaged_over_images_and_not_computed_from_mean_iou():
