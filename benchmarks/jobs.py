@@ -344,7 +344,7 @@ def forward_passes(
 
     @torch.inference_mode()
     def run() -> dict[str, np.ndarray]:
-        vectors = torch.randn(count, LATENT) if noise is None else torch.from_numpy(noise)
+        vectors = torch.randn(count, LATENT) if noise is None else torch.tensor(noise)
         once = shared()
         masks = [finish(once, z[None])[0].numpy().astype(np.uint8) for z in vectors]
         return {"masks": np.stack(masks)}
