@@ -16,6 +16,7 @@ from pydicom.datadict import dictionary_has_tag, dictionary_VR
 
 from jaxseg.images.decode import MAX_INFLATED, MAX_SCANS
 from jaxseg.images.picture import ImageError
+from jaxseg.images.raster import JPEG
 
 MAX_ELEMENTS = 50_000  # an X-ray has some hundreds
 _PREAMBLE = 132  # bytes before the first element
@@ -25,8 +26,11 @@ _UNDEFINED = 0xFFFFFFFF
 _CHUNK = 2**20
 
 
-def check_elements(path: Path) -> None:
+def check_elements(path: Path) -> int:
     """Checks that a DICOM file has no more than `MAX_ELEMENTS` elements before its pixels, those of sequences included.
+
+    Returns:
+      The number of elements.
 
     Raises:
       ImageError: it has more.
@@ -44,11 +48,11 @@ def check_elements(path: Path) -> None:
         start = file.read(6)
         file.seek(-len(start), io.SEEK_CUR)
         explicit = start[4:6].isalpha() and start[4:6].isupper()  # as pydicom decides, also against the syntax
-        _walk(file, count, little=syntax != uid.ExplicitVRBigEndian, explicit=explicit)
+        return _walk(file, count, little=syntax != uid.ExplicitVRBigEndian, explicit=explicit)[1]
 
 
 def check_scans(path: Path) -> None:
-    """Checks that a JPEG file has no more than `MAX_SCANS` scans.
+    """Checks that a JPEG file has no more than `MAX_SCANS` scans; files of other kinds have none.
 
     Raises:
       ImageError: it has more.
@@ -56,6 +60,9 @@ def check_scans(path: Path) -> None:
     """
     count, last = 0, b""
     with path.open("rb") as file:
+        if file.read(len(JPEG)) != JPEG:  # the compressed data of a PNG file may hold the bytes of the marker
+            return
+        file.seek(0)
         while part := file.read(_CHUNK):
             count += (last + part).count(b"\xff\xda")  # never part of the compressed data
             last = part[-1:] if part.endswith(b"\xff") else b""

@@ -53,14 +53,14 @@ class Device:
 
     Attributes:
       ready: a Future that is done as soon as all kinds are warm; its exception says why they are not.
-      seconds_per_item: a moving average, 0 before the first item.
+      seconds_per_item: name of a kind -> a moving average; 0 before the first item.
     """
 
     def __init__(self, kinds: dict[str, Kind], *, wait_s: float = WAIT_SECONDS):
         self.kinds, self.wait_s = kinds, wait_s
         self.ready: Future[None] = Future()
         self.metrics: Metrics | None = None
-        self.seconds_per_item = 0.0
+        self.seconds_per_item = dict.fromkeys(kinds, 0.0)
         self._jobs: collections.deque[_Job] = collections.deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -71,13 +71,19 @@ class Device:
         if not self._thread.is_alive() and not self._closed:
             self._thread.start()
 
-    def close(self) -> None:
-        """Ends the thread after the items that wait."""
+    def close(self, seconds: float | None = None) -> None:
+        """Ends the thread after the items that wait.
+
+        Args:
+          seconds: how long to wait for it; after that, it ends with the process. None: as long as it computes.
+        """
         with self._changed:
             self._closed = True
             self._changed.notify()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(seconds)
+            if self._thread.is_alive():
+                _log.warning("the device still computes after %g seconds; its work is given up", seconds)
 
     @property
     def waiting(self) -> int:
@@ -154,10 +160,10 @@ class Device:
         for job, found in zip(jobs, results, strict=True):
             job.result.set_result(found)
         seconds = time.perf_counter() - start
-        weight = 1 / 8 if self.seconds_per_item else 1
-        self.seconds_per_item += (seconds / len(jobs) - self.seconds_per_item) * weight
+        name, average = jobs[0].kind, self.seconds_per_item[jobs[0].kind]
+        self.seconds_per_item[name] += (seconds / len(jobs) - average) * (1 / 8 if average else 1)
         if self.metrics is not None:
-            self.metrics.batch(jobs[0].kind, len(jobs))
+            self.metrics.batch(name, len(jobs))
             self.metrics.stage_took("compute", seconds)
             for job in jobs:
                 self.metrics.stage_took("wait", start - job.since)

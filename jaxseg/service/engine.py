@@ -1,6 +1,7 @@
 """What all requests share: places, time limits, threads, the device, the temporary folder, results and numbers."""
 
 import asyncio
+import collections
 import contextlib
 import functools
 import math
@@ -23,6 +24,7 @@ from jaxseg.service.workspace import Workspace
 SWEEP_SECONDS = 20.0
 _WAIT_SHARE = 0.75  # of the time limit; a request that would wait longer is better sent again later
 _PART = 2**16  # bytes of an answer that are given to the server at once
+_END_SECONDS = 15.0  # at the end of the service, the device may compute as long as this
 _RETRY_SECONDS = 30  # seconds that Retry-After asks for at most
 
 
@@ -43,7 +45,8 @@ class Engine:
     """
 
     def __init__(self, kinds: dict[str, Kind], limits: Limits, *, threads: int = 2, folder: Path | None = None):
-        self.limits, self.ending, self.running = limits, False, 0
+        self.limits, self.ending = limits, False
+        self._running: collections.Counter[str] = collections.Counter()
         self.device = Device(kinds)
         self.metrics = self.device.metrics = Metrics(lambda: self.device.waiting, lambda: self.running)
         self.workspace = Workspace(folder)
@@ -58,13 +61,18 @@ class Engine:
             self._sweeper = asyncio.create_task(self._sweep())
 
     async def close(self) -> None:
-        """Ends all threads after their work, and removes the temporary folder."""
+        """Ends all threads after their work, for which the device has 15 seconds, and removes the temporary folder."""
         self.ending = True
         if self._sweeper is not None:
             self._sweeper.cancel()
-        await asyncio.to_thread(self.device.close)
+        await asyncio.to_thread(self.device.close, _END_SECONDS)
         await asyncio.to_thread(self._pool.shutdown, cancel_futures=True)
         self.workspace.close()
+
+    @property
+    def running(self) -> int:
+        """Number of requests that take a place."""
+        return self._running.total()
 
     @property
     def state(self) -> str:
@@ -80,6 +88,7 @@ class Engine:
         request: Request,
         job: Callable[[Upload], Awaitable[Response]],
         *,
+        kind: str = "",
         files: Mapping[str, int] | None = None,
         fields: tuple[str, ...] = (),
     ) -> "Held":
@@ -88,6 +97,7 @@ class Engine:
         Args:
           request: the request.
           job: makes the answer from what the client sent.
+          kind: of the items that the device computes for the job; "": it computes none.
           files: as `read_upload` takes it; None: the request has no body.
           fields: as `read_upload` takes it.
 
@@ -98,14 +108,14 @@ class Engine:
         """
         await self.start()
         self._check_place()
-        self.running += 1
-        folder = self.workspace.new()
+        folder = self.workspace.new()  # if this fails, no place is taken
+        self._running[kind] += 1
         try:
             answer = await self._answer(request, job, folder, files, fields)
         except BaseException:
-            self._release(folder)
+            self._release(kind, folder)
             raise
-        return Held(answer, self.limits.seconds, functools.partial(self._release, folder))
+        return Held(answer, self.limits.seconds, functools.partial(self._release, kind, folder))
 
     async def _answer(
         self, request: Request, job: Callable, folder: Path, files: Mapping[str, int] | None, fields: tuple[str, ...]
@@ -127,8 +137,8 @@ class Engine:
             text = f"the answer was not ready within {seconds}; send a smaller file, or try again later"
             raise Refused(503, text, Retry_After=str(_RETRY_SECONDS)) from None
 
-    def _release(self, folder: Path) -> None:
-        self.running -= 1
+    def _release(self, kind: str, folder: Path) -> None:
+        self._running[kind] -= 1
         if not self.results.holds(folder):
             self.workspace.remove(folder)
 
@@ -144,6 +154,17 @@ class Engine:
             return await loop.run_in_executor(self._pool, timed)
         except MemoryError:
             raise Refused(413, "the file needs more memory than this machine has; send a smaller one") from None
+
+    async def one_by_one(self, lock: asyncio.Lock, stage: str, function: Callable, *args: Any, **options: Any) -> Any:
+        """Does the same as `in_pool`, but functions with the same lock run one after another.
+
+        Those that wait take no thread. The lock is held until the function ends, also if the caller is
+        cancelled before.
+        """
+        await lock.acquire()
+        task = asyncio.create_task(self.in_pool(stage, function, *args, **options))
+        task.add_done_callback(lambda _: lock.release())
+        return await asyncio.shield(task)
 
     @contextlib.contextmanager
     def temporary(self) -> Iterator[Path]:
@@ -163,7 +184,8 @@ class Engine:
             raise Refused(503, "the service ends; try again in a moment", Retry_After="5")
         if self.device.ready.done() and self.device.ready.exception() is not None:
             raise Refused(503, "the models could not be prepared; the log of the service says why")
-        wait_s = self.running * self.device.seconds_per_item  # of a new request, about
+        # Of a new request, about: the device computes the items in their order, and a request has one at a time.
+        wait_s = sum(count * self.device.seconds_per_item.get(kind, 0.0) for kind, count in self._running.items())
         if self.running >= self.limits.queue or wait_s > _WAIT_SHARE * self.limits.seconds:
             seconds = min(_RETRY_SECONDS, max(1, math.ceil(wait_s / 2)))
             text = f"the service is busy with {self.running} requests; try again in {seconds} s"

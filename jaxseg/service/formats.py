@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import io
 import json
-import threading
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,8 +25,6 @@ from jaxseg.service.limits import Limits, Refused, plain
 JSON, CSV, ZIP, PNG = "application/json", "text/csv", "application/zip", "image/png"
 NPZ, SEG, VIEW = "application/x-npz", "application/dicom", "application/vnd.jaxseg.view+json"
 FEATURES = "CTR,SCD,area"  # what the view and the CSV of a segmentation measure
-
-_one_seg = threading.Lock()  # it takes one byte per pixel and class, so only one is written at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,9 +142,8 @@ def _seg(subject: Subject, limits: Limits) -> Answer:
         raise Refused(422, f"a DICOM SEG of {kept} classes of this size takes too much memory; choose fewer classes")
     notes: list[str] = []
     try:
-        with _one_seg:
-            options = {"source": subject.path, "algorithm": subject.title}
-            path = write_seg(masks, subject.folder / "masks", notes=notes, **options)
+        options = {"source": subject.path, "algorithm": subject.title}
+        path = write_seg(masks, subject.folder / "masks", notes=notes, **options)
     except ImageError as error:
         raise Refused(406, f"{plain(str(error), subject.path.name)}; accept another format") from None
     except ValueError as error:

@@ -8,6 +8,7 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
+from jaxseg.images.elements import check_scans
 from jaxseg.images.raster import JPEG, PNG
 from jaxseg.masks.read import open_masks
 from jaxseg.post_dae.denoise import Denoiser
@@ -66,7 +67,7 @@ class Masks:
             headers = {"Content-Disposition": formats.disposition(received.name, answer)}
             return Response(answer.body, media_type=answer.kind, headers=headers)
 
-        return await self.engine.work(request, job, files={"mask": 1})
+        return await self.engine.work(request, job, kind=KIND, files={"mask": 1})
 
 
 def _read(reader: FileDenoiser, received: Received, limits: Limits) -> Loaded:
@@ -74,6 +75,7 @@ def _read(reader: FileDenoiser, received: Received, limits: Limits) -> Loaded:
     path = _named(received.path)
     if path.suffix == ".nii":
         path = _flat(path, limits)
+    check_scans(path)
     size = open_masks(path).size
     if size[0] * size[1] > limits.pixels:
         text = f"the mask is {size[0]} x {size[1]}; up to {limits.pixels:,} pixels are allowed: send a smaller one"

@@ -1,7 +1,8 @@
 """The one temporary folder of the service, in which every request has a folder; it is emptied in any case.
 
 A lock on the folder shows that its process lives. The operating system releases it if the process is killed, so that
-the next start finds and removes what killed processes left. Folders of other users are left untouched.
+the next start finds and removes what killed processes left. Folders of other users are left untouched, and so are
+folders without the file that this module writes into its own.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ from jaxseg import files
 from jaxseg.files import Locked, only_writer
 
 PREFIX = "jaxseg-serve-"
+MARKER = ".made-by-jaxseg-serve"
 
 
 class Workspace:
@@ -67,25 +69,32 @@ def remove_abandoned(parent: Path) -> list[Path]:
         with contextlib.suppress(OSError, Locked):  # it has just been removed, or its process lives
             found = path.lstat()
             mine = not hasattr(os, "getuid") or found.st_uid == os.getuid()
-            if not (stat.S_ISDIR(found.st_mode) and mine):
+            if not (stat.S_ISDIR(found.st_mode) and mine and (path / MARKER).is_file()):
                 continue
             with only_writer(path):
-                shutil.rmtree(path, ignore_errors=True)
+                _remove(path)
                 removed.append(path)
     return removed
 
 
 def _made(parent: Path) -> tuple[Path, contextlib.ExitStack]:
-    """Returns a new folder, and what holds its lock. Another start may remove the folder before it is locked."""
-    while True:
-        path, lock = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent)), contextlib.ExitStack()
-        with contextlib.suppress(Locked, FileNotFoundError):
-            lock.enter_context(only_writer(path))
-            if path.is_dir():
-                return path, lock
-        lock.close()
+    """Returns a new folder, and what holds its lock. The lock is older than the marker, so that no start removes it."""
+    path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+    with contextlib.ExitStack() as lock:
+        lock.enter_context(only_writer(path))
+        (path / MARKER).touch()
+        return path, lock.pop_all()
 
 
 def _close(path: Path, lock: contextlib.ExitStack) -> None:
-    shutil.rmtree(path, ignore_errors=True)
+    _remove(path)
     lock.close()
+
+
+def _remove(path: Path) -> None:
+    """Removes a folder; its marker goes last, so that the next start finds what a killed process has not removed."""
+    with contextlib.suppress(OSError):
+        for one in path.iterdir():
+            if one.name != MARKER:
+                shutil.rmtree(one, ignore_errors=True)
+    shutil.rmtree(path, ignore_errors=True)

@@ -1,5 +1,6 @@
 """X-rays over HTTP: masks, measurements, and the results of earlier requests in other formats."""
 
+import asyncio
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -48,6 +49,7 @@ class XRays:
 
     def __init__(self, engine: Engine, segmenter: Segmenter):
         self.engine, self.segmenter = engine, segmenter
+        self._one_seg = asyncio.Lock()  # it takes one byte per pixel and class, so only one is written at a time
 
     async def segment(self, request: Request) -> Held:
         """`POST /v1/segment`: the masks of an X-ray, in the format that the client accepts."""
@@ -62,7 +64,7 @@ class XRays:
             answer.headers["Location"] = f"{request.scope.get('root_path', '')}/v1/results/{name}"
             return answer
 
-        return await self.engine.work(request, job, files={"image": 1}, fields=FIELDS)
+        return await self.engine.work(request, job, kind=KIND, files={"image": 1}, fields=FIELDS)
 
     async def result(self, request: Request) -> Held:
         """`GET /v1/results/{id}`: an earlier result, in the format that the client accepts."""
@@ -83,7 +85,7 @@ class XRays:
                 answer = await self.engine.in_pool("encode", measure)
             return _response(answer, found.name)
 
-        return await self.engine.work(request, job, files={"image": 1}, fields=(*FIELDS, "features"))
+        return await self.engine.work(request, job, kind=KIND, files={"image": 1}, fields=(*FIELDS, "features"))
 
     async def _found(self, upload: Upload) -> Found:
         """Returns the masks of the X-ray that a client sent."""
@@ -111,7 +113,10 @@ class XRays:
     async def _answer(self, found: Found, kind: str) -> Response:
         with self.engine.temporary() as folder, refusing(found.path.name):
             encode = functools.partial(_encoded, self._subject, found, folder, kind, self.engine.limits)
-            answer = await self.engine.in_pool("encode", encode)
+            if kind == formats.SEG:
+                answer = await self.engine.one_by_one(self._one_seg, "encode", encode)
+            else:
+                answer = await self.engine.in_pool("encode", encode)
         return _response(answer, found.name)
 
     def _subject(self, found: Found, folder: Path) -> formats.Subject:

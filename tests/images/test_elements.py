@@ -17,6 +17,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, 
 from jaxseg.images import elements
 from jaxseg.images.elements import MAX_ELEMENTS, check_elements, check_scans
 from jaxseg.images.picture import ImageError
+from jaxseg.images.raster import PNG
 from jaxseg.images.read import kind_of, read_picture
 
 TOO_MANY = MAX_ELEMENTS + 1
@@ -84,7 +85,8 @@ def test_floods_of_other_syntaxes_and_of_the_meta_information_are_refused(tmp_pa
 
 def test_ordinary_files_are_accepted(tmp_path):
     tags = {"VOILUTSequence": lut(range(4096), 0, 16), "PatientName": "x"}
-    check_elements(write_dicom(tmp_path / "x.dcm", RAMP, **tags))
+    count = check_elements(write_dicom(tmp_path / "x.dcm", RAMP, **tags))
+    assert 20 < count < 50
     check_elements(write_dicom(tmp_path / "y.dcm", RAMP, big_endian=True))
 
 
@@ -119,6 +121,8 @@ def test_a_jpeg_of_many_scans_is_refused(tmp_path, monkeypatch):
     path, whole = tmp_path / "x.jpg", content.getvalue()
     path.write_bytes(whole)
     check_scans(path)
+    path.write_bytes(PNG + b"\xff\xda" * 101)
+    check_scans(path)  # of a PNG file, these bytes are compressed pixels
     scan = whole[whole.rindex(b"\xff\xda") : -2]
     path.write_bytes(whole[:-2] + scan * 101 + whole[-2:])
     with pytest.raises(ImageError, match="more than 100 scans"):

@@ -19,6 +19,7 @@ from jaxseg.anatomy.segment import Segmenter
 from jaxseg.datasets import phantom
 from jaxseg.service.app import create_app
 from jaxseg.service.run import Server, address_of, bind
+from jaxseg.service.workspace import MARKER
 
 CLASSES = ("heart", "right lung", "left lung")
 BOUNDARY = "frontier"
@@ -95,6 +96,11 @@ def head(address: str, path: str, length: int, **headers: str) -> bytes:
     given |= {name.replace("_", "-"): value for name, value in headers.items()}
     lines = "".join(f"{name}: {value}\r\n" for name, value in given.items())
     return f"POST {path} HTTP/1.1\r\n{lines}\r\n".encode("latin-1")
+
+
+def request_folders(engine) -> list[Path]:
+    """Returns the folders of requests that a service has not removed."""
+    return [path for path in engine.workspace.path.iterdir() if path.name != MARKER]
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pydicom
 import pytest
 from PIL import Image
-from service_kit import CLASSES, encoded, png, running, segmenter, service
+from service_kit import CLASSES, encoded, png, request_folders, running, segmenter, service
 from starlette.applications import Starlette
 from starlette.routing import Mount
 from xray_files import XRay, write_xray
@@ -175,7 +175,7 @@ def test_nothing_is_left_of_requests_whose_results_are_not_kept(client):
     assert sum_of_batches(client) == batches  # it is refused before anything is computed
     for content in (png(), b"no picture"):
         post(client, "/v1/extract", content, features="area")
-    assert len(list(client.engine.workspace.path.iterdir())) == kept
+    assert len(request_folders(client.engine)) == kept
 
 
 def test_a_segmenter_that_keeps_probabilities_and_short_tokens_are_refused():

@@ -116,6 +116,32 @@ def test_waiting_items_are_computed_before_the_thread_ends():
     assert run(work)[0] == [0, 2, 4, 6, 8, 10]
 
 
+def test_a_computation_that_does_not_end_does_not_keep_the_service(caplog):
+    async def work(device, double):
+        double.go.clear()
+        job = asyncio.ensure_future(device.compute("double", 1))
+        await asyncio.sleep(0.1)
+        async with asyncio.timeout(5):
+            await asyncio.to_thread(device.close, 0.2)
+        assert "still computes after 0.2 seconds" in caplog.text
+        double.go.set()
+        return await job
+
+    assert run(work)[0] == 2
+
+
+def test_each_kind_has_its_own_average():
+    async def work(device, double):
+        threading.Timer(0.3, double.go.set).start()
+        double.go.clear()
+        await device.compute("a", 1)
+        await device.compute("b", 1)
+        return device.seconds_per_item
+
+    seconds = run(work, kinds="ab")[0]
+    assert seconds["a"] > 0.2 > seconds["b"] > 0
+
+
 def test_a_device_that_cannot_be_prepared_says_so():
     def warm():
         raise MemoryError("no memory")

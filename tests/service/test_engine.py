@@ -7,11 +7,13 @@ import time
 
 import httpx
 import pytest
-from service_kit import connected, head, multipart, png, segmenter, service, wait_until
+from service_kit import connected, head, multipart, png, request_folders, segmenter, service, wait_until
 
 from jaxseg.service import formats, run
 from jaxseg.service.app import create_app
+from jaxseg.service.engine import Engine
 from jaxseg.service.limits import Limits, plain
+from jaxseg.service.xrays import KIND
 
 
 class Slow:
@@ -68,13 +70,64 @@ def test_a_full_service_asks_to_try_again_and_recovers(tmp_path, slow, start):
 
 def test_a_request_that_would_wait_too_long_is_asked_to_come_later(tmp_path, slow, start):
     with service(tmp_path, slow, limits=Limits(seconds=30)) as (address, engine):
-        engine.device.seconds_per_item = 25.0
+        engine.device.seconds_per_item[KIND] = 25.0
         first = start(address, multipart({"image": png()}))
         wait_until(lambda: slow.calls == [1])
         answer = httpx.post(address + "/v1/segment", files={"image": png()}, timeout=30)
         assert (answer.status_code, answer.headers["retry-after"]) == (429, "13")
         slow.go.set()
         assert first.recv(20).startswith(b"HTTP/1.1 200")
+
+
+def test_a_slow_kind_of_requests_does_not_count_for_others(tmp_path, slow, start):
+    with service(tmp_path, slow, limits=Limits(seconds=30)) as (address, engine):
+        engine.device.seconds_per_item["score"] = 1000.0
+        first = start(address, multipart({"image": png()}))
+        wait_until(lambda: slow.calls == [1])
+        second = start(address, multipart({"image": png()}))
+        wait_until(lambda: engine.running == 2)
+        slow.go.set()
+        assert all(one.recv(20).startswith(b"HTTP/1.1 200") for one in (first, second))
+
+
+def test_a_request_whose_folder_cannot_be_made_takes_no_place(tmp_path, monkeypatch):
+    def full():
+        raise OSError(28, "No space left on device")
+
+    with service(tmp_path) as (address, engine):
+        with monkeypatch.context() as patch:
+            patch.setattr(engine.workspace, "new", full)
+            assert httpx.post(address + "/v1/segment", files={"image": png()}).status_code == 503
+        assert engine.running == 0
+
+
+def test_work_one_by_one_leaves_threads_to_others_and_waits_also_for_cancelled_work(tmp_path):
+    engine, go, busy, most = Engine({}, Limits(), folder=tmp_path), threading.Event(), [], []
+
+    def large():
+        busy.append(1)
+        most.append(len(busy))
+        go.wait(20)
+        busy.pop()
+
+    async def check():
+        lock = asyncio.Lock()
+        jobs = [asyncio.create_task(engine.one_by_one(lock, "decode", large)) for _ in range(3)]
+        await asyncio.sleep(0.1)
+        async with asyncio.timeout(10):
+            assert await engine.in_pool("decode", lambda: 3) == 3
+        jobs[0].cancel()
+        await asyncio.sleep(0.2)
+        assert (most, jobs[0].cancelled()) == ([1], True)
+        go.set()
+        await asyncio.gather(*jobs[1:])
+        await engine.close()
+
+    try:
+        asyncio.run(check())
+    finally:
+        go.set()
+    assert most == [1, 1, 1]
 
 
 def test_clients_that_go_away_free_their_places_also_in_the_queue(tmp_path, slow, start):
@@ -91,7 +144,7 @@ def test_clients_that_go_away_free_their_places_also_in_the_queue(tmp_path, slow
         assert all(one.recv(20).startswith(b"HTTP/1.1 200") for one in (first, waiting[2]))
         assert slow.calls == [1, 1]
         wait_until(lambda: engine.running == 0)
-        assert len(list(engine.workspace.path.iterdir())) == len(engine.results) == 2
+        assert len(request_folders(engine)) == len(engine.results) == 2
 
 
 def test_a_request_that_takes_too_long_is_answered_in_time(tmp_path, slow):

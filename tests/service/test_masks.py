@@ -11,7 +11,7 @@ from volume_files import save_nifti
 
 import jaxseg
 from jaxseg.post_dae.denoise import Denoiser
-from jaxseg.service import formats
+from jaxseg.service import formats, masks
 from jaxseg.service.limits import Limits
 
 TINY = {"features": (4, 6), "strides": (2, 2), "decoder_features": (4, 4), "intermediate": (8, 16)}
@@ -77,6 +77,14 @@ def test_a_file_that_is_no_mask_is_refused_with_the_reason(client, content, stat
     answer = restore(client, content)
     assert (answer.status_code, words in answer.json()["error"]) == (status, True), answer.text
     assert "upload-" not in answer.text
+
+
+def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded(client, monkeypatch):
+    whole = encoded(MASK * np.uint8(255), "JPEG")
+    monkeypatch.setattr(masks, "open_masks", lambda path: 1 / 0)
+    scan = whole[whole.rindex(b"\xff\xda") : -2]
+    answer = restore(client, whole[:-2] + scan * 101 + whole[-2:])
+    assert (answer.status_code, "more than 100 scans" in answer.json()["error"]) == (400, True)
 
 
 def test_a_volume_of_many_slices_is_refused(client, tmp_path):

@@ -11,6 +11,7 @@ import zipfile
 
 import jax.numpy as jnp
 import numpy as np
+import pydicom
 import pytest
 import tiny_segae
 from browser import ask, chromium, texts, until
@@ -183,12 +184,17 @@ def test_results_are_downloaded_in_every_format_also_those_of_all_files(browser,
     assert "Doe^Jane" in texts(browser, "#tags dd")
     assert texts(browser, "#viewer-warnings li")[0].startswith("NOT A PROJECTION X-RAY")
     assert states(browser)[1].startswith("Done, ")
-    for k, name in enumerate(["two.masks.zip", "two.npz", "two.json", "two.csv"], 1):
-        click(browser, f"#downloads button:nth-child({k + (k == 4)})")
+    for k, name in enumerate(["two.masks.zip", "two.npz", "two.json", "two.seg.dcm", "two.csv"], 1):
+        click(browser, f"#downloads button:nth-child({k})")
         until((downloads / name).exists, 10)
     expected = segmenter()(dicom)
     with zipfile.ZipFile(downloads / "two.masks.zip") as archive:
         assert np.array_equal(np.asarray(Image.open(archive.open("heart.png"))) > 0, expected.mask(2))
+    seg = pydicom.dcmread(downloads / "two.seg.dcm")
+    assert (seg.Modality, seg.PatientName) == ("SEG", "Doe^Jane")
+    labels = [segment.SegmentLabel for segment in seg.SegmentSequence]
+    for label, mask in zip(labels, seg.pixel_array.reshape(len(labels), 80, 70), strict=True):
+        assert np.array_equal(mask > 0, expected.mask(CLASSES.index(label)))
     content = json.loads((downloads / "two.json").read_text())
     assert [image["file_name"] for image in content["images"]] == ["two.dcm"]
     with np.load(downloads / "two.npz") as arrays:

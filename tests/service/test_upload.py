@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.encaps import encapsulate
 from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
-from service_kit import BOUNDARY, connected, exchange, head, multipart, png, service, wait_until
+from service_kit import BOUNDARY, connected, exchange, head, multipart, png, request_folders, service, wait_until
 
 from jaxseg.service.limits import Limits
 
@@ -48,7 +48,7 @@ def test_names_of_files_never_become_paths(served):
     for name in ("../../../etc/cron.d/evil", "/etc/passwd", "..", "a\0b", "x" * 5000, "C:\\windows\\x.png"):
         body = multipart({"image": png()}).replace(b"image.bin", name.encode())
         assert send(address, body)[0] in (200, 400), name
-    names = {path.name for path in engine.workspace.path.rglob("*") if path.is_file()}
+    names = {path.name for folder in request_folders(engine) for path in folder.rglob("*")}
     assert names == {"upload-image-1"}
 
 
@@ -109,7 +109,7 @@ def test_any_damage_to_a_request_is_answered_and_leaves_nothing(served, data):
         body = body or bytearray(b"x")
     status, _ = send(address, bytes(body))
     assert status == 200 or 400 <= status < 500
-    assert len(list(engine.workspace.path.iterdir())) == len(engine.results)
+    assert len(request_folders(engine)) == len(engine.results)
 
 
 @settings(max_examples=40, deadline=None)
@@ -154,4 +154,4 @@ def test_a_client_that_stops_sending_frees_its_place(served):
     body = multipart({"image": png()})
     assert exchange(address, head(address, "/v1/segment", len(body)) + body[:-100], closes=True)[0] == 0
     wait_until(lambda: engine.running == 0)
-    assert len(list(engine.workspace.path.iterdir())) == len(engine.results)
+    assert len(request_folders(engine)) == len(engine.results)

@@ -1,14 +1,17 @@
 """Masks of CTs that are scored over HTTP: NIfTI files and DICOM slices, and volumes that are refused."""
 
 import gzip
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import numpy as np
 import pytest
-from service_kit import segmenter, service
+from service_kit import png, segmenter, service, wait_until
 from volume_files import save_nifti, save_series
 
 import jaxseg
+from jaxseg.service import volumes
 from jaxseg.service.limits import Limits
 
 CT = np.random.default_rng(0).integers(-1000, 1000, (15, 32, 30)).astype(np.int16)
@@ -18,9 +21,14 @@ MASK[3] = 0
 
 
 @pytest.fixture(scope="module")
-def scorer():
+def model():
     table = np.random.default_rng(1).normal(size=(145, 512)).astype(np.float32)
-    return jaxseg.Scorer(jaxseg.create("segae", backbone="resnet18", width=4).with_embeddings(table))
+    return jaxseg.create("segae", backbone="resnet18", width=4).with_embeddings(table)
+
+
+@pytest.fixture(scope="module")
+def scorer(model):
+    return jaxseg.Scorer(model)
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +70,82 @@ def test_a_ct_may_be_the_slices_of_a_dicom_series(client, scorer, tmp_path):
     answer = ask(client, parts)
     assert answer.status_code == 200, answer.text
     assert answer.json()["mean"] == pytest.approx(jaxseg.score(CT, MASK, "liver", scorer), rel=1e-5)
+
+
+def test_dicom_slices_of_too_many_elements_are_refused_before_they_are_parsed(client, files, tmp_path, monkeypatch):
+    monkeypatch.setattr(volumes, "stored_size", lambda path: 1 / 0)
+    folder = save_series(tmp_path / "ct", CT[:3].astype(np.uint16))
+    first, *others = (path.read_bytes() for path in folder.iterdir())
+    place = first.index(b"\x28\x00\x02\x00US")
+    flood = first[:place] + b"\x11\x00\x00\x10LO\0\0" * 50_001 + first[place:]
+    for slices, limit, words in (
+        ([*others, flood], 1_000_000, "more than 50,000 elements"),
+        ([first, *others], 60, "more than 60 DICOM elements together"),
+    ):
+        monkeypatch.setattr(volumes, "_MAX_ELEMENTS", limit)
+        answer = ask(client, [("ct", content) for content in slices] + [("mask", files["mask"])])
+        assert (answer.status_code, words in answer.json()["error"]) == (400, True), answer.text
+
+
+class Noted:
+    """A predictor that notes what it computes in `events`; each score of slices waits for `go`."""
+
+    def __init__(self, predictor, events, go):
+        self.predictor, self.events, self.go = predictor, events, go
+
+    def __getattr__(self, name):
+        return getattr(self.predictor, name)
+
+    def predict(self, images):
+        self.events.append("X-ray")
+        return self.predictor.predict(images)
+
+    def scores(self, requests):
+        if requests[0].ct.shape[1:] == CT.shape[1:]:  # and not one to prepare the device
+            self.events.append(sum(len(request.ct) for request in requests))
+            self.go.wait(30)
+        return self.predictor.scores(requests)
+
+
+@pytest.fixture
+def noted(tmp_path, model):
+    """A service that scores all 12 slices of a mask, 4 at a time; its client, its engine, and what `Noted` has."""
+    events, go = [], threading.Event()
+    predictors = (
+        Noted(segmenter(), events, go),
+        None,
+        Noted(jaxseg.Scorer(model, slices=None, batch_size=4), events, go),
+    )
+    try:
+        with service(tmp_path, *predictors) as (address, engine), httpx.Client(base_url=address, timeout=60) as found:
+            yield found, engine, events, go
+    finally:
+        go.set()
+
+
+def test_an_x_ray_is_segmented_between_the_slices_of_a_long_score(noted, files, model):
+    client, _, events, go = noted
+    with ThreadPoolExecutor(2) as pool:
+        long = pool.submit(ask, client, files)
+        wait_until(lambda: events == [4])
+        short = pool.submit(client.post, "/v1/segment", files={"image": png()})
+        wait_until(lambda: client.get("/metrics").text.count("jaxseg_queue_length 1.0") == 1)
+        go.set()
+        assert short.result().status_code == 200
+    assert events == [4, "X-ray", 4, 4]
+    wanted = jaxseg.score(CT, MASK, "liver", jaxseg.Scorer(model, slices=None), per_slice=True)
+    assert long.result().json()["slices"] == list(wanted.slices)
+    np.testing.assert_allclose(long.result().json()["dice"], wanted.dice, rtol=1e-5)
+
+
+def test_a_score_ends_with_the_slices_that_are_computed_if_its_client_goes_away(noted, files):
+    client, engine, events, go = noted
+    with pytest.raises(httpx.ReadTimeout):
+        client.post("/v1/score", files=files, data={"organ": "liver"}, timeout=3)
+    wait_until(lambda: engine.running == 0)
+    go.set()
+    assert client.post("/v1/segment", files={"image": png()}).status_code == 200
+    assert events == [4, "X-ray"]
 
 
 def test_an_empty_mask_has_no_score(client, files, tmp_path):

@@ -1,13 +1,14 @@
 """The temporary folder: it is emptied, also after kill -9, and nothing else is touched."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 
 import pytest
 
-from jaxseg.service.workspace import PREFIX, Workspace, remove_abandoned
+from jaxseg.service.workspace import MARKER, PREFIX, Workspace, remove_abandoned
 
 PROGRAM = """
 import sys, time
@@ -52,13 +53,36 @@ def test_a_link_and_foreign_files_are_left_untouched(tmp_path):
     assert (tmp_path / f"{PREFIX}file").exists()
 
 
+def test_a_folder_of_the_same_name_that_somebody_made_is_left_untouched(tmp_path):
+    foreign = tmp_path / f"{PREFIX}notes"
+    foreign.mkdir()
+    (foreign / "notes.txt").write_bytes(b"x")
+    Workspace(tmp_path).close()
+    assert (foreign / "notes.txt").read_bytes() == b"x"
+
+
+def test_the_marker_goes_last_so_that_a_start_finds_what_a_killed_one_did_not_remove(tmp_path, monkeypatch):
+    left, removed, rmtree = tmp_path / f"{PREFIX}left", [], shutil.rmtree
+    (left / "request").mkdir(parents=True)
+    (left / MARKER).touch()
+
+    def noted(path, **options):
+        removed.append((path, (left / MARKER).exists()))
+        rmtree(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", noted)
+    assert remove_abandoned(tmp_path) == [left]
+    assert removed == [(left / "request", True), (left, True)]
+    assert not left.exists()
+
+
 def test_only_this_user_reads_it_and_it_is_gone_after_the_end(tmp_path):
     space = Workspace(tmp_path)
     first, second = space.new(), space.new()
     assert first != second
     assert {path.stat().st_mode & 0o777 for path in (space.path, first)} == {0o700}
     space.remove(first)
-    assert list(space.path.iterdir()) == [second]
+    assert set(space.path.iterdir()) == {second, space.path / MARKER}
     with pytest.raises(ValueError, match="not a folder of this workspace"):
         space.remove(tmp_path)
     space.close()
