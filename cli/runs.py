@@ -211,14 +211,15 @@ def run_images(
     if report:
         with options.usage_errors("--report"):
             folders.check_report(report)
-    find = functools.partial(find_images, recursive=recursive, output=output)
-    source, files = cohort.find_files(source, listed, find)
+    source, files = cohort.find_files(
+        source, listed, functools.partial(find_images, recursive=recursive, output=output)
+    )
     here = cluster.devices_here(address, gpus)
     part = cohort.part_of(part, many=source.is_dir()) if address is None else None
     if shape_check is not None:
         segmenter_options["shape_check"] = functools.partial(shape_check, gpus=here)
-    later = address is None and not summary_files(Path(output))  # of a run that resumes, nothing may be left to do
-    segmenter = make_segmenter(classes=classes, gpus=here, later=later, **segmenter_options)
+    segmenter_options["later"] = address is None and not summary_files(Path(output))  # else all may be done already
+    segmenter = make_segmenter(classes=classes, gpus=here, **segmenter_options)
     if postprocess is not None:
         segmenter.postprocess = postprocess(segmenter.names, here)
     if address is not None:

@@ -285,7 +285,8 @@ class _Finish:
         parts = self._split(noise), self._split(real)
         shape = jax.eval_shape(block, jax.tree.map(lambda part: part[0], parts))[1]
         zero = None if shape is None else jnp.zeros(shape.shape, shape.dtype)
-        matrices, (masks, finite) = jax.lax.scan(add, zero, parts)  # the sum, so that one block's matrices are kept
+        found: Any = jax.lax.scan(add, zero, parts)  # the sum, so that one block's matrices are kept
+        matrices, (masks, finite) = found
         masks = masks.swapaxes(0, 1).reshape(len(noise), *masks.shape[2:])
         return masks, None if matrices is None else matrices[None], finite.all()[None]
 
