@@ -228,9 +228,7 @@ def run_images(
     with shown("images") as callbacks:
         result = job(source, output, model=segmenter, files=files, part=part, **settings, **callbacks)
     if report:
-        before = time.perf_counter() - start - segmenter.compile_seconds - result.seconds
-        with options.usage_errors("--report"):
-            folders.write_report(report, result, segmenter, start_seconds=before)
+        _write_report(report, result, segmenter, start)
     finish(result)
 
 
@@ -245,6 +243,15 @@ def fetched(weights: Path | str | None, option: str = "--weights") -> Path | Non
 
     with download_progress() as update, options.usage_errors(option):
         return None if weights is None else local_path(weights, progress=update)
+
+
+def _write_report(path, result, segmenter, start) -> None:
+    """Writes the report of a run that began at the time `start`."""
+    from jaxseg.anatomy import folders
+
+    before = time.perf_counter() - start - segmenter.compile_seconds - result.seconds
+    with options.usage_errors("--report"):
+        folders.write_report(path, result, segmenter, start_seconds=before)
 
 
 def _run_on_cluster(ray, source, output, files, segmenter, job, gpus) -> None:
