@@ -75,8 +75,10 @@ def test_dice_of_binary_masks():
         dice(a, b[:2])
 
 
+@pytest.mark.parametrize("devices", [1, 8])  # with several, the batch is computed at once
 @pytest.mark.parametrize("dtype", [np.float32, np.uint8])
-def test_the_loss_of_one_image_after_the_other_equals_that_of_the_batch(dtype):
+def test_the_loss_of_one_image_after_the_other_equals_that_of_the_batch(dtype, devices, monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: devices)
     rng = np.random.default_rng(0)
     maps = jnp.asarray(rng.standard_normal((3, 4, 5, 2), np.float32))
     target = (rng.random((3, 4, 5, 2)) > 0.6).astype(dtype)
