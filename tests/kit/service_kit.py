@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,30 @@ def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
     while not condition():
         assert time.monotonic() < end, "it did not happen"
         time.sleep(0.01)
+
+
+class OneAtATime:
+    """Wraps a function that waits for `go`; `calls` counts how often it has been called."""
+
+    def __init__(self, function: Callable):
+        self.function, self.calls, self.go = function, 0, threading.Event()
+
+    def __call__(self, *args, **options):
+        self.calls += 1
+        self.go.wait(15)
+        return self.function(*args, **options)
+
+    def check(self, ask: Callable, ask_other: Callable) -> None:
+        """Checks that three requests that need it leave a thread to another request, and all are answered."""
+        with ThreadPoolExecutor(3) as pool:
+            requests = [pool.submit(ask) for _ in range(3)]
+            wait_until(lambda: self.calls == 1)
+            time.sleep(0.5)  # the others arrive
+            try:
+                assert (ask_other().status_code, self.calls) == (200, 1)
+            finally:
+                self.go.set()
+            assert [one.result().status_code for one in requests] == [200] * 3
 
 
 def connected(address: str) -> socket.socket:

@@ -9,7 +9,7 @@ import numpy as np
 import pydicom
 import pytest
 from PIL import Image
-from service_kit import CLASSES, encoded, png, request_folders, running, segmenter, service
+from service_kit import CLASSES, OneAtATime, encoded, png, request_folders, running, segmenter, service
 from starlette.applications import Starlette
 from starlette.routing import Mount
 from xray_files import XRay, write_xray
@@ -71,6 +71,13 @@ def test_a_dicom_seg_belongs_to_the_patient_of_its_image(client, dicom):
     assert (found.Modality, found.PatientName) == ("SEG", TAGS["PatientName"])
     assert found.StudyInstanceUID == pydicom.dcmread(dicom).StudyInstanceUID
     assert answer.headers["content-disposition"] == 'attachment; filename="IM0001.seg.dcm"'
+
+
+def test_dicom_segs_are_written_one_by_one_and_leave_a_thread_to_others(client, dicom, monkeypatch):
+    writes = OneAtATime(formats.write_seg)
+    monkeypatch.setattr(formats, "write_seg", writes)
+    content = dicom.read_bytes()
+    writes.check(lambda: post(client, content=content, accept=formats.SEG), lambda: post(client))
 
 
 def test_the_view_shows_only_the_tags_of_the_file_it_belongs_to(client, dicom):

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import numpy as np
 import pytest
-from service_kit import png, segmenter, service, wait_until
+from service_kit import OneAtATime, png, segmenter, service, wait_until
 from volume_files import save_nifti, save_series
 
 import jaxseg
@@ -105,6 +105,12 @@ class Noted:
             self.events.append(sum(len(request.ct) for request in requests))
             self.go.wait(30)
         return self.predictor.scores(requests)
+
+
+def test_volumes_are_read_one_by_one_and_leave_a_thread_to_others(client, files, monkeypatch):
+    reads = OneAtATime(volumes._read)
+    monkeypatch.setattr(volumes, "_read", reads)
+    reads.check(lambda: ask(client, files), lambda: client.post("/v1/segment", files={"image": png()}))
 
 
 @pytest.fixture
