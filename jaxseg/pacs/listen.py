@@ -96,10 +96,10 @@ class Listener:
         for association in established:
             association.join(max(deadline - time.monotonic(), 0.0))
         for association in found:
-            channel = association.dul.socket and association.dul.socket.socket
-            if channel is not None and association.is_alive():
-                with contextlib.suppress(OSError):  # it is closed already
-                    channel.shutdown(socket.SHUT_RDWR)
+            channel: Any = association.dul.socket
+            if association.is_alive():
+                with contextlib.suppress(OSError, AttributeError):  # it is closed already
+                    channel.socket.shutdown(socket.SHUT_RDWR)
 
     def find(self) -> Iterable[Image]:
         """Returns nothing: received X-rays are in the state file already."""
