@@ -250,10 +250,10 @@ def _worker(state, source, destination, *, secondary_capture, report, any_body_p
 
 
 def _run(work, every: float, *, once: bool) -> None:
-    """Runs a worker and shows what it does; with `once`, exits with 1 if an X-ray failed or waits."""
+    """Runs a worker and shows what it does; with `once`, exits with 1 if an X-ray failed now, or waits."""
     from jaxseg.pacs.worker import Outage
 
-    counts = {"stored": 0, "failed": 0, "postponed": 0}
+    counts = {"stored": 0, "failed": 0}
 
     def show(what: str, uid: str, text: str) -> None:
         if what in counts:
@@ -273,6 +273,8 @@ def _run(work, every: float, *, once: bool) -> None:
             work.once()
         except Outage as error:
             raise click.ClickException(f"{error}; the same command continues") from None
-    console.say(", ".join(f"{number} {what}" for what, number in counts.items()))
-    if counts["failed"] or counts["postponed"]:
+    left = work.state.counts()
+    waiting = left["seen"] + left["fetched"] + left["segmented"]  # also from earlier runs
+    console.say(f"{counts['stored']} stored, {counts['failed']} failed, {waiting} waiting")
+    if counts["failed"] or waiting:
         sys.exit(1)

@@ -5,6 +5,7 @@ of a hundred megabytes could ask for gigabytes. Decoders take their whole time a
 may be tiny.
 """
 
+import contextlib
 import io
 import struct
 import zlib
@@ -26,8 +27,11 @@ _UNDEFINED = 0xFFFFFFFF
 _CHUNK = 2**20
 
 
-def check_elements(path: Path) -> int:
+def check_elements(source: Path | BinaryIO) -> int:
     """Checks that a DICOM file has no more than `MAX_ELEMENTS` elements before its pixels, those of sequences included.
+
+    Args:
+      source: a path, or an open file.
 
     Returns:
       The number of elements.
@@ -36,13 +40,13 @@ def check_elements(path: Path) -> int:
       ImageError: it has more.
       OSError: the file cannot be read.
     """
-    with path.open("rb") as file:
+    with source.open("rb") if isinstance(source, Path) else contextlib.nullcontext(source) as file:
         file.seek(_PREAMBLE)
         syntax, count = _walk(file, 0, little=True, explicit=True, meta=True)
         if syntax == uid.DeflatedExplicitVRLittleEndian:
             inflater = zlib.decompressobj(-zlib.MAX_WBITS)
             try:
-                file = io.BytesIO(inflater.decompress(file.read(), MAX_INFLATED))  # type: ignore[assignment]
+                file = io.BytesIO(inflater.decompress(file.read(), MAX_INFLATED))
             except zlib.error as error:
                 raise ImageError(f"the deflated file is damaged ({error})") from None
         start = file.read(6)

@@ -12,12 +12,16 @@ from typing import Protocol
 from pydicom.uid import ComputedRadiographyImageStorage, DigitalXRayImageStorageForPresentation
 
 from jaxseg.images.decode import open_dicom
+from jaxseg.images.elements import check_elements
+from jaxseg.images.picture import ImageError
 from jaxseg.images.remarks import without_remarks
 from jaxseg.masks.source_header import valid_uid
 
 SOP_CLASSES = (str(ComputedRadiographyImageStorage), str(DigitalXRayImageStorageForPresentation))
 MODALITIES = ("CR", "DX")
-BODY_PARTS = ("CHEST", "THORA", "LUNG", "HEART", "RIB", "STERN", "CLAVIC", "SPINE")  # one is within BodyPartExamined
+# One of these is within BodyPartExamined, without blanks and signs; TSPINE is within CTSPINE too.
+BODY_PARTS = ("CHEST", "THORA", "LUNG", "HEART", "RIB", "STERN", "CLAVIC", "TSPINE", "TLSPINE")
+_WHOLE_SPINE = ("SPINE", "WHOLESPINE")  # the only terms of the spine without a part that include the chest
 _UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 _CHECKED = (*_UIDS, "SOPClassUID", "BodyPartExamined")
 
@@ -110,16 +114,28 @@ def read_image(path: Path, *, any_body_part: bool = False) -> Image:
       OSError: the file cannot be opened.
     """
     try:
+        check_elements(path)
         with without_remarks():
             header = open_dicom(path, tags=_CHECKED)
             values = {keyword: str(header.get(keyword) or "").strip() for keyword in _CHECKED}
+    except ImageError as error:
+        raise Refused(str(error)) from None
     except Exception as error:  # on damaged files pydicom raises errors of almost any type
         if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno):
             raise
         raise Refused(f"the header cannot be read ({type(error).__name__}): the file is damaged") from None
     if values["SOPClassUID"] not in SOP_CLASSES:
         raise Refused("its SOP class is not CR or DX For Presentation; only these are segmented")
-    part = values["BodyPartExamined"].upper()
-    if part and not any_body_part and not any(word in part for word in BODY_PARTS):
+    if not any_body_part and not _is_near_chest(values["BodyPartExamined"]):
         raise Refused("BodyPartExamined names another part than the chest; --any-body-part segments it too")
     return Image(*(check_uid(values[keyword], keyword) for keyword in _UIDS))
+
+
+def _is_near_chest(part: str) -> bool:
+    """Returns whether an X-ray may show a chest, by its BodyPartExamined, which may be empty.
+
+    >>> [_is_near_chest(part) for part in ("", "Chest", "T-SPINE", "LSPINE")]
+    [True, True, True, False]
+    """
+    letters = "".join(filter(str.isalpha, part.upper()))
+    return not part or letters in _WHOLE_SPINE or any(word in letters for word in BODY_PARTS)

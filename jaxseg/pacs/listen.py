@@ -9,7 +9,9 @@ import functools
 import io
 import logging
 import shutil
+import socket
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, evt
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from jaxseg.files import atomic_file, is_full, sync
+from jaxseg.images.elements import check_elements
+from jaxseg.images.picture import ImageError
 from jaxseg.images.remarks import without_remarks
 from jaxseg.pacs.exchange import SOP_CLASSES, Image, Refused, check_uid
 from jaxseg.pacs.state import State
@@ -27,6 +31,8 @@ SUCCESS, OUT_OF_RESOURCES, MISMATCH, NOT_UNDERSTOOD = 0x0000, 0xA700, 0xA900, 0x
 _MOST_PDU = 2**17  # bytes of one message part, which the other side is asked to keep to
 _MOST_HEAD = 2**20  # bytes of a message besides the file
 _MOST_CONNECTIONS = 8
+_MOST_MESSAGES = 2  # of a connection that wait; senders wait for an answer before they send the next message
+_LEAVE_S = 2.0  # for the other sides to close their connections when the worker stops
 _RESERVE = 256 * 2**20  # bytes of the disk that stay free
 _UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 _log = logging.getLogger(__name__)
@@ -77,7 +83,23 @@ class Listener:
         try:
             yield server.server_address[1]
         finally:
-            server.shutdown()
+            server.shutdown()  # first, so that nobody connects any more
+            self._disconnect()
+
+    def _disconnect(self) -> None:
+        """Ends all connections, also of those who do not answer any more."""
+        found = self._entity.active_associations
+        established = [association for association in found if association.is_established]
+        for association in established:
+            association.abort(block=False)
+        deadline = time.monotonic() + _LEAVE_S
+        for association in established:
+            association.join(max(deadline - time.monotonic(), 0.0))
+        for association in found:
+            channel: Any = association.dul.socket
+            if association.is_alive():
+                with contextlib.suppress(OSError, AttributeError):  # it is closed already
+                    channel.socket.shutdown(socket.SHUT_RDWR)
 
     def find(self) -> Iterable[Image]:
         """Returns nothing: received X-rays are in the state file already."""
@@ -95,8 +117,9 @@ class Listener:
     def _bound(self, event: Any) -> None:
         """Limits what a new connection may send."""
         event.assoc.received = 0
-        socket = event.assoc.dul.socket
-        socket.recv = functools.partial(self._read, event.assoc, socket.recv)
+        event.assoc.dul.daemon = True  # its thread must not keep a process alive that stops
+        channel = event.assoc.dul.socket
+        channel.recv = functools.partial(self._read, event.assoc, channel.recv)
 
     def _read(self, association: Any, read: Any, size: int) -> bytearray:
         """Reads from a connection; an OSError closes it."""
@@ -104,6 +127,9 @@ class Listener:
         if size > 2 * _MOST_PDU or association.received > self.most_bytes + _MOST_HEAD:
             _log.warning("a connection of %s sends too much and is closed", association.requestor.ae_title)
             raise OSError("more bytes than allowed (--max-file-mb)")
+        if association.dimse.msg_queue.qsize() > _MOST_MESSAGES:
+            _log.warning("a connection of %s does not wait for answers and is closed", association.requestor.ae_title)
+            raise OSError("a message was sent before the last ones were answered")
         return read(size)
 
     def _receive(self, event: Any) -> int:
@@ -134,7 +160,10 @@ class Listener:
         return SUCCESS
 
     def _has_room(self, size: int) -> bool:
-        waiting = sum(file.stat().st_size for file in self.state.files.iterdir() if file.is_file())
+        waiting = 0
+        for file in self.state.files.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # the worker deletes files meanwhile
+                waiting += file.stat().st_size
         free = shutil.disk_usage(self.state.files).free
         return waiting + size <= self.most_folder_bytes and free - size >= _RESERVE
 
@@ -147,9 +176,12 @@ def _identified(content: bytes, stated: str) -> Image:
     """
     check_uid(stated, "the stated SOPInstanceUID")
     try:
+        check_elements(io.BytesIO(content))
         with without_remarks():
             header = pydicom.dcmread(io.BytesIO(content), stop_before_pixels=True, specific_tags=list(_UIDS))
             values = [str(header.get(keyword) or "").strip() for keyword in _UIDS]
+    except ImageError as error:
+        raise Refused(str(error)) from None
     except Exception as error:  # on damaged files pydicom raises errors of almost any type
         raise Refused(f"its header cannot be read ({type(error).__name__})") from None
     image = Image(*(check_uid(value, keyword) for value, keyword in zip(values, _UIDS, strict=True)))

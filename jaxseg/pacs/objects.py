@@ -41,7 +41,9 @@ _PROCEDURES = {
 }
 
 
-def write_capture(picture: Picture.Image, path: Path, found: SourceHeader, names: Names, *, algorithm: str) -> None:
+def write_capture(
+    picture: Picture.Image, path: Path, found: SourceHeader, names: Names, *, algorithm: str, burned_in: str
+) -> None:
     """Writes a picture of masks as a Secondary Capture in the study of its X-ray.
 
     Args:
@@ -50,6 +52,7 @@ def write_capture(picture: Picture.Image, path: Path, found: SourceHeader, names
       found: header of the X-ray.
       names: identifiers of the object.
       algorithm: name of the model.
+      burned_in: BurnedInAnnotation of the X-ray, whose pixels the picture shows. Only YES and NO are stored.
 
     Raises:
       OSError: the file cannot be written.
@@ -68,7 +71,9 @@ def write_capture(picture: Picture.Image, path: Path, found: SourceHeader, names
     )
     dataset.ConversionType = "WSD"  # made by a workstation
     dataset.PatientOrientation, dataset.Laterality = header.PatientOrientation, ""
-    dataset.BurnedInAnnotation = "NO"  # the legend names classes, and nobody
+    dataset.pop("BurnedInAnnotation", None)
+    if burned_in in ("YES", "NO"):  # the legend names classes, and nobody
+        dataset.BurnedInAnnotation = burned_in
     dataset.DerivationDescription = codes.long_string(f"Masks of {algorithm} over the image")
     dataset.SeriesDescription = codes.long_string(f"Picture of the segments of {algorithm}")
     source = pydicom.Dataset()

@@ -17,6 +17,8 @@ import numpy as np
 from jaxseg.anatomy.extract import extract
 from jaxseg.anatomy.segment import Segmenter
 from jaxseg.draw.visualize import preview
+from jaxseg.images.decode import open_dicom
+from jaxseg.images.remarks import without_remarks
 from jaxseg.masks.dicom_seg import write_dicom_seg
 from jaxseg.masks.segmentation import Segmentation
 from jaxseg.masks.source_header import read_header
@@ -24,6 +26,7 @@ from jaxseg.pacs.exchange import Names, Refused
 
 SEG, CAPTURE, REPORT = "seg", "capture", "report"  # kinds of results
 _FEATURES = ("CTR", "SCD")
+_FRONTAL = ("", "AP", "PA")  # values of ViewPosition for which the measurements are defined; many X-rays have none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Results:
     Attributes:
       segmenter: the model with its settings.
       capture: whether to make a picture of the masks, as Secondary Capture.
-      report: whether to report CTR and SCD, as far as they can be measured, as Comprehensive SR.
+      report: whether to report CTR and SCD of frontal X-rays, as far as they can be measured, as Comprehensive SR.
     """
 
     segmenter: Segmenter
@@ -73,7 +76,7 @@ class Results:
           segmentation: the masks.
 
         Returns:
-          Notes on values of the X-ray's header, without the values.
+          Notes on values of the X-ray's header, without the values, and on a result that was left out.
 
         Raises:
           Refused: there is no mask to store, or no object can be made of such an X-ray.
@@ -89,16 +92,19 @@ class Results:
         except ValueError as error:
             raise Refused(str(error).removeprefix(f"{source.name}: ")) from None
         if self.capture or self.report:
-            self._write_more(source, paths, segmentation, sop_uid)
+            notes = [*notes, *self._write_more(source, paths, segmentation, sop_uid)]
         return notes
 
-    def _write_more(self, source: Path, paths: dict[str, Path], segmentation: Segmentation, sop_uid: str) -> None:
+    def _write_more(self, source: Path, paths: dict[str, Path], segmentation: Segmentation, sop_uid: str) -> list[str]:
         from jaxseg.pacs import objects
 
         title, found = self.segmenter.card.title, read_header(source)
+        burned_in, view = _terms(source, "BurnedInAnnotation", "ViewPosition")
         if self.capture:
-            picture = preview(source, segmentation)
-            objects.write_capture(picture, paths[CAPTURE], found, self.names(sop_uid, CAPTURE), algorithm=title)
+            picture, names = preview(source, segmentation), self.names(sop_uid, CAPTURE)
+            objects.write_capture(picture, paths[CAPTURE], found, names, algorithm=title, burned_in=burned_in)
+        if self.report and view not in _FRONTAL:
+            return ["there is no report: ViewPosition is neither AP nor PA"]
         if self.report:
             measured = extract(segmentation, _FEATURES, groups=self.segmenter.groups)
             values = {column: float(np.float64(value)) for column, value in measured.values.items()}
@@ -106,6 +112,20 @@ class Results:
             objects.write_report(
                 values, paths[REPORT], found, self.names(sop_uid, REPORT), algorithm=title, device_uid=device
             )
+        return []
+
+
+def _terms(source: Path, *keywords: str) -> list[str]:
+    """Returns values of an X-ray's header in capital letters: "" for one that is absent, and "?" if it is damaged."""
+    found = []
+    with without_remarks():
+        header = open_dicom(source, tags=keywords)
+        for keyword in keywords:
+            try:
+                found.append(str(header.get(keyword) or "").strip().upper())
+            except Exception:  # a value may break its representation in any way
+                found.append("?")
+    return found
 
 
 def _uid(*parts: str) -> str:

@@ -100,16 +100,29 @@ class Sender:
             if str(dataset.file_meta.TransferSyntaxUID) not in accepted:
                 _unpack(dataset)
             try:
-                answer = association.send_c_store(dataset)
+                with self._connected():
+                    answer = association.send_c_store(dataset)
             except ValueError:
                 raise Refused(f"{self.address} accepts {dataset.SOPClassUID.name} in no form that jaxseg has") from None
             self._check_status(answer)
 
     def check(self) -> None:
-        """Raises Unavailable if the PACS does not answer C-ECHO now."""
+        """Raises Unavailable if the PACS does not accept a connection now, or does not answer C-ECHO."""
         with self._association() as association:
-            if not association.send_c_echo():
+            if all(context.abstract_syntax != Verification for context in association.accepted_contexts):
+                return  # it has no C-ECHO, but it answers
+            with self._connected():
+                answer = association.send_c_echo()
+            if not answer:
                 raise Unavailable(f"{self.address} did not answer C-ECHO")
+
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[None]:
+        """Raises Unavailable if the connection has ended, which pynetdicom reports as RuntimeError."""
+        try:
+            yield
+        except RuntimeError:
+            raise Unavailable(f"{self.address} ended the connection") from None
 
     def _check_status(self, answer: pydicom.Dataset) -> None:
         status = answer.get("Status")

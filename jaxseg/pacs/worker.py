@@ -5,13 +5,14 @@ the network and of servers are tried again, after times that double. If the PACS
 does not count, and the worker waits until the PACS answers.
 """
 
+import contextlib
 import dataclasses
 import functools
 import logging
 import random
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,8 @@ class Worker:
       any_body_part: whether to segment X-rays of other parts of the body than the chest.
       report: called as (what happened, SOP Instance UID, text): "stored" with notes on the image, "failed" or
         "postponed" with the reason, "outage" without a UID.
-      wait: waits for up to the given seconds, and returns earlier if there may be work.
+      wait: waits for up to the given seconds, and returns earlier if there may be work. During an outage the worker
+        sleeps instead, so that new X-rays do not shorten the wait.
     """
 
     state: State
@@ -65,6 +67,7 @@ class Worker:
     report: Report = lambda *_: None
     wait: Callable[[float], object] = time.sleep
     _finished: int = 0  # number of X-rays whose results were stored
+    _open: set[Image] = dataclasses.field(default_factory=set)  # whose attempts have started and not ended
 
     def prepare(self) -> None:
         """Ties the state file to the model, removes what a killed worker left in its folder, and compiles the model.
@@ -90,14 +93,16 @@ class Worker:
             begin, before = time.monotonic(), self._finished
             try:
                 self.once()
+                with _needing_files():
+                    due = self.state.next_due()
                 misses, pause = 0, every_s - (time.monotonic() - begin)
-                due = self.state.next_due()
                 pause = pause if due is None else min(pause, due - time.time())
+                wait = self.wait
             except Outage as error:
                 misses = 1 if self._finished > before else misses + 1
-                pause = max(error.wait_s, backoff(misses))
+                pause, wait = max(error.wait_s, backoff(misses)), time.sleep
                 self.report("outage", "", str(error))
-            self.wait(max(pause, 0.05))
+            wait(max(pause, 0.05))
 
     def once(self) -> None:
         """Looks for new X-rays once, and works on everything that is due.
@@ -106,18 +111,17 @@ class Worker:
           Outage: the PACS does not answer, or files cannot be written here.
         """
         try:
-            for image in self.source.find():
-                self.state.add(image)
-            while rows := self._next():
-                self._work(rows)
+            with _needing_files():
+                for image in self.source.find():
+                    self.state.add(image)
+                while rows := self._next():
+                    self._work(rows)
+                    self._sign()
                 self._sign()
-        except Unavailable as error:
-            self._sign(str(error))
+        except (Unavailable, Outage) as error:
+            with contextlib.suppress(sqlite3.Error):  # the disk may be full
+                self._sign(str(error))
             raise Outage(str(error), error.wait_s) from None
-        except Outage as error:
-            self._sign(str(error))
-            raise
-        self._sign()
 
     def _sign(self, outage: str = "") -> None:
         """Stores that the worker is alive, for who watches it."""
@@ -132,7 +136,6 @@ class Worker:
 
     def _work(self, rows: Sequence[Row]) -> None:
         """Brings X-rays as far as possible. An attempt that is interrupted does not count."""
-        started: list[Row] = []
         try:
             ready: list[tuple[Row, Prepared]] = []
             for row in rows:
@@ -140,15 +143,18 @@ class Worker:
                     self._fail(row, row.reason or "the worker ended at every attempt")
                     continue
                 self.state.begin(row.image)
-                started.append(row)
+                self._open.add(row.image)
                 prepared = self._try(row, functools.partial(self._begin, row))
                 ready += [] if prepared is None else [(row, prepared)]
             for row, masks in self._segmented(ready):
                 self._try(row, functools.partial(self._conclude, row.image, masks))
         except BaseException:
-            for row in started:
-                self.state.uncount(row.image)
+            with contextlib.suppress(sqlite3.Error):  # the disk may be full
+                for image in self._open:
+                    self.state.uncount(image)
             raise
+        finally:
+            self._open.clear()
 
     def _try(self, row: Row, step: Callable[[], Any]) -> Any:
         """Returns the result of a step; None if it fails, after which the X-ray has failed or waits.
@@ -157,16 +163,18 @@ class Worker:
           Outage: the PACS does not answer, or files cannot be written here.
         """
         try:
-            return step()
+            with _needing_files():
+                return step()
+        except Outage:
+            raise
         except Unavailable as error:
             self._check_outage(row, error)
             if row.tries + 1 >= MOST_TRIES:
                 self._fail(row, f"{error} (at {MOST_TRIES} attempts)")
             else:
                 self.state.postpone(row.image, str(error), time.time() + max(error.wait_s, backoff(row.tries + 1)))
+                self._open.discard(row.image)
                 self.report("postponed", row.image.sop_uid, str(error))
-        except (OSError, sqlite3.Error) as error:
-            raise Outage(f"a file cannot be read or written: {getattr(error, 'strerror', '') or error}") from error
         except Exception as error:
             _log.debug("%s failed", row.image.sop_uid, exc_info=True)
             kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
@@ -191,7 +199,7 @@ class Worker:
         if row.state == "segmented" and self._made(image)[SEG].exists():
             self._store(image)
             return None
-        if self._is_stored(image, SEG):
+        if all(self._is_stored(image, kind) for kind in self.results.kinds):
             self._finish(image)
             return None
         if not path.exists():
@@ -216,10 +224,10 @@ class Worker:
     def _conclude(self, image: Image, masks: Segmentation) -> None:
         """Writes and stores the results of an X-ray."""
         path = self._path(image)
-        self.results.write(path, path.with_name(image.sop_uid), masks)
+        notes = self.results.write(path, path.with_name(image.sop_uid), masks)
         sync(self.state.files)
         self.state.move(image, "segmented")
-        self._store(image, masks.notes)
+        self._store(image, [*masks.notes, *notes])
 
     def _store(self, image: Image, notes: Sequence[str] = ()) -> None:
         """Stores the results that the destination lacks, the SEG last."""
@@ -233,13 +241,16 @@ class Worker:
 
     def _finish(self, image: Image, notes: Sequence[str] = ()) -> None:
         self.state.move(image, "stored")
+        self._open.discard(image)
         self._finished += 1
         self._forget(image)
-        self.report("stored", image.sop_uid, "; ".join(note.removeprefix(f"{image.sop_uid}.dcm: ") for note in notes))
+        each = dict.fromkeys(note.removeprefix(f"{image.sop_uid}.dcm: ") for note in notes)  # each note once
+        self.report("stored", image.sop_uid, "; ".join(each))
 
     def _fail(self, row: Row, reason: str) -> None:
         reason = reason.removeprefix(f"{row.image.sop_uid}.dcm: ")
         self.state.fail(row.image, reason)
+        self._open.discard(row.image)
         self._forget(row.image)
         self.report("failed", row.image.sop_uid, reason)
 
@@ -254,6 +265,15 @@ class Worker:
     def _made(self, image: Image) -> dict[str, Path]:
         """Returns the paths of the results of an X-ray."""
         return self.results.paths(self.state.files / safe_name(image.sop_uid))
+
+
+@contextlib.contextmanager
+def _needing_files() -> Iterator[None]:
+    """Raises Outage if a file, or the state file, cannot be read or written."""
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        raise Outage(f"a file cannot be read or written: {getattr(error, 'strerror', '') or error}") from error
 
 
 def backoff(tries: int) -> float:

@@ -1,7 +1,12 @@
 """`jaxseg pacs`: the whole way with a small model and a server in this process, and what wrong options say."""
 
+import io
 import json
+import os
+import signal
+import time
 
+import pydicom
 import pytest
 from click.testing import CliRunner
 
@@ -10,7 +15,10 @@ pytest.importorskip("highdicom")
 pytest.importorskip("pynetdicom")
 
 from dicomweb_server import dicomweb
-from pacs_kit import image_of, xray
+from ohif import free_port, until
+from pacs_kit import CHEST, image_of, workers, xray
+from pynetdicom import AE
+from pynetdicom.sop_class import Verification
 from small_models import save_tiny
 
 from jaxseg.cli.main import main
@@ -43,7 +51,7 @@ def test_watch_once_stores_results_and_status_lists_failures(tmp_path, model, ca
     with dicomweb(good, bad) as server:
         code, _, said = run(*watch(server.url, model, state, "--secondary-capture", "--report"), capsys=capsys)
         assert code == 1, said
-        assert "1 stored, 1 failed, 0 postponed" in said
+        assert "1 stored, 1 failed, 0 waiting" in said
         assert f"Failed: {image_of(bad).sop_uid}: BodyPartExamined names another part" in said
         assert "HAND" not in said
         stored = len(server.stored)
@@ -62,6 +70,29 @@ def test_watch_once_stores_results_and_status_lists_failures(tmp_path, model, ca
     assert found["failed"][0]["instance"] == image_of(bad).sop_uid
     assert found["about"]["PACS"] == server.url
     assert run("retry", "--state", state, capsys=capsys)[2].startswith("1 X-rays will be tried again")
+
+
+def test_watch_stores_a_report_of_what_the_model_can_measure(tmp_path, shallow, capsys, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    weights = save_tiny(tmp_path, "cxas", class_names=CHEST)
+    with dicomweb(xray(tmp_path)) as server:
+        words = watch(server.url, weights, tmp_path / "state", "--report", "--threshold", "0.01")
+        code, _, said = run(*words, capsys=capsys)
+        assert code == 0, said
+    files = [io.BytesIO(content[content.index(b"DICM") - 128 :]) for content in server.stored]  # without their frame
+    kinds = [pydicom.dcmread(file, stop_before_pixels=True).Modality for file in files]
+    assert kinds == ["SR", "SEG"]
+
+
+def test_once_exits_with_1_if_an_xray_waits_since_an_earlier_run(tmp_path, model, capsys, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    path = xray(tmp_path)
+    with State(tmp_path / "state") as state:
+        state.add(image_of(path))
+        state.postpone(image_of(path), "HTTP status 502", time.time() + 1000)
+    with dicomweb(path) as server:
+        code, _, said = run(*watch(server.url, model, tmp_path / "state"), capsys=capsys)
+    assert (code, "0 stored, 0 failed, 1 waiting" in said) == (1, True), said
 
 
 def test_once_with_an_outage_is_an_error(tmp_path, model, capsys):
@@ -128,3 +159,23 @@ def test_status_of_many_failures_is_short(tmp_path, capsys):
 def test_the_group_lists_its_commands():
     text = CliRunner().invoke(pacs, ["--help"]).output
     assert all(name in text for name in ("watch", "listen", "status", "retry"))
+
+
+def test_sigterm_ends_listen_although_a_connection_is_open(tmp_path, model):
+    port, log = free_port(), tmp_path / "log"
+    command = ["pacs", "listen", "--port", port, "--send", "PACS@127.0.0.1:9", "--state", tmp_path / "state"]
+    command += ["--weights", model, "--threshold", "0.3", "-g", "cpu", "--no-cache"]
+    entity = AE(ae_title="MODALITY")
+    entity.add_requested_context(Verification)
+    with workers() as started:
+        process = started.start(command, log)
+        until(lambda: log.exists() and "listens on" in log.read_text(), "the worker listens", 100)
+        association = entity.associate("127.0.0.1", port, ae_title="JAXSEG")
+        assert association.send_c_echo().Status == 0
+        begin = time.monotonic()
+        os.kill(process, signal.SIGTERM)
+        assert started.end() == 1, log.read_text()
+        assert time.monotonic() - begin < 20
+    until(lambda: not association.is_established, "the connection has ended", 10)
+    assert "Stopped. The same command continues where it stopped." in log.read_text()
+    assert "Traceback" not in log.read_text()

@@ -27,6 +27,13 @@ from jaxseg.pacs.state import State
 from jaxseg.pacs.worker import Worker
 
 KILLED = -signal.SIGKILL
+# Classes that are measured.
+CHEST = (
+    "right hemidiaphragm",
+    "heart",
+    "lung",
+    *(f"vertebrae {name}" for name in ("T4", "T5", "T6")),
+)
 HANGS_S = 150  # a worker that runs for longer is ended
 
 
@@ -41,6 +48,18 @@ def image_of(path: Path) -> Image:
     """Returns the identifiers in a file."""
     dataset = pydicom.dcmread(path, stop_before_pixels=True)
     return Image(*(str(dataset[tag].value) for tag in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")))
+
+
+def chest(size) -> Segmentation:
+    """Returns masks of boxes whose ratio is known: the heart is 16 pixels wide, and the thorax 40."""
+    masks = np.zeros((len(CHEST), 64, 64), bool)
+    masks[0, 40:44, 20:33] = True  # the midline is column 32
+    masks[1, 30:40, 24:41] = True
+    masks[2, 10:40, 10:51] = True
+    for k in range(3):
+        masks[3 + k, 8 + 10 * k : 12 + 10 * k, 30 + 2 * (k % 2) : 34 + 2 * (k % 2)] = True
+    spacing = (0.2, 0.2)
+    return Segmentation(CHEST, tuple(range(len(CHEST))), size, np.packbits(masks, axis=2), spacing_mm=spacing)
 
 
 class FakePacs:

@@ -4,7 +4,9 @@ import contextlib
 import io
 import os
 import socket
+import struct
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 
 pytest.importorskip("pynetdicom")
 
+from ohif import until
 from pacs_kit import FakePacs, image_of, worker, xray
 from pynetdicom import AE
 from pynetdicom.dimse_primitives import C_STORE
@@ -25,6 +28,7 @@ from pynetdicom.sop_class import (
 )
 from viewer_tools import program
 
+from jaxseg.images.elements import MAX_ELEMENTS
 from jaxseg.pacs import listen
 from jaxseg.pacs.listen import Listener
 from jaxseg.pacs.state import State
@@ -206,6 +210,73 @@ def test_a_part_that_claims_gigabytes_is_not_read(state, start):
         peer.settimeout(10)
         while peer.recv(1000):
             pass  # until it is closed
+
+
+def test_a_sender_that_does_not_wait_for_answers_is_disconnected(state, start, tmp_path, monkeypatch):
+    answered, store = threading.Event(), listen._identified
+    monkeypatch.setattr(listen, "_identified", lambda *values: answered.wait(60) and store(*values))
+    listener, port = start()
+    association = connected(port)
+    (receiver,) = listener._entity.active_associations
+    dataset = pydicom.dcmread(xray(tmp_path))
+    context = next(c for c in association.accepted_contexts if c.abstract_syntax == dataset.SOPClassUID)
+    for number in range(20):
+        message = C_STORE()
+        message.MessageID, message.Priority = number + 1, 2
+        message.AffectedSOPClassUID, message.AffectedSOPInstanceUID = dataset.SOPClassUID, dataset.SOPInstanceUID
+        message.DataSet = io.BytesIO(encode(dataset, *implicit_and_little(context)))
+        association.dimse.send_msg(message, context.context_id)
+    try:
+        until(lambda: not association.is_established, "the connection is closed", 20)
+        assert receiver.dimse.msg_queue.qsize() <= listen._MOST_MESSAGES + 2  # and the one that says that it ended
+    finally:
+        answered.set()
+
+
+def implicit_and_little(context) -> tuple[bool, bool]:
+    syntax = context.transfer_syntax[0]
+    return syntax.is_implicit_VR, syntax.is_little_endian
+
+
+def test_a_file_with_a_flood_of_elements_is_refused(state, start, tmp_path):
+    _, port = start()
+    path = xray(tmp_path)
+    content = path.read_bytes()
+    place = content.index(b"\x28\x00\x02\x00US")
+    flood = struct.pack("<HH2sH", 0x27, 0x1000, b"SH", 0) * (MAX_ELEMENTS + 1)
+    with pytest.raises(listen.Refused, match=f"more than {MAX_ELEMENTS:,} elements"):
+        listen._identified(content[:place] + flood + content[place:], image_of(path).sop_uid)
+
+
+def test_files_that_the_worker_deletes_meanwhile_do_not_count(state, start, tmp_path, monkeypatch):
+    _, port = start()
+    gone = state.files / "gone.dcm"
+    listed = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda path: [*listed(path), gone])
+    exists = Path.is_file
+    monkeypatch.setattr(Path, "is_file", lambda path: path == gone or exists(path))
+    assert send(port, pydicom.dcmread(xray(tmp_path))) == 0
+
+
+@pytest.mark.parametrize("sent", [None, b"", b"\x01\x00\x00\x00\x10\x00half of a message"])
+def test_a_listener_stops_although_a_connection_is_open(state, sent):
+    listener = Listener(state, "JAXSEG")
+    with contextlib.ExitStack() as peers:
+        with listener.listening("127.0.0.1", 0) as port:
+            if sent is None:
+                association = connected(port)
+            else:
+                peers.enter_context(socket.create_connection(("127.0.0.1", port), 5)).sendall(sent)
+                until(lambda: listener._entity.active_associations, "the connection is accepted", 10)
+            receivers = listener._entity.active_associations
+            begin = time.monotonic()
+        assert time.monotonic() - begin < 10
+        assert len(receivers) == 1
+        # Those who have not said who they are may be waited for, but only by threads that let the process end.
+        assert all(receiver.daemon and receiver.dul.daemon for receiver in receivers)
+        if sent is None:
+            until(lambda: not association.is_established, "the other side notices it", 10)
+            until(lambda: not receivers[0].is_alive(), "the thread ends", 10)
 
 
 def test_only_allowed_titles_may_send(state, start, tmp_path):

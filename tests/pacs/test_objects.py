@@ -6,7 +6,7 @@ import subprocess
 import numpy as np
 import pydicom
 import pytest
-from pacs_kit import FakeSegmenter, image_of, xray
+from pacs_kit import CHEST, FakeSegmenter, chest, image_of, xray
 from seg_kit import errors_of_dciodvfy
 from viewer_tools import program
 from xray_files import JAPANESE
@@ -16,25 +16,12 @@ pytest.importorskip("highdicom")
 from jaxseg.masks.segmentation import Segmentation
 from jaxseg.pacs.results import Results
 
-NAMES = ("right hemidiaphragm", "heart", "lung", *(f"vertebrae {name}" for name in ("T4", "T5", "T6")))
 KINDS = {
     "CR": {"number": 1, "tags": {"PixelSpacing": [0.2, 0.2]}},
     "DX without spacing": {"number": 0},
     "Japanese name": {"number": 1, "tags": {"PatientName": JAPANESE, "PixelSpacing": [0.2, 0.3]}},
     "no orientation": {"number": 0, "tags": {"PatientOrientation": "", "ReferringPhysicianName": "One^Doctor"}},
 }
-
-
-def chest(size) -> Segmentation:
-    """Returns masks of boxes whose ratio is known: the heart is 16 pixels wide, and the thorax 40."""
-    masks = np.zeros((len(NAMES), 64, 64), bool)
-    masks[0, 40:44, 20:33] = True  # the midline is column 32
-    masks[1, 30:40, 24:41] = True
-    masks[2, 10:40, 10:51] = True
-    for k in range(3):
-        masks[3 + k, 8 + 10 * k : 12 + 10 * k, 30 + 2 * (k % 2) : 34 + 2 * (k % 2)] = True
-    spacing = (0.2, 0.2)
-    return Segmentation(NAMES, tuple(range(len(NAMES))), size, np.packbits(masks, axis=2), spacing_mm=spacing)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +31,7 @@ def made(tmp_path_factory):
     for name, kind in KINDS.items():
         folder = tmp_path_factory.mktemp("made")
         path = xray(folder, **kind)
-        results = Results(FakeSegmenter(names=NAMES), capture=True, report=True)
+        results = Results(FakeSegmenter(names=CHEST), capture=True, report=True)
         base = folder / image_of(path).sop_uid
         masks = chest((64, 56))
         if "tags" not in kind or "PixelSpacing" not in kind["tags"]:
@@ -114,12 +101,39 @@ def test_dsrdump_reads_the_report(made, kind):
 def test_the_picture_shows_the_masks(made):
     _, paths, _ = made["CR"]
     dataset = pydicom.dcmread(paths["capture"])
-    assert (dataset.Modality, dataset.PhotometricInterpretation, dataset.BurnedInAnnotation) == ("OT", "RGB", "NO")
+    assert (dataset.Modality, dataset.PhotometricInterpretation) == ("OT", "RGB")
     pixels = dataset.pixel_array
     assert pixels.shape == (dataset.Rows, dataset.Columns, 3)
     assert np.ptp(pixels.astype(int), axis=2).max() > 60  # there are colours
     (source,) = dataset.SourceImageSequence
     assert source.ReferencedSOPInstanceUID == image_of(made["CR"][0]).sop_uid
+
+
+@pytest.mark.parametrize("stated", ["YES", "NO", None])
+def test_the_picture_says_of_burned_in_text_what_the_xray_says(tmp_path, stated):
+    path, segmenter = xray(tmp_path), FakeSegmenter()
+    dataset = pydicom.dcmread(path)
+    dataset.pop("BurnedInAnnotation", None)
+    if stated is not None:
+        dataset.BurnedInAnnotation = stated
+    dataset.save_as(path)
+    results, base = Results(segmenter, capture=True), tmp_path / image_of(path).sop_uid
+    results.write(path, base, segmenter.predict([segmenter.prepare(path)])[0])
+    assert pydicom.dcmread(results.paths(base)["capture"]).get("BurnedInAnnotation") == stated
+
+
+@pytest.mark.parametrize(
+    ("view", "reported"), [("PA", True), ("AP", True), (None, True), ("LL", False), ("RLO", False)]
+)
+def test_only_frontal_xrays_get_a_report(tmp_path, view, reported):
+    path = xray(tmp_path)
+    dataset = pydicom.dcmread(path)
+    dataset.ViewPosition = view
+    dataset.save_as(path)
+    results, base = Results(FakeSegmenter(names=CHEST), report=True), tmp_path / image_of(path).sop_uid
+    notes = results.write(path, base, chest((64, 56)))
+    assert results.paths(base)["report"].exists() == reported
+    assert ("there is no report: ViewPosition is neither AP nor PA" in notes) == (not reported)
 
 
 def test_without_a_measurement_there_is_no_report(tmp_path):

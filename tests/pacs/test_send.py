@@ -1,6 +1,7 @@
 """C-STORE of results to dcmtk and to servers with chosen answers; what every answer means for the worker."""
 
 import contextlib
+import functools
 import subprocess
 
 import pydicom
@@ -11,6 +12,7 @@ pytest.importorskip("pynetdicom")
 from ohif import free_port, until
 from pacs_kit import FakeSegmenter, image_of, xray
 from pynetdicom import AE, AllStoragePresentationContexts, evt
+from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification
 from viewer_tools import program
 
@@ -84,8 +86,25 @@ def test_faults_of_the_connection(made):
         Sender(address, "JAXSEG").store(made["bits"])
     with server(kinds=AllStoragePresentationContexts[:1]) as (address, _), pytest.raises(Refused, match="not accept"):
         Sender(address, "JAXSEG").store(made["bits"])
+    for echo in (True, False):  # without C-ECHO, an accepted connection is an answer
+        with server(echo=echo) as (address, _):
+            Sender(address, "JAXSEG").check()
+
+
+@pytest.mark.parametrize("call", ["send_c_store", "send_c_echo"])
+def test_a_connection_that_ends_before_the_request_can_be_tried_again(made, call, monkeypatch):
+    original = getattr(Association, call)
+
+    def ends(association, *values):
+        association.abort()
+        return original(association, *values)
+
+    monkeypatch.setattr(Association, call, ends)
     with server() as (address, _):
-        Sender(address, "JAXSEG").check()
+        sender = Sender(address, "JAXSEG")
+        act = sender.check if call == "send_c_echo" else functools.partial(sender.store, made["bits"])
+        with pytest.raises(Unavailable, match="ended the connection"):
+            act()
 
 
 @pytest.mark.system("storescp")

@@ -1,8 +1,10 @@
 """The state file remembers every step, belongs to one worker at a time, and says what is wrong with a bad file."""
 
-import os
+import dataclasses
 import signal
 import sqlite3
+import subprocess
+import sys
 import time
 
 import pytest
@@ -12,6 +14,15 @@ from jaxseg.pacs.exchange import Image
 from jaxseg.pacs.state import State
 
 A, B, C = (Image(f"1.{k}", f"2.{k}", f"3.{k}") for k in range(3))
+KILLED = """
+import os, pathlib, signal, sys
+from jaxseg.pacs.exchange import Image
+from jaxseg.pacs.state import State
+state, image = State(pathlib.Path(sys.argv[1])), Image(*sys.argv[2:])
+state.add(image)
+state.move(image, "segmented")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
 
 
 def test_rows_survive_and_go_through_their_states(tmp_path):
@@ -95,13 +106,8 @@ def test_files_that_are_no_state_are_refused_and_stay(tmp_path):
 
 
 def test_what_a_method_has_returned_survives_a_kill(tmp_path):
-    process = os.fork()
-    if process == 0:
-        state = State(tmp_path / "state")
-        state.add(A)
-        state.move(A, "segmented")
-        os.kill(os.getpid(), signal.SIGKILL)
-    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
+    killed = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "state", *dataclasses.astuple(A)])
+    assert killed.returncode == -signal.SIGKILL
     with State(tmp_path / "state") as state:  # the lock went with the process
         assert state.find(A.sop_uid).state == "segmented"
 

@@ -1,11 +1,12 @@
 """The loop of a worker with a PACS in memory: what is done once, what is tried again, and what fails."""
 
 import errno
+import sqlite3
 import time
 
 import pydicom
 import pytest
-from pacs_kit import FakePacs, FakeSegmenter, image_of, refused, unavailable, worker, xray
+from pacs_kit import CHEST, FakePacs, FakeSegmenter, chest, image_of, refused, unavailable, worker, xray
 
 from jaxseg.pacs import worker as loop
 from jaxseg.pacs.exchange import Image
@@ -38,7 +39,9 @@ def test_each_image_gets_one_seg_and_its_files_go(state, paths):
     work.once()
     assert segmenter.batches == [2, 1]
     assert pacs.calls.count("store") == pacs.calls.count("fetch") == 3
-    assert sorted(said) == sorted(("stored", image_of(path).sop_uid, "a note") for path in paths)
+    assert sorted(uid for what, uid, _ in said) == sorted(image_of(path).sop_uid for path in paths)
+    for what, _, text in said:  # notes on the masks, and on the header
+        assert (what, text.startswith("a note; "), text.count("pixel spacing is unknown")) == ("stored", True, 1)
     sources = {image_of(path).sop_uid for path in paths}
     for uid, content in pacs.stored.items():
         dataset = pydicom.dcmread(pydicom.filebase.DicomBytesIO(content))
@@ -68,6 +71,18 @@ def test_a_result_that_the_pacs_holds_is_not_made_again(state, paths, tmp_path):
         work.once()
         assert other.counts()["stored"] == 3
     assert not {"fetch", "store"} & set(pacs.calls)
+
+
+def test_a_result_that_was_not_wanted_before_is_made_by_a_new_state(state, paths, tmp_path):
+    pacs = FakePacs(paths[0])
+    worker(state, pacs)[0].once()
+    for _ in range(2):
+        with State(tmp_path / f"new state {len(pacs.stored)}") as other:
+            worker(other, pacs, capture=True)[0].once()
+            assert other.counts()["stored"] == 1
+    kinds = [pydicom.dcmread(pydicom.filebase.DicomBytesIO(content)).Modality for content in pacs.stored.values()]
+    assert kinds == ["SEG", "OT"]
+    assert (pacs.calls.count("fetch"), pacs.calls.count("store")) == (2, 2)
 
 
 def test_a_worker_that_ends_between_store_and_commit_stores_once(state, paths):
@@ -163,6 +178,7 @@ def test_run_waits_during_an_outage_and_continues(state, paths, call, monkeypatc
     with pytest.raises(KeyboardInterrupt):
         work.run(30.0)
     assert ("outage", "", "down") in said
+    assert len(waits) == 1  # during the outage the worker slept, and no news could wake it
     assert 29 < waits[-1] <= 30
 
 
@@ -247,6 +263,51 @@ def test_a_full_disk_is_an_outage(state, paths):
     assert state.counts()["stored"] == 1
 
 
+@pytest.mark.parametrize("method", ["add", "due", "begin", "move", "postpone", "fail", "note"])
+def test_a_disk_that_is_full_for_the_state_file_is_an_outage(state, paths, tmp_path, method, monkeypatch):
+    pacs = FakePacs(*paths, xray(tmp_path, 3, tags={"BodyPartExamined": "HAND"}))
+    pacs.faults["fetch"] = [unavailable()]
+    work, _ = worker(state, pacs)
+
+    def full(*_):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as patch:
+        for name in {method, "note", "uncount"}:
+            patch.setattr(State, name, full)
+        with pytest.raises(Outage, match="database or disk is full"):
+            work.once()
+    work.once()
+    assert (state.counts()["stored"], state.counts()["failed"]) == (3, 1)
+
+
+def test_run_waits_if_the_state_file_cannot_be_read(state, paths, monkeypatch):
+    work, said = worker(state, FakePacs(paths[0]))
+
+    def full():
+        monkeypatch.undo()
+        work.wait = lambda _: (_ for _ in ()).throw(KeyboardInterrupt)
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(loop, "FIRST_WAIT_S", 0.0)
+    monkeypatch.setattr(state, "next_due", full)
+    monkeypatch.setattr(loop.time, "sleep", lambda _: None)
+    with pytest.raises(KeyboardInterrupt):
+        work.run(30.0)
+    assert [what for what, *_ in said] == ["stored", "outage"]
+
+
+def test_an_outage_takes_back_only_attempts_that_have_not_ended(state, paths, tmp_path):
+    bad = xray(tmp_path, 3, tags={"BodyPartExamined": "HAND"})
+    pacs = FakePacs(bad, *paths)
+    pacs.faults["fetch"] = [None, unavailable(wait_s=60), unavailable("full", for_all=True)]
+    work, _ = worker(state, pacs, FakeSegmenter(batch_size=4))
+    with pytest.raises(Outage, match="full"):
+        work.once()
+    tries = {path: state.find(image_of(path).sop_uid).tries for path in (bad, *paths)}
+    assert list(tries.values()) == [1, 1, 0, 0]
+
+
 def test_a_file_with_other_identifiers_than_stated_is_refused(state, paths):
     pacs = FakePacs(paths[0])
     (image,) = pacs.files
@@ -289,3 +350,22 @@ def test_what_a_killed_worker_left_is_removed(state, paths):
     assert [path.name for path in state.files.iterdir()] == [f"{image.sop_uid}.dcm"]
     work.once()  # the X-ray was fetched before the kill
     assert state.counts()["stored"] == 1
+
+
+def test_a_report_goes_the_whole_way(state, paths):
+    """The masks of this model can be measured."""
+
+    class OfChests(FakeSegmenter):
+        def predict(self, images):
+            return [chest(picture.size) for _, _, picture in images]
+
+    pacs = FakePacs(*paths[:2])
+    work, said = worker(state, pacs, OfChests(names=CHEST), capture=True, report_measures=True)
+    work.once()
+    assert [what for what, *_ in said] == ["stored"] * 2
+    found = [pydicom.dcmread(pydicom.filebase.DicomBytesIO(content)) for content in pacs.stored.values()]
+    assert [dataset.Modality for dataset in found] == ["OT", "SR", "SEG"] * 2
+    for path, report in zip(paths, found[1::3], strict=False):
+        (evidence,) = report.CurrentRequestedProcedureEvidenceSequence
+        (series,) = evidence.ReferencedSeriesSequence
+        assert series.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == image_of(path).sop_uid
