@@ -19,6 +19,7 @@ NEEDED = {
     "data sets to download": r"PAXRAY|SAMPLE|LIDC-IDRI|MNIST|lidc|mnist|FOLDER",
     "masks, CTs or runs of the reader": r"MASKS|[ABT]|CASES|CTS|RUN|SEGAE_DATA|ct\.nii\.gz|\w+\.ya?ml",
     "a PACS": r"pacs",
+    "somebody who ends it": r"serve",
     "files of weights": r"\S+\.pth|\S+\.safetensors",
     "several hosts": r"--hosts|--coordinator",
     "a choice of the reader": r"COMMAND|CONFIG",
