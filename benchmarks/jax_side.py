@@ -20,7 +20,7 @@ from jaxseg.annotators.prob_unet import regularised
 from jaxseg.nn.inference import for_inference
 from jaxseg.nn.losses import image_by_image, probability_dice_loss
 from jaxseg.segae.losses import weighted_mse
-from jaxseg.training.learner import Learner, initial_state, make_learner
+from jaxseg.training.learner import Learner, empty, initial_state, make_learner
 from jaxseg.xla import keeping_barriers
 
 NAMES = {"unet": "cxas"}
@@ -49,6 +49,7 @@ def make(model: str, what: str, batch: int, dtype: str, *, tiny: bool = False) -
     else:
         learner = learner_of(model, network)
         state = initial_state(learner, network, seed=0)
+        empty(network)  # as training does
         options = keeping_barriers(jax.default_backend())
         compiled, seconds = _compiled(jax.jit(learner.step, donate_argnums=0, compiler_options=options), state, given)
         facts = _counts(learner.step, state, given)

@@ -139,12 +139,12 @@ class Checkpoints:
         """Returns the state and the position in the data of a step.
 
         Args:
-          target: a state with the wanted shapes, dtypes and shardings.
+          target: a state with the wanted shapes, dtypes and shardings; arrays or `jax.ShapeDtypeStruct`.
 
         Raises:
           ValueError: the checkpoint is damaged or belongs to another model or optimizer.
         """
-        wanted = _named(target)
+        wanted = _paths(target)
         with _left_behind():
             found = self._attempt(step, wanted)
         if isinstance(found, str):
@@ -187,7 +187,7 @@ class Checkpoints:
             for place in self.folder.glob("[0-9]*"):
                 remove_places(place)
 
-    def _attempt(self, step: int, wanted: dict[str, jax.Array]) -> dict[str, jax.Array] | str:
+    def _attempt(self, step: int, wanted: dict) -> dict[str, jax.Array] | str:
         """Returns the arrays of a step, or the reason why they cannot be used; no reference to the error is kept."""
         abstract = {k: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for k, x in wanted.items()}
         record = self._read_record(step)
@@ -263,12 +263,18 @@ def _left_behind() -> Iterator[None]:
 
 
 def _named(state: State) -> dict[str, jax.Array]:
+    """Returns the arrays of a state by their paths; NumPy's scalars become arrays."""
+    named = _paths(state)
+    return {name: leaf if isinstance(leaf, jax.Array) else np.asarray(leaf) for name, leaf in named.items()}
+
+
+def _paths(state: State) -> dict:
     """Returns the leaves of a state by their paths, which do not depend on containers or classes."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(state)
     named = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
     if len(named) != len(leaves):
         raise ValueError("two arrays of the state have the same name")
-    return {name: leaf if isinstance(leaf, jax.Array) else np.asarray(leaf) for name, leaf in named.items()}
+    return named
 
 
 def _checksums(named: dict[str, jax.Array]) -> dict[str, int]:

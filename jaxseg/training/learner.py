@@ -5,6 +5,7 @@ random numbers), and "average" if an exponential moving average of the parameter
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -141,8 +142,26 @@ def make_learner(
 
 def initial_state(learner: Learner, model: nnx.Module, *, seed: int) -> State:
     """Returns the state at step 0, with copies of the model's arrays."""
-    params = jax.tree.map(jnp.copy, nnx.to_pure_dict(nnx.state(model, nnx.Param)))
-    stats = jax.tree.map(jnp.copy, nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.Param))))
+    return _state_of(learner, seed, *jax.tree.map(jnp.copy, _arrays(model)))
+
+
+def state_shapes(learner: Learner, model: nnx.Module) -> State:
+    """Returns the shapes and dtypes of a state (`jax.ShapeDtypeStruct`); the model may be empty, see `empty`."""
+    return jax.eval_shape(functools.partial(_state_of, learner, 0), *_arrays(model))
+
+
+def empty(model: nnx.Module) -> None:
+    """Frees the arrays of a model that only its state needs from now on; their shapes and dtypes remain."""
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), nnx.state(model))
+    nnx.update(model, shapes)
+
+
+def _arrays(model: nnx.Module) -> tuple[dict, dict]:
+    """Returns the parameters of a model, and all its other arrays."""
+    return nnx.to_pure_dict(nnx.state(model, nnx.Param)), nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.Param)))
+
+
+def _state_of(learner: Learner, seed: int, params: dict, stats: dict) -> State:
     state = {"params": params, "stats": stats, "optimizer": learner.transform.init(params)}
     state |= {"step": jnp.zeros((), jnp.int32), "key": jax.random.key_data(jax.random.key(seed))}
     return state | ({"average": jax.tree.map(jnp.copy, params)} if learner.ema is not None else {})

@@ -16,7 +16,7 @@ from jaxseg.draw.pictures import save_picture
 from jaxseg.interrupts import uninterrupted
 from jaxseg.training.batches import Batches, evaluation_batches, prefetch_to_device, training_batches
 from jaxseg.training.checkpoint import Checkpoints, clear_when_full
-from jaxseg.training.learner import State
+from jaxseg.training.learner import State, empty
 from jaxseg.training.log import METRICS_FILE, Log, brief, read_metrics
 from jaxseg.training.plan import Due, Plan
 from jaxseg.training.reader import listed
@@ -107,9 +107,12 @@ def _training_batches(plan: Plan) -> Batches:
 
 def _start(plan: Plan, checkpoints: Checkpoints, batches: Batches) -> tuple[int, State]:
     """Returns the number of steps taken and the state on the devices; sets the position in the data."""
-    found = checkpoints.restore_latest(plan.fresh_state(), plan.tell)
+    found = checkpoints.restore_latest(plan.state_shapes(), plan.tell)
     if found is None:
-        return 0, plan.placement.put_state(plan.fresh_state())
+        state = plan.fresh_state()
+        empty(plan.task.model)
+        return 0, plan.placement.put_state(state)
+    empty(plan.task.model)
     step, state, position = found
     for name, count in _replicas(plan).items():
         if position.get(name, count) != count:
@@ -269,7 +272,7 @@ def _write_best_model(plan: Plan, checkpoints: Checkpoints) -> None:
     """Writes the model directory again: a run that was killed may have stored its best step but not the model."""
     best = checkpoints.best()
     step = best or plan.total_steps
-    state, _ = checkpoints.restore(step, plan.fresh_state())
+    state, _ = checkpoints.restore(step, plan.state_shapes())
     _write_model(plan, state, step, None if best is None else checkpoints.best_score())
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 
 from jaxseg.training.config.config import Config
-from jaxseg.training.learner import AXIS, Learner, State, initial_state, make_learner
+from jaxseg.training.learner import AXIS, Learner, State, initial_state, make_learner, state_shapes
 from jaxseg.training.mesh import Placement, make_placement
 from jaxseg.training.optim import learning_rate, make_optimizer
 from jaxseg.training.task import Task
@@ -66,6 +66,13 @@ class Plan:
         """Returns the state at step 0, replicated over all devices."""
         state = initial_state(self.learner, self.task.model, seed=self.config.seed)
         return jax.device_put(state, self.placement.replicated)
+
+    def state_shapes(self) -> State:
+        """Returns the shapes, dtypes and shardings of the state, for reading one from a checkpoint."""
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.placement.replicated),
+            state_shapes(self.learner, self.task.model),
+        )
 
     def due(self, step: int) -> Due:
         """Returns the actions that are due after a step."""

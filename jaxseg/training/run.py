@@ -188,7 +188,7 @@ def evaluate(
     plan = make_evaluation_plan(config, task, folder, devices=devices, tell=tell)
     with Checkpoints(folder / loop.CHECKPOINTS, read_only=True) as checkpoints:
         chosen = _chosen_step(checkpoints, step)
-        state, _ = checkpoints.restore(chosen, plan.fresh_state())
+        state, _ = checkpoints.restore(chosen, plan.state_shapes())
         scores = loop.measure_split(plan, split, state)
         examination = _examined(plan, split, state)
         if examination and task.join is not None and step is None:
@@ -219,7 +219,7 @@ def _with_last(plan: Plan, split: str, checkpoints: Checkpoints, best: int, foun
     last, other = checkpoints.steps()[-1], found
     if last != best:
         try:
-            state, _ = checkpoints.restore(last, plan.fresh_state())
+            state, _ = checkpoints.restore(last, plan.state_shapes())
         except ValueError as error:
             plan.tell(f"{error}; only the checkpoint of step {best} is measured")
             return found

@@ -75,7 +75,7 @@ def finished(folder: Path) -> dict[str, np.ndarray]:
     config = read_config(folder / "config.yaml")
     plan = make_plan(config, make_task(config), folder, devices=jax.devices()[:1])
     with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
-        state, _ = checkpoints.restore(checkpoints.steps()[-1], plan.fresh_state())
+        state, _ = checkpoints.restore(checkpoints.steps()[-1], plan.state_shapes())
     model = nnx.to_pure_dict(nnx.state(jaxseg.load(folder)))
     leaves, _ = jax.tree_util.tree_flatten_with_path({"state": state, "model": model})
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}

@@ -11,7 +11,7 @@ from flax import nnx
 from small_networks import Blocks, Normed, Plain, close, examples, loss, unet
 
 from jaxseg.nn.layers import BatchNorm
-from jaxseg.training.learner import initial_state, make_learner
+from jaxseg.training.learner import empty, initial_state, make_learner, state_shapes
 from jaxseg.training.optim import scale_by_adam
 
 pytestmark = pytest.mark.slow
@@ -158,6 +158,16 @@ def test_the_first_state_holds_copies_of_the_arrays():
     jax.jit(learner.step, donate_argnums=0)(state, examples(2))
     assert state["params"]["layer"]["kernel"].is_deleted()
     assert not model.layer.kernel[...].is_deleted()
+
+
+def test_an_emptied_model_holds_no_arrays_and_still_gives_the_shapes_of_its_state():
+    model = Normed()
+    learner, state = started(model, ADAM, ema=0.9)
+    empty(model)
+    assert not any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(nnx.state(model)))
+    shapes = state_shapes(learner, model)
+    assert shapes == jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
+    assert learner.trained(state)(examples(2)["image"]).shape == (2, 32, 32, 2)
 
 
 def test_the_axis_name_of_batch_norm_is_set_only_in_a_view():
