@@ -37,7 +37,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks import agreement, alternate, jobs  # noqa: E402
 from jaxseg import programs  # noqa: E402
 from jaxseg.files import atomic_file  # noqa: E402
-from jaxseg.xla import keep_freed_memory, use_all_cores  # noqa: E402
+from jaxseg.xla import keep_freed_memory, restart_with_huge_pages, use_all_cores  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 ROWS = {  # job -> its rows
@@ -69,6 +69,8 @@ _COMPILED = re.compile(r"^Finished .* in ([0-9.e+-]+) sec", re.MULTILINE)
 def main() -> None:
     """Measures the jobs one after the other and writes each row as soon as it is complete."""
     if sys.argv[1:2] == ["--part"]:
+        if sys.argv[3:4] and sys.argv[3].startswith("epoch"):
+            restart_with_huge_pages()  # as `jaxseg train` does
         use_all_cores()  # as the commands of jaxseg do
         part(*sys.argv[2:])
         return

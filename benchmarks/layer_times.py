@@ -44,7 +44,7 @@ from jaxseg.nn.engine import fused  # noqa: E402
 from jaxseg.nn.fused import Fusion  # noqa: E402
 from jaxseg.nn.inference import fold_batch_norm  # noqa: E402
 from jaxseg.nn.winograd import is_faster, transformed, winograd  # noqa: E402
-from jaxseg.xla import keep_freed_memory, use_all_cores  # noqa: E402
+from jaxseg.xla import keep_freed_memory, restart_with_huge_pages, use_all_cores  # noqa: E402
 
 RESULT = ROOT / "benchmarks" / "results" / "layer_times.json"
 Runs = dict[str, Callable[[], object]]
@@ -103,8 +103,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     os.environ["JAX_PLATFORMS"] = "cpu"
-    if WORKLOADS[options.model].keeps[WHAT.index(options.what)]:
+    if WORKLOADS[options.model].keeps and options.what == "inference":
         keep_freed_memory()  # as jaxseg does with these networks
+    elif options.what != "inference":
+        restart_with_huge_pages()  # as `jaxseg train` does
     use_all_cores()
     row = measured(options.model, options.what, options.dtype, options.rounds)
     result = json.loads(RESULT.read_text()) if RESULT.exists() else {}

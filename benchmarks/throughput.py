@@ -3,7 +3,8 @@
     python benchmarks/throughput.py --platform cpu
 
 "Published": eager, NCHW, float32. "Tuned": channels last, `torch.compile`, frozen weights in inference, a fused
-optimizer, and autocast for bfloat16. Training steps of the large networks keep freed memory on this side, as in jaxseg.
+optimizer, and autocast for bfloat16. The large networks keep freed memory on this side, and in inference on ours. In
+training steps, all sides have huge pages.
 Every side is a separate process, which waits while the others run. Compilation and warm-up are not counted. Samples
 during which other processes used the machine are taken again. Every row is written as soon as it is measured, and a
 second call measures only the missing rows.
@@ -28,6 +29,7 @@ from benchmarks import alternate  # noqa: E402
 from benchmarks.throughput_report import plot, table  # noqa: E402
 from benchmarks.worker import SIDES, WHAT, WORKLOADS  # noqa: E402
 from jaxseg.devices import environment  # noqa: E402
+from jaxseg.xla import HUGE_PAGES  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
@@ -85,8 +87,10 @@ class Side(alternate.Side):
         for name, value in zip(("--model", "--what", "--batch", "--dtype"), arguments, strict=True):
             command += [name, value]
         command += ["--tiny"] if tiny else []
-        cpu_only = {"CUDA_VISIBLE_DEVICES": ""} if platform == "cpu" else {}
-        super().__init__(command, {"JAX_PLATFORMS": PLATFORMS[platform]} | cpu_only)
+        variables = {"JAX_PLATFORMS": PLATFORMS[platform]}
+        variables |= {"CUDA_VISIBLE_DEVICES": ""} if platform == "cpu" else {}
+        variables |= {"GLIBC_TUNABLES": HUGE_PAGES} if arguments[1] == "training step" else {}
+        super().__init__(command, variables)
 
 
 def measured(platform: str, model: str, what: str, batch: int, dtype: str, rounds: int) -> dict:

@@ -31,22 +31,22 @@ class Workload:
       outputs: number of classes, or channels of the target.
       batches: batch sizes of inference and of a training step, as published.
       large: whether PyTorch's tuned side keeps freed memory on CPUs.
-      keeps: whether jaxseg keeps it in inference and in training, as the model's commands and configuration do.
+      keeps: whether jaxseg keeps it in inference, as the model's commands do.
     """
 
     image: tuple[int, int, int]
     outputs: int
     batches: tuple[int, int]
     large: bool = True
-    keeps: tuple[bool, bool] = (True, True)
+    keeps: bool = True
 
 
 WORKLOADS = {
-    "unet": Workload((512, 512, 3), 159, (1, 3), keeps=(True, False)),  # trained with Dice and cross-entropy, AdamW
+    "unet": Workload((512, 512, 3), 159, (1, 3)),  # trained with Dice and cross-entropy, AdamW
     "post_dae": Workload((512, 512, 1), 1, (8, 8)),  # Dice, gradients clipped at 0.5, Adam
     "segae": Workload((256, 256, 2), 1, (16, 16)),  # weighted squared error without the pairs, Adam
-    "cmvae": Workload((64, 64, 1), 2, (5, 5), False, (False, False)),  # the original's loss, AdamW
-    "prob_unet": Workload((64, 64, 1), 1, (5, 5), False, (False, False)),  # the original's loss, AdamW
+    "cmvae": Workload((64, 64, 1), 2, (5, 5), False, False),  # the original's loss, AdamW
+    "prob_unet": Workload((64, 64, 1), 1, (5, 5), False, False),  # the original's loss, AdamW
 }
 # Small inputs and narrow networks, which only test the programs: options of `jaxseg.create`.
 TINY = {
@@ -82,7 +82,7 @@ def main() -> None:
     arguments = (options.model, options.what, options.batch, options.dtype)
     on_cpu = os.environ.get("JAX_PLATFORMS") == "cpu"
     work = WORKLOADS[options.model]
-    keeps = {"jaxseg": work.keeps[WHAT.index(options.what)], "tuned": work.large, "published": False}
+    keeps = {"jaxseg": work.keeps and options.what == "inference", "tuned": work.large, "published": False}
     if keeps[options.side] and on_cpu:
         keep_freed_memory()
     if options.side == "jaxseg":

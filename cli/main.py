@@ -34,7 +34,7 @@ from jaxseg.cli.serve import serve
 from jaxseg.cli.show import show
 from jaxseg.cli.train import train
 from jaxseg.cli.tune import tune
-from jaxseg.xla import use_all_cores
+from jaxseg.xla import restart_with_huge_pages, use_all_cores
 
 MAX_LINES = 20  # of one error
 
@@ -80,6 +80,8 @@ def main(args: list[str] | None = None) -> None:
     if args is None:
         atexit.register(gc.freeze)  # Python would look for garbage among all objects before it ends
         args = sys.argv[1:]
+        if args[:1] in (["train"], ["tune"]):
+            restart_with_huge_pages()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: no half-written file is left
     use_all_cores()

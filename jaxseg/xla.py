@@ -3,8 +3,10 @@
 import ctypes
 import importlib.metadata
 import os
+import platform
 import re
 import sys
+from pathlib import Path
 
 from jaxseg import cpu
 
@@ -14,6 +16,9 @@ _TESTED = (0, 10, 2), (0, 13)  # first and end of the jaxlib versions that accep
 # Constants of glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 _NEVER = -1
+
+HUGE_PAGES = "glibc.malloc.hugetlb=1"  # for the environment variable GLIBC_TUNABLES
+_HUGE_PAGES_FILE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
 def use_all_cores() -> bool:
@@ -64,7 +69,7 @@ def keep_freed_memory() -> bool:
     small networks up to 1.5 times as slow.
 
     Call it before JAX starts its devices; later it has little effect. The commands that segment, denoise and score call
-    it, and `jaxseg train` does with `trainer.keep_memory: true`.
+    it, and `jaxseg train` does with `trainer.keep_memory: true`. In training, `restart_with_huge_pages` gains more.
 
     Returns:
       Whether the C library supports this.
@@ -75,3 +80,31 @@ def keep_freed_memory() -> bool:
     if mallopt is None:
         return False
     return all([mallopt(_ARENA_MAX, 1), mallopt(_MMAP_MAX, 0), mallopt(_TRIM_THRESHOLD, _NEVER)])
+
+
+def restart_with_huge_pages() -> None:
+    """Starts this program again, with the same arguments, so that its memory comes in pages of 2 MB instead of 4 KB.
+
+    The buffers of a training step are then mapped by a few hundred page faults instead of hundreds of thousands, and
+    need no more memory (`benchmarks/README.md`). glibc reads this setting only when a program starts, from
+    `GLIBC_TUNABLES`. Nothing happens if it already says something on huge pages, with another C library, or if the
+    system gives huge pages to all programs or to none.
+    """
+    before = os.environ.get("GLIBC_TUNABLES", "")
+    if HUGE_PAGES.split("=")[0] in before or not _huge_pages_on_request():
+        return
+    variables = os.environ | {"GLIBC_TUNABLES": ":".join(filter(None, (before, HUGE_PAGES)))}
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], variables)
+
+
+def _huge_pages_on_request() -> bool:
+    """Whether the system gives huge pages to the programs that ask for them, and glibc can ask."""
+    name, version = platform.libc_ver()
+    if not sys.platform.startswith("linux") or name != "glibc" or tuple(map(int, version.split("."))) < (2, 35):
+        return False
+    try:
+        return "[madvise]" in _HUGE_PAGES_FILE.read_text()
+    except OSError:
+        return False

@@ -1,12 +1,15 @@
-"""Freed memory that the process keeps causes no page faults when it is allocated again."""
+"""Memory that a process keeps, or that comes in huge pages, causes few page faults."""
 
+import os
 import platform
 import subprocess
 import sys
 
 import pytest
 
-from jaxseg.xla import keep_freed_memory
+import jaxseg.cli.main as main_module
+from jaxseg import xla
+from jaxseg.xla import keep_freed_memory, restart_with_huge_pages
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +41,62 @@ def test_memory_is_used_again_without_page_faults():
 
 def test_other_systems_stay_unchanged(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(os, "execve", None)  # calling it would be an error
     assert keep_freed_memory() is False
+    restart_with_huge_pages()
+
+
+RESTARTED = """
+import os, resource, sys
+from jaxseg.xla import restart_with_huge_pages
+restart_with_huge_pages()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+block = bytearray(b"1") * 100_000_000
+print(os.environ.get("GLIBC_TUNABLES"), resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before, *sys.argv[1:])
+sys.exit(len(sys.stdin.read()))
+"""
+
+
+@pytest.mark.skipif(not xla._huge_pages_on_request(), reason="the system gives huge pages to all programs or to none")
+@pytest.mark.parametrize("before", [None, "glibc.malloc.perturb=0", "glibc.malloc.hugetlb=0"])
+def test_a_program_starts_again_with_huge_pages_unless_it_was_told_about_them(before):
+    variables = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    variables |= {"GLIBC_TUNABLES": before} if before else {}
+    command = [sys.executable, "-c", RESTARTED, "a b", "--c"]
+    ran = subprocess.run(command, capture_output=True, text=True, input="four", env=variables)
+    found, faults, *arguments = ran.stdout.strip().split(" ", 2)
+    assert (ran.returncode, ran.stderr, arguments) == (4, "", ["a b --c"])
+    if before == "glibc.malloc.hugetlb=0":
+        assert (found, int(faults) > 10_000) == (before, True)
+    else:
+        assert found == ":".join(filter(None, (before, xla.HUGE_PAGES)))
+        assert int(faults) < 5000
+
+
+@pytest.mark.parametrize(
+    ("modes", "libc"),
+    [("[always] madvise never", ("glibc", "2.36")), ("always madvise [never]", ("glibc", "2.36"))]
+    + [("always [madvise] never", ("glibc", "2.34")), ("always [madvise] never", ("", "")), (None, ("glibc", "2.36"))],
+)
+def test_no_program_starts_again_without_need(modes, libc, monkeypatch, tmp_path):
+    if modes is not None:
+        (tmp_path / "enabled").write_text(modes)
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    monkeypatch.setattr(xla, "_HUGE_PAGES_FILE", tmp_path / "enabled")
+    monkeypatch.setattr(platform, "libc_ver", lambda: libc)
+    monkeypatch.setattr(os, "execve", None)
+    restart_with_huge_pages()
+
+
+def test_the_command_that_trains_asks_for_huge_pages_and_others_do_not(monkeypatch):
+    asked = []
+    monkeypatch.setattr(main_module, "restart_with_huge_pages", lambda: asked.append(sys.argv[1]))
+    for command in ("train", "tune", "segment"):
+        monkeypatch.setattr(sys, "argv", ["jaxseg", command, "--help"])
+        with pytest.raises(SystemExit) as end:
+            main_module.main()
+        assert end.value.code == 0
+    assert asked == ["train", "tune"]
 
 
 @pytest.mark.full
