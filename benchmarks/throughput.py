@@ -5,7 +5,7 @@
 "Published": eager, NCHW, float32. "Tuned": channels last, `torch.compile`, frozen weights in inference, a fused
 optimizer, and autocast for bfloat16. The large networks keep freed memory on this side, and in inference on ours. In
 training steps, all sides have huge pages.
-Every side is a separate process, which waits while the others run. Compilation and warm-up are not counted. Samples
+Every side is a separate process, which waits while the others run, and computes once before each sample. Samples
 during which other processes used the machine are taken again. Every row is written as soon as it is measured, and a
 second call measures only the missing rows.
 Writes `results/throughput_PLATFORM.json`, `.md` and `.png`.

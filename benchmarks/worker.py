@@ -95,7 +95,7 @@ def main() -> None:
 
         run, facts = torch_side.make(*arguments, tuned=options.side == "tuned")
     run()
-    serve(run, facts, memory)
+    serve(run, facts, memory, again=True)
 
 
 def inputs(model: str, batch: int, *, tiny: bool = False) -> dict[str, np.ndarray]:

@@ -21,7 +21,7 @@ def gpu_options(folder: Path, *words: str):
 def run_gpu(folder: Path, *words: str) -> dict:
     """Runs the script of the GPU on the CPU with narrow networks, and returns what it wrote."""
     command = [sys.executable, gpu.ROOT / "benchmarks" / "gpu.py", "--platform", "cpu", "--tiny", "--output", folder]
-    subprocess.run([*map(str, command), *words], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([*map(str, command), *words], check=True, stdout=subprocess.DEVNULL, timeout=300)
     return json.loads((folder / "gpu.json").read_text())
 
 

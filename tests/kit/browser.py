@@ -19,10 +19,18 @@ def chromium(downloads: Path | None = None) -> Iterator:
         options.add_argument(f"--{argument}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     with webdriver.Chrome(options=options, service=Service(which("chromedriver"))) as driver:
+        limited(driver)
         if downloads is not None:
             allowed = {"behavior": "allow", "downloadPath": str(downloads)}
             driver.execute_cdp_cmd("Browser.setDownloadBehavior", allowed)
         yield driver
+
+
+def limited(driver, seconds: float = 60) -> None:
+    """Gives pages and scripts a limit, and all requests to the browser, which would otherwise wait for ever."""
+    driver.command_executor.client_config.timeout = seconds + 60
+    driver.set_page_load_timeout(seconds)
+    driver.set_script_timeout(seconds)
 
 
 def which(program: str) -> str:

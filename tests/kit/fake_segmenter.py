@@ -23,6 +23,8 @@ from jaxseg.images.read import read_picture
 from jaxseg.masks import cohort
 from jaxseg.masks.segmentation import Segmentation
 
+HANGS_S = 60  # a run that takes longer is ended
+
 
 @dataclasses.dataclass
 class FakeSegmenter:
@@ -111,6 +113,7 @@ def serve() -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the new process can catch it
         process = os.fork()
         if process == 0:
+            signal.alarm(HANGS_S)
             try:
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
                 source, output, output_type, seconds, options = json.loads(line)

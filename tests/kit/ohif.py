@@ -18,6 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
+from browser import limited
 from PIL import Image
 from scipy import ndimage
 from selenium.webdriver.common.action_chains import ActionChains
@@ -191,7 +192,7 @@ def chromium(window: str = "1000,640") -> Iterator:
         options.add_argument(f"--{argument}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     with webdriver.Chrome(options=options, service=Service(program("chromedriver"))) as driver:
-        driver.set_script_timeout(120)
+        limited(driver, 120)
         yield driver
 
 

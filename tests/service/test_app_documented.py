@@ -23,7 +23,8 @@ def test_the_commands_with_curl_work(tmp_path):
     with service(tmp_path / "service") as (address, _):
         for line in block.splitlines():
             words = [word.replace("http://127.0.0.1:8080", address) for word in shlex.split(line)]
-            done = subprocess.run([*words, "--fail"], cwd=tmp_path, capture_output=True, text=True, check=False)
+            words += ["--fail", "--max-time", "90"]
+            done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
             assert done.returncode == 0, (line, done.stderr)
             outputs.append(done.stdout)
     assert (tmp_path / "chest.png").read_bytes().startswith(b"\x89PNG")

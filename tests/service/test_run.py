@@ -156,7 +156,7 @@ def test_after_kill_9_the_next_start_removes_what_was_left(tmp_path, weights):
     assert list(left.rglob("upload-image-1"))
     variables = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(served.temporary)}
     program = "from jaxseg.service.workspace import Workspace; Workspace().close()"
-    subprocess.run([sys.executable, "-c", program], env=variables, check=True)
+    subprocess.run([sys.executable, "-c", program], env=variables, check=True, timeout=60)
     assert list(served.temporary.iterdir()) == []
 
 

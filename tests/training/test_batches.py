@@ -190,10 +190,11 @@ def test_closed_batches_are_refused():
 
 
 ORPHANS = """
-import multiprocessing, sys, time
+import multiprocessing, signal, sys, time
 sys.path.insert(0, {folder!r})
 from streams import train
 if __name__ == "__main__":
+    signal.alarm(100)  # ends this process, and so its workers, if no batch comes
     batches = train(workers=2)
     next(batches)
     print(*[child.pid for child in multiprocessing.active_children()], flush=True)
