@@ -301,7 +301,7 @@ def test_classes_have_folders_of_their_own_and_images_without_all_of_them_are_le
     root = folders(tmp_path, lungs=["a.png", "b.png", "c.png"], hearts=["c.png", "a.png", "d.png"])
     source = MaskFolder(root, SIZE, 2, classes=("hearts=heart", "lungs=lung"))
     assert ([source.name(i) for i in range(len(source))], source.ignored) == (["a.png", "c.png"], 2)
-    masks = pickle.loads(pickle.dumps(source))[1]["mask"]
+    masks = pickle.loads(pickle.dumps(source))[1]["mask"]  # noqa: S301
     assert masks.shape == (*SIZE, 2)
     assert (masks.sum((0, 1)) - square().sum() / 255).tolist() == [1, 0]
     train, val = source.split(train_fraction=0.5)
