@@ -233,6 +233,18 @@ def post_dae(key: str) -> str:
     return _before_and_after(results("post_dae")[key]["corruption"], "corruption")
 
 
+def post_dae_prior() -> str:
+    """Dice and Hausdorff distances of unseen masks, beside what needs no network."""
+    found = []
+    for kind, row in results("post_dae")["prior"]["corruption"].items():
+        shown = [("dice", 3, ("before", "mean shape", "seven nearest", "after"))]
+        shown += [("hausdorff", 1, ("before", "seven nearest", "after"))]
+        cells = [f"{row[when][name]['mean']:.{digits}f}" for name, digits, methods in shown for when in methods]
+        found.append([kind, *cells])
+    head = "damage|Dice before|mean shape|seven nearest|**after**|Hausdorff (largest) before|seven nearest|**after**"
+    return markdown(head, found)
+
+
 def post_dae_segmenter() -> str:
     """The same for the masks of a weak segmenter."""
     masks = results("post_dae")["segmenter"]["masks"]
@@ -380,6 +392,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "measuring": measuring,
     "post_dae": lambda: post_dae("working"),
     "post_dae_original": lambda: post_dae("original"),
+    "post_dae_prior": post_dae_prior,
     "post_dae_code": post_dae_code,
     "post_dae_segmenter": post_dae_segmenter,
     "segae": segae,

@@ -1,9 +1,10 @@
-"""Post-DAE on real lung masks: jaxseg's setting, the original's network, sizes of the code, masks of a weak segmenter.
+"""Post-DAE on real lung masks: jaxseg's settings, the original's network, sizes of the code, masks of a weak segmenter.
 
     python benchmarks/post_dae.py --masks ../shared/data/lung_masks --folder runs/post_dae
 
 Every step is a command of jaxseg, which is printed before it runs. A command whose result exists is not repeated, so a
-second call resumes. All parts take about 70 minutes on 2 cores; --only selects some of them.
+second call resumes. All parts take about two hours on 2 cores; --only selects some of them, and keeps the figures of
+the others.
 """
 
 import argparse
@@ -31,6 +32,7 @@ SCALED = [f"data.size={SIZE}", "data.corruption.scaled=true"]
 CODES = ["trainer.epochs=40"]  # enough to compare sizes of the code
 SHORT = ["trainer.epochs=100"]  # enough for phantoms, which resemble each other
 RUNS = {  # part -> configuration and overrides
+    "prior": ("post_dae_prior", []),  # 256 pixels
     "working": ("post_dae", []),
     "original": ("post_dae_original", [*SCALED, "trainer.validate_every=20"]),
     "code_16": ("post_dae", [*CODES, "model.intermediate=[16, 16]"]),
@@ -108,17 +110,18 @@ def save(mask: np.ndarray, path: Path) -> None:
 
 def summarise(folder: Path) -> None:
     """Writes the figures of all parts that exist, and copies the plots beside the JSON file."""
-    found = {}
+    path = RESULTS / "post_dae.json"
+    found = {part: row for part, row in json.loads(path.read_text()).items() if part in (*RUNS, "segmenter")}
     for part in [*RUNS, "segmenter"]:
         run = folder / part / "run" if part == "segmenter" else folder / part
         name = "evaluation_masks" if part == "segmenter" else "evaluation_val"
         if not (run / f"{name}.json").is_file():
             continue
-        found[part] = {"training_seconds": training_seconds(run)} | json.loads((run / f"{name}.json").read_text())
+        measured = json.loads((run / f"{name}.json").read_text())
+        found[part] = {"training_seconds": training_seconds(run), "environment": environment()} | measured
         (RESULTS / f"post_dae_{part}.png").write_bytes((run / f"{name}.png").read_bytes())
     result = {"command": "python benchmarks/post_dae.py", "date": str(date.today()), "size": SIZE} | found
-    result["environment"] = environment()
-    (RESULTS / "post_dae.json").write_text(json.dumps(result, indent=1) + "\n")
+    path.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ CUTS, ELLIPSES = 3, 4
 _COARSE, _FINE = 6, 24  # knots per side of the two displacements of the border
 _NOISE = 12  # knots per side of the noise of a coarse mask
 # The share of the examples that have each kind of damage.
+LOST = 0.1  # share of the examples with several channels of which one is emptied, to be found again by the others
 SHARES = {"cuts": 0.5, "holes": 0.25, "islands": 0.4, "moved": 0.35, "border": 0.5, "coarse": 0.3, "salt": 0.15}
 
 
@@ -92,7 +93,7 @@ def damaged(key: jax.Array, mask: jax.Array) -> jax.Array:
 
     Args:
       key: PRNG key.
-      mask: (H, W, C) in [0, 1]; every channel is damaged separately.
+      mask: (H, W, C) in [0, 1]; every channel is damaged separately, and one of several may be emptied.
 
     Returns:
       (H, W, C) float32 in [0, 1].
@@ -103,7 +104,12 @@ def damaged(key: jax.Array, mask: jax.Array) -> jax.Array:
         return apply_damage(plane, draw_damage(for_numbers), for_salt)
 
     keys = jax.random.split(key, mask.shape[-1])
-    return jax.vmap(one, in_axes=(0, 2), out_axes=2)(keys, mask.astype(jnp.float32))
+    found = jax.vmap(one, in_axes=(0, 2), out_axes=2)(keys, mask.astype(jnp.float32))
+    if mask.shape[-1] == 1:
+        return found
+    chance, which = jax.random.uniform(jax.random.fold_in(key, mask.shape[-1]), (2,))
+    lost = (chance < LOST) & (jnp.arange(mask.shape[-1]) == jnp.floor(which * mask.shape[-1]).astype(jnp.int32))
+    return jnp.where(lost, 0, found)
 
 
 def draw_damage(key: jax.Array) -> Damage:

@@ -8,6 +8,7 @@ Source: balazsborsos/dae_postprocessing.
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,9 @@ class MaskFolder:
         files whose names begin with a dot. If `root` is a file, they are the names of its images.
       ignored: number of entries of the folder that are not masks; counted if `files` is not given.
       labels: level and name of each channel, "LEVEL=NAME", if the files are label maps; see `parse_levels`.
+      classes: folder and name of each channel, "FOLDER=NAME", if every class has a folder of its own in `root`; see
+        `parse_classes`. Masks of one image have the same file name, apart from the suffix. Images without all classes
+        are left out and counted in `ignored`.
       blank: accept empty and full masks. They have no shape to learn, but a segmenter's results are scored with them.
 
     Raises:
@@ -61,6 +65,7 @@ class MaskFolder:
     files: tuple[Path, ...] | None = None
     ignored: int = 0
     labels: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
+    classes: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
     blank: bool = dataclasses.field(default=False, kw_only=True)
 
     def __post_init__(self):
@@ -70,18 +75,30 @@ class MaskFolder:
             raise ValueError(f"channels must be at least 1, got {self.channels}")
         if len(self.size) != 2 or min(self.size) < 1:
             raise ValueError(f"the size must be two positive numbers, got {self.size}")
-        if self.files is None and is_cohort_file(Path(self.root)):
+        if self.files is None and self.classes:
+            object.__setattr__(self, "files", tuple(self._of_classes))
+            everything = {path.stem for folder in self._folders for path in _masks_in(folder)}
+            object.__setattr__(self, "ignored", len(everything) - len(self.files))
+        elif self.files is None and is_cohort_file(Path(self.root)):
             object.__setattr__(self, "files", tuple(sorted(self._images)))
         elif self.files is None:
-            entries = sorted(Path(self.root).iterdir(), key=lambda path: path.name)
-            files = tuple(path for path in entries if _is_mask(path))
-            if not files:
-                raise ValueError(
-                    f"{self.root}: none of its {len(entries)} entries is a mask; name the folder that holds the png, "
-                    "jpg or npy files itself"
-                )
-            object.__setattr__(self, "files", files)
-            object.__setattr__(self, "ignored", len(entries) - len(files))
+            object.__setattr__(self, "files", _masks_in(Path(self.root)))
+            object.__setattr__(self, "ignored", sum(1 for _ in Path(self.root).iterdir()) - len(self.files))
+
+    @property
+    def _folders(self) -> list[Path]:
+        """The folder of each class."""
+        return [Path(self.root) / folder for folder in parse_classes(self.classes)]
+
+    @functools.cached_property
+    def _of_classes(self) -> dict[Path, list[Path]]:
+        """The first class's file of an image -> the files of all its classes, sorted by name."""
+        found = [{path.stem: path for path in _masks_in(folder)} for folder in self._folders]
+        joint = {found[0][name]: [of[name] for of in found] for name in found[0] if all(name in of for of in found)}
+        if not joint:
+            folders = " and ".join(str(folder) for folder in self._folders)
+            raise ValueError(f"{folders} have no file name in common; masks of one image need the same name")
+        return joint
 
     @functools.cached_property
     def _images(self) -> dict[Path, str]:
@@ -93,23 +110,26 @@ class MaskFolder:
         return len(self.files)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        path, joint = self.files[index], is_cohort_file(Path(self.root))
-        levels = parse_levels(self.labels) or None
-        if joint:
-            stack = open_cohort(Path(self.root), None, self._images[path])
-        else:
-            stack = open_masks(path, levels=levels)  # reads only the header, which shows size, type and damage
-        if stack.count != self.channels:
-            raise ImageError(f"{path.name}: has {stack.count} channels; the setting is {self.channels}")
-        if joint or levels or path.suffix.lower() == ".npy":
-            masks = stack.read(range(stack.count))
-        else:
-            masks = [read_brightness(path, threshold=self.grey == "threshold")]
-        resized = np.stack([_fitted(mask, self.size) for mask in masks], -1)
+        path = self.files[index]
+        masks = [mask for file in self._of_classes[path] for mask in self._read(file, 1)] if self.classes else None
+        resized = np.stack([_fitted(mask, self.size) for mask in masks or self._read(path, self.channels)], -1)
         for state, value in (("empty", 0), ("full: every pixel is foreground", 1)):
             if not self.blank and (resized == value).all():
                 raise ImageError(f"{path.name}: the mask is {state}, at {self.size[0]} x {self.size[1]}")
         return {"mask": resized}
+
+    def _read(self, path: Path, channels: int) -> list[np.ndarray]:
+        """Returns the masks of a file, bool or uint8 from 0 to 255."""
+        joint, levels = is_cohort_file(Path(self.root)), parse_levels(self.labels) or None
+        if joint:
+            stack = open_cohort(Path(self.root), None, self._images[path])
+        else:
+            stack = open_masks(path, levels=levels)  # reads only the header, which shows size, type and damage
+        if stack.count != channels:
+            raise ImageError(f"{path.name}: has {stack.count} channels; the setting is {channels}")
+        if joint or levels or path.suffix.lower() == ".npy":
+            return list(stack.read(range(stack.count)))
+        return [read_brightness(path, threshold=self.grey == "threshold")]
 
     def name(self, index: int) -> str:
         """Returns the name of a record's file."""
@@ -154,6 +174,43 @@ class MaskFolder:
 def as_read(record: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
     """Returns the record unchanged: masks are corrupted on the device (`jaxseg.post_dae.corrupt`)."""
     return record
+
+
+def parse_classes(texts: Sequence[str]) -> dict[str, str]:
+    """Returns the folder and the name of each class, in the given order.
+
+    Args:
+      texts: folder and name each, such as "heart_masks=heart".
+
+    Raises:
+      ValueError: a text has another form, a folder lies outside the folder of the data, or one occurs twice.
+
+    >>> parse_classes(["lung_masks=lungs", "heart_masks=heart"])
+    {'lung_masks': 'lungs', 'heart_masks': 'heart'}
+    """
+    classes: dict[str, str] = {}
+    for text in texts:
+        folder, _, name = (part.strip() for part in text.partition("="))
+        if not folder or not name:
+            raise ValueError(f"{text!r} is not FOLDER=NAME, such as heart_masks=heart")
+        if Path(folder).is_absolute() or ".." in Path(folder).parts:
+            raise ValueError(f"{text!r}: the folder must lie in the folder of the data")
+        if folder in classes or name in classes.values():
+            raise ValueError(f"{text!r}: this folder or this name occurs twice")
+        classes[folder] = name
+    return classes
+
+
+def _masks_in(folder: Path) -> tuple[Path, ...]:
+    """Returns the masks of a folder, sorted by name; raises ValueError if it has none."""
+    entries = sorted(folder.iterdir(), key=lambda path: path.name)
+    files = tuple(path for path in entries if _is_mask(path))
+    if not files:
+        raise ValueError(
+            f"{folder}: none of its {len(entries)} entries is a mask; name the folder that holds the png, jpg or npy "
+            "files itself"
+        )
+    return files
 
 
 def _is_mask(path: Path) -> bool:

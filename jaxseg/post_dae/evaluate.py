@@ -66,6 +66,7 @@ def compare_folders(
     channels: int = 1,
     grey: str = "soft",
     labels: Sequence[str] = (),
+    classes: Sequence[str] = (),
     spacing: Spacing = None,
 ) -> Examination:
     """Measures how the model restores masks in folders, compared with the true masks of the same names.
@@ -77,13 +78,14 @@ def compare_folders(
       masks: one folder per row, such as that of a segmenter at one stage of its training; or a .jsonl or .parquet
         file, whose classes are the channels.
       truth: folder or file of the true masks.
-      channels, grey, labels: how masks are read; see `MaskFolder`.
+      channels, grey, labels, classes: how masks are read; see `MaskFolder`.
       spacing: as in `examine_levels`.
 
     Raises:
       ValueError: a folder holds no masks, or its names differ from those of the truth; a mask is bad.
     """
     options = {"size": tuple(model.cfg.image_size), "channels": channels, "grey": grey, "labels": tuple(labels)}
+    options["classes"] = tuple(classes)
     true = MaskFolder(truth, **options)
     pairs = {row: _paired(MaskFolder(folder, **options, blank=True), true) for row, folder in masks.items()}
     parts = ((row, x["given"], x["truth"]) for row, source in pairs.items() for x in _batches(source, "stop"))

@@ -22,7 +22,7 @@ from jaxseg.nn.losses import binary_cross_entropy, probability_dice_loss
 from jaxseg.post_dae import original_config
 from jaxseg.post_dae.corrupt import HEAVY, SIDE, Corruption, corrupt
 from jaxseg.post_dae.damage import damaged
-from jaxseg.post_dae.data import MaskFolder, as_read
+from jaxseg.post_dae.data import MaskFolder, as_read, parse_classes
 from jaxseg.post_dae.evaluate import compare_folders, examine_levels, mean
 from jaxseg.post_dae.model import DAEConfig, Stride
 from jaxseg.post_dae.warp import warp
@@ -65,6 +65,8 @@ class DataConfig(LoadingConfig):
       channels: number of channels of every mask; more than one if the files are (C, H, W).
       labels: level and name of each channel, such as ["127=heart", "255=lung"], if the files are label maps with one
         value per class; []: they are masks.
+      classes: folder and name of each channel, such as ["lung_masks=lungs", "heart_masks=heart"], if every class has a
+        folder of its own in `root`, with equal file names; []: there is one folder.
       grey: "soft" keeps values between black and white, "threshold" cuts images at 127; see `MaskFolder`.
       split: "disjoint", or "original", which also trains with the masks for validation.
       train_fraction: share of the masks for training, in (0, 1).
@@ -82,6 +84,7 @@ class DataConfig(LoadingConfig):
     size: Annotated[int, Range(8, 8192)] = 512
     channels: Annotated[int, Range(1, 1000)] = 1
     labels: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
     grey: Literal["soft", "threshold"] = "soft"
     split: Literal["disjoint", "original"] = "disjoint"
     train_fraction: Annotated[float, Range(0, 1, above=True, below=True)] = 0.8
@@ -98,13 +101,16 @@ class DataConfig(LoadingConfig):
         verify(self, self._problems())
 
     def _problems(self):
-        try:
-            levels = parse_levels(self.labels)
-        except ValueError as error:
-            yield f"labels: {error}"
-        else:
-            if levels and len(levels) != self.channels:
-                yield f"labels: {len(levels)} are named, but channels is {self.channels}"
+        for name, texts, parse in (("labels", self.labels, parse_levels), ("classes", self.classes, parse_classes)):
+            try:
+                found = parse(texts)
+            except ValueError as error:
+                yield f"{name}: {error}"
+            else:
+                if found and len(found) != self.channels:
+                    yield f"{name}: {len(found)} are named, but channels is {self.channels}"
+        if self.labels and self.classes:
+            yield "classes: a folder for each class and label maps (labels) exclude each other"
         if self.heavy_share + self.broad_share + self.clean_share > 1 + 1e-6:
             shares = f"{self.heavy_share:g}, broad_share, {self.broad_share:g}, and clean_share, {self.clean_share:g}"
             yield f"heavy_share: {shares}, add up to more than 1"
@@ -153,11 +159,14 @@ class PostDAETask(Task):
         cfg = config.data
         self.cfg, self.parts, self.prepare = cfg, config.loss.parts, with_seed
         self.model = _model(config)
-        masks = MaskFolder(Path(cfg.root), (cfg.size,) * 2, cfg.channels, cfg.grey, labels=cfg.labels)
+        kinds = {"labels": cfg.labels, "classes": cfg.classes}
+        masks = MaskFolder(Path(cfg.root), (cfg.size,) * 2, cfg.channels, cfg.grey, **kinds)
         options = {"train_fraction": cfg.train_fraction, "seed": cfg.split_seed, "split": cfg.split}
         self.splits = dict(zip(("train", "val"), masks.split(**options), strict=True))
         self.facts = {split: [source.name(i) for i in range(len(source))] for split, source in self.splits.items()}
-        if masks.ignored:
+        if masks.ignored and cfg.classes:
+            self.notes = [f"{masks.ignored} images of {masks.root} do not have a mask of every class and are left out"]
+        elif masks.ignored:
             self.notes = [f"{masks.ignored} entries of {masks.root} are not masks (png, jpg, npy) and are ignored"]
 
     def loss(self, model: nnx.Module, batch: dict, key: jax.Array, step: jax.Array) -> tuple[jax.Array, dict]:
@@ -212,6 +221,7 @@ class PostDAETask(Task):
         """Measures how the model restores masks in folders, such as those of a segmenter."""
         cfg = config.data
         options = {"channels": cfg.channels, "grey": cfg.grey, "labels": cfg.labels, "spacing": cfg.spacing_mm}
+        options["classes"] = cfg.classes
         return compare_folders(model, masks, truth, **options)
 
     @staticmethod
@@ -262,7 +272,10 @@ def _model(config: Config):
         raise ValueError(f"data.size: {size} is not a multiple of {factor}, as {levels} requires")
     options = dataclasses.asdict(cfg) | {"strides": cfg.strides or (2,) * len(cfg.features)}
     options |= {"image_size": (size, size), "in_channels": channels, "out_channels": channels}
+    names = [*parse_levels(config.data.labels).values(), *parse_classes(config.data.classes).values()]
     try:
-        return create("post_dae", seed=config.seed, dtype=config.trainer.precision, **options)
+        return create(
+            "post_dae", seed=config.seed, dtype=config.trainer.precision, class_names=names or None, **options
+        )
     except ValueError as error:
         raise ValueError(f"model.{error}") from None

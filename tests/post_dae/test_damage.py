@@ -75,6 +75,15 @@ def test_empty_masks_and_channels_are_damaged_too():
         assert found.shape == (32, 32, 2)
 
 
+def test_one_of_several_channels_is_sometimes_emptied_so_that_the_others_show_where_it_was():
+    mask = jnp.repeat(jnp.asarray(lungs(32))[..., None], 2, -1)
+    found = jax.vmap(damage.damaged, in_axes=(0, None))(jax.random.split(jax.random.key(1), 200), mask)
+    lost = np.asarray(found.sum((1, 2)) == 0)
+    assert not lost.all(1).any()
+    assert (lost.sum(0) >= 4).all()
+    assert lost.any(1).mean() < 0.25
+
+
 def test_shares_choose_the_damages_of_a_batch():
     masks = jnp.repeat(jnp.asarray(lungs(32))[None, ..., None], 60, 0)
     keys = jax.random.split(jax.random.key(0), 60)

@@ -12,7 +12,7 @@ from joint_masks import CLASSES, shapes
 from PIL import Image
 
 from jaxseg.masks.cohort import file_name, image_names, mask_file
-from jaxseg.post_dae.data import MaskFolder, as_read
+from jaxseg.post_dae.data import MaskFolder, as_read, parse_classes
 from jaxseg.training.batches import RecordError, evaluation_batches, training_batches
 
 SIZE = (24, 32)
@@ -284,3 +284,56 @@ def test_masks_in_a_file_with_all_images_are_records(tmp_path, suffix):
     assert len(pickle.loads(pickle.dumps(masks))) == 3  # noqa: S301
     with pytest.raises(ValueError, match="has 3 channels; the setting is 1"):
         MaskFolder(tmp_path / f"masks.{suffix}")[0]
+
+
+def folders(root: Path, **names: list[str]) -> Path:
+    """Writes a folder of masks for each class; the masks of class number i have i pixels more."""
+    for number, (folder, files) in enumerate(names.items()):
+        (root / folder).mkdir()
+        for name in files:
+            mask = square()
+            mask[0, :number] = 255
+            save(root / folder / name, mask)
+    return root
+
+
+def test_classes_have_folders_of_their_own_and_images_without_all_of_them_are_left_out(tmp_path):
+    root = folders(tmp_path, lungs=["a.png", "b.png", "c.png"], hearts=["c.png", "a.png", "d.png"])
+    source = MaskFolder(root, SIZE, 2, classes=("hearts=heart", "lungs=lung"))
+    assert ([source.name(i) for i in range(len(source))], source.ignored) == (["a.png", "c.png"], 2)
+    masks = pickle.loads(pickle.dumps(source))[1]["mask"]  # noqa: S301
+    assert masks.shape == (*SIZE, 2)
+    assert (masks.sum((0, 1)) - square().sum() / 255).tolist() == [1, 0]
+    train, val = source.split(train_fraction=0.5)
+    assert (len(train), len(val), train[0]["mask"].shape) == (1, 1, (*SIZE, 2))
+
+
+def test_folders_of_classes_that_share_no_image_are_refused(tmp_path):
+    root = folders(tmp_path, lungs=["a.png"], hearts=["b.png"])
+    with pytest.raises(ValueError, match="have no file name in common"):
+        MaskFolder(root, SIZE, 2, classes=("lungs=lung", "hearts=heart"))
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["lungs"], "is not FOLDER=NAME"),
+        (["=lung"], "is not FOLDER=NAME"),
+        (["../x=lung"], "must lie in the folder of the data"),
+        (["/x=lung"], "must lie in the folder of the data"),
+        (["a=lung", "b=lung"], "occurs twice"),
+        (["a=lung", "a=heart"], "occurs twice"),
+    ],
+)
+def test_impossible_classes_are_refused(texts, message):
+    with pytest.raises(ValueError, match=message):
+        parse_classes(texts)
+
+
+def test_hearts_of_the_sample_lie_beside_their_lungs(shared):
+    source = MaskFolder(shared / "data", (64, 64), 2, classes=("lung_masks=lungs", "heart_masks=heart"))
+    assert (len(source), source.ignored) == (150, 150)
+    lungs, heart = np.moveaxis(source[3]["mask"], -1, 0)
+    columns = np.arange(64)
+    assert (lungs > 0.5).sum() > (heart > 0.5).sum() > 0
+    assert abs((heart.sum(0) @ columns) / heart.sum() - (lungs.sum(0) @ columns) / lungs.sum()) < 12

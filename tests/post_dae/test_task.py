@@ -149,6 +149,16 @@ def test_two_channels_train_together(tmp_path):
     assert jaxseg.denoise(stack, model).shape == (2, 40, 40)
 
 
+def test_lungs_and_hearts_of_two_folders_train_together_and_keep_their_names(tmp_path):
+    for folder in ("lungs", "hearts"):
+        write_masks(tmp_path / "masks" / folder, count=6)
+    (tmp_path / "masks" / "hearts" / "mask_00.png").rename(tmp_path / "masks" / "hearts" / "other.png")
+    options = LIGHT | {"data__classes": ["lungs=lungs", "hearts=heart"], "data__channels": 2, "trainer__epochs": 1}
+    _, told = train(tmp_path / "run", tmp_path / "masks", **options)
+    assert any("2 images of" in line and "do not have a mask of every class" in line for line in told), told
+    assert jaxseg.load(tmp_path / "run").card.class_names == ("lungs", "heart")
+
+
 BAD = {
     "empty.png": (np.zeros((20, 20), np.uint8), "the mask is empty"),
     "full.png": (np.full((20, 20), 255, np.uint8), "full"),
@@ -195,6 +205,8 @@ def test_other_entries_are_left_out_with_a_count(tmp_path):
         ({"data__spacing_mm": [1.0]}, "spacing_mm"),
         ({"data__corruption": {"patch": 0}}, "patch"),
         ({"model__norm": "group"}, "none, batch"),
+        ({"data__classes": ["lungs=lungs", "hearts=heart"]}, "classes: 2 are named, but channels is 1"),
+        ({"data__classes": ["a=b"], "data__labels": ["255=lung"]}, "exclude each other"),
     ],
 )
 def test_impossible_settings_are_reported_before_anything_is_written(masks, tmp_path, changed, words):
