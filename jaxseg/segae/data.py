@@ -1,15 +1,13 @@
 """SegAE's training data: slices of CTs with good and bad masks of organs, and the true Dice of each.
 
-The layout is `{train,val}/CASE/` with `ct.nii.gz`, `label.nii.gz` (classes of the DAP-Atlas) and `ORGAN_ID/*.nii.gz`
-(masks by a network, or degraded ones). An example is {"image": (S, S, 2) float32, CT and mask as in
-`jaxseg.segae.crop`; "dice": float32, the Dice of the mask and the true mask within the crop; "label": int32, the class
-of the organ; "slice": int32}.
+The masks are those of a network, or degraded ones; `jaxseg.segae.layout` describes the folders. An example is {"image":
+(S, S, 2) float32, CT and mask as in `jaxseg.segae.crop`; "dice": float32, the Dice of the mask and the true mask within
+the crop; "label": int32, the class of the organ; "slice": int32}.
 
 Source: Chen et al. 2024, arXiv:2406.00327; Schuture/Quality-Sentinel.
 """
 
 import dataclasses
-import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,87 +18,13 @@ from jaxseg.datasets.volume_cache import Cache, PackedMask, pack
 from jaxseg.files import printable
 from jaxseg.nn.metrics import dice
 from jaxseg.segae.crop import bounds, crop_window, normalise, to_bytes
+from jaxseg.segae.layout import TrainingCase, read_layout
 from jaxseg.volumes.pair import check_ct, check_mask, check_pair
-from jaxseg.volumes.read import SUFFIXES, read_labels, read_volume, suffix_of
+from jaxseg.volumes.read import read_labels, read_volume
 from jaxseg.volumes.volume import Volume, VolumeError
 
 OVERLAP = 20  # pixels that mask and true mask must share in a usable slice, as in the original
 MEMORY = 4 * 2**30  # bytes of volumes in memory
-SPLITS = ("train", "val")
-MAX_ID = 2**16 - 1  # highest class
-
-_ORGAN = re.compile(r"(.+)_(\d{1,5})")
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainingCase:
-    """A case of the training layout.
-
-    Attributes:
-      name: name of its folder.
-      ct, label: files of the CT and of the classes.
-      masks: (name, class, files of the masks) of every organ with a folder.
-    """
-
-    name: str
-    ct: Path
-    label: Path
-    masks: tuple[tuple[str, int, tuple[Path, ...]], ...]
-
-
-def read_layout(root: str | Path) -> dict[str, tuple[TrainingCase, ...]]:
-    """Returns split -> its cases, sorted by name; only the names of files are read.
-
-    The folder of an organ is named `{organ}_{id}`; unlike in the original, the organ may contain underscores. Volumes
-    can have any format that `jaxseg.volumes.read` reads.
-
-    Args:
-      root: folder of the data set.
-
-    Raises:
-      ValueError: there is no case, a case lacks its CT or its label, or the name of an organ's folder has no class.
-      OSError: a folder cannot be read.
-    """
-    root = Path(root)
-    if not root.is_dir():
-        raise ValueError(f"{root}: no such folder")
-    problems: list[str] = []
-    splits = {split: _cases(root / split, problems) for split in SPLITS if (root / split).is_dir()}
-    if not any(splits.values()) and not problems:
-        raise ValueError(f"{root}: has no case; the layout is train/CASE/ct.nii.gz, label.nii.gz, ORGAN_ID/*.nii.gz")
-    if problems:
-        rest = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise ValueError(f"{root}: {'; '.join(problems[:5])}{rest}")
-    return {split: cases for split, cases in splits.items() if cases}
-
-
-def _cases(folder: Path, problems: list[str]) -> tuple[TrainingCase, ...]:
-    found = [_case(path, problems) for path in sorted(folder.iterdir()) if path.is_dir() and path.name[0] != "."]
-    return tuple(case for case in found if case is not None)
-
-
-def _case(folder: Path, problems: list[str]) -> TrainingCase | None:
-    shown = printable(f"{folder.parent.name}/{folder.name}")
-    volumes = {name: _volume(folder, name) for name in ("ct", "label")}
-    missing = [name for name, path in volumes.items() if path is None]
-    if missing:
-        problems.append(f"{shown} has no {' and no '.join(f'{name}.nii.gz' for name in missing)}")
-        return None
-    masks = []
-    for path in sorted(folder.iterdir()):
-        if not path.is_dir() or path.name.startswith("."):
-            continue
-        named = _ORGAN.fullmatch(path.name)
-        if not named or not 0 < int(named[2]) <= MAX_ID:
-            problems.append(f"{shown}/{printable(path.name)}: an organ's folder is named ORGAN_ID, such as liver_13")
-            continue
-        files = tuple(file for file in sorted(path.iterdir()) if suffix_of(file) and not file.name.startswith("."))
-        masks.append((named[1], int(named[2]), files))
-    return TrainingCase(folder.name, volumes["ct"], volumes["label"], tuple(masks))
-
-
-def _volume(folder: Path, name: str) -> Path | None:
-    return next((folder / f"{name}{suffix}" for suffix in SUFFIXES if (folder / f"{name}{suffix}").is_file()), None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,7 +164,7 @@ def read_segae(
     slices until it finds such a slice, and samples another mask if it has fewer than two.
 
     Args:
-      root: folder of the data set, see the top of this module for its layout.
+      root: folder of the data set, see `jaxseg.segae.layout`.
       memory: size in bytes of the volumes that are kept in memory; masks take one bit per voxel of their bounding box.
       canonical: whether to reorient volumes to the patient's axes; the original does not.
       overlap: number of shared pixels, at least 1.
@@ -356,13 +280,29 @@ def index_case(case: TrainingCase, volumes: Volumes, overlap: int = OVERLAP) -> 
                 problems.append(f"{shown}/{printable(path.parent.name)}/{error}")
                 continue
             packed = volumes.cache.get(path, lambda array=mask.array: pack(array))
-            slices = _usable(truth, mask.array, packed.box, overlap)
+            slices = usable_slices(truth, mask.array, overlap, box=packed.box)
             counts = np.count_nonzero(truth), np.count_nonzero(mask.array)
             items.append(Item(case, organ, label, path, slices, true_dice(truth, mask.array), *map(int, counts)))
     return items, problems
 
 
-def _usable(truth: np.ndarray, mask: np.ndarray, box: tuple[slice, ...], overlap: int) -> tuple[int, ...]:
+def usable_slices(
+    truth: np.ndarray, mask: np.ndarray, overlap: int = OVERLAP, *, box: tuple[slice, ...] | None = None
+) -> tuple[int, ...]:
+    """Returns the indices of the slices in which a mask and the true mask share enough pixels, ascending.
+
+    Args:
+      truth, mask: (D, H, W) bool.
+      overlap: smallest number of shared pixels.
+      box: bounding box of one of the two; None: it is computed.
+
+    Example:
+      >>> truth = np.zeros((3, 10, 10), bool)
+      >>> truth[1:, 2:8, 2:8] = True
+      >>> usable_slices(truth, truth)
+      (1, 2)
+    """
+    box = pack(mask).box if box is None else box
     shared = np.count_nonzero(truth[box] & mask[box], axis=(1, 2))
     return tuple(int(z) + box[0].start for z in np.flatnonzero(shared >= overlap))
 

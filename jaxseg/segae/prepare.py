@@ -1,6 +1,6 @@
 """Builds SegAE's training data from CTs with labels; masks come from a network, or are degraded labels.
 
-`jaxseg.segae.data` describes the layout. Beside the cases are quality.csv, with one line per mask, and summary.json.
+`jaxseg.segae.layout` describes the layout. Beside the cases are quality.csv, with one line per mask, and summary.json.
 """
 
 import csv
@@ -19,13 +19,15 @@ from jaxseg.datasets.degrade import degrade
 from jaxseg.datasets.volume_cache import Cache
 from jaxseg.files import atomic_file, atomic_folder, is_full, printable, safe_name, sweep
 from jaxseg.folder_runs.ledger import changed_settings, locked_folder, refuse_changed
-from jaxseg.images.read import kind_of
-from jaxseg.segae.data import OVERLAP, SPLITS, Volumes, index_case, read_layout
-from jaxseg.segae.label_table import LabelTable, shared_table
+from jaxseg.segae.data import OVERLAP, Volumes, index_case, usable_slices
+from jaxseg.segae.label_table import LabelTable
+from jaxseg.segae.layout import SPLITS, read_layout
+from jaxseg.segae.sources import Scan, find_scans, read_classes, stage_name, table_of_scans
+from jaxseg.vocabulary import organs
 from jaxseg.vocabulary.organs import Organ
 from jaxseg.volumes.nifti import need_nibabel, write_nifti
-from jaxseg.volumes.pair import check_ct, check_pair
-from jaxseg.volumes.read import SUFFIXES, read_labels, read_volume, stem, suffix_of
+from jaxseg.volumes.pair import check_ct
+from jaxseg.volumes.read import read_volume, stem
 from jaxseg.volumes.volume import Volume
 
 _log = logging.getLogger(__name__)
@@ -43,24 +45,8 @@ COLUMNS = (
     "slices_with_20px_overlap",
 )
 DICE_RANGE = (0.1, 0.98)  # Dice of degraded masks, at even distances
+TRIES = 8  # tries to degrade a mask, each with a higher Dice, until it shares enough pixels with the truth
 _MADE_BY = "prepare segae"
-
-
-@dataclasses.dataclass(frozen=True)
-class Scan:
-    """A CT with its labels.
-
-    Attributes:
-      name: name of the case.
-      ct: file of a volume, or folder of DICOM slices.
-      label: file of a volume of labels.
-      stages: files of labels that a network predicted, one per training stage; (): the true labels are degraded.
-    """
-
-    name: str
-    ct: Path
-    label: Path
-    stages: tuple[Path, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,15 +83,31 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """The result of building a case: `masks` is the number of masks, `error` is "" unless the case failed."""
+    """The result of building a case.
+
+    Attributes:
+      case: name of the case.
+      split: its split, "train" or "val".
+      masks: number of masks.
+      left_out: number of masks that share too few pixels with the truth, and were not written.
+      error: the reason why the case failed; "" if it did not.
+      notes: lines for the user about labels that were left out.
+    """
 
     case: str
     split: str
     masks: int = 0
+    left_out: int = 0
     error: str = ""
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.case}: {self.error or f'{self.masks} masks for {self.split}'}"
+        if self.error:
+            return f"{self.case}: {self.error}"
+        few = f"{self.left_out} without {OVERLAP} pixels of the truth in a slice left out"
+        return "; ".join(
+            [f"{self.case}: {self.masks} masks for {self.split}", *[few] * bool(self.left_out), *self.notes]
+        )
 
 
 def prepare_segae(
@@ -129,8 +131,8 @@ def prepare_segae(
     A case that fails does not stop the others.
 
     Args:
-      cts: folder of the CTs, see `find_scans`.
-      labels: folder of the volumes of labels.
+      cts: folder of the CTs, see `jaxseg.segae.sources.find_scans`.
+      labels: folder of the labels, which may be the same folder.
       output: folder of the data set.
       pseudo: folder of masks of a network; None: the labels are degraded.
       label_names: JSON or CSV file that maps labels to organs, see `jaxseg.segae.label_table.read_table`; None: the
@@ -152,8 +154,7 @@ def prepare_segae(
     output = Path(output)
     scans, notes = find_scans(Path(cts), Path(labels), Path(pseudo) if pseudo else None)
     need_nibabel()  # the data set is written as NIfTI
-    volumes = [path for scan in scans for path in (scan.label, *scan.stages)]
-    shared = shared_table(volumes, label_names)
+    shared = table_of_scans(scans, label_names)
     table, notes = shared.organs, (*notes, *_remarks(shared))
     names = {} if shared.note else {str(label): organ.name for label, organ in table.items()}
     options = {"canonical": canonical, "pseudo": pseudo is not None, "labels": names}
@@ -178,83 +179,6 @@ def _remarks(table: LabelTable) -> list[str]:
         return [table.note]
     others = ", ".join(name for name, _ in table.others.values())
     return [f"no class of the DAP-Atlas, and ignored: {others}"] if others else []
-
-
-def find_scans(cts: Path, labels: Path, pseudo: Path | None = None) -> tuple[tuple[Scan, ...], tuple[str, ...]]:
-    """Finds the CTs that have labels.
-
-    A case is a file CASE.nii.gz (or .nii, .npz, .npy; nnU-Net's ending _0000 is removed), a folder CASE with ct.nii.gz
-    or label.nii.gz, or for CTs a folder CASE of DICOM slices.
-
-    Args:
-      cts: folder of the CTs.
-      labels: folder of the labels, which may be the same folder.
-      pseudo: folder of labels that a network predicted, CASE/STAGE.nii.gz.
-
-    Returns:
-      The scans, sorted by name, and lines for the user about CTs without labels and labels without a CT.
-
-    Raises:
-      ValueError: no CT has labels; two files belong to one case; or a case has no predicted labels in `pseudo`.
-      OSError: a folder cannot be read.
-    """
-    found = {"CT": _entries(cts, "ct"), "labels": _entries(labels, "label")}
-    both = sorted(set(found["CT"]) & set(found["labels"]))
-    if not both:
-        counts = ", ".join(f"{len(entries)} {kind}" for kind, entries in found.items())
-        raise ValueError(
-            f"no CT has labels of the same name ({counts}); name them CTS/CASE.nii.gz and LABELS/CASE.nii.gz, or "
-            "CASE/ct.nii.gz and CASE/label.nii.gz"
-        )
-    unmatched = {
-        "no labels": sorted(set(found["CT"]) - set(found["labels"])),
-        "no CT": sorted(set(found["labels"]) - set(found["CT"])),
-    }
-    notes = tuple(f"{len(names)} cases have {what}: {_first(names)}" for what, names in unmatched.items() if names)
-    stages = {name: _stages(pseudo / name) if pseudo else () for name in both}
-    without = [name for name in both if pseudo and not stages[name]]
-    if without:
-        raise ValueError(f"{len(without)} cases have no pseudo labels CASE/STAGE.nii.gz in {pseudo}: {_first(without)}")
-    return tuple(Scan(name, found["CT"][name], found["labels"][name], stages[name]) for name in both), notes
-
-
-def _entries(folder: Path, inner: str) -> dict[str, Path]:
-    """Returns case -> its volume."""
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
-            continue
-        if path.is_dir():
-            name, volume = path.name, _in_folder(path, inner)
-        else:
-            name, volume = stem(path).removesuffix("_0000"), path if suffix_of(path) else None
-        if volume is None:
-            continue
-        if name in found:
-            raise ValueError(f"{folder}: {found[name].name} and {volume.name} both belong to case {printable(name)}")
-        found[name] = volume
-    return found
-
-
-def _in_folder(folder: Path, inner: str) -> Path | None:
-    """Returns the volume in the folder of a case; None if it has none."""
-    for suffix in SUFFIXES:
-        for name in (inner, f"{inner}s"):
-            if (folder / f"{name}{suffix}").is_file():
-                return folder / f"{name}{suffix}"
-    if inner == "ct" and any(path.is_file() and kind_of(path) == "dicom" for path in sorted(folder.iterdir())):
-        return folder
-    return None
-
-
-def _stages(folder: Path) -> tuple[Path, ...]:
-    if not folder.is_dir():
-        return ()
-    return tuple(path for path in sorted(folder.iterdir()) if suffix_of(path) and not path.name.startswith("."))
-
-
-def _first(names: list[str]) -> str:
-    return ", ".join(printable(name) for name in names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def begin(scans: Sequence[Scan], out: Path, settings: Settings) -> dict[str, str]:
@@ -318,8 +242,7 @@ def prepare(
             continue
         split = splits[scan.name]
         try:
-            masks = _make(scan, out / split / scan.name, settings, table)
-            yield Outcome(scan.name, split, masks)
+            yield dataclasses.replace(_make(scan, out / split / scan.name, settings, table), split=split)
         except (ValueError, OSError) as error:
             if is_full(error) or isinstance(error, OSError) and error.errno is None:
                 raise
@@ -358,55 +281,65 @@ def conclude(out: Path, settings: Settings, failed: Mapping[str, str]) -> None:
     _write_summary(out, settings, cases, failed)
 
 
-def _make(scan: Scan, folder: Path, settings: Settings, table: Mapping[int, Organ]) -> int:
-    """Writes a case and returns its number of masks."""
+def _make(scan: Scan, folder: Path, settings: Settings, table: Mapping[int, Organ]) -> Outcome:
+    """Writes a case, except masks that the training would leave out."""
     ct = read_volume(scan.ct, canonical=settings.canonical)
     check_ct(ct)
-    labels = _classes(read_labels(scan.label, canonical=settings.canonical), table)
-    check_pair(ct, labels)
+    labels, notes = read_classes(scan.label, ct, table, canonical=settings.canonical)
     taken = _organs(labels.array, settings.least_slices)
     if not taken:
         shares = f"{OVERLAP} pixels in {settings.least_slices} slices or more"
         raise ValueError(f"{labels.name}: no organ of the table has {shares}; do its labels need --names-table?")
-    organs = {organ.id: organ for organ in table.values()}
+    masks = left_out = 0
     with atomic_folder(folder) as temporary:
         write_nifti(temporary / "ct.nii.gz", _small(ct.array), ct.affine)
         write_nifti(temporary / "label.nii.gz", labels.array, ct.affine)
-        folders = {
-            label: temporary / f"{organs[label].name.replace(' ', '-').replace('_', '-')}_{label}" for label in taken
-        }
-        for path in folders.values():
-            path.mkdir()
-        if scan.stages:
-            return _write_stages(scan, ct, folders, settings, table)
-        return sum(_write_degraded(scan, labels.array == k, ct, path, settings, k) for k, path in folders.items())
+        for label, name, mask in _masks(scan, ct, labels.array, taken, settings, table):
+            if mask is None:
+                left_out += 1
+                continue
+            organ = organs.NAMES[label].replace(" ", "-").replace("_", "-")
+            path = temporary / f"{organ}_{label}"
+            path.mkdir(exist_ok=True)
+            write_nifti(path / f"{name}.nii.gz", mask, ct.affine)
+            masks += 1
+        if not masks:
+            raise ValueError(f"none of its {left_out} masks shares {OVERLAP} pixels with the labels in any slice")
+    return Outcome(scan.name, "", masks, left_out, notes=notes)
 
 
-def _write_stages(
-    scan: Scan, ct: Volume, folders: Mapping[int, Path], settings: Settings, table: Mapping[int, Organ]
-) -> int:
+def _masks(
+    scan: Scan,
+    ct: Volume,
+    classes: np.ndarray,
+    taken: Sequence[int],
+    settings: Settings,
+    table: Mapping[int, Organ],
+) -> Iterator[tuple[int, str, np.ndarray | None]]:
+    """Yields class, name and array of each mask; the array is None if it shares too few pixels with the truth."""
     for path in scan.stages:
-        found = _classes(read_labels(path, canonical=settings.canonical), table)
-        check_pair(ct, found)
-        for label, folder in folders.items():
-            write_nifti(folder / f"{safe_name(stem(path))}.nii.gz", found.array == label, ct.affine)
-    return len(scan.stages) * len(folders)
+        found, _ = read_classes(path, ct, table, canonical=settings.canonical)
+        for label in taken:
+            truth, mask = classes == label, found.array == label
+            yield label, safe_name(stage_name(path)), mask if usable_slices(truth, mask) else None
+    if scan.stages:
+        return
+    for label in taken:
+        truth = classes == label
+        for k, wanted in enumerate(np.linspace(*DICE_RANGE, settings.per_organ)):
+            mask, kind = _degraded(truth, float(wanted), (settings.seed, zlib.crc32(scan.name.encode()), label, k))
+            yield label, f"degraded_{k:02}_{kind}", mask
 
 
-def _write_degraded(scan: Scan, truth: np.ndarray, ct: Volume, folder: Path, settings: Settings, label: int) -> int:
-    for k, wanted in enumerate(np.linspace(*DICE_RANGE, settings.per_organ)):
-        rng = np.random.default_rng([settings.seed, zlib.crc32(scan.name.encode()), label, k])
-        mask, kind = degrade(rng, truth, float(wanted))
-        write_nifti(folder / f"degraded_{k:02}_{kind}.nii.gz", mask, ct.affine)
-    return settings.per_organ
-
-
-def _classes(labels: Volume, table: Mapping[int, Organ]) -> Volume:
-    """Returns labels as classes of the DAP-Atlas; labels that are not in the table become 0."""
-    classes = np.zeros(max(int(labels.array.max()), *table) + 1, np.uint8)
-    for label, organ in table.items():
-        classes[label] = organ.id
-    return dataclasses.replace(labels, array=classes[labels.array])
+def _degraded(truth: np.ndarray, wanted: float, seeds: tuple[int, ...]) -> tuple[np.ndarray | None, str]:
+    """Returns a degraded mask with usable slices and its kind; after each failure, a higher Dice is tried."""
+    kind = ""
+    for attempt in range(TRIES):
+        rng = np.random.default_rng([*seeds, *[attempt] * bool(attempt)])
+        mask, kind = degrade(rng, truth, wanted + (DICE_RANGE[1] - wanted) * attempt / (TRIES - 1))
+        if usable_slices(truth, mask):
+            return mask, kind
+    return None, kind
 
 
 def _organs(classes: np.ndarray, least_slices: int) -> list[int]:
