@@ -7,6 +7,8 @@ that `jaxseg.volumes.read` reads can take the place of a .nii.gz file.
 
 import collections
 import dataclasses
+import hashlib
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,6 +54,19 @@ class TrainingCase:
     ct: Path
     label: Path
     masks: tuple[tuple[str, int, tuple[Path, ...]], ...]
+
+    def fingerprint(self) -> tuple[str, int]:
+        """Returns a digest of names, sizes and modification times of all files, and the latest of these times in ns."""
+        named = [("", self.ct), ("", self.label)]
+        named += [(f"{organ}_{label}/", path) for organ, label, files in self.masks for path in files]
+        digest, newest = hashlib.sha256(), 0
+        for folder, path in named:
+            found = os.stat(path)
+            newest = max(newest, found.st_mtime_ns)
+            digest.update(
+                f"{folder}{path.name}\0{found.st_size} {found.st_mtime_ns}\n".encode(errors="surrogateescape")
+            )
+        return digest.hexdigest(), newest
 
 
 def read_layout(root: str | Path) -> dict[str, tuple[TrainingCase, ...]]:

@@ -19,7 +19,7 @@ from jaxseg.datasets.degrade import degrade
 from jaxseg.datasets.volume_cache import Cache
 from jaxseg.files import atomic_file, atomic_folder, is_full, printable, safe_name, sweep
 from jaxseg.folder_runs.ledger import changed_settings, locked_folder, refuse_changed
-from jaxseg.segae.data import OVERLAP, Volumes, index_case, usable_slices
+from jaxseg.segae.index import OVERLAP, Volumes, index_cases, usable_slices
 from jaxseg.segae.label_table import LabelTable
 from jaxseg.segae.layout import SPLITS, read_layout
 from jaxseg.segae.sources import Scan, find_scans, read_classes, stage_name, table_of_scans
@@ -265,17 +265,17 @@ def conclude(out: Path, settings: Settings, failed: Mapping[str, str]) -> None:
     """
     rows, cases = [], {}
     layout = read_layout(out) if any(any((out / split).iterdir()) for split in SPLITS) else {}
-    for split, found in layout.items():
-        for case in found:
-            items, problems = index_case(case, Volumes(Cache(0)), OVERLAP)
-            if problems:
-                raise ValueError(f"{problems[0]}; remove this case and run again")
-            cases[case.name] = {"split": split, "organs": len(case.masks), "masks": len(items)}
-            for item in items:
-                file = f"{item.path.parent.name}/{item.path.name}"
-                way = stem(item.path).rpartition("_")[2] if not settings.pseudo else ""
-                measured = round(item.dice, 4), item.truth_voxels, item.mask_voxels, len(item.slices)
-                rows.append((split, case.name, item.organ, item.label, file, way, *measured))
+    pairs = [(split, case) for split, found in layout.items() for case in found]
+    indexed, _ = index_cases(out, [case for _, case in pairs], Volumes(Cache(0)))
+    for (split, case), (items, problems) in zip(pairs, indexed, strict=True):
+        if problems:
+            raise ValueError(f"{problems[0]}; remove this case and run again")
+        cases[case.name] = {"split": split, "organs": len(case.masks), "masks": len(items)}
+        for item in items:
+            file = f"{item.path.parent.name}/{item.path.name}"
+            way = stem(item.path).rpartition("_")[2] if stem(item.path).startswith("degraded_") else ""
+            measured = round(item.dice, 4), item.truth_voxels, item.mask_voxels, len(item.slices)
+            rows.append((split, case.name, item.organ, item.label, file, way, *measured))
     with atomic_file(out / "quality.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
     _write_summary(out, settings, cases, failed)
