@@ -82,6 +82,13 @@ _MODELS = options.trained_kinds(".pth")
 @options.embeddings("for weights that are stored without them")
 @click.option("--slices", default="10", show_default=True, help="Number of slices to score per mask, or all.")
 @click.option(
+    "--average",
+    type=click.Choice(["slices", "area"]),
+    default="slices",
+    show_default=True,
+    help="Score of a mask: the mean of its slices, as in the original, or weighted by the area of the mask in each.",
+)
+@click.option(
     "--names",
     type=click.Choice(["right", "original"]),
     default="right",

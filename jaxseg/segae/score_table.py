@@ -153,6 +153,7 @@ class ScoreTable:
         """
         scores = {
             name: {"id": score.organ.id, "slices": score.slices, "predicted": score.dice}
+            | ({"pixels": score.pixels} if score.pixels else {})
             for name, score in record.scores.items()
         }
         entry = {"source": case.source, "fingerprint": record.fingerprint}
@@ -293,7 +294,11 @@ def _read_entry(entry: dict) -> dict:
     for score in entry["scores"].values():
         same = len(score["slices"]) == len(score["predicted"]) > 0
         numbers = all(type(z) is int for z in score["slices"]) and all(type(p) is float for p in score["predicted"])
-        good = good and same and numbers and type(score["id"]) is int and 0 <= score["id"] < len(organs.ORGANS)
+        pixels = score.get("pixels", [])
+        weights = len(pixels) in (0, len(score["slices"])) and all(type(n) is int and n > 0 for n in pixels)
+        good = (
+            good and same and numbers and weights and type(score["id"]) is int and 0 <= score["id"] < len(organs.ORGANS)
+        )
     if not good:
         raise ValueError("not the entry of a scored case")
     return entry
@@ -303,7 +308,8 @@ def _kept(entry: dict) -> dict:
     """Returns what stays in memory of the entry of a case: of each mask its name, organ, mean and worst slice."""
     scores = []
     for name, score in entry["scores"].items():
-        found = MaskScore(organs.ORGANS[score["id"]], tuple(score["slices"]), tuple(score["predicted"]))
+        values = (tuple(score["slices"]), tuple(score["predicted"]), tuple(score.get("pixels", ())))
+        found = MaskScore(organs.ORGANS[score["id"]], *values)
         scores.append((sys.intern(name), score["id"], found.mean, found.worst_slice))
     source, failed = entry.get("source", ""), bool(entry["failed"])
     return {

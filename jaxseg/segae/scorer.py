@@ -25,6 +25,7 @@ from jaxseg.vocabulary import organs
 from jaxseg.vocabulary.organs import Organ
 from jaxseg.weights.model import Model
 
+AVERAGES = ("slices", "area")  # how the slices of a mask are averaged
 BATCH, ACCELERATOR_BATCH = 10, 128  # slices; on a CPU the slices of one mask fill one batch
 
 
@@ -51,16 +52,18 @@ class MaskScore:
       organ: the organ that the mask shows.
       slices: indices of the scored slices, ascending; () for an empty mask.
       dice: predicted Dice of each of these slices. Values are mostly in [0, 1], but the network does not bound them.
+      pixels: number of pixels of the mask in each of these slices, by which the mean weighs them; () for equal weights.
     """
 
     organ: Organ
     slices: tuple[int, ...]
     dice: tuple[float, ...]
+    pixels: tuple[int, ...] = ()
 
     @property
     def mean(self) -> float | None:
         """The score of the mask: the mean over its slices; None for an empty mask, which has no score."""
-        return float(np.mean(self.dice)) if self.dice else None
+        return float(np.average(self.dice, weights=self.pixels or None)) if self.dice else None
 
     @property
     def worst_slice(self) -> int:
@@ -105,6 +108,11 @@ class StoredScore:
         """Predicted Dice of each of these slices, read from the journal."""
         return tuple(self._line()["predicted"])
 
+    @property
+    def pixels(self) -> tuple[int, ...]:
+        """Number of pixels in each of these slices, read from the journal; () if slices have equal weights."""
+        return tuple(self._line().get("pixels", ()))
+
     def _line(self) -> dict:
         line = journal.line_at(self.journal, self.place)
         if line is None or line.get("case") != self.case or self.name not in line["scores"]:
@@ -123,6 +131,8 @@ class Scorer:
       slices: number of slices to score per mask, spread over the mask as in the original; None: all slices.
       names: "right", or "original" to take the two organs that the original's table confuses, see
         `jaxseg.vocabulary.organs.find`.
+      average: the score of a mask is the mean of its "slices", as in the original, or weighs them by the "area" of the
+        mask in each. The Dice of a volume weighs slices by the pixels of the mask and of the truth.
       batch_size: number of slices in one call of the network, a multiple of the number of devices. None: 10 on CPUs
         and 128 on accelerators, rounded up to such a multiple.
       devices: JAX devices to spread the batch over; None: the first device.
@@ -149,6 +159,7 @@ class Scorer:
         *,
         slices: int | None = SLICES,
         names: str = "right",
+        average: str = "slices",
         batch_size: int | None = None,
         devices: Sequence[jax.Device] | None = None,
         threads: int | None = None,
@@ -160,6 +171,8 @@ class Scorer:
             raise ValueError(f"slices must be a whole number of at least 1, or None for all; got {slices!r}")
         if threads is not None and threads < 1:
             raise ValueError(f"threads must be at least 1, got {threads}")
+        if average not in AVERAGES:
+            raise ValueError(f"average must be one of {', '.join(AVERAGES)}, got {average!r}")
         organs.find(0, names=names)  # refuses unknown values of `names`
         model.check_ready()
         self.card = getattr(model, "card", None)
@@ -167,7 +180,7 @@ class Scorer:
         height, width = self.card.input_size if self.card else model.cfg.image_size
         if height != width:
             raise ValueError(f"crops are squares, but the model's card has an input size of {height} x {width}")
-        self.size, self.slices, self.names = height, slices, names
+        self.size, self.slices, self.names, self.average = height, slices, names, average
         self._threads = threads
         network: Any = model
         self._embeddings, self._dtype = np.asarray(network.embeddings[...]), network.cfg.dtype
@@ -191,7 +204,8 @@ class Scorer:
     @property
     def settings(self) -> dict:
         """Everything that scores depend on, except how volumes are read, as JSON values."""
-        return {
+        others = {"average": self.average} if self.average != AVERAGES[0] else {}  # as in tables of earlier versions
+        return others | {
             "weights": self._weights,
             "embeddings": hashlib.sha256(self._embeddings.tobytes()).hexdigest(),
             "slices": "all" if self.slices is None else str(self.slices),
@@ -254,7 +268,8 @@ class Scorer:
             raise ValueError(f"CT and mask must be (D, H, W) of one shape, got {ct.shape} and {mask.shape}")
         occupied = slices_with(mask)
         chosen = occupied if self.slices is None else occupied[spread(len(occupied), self.slices)]
-        return _Partial(request.organ, tuple(map(int, chosen)), [None] * len(chosen))
+        pixels = np.count_nonzero(mask[chosen], axis=(1, 2)) if self.average == "area" else ()
+        return _Partial(request.organ, tuple(map(int, chosen)), [None] * len(chosen), tuple(map(int, pixels)))
 
     def _compute(self, waiting: collections.deque, computing: collections.deque) -> None:
         """Starts the network on the next batch; while it runs, the following batch is cropped."""
@@ -274,6 +289,7 @@ class _Partial:
     organ: Organ
     slices: tuple[int, ...]
     dice: list[float | None]
+    pixels: tuple[int, ...]
 
 
 def _fetch(computing: collections.deque, remaining: int) -> None:
@@ -287,7 +303,7 @@ def _fetch(computing: collections.deque, remaining: int) -> None:
 def _finished(started: collections.deque) -> Iterator[MaskScore]:
     while started and None not in started[0].dice:
         mask = started.popleft()
-        yield MaskScore(mask.organ, mask.slices, tuple(mask.dice))
+        yield MaskScore(mask.organ, mask.slices, tuple(mask.dice), mask.pixels)
 
 
 def _digest_of(model: nnx.Module, card: Card | None) -> str:

@@ -79,6 +79,27 @@ def test_the_number_of_scored_slices_can_be_chosen(scorer):
     assert score(ct(), box(), "liver", model(), slices=3, per_slice=True).slices == (1, 5, 9)
 
 
+def cone():
+    """Returns a mask whose slices have 1 x 11 to 12 x 11 pixels."""
+    mask = np.zeros(ct().shape, np.uint8)
+    for z in range(1, 13):
+        mask[z, 8 : 8 + z, 10:21] = 1
+    return mask
+
+
+def test_slices_can_be_weighted_by_their_area():
+    equal, weighted = (score(ct(), cone(), 13, model(), average=name, per_slice=True) for name in ("slices", "area"))
+    assert (weighted.slices, weighted.dice) == (equal.slices, equal.dice)
+    assert equal.mean == pytest.approx(np.mean(equal.dice))
+    areas = [11 * z for z in weighted.slices]
+    assert weighted.pixels == tuple(areas)
+    assert weighted.mean == pytest.approx(np.average(equal.dice, weights=areas))
+    assert weighted.mean != pytest.approx(equal.mean, abs=1e-4)
+    assert score(ct(), 0 * cone(), 13, model(), average="area") is None
+    with pytest.raises(ValueError, match="average must be one of slices, area, got 'volume'"):
+        Scorer(model(), average="volume")
+
+
 def test_organ_names_of_the_original_are_accepted(scorer):
     right, wrong = (Scorer(model(), names=names).organ("urinary_bladder").name for names in ("right", "original"))
     assert (right, wrong) == ("bladder", "prostate")
