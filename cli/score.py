@@ -89,6 +89,11 @@ _MODELS = options.trained_kinds(".pth")
     help="Score of a mask: the mean of its slices, as in the original, or weighted by the area of the mask in each.",
 )
 @click.option(
+    "--calibrated/--uncalibrated",
+    default=None,
+    help="Whether to apply the calibration of the model, which also gives an interval.  [default: if it has one]",
+)
+@click.option(
     "--names",
     type=click.Choice(["right", "original"]),
     default="right",
@@ -219,7 +224,17 @@ def _score_mask(ct: Path, mask: Path, organ: str, per_slice: bool, model: dict) 
     rows = [(f"slice {z}", f"{predicted:.4f}") for z, predicted in pairs]
     if found.mean is None:
         console.say(f"{mask.name}: the mask is empty, so there is nothing to score")
-    console.show_rows([*rows, (found.organ.name, "n/a" if found.mean is None else f"{found.mean:.4f}")])
+    console.show_rows([*rows, (found.organ.name, *_shown(found))])
+
+
+def _shown(score) -> tuple[str, ...]:
+    """Returns the cells of a score: the mean and, if the model has a calibration, the ends of its interval."""
+    numbers = (score.mean, *(score.interval or ()))
+    return tuple("n/a" if number is None else f"{number:.4f}" for number in numbers)
+
+
+def _heading(rows) -> tuple[str, ...]:
+    return ("predicted_dice", *(("lower", "upper") if rows[0].score.margin is not None else ()))
 
 
 def _score_many(function: str, paths: tuple, settings: dict):
@@ -276,11 +291,11 @@ def _show_problems(record) -> None:
 
 def _show_rows(rows: tuple, per_slice: bool) -> None:
     """Prints the scores of a volume of labels, the lowest first."""
-    cells = [("organ", "predicted_dice")] if rows else []
+    cells = [("organ", *_heading(rows))] if rows else []
     for row in rows:
         pairs = zip(row.score.slices, row.score.dice, strict=True) if per_slice else ()
         cells += [(f"{row.organ}, slice {z}", f"{predicted:.4f}") for z, predicted in pairs]
-        cells.append((row.organ, f"{row.score.mean:.4f}"))
+        cells.append((row.organ, *_shown(row.score)))
     console.show_rows(cells)
     if not rows:
         console.say("nothing was scored")
@@ -292,7 +307,7 @@ def _show_files(found, worst: int | None) -> None:
         if name in found.files:
             console.say(f"{what}: {found.files[name]}")
     lowest = found.rows[:worst] if worst else ()
-    cells = [("case", "organ", "predicted_dice")] if lowest else []
-    console.show_rows([*cells, *((row.case, row.organ, f"{row.score.mean:.4f}") for row in lowest)])
+    cells = [("case", "organ", *_heading(lowest))] if lowest else []
+    console.show_rows([*cells, *((row.case, row.organ, *_shown(row.score)) for row in lowest)])
     if "worst" in found.files:
         console.say(f"picture: {found.files['worst']}")

@@ -155,15 +155,18 @@ class SegAETask(Task):
         return summary(found["true"], found["predicted"])
 
     def examine(self, model: nnx.Module, source: Sequence) -> Examination:
-        """Measures how predicted and true Dice agree, for all organs together and for each organ."""
-        measure, found = jax.jit(self.scores), []
+        """Measures how predicted and true Dice agree, for all organs together and for each organ, and calibrates."""
+        measure, found, weights = jax.jit(self.scores), [], []
         batches = evaluation_batches(source, self.prepare, batch_size=EXAMINED, on_error=self.cfg.on_error)
         with contextlib.closing(batches):
             for batch in batches:
                 real = batch.pop("weight") > 0
+                weights.append(real)
                 found.append({name: np.asarray(values)[real] for name, values in measure(model, batch).items()})
         true, predicted, label = (np.concatenate([part[x] for part in found]) for x in ("true", "predicted", "label"))
-        return quality_examination(true, predicted, [organs.NAMES[i] for i in label])
+        places = np.flatnonzero(np.concatenate(weights))  # records that could not be read are left out
+        names = {"masks": [source.name(i) for i in places], "cases": [source.items[i].case.name for i in places]}
+        return quality_examination(true, predicted, [organs.NAMES[i] for i in label], **names)
 
     def draw(self, model: nnx.Module, records: Sequence[dict]) -> Image.Image:
         """Returns a sheet of masks on their slices with predicted and true Dice."""

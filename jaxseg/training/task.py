@@ -27,12 +27,14 @@ class Examination:
       table: the same measurements as a text table for users.
       picture: a plot of the measurements; None if the method draws none.
       rows: the measurements as the rows of a CSV file, {column: value} with the same columns; none: no such file.
+      calibration: text that `jaxseg evaluate --calibrate` stores in the card of the model; "" if the method has none.
     """
 
     numbers: Mapping
     table: str
     picture: Image.Image | None = None
     rows: Sequence[Mapping] = ()
+    calibration: str = ""
 
 
 class Task(abc.ABC):

@@ -104,3 +104,11 @@ def test_a_case_with_damaged_weights_is_scored_again(tmp_path, pixels, good):
     with ScoreTable(tmp_path / "r.csv", ["liver"], {}).journal.open("a") as file:
         file.write(json.dumps(line | {"absent": {}, "failed": {}, "notes": []}) + "\n")
     assert ScoreTable(tmp_path / "r.csv", ["liver"], {}).has(case) == good
+
+
+def test_the_orders_hold_the_intervals_of_a_calibrated_model(tmp_path):
+    found = MaskScore(organs.ORGANS[13], (3, 4), (0.2, 0.4), margin=0.5)
+    table = ScoreTable(tmp_path / "r.csv", ["liver"], {"calibration": "1"})
+    table.add(Case("a", None), Record("a", "fingerprint", scores={"liver": found}))
+    lines = ScoreTable(tmp_path / "r.csv", ["liver"], {"calibration": "1"}).write_order("annotate").read_text().split()
+    assert lines == ["rank,case,organ,predicted_dice,lower,upper", "1,a,liver,0.300000,0.000000,0.800000"]

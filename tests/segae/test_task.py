@@ -1,5 +1,6 @@
 """SegAE training: falling loss, resuming, devices, cases selected by name, and refused settings."""
 
+import dataclasses
 import json
 
 import jax
@@ -68,6 +69,19 @@ def test_evaluation_reports_every_organ_and_draws_a_picture(trained, capsys):
     assert stored["organs"]["liver"]["count"] == stored["all"]["count"] == 16
     assert "liver" in "\n".join(shown)
     assert (trained / "evaluation_val.png").is_file()
+
+
+@pytest.mark.full
+def test_a_calibration_is_stored_in_the_card_of_the_run_and_applied(trained):
+    with pytest.raises(ValueError, match="leave the step out"):
+        run.evaluate(trained, devices=jax.devices()[:1], step=1, calibrate=True)
+    before = jaxseg.load(trained).card
+    told = []
+    found = run.evaluate(trained, devices=jax.devices()[:1], calibrate=True, tell=told.append)
+    card = jaxseg.load(trained).card
+    assert dataclasses.replace(card, calibration=before.calibration) == before
+    assert jaxseg.Scorer(jaxseg.load(trained)).calibration.margin == found["calibration"]["margin"]
+    assert told[-1].startswith("stored the calibration in")
 
 
 @pytest.mark.full
