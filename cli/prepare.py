@@ -63,6 +63,25 @@ def prepare():
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed.")
 @click.option("--canonical", is_flag=True, help="Turn volumes to the patient's axes; the original does not.")
+@click.option(
+    "--segmenter",
+    is_flag=True,
+    help="Train a small network on the training cases, and add its masks at several stages to the degraded ones.",
+)
+@click.option(
+    "--stages",
+    type=click.IntRange(5, 10),
+    default=8,
+    show_default=True,
+    help="With --segmenter: number of stages of its training.",
+)
+@click.option(
+    "--steps",
+    type=click.IntRange(50),
+    default=1000,
+    show_default=True,
+    help="With --segmenter: number of optimisation steps.",
+)
 def segae(cts, labels, output, **settings):
     """Build SegAE's training data from CTS with LABELS, by default the folder CTS itself.
 

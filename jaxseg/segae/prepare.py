@@ -1,4 +1,4 @@
-"""Builds SegAE's training data from CTs with labels; masks come from a network, or are degraded labels.
+"""Builds SegAE's training data from CTs with labels; masks come from networks, or are degraded labels.
 
 `jaxseg.segae.layout` describes the layout. Beside the cases are quality.csv, with one line per mask, and summary.json.
 """
@@ -22,6 +22,7 @@ from jaxseg.folder_runs.ledger import changed_settings, locked_folder, refuse_ch
 from jaxseg.segae.index import OVERLAP, Volumes, index_cases, usable_slices
 from jaxseg.segae.label_table import LabelTable
 from jaxseg.segae.layout import SPLITS, read_layout
+from jaxseg.segae.segmenter import Segmenter, SegmenterSettings, read_segmenter, train_segmenter
 from jaxseg.segae.sources import Scan, find_scans, read_classes, stage_name, table_of_scans
 from jaxseg.vocabulary import organs
 from jaxseg.vocabulary.organs import Organ
@@ -45,6 +46,7 @@ COLUMNS = (
     "slices_with_20px_overlap",
 )
 DICE_RANGE = (0.1, 0.98)  # Dice of degraded masks, at even distances
+SEGMENTER = "segmenter.safetensors"  # file of the network that `segmenter` trains
 TRIES = 8  # tries to degrade a mask, each with a higher Dice, until it shares enough pixels with the truth
 _MADE_BY = "prepare segae"
 
@@ -61,6 +63,9 @@ class Settings:
       canonical: turn the volumes to the patient's axes.
       pseudo: masks come from a network instead of degraded labels.
       labels: label -> name of the organ; {}: labels are classes of the DAP-Atlas.
+      segmenter: masks of a small network that is trained on the training cases are added to the degraded labels.
+      stages: number of stages of its training, 5 to 10.
+      steps: number of its optimisation steps, at least 50.
 
     Raises:
       ValueError: a value is out of range.
@@ -73,12 +78,19 @@ class Settings:
     canonical: bool = dataclasses.field(default=False, kw_only=True)
     pseudo: bool = dataclasses.field(default=False, kw_only=True)
     labels: Mapping[int, str] = dataclasses.field(default_factory=dict, kw_only=True)
+    segmenter: bool = dataclasses.field(default=False, kw_only=True)
+    stages: int = dataclasses.field(default=8, kw_only=True)
+    steps: int = dataclasses.field(default=1000, kw_only=True)
 
     def __post_init__(self):
         if self.per_organ < 1 or self.least_slices < 1:
             raise ValueError(f"per_organ, {self.per_organ}, and least_slices, {self.least_slices}, must be at least 1")
         if not 0 <= self.val_fraction < 1:
             raise ValueError(f"val_fraction must be in [0, 1), got {self.val_fraction}")
+        if self.segmenter and self.pseudo:
+            raise ValueError("masks come from a network that is trained here or from given ones: leave one out")
+        if not 5 <= self.stages <= 10 or self.steps < 50:
+            raise ValueError(f"stages must be 5 to 10 and steps at least 50, got {self.stages} and {self.steps}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +134,9 @@ def prepare_segae(
     val_fraction: float = 0.2,
     seed: int = 0,
     canonical: bool = False,
+    segmenter: bool = False,
+    stages: int = 8,
+    steps: int = 1000,
     progress: Progress | None = None,
     report: Callable[[Outcome], None] | None = None,
     notify: Callable[[str], None] | None = None,
@@ -142,6 +157,10 @@ def prepare_segae(
       val_fraction: fraction of the cases for validation, in [0, 1).
       seed: random seed of the degraded masks, and of the choice of validation cases.
       canonical: whether to turn the volumes to the patient's axes.
+      segmenter: whether to train a small network on the training cases, see `jaxseg.segae.segmenter`, and to add its
+        masks to the degraded ones. The network is kept in the data set, and used for cases that are added later.
+      stages: number of stages of its training of which the masks are used, 5 to 10.
+      steps: number of its optimisation steps, at least 50.
       progress: called as (number of finished cases, their total, text about the last), first with 0 and "".
       report: called with the Outcome of every case.
       notify: called with each note, before the first case is built.
@@ -158,6 +177,7 @@ def prepare_segae(
     table, notes = shared.organs, (*notes, *_remarks(shared))
     names = {} if shared.note else {str(label): organ.name for label, organ in table.items()}
     options = {"canonical": canonical, "pseudo": pseudo is not None, "labels": names}
+    options |= {"segmenter": segmenter, "stages": stages, "steps": steps}
     settings = Settings(per_organ, least_slices, val_fraction, seed, **options)
     for note in notes if notify is not None else ():
         notify(note)
@@ -202,7 +222,9 @@ def begin(scans: Sequence[Scan], out: Path, settings: Settings) -> dict[str, str
     if stored is None and out.exists() and any(path.name[0] != "." for path in out.iterdir()):
         raise ValueError(f"{out}: holds files that `jaxseg prepare segae` did not write; name another folder")
     if stored is not None:
-        refuse_changed(f"{out}: was made", changed_settings(stored["settings"], wanted), "name another folder")
+        defaults = {field.name: field.default for field in dataclasses.fields(Settings) if field.kw_only}
+        before = {name: defaults[name] for name in ("segmenter", "stages", "steps")} | stored["settings"]
+        refuse_changed(f"{out}: was made", changed_settings(before, wanted), "name another folder")
     out.mkdir(parents=True, exist_ok=True)
     for split in SPLITS:
         (out / split).mkdir(exist_ok=True)
@@ -237,12 +259,14 @@ def prepare(
       The outcome of each case.
     """
     failed: dict[str, str] = {}
+    network = _network(scans, out, settings, table, splits) if settings.segmenter and splits else None
     for scan in scans:
         if scan.name not in splits:
             continue
         split = splits[scan.name]
         try:
-            yield dataclasses.replace(_make(scan, out / split / scan.name, settings, table), split=split)
+            made = _make(scan, out / split / scan.name, settings, table, network)
+            yield dataclasses.replace(made, split=split)
         except (ValueError, OSError) as error:
             if is_full(error) or isinstance(error, OSError) and error.errno is None:
                 raise
@@ -281,7 +305,35 @@ def conclude(out: Path, settings: Settings, failed: Mapping[str, str]) -> None:
     _write_summary(out, settings, cases, failed)
 
 
-def _make(scan: Scan, folder: Path, settings: Settings, table: Mapping[int, Organ]) -> Outcome:
+def _network(
+    scans: Sequence[Scan], out: Path, settings: Settings, table: Mapping[int, Organ], splits: Mapping[str, str]
+) -> Segmenter:
+    """Returns the network of the data set, which is trained on the training cases if it does not exist yet."""
+    path = out / SEGMENTER
+    if path.is_file():
+        return read_segmenter(path)
+    chosen = [scan for scan in scans if splits.get(scan.name) == "train" or (out / "train" / scan.name).is_dir()]
+
+    def pairs() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for scan in chosen:
+            try:
+                ct = read_volume(scan.ct, canonical=settings.canonical)
+                check_ct(ct)
+                classes, _ = read_classes(scan.label, ct, table, canonical=settings.canonical)
+            except (ValueError, OSError) as error:  # building the case reports it
+                _log.debug("%s is not used to train the segmenter", scan.name, exc_info=error)
+                continue
+            yield ct.array, classes.array
+
+    options = SegmenterSettings(stages=settings.stages, steps=settings.steps, seed=settings.seed)
+    network = train_segmenter(pairs(), max(1, len(chosen)), options)
+    network.write(path)
+    return network
+
+
+def _make(
+    scan: Scan, folder: Path, settings: Settings, table: Mapping[int, Organ], network: Segmenter | None
+) -> Outcome:
     """Writes a case, except masks that the training would leave out."""
     ct = read_volume(scan.ct, canonical=settings.canonical)
     check_ct(ct)
@@ -294,7 +346,8 @@ def _make(scan: Scan, folder: Path, settings: Settings, table: Mapping[int, Orga
     with atomic_folder(folder) as temporary:
         write_nifti(temporary / "ct.nii.gz", _small(ct.array), ct.affine)
         write_nifti(temporary / "label.nii.gz", labels.array, ct.affine)
-        for label, name, mask in _masks(scan, ct, labels.array, taken, settings, table):
+        predicted = _predicted(scan, ct, settings, table, network)
+        for label, name, mask in _masks(scan, labels.array, taken, settings, predicted):
             if mask is None:
                 left_out += 1
                 continue
@@ -308,20 +361,28 @@ def _make(scan: Scan, folder: Path, settings: Settings, table: Mapping[int, Orga
     return Outcome(scan.name, "", masks, left_out, notes=notes)
 
 
+def _predicted(
+    scan: Scan, ct: Volume, settings: Settings, table: Mapping[int, Organ], network: Segmenter | None
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields the name and the classes of every stage of a network."""
+    for path in scan.stages:
+        yield safe_name(stage_name(path)), read_classes(path, ct, table, canonical=settings.canonical)[0].array
+    if network is not None:
+        yield from network.segment(ct.array)
+
+
 def _masks(
     scan: Scan,
-    ct: Volume,
     classes: np.ndarray,
     taken: Sequence[int],
     settings: Settings,
-    table: Mapping[int, Organ],
+    predicted: Iterator[tuple[str, np.ndarray]],
 ) -> Iterator[tuple[int, str, np.ndarray | None]]:
     """Yields class, name and array of each mask; the array is None if it shares too few pixels with the truth."""
-    for path in scan.stages:
-        found, _ = read_classes(path, ct, table, canonical=settings.canonical)
+    for name, found in predicted:
         for label in taken:
-            truth, mask = classes == label, found.array == label
-            yield label, safe_name(stage_name(path)), mask if usable_slices(truth, mask) else None
+            truth, mask = classes == label, found == label
+            yield label, name, mask if usable_slices(truth, mask) else None
     if scan.stages:
         return
     for label in taken:

@@ -1,6 +1,7 @@
 """Building SegAE's training data from CTs with labels."""
 
 import csv
+import functools
 import json
 
 import numpy as np
@@ -12,6 +13,7 @@ from jaxseg.files import only_writer
 from jaxseg.segae import label_table, sources
 from jaxseg.segae import prepare as segae_prepare
 from jaxseg.segae.data import read_segae
+from jaxseg.segae.segmenter import SegmenterSettings
 from jaxseg.vocabulary import organs
 from jaxseg.volumes.read import read_volume
 
@@ -237,3 +239,48 @@ def test_a_case_without_any_usable_mask_fails(folders):
     assert {outcome.error for outcome in run(folders, pseudo=folders / "pseudo")} == {
         "none of its 2 masks shares 20 pixels with the labels in any slice"
     }
+
+
+@pytest.mark.slow
+def test_masks_of_a_small_network_stand_beside_degraded_ones(folders, monkeypatch):
+    small = functools.partial(SegmenterSettings, size=32, width=4, learning_rate=5e-3)
+    monkeypatch.setattr(segae_prepare, "SegmenterSettings", small)
+    for seed, name in enumerate("abc"):  # organs that can be seen
+        scan = ct(seed) // 20 + np.where(labels() == 13, 150, -100) + np.where(labels() == 15, 500, 0)
+        save_nifti(folders / "cts" / f"{name}_0000.nii.gz", scan.astype(np.int16))
+    options = {"segmenter": True, "stages": 5, "steps": 150}
+    outcomes = run(folders, **options)
+    assert [outcome.error for outcome in outcomes] == [""] * 3
+    assert all(outcome.masks + outcome.left_out == 2 * (3 + 5) for outcome in outcomes)
+    data = read_segae(folders / "out")
+    assert not any(data.unusable.values())
+    found = {item.path.name.split("_")[0] for source in data.splits.values() for item in source.items}
+    assert found == {"degraded", "network"}
+    network = (folders / "out" / segae_prepare.SEGMENTER).read_bytes()
+    save_nifti(folders / "cts" / "d.nii.gz", ct(3).astype(np.int32))
+    save_nifti(folders / "labels" / "d.nii.gz", labels())
+    monkeypatch.setattr(segae_prepare, "train_segmenter", None)  # the stored network is used
+    assert [outcome.case for outcome in run(folders, **options)] == ["d"]
+    assert (folders / "out" / segae_prepare.SEGMENTER).read_bytes() == network
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"segmenter": True, "pseudo": True}, "leave one out"),
+        ({"stages": 4}, "stages must be 5 to 10"),
+        ({"steps": 10}, "steps at least 50"),
+    ],
+)
+def test_impossible_options_of_the_segmenter_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        segae_prepare.Settings(**options)
+
+
+def test_a_data_set_of_an_earlier_version_can_be_continued(folders):
+    run(folders)
+    summary = json.loads((folders / "out" / "summary.json").read_text())
+    for name in ("segmenter", "stages", "steps"):
+        del summary["settings"][name]
+    (folders / "out" / "summary.json").write_text(json.dumps(summary))
+    assert run(folders) == []
