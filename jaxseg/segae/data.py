@@ -94,7 +94,7 @@ def read_segae(
 ) -> SegaeData:
     """Finds the usable slices of a data set, in a stored index or by opening every volume.
 
-    The index is the file index_OVERLAP.json in the folder, see `jaxseg.segae.index`. A slice is usable if the mask and
+    The index is a file that `jaxseg.segae.index` describes. A slice is usable if the mask and
     the voxels of its class share at least `overlap` pixels. The original samples slices until it finds such a slice,
     and samples another mask if it has fewer than two.
 

@@ -1,25 +1,28 @@
 """Index of SegAE's training data: the usable slices of every mask, stored so that a start need not open all volumes.
 
 A slice is usable if the mask and the voxels of its class share enough pixels. The index of a data set is the JSON file
-`index_OVERLAP.json` in its folder (`index_OVERLAP_canonical.json` for volumes that are turned to the patient's axes).
-Its entry of a case is used only if names, sizes and modification times of all files of the case are those with which it
-was made; all other cases are opened again.
+`index_OVERLAP.json` (`index_OVERLAP_canonical.json` for volumes that are turned to the patient's axes). It is in the
+folder of the data set if `jaxseg prepare segae` made it. For other data sets, in which jaxseg writes nothing, it is in
+jaxseg's folder of the user, and only if it took seconds to make. The entry of a case is used only if names, sizes and
+modification times of all files of the case are those with which it was made; all other cases are opened again.
 """
 
 import dataclasses
+import hashlib
 import json
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxseg.datasets.dataset_summary import SUMMARY
 from jaxseg.datasets.volume_cache import Cache, PackedMask, pack
-from jaxseg.files import atomic_file, printable, read_json
+from jaxseg.files import atomic_file, printable, read_json, user_cache
 from jaxseg.nn.metrics import dice
 from jaxseg.segae.layout import TrainingCase
 from jaxseg.volumes.pair import check_ct, check_mask, check_pair
@@ -29,6 +32,7 @@ from jaxseg.volumes.volume import Volume, VolumeError
 OVERLAP = 20  # pixels that mask and true mask must share in a usable slice, as in the original
 MEMORY = 4 * 2**30  # bytes of volumes in memory
 FORMAT = 1
+WORTH_S = 2.0  # fewest seconds of work for which an index is stored outside the data set
 MOST_BYTES = 2**31  # largest size of a stored index
 WRITE_S = 60.0  # seconds after which a growing index is written, so that a killed start loses little work
 SETTLED_NS = 2 * 10**9  # a file that changed later than this may change again within one tick of the clock
@@ -117,42 +121,63 @@ def index_cases(
     Raises:
       OSError: a file of the data set cannot be read.
     """
-    path = root / f"index_{overlap}{'_canonical' if volumes.canonical else ''}.json"
-    stored, fresh, results = _read(path), {}, []
-    changed, written = len(stored) != len(cases), time.monotonic()
-
-    def find(case: TrainingCase) -> tuple[list[Item], list[str], dict | None, bool]:
-        digest, newest = case.fingerprint()
-        entry = stored.get(_key(case))
-        if isinstance(entry, dict) and entry.get("digest") == digest:
-            items = _items(case, entry.get("masks"))
-            if items is not None:
-                return items, [], entry, False
-        settled = newest < time.time_ns() - SETTLED_NS
-        items, problems = index_case(case, volumes, overlap)
-        keeps = settled and not problems and case.fingerprint()[0] == digest
-        return items, problems, {"digest": digest, "masks": list(map(_row, items))} if keeps else None, True
-
-    note = ""
+    is_ours = (root / SUMMARY).is_file()
+    path = _path(root, f"index_{overlap}{'_canonical' if volumes.canonical else ''}.json", is_ours=is_ours)
+    stored, fresh, results, note = _read(path), {}, [], ""
+    start = written = time.monotonic()
     with ThreadPoolExecutor(threads, thread_name_prefix="jaxseg-index") as pool:
-        for case, (items, problems, entry, is_new) in zip(cases, pool.map(find, cases), strict=True):
-            results.append((items, problems))
-            changed |= is_new
-            if entry is not None:
-                fresh[_key(case)] = entry
-            if is_new and time.monotonic() - written > WRITE_S:
+        for case, found in zip(cases, pool.map(lambda case: _find(case, stored, volumes, overlap), cases), strict=True):
+            results.append((found.items, found.problems))
+            if found.entry is not None:
+                fresh[_key(case)] = found.entry
+            if path is not None and time.monotonic() - written > WRITE_S and fresh.keys() - stored.keys():
                 note, written = _write(path, stored | fresh), time.monotonic()
-    if changed and (fresh or stored):
+    is_worth = is_ours or stored or time.monotonic() - start > WORTH_S
+    if path is not None and is_worth and fresh != stored:
         note = _write(path, fresh)
     return results, note
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """The masks of a case, the problems of its volumes, and what the index stores; None if it must not be stored."""
+
+    items: list[Item]
+    problems: list[str]
+    entry: dict | None
+
+
+def _find(case: TrainingCase, stored: Mapping[str, Any], volumes: Volumes, overlap: int) -> _Found:
+    """Returns a case as the index has it, if its files are the same, or else as its volumes are."""
+    digest, newest = case.fingerprint()
+    entry = stored.get(_key(case))
+    if isinstance(entry, dict) and entry.get("digest") == digest:
+        items = _items(case, entry.get("masks"))
+        if items is not None:
+            return _Found(items, [], entry)
+    is_settled = newest < time.time_ns() - SETTLED_NS
+    items, problems = index_case(case, volumes, overlap)
+    keeps = is_settled and not problems and case.fingerprint()[0] == digest
+    return _Found(items, problems, {"digest": digest, "masks": list(map(_row, items))} if keeps else None)
+
+
+def _path(root: Path, name: str, *, is_ours: bool) -> Path | None:
+    """Returns the path of an index: in a data set that jaxseg made, else in the user's folder; None without one."""
+    if is_ours:
+        return root / name
+    digest = hashlib.sha256(str(root.resolve()).encode(errors="surrogateescape")).hexdigest()
+    cache = user_cache()
+    return None if cache is None else cache / "segae" / "index" / f"{digest[:24]}_{name}"
 
 
 def _key(case: TrainingCase) -> str:
     return f"{case.ct.parent.parent.name}/{case.name}"
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path | None) -> dict[str, Any]:
     """Returns key -> entry of the cases of a stored index; {} if there is none, or if it cannot be used."""
+    if path is None:
+        return {}
     try:
         found = read_json(path, most=MOST_BYTES)
         if isinstance(found, dict) and found.get("format") == FORMAT and isinstance(found.get("cases"), dict):
@@ -168,6 +193,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _write(path: Path, cases: dict[str, Any]) -> str:
     """Writes an index as a whole; returns a line for the user if that is impossible, else ""."""
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as temporary:
             temporary.write_text(json.dumps({"format": FORMAT, "cases": cases}, separators=(",", ":")), "utf-8")
     except OSError as error:

@@ -16,7 +16,20 @@ OLD = time.time_ns() - 3600 * 10**9
 
 
 @pytest.fixture
-def data(tmp_path):
+def home(tmp_path, monkeypatch):
+    """Returns the folder in which jaxseg keeps indexes; also small ones in these tests."""
+    monkeypatch.setenv("JAXSEG_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(index, "WORTH_S", -1.0)
+    return tmp_path / "home"
+
+
+def stored(root):
+    (found,) = (root.parent / "home").rglob("*_index_20.json")
+    return found
+
+
+@pytest.fixture
+def data(tmp_path, home):
     root = save_data(tmp_path / "data")
     for path in root.rglob("*.nii.gz"):
         os.utime(path, ns=(OLD, OLD))
@@ -45,7 +58,25 @@ def test_a_second_start_opens_no_volume_and_finds_the_same(data, opened):
     assert sorted(opened) == ["a", "b"]
     assert items(data) == first
     assert sorted(opened) == ["a", "b"]
-    assert list(data.glob("*.json")) == [data / "index_20.json"]
+    assert stored(data).parent == data.parent / "home" / "segae" / "index"
+    assert sorted(path.name for path in data.iterdir()) == ["train", "val"]  # it holds only what the user put there
+
+
+def test_the_index_is_in_the_folder_of_a_data_set_that_jaxseg_made(data, opened):
+    (data / "summary.json").write_text("{}")
+    first = items(data)
+    assert items(data) == first
+    assert len(opened) == 2
+    assert (data / "index_20.json").is_file()
+    assert not (data.parent / "home").exists()
+
+
+def test_small_data_sets_of_others_are_not_stored(data, opened, monkeypatch):
+    monkeypatch.setattr(index, "WORTH_S", 3600.0)
+    items(data)
+    items(data)
+    assert len(opened) == 4
+    assert not (data.parent / "home").exists()
 
 
 def test_only_changed_added_and_removed_cases_are_opened_again(data, opened):
@@ -111,9 +142,9 @@ def rows(content):
 )
 def test_a_damaged_entry_is_made_again(data, opened, damage):
     first = items(data)
-    content = json.loads((data / "index_20.json").read_text())
+    content = json.loads(stored(data).read_text())
     damage(content)
-    (data / "index_20.json").write_text(json.dumps(content))
+    stored(data).write_text(json.dumps(content))
     del opened[:]
     assert items(data) == first
     assert "a" in opened
@@ -125,7 +156,7 @@ def test_a_damaged_entry_is_made_again(data, opened, damage):
 @pytest.mark.parametrize("content", [b"", b"{", b"[" * 10_000, b"\xff\xfe", b"null"])
 def test_a_file_that_is_no_index_is_replaced(data, opened, content):
     first = items(data)
-    (data / "index_20.json").write_bytes(content)
+    stored(data).write_bytes(content)
     assert items(data) == first
     assert len(opened) == 4
     assert items(data) == first
@@ -138,7 +169,7 @@ def test_a_folder_that_cannot_be_written_gives_a_note(data, monkeypatch):
 
     monkeypatch.setattr(index, "atomic_file", full)
     (note,) = [note for note in read_segae(data).notes if "index" in note]
-    assert note == ("index_20.json is not stored (No space left on device), so that every start opens all volumes")
+    assert note.endswith("index_20.json is not stored (No space left on device), so that every start opens all volumes")
 
 
 def test_damaged_volumes_are_reported_at_every_start(data):
