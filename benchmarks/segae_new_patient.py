@@ -3,10 +3,10 @@
     python benchmarks/segae_new_patient.py --choose                  # trains every setting on CT A
     python benchmarks/segae_new_patient.py --report scanner          # once, for the setting that was best on A
 
-Each setting is trained on CT A of the shared data without every fourth organ. The held-out organs choose the setting and
-calibrate it. `--report` then measures the last step of this setting on CT C. The configuration `segae_small`, which all
-settings change, was once chosen by runs on C. Both write `results/segae_new_patient.json`. The masks are true masks that
-a program degraded.
+Each setting is trained on CT A of the shared data without every fourth organ. The held-out organs choose and calibrate
+it. `--report` then measures the last step of this setting on CT C. The configuration `segae_small`, which all
+settings change, was once chosen by runs on C. Both write `results/segae_new_patient.json`. The masks are true masks
+that a program degraded.
 """
 
 import argparse

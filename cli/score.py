@@ -19,7 +19,13 @@ _MODELS = options.trained_kinds(".pth")
 
 
 @click.command()
-@options.fidelity(names=("original", "right"), canonical=(False, None), organs=("v1", "auto"))
+@options.fidelity(
+    names=("original", "right"),
+    canonical=(False, None),
+    organs=("v1", "auto"),
+    average=("slices", "area"),
+    calibrated=(False, None),
+)
 @click.option("--ct", type=_EXISTING, help="A CT: .nii.gz, .nii, .npy, .npz, or a folder of DICOM slices.")
 @click.option("--mask", type=_EXISTING, help="With --ct: a mask with the values 0 and 1.")
 @click.option(

@@ -178,6 +178,10 @@ def prepare_segae(
     names = {} if shared.note else {str(label): organ.name for label, organ in table.items()}
     options = {"canonical": canonical, "pseudo": pseudo is not None, "labels": names}
     options |= {"segmenter": segmenter, "stages": stages, "steps": steps}
+    if not segmenter and (stages, steps) != (Settings.stages, Settings.steps):
+        raise ValueError("stages and steps belong to segmenter: leave them out, or train one")
+    if segmenter and not (output / SEGMENTER).is_file():
+        notes = (*notes, f"first, a network is trained with {steps} steps")
     settings = Settings(per_organ, least_slices, val_fraction, seed, **options)
     for note in notes if notify is not None else ():
         notify(note)

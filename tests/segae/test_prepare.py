@@ -277,6 +277,12 @@ def test_impossible_options_of_the_segmenter_are_refused(options, message):
         segae_prepare.Settings(**options)
 
 
+def test_options_of_the_segmenter_without_it_are_refused(folders):
+    with pytest.raises(ValueError, match="stages and steps belong to segmenter"):
+        segae_prepare.prepare_segae(folders / "cts", folders / "labels", folders / "out", stages=5)
+    assert not (folders / "out").exists()
+
+
 def test_a_data_set_of_an_earlier_version_can_be_continued(folders):
     run(folders)
     summary = json.loads((folders / "out" / "summary.json").read_text())
