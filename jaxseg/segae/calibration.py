@@ -14,6 +14,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import optimize
 
 from jaxseg.files import parse_json
@@ -42,7 +43,7 @@ class Calibration:
     coverage: float = COVERAGE
     masks: int = 0
 
-    def __call__(self, values: np.ndarray) -> np.ndarray:
+    def __call__(self, values: ArrayLike) -> np.ndarray:
         """Returns calibrated Dice in [0, 1]; beyond the knots it is constant, and NaN stays NaN.
 
         Args:
@@ -91,7 +92,7 @@ def _number(value: object) -> float:
     return float(value)
 
 
-def isotonic(predicted: np.ndarray, true: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def isotonic(predicted: ArrayLike, true: ArrayLike) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Returns the knots of the monotone map with the smallest squared error.
 
     Args:

@@ -123,7 +123,9 @@ def index_cases(
     """
     is_ours = (root / SUMMARY).is_file()
     path = _path(root, f"index_{overlap}{'_canonical' if volumes.canonical else ''}.json", is_ours=is_ours)
-    stored, fresh, results, note = _read(path), {}, [], ""
+    stored, note = _read(path), ""
+    fresh: dict[str, Any] = {}
+    results: list[tuple[list[Item], list[str]]] = []
     start = written = time.monotonic()
     with ThreadPoolExecutor(threads, thread_name_prefix="jaxseg-index") as pool:
         for case, found in zip(cases, pool.map(lambda case: _find(case, stored, volumes, overlap), cases), strict=True):

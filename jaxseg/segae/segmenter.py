@@ -205,7 +205,8 @@ def train_segmenter(
     """
     settings = settings or SegmenterSettings()
     most = max(4, min(CASE_SLICES, MOST_SLICES // count))
-    inputs, targets = [], []
+    inputs: list[np.ndarray] = []
+    targets: list[np.ndarray] = []
     for ct, classes in scans:
         chosen = np.unique(np.linspace(0, len(ct) - 1, most).round().astype(int))
         inputs += [slice_input(ct[z], settings.size) for z in chosen]

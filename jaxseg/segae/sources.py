@@ -195,7 +195,8 @@ def _joined(folder: Path, ct: Volume, *, canonical: bool) -> tuple[Volume, tuple
     known, unknown = _known(files)
     if not known:
         raise ValueError(f"{folder.name}: no mask has the name of an organ ({', '.join(unknown[:5])}, ...)")
-    packed, counts = {}, {}
+    packed: dict[int, PackedMask] = {}
+    counts: dict[int, int] = {}
     for organ, file in known.items():
         mask = read_volume(file, canonical=canonical)
         check_pair(ct, mask)

@@ -185,7 +185,8 @@ class SegAETask(Task):
         values = {name: np.concatenate([part[name] for part in found]) for name in ("true", "predicted", "label")}
         places = np.flatnonzero(np.concatenate(weights))
         names = {"masks": [source.name(i) for i in places], "cases": [source.items[i].case.name for i in places]}
-        return values | names | {"organs": [organs.NAMES[i] for i in values.pop("label")]}
+        names |= {"organs": [organs.NAMES[i] for i in values.pop("label")]}
+        return values | names
 
     def draw(self, model: nnx.Module, records: Sequence[dict]) -> Image.Image:
         """Returns a sheet of masks on their slices with predicted and true Dice."""
