@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxseg.files import printable
-from jaxseg.volumes.read import SUFFIXES, stem, suffix_of
+from jaxseg.volumes.read import SUFFIXES, stem
 
 MASKS = "segmentations"  # name of the folder with the masks of a case
 SPLITS = ("train", "val")
@@ -32,7 +32,8 @@ def volumes_in(folder: Path) -> list[Path]:
     """Returns the files of volumes in a folder, sorted, without hidden files; [] if there is no such folder."""
     if not folder.is_dir():
         return []
-    return [path for path in sorted(folder.iterdir()) if suffix_of(path) and not path.name.startswith(".")]
+    names = (name for name in os.listdir(folder) if name.lower().endswith(SUFFIXES) and not name.startswith("."))
+    return [folder / name for name in sorted(names)]  # sorting names takes a fraction of the time of sorting paths
 
 
 def twice_in(files: Sequence[Path]) -> list[str]:

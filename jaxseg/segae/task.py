@@ -108,6 +108,7 @@ class SegAETask(Task):
 
     Data, Model, Loss = DataConfig, ModelConfig, LossConfig
     target = "correlation"
+    calibrates = True
 
     def __init__(self, config: Config):
         cfg = config.data

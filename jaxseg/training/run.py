@@ -184,6 +184,9 @@ def evaluate(
     if calibrate and step is not None:
         raise ValueError("a calibration belongs to the model of the best checkpoint; leave the step out")
     config = _stored_config(folder, data)
+    if calibrate and not task_class(config.task).calibrates:
+        able = ", ".join(name for name in TASKS if task_class(name).calibrates)
+        raise ValueError(f"a run of {config.task} has no calibration; runs of {able} do")
     task = make_task(config)
     if split is None:
         split = "test" if task.splits.get("test") else "val"
@@ -226,7 +229,7 @@ def _examined(plan: Plan, split: str, state: dict) -> Examination | None:
 def _calibrate(model: Path, calibration: str) -> None:
     """Stores a calibration in the card of a model directory."""
     if not calibration:
-        raise ValueError("there is no calibration: the method fits none, or the split has too few examples")
+        raise ValueError("the split has too few examples for a calibration; use another one")
     card = dataclasses.replace(read_card(model), calibration=calibration)
     with atomic_file(model / CARD_FILE) as temporary:
         temporary.write_text(card.text(), encoding="utf-8")

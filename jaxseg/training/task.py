@@ -46,6 +46,7 @@ class Task(abc.ABC):
     Attributes:
       Data, Model, Loss: dataclasses of the sections `data`, `model` and `loss` of the configuration.
       takes_data: whether the section `data` names a folder, `root`. False: the task makes its own data.
+      calibrates: whether `examine` fits a calibration of the model's outputs.
       target: name of the number in `summarise` that selects the best checkpoint; higher is better.
       model: the network with its `card` and random arrays, in any mode.
       splits: "train" and, if the data have them, "val" and "test". Each is a source with `len`, `[i] -> record` and
@@ -61,6 +62,7 @@ class Task(abc.ABC):
     Model: ClassVar[type]
     Loss: ClassVar[type]
     takes_data: ClassVar[bool] = True
+    calibrates: ClassVar[bool] = False
     target: ClassVar[str] = "dice"
 
     model: nnx.Module
