@@ -213,28 +213,41 @@ def train_segmenter(
         targets += [_resized(classes[z], settings.size, Image.Resampling.NEAREST) for z in chosen]
     if not inputs:
         raise ValueError("none of the training cases could be read, so no segmenter can be trained")
-    known, places = np.unique(np.concatenate([[0], np.stack(targets).ravel()]), return_inverse=True)
-    outputs = places[1:].reshape(len(targets), settings.size, settings.size).astype(np.int32)
-    stages = _trained(np.stack(inputs), outputs, len(known), settings)
+    counts = sum((np.bincount(target.ravel(), minlength=256) for target in targets), np.zeros(256, int))
+    known = np.union1d([0], np.flatnonzero(counts))
+    places = np.zeros(256, np.uint8)
+    places[known] = np.arange(len(known))
+    stages = _trained(np.stack(inputs), places[np.stack(targets)], counts[known], settings)
     return Segmenter(known.astype(np.uint8), stages, settings)
 
 
-def _trained(inputs: np.ndarray, targets: np.ndarray, num_classes: int, settings: SegmenterSettings) -> dict[str, Any]:
-    """Returns the parameters after each of the steps that are kept."""
+def _trained(
+    inputs: np.ndarray, targets: np.ndarray, counts: np.ndarray, settings: SegmenterSettings
+) -> dict[str, Any]:
+    """Returns the parameters after each of the steps that are kept.
+
+    Args:
+      inputs: (N, S, S, 2) uint8.
+      targets: (N, S, S) uint8, the output to which each pixel belongs.
+      counts: (K,) number of pixels of each output.
+      settings: how the network is trained.
+    """
+    num_classes = len(counts)
     graphdef, params = _network(num_classes, settings)
     transform = optax.chain(scale_by_adam(0.9, 0.999, 1e-8), optax.scale(-settings.learning_rate))
-    weights = 1 / np.sqrt(np.bincount(targets.ravel(), minlength=num_classes) + 1.0)
-    weights = jnp.asarray(weights / weights.sum(), jnp.float32)
+    rarity = 1 / np.sqrt(counts + 1.0)
+    weights = jnp.asarray(rarity / rarity.sum(), jnp.float32)
     organs = jnp.asarray(np.arange(num_classes) > 0, jnp.float32)  # all classes except the background
 
     def loss(params: Any, slices: jax.Array, target: jax.Array) -> jax.Array:
+        target = target.astype(jnp.int32)
         logs = jax.nn.log_softmax(nnx.merge(graphdef, params)(_scaled(slices)), axis=-1)
         truth = jax.nn.one_hot(target, num_classes, dtype=logs.dtype)
         entropy = -(logs * truth).sum(-1)
         weight = weights[target]
-        counts = truth.sum((0, 1, 2))
-        overlap = 2 * (jnp.exp(logs) * truth).sum((0, 1, 2)) / (jnp.exp(logs).sum((0, 1, 2)) + counts + 1)
-        present = (counts > 0).astype(logs.dtype) * organs
+        pixels = truth.sum((0, 1, 2))
+        overlap = 2 * (jnp.exp(logs) * truth).sum((0, 1, 2)) / (jnp.exp(logs).sum((0, 1, 2)) + pixels + 1)
+        present = (pixels > 0).astype(logs.dtype) * organs
         dice = (present * overlap).sum() / jnp.maximum(present.sum(), 1)
         return (weight * entropy).sum() / weight.sum() + 1 - dice
 
