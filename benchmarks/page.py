@@ -290,6 +290,29 @@ def segae() -> str:
     return markdown("trained on|measured on|settings|linear|rank|MAE|minutes of training", found)
 
 
+def segae_start() -> str:
+    """Seconds until a training of SegAE knows which slices it can use."""
+    row, head = results("segae_start"), "cases|files|first start, s|later starts, s|index, MB"
+    if not row:
+        return markdown(head, [])
+    seconds = [f"{row['first_start_s']:.1f}", ", ".join(f"{s:.1f}" for s in row["later_starts_s"])]
+    return markdown(head, [[f"{row['cases']:,}", f"{row['files']:,}", *seconds, f"{row['index_bytes'] / 1e6:.1f}"]])
+
+
+def segae_new_patient() -> str:
+    """Agreement of predicted and true Dice on held-out organs and on another patient, also calibrated."""
+    found, all_rows = [], results("segae_new_patient")
+    parts = {(name, "held-out organs of A"): row for name, row in all_rows.get("held_out_organs_of_A", {}).items()}
+    if "patient_C" in all_rows:
+        parts[all_rows["patient_C"]["setting"], "C, another patient"] = all_rows["patient_C"]
+    for (setting, where), row in parts.items():
+        for kind, keys in {"predicted": ("before", "predicted"), "calibrated": ("after", "calibrated")}.items():
+            values = next(row[key] for key in keys if key in row)
+            measures = ("correlation", "rank_correlation", "mae", "mean_error")
+            found.append([setting, where, kind, *(f"{values[measure]:.3f}" for measure in measures)])
+    return markdown("setting|measured on|prediction|linear|rank|MAE|mean error", found)
+
+
 def annotators() -> str:
     """Measures of models of annotators who disagree."""
     found, rows = [], results("noisy_labels")
@@ -396,6 +419,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "post_dae_code": post_dae_code,
     "post_dae_segmenter": post_dae_segmenter,
     "segae": segae,
+    "segae_start": segae_start,
+    "segae_new_patient": segae_new_patient,
     "annotators": annotators,
     "annotators_best": annotators_best,
     "paxray_sample": paxray_sample,

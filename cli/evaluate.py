@@ -35,11 +35,18 @@ from jaxseg.cli.runs import label
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder of the files with the numbers.  [default: that of the run]",
 )
+@click.option(
+    "--calibrate",
+    is_flag=True,
+    help="For SegAE: fit a calibration of the predicted Dice on the split, and store it in the run's model.",
+)
 @options.training_gpus
-def evaluate(folder, data, split, step, masks, truth, levels, output, gpus):
+def evaluate(folder, data, split, step, masks, truth, levels, output, calibrate, gpus):
     """Evaluate the best checkpoint of a run; the numbers are also written to evaluation_SPLIT.json in its folder.
 
     For PAX-Ray, evaluation_SPLIT.csv lists the IoU and Dice of each class.
+
+    For SegAE, the table also shows the errors of calibrated predictions, and the picture their reliability.
 
     Post-DAE is measured by Dice and Hausdorff distance before and after restoration, with levels of the corruption it
     was trained with and kinds of damage that it never saw, beside baselines that need no network. The models of
@@ -51,6 +58,8 @@ def evaluate(folder, data, split, step, masks, truth, levels, output, gpus):
         raise click.UsageError("--masks and --truth belong together")
     if levels and not masks:
         raise click.UsageError("--label belongs to --masks and --truth; a split is read as in training")
+    if calibrate and (masks or step):
+        raise click.UsageError("--calibrate: it cannot be combined with --masks and --step; leave them out")
     if masks and (split or step or data):
         raise click.UsageError("--masks: it cannot be combined with --split, --step and --input; leave them out")
     console.stage("reading the run and its data")
@@ -80,4 +89,5 @@ def evaluate(folder, data, split, step, masks, truth, levels, output, gpus):
 
     callbacks = {"tell": console.say, "show": show, "on_scores": show_scores}
     with options.usage_errors():
-        run.evaluate(folder, split, devices=devices, step=step, data=data, output=output, **callbacks)
+        options_of_run = {"step": step, "data": data, "output": output, "calibrate": calibrate}
+        run.evaluate(folder, split, devices=devices, **options_of_run, **callbacks)

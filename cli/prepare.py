@@ -21,11 +21,12 @@ def prepare():
 
 @prepare.command()
 @click.argument("cts", type=_FOLDER)
-@click.argument("labels", type=_FOLDER)
+@click.argument("labels", type=_FOLDER, required=False)
 @click.option(
     "--pseudo",
     type=_FOLDER,
-    help="Labels that a network predicted, CASE/STAGE.nii.gz, numbered as LABELS.  [default: LABELS are degraded]",
+    help="Labels that a network predicted, CASE/STAGE.nii.gz, numbered as LABELS, or CASE/STAGE/ORGAN.nii.gz.  "
+    "[default: LABELS are degraded]",
 )
 @click.option(
     "-o", "--output", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of the data set."
@@ -62,16 +63,36 @@ def prepare():
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed.")
 @click.option("--canonical", is_flag=True, help="Turn volumes to the patient's axes; the original does not.")
+@click.option(
+    "--segmenter",
+    is_flag=True,
+    help="Train a small network on the training cases, and add its masks at several stages to the degraded ones.",
+)
+@click.option(
+    "--stages",
+    type=click.IntRange(5, 10),
+    default=8,
+    show_default=True,
+    help="With --segmenter: number of stages of its training.",
+)
+@click.option(
+    "--steps",
+    type=click.IntRange(50),
+    default=1000,
+    show_default=True,
+    help="With --segmenter: number of optimisation steps.",
+)
 def segae(cts, labels, output, **settings):
-    """Build SegAE's training data from CTS with LABELS.
+    """Build SegAE's training data from CTS with LABELS, by default the folder CTS itself.
 
-    A case is CTS/CASE.nii.gz with LABELS/CASE.nii.gz, or CASE/ct.nii.gz with CASE/label.nii.gz. NPZ, NPY and folders of
-    DICOM slices are possible too. A second run builds the cases that are missing.
+    A case is CTS/CASE.nii.gz with LABELS/CASE.nii.gz, CASE/ct.nii.gz with CASE/label.nii.gz, or CASE/ct.nii.gz with
+    CASE/segmentations/ORGAN.nii.gz as in TotalSegmentator's data set. NPZ, NPY and folders of DICOM slices are possible
+    too. A second run builds the cases that are missing.
     """
     from jaxseg.segae.prepare import prepare_segae
 
     with _shown("cases") as show:
-        made = prepare_segae(cts, labels, output, **settings, progress=show, notify=console.say)
+        made = prepare_segae(cts, labels or cts, output, **settings, progress=show, notify=console.say)
     counts = f"{made.made} cases made, {made.existing} were there, {len(made.failed)} failed"
     console.say(f"{counts}; {made.summary} lists them")
     if made.failed:

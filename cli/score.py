@@ -19,7 +19,13 @@ _MODELS = options.trained_kinds(".pth")
 
 
 @click.command()
-@options.fidelity(names=("original", "right"), canonical=(False, None), organs=("v1", "auto"))
+@options.fidelity(
+    names=("original", "right"),
+    canonical=(False, None),
+    organs=("v1", "auto"),
+    average=("slices", "area"),
+    calibrated=(False, None),
+)
 @click.option("--ct", type=_EXISTING, help="A CT: .nii.gz, .nii, .npy, .npz, or a folder of DICOM slices.")
 @click.option("--mask", type=_EXISTING, help="With --ct: a mask with the values 0 and 1.")
 @click.option(
@@ -81,6 +87,18 @@ _MODELS = options.trained_kinds(".pth")
 )
 @options.embeddings("for weights that are stored without them")
 @click.option("--slices", default="10", show_default=True, help="Number of slices to score per mask, or all.")
+@click.option(
+    "--average",
+    type=click.Choice(["slices", "area"]),
+    default="slices",
+    show_default=True,
+    help="Score of a mask: the mean of its slices, as in the original, or weighted by the area of the mask in each.",
+)
+@click.option(
+    "--calibrated/--uncalibrated",
+    default=None,
+    help="Whether to apply the calibration of the model, which also gives an interval.  [default: if it has one]",
+)
 @click.option(
     "--names",
     type=click.Choice(["right", "original"]),
@@ -212,7 +230,17 @@ def _score_mask(ct: Path, mask: Path, organ: str, per_slice: bool, model: dict) 
     rows = [(f"slice {z}", f"{predicted:.4f}") for z, predicted in pairs]
     if found.mean is None:
         console.say(f"{mask.name}: the mask is empty, so there is nothing to score")
-    console.show_rows([*rows, (found.organ.name, "n/a" if found.mean is None else f"{found.mean:.4f}")])
+    console.show_rows([*rows, (found.organ.name, *_shown(found))])
+
+
+def _shown(score) -> tuple[str, ...]:
+    """Returns the cells of a score: the mean and, if the model has a calibration, the ends of its interval."""
+    numbers = (score.mean, *(score.interval or ()))
+    return tuple("n/a" if number is None else f"{number:.4f}" for number in numbers)
+
+
+def _heading(rows) -> tuple[str, ...]:
+    return ("predicted_dice", *(("lower", "upper") if rows[0].score.margin is not None else ()))
 
 
 def _score_many(function: str, paths: tuple, settings: dict):
@@ -269,11 +297,11 @@ def _show_problems(record) -> None:
 
 def _show_rows(rows: tuple, per_slice: bool) -> None:
     """Prints the scores of a volume of labels, the lowest first."""
-    cells = [("organ", "predicted_dice")] if rows else []
+    cells = [("organ", *_heading(rows))] if rows else []
     for row in rows:
         pairs = zip(row.score.slices, row.score.dice, strict=True) if per_slice else ()
         cells += [(f"{row.organ}, slice {z}", f"{predicted:.4f}") for z, predicted in pairs]
-        cells.append((row.organ, f"{row.score.mean:.4f}"))
+        cells.append((row.organ, *_shown(row.score)))
     console.show_rows(cells)
     if not rows:
         console.say("nothing was scored")
@@ -285,7 +313,7 @@ def _show_files(found, worst: int | None) -> None:
         if name in found.files:
             console.say(f"{what}: {found.files[name]}")
     lowest = found.rows[:worst] if worst else ()
-    cells = [("case", "organ", "predicted_dice")] if lowest else []
-    console.show_rows([*cells, *((row.case, row.organ, f"{row.score.mean:.4f}") for row in lowest)])
+    cells = [("case", "organ", *_heading(lowest))] if lowest else []
+    console.show_rows([*cells, *((row.case, row.organ, *_shown(row.score)) for row in lowest)])
     if "worst" in found.files:
         console.say(f"picture: {found.files['worst']}")

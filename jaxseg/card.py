@@ -30,6 +30,7 @@ class Card:
       licence: licence of the weights.
       orientation: orientation of the volumes that the model was trained on: "canonical" (turned to the patient's axes)
         or "" (as the files store them).
+      calibration: map from the model's outputs to calibrated ones as JSON text, of a method that has one; "" otherwise.
       note: anything that a user must know, such as "trained on phantoms"; commands print it, and results repeat it.
       name: name of a model that was trained with jaxseg: that of its run. Empty for published weights.
       jaxseg: version of jaxseg that wrote the card.
@@ -46,6 +47,7 @@ class Card:
     params_sha256: str = ""
     licence: str = ""
     orientation: str = ""
+    calibration: str = ""
     note: str = ""
     name: str = ""
     jaxseg: str = ""

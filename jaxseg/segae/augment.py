@@ -4,6 +4,7 @@ import dataclasses
 from typing import Annotated, Any
 
 import numpy as np
+from PIL import Image
 from scipy import ndimage
 
 from jaxseg.datasets.degrade import KINDS, degrade
@@ -27,6 +28,12 @@ class Augmentation:
       truth_share: fraction of the examples whose mask is the true mask.
       window_jitter: largest random shift in HU of each end of the range of CT values, in [0, 200).
       noise: largest standard deviation in HU of noise on the CT; each example samples its own uniformly from 0.
+      blur: largest standard deviation in pixels of a Gaussian filter of the CT with its noise, as soft reconstruction
+        kernels have; each example samples its own uniformly from 0.
+      thickness: largest number of neighbouring slices whose mean replaces the slice of the CT, as in scans with thicker
+        slices; each example samples its own from 1. 1: the slice stays as it is.
+      spacing: largest relative change of the size of pixels, such as 0.5 for pixels from 1 / 1.5 to 1.5 of the stored
+        size; the slice with its masks is resampled before the crop, so that margins cover more or less of the patient.
       flip_rows, flip_columns: probabilities of flipping. If all CTs have the same orientation, flipped columns show
         "kidney left" on the wrong side. If they do not, as in the original, the side has no meaning anyway.
       rotate: largest angle of rotation in degrees, in [0, 180].
@@ -42,6 +49,9 @@ class Augmentation:
     truth_share: Share = 0.0
     window_jitter: Annotated[float, Range(0, (HU_RANGE[1] - HU_RANGE[0]) / 2, below=True)] = 0.0
     noise: Annotated[float, Range(0, 1000)] = 0.0
+    blur: Annotated[float, Range(0, 10)] = 0.0
+    thickness: Annotated[int, Range(1, 32)] = 1
+    spacing: Annotated[float, Range(0, 3)] = 0.0
     flip_rows: Share = 0.0
     flip_columns: Share = 0.0
     rotate: Annotated[float, Range(0, 180)] = 0.0
@@ -60,16 +70,23 @@ class Augmentation:
     def __call__(self, record: dict[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
         z = int(rng.choice(record["slices"]))
         ct, truth, mask = planes(record, z)
+        if self.thickness > 1:
+            ct = thick_slice(record["ct"], z, int(rng.integers(1, self.thickness + 1)))
         choice = rng.random()
         if choice < self.degrade_share:
             mask, _ = degrade(rng, truth, rng.uniform(*self.degrade_dice), self.kinds)
         elif choice < self.degrade_share + self.truth_share:
             mask = truth
+        if self.spacing:
+            factor = (1 + self.spacing) ** rng.uniform(-1, 1)
+            ct, truth, mask = resampled(ct, truth, mask, factor)
         found = bounds(mask)
         part = crop_window(found, mask.shape, draw_margins(rng, found)).part
         ct, truth, mask = self._moved(rng, ct[part], truth[part], mask[part])
         if self.noise:
             ct = ct + rng.uniform(0, self.noise) * rng.standard_normal(ct.shape, np.float32)
+        if self.blur:
+            ct = ndimage.gaussian_filter(ct.astype(np.float32), rng.uniform(0, self.blur), mode="nearest")
         low, high = HU_RANGE + self.window_jitter * rng.uniform(-1, 1, 2)
         return example(ct, truth, mask, record["label"], z, size=self.size, hu_range=(low, high))
 
@@ -86,3 +103,51 @@ class Augmentation:
         if not turned[1].any():  # a mask of a few pixels can vanish between the pixels of the rotated grid
             return parts
         return ndimage.rotate(ct.astype(np.float32), angle, reshape=False, order=1, mode="nearest"), *turned
+
+
+def thick_slice(ct: np.ndarray, z: int, count: int) -> np.ndarray:
+    """Returns the mean of neighbouring slices, as a scan with thicker slices shows them.
+
+    Args:
+      ct: (D, H, W) Hounsfield units.
+      z: index of the middle slice; if `count` is even, the slice before it is the other middle.
+      count: number of slices, at least 1; those beyond the ends of the CT are left out.
+
+    Returns:
+      (H, W) float32.
+
+    Example:
+      >>> thick_slice(np.arange(5.0)[:, None, None], 3, 2).tolist()
+      [[2.5]]
+    """
+    first = z - count // 2
+    return ct[max(0, first) : first + count].mean(0, dtype=np.float32)
+
+
+def resampled(
+    ct: np.ndarray, truth: np.ndarray, mask: np.ndarray, factor: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns a slice and its masks on a grid with more or fewer pixels.
+
+    Args:
+      ct: (H, W) Hounsfield units.
+      truth, mask: (H, W) bool.
+      factor: pixels of the result per pixel of the slice, above 0.
+
+    Returns:
+      The same three, with about (factor H, factor W) pixels; unchanged if the mask would vanish between the pixels.
+
+    Example:
+      >>> mask = np.zeros((20, 20), bool)
+      >>> mask[4:12, 4:12] = True
+      >>> ct, _, small = resampled(np.zeros((20, 20)), mask, mask, 0.5)
+      >>> ct.shape, int(small.sum())
+      ((10, 10), 16)
+    """
+    size = [max(1, round(factor * length)) for length in ct.shape[::-1]]
+    changed = [
+        np.asarray(Image.fromarray(plane.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))
+        for plane in (ct, truth, mask)
+    ]
+    found = changed[0], changed[1] >= 0.5, changed[2] >= 0.5
+    return found if found[2].any() else (ct, truth, mask)

@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from jaxseg.files import printable
+from jaxseg.segae.layout import MASKS, cts_in, twice_in, volumes_in
 from jaxseg.segae.scorer import MaskScore, Request, Scorer, StoredScore
 from jaxseg.vocabulary.organs import Organ
 from jaxseg.volumes.pair import check_ct, check_mask, check_pair
-from jaxseg.volumes.read import SUFFIXES, read_labels, read_volume, stem, suffix_of
+from jaxseg.volumes.read import read_labels, read_volume, stem
 from jaxseg.volumes.volume import Volume, VolumeError
 
 _log = logging.getLogger(__name__)
 
-MASKS = "segmentations"  # name of the folder with the masks of a case
 _READERS, _VOXELS = 4, 2**28  # largest number of masks that are read ahead, and of their voxels together
 _BAD = (ValueError, OSError, MemoryError)  # errors of one mask or case, which do not stop the others
 
@@ -120,14 +120,11 @@ def find_cases(root: Path, folders: Sequence[Path] | None = None) -> tuple[Case,
 
 def _case(folder: Path) -> Case | None:
     """Returns the case in a folder; None if the folder has neither a CT nor masks."""
-    cts = [folder / f"ct{suffix}" for suffix in (*SUFFIXES, "") if (folder / f"ct{suffix}").exists()]
-    masks = folder / MASKS
+    cts, masks = cts_in(folder), folder / MASKS
     if not cts and not masks.is_dir():
         return None
-    files = [path for path in sorted(masks.iterdir()) if suffix_of(path)] if masks.is_dir() else []
-    files = [path for path in files if not path.name.startswith(".")]
-    counts = collections.Counter(map(stem, files))
-    twice = [name for name, count in counts.items() if count > 1]
+    files = volumes_in(masks)
+    twice = twice_in(files)
     problems = {
         "there is no ct.nii.gz": not cts,
         f"there are {' and '.join(path.name for path in cts)}; keep one": len(cts) > 1,

@@ -1,169 +1,25 @@
 """SegAE's training data: slices of CTs with good and bad masks of organs, and the true Dice of each.
 
-The layout is `{train,val}/CASE/` with `ct.nii.gz`, `label.nii.gz` (classes of the DAP-Atlas) and `ORGAN_ID/*.nii.gz`
-(masks by a network, or degraded ones). An example is {"image": (S, S, 2) float32, CT and mask as in
-`jaxseg.segae.crop`; "dice": float32, the Dice of the mask and the true mask within the crop; "label": int32, the class
-of the organ; "slice": int32}.
+The masks are those of a network, or degraded ones; `jaxseg.segae.layout` describes the folders. An example is {"image":
+(S, S, 2) float32, CT and mask as in `jaxseg.segae.crop`; "dice": float32, the Dice of the mask and the true mask within
+the crop; "label": int32, the class of the organ; "slice": int32}.
 
 Source: Chen et al. 2024, arXiv:2406.00327; Schuture/Quality-Sentinel.
 """
 
 import dataclasses
-import re
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxseg.datasets.volume_cache import Cache, PackedMask, pack
+from jaxseg.datasets.volume_cache import Cache
 from jaxseg.files import printable
-from jaxseg.nn.metrics import dice
 from jaxseg.segae.crop import bounds, crop_window, normalise, to_bytes
-from jaxseg.volumes.pair import check_ct, check_mask, check_pair
-from jaxseg.volumes.read import SUFFIXES, read_labels, read_volume, suffix_of
-from jaxseg.volumes.volume import Volume, VolumeError
+from jaxseg.segae.index import OVERLAP, Item, Volumes, index_cases, true_dice
+from jaxseg.segae.layout import read_layout
 
-OVERLAP = 20  # pixels that mask and true mask must share in a usable slice, as in the original
 MEMORY = 4 * 2**30  # bytes of volumes in memory
-SPLITS = ("train", "val")
-MAX_ID = 2**16 - 1  # highest class
-
-_ORGAN = re.compile(r"(.+)_(\d{1,5})")
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainingCase:
-    """A case of the training layout.
-
-    Attributes:
-      name: name of its folder.
-      ct, label: files of the CT and of the classes.
-      masks: (name, class, files of the masks) of every organ with a folder.
-    """
-
-    name: str
-    ct: Path
-    label: Path
-    masks: tuple[tuple[str, int, tuple[Path, ...]], ...]
-
-
-def read_layout(root: str | Path) -> dict[str, tuple[TrainingCase, ...]]:
-    """Returns split -> its cases, sorted by name; only the names of files are read.
-
-    The folder of an organ is named `{organ}_{id}`; unlike in the original, the organ may contain underscores. Volumes
-    can have any format that `jaxseg.volumes.read` reads.
-
-    Args:
-      root: folder of the data set.
-
-    Raises:
-      ValueError: there is no case, a case lacks its CT or its label, or the name of an organ's folder has no class.
-      OSError: a folder cannot be read.
-    """
-    root = Path(root)
-    if not root.is_dir():
-        raise ValueError(f"{root}: no such folder")
-    problems: list[str] = []
-    splits = {split: _cases(root / split, problems) for split in SPLITS if (root / split).is_dir()}
-    if not any(splits.values()) and not problems:
-        raise ValueError(f"{root}: has no case; the layout is train/CASE/ct.nii.gz, label.nii.gz, ORGAN_ID/*.nii.gz")
-    if problems:
-        rest = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise ValueError(f"{root}: {'; '.join(problems[:5])}{rest}")
-    return {split: cases for split, cases in splits.items() if cases}
-
-
-def _cases(folder: Path, problems: list[str]) -> tuple[TrainingCase, ...]:
-    found = [_case(path, problems) for path in sorted(folder.iterdir()) if path.is_dir() and path.name[0] != "."]
-    return tuple(case for case in found if case is not None)
-
-
-def _case(folder: Path, problems: list[str]) -> TrainingCase | None:
-    shown = printable(f"{folder.parent.name}/{folder.name}")
-    volumes = {name: _volume(folder, name) for name in ("ct", "label")}
-    missing = [name for name, path in volumes.items() if path is None]
-    if missing:
-        problems.append(f"{shown} has no {' and no '.join(f'{name}.nii.gz' for name in missing)}")
-        return None
-    masks = []
-    for path in sorted(folder.iterdir()):
-        if not path.is_dir() or path.name.startswith("."):
-            continue
-        named = _ORGAN.fullmatch(path.name)
-        if not named or not 0 < int(named[2]) <= MAX_ID:
-            problems.append(f"{shown}/{printable(path.name)}: an organ's folder is named ORGAN_ID, such as liver_13")
-            continue
-        files = tuple(file for file in sorted(path.iterdir()) if suffix_of(file) and not file.name.startswith("."))
-        masks.append((named[1], int(named[2]), files))
-    return TrainingCase(folder.name, volumes["ct"], volumes["label"], tuple(masks))
-
-
-def _volume(folder: Path, name: str) -> Path | None:
-    return next((folder / f"{name}{suffix}" for suffix in SUFFIXES if (folder / f"{name}{suffix}").is_file()), None)
-
-
-@dataclasses.dataclass(frozen=True)
-class Item:
-    """A mask and its usable slices.
-
-    Attributes:
-      case: case of the mask.
-      organ: name of its organ.
-      label: class of its organ.
-      path: its file.
-      slices: indices of the usable slices, ascending.
-      dice: Dice of the mask and the true mask, over the whole volume.
-      truth_voxels, mask_voxels: number of voxels of the two.
-    """
-
-    case: TrainingCase
-    organ: str
-    label: int
-    path: Path
-    slices: tuple[int, ...]
-    dice: float
-    truth_voxels: int
-    mask_voxels: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Volumes:
-    """Reads volumes, and keeps them in memory up to a limit.
-
-    Attributes:
-      cache: the volumes in memory.
-      canonical: whether volumes are reoriented to the patient's axes.
-    """
-
-    cache: Cache = dataclasses.field(default_factory=lambda: Cache(MEMORY))
-    canonical: bool = dataclasses.field(default=False, kw_only=True)
-
-    def ct(self, path: Path) -> np.ndarray:
-        """Returns a CT, (D, H, W) Hounsfield units: int16 if all values fit, else float32."""
-        return self.cache.get(path, lambda: _compact(self.checked_ct(path)))
-
-    def labels(self, path: Path) -> np.ndarray:
-        """Returns classes, (D, H, W) uint8 or uint16."""
-        return self.cache.get(path, lambda: np.ascontiguousarray(self.read_labels(path).array))
-
-    def mask(self, path: Path) -> PackedMask:
-        """Returns a mask that takes one bit per voxel."""
-        return self.cache.get(path, lambda: pack(self.read_mask(path).array))
-
-    def checked_ct(self, path: Path) -> Volume:
-        """Reads a CT; raises VolumeError if its values cannot be Hounsfield units."""
-        ct = read_volume(path, canonical=self.canonical)
-        check_ct(ct)
-        return ct
-
-    def read_labels(self, path: Path) -> Volume:
-        """Reads classes."""
-        return read_labels(path, canonical=self.canonical)
-
-    def read_mask(self, path: Path) -> Volume:
-        """Reads a mask with the values 0 and 1."""
-        return check_mask(read_volume(path, canonical=self.canonical))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,13 +44,15 @@ class SegaeSplit:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         item = self.items[index]
-        return {
+        volumes = {
             "ct": self.volumes.ct(item.case.ct),
             "labels": self.volumes.labels(item.case.label),
             "mask": self.volumes.mask(item.path),
-            "slices": np.array(item.slices),
-            "label": item.label,
         }
+        shapes = {volume.shape for volume in volumes.values()}
+        if len(shapes) > 1 or item.slices[-1] >= volumes["mask"].shape[0]:
+            raise ValueError(f"{self.name(index)}: the volumes of this case changed after the start; start again")
+        return volumes | {"slices": np.array(item.slices), "label": item.label}
 
     def name(self, index: int) -> str:
         """Returns the path of a mask relative to the root."""
@@ -234,13 +92,14 @@ class SegaeData:
 def read_segae(
     root: str | Path, *, memory: int = MEMORY, canonical: bool = False, overlap: int = OVERLAP, threads: int = 4
 ) -> SegaeData:
-    """Reads a data set: opens every volume once and finds the usable slices.
+    """Finds the usable slices of a data set, in a stored index or by opening every volume.
 
-    A slice is usable if the mask and the voxels of its class share at least `overlap` pixels. The original samples
-    slices until it finds such a slice, and samples another mask if it has fewer than two.
+    The index is a file that `jaxseg.segae.index` describes. A slice is usable if the mask and
+    the voxels of its class share at least `overlap` pixels. The original samples slices until it finds such a slice,
+    and samples another mask if it has fewer than two.
 
     Args:
-      root: folder of the data set, see the top of this module for its layout.
+      root: folder of the data set, see `jaxseg.segae.layout`.
       memory: size in bytes of the volumes that are kept in memory; masks take one bit per voxel of their bounding box.
       canonical: whether to reorient volumes to the patient's axes; the original does not.
       overlap: number of shared pixels, at least 1.
@@ -255,17 +114,16 @@ def read_segae(
         raise ValueError(f"the overlap must be at least 1 pixel, got {overlap}")
     root = Path(root)
     layout, volumes = read_layout(root), Volumes(Cache(memory), canonical=canonical)
-    cases = [(split, case) for split, found in layout.items() for case in found]
-    with ThreadPoolExecutor(threads, thread_name_prefix="jaxseg-index") as pool:
-        indexed = list(pool.map(lambda pair: index_case(pair[1], volumes, overlap), cases))
+    cases = [case for found in layout.values() for case in found]
+    indexed, note = index_cases(root, cases, volumes, overlap, threads=threads)
     problems = [problem for _, found in indexed for problem in found]
     if problems:
         rest = f"\nand {len(problems) - 8} more" if len(problems) > 8 else ""
         raise ValueError(f"{root}: {len(problems)} volumes cannot be used:\n" + "\n".join(problems[:8]) + rest)
-    items = {name: [] for name in layout}
-    for (split, _), (found, _) in zip(cases, indexed, strict=True):
-        items[split] += found
-    return _split_up(root, items, volumes, overlap)
+    by_case = dict(zip([case.ct for case in cases], (found for found, _ in indexed), strict=True))
+    items = {name: [item for case in found for item in by_case[case.ct]] for name, found in layout.items()}
+    data = _split_up(root, items, volumes, overlap)
+    return dataclasses.replace(data, notes=(*data.notes, *[note] * bool(note)))
 
 
 def _split_up(root: Path, items: dict[str, list[Item]], volumes: Volumes, overlap: int) -> SegaeData:
@@ -324,63 +182,3 @@ def example(
         "label": np.int32(label),
         "slice": np.int32(z),
     }
-
-
-def index_case(case: TrainingCase, volumes: Volumes, overlap: int = OVERLAP) -> tuple[list[Item], list[str]]:
-    """Returns the masks of a case, and one sentence for each of its volumes that cannot be used.
-
-    Args:
-      case: the case.
-      volumes: reads its volumes and keeps them.
-      overlap: number of pixels that mask and true mask share in a usable slice.
-
-    Raises:
-      OSError: a file cannot be read.
-    """
-    shown = printable(f"{case.ct.parent.parent.name}/{case.name}")
-    try:
-        ct, labels = volumes.checked_ct(case.ct), volumes.read_labels(case.label)
-        check_pair(ct, labels)
-    except VolumeError as error:
-        return [], [f"{shown}/{error}"]
-    volumes.cache.get(case.ct, lambda: _compact(ct))
-    volumes.cache.get(case.label, lambda: np.ascontiguousarray(labels.array))
-    items, problems = [], []
-    for organ, label, files in case.masks:
-        truth = labels.array == label
-        for path in files:
-            try:
-                mask = volumes.read_mask(path)
-                check_pair(ct, mask)
-            except VolumeError as error:
-                problems.append(f"{shown}/{printable(path.parent.name)}/{error}")
-                continue
-            packed = volumes.cache.get(path, lambda array=mask.array: pack(array))
-            slices = _usable(truth, mask.array, packed.box, overlap)
-            counts = np.count_nonzero(truth), np.count_nonzero(mask.array)
-            items.append(Item(case, organ, label, path, slices, true_dice(truth, mask.array), *map(int, counts)))
-    return items, problems
-
-
-def _usable(truth: np.ndarray, mask: np.ndarray, box: tuple[slice, ...], overlap: int) -> tuple[int, ...]:
-    shared = np.count_nonzero(truth[box] & mask[box], axis=(1, 2))
-    return tuple(int(z) + box[0].start for z in np.flatnonzero(shared >= overlap))
-
-
-def _compact(ct: Volume) -> np.ndarray:
-    array = ct.array
-    if array.dtype.kind in "iu":
-        limits = np.iinfo(np.int16)
-        fits = array.min() >= limits.min and array.max() <= limits.max
-        return np.ascontiguousarray(array, np.int16 if fits else np.float32)
-    return np.ascontiguousarray(array, np.float32)
-
-
-def true_dice(truth: np.ndarray, mask: np.ndarray) -> float:
-    """Returns the Dice coefficient of two masks of equal shape as in the original, in [0, 1); 0 if both are empty.
-
-    Example:
-      >>> round(true_dice(np.array([1, 1, 0]), np.array([0, 1, 1])), 3)
-      0.5
-    """
-    return float(dice(truth.astype(bool, copy=False), mask.astype(bool, copy=False), axes=None, epsilon=1e-6))

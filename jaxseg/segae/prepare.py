@@ -1,6 +1,6 @@
-"""Builds SegAE's training data from CTs with labels; masks come from a network, or are degraded labels.
+"""Builds SegAE's training data from CTs with labels; masks come from networks, or are degraded labels.
 
-`jaxseg.segae.data` describes the layout. Beside the cases are quality.csv, with one line per mask, and summary.json.
+`jaxseg.segae.layout` describes the layout. Beside the cases are quality.csv, with one line per mask, and summary.json.
 """
 
 import csv
@@ -19,13 +19,16 @@ from jaxseg.datasets.degrade import degrade
 from jaxseg.datasets.volume_cache import Cache
 from jaxseg.files import atomic_file, atomic_folder, is_full, printable, safe_name, sweep
 from jaxseg.folder_runs.ledger import changed_settings, locked_folder, refuse_changed
-from jaxseg.images.read import kind_of
-from jaxseg.segae.data import OVERLAP, SPLITS, Volumes, index_case, read_layout
-from jaxseg.segae.label_table import LabelTable, shared_table
+from jaxseg.segae.index import OVERLAP, Volumes, index_cases, usable_slices
+from jaxseg.segae.label_table import LabelTable
+from jaxseg.segae.layout import SPLITS, read_layout
+from jaxseg.segae.segmenter import Segmenter, SegmenterSettings, read_segmenter, train_segmenter
+from jaxseg.segae.sources import Scan, find_scans, read_classes, stage_name, table_of_scans
+from jaxseg.vocabulary import organs
 from jaxseg.vocabulary.organs import Organ
 from jaxseg.volumes.nifti import need_nibabel, write_nifti
-from jaxseg.volumes.pair import check_ct, check_pair
-from jaxseg.volumes.read import SUFFIXES, read_labels, read_volume, stem, suffix_of
+from jaxseg.volumes.pair import check_ct
+from jaxseg.volumes.read import read_volume, stem
 from jaxseg.volumes.volume import Volume
 
 _log = logging.getLogger(__name__)
@@ -43,24 +46,9 @@ COLUMNS = (
     "slices_with_20px_overlap",
 )
 DICE_RANGE = (0.1, 0.98)  # Dice of degraded masks, at even distances
+SEGMENTER = "segmenter.safetensors"  # file of the network that `segmenter` trains
+TRIES = 8  # tries to degrade a mask, each with a higher Dice, until it shares enough pixels with the truth
 _MADE_BY = "prepare segae"
-
-
-@dataclasses.dataclass(frozen=True)
-class Scan:
-    """A CT with its labels.
-
-    Attributes:
-      name: name of the case.
-      ct: file of a volume, or folder of DICOM slices.
-      label: file of a volume of labels.
-      stages: files of labels that a network predicted, one per training stage; (): the true labels are degraded.
-    """
-
-    name: str
-    ct: Path
-    label: Path
-    stages: tuple[Path, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +63,9 @@ class Settings:
       canonical: turn the volumes to the patient's axes.
       pseudo: masks come from a network instead of degraded labels.
       labels: label -> name of the organ; {}: labels are classes of the DAP-Atlas.
+      segmenter: masks of a small network that is trained on the training cases are added to the degraded labels.
+      stages: number of stages of its training, 5 to 10.
+      steps: number of its optimisation steps, at least 50.
 
     Raises:
       ValueError: a value is out of range.
@@ -87,25 +78,48 @@ class Settings:
     canonical: bool = dataclasses.field(default=False, kw_only=True)
     pseudo: bool = dataclasses.field(default=False, kw_only=True)
     labels: Mapping[int, str] = dataclasses.field(default_factory=dict, kw_only=True)
+    segmenter: bool = dataclasses.field(default=False, kw_only=True)
+    stages: int = dataclasses.field(default=8, kw_only=True)
+    steps: int = dataclasses.field(default=1000, kw_only=True)
 
     def __post_init__(self):
         if self.per_organ < 1 or self.least_slices < 1:
             raise ValueError(f"per_organ, {self.per_organ}, and least_slices, {self.least_slices}, must be at least 1")
         if not 0 <= self.val_fraction < 1:
             raise ValueError(f"val_fraction must be in [0, 1), got {self.val_fraction}")
+        if self.segmenter and self.pseudo:
+            raise ValueError("masks come from a network that is trained here or from given ones: leave one out")
+        if not 5 <= self.stages <= 10 or self.steps < 50:
+            raise ValueError(f"stages must be 5 to 10 and steps at least 50, got {self.stages} and {self.steps}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """The result of building a case: `masks` is the number of masks, `error` is "" unless the case failed."""
+    """The result of building a case.
+
+    Attributes:
+      case: name of the case.
+      split: its split, "train" or "val".
+      masks: number of masks.
+      left_out: number of masks that share too few pixels with the truth, and were not written.
+      error: the reason why the case failed; "" if it did not.
+      notes: lines for the user about labels that were left out.
+    """
 
     case: str
     split: str
     masks: int = 0
+    left_out: int = 0
     error: str = ""
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.case}: {self.error or f'{self.masks} masks for {self.split}'}"
+        if self.error:
+            return f"{self.case}: {self.error}"
+        few = f"{self.left_out} without {OVERLAP} pixels of the truth in a slice left out"
+        return "; ".join(
+            [f"{self.case}: {self.masks} masks for {self.split}", *[few] * bool(self.left_out), *self.notes]
+        )
 
 
 def prepare_segae(
@@ -120,6 +134,9 @@ def prepare_segae(
     val_fraction: float = 0.2,
     seed: int = 0,
     canonical: bool = False,
+    segmenter: bool = False,
+    stages: int = 8,
+    steps: int = 1000,
     progress: Progress | None = None,
     report: Callable[[Outcome], None] | None = None,
     notify: Callable[[str], None] | None = None,
@@ -129,8 +146,8 @@ def prepare_segae(
     A case that fails does not stop the others.
 
     Args:
-      cts: folder of the CTs, see `find_scans`.
-      labels: folder of the volumes of labels.
+      cts: folder of the CTs, see `jaxseg.segae.sources.find_scans`.
+      labels: folder of the labels, which may be the same folder.
       output: folder of the data set.
       pseudo: folder of masks of a network; None: the labels are degraded.
       label_names: JSON or CSV file that maps labels to organs, see `jaxseg.segae.label_table.read_table`; None: the
@@ -140,6 +157,10 @@ def prepare_segae(
       val_fraction: fraction of the cases for validation, in [0, 1).
       seed: random seed of the degraded masks, and of the choice of validation cases.
       canonical: whether to turn the volumes to the patient's axes.
+      segmenter: whether to train a small network on the training cases, see `jaxseg.segae.segmenter`, and to add its
+        masks to the degraded ones. The network is kept in the data set, and used for cases that are added later.
+      stages: number of stages of its training of which the masks are used, 5 to 10.
+      steps: number of its optimisation steps, at least 50.
       progress: called as (number of finished cases, their total, text about the last), first with 0 and "".
       report: called with the Outcome of every case.
       notify: called with each note, before the first case is built.
@@ -152,11 +173,15 @@ def prepare_segae(
     output = Path(output)
     scans, notes = find_scans(Path(cts), Path(labels), Path(pseudo) if pseudo else None)
     need_nibabel()  # the data set is written as NIfTI
-    volumes = [path for scan in scans for path in (scan.label, *scan.stages)]
-    shared = shared_table(volumes, label_names)
+    shared = table_of_scans(scans, label_names)
     table, notes = shared.organs, (*notes, *_remarks(shared))
     names = {} if shared.note else {str(label): organ.name for label, organ in table.items()}
     options = {"canonical": canonical, "pseudo": pseudo is not None, "labels": names}
+    options |= {"segmenter": segmenter, "stages": stages, "steps": steps}
+    if not segmenter and (stages, steps) != (Settings.stages, Settings.steps):
+        raise ValueError("stages and steps belong to segmenter: leave them out, or train one")
+    if segmenter and not (output / SEGMENTER).is_file():
+        notes = (*notes, f"first, a network is trained with {steps} steps")
     settings = Settings(per_organ, least_slices, val_fraction, seed, **options)
     for note in notes if notify is not None else ():
         notify(note)
@@ -180,83 +205,6 @@ def _remarks(table: LabelTable) -> list[str]:
     return [f"no class of the DAP-Atlas, and ignored: {others}"] if others else []
 
 
-def find_scans(cts: Path, labels: Path, pseudo: Path | None = None) -> tuple[tuple[Scan, ...], tuple[str, ...]]:
-    """Finds the CTs that have labels.
-
-    A case is a file CASE.nii.gz (or .nii, .npz, .npy; nnU-Net's ending _0000 is removed), a folder CASE with ct.nii.gz
-    or label.nii.gz, or for CTs a folder CASE of DICOM slices.
-
-    Args:
-      cts: folder of the CTs.
-      labels: folder of the labels, which may be the same folder.
-      pseudo: folder of labels that a network predicted, CASE/STAGE.nii.gz.
-
-    Returns:
-      The scans, sorted by name, and lines for the user about CTs without labels and labels without a CT.
-
-    Raises:
-      ValueError: no CT has labels; two files belong to one case; or a case has no predicted labels in `pseudo`.
-      OSError: a folder cannot be read.
-    """
-    found = {"CT": _entries(cts, "ct"), "labels": _entries(labels, "label")}
-    both = sorted(set(found["CT"]) & set(found["labels"]))
-    if not both:
-        counts = ", ".join(f"{len(entries)} {kind}" for kind, entries in found.items())
-        raise ValueError(
-            f"no CT has labels of the same name ({counts}); name them CTS/CASE.nii.gz and LABELS/CASE.nii.gz, or "
-            "CASE/ct.nii.gz and CASE/label.nii.gz"
-        )
-    unmatched = {
-        "no labels": sorted(set(found["CT"]) - set(found["labels"])),
-        "no CT": sorted(set(found["labels"]) - set(found["CT"])),
-    }
-    notes = tuple(f"{len(names)} cases have {what}: {_first(names)}" for what, names in unmatched.items() if names)
-    stages = {name: _stages(pseudo / name) if pseudo else () for name in both}
-    without = [name for name in both if pseudo and not stages[name]]
-    if without:
-        raise ValueError(f"{len(without)} cases have no pseudo labels CASE/STAGE.nii.gz in {pseudo}: {_first(without)}")
-    return tuple(Scan(name, found["CT"][name], found["labels"][name], stages[name]) for name in both), notes
-
-
-def _entries(folder: Path, inner: str) -> dict[str, Path]:
-    """Returns case -> its volume."""
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
-            continue
-        if path.is_dir():
-            name, volume = path.name, _in_folder(path, inner)
-        else:
-            name, volume = stem(path).removesuffix("_0000"), path if suffix_of(path) else None
-        if volume is None:
-            continue
-        if name in found:
-            raise ValueError(f"{folder}: {found[name].name} and {volume.name} both belong to case {printable(name)}")
-        found[name] = volume
-    return found
-
-
-def _in_folder(folder: Path, inner: str) -> Path | None:
-    """Returns the volume in the folder of a case; None if it has none."""
-    for suffix in SUFFIXES:
-        for name in (inner, f"{inner}s"):
-            if (folder / f"{name}{suffix}").is_file():
-                return folder / f"{name}{suffix}"
-    if inner == "ct" and any(path.is_file() and kind_of(path) == "dicom" for path in sorted(folder.iterdir())):
-        return folder
-    return None
-
-
-def _stages(folder: Path) -> tuple[Path, ...]:
-    if not folder.is_dir():
-        return ()
-    return tuple(path for path in sorted(folder.iterdir()) if suffix_of(path) and not path.name.startswith("."))
-
-
-def _first(names: list[str]) -> str:
-    return ", ".join(printable(name) for name in names[:5]) + (", ..." if len(names) > 5 else "")
-
-
 def begin(scans: Sequence[Scan], out: Path, settings: Settings) -> dict[str, str]:
     """Checks that the data set can be written to a folder, and assigns cases to splits.
 
@@ -278,7 +226,9 @@ def begin(scans: Sequence[Scan], out: Path, settings: Settings) -> dict[str, str
     if stored is None and out.exists() and any(path.name[0] != "." for path in out.iterdir()):
         raise ValueError(f"{out}: holds files that `jaxseg prepare segae` did not write; name another folder")
     if stored is not None:
-        refuse_changed(f"{out}: was made", changed_settings(stored["settings"], wanted), "name another folder")
+        defaults = {field.name: field.default for field in dataclasses.fields(Settings) if field.kw_only}
+        before = {name: defaults[name] for name in ("segmenter", "stages", "steps")} | stored["settings"]
+        refuse_changed(f"{out}: was made", changed_settings(before, wanted), "name another folder")
     out.mkdir(parents=True, exist_ok=True)
     for split in SPLITS:
         (out / split).mkdir(exist_ok=True)
@@ -313,13 +263,14 @@ def prepare(
       The outcome of each case.
     """
     failed: dict[str, str] = {}
+    network = _network(scans, out, settings, table, splits) if settings.segmenter and splits else None
     for scan in scans:
         if scan.name not in splits:
             continue
         split = splits[scan.name]
         try:
-            masks = _make(scan, out / split / scan.name, settings, table)
-            yield Outcome(scan.name, split, masks)
+            made = _make(scan, out / split / scan.name, settings, table, network)
+            yield dataclasses.replace(made, split=split)
         except (ValueError, OSError) as error:
             if is_full(error) or isinstance(error, OSError) and error.errno is None:
                 raise
@@ -342,71 +293,118 @@ def conclude(out: Path, settings: Settings, failed: Mapping[str, str]) -> None:
     """
     rows, cases = [], {}
     layout = read_layout(out) if any(any((out / split).iterdir()) for split in SPLITS) else {}
-    for split, found in layout.items():
-        for case in found:
-            items, problems = index_case(case, Volumes(Cache(0)), OVERLAP)
-            if problems:
-                raise ValueError(f"{problems[0]}; remove this case and run again")
-            cases[case.name] = {"split": split, "organs": len(case.masks), "masks": len(items)}
-            for item in items:
-                file = f"{item.path.parent.name}/{item.path.name}"
-                way = stem(item.path).rpartition("_")[2] if not settings.pseudo else ""
-                measured = round(item.dice, 4), item.truth_voxels, item.mask_voxels, len(item.slices)
-                rows.append((split, case.name, item.organ, item.label, file, way, *measured))
+    pairs = [(split, case) for split, found in layout.items() for case in found]
+    indexed, _ = index_cases(out, [case for _, case in pairs], Volumes(Cache(0)))
+    for (split, case), (items, problems) in zip(pairs, indexed, strict=True):
+        if problems:
+            raise ValueError(f"{problems[0]}; remove this case and run again")
+        cases[case.name] = {"split": split, "organs": len(case.masks), "masks": len(items)}
+        for item in items:
+            file = f"{item.path.parent.name}/{item.path.name}"
+            way = stem(item.path).rpartition("_")[2] if stem(item.path).startswith("degraded_") else ""
+            measured = round(item.dice, 4), item.truth_voxels, item.mask_voxels, len(item.slices)
+            rows.append((split, case.name, item.organ, item.label, file, way, *measured))
     with atomic_file(out / "quality.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
     _write_summary(out, settings, cases, failed)
 
 
-def _make(scan: Scan, folder: Path, settings: Settings, table: Mapping[int, Organ]) -> int:
-    """Writes a case and returns its number of masks."""
+def _network(
+    scans: Sequence[Scan], out: Path, settings: Settings, table: Mapping[int, Organ], splits: Mapping[str, str]
+) -> Segmenter:
+    """Returns the network of the data set, which is trained on the training cases if it does not exist yet."""
+    path = out / SEGMENTER
+    if path.is_file():
+        return read_segmenter(path)
+    chosen = [scan for scan in scans if splits.get(scan.name) == "train" or (out / "train" / scan.name).is_dir()]
+
+    def pairs() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for scan in chosen:
+            try:
+                ct = read_volume(scan.ct, canonical=settings.canonical)
+                check_ct(ct)
+                classes, _ = read_classes(scan.label, ct, table, canonical=settings.canonical)
+            except (ValueError, OSError) as error:  # building the case reports it
+                _log.debug("%s is not used to train the segmenter", scan.name, exc_info=error)
+                continue
+            yield ct.array, classes.array
+
+    options = SegmenterSettings(stages=settings.stages, steps=settings.steps, seed=settings.seed)
+    network = train_segmenter(pairs(), max(1, len(chosen)), options)
+    network.write(path)
+    return network
+
+
+def _make(
+    scan: Scan, folder: Path, settings: Settings, table: Mapping[int, Organ], network: Segmenter | None
+) -> Outcome:
+    """Writes a case, except masks that the training would leave out."""
     ct = read_volume(scan.ct, canonical=settings.canonical)
     check_ct(ct)
-    labels = _classes(read_labels(scan.label, canonical=settings.canonical), table)
-    check_pair(ct, labels)
+    labels, notes = read_classes(scan.label, ct, table, canonical=settings.canonical)
     taken = _organs(labels.array, settings.least_slices)
     if not taken:
         shares = f"{OVERLAP} pixels in {settings.least_slices} slices or more"
         raise ValueError(f"{labels.name}: no organ of the table has {shares}; do its labels need --names-table?")
-    organs = {organ.id: organ for organ in table.values()}
+    masks = left_out = 0
     with atomic_folder(folder) as temporary:
         write_nifti(temporary / "ct.nii.gz", _small(ct.array), ct.affine)
         write_nifti(temporary / "label.nii.gz", labels.array, ct.affine)
-        folders = {
-            label: temporary / f"{organs[label].name.replace(' ', '-').replace('_', '-')}_{label}" for label in taken
-        }
-        for path in folders.values():
-            path.mkdir()
-        if scan.stages:
-            return _write_stages(scan, ct, folders, settings, table)
-        return sum(_write_degraded(scan, labels.array == k, ct, path, settings, k) for k, path in folders.items())
+        predicted = _predicted(scan, ct, settings, table, network)
+        for label, name, mask in _masks(scan, labels.array, taken, settings, predicted):
+            if mask is None:
+                left_out += 1
+                continue
+            organ = organs.NAMES[label].replace(" ", "-").replace("_", "-")
+            path = temporary / f"{organ}_{label}"
+            path.mkdir(exist_ok=True)
+            write_nifti(path / f"{name}.nii.gz", mask, ct.affine)
+            masks += 1
+        if not masks:
+            raise ValueError(f"none of its {left_out} masks shares {OVERLAP} pixels with the labels in any slice")
+    return Outcome(scan.name, "", masks, left_out, notes=notes)
 
 
-def _write_stages(
-    scan: Scan, ct: Volume, folders: Mapping[int, Path], settings: Settings, table: Mapping[int, Organ]
-) -> int:
+def _predicted(
+    scan: Scan, ct: Volume, settings: Settings, table: Mapping[int, Organ], network: Segmenter | None
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields the name and the classes of every stage of a network."""
     for path in scan.stages:
-        found = _classes(read_labels(path, canonical=settings.canonical), table)
-        check_pair(ct, found)
-        for label, folder in folders.items():
-            write_nifti(folder / f"{safe_name(stem(path))}.nii.gz", found.array == label, ct.affine)
-    return len(scan.stages) * len(folders)
+        yield safe_name(stage_name(path)), read_classes(path, ct, table, canonical=settings.canonical)[0].array
+    if network is not None:
+        yield from network.segment(ct.array)
 
 
-def _write_degraded(scan: Scan, truth: np.ndarray, ct: Volume, folder: Path, settings: Settings, label: int) -> int:
-    for k, wanted in enumerate(np.linspace(*DICE_RANGE, settings.per_organ)):
-        rng = np.random.default_rng([settings.seed, zlib.crc32(scan.name.encode()), label, k])
-        mask, kind = degrade(rng, truth, float(wanted))
-        write_nifti(folder / f"degraded_{k:02}_{kind}.nii.gz", mask, ct.affine)
-    return settings.per_organ
+def _masks(
+    scan: Scan,
+    classes: np.ndarray,
+    taken: Sequence[int],
+    settings: Settings,
+    predicted: Iterator[tuple[str, np.ndarray]],
+) -> Iterator[tuple[int, str, np.ndarray | None]]:
+    """Yields class, name and array of each mask; the array is None if it shares too few pixels with the truth."""
+    for name, found in predicted:
+        for label in taken:
+            truth, mask = classes == label, found == label
+            yield label, name, mask if usable_slices(truth, mask) else None
+    if scan.stages:
+        return
+    for label in taken:
+        truth = classes == label
+        for k, wanted in enumerate(np.linspace(*DICE_RANGE, settings.per_organ)):
+            mask, kind = _degraded(truth, float(wanted), (settings.seed, zlib.crc32(scan.name.encode()), label, k))
+            yield label, f"degraded_{k:02}_{kind}", mask
 
 
-def _classes(labels: Volume, table: Mapping[int, Organ]) -> Volume:
-    """Returns labels as classes of the DAP-Atlas; labels that are not in the table become 0."""
-    classes = np.zeros(max(int(labels.array.max()), *table) + 1, np.uint8)
-    for label, organ in table.items():
-        classes[label] = organ.id
-    return dataclasses.replace(labels, array=classes[labels.array])
+def _degraded(truth: np.ndarray, wanted: float, seeds: tuple[int, ...]) -> tuple[np.ndarray | None, str]:
+    """Returns a degraded mask with usable slices and its kind; after each failure, a higher Dice is tried."""
+    kind = ""
+    for attempt in range(TRIES):
+        rng = np.random.default_rng([*seeds, *[attempt] * bool(attempt)])
+        mask, kind = degrade(rng, truth, wanted + (DICE_RANGE[1] - wanted) * attempt / (TRIES - 1))
+        if usable_slices(truth, mask):
+            return mask, kind
+    return None, kind
 
 
 def _organs(classes: np.ndarray, least_slices: int) -> list[int]:

@@ -50,7 +50,7 @@ def score(
       canonical: whether to reorient both volumes to the patient's axes first. None: as the model was trained; the
         original does not reorient them. Arrays have no orientation and are used unchanged.
       embeddings: file of text embeddings, for a model that is stored without them.
-      **options: options of `Scorer`: slices, names, batch_size, devices, threads.
+      **options: options of `Scorer`: slices, names, average, calibrated, batch_size, devices, threads.
 
     Returns:
       The mean, nominally in [0, 1]. None for a mask without voxels, for which the original returns "n/a": an empty mask

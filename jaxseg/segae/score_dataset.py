@@ -147,7 +147,7 @@ def score_dataset(
       progress: called as (number of cases with scores, number of cases, name of the last), first with the cases that an
         earlier run scored and "".
       report: called with the `Record` of each case that is scored, after its scores are on disk.
-      **options: options of `Scorer`: slices, names, batch_size, devices, threads.
+      **options: options of `Scorer`: slices, names, average, calibrated, batch_size, devices, threads.
 
     Returns:
       The scores. Files beside the CSV that an earlier run left are written again too.

@@ -153,6 +153,8 @@ class ScoreTable:
         """
         scores = {
             name: {"id": score.organ.id, "slices": score.slices, "predicted": score.dice}
+            | ({"pixels": score.pixels} if score.pixels else {})
+            | ({"margin": score.margin} if score.margin is not None else {})
             for name, score in record.scores.items()
         }
         entry = {"source": case.source, "fingerprint": record.fingerprint}
@@ -217,6 +219,8 @@ class ScoreTable:
     def write_order(self, order: str) -> Path:
         """Writes the order in which to annotate masks (worst first) or to trust them (best first).
 
+        If the model has a calibration, the columns `lower` and `upper` hold the interval of each mask.
+
         Args:
           order: key of `ORDERS`.
 
@@ -224,8 +228,11 @@ class ScoreTable:
           The path of the CSV.
         """
         rows = [["rank", "case", "organ", "predicted_dice"]]
+        if "calibration" in self._ledger.settings:
+            rows[0] += ["lower", "upper"]
         for place, row in enumerate(self.ordered(best_first=ORDERS[order]), 1):
-            rows.append([place, row.case, row.organ, f"{row.score.mean:.6f}"])
+            numbers = (row.score.mean, *(row.score.interval or ()))
+            rows.append([place, row.case, row.organ, *(f"{number:.6f}" for number in numbers)])
         path = self.beside(f"{order}.csv")
         write_csv(path, rows)
         return path
@@ -293,18 +300,23 @@ def _read_entry(entry: dict) -> dict:
     for score in entry["scores"].values():
         same = len(score["slices"]) == len(score["predicted"]) > 0
         numbers = all(type(z) is int for z in score["slices"]) and all(type(p) is float for p in score["predicted"])
-        good = good and same and numbers and type(score["id"]) is int and 0 <= score["id"] < len(organs.ORGANS)
+        pixels = score.get("pixels", [])
+        weights = len(pixels) in (0, len(score["slices"])) and all(type(n) is int and n > 0 for n in pixels)
+        margin = score.get("margin", 0.0)
+        good = good and same and numbers and weights and type(margin) is float and 0 <= margin <= 1
+        good = good and type(score["id"]) is int and 0 <= score["id"] < len(organs.ORGANS)
     if not good:
         raise ValueError("not the entry of a scored case")
     return entry
 
 
 def _kept(entry: dict) -> dict:
-    """Returns what stays in memory of the entry of a case: of each mask its name, organ, mean and worst slice."""
+    """Returns what stays in memory of the entry of a case: of a mask its name, organ, mean, worst slice and margin."""
     scores = []
     for name, score in entry["scores"].items():
-        found = MaskScore(organs.ORGANS[score["id"]], tuple(score["slices"]), tuple(score["predicted"]))
-        scores.append((sys.intern(name), score["id"], found.mean, found.worst_slice))
+        values = (tuple(score["slices"]), tuple(score["predicted"]), tuple(score.get("pixels", ())))
+        found = MaskScore(organs.ORGANS[score["id"]], *values)
+        scores.append((sys.intern(name), score["id"], found.mean, found.worst_slice, score.get("margin")))
     source, failed = entry.get("source", ""), bool(entry["failed"])
     return {
         "source": source,

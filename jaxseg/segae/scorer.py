@@ -19,12 +19,14 @@ from flax import nnx
 from jaxseg import journal
 from jaxseg.card import Card
 from jaxseg.nn.inference import Runner
+from jaxseg.segae.calibration import parse_calibration
 from jaxseg.segae.crop import SLICES, network_input, slices_with, spread
 from jaxseg.segae.model import embedding_of
 from jaxseg.vocabulary import organs
 from jaxseg.vocabulary.organs import Organ
 from jaxseg.weights.model import Model
 
+AVERAGES = ("slices", "area")  # how the slices of a mask are averaged
 BATCH, ACCELERATOR_BATCH = 10, 128  # slices; on a CPU the slices of one mask fill one batch
 
 
@@ -51,21 +53,40 @@ class MaskScore:
       organ: the organ that the mask shows.
       slices: indices of the scored slices, ascending; () for an empty mask.
       dice: predicted Dice of each of these slices. Values are mostly in [0, 1], but the network does not bound them.
+      pixels: number of pixels of the mask in each of these slices, by which the mean weighs them; () for equal weights.
+      margin: half of the width of the interval around the mean; None if the model has no calibration.
     """
 
     organ: Organ
     slices: tuple[int, ...]
     dice: tuple[float, ...]
+    pixels: tuple[int, ...] = ()
+    margin: float | None = None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Ends of the interval that holds the true Dice of 90 % of the masks; None without a calibration."""
+        return interval_of(self.mean, self.margin)
 
     @property
     def mean(self) -> float | None:
         """The score of the mask: the mean over its slices; None for an empty mask, which has no score."""
-        return float(np.mean(self.dice)) if self.dice else None
+        return float(np.average(self.dice, weights=self.pixels or None)) if self.dice else None
 
     @property
     def worst_slice(self) -> int:
         """Index of the slice with the lowest predicted Dice; the mask must not be empty."""
         return min(zip(self.dice, self.slices, strict=True))[1]
+
+
+def interval_of(mean: float | None, margin: float | None) -> tuple[float, float] | None:
+    """Returns the ends of an interval around a score in [0, 1]; None if the score or the margin is None.
+
+    Example:
+      >>> interval_of(0.875, 0.25)
+      (0.625, 1.0)
+    """
+    return None if mean is None or margin is None else (max(0.0, mean - margin), min(1.0, mean + margin))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -78,6 +99,7 @@ class StoredScore:
       organ_id: class of the organ.
       mean: the score of the mask.
       worst_slice: index of the slice with the lowest predicted Dice.
+      margin: half of the width of the interval around the score; None if the model has no calibration.
       journal: the journal.
       place: position of the line of the case in it, in bytes.
     """
@@ -87,8 +109,14 @@ class StoredScore:
     organ_id: int
     mean: float
     worst_slice: int
+    margin: float | None
     journal: Path
     place: int
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Ends of the interval that holds the true Dice of 90 % of the masks; None without a calibration."""
+        return interval_of(self.mean, self.margin)
 
     @property
     def organ(self) -> Organ:
@@ -104,6 +132,11 @@ class StoredScore:
     def dice(self) -> tuple[float, ...]:
         """Predicted Dice of each of these slices, read from the journal."""
         return tuple(self._line()["predicted"])
+
+    @property
+    def pixels(self) -> tuple[int, ...]:
+        """Number of pixels in each of these slices, read from the journal; () if slices have equal weights."""
+        return tuple(self._line().get("pixels", ()))
 
     def _line(self) -> dict:
         line = journal.line_at(self.journal, self.place)
@@ -123,12 +156,16 @@ class Scorer:
       slices: number of slices to score per mask, spread over the mask as in the original; None: all slices.
       names: "right", or "original" to take the two organs that the original's table confuses, see
         `jaxseg.vocabulary.organs.find`.
+      average: the score of a mask is the mean of its "slices", as in the original, or weighs them by the "area" of the
+        mask in each. The Dice of a volume weighs slices by the pixels of the mask and of the truth.
+      calibrated: whether to apply the calibration in the model's card. None: if it has one. Published weights do not.
       batch_size: number of slices in one call of the network, a multiple of the number of devices. None: 10 on CPUs
         and 128 on accelerators, rounded up to such a multiple.
       devices: JAX devices to spread the batch over; None: the first device.
       threads: number of threads that crop and resize; None: one per CPU core, at most 8.
 
     Attributes:
+      calibration: the calibration that is applied; None if there is none.
       canonical: whether the model was trained on volumes that were reoriented to the patient's axes.
       size: side in pixels of the network's input.
 
@@ -149,6 +186,8 @@ class Scorer:
         *,
         slices: int | None = SLICES,
         names: str = "right",
+        average: str = "slices",
+        calibrated: bool | None = None,
         batch_size: int | None = None,
         devices: Sequence[jax.Device] | None = None,
         threads: int | None = None,
@@ -160,14 +199,20 @@ class Scorer:
             raise ValueError(f"slices must be a whole number of at least 1, or None for all; got {slices!r}")
         if threads is not None and threads < 1:
             raise ValueError(f"threads must be at least 1, got {threads}")
+        if average not in AVERAGES:
+            raise ValueError(f"average must be one of {', '.join(AVERAGES)}, got {average!r}")
         organs.find(0, names=names)  # refuses unknown values of `names`
         model.check_ready()
         self.card = getattr(model, "card", None)
+        text = getattr(self.card, "calibration", "")
+        if calibrated and not text:
+            raise ValueError("the model has no calibration; `jaxseg evaluate --run RUN --calibrate` makes one")
+        self.calibration = parse_calibration(text) if text and calibrated is not False else None
         self.canonical = getattr(self.card, "orientation", "") == "canonical"
         height, width = self.card.input_size if self.card else model.cfg.image_size
         if height != width:
             raise ValueError(f"crops are squares, but the model's card has an input size of {height} x {width}")
-        self.size, self.slices, self.names = height, slices, names
+        self.size, self.slices, self.names, self.average = height, slices, names, average
         self._threads = threads
         network: Any = model
         self._embeddings, self._dtype = np.asarray(network.embeddings[...]), network.cfg.dtype
@@ -191,7 +236,10 @@ class Scorer:
     @property
     def settings(self) -> dict:
         """Everything that scores depend on, except how volumes are read, as JSON values."""
-        return {
+        others = {"average": self.average} if self.average != AVERAGES[0] else {}  # as in tables of earlier versions
+        if self.calibration is not None:
+            others["calibration"] = hashlib.sha256(self.calibration.text().encode()).hexdigest()
+        return others | {
             "weights": self._weights,
             "embeddings": hashlib.sha256(self._embeddings.tobytes()).hexdigest(),
             "slices": "all" if self.slices is None else str(self.slices),
@@ -240,11 +288,11 @@ class Scorer:
                     if len(waiting) >= 2 * self.batch_size:
                         self._compute(waiting, computing)
                 del request
-                yield from _finished(started)
+                yield from self._finished(started)
             while waiting:
                 self._compute(waiting, computing)
             _fetch(computing, 0)
-            yield from _finished(started)
+            yield from self._finished(started)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -254,7 +302,16 @@ class Scorer:
             raise ValueError(f"CT and mask must be (D, H, W) of one shape, got {ct.shape} and {mask.shape}")
         occupied = slices_with(mask)
         chosen = occupied if self.slices is None else occupied[spread(len(occupied), self.slices)]
-        return _Partial(request.organ, tuple(map(int, chosen)), [None] * len(chosen))
+        pixels = np.count_nonzero(mask[chosen], axis=(1, 2)) if self.average == "area" else ()
+        return _Partial(request.organ, tuple(map(int, chosen)), [None] * len(chosen), tuple(map(int, pixels)))
+
+    def _finished(self, started: collections.deque) -> Iterator[MaskScore]:
+        while started and None not in started[0].dice:
+            mask, margin = started.popleft(), None
+            dice = tuple(mask.dice)
+            if self.calibration is not None:
+                dice, margin = tuple(self.calibration(dice).tolist()), self.calibration.margin
+            yield MaskScore(mask.organ, mask.slices, dice, mask.pixels, margin)
 
     def _compute(self, waiting: collections.deque, computing: collections.deque) -> None:
         """Starts the network on the next batch; while it runs, the following batch is cropped."""
@@ -274,6 +331,7 @@ class _Partial:
     organ: Organ
     slices: tuple[int, ...]
     dice: list[float | None]
+    pixels: tuple[int, ...]
 
 
 def _fetch(computing: collections.deque, remaining: int) -> None:
@@ -282,12 +340,6 @@ def _fetch(computing: collections.deque, remaining: int) -> None:
         places, answer = computing.popleft()
         for (mask, k), value in zip(places, np.asarray(answer), strict=False):  # the last batch is padded
             mask.dice[k] = float(value)
-
-
-def _finished(started: collections.deque) -> Iterator[MaskScore]:
-    while started and None not in started[0].dice:
-        mask = started.popleft()
-        yield MaskScore(mask.organ, mask.slices, tuple(mask.dice))
 
 
 def _digest_of(model: nnx.Module, card: Card | None) -> str:

@@ -47,6 +47,9 @@ class DataConfig(_AUGMENTATION, LoadingConfig):
         this name is also looked for in `root` and beside published weights. Resuming or evaluating a run does not need
         it.
       train_cases, val_cases: names of cases, of either split; null: as the folders say.
+      val_organs: names of organs that are left out of the training; only they are validated with. A case may then be
+        among train_cases and val_cases, so that settings can be chosen with the CTs of a single patient. null: all
+        organs are trained and validated with.
       overlap: number of pixels that mask and truth must share in a slice.
       val_slices: number of slices of each mask to validate with, evenly spaced; null: all slices with enough overlap.
       canonical: whether to reorient volumes to the patient's axes, which the original does not.
@@ -57,6 +60,7 @@ class DataConfig(_AUGMENTATION, LoadingConfig):
     embeddings: str = "label_embedding.pkl"
     train_cases: tuple[str, ...] | None = None
     val_cases: tuple[str, ...] | None = None
+    val_organs: tuple[str, ...] | None = None
     overlap: Annotated[int, Range(1, 1_000_000)] = OVERLAP
     val_slices: Annotated[int, Range(1, 10_000)] | None = 1
     canonical: bool = False
@@ -67,8 +71,13 @@ class DataConfig(_AUGMENTATION, LoadingConfig):
 
     def _problems(self):
         yield from problems_of(Augmentation, self)
-        if set(self.train_cases or ()) & set(self.val_cases or ()):
-            yield "val_cases: a case of train_cases is among them"
+        if set(self.train_cases or ()) & set(self.val_cases or ()) and not self.val_organs:
+            yield "val_cases: a case of train_cases is among them, which is only possible with val_organs"
+        for name in self.val_organs or ():
+            try:
+                organs.find(name)
+            except ValueError as error:
+                yield f"val_organs: {error}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,6 +108,7 @@ class SegAETask(Task):
 
     Data, Model, Loss = DataConfig, ModelConfig, LossConfig
     target = "correlation"
+    calibrates = True
 
     def __init__(self, config: Config):
         cfg = config.data
@@ -155,15 +165,29 @@ class SegAETask(Task):
         return summary(found["true"], found["predicted"])
 
     def examine(self, model: nnx.Module, source: Sequence) -> Examination:
-        """Measures how predicted and true Dice agree, for all organs together and for each organ."""
-        measure, found = jax.jit(self.scores), []
+        """Measures how predicted and true Dice agree, for all organs together and for each organ, and calibrates."""
+        measured = self.measured(model, source)
+        return quality_examination(measured.pop("true"), measured.pop("predicted"), **measured)
+
+    def measured(self, model: nnx.Module, source: Sequence) -> dict:
+        """Returns the predictions for a source of slices: "true" and "predicted" (N,), "organs", "cases" and "masks".
+
+        Args:
+          model: in evaluation mode.
+          source: one of `splits`. Records that cannot be read are left out, if `data.on_error` is "skip".
+        """
+        measure, found, weights = jax.jit(self.scores), [], []
         batches = evaluation_batches(source, self.prepare, batch_size=EXAMINED, on_error=self.cfg.on_error)
         with contextlib.closing(batches):
             for batch in batches:
                 real = batch.pop("weight") > 0
+                weights.append(real)
                 found.append({name: np.asarray(values)[real] for name, values in measure(model, batch).items()})
-        true, predicted, label = (np.concatenate([part[x] for part in found]) for x in ("true", "predicted", "label"))
-        return quality_examination(true, predicted, [organs.NAMES[i] for i in label])
+        values = {name: np.concatenate([part[name] for part in found]) for name in ("true", "predicted", "label")}
+        places = np.flatnonzero(np.concatenate(weights))
+        names = {"masks": [source.name(i) for i in places], "cases": [source.items[i].case.name for i in places]}
+        names |= {"organs": [organs.NAMES[i] for i in values.pop("label")]}
+        return values | names
 
     def draw(self, model: nnx.Module, records: Sequence[dict]) -> Image.Image:
         """Returns a sheet of masks on their slices with predicted and true Dice."""
@@ -195,10 +219,16 @@ def _splits(data: SegaeData, cfg: DataConfig) -> dict[str, SegaeSplit]:
             if unknown:
                 raise ValueError(f"data.{split}_cases: no case {', '.join(unknown)}; there are: {', '.join(known)}")
             items = [item for item in every if item.case.name in names]
+        if cfg.val_organs:
+            kept_out = {organs.find(name).id for name in cfg.val_organs}
+            items = [item for item in items if (item.label in kept_out) == (split == "val")]
         if items:
             splits[split] = dataclasses.replace(next(iter(data.splits.values())), items=tuple(items))
     if "train" not in splits:
         raise ValueError(f"{cfg.root} has no training cases; cases: {', '.join(known)}")
+    if cfg.val_organs and "val" not in splits:
+        named = ", ".join(cfg.val_organs)
+        raise ValueError(f"data.val_organs: the cases for validation have no usable mask of {named}")
     _refuse_unknown_classes([item for split in splits.values() for item in split.items])
     return splits
 

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 from PIL import Image
 
+from jaxseg.card import CARD_FILE, read_card
 from jaxseg.devices import all_devices, environment, select_devices
 from jaxseg.draw.pictures import save_picture
 from jaxseg.files import atomic_file, only_writer, read_json, sweep
@@ -154,6 +155,7 @@ def evaluate(
     step: int | None = None,
     data: Path | None = None,
     output: Path | None = None,
+    calibrate: bool = False,
     tell: Callable[[str], None] = lambda _: None,
     show: Callable[[str], None] = lambda _: None,
     on_scores: Callable[[dict], None] = lambda _: None,
@@ -168,16 +170,23 @@ def evaluate(
         methods then measure the last one as well.
       data: folder of the data, instead of the run's own.
       output: folder of the files; None: that of the run.
+      calibrate: store the calibration that the method fits on the split in the card of the run's model.
       tell: called with each message for the user.
       show: called with the table of the method's own measurements, if it has any. Their picture and their rows, if the
         method makes them, are `evaluation_<split>.png` and `evaluation_<split>.csv`.
       on_scores: called with the result before it is written.
 
     Raises:
-      ValueError: the folder holds no run, or there is no such split or checkpoint.
+      ValueError: the folder holds no run, there is no such split or checkpoint, or `calibrate` is True and the method
+        fits no calibration or `step` is given.
       OSError: the files cannot be written.
     """
+    if calibrate and step is not None:
+        raise ValueError("a calibration belongs to the model of the best checkpoint; leave the step out")
     config = _stored_config(folder, data)
+    if calibrate and not task_class(config.task).calibrates:
+        able = ", ".join(name for name in TASKS if task_class(name).calibrates)
+        raise ValueError(f"a run of {config.task} has no calibration; runs of {able} do")
     task = make_task(config)
     if split is None:
         split = "test" if task.splits.get("test") else "val"
@@ -201,6 +210,9 @@ def evaluate(
     rows = task.table(scores) if task.table else (examination.rows if examination else ())
     _write_evaluation(path, scores, rows, examination.picture if examination else None)
     tell(f"measured the checkpoint of step {chosen}; all numbers are in {path}")
+    if calibrate:
+        _calibrate(folder / loop.MODEL, "" if examination is None else examination.calibration)
+        tell(f"stored the calibration in {folder / loop.MODEL / CARD_FILE}")
     return scores
 
 
@@ -212,6 +224,15 @@ def _examined(plan: Plan, split: str, state: dict) -> Examination | None:
         plan.tell("evaluate on one host for the table and the picture")
         return None
     return plan.task.examine(plan.learner.trained(state), plan.task.splits[split])
+
+
+def _calibrate(model: Path, calibration: str) -> None:
+    """Stores a calibration in the card of a model directory."""
+    if not calibration:
+        raise ValueError("the split has too few examples for a calibration; use another one")
+    card = dataclasses.replace(read_card(model), calibration=calibration)
+    with atomic_file(model / CARD_FILE) as temporary:
+        temporary.write_text(card.text(), encoding="utf-8")
 
 
 def _with_last(plan: Plan, split: str, checkpoints: Checkpoints, best: int, found: Examination) -> Examination:

@@ -27,12 +27,14 @@ class Examination:
       table: the same measurements as a text table for users.
       picture: a plot of the measurements; None if the method draws none.
       rows: the measurements as the rows of a CSV file, {column: value} with the same columns; none: no such file.
+      calibration: text that `jaxseg evaluate --calibrate` stores in the card of the model; "" if the method has none.
     """
 
     numbers: Mapping
     table: str
     picture: Image.Image | None = None
     rows: Sequence[Mapping] = ()
+    calibration: str = ""
 
 
 class Task(abc.ABC):
@@ -44,6 +46,7 @@ class Task(abc.ABC):
     Attributes:
       Data, Model, Loss: dataclasses of the sections `data`, `model` and `loss` of the configuration.
       takes_data: whether the section `data` names a folder, `root`. False: the task makes its own data.
+      calibrates: whether `examine` fits a calibration of the model's outputs.
       target: name of the number in `summarise` that selects the best checkpoint; higher is better.
       model: the network with its `card` and random arrays, in any mode.
       splits: "train" and, if the data have them, "val" and "test". Each is a source with `len`, `[i] -> record` and
@@ -59,6 +62,7 @@ class Task(abc.ABC):
     Model: ClassVar[type]
     Loss: ClassVar[type]
     takes_data: ClassVar[bool] = True
+    calibrates: ClassVar[bool] = False
     target: ClassVar[str] = "dice"
 
     model: nnx.Module

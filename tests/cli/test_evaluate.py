@@ -115,6 +115,8 @@ def test_label_maps_and_masks_in_alpha_channels_are_refused_or_read_by_their_lev
         (["--masks", "MASKS", "--truth", "MASKS", "--split", "val"], "leave them out"),
         (["--masks", "MASKS", "--masks", "MASKS", "--truth", "MASKS"], "named twice"),
         (["--masks", "MISSING", "--truth", "MASKS"], "missing"),
+        (["--calibrate"], "a run of post_dae has no calibration; runs of segae do"),
+        (["--calibrate", "--step", "1"], "--calibrate: it cannot be combined with --masks and --step"),
     ],
 )
 def test_a_wrong_evaluation_gives_a_one_line_error(jaxseg_command, trained, masks, words, message):

@@ -29,6 +29,21 @@ def test_the_data_set_is_built_and_found_by_a_second_run(folders, jaxseg_command
     assert "0 cases made, 2 were there, 0 failed" in said
 
 
+def test_one_folder_of_cases_is_enough(folders, jaxseg_command):
+    for name in "ab":
+        masks = folders / "cases" / name / "segmentations"
+        masks.mkdir(parents=True)
+        (folders / "cts" / f"{name}.nii.gz").rename(masks.parent / "ct.nii.gz")
+        save_nifti(masks / "liver.nii.gz", (labels() == 13).astype("u1"))
+    code, _, said = jaxseg_command("prepare", "segae", folders / "cases", "-o", folders / "out", "--per-organ", 2)
+    assert code == 0
+    assert "2 cases made" in said
+    assert (folders / "out" / "train").is_dir()
+    code, _, said = jaxseg_command("prepare", "segae", folders / "cases", "-o", folders / "more", "--stages", 5)
+    assert code == 2
+    assert "stages and steps belong to segmenter" in said
+
+
 def test_a_bad_case_gives_exit_code_1_and_the_others_are_built(folders, jaxseg_command):
     (folders / "cts" / "a.nii.gz").write_bytes(b"")
     code, _, said = jaxseg_command("prepare", "segae", folders / "cts", folders / "labels", "-o", folders / "out")

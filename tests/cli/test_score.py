@@ -1,12 +1,16 @@
 """`jaxseg score`: one mask, a volume of labels, a data set, the written files, and errors."""
 
 import csv
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 from PIL import Image
 from scoring_files import box, save, save_cases
+
+from jaxseg.card import read_card
+from jaxseg.segae.calibration import Calibration
 
 pytestmark = pytest.mark.slow
 
@@ -129,9 +133,44 @@ def test_a_volume_of_labels_is_scored_by_a_table_of_names(jaxseg_command, weight
     assert jaxseg_command("score", "--weights", weights, *words)[:2] == (0, out)
 
 
+def test_a_calibrated_model_gives_intervals_unless_they_are_refused(jaxseg_command, one, root, tmp_path):
+    folder = save(tmp_path / "model")
+    calibration = Calibration((-10.0, 10.0), (0.25, 0.75), margin=0.125, masks=9)
+    dataclasses.replace(read_card(folder), calibration=calibration.text()).write(folder)
+    code, out, _ = jaxseg_command("score", "--weights", folder, *one)
+    name, mean, lower, upper = out.split()
+    assert (code, name) == (0, "liver")
+    assert float(upper) - float(lower) == pytest.approx(0.25, abs=2e-4)
+    assert float(mean) - float(lower) == pytest.approx(0.125, abs=2e-4)
+    code, out, _ = jaxseg_command("score", "--weights", folder, *one, "--uncalibrated")
+    plain = float(out.split()[1])
+    assert (code, len(out.split())) == (0, 2)
+    assert float(mean) == pytest.approx(0.5 + plain / 40, abs=2e-4)
+    command = ["score", "--weights", folder, "--dataset", root, "-o", tmp_path / "r.csv"]
+    _, out, _ = jaxseg_command(*command, "--rank", "annotate", "--worst", "1")
+    assert out.splitlines()[0].split() == ["case", "organ", "predicted_dice", "lower", "upper"]
+    assert read(tmp_path / "r.annotate.csv")[0] == ["rank", "case", "organ", "predicted_dice", "lower", "upper"]
+    code, _, err = jaxseg_command(*command, "--uncalibrated")
+    assert code == 2
+    assert "other settings: calibration" in err
+
+
+def test_slices_are_weighted_by_area_on_request(jaxseg_command, weights, one, root):
+    mask = box()
+    mask[1:8, 8:16] = 0  # one row is left in these slices
+    np.save(root / "s1" / "segmentations" / "liver.npy", mask)
+    found = []
+    for average in ("slices", "area"):
+        code, out, _ = jaxseg_command("score", "--weights", weights, *one, "--average", average)
+        assert code == 0
+        found.append(float(out.split()[1]))
+    assert abs(found[0] - found[1]) > 1e-4
+
+
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
+        (["--calibrated"], "the model has no calibration; `jaxseg evaluate --run RUN --calibrate` makes one"),
         (["--organ", "lver"], "Error: --organ: unknown organ 'lver'"),
         (["--organ", "lver"], "did you mean 'liver'"),
         (["--weights", "nowhere"], "Error: --weights: nowhere: no such file or folder; name a training run"),

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from jaxseg.palette import OKABE_ITO
+from jaxseg.segae.calibration import parse_calibration
 from jaxseg.segae.evaluate import quality_examination, summary
 
 DICE = st.integers(0, 10).map(lambda tenths: tenths / 10)  # few values, so that there are ties
@@ -85,3 +86,24 @@ def test_the_table_starts_with_all_organs_together_then_each_by_mae(examined):
 def test_the_picture_has_a_colour_for_every_organ(examined):
     pixels = np.asarray(examined.picture)
     assert [(pixels == np.asarray(colour)).all(-1).sum() > 50 for colour in OKABE_ITO[:4]] == [True] * 3 + [False]
+
+
+def test_calibrated_errors_are_reported_and_the_calibration_is_for_the_card():
+    rng = np.random.default_rng(0)
+    true = rng.uniform(0.1, 1, 60)
+    predicted = 0.5 * true + 0.02 * rng.normal(size=60)
+    cases, masks = [f"case{k % 3}" for k in range(60)], [f"mask{k // 2}" for k in range(60)]
+    found = quality_examination(true, predicted, ["liver"] * 60, cases=cases, masks=masks)
+    numbers = found.numbers["calibration"]
+    assert numbers["before"]["mae"] == pytest.approx(np.abs(predicted - true).mean())
+    assert numbers["after"]["mae"] < 0.3 * numbers["before"]["mae"]
+    assert abs(numbers["after"]["mean_error"]) < 0.03 < -numbers["before"]["mean_error"]
+    assert (numbers["fitted_without"], numbers["masks"]) == ("case", 30)
+    assert "calibrated on every other case" in found.table
+    assert f"90% of the 30 masks are within {numbers['margin']:.3f} of the score" in found.table
+    calibration = parse_calibration(found.calibration)
+    assert np.abs(calibration(predicted) - true).mean() < numbers["before"]["mae"]
+    plain = quality_examination(true, predicted, ["liver"] * 60)
+    assert found.picture.width > 1.5 * plain.picture.width  # the reliability plot is beside it
+    assert plain.calibration == ""
+    assert "calibration" not in plain.numbers

@@ -1,17 +1,19 @@
 """Building SegAE's training data from CTs with labels."""
 
 import csv
+import functools
 import json
 
 import numpy as np
 import pytest
 from segae_files import ct, labels, organ
-from volume_files import AFFINE, save_nifti, save_series
+from volume_files import AFFINE, save_nifti
 
 from jaxseg.files import only_writer
-from jaxseg.segae import label_table
+from jaxseg.segae import label_table, sources
 from jaxseg.segae import prepare as segae_prepare
 from jaxseg.segae.data import read_segae
+from jaxseg.segae.segmenter import SegmenterSettings
 from jaxseg.vocabulary import organs
 from jaxseg.volumes.read import read_volume
 
@@ -27,7 +29,7 @@ def folders(tmp_path):
 
 
 def run(folder, out="out", pseudo=None, table=None, **options):
-    scans, _ = segae_prepare.find_scans(folder / "cts", folder / "labels", pseudo)
+    scans, _ = sources.find_scans(folder / "cts", folder / "labels", pseudo)
     settings = segae_prepare.Settings(**{"per_organ": 3, "least_slices": 2, "pseudo": pseudo is not None} | options)
     splits = segae_prepare.begin(scans, folder / out, settings)
     table = table or label_table.dap_table()
@@ -42,12 +44,10 @@ def content(folder):
 
 def test_the_built_data_can_be_read_for_training(folders):
     outcomes = run(folders)
-    assert [(outcome.masks, outcome.error) for outcome in outcomes] == [(6, "")] * 3
+    assert [(outcome.masks, outcome.left_out, outcome.error) for outcome in outcomes] == [(6, 0, "")] * 3
     data = read_segae(folders / "out")
-    left_out = {split: len(names) for split, names in data.unusable.items()}  # bad masks of small organs
-    assert all("/degraded_00_" in name for names in data.unusable.values() for name in names)
-    found = {split: len(source) + left_out[split] for split, source in data.splits.items()}
-    assert found == {"train": 12, "val": 6}
+    assert not any(data.unusable.values())
+    assert {split: len(source) for split, source in data.splits.items()} == {"train": 12, "val": 6}
     case = data.splits["train"].items[0].case
     np.testing.assert_array_equal(read_volume(case.label).array, labels())
     assert read_volume(case.ct).array.dtype == np.int16
@@ -58,7 +58,7 @@ def test_the_built_data_can_be_read_for_training(folders):
     assert tuple(rows[0]) == segae_prepare.COLUMNS
     for row in rows:
         wanted = np.linspace(*segae_prepare.DICE_RANGE, 3)[int(row["file"].split("degraded_")[1][:2])]
-        assert float(row["dice_3d"]) == pytest.approx(wanted, abs=0.2)  # with two slices, either one is lost or none
+        assert float(row["dice_3d"]) > wanted - 0.2  # of two slices, either one is lost or none; a bad mask is not kept
         assert row["file"].endswith(f"_{row['degradation']}.nii.gz")
     summary = json.loads((folders / "out" / "summary.json").read_text())
     assert summary["masks"] == {"train": 12, "val": 6}
@@ -101,11 +101,13 @@ def test_predicted_labels_become_one_mask_per_stage(folders):
             save_nifti(
                 folders / "pseudo" / name / f"epoch_{stage:03}.nii.gz", np.where(organ(stage // 5), 13, 0).astype("u1")
             )
-    assert {outcome.masks for outcome in run(folders, pseudo=folders / "pseudo")} == {4}
+    outcomes = run(folders, pseudo=folders / "pseudo")
+    assert {(outcome.masks, outcome.left_out) for outcome in outcomes} == {(2, 2)}
+    assert "2 without 20 pixels of the truth in a slice left out" in str(outcomes[0])
     case = next((folders / "out" / "val").iterdir())
     found = read_volume(case / "liver_13" / "epoch_010.nii.gz").array
     np.testing.assert_array_equal(found, organ(2))
-    assert not read_volume(case / "kidney-left_15" / "epoch_005.nii.gz").array.any()
+    assert not (case / "kidney-left_15").exists()  # the network never found it
     (folders / "pseudo" / "b" / "epoch_005.nii.gz").unlink()
     (folders / "pseudo" / "b" / "epoch_010.nii.gz").unlink()
     with pytest.raises(ValueError, match="1 cases have no pseudo labels.*: b"):
@@ -155,24 +157,6 @@ def test_the_table_of_the_dap_atlas_has_only_organs():
     assert set(label_table.dap_table()) == set(range(2, len(organs.ORGANS)))
 
 
-def test_cases_are_found_in_folders_and_as_dicom(tmp_path):
-    case = tmp_path / "data" / "x"
-    case.mkdir(parents=True)
-    save_nifti(case / "ct.nii.gz", ct())
-    save_nifti(case / "label.nii.gz", labels())
-    scans, notes = segae_prepare.find_scans(tmp_path / "data", tmp_path / "data")
-    assert [(scan.name, scan.ct.name, scan.label.name) for scan in scans] == [("x", "ct.nii.gz", "label.nii.gz")]
-    assert notes == ()
-    (tmp_path / "cts").mkdir()
-    save_series(tmp_path / "cts" / "x", (ct() + 1024).astype(np.uint16))
-    save_series(tmp_path / "cts" / "y", (ct() + 1024).astype(np.uint16))
-    scans, notes = segae_prepare.find_scans(tmp_path / "cts", tmp_path / "data")
-    assert scans[0].ct == tmp_path / "cts" / "x"
-    assert notes == ("1 cases have no labels: y",)
-    with pytest.raises(ValueError, match=r"no CT has labels of the same name \(2 CT, 0 labels\)"):
-        segae_prepare.find_scans(tmp_path / "cts", tmp_path / "cts")
-
-
 def test_folders_with_other_files_and_other_settings_are_refused(folders):
     run(folders)
     with pytest.raises(ValueError, match="other settings: per_organ, seed"):
@@ -218,3 +202,91 @@ def test_one_call_builds_the_data_set_and_reports_what_it_did(folders):
         segae_prepare.prepare_segae(*paths, **options)
     again = segae_prepare.prepare_segae(*paths, **options)
     assert (again.made, again.existing, list(again.failed)) == (0, 2, ["b"])
+
+
+def test_case_folders_of_totalsegmentator_give_the_same_data_as_volumes_of_labels(folders):
+    for number, name in enumerate("abc"):
+        masks = folders / "cases" / name / "segmentations"
+        masks.mkdir(parents=True)
+        save_nifti(masks.parent / "ct.nii.gz", ct(number).astype(np.int32))
+        for file, label in {"liver": 13, "kidney_left": 15}.items():
+            save_nifti(masks / f"{file}.nii.gz", (labels() == label).astype(np.uint8))
+    outcomes = []
+    options = {"per_organ": 3, "least_slices": 2, "report": outcomes.append}
+    segae_prepare.prepare_segae(folders / "cases", folders / "cases", folders / "out", **options)
+    assert [outcome.masks for outcome in outcomes] == [6] * 3
+    run(folders, "other")
+    assert content(folders / "out") == content(folders / "other")
+
+
+@pytest.mark.parametrize("pixels", [4, 5, 6])
+def test_no_mask_is_made_that_the_training_leaves_out(folders, pixels):
+    small = np.zeros_like(labels())
+    small[1:4, 10 : 10 + pixels, 10:15] = 13
+    for name in "abc":
+        save_nifti(folders / "labels" / f"{name}.nii.gz", small)
+    outcomes = run(folders, per_organ=10)
+    assert all(outcome.masks + outcome.left_out == 10 for outcome in outcomes)
+    data = read_segae(folders / "out")
+    assert data.notes == ()
+    assert sum(map(len, data.splits.values())) == sum(outcome.masks for outcome in outcomes)
+
+
+def test_a_case_without_any_usable_mask_fails(folders):
+    for name in "abc":
+        (folders / "pseudo" / name).mkdir(parents=True)
+        save_nifti(folders / "pseudo" / name / "epoch_001.nii.gz", np.zeros_like(labels()))
+    assert {outcome.error for outcome in run(folders, pseudo=folders / "pseudo")} == {
+        "none of its 2 masks shares 20 pixels with the labels in any slice"
+    }
+
+
+@pytest.mark.slow
+def test_masks_of_a_small_network_stand_beside_degraded_ones(folders, monkeypatch):
+    small = functools.partial(SegmenterSettings, size=32, width=4, learning_rate=5e-3)
+    monkeypatch.setattr(segae_prepare, "SegmenterSettings", small)
+    for seed, name in enumerate("abc"):  # organs that can be seen
+        scan = ct(seed) // 20 + np.where(labels() == 13, 150, -100) + np.where(labels() == 15, 500, 0)
+        save_nifti(folders / "cts" / f"{name}_0000.nii.gz", scan.astype(np.int16))
+    options = {"segmenter": True, "stages": 5, "steps": 150}
+    outcomes = run(folders, **options)
+    assert [outcome.error for outcome in outcomes] == [""] * 3
+    assert all(outcome.masks + outcome.left_out == 2 * (3 + 5) for outcome in outcomes)
+    data = read_segae(folders / "out")
+    assert not any(data.unusable.values())
+    found = {item.path.name.split("_")[0] for source in data.splits.values() for item in source.items}
+    assert found == {"degraded", "network"}
+    network = (folders / "out" / segae_prepare.SEGMENTER).read_bytes()
+    save_nifti(folders / "cts" / "d.nii.gz", ct(3).astype(np.int32))
+    save_nifti(folders / "labels" / "d.nii.gz", labels())
+    monkeypatch.setattr(segae_prepare, "train_segmenter", None)  # the stored network is used
+    assert [outcome.case for outcome in run(folders, **options)] == ["d"]
+    assert (folders / "out" / segae_prepare.SEGMENTER).read_bytes() == network
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"segmenter": True, "pseudo": True}, "leave one out"),
+        ({"stages": 4}, "stages must be 5 to 10"),
+        ({"steps": 10}, "steps at least 50"),
+    ],
+)
+def test_impossible_options_of_the_segmenter_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        segae_prepare.Settings(**options)
+
+
+def test_options_of_the_segmenter_without_it_are_refused(folders):
+    with pytest.raises(ValueError, match="stages and steps belong to segmenter"):
+        segae_prepare.prepare_segae(folders / "cts", folders / "labels", folders / "out", stages=5)
+    assert not (folders / "out").exists()
+
+
+def test_a_data_set_of_an_earlier_version_can_be_continued(folders):
+    run(folders)
+    summary = json.loads((folders / "out" / "summary.json").read_text())
+    for name in ("segmenter", "stages", "steps"):
+        del summary["settings"][name]
+    (folders / "out" / "summary.json").write_text(json.dumps(summary))
+    assert run(folders) == []

@@ -8,6 +8,7 @@ from scoring_files import box, ct, model, save
 from volume_files import AFFINE, save_nifti
 
 import jaxseg
+from jaxseg.segae.calibration import Calibration
 from jaxseg.segae.model import SegAE, SegAEConfig
 from jaxseg.segae.score import Request, Scorer, score, segae_inference
 from jaxseg.volumes.read import read_volume
@@ -77,6 +78,55 @@ def test_the_number_of_scored_slices_can_be_chosen(scorer):
     found = score(ct(), box(), "liver", model(), slices=None, per_slice=True)
     assert found.slices == tuple(range(1, 13))
     assert score(ct(), box(), "liver", model(), slices=3, per_slice=True).slices == (1, 5, 9)
+
+
+def cone():
+    """Returns a mask whose slices have 1 x 11 to 12 x 11 pixels."""
+    mask = np.zeros(ct().shape, np.uint8)
+    for z in range(1, 13):
+        mask[z, 8 : 8 + z, 10:21] = 1
+    return mask
+
+
+def test_slices_can_be_weighted_by_their_area():
+    equal, weighted = (score(ct(), cone(), 13, model(), average=name, per_slice=True) for name in ("slices", "area"))
+    assert (weighted.slices, weighted.dice) == (equal.slices, equal.dice)
+    assert equal.mean == pytest.approx(np.mean(equal.dice))
+    areas = [11 * z for z in weighted.slices]
+    assert weighted.pixels == tuple(areas)
+    assert weighted.mean == pytest.approx(np.average(equal.dice, weights=areas))
+    assert weighted.mean != pytest.approx(equal.mean, abs=1e-4)
+    assert score(ct(), 0 * cone(), 13, model(), average="area") is None
+    with pytest.raises(ValueError, match="average must be one of slices, area, got 'volume'"):
+        Scorer(model(), average="volume")
+
+
+def calibrated_model():
+    found = model()
+    calibration = Calibration((-10.0, 10.0), (0.25, 0.75), margin=0.3, masks=9)
+    found.card = dataclasses.replace(found.card, calibration=calibration.text())
+    return found
+
+
+def test_a_calibration_in_the_card_is_applied_unless_it_is_refused():
+    plain, raw = (
+        score(ct(), box(), 13, network, per_slice=True, **options)
+        for network, options in ((model(), {}), (calibrated_model(), {"calibrated": False}))
+    )
+    found = score(ct(), box(), 13, calibrated_model(), per_slice=True)
+    assert raw == plain
+    assert plain.interval is None
+    np.testing.assert_allclose(found.dice, 0.5 + np.array(plain.dice) / 40, atol=1e-6)
+    assert found.interval == pytest.approx((found.mean - 0.3, found.mean + 0.3))
+    with pytest.raises(ValueError, match="the model has no calibration; `jaxseg evaluate --run RUN --calibrate`"):
+        Scorer(model(), calibrated=True)
+
+
+def test_scores_with_and_without_a_calibration_are_not_mixed():
+    plain, found = Scorer(model()).settings, Scorer(calibrated_model()).settings
+    assert "calibration" not in plain
+    assert found.pop("calibration")
+    assert found == plain
 
 
 def test_organ_names_of_the_original_are_accepted(scorer):

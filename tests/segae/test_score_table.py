@@ -1,5 +1,6 @@
 """The table of scores: its work and its memory grow in proportion to the number of cases."""
 
+import json
 import tracemalloc
 
 import pytest
@@ -77,3 +78,37 @@ def test_scores_are_not_read_from_another_journal(tmp_path):
     (tmp_path / "r.scores.jsonl").write_text("{}\n")
     with pytest.raises(ValueError, match=r"r.scores.jsonl has changed since; open the table again"):
         _ = row.score.slices
+
+
+def test_weights_of_slices_are_stored_and_those_of_other_settings_refused(tmp_path):
+    weighted = MaskScore(organs.ORGANS[13], (3, 4), (0.2, 0.8), (30, 10))
+    table = ScoreTable(tmp_path / "r.csv", ["liver"], {"average": "area"})
+    table.add(Case("a", None), Record("a", "fingerprint", scores={"liver": weighted}))
+    table.write()
+    again = ScoreTable(tmp_path / "r.csv", ["liver"], {"average": "area"}).rows("a")[0].score
+    assert again.mean == weighted.mean == pytest.approx(0.35)
+    assert again.pixels == (30, 10)
+    assert (tmp_path / "r.csv").read_text().endswith("a,0.350000\n")
+    with pytest.raises(ValueError, match="other settings: average"):
+        ScoreTable(tmp_path / "r.csv", ["liver"], {})
+
+
+@pytest.mark.parametrize(
+    ("pixels", "good"),
+    [([30, 1], True), ([], True), ([30], False), ([30, 0], False), ([30, 1.5], False), ([30, True], False)],
+)
+def test_a_case_with_damaged_weights_is_scored_again(tmp_path, pixels, good):
+    case = Case("a", None)
+    score = {"id": 13, "slices": [3, 4], "predicted": [0.2, 0.8], "pixels": pixels}
+    line = {"case": "a", "source": "", "fingerprint": case.fingerprint(), "scores": {"liver": score}}
+    with ScoreTable(tmp_path / "r.csv", ["liver"], {}).journal.open("a") as file:
+        file.write(json.dumps(line | {"absent": {}, "failed": {}, "notes": []}) + "\n")
+    assert ScoreTable(tmp_path / "r.csv", ["liver"], {}).has(case) == good
+
+
+def test_the_orders_hold_the_intervals_of_a_calibrated_model(tmp_path):
+    found = MaskScore(organs.ORGANS[13], (3, 4), (0.2, 0.4), margin=0.5)
+    table = ScoreTable(tmp_path / "r.csv", ["liver"], {"calibration": "1"})
+    table.add(Case("a", None), Record("a", "fingerprint", scores={"liver": found}))
+    lines = ScoreTable(tmp_path / "r.csv", ["liver"], {"calibration": "1"}).write_order("annotate").read_text().split()
+    assert lines == ["rank,case,organ,predicted_dice,lower,upper", "1,a,liver,0.300000,0.000000,0.800000"]

@@ -1,5 +1,6 @@
 """SegAE training: falling loss, resuming, devices, cases selected by name, and refused settings."""
 
+import dataclasses
 import json
 
 import jax
@@ -71,6 +72,19 @@ def test_evaluation_reports_every_organ_and_draws_a_picture(trained, capsys):
 
 
 @pytest.mark.full
+def test_a_calibration_is_stored_in_the_card_of_the_run_and_applied(trained):
+    with pytest.raises(ValueError, match="leave the step out"):
+        run.evaluate(trained, devices=jax.devices()[:1], step=1, calibrate=True)
+    before = jaxseg.load(trained).card
+    told = []
+    found = run.evaluate(trained, devices=jax.devices()[:1], calibrate=True, tell=told.append)
+    card = jaxseg.load(trained).card
+    assert dataclasses.replace(card, calibration=before.calibration) == before
+    assert jaxseg.Scorer(jaxseg.load(trained)).calibration.margin == found["calibration"]["margin"]
+    assert told[-1].startswith("stored the calibration in")
+
+
+@pytest.mark.full
 def test_a_resumed_run_is_equal_without_the_embeddings_file(data, tmp_path):
     train(tmp_path / "whole", data, trainer__epochs=3)
     table = save_embeddings(tmp_path / "own.npz")
@@ -106,6 +120,29 @@ def test_cases_are_selected_by_name_from_either_split(data, tmp_path):
     assert {item.case.name for item in only.splits["train"].items} == {"train_1"}
 
 
+@pytest.fixture(scope="module")
+def two_organs(tmp_path_factory):
+    """Returns a data set with masks of the liver and, in another place, of the spleen."""
+    root = save_data(tmp_path_factory.mktemp("organs") / "data")
+    for folder in root.glob("*/*"):
+        labels = np.load(folder / "label.npy")
+        labels[1:5, 30:38, 2:12] = 26
+        np.save(folder / "label.npy", labels)
+        (folder / "spleen_26").mkdir()
+        for name in range(5):
+            np.save(folder / "spleen_26" / f"epoch_{name}.npy", (np.roll(labels, name, axis=1) == 26).astype(np.uint8))
+    return root
+
+
+def test_organs_can_be_kept_for_validation_also_of_the_same_cases(two_organs, tmp_path):
+    changed = {"data__train_cases": "[train_0]", "data__val_cases": "[train_0]", "data__val_organs": "[Spleen]"}
+    problem = make_task(opened(tmp_path / "run", two_organs, **changed))
+    found = {split: {(item.case.name, item.label) for item in source.items} for split, source in problem.splits.items()}
+    assert found == {"train": {("train_0", 13)}, "val": {("train_0", 26)}}
+    with pytest.raises(ValueError, match="no usable mask of colon"):
+        make_task(opened(tmp_path / "other", two_organs, data__val_organs="[colon]"))
+
+
 def test_the_published_values_are_in_the_configuration():
     config = read_config("segae")
     assert (config.model.backbone, config.data.size, config.model.hidden) == ("resnet50", 256, 50)
@@ -138,6 +175,8 @@ def test_the_weights_of_the_losses_have_an_effect(data, tmp_path):
         ({"data__val_cases": "[nobody]"}, "no case nobody; there are: train_0, train_1, val_0"),
         ({"data__val_cases": "[train_0, train_1]"}, "has no training cases"),
         ({"data__train_cases": "[train_0]", "data__val_cases": "[train_0]"}, "val_cases: a case of train_cases"),
+        ({"data__val_organs": "[livver]"}, "val_organs: unknown organ 'livver'; did you mean 'liver'"),
+        ({"data__val_organs": "[liver]"}, "has no training cases"),
         ({"trainer__batch_size": 1}, "no pairs to rank"),
         ({"trainer__batch_size": 4, "trainer__accumulate": 4}, "no pairs to rank"),
         ({"loss__mse": 0, "loss__ranking": 0}, "one of them must be above 0"),

@@ -1,0 +1,106 @@
+"""SegAE on a patient that nobody has seen: settings and calibration come from held-out organs of another patient.
+
+    python benchmarks/segae_new_patient.py --choose                  # trains every setting on CT A
+    python benchmarks/segae_new_patient.py --report scanner          # once, for the setting that was best on A
+
+Each setting is trained on CT A of the shared data without every fourth organ. The held-out organs choose and calibrate
+it. `--report` then measures the last step of this setting on CT C. The configuration `segae_small`, which all
+settings change, was once chosen by runs on C. Both write `results/segae_new_patient.json`. The masks are true masks
+that a program degraded.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+from flax import nnx
+
+import jaxseg as package
+from jaxseg.devices import environment
+from jaxseg.segae.calibration import parse_calibration
+from jaxseg.segae.evaluate import summary
+from jaxseg.segae.layout import read_layout
+from jaxseg.training.config.config import CONFIG_FILE, read_config
+from jaxseg.training.task import make_task
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.commands import jaxseg, train, training_seconds  # noqa: E402
+
+RESULT = ROOT / "benchmarks" / "results" / "segae_new_patient.json"
+SEED = 0
+A, C = ("case_a_low", "case_a_mid", "case_a_high"), ("case_c_low", "case_c_high")
+KEEP_OUT = 4  # every fourth organ of A, in the order of their classes
+SCANNER = ["data.window_jitter=80", "data.noise=40", "data.blur=1.0", "data.thickness=3", "data.spacing=0.5"]
+SETTINGS = {
+    "small": [],
+    "scanner": SCANNER,
+    "scanner_slow": [*SCANNER, "trainer.epochs=120"],
+}
+
+
+def main() -> None:
+    """Trains the settings on A, or measures one of them on C."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    shared = Path(os.environ.get("JAXSEG_SHARED", ROOT.parent / "shared")) / "data"
+    parser.add_argument("--data", type=Path, default=shared / "ct" / "segae")
+    parser.add_argument("--embeddings", type=Path, default=shared / "segae" / "label_embedding.npz")
+    parser.add_argument("--folder", type=Path, default=Path("runs") / "segae_new_patient")
+    parser.add_argument("--choose", choices=SETTINGS, nargs="*", help="settings to train on A; none: all")
+    parser.add_argument("--report", choices=SETTINGS, help="the setting to measure on C")
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    found = json.loads(RESULT.read_text()) if RESULT.is_file() else {"held_out_organs_of_A": {}}
+    chosen = [] if options.choose is None else options.choose or list(SETTINGS)
+    for name in chosen:
+        found["held_out_organs_of_A"][name] = on_held_out_organs(name, options)
+    if options.report:
+        found["patient_C"] = {"setting": options.report} | on_new_patient(options.folder / options.report)
+    found |= {"date": str(date.today()), "seed": SEED, "environment": environment()}
+    RESULT.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def on_held_out_organs(name: str, options: argparse.Namespace) -> dict:
+    """Trains a setting on A without the held-out organs, calibrates it on them, and returns its figures."""
+    run, cases = options.folder / name, f"[{', '.join(A)}]"
+    overrides = [f"seed={SEED}", f"data.embeddings={options.embeddings}", f"data.train_cases={cases}"]
+    overrides += [f"data.val_cases={cases}", f"data.val_organs=[{', '.join(held_out(options.data))}]"]
+    overrides += ["trainer.validate_every=1000", *SETTINGS[name]]  # only at the end: the last step is used
+    train(run, "segae_small", options.data, overrides)
+    jaxseg("evaluate", "--run", run, "--calibrate", done=run / "evaluation_val.json")
+    figures = json.loads((run / "evaluation_val.json").read_text())
+    return {"overrides": SETTINGS[name], "training_seconds": training_seconds(run)} | figures["calibration"]
+
+
+def held_out(data: Path) -> list[str]:
+    """Returns the names of every fourth organ of A."""
+    cases = [case for found in read_layout(data).values() for case in found if case.name in A]
+    organs = sorted({label: name.replace("-", " ") for case in cases for name, label, _ in case.masks}.items())
+    return [name for _, name in organs[::KEEP_OUT]]
+
+
+def on_new_patient(run: Path) -> dict:
+    """Returns the agreement on C without and with the calibration, and how often the interval holds."""
+    config = read_config(run / CONFIG_FILE)
+    data = dataclasses.replace(config.data, train_cases=A, val_cases=C, val_organs=None)
+    task = make_task(dataclasses.replace(config, data=data))
+    model = nnx.view(package.load(run), use_running_average=True, raise_if_not_found=False)
+    measured = task.measured(model, task.splits["val"])
+    calibration = parse_calibration(package.load(run).card.calibration)
+    true, found = measured["true"], {"predicted": measured["predicted"]}
+    found["calibrated"] = calibration(found["predicted"])
+    masks = np.unique(measured["masks"], return_inverse=True)[1]
+    errors = np.bincount(masks, found["calibrated"] - true) / np.bincount(masks)
+    figures = {name: {"mean_error": float(np.mean(v - true))} | summary(true, v) for name, v in found.items()}
+    held = float(np.mean(np.abs(errors) <= calibration.margin))
+    return figures | {"slices": len(true), "masks": len(errors), "margin": calibration.margin, "interval_holds": held}
+
+
+if __name__ == "__main__":
+    main()
