@@ -130,30 +130,28 @@ def sheet(paths: list[Path], predictions: np.ndarray, truths: np.ndarray, means:
     return contact_sheet(rows, titles=["phantom", "truth", "jaxseg"], legend=legend, caption=caption, sides=True)
 
 
-def train_restorer(output: Path, device: jax.Device, steps: int | None = None, **callbacks: Callable) -> nnx.Module:
-    """Trains a small Post-DAE on the lungs of phantoms and returns it; `callbacks` are those of `run.train`.
+def start_restoring(output: Path, steps: int | None) -> Config:
+    """Returns the configuration of the Post-DAE, and writes the masks that it learns.
 
     Args:
-      output: folder of the demo; it gets "shapes" and "restoring".
-      device: the device to use.
-      steps: largest number of training steps; None: that of the configuration.
+      output: folder of the demo; it gets "shapes", with the masks of the lungs of phantoms, (2, H, W) bool each.
+      steps: largest number of training steps; None: that of the packaged configuration.
     """
     folder = output / SHAPES
-    folder.mkdir(exist_ok=True)
-    config = read_restoring(folder, output, steps)
+    folder.mkdir()
+    config = run.open_run("demo_restoring", output / RESTORING, data=folder)
     for i in range(SHAPE_COUNT):
         _, masks = phantom.draw(config.seed + i, config.data.size)
         np.save(folder / f"{i:03d}.npy", masks[[phantom.CLASSES.index(name) for name in LUNGS]])
-    run.train(config, output / RESTORING, devices=[device], name="lungs of phantoms", **callbacks)
-    return load(output / RESTORING)
-
-
-def read_restoring(folder: Path, output: Path, steps: int | None = None) -> Config:
-    """Returns the configuration of the Post-DAE; the arguments are those of `train_restorer`."""
-    config = run.open_run("demo_restoring", output / RESTORING, data=folder)
     if steps is None or steps >= config.trainer.max_steps:
         return config
     return dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, max_steps=steps))
+
+
+def train_restorer(config: Config, output: Path, device: jax.Device, **callbacks: Callable) -> nnx.Module:
+    """Trains the Post-DAE and returns it, loaded from its training run; `callbacks` are those of `run.train`."""
+    run.train(config, output / RESTORING, devices=[device], name="lungs of phantoms", **callbacks)
+    return load(output / RESTORING)
 
 
 def run_chain(output: Path, device: jax.Device, models: dict[str, nnx.Module], size: int, watch) -> PipelineResult:

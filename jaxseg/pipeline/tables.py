@@ -76,7 +76,7 @@ def _scores(stages: Stages) -> Table:
     if len(sides) == 1:
         return Table("Agreement with the true masks", ("class", "images", "Dice", "HD95"), tuple(rows))
     header = ("class", "images", "Dice segmented", "Dice restored", "change", "HD95 segmented", "HD95 restored")
-    return Table("What restoring changed: agreement with the true masks", header, tuple(rows))
+    return Table("Agreement with the true masks, before and after restoring", header, tuple(rows))
 
 
 def _sides(stages: Stages) -> list[str]:
@@ -106,7 +106,7 @@ def _confidence(path: Path, doubtful: set[tuple[str, str]]) -> Table:
                 values[(row["image"], row["class"]) in doubtful].append(float(row["dice"]))
     named = ((True, "to check"), (False, "all others"))
     rows = [(name, str(len(values[kind])), number(_mean(values[kind]))) for kind, name in named]
-    title = "What checking finds: agreement of the network's masks with the true ones"
+    title = "Agreement of the masks to check, and of all others, with the true masks"
     return Table(title, ("masks", "number", "Dice segmented"), tuple(rows))
 
 
