@@ -11,7 +11,7 @@ import click
 from jaxseg.cli import console, options
 from jaxseg.cli.errors import resumable
 from jaxseg.cli.progress import COMPILING, Forecast, download_progress, item_progress
-from jaxseg.cli.runs import Notes, show_note, show_outcome
+from jaxseg.cli.runs import Notes, inference_devices, show_note, show_outcome
 
 _TITLES = {
     "segment": "Segmenting",
@@ -67,7 +67,6 @@ def pipeline(config, source, output, truth, recursive, overwrite, gpus):
     them. Images that fail are listed, the others are processed, and the exit code is 1.
     """
     console.stage("reading weights")
-    from jaxseg.cli.runs import inference_devices
     from jaxseg.pipeline.config import read_pipeline
     from jaxseg.pipeline.plan import make_plan
     from jaxseg.pipeline.run import run_pipeline
@@ -135,7 +134,7 @@ def finish(result, output: Path) -> None:
     show_tables(result.tables)
     done = sum(stage.get("done", 0) for stage in result.stages.values())
     skipped = sum(stage.get("skipped", 0) for stage in result.stages.values())
-    counts = f"{done} results made, {skipped} were there already, {len(result.failed)} images failed"
+    counts = f"{done} results made, {skipped} up to date, {len(result.failed)} failed"
     files = ", ".join(path.name for path in (result.report, result.record) if path)
     console.say(f"{counts}; the results are in {output} ({files})")
     if result.failed:

@@ -70,11 +70,14 @@ class Plan:
         return self.output / FOLDERS[stage]
 
     def changed(self) -> dict[str, list[str]]:
-        """Returns the stages whose results were made with other settings -> the names of these settings."""
+        """Returns the stages whose results were made with other settings -> the names of these settings.
+
+        Raises:
+          ValueError: a folder of results has a summary of another origin.
+        """
         found = {}
         for stage, settings in self._settings().items():
-            paths = summaries.summary_files(self.folder(stage))
-            stored = summaries.joined(paths)["settings"] if paths else {}
+            stored = _stored_settings(self.folder(stage))
             if names := changed_settings(stored, settings, partly=True):
                 found[stage] = sorted(names)
         return found
@@ -134,6 +137,15 @@ def make_plan(
     with _setting("segment"):
         segmenter = Segmenter(model, **options, **_confidence(config, restoring))
     return Plan(config, source, output, files, model, options, segmenter, restoring, truth)
+
+
+def _stored_settings(folder: Path) -> Mapping[str, Any]:
+    """Returns the settings of the run in a folder; {} if there is none."""
+    paths = summaries.summary_files(folder)
+    try:
+        return dict(summaries.joined(paths)["settings"]) if paths else {}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError(f"{paths[0]} is not a jaxseg summary; name another output folder, or remove it") from None
 
 
 @contextlib.contextmanager

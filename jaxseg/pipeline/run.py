@@ -101,13 +101,19 @@ def run_pipeline(
         return _Chain(plan, watch, overwrite=overwrite)()
 
 
+class _Record(Ledger):
+    """The record of a pipeline, `pipeline.json`: its settings, what each stage did, and the summary."""
+
+    ENTRIES = "stages"
+
+
 class _Chain:
     """A pipeline that runs: its plan, its record, and what the stages found so far."""
 
     def __init__(self, plan: Plan, watch: Callable[[str], Any], *, overwrite: bool):
         self.plan, self.watch = plan, watch
         settings = {"input": relative(plan.output, str(plan.source.resolve())), "config": to_mapping(plan.config)}
-        self.ledger = Ledger(plan.output / RECORD, settings, kind=_KIND)
+        self.ledger = _Record(plan.output / RECORD, settings, kind=_KIND)
         if "input" in self.ledger.changed:
             raise ValueError(f"{plan.output} holds results of another input; name another folder")
         self.redo = self._stages_to_redo(overwrite=overwrite)
@@ -133,11 +139,10 @@ class _Chain:
             first = [image for image, _ in doubtful]
             work = functools.partial(self._report, config.report, found, first)
             self._whole("report", self._report_inputs(config.report, found, first), work)
-        stages = {name: dict(stage) for name, stage in self.stages.items()}
         content = [dataclasses.asdict(table) for table in found]
-        self.ledger.write(complete=True, summary={"stages": stages, "failed": self.failed, "tables": content})
+        self.ledger.write(complete=True, summary={"failed": self.failed, "tables": content})
         page = plan.output / REPORT if config.report is not None else None
-        return PipelineResult(stages, self.failed, found, plan.output / RECORD, page)
+        return PipelineResult(self.stages, self.failed, found, plan.output / RECORD, page)
 
     def _stages_to_redo(self, *, overwrite: bool) -> list[str]:
         """Returns the stages whose results are replaced: now, or by a call with `overwrite` that was killed.
