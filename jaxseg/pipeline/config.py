@@ -165,10 +165,14 @@ class PipelineConfig:
         if self.confidence is not None and self.confidence.shape_check and self.restore is None:
             raise ValueError("confidence.shape_check: it needs the section restore, which names the Post-DAE")
 
-    def flat(self) -> dict[str, Any]:
-        """Returns the settings by their whole names, such as "segment.threshold", as JSON values."""
-        sections = {name: to_mapping(getattr(self, name)) or {} for name in STAGES}
-        return {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
+    def without_places(self) -> dict[str, dict[str, Any]]:
+        """Returns the settings by section, as JSON values, without names of files and folders."""
+        sections = {name: to_mapping(getattr(self, name)) for name in STAGES}
+        return {
+            name: {key: value for key, value in section.items() if key not in ("weights", "truth")}
+            for name, section in sections.items()
+            if section is not None
+        }
 
 
 def read_pipeline(path: str | Path, *, truth: str | Path | None = None) -> PipelineConfig:

@@ -112,7 +112,7 @@ class _Chain:
 
     def __init__(self, plan: Plan, watch: Callable[[str], Any], *, overwrite: bool):
         self.plan, self.watch = plan, watch
-        settings = {"input": relative(plan.output, str(plan.source.resolve())), "config": to_mapping(plan.config)}
+        settings = {"input": relative(plan.output, str(plan.source.resolve())), "config": plan.config.without_places()}
         self.ledger = _Record(plan.output / RECORD, settings, kind=_KIND)
         if "input" in self.ledger.changed:
             raise ValueError(f"{plan.output} holds results of another input; name another folder")

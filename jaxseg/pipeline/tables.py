@@ -51,7 +51,7 @@ def _done(plan: Plan, stages: Stages) -> list[tuple[str, str, str]]:
         rows.append(("measure", f"{_images(stages['measure'])}: {config.measure.features}", "measurements"))
     if _BEFORE in stages:
         lacking = stages[_BEFORE]["images_without"]
-        more = f", {lacking} have masks on one side only" if lacking else ""
+        more = f", {lacking} with masks on one side only" if lacking else ""
         rows.append(("compare", f"{_count(stages[_BEFORE]['images'], 'image')} with true masks{more}", "comparison"))
     elif config.compare is not None:
         rows.append(("compare", "left out: no true masks were named", ""))

@@ -30,6 +30,13 @@ def test_a_stage_takes_part_if_its_section_is_there():
     assert (found.segment.threshold, found.measure.features, found.report.most) == (0.5, "CTR,SCD,area", 3)
 
 
+def test_the_settings_for_the_record_name_no_place():
+    found = make_config({"segment": {"weights": "w"}, "restore": {"weights": "v"}, "compare": {"truth": "t"}}, "p.yaml")
+    assert [*found.without_places()] == ["segment", "restore", "compare"]
+    assert not {"weights", "truth"} & {name for section in found.without_places().values() for name in section}
+    assert found.without_places()["segment"]["threshold"] == 0.5
+
+
 def test_the_option_for_true_masks_replaces_the_setting_and_adds_the_section():
     assert make_config({"segment": None}, "p.yaml", truth="other").compare.truth == "other"
     found = make_config({"segment": None, "compare": {"truth": "one", "tolerance": "2mm"}}, "p.yaml", truth="other")

@@ -151,7 +151,7 @@ def test_a_changed_image_and_a_new_one_are_processed_and_what_depends_on_them(wo
         "images_without": 1,
         "rows": 0,
     }
-    assert "1 have masks on one side only" in str(result.tables[0].rows)
+    assert "1 with masks on one side only" in str(result.tables[0].rows)
 
 
 def test_a_changed_true_mask_repeats_only_the_comparison_and_the_page(work, seen):
