@@ -153,9 +153,7 @@ def _setting(name: str) -> Iterator[None]:
     """Adds the name of a setting to the errors that it causes."""
     try:
         yield
-    except FileNotFoundError as error:
-        raise ValueError(f"{name}: {error}") from None
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         raise ValueError(f"{name}: {error}") from None
 
 

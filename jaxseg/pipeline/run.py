@@ -295,8 +295,8 @@ class _Chain:
             return self.done
         first = set(doubtful)
         names = {image: Path(self._name(image)).with_suffix("").as_posix() for image in self.done}
-        chosen = sorted(self.done, key=lambda image: names[image] not in first)[:most]  # the sorting is stable
-        return [image for image in self.done if image in set(chosen)]
+        chosen = set(sorted(self.done, key=lambda image: names[image] not in first)[:most])  # the sorting is stable
+        return [image for image in self.done if image in chosen]
 
 
 def _stamps(places: dict[str, Place]) -> list[Any]:
