@@ -1,6 +1,8 @@
 """The YAML file of a pipeline: sections, wrong keys, the packaged example, and anything else that YAML can hold."""
 
+import re
 import typing
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -81,8 +83,11 @@ def test_a_file_is_read_and_its_errors_name_it(tmp_path):
         read_pipeline(tmp_path / "none.yaml")
 
 
-def test_the_packaged_example_has_every_section_and_is_valid(tmp_path):
-    found = make_config(yaml_text.parse(example(), "pipeline.yaml"), "pipeline.yaml")
+@pytest.mark.parametrize("place", ["packaged", "guide"])
+def test_the_examples_have_every_section_and_are_valid(place):
+    guide = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "pipeline.md"
+    text = example() if place == "packaged" else re.search(r"```yaml\n(.*?)```", guide.read_text(), re.S)[1]
+    found = make_config(yaml_text.parse(text, "pipeline.yaml"), "pipeline.yaml")
     assert all(getattr(found, name) is not None for name in STAGES)
 
 
