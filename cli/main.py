@@ -24,6 +24,7 @@ from jaxseg.cli.headings import grouped, write_commands
 from jaxseg.cli.merge import merge
 from jaxseg.cli.models import models
 from jaxseg.cli.pacs import pacs
+from jaxseg.cli.pipeline import pipeline
 from jaxseg.cli.prepare import prepare
 from jaxseg.cli.register import register
 from jaxseg.cli.report import report
@@ -40,7 +41,7 @@ MAX_LINES = 20  # of one error
 
 # Heading of `jaxseg --help` -> commands, the most used first.
 COMMANDS = {
-    "Use": (segment, extract, register, denoise, score, compare, sample, serve, pacs, merge, cxas),
+    "Use": (segment, extract, register, denoise, score, compare, pipeline, sample, serve, pacs, merge, cxas),
     "Train": (train, tune, evaluate, prepare),
     "Tools": (demo, models, show, report, download, convert, export),
 }

@@ -1,4 +1,4 @@
-"""Hooks of mkdocs: files of the repository become pages, and three references are generated from the code.
+"""Hooks of mkdocs: files of the repository become pages, and four references are generated from the code.
 
 Links in Markdown files are written relative to the repository, so that they also work on a code host. Pages that lie
 outside docs/ are added under their own path, and a link that leaves docs/ is turned into the link to that page.
@@ -19,6 +19,7 @@ sys.path.insert(0, str(ROOT))  # the references show the code of this clone
 
 import jaxseg  # noqa: E402
 from jaxseg.cli.main import cli as commands  # noqa: E402
+from jaxseg.pipeline.config import STAGES, PipelineConfig  # noqa: E402
 from jaxseg.registry import TASKS  # noqa: E402
 from jaxseg.settings import to_mapping  # noqa: E402
 from jaxseg.training.config.sections import OptimizerConfig, ScheduleConfig, TrainerConfig  # noqa: E402
@@ -49,7 +50,7 @@ def on_page_markdown(markdown, page, config, files):
         markdown = re.sub(rf"\]\({'../' * depth}docs/", f"]({'../' * depth}", markdown)
     else:
         markdown = markdown.replace(f"]({'../' * (depth + 1)}", f"]({'../' * depth}")
-    for marker, text in {"cli": cli, "public": public, "settings": settings}.items():
+    for marker, text in {"cli": cli, "public": public, "settings": settings, "pipeline": pipeline}.items():
         if f"<!-- {marker} -->" in markdown:
             markdown = markdown.replace(f"<!-- {marker} -->", text())
     return markdown
@@ -103,6 +104,14 @@ def settings() -> str:
         lines += [f"## Task `{task}`", "", doc.split("\n\n")[0], ""]
         for name, section in {"data": found.Data, "model": found.Model, "loss": found.Loss}.items():
             lines += _section(name, section, task)
+    return "\n".join(lines)
+
+
+def pipeline() -> str:
+    """Returns a table of the settings of every section of a pipeline."""
+    hints, lines = typing.get_type_hints(PipelineConfig), []
+    for name in STAGES:  # a section is a dataclass, or X | None
+        lines += _section(name, next(iter(typing.get_args(hints[name])), hints[name]), "pipeline")
     return "\n".join(lines)
 
 

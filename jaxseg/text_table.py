@@ -1,5 +1,6 @@
 """Tables as text for people: aligned columns of words and numbers."""
 
+import dataclasses
 import re
 import textwrap
 from collections.abc import Sequence
@@ -8,6 +9,21 @@ WIDTH = 80  # columns of a usual terminal
 _LEAST = 10  # characters of a column of words; if this is not enough, the table is split
 _GAP = "  "
 _NUMBER = re.compile(r"[-+]* ?[0-9].*|-|n/a|")  # a number, also with a sign, a unit or an error; or its absence
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A small table that several pages and commands show.
+
+    Attributes:
+      title: what it shows, as a heading.
+      header: names of the columns.
+      rows: cells of each row, as many as there are columns.
+    """
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, width: int = WIDTH) -> str:

@@ -41,7 +41,7 @@ ROOMS = {
 SHARED = {*ROOMS} - {"tuning"}
 USERS_OF_METHODS = ("report", "export", "pacs")
 ALLOWED = ROOMS | dict.fromkeys(METHODS, SHARED) | {room: {*ROOMS, *METHODS} for room in USERS_OF_METHODS}
-ALLOWED["service"] = ALLOWED["report"] | {"report"}
+ALLOWED["service"] = ALLOWED["pipeline"] = ALLOWED["report"] | {"report"}
 ONLY_IN = {
     "orbax": {"training/checkpoint.py", "weights/orbax_limits.py", "weights/store.py"},
     "grain": {"training"},

@@ -41,6 +41,7 @@ def test_a_platform_without_its_plugin_is_explained_by_every_command_and_in_pyth
         (tmp_path / name).mkdir()
         Image.fromarray(np.zeros((32, 32), np.uint8)).save(tmp_path / name / "a.png")
     np.save(tmp_path / "ct.npy", np.zeros((2, 8, 8), np.int16))
+    (tmp_path / "p.yaml").write_text("segment: {weights: images}\n")
     weights = ["--weights", "images", "-o", "out"]
     commands = {
         "segment": ["-i", "images", *weights],
@@ -51,6 +52,7 @@ def test_a_platform_without_its_plugin_is_explained_by_every_command_and_in_pyth
         "train": ["-t", "demo", "-o", "out"],
         "tune": ["-t", "demo", "-o", "out", "--trials", "1"],
         "evaluate": ["--run", "images"],
+        "pipeline": ["p.yaml", "-i", "images", "-o", "out"],
         "demo": ["-o", "out"],
     }
     calls = [[name, *arguments] for name, arguments in commands.items()]

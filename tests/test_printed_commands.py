@@ -12,7 +12,6 @@ from child_commands import run_commands
 from test_documents import ROOT, code_blocks, name
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("guides/*.md")), *sorted((ROOT / "docs").glob("how-to/*.md"))]
-PAGES.append(ROOT / "docs" / "cohort.md")
 # What a line needs -> words by which it is recognised.
 NEEDED = {
     "X-rays and the published weights": r"chest\.(dcm|npy)|xrays/?",

@@ -135,7 +135,9 @@ def write_table(parts: Iterable[Path], path: Path) -> None:
         writer.writerow(COLUMNS)
         for part in parts:
             filename, rows = read_confidence(part)
-            writer.writerows([_safe(filename), *map(_cell, (row[name] for name in COLUMNS[1:]))] for row in rows)
+            writer.writerows(
+                [spreadsheet_text(filename), *map(_cell, (row[name] for name in COLUMNS[1:]))] for row in rows
+            )
 
 
 def merge_rows(rows: Sequence[tuple[str, Path | str]], path: Path) -> None:
@@ -182,8 +184,9 @@ def _rounded(value: float) -> float | None:
 
 
 def _cell(value: str | float | None) -> str:
-    return "" if value is None else _safe(value) if isinstance(value, str) else repr(value)
+    return "" if value is None else spreadsheet_text(value) if isinstance(value, str) else repr(value)
 
 
-def _safe(text: str) -> str:
+def spreadsheet_text(text: str) -> str:
+    """Returns a text as a cell that no spreadsheet evaluates as a formula."""
     return f"'{text}" if text.startswith(_FORMULA) else text

@@ -3,6 +3,7 @@
 One image is in memory at a time. The page is written while the images are read.
 """
 
+import dataclasses
 import logging
 import re
 from collections import Counter
@@ -20,6 +21,7 @@ from jaxseg.report.catalogue import Catalogue, pixel_notes
 from jaxseg.report.fitting import NO_PICTURE, NO_VALUES, SMALLER, fit_blocks
 from jaxseg.report.page import block, frame, link
 from jaxseg.report.reading import Reading, read_image, read_run, short_names
+from jaxseg.text_table import Table
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +49,8 @@ def write_report(
     levels: Mapping[int, str] | None = None,
     intensity: str = "clinical",
     sides: bool = True,
+    tables: Sequence[Table] = (),
+    confidence: Path | None = None,
     max_bytes: int = MAX_BYTES,
     on_image: Callable[[Path, str, tuple[str, ...]], None] | None = None,
 ) -> list[tuple[Path, str]]:
@@ -74,6 +78,9 @@ def write_report(
       levels: names of the classes of label maps, as `jaxseg.masks.read.read_masks` takes them.
       intensity: how grey values are shown, as in `read_picture`.
       sides: whether to mark the patient's right and left; correct for frontal pictures that are not mirrored.
+      tables: tables to show above the measurements.
+      confidence: folder of another run on the same images, whose confidence the page shows, because the masks were
+        changed after it; None: that of the run that made the masks.
       max_bytes: largest size of the page, in bytes. If it is not enough, pictures become smaller, and then some are
         left out; the page says so.
       on_image: function that is called after every image with its path, the reason of a failure or "", and the warnings
@@ -89,14 +96,12 @@ def write_report(
     """
     images, path, found = [Path(image) for image in images], Path(path), find_all(features)
     _check(images, masks, max_bytes)
-    if isinstance(masks, str | Path):
-        search, places = _searcher(images, Path(masks), root), [None] * len(images)
-        settings, note = read_run(Path(masks).parent if is_cohort_file(Path(masks)) else Path(masks))
-    else:
-        search, places, settings, note = None, list(map(Path, masks)), {}, ""
+    search, places, settings, note = _masks_of(images, masks, root)
     about = {"title": printable(title) or "Segmentation report", "version": __version__, "sides": sides}
     about |= {"settings": settings, "names": short_names(found), "note": note}
+    about |= {"tables": [dataclasses.asdict(table) for table in tables]}
     options = {"classes": classes, "levels": levels, "groups": settings.get("groups", "original")}
+    options |= {"features": found, "intensity": intensity, "confidence": confidence}
     failures: list[tuple[Path, str]] = []
     with atomic_file(path) as temporary, temporary.open("wb") as file:
         page = _Page(file, about, len(images), max_bytes)
@@ -105,7 +110,7 @@ def write_report(
             reading, reason = None, ""
             try:
                 place = place or search(image)
-                reading = read_image(image, place, features=found, intensity=intensity, **options)
+                reading = read_image(image, place, **options)
                 text = page.blocks(record | {"masks": link(place, path)}, reading)
             except (ValueError, MemoryError, OSError) as error:
                 reason = _describe(error, image, masks)
@@ -117,6 +122,15 @@ def write_report(
         _check_any_shown(images, failures)
         page.finish()
     return failures
+
+
+def _masks_of(images: list[Path], masks: Path | Sequence[Path], root: Path | None) -> tuple:
+    """Returns what finds the masks of an image, the masks of each that are known, and what `read_run` returns."""
+    if isinstance(masks, str | Path):
+        folder = Path(masks)
+        run = read_run(folder.parent if is_cohort_file(folder) else folder)
+        return _searcher(images, folder, root), [None] * len(images), *run
+    return None, list(map(Path, masks)), {}, ""
 
 
 def _check_any_shown(images: list[Path], failures: list[tuple[Path, str]]) -> None:

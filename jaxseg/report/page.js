@@ -50,6 +50,18 @@ function showHead() {
   }
 }
 
+// ---- tables of the run
+
+function showTables() {
+  byId("tables").hidden = !about.tables.length;
+  for (const { title, header, rows } of about.tables) {
+    const head = element("tr", {}, ...header.map((cell) => element("th", { scope: "col" }, cell)));
+    const body = rows.map((row) => element("tr", {}, ...row.map((cell) => element("td", {}, cell))));
+    const table = element("table", {}, element("thead", {}, head), element("tbody", {}, ...body));
+    byId("tables").append(element("h2", {}, title), element("div", { class: "table", role: "region", tabindex: 0, "aria-label": title }, table));
+  }
+}
+
 // ---- masks to look at first
 
 const MOST_FIRST = 12;
@@ -288,6 +300,7 @@ function showClasses() {
 }
 
 showHead();
+showTables();
 showFirst();
 showColumns();
 showTable();

@@ -79,6 +79,7 @@ def read_image(
     levels: Mapping[int, str] | None = None,
     intensity: str = "clinical",
     groups: str = "original",
+    confidence: Path | None = None,
 ) -> Reading:
     """Reads an image and its masks, and measures the masks.
 
@@ -96,6 +97,7 @@ def read_image(
       levels: names of the classes of a label map, as `read_masks` takes them.
       intensity: how grey values are shown, as in `jaxseg.images.read.read_under_masks`.
       groups: which vertebrae SCD uses, as in `jaxseg.anatomy.measure.features.find_all`.
+      confidence: folder of the run whose confidence is read; None: the run that made the masks.
 
     Raises:
       ImageError: a file is damaged, or image and masks do not match.
@@ -125,15 +127,13 @@ def read_image(
         parts = loaded.chosen(places).masks if coarse is None else coarse[places]
         return measure(np.rot90(parts, upright, axes=(1, 2)), names, [feature.name for feature in wanted], **how)
 
-    scores = [feature for feature in features if feature.kind == "score"]
-    if scores:  # each needs only some classes
+    if scores := [feature for feature in features if feature.kind == "score"]:  # each needs only some classes
         needed = {name for feature in scores for name in feature.classes or ()}
         given = [name for name in loaded.names if name in needed] or [loaded.names[0]]
         _collect(measured(given, scores), scores, given, values, reasons, grid)
-    rest = [feature for feature in features if feature.kind != "score"]
-    if rest:  # one class at a time, because all of them may need gigabytes
+    if rest := [feature for feature in features if feature.kind != "score"]:  # together they may need gigabytes
         _collect(_united(measured([name], rest) for name in kept.names), rest, kept.names, values, reasons, grid)
-    _add_confidence(_stored_confidence(masks, image), kept.names, values, reasons)
+    _add_confidence(_stored_confidence(confidence or masks, image), kept.names, values, reasons)
     warning = seen.note if seen else ""
     notes = (*picture.notes, *loaded.notes, *[f"{image.name}: {warning}"] * bool(warning))
     return Reading(display(picture), kept.names, kept, values, reasons, notes, pixel_mm is not None, grid, warning)
@@ -278,8 +278,8 @@ def _collect(measured: Measurements, features, names, values: dict, reasons: dic
 
 
 def _stored_confidence(masks: Path, image: Path) -> Sequence[Mapping]:
-    """Returns the rows of the confidence that a run wrote, () if it wrote none."""
-    path = result_of(masks, image, "confidence")
+    """Returns the rows of the confidence that a run wrote, () if it wrote none; `masks` are its folder, or in it."""
+    path = result_of(masks / image.name if masks.is_dir() else masks, image, "confidence")
     return () if path is None else read_confidence(path)[1]
 
 

@@ -123,6 +123,7 @@ main(sys.argv[1:])
         ("export -m cxas -o x.stablehlo", "checking the options ..."),
         ("convert x.npy model", "reading weights ..."),
         ("report -i x.png --masks . -o x.html", "reading images and masks ..."),
+        ("pipeline x.yaml -i x.png -o out", "reading weights ..."),
         ("demo -o demo", "starting JAX ..."),
     ],
 )

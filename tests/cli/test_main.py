@@ -121,7 +121,16 @@ def test_the_demo_finds_the_lungs_of_unseen_phantoms(jaxseg_process, tmp_path):
     with Image.open(tmp_path / "demo" / "contact_sheet.png") as sheet:
         assert sheet.size[0] > 500
     assert len(list((tmp_path / "demo" / "masks" / "phantom_00").glob("*.png"))) == 6
+    assert (tmp_path / "demo" / "damaged.png").is_file()
     assert "real X-rays mean nothing" in read_card(tmp_path / "demo" / "training" / "model").note
+    record = json.loads((tmp_path / "demo" / "pipeline" / "pipeline.json").read_text())
+    for table in record["summary"]["tables"]:
+        assert f"{table['title']}:\n" in out
+    changes = {row[0]: [float(value) for value in row[2:5]] for row in record["summary"]["tables"][1]["rows"][:3]}
+    for name in ("right lung", "left lung"):
+        before, after, change = changes[name]
+        assert (change > 0.02, after > 0.85, before < 0.95) == (True, True, True), changes
+    assert changes["heart"][2] == 0
 
 
 def test_the_demo_replaces_only_an_earlier_demo(jaxseg_command, tiny, tmp_path):

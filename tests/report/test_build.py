@@ -13,6 +13,7 @@ from jaxseg.masks.write import file_names
 from jaxseg.report import build
 from jaxseg.report.build import write_report
 from jaxseg.report.reading import check_classes, locate_masks
+from jaxseg.text_table import Table
 from jaxseg.vocabulary import labels
 
 HOSTILE = ("<script>alert(1)<", "\"onmouseover='alert(1)'", "a\u202egnp", "line\nbreak")
@@ -203,6 +204,20 @@ def test_the_confidence_of_a_run_is_a_column_of_the_image_and_of_each_class(tmp_
     assert values_of(read_page(tmp_path / "one.html"), 1)["confidence"] == 0.1
     (tmp_path / "out" / "image_0.confidence.json").write_text("{}")
     assert "holds no confidence" in write_report(images, tmp_path / "out", tmp_path / "r.html")[0][1]
+
+
+def test_tables_and_the_confidence_of_another_run_are_shown(tmp_path):
+    images = write_run(tmp_path, [[0.9, 0.7, 0.2]])
+    places = [write_pair(tmp_path / "changed", "image_0.png", masks_of(3))[1]]
+    tables = [Table("What <b>was</b> done", ("stage", "result"), (("segment", "1 image"), ("restore", "1 image")))]
+    options = {"tables": tables, "confidence": tmp_path / "out", "features": "area"}
+    write_report(images, places, tmp_path / "r.html", **options)
+    page = read_page(tmp_path / "r.html")
+    rows = [["segment", "1 image"], ["restore", "1 image"]]
+    assert page.about["tables"] == [{"title": "What <b>was</b> done", "header": ["stage", "result"], "rows": rows}]
+    assert [values_of(page, 0)[f"{name} confidence"] for name in NAMES] == [0.9, 0.7, 0.2]
+    write_report(images, tmp_path / "out", tmp_path / "without.html", features="area")
+    assert read_page(tmp_path / "without.html").about["tables"] == []
 
 
 def test_the_page_has_no_tags_of_a_dicom_file_but_lengths_in_mm(tmp_path):

@@ -8,6 +8,7 @@ from report_kit import NAMES, masks_of, write_dicom, write_pair, write_pairs, wr
 
 from jaxseg.masks.write import file_names
 from jaxseg.report.build import write_report
+from jaxseg.text_table import Table
 
 pytestmark = [pytest.mark.slow, pytest.mark.system("chromium", "chromedriver")]
 
@@ -66,6 +67,17 @@ def test_it_opens_from_its_file_without_messages_on_the_console(browser, report)
     assert texts(browser, "tbody th, tbody td:first-child")[:5] == [f"image_{i}.png" for i in range(5)]
     assert paths(browser, 0) == ["lung", "left lung", "right lung", "heart", "right hemidiaphragm"]
     assert texts(browser, "#image-0 figure text") == ["R", "L"]
+    assert browser.get_log("browser") == []
+
+
+def test_tables_of_a_run_are_shown_as_text(browser, tmp_path):
+    image, masks = write_pair(tmp_path, "a.png", masks_of(0))
+    rows = (("heart", "0.5000"), ("<i>lung</i>", ""))
+    write_report([image], [masks], tmp_path / "r.html", tables=[Table("Dice & more", ("class", "Dice"), rows)])
+    show(browser, tmp_path / "r.html")
+    assert texts(browser, "#tables h2") == ["Dice & more"]
+    assert texts(browser, "#tables th") == ["class", "Dice"]
+    assert texts(browser, "#tables td") == ["heart", "0.5000", "<i>lung</i>", ""]
     assert browser.get_log("browser") == []
 
 

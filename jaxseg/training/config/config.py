@@ -173,8 +173,7 @@ def read_config(
         _override(raw, f"data.root={json.dumps(str(data.resolve()))}", problems)
     config = None if problems else _config(raw, problems, tell)
     if problems:
-        count = f"{len(problems)} problems" if len(problems) > 1 else "a problem"
-        raise ValueError("\n".join([f"{count} in the settings of {name}:", *problems]))
+        raise ValueError(yaml_text.all_problems(name, problems))
     if generates:
         raise ValueError(f"-i: {config.task} generates its own data; leave -i out")
     return config
@@ -210,12 +209,7 @@ def packaged() -> dict[str, str]:
 def _read(source: str | Path) -> tuple[str, str]:
     path = Path(source)
     if path.is_file():
-        with path.open("rb") as file:
-            content = file.read(4 * yaml_text.MAX_CHARACTERS + 1)  # a character has up to four bytes
-        try:
-            return content.decode("utf-8-sig"), path.name
-        except UnicodeDecodeError:
-            raise ValueError(f"{path} is not UTF-8 text, or it is longer than a configuration") from None
+        return yaml_text.read(path), path.name
     known = packaged()
     name = path.name.removesuffix(".yaml")
     if name in known and path.parent.as_posix() in (".", "configs"):

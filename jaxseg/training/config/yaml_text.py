@@ -5,6 +5,8 @@ A value is text unless it is a number, true, false or null of YAML 1.2: `1e-3` i
 """
 
 import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -65,6 +67,27 @@ class _Dumper(yaml.SafeDumper):
 for _tag, _pattern, _first in _SCALARS:
     _Loader.add_implicit_resolver(_tag, re.compile(_pattern), _first)
     _Dumper.add_implicit_resolver(_tag, re.compile(_pattern), _first)
+
+
+def read(path: Path) -> str:
+    """Returns the text of a file for `parse`; of a file that is too long, only as much as shows that.
+
+    Raises:
+      ValueError: it is not UTF-8 text.
+      OSError: the system cannot read it.
+    """
+    with path.open("rb") as file:
+        content = file.read(4 * MAX_CHARACTERS + 1)  # a character has up to four bytes
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not UTF-8 text, or it is longer than a configuration") from None
+
+
+def all_problems(source: str, problems: Sequence[str]) -> str:
+    """Returns the message of an error about the settings of a file, with one line per problem."""
+    count = f"{len(problems)} problems" if len(problems) > 1 else "a problem"
+    return "\n".join([f"{count} in the settings of {source}:", *problems])
 
 
 def parse(text: str, source: str) -> Any:
