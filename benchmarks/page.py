@@ -99,7 +99,7 @@ def throughput() -> str:
         for model, (least, wanted) in models.items():
             row = _row(model, what, dtype)
             if row is None:
-                found.append([NAMES[model], what, dtype, *["not measured"] * 2, *[""] * 6])
+                found.append([NAMES[model], what, dtype, *["not measured"] * 2, *[""] * 7])
                 continue
             sides = row["sides"]
             times = [_milliseconds(sides.get(name)) for name in ("jaxseg", "tuned", "published")]
@@ -117,9 +117,18 @@ def throughput() -> str:
                 target,
                 verdict(ratio, least, wanted),
             ]
-            found.append([*cells, " and ".join(memory)])
-    head = "network|what|dtype|batch|jaxseg, ms|tuned, ms|published, ms|tuned / jaxseg|target|result|GB"
+            found.append([*cells, " and ".join(memory), _short(row["processor"])])
+    head = "network|what|dtype|batch|jaxseg, ms|tuned, ms|published, ms|tuned / jaxseg|target|result|GB|processor"
     return markdown(head, found)
+
+
+def _short(processor: str) -> str:
+    """Returns the name of a processor without marks.
+
+    >>> _short("Intel(R) Xeon(R) Processor")
+    'Intel Xeon'
+    """
+    return " ".join(processor.replace("(R)", "").replace("Processor", "").split())
 
 
 def _row(model: str, what: str, dtype: str) -> dict[str, Any] | None:
