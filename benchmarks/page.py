@@ -157,6 +157,7 @@ def machines() -> str:
     rows = [("throughput", row) for row in results("throughput_cpu")["rows"].values()]
     rows += [("jobs", row) for row in results("end_to_end")["jobs"].values()]
     rows += [("layers", row) for row in results("layer_times").values()]
+    rows += [("huge pages", row) for row in results("huge_pages").values()]
     for kind, row in rows:
         kinds = found.setdefault(f"{row['processor']}, measured on {row['date']}", [])
         if kind not in kinds:
@@ -228,6 +229,17 @@ def kernel_gradient() -> str:
         times = [f"{1e3 * shape['gradient'][name]['median_s']:.2g}" for name in sides]
         found.append([f"{batch} x {side} x {side}, {num_in} to {num_out}", *times])
     return markdown("image, channels|products, ms|XLA|XLA, exchanged|jaxseg|PyTorch", found)
+
+
+def huge_pages() -> str:
+    """Seconds and memory of training steps with huge pages and with usual ones."""
+    found = []
+    for model, row in results("huge_pages").items():
+        with_them, without = (row["sides"][side] for side in ("huge pages", "usual pages"))
+        cells = [f"{1e3 * side['median_s']:.3g}" for side in (with_them, without)]
+        cells += [f"**{without['over_huge pages']:.2f}**"]
+        found.append([NAMES[model], *cells, " and ".join(f"{side['peak_gb']:.1f}" for side in (with_them, without))])
+    return markdown("network|huge pages, ms|usual pages, ms|usual / huge|GB", found)
 
 
 def measuring() -> str:
@@ -386,6 +398,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "start_stages": start_stages,
     "transposed": transposed,
     "kernel_gradient": kernel_gradient,
+    "huge_pages": huge_pages,
     "measuring": measuring,
     "post_dae": lambda: post_dae("working"),
     "post_dae_original": lambda: post_dae("original"),
