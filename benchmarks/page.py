@@ -99,7 +99,7 @@ def throughput() -> str:
         for model, (least, wanted) in models.items():
             row = _row(model, what, dtype)
             if row is None:
-                found.append([NAMES[model], what, dtype, *["not measured"] * 2, *[""] * 6])
+                found.append([NAMES[model], what, dtype, *["not measured"] * 2, *[""] * 7])
                 continue
             sides = row["sides"]
             times = [_milliseconds(sides.get(name)) for name in ("jaxseg", "tuned", "published")]
@@ -117,9 +117,18 @@ def throughput() -> str:
                 target,
                 verdict(ratio, least, wanted),
             ]
-            found.append([*cells, " and ".join(memory)])
-    head = "network|what|dtype|batch|jaxseg, ms|tuned, ms|published, ms|tuned / jaxseg|target|result|GB"
+            found.append([*cells, " and ".join(memory), _short(row["processor"])])
+    head = "network|what|dtype|batch|jaxseg, ms|tuned, ms|published, ms|tuned / jaxseg|target|result|GB|processor"
     return markdown(head, found)
+
+
+def _short(processor: str) -> str:
+    """Returns the name of a processor without marks.
+
+    >>> _short("Intel(R) Xeon(R) Processor")
+    'Intel Xeon'
+    """
+    return " ".join(processor.replace("(R)", "").replace("Processor", "").split())
 
 
 def _row(model: str, what: str, dtype: str) -> dict[str, Any] | None:
@@ -148,6 +157,7 @@ def machines() -> str:
     rows = [("throughput", row) for row in results("throughput_cpu")["rows"].values()]
     rows += [("jobs", row) for row in results("end_to_end")["jobs"].values()]
     rows += [("layers", row) for row in results("layer_times").values()]
+    rows += [("huge pages", row) for row in results("huge_pages").values()]
     for kind, row in rows:
         kinds = found.setdefault(f"{row['processor']}, measured on {row['date']}", [])
         if kind not in kinds:
@@ -219,6 +229,17 @@ def kernel_gradient() -> str:
         times = [f"{1e3 * shape['gradient'][name]['median_s']:.2g}" for name in sides]
         found.append([f"{batch} x {side} x {side}, {num_in} to {num_out}", *times])
     return markdown("image, channels|products, ms|XLA|XLA, exchanged|jaxseg|PyTorch", found)
+
+
+def huge_pages() -> str:
+    """Seconds and memory of training steps with huge pages and with usual ones."""
+    found = []
+    for model, row in results("huge_pages").items():
+        with_them, without = (row["sides"][side] for side in ("huge pages", "usual pages"))
+        cells = [f"{1e3 * side['median_s']:.3g}" for side in (with_them, without)]
+        cells += [f"**{without['over_huge pages']:.2f}**"]
+        found.append([NAMES[model], *cells, " and ".join(f"{side['peak_gb']:.1f}" for side in (with_them, without))])
+    return markdown("network|huge pages, ms|usual pages, ms|usual / huge|GB", found)
 
 
 def measuring() -> str:
@@ -412,6 +433,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "start_stages": start_stages,
     "transposed": transposed,
     "kernel_gradient": kernel_gradient,
+    "huge_pages": huge_pages,
     "measuring": measuring,
     "post_dae": lambda: post_dae("working"),
     "post_dae_original": lambda: post_dae("original"),

@@ -59,7 +59,7 @@ sys.exit(len(sys.stdin.read()))
 
 @pytest.mark.skipif(not xla._huge_pages_on_request(), reason="the system gives huge pages to all programs or to none")
 @pytest.mark.parametrize("before", [None, "glibc.malloc.perturb=0", "glibc.malloc.hugetlb=0"])
-def test_a_program_starts_again_with_huge_pages_unless_it_was_told_about_them(before):
+def test_a_program_starts_again_with_huge_pages_unless_the_variable_names_them(before):
     variables = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
     variables |= {"GLIBC_TUNABLES": before} if before else {}
     command = [sys.executable, "-c", RESTARTED, "a b", "--c"]
