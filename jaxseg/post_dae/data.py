@@ -47,7 +47,7 @@ class MaskFolder:
         files whose names begin with a dot. If `root` is a file, they are the names of its images.
       ignored: number of entries of the folder that are not masks; counted if `files` is not given.
       labels: level and name of each channel, "LEVEL=NAME", if the files are label maps; see `parse_levels`.
-      classes: folder and name of each channel, "FOLDER=NAME", if every class has a folder of its own in `root`; see
+      classes: folder and name of each channel, "FOLDER=NAME", if every class has a separate folder in `root`; see
         `parse_classes`. Masks of one image have the same file name, apart from the suffix. Images without all classes
         are left out and counted in `ignored`.
       blank: accept empty and full masks. They have no shape to learn, but a segmenter's results are scored with them.

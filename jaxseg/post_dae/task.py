@@ -66,7 +66,7 @@ class DataConfig(LoadingConfig):
       labels: level and name of each channel, such as ["127=heart", "255=lung"], if the files are label maps with one
         value per class; []: they are masks.
       classes: folder and name of each channel, such as ["lung_masks=lungs", "heart_masks=heart"], if every class has a
-        folder of its own in `root`, with equal file names; []: there is one folder.
+        separate folder in `root`, with equal file names; []: there is one folder.
       grey: "soft" keeps values between black and white, "threshold" cuts images at 127; see `MaskFolder`.
       split: "disjoint", or "original", which also trains with the masks for validation.
       train_fraction: share of the masks for training, in (0, 1).
