@@ -120,6 +120,8 @@ class _Chain:
         self.stages: dict[str, dict[str, Any]] = {}
         self.failed: dict[str, str] = {}
         self.done = list(plan.files)
+        self.names = plan.names
+        self.without: dict[str, list[str]] = {}  # stage -> names of the results of images that it does not have
         self.ledger.write(complete=False, redo=self.redo)
 
     def __call__(self) -> PipelineResult:
@@ -182,6 +184,8 @@ class _Chain:
             if file.status == "failed":
                 self.failed[self._name(file.source)] = f"{stage}: {printable(str(file.reason))}"
         self.done = [file.source for file in result.files if file.status != "failed"]
+        done = set(self.done)
+        self.without[stage] = [name for image, name in self.names.items() if image not in done]
         if not self.done:
             name, reason = next(iter(self.failed.items()))
             raise ValueError(f"no image could be processed; the first, {name}: {reason}")
@@ -247,13 +251,15 @@ class _Chain:
 
     def _comparison_inputs(self, cfg: CompareConfig, truth: Path, side: str) -> Any:
         levels, roots = parse_levels(cfg.labels) or None, (self.plan.folder(side), truth)
-        return [to_mapping(cfg), *(_stamps(list_places(root, levels=levels)) for root in roots)]
+        masks = [_stamps(list_places(root, levels=levels)) for root in roots]
+        return [to_mapping(cfg), *masks, self.without[side]]
 
     def _compare(self, cfg: CompareConfig, truth: Path, side: str, watch: Watch) -> dict[str, Any]:
         plan, folder = self.plan, self.plan.folder("compare")
         folder.mkdir(exist_ok=True)
         settings: dict[str, Any] = {"tolerance": cfg.tolerance, "spacing_mm": cfg.spacing_mm, "classes": cfg.classes}
         settings |= {"levels": parse_levels(cfg.labels) or None, "progress": watch.progress, "report": watch.tell}
+        settings |= {"without": self.without[side]}
         path = folder / f"{SIDES[side]}.csv"
         found = compare_folders(plan.folder(side), truth, path, **settings)
         return _comparison_entry(found, plan.output)
@@ -294,8 +300,7 @@ class _Chain:
         if len(self.done) <= most:
             return self.done
         first = set(doubtful)
-        names = {image: Path(self._name(image)).with_suffix("").as_posix() for image in self.done}
-        chosen = set(sorted(self.done, key=lambda image: names[image] not in first)[:most])  # the sorting is stable
+        chosen = set(sorted(self.done, key=lambda image: self.names[image] not in first)[:most])  # the sorting is stable
         return [image for image in self.done if image in chosen]
 
 
