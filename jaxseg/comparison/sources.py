@@ -100,9 +100,9 @@ def list_places(root: str | Path, *, levels: Levels = None) -> dict[str, Place]:
     """Returns where the masks of every image in a folder or a file are, by the name of the image.
 
     In a folder of results of jaxseg, the masks are those that its `summary.json` lists, without those of images that
-    failed since, or of earlier settings. Other folders are searched with their sub-folders. A picture or NIfTI file in a sub-folder is a class of the image that the sub-folder names, unless
-    it is a label map; a folder `segmentations` in it is left out of the name. A COCO, COCO lines or Parquet file with
-    several images holds the masks of each.
+    failed since, or of earlier settings. Other folders are searched with their sub-folders. A picture or NIfTI file in
+    a sub-folder is a class of the image that the sub-folder names, unless it is a label map; a folder `segmentations`
+    in it is left out of the name. A COCO, COCO lines or Parquet file with several images holds the masks of each.
 
     Args:
       root: a folder, or one file.

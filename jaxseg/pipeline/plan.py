@@ -30,6 +30,7 @@ from jaxseg.weights.load import choose_model, load
 from jaxseg.weights.model import Model
 
 FOLDERS = {"segment": "masks", "restore": "restored", "measure": "measurements", "compare": "comparison"}
+SIDES = ("segment", "restore")  # stages whose masks are compared with the true ones, into a table named like the folder
 REPORT, REVIEW, RECORD = "report.html", "review.csv", "pipeline.json"  # files in the output folder
 Progress = Callable[[int, int | None], None]
 
@@ -76,6 +77,8 @@ class Plan:
 
     def changed(self) -> dict[str, list[str]]:
         """Returns the stages whose results were made with other settings -> the names of these settings.
+
+        The format of the masks is not among them; the record of the pipeline holds it.
 
         Raises:
           ValueError: a folder of results has a summary of another origin.

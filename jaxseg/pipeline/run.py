@@ -7,7 +7,6 @@ import functools
 import hashlib
 import io
 import json
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from jaxseg.anatomy.from_masks import measure_folder
 from jaxseg.anatomy.recall import RecallingSegmenter
 from jaxseg.comparison.folders import Comparison, compare_folders
 from jaxseg.comparison.sources import Place, list_places
-from jaxseg.comparison.summary import Row
 from jaxseg.files import atomic_file, printable, relative
 from jaxseg.folder_runs.folder import FolderResult
 from jaxseg.folder_runs.inputs import stamp_of
@@ -27,7 +25,7 @@ from jaxseg.masks.confidence import read_confidence, spreadsheet_text
 from jaxseg.masks.pictures import parse_levels
 from jaxseg.pipeline import tables
 from jaxseg.pipeline.config import CompareConfig, MeasureConfig, ReportConfig
-from jaxseg.pipeline.plan import FOLDERS, RECORD, REPORT, REVIEW, Plan
+from jaxseg.pipeline.plan import FOLDERS, RECORD, REPORT, REVIEW, SIDES, Plan
 from jaxseg.post_dae.denoise import Postprocess
 from jaxseg.report.build import write_report
 from jaxseg.settings import to_mapping
@@ -37,7 +35,6 @@ _KIND = Kind(
     mark="jaxseg_pipeline", foreign="is not the record of a pipeline; name another output folder, or remove it"
 )
 _PER_IMAGE = ("segment", "restore", "measure")  # stages with a run over the images, which may have changed settings
-SIDES = {"segment": "masks", "restore": "restored"}  # stage -> name of the comparison of its masks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +130,7 @@ class _Chain:
         if config.measure is not None:
             self._run("measure", functools.partial(self._measure, config.measure))
         if plan.truth is not None and config.compare is not None:
-            for side in SIDES if plan.restoring else ("segment",):
+            for side in SIDES if plan.restoring else SIDES[:1]:
                 work = functools.partial(self._compare, config.compare, plan.truth, side)
                 self._whole(f"compare {side}", self._comparison_inputs(config.compare, plan.truth, side), work)
         found = tables.summary(plan, self.stages, doubtful)
@@ -260,7 +257,7 @@ class _Chain:
         settings: dict[str, Any] = {"tolerance": cfg.tolerance, "spacing_mm": cfg.spacing_mm, "classes": cfg.classes}
         settings |= {"levels": parse_levels(cfg.labels) or None, "progress": watch.progress, "report": watch.tell}
         settings |= {"without": self.without[side]}
-        path = folder / f"{SIDES[side]}.csv"
+        path = folder / f"{FOLDERS[side]}.csv"
         found = compare_folders(plan.folder(side), truth, path, **settings)
         return _comparison_entry(found, plan.output)
 
@@ -300,7 +297,9 @@ class _Chain:
         if len(self.done) <= most:
             return self.done
         first = set(doubtful)
-        chosen = set(sorted(self.done, key=lambda image: self.names[image] not in first)[:most])  # the sorting is stable
+        chosen = set(
+            sorted(self.done, key=lambda image: self.names[image] not in first)[:most]
+        )  # the sorting is stable
         return [image for image in self.done if image in chosen]
 
 
@@ -315,18 +314,10 @@ def _stamps(places: dict[str, Place]) -> list[Any]:
 
 def _comparison_entry(found: Comparison, output: Path) -> dict[str, Any]:
     """Returns what the record holds about a comparison."""
-    rows = [_row(row) for row in found.summary if row.measure in tables.MEASURES]
     files = [path.relative_to(output).as_posix() for path in found.files.values()]
     lacking = sum(not what.name for what in found.missing)
     failed = {printable(name): reason for name, reason in found.failed.items()}
-    return {"images": found.images, "failed": failed, "files": files, "images_without": lacking, "rows": rows}
-
-
-def _row(row: Row) -> dict[str, Any]:
-    """Returns a row of the summary as JSON values; unknown numbers are None."""
-    values = {name: getattr(row, name) for name in ("mean", "low", "high")}
-    numbers = {name: None if math.isnan(value) else value for name, value in values.items()}
-    return {"class": row.name, "measure": row.measure, "unit": row.unit, "count": row.count} | numbers
+    return {"images": found.images, "failed": failed, "files": files, "images_without": lacking}
 
 
 def _write_csv(path: Path, rows: Sequence[Sequence[str]]) -> None:

@@ -146,12 +146,7 @@ def test_a_changed_image_and_a_new_one_are_processed_and_what_depends_on_them(wo
     result = run(work, work / "results", watch=watch)
     assert [counts(result, stage) for stage in STAGES[:3]] == [(2, 2, 0)] * 3
     assert stages == STAGES
-    assert result.stages["compare segment"] | {"rows": 0} == {
-        "images": 3,
-        "failed": {},
-        "images_without": 1,
-        "rows": 0,
-    }
+    assert result.stages["compare segment"] == {"images": 3, "failed": {}, "images_without": 1}
     assert "1 with masks on one side only" in str(result.tables[0].rows)
 
 
@@ -183,6 +178,21 @@ def test_changed_settings_are_refused_and_redone_on_request(work):
     result = run(work, work / "results", overwrite=True, **changed)
     assert [counts(result, stage) for stage in STAGES[:3]] == [(3, 0, 0)] * 3
     assert content(work / "results") != before
+    assert counts(run(work, work / "results", **changed), "restore") == (0, 3, 0)
+
+
+def test_a_changed_format_of_the_masks_is_refused_and_redone_on_request(work):
+    before, changed = content(work / "results"), {"segment": {"output_type": "npz", "preview": True}}
+    message = r"\(segment: output_type, preview; restore: output_type, preview\)"
+    for _ in range(2):
+        with pytest.raises(ValueError, match=message):
+            run(work, work / "results", **changed)
+    assert content(work / "results") == before
+    with pytest.raises(ValueError, match=r"\(segment: preview, threshold; restore: preview, threshold\)"):
+        run(work, work / "results", segment={"preview": True, "threshold": 0.4})
+    result = run(work, work / "results", overwrite=True, **changed)
+    assert [counts(result, stage) for stage in STAGES[:3]] == [(3, 0, 0)] * 3
+    assert (work / "results" / "restored" / "p0.npz").is_file()
     assert counts(run(work, work / "results", **changed), "restore") == (0, 3, 0)
 
 
