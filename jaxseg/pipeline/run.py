@@ -34,6 +34,7 @@ from jaxseg.text_table import Table
 _KIND = Kind(
     mark="jaxseg_pipeline", foreign="is not the record of a pipeline; name another output folder, or remove it"
 )
+_FORMAT = ("output_type", "preview")  # settings of masks that the summaries of their folders do not hold
 _PER_IMAGE = ("segment", "restore", "measure")  # stages with a run over the images, which may have changed settings
 
 
@@ -109,7 +110,9 @@ class _Chain:
 
     def __init__(self, plan: Plan, watch: Callable[[str], Any], *, overwrite: bool):
         self.plan, self.watch = plan, watch
+        cfg = plan.config.segment
         settings = {"input": relative(plan.output, str(plan.source.resolve())), "config": plan.config.without_places()}
+        settings |= {name: getattr(cfg, name) for name in _FORMAT}
         self.ledger = _Record(plan.output / RECORD, settings, kind=_KIND)
         if "input" in self.ledger.changed:
             raise ValueError(f"{plan.output} holds results of another input; name another folder")
@@ -150,7 +153,7 @@ class _Chain:
           ValueError: results were made with other settings, and may not be replaced.
         """
         left = [name for name in self.ledger.facts.get("redo", []) if name in _PER_IMAGE]
-        changed = {name: settings for name, settings in self.plan.changed().items() if name not in left}
+        changed = {name: settings for name, settings in self._changed().items() if name not in left}
         if not overwrite and changed:
             names = "; ".join(f"{name}: {', '.join(settings)}" for name, settings in changed.items())
             raise ValueError(
@@ -161,6 +164,13 @@ class _Chain:
             return left
         first = min((_PER_IMAGE.index(name) for name in changed), default=0)
         return [name for name in _PER_IMAGE if name in left or name in _PER_IMAGE[first:]]
+
+    def _changed(self) -> dict[str, list[str]]:
+        """Returns the stages whose results were made with other settings -> the names of these settings."""
+        found = self.plan.changed()
+        for stage in SIDES if self.plan.restoring else SIDES[:1]:
+            found[stage] = sorted({*found.get(stage, ()), *(set(_FORMAT) & set(self.ledger.changed))})
+        return {stage: found[stage] for stage in _PER_IMAGE if found.get(stage)}
 
     def _run(self, stage: str, work: Callable[..., FolderResult]) -> FolderResult:
         """Does a stage that works on single images, for those that no stage before it failed to process."""
