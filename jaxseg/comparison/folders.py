@@ -102,8 +102,7 @@ def compare_folders(
     output = Path(output)
     _check_sides(truths, rules)
     check_output(output, overwrite=overwrite)
-    places = _places(roots, levels)
-    places[0] = {name: place for name, place in places[0].items() if name not in without}
+    places = _places(roots, levels, without)
     sides = _side_names(roots, has_prediction=prediction is not None)
     jobs = [(name, [own[name] for own in places]) for name in _shared(roots, places)]
     work = functools.partial(_compare_image, rules=rules, levels=levels)
@@ -150,12 +149,15 @@ def _side_names(roots: Sequence[Path], *, has_prediction: bool) -> list[str]:
     return ["prediction", *names[1:]] if has_prediction else names
 
 
-def _places(roots: Sequence[Path], levels: Levels) -> list[dict[str, Place]]:
-    """Returns the masks of every side by the names of their images; single images get one name."""
+def _places(roots: Sequence[Path], levels: Levels, without: Collection[str]) -> list[dict[str, Place]]:
+    """Returns the masks of every side by the names of their images; single images get one name.
+
+    The first side is without the images named in `without`.
+    """
     places = [list_places(root, levels=levels) for root in roots]
-    if any(len(own) > 1 for own in places):
-        return places
-    return [dict(zip(places[0], own.values(), strict=True)) for own in places]
+    if all(len(own) == 1 for own in places):
+        places = [dict(zip(places[0], own.values(), strict=True)) for own in places]
+    return [{name: place for name, place in places[0].items() if name not in without}, *places[1:]]
 
 
 def _nothing(failed: dict[str, str]) -> str:

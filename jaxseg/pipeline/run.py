@@ -307,9 +307,8 @@ class _Chain:
         if len(self.done) <= most:
             return self.done
         first = set(doubtful)
-        chosen = set(
-            sorted(self.done, key=lambda image: self.names[image] not in first)[:most]
-        )  # the sorting is stable
+        ordered = sorted(self.done, key=lambda image: self.names[image] not in first)  # the sorting is stable
+        chosen = set(ordered[:most])
         return [image for image in self.done if image in chosen]
 
 

@@ -85,11 +85,11 @@ def _scores(plan: Plan, stages: Stages) -> Table:
     every = [_mean(values) for values in zip(*means, strict=True)]
     rows.append(("mean of the classes", "", *_with_change(every), "", *("" for _ in sides)))
     if len(sides) == 1:
-        header = ("class", "images", "Dice", "images with HD95", "HD95")
-        return Table("Agreement with the true masks", header, tuple(rows))
+        one = ("class", "images", "Dice", "images with HD95", "HD95")
+        return Table("Agreement with the true masks", one, tuple(rows))
     dice_header = ("Dice segmented", "Dice restored", "change")
-    header = ("class", "images", *dice_header, "images with HD95", "HD95 segmented", "HD95 restored")
-    return Table("Agreement with the true masks, before and after restoring", header, tuple(rows))
+    both = ("class", "images", *dice_header, "images with HD95", "HD95 segmented", "HD95 restored")
+    return Table("Agreement with the true masks, before and after restoring", both, tuple(rows))
 
 
 def _read(plan: Plan, side: str) -> dict[str, dict[str, _Score]]:
@@ -97,8 +97,8 @@ def _read(plan: Plan, side: str) -> dict[str, dict[str, _Score]]:
     found: dict[str, dict[str, _Score]] = {}
     with (plan.folder("compare") / f"{FOLDERS[side]}.csv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
-            numbers = (float(row[measure] or "nan") for measure in ("dice", "hd95"))
-            found.setdefault(row["class"], {})[row["image"]] = _Score(*numbers, row["unit"])
+            dice, hd95 = (float(row[measure] or "nan") for measure in ("dice", "hd95"))
+            found.setdefault(row["class"], {})[row["image"]] = _Score(dice, hd95, row["unit"])
     return found
 
 
