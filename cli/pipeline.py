@@ -57,14 +57,16 @@ def pipeline(config, source, output, truth, recursive, overwrite, gpus):
     """Run the stages of a configuration on X-rays: segment, restore, check, measure, compare, report.
 
     Each stage does what the command of the same name does: segment; segment --denoise; segment --confidence; extract
-    --masks; compare; report. Everything is checked before the first stage starts.
+    --masks; compare; report. Before the first stage starts, the configuration is checked, and whether it fits the
+    models, the images and the true masks.
 
     The folder gets masks/ and restored/ (masks), review.csv (masks that a person should check), measurements/,
     comparison/, report.html, and pipeline.json, the summary that is also printed.
 
     A second run does only what is missing, also after it was killed. Images that have changed are processed again. If
-    settings or weights have changed, the command stops rather than mix results; --overwrite then redoes what depends on
-    them. Images that fail are listed, the others are processed, and the exit code is 1.
+    settings of the masks or measurements, or weights, have changed, the command stops rather than mix results;
+    --overwrite then redoes what depends on them. Images that fail are listed, the others are processed, and the exit
+    code is 1.
     """
     console.stage("reading weights")
     from jaxseg.pipeline.config import read_pipeline

@@ -7,7 +7,7 @@ import functools
 import itertools
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from jaxseg.comparison.compare import Rules, as_spacing, match, score_sets
@@ -61,6 +61,7 @@ def compare_folders(
     classes: str | Sequence[str] | None = None,
     levels: Levels = None,
     consensus: str | None = None,
+    without: Collection[str] = (),
     overwrite: bool = False,
     progress: Callable[[int, int, str], None] = lambda done, total, name: None,
     report: Callable[[str, str, tuple[str, ...]], None] = lambda name, reason, notes: None,
@@ -82,6 +83,7 @@ def compare_folders(
       classes: labels or groups to compare; None means all.
       levels: names of the classes of label maps: level -> name.
       consensus: "staple" or "majority": how the masks of several annotators become the true mask.
+      without: names of images whose masks in `prediction` are left out, such as those of images that failed since.
       overwrite: replace files that are not those of a comparison.
       progress: called with the number of images done, their total and the name of the last; first before any is done.
       report: called for each image with its name, the reason why it failed or "", and notes.
@@ -100,7 +102,7 @@ def compare_folders(
     output = Path(output)
     _check_sides(truths, rules)
     check_output(output, overwrite=overwrite)
-    places = _places(roots, levels)
+    places = _places(roots, levels, without)
     sides = _side_names(roots, has_prediction=prediction is not None)
     jobs = [(name, [own[name] for own in places]) for name in _shared(roots, places)]
     work = functools.partial(_compare_image, rules=rules, levels=levels)
@@ -147,12 +149,15 @@ def _side_names(roots: Sequence[Path], *, has_prediction: bool) -> list[str]:
     return ["prediction", *names[1:]] if has_prediction else names
 
 
-def _places(roots: Sequence[Path], levels: Levels) -> list[dict[str, Place]]:
-    """Returns the masks of every side by the names of their images; single images get one name."""
+def _places(roots: Sequence[Path], levels: Levels, without: Collection[str]) -> list[dict[str, Place]]:
+    """Returns the masks of every side by the names of their images; single images get one name.
+
+    The first side is without the images named in `without`.
+    """
     places = [list_places(root, levels=levels) for root in roots]
-    if any(len(own) > 1 for own in places):
-        return places
-    return [dict(zip(places[0], own.values(), strict=True)) for own in places]
+    if all(len(own) == 1 for own in places):
+        places = [dict(zip(places[0], own.values(), strict=True)) for own in places]
+    return [{name: place for name, place in places[0].items() if name not in without}, *places[1:]]
 
 
 def _nothing(failed: dict[str, str]) -> str:

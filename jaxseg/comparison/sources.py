@@ -99,10 +99,10 @@ class Place:
 def list_places(root: str | Path, *, levels: Levels = None) -> dict[str, Place]:
     """Returns where the masks of every image in a folder or a file are, by the name of the image.
 
-    In a folder of results of jaxseg, the masks are those that its `summary.json` lists. Other folders are searched with
-    their sub-folders. A picture or NIfTI file in a sub-folder is a class of the image that the sub-folder names, unless
-    it is a label map; a folder `segmentations` in it is left out of the name. A COCO, COCO lines or Parquet file with
-    several images holds the masks of each.
+    In a folder of results of jaxseg, the masks are those that its `summary.json` lists, without those of images that
+    failed since, or of earlier settings. Other folders are searched with their sub-folders. A picture or NIfTI file in
+    a sub-folder is a class of the image that the sub-folder names, unless it is a label map; a folder `segmentations`
+    in it is left out of the name. A COCO, COCO lines or Parquet file with several images holds the masks of each.
 
     Args:
       root: a folder, or one file.
@@ -134,6 +134,8 @@ def list_places(root: str | Path, *, levels: Levels = None) -> dict[str, Place]:
         found[name] = dataclasses.replace(place, image=image, folder=root.resolve().name)
     if any(_suffix(place.files[0] if place.files else place.path) in nifti.SUFFIXES for place in found.values()):
         nifti.need_nibabel()  # now, and not once for every image
+    if not found and summary is not None and summary.by_masks:
+        raise ValueError(f"{root}: the masks that its summary lists are missing or out of date; make them again")
     if not found:
         raise ValueError(f"{root}: holds no masks; looked for {', '.join(SUFFIXES)} files")
     return found
@@ -210,11 +212,11 @@ def _of_classes(path: Path) -> Place | None:
 
 
 def _results(root: Path, summary: Summary) -> dict[Path, Path]:
-    """Returns the masks that a run lists and that exist, one file or folder per image, with the image."""
+    """Returns the masks that a run lists as valid and that exist, one file or folder per image, with the image."""
     best: dict[str, Path] = {}
-    for relative, (entry, _) in summary.by_masks.items():
+    for relative, (entry, stamp) in summary.by_masks.items():
         path = root / relative
-        if not path.exists() or not path.resolve().is_relative_to(root.resolve()):
+        if not stamp or not path.exists() or not path.resolve().is_relative_to(root.resolve()):
             continue
         source = entry["source"]
         if source not in best or _rank(path) < _rank(best[source]):

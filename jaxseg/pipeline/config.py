@@ -1,6 +1,6 @@
 """The configuration of a pipeline: one YAML file, with one section per stage, read into frozen dataclasses.
 
-A stage takes part if its section is there; a section may be empty. `segment` always takes part.
+A stage takes part if its section is there; a section may be empty. `segment` always takes part, also without section.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ class SegmentConfig:
       intensity: how grey values are read: "original", "cxas-0.0.20" or "clinical".
       groups: version of the groups of classes: "original" or "cxas-0.0.20".
       check_orientation: what to do about images that look inverted or turned: "warn", "fix" or "off".
-      output_type: format of all masks of the pipeline.
+      output_type: format of all masks of the pipeline. If it is changed, the files in the earlier format stay.
       preview: also write pictures of the masks over the images.
       batch_size: images in one call of the network; null: one per device.
     """
@@ -152,9 +152,9 @@ class ReportConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PipelineConfig:
-    """All settings of a pipeline; a stage whose section is None is left out."""
+    """All settings of a pipeline; a stage whose section is None is left out, except for `segment`."""
 
-    segment: SegmentConfig
+    segment: SegmentConfig = SegmentConfig()
     restore: RestoreConfig | None = None
     confidence: ConfidenceConfig | None = None
     measure: MeasureConfig | None = None

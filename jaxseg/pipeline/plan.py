@@ -30,6 +30,7 @@ from jaxseg.weights.load import choose_model, load
 from jaxseg.weights.model import Model
 
 FOLDERS = {"segment": "masks", "restore": "restored", "measure": "measurements", "compare": "comparison"}
+SIDES = ("segment", "restore")  # stages whose masks are compared with the true ones, into a table named like the folder
 REPORT, REVIEW, RECORD = "report.html", "review.csv", "pipeline.json"  # files in the output folder
 Progress = Callable[[int, int | None], None]
 
@@ -69,8 +70,15 @@ class Plan:
         """Returns the folder of the results of a stage that has one."""
         return self.output / FOLDERS[stage]
 
+    @property
+    def names(self) -> dict[Path, str]:
+        """Image -> name of its results in the folder of a stage; names that would be equal keep their suffix."""
+        return dict(zip(self.files, names_of(self.files, self.source), strict=True))
+
     def changed(self) -> dict[str, list[str]]:
         """Returns the stages whose results were made with other settings -> the names of these settings.
+
+        The format of the masks is not among them; the record of the pipeline holds it.
 
         Raises:
           ValueError: a folder of results has a summary of another origin.
@@ -189,13 +197,13 @@ def _truth(config: PipelineConfig, files: Sequence[Path], source: Path) -> Path 
     with _setting("compare.truth"):
         known = list_places(truth, levels=parse_levels(config.compare.labels) or None)
         if not _shared(known, files, source):
-            some = [", ".join(map(printable, sorted(names)[:3])) for names in (known, _names_of(files, source))]
+            some = [", ".join(map(printable, sorted(names)[:3])) for names in (known, names_of(files, source))]
             raise ValueError(f"{truth} has masks of {some[0]}, but the images are {some[1]}: none has a true mask")
     return truth
 
 
-def _names_of(files: Sequence[Path], source: Path) -> list[str]:
-    """Returns the names of the results of images, by which true masks are found."""
+def names_of(files: Sequence[Path], source: Path) -> list[str]:
+    """Returns the names of the results of images, by which true masks and masks to check are found."""
     return [job.base.relative_to("results").as_posix() for job in plan(list(files), source, Path("results"))]
 
 
@@ -203,7 +211,7 @@ def _shared(known: Mapping[str, Place], files: Sequence[Path], source: Path) -> 
     """Returns the places of the true masks of these images."""
     if len(known) == len(files) == 1:  # two single files belong together under any names
         return list(known.values())
-    return [known[name] for name in _names_of(files, source) if name in known]
+    return [known[name] for name in names_of(files, source) if name in known]
 
 
 def _check_true_classes(

@@ -7,7 +7,6 @@ import functools
 import hashlib
 import io
 import json
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from jaxseg.anatomy.from_masks import measure_folder
 from jaxseg.anatomy.recall import RecallingSegmenter
 from jaxseg.comparison.folders import Comparison, compare_folders
 from jaxseg.comparison.sources import Place, list_places
-from jaxseg.comparison.summary import Row
 from jaxseg.files import atomic_file, printable, relative
 from jaxseg.folder_runs.folder import FolderResult
 from jaxseg.folder_runs.inputs import stamp_of
@@ -27,7 +25,7 @@ from jaxseg.masks.confidence import read_confidence, spreadsheet_text
 from jaxseg.masks.pictures import parse_levels
 from jaxseg.pipeline import tables
 from jaxseg.pipeline.config import CompareConfig, MeasureConfig, ReportConfig
-from jaxseg.pipeline.plan import FOLDERS, RECORD, REPORT, REVIEW, Plan
+from jaxseg.pipeline.plan import FOLDERS, RECORD, REPORT, REVIEW, SIDES, Plan
 from jaxseg.post_dae.denoise import Postprocess
 from jaxseg.report.build import write_report
 from jaxseg.settings import to_mapping
@@ -36,8 +34,8 @@ from jaxseg.text_table import Table
 _KIND = Kind(
     mark="jaxseg_pipeline", foreign="is not the record of a pipeline; name another output folder, or remove it"
 )
+_FORMAT = ("output_type", "preview")  # settings of masks that the summaries of their folders do not hold
 _PER_IMAGE = ("segment", "restore", "measure")  # stages with a run over the images, which may have changed settings
-SIDES = {"segment": "masks", "restore": "restored"}  # stage -> name of the comparison of its masks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +110,9 @@ class _Chain:
 
     def __init__(self, plan: Plan, watch: Callable[[str], Any], *, overwrite: bool):
         self.plan, self.watch = plan, watch
+        cfg = plan.config.segment
         settings = {"input": relative(plan.output, str(plan.source.resolve())), "config": plan.config.without_places()}
+        settings |= {name: getattr(cfg, name) for name in _FORMAT}
         self.ledger = _Record(plan.output / RECORD, settings, kind=_KIND)
         if "input" in self.ledger.changed:
             raise ValueError(f"{plan.output} holds results of another input; name another folder")
@@ -120,6 +120,8 @@ class _Chain:
         self.stages: dict[str, dict[str, Any]] = {}
         self.failed: dict[str, str] = {}
         self.done = list(plan.files)
+        self.names = plan.names
+        self.without: dict[str, list[str]] = {}  # stage -> names of the results of images that it does not have
         self.ledger.write(complete=False, redo=self.redo)
 
     def __call__(self) -> PipelineResult:
@@ -131,7 +133,7 @@ class _Chain:
         if config.measure is not None:
             self._run("measure", functools.partial(self._measure, config.measure))
         if plan.truth is not None and config.compare is not None:
-            for side in SIDES if plan.restoring else ("segment",):
+            for side in SIDES if plan.restoring else SIDES[:1]:
                 work = functools.partial(self._compare, config.compare, plan.truth, side)
                 self._whole(f"compare {side}", self._comparison_inputs(config.compare, plan.truth, side), work)
         found = tables.summary(plan, self.stages, doubtful)
@@ -151,7 +153,7 @@ class _Chain:
           ValueError: results were made with other settings, and may not be replaced.
         """
         left = [name for name in self.ledger.facts.get("redo", []) if name in _PER_IMAGE]
-        changed = {name: settings for name, settings in self.plan.changed().items() if name not in left}
+        changed = {name: settings for name, settings in self._changed().items() if name not in left}
         if not overwrite and changed:
             names = "; ".join(f"{name}: {', '.join(settings)}" for name, settings in changed.items())
             raise ValueError(
@@ -162,6 +164,13 @@ class _Chain:
             return left
         first = min((_PER_IMAGE.index(name) for name in changed), default=0)
         return [name for name in _PER_IMAGE if name in left or name in _PER_IMAGE[first:]]
+
+    def _changed(self) -> dict[str, list[str]]:
+        """Returns the stages whose results were made with other settings -> the names of these settings."""
+        found = self.plan.changed()
+        for stage in SIDES if self.plan.restoring else SIDES[:1]:
+            found[stage] = sorted({*found.get(stage, ()), *(set(_FORMAT) & set(self.ledger.changed))})
+        return {stage: found[stage] for stage in _PER_IMAGE if found.get(stage)}
 
     def _run(self, stage: str, work: Callable[..., FolderResult]) -> FolderResult:
         """Does a stage that works on single images, for those that no stage before it failed to process."""
@@ -182,6 +191,8 @@ class _Chain:
             if file.status == "failed":
                 self.failed[self._name(file.source)] = f"{stage}: {printable(str(file.reason))}"
         self.done = [file.source for file in result.files if file.status != "failed"]
+        done = set(self.done)
+        self.without[stage] = [name for image, name in self.names.items() if image not in done]
         if not self.done:
             name, reason = next(iter(self.failed.items()))
             raise ValueError(f"no image could be processed; the first, {name}: {reason}")
@@ -247,14 +258,16 @@ class _Chain:
 
     def _comparison_inputs(self, cfg: CompareConfig, truth: Path, side: str) -> Any:
         levels, roots = parse_levels(cfg.labels) or None, (self.plan.folder(side), truth)
-        return [to_mapping(cfg), *(_stamps(list_places(root, levels=levels)) for root in roots)]
+        masks = [_stamps(list_places(root, levels=levels)) for root in roots]
+        return [to_mapping(cfg), *masks, self.without[side]]
 
     def _compare(self, cfg: CompareConfig, truth: Path, side: str, watch: Watch) -> dict[str, Any]:
         plan, folder = self.plan, self.plan.folder("compare")
         folder.mkdir(exist_ok=True)
         settings: dict[str, Any] = {"tolerance": cfg.tolerance, "spacing_mm": cfg.spacing_mm, "classes": cfg.classes}
         settings |= {"levels": parse_levels(cfg.labels) or None, "progress": watch.progress, "report": watch.tell}
-        path = folder / f"{SIDES[side]}.csv"
+        settings |= {"without": self.without[side]}
+        path = folder / f"{FOLDERS[side]}.csv"
         found = compare_folders(plan.folder(side), truth, path, **settings)
         return _comparison_entry(found, plan.output)
 
@@ -294,8 +307,8 @@ class _Chain:
         if len(self.done) <= most:
             return self.done
         first = set(doubtful)
-        names = {image: Path(self._name(image)).with_suffix("").as_posix() for image in self.done}
-        chosen = set(sorted(self.done, key=lambda image: names[image] not in first)[:most])  # the sorting is stable
+        ordered = sorted(self.done, key=lambda image: self.names[image] not in first)  # the sorting is stable
+        chosen = set(ordered[:most])
         return [image for image in self.done if image in chosen]
 
 
@@ -310,18 +323,10 @@ def _stamps(places: dict[str, Place]) -> list[Any]:
 
 def _comparison_entry(found: Comparison, output: Path) -> dict[str, Any]:
     """Returns what the record holds about a comparison."""
-    rows = [_row(row) for row in found.summary if row.measure in tables.MEASURES]
     files = [path.relative_to(output).as_posix() for path in found.files.values()]
     lacking = sum(not what.name for what in found.missing)
     failed = {printable(name): reason for name, reason in found.failed.items()}
-    return {"images": found.images, "failed": failed, "files": files, "images_without": lacking, "rows": rows}
-
-
-def _row(row: Row) -> dict[str, Any]:
-    """Returns a row of the summary as JSON values; unknown numbers are None."""
-    values = {name: getattr(row, name) for name in ("mean", "low", "high")}
-    numbers = {name: None if math.isnan(value) else value for name, value in values.items()}
-    return {"class": row.name, "measure": row.measure, "unit": row.unit, "count": row.count} | numbers
+    return {"images": found.images, "failed": failed, "files": files, "images_without": lacking}
 
 
 def _write_csv(path: Path, rows: Sequence[Sequence[str]]) -> None:

@@ -3,16 +3,25 @@
 import csv
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxseg.files import printable
-from jaxseg.pipeline.plan import REPORT, REVIEW, Plan
+from jaxseg.pipeline.plan import FOLDERS, REPORT, REVIEW, SIDES, Plan
 from jaxseg.text_table import Table
 
-MEASURES = ("dice", "hd95")  # those that the summary shows
 Stages = Mapping[str, dict[str, Any]]  # name of a stage -> what it found
-_BEFORE, _AFTER = "compare segment", "compare restore"
+_BEFORE = "compare segment"
+
+
+class _Score(NamedTuple):
+    """The scores of one mask that the summary shows; NaN if they are unknown."""
+
+    dice: float
+    hd95: float
+    unit: str
+
+
+_UNKNOWN = _Score(math.nan, math.nan, "")
 
 
 def summary(plan: Plan, stages: Stages, doubtful: Sequence[tuple[str, dict]]) -> tuple[Table, ...]:
@@ -25,10 +34,9 @@ def summary(plan: Plan, stages: Stages, doubtful: Sequence[tuple[str, dict]]) ->
     """
     found = [Table("What was done", ("stage", "result", "files"), tuple(_done(plan, stages)))]
     if _BEFORE in stages:
-        found.append(_scores(stages))
-        path = plan.folder("compare") / "masks.csv"
-        if plan.config.confidence is not None and path.is_file():
-            found.append(_confidence(path, {(key, row["class"]) for key, row in doubtful}))
+        found.append(_scores(plan, stages))
+        if plan.config.confidence is not None:
+            found.append(_confidence(plan, {(key, row["class"]) for key, row in doubtful}))
     return tuple(found)
 
 
@@ -60,27 +68,57 @@ def _done(plan: Plan, stages: Stages) -> list[tuple[str, str, str]]:
     return rows
 
 
-def _scores(stages: Stages) -> Table:
-    """Returns the mean Dice and HD95 of every class, before and after the masks were restored."""
-    sides = [{(row["class"], row["measure"]): row for row in stages[side]["rows"]} for side in _sides(stages)]
-    names = list(dict.fromkeys(name for name, _ in sides[0]))
-    rows = []
-    for name in names:
-        dice, hd95 = ([side.get((name, measure), {}).get("mean") for side in sides] for measure in MEASURES)
-        count = str(sides[0][name, "dice"]["count"])
-        unit = sides[0].get((name, "hd95"), {}).get("unit") or "px"
-        distances = ("" if value is None else f"{number(value, 1)} {unit}" for value in hd95)
-        rows.append((name, count, *_with_change(dice), *distances))
-    means = [_mean([side.get((name, "dice"), {}).get("mean") for name in names]) for side in sides]
-    rows.append(("mean of the classes", "", *_with_change(means), *("" for _ in sides)))
+def _scores(plan: Plan, stages: Stages) -> Table:
+    """Returns the mean Dice and HD95 of every class, before and after the masks were restored.
+
+    The means before and after are over the same images: those whose score is known and finite on both sides. Distances
+    in mm and in px have means of their own.
+    """
+    sides = [_read(plan, side) for side in SIDES if f"compare {side}" in stages]
+    rows, means = [], []
+    for name, first in sides[0].items():
+        own = [side.get(name, {}) for side in sides]
+        pairs = [[side.get(image, _UNKNOWN) for side in own] for image in first]
+        count, dice = _means([[score.dice for score in pair] for pair in pairs], len(sides))
+        rows.append((name, str(count), *_with_change(dice), *_distances(pairs, len(sides))))
+        means.append(dice)
+    every = [_mean(values) for values in zip(*means, strict=True)]
+    rows.append(("mean of the classes", "", *_with_change(every), "", *("" for _ in sides)))
     if len(sides) == 1:
-        return Table("Agreement with the true masks", ("class", "images", "Dice", "HD95"), tuple(rows))
-    header = ("class", "images", "Dice segmented", "Dice restored", "change", "HD95 segmented", "HD95 restored")
-    return Table("Agreement with the true masks, before and after restoring", header, tuple(rows))
+        one = ("class", "images", "Dice", "images with HD95", "HD95")
+        return Table("Agreement with the true masks", one, tuple(rows))
+    dice_header = ("Dice segmented", "Dice restored", "change")
+    both = ("class", "images", *dice_header, "images with HD95", "HD95 segmented", "HD95 restored")
+    return Table("Agreement with the true masks, before and after restoring", both, tuple(rows))
 
 
-def _sides(stages: Stages) -> list[str]:
-    return [side for side in (_BEFORE, _AFTER) if side in stages]
+def _read(plan: Plan, side: str) -> dict[str, dict[str, _Score]]:
+    """Returns the scores of the masks of a stage in the table of their comparison: class -> image -> scores."""
+    found: dict[str, dict[str, _Score]] = {}
+    with (plan.folder("compare") / f"{FOLDERS[side]}.csv").open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            dice, hd95 = (float(row[measure] or "nan") for measure in ("dice", "hd95"))
+            found.setdefault(row["class"], {})[row["image"]] = _Score(dice, hd95, row["unit"])
+    return found
+
+
+def _distances(pairs: Sequence[Sequence[_Score]], sides: int) -> tuple[str, ...]:
+    """Returns the number of images with a distance on every side, and its mean on each side; each unit apart."""
+    counts, cells = list[str](), [list[str]() for _ in range(sides)]
+    for unit in dict.fromkeys(pair[0].unit for pair in pairs):
+        alike = [[score.hd95 for score in pair] for pair in pairs if all(score.unit == unit for score in pair)]
+        count, means = _means(alike, sides)
+        if count:
+            counts.append(str(count))
+            for cell, mean in zip(cells, means, strict=True):
+                cell.append(f"{number(mean, 1)} {unit}")
+    return "; ".join(counts) or "0", *map("; ".join, cells)
+
+
+def _means(pairs: Sequence[Sequence[float]], sides: int) -> tuple[int, list[float | None]]:
+    """Returns the number of images whose scores are all known and finite, and the mean of these on each side."""
+    known = [pair for pair in pairs if all(map(math.isfinite, pair))]
+    return len(known), [_mean([pair[i] for pair in known]) for i in range(sides)]
 
 
 def _with_change(values: Sequence[float | None]) -> tuple[str, ...]:
@@ -92,18 +130,18 @@ def _with_change(values: Sequence[float | None]) -> tuple[str, ...]:
     return (*cells, "" if before is None or after is None else f"{after - before:+.4f}")
 
 
-def _confidence(path: Path, doubtful: set[tuple[str, str]]) -> Table:
+def _confidence(plan: Plan, doubtful: set[tuple[str, str]]) -> Table:
     """Returns the mean Dice of the network's masks that shall be checked, and of the others.
 
     Args:
-      path: table of the comparison of the network's masks.
+      plan: the plan of the pipeline, whose comparison of the network's masks was made.
       doubtful: name of the results of an image and class of each mask to check.
     """
     values: dict[bool, list[float]] = {True: [], False: []}
-    with path.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            if row["dice"]:
-                values[(row["image"], row["class"]) in doubtful].append(float(row["dice"]))
+    for name, scores in _read(plan, "segment").items():
+        for image, score in scores.items():
+            if math.isfinite(score.dice):
+                values[(image, name) in doubtful].append(score.dice)
     named = ((True, "to check"), (False, "all others"))
     rows = [(name, str(len(values[kind])), number(_mean(values[kind]))) for kind, name in named]
     title = "Agreement of the masks to check, and of all others, with the true masks"

@@ -55,6 +55,14 @@ def test_every_pair_and_class_is_a_row(pair, tmp_path):
         assert (row["unit"], row["empty"]) == ("px", "")
 
 
+def test_images_may_be_left_out(pair, tmp_path):
+    found = jaxseg.compare_folders(*pair[:2], tmp_path / "t.csv", without=["sub/b", "unknown"])
+    assert {row["image"] for row in rows_of(tmp_path / "t.csv")} == {"a", "sub/c"}
+    assert [(what.side, what.image) for what in found.missing] == [("prediction", "sub/b")]
+    with pytest.raises(ValueError, match="the folders share no image"):
+        jaxseg.compare_folders(*pair[:2], tmp_path / "t.csv", without=list(pair[2]))
+
+
 def test_the_summary_is_that_of_the_table(pair, tmp_path):
     found = jaxseg.compare_folders(*pair[:2], tmp_path / "t.csv")
     rows, summary = rows_of(tmp_path / "t.csv"), rows_of(tmp_path / "t.summary.csv")

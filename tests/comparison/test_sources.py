@@ -192,6 +192,29 @@ def test_the_spacing_is_that_of_the_image_of_a_run(tmp_path):
     assert open_place(list_places(tmp_path / "out")["a"]).spacing_mm is None
 
 
+def test_masks_of_earlier_settings_do_not_count(tmp_path):
+    fake_segmenter.draw(tmp_path / "images" / "a.png")
+    for kind, threshold in (("npz", 0.5), ("png", 0.25)):
+        options = {"settings": {"threshold": threshold}, "overwrite": True}
+        fake_segmenter.finish(tmp_path / "images", tmp_path / "out", kind, **options)
+    assert (tmp_path / "out" / "a.npz").is_file()
+    assert list_places(tmp_path / "out")["a"].path == tmp_path / "out" / "a"
+
+
+def test_masks_of_images_that_failed_since_do_not_count(tmp_path):
+    for name in ("a.png", "b.png"):
+        fake_segmenter.draw(tmp_path / "images" / name)
+    fake_segmenter.finish(tmp_path / "images", tmp_path / "out", "npy")
+    (tmp_path / "images" / "a.png").write_bytes(b"no picture")
+    fake_segmenter.finish(tmp_path / "images", tmp_path / "out", "npy")
+    assert (tmp_path / "out" / "a.npy").is_file()
+    assert list(list_places(tmp_path / "out")) == ["b"]
+    (tmp_path / "images" / "b.png").write_bytes(b"no picture")
+    fake_segmenter.finish(tmp_path / "images", tmp_path / "out", "npy")
+    with pytest.raises(ValueError, match="the masks that its summary lists are missing or out of date"):
+        list_places(tmp_path / "out")
+
+
 @pytest.mark.parametrize("kind", ["coco-lines", "parquet"])
 def test_a_file_with_the_masks_of_a_cohort_is_read_also_without_its_run(tmp_path, kind):
     (tmp_path / "images" / "sub").mkdir(parents=True)

@@ -32,6 +32,10 @@ def test_a_stage_takes_part_if_its_section_is_there():
     assert (found.segment.threshold, found.measure.features, found.report.most) == (0.5, "CTR,SCD,area", 3)
 
 
+def test_segmenting_takes_part_without_its_section():
+    assert make_config({"measure": None}, "p.yaml") == make_config({"segment": None, "measure": None}, "p.yaml")
+
+
 def test_the_settings_for_the_record_name_no_place():
     found = make_config({"segment": {"weights": "w"}, "restore": {"weights": "v"}, "compare": {"truth": "t"}}, "p.yaml")
     assert [*found.without_places()] == ["segment", "restore", "compare"]
@@ -48,7 +52,6 @@ def test_the_option_for_true_masks_replaces_the_setting_and_adds_the_section():
 @pytest.mark.parametrize(
     ("sections", "problems"),
     [
-        ({}, ["segment: missing"]),
         ({"segment": None, "restor": {}}, ["restor: no such setting; did you mean restore?"]),
         ({"segment": {"treshold": 0.4}}, ["segment.treshold: no such setting; did you mean threshold?"]),
         ({"segment": {"threshold": 2}, "restore": None}, ["segment.threshold: must be", "restore.weights: missing"]),

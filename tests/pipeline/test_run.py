@@ -16,6 +16,7 @@ from PIL import Image
 from pipeline_runs import NAMES, content, invert, run, write_models, write_phantoms
 from report_kit import read_page
 
+from jaxseg.pipeline import run as pipeline_run
 from jaxseg.pipeline.run import Watch
 from jaxseg.post_dae import denoise
 
@@ -145,12 +146,7 @@ def test_a_changed_image_and_a_new_one_are_processed_and_what_depends_on_them(wo
     result = run(work, work / "results", watch=watch)
     assert [counts(result, stage) for stage in STAGES[:3]] == [(2, 2, 0)] * 3
     assert stages == STAGES
-    assert result.stages["compare segment"] | {"rows": 0} == {
-        "images": 3,
-        "failed": {},
-        "images_without": 1,
-        "rows": 0,
-    }
+    assert result.stages["compare segment"] == {"images": 3, "failed": {}, "images_without": 1}
     assert "1 with masks on one side only" in str(result.tables[0].rows)
 
 
@@ -182,6 +178,21 @@ def test_changed_settings_are_refused_and_redone_on_request(work):
     result = run(work, work / "results", overwrite=True, **changed)
     assert [counts(result, stage) for stage in STAGES[:3]] == [(3, 0, 0)] * 3
     assert content(work / "results") != before
+    assert counts(run(work, work / "results", **changed), "restore") == (0, 3, 0)
+
+
+def test_a_changed_format_of_the_masks_is_refused_and_redone_on_request(work):
+    before, changed = content(work / "results"), {"segment": {"output_type": "npz", "preview": True}}
+    message = r"\(segment: output_type, preview; restore: output_type, preview\)"
+    for _ in range(2):
+        with pytest.raises(ValueError, match=message):
+            run(work, work / "results", **changed)
+    assert content(work / "results") == before
+    with pytest.raises(ValueError, match=r"\(segment: preview, threshold; restore: preview, threshold\)"):
+        run(work, work / "results", segment={"preview": True, "threshold": 0.4})
+    result = run(work, work / "results", overwrite=True, **changed)
+    assert [counts(result, stage) for stage in STAGES[:3]] == [(3, 0, 0)] * 3
+    assert (work / "results" / "restored" / "p0.npz").is_file()
     assert counts(run(work, work / "results", **changed), "restore") == (0, 3, 0)
 
 
@@ -229,6 +240,42 @@ def test_images_that_fail_are_listed_and_the_others_are_processed(work):
         image.unlink()
     with pytest.raises(ValueError, match="no image could be processed; the first, bad.png: segment: "):
         run(work, work / "other", compare=None)
+
+
+def test_earlier_masks_of_an_image_that_fails_now_are_not_scored(work):
+    (work / "images" / "p1.png").write_bytes(b"not an image")
+    result = run(work, work / "results")
+    for side in ("masks", "restored"):
+        assert {row["image"] for row in rows(work / "results" / "comparison" / f"{side}.csv")} == {"p0", "p2"}
+    assert "2 images with true masks, 1 with masks on one side only" in str(result.tables[0].rows)
+
+
+def test_masks_of_earlier_weights_in_another_format_are_not_scored(work):
+    changed = {"restore": None, "confidence": None, "measure": None, "report": None}
+    run(work, work / "other", **changed | {"segment": {"output_type": "npz", "threshold": 0.9999}})
+    run(work, work / "other", overwrite=True, **changed)
+    expected = (work / "results" / "comparison" / "masks.csv").read_text()
+    assert (work / "other" / "comparison" / "masks.csv").read_text() == expected
+
+
+def test_with_too_many_images_those_with_masks_to_check_are_shown(original, tmp_path, monkeypatch):
+    """Under any name: those that are equal without their suffix, and those that end like a suffix."""
+    (tmp_path / "images").mkdir()
+    for i, name in enumerate(("1.2.840.10008", "a.jpg", "a.png")):
+        Image.open(original / "images" / f"p{i}.png").save(tmp_path / "images" / name, "JPEG" if "j" in name else "PNG")
+    for doubtful in ("a_png", "a_jpg", "1.2.840.10008"):
+
+        def read(path, doubtful=doubtful):
+            sure = 0.1 if path.name.startswith(doubtful) else 0.9
+            return path.name, [{"class": "heart", "pixels": 9, "confidence": sure}]
+
+        monkeypatch.setattr(pipeline_run, "read_confidence", read)
+        changed = {"segment": {"weights": str(original / "network")}, "confidence": {"shape_check": False}}
+        left = dict.fromkeys(("restore", "measure", "compare"))
+        result = run(tmp_path, tmp_path / "out", **changed, **left, report={"most": 1})
+        assert result.stages["confidence"] == {"masks": 3, "to_check": 1}
+        (shown,) = read_page(result.report).records
+        assert shown["name"].replace(".", "_") == doubtful.replace(".", "_")
 
 
 def test_results_of_another_input_or_origin_are_refused(original, work):
