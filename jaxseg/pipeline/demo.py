@@ -11,7 +11,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from flax import nnx
 from PIL import Image
 
 from jaxseg.anatomy.folders import segment_folder
@@ -33,6 +32,7 @@ from jaxseg.training import run
 from jaxseg.training.config import yaml_text
 from jaxseg.training.config.config import Config
 from jaxseg.weights.load import load
+from jaxseg.weights.model import Model
 
 TRAINING = "training"  # sub-folder of the training run
 SHAPES, RESTORING = "shapes", "restoring"  # sub-folders of the masks and the training run of the Post-DAE
@@ -64,15 +64,13 @@ def start(output: Path, steps: int | None) -> Config:
     return dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, epochs=epochs, max_steps=steps))
 
 
-def train(config: Config, output: Path, device: jax.Device, **callbacks: Callable) -> nnx.Module:
+def train(config: Config, output: Path, device: jax.Device, **callbacks: Callable) -> Model:
     """Trains on phantoms and returns the model, loaded from its training run; `callbacks` are those of `run.train`."""
     run.train(config, output / TRAINING, devices=[device], name=output.resolve().name, **callbacks)
     return load(output / TRAINING)
 
 
-def segment_unseen(
-    model: nnx.Module, output: Path, device: jax.Device, size: int
-) -> tuple[list[Path], dict[str, float]]:
+def segment_unseen(model: Model, output: Path, device: jax.Device, size: int) -> tuple[list[Path], dict[str, float]]:
     """Segments phantoms that are not in the training set, and draws a contact sheet of the first ones.
 
     Args:
@@ -148,13 +146,13 @@ def start_restoring(output: Path, steps: int | None) -> Config:
     return dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, max_steps=steps))
 
 
-def train_restorer(config: Config, output: Path, device: jax.Device, **callbacks: Callable) -> nnx.Module:
+def train_restorer(config: Config, output: Path, device: jax.Device, **callbacks: Callable) -> Model:
     """Trains the Post-DAE and returns it, loaded from its training run; `callbacks` are those of `run.train`."""
     run.train(config, output / RESTORING, devices=[device], name="lungs of phantoms", **callbacks)
     return load(output / RESTORING)
 
 
-def run_chain(output: Path, device: jax.Device, models: dict[str, nnx.Module], size: int, watch) -> PipelineResult:
+def run_chain(output: Path, device: jax.Device, models: dict[str, Model], size: int, watch) -> PipelineResult:
     """Runs the pipeline on phantoms with damaged contrast, and draws a contact sheet of the first ones.
 
     Args:
