@@ -166,7 +166,7 @@ def run_chain(output: Path, device: jax.Device, models: dict[str, Model], size: 
     settings = {
         "segment": {"weights": str(output / TRAINING), "classes": "right lung, left lung, heart"},
         "restore": {"weights": str(output / RESTORING), "classes": ", ".join(LUNGS), "largest_component": 1},
-        "confidence": {"shape_check": True},
+        "confidence": {"shape_check": True, "review_below": 0.65},
         "measure": {"features": "area, centroid"},
         "compare": {"truth": str(output / DAMAGED / "truth")},
         "report": {"title": "Phantoms with damaged contrast, by jaxseg demo", "features": "area"},

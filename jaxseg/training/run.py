@@ -181,12 +181,9 @@ def evaluate(
         fits no calibration or `step` is given.
       OSError: the files cannot be written.
     """
-    if calibrate and step is not None:
-        raise ValueError("a calibration belongs to the model of the best checkpoint; leave the step out")
     config = _stored_config(folder, data)
-    if calibrate and not task_class(config.task).calibrates:
-        able = ", ".join(name for name in TASKS if task_class(name).calibrates)
-        raise ValueError(f"a run of {config.task} has no calibration; runs of {able} do")
+    if calibrate:
+        _check_calibrates(config, step)
     task = make_task(config)
     if split is None:
         split = "test" if task.splits.get("test") else "val"
@@ -224,6 +221,14 @@ def _examined(plan: Plan, split: str, state: dict) -> Examination | None:
         plan.tell("evaluate on one host for the table and the picture")
         return None
     return plan.task.examine(plan.learner.trained(state), plan.task.splits[split])
+
+
+def _check_calibrates(config: Config, step: int | None) -> None:
+    if step is not None:
+        raise ValueError("a calibration belongs to the model of the best checkpoint; leave the step out")
+    if not task_class(config.task).calibrates:
+        able = ", ".join(name for name in TASKS if task_class(name).calibrates)
+        raise ValueError(f"a run of {config.task} has no calibration; runs of {able} do")
 
 
 def _calibrate(model: Path, calibration: str) -> None:

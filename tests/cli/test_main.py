@@ -128,8 +128,9 @@ def test_the_demo_finds_the_lungs_of_unseen_phantoms(jaxseg_process, tmp_path):
         assert f"{table['title']}:\n" in out
     changes = {row[0]: [float(value) for value in row[2:5]] for row in record["summary"]["tables"][1]["rows"][:3]}
     for name in ("right lung", "left lung"):
-        before, after, change = changes[name]
-        assert (change > 0.02, after > 0.85, before < 0.95) == (True, True, True), changes
+        _, after, change = changes[name]
+        assert change > 0.03, changes
+        assert after > 0.85, changes
     assert changes["heart"][2] == 0
 
 
