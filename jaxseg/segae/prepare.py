@@ -23,7 +23,7 @@ from jaxseg.segae.index import OVERLAP, Volumes, index_cases, usable_slices
 from jaxseg.segae.label_table import LabelTable
 from jaxseg.segae.layout import SPLITS, read_layout
 from jaxseg.segae.segmenter import Segmenter, SegmenterSettings, read_segmenter, train_segmenter
-from jaxseg.segae.sources import Scan, find_scans, read_classes, stage_name, table_of_scans
+from jaxseg.segae.sources import Scan, find_scans, read_classes, read_predicted, stage_name, table_of_scans
 from jaxseg.vocabulary import organs
 from jaxseg.vocabulary.organs import Organ
 from jaxseg.volumes.nifti import need_nibabel, write_nifti
@@ -350,7 +350,7 @@ def _make(
     with atomic_folder(folder) as temporary:
         write_nifti(temporary / "ct.nii.gz", _small(ct.array), ct.affine)
         write_nifti(temporary / "label.nii.gz", labels.array, ct.affine)
-        predicted = _predicted(scan, ct, settings, table, network)
+        predicted = _predicted(scan, ct, settings, table, taken, network)
         for label, name, mask in _masks(scan, labels.array, taken, settings, predicted):
             if mask is None:
                 left_out += 1
@@ -366,13 +366,19 @@ def _make(
 
 
 def _predicted(
-    scan: Scan, ct: Volume, settings: Settings, table: Mapping[int, Organ], network: Segmenter | None
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields the name and the classes of every stage of a network."""
+    scan: Scan,
+    ct: Volume,
+    settings: Settings,
+    table: Mapping[int, Organ],
+    taken: Sequence[int],
+    network: Segmenter | None,
+) -> Iterator[tuple[int, str, np.ndarray]]:
+    """Yields class, name of the stage and mask of each organ in every stage of a network."""
     for path in scan.stages:
-        yield safe_name(stage_name(path)), read_classes(path, ct, table, canonical=settings.canonical)[0].array
-    if network is not None:
-        yield from network.segment(ct.array)
+        for label, mask in read_predicted(path, ct, table, taken, canonical=settings.canonical):
+            yield label, safe_name(stage_name(path)), mask
+    for name, found in network.segment(ct.array) if network is not None else ():
+        yield from ((label, name, found == label) for label in taken)
 
 
 def _masks(
@@ -380,13 +386,11 @@ def _masks(
     classes: np.ndarray,
     taken: Sequence[int],
     settings: Settings,
-    predicted: Iterator[tuple[str, np.ndarray]],
+    predicted: Iterator[tuple[int, str, np.ndarray]],
 ) -> Iterator[tuple[int, str, np.ndarray | None]]:
     """Yields class, name and array of each mask; the array is None if it shares too few pixels with the truth."""
-    for name, found in predicted:
-        for label in taken:
-            truth, mask = classes == label, found == label
-            yield label, name, mask if usable_slices(truth, mask) else None
+    for label, name, mask in predicted:
+        yield label, name, mask if usable_slices(classes == label, mask) else None
     if scan.stages:
         return
     for label in taken:

@@ -114,6 +114,19 @@ def test_predicted_labels_become_one_mask_per_stage(folders):
         run(folders, "more", pseudo=folders / "pseudo")
 
 
+def test_predicted_masks_that_overlap_are_kept_as_they_are(folders):
+    grown = np.isin(labels(), (13, 15))
+    for name in "abc":
+        stage = folders / "pseudo" / name / "epoch_1"
+        stage.mkdir(parents=True)
+        save_nifti(stage / "liver.nii.gz", grown.astype(np.uint8))
+        save_nifti(stage / "kidney_left.nii.gz", (labels() == 15).astype(np.uint8))
+    outcomes = run(folders, pseudo=folders / "pseudo")
+    assert [(outcome.masks, outcome.left_out, outcome.error) for outcome in outcomes] == [(2, 0, "")] * 3
+    case = next((folders / "out" / "val").iterdir())
+    np.testing.assert_array_equal(read_volume(case / "liver_13" / "epoch_1.nii.gz").array, grown)
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
