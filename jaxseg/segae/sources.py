@@ -4,7 +4,8 @@ Labels are volumes of labels, or folders of masks as TotalSegmentator writes the
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,11 @@ from jaxseg.segae.label_table import LabelTable, dap_table, shared_table
 from jaxseg.segae.layout import MASKS, cts_in, twice_in, volumes_in
 from jaxseg.vocabulary import organs
 from jaxseg.vocabulary.organs import Organ
-from jaxseg.volumes.pair import check_mask, check_pair
+from jaxseg.volumes.pair import check_ct, check_mask, check_pair
 from jaxseg.volumes.read import SUFFIXES, read_labels, read_volume, stem, suffix_of
 from jaxseg.volumes.volume import Volume
+
+_log = logging.getLogger(__name__)
 
 OVERLAPPED = 0.01  # largest fraction of an organ's voxels that other organs may cover; an organ with more is left out
 
@@ -192,6 +195,26 @@ def read_classes(
     for label, organ in table.items():
         classes[label] = organ.id
     return dataclasses.replace(labels, array=classes[labels.array]), ()
+
+
+def labelled_volumes(
+    scans: Iterable[Scan], table: Mapping[int, Organ], *, canonical: bool = False
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Yields name, CT and classes of each scan that can be read, (D, H, W) Hounsfield units and uint8.
+
+    Args:
+      scans: the scans; others are left out, which only the log of debugging mentions.
+      table, canonical: as for `read_classes`.
+    """
+    for scan in scans:
+        try:
+            ct = read_volume(scan.ct, canonical=canonical)
+            check_ct(ct)
+            classes, _ = read_classes(scan.label, ct, table, canonical=canonical)
+        except (ValueError, OSError) as error:
+            _log.debug("%s cannot be read", scan.name, exc_info=error)
+            continue
+        yield scan.name, ct.array, classes.array
 
 
 def read_predicted(
