@@ -38,7 +38,8 @@ from jaxseg.cli.runs import label
 @click.option(
     "--calibrate",
     is_flag=True,
-    help="For SegAE: fit a calibration of the predicted Dice on the split, and store it in the run's model.",
+    help="For SegAE: fit a calibration of the predicted Dice on the split, except train, and store it in the run's "
+    "model.",
 )
 @options.training_gpus
 def evaluate(folder, data, split, step, masks, truth, levels, output, calibrate, gpus):

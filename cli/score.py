@@ -97,7 +97,8 @@ _MODELS = options.trained_kinds(".pth")
 @click.option(
     "--calibrated/--uncalibrated",
     default=None,
-    help="Whether to apply the calibration of the model, which also gives an interval.  [default: if it has one]",
+    help="Whether to apply the calibration of the model, which also gives an interval for --average slices.  "
+    "[default: if it has one]",
 )
 @click.option(
     "--names",
@@ -234,7 +235,7 @@ def _score_mask(ct: Path, mask: Path, organ: str, per_slice: bool, model: dict) 
 
 
 def _shown(score) -> tuple[str, ...]:
-    """Returns the cells of a score: the mean and, if the model has a calibration, the ends of its interval."""
+    """Returns the cells of a score: the mean and, if it has one, the ends of its interval."""
     numbers = (score.mean, *(score.interval or ()))
     return tuple("n/a" if number is None else f"{number:.4f}" for number in numbers)
 

@@ -1,10 +1,12 @@
 """Calibrated Dice: a monotone map from predicted to true Dice, and an interval around the score of a mask.
 
 The map is an isotonic regression of the true on the predicted Dice of validation slices (Barlow et al. 1972; Zadrozny
-and Elkan 2002, doi 10.1145/775047.775151), with straight lines between the centres of its steps. The interval is from
+and Elkan 2002, doi 10.1145/775047.775151), with straight lines between the centres of its steps, and from these to
+(0, 0) and (1, 1), so that masks worse than all of the validation keep their order. The interval is from
 conformal prediction (Vovk et al. 2005; Lei et al. 2018, arXiv:1604.04173): the score plus and minus the residual that
 90 % of the validation masks do not exceed. Residuals are cross-validated: the map of a case is fitted on other cases.
-The interval therefore holds for masks like those of the validation split. With few patients, it says little about
+The interval therefore holds for masks like those of the validation split, and for slices in which mask and truth
+share at least `data.overlap` pixels, because only these are validated with. With few patients, it says little about
 another scanner or another segmenter.
 """
 
@@ -22,6 +24,7 @@ from jaxseg.files import parse_json
 COVERAGE = 0.9  # fraction of masks whose interval holds the true Dice
 FOLDS = 10  # largest number of folds of the cross-validation
 LEAST_MASKS = 5  # fewest masks of a calibration
+LEAST_SLOPE = 0.01  # of the map towards its ends, also if the best masks of the validation are perfect
 DIGITS = 6  # decimal places that are stored
 
 
@@ -79,7 +82,7 @@ def parse_calibration(text: str) -> Calibration:
         good = good and all(a < b for a, b in zip(knots, knots[1:], strict=False))
         good = good and all(a <= b for a, b in zip(dice, dice[1:], strict=False)) and dice[0] >= 0 and dice[-1] <= 1
         good = good and 0 <= _number(calibration.margin) <= 1 and 0 < _number(calibration.coverage) < 1
-    except (TypeError, KeyError, AttributeError, ValueError) as error:
+    except (TypeError, KeyError, AttributeError, ValueError, OverflowError) as error:
         raise ValueError(f"this is not a calibration: {error}") from None
     if not good:
         raise ValueError("this is not a calibration: its numbers are out of range or not ascending")
@@ -123,6 +126,16 @@ def isotonic(predicted: ArrayLike, true: ArrayLike) -> tuple[tuple[float, ...], 
     return tuple(np.round(centres, DIGITS).tolist()), tuple(np.round(levels, DIGITS).tolist())
 
 
+def _fitted(predicted: np.ndarray, true: np.ndarray, **fields) -> Calibration:
+    """Returns a calibration that rises in the whole of [0, 1], also outside the centres of the regression."""
+    knots, dice = map(np.array, isotonic(predicted, true))
+    inner = (knots > 0) & (knots < 1)
+    room = np.clip(dice, LEAST_SLOPE * knots, 1 - LEAST_SLOPE * (1 - knots))  # below (1, 1) and above (0, 0)
+    dice = np.where(inner, room, dice)
+    below, above = [0.0] * bool(knots[0] > 0), [1.0] * bool(knots[-1] < 1)
+    return Calibration((*below, *knots.tolist(), *above), (*below, *dice.tolist(), *above), **fields)
+
+
 @dataclasses.dataclass(frozen=True)
 class Fitted:
     """A calibration, and how it does on masks that it was not fitted on.
@@ -160,9 +173,9 @@ def calibrate(
     crossed = np.empty_like(predicted)
     for fold in np.unique(folds):
         mine = folds == fold
-        crossed[mine] = Calibration(*isotonic(predicted[~mine], true[~mine]))(predicted[mine])
+        crossed[mine] = _fitted(predicted[~mine], true[~mine])(predicted[mine])
     margin = _margin(crossed, true, masks)
-    return Fitted(Calibration(*isotonic(predicted, true), margin=margin, masks=len(set(masks))), crossed, unit)
+    return Fitted(_fitted(predicted, true, margin=margin, masks=len(set(masks))), crossed, unit)
 
 
 def _margin(crossed: np.ndarray, true: np.ndarray, masks: Sequence[str]) -> float:

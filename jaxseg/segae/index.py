@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from jaxseg.datasets.dataset_summary import SUMMARY
+from jaxseg.datasets.dataset_summary import SUMMARY, read_summary
 from jaxseg.datasets.volume_cache import Cache, PackedMask, pack
 from jaxseg.files import atomic_file, printable, read_json, user_cache
 from jaxseg.nn.metrics import dice
-from jaxseg.segae.layout import TrainingCase
+from jaxseg.segae.layout import MADE_BY, TrainingCase
 from jaxseg.volumes.pair import check_ct, check_mask, check_pair
 from jaxseg.volumes.read import read_labels, read_volume
 from jaxseg.volumes.volume import Volume, VolumeError
@@ -121,7 +121,7 @@ def index_cases(
     Raises:
       OSError: a file of the data set cannot be read.
     """
-    is_ours = (root / SUMMARY).is_file()
+    is_ours = _is_ours(root)
     path = _path(root, f"index_{overlap}{'_canonical' if volumes.canonical else ''}.json", is_ours=is_ours)
     stored, note = _read(path), ""
     fresh: dict[str, Any] = {}
@@ -161,6 +161,14 @@ def _find(case: TrainingCase, stored: Mapping[str, Any], volumes: Volumes, overl
     items, problems = index_case(case, volumes, overlap)
     keeps = is_settled and not problems and case.fingerprint()[0] == digest
     return _Found(items, problems, {"digest": digest, "masks": list(map(_row, items))} if keeps else None)
+
+
+def _is_ours(root: Path) -> bool:
+    """Returns whether jaxseg made a data set; other programs write files of the same name."""
+    try:
+        return read_summary(root / SUMMARY, MADE_BY) is not None
+    except ValueError:
+        return False
 
 
 def _path(root: Path, name: str, *, is_ours: bool) -> Path | None:
@@ -292,6 +300,18 @@ def usable_slices(
     box = pack(mask).box if box is None else box
     shared = np.count_nonzero(truth[box] & mask[box], axis=(1, 2))
     return tuple(int(z) + box[0].start for z in np.flatnonzero(shared >= overlap))
+
+
+def usable_organs(classes: np.ndarray, least_slices: int) -> list[int]:
+    """Returns the classes that have enough pixels in enough slices, without 0, ascending.
+
+    Args:
+      classes: (D, H, W) uint8.
+      least_slices: smallest number of slices with `OVERLAP` pixels of a class.
+    """
+    pixels = np.stack([np.bincount(plane.ravel(), minlength=256) for plane in classes])
+    slices = (pixels >= OVERLAP).sum(0)
+    return [int(label) for label in np.flatnonzero(slices >= least_slices) if label]
 
 
 def _compact(ct: Volume) -> np.ndarray:

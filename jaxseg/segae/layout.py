@@ -16,6 +16,7 @@ from pathlib import Path
 from jaxseg.files import printable
 from jaxseg.volumes.read import SUFFIXES, stem
 
+MADE_BY = "prepare segae"  # command of jaxseg that builds data in the training layout
 MASKS = "segmentations"  # name of the folder with the masks of a case
 SPLITS = ("train", "val")
 MAX_ID = 2**16 - 1  # highest class

@@ -19,11 +19,12 @@ from jaxseg.datasets.degrade import degrade
 from jaxseg.datasets.volume_cache import Cache
 from jaxseg.files import atomic_file, atomic_folder, is_full, printable, safe_name, sweep
 from jaxseg.folder_runs.ledger import changed_settings, locked_folder, refuse_changed
-from jaxseg.segae.index import OVERLAP, Volumes, index_cases, usable_slices
+from jaxseg.segae import sources
+from jaxseg.segae.index import OVERLAP, Volumes, index_cases, usable_organs, usable_slices
 from jaxseg.segae.label_table import LabelTable
-from jaxseg.segae.layout import SPLITS, read_layout
+from jaxseg.segae.layout import MADE_BY, SPLITS, read_layout
 from jaxseg.segae.segmenter import Segmenter, SegmenterSettings, read_segmenter, train_segmenter
-from jaxseg.segae.sources import Scan, find_scans, read_classes, stage_name, table_of_scans
+from jaxseg.segae.sources import Scan
 from jaxseg.vocabulary import organs
 from jaxseg.vocabulary.organs import Organ
 from jaxseg.volumes.nifti import need_nibabel, write_nifti
@@ -48,7 +49,6 @@ COLUMNS = (
 DICE_RANGE = (0.1, 0.98)  # Dice of degraded masks, at even distances
 SEGMENTER = "segmenter.safetensors"  # file of the network that `segmenter` trains
 TRIES = 8  # tries to degrade a mask, each with a higher Dice, until it shares enough pixels with the truth
-_MADE_BY = "prepare segae"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +91,11 @@ class Settings:
             raise ValueError("masks come from a network that is trained here or from given ones: leave one out")
         if not 5 <= self.stages <= 10 or self.steps < 50:
             raise ValueError(f"stages must be 5 to 10 and steps at least 50, got {self.stages} and {self.steps}")
+
+    @property
+    def network(self) -> SegmenterSettings:
+        """The settings of the network that `segmenter` trains."""
+        return SegmenterSettings(stages=self.stages, steps=self.steps, seed=self.seed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,9 +176,9 @@ def prepare_segae(
       OSError: a folder cannot be read or written, or another process is writing to the data set.
     """
     output = Path(output)
-    scans, notes = find_scans(Path(cts), Path(labels), Path(pseudo) if pseudo else None)
+    scans, notes = sources.find_scans(Path(cts), Path(labels), Path(pseudo) if pseudo else None)
     need_nibabel()  # the data set is written as NIfTI
-    shared = table_of_scans(scans, label_names)
+    shared = sources.table_of_scans(scans, label_names)
     table, notes = shared.organs, (*notes, *_remarks(shared))
     names = {} if shared.note else {str(label): organ.name for label, organ in table.items()}
     options = {"canonical": canonical, "pseudo": pseudo is not None, "labels": names}
@@ -208,7 +213,8 @@ def _remarks(table: LabelTable) -> list[str]:
 def begin(scans: Sequence[Scan], out: Path, settings: Settings) -> dict[str, str]:
     """Checks that the data set can be written to a folder, and assigns cases to splits.
 
-    Existing cases stay in their split, so cases can be added later.
+    Existing cases stay in their split, so cases can be added later. Cases that the data set's network has learned from
+    are always training cases.
 
     Args:
       scans: all cases.
@@ -219,7 +225,7 @@ def begin(scans: Sequence[Scan], out: Path, settings: Settings) -> dict[str, str
       Name -> split of the cases that are not built yet.
 
     Raises:
-      ValueError: the folder holds other files, or a data set with other settings.
+      ValueError: the folder holds other files, a data set with other settings, or a damaged network.
     """
     stored = _summary(out)
     wanted = json.loads(json.dumps(dataclasses.asdict(settings)))
@@ -239,10 +245,19 @@ def begin(scans: Sequence[Scan], out: Path, settings: Settings) -> dict[str, str
     existing = {name: split for split in SPLITS for name in names if (out / split / name).is_dir()}
     count = round(settings.val_fraction * len(names))
     count = min(max(count, 1), len(names) - 1) if settings.val_fraction else 0
-    todo = sorted(set(names) - set(existing), key=lambda name: (zlib.crc32(f"{settings.seed} {name}".encode()), name))
+    learned = _learned(out, settings)
+    others = set(names) - set(existing) - learned
+    todo = sorted(others, key=lambda name: (zlib.crc32(f"{settings.seed} {name}".encode()), name))
     missing = max(0, count - sum(split == "val" for split in existing.values()))
     splits = {name: "val" if place < missing else "train" for place, name in enumerate(todo)}
+    splits |= dict.fromkeys(learned - set(existing), "train")
     return {name: splits[name] for name in names if name in splits}
+
+
+def _learned(out: Path, settings: Settings) -> set[str]:
+    """Returns the names of the cases that the network of the data set has learned from."""
+    path = out / SEGMENTER
+    return set(read_segmenter(path, settings.network).cases) if settings.segmenter and path.is_file() else set()
 
 
 def prepare(
@@ -313,24 +328,12 @@ def _network(
     scans: Sequence[Scan], out: Path, settings: Settings, table: Mapping[int, Organ], splits: Mapping[str, str]
 ) -> Segmenter:
     """Returns the network of the data set, which is trained on the training cases if it does not exist yet."""
-    path = out / SEGMENTER
+    path, options = out / SEGMENTER, settings.network
     if path.is_file():
-        return read_segmenter(path)
+        return read_segmenter(path, options)
     chosen = [scan for scan in scans if splits.get(scan.name) == "train" or (out / "train" / scan.name).is_dir()]
-
-    def pairs() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for scan in chosen:
-            try:
-                ct = read_volume(scan.ct, canonical=settings.canonical)
-                check_ct(ct)
-                classes, _ = read_classes(scan.label, ct, table, canonical=settings.canonical)
-            except (ValueError, OSError) as error:  # building the case reports it
-                _log.debug("%s is not used to train the segmenter", scan.name, exc_info=error)
-                continue
-            yield ct.array, classes.array
-
-    options = SegmenterSettings(stages=settings.stages, steps=settings.steps, seed=settings.seed)
-    network = train_segmenter(pairs(), max(1, len(chosen)), options)
+    labelled = sources.labelled_volumes(chosen, table, canonical=settings.canonical)
+    network = train_segmenter(labelled, max(1, len(chosen)), options)
     network.write(path)
     return network
 
@@ -341,8 +344,8 @@ def _make(
     """Writes a case, except masks that the training would leave out."""
     ct = read_volume(scan.ct, canonical=settings.canonical)
     check_ct(ct)
-    labels, notes = read_classes(scan.label, ct, table, canonical=settings.canonical)
-    taken = _organs(labels.array, settings.least_slices)
+    labels, notes = sources.read_classes(scan.label, ct, table, canonical=settings.canonical)
+    taken = usable_organs(labels.array, settings.least_slices)
     if not taken:
         shares = f"{OVERLAP} pixels in {settings.least_slices} slices or more"
         raise ValueError(f"{labels.name}: no organ of the table has {shares}; do its labels need --names-table?")
@@ -350,7 +353,7 @@ def _make(
     with atomic_folder(folder) as temporary:
         write_nifti(temporary / "ct.nii.gz", _small(ct.array), ct.affine)
         write_nifti(temporary / "label.nii.gz", labels.array, ct.affine)
-        predicted = _predicted(scan, ct, settings, table, network)
+        predicted = _predicted(scan, ct, settings, table, taken, network)
         for label, name, mask in _masks(scan, labels.array, taken, settings, predicted):
             if mask is None:
                 left_out += 1
@@ -366,13 +369,19 @@ def _make(
 
 
 def _predicted(
-    scan: Scan, ct: Volume, settings: Settings, table: Mapping[int, Organ], network: Segmenter | None
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields the name and the classes of every stage of a network."""
+    scan: Scan,
+    ct: Volume,
+    settings: Settings,
+    table: Mapping[int, Organ],
+    taken: Sequence[int],
+    network: Segmenter | None,
+) -> Iterator[tuple[int, str, np.ndarray]]:
+    """Yields class, name of the stage and mask of each organ in every stage of a network."""
     for path in scan.stages:
-        yield safe_name(stage_name(path)), read_classes(path, ct, table, canonical=settings.canonical)[0].array
-    if network is not None:
-        yield from network.segment(ct.array)
+        for label, mask in sources.read_predicted(path, ct, table, taken, canonical=settings.canonical):
+            yield label, safe_name(sources.stage_name(path)), mask
+    for name, found in network.segment(ct.array) if network is not None else ():
+        yield from ((label, name, found == label) for label in taken)
 
 
 def _masks(
@@ -380,13 +389,11 @@ def _masks(
     classes: np.ndarray,
     taken: Sequence[int],
     settings: Settings,
-    predicted: Iterator[tuple[str, np.ndarray]],
+    predicted: Iterator[tuple[int, str, np.ndarray]],
 ) -> Iterator[tuple[int, str, np.ndarray | None]]:
     """Yields class, name and array of each mask; the array is None if it shares too few pixels with the truth."""
-    for name, found in predicted:
-        for label in taken:
-            truth, mask = classes == label, found == label
-            yield label, name, mask if usable_slices(truth, mask) else None
+    for label, name, mask in predicted:
+        yield label, name, mask if usable_slices(classes == label, mask) else None
     if scan.stages:
         return
     for label in taken:
@@ -407,13 +414,6 @@ def _degraded(truth: np.ndarray, wanted: float, seeds: tuple[int, ...]) -> tuple
     return None, kind
 
 
-def _organs(classes: np.ndarray, least_slices: int) -> list[int]:
-    """Returns the classes with enough slices."""
-    pixels = np.stack([np.bincount(plane.ravel(), minlength=256) for plane in classes])
-    slices = (pixels >= OVERLAP).sum(0)
-    return [int(label) for label in np.flatnonzero(slices >= least_slices) if label]
-
-
 def _small(array: np.ndarray) -> np.ndarray:
     """Returns a CT as int16 if this loses nothing, else as int32 or float32."""
     small = array.astype(np.int16, copy=False) if abs(array).max() < 2**15 else array
@@ -423,7 +423,7 @@ def _small(array: np.ndarray) -> np.ndarray:
 
 
 def _summary(out: Path) -> dict | None:
-    found = read_summary(out / SUMMARY, _MADE_BY)
+    found = read_summary(out / SUMMARY, MADE_BY)
     if found is not None and not isinstance(found.get("settings"), dict):
         raise ValueError(f"{out}: its summary.json is damaged and has no settings; name another folder")
     return found
@@ -432,7 +432,7 @@ def _summary(out: Path) -> dict | None:
 def _write_summary(out: Path, settings: Settings, cases: Mapping, failed: Mapping[str, str]) -> None:
     masks = {split: sum(case["masks"] for case in cases.values() if case["split"] == split) for split in SPLITS}
     content = {
-        "made_by": _MADE_BY,
+        "made_by": MADE_BY,
         "jaxseg": __version__,
         "settings": dataclasses.asdict(settings),
         "masks": masks,

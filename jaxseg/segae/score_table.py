@@ -219,7 +219,8 @@ class ScoreTable:
     def write_order(self, order: str) -> Path:
         """Writes the order in which to annotate masks (worst first) or to trust them (best first).
 
-        If the model has a calibration, the columns `lower` and `upper` hold the interval of each mask.
+        If the model has a calibration and slices have equal weights, the columns `lower` and `upper` hold the interval
+        of each mask.
 
         Args:
           order: key of `ORDERS`.
@@ -228,7 +229,8 @@ class ScoreTable:
           The path of the CSV.
         """
         rows = [["rank", "case", "organ", "predicted_dice"]]
-        if "calibration" in self._ledger.settings:
+        settings = self._ledger.settings
+        if "calibration" in settings and "average" not in settings:
             rows[0] += ["lower", "upper"]
         for place, row in enumerate(self.ordered(best_first=ORDERS[order]), 1):
             numbers = (row.score.mean, *(row.score.interval or ()))

@@ -54,7 +54,8 @@ class MaskScore:
       slices: indices of the scored slices, ascending; () for an empty mask.
       dice: predicted Dice of each of these slices. Values are mostly in [0, 1], but the network does not bound them.
       pixels: number of pixels of the mask in each of these slices, by which the mean weighs them; () for equal weights.
-      margin: half of the width of the interval around the mean; None if the model has no calibration.
+      margin: half of the width of the interval around the mean; None if the model has no calibration, or if slices
+        weigh by area.
     """
 
     organ: Organ
@@ -65,7 +66,12 @@ class MaskScore:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Ends of the interval that holds the true Dice of 90 % of the masks; None without a calibration."""
+        """Ends of the interval that holds the truth of 90 % of masks like those of the validation; None without margin.
+
+        The truth is the mean true Dice of the usable slices of a validation mask, with equal weights. Slices in which
+        the mask shares fewer than 20 pixels with its organ (`data.overlap`) are not usable. They are not covered, and
+        neither is a mask beside its organ.
+        """
         return interval_of(self.mean, self.margin)
 
     @property
@@ -99,7 +105,7 @@ class StoredScore:
       organ_id: class of the organ.
       mean: the score of the mask.
       worst_slice: index of the slice with the lowest predicted Dice.
-      margin: half of the width of the interval around the score; None if the model has no calibration.
+      margin: half of the width of the interval around the score; None if there is none, see `MaskScore`.
       journal: the journal.
       place: position of the line of the case in it, in bytes.
     """
@@ -115,7 +121,7 @@ class StoredScore:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Ends of the interval that holds the true Dice of 90 % of the masks; None without a calibration."""
+        """Ends of the interval, see `MaskScore.interval`; None if there is none."""
         return interval_of(self.mean, self.margin)
 
     @property
@@ -157,7 +163,8 @@ class Scorer:
       names: "right", or "original" to take the two organs that the original's table confuses, see
         `jaxseg.vocabulary.organs.find`.
       average: the score of a mask is the mean of its "slices", as in the original, or weighs them by the "area" of the
-        mask in each. The Dice of a volume weighs slices by the pixels of the mask and of the truth.
+        mask in each. The Dice of a volume weighs slices by the pixels of the mask and of the truth. A calibration
+        gives an interval only for "slices", for which it was fitted.
       calibrated: whether to apply the calibration in the model's card. None: if it has one. Published weights do not.
       batch_size: number of slices in one call of the network, a multiple of the number of devices. None: 10 on CPUs
         and 128 on accelerators, rounded up to such a multiple.
@@ -310,7 +317,8 @@ class Scorer:
             mask, margin = started.popleft(), None
             dice = tuple(mask.dice)
             if self.calibration is not None:
-                dice, margin = tuple(self.calibration(dice).tolist()), self.calibration.margin
+                dice = tuple(self.calibration(dice).tolist())
+                margin = self.calibration.margin if self.average == "slices" else None
             yield MaskScore(mask.organ, mask.slices, dice, mask.pixels, margin)
 
     def _compute(self, waiting: collections.deque, computing: collections.deque) -> None:

@@ -9,7 +9,7 @@ arXiv:1505.04597; Schuture/Quality-Sentinel.
 import dataclasses
 import functools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from jaxseg.files import atomic_file, parse_json
 from jaxseg.nn.layers import Conv, GroupNorm
 from jaxseg.nn.resize import bilinear, halve
 from jaxseg.training.optim import scale_by_adam
+from jaxseg.vocabulary import organs
 from jaxseg.weights.safetensors import map_arrays, read_metadata, write_arrays
 
 WINDOWS = ((-1000.0, 1000.0), (-160.0, 240.0))  # ranges in HU of the two input channels
@@ -119,11 +120,13 @@ class Segmenter:
       classes: (K,) uint8, the class of the DAP-Atlas of each output; the first is 0, the background.
       stages: name -> parameters, a pure dictionary of the network's state; in the order of the training.
       settings: how it was trained.
+      cases: names of the cases that it has learned from.
     """
 
     classes: np.ndarray
     stages: dict[str, Any]
     settings: SegmenterSettings
+    cases: tuple[str, ...] = ()
 
     def segment(self, ct: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         """Yields the name of each stage and its classes of a CT, (D, H, W) uint8.
@@ -159,44 +162,66 @@ class Segmenter:
             for k, leaf in enumerate(jax.tree.leaves(params))
         }
         content = {"classes": self.classes.tolist(), "stages": list(self.stages)}
-        content["settings"] = dataclasses.asdict(self.settings)
+        content |= {"settings": dataclasses.asdict(self.settings), "cases": list(self.cases)}
         with atomic_file(path) as temporary:
             write_arrays(temporary, arrays, {_KEY: json.dumps(content)})
 
 
-def read_segmenter(path: Path) -> Segmenter:
+def read_segmenter(path: Path, settings: SegmenterSettings) -> Segmenter:
     """Reads the file that `Segmenter.write` wrote.
 
+    Args:
+      path: a file that may come from somebody else.
+      settings: how the network must have been trained; a file with other settings or stages is refused.
+
     Raises:
-      ValueError: the file is damaged, or was not written by it.
+      ValueError: the file is damaged, was not written by `Segmenter.write`, or has other settings.
       OSError: the file cannot be read.
     """
     try:
         content = parse_json(read_metadata(path)[_KEY].encode())
-        settings = SegmenterSettings(**content["settings"])
-        classes = np.array(content["classes"], np.uint8)
-        _, params = _network(len(classes), settings)
-        leaves, shape = jax.tree.flatten(params)
-        arrays, stages = map_arrays(path), {}
-        for name in content["stages"]:
-            found = [np.array(arrays[f"{name}/{k:03}"]) for k in range(len(leaves))]
-            if [leaf.shape for leaf in found] != [leaf.shape for leaf in leaves]:
-                raise ValueError(f"the arrays of {name} have other shapes")
-            stages[name] = jax.tree.unflatten(shape, found)
+        if content["settings"] != dataclasses.asdict(settings):
+            raise ValueError("it was trained with other settings")
+        names = [_name_of(step) for step in settings.kept]
+        if content["stages"] != names:
+            raise ValueError("it has other stages")
+        classes, cases = content["classes"], content["cases"]
+        numbers = type(classes) is list and all(type(number) is int for number in classes)
+        if not numbers or classes[:1] != [0] or classes != sorted({*classes} & {*range(len(organs.NAMES))}):
+            raise ValueError("it has other classes")
+        if type(cases) is not list or not all(type(case) is str for case in cases):
+            raise ValueError("it does not name its cases")
+        shapes = jax.eval_shape(lambda: _network(len(classes), settings)[1])
+        leaves, tree = jax.tree.flatten(shapes)
+        arrays = map_arrays(path)
+        stages = {name: jax.tree.unflatten(tree, _leaves(arrays, name, leaves)) for name in names}
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{path} is damaged ({error}); remove it, and the network is trained again") from None
-    return Segmenter(classes, stages, settings)
+    return Segmenter(np.array(classes, np.uint8), stages, settings, tuple(cases))
+
+
+def _leaves(arrays: Mapping[str, np.ndarray], stage: str, shapes: Sequence[jax.ShapeDtypeStruct]) -> list[np.ndarray]:
+    """Returns copies of the arrays of a stage."""
+    found = [arrays[f"{stage}/{k:03}"] for k in range(len(shapes))]
+    if [(leaf.shape, leaf.dtype) for leaf in found] != [(leaf.shape, leaf.dtype) for leaf in shapes]:
+        raise ValueError(f"the arrays of {stage} have other shapes")
+    return [np.array(leaf) for leaf in found]
+
+
+def _name_of(step: int) -> str:
+    """Returns the name of a stage, which becomes that of files of masks."""
+    return f"network_{step:05}"
 
 
 def train_segmenter(
-    scans: Iterable[tuple[np.ndarray, np.ndarray]], count: int, settings: SegmenterSettings | None = None
+    scans: Iterable[tuple[str, np.ndarray, np.ndarray]], count: int, settings: SegmenterSettings | None = None
 ) -> Segmenter:
     """Trains the network by cross-entropy and the soft Dice of the organs in a batch.
 
     In the cross-entropy, a class weighs by the inverse square root of its frequency.
 
     Args:
-      scans: (CT, classes) of each training case: (D, H, W) Hounsfield units, and (D, H, W) uint8 of the DAP-Atlas.
+      scans: (name, CT, classes) of each training case; (D, H, W) Hounsfield units and uint8 of the DAP-Atlas.
       count: number of training cases, at least 1; each gives at most `MOST_SLICES / count` slices.
       settings: how it is trained; None: the defaults.
 
@@ -207,7 +232,9 @@ def train_segmenter(
     most = max(4, min(CASE_SLICES, MOST_SLICES // count))
     inputs: list[np.ndarray] = []
     targets: list[np.ndarray] = []
-    for ct, classes in scans:
+    cases: list[str] = []
+    for case, ct, classes in scans:
+        cases.append(case)
         chosen = np.unique(np.linspace(0, len(ct) - 1, most).round().astype(int))
         inputs += [slice_input(ct[z], settings.size) for z in chosen]
         targets += [_resized(classes[z], settings.size, Image.Resampling.NEAREST) for z in chosen]
@@ -218,7 +245,7 @@ def train_segmenter(
     places = np.zeros(256, np.uint8)
     places[known] = np.arange(len(known))
     stages = _trained(np.stack(inputs), places[np.stack(targets)], counts[known], settings)
-    return Segmenter(known.astype(np.uint8), stages, settings)
+    return Segmenter(known.astype(np.uint8), stages, settings, tuple(cases))
 
 
 def _trained(
@@ -237,7 +264,7 @@ def _trained(
     transform = optax.chain(scale_by_adam(0.9, 0.999, 1e-8), optax.scale(-settings.learning_rate))
     rarity = 1 / np.sqrt(counts + 1.0)
     weights = jnp.asarray(rarity / rarity.sum(), jnp.float32)
-    organs = jnp.asarray(np.arange(num_classes) > 0, jnp.float32)  # all classes except the background
+    foreground = jnp.asarray(np.arange(num_classes) > 0, jnp.float32)  # all classes except the background
 
     def loss(params: Any, slices: jax.Array, target: jax.Array) -> jax.Array:
         target = target.astype(jnp.int32)
@@ -247,7 +274,7 @@ def _trained(
         weight = weights[target]
         pixels = truth.sum((0, 1, 2))
         overlap = 2 * (jnp.exp(logs) * truth).sum((0, 1, 2)) / (jnp.exp(logs).sum((0, 1, 2)) + pixels + 1)
-        present = (pixels > 0).astype(logs.dtype) * organs
+        present = (pixels > 0).astype(logs.dtype) * foreground
         dice = (present * overlap).sum() / jnp.maximum(present.sum(), 1)
         return (weight * entropy).sum() / weight.sum() + 1 - dice
 
@@ -261,7 +288,7 @@ def _trained(
         chosen = rng.integers(len(inputs), size=BATCH)
         params, optimizer = step(params, optimizer, inputs[chosen], targets[chosen])
         if number in settings.kept:
-            stages[f"network_{number:05}"] = jax.tree.map(np.array, params)  # copies: the buffers are used again
+            stages[_name_of(number)] = jax.tree.map(np.array, params)  # copies: the buffers are used again
     return stages
 
 

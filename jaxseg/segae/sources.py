@@ -4,7 +4,8 @@ Labels are volumes of labels, or folders of masks as TotalSegmentator writes the
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,11 @@ from jaxseg.segae.label_table import LabelTable, dap_table, shared_table
 from jaxseg.segae.layout import MASKS, cts_in, twice_in, volumes_in
 from jaxseg.vocabulary import organs
 from jaxseg.vocabulary.organs import Organ
-from jaxseg.volumes.pair import check_mask, check_pair
+from jaxseg.volumes.pair import check_ct, check_mask, check_pair
 from jaxseg.volumes.read import SUFFIXES, read_labels, read_volume, stem, suffix_of
 from jaxseg.volumes.volume import Volume
+
+_log = logging.getLogger(__name__)
 
 OVERLAPPED = 0.01  # largest fraction of an organ's voxels that other organs may cover; an organ with more is left out
 
@@ -55,7 +58,8 @@ def find_scans(cts: Path, labels: Path, pseudo: Path | None = None) -> tuple[tup
       The scans, sorted by name, and lines for the user about CTs without labels and labels without a CT.
 
     Raises:
-      ValueError: no CT has labels; two files belong to one case; or a case has no predicted labels in `pseudo`.
+      ValueError: no CT has labels; a file is both CT and labels; two files belong to one case; or a case has no
+        predicted labels in `pseudo`.
       OSError: a folder cannot be read.
     """
     found = {"CT": _entries(cts, "ct"), "labels": _entries(labels, "label")}
@@ -65,6 +69,12 @@ def find_scans(cts: Path, labels: Path, pseudo: Path | None = None) -> tuple[tup
         raise ValueError(
             f"no CT has labels of the same name ({counts}); name them CTS/CASE.nii.gz and LABELS/CASE.nii.gz, "
             f"CASE/ct.nii.gz and CASE/label.nii.gz, or CASE/ct.nii.gz and CASE/{MASKS}/ORGAN.nii.gz"
+        )
+    same = [name for name in both if found["CT"][name].resolve() == found["labels"][name].resolve()]
+    if same:
+        raise ValueError(
+            f"{len(same)} CTs would be their own labels: {_first(same)}; name the folder of the labels, or keep CT and "
+            "labels of a case in a folder CASE"
         )
     unmatched = {
         "no labels": sorted(set(found["CT"]) - set(found["labels"])),
@@ -187,20 +197,75 @@ def read_classes(
     return dataclasses.replace(labels, array=classes[labels.array]), ()
 
 
-def _joined(folder: Path, ct: Volume, *, canonical: bool) -> tuple[Volume, tuple[str, ...]]:
-    """Returns the masks of a folder as one volume of classes."""
+def labelled_volumes(
+    scans: Iterable[Scan], table: Mapping[int, Organ], *, canonical: bool = False
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Yields name, CT and classes of each scan that can be read, (D, H, W) Hounsfield units and uint8.
+
+    Args:
+      scans: the scans; others are left out, which only the log of debugging mentions.
+      table, canonical: as for `read_classes`.
+    """
+    for scan in scans:
+        try:
+            ct = read_volume(scan.ct, canonical=canonical)
+            check_ct(ct)
+            classes, _ = read_classes(scan.label, ct, table, canonical=canonical)
+        except (ValueError, OSError) as error:
+            _log.debug("%s cannot be read", scan.name, exc_info=error)
+            continue
+        yield scan.name, ct.array, classes.array
+
+
+def read_predicted(
+    path: Path, ct: Volume, table: Mapping[int, Organ], classes: Sequence[int], *, canonical: bool = False
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields each of the given classes and its predicted mask, (D, H, W) bool; it is empty if nothing was predicted.
+
+    The masks of a folder are read one by one, so that they may overlap.
+
+    Args:
+      path: file of a volume of labels, or folder of masks ORGAN.nii.gz.
+      ct, table, canonical: as for `read_classes`.
+      classes: classes of the DAP-Atlas.
+
+    Raises:
+      VolumeError, ValueError, OSError: as `read_classes`; masks of other classes are not read.
+    """
+    if not path.is_dir():
+        found = read_classes(path, ct, table, canonical=canonical)[0].array
+        yield from ((organ, found == organ) for organ in classes)
+        return
+    known, _ = _masks_in(path)
+    for organ in classes:
+        mask = _mask(known[organ], ct, canonical=canonical) if organ in known else np.zeros(ct.shape, bool)
+        yield organ, mask.astype(bool, copy=False)
+
+
+def _mask(file: Path, ct: Volume, *, canonical: bool) -> np.ndarray:
+    mask = read_volume(file, canonical=canonical)
+    check_pair(ct, mask)
+    return check_mask(mask).array
+
+
+def _masks_in(folder: Path) -> tuple[dict[int, Path], list[str]]:
+    """Returns class -> file of its mask, and the names that have no class, of a folder with a mask of an organ."""
     files = volumes_in(folder)
     if twice := twice_in(files):
         raise ValueError(f"several files are masks of {', '.join(map(printable, twice[:3]))}; keep one of each")
     known, unknown = _known(files)
     if not known:
         raise ValueError(f"{folder.name}: no mask has the name of an organ ({', '.join(unknown[:5])}, ...)")
+    return known, unknown
+
+
+def _joined(folder: Path, ct: Volume, *, canonical: bool) -> tuple[Volume, tuple[str, ...]]:
+    """Returns the masks of a folder as one volume of classes."""
+    known, unknown = _masks_in(folder)
     packed: dict[int, PackedMask] = {}
     counts: dict[int, int] = {}
     for organ, file in known.items():
-        mask = read_volume(file, canonical=canonical)
-        check_pair(ct, mask)
-        array = check_mask(mask).array
+        array = _mask(file, ct, canonical=canonical)
         packed[organ], counts[organ] = pack(array), int(np.count_nonzero(array))
     classes = np.zeros(ct.shape, np.uint8)
     for organ in sorted(packed, key=lambda organ: counts[organ], reverse=True):

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from flax import nnx
 
+from jaxseg.card import read_card
 from jaxseg.draw.pictures import save_picture
 from jaxseg.interrupts import uninterrupted
 from jaxseg.training.batches import Batches, evaluation_batches, prefetch_to_device, training_batches
@@ -20,7 +22,7 @@ from jaxseg.training.learner import State, empty
 from jaxseg.training.log import METRICS_FILE, Log, brief, read_metrics
 from jaxseg.training.plan import Due, Plan
 from jaxseg.training.reader import listed
-from jaxseg.weights.store import save_model
+from jaxseg.weights.store import same_parameters, save_model
 
 CHECKPOINTS, MODEL, PICTURES = "checkpoints", "model", "pictures"
 PICTURED = 4  # examples in a picture
@@ -283,8 +285,19 @@ def _write_model(plan: Plan, state: State, step: int, score: float | None) -> No
         card = plan.task.model.card
         if plan.task.remark is not None:
             card = dataclasses.replace(card, note="; ".join(filter(None, (card.note, plan.task.remark(step, score)))))
+        model = plan.learner.trained(local)
+        card = dataclasses.replace(card, calibration=_calibration_of(plan.folder / MODEL, model))
         with clear_when_full("the model", plan.folder / MODEL):
-            save_model(plan.learner.trained(local), plan.folder / MODEL, card, overwrite=True)
+            save_model(model, plan.folder / MODEL, card, overwrite=True)
+
+
+def _calibration_of(folder: Path, model: nnx.Module) -> str:
+    """Returns the calibration of a model directory if it holds this model; "" otherwise."""
+    try:
+        calibration = read_card(folder).calibration
+    except (ValueError, OSError):
+        return ""
+    return calibration if calibration and same_parameters(folder, model) else ""
 
 
 def _report_skipped(plan: Plan, skipped: dict[str, int]) -> None:

@@ -4,6 +4,7 @@ A run has three stages: `open_run` in `jaxseg.training.config.config` reads its 
 the configuration and the plan of the run, and `jaxseg.training.loop.fit` trains.
 """
 
+import contextlib
 import csv
 import dataclasses
 import json
@@ -26,6 +27,7 @@ from jaxseg.training.config.config import open_run as open_run
 from jaxseg.training.plan import Plan, make_evaluation_plan, make_plan
 from jaxseg.training.task import Examination, Task, make_task, task_class
 from jaxseg.weights.load import load
+from jaxseg.weights.store import same_parameters
 
 FACTS_FILE = "data.json"
 
@@ -82,7 +84,7 @@ def train(
         _check_split(task, split)
     for note in task.notes:
         tell(note)
-    _check_same_data(folder / FACTS_FILE, task)
+    _check_same_data(folder / FACTS_FILE, task, "start a new run")
     if not has_checkpoint(folder / loop.CHECKPOINTS):
         task.model = task.initialise(task.model)
     task.model.card = dataclasses.replace(task.model.card, name=name or folder.resolve().name)
@@ -104,12 +106,10 @@ def _check_split(task: Task, split: str) -> None:
         raise MissingSplitError(f"the data have no split {split!r} with examples; there are: {known}")
 
 
-def _check_same_data(path: Path, task: Task) -> None:
-    """Raises if a run is resumed with data other than those it was started with."""
+def _check_same_data(path: Path, task: Task, advice: str) -> None:
+    """Raises if the data of a task are not those that its run was started with."""
     if path.is_file() and _stored(path) != json.loads(json.dumps(dict(task.facts))):
-        raise ValueError(
-            f"the data differ from those that the run was started with, which {path} lists; start a new run"
-        )
+        raise ValueError(f"the data differ from those that the run was started with, which {path} lists; {advice}")
 
 
 def _stored(path: Path) -> Any:
@@ -170,47 +170,85 @@ def evaluate(
         methods then measure the last one as well.
       data: folder of the data, instead of the run's own.
       output: folder of the files; None: that of the run.
-      calibrate: store the calibration that the method fits on the split in the card of the run's model.
+      calibrate: store the calibration that the method fits on the split in the card of the run's model. The split is
+        then one of the run's own data that was not trained on, and the model is that of the best checkpoint.
       tell: called with each message for the user.
       show: called with the table of the method's own measurements, if it has any. Their picture and their rows, if the
         method makes them, are `evaluation_<split>.png` and `evaluation_<split>.csv`.
       on_scores: called with the result before it is written.
 
     Raises:
-      ValueError: the folder holds no run, there is no such split or checkpoint, or `calibrate` is True and the method
-        fits no calibration or `step` is given.
+      ValueError: the folder holds no run, there is no such split or checkpoint, or a calibration is impossible: the
+        method fits none, `step` is given, the split is "train", the data are others, or the model directory does not
+        hold the best checkpoint.
       OSError: the files cannot be written.
+      Locked: `calibrate` is True and the run is still being trained.
     """
     config = _stored_config(folder, data)
     if calibrate:
-        _check_calibrates(config, step)
+        _check_calibration(config, split, step)
     task = make_task(config)
-    if split is None:
-        split = "test" if task.splits.get("test") else "val"
-        tell(f"the split is {split}")
-    _check_split(task, split)
+    split = _chosen_split(task, split, tell)
     if not has_checkpoint(folder / loop.CHECKPOINTS):
         raise ValueError(f"{folder} has no checkpoint yet")
     plan = make_evaluation_plan(config, task, folder, devices=devices, tell=tell)
-    with Checkpoints(folder / loop.CHECKPOINTS, read_only=True) as checkpoints:
+    with contextlib.ExitStack() as stack:
+        if calibrate:
+            stack.enter_context(only_writer(folder))
+        checkpoints = stack.enter_context(Checkpoints(folder / loop.CHECKPOINTS, read_only=True))
         chosen = _chosen_step(checkpoints, step)
         state, _ = checkpoints.restore(chosen, plan.state_shapes())
+        if calibrate:
+            _check_run(plan, state, chosen)
         scores = loop.measure_split(plan, split, state)
         examination = _examined(plan, split, state)
         if examination and task.join is not None and step is None:
             examination = _with_last(plan, split, checkpoints, chosen, examination)
-    scores = {"step": chosen} | scores | (dict(examination.numbers) if examination else {})
-    if examination:
-        show(examination.table)
-    on_scores(scores)
-    path = (output or folder) / f"evaluation_{split}.json"
-    rows = task.table(scores) if task.table else (examination.rows if examination else ())
-    _write_evaluation(path, scores, rows, examination.picture if examination else None)
-    tell(f"measured the checkpoint of step {chosen}; all numbers are in {path}")
-    if calibrate:
-        _calibrate(folder / loop.MODEL, "" if examination is None else examination.calibration)
-        tell(f"stored the calibration in {folder / loop.MODEL / CARD_FILE}")
+        scores = {"step": chosen} | scores | (dict(examination.numbers) if examination else {})
+        if examination:
+            show(examination.table)
+        on_scores(scores)
+        path = (output or folder) / f"evaluation_{split}.json"
+        rows = task.table(scores) if task.table else (examination.rows if examination else ())
+        _write_evaluation(path, scores, rows, examination.picture if examination else None)
+        tell(f"measured the checkpoint of step {chosen}; all numbers are in {path}")
+        if calibrate:
+            _calibrate(folder / loop.MODEL, "" if examination is None else examination.calibration)
+            tell(f"stored the calibration in {folder / loop.MODEL / CARD_FILE}")
     return scores
+
+
+def _chosen_split(task: Task, split: str | None, tell: Callable[[str], None]) -> str:
+    """Returns the split to evaluate, which has examples."""
+    if split is None:
+        split = "test" if task.splits.get("test") else "val"
+        tell(f"the split is {split}")
+    _check_split(task, split)
+    return split
+
+
+def _check_calibration(config: Config, split: str | None, step: int | None) -> None:
+    """Raises if the options of an evaluation exclude a calibration."""
+    if step is not None:
+        raise ValueError("a calibration belongs to the model of the best checkpoint; leave the step out")
+    if not task_class(config.task).calibrates:
+        able = ", ".join(name for name in TASKS if task_class(name).calibrates)
+        raise ValueError(f"a run of {config.task} has no calibration; runs of {able} do")
+    if split == "train":
+        raise ValueError("the model was trained on the split 'train', so a calibration on it is wrong; use 'val'")
+    if jax.process_count() > 1:
+        raise ValueError("a calibration is fitted on one host; evaluate there")
+
+
+def _check_run(plan: Plan, state: dict, step: int) -> None:
+    """Raises if a run has other data, or other weights in its model directory, than those of a calibration."""
+    _check_same_data(plan.folder / FACTS_FILE, plan.task, "calibrate with those")
+    model = plan.folder / loop.MODEL
+    if not same_parameters(model, plan.learner.trained(state)):
+        raise ValueError(
+            f"{model} does not hold the best checkpoint, that of step {step}: the training was interrupted. Finish it "
+            "with `jaxseg train --resume`, then calibrate"
+        )
 
 
 def _examined(plan: Plan, split: str, state: dict) -> Examination | None:
@@ -221,14 +259,6 @@ def _examined(plan: Plan, split: str, state: dict) -> Examination | None:
         plan.tell("evaluate on one host for the table and the picture")
         return None
     return plan.task.examine(plan.learner.trained(state), plan.task.splits[split])
-
-
-def _check_calibrates(config: Config, step: int | None) -> None:
-    if step is not None:
-        raise ValueError("a calibration belongs to the model of the best checkpoint; leave the step out")
-    if not task_class(config.task).calibrates:
-        able = ", ".join(name for name in TASKS if task_class(name).calibrates)
-        raise ValueError(f"a run of {config.task} has no calibration; runs of {able} do")
 
 
 def _calibrate(model: Path, calibration: str) -> None:

@@ -196,6 +196,16 @@ def open_model(folder: str | Path, *, dtype: str | None = None) -> Opened:
     return Opened(model, read)
 
 
+def same_parameters(folder: Path, model: nnx.Module) -> bool:
+    """Returns whether a model directory holds the parameters and statistics of a model; False if it is damaged."""
+    try:
+        found = _arrays(open_model(folder).read())
+    except (ValueError, OSError):
+        return False
+    wanted = _arrays(model)
+    return found.keys() == wanted.keys() and all(np.array_equal(found[name], wanted[name]) for name in wanted)
+
+
 def in_memory(model: Model) -> Model:
     """Returns the model that was read, after it has copied its arrays from their file to the first device."""
     for leaf in _leaves(model).values():

@@ -41,6 +41,23 @@ def test_the_map_never_falls_and_stays_in_0_to_1(seed):
     assert values.max() <= 1
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_masks_that_are_worse_than_all_of_the_validation_keep_their_order(seed):
+    calibration = fit(*too_low(seed)).calibration
+    assert calibration.predicted[1] > 0
+    values = calibration(np.linspace(0, 1, 201))
+    assert (np.diff(values) > 0).all()
+    assert (values[0], values[-1]) == (0, 1)
+
+
+def test_ends_are_added_only_outside():
+    masks = [f"m{k}" for k in range(8)]
+    predicted = np.array([-0.1, 0.2, 0.4, 0.5, 0.6, 0.7, 0.9, 1.1])
+    calibration = fit(predicted, np.linspace(0.1, 0.8, 8), masks).calibration
+    assert calibration.predicted == tuple(predicted)
+    assert calibration([-1, 2]).tolist() == pytest.approx([0.1, 0.8])
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_the_fit_has_the_mean_of_the_truth_and_a_smaller_error_than_any_line(seed):
     predicted, true, _ = too_low(seed)
@@ -94,6 +111,8 @@ def test_the_stored_form_is_read_again():
         {"dice": None},
         {"margin": -0.1},
         {"margin": True},
+        {"margin": 10**400},
+        {"predicted": [0.2, 10**400]},
         {"coverage": 1.0},
         {"masks": 2.5},
         {"more": 1},

@@ -63,12 +63,22 @@ def test_a_second_start_opens_no_volume_and_finds_the_same(data, opened):
 
 
 def test_the_index_is_in_the_folder_of_a_data_set_that_jaxseg_made(data, opened):
-    (data / "summary.json").write_text("{}")
+    (data / "summary.json").write_text('{"made_by": "prepare segae"}')
     first = items(data)
     assert items(data) == first
     assert len(opened) == 2
     assert (data / "index_20.json").is_file()
     assert not (data.parent / "home").exists()
+
+
+@pytest.mark.parametrize("text", ["{}", '{"made_by": "prepare mnist"}', "[]", "{", ""])
+def test_a_summary_of_another_program_makes_no_data_set_ours(data, opened, text):
+    (data / "summary.json").write_text(text)
+    first = items(data)
+    assert items(data) == first
+    assert len(opened) == 2
+    assert sorted(path.name for path in data.iterdir()) == ["summary.json", "train", "val"]
+    assert stored(data).parent == data.parent / "home" / "segae" / "index"
 
 
 def test_small_data_sets_of_others_are_not_stored(data, opened, monkeypatch):

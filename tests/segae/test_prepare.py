@@ -3,6 +3,7 @@
 import csv
 import functools
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from jaxseg.files import only_writer
 from jaxseg.segae import label_table, sources
 from jaxseg.segae import prepare as segae_prepare
 from jaxseg.segae.data import read_segae
-from jaxseg.segae.segmenter import SegmenterSettings
+from jaxseg.segae.segmenter import SegmenterSettings, read_segmenter
 from jaxseg.vocabulary import organs
 from jaxseg.volumes.read import read_volume
 
@@ -112,6 +113,19 @@ def test_predicted_labels_become_one_mask_per_stage(folders):
     (folders / "pseudo" / "b" / "epoch_010.nii.gz").unlink()
     with pytest.raises(ValueError, match="1 cases have no pseudo labels.*: b"):
         run(folders, "more", pseudo=folders / "pseudo")
+
+
+def test_predicted_masks_that_overlap_are_kept_as_they_are(folders):
+    grown = np.isin(labels(), (13, 15))
+    for name in "abc":
+        stage = folders / "pseudo" / name / "epoch_1"
+        stage.mkdir(parents=True)
+        save_nifti(stage / "liver.nii.gz", grown.astype(np.uint8))
+        save_nifti(stage / "kidney_left.nii.gz", (labels() == 15).astype(np.uint8))
+    outcomes = run(folders, pseudo=folders / "pseudo")
+    assert [(outcome.masks, outcome.left_out, outcome.error) for outcome in outcomes] == [(2, 0, "")] * 3
+    case = next((folders / "out" / "val").iterdir())
+    np.testing.assert_array_equal(read_volume(case / "liver_13" / "epoch_1.nii.gz").array, grown)
 
 
 @pytest.mark.parametrize(
@@ -262,6 +276,29 @@ def test_masks_of_a_small_network_stand_beside_degraded_ones(folders, monkeypatc
     monkeypatch.setattr(segae_prepare, "train_segmenter", None)  # the stored network is used
     assert [outcome.case for outcome in run(folders, **options)] == ["d"]
     assert (folders / "out" / segae_prepare.SEGMENTER).read_bytes() == network
+
+
+def test_a_case_that_the_network_learned_from_never_becomes_a_validation_case(folders, monkeypatch):
+    small = functools.partial(SegmenterSettings, size=32, width=4)
+    monkeypatch.setattr(segae_prepare, "SegmenterSettings", small)
+    options = {"segmenter": True, "stages": 5, "steps": 50, "val_fraction": 0.2}
+    run(folders, **options)
+    learned = read_segmenter(folders / "out" / segae_prepare.SEGMENTER, small(stages=5, steps=50)).cases
+    assert {*learned} == {path.name for path in (folders / "out" / "train").iterdir()}
+    for name in learned:  # as if the run had been killed before it built them
+        shutil.rmtree(folders / "out" / "train" / name)
+    for seed, name in enumerate("defghijk"):
+        save_nifti(folders / "cts" / f"{name}.nii.gz", ct(seed))
+        save_nifti(folders / "labels" / f"{name}.nii.gz", labels())
+    scans, _ = sources.find_scans(folders / "cts", folders / "labels")
+    for fraction in (0.2, 0.9):
+        summary = json.loads((folders / "out" / "summary.json").read_text())
+        summary["settings"]["val_fraction"] = fraction
+        (folders / "out" / "summary.json").write_text(json.dumps(summary))
+        settings = segae_prepare.Settings(**{"per_organ": 3, "least_slices": 2} | options | {"val_fraction": fraction})
+        splits = segae_prepare.begin(scans, folders / "out", settings)
+        assert {splits[name] for name in learned} == {"train"}
+        assert "val" in splits.values()
 
 
 @pytest.mark.parametrize(

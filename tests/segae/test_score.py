@@ -122,6 +122,14 @@ def test_a_calibration_in_the_card_is_applied_unless_it_is_refused():
         Scorer(model(), calibrated=True)
 
 
+def test_an_interval_is_shown_only_for_scores_it_was_fitted_for():
+    weighted = score(ct(), cone(), 13, calibrated_model(), average="area", per_slice=True)
+    equal = score(ct(), cone(), 13, calibrated_model(), per_slice=True)
+    assert weighted.dice == equal.dice
+    assert equal.interval is not None
+    assert weighted.interval is None
+
+
 def test_scores_with_and_without_a_calibration_are_not_mixed():
     plain, found = Scorer(model()).settings, Scorer(calibrated_model()).settings
     assert "calibration" not in plain

@@ -112,3 +112,12 @@ def test_the_orders_hold_the_intervals_of_a_calibrated_model(tmp_path):
     table.add(Case("a", None), Record("a", "fingerprint", scores={"liver": found}))
     lines = ScoreTable(tmp_path / "r.csv", ["liver"], {"calibration": "1"}).write_order("annotate").read_text().split()
     assert lines == ["rank,case,organ,predicted_dice,lower,upper", "1,a,liver,0.300000,0.000000,0.800000"]
+
+
+def test_the_orders_of_weighted_scores_have_no_interval(tmp_path):
+    settings = {"calibration": "1", "average": "area"}
+    table = ScoreTable(tmp_path / "r.csv", ["liver"], settings)
+    found = MaskScore(organs.ORGANS[13], (3, 4), (0.2, 0.4), (1, 1))
+    table.add(Case("a", None), Record("a", "fingerprint", scores={"liver": found}))
+    lines = ScoreTable(tmp_path / "r.csv", ["liver"], settings).write_order("annotate").read_text().split()
+    assert lines == ["rank,case,organ,predicted_dice", "1,a,liver,0.300000"]

@@ -1,10 +1,13 @@
 """The small network whose masks at several stages of its training are training data: learning, sizes, storing."""
 
+import json
+
 import numpy as np
 import pytest
 
 from jaxseg.nn.metrics import dice
 from jaxseg.segae.segmenter import Segmenter, SegmenterSettings, enlarged, read_segmenter, slice_input, train_segmenter
+from jaxseg.weights.safetensors import map_arrays, read_metadata, write_arrays
 
 SETTINGS = SegmenterSettings(stages=5, steps=120, size=32, width=4, learning_rate=5e-3)
 
@@ -20,7 +23,7 @@ def scan(seed: int, shape=(6, 50, 60)) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def segmenter() -> Segmenter:
-    return train_segmenter([scan(seed) for seed in range(3)], 3, SETTINGS)
+    return train_segmenter([(f"case {seed}", *scan(seed)) for seed in range(3)], 3, SETTINGS)
 
 
 def test_masks_become_better_from_stage_to_stage(segmenter):
@@ -43,8 +46,9 @@ def test_masks_have_the_shape_of_the_ct_and_known_classes(segmenter):
 
 def test_a_stored_network_segments_the_same(segmenter, tmp_path):
     segmenter.write(tmp_path / "s.safetensors")
-    again = read_segmenter(tmp_path / "s.safetensors")
+    again = read_segmenter(tmp_path / "s.safetensors", SETTINGS)
     assert again.settings == segmenter.settings
+    assert again.cases == segmenter.cases == ("case 0", "case 1", "case 2")
     ct, _ = scan(9)
     for (name, one), (other, two) in zip(segmenter.segment(ct), again.segment(ct), strict=True):
         assert name == other
@@ -57,7 +61,34 @@ def test_a_damaged_file_is_refused(segmenter, tmp_path, cut):
     segmenter.write(path)
     path.write_bytes(path.read_bytes()[:cut])
     with pytest.raises(ValueError, match="is damaged .*; remove it, and the network is trained again"):
-        read_segmenter(path)
+        read_segmenter(path, SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"stages": ["/x"]}, "other stages"),
+        ({"stages": ["../x"] * 5}, "other stages"),
+        ({"settings": {"width": 4_000_000}}, "other settings"),
+        ({"settings": {"seed": 1}}, "other settings"),
+        ({"classes": [0, 300]}, "other classes"),
+        ({"classes": [13, 0]}, "other classes"),
+        ({"classes": [0, *range(13, 100)]}, "other shapes"),
+        ({"classes": []}, "other classes"),
+        ({"cases": "x"}, "name its cases"),
+        ({"cases": [3]}, "name its cases"),
+    ],
+)
+def test_a_file_of_somebody_else_can_name_no_other_paths_and_sizes(segmenter, tmp_path, change, words):
+    path = tmp_path / "s.safetensors"
+    segmenter.write(path)
+    content = json.loads(read_metadata(path)["jaxseg_segmenter"])
+    for name, value in change.items():
+        content[name] = content[name] | value if isinstance(value, dict) else value
+    other = tmp_path / "other.safetensors"
+    write_arrays(other, map_arrays(path), {"jaxseg_segmenter": json.dumps(content)})
+    with pytest.raises(ValueError, match=words):
+        read_segmenter(other, SETTINGS)
 
 
 def test_the_window_is_clipped_and_the_whole_range_kept():

@@ -66,6 +66,25 @@ def test_predicted_masks_may_be_folders_too(tmp_path):
     assert sorted(map(sources.stage_name, scan.stages)) == ["epoch_1", "epoch_2", "epoch_3"]
 
 
+def test_a_ct_is_not_taken_for_its_own_labels(tmp_path):
+    for name in "ab":
+        np.save(tmp_path / f"{name}.npy", ct())
+    with pytest.raises(ValueError, match="2 CTs would be their own labels: a, b; name the folder of the labels"):
+        sources.find_scans(tmp_path, tmp_path)
+
+
+def test_predicted_masks_may_overlap(tmp_path):
+    masks = {"liver": box(0, 5), "spleen": box(1, 3), "unknown": box(0, 1)}
+    folder = save_masks(tmp_path / "m", **masks)
+    found = dict(sources.read_predicted(folder, from_array(ct()), label_table.dap_table(), [13, 26, 15]))
+    np.testing.assert_array_equal(found[13], masks["liver"])
+    np.testing.assert_array_equal(found[26], masks["spleen"])
+    assert (found[15].dtype, found[15].any()) == (bool, False)
+    np.save(folder / "spleen.npy", 2 * box(1, 3) + box(3, 4))
+    with pytest.raises(ValueError, match="a mask holds 0 and 1"):
+        dict(sources.read_predicted(folder, from_array(ct()), label_table.dap_table(), [26]))
+
+
 def read(folder):
     found, notes = sources.read_classes(folder, from_array(ct()), label_table.dap_table())
     return found.array, notes

@@ -2,20 +2,25 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 from PIL import Image
 from segae_runs import opened, save_data, save_embeddings, train
 
 import jaxseg
+from jaxseg.card import read_card
+from jaxseg.files import Locked, only_writer
 from jaxseg.segae import task as segae
 from jaxseg.segae.model import embedding_of
 from jaxseg.training import run
 from jaxseg.training.config.config import read_config
 from jaxseg.training.log import read_metrics
 from jaxseg.training.task import make_task
+from jaxseg.weights.store import save_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shallow")]
 
@@ -72,7 +77,7 @@ def test_evaluation_reports_every_organ_and_draws_a_picture(trained, capsys):
 
 
 @pytest.mark.full
-def test_a_calibration_is_stored_in_the_card_of_the_run_and_applied(trained):
+def test_a_calibration_is_stored_in_the_card_of_the_run_and_applied(trained, data):
     with pytest.raises(ValueError, match="leave the step out"):
         run.evaluate(trained, devices=jax.devices()[:1], step=1, calibrate=True)
     before = jaxseg.load(trained).card
@@ -82,6 +87,32 @@ def test_a_calibration_is_stored_in_the_card_of_the_run_and_applied(trained):
     assert dataclasses.replace(card, calibration=before.calibration) == before
     assert jaxseg.Scorer(jaxseg.load(trained)).calibration.margin == found["calibration"]["margin"]
     assert told[-1].startswith("stored the calibration in")
+    train(trained, data, resume=True)  # the finished run writes the same model again
+    assert jaxseg.load(trained).card == card
+
+
+def test_a_calibration_is_refused_that_would_belong_to_other_weights_or_data(trained, data, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    arguments = {"devices": jax.devices()[:1], "calibrate": True}
+    with pytest.raises(ValueError, match="trained on the split 'train', so a calibration on it is wrong; use 'val'"):
+        run.evaluate(folder, "train", **arguments)
+    other = save_data(tmp_path / "other", val=2)
+    with pytest.raises(ValueError, match="the data differ from those.*; calibrate with those"):
+        run.evaluate(folder, data=other, **arguments)
+    with only_writer(folder), pytest.raises(Locked, match="another run is writing"):
+        run.evaluate(folder, **arguments)
+    model = jaxseg.load(folder)
+    params = jax.tree.map(lambda x: x + 1, nnx.state(model, nnx.Param))
+    nnx.update(model, params)  # the model of an earlier step, as a run leaves it that was killed
+    save_model(model, folder / "model", dataclasses.replace(model.card, calibration="earlier"), overwrite=True)
+    with pytest.raises(ValueError, match="model does not hold the best checkpoint, that of step .*--resume"):
+        run.evaluate(folder, **arguments)
+    assert read_card(folder / "model").calibration == "earlier"
+    train(folder, data, resume=True)
+    assert read_card(folder / "model").calibration == ""  # the weights are others
+    run.evaluate(folder, **arguments)
+    assert read_card(folder / "model").calibration
 
 
 @pytest.mark.full
