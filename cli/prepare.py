@@ -83,7 +83,7 @@ def prepare():
     help="With --segmenter: number of optimisation steps.",
 )
 def segae(cts, labels, output, **settings):
-    """Build SegAE's training data from CTS with LABELS, by default the folder CTS itself.
+    """Build SegAE's training data from CTS with LABELS, by default the folder CTS itself with a folder for each case.
 
     A case is CTS/CASE.nii.gz with LABELS/CASE.nii.gz, CASE/ct.nii.gz with CASE/label.nii.gz, or CASE/ct.nii.gz with
     CASE/segmentations/ORGAN.nii.gz as in TotalSegmentator's data set. NPZ, NPY and folders of DICOM slices are possible
