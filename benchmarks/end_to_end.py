@@ -37,7 +37,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks import agreement, alternate, jobs  # noqa: E402
 from jaxseg import programs  # noqa: E402
 from jaxseg.files import atomic_file  # noqa: E402
-from jaxseg.xla import keep_freed_memory, restart_with_huge_pages, use_all_cores  # noqa: E402
+from jaxseg.xla import HUGE_PAGES, keep_freed_memory, use_all_cores  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 ROWS = {  # job -> its rows
@@ -69,8 +69,6 @@ _COMPILED = re.compile(r"^Finished .* in ([0-9.e+-]+) sec", re.MULTILINE)
 def main() -> None:
     """Measures the jobs one after the other and writes each row as soon as it is complete."""
     if sys.argv[1:2] == ["--part"]:
-        if sys.argv[3:4] and sys.argv[3].startswith("epoch"):
-            restart_with_huge_pages()  # as `jaxseg train` does
         use_all_cores()  # as the commands of jaxseg do
         part(*sys.argv[2:])
         return
@@ -255,7 +253,8 @@ def row_of_functions(name: str, data: Path, folder: Path, *, rounds: int, quick:
     found = steady(given, rounds, quick=quick)
 
     def whole(side: str) -> Run:
-        run, text = in_process([*part_command("once"), *given, side, json.dumps(quick)], folder / f"{side}.log")
+        command = [*part_command("once"), *given, side, json.dumps(quick)]
+        run, text = in_process(command, folder / f"{side}.log", variables_of(name))
         done = json.loads(text)["job"]
         return dataclasses.replace(run, stages={"start": run.whole - done, "job": done})
 
@@ -267,7 +266,8 @@ def row_of_functions(name: str, data: Path, folder: Path, *, rounds: int, quick:
 
 def steady(given: list, rounds: int, *, quick: bool) -> dict:
     """Times both sides of a job alternately, without preparation and compilation, and compares their first results."""
-    sides = {side: alternate.Side([*part_command("serve"), *given, side, json.dumps(quick)], CPU) for side in SIDES}
+    command, variables = [*part_command("serve"), *given], CPU | variables_of(given[0])
+    sides = {side: alternate.Side([*command, side, json.dumps(quick)], variables) for side in SIDES}
     samples = in_rounds({side: one.sample for side, one in sides.items()}, rounds, quick=quick)
     found = alternate.summary(samples, "jaxseg")
     for side, one in sides.items():
@@ -295,6 +295,11 @@ def make_job(name: str, data: Path, folder: Path, *, quick: bool) -> jobs.Job:
     """Returns a job of `jobs.FUNCTIONS`; its weights, copies and temporary files go to the folder."""
     tempfile.tempdir = str(folder)
     return jobs.FUNCTIONS[name](data, folder, quick=quick)
+
+
+def variables_of(name: str) -> dict[str, str]:
+    """Returns the environment variables of both sides of a row: training has huge pages, as in `jaxseg train`."""
+    return {"GLIBC_TUNABLES": HUGE_PAGES} if name.startswith("epoch") else {}
 
 
 def part_command(name: str) -> list[str]:

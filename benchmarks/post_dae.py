@@ -111,17 +111,21 @@ def save(mask: np.ndarray, path: Path) -> None:
 def summarise(folder: Path) -> None:
     """Writes the figures of all parts that exist, and copies the plots beside the JSON file."""
     path = RESULTS / "post_dae.json"
-    found = {part: row for part, row in json.loads(path.read_text()).items() if part in (*RUNS, "segmenter")}
+    stored = json.loads(path.read_text())
+    facts = {key: stored[key] for key in ("date", "environment") if key in stored}  # of rows that have none themselves
+    found = {part: facts | row for part, row in stored.items() if part in (*RUNS, "segmenter")}
     for part in [*RUNS, "segmenter"]:
         run = folder / part / "run" if part == "segmenter" else folder / part
         name = "evaluation_masks" if part == "segmenter" else "evaluation_val"
         if not (run / f"{name}.json").is_file():
             continue
         measured = json.loads((run / f"{name}.json").read_text())
-        found[part] = {"training_seconds": training_seconds(run), "environment": environment()} | measured
+        if measured.items() <= found.get(part, {}).items():
+            continue  # it was measured earlier
+        facts = {"date": str(date.today()), "environment": environment(), "training_seconds": training_seconds(run)}
+        found[part] = facts | measured
         (RESULTS / f"post_dae_{part}.png").write_bytes((run / f"{name}.png").read_bytes())
-    result = {"command": "python benchmarks/post_dae.py", "date": str(date.today()), "size": SIZE} | found
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    path.write_text(json.dumps({"command": "python benchmarks/post_dae.py"} | found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -81,7 +81,8 @@ def main(args: list[str] | None = None) -> None:
     if args is None:
         atexit.register(gc.freeze)  # Python would look for garbage among all objects before it ends
         args = sys.argv[1:]
-        if args[:1] in (["train"], ["tune"]):
+        command = next((word for word in args if not word.startswith("-")), "")
+        if command in ("train", "tune") and not {"-h", "--help"} & {*args}:
             restart_with_huge_pages()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: no half-written file is left

@@ -1,5 +1,6 @@
 """Settings of XLA and of the C library for computing on CPUs. They must be made before JAX starts its devices."""
 
+import contextlib
 import ctypes
 import importlib.metadata
 import os
@@ -18,6 +19,7 @@ _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 _NEVER = -1
 
 HUGE_PAGES = "glibc.malloc.hugetlb=1"  # for the environment variable GLIBC_TUNABLES
+_RESTARTED = "JAXSEG_RESTARTED"  # set in a program that was started again; glibc may delete its own variable
 _HUGE_PAGES_FILE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
@@ -63,13 +65,13 @@ def keep_freed_memory() -> bool:
 
     On CPUs, XLA allocates its buffers in every call, and glibc returns large ones to the operating system each time.
     When they are allocated again, each page causes a page fault and is filled with zeros. This takes a tenth of the
-    inference time of the U-Net, half of Post-DAE's, and a third of a training step (`benchmarks/README.md`). The
+    inference time of the U-Net, and half of Post-DAE's. The
     disadvantages: the memory of the process never shrinks; glibc does not always find the block again that XLA has
     freed, so that the process can keep two or three times what a step needs; and threads share one heap, which makes
     small networks up to 1.5 times as slow.
 
     Call it before JAX starts its devices; later it has little effect. The commands that segment, denoise and score call
-    it, and `jaxseg train` does with `trainer.keep_memory: true`. In training, `restart_with_huge_pages` gains more.
+    it, and `jaxseg train` does with `trainer.keep_memory: true`. For training see also `restart_with_huge_pages`.
 
     Returns:
       Whether the C library supports this.
@@ -85,24 +87,36 @@ def keep_freed_memory() -> bool:
 def restart_with_huge_pages() -> None:
     """Starts this program again, with the same arguments, so that its memory comes in pages of 2 MB instead of 4 KB.
 
-    The buffers of a training step are then mapped by a few hundred page faults instead of hundreds of thousands, and
-    need no more memory (`benchmarks/README.md`). glibc reads this setting only when a program starts, from
-    `GLIBC_TUNABLES`. Nothing happens if it already says something on huge pages, with another C library, or if the
-    system gives huge pages to all programs or to none.
+    The buffers of a training step are then mapped by far fewer page faults, and need no more memory
+    (`benchmarks/README.md`). glibc reads this setting only when a program starts, from `GLIBC_TUNABLES`.
+
+    Nothing happens if that variable already says something on huge pages, if the program was started again before, if
+    it cannot be started in the same way (it came from standard input, or its arguments were changed), with another C
+    library, or if the system gives huge pages to all programs or to none. Call it first: what a program does before
+    is done twice.
     """
     before = os.environ.get("GLIBC_TUNABLES", "")
-    if HUGE_PAGES.split("=")[0] in before or not _huge_pages_on_request():
+    again = HUGE_PAGES.split("=")[0] in before or _RESTARTED in os.environ
+    if again or not _has_its_arguments() or not _huge_pages_on_request():
         return
-    variables = os.environ | {"GLIBC_TUNABLES": ":".join(filter(None, (before, HUGE_PAGES)))}
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], variables)
+    variables = os.environ | {"GLIBC_TUNABLES": ":".join(filter(None, (before, HUGE_PAGES))), _RESTARTED: "1"}
+    with contextlib.suppress(OSError):  # then this process continues, with pages of the usual size
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], variables)
+
+
+def _has_its_arguments() -> bool:
+    """Whether the arguments of Python end with those of the program, so that it can be started with them again."""
+    arguments = sys.argv[1:]
+    return sys.argv[0] not in ("", "-") and sys.orig_argv[len(sys.orig_argv) - len(arguments) :] == arguments
 
 
 def _huge_pages_on_request() -> bool:
     """Whether the system gives huge pages to the programs that ask for them, and glibc can ask."""
+    if not sys.platform.startswith("linux"):
+        return False
     name, version = platform.libc_ver()
-    if not sys.platform.startswith("linux") or name != "glibc" or tuple(map(int, version.split("."))) < (2, 35):
+    found = re.match(r"(\d+)\.(\d+)", version)
+    if name != "glibc" or not found or tuple(map(int, found.groups())) < (2, 35):
         return False
     try:
         return "[madvise]" in _HUGE_PAGES_FILE.read_text()

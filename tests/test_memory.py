@@ -82,21 +82,71 @@ def test_no_program_starts_again_without_need(modes, libc, monkeypatch, tmp_path
     if modes is not None:
         (tmp_path / "enabled").write_text(modes)
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    monkeypatch.delenv("JAXSEG_RESTARTED", raising=False)
     monkeypatch.setattr(xla, "_HUGE_PAGES_FILE", tmp_path / "enabled")
     monkeypatch.setattr(platform, "libc_ver", lambda: libc)
     monkeypatch.setattr(os, "execve", None)
     restart_with_huge_pages()
 
 
+@pytest.fixture
+def huge_pages(monkeypatch):
+    """Lets a restart seem useful, and returns the list of the programs that were started again."""
+    started = []
+    for name in ("GLIBC_TUNABLES", "JAXSEG_RESTARTED"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(xla, "_huge_pages_on_request", lambda: True)
+    monkeypatch.setattr(os, "execve", lambda *given: started.append(given))
+    return started
+
+
+def test_a_program_is_started_again_once_even_if_the_c_library_deletes_its_variable(huge_pages, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["jaxseg", "train", "-t", "demo"])
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-X", "utf8", "jaxseg", "train", "-t", "demo"])
+    restart_with_huge_pages()
+    ((program, words, variables),) = huge_pages
+    assert (program, words) == (sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    monkeypatch.setenv("JAXSEG_RESTARTED", variables["JAXSEG_RESTARTED"])
+    restart_with_huge_pages()
+    assert len(huge_pages) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "original"),
+    [
+        (["-", "train"], ["python", "-", "train"]),  # the program came from standard input, which is read by now
+        (["", "train"], ["python"]),
+        (["jaxseg", "train", "-t", "demo"], ["ipython", "--pylab"]),  # `%run` in a notebook
+    ],
+)
+def test_what_cannot_be_started_in_the_same_way_continues(huge_pages, monkeypatch, arguments, original):
+    monkeypatch.setattr(sys, "argv", arguments)
+    monkeypatch.setattr(sys, "orig_argv", original)
+    restart_with_huge_pages()
+    assert huge_pages == []
+
+
+def test_a_program_that_cannot_be_started_continues(huge_pages, monkeypatch):
+    def refuse(*given):
+        huge_pages.append(given)
+        raise OSError(7, "Argument list too long")
+
+    monkeypatch.setattr(os, "execve", refuse)
+    monkeypatch.setattr(sys, "argv", ["jaxseg", "train"])
+    monkeypatch.setattr(sys, "orig_argv", ["python", "jaxseg", "train"])
+    restart_with_huge_pages()
+    assert len(huge_pages) == 1
+
+
 def test_the_command_that_trains_asks_for_huge_pages_and_others_do_not(monkeypatch):
     asked = []
     monkeypatch.setattr(main_module, "restart_with_huge_pages", lambda: asked.append(sys.argv[1]))
-    for command in ("train", "tune", "segment"):
-        monkeypatch.setattr(sys, "argv", ["jaxseg", command, "--help"])
-        with pytest.raises(SystemExit) as end:
+    monkeypatch.setattr(main_module.cli, "main", lambda *given, **options: 0)
+    for words in (["train"], ["--debug", "tune"], ["segment"], ["train", "--help"]):
+        monkeypatch.setattr(sys, "argv", ["jaxseg", *words])
+        with pytest.raises(SystemExit):
             main_module.main()
-        assert end.value.code == 0
-    assert asked == ["train", "tune"]
+    assert asked == ["train", "--debug"]
 
 
 @pytest.mark.full

@@ -20,8 +20,8 @@ from jaxseg.nn.resize import bilinear
 CUTS, ELLIPSES = 3, 4
 _COARSE, _FINE = 6, 24  # knots per side of the two displacements of the border
 _NOISE = 12  # knots per side of the noise of a coarse mask
-# The share of the examples that have each kind of damage.
 LOST = 0.1  # share of the examples with several channels of which one is emptied, to be found again by the others
+# The share of the examples that have each kind of damage.
 SHARES = {"cuts": 0.5, "holes": 0.25, "islands": 0.4, "moved": 0.35, "border": 0.5, "coarse": 0.3, "salt": 0.15}
 
 

@@ -48,8 +48,8 @@ class MaskFolder:
       ignored: number of entries of the folder that are not masks; counted if `files` is not given.
       labels: level and name of each channel, "LEVEL=NAME", if the files are label maps; see `parse_levels`.
       classes: folder and name of each channel, "FOLDER=NAME", if every class has a separate folder in `root`; see
-        `parse_classes`. Masks of one image have the same file name, apart from the suffix. Images without all classes
-        are left out and counted in `ignored`.
+        `parse_classes`. Masks of one image have the same size and the same file name, apart from the suffix. Images
+        without all classes are left out and counted in `ignored`; the mask of a class may be empty.
       blank: accept empty and full masks. They have no shape to learn, but a segmenter's results are scored with them.
 
     Raises:
@@ -93,7 +93,7 @@ class MaskFolder:
     @functools.cached_property
     def _of_classes(self) -> dict[Path, list[Path]]:
         """The first class's file of an image -> the files of all its classes, sorted by name."""
-        found = [{path.stem: path for path in _masks_in(folder)} for folder in self._folders]
+        found = [_by_stem(folder) for folder in self._folders]
         joint = {found[0][name]: [of[name] for of in found] for name in found[0] if all(name in of for of in found)}
         if not joint:
             folders = " and ".join(str(folder) for folder in self._folders)
@@ -111,12 +111,25 @@ class MaskFolder:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         path = self.files[index]
-        masks = [mask for file in self._of_classes[path] for mask in self._read(file, 1)] if self.classes else None
-        resized = np.stack([_fitted(mask, self.size) for mask in masks or self._read(path, self.channels)], -1)
+        masks = self._read_classes(path) if self.classes else self._read(path, self.channels)
+        resized = np.stack([_fitted(mask, self.size) for mask in masks], -1)
         for state, value in (("empty", 0), ("full: every pixel is foreground", 1)):
             if not self.blank and (resized == value).all():
                 raise ImageError(f"{path.name}: the mask is {state}, at {self.size[0]} x {self.size[1]}")
         return {"mask": resized}
+
+    def _read_classes(self, path: Path) -> list[np.ndarray]:
+        """Returns the mask of each class of an image."""
+        masks = []
+        for file in self._of_classes[path]:
+            try:
+                masks += self._read(file, 1)
+            except ImageError as error:
+                raise ImageError(f"{file.parent.name}/{error}") from None
+        shapes = {f"{mask.shape[0]} x {mask.shape[1]}" for mask in masks}
+        if len(shapes) > 1:
+            raise ImageError(f"{path.name}: its classes have masks of different sizes: {', '.join(sorted(shapes))}")
+        return masks
 
     def _read(self, path: Path, channels: int) -> list[np.ndarray]:
         """Returns the masks of a file, bool or uint8 from 0 to 255."""
@@ -199,6 +212,16 @@ def parse_classes(texts: Sequence[str]) -> dict[str, str]:
             raise ValueError(f"{text!r}: this folder or this name occurs twice")
         classes[folder] = name
     return classes
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    """Returns the masks of a folder by their names without suffix; raises ValueError if a name occurs twice."""
+    found: dict[str, Path] = {}
+    for path in _masks_in(folder):
+        if path.stem in found:
+            raise ValueError(f"{folder}: {found[path.stem].name} and {path.name} have the same name")
+        found[path.stem] = path
+    return found
 
 
 def _masks_in(folder: Path) -> tuple[Path, ...]:

@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxseg.draw.plots import Panel, paired_bars
 from jaxseg.images.picture import ImageError
+from jaxseg.masks.cohort import is_cohort_file
 from jaxseg.nn.metrics import dice, hausdorff
 from jaxseg.post_dae.baselines import Shapes
 from jaxseg.post_dae.corrupt import LEVELS, SIDE, corrupt
@@ -85,9 +86,12 @@ def compare_folders(
       ValueError: a folder holds no masks, or its names differ from those of the truth; a mask is bad.
     """
     options = {"size": tuple(model.cfg.image_size), "channels": channels, "grey": grey, "labels": tuple(labels)}
-    options["classes"] = tuple(classes)
-    true = MaskFolder(truth, **options)
-    pairs = {row: _paired(MaskFolder(folder, **options, blank=True), true) for row, folder in masks.items()}
+
+    def opened(place: Path, **more) -> MaskFolder:
+        return MaskFolder(place, **options, classes=() if is_cohort_file(place) else tuple(classes), **more)
+
+    true = opened(truth)
+    pairs = {row: _paired(opened(folder, blank=True), true) for row, folder in masks.items()}
     parts = ((row, x["given"], x["truth"]) for row, source in pairs.items() for x in _batches(source, "stop"))
     return _examination(model, parts, "masks", spacing)
 

@@ -219,7 +219,10 @@ class PostDAETask(Task):
     @classmethod
     def compare(cls, config: Config, model: nnx.Module, masks: Mapping[str, Path], truth: Path) -> Examination:
         """Measures how the model restores masks in folders, such as those of a segmenter."""
-        cfg = config.data
+        cfg, names = config.data, tuple(parse_levels(config.data.labels).values())
+        if {*names} & {*model.card.class_names} and names != model.card.class_names:
+            trained = ", ".join(model.card.class_names)
+            raise ValueError(f"the levels name {', '.join(names)} in this order, but the model has {trained}")
         options = {"channels": cfg.channels, "grey": cfg.grey, "labels": cfg.labels, "spacing": cfg.spacing_mm}
         options["classes"] = cfg.classes
         return compare_folders(model, masks, truth, **options)

@@ -353,7 +353,7 @@ def compare_masks(
         raise ValueError(f"a run of {config.task} does not take masks; runs of {able} do")
     if levels:
         labels = tuple(f"{level}={name}" for level, name in levels.items())
-        config = dataclasses.replace(config, data=dataclasses.replace(config.data, labels=labels))
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, labels=labels, classes=()))
     names = [path.name for path in masks]
     rows = {name if names.count(name) == 1 else str(path): path for name, path in zip(names, masks, strict=True)}
     if len(rows) < len(masks):

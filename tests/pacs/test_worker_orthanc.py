@@ -137,11 +137,11 @@ def test_orthanc_sends_images_and_receives_their_results(started, model, tmp_pat
         listens(begin)
         assert send(*sources)
         ohif.until(lambda: counts_of(state).get("stored", 0) >= 6, "all are stored", 60)
+        ohif.until(lambda: not list((tmp_path / "state-files").iterdir()), "their files are removed", 10)
         os.kill(process, signal.SIGTERM)
         assert started.end() == 1
         wanted = {image_of(path).study_uid for path in paths}
         assert results_in(url) == results_in(url, "OT") == dict.fromkeys(wanted, 1)
-    assert list((tmp_path / "state-files").iterdir()) == []
 
 
 @pytest.mark.full

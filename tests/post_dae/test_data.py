@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from joint_masks import CLASSES, shapes
 from PIL import Image
 
+from jaxseg.images.picture import ImageError
 from jaxseg.masks.cohort import file_name, image_names, mask_file
 from jaxseg.post_dae.data import MaskFolder, as_read, parse_classes
 from jaxseg.training.batches import RecordError, evaluation_batches, training_batches
@@ -311,6 +312,20 @@ def test_classes_have_folders_of_their_own_and_images_without_all_of_them_are_le
 def test_folders_of_classes_that_share_no_image_are_refused(tmp_path):
     root = folders(tmp_path, lungs=["a.png"], hearts=["b.png"])
     with pytest.raises(ValueError, match="have no file name in common"):
+        MaskFolder(root, SIZE, 2, classes=("lungs=lung", "hearts=heart"))
+
+
+def test_masks_of_one_image_that_do_not_fit_together_are_refused(tmp_path):
+    root = folders(tmp_path, lungs=["a.png", "b.png"], hearts=["a.png", "b.png"])
+    save(root / "hearts" / "a.png", square(30, 32))
+    (root / "hearts" / "b.png").write_bytes(b"no picture")
+    source = MaskFolder(root, SIZE, 2, classes=("lungs=lung", "hearts=heart"))
+    with pytest.raises(ImageError, match=r"a\.png: its classes have masks of different sizes: 24 x 32, 30 x 32"):
+        source[0]
+    with pytest.raises(ImageError, match=r"hearts/b\.png"):
+        source[1]
+    np.save(root / "lungs" / "a.npy", square() > 0)
+    with pytest.raises(ValueError, match=r"a\.npy and a\.png have the same name"):
         MaskFolder(root, SIZE, 2, classes=("lungs=lung", "hearts=heart"))
 
 

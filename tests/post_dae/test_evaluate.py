@@ -163,3 +163,16 @@ def test_masks_of_a_run_in_one_file_are_compared_with_a_folder(source, tmp_path,
     (tmp_path / "truth" / "mask_03.png").unlink()
     with pytest.raises(ValueError, match=r"truth has no counterpart of mask_03.png"):
         restoration.compare_folders(SAME, {"run": early.path}, tmp_path / "truth")
+
+
+def test_folders_of_classes_are_compared_and_files_with_all_classes_are_read_as_they_are(tmp_path):
+    for place in ("truth", "given"):
+        for folder in ("lungs", "hearts"):
+            write_masks(tmp_path / place / folder, count=3, size=64)
+    classes = {"channels": 2, "classes": ("lungs=lung", "hearts=heart")}
+    found = restoration.compare_folders(SAME, {"run": tmp_path / "given"}, tmp_path / "truth", **classes)
+    assert means(found.numbers["masks"], "dice", "before") == [1]
+    assert found.numbers["masks"]["run"]["before"]["dice"]["count"] == 6
+    with pytest.raises((ValueError, OSError), match="masks.jsonl") as error:
+        restoration.compare_folders(SAME, {"run": tmp_path / "masks.jsonl"}, tmp_path / "truth", **classes)
+    assert "lungs" not in str(error.value)

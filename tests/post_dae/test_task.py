@@ -1,6 +1,8 @@
 """Post-DAE training: the original's steps, corruptions and proportions, resuming, devices, and bad masks."""
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -157,6 +159,13 @@ def test_lungs_and_hearts_of_two_folders_train_together_and_keep_their_names(tmp
     _, told = train(tmp_path / "run", tmp_path / "masks", **options)
     assert any("2 images of" in line and "do not have a mask of every class" in line for line in told), told
     assert jaxseg.load(tmp_path / "run").card.class_names == ("lungs", "heart")
+
+
+def test_levels_in_another_order_than_the_classes_of_the_model_are_refused():
+    data = DataConfig(root="masks", channels=2, labels=("1=lungs", "2=heart"))
+    model = SimpleNamespace(card=SimpleNamespace(class_names=("heart", "lungs")))
+    with pytest.raises(ValueError, match="the levels name lungs, heart in this order, but the model has heart, lungs"):
+        PostDAETask.compare(SimpleNamespace(data=data), model, {}, Path("truth"))
 
 
 BAD = {

@@ -118,8 +118,8 @@ class TrainerConfig:
       remat: whether the backward pass recomputes the activations inside each block of the network instead of storing
         them. This saves memory on accelerators; on CPUs, XLA undoes it.
       keep_memory: whether a process that uses only CPUs keeps freed memory for later use. Training of large networks
-        becomes up to a third faster, that of small ones slower, and the process can keep a multiple of the memory that
-        it needs (`jaxseg.xla.keep_freed_memory`; only in `jaxseg train`).
+        without huge pages becomes faster, that of small ones slower, and the process can keep a multiple of the memory
+        that it needs (`jaxseg.xla.keep_freed_memory`; only in `jaxseg train`).
       ema: decay of a moving average of the parameters, in (0, 1); null: no average. The average is validated and stored
         as the model instead of the parameters. Adam's bias correction removes the random initial parameters from it.
       batch_norm: examples over which batch norm computes its statistics: the "global" batch, or the share of each
