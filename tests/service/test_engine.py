@@ -143,8 +143,7 @@ def test_clients_that_go_away_free_their_places_also_in_the_queue(tmp_path, slow
         slow.go.set()
         assert all(one.recv(20).startswith(b"HTTP/1.1 200") for one in (first, waiting[2]))
         assert slow.calls == [1, 1]
-        wait_until(lambda: engine.running == 0)
-        assert len(request_folders(engine)) == len(engine.results) == 2
+        wait_until(lambda: engine.running == 0 and len(request_folders(engine)) == len(engine.results) == 2)
 
 
 def test_a_request_that_takes_too_long_is_answered_in_time(tmp_path, slow):
