@@ -4,7 +4,7 @@
     python benchmarks/huge_pages.py --models post_dae cmvae
 
 Each side is a separate process, with the workload of `throughput.py` in float32. Every row is written as soon as it is
-measured, to `results/huge_pages.json`. All rows take about ten minutes on two cores. The system must give huge pages to
+measured, to `results/huge_pages.json`. The system must give huge pages to
 the programs that ask for them, and only to these (`/sys/kernel/mm/transparent_hugepage/enabled` is `madvise`).
 """
 

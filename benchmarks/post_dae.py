@@ -3,8 +3,8 @@
     python benchmarks/post_dae.py --masks ../shared/data/lung_masks --folder runs/post_dae
 
 Every step is a command of jaxseg, which is printed before it runs. A command whose result exists is not repeated, so a
-second call resumes. All parts take about two hours on 2 cores; --only selects some of them, and keeps the figures of
-the others.
+second call resumes. All parts except `prior` take about 70 minutes on 2 cores; --only selects some of them,
+and keeps the figures of the others.
 """
 
 import argparse

@@ -39,17 +39,8 @@ HEADINGS = {
     ),
     "Model": (
         *("--model", "--weights", "--fidelity", "--threshold", "--embeddings", "--denoise"),
-        *(
-            "--average",
-            "--calibrated",
-            "--shape-check",
-            "--denoise-classes",
-            "--union",
-            "--largest-component",
-            "--tta",
-            "--source",
-            "--score",
-        ),
+        *("--average", "--calibrated"),
+        *("--shape-check", "--denoise-classes", "--union", "--largest-component", "--tta", "--source", "--score"),
     ),
     "Service": ("--host", "--port", "--token", "--token-file", "--allow-host", "--queue"),
     "Settings": (

@@ -65,10 +65,9 @@ def keep_freed_memory() -> bool:
 
     On CPUs, XLA allocates its buffers in every call, and glibc returns large ones to the operating system each time.
     When they are allocated again, each page causes a page fault and is filled with zeros. This takes a tenth of the
-    inference time of the U-Net, and half of Post-DAE's. The
-    disadvantages: the memory of the process never shrinks; glibc does not always find the block again that XLA has
-    freed, so that the process can keep two or three times what a step needs; and threads share one heap, which makes
-    small networks up to 1.5 times as slow.
+    inference time of the U-Net, and half of Post-DAE's. The disadvantages: the memory of the process never shrinks;
+    glibc does not always find the block again that XLA has freed, so that the process can keep two or three times
+    what a step needs; and threads share one heap, which makes small networks up to 1.5 times as slow.
 
     Call it before JAX starts its devices; later it has little effect. The commands that segment, denoise and score call
     it, and `jaxseg train` does with `trainer.keep_memory: true`. For training see also `restart_with_huge_pages`.
