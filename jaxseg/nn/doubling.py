@@ -2,8 +2,9 @@
 
 Each of the four pixels that replace a pixel reads another part of the kernel, so that four small convolutions compute
 them: 1x1 for the even rows and columns, 1x2, 2x1 and 2x2 for the others. XLA's own form, one convolution over a map
-with zeros between its pixels, multiplies four times as much (`benchmarks/convolutions.py`). In bfloat16 one 2x2
-convolution with four times the channels is faster, although nearly half of its kernel is zero: products cost little there.
+with zeros between its pixels, multiplies four times as much (`benchmarks/convolutions.py`). On CPUs with instructions
+for bfloat16, one 2x2 convolution with four times the channels is faster in bfloat16. Nearly half of its kernel is zero,
+so that a pixel that is not finite makes all four pixels of the neighbouring squares not finite, too.
 """
 
 import functools
@@ -11,6 +12,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from jaxseg import cpu
 from jaxseg.nn.engine import fused
 from jaxseg.nn.fused import Fusion, sum_dtype
 
@@ -76,18 +78,31 @@ def doubled(
     x: jax.Array, kernel: jax.Array, *bias: jax.Array, relu: bool = False, precision: Precision = None
 ) -> jax.Array:
     """Returns what `doubling` returns, without derivatives; the bias follows the kernel."""
+    options = {"relu": relu, "precision": precision}
+    if x.dtype == jnp.bfloat16 and cpu.computes_bfloat16():
+        forms = (functools.partial(form, **options) for form in (doubled_at_once, doubled_in_parts))
+        return jax.lax.platform_dependent(x, kernel, *bias, **dict(zip(("cpu", "default"), forms, strict=True)))
+    return doubled_in_parts(x, kernel, *bias, **options)
+
+
+def doubled_in_parts(x: jax.Array, kernel: jax.Array, *bias: jax.Array, relu: bool, precision: Precision) -> jax.Array:
+    """Returns what `doubled` returns, by a convolution for each pixel of a square."""
     batch, height, width, _ = x.shape
-    if x.dtype == jnp.bfloat16:
-        fusion = Fusion((1, 1), ((0, 1), (0, 1)), precision, bias=bool(bias), relu=relu)
-        found = fused(fusion, x, _all_parts(kernel), *(jnp.tile(array, 4) for array in bias))
-        squares = found.reshape(batch, height, width, 2, -1)
-        return squares.swapaxes(2, 3).reshape(batch, 2 * height, 2 * width, -1)
     parts = {}
     for row, column in _PLACES:
         fusion = Fusion((1, 1), ((0, row), (0, column)), precision, bias=bool(bias), relu=relu)
         parts[row, column] = fused(fusion, x, _part(_part(kernel, 0, row), 1, column).swapaxes(2, 3), *bias)
     rows = [jnp.stack([parts[row, 0], parts[row, 1]], 3) for row in (0, 1)]
     return jnp.stack(rows, 2).reshape(batch, 2 * height, 2 * width, -1)
+
+
+def doubled_at_once(x: jax.Array, kernel: jax.Array, *bias: jax.Array, relu: bool, precision: Precision) -> jax.Array:
+    """Returns what `doubled` returns, by one convolution whose channels are those of all pixels of a square."""
+    batch, height, width, _ = x.shape
+    fusion = Fusion((1, 1), ((0, 1), (0, 1)), precision, bias=bool(bias), relu=relu)
+    found = fused(fusion, x, _all_parts(kernel), *(jnp.tile(array, 4) for array in bias))
+    squares = found.reshape(batch, height, width, 2, -1)
+    return squares.swapaxes(2, 3).reshape(batch, 2 * height, 2 * width, -1)
 
 
 def halving_gradient(large: jax.Array, change: jax.Array, *, precision: Precision = None) -> jax.Array:

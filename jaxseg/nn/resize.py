@@ -180,8 +180,8 @@ def _pool_axis(larger: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array
     x = jnp.pad(x, [(0, x.shape[axis] % 2 if i == axis else 0) for i in range(4)], constant_values=-jnp.inf)
     pairs = x.reshape(*x.shape[:axis], x.shape[axis] // 2, 2, *x.shape[axis + 1 :])
     first, second = (jax.lax.index_in_dim(pairs, i, axis + 1, keepdims=False) for i in range(2))
-    before = jax.lax.slice_in_dim(second, 0, -1, axis=axis)
-    before = jnp.pad(before, [(int(i == axis), 0) for i in range(4)], constant_values=-jnp.inf)
+    shifted = [(int(i == axis), -int(i == axis), 0) for i in range(4)]
+    before = jax.lax.pad(second, jnp.asarray(-jnp.inf, x.dtype), shifted)
     return larger(larger(before, first), second)
 
 
