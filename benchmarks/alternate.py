@@ -187,5 +187,14 @@ def processor() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
+def short(processor: str) -> str:
+    """Returns the name of a processor without marks.
+
+    >>> short("Intel(R) Xeon(R) Processor")
+    'Intel Xeon'
+    """
+    return " ".join(processor.replace("(R)", "").replace("Processor", "").split())
+
+
 def _rounded(seconds: float) -> float:
     return float(f"{seconds:.4g}")

@@ -4,8 +4,8 @@
     python benchmarks/huge_pages.py --models post_dae cmvae
 
 Each side is a separate process, with the workload of `throughput.py` in float32. Every row is written as soon as it is
-measured, to `results/huge_pages.json`. The system must give huge pages to
-the programs that ask for them, and only to these (`/sys/kernel/mm/transparent_hugepage/enabled` is `madvise`).
+measured, to `results/huge_pages.json`. The system must give huge pages to the programs that ask for them, and only to
+these (`/sys/kernel/mm/transparent_hugepage/enabled` is `madvise`), and glibc must be 2.35 or newer.
 """
 
 import argparse
@@ -21,10 +21,13 @@ sys.path.insert(0, str(ROOT))
 from benchmarks import alternate  # noqa: E402
 from benchmarks.worker import WORKLOADS  # noqa: E402
 from jaxseg.devices import environment  # noqa: E402
-from jaxseg.xla import HUGE_PAGES  # noqa: E402
+from jaxseg.xla import HUGE_PAGES, huge_pages_on_request  # noqa: E402
 
 RESULT = ROOT / "benchmarks" / "results" / "huge_pages.json"
-MODE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+NEEDED = (
+    "This needs Linux with glibc 2.35 or newer, and /sys/kernel/mm/transparent_hugepage/enabled must be madvise: then "
+    "the system gives huge pages to the programs that ask for them, and only to these."
+)
 SIDES = {"huge pages": {"GLIBC_TUNABLES": HUGE_PAGES}, "usual pages": {"GLIBC_TUNABLES": ""}}
 
 
@@ -34,9 +37,8 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", choices=WORKLOADS, default=list(WORKLOADS))
     parser.add_argument("--rounds", type=int, default=7, help="samples of each side; default: 7")
     options = parser.parse_args()
-    if not MODE.exists() or "[madvise]" not in MODE.read_text():
-        found = MODE.read_text().strip() if MODE.exists() else "no such file"
-        sys.exit(f"{MODE} must be madvise, found: {found}. Otherwise both sides have the same pages.")
+    if not huge_pages_on_request():
+        sys.exit(f"Both sides would have the same pages here. {NEEDED}")
     os.environ["JAX_PLATFORMS"] = "cpu"
     result = json.loads(RESULT.read_text()) if RESULT.exists() else {}
     for model in options.models:
@@ -55,7 +57,7 @@ def measured(model: str, rounds: int) -> dict:
     found = alternate.summary(samples, "huge pages")
     for side, one in running.items():
         found[side] |= one.close()
-    facts = {"date": time.strftime("%Y-%m-%d"), "batch": batch, "processor": alternate.processor()}
+    facts = {"date": time.strftime("%Y-%m-%d"), "batch": batch, "rounds": rounds, "processor": alternate.processor()}
     return facts | {"environment": environment(), "sides": found}
 
 

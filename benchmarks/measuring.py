@@ -6,6 +6,7 @@ python benchmarks/measuring.py [--rounds 11]
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,10 +14,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.alternate import processor  # noqa: E402
 from jaxseg.anatomy.measure.features import FEATURES, measure
 from jaxseg.vocabulary.labels import CXAS
 
-RESULTS = Path(__file__).parent / "results" / "measuring.json"
+RESULTS = ROOT / "benchmarks" / "results" / "measuring.json"
 
 
 def masks_of_an_image() -> np.ndarray:
@@ -72,6 +77,7 @@ def main() -> None:
     ratio = statistics.median(b / a for a, b in zip(seconds["jaxseg"], seconds["opencv"], strict=True))
     result = {"seconds_an_image": medians, "opencv_over_jaxseg": round(ratio, 2), "largest_difference": worst}
     result |= {"all": seconds, "rounds": rounds, "opencv": cv2.__version__, "environment": environment()}
+    result |= {"date": time.strftime("%Y-%m-%d"), "processor": processor()}
     RESULTS.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps({k: result[k] for k in ("seconds_an_image", "opencv_over_jaxseg", "largest_difference")}))
 

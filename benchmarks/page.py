@@ -8,7 +8,7 @@ test checks that the page agrees with the results.
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import method_tables  # noqa: E402
+from benchmarks.alternate import short  # noqa: E402
 from benchmarks.method_tables import markdown, results  # noqa: E402
+from benchmarks.worker import WHAT, WORKLOADS  # noqa: E402
 
 PAGE = ROOT / "benchmarks" / "README.md"
 NAMES = {
@@ -57,6 +59,26 @@ JOBS = {  # job -> lowest ratio of the originals' time per item to jaxseg's; fro
     "samples_prob_unet": 2.0,
 }
 START_TO_END = 1.2
+OF_TUNED = 1.1  # highest memory of inference, relative to tuned PyTorch's
+STEP_GB = {"unet": 7.0, "post_dae": 1.6}  # highest memory of a training step
+STARTS = {"jaxseg segment, converted, first start": 5.0, "jaxseg segment, converted, second start": 2.5}  # seconds
+FASTER = 1.0  # what the ratio to OpenCV should exceed
+OTHER_FILES = {  # file of results -> what the table of processors calls it
+    "convolutions_transposed": "transposed convolutions",
+    "convolutions_transposed_bfloat16": "the same in bfloat16",
+    "convolutions_kernel_gradient": "gradients of kernels",
+    "startup": "start-up",
+    "measuring": "measuring an image",
+    "cohort": "cohorts",
+    "comparison": "comparing masks",
+}
+PASSES = ("forward", "gradient of the images", "gradient of the kernel")
+# row of the jobs -> network whose batches it consists of, what it does with them, and the originals' side of the row
+BATCHES = {
+    "score": ("segae", "inference", None),
+    "epoch_cmvae": ("cmvae", "training step", "published"),
+    "epoch_prob_unet": ("prob_unet", "training step", "published"),
+}
 # PAX-Ray's original trains so, on about this many images.
 PAXRAY_IMAGES, PAXRAY_EPOCHS = 850, 110
 GPUS = {"A100": (19.5e12, 2.0e12), "H100": (67e12, 3.35e12)}  # operations in float32 and bytes per second, by the maker
@@ -85,10 +107,14 @@ def throughput() -> str:
         for model, (least, wanted) in models.items():
             rows = _rows(model, what, dtype)
             if not rows:
-                found.append([NAMES[model], what, dtype, *["not measured"] * 2, *[""] * 7])
+                found.append([NAMES[model], what, dtype, *["not measured"] * 2, *[""] * 8])
             for row in rows:
-                found.append([NAMES[model], what, dtype, *_throughput_cells(row, least, wanted)])
-    head = "network|what|dtype|batch|jaxseg, ms|tuned, ms|published, ms|tuned / jaxseg|target|result|GB|processor"
+                cells = _throughput_cells(row, least, wanted)
+                memory = _memory_of(model, what, dtype, row)
+                found.append([NAMES[model], what, dtype, *cells, memory, short(row["processor"])])
+    head = (
+        "network|what|dtype|batch|jaxseg, ms|tuned, ms|published, ms|tuned / jaxseg|target|result|GB|memory|processor"
+    )
     return markdown(head, found)
 
 
@@ -96,26 +122,19 @@ def _throughput_cells(row: dict[str, Any], least: float | None, wanted: float) -
     sides = row["sides"]
     times = [_milliseconds(sides.get(name)) for name in ("jaxseg", "tuned", "published")]
     ratio = sides["tuned"]["over_jaxseg"]
-    memory = [f"{sides[name]['peak_gb']:.1f}" for name in ("jaxseg", "tuned")]
-    target = f"{wanted}" if least is None else f"{least} ({wanted})"
+    memory = [f"{sides[name]['peak_gb']:.2f}" for name in ("jaxseg", "tuned")]
+    target = " to ".join(f"{one}" for one in sorted({wanted, least or wanted}))
     cells = [str(row["batch"]), *times, f"**{ratio:.2f}**", target, verdict(ratio, least, wanted)]
-    return [*cells, " and ".join(memory), _short(row["processor"])]
-
-
-def _short(processor: str) -> str:
-    """Returns the name of a processor without marks.
-
-    >>> _short("Intel(R) Xeon(R) Processor")
-    'Intel Xeon'
-    """
-    return " ".join(processor.replace("(R)", "").replace("Processor", "").split())
+    return [*cells, " and ".join(memory)]
 
 
 def _rows(model: str, what: str, dtype: str) -> list[dict[str, Any]]:
-    """Returns the rows of one network, the latest first, then those of other processors."""
+    """Returns the rows of one network with its published batch, the latest first, then those of other processors."""
     found = results("throughput_cpu")
     every = [*found["rows"].items(), *found.get("elsewhere", {}).items()]
-    return [row for name, row in every if name.startswith(f"{model}, {what},") and f", {dtype}" in name]
+    batch = WORKLOADS[model].batches[WHAT.index(what)]
+    rows = [row for name, row in every if name.split(", ")[:2] == [model, what]]
+    return [row for row in rows if row["dtype"] == dtype and row["batch"] == batch]
 
 
 def _milliseconds(side: dict[str, Any] | None) -> str:
@@ -131,18 +150,75 @@ def verdict(ratio: float, least: float | None, wanted: float) -> str:
     return "**missed**"
 
 
+def missed() -> dict[str, list[str]]:
+    """Returns what is below its floor or above its limit: kind of target -> names of rows and of jobs."""
+    every = results("end_to_end")["jobs"]
+    ratios = {name: row["sides"]["torch"] for name, row in every.items()}
+    steady = [name for name in every if ratios[name]["over_jaxseg"] < JOBS[name]]
+    whole = [name for name in every if ratios[name]["whole"]["over_jaxseg"] < START_TO_END]
+    starts = results("startup")["median_seconds"]
+    slower = results("measuring")["opencv_over_jaxseg"] <= FASTER
+    return {
+        "time of a network": [_named(*row) for row in missed_rows()],
+        "memory of a network": [_named(*row) for row in _every_row() if _memory_of(*row) == "**missed**"],
+        "time of a job": [every[name]["what"] for name in steady],
+        "time of a whole process": [every[name]["what"] for name in whole],
+        "time of a start": [name for name, most in STARTS.items() if starts[name] > most],
+        "time to measure an image": ["all features together"] if slower else [],
+    }
+
+
+def missed_rows() -> list[tuple[str, str, str, dict[str, Any]]]:
+    """Returns network, what, dtype and content of the rows of the throughput whose ratio is below its floor."""
+    return [row for row in _every_row() if _verdict_of(*row) == "**missed**"]
+
+
+def _every_row() -> Iterator[tuple[str, str, str, dict[str, Any]]]:
+    for (what, dtype), models in TARGETS.items():
+        for model in models:
+            for row in _rows(model, what, dtype):
+                yield model, what, dtype, row
+
+
+def _verdict_of(model: str, what: str, dtype: str, row: dict[str, Any]) -> str:
+    return verdict(row["sides"]["tuned"]["over_jaxseg"], *TARGETS[what, dtype][model])
+
+
+def _memory_of(model: str, what: str, dtype: str, row: dict[str, Any]) -> str:
+    """Says whether a row keeps its limit of memory: "reached", "missed", or nothing without a limit."""
+    del dtype
+    limit = OF_TUNED * row["sides"]["tuned"]["peak_gb"] if what == "inference" else STEP_GB.get(model)
+    if limit is None:
+        return ""
+    return "reached" if row["sides"]["jaxseg"]["peak_gb"] <= limit else "**missed**"
+
+
+def _named(model: str, what: str, dtype: str, row: dict[str, Any]) -> str:
+    return f"{NAMES[model]}, {what}, {dtype}, {short(row['processor'])}"
+
+
+def missed_table() -> str:
+    """What misses its target."""
+    return markdown("target|missed by", ([kind, "; ".join(names) or "nothing"] for kind, names in missed().items()))
+
+
 def machines() -> str:
-    """The processors and versions of the rows of the throughput, the jobs and the layers."""
-    found: dict[str, list[str]] = {}
+    """The processors of the rows and the days on which they were measured, as far as the results hold them.
+
+    Rows: throughput, jobs, layers, huge pages, start-up, forms of convolutions, measuring, cohorts, comparing masks.
+    """
     throughput = results("throughput_cpu")
     rows = [("throughput", row) for part in ("rows", "elsewhere") for row in throughput.get(part, {}).values()]
     rows += [("jobs", row) for row in results("end_to_end")["jobs"].values()]
     rows += [("layers", row) for row in results("layer_times").values()]
     rows += [("huge pages", row) for row in results("huge_pages").values()]
+    rows += [(kind, results(name)) for name, kind in OTHER_FILES.items()]
+    found: dict[str, list[str]] = {}
     for kind, row in rows:
-        kinds = found.setdefault(f"{row['processor']}, measured on {row['date']}", [])
-        if kind not in kinds:
-            kinds.append(kind)
+        processor = row.get("processor") or row.get("environment", {}).get("processor")
+        if processor and row.get("date"):
+            kinds = found.setdefault(f"{processor}, measured on {row['date']}", [])
+            kinds.extend({kind} - set(kinds))
     return markdown("processor|rows", ([name, ", ".join(kinds)] for name, kinds in found.items()))
 
 
@@ -152,11 +228,12 @@ def layers() -> str:
     for name, row in results("layer_times").items():
         model, what, dtype = name.split(", ")
         for side in ("jaxseg", "tuned"):
-            whole, passes = row["whole_ms"][side], [both[side] for both in row["passes_ms"].values()]
-            cells = [f"{value:.0f}" for value in (whole, *passes)] + [""] * (3 - len(passes))
-            found.append([NAMES[model], what, dtype, side, *cells, f"{whole - sum(passes):.0f}"])
+            whole, passes = row["whole_ms"][side], {pass_: both[side] for pass_, both in row["passes_ms"].items()}
+            cells = [f"{passes[pass_]:.1f}" if pass_ in passes else "" for pass_ in PASSES]
+            cells = [f"{whole:.1f}", *cells, f"{whole - sum(passes.values()):.1f}", short(row["processor"])]
+            found.append([NAMES[model], what, dtype, side, *cells])
     head = "network|what|dtype|side|whole, ms|convolutions forward|gradients of maps|gradients of kernels|the rest"
-    return markdown(head, found)
+    return markdown(f"{head}|processor", found)
 
 
 def jobs() -> str:
@@ -168,18 +245,47 @@ def jobs() -> str:
         ratio, whole = theirs["over_jaxseg"], theirs["whole"]["over_jaxseg"]
         cells += [f"**{ratio:.2f}**", f"{JOBS[name]}", "reached" if ratio >= JOBS[name] else "**missed**"]
         cells += [f"{side['whole']['median_s']:.3g}" for side in (ours, theirs)] + [f"{whole:.2f}"]
-        cells.append("reached" if whole >= START_TO_END else "**missed**")
-        # What a whole process takes besides the seconds of the steady state.
-        besides = [side["whole"]["median_s"] - row.get("items", 1) * side["median_s"] for side in (ours, theirs)]
-        found.append([*cells, *(f"{seconds:.3g}" for seconds in besides)])
-    head = "job|seconds per|jaxseg|originals|originals / jaxseg|target|result|whole process: jaxseg|originals|ratio|"
-    return markdown(f"{head}{START_TO_END}|start and compilation: jaxseg|originals", found)
+        found.append([*cells, "reached" if whole >= START_TO_END else "**missed**"])
+    head = "job|seconds per|jaxseg|originals|originals / jaxseg|target|result"
+    return markdown(f"{head}|whole process: jaxseg|originals|ratio|target {START_TO_END}", found)
+
+
+def job_stages() -> str:
+    """Where the seconds of whole processes go, and what the first call of a job takes more than a steady one."""
+    found = []
+    for name, row in results("end_to_end")["jobs"].items():
+        for side, label in (("jaxseg", "jaxseg"), ("torch", "originals")):
+            figures, stages = row["sides"][side], row["sides"][side]["stages_s"]
+            work, whole = stages.get("images", stages.get("job")), figures["whole"]["median_s"]
+            rest = whole - work - stages["start"] - stages.get("compile", 0)
+            parts = [whole, stages["start"], stages.get("compile"), work, stages.get("encode")]
+            calls = [figures["first_call_s"], figures["median_s"]] if "first_call_s" in figures else [None, None]
+            more = calls[0] - calls[1] if calls[0] else None
+            parts += [max(rest, 0.0) if rest >= 0.05 else None, *calls, more, _batches(name, row, side)]
+            found.append([row["what"], label, *("" if part is None else f"{part:.3g}" for part in parts)])
+    head = "job|side|whole process, s|start|compilation|work|encoding, part of the work|outside of these"
+    return markdown(f"{head}|first call|steady call|first - steady|its batches in the throughput", found)
+
+
+def _batches(name: str, row: dict[str, Any], side: str) -> float | None:
+    """Returns the seconds of the batches of a job by the row of its network; None if no row has what the side does."""
+    model, what, published = BATCHES.get(name, ("", "", None))
+    rows, same = (_rows(model, what, "float32") if model else []), "jaxseg" if side == "jaxseg" else published
+    rows = [one for one in rows if one["processor"] == row["processor"]]
+    if not rows or same is None:
+        return None
+    count = row["slices"] / rows[0]["batch"]
+    return (count if what == "inference" else int(count)) * rows[0]["sides"][same]["median_s"]
 
 
 def startup() -> str:
-    """Seconds of commands from the start of the process."""
-    medians = results("startup")["median_seconds"]
-    return markdown("command|seconds", ([name, f"{value:.2f}"] for name, value in medians.items()))
+    """Seconds of commands from the start of the process, with the targets of two of them."""
+    found = []
+    for name, value in results("startup")["median_seconds"].items():
+        most = STARTS.get(name)
+        target = ["", ""] if most is None else [f"at most {most}", "reached" if value <= most else "**missed**"]
+        found.append([name, f"{value:.2f}", *target])
+    return markdown("command|seconds|target|result", found)
 
 
 def start_stages() -> str:
@@ -202,6 +308,16 @@ def transposed() -> str:
     return markdown(head, found)
 
 
+def transposed_bfloat16() -> str:
+    """Forms of Post-DAE's transposed convolution in bfloat16."""
+    sides, found = ("four", "one", "jaxseg"), []
+    for shape in results("convolutions_transposed_bfloat16").get("shapes", []):
+        batch, size, channels = shape["shape"][:3]
+        times = [f"{1e3 * shape['forward'][side]['median_s']:.2g}" for side in sides]
+        found.append([f"{batch} x {size} x {size} x {channels}", *times])
+    return markdown("input|four, ms|one|jaxseg", found)
+
+
 def kernel_gradient() -> str:
     """Forms of the gradient of a 3x3 kernel."""
     sides, found = ("products", "XLA", "XLA, exchanged", "jaxseg", "PyTorch"), []
@@ -219,15 +335,18 @@ def huge_pages() -> str:
         with_them, without = (row["sides"][side] for side in ("huge pages", "usual pages"))
         cells = [f"{1e3 * side['median_s']:.3g}" for side in (with_them, without)]
         cells += [f"**{without['over_huge pages']:.2f}**"]
-        found.append([NAMES[model], *cells, " and ".join(f"{side['peak_gb']:.1f}" for side in (with_them, without))])
-    return markdown("network|huge pages, ms|usual pages, ms|usual / huge|GB", found)
+        cells += [" and ".join(f"{side['peak_gb']:.2f}" for side in (with_them, without))]
+        found.append([NAMES[model], *cells, str(len(with_them["samples_s"])), short(row["processor"])])
+    return markdown("network|huge pages, ms|usual pages, ms|usual / huge|GB|rounds|processor", found)
 
 
 def measuring() -> str:
     """Seconds to measure the masks of one image."""
     found = results("measuring")
-    seconds = found["seconds_an_image"]
-    return markdown("jaxseg, s|OpenCV, s", [[f"{seconds['jaxseg']:.3f}", f"{seconds['opencv']:.3f}"]])
+    seconds, ratio = found["seconds_an_image"], found["opencv_over_jaxseg"]
+    cells = [f"{seconds['jaxseg']:.3f}", f"{seconds['opencv']:.3f}", f"**{ratio:.2f}**"]
+    cells += ["faster than OpenCV", "reached" if ratio > FASTER else "**missed**"]
+    return markdown("jaxseg, s|OpenCV, s|OpenCV / jaxseg|target|result", [cells])
 
 
 def paxray_table() -> str:
@@ -250,12 +369,15 @@ def paxray_table() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "throughput": throughput,
+    "missed": missed_table,
     "machines": machines,
     "layers": layers,
     "jobs": jobs,
+    "job_stages": job_stages,
     "startup": startup,
     "start_stages": start_stages,
     "transposed": transposed,
+    "transposed_bfloat16": transposed_bfloat16,
     "kernel_gradient": kernel_gradient,
     "huge_pages": huge_pages,
     "measuring": measuring,

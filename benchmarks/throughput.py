@@ -53,15 +53,25 @@ def main() -> None:
         result["rows"][name] = row
         path.write_text(json.dumps(result, indent=1) + "\n")
         print(name, {side: found["median_s"] for side, found in row["sides"].items()}, flush=True)
-    result["peak"] = result.get("peak", {}) | peaks(options.platform, options.dtypes)
+    peak, here = result.setdefault("peak", {}), alternate.processor()
+    peak[here] = peak.get(here, {}) | peaks(options.platform, options.dtypes)
     path.write_text(json.dumps(result, indent=1) + "\n")
     path.with_suffix(".md").write_text(table(result))
     plot(result, path.with_suffix(".png"))
 
 
 def keep_other_processor(result: dict, name: str, processor: str) -> None:
-    """Moves the row of a name to `elsewhere` if it was measured on another processor than the one that follows."""
+    """Moves the row of a name to `elsewhere` if it was measured on another processor than the one that follows.
+
+    An older row of the name and of the processor that follows is deleted.
+
+    Args:
+      result: the content of the JSON file; changed.
+      name: name of the row that was just measured and is not in `rows` yet.
+      processor: the one that it was measured on.
+    """
     row = result["rows"].get(name)
+    result.get("elsewhere", {}).pop(f"{name}, {processor}", None)
     if row and row["processor"] != processor:
         result.setdefault("elsewhere", {})[f"{name}, {row['processor']}"] = row
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from benchmarks.alternate import short
 from benchmarks.worker import SIDES, WHAT, WORKLOADS
 from jaxseg.draw.plots import Panel, paired_bars
 
@@ -64,8 +65,12 @@ def _not_measured(result: dict) -> str:
 
 
 def shares(row: dict, result: dict) -> list[str]:
-    """Returns operations and bytes per second of a row, as shares of those of a large product and of a large copy."""
-    peak, ours = result.get("peak", {}).get(row["dtype"], {}), row["sides"]["jaxseg"]
+    """Returns operations and bytes per second of a row, as shares of those of a large product and of a large copy.
+
+    The shares are empty if the peak of the row's processor was not measured.
+    """
+    peak = result.get("peak", {}).get(row["processor"], {}).get(row["dtype"], {})
+    ours = row["sides"]["jaxseg"]
     found = []
     for name in ("flops", "bytes"):
         most, count = peak.get(f"{name}_per_s"), ours.get(name)
@@ -76,7 +81,8 @@ def shares(row: dict, result: dict) -> list[str]:
 def plot(result: dict, path: Path) -> None:
     """Draws PyTorch's time relative to jaxseg's, one pair of bars per row; draws nothing without matplotlib.
 
-    The rows are sorted by what was measured, and then by the ratio to tuned PyTorch.
+    The rows are sorted by what was measured, and then by the ratio to tuned PyTorch. Rows of several processors name
+    theirs.
     """
     pairs, rows = [], dict(sorted(result["rows"].items(), key=_order))
     for row in rows.values():
@@ -85,13 +91,23 @@ def plot(result: dict, path: Path) -> None:
     panel = Panel("PyTorch's time / jaxseg's time", tuple(pairs))
     picture = paired_bars(
         [panel],
-        [name.replace("training step", "training") for name in rows],
+        labels(rows),
         title=result["platform"],
         series=("PyTorch as published", "PyTorch tuned"),
         caption="Above 1, jaxseg is faster.",
     )
     if picture is not None:
         picture.save(path)
+
+
+def labels(rows: dict[str, dict]) -> list[str]:
+    """Returns the names of rows in the plot, with the processor if there are several."""
+    several = len({row["processor"] for row in rows.values()}) > 1
+    names = [name.replace("training step", "training") for name in rows]
+    return [
+        f"{name}, {short(row['processor'])}" if several else name
+        for name, row in zip(names, rows.values(), strict=True)
+    ]
 
 
 def _order(item: tuple[str, dict]) -> tuple:

@@ -64,10 +64,10 @@ def keep_freed_memory() -> bool:
     """Makes the C library keep freed memory in this process for its next use (glibc only).
 
     On CPUs, XLA allocates its buffers in every call, and glibc returns large ones to the operating system each time.
-    When they are allocated again, each page causes a page fault and is filled with zeros. This takes a tenth of the
-    inference time of the U-Net, and half of Post-DAE's. The disadvantages: the memory of the process never shrinks;
-    glibc does not always find the block again that XLA has freed, so that the process can keep two or three times
-    what a step needs; and threads share one heap, which makes small networks up to 1.5 times as slow.
+    When they are allocated again, each page causes a page fault and is filled with zeros. This takes time in every
+    call. The disadvantages: the memory of the process never shrinks; glibc does not always find the block again that
+    XLA has freed, so that the process can keep several times what a step needs; and threads share one heap, which
+    makes small networks slower.
 
     Call it before JAX starts its devices; later it has little effect. The commands that segment, denoise and score call
     it, and `jaxseg train` does with `trainer.keep_memory: true`. For training see also `restart_with_huge_pages`.
@@ -96,7 +96,7 @@ def restart_with_huge_pages() -> None:
     """
     before = os.environ.get("GLIBC_TUNABLES", "")
     again = HUGE_PAGES.split("=")[0] in before or _RESTARTED in os.environ
-    if again or not _has_its_arguments() or not _huge_pages_on_request():
+    if again or not _has_its_arguments() or not huge_pages_on_request():
         return
     variables = os.environ | {"GLIBC_TUNABLES": ":".join(filter(None, (before, HUGE_PAGES))), _RESTARTED: "1"}
     with contextlib.suppress(OSError):  # then this process continues, with pages of the usual size
@@ -109,8 +109,12 @@ def _has_its_arguments() -> bool:
     return sys.argv[0] not in ("", "-") and sys.orig_argv[len(sys.orig_argv) - len(arguments) :] == arguments
 
 
-def _huge_pages_on_request() -> bool:
-    """Whether the system gives huge pages to the programs that ask for them, and glibc can ask."""
+def huge_pages_on_request() -> bool:
+    """Returns whether the system gives huge pages to the programs that ask for them, and only to these.
+
+    That is so on Linux if `/sys/kernel/mm/transparent_hugepage/enabled` is `madvise`. The C library must be glibc 2.35
+    or newer, which can ask.
+    """
     if not sys.platform.startswith("linux"):
         return False
     name, version = platform.libc_ver()

@@ -9,7 +9,8 @@ import pytest
 from benchmarks import alternate, confidence, convolutions, jax_side, page
 from benchmarks.alternate import Sample
 from benchmarks.counts import operations, traffic
-from benchmarks.throughput_report import plot, table
+from benchmarks.throughput import keep_other_processor
+from benchmarks.throughput_report import labels, plot, shares, table
 
 # a figure with a unit of something measured; sizes of inputs (px, seeds, epochs) and settings are no results
 MEASURED = re.compile(
@@ -18,7 +19,10 @@ MEASURED = re.compile(
 SETTINGS = (  # not results
     "at most ten minutes",
     "1.2 times as fast",  # the target on a GPU
+    "at most 7 GB",  # targets of memory
+    "at most 1.6 GB",
 )
+XEON, EPYC = "Intel(R) Xeon(R) Processor", "AMD EPYC"
 
 
 @pytest.mark.full
@@ -75,7 +79,7 @@ def test_table_names_the_machine_and_the_missing_rows(tmp_path):
     result = {
         "platform": "cpu",
         "rows": {"unet, inference, 1, float32": row},
-        "peak": {"float32": {"flops_per_s": 2e10, "bytes_per_s": 1e10}},
+        "peak": {"a processor": {"float32": {"flops_per_s": 2e10, "bytes_per_s": 1e10}}},
     }
     text = table(result)
     assert "| unet, inference, 1, float32 | 100.0 ms (100.0 to 200.0) | 100.0 ms" in text
@@ -88,6 +92,59 @@ def test_table_names_the_machine_and_the_missing_rows(tmp_path):
     assert "unet, inference, 1, float32" not in missing
     plot(result, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 1000
+
+
+def test_shares_are_those_of_the_peak_of_the_rows_processor():
+    row = {"sides": {"jaxseg": {"median_s": 0.1, "flops": 1e9, "bytes": 2e8}}, "dtype": "float32", "processor": XEON}
+    peak = {XEON: {"float32": {"flops_per_s": 2e10, "bytes_per_s": 1e10}}}
+    assert shares(row, {"peak": peak}) == ["50%", "20%"]
+    assert shares(row | {"processor": EPYC}, {"peak": peak}) == ["", ""]
+    assert shares(row | {"dtype": "bfloat16"}, {"peak": peak}) == ["", ""]
+
+
+def test_the_plot_names_processors_if_rows_come_from_several():
+    rows = {
+        "unet, training step, 3, float32": {"processor": XEON},
+        "segae, inference, 16, float32": {"processor": XEON},
+    }
+    assert labels(rows) == ["unet, training, 3, float32", "segae, inference, 16, float32"]
+    rows["segae, inference, 16, float32"] = {"processor": EPYC}
+    assert labels(rows) == ["unet, training, 3, float32, Intel Xeon", "segae, inference, 16, float32, AMD EPYC"]
+
+
+def test_every_processor_has_its_latest_row_when_a_is_followed_by_b_and_a_again():
+    result, name = {"rows": {}}, "unet, inference, 1, float32"
+    for number, processor in enumerate((XEON, EPYC, XEON)):
+        keep_other_processor(result, name, processor)
+        result["rows"][name] = {"processor": processor, "number": number}
+    assert result["rows"] == {name: {"processor": XEON, "number": 2}}
+    assert result["elsewhere"] == {f"{name}, {EPYC}": {"processor": EPYC, "number": 1}}
+
+
+def test_a_row_measured_again_on_its_processor_replaces_the_older_one_only():
+    result, name = {"rows": {"a, inference, 1, float32": {"processor": XEON}}}, "a, inference, 1, float32"
+    keep_other_processor(result, name, XEON)
+    assert not result.get("elsewhere")
+
+
+def test_the_page_shows_the_rows_of_the_published_batch_and_of_exactly_the_dtype(monkeypatch):
+    def row(batch, dtype, processor):
+        return {"batch": batch, "dtype": dtype, "processor": processor}
+
+    found = {
+        "rows": {
+            "unet, inference, 1, float32": row(1, "float32", XEON),
+            "unet, inference, 2, float32": row(2, "float32", XEON),
+            "unet, inference, 1, float32_of_another_kind": row(1, "float32_of_another_kind", XEON),
+        },
+        "elsewhere": {
+            f"unet, inference, 1, float32, {EPYC}": row(1, "float32", EPYC),
+            f"unet, training step, 3, float32, {EPYC}": row(3, "float32", EPYC),
+        },
+    }
+    monkeypatch.setattr(page, "results", lambda name: found)
+    wanted = [row(1, "float32", XEON), row(1, "float32", EPYC)]
+    assert page._rows("unet", "inference", "float32") == wanted
 
 
 @pytest.mark.slow
@@ -155,3 +212,130 @@ def test_measured_figures_are_in_tables():
 )
 def test_a_ratio_is_judged_by_both_targets(ratio, least, wanted, verdict):
     assert page.verdict(ratio, least, wanted) == verdict
+
+
+@pytest.mark.parametrize(
+    ("model", "what", "ours", "theirs", "verdict"),
+    [
+        ("post_dae", "inference", 1.1, 1.0, "reached"),
+        ("post_dae", "inference", 1.11, 1.0, "**missed**"),
+        ("post_dae", "training step", 1.6, 1.0, "reached"),
+        ("post_dae", "training step", 1.61, 9.0, "**missed**"),
+        ("unet", "training step", 7.01, 9.0, "**missed**"),
+        ("segae", "training step", 99.0, 1.0, ""),
+    ],
+)
+def test_memory_is_judged_beside_tuned_pytorch_or_by_the_limit_of_a_step(model, what, ours, theirs, verdict):
+    row = {"sides": {"jaxseg": {"peak_gb": ours}, "tuned": {"peak_gb": theirs}}}
+    assert page._memory_of(model, what, "float32", row) == verdict
+
+
+def test_the_table_of_layers_has_each_pass_in_its_column(monkeypatch):
+    passes = {"gradient of the kernel": 4.0, "forward": 1.0, "gradient of the images": 2.0}
+    row = {"whole_ms": {"jaxseg": 10.0, "tuned": 9.0}, "processor": XEON}
+    row["passes_ms"] = {name: {"jaxseg": ms, "tuned": ms} for name, ms in passes.items()}
+    monkeypatch.setattr(page, "results", lambda name: {"unet, training step, float32": row})
+    lines = page.layers().split("\n")
+    assert lines[0].count("gradients of maps | gradients of kernels") == 1
+    assert "| jaxseg | 10.0 | 1.0 | 2.0 | 4.0 | 3.0 | Intel Xeon |" in lines[2]
+
+
+def test_what_misses_its_target_is_named_once_for_every_verdict():
+    tables = [page.TABLES[name]() for name in ("throughput", "jobs", "startup", "measuring")]
+    assert sum(map(len, page.missed().values())) == sum(table.count("**missed**") for table in tables)
+
+
+def test_every_row_that_misses_its_floor_has_a_profile():
+    profiles = page.results("layer_times")
+    missing = [f"{model}, {what}, {dtype}" for model, what, dtype, _ in page.missed_rows()]
+    assert [name for name in missing if name not in profiles] == []
+
+
+def profile(model, what, dtype, side):
+    """Returns the milliseconds of the whole network and of its convolutions, forward and backward."""
+    row = page.results("layer_times")[f"{model}, {what}, {dtype}"]
+    return row["whole_ms"][side], sum(both[side] for both in row["passes_ms"].values())
+
+
+def convolutions_of_segae_take_as_long_as_pytorchs():
+    ours, theirs = (profile("segae", "inference", "float32", side) for side in ("jaxseg", "tuned"))
+    assert ours[1] == pytest.approx(theirs[1], rel=0.1)
+    assert theirs[0] < theirs[1]
+    assert ours[0] == pytest.approx(ours[1], rel=0.1)
+
+
+def convolutions_of_small_maps_take_longer():
+    for model in ("unet", "segae"):
+        more = {True: 0.0, False: 0.0}
+        for layer in page.results("layer_times")[f"{model}, inference, bfloat16"]["layers"]:
+            longer = layer["count"] * (layer["forward"]["jaxseg"] - layer["forward"]["tuned"])
+            more[layer["image"][1] <= 32] += longer
+        assert more[True] > max(more[False], 0)
+
+
+def the_rest_takes_longer_in_bfloat16():
+    for model in ("unet", "segae", "post_dae"):
+        ours, theirs = (profile(model, "inference", "bfloat16", side) for side in ("jaxseg", "tuned"))
+        assert ours[0] - ours[1] > theirs[0] - theirs[1]
+
+
+def floors_are_reached_without_amx():
+    rows = [row for model in ("unet", "segae", "post_dae") for row in page._rows(model, "inference", "bfloat16")]
+    assert sum(row["processor"] == EPYC for row in rows) == 3
+    assert EPYC not in {row["processor"] for _, what, _, row in page.missed_rows() if what == "inference"}
+
+
+def small_networks_spend_most_time_in_convolutions():
+    for side in ("jaxseg", "tuned"):
+        whole, inside = profile("prob_unet", "inference", "float32", side)
+        assert 1 < whole < 10
+        assert inside > whole / 2
+
+
+def batches_take_most_of(name):
+    row = page.results("end_to_end")["jobs"][name]
+    assert page._batches(name, row, "jaxseg") > 0.8 * row["sides"]["jaxseg"]["median_s"]
+
+
+def segae_is_below_tuned_pytorch():
+    assert page._rows("segae", "inference", "float32")[0]["sides"]["tuned"]["over_jaxseg"] < 1
+
+
+def the_step_of_cmvae_is_near_pytorchs():
+    sides = page._rows("cmvae", "training step", "float32")[0]["sides"]
+    assert sides["tuned"]["over_jaxseg"] == pytest.approx(1, abs=0.15)
+    assert sides["published"]["over_jaxseg"] == pytest.approx(1, abs=0.15)
+
+
+def the_first_epoch_costs_more_than_an_epoch_gains():
+    for name in ("epoch_cmvae", "epoch_prob_unet"):
+        ours, theirs = (page.results("end_to_end")["jobs"][name]["sides"][side] for side in ("jaxseg", "torch"))
+        assert ours["first_call_s"] - ours["median_s"] > theirs["median_s"] - ours["median_s"]
+
+
+def samples_are_mostly_the_start():
+    for name in ("samples_cmvae", "samples_prob_unet"):
+        for side in page.results("end_to_end")["jobs"][name]["sides"].values():
+            assert side["stages_s"]["start"] > side["whole"]["median_s"] / 2
+
+
+SENTENCES = {  # what the page says on misses -> what must hold in the results
+    "its convolutions by themselves take as long as PyTorch's": convolutions_of_segae_take_as_long_as_pytorchs,
+    "mostly those on maps of at most 32 x 32 pixels": convolutions_of_small_maps_take_longer,
+    "what is between the convolutions takes longer": the_rest_takes_longer_in_bfloat16,
+    "these networks reach their floors there": floors_are_reached_without_amx,
+    "a few milliseconds on both sides, and more than half of them": small_networks_spend_most_time_in_convolutions,
+    "is nearly all SegAE's network": lambda: batches_take_most_of("score"),
+    "is below tuned PyTorch": segae_is_below_tuned_pytorch,
+    "is nearly all training steps": lambda: batches_take_most_of("epoch_cmvae"),
+    "Their row is near PyTorch's": the_step_of_cmvae_is_near_pytorchs,
+    "is larger than what an epoch gains": the_first_epoch_costs_more_than_an_epoch_gains,
+    "most of their seconds are the start, on both sides": samples_are_mostly_the_start,
+}
+
+
+@pytest.mark.parametrize("sentence", SENTENCES)
+def test_a_sentence_on_misses_holds(sentence):
+    text = " ".join(page.without_tables(page.PAGE.read_text(encoding="utf-8")).split())
+    assert sentence in text
+    SENTENCES[sentence]()

@@ -57,7 +57,7 @@ sys.exit(len(sys.stdin.read()))
 """
 
 
-@pytest.mark.skipif(not xla._huge_pages_on_request(), reason="the system gives huge pages to all programs or to none")
+@pytest.mark.skipif(not xla.huge_pages_on_request(), reason="the system gives huge pages to all programs or to none")
 @pytest.mark.parametrize("before", [None, "glibc.malloc.perturb=0", "glibc.malloc.hugetlb=0"])
 def test_a_program_starts_again_with_huge_pages_unless_the_variable_names_them(before):
     variables = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
@@ -95,7 +95,7 @@ def huge_pages(monkeypatch):
     started = []
     for name in ("GLIBC_TUNABLES", "JAXSEG_RESTARTED"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(xla, "_huge_pages_on_request", lambda: True)
+    monkeypatch.setattr(xla, "huge_pages_on_request", lambda: True)
     monkeypatch.setattr(os, "execve", lambda *given: started.append(given))
     return started
 
