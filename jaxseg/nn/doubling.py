@@ -78,11 +78,11 @@ def doubled(
     x: jax.Array, kernel: jax.Array, *bias: jax.Array, relu: bool = False, precision: Precision = None
 ) -> jax.Array:
     """Returns what `doubling` returns, without derivatives; the bias follows the kernel."""
-    options = {"relu": relu, "precision": precision}
-    if x.dtype == jnp.bfloat16 and cpu.computes_bfloat16():
-        forms = (functools.partial(form, **options) for form in (doubled_at_once, doubled_in_parts))
-        return jax.lax.platform_dependent(x, kernel, *bias, **dict(zip(("cpu", "default"), forms, strict=True)))
-    return doubled_in_parts(x, kernel, *bias, **options)
+    in_parts = functools.partial(doubled_in_parts, relu=relu, precision=precision)
+    if x.dtype != jnp.bfloat16 or not cpu.computes_bfloat16():
+        return in_parts(x, kernel, *bias)
+    at_once = functools.partial(doubled_at_once, relu=relu, precision=precision)
+    return jax.lax.platform_dependent(x, kernel, *bias, cpu=at_once, default=in_parts)
 
 
 def doubled_in_parts(x: jax.Array, kernel: jax.Array, *bias: jax.Array, relu: bool, precision: Precision) -> jax.Array:
