@@ -8,8 +8,10 @@ PyTorch lists the folders and reads the files again for every item, and repeats 
 annotator is sampled for every batch. All runs are measured in the same way, on `validate`, after the last epoch.
 Both sides divide the confusion matrices by their sums in sampling; `cmvae_consistent` are jaxseg's runs measured with
 their softmax, as in training and by default.
-`best` is jaxseg's own setting, `faster_prob_unet` has a higher learning rate and more epochs. Runs of jaxseg are its
-commands; a command whose result exists is not repeated. Writes `results/noisy_labels.json`.
+`cmvae_best` and `prob_unet_best` are jaxseg's own settings. `cmvae_patients` and `prob_unet_patients` train them again
+on three quarters of all patients of `train` and `validate`, for each quarter that is left out, and measure the last step
+on the patients that were left out. Runs of jaxseg are its commands; a command whose result exists is not repeated.
+Writes `results/noisy_labels.json`, and keeps the rows of runs that are not in the folder.
 
 --epoch only times an epoch of each network, and trains no further. Both sides alternate in one process. Compilation and
 a first epoch of each side are not counted. Writes `results/annotators_epoch.json`.
@@ -31,7 +33,7 @@ import torch
 
 from jaxseg.annotators.augment import with_seed
 from jaxseg.annotators.data import AnnotatedSlices, lidc_slices
-from jaxseg.annotators.task import MEASURES, measures
+from jaxseg.annotators.task import measures, with_matches
 from jaxseg.devices import environment
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,8 +53,10 @@ SUMS = {"cmvae": ["model.cm_normalisation=original"], "prob_unet": []}
 RUNS = {f"{network}_{seed}": ("jaxseg", network, seed) for network in BETA for seed in range(SEEDS[network])}
 RUNS |= {f"torch_{network}_{seed}": ("torch", network, seed) for network in BETA for seed in range(SEEDS[network])}
 RUNS |= {f"cmvae_consistent_{seed}": ("consistent", "cmvae", seed) for seed in range(SEEDS["cmvae"])}
-RUNS |= {"faster_prob_unet": ("faster", "prob_unet", 0), "best": ("best", "cmvae", 0)}
-FASTER = ["optimizer.learning_rate=1e-3", "trainer.epochs=40", "trainer.validate_every=10"]
+BEST, QUARTERS = {"cmvae": 3, "prob_unet": 5}, 4  # seeds of our own settings, parts of the patients
+RUNS |= {f"{network}_best_{seed}": ("best", network, seed) for network in BETA for seed in range(BEST[network])}
+RUNS |= {f"{network}_patients_{part}": ("patients", network, part) for network in BETA for part in range(QUARTERS)}
+GROUPS = sorted({part.rpartition("_")[0] for part in RUNS})
 
 
 def main() -> None:
@@ -77,11 +81,26 @@ def main() -> None:
         if kind == "consistent":
             with_consistent_matrices(options.folder / part, options.folder / f"{network}_{seed}")
             continue
-        config = "cmvae_lidc_best" if kind == "best" else f"{network}_lidc"
-        overrides = {"best": [], "faster": FASTER}.get(kind, [f"seed={seed}", *LAST, *SUMS[network]])
-        train(options.folder / part, config, options.data, overrides)
+        data = without_patients(options.data, options.folder / "patients", seed) if kind == "patients" else options.data
+        config = f"{network}_lidc" if kind == "jaxseg" else f"{network}_lidc_best"
+        overrides = [*LAST, *SUMS[network]] if kind == "jaxseg" else []
+        train(options.folder / part, config, data, [f"seed={0 if kind == 'patients' else seed}", *overrides])
         jaxseg("evaluate", "--run", options.folder / part, done=options.folder / part / "evaluation_val.json")
     summarise(options.folder)
+
+
+def without_patients(data: Path, folder: Path, part: int) -> Path:
+    """Returns a set whose `validate` has every fourth patient of `train` and `validate`, and `train` the others."""
+    root = folder / str(part)
+    files = sorted(path for split in ("train", "validate") for path in (data / split).rglob("*.tif"))
+    patients = sorted({path.name.split("_")[1] for path in files})
+    if not root.exists():
+        for path in files:
+            split = "validate" if path.name.split("_")[1] in patients[part::QUARTERS] else "train"
+            target = root / split / path.relative_to(data).relative_to(path.relative_to(data).parts[0])
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+    return root
 
 
 def with_consistent_matrices(folder: Path, trained: Path) -> None:
@@ -116,7 +135,7 @@ def measured(model: torch.nn.Module, network: str, source: AnnotatedSlices) -> d
     """Returns means and standard errors of the measures of `jaxseg evaluate`."""
     model.eval()
     torch.manual_seed(0)
-    values, compute = {name: [] for name in MEASURES}, jax.jit(lambda *given: measures(*given, {}))
+    found, compute = [], jax.jit(lambda *given: measures(*given, {}))
     for i in range(len(source)):
         record = with_seed(source[i], np.random.default_rng(0))
         image = torch.from_numpy(record["image"].transpose(2, 0, 1)[None])
@@ -130,11 +149,10 @@ def measured(model: torch.nn.Module, network: str, source: AnnotatedSlices) -> d
             clean = model.fcomb(features, prior.mean)[:, 0] > 0
             masks = torch.cat([model.fcomb(features, prior.sample())[:, 0] > 0 for _ in range(SAMPLES)])
         batch = {name: record[name][None] for name in ("labels", "present", "truth")}
-        for name, value in compute(clean.numpy(), masks.numpy()[None], batch).items():
-            values[name].append(float(value[0]))
-    rows = {}
-    for name, found in values.items():
-        known = np.array([value for value in found if np.isfinite(value)])
+        found.append(compute(clean.numpy(), masks.numpy()[None], batch))
+    values, rows = with_matches({name: [np.asarray(one[name])[0] for one in found] for name in found[0]}), {}
+    for name, of in values.items():
+        known = np.array([value for value in of if np.isfinite(value)])
         if known.size:
             rows[name] = {"mean": float(known.mean()), "standard_error": float(known.std() / np.sqrt(known.size))}
     return rows
@@ -142,26 +160,43 @@ def measured(model: torch.nn.Module, network: str, source: AnnotatedSlices) -> d
 
 def summarise(folder: Path) -> None:
     """Writes the results of all parts that exist, and the means over seeds."""
-    found, result = {}, {"command": "python benchmarks/annotators.py", "date": str(date.today()), "epochs": EPOCHS}
+    path = RESULTS / "noisy_labels.json"
+    stored = json.loads(path.read_text())
+    facts = {key: stored[key] for key in ("date", "environment") if key in stored}  # of rows that have none themselves
+    runs = {part: facts | row for part, row in stored["runs"].items() if part in RUNS}
     for part in RUNS:
-        path = folder / part / "evaluation_val.json"
-        if path.is_file():
-            rows = json.loads(path.read_text())["measures"]
-            found[part] = {"measures": rows}
-    if "best" in found:
-        found["best"]["training_seconds"] = training_seconds(folder / "best")
-    for group in (*BETA, *(f"torch_{network}" for network in BETA), "cmvae_consistent"):
-        seeds = [rows for part, rows in found.items() if part.rpartition("_")[0] == group]
-        if len(seeds) < 2:
-            continue
-        values = {name: [rows["measures"][name]["mean"] for rows in seeds] for name in seeds[0]["measures"]}
-        result[group] = {
-            name: {"mean": statistics.mean(of), "standard_error": statistics.stdev(of) / len(of) ** 0.5}
-            for name, of in values.items()
-        }
-        result[group]["seeds"] = len(seeds)
-    result |= {"runs": found, "environment": environment() | {"torch": torch.__version__}}
-    (RESULTS / "noisy_labels.json").write_text(json.dumps(result, indent=1) + "\n")
+        if (folder / part / "evaluation_val.json").is_file():
+            runs[part] = run_of(folder / part, runs.get(part, {}))
+    result = {"command": "python benchmarks/annotators.py", "epochs": EPOCHS}
+    result |= {group: found for group in GROUPS if (found := over_seeds(group, runs))}
+    path.write_text(json.dumps(result | {"runs": runs}, indent=1) + "\n")
+
+
+def run_of(folder: Path, stored: dict) -> dict:
+    """Returns the row of a run: of jaxseg's own settings the seconds of the training, too, and the last step."""
+    found = json.loads((folder / "evaluation_val.json").read_text())
+    row = {"measures": found["measures"]}
+    if "_best_" in folder.name or "_patients_" in folder.name:
+        row |= {"training_seconds": training_seconds(folder), "last": found["last"]["measures"]}
+    if row.items() <= stored.items():
+        return stored  # it was measured earlier
+    return row | {"date": str(date.today()), "environment": environment() | {"torch": torch.__version__}}
+
+
+def over_seeds(group: str, runs: dict[str, dict]) -> dict | None:
+    """Returns means and standard errors of a group's runs; of patients that were left out, at the last step."""
+    rows = [row for part, row in runs.items() if part.rpartition("_")[0] == group]
+    if len(rows) < 2:
+        return None
+    seeds = [row["last"] if "_patients" in group else row["measures"] for row in rows]
+    found: dict = {"seeds": len(rows)}
+    for name in seeds[0]:
+        values = [seed[name]["mean"] for seed in seeds]
+        found[name] = {"mean": statistics.mean(values), "standard_error": statistics.stdev(values) / len(values) ** 0.5}
+    if "last" in rows[0]:
+        found["dice_last"] = statistics.mean(row["last"]["dice"]["mean"] for row in rows)
+        found["training_seconds"] = statistics.mean(row["training_seconds"] for row in rows)
+    return found
 
 
 def time_epochs(data: Path, rounds: int) -> None:

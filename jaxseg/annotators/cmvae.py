@@ -11,8 +11,16 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxseg.annotators.cmvae_layers import AnnotatorMatrices, Block, CMVAEConfig, Confusion, GlobalMatrices
+from jaxseg.annotators.cmvae_layers import (
+    AnnotatorMatrices,
+    Block,
+    CMVAEConfig,
+    Confusion,
+    GlobalMatrices,
+    ImageMatrices,
+)
 from jaxseg.annotators.losses import noisy_logits, normalised_matrices, sample_noise
+from jaxseg.annotators.prob_unet import Gaussian, draw
 from jaxseg.nn.layers import Conv
 from jaxseg.nn.resize import double_aligned, pad_or_crop
 from jaxseg.weights.model import Model, Modules, Shapes
@@ -47,7 +55,8 @@ class CMVAE(Model):
         decoders = zip(widths, (*outputs[1:], widths[-1]), outputs, strict=True)  # skip, level below, output
         self.decoders = nnx.List([Block(cfg, n + m, o, rngs=rngs) for n, m, o in decoders])
         self.classify = Conv(cfg.width, cfg.num_classes, 1, init=cfg.init, dtype=jnp.dtype(cfg.dtype), rngs=rngs)
-        kinds = {"latent": Confusion, "annotator": AnnotatorMatrices, "global": GlobalMatrices}
+        latent = ImageMatrices if cfg.source == "image" else Confusion
+        kinds = {"latent": latent, "annotator": AnnotatorMatrices, "global": GlobalMatrices}
         self.confusion = kinds[cfg.matrices](cfg, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -78,6 +87,23 @@ class CMVAE(Model):
             "mean": mean,
             "log_variance": log_variance,
         }
+
+    def image_outputs(self, x: jax.Array, labels: jax.Array, noise: jax.Array) -> dict[str, jax.Array | Gaussian]:
+        """Returns what the loss needs if the matrices depend on the image, as arguments of `image_confusion_loss`.
+
+        Args:
+          x: (B, H, W, C) images.
+          labels: (B, H, W) class indices of one annotator of each, any dtype.
+          noise: (B, Z) standard normal numbers.
+
+        Returns:
+          "logits" (B, H, W, K) clean; "matrices" (B, H, W, K, K), normalised; "posterior" and "prior", each mean and
+          logarithm of the standard deviation (B, Z).
+        """
+        features = self.maps(x)["decoder0"]
+        posterior, prior = self.confusion.encode(x, labels)
+        matrices = self.confusion.finish(self.confusion.begin(features), draw(posterior, noise))
+        return {"logits": self.logits(features), "matrices": matrices, "posterior": posterior, "prior": prior}
 
     def named_outputs(self, x: jax.Array) -> dict[str, jax.Array]:
         """Returns what `named_annotators_loss` needs: "logits" (B, H, W, K) and "matrices" (B, H, W, A, K, K).
@@ -111,7 +137,8 @@ class CMVAE(Model):
 
         Returns:
           "logits" (H, W, K), the clean logits; with source "image" also "mean" and "log_sigma" (1, Z); for named
-          annotators also their "matrices" (H, W, A, K, K), normalised.
+          annotators also their "matrices" (H, W, A, K, K), normalised; for matrices that depend on the image "mean",
+          "log_sigma" and "features" (1, H, W, C).
 
         Raises:
           ValueError: the source is unknown or does not suit the matrices, or the image has another shape.
@@ -124,6 +151,11 @@ class CMVAE(Model):
             if source == "image":
                 raise ValueError(f"source 'image' is for matrices of a latent vector, not for {self.cfg.matrices!r}")
             return started | {"matrices": normalised_matrices(self.confusion(features)[0], "sum")}
+        if self.cfg.source == "image":
+            if source == "image":
+                raise ValueError("source 'image' is for a prior that does not know the image; here it knows it")
+            mean, log_sigma = self.confusion.prior(image[None].astype(jnp.float32))
+            return started | {"features": self.confusion.begin(features), "mean": mean, "log_sigma": log_sigma}
         if source == "image":
             mean, log_variance = self.confusion.encode(features)
             started |= {"mean": mean, "log_sigma": 0.5 * log_variance}
@@ -149,7 +181,10 @@ class CMVAE(Model):
             share = jax.scipy.stats.norm.cdf(noise[:, 0])
             chosen = jnp.minimum((share * self.cfg.annotators).astype(jnp.int32), self.cfg.annotators - 1)
             return self.annotator_masks(started, chosen)
-        z = started["mean"] + jnp.exp(started["log_sigma"]) * noise if "mean" in started else noise
+        z = draw((started["mean"], started["log_sigma"]), noise) if "mean" in started else noise
+        if "features" in started:
+            matrices = jax.vmap(lambda z: self.confusion.finish(started["features"], z[None])[0])(z)
+            return self._annotated(started["logits"], matrices)
         how = "sum" if self.cfg.cm_normalisation == "original" else "softmax"
         # Each step once: XLA would compute the matrices again for each of their uses.
         planes = jax.lax.optimization_barrier(self.confusion.planes(z))
@@ -169,8 +204,11 @@ class CMVAE(Model):
         Returns:
           As `finish_samples`; "logits" are the logarithms of the probabilities.
         """
-        matrices = jnp.moveaxis(started["matrices"], 2, 0)[annotators]
-        probabilities = noisy_logits(jax.nn.softmax(started["logits"])[None], matrices)
+        return self._annotated(started["logits"], jnp.moveaxis(started["matrices"], 2, 0)[annotators])
+
+    def _annotated(self, logits: jax.Array, matrices: jax.Array) -> dict[str, jax.Array]:
+        """Returns masks of (S, H, W, K, K) matrices that change the probabilities of clean (H, W, K) logits."""
+        probabilities = noisy_logits(jax.nn.softmax(logits)[None], matrices)
         logits = jnp.log(jnp.maximum(probabilities, jnp.finfo(probabilities.dtype).tiny))
         masks = jnp.argmax(probabilities, axis=-1).astype(jnp.uint8)
         return {"logits": logits, "masks": masks, "matrices": matrices.transpose(0, 3, 4, 1, 2)}
@@ -183,7 +221,8 @@ class CMVAE(Model):
     @property
     def numbers_per_pixel(self) -> int:
         """Number of float32 values that one sample needs per pixel, to estimate its memory."""
-        return self.cfg.num_classes**2 + 2 * self.cfg.num_classes
+        hidden = 3 * self.cfg.width if self.cfg.source == "image" else 0
+        return self.cfg.num_classes**2 + 2 * self.cfg.num_classes + hidden
 
     @property
     def fixed_size(self) -> tuple[int, int]:
@@ -191,11 +230,11 @@ class CMVAE(Model):
 
     @staticmethod
     def torch_names(cfg: CMVAEConfig) -> dict[str, str]:
-        """Returns our module paths -> module names in the original's checkpoints; {} for global matrices.
+        """Returns our module paths -> module names in the original's checkpoints; {} for matrices that it has not.
 
         Those of named annotators are for comparisons with PyTorch: `config_from_shapes` does not recognise such a file.
         """
-        if cfg.matrices == "global":
+        if cfg.matrices == "global" or cfg.source == "image":
             return {}
         parts = {"encoder": "fc_encoder", "decoder": "fc_decoder", "mean": "fc_mu", "log_variance": "fc_var"}
         names = {f"confusion.{ours}": f"cm_network.{theirs}" for ours, theirs in parts.items()}

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxseg.annotators.prob_unet import Combine, Encoder, Gaussian, ProbUNetConfig
 from jaxseg.nn.layers import BatchNorm, Conv, Dtype, GroupNorm, Init, PReLU, instance_norm, linear
 from jaxseg.nn.resize import Odd
 from jaxseg.nn.views import recomputable
@@ -40,6 +41,8 @@ class CMVAEConfig:
         that stop with an error.
       matrices: where the confusion matrices come from. "latent": an autoencoder, the VAE. "annotator": a small network
         per annotator, which sees the U-Net's features. "global": one matrix per annotator, for all images and pixels.
+      source: what the matrices of a latent vector depend on. "latent": only the vector, as in the original. "image":
+        the vector and the image, and the vector's Gaussian is learned from the annotators' masks.
       annotators: number of annotators, if the matrices are "annotator" or "global".
       init: initial parameters, "torch" (PyTorch's defaults) or "lecun" (flax's).
       dtype: dtype of the U-Net's arithmetic, "float32" or "bfloat16"; parameters and the autoencoder are float32.
@@ -57,6 +60,7 @@ class CMVAEConfig:
     odd: Odd = "floor"
     cm_normalisation: Literal["consistent", "original"] = "consistent"
     matrices: Literal["latent", "annotator", "global"] = "latent"
+    source: Literal["latent", "image"] = "latent"
     annotators: Annotated[int, Range(1, 64)] = 4
     init: Init = "torch"
     dtype: Dtype = "float32"
@@ -73,6 +77,10 @@ class CMVAEConfig:
 def _misfits(cfg: CMVAEConfig) -> Iterator[str]:
     if cfg.norm == "gn" and any(n < 8 or n % (n // 8) for n in cfg.channels):
         yield f"width: {cfg.width} gives channels {cfg.channels}, which do not divide into channels // 8 groups"
+    if cfg.source == "image" and cfg.matrices != "latent":
+        yield f"source: 'image' is for matrices of a latent vector, not for {cfg.matrices!r}"
+    if cfg.source == "image" and cfg.num_classes < 2:
+        yield f"num_classes: matrices of the image need at least 2 classes, got {cfg.num_classes}"
     if min(cfg.image_size) < 2**cfg.depth:
         yield f"depth: {cfg.depth} levels need images of at least {2**cfg.depth} pixels, got {cfg.image_size}"
 
@@ -118,6 +126,43 @@ class Confusion(nnx.Module):
     def planes(self, z: jax.Array) -> jax.Array:
         """Returns the matrices of latent vectors (B, Z) as (B, annotated, true, H, W)."""
         return nnx.softplus(self.decoder(z)).reshape(z.shape[0], *self.shape)
+
+
+class ImageMatrices(nnx.Module):
+    """Matrices that depend on image and latent vector, whose Gaussian is learned from the annotators' masks.
+
+    As in the probabilistic U-Net, one network predicts the Gaussian of an image, the prior, and another that of an
+    image with a mask, the posterior. The matrices of a pixel come from its features and the vector, which all pixels
+    share, so that neighbours have similar matrices. They begin near the identity.
+    """
+
+    FILTERS, COMBINED, START = (8, 16, 32, 64), 3, 3.0
+
+    def __init__(self, cfg: CMVAEConfig, *, rngs: nnx.Rngs):
+        self.classes = cfg.num_classes
+        options = {"out_channels": cfg.num_classes**2, "latent": cfg.latent, "init": cfg.init}
+        encoders = ProbUNetConfig(filters=self.FILTERS, **options)
+        self.prior = Encoder(encoders, cfg.in_channels, rngs=rngs)
+        self.posterior = Encoder(encoders, cfg.in_channels + cfg.num_classes - 1, rngs=rngs)
+        combined = ProbUNetConfig(filters=(cfg.width, cfg.width), num_convs=self.COMBINED, **options)
+        self.combine = Combine(combined, rngs=rngs)
+
+    def encode(self, image: jax.Array, labels: jax.Array) -> tuple[Gaussian, Gaussian]:
+        """Returns posterior and prior of (B, H, W, C) images and one annotator's classes of each, (B, H, W)."""
+        image = image.astype(jnp.float32)
+        marked = jax.nn.one_hot(labels.astype(jnp.int32) - 1, self.classes - 1)  # the background has no channel
+        return self.posterior(jnp.concatenate([image, marked], axis=-1)), self.prior(image)
+
+    def begin(self, features: jax.Array) -> jax.Array:
+        """Returns the part that all latent vectors of the (B, H, W, C) features share."""
+        return self.combine.begin(features.astype(jnp.float32))
+
+    def finish(self, started: jax.Array, z: jax.Array) -> jax.Array:
+        """Returns the (B, H, W, K, K) matrices of latent vectors (B, Z), normalised."""
+        scores = self.combine.finish(started, z)
+        scores = scores.reshape(*scores.shape[:-1], self.classes, self.classes)
+        identity = jnp.broadcast_to(jnp.eye(self.classes), scores.shape)
+        return jax.nn.softmax(scores + self.START * identity, axis=-2)
 
 
 class AnnotatorMatrices(nnx.Module):

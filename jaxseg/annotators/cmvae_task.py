@@ -14,13 +14,20 @@ from flax import nnx
 from PIL import Image
 
 from jaxseg.annotators.cmvae import CMVAEConfig
-from jaxseg.annotators.losses import confusion_vae_loss, draw_annotator, kl_schedule, kl_to_standard_normal
+from jaxseg.annotators.losses import (
+    confusion_vae_loss,
+    draw_annotator,
+    gaussian_kl,
+    image_confusion_loss,
+    kl_schedule,
+    kl_to_standard_normal,
+)
 from jaxseg.annotators.task import AnnotatorsTask, measures, sheet
 from jaxseg.settings import Range, section
 from jaxseg.training.config.config import Config
 from jaxseg.weights.load import create
 
-_NETWORK = section(CMVAEConfig, "width", "depth", "latent", "norm", "odd", "cm_normalisation")
+_NETWORK = section(CMVAEConfig, "width", "depth", "latent", "norm", "odd", "cm_normalisation", "source")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,12 +46,14 @@ class LossConfig:
         anneals.
       ramp_up: share of the epochs.
       kl_twice: whether the term is added twice; the original adds it in its loss and again in its training loop.
+      free_nats: only with `model.source: image`: a KL divergence up to it costs nothing.
     """
 
     beta: Annotated[float, Range(0, 1e6)] = 20.0
     schedule: Literal["anneal", "cyclic", "constant"] = "anneal"
     ramp_up: Annotated[float, Range(0, 1)] = 0.3
     kl_twice: bool = True
+    free_nats: Annotated[float, Range(0, 1e6)] = 0.0
 
 
 class CMVAETask(AnnotatorsTask):
@@ -67,12 +76,19 @@ class CMVAETask(AnnotatorsTask):
         noise = jax.random.normal(for_noise, (len(labels), model.cfg.latent))
         epoch = jnp.minimum(step // self.steps_per_epoch, len(self.factors) - 1)
         weight = self.weights.beta * jnp.asarray(self.factors)[epoch]
+        if model.cfg.source == "image":
+            weight, free = weight * (2 if self.weights.kl_twice else 1), self.weights.free_nats
+            found = model.image_outputs(batch["image"], labels, noise)
+            return image_confusion_loss(**found, labels=labels, kl_weight=weight, free_nats=free)
         options = {"kl_weight": weight, "kl_twice": self.weights.kl_twice}
         return confusion_vae_loss(**model.outputs(batch["image"], noise), labels=labels, **options)
 
     def scores(self, model: nnx.Module, batch: dict) -> dict[str, jax.Array]:
         """Returns the measures of every image, with masks sampled with its own seed."""
         found = _sampled(model, batch["image"], jax.vmap(jax.random.key)(batch["seed"]), self.cfg.samples)
+        if model.cfg.source == "image":  # as for the probabilistic U-Net, of the consensus
+            posterior, prior = model.confusion.encode(batch["image"], batch["truth"])
+            found["kl"] = gaussian_kl(*posterior, *prior)
         return measures(found["clean"], found["masks"], batch, {"kl": found["kl"]})
 
     def draw(self, model: nnx.Module, records: Sequence[dict]) -> Image.Image:
@@ -92,10 +108,12 @@ def _sampled(model, images: jax.Array, keys: jax.Array, count: int) -> dict[str,
     The reconstruction (B, H, W) is the noisy mask at the mean of the Gaussian that the network computes for the image.
     """
 
+    knowing = model.cfg.source == "image"
+
     def one(image: jax.Array, key: jax.Array) -> dict[str, jax.Array]:
-        started = model.start_samples(image, source="image")
+        started = model.start_samples(image, source="prior" if knowing else "image")
         noise = jax.random.normal(key, (count, model.cfg.latent))
-        found = model.finish_samples({"logits": started["logits"]}, noise)  # of the prior
+        found = model.finish_samples(started if knowing else {"logits": started["logits"]}, noise)  # of the prior
         middle = model.finish_samples(started, jnp.zeros((1, model.cfg.latent)))
         return {
             "clean": model.clean_mask(started) > 0,

@@ -141,6 +141,42 @@ def confusion_vae_loss(
     return sum(parts.values()) + (parts["kl"] if kl_twice else 0.0), parts
 
 
+def image_confusion_loss(
+    logits: jax.Array,
+    matrices: jax.Array,
+    posterior: tuple[jax.Array, jax.Array],
+    prior: tuple[jax.Array, jax.Array],
+    labels: jax.Array,
+    *,
+    kl_weight: float | jax.Array,
+    free_nats: float = 0.0,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns the loss of confusion matrices that depend on image and latent vector, and its parts.
+
+    Args:
+      logits: (B, H, W, K) of the clean segmentation.
+      matrices: (B, H, W, K, K), normalised, for latent vectors of the posterior.
+      posterior, prior: means and logarithms of the standard deviations, each (B, Z); the posterior knows the labels.
+      labels: (B, H, W) class indices of one annotator, any dtype.
+      kl_weight: weight of the KL divergence.
+      free_nats: the mean KL divergence in nats below which it costs nothing, so that the latent vector keeps some
+        information. Kingma et al. 2016, arXiv:1606.04934, whose bound is for groups of latent numbers.
+
+    Returns:
+      The loss (a scalar) and a dict of its parts: "reconstruction" (cross-entropy of the annotator's probabilities and
+      the labels), "segmentation" (of the clean logits and the labels) and "kl" (weighted). The reconstruction does not
+      change the clean logits through the product, so that they stay the segmentation on which annotators agree.
+    """
+    probabilities = noisy_logits(jax.lax.stop_gradient(jax.nn.softmax(logits)), matrices)
+    tiny = jnp.finfo(probabilities.dtype).tiny
+    parts = {
+        "reconstruction": cross_entropy(jnp.log(jnp.maximum(probabilities, tiny)), labels),
+        "segmentation": cross_entropy(logits, labels),
+        "kl": kl_weight * jnp.maximum(jnp.mean(gaussian_kl(*posterior, *prior)), free_nats),
+    }
+    return sum(parts.values()), parts
+
+
 def named_annotators_loss(
     logits: jax.Array,
     matrices: jax.Array,

@@ -200,6 +200,8 @@ def _checked_card(model: Any, source: str, normalise: str, *, resize: bool) -> C
         raise ValueError(f"source {source!r} is for a cmvae; the prior of a {card.model} knows the image")
     if source == "image" and getattr(model.cfg, "matrices", "latent") != "latent":
         raise ValueError("source 'image' is for matrices of a latent vector; this model has those of named annotators")
+    if source == "image" and getattr(model.cfg, "source", "latent") == "image":
+        raise ValueError("source 'image' is for a prior that does not know the image; the prior of this model knows it")
     if model.fixed_size is None and resize and card.source:
         raise ValueError(f"{card.source} does not state the size it was trained on: resize the images yourself")
     return card
