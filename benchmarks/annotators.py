@@ -9,8 +9,8 @@ annotator is sampled for every batch. All runs are measured in the same way, on 
 Both sides divide the confusion matrices by their sums in sampling; `cmvae_consistent` are jaxseg's runs measured with
 their softmax, as in training and by default.
 `cmvae_best` and `prob_unet_best` are jaxseg's own settings. `cmvae_patients` and `prob_unet_patients` train them again
-on three quarters of all patients of `train` and `validate`, for each quarter that is left out, and measure the last step
-on the patients that were left out. Runs of jaxseg are its commands; a command whose result exists is not repeated.
+on three quarters of all patients of `train` and `validate`, for each quarter that is left out, and measure the last
+step on the patients that were left out. Runs of jaxseg are its commands; a command whose result exists is not repeated.
 Writes `results/noisy_labels.json`, and keeps the rows of runs that are not in the folder.
 
 --epoch only times an epoch of each network, and trains no further. Both sides alternate in one process. Compilation and

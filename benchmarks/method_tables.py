@@ -127,15 +127,24 @@ def annotators() -> str:
 
 
 def annotators_best() -> str:
-    """Measures of the better settings of the confusion-matrix VAE beside the original's values."""
-    rows = results("noisy_labels")
+    """Measures of the better settings of both networks beside the original's values."""
+    found, rows = [], results("noisy_labels")
     named = {
-        "the original's values, 20 epochs (means of 3 seeds)": rows["cmvae_consistent"],
-        "`cmvae_lidc_best` (means of the images)": rows["runs"]["best"]["measures"],
+        "cmvae_consistent": ("confusion-matrix VAE, the original's values", "validate"),
+        "cmvae_best": ("`cmvae_lidc_best`", "validate"),
+        "cmvae_patients": ("the same", "patients left out"),
+        "prob_unet": ("probabilistic U-Net, the original's values", "validate"),
+        "prob_unet_best": ("`prob_unet_lidc_best`", "validate"),
+        "prob_unet_patients": ("the same", "patients left out"),
     }
-    measures = ("dice", "ged_published", "distance_between_samples")
-    found = ([name, *(_spread(row[measure], "standard_error") for measure in measures)] for name, row in named.items())
-    return markdown("|Dice|published distance|distance between samples", found)
+    measures = ("dice", "ged_published", "distance_between_samples", "distance_between_annotators", "iou_matched")
+    for key, (name, where) in named.items():
+        if row := rows.get(key):
+            values = [_spread(row[measure], "standard_error") if measure in row else "" for measure in measures]
+            minutes = f"{row['training_seconds'] / 60:.0f}" if "training_seconds" in row else ""
+            found.append([name, where, str(row["seeds"]), *values, minutes])
+    head = "settings|measured on|runs|Dice|published distance|distance between samples|between annotators|matched IoU"
+    return markdown(f"{head}|minutes of training", found)
 
 
 def paxray_sample() -> str:

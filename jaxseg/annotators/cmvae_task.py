@@ -15,6 +15,7 @@ from PIL import Image
 
 from jaxseg.annotators.cmvae import CMVAEConfig
 from jaxseg.annotators.losses import (
+    annotator_shares,
     confusion_vae_loss,
     draw_annotator,
     gaussian_kl,
@@ -79,7 +80,8 @@ class CMVAETask(AnnotatorsTask):
         if model.cfg.source == "image":
             weight, free = weight * (2 if self.weights.kl_twice else 1), self.weights.free_nats
             found = model.image_outputs(batch["image"], labels, noise)
-            return image_confusion_loss(**found, labels=labels, kl_weight=weight, free_nats=free)
+            shares = annotator_shares(batch["labels"], batch["present"], model.cfg.num_classes)
+            return image_confusion_loss(**found, labels=labels, shares=shares, kl_weight=weight, free_nats=free)
         options = {"kl_weight": weight, "kl_twice": self.weights.kl_twice}
         return confusion_vae_loss(**model.outputs(batch["image"], noise), labels=labels, **options)
 

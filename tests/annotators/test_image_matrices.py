@@ -7,7 +7,7 @@ import pytest
 
 import jaxseg
 from jaxseg.annotators.cmvae import CMVAE, sample
-from jaxseg.annotators.losses import gaussian_kl, image_confusion_loss
+from jaxseg.annotators.losses import annotator_shares, gaussian_kl, image_confusion_loss
 from jaxseg.images.tiff import write_tiff
 from jaxseg.training import run
 from jaxseg.weights.store import save_model
@@ -63,7 +63,11 @@ def test_the_loss_does_not_charge_for_the_free_nats(model):
     divergence = float(gaussian_kl(*given["posterior"], *given["prior"])[0])
 
     def of(free: float) -> float:
-        return float(image_confusion_loss(**given, labels=labels, kl_weight=2.0, free_nats=free)[1]["kl"])
+        return float(
+            image_confusion_loss(
+                **given, labels=labels, shares=jax.nn.one_hot(labels, 3), kl_weight=2.0, free_nats=free
+            )[1]["kl"]
+        )
 
     assert of(0.0) == pytest.approx(2 * divergence, rel=1e-5)
     assert of(divergence + 1) == pytest.approx(2 * divergence + 2, rel=1e-5)
@@ -71,7 +75,7 @@ def test_the_loss_does_not_charge_for_the_free_nats(model):
     def charged(free: float) -> jax.Array:
         changed = lambda mean: {"posterior": (mean, given["posterior"][1])}  # noqa: E731
         loss = lambda mean: image_confusion_loss(  # noqa: E731
-            **given | changed(mean), labels=labels, kl_weight=2.0, free_nats=free
+            **given | changed(mean), labels=labels, shares=jax.nn.one_hot(labels, 3), kl_weight=2.0, free_nats=free
         )[0]
         return jax.grad(loss)(given["posterior"][0])
 
@@ -84,10 +88,18 @@ def test_the_reconstruction_leaves_the_clean_logits_to_the_segmentation(model):
     given = model.image_outputs(x, labels, jnp.zeros((1, 3)))
 
     def part(logits: jax.Array, name: str) -> jax.Array:
-        return image_confusion_loss(**given | {"logits": logits}, labels=labels, kl_weight=1.0)[1][name]
+        return image_confusion_loss(
+            **given | {"logits": logits}, labels=labels, shares=jax.nn.one_hot(labels, 3), kl_weight=1.0
+        )[1][name]
 
     assert not np.asarray(jax.grad(part)(given["logits"], "reconstruction")).any()
     assert np.asarray(jax.grad(part)(given["logits"], "segmentation")).any()
+
+
+def test_shares_count_only_the_annotators_that_are_present():
+    labels = jnp.asarray([[[[0, 2, 2, 1]]]])  # (B, H, W, A)
+    found = annotator_shares(labels, jnp.asarray([[True, True, True, False]]), 3)
+    np.testing.assert_allclose(found, [[[[1 / 3, 0, 2 / 3]]]], rtol=1e-6)
 
 
 def test_a_stored_model_keeps_its_source(model, tmp_path):
@@ -111,7 +123,7 @@ def test_training_learns_that_annotators_draw_small_or_large_masks(tmp_path):
     save_discs(folder, size)
     changed = ["model.width=8", "model.depth=3", "trainer.epochs=30", "trainer.validate_every=30", "data.samples=16"]
     changed += ["trainer.checkpoint_every=30", "trainer.pictures_every=30", "optimizer.learning_rate=0.005"]
-    config = run.open_run("cmvae_lidc_image", tmp_path / "run", data=folder, overrides=changed)
+    config = run.open_run("cmvae_lidc_best", tmp_path / "run", data=folder, overrides=changed)
     scores = run.train(config, tmp_path / "run", devices=jax.devices()[:1])
     assert scores["dice"] > 0.8
     assert 0.15 < scores["distance_between_samples"] < 0.6  # annotators: 0.44
