@@ -7,6 +7,7 @@ what jaxseg chooses for every convolution of a network.
 
 kernel_gradient: the gradient of a 3x3 kernel with a stride of 1.
 transposed: the transposed convolutions of Post-DAE as four small convolutions.
+transposed_bfloat16: the same in bfloat16, also as one convolution, as CPUs with instructions for bfloat16 compute it.
 """
 
 import argparse
@@ -25,7 +26,7 @@ import numpy as np
 
 from jaxseg.devices import environment
 from jaxseg.nn.convolution import exchanged_gradient, gradients_on_cpus, kernel_gradient
-from jaxseg.nn.doubling import doubling
+from jaxseg.nn.doubling import doubled, doubled_at_once, doubled_in_parts, doubling
 from jaxseg.nn.fused import Fusion
 from jaxseg.nn.layers import dilated_transpose
 from jaxseg.xla import use_all_cores
@@ -169,6 +170,23 @@ def transposed_difference(shape: Shape) -> float:
     return max(relative(ours, wanted) for ours, wanted in pairs)
 
 
+def transposed_bfloat16(shape: Shape) -> Sides:
+    """Returns the forms of a transposed convolution with stride 2 in bfloat16, with bias and ReLU, forward only."""
+    batch, size, num_in, num_out, side = shape
+    rng = np.random.default_rng(0)
+    shapes = ((batch, size, size, num_in), (side, side, num_out, num_in), (num_out,))
+    given = [jnp.asarray(rng.standard_normal(one, np.float32), jnp.bfloat16) for one in shapes]
+    forms = {"four": doubled_in_parts, "one": doubled_at_once, "jaxseg": doubled}
+    options = {"relu": True, "precision": None}
+    return {name: compiled(functools.partial(form, **options), *given) for name, form in forms.items()}
+
+
+def bfloat16_difference(shape: Shape) -> float:
+    """Returns how far one convolution in bfloat16 is from four."""
+    sides = transposed_bfloat16(shape)
+    return relative(sides["one"](), sides["four"]())
+
+
 KINDS = {
     "kernel_gradient": Kind(GRADIENT_SHAPES, {"gradient": kernel_gradients}, difference=gradient_difference),
     "transposed": Kind(
@@ -180,6 +198,7 @@ KINDS = {
         "dilated",
         transposed_difference,
     ),
+    "transposed_bfloat16": Kind(TRANSPOSED_SHAPES, {"forward": transposed_bfloat16}, "four", bfloat16_difference),
 }
 
 

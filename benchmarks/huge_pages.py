@@ -24,6 +24,7 @@ from jaxseg.devices import environment  # noqa: E402
 from jaxseg.xla import HUGE_PAGES  # noqa: E402
 
 RESULT = ROOT / "benchmarks" / "results" / "huge_pages.json"
+MODE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 SIDES = {"huge pages": {"GLIBC_TUNABLES": HUGE_PAGES}, "usual pages": {"GLIBC_TUNABLES": ""}}
 
 
@@ -33,6 +34,9 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", choices=WORKLOADS, default=list(WORKLOADS))
     parser.add_argument("--rounds", type=int, default=7, help="samples of each side; default: 7")
     options = parser.parse_args()
+    if not MODE.exists() or "[madvise]" not in MODE.read_text():
+        found = MODE.read_text().strip() if MODE.exists() else "no such file"
+        sys.exit(f"{MODE} must be madvise, found: {found}. Otherwise both sides have the same pages.")
     os.environ["JAX_PLATFORMS"] = "cpu"
     result = json.loads(RESULT.read_text()) if RESULT.exists() else {}
     for model in options.models:

@@ -83,29 +83,23 @@ def throughput() -> str:
     found = []
     for (what, dtype), models in TARGETS.items():
         for model, (least, wanted) in models.items():
-            row = _row(model, what, dtype)
-            if row is None:
+            rows = _rows(model, what, dtype)
+            if not rows:
                 found.append([NAMES[model], what, dtype, *["not measured"] * 2, *[""] * 7])
-                continue
-            sides = row["sides"]
-            times = [_milliseconds(sides.get(name)) for name in ("jaxseg", "tuned", "published")]
-            ratio = sides["tuned"]["over_jaxseg"]
-            memory = [f"{sides[name]['peak_gb']:.1f}" for name in ("jaxseg", "tuned")]
-            target = f"{wanted}" if least is None else f"{least} ({wanted})"
-            batch = str(row["batch"])
-            cells = [
-                NAMES[model],
-                what,
-                dtype,
-                batch,
-                *times,
-                f"**{ratio:.2f}**",
-                target,
-                verdict(ratio, least, wanted),
-            ]
-            found.append([*cells, " and ".join(memory), _short(row["processor"])])
+            for row in rows:
+                found.append([NAMES[model], what, dtype, *_throughput_cells(row, least, wanted)])
     head = "network|what|dtype|batch|jaxseg, ms|tuned, ms|published, ms|tuned / jaxseg|target|result|GB|processor"
     return markdown(head, found)
+
+
+def _throughput_cells(row: dict[str, Any], least: float | None, wanted: float) -> list[str]:
+    sides = row["sides"]
+    times = [_milliseconds(sides.get(name)) for name in ("jaxseg", "tuned", "published")]
+    ratio = sides["tuned"]["over_jaxseg"]
+    memory = [f"{sides[name]['peak_gb']:.1f}" for name in ("jaxseg", "tuned")]
+    target = f"{wanted}" if least is None else f"{least} ({wanted})"
+    cells = [str(row["batch"]), *times, f"**{ratio:.2f}**", target, verdict(ratio, least, wanted)]
+    return [*cells, " and ".join(memory), _short(row["processor"])]
 
 
 def _short(processor: str) -> str:
@@ -117,11 +111,11 @@ def _short(processor: str) -> str:
     return " ".join(processor.replace("(R)", "").replace("Processor", "").split())
 
 
-def _row(model: str, what: str, dtype: str) -> dict[str, Any] | None:
-    rows = results("throughput_cpu")["rows"]
-    return next(
-        (row for name, row in rows.items() if name.startswith(f"{model}, {what},") and name.endswith(dtype)), None
-    )
+def _rows(model: str, what: str, dtype: str) -> list[dict[str, Any]]:
+    """Returns the rows of one network, the latest first, then those of other processors."""
+    found = results("throughput_cpu")
+    every = [*found["rows"].items(), *found.get("elsewhere", {}).items()]
+    return [row for name, row in every if name.startswith(f"{model}, {what},") and f", {dtype}" in name]
 
 
 def _milliseconds(side: dict[str, Any] | None) -> str:
@@ -140,7 +134,8 @@ def verdict(ratio: float, least: float | None, wanted: float) -> str:
 def machines() -> str:
     """The processors and versions of the rows of the throughput, the jobs and the layers."""
     found: dict[str, list[str]] = {}
-    rows = [("throughput", row) for row in results("throughput_cpu")["rows"].values()]
+    throughput = results("throughput_cpu")
+    rows = [("throughput", row) for part in ("rows", "elsewhere") for row in throughput.get(part, {}).values()]
     rows += [("jobs", row) for row in results("end_to_end")["jobs"].values()]
     rows += [("layers", row) for row in results("layer_times").values()]
     rows += [("huge pages", row) for row in results("huge_pages").values()]

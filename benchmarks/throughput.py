@@ -49,6 +49,7 @@ def main() -> None:
         row = measured(options.platform, model, what, batch, dtype, options.rounds)
         row |= {"processor": alternate.processor(), "environment": environment()}
         row["environment"]["versions"]["torch"] = importlib.metadata.version("torch")
+        keep_other_processor(result, name, row["processor"])
         result["rows"][name] = row
         path.write_text(json.dumps(result, indent=1) + "\n")
         print(name, {side: found["median_s"] for side, found in row["sides"].items()}, flush=True)
@@ -56,6 +57,13 @@ def main() -> None:
     path.write_text(json.dumps(result, indent=1) + "\n")
     path.with_suffix(".md").write_text(table(result))
     plot(result, path.with_suffix(".png"))
+
+
+def keep_other_processor(result: dict, name: str, processor: str) -> None:
+    """Moves the row of a name to `elsewhere` if it was measured on another processor than the one that follows."""
+    row = result["rows"].get(name)
+    if row and row["processor"] != processor:
+        result.setdefault("elsewhere", {})[f"{name}, {row['processor']}"] = row
 
 
 def arguments() -> argparse.Namespace:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ def segment_folder(
     preview: bool = False,
     merged: bool = True,
     files: Sequence[Path] | None = None,
+    names: Mapping[Path, str] | None = None,
     part: Part | str | None = None,
     recursive: bool = False,
     overwrite: bool = False,
@@ -70,6 +71,8 @@ def segment_folder(
         "json" one COCO file for a folder.
       files: the image files to process, as `jaxseg.folder_runs.inputs.find_images` returns them; None: all of `source`.
         A file that does not exist fails, and the others are processed.
+      names: image file -> name of its results, their path in `output` without suffix, see
+        `jaxseg.folder_runs.inputs.result_names`; None: those that the files get if there are no others.
       part: process only this part of the files, such as "3/8", so that 8 processes share them; `jaxseg.merge_folder`
         joins the results of the parts. None: all files.
       recursive: also search sub-folders; the output mirrors them.
@@ -110,7 +113,7 @@ def segment_folder(
     made = _mask_products(segmenter, settings, output_type, seg, (output, part), preview=preview)
     merges = _mask_merges(segmenter, made, source)
     _add_confidence(segmenter, settings, made, merges)
-    work = _Work(source, output, list(files), segmenter, part, overwrite, progress, report)
+    work = _Work(source, output, list(files), segmenter, part, overwrite, progress, report, names)
     return work(made, settings, merges if merged else [])
 
 
@@ -335,11 +338,12 @@ class _Work:
     overwrite: bool
     progress: Progress | None
     report: Report | None
+    names: Mapping[Path, str] | None = None
 
     def __call__(self, made: list[Product], settings: dict, merges: list[Merged]) -> FolderResult:
         segmenter = self.segmenter
         return folder.run(
-            plan(self.files, self.source, self.output, part=self.part),
+            plan(self.files, self.source, self.output, names=self.names, part=self.part),
             Run(self.output, tuple(made), settings, segmenter.card.note, part=self.part),
             lambda todo, run: products.segment_files(todo, segmenter, run),
             prepare=segmenter.compile,

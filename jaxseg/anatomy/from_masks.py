@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +76,7 @@ def measure_folder(
     groups: str = "original",
     table: str = "csv",
     files: Sequence[Path] | None = None,
+    names: Mapping[Path, str] | None = None,
     part: Part | str | None = None,
     merged: bool = True,
     recursive: bool = False,
@@ -100,6 +101,7 @@ def measure_folder(
       groups: version of the groups of the run that made the masks, see `jaxseg.extract`.
       table: format of the table: "csv", or "parquet", which needs pyarrow.
       files: the image files to process; None: all of `source`.
+      names: image file -> name of its results, see `jaxseg.segment_folder`.
       part: process only this part of the images, see `jaxseg.segment_folder`.
       merged: whether to write the table.
       recursive: also search sub-folders; the output mirrors them.
@@ -129,13 +131,10 @@ def measure_folder(
     """
     source, output, masks, part, suffix = Path(source), Path(output), Path(masks), as_part(part), table_suffix(table)
     found = find_all(features, groups=groups)
-    if not masks.exists():
-        raise FileNotFoundError(f"{masks}: no such file or folder")
-    if output.resolve() in (masks.resolve(), masks.resolve().parent):
-        raise ValueError(f"{output} holds the masks; name another folder for the table")
+    _check_places(masks, output)
     files = find_images(source, recursive=recursive, output=output) if files is None else files
-    names, options = tuple(feature.name for feature in found), {"original_values": original_values, "groups": groups}
-    settings = {"measured": "masks", "features": [*names]} | options
+    columns, options = tuple(feature.name for feature in found), {"original_values": original_values, "groups": groups}
+    settings = {"measured": "masks", "features": [*columns]} | options
     place_of = functools.partial(_place, masks, source)
 
     def work(todo: list[Job], run: Run) -> Iterator[Outcome]:
@@ -146,15 +145,23 @@ def measure_folder(
         return folder.process(todo, run, read, list, lambda job, _, measured: made(job, measured), batch_size=1)
 
     return folder.run(
-        [_stamped(job, place_of) for job in plan(list(files), source, output, part=part)],
-        Run(output, (products.measurements(names, **options),), settings, part=part),
+        [_stamped(job, place_of) for job in plan(list(files), source, output, names=names, part=part)],
+        Run(output, (products.measurements(columns, **options),), settings, part=part),
         work,
-        merges=[Merged(suffix, "measurements", {"features": list(names)})] if merged else [],
+        merges=[Merged(suffix, "measurements", {"features": list(columns)})] if merged else [],
         source=source,
         overwrite=overwrite,
         progress=progress,
         report=report,
     )
+
+
+def _check_places(masks: Path, output: Path) -> None:
+    """Raises an error if there are no masks, or if they lie in the output folder."""
+    if not masks.exists():
+        raise FileNotFoundError(f"{masks}: no such file or folder")
+    if output.resolve() in (masks.resolve(), masks.resolve().parent):
+        raise ValueError(f"{output} holds the masks; name another folder for the table")
 
 
 def _place(masks: Path, source: Path, image: Path) -> Path:

@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from jaxseg.files import safe_name, walk
@@ -186,41 +186,100 @@ def plan(
     output: Path,
     *,
     name_of: Callable[[Path], str] = stem,
+    names: Mapping[Path, str] | None = None,
     part: Part | None = None,
 ) -> list[Job]:
-    """Returns one job per file. The output has the name of the image without its suffix, or the name from `name_of`.
-
-    Sub-folders are mirrored; files outside of the input are mirrored by their whole path. Images that would get the
-    same output name ("a.png", "a.jpg"), or the name of a mirrored folder or of a summary, keep their suffix in it
-    ("a_png", "a_jpg").
+    """Returns one job per file. The output has the name that `result_names` gives it.
 
     Args:
       sources: the files.
       root: the input, a folder or the only file.
       output: folder of the results.
-      name_of: name of a file's result.
+      name_of: as in `result_names`.
+      names: file -> name of its results, for files that are only some of those that have names; None: these are all.
       part: only the files of this part get a stamp; the others are not touched. None: all do.
     """
-    inside = root.is_dir()
-    found = [_relative(source, root) if inside else Path(source.name) for source in sources]
-    folders = [Path(*path.parent.parts[bool(path.anchor) :]) for path in found]
-    wanted = [folder / safe_name(name_of(s)) for folder, s in zip(folders, sources, strict=True)]
-    counts = collections.Counter(folded(path) for path in wanted)
-    counts.update({folded(path) for folder in set(folders) for path in (folder, *folder.parents)})
-    reserved = [path for path in wanted if is_summary(path.name) or is_summary(f"{path.name}.json")]
-    counts.update(folded(path) for path in reserved if path.parent == Path())
-    taken = {key for key, count in counts.items() if count == 1}
+    own = result_names(sources, root, name_of=name_of) if names is None else [names[source] for source in sources]
     jobs = []
-    for source, place, path in zip(sources, found, wanted, strict=True):
-        if counts[folded(path)] > 1:
-            name = path.name + source.name[len(name_of(source)) :].replace(".", "_")
+    for source, place, name in zip(sources, _places(sources, root), own, strict=True):
+        mine = part is None or part.holds(place.as_posix())
+        jobs.append(Job(source, output / name, stamp_of(source) if mine else (), place.as_posix()))
+    return jobs
+
+
+def result_names(
+    sources: Sequence[Path],
+    root: Path,
+    *,
+    name_of: Callable[[Path], str] = stem,
+    known: Mapping[Path, Sequence[str]] | None = None,
+) -> list[str]:
+    """Returns the name of the results of each file: their path in the output folder without suffix, with slashes.
+
+    It is the name of the image without its suffix, or the name from `name_of`. Sub-folders are mirrored; files outside
+    of the input are mirrored by their whole path. Images that would get the same name ("a.png", "a.jpg"), or the name
+    of a mirrored folder or of a summary, keep their suffix in it ("a_png", "a_jpg").
+
+    Args:
+      sources: the files.
+      root: the input, a folder or the only file.
+      name_of: name of a file's result.
+      known: file -> names that its results have in the output folder already, the latest last. It keeps one of them,
+        also if other files want the same. None: there are no results.
+    """
+    folders = [Path(*path.parent.parts[bool(path.anchor) :]) for path in _places(sources, root)]
+    wanted = [folder / safe_name(name_of(s)) for folder, s in zip(folders, sources, strict=True)]
+    longer = [path.name + s.name[len(name_of(s)) :].replace(".", "_") for path, s in zip(wanted, sources, strict=True)]
+    mirrored = {folded(path) for folder in set(folders) for path in (folder, *folder.parents)}
+    found = _distinct(wanted, longer, mirrored, [None] * len(wanted))
+    if known:
+        had = [[Path(name) for name in known.get(source, ())] for source in sources]
+        held = {folded(old) for before in had for old in before}
+        found = _distinct(wanted, longer, mirrored | held, _kept(wanted, found, mirrored, had))
+    return [path.as_posix() for path in found]
+
+
+def _distinct(
+    wanted: Sequence[Path], longer: Sequence[str], occupied: set[str], kept: Sequence[Path | None]
+) -> list[Path]:
+    """Returns the paths of results: those to keep, and the wanted ones, with longer names where they are not free."""
+    paths = [path or own for path, own in zip(kept, wanted, strict=True)]
+    counts = collections.Counter(map(folded, paths))
+    counts.update(occupied)
+    reserved = [path for path in paths if is_summary(path.name) or is_summary(f"{path.name}.json")]
+    counts.update(folded(path) for path in reserved if path.parent == Path())
+    taken = {key for key, count in counts.items() if count == 1} | occupied | {folded(path) for path in kept if path}
+    for i, path in enumerate(paths):
+        if kept[i] is None and counts[folded(path)] > 1:
+            name = longer[i]
             while folded(path.with_name(name)) in taken:
                 name += "_"
-            path = path.with_name(name)
-            taken.add(folded(path))
-        mine = part is None or part.holds(place.as_posix())
-        jobs.append(Job(source, output / path, stamp_of(source) if mine else (), place.as_posix()))
-    return jobs
+            paths[i] = path.with_name(name)
+            taken.add(folded(paths[i]))
+    return paths
+
+
+def _kept(
+    wanted: Sequence[Path], usual: Sequence[Path], mirrored: set[str], had: Sequence[Sequence[Path]]
+) -> list[Path | None]:
+    """Returns the path that each image keeps of those that it had: the usual one, otherwise the latest; None: none.
+
+    Paths of folders that are mirrored now are not kept, nor those that another image keeps: links to one file have the
+    same paths.
+    """
+    kept, used = list[Path | None](), set(mirrored)
+    for path, own, before in zip(wanted, usual, had, strict=True):
+        mine = [old for old in before if old.parent == path.parent and old.name.startswith(path.name)]
+        free = [old for old in mine if folded(old) not in used]
+        kept.append(own if own in free else free[-1] if free else None)
+        used |= {folded(old) for old in kept[-1:] if old}
+    return kept
+
+
+def _places(sources: Sequence[Path], root: Path) -> list[Path]:
+    """Returns the paths of files relative to the input, a folder or the only file."""
+    inside = root.is_dir()
+    return [_relative(source, root) if inside else Path(source.name) for source in sources]
 
 
 def _relative(source: Path, root: Path) -> Path:

@@ -2,7 +2,7 @@
 
 The forward pass takes bias, residual and ReLU along (`jaxseg.nn.engine` chooses its form). On CPUs gradients have their
 own forms, as `benchmarks/README.md` says: the gradient of the input is a convolution with the flipped kernel,
-or with a stride of 2 four small ones (`jaxseg.nn.doubling`). That of a 1x1 kernel is a product of matrices; that of a
+or with a stride of 2 small ones (`jaxseg.nn.doubling`). That of a 1x1 kernel is a product of matrices; that of a
 larger one is a product for each of its columns if the maps are small.
 """
 

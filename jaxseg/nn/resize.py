@@ -171,11 +171,18 @@ def _pool_by_windows(x: jax.Array) -> jax.Array:
 
 def _pool_by_pairs(larger: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array) -> jax.Array:
     """Pools on CPUs, which compare float32 several times as fast as bfloat16."""
-    dtype, odd = x.dtype, (x.shape[1] % 2, x.shape[2] % 2)
-    x = _widened(x)
-    x = jnp.pad(x, ((0, 0), (1, odd[0]), (1, odd[1]), (0, 0)), constant_values=-jnp.inf)
-    x = larger(larger(x[:, :, :-1:2], x[:, :, 1::2]), x[:, :, 2::2])
-    return larger(larger(x[:, :-1:2], x[:, 1::2]), x[:, 2::2]).astype(dtype)
+    dtype, x = x.dtype, _widened(x)
+    return _pool_axis(larger, _pool_axis(larger, x, 2), 1).astype(dtype)
+
+
+def _pool_axis(larger: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array, axis: int) -> jax.Array:
+    """Returns the largest of each pair of pixels along an axis and of the pixel before it."""
+    x = jnp.pad(x, [(0, x.shape[axis] % 2 if i == axis else 0) for i in range(4)], constant_values=-jnp.inf)
+    pairs = x.reshape(*x.shape[:axis], x.shape[axis] // 2, 2, *x.shape[axis + 1 :])
+    first, second = (jax.lax.index_in_dim(pairs, i, axis + 1, keepdims=False) for i in range(2))
+    shifted = [(int(i == axis), -int(i == axis), 0) for i in range(4)]
+    before = jax.lax.pad(second, jnp.asarray(-jnp.inf, x.dtype), shifted)
+    return larger(larger(before, first), second)
 
 
 def first_larger(a: jax.Array, b: jax.Array) -> jax.Array:

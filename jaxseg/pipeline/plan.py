@@ -14,8 +14,8 @@ from jaxseg.anatomy.measure.features import find_all
 from jaxseg.anatomy.orientation import find_reference
 from jaxseg.anatomy.segment import Segmenter, check_classes
 from jaxseg.comparison.sources import UNNAMED, Place, list_places, open_place
-from jaxseg.files import printable
-from jaxseg.folder_runs.inputs import find_images, plan
+from jaxseg.files import printable, resolved
+from jaxseg.folder_runs.inputs import find_images, folded, result_names
 from jaxseg.folder_runs.ledger import changed_settings
 from jaxseg.masks import cohort
 from jaxseg.masks.pictures import parse_levels
@@ -43,7 +43,7 @@ class Plan:
       config: the configuration.
       source: the input, an image or a folder of images.
       output: folder of the results.
-      files: the images.
+      names: image -> name of its results in the folder of every stage, also if other images fail there.
       model: the network.
       options: the options of `Segmenter` that the stages segment and restore share.
       segmenter: of the stage segment.
@@ -54,7 +54,7 @@ class Plan:
     config: PipelineConfig
     source: Path
     output: Path
-    files: tuple[Path, ...]
+    names: Mapping[Path, str]
     model: Model
     options: dict[str, Any]
     segmenter: Segmenter
@@ -70,11 +70,6 @@ class Plan:
         """Returns the folder of the results of a stage that has one."""
         return self.output / FOLDERS[stage]
 
-    @property
-    def names(self) -> dict[Path, str]:
-        """Image -> name of its results in the folder of a stage; names that would be equal keep their suffix."""
-        return dict(zip(self.files, names_of(self.files, self.source), strict=True))
-
     def changed(self) -> dict[str, list[str]]:
         """Returns the stages whose results were made with other settings -> the names of these settings.
 
@@ -85,7 +80,8 @@ class Plan:
         """
         found = {}
         for stage, settings in self._settings().items():
-            stored = _stored_settings(self.folder(stage))
+            with _stored(self.folder(stage)) as summary:
+                stored = dict(summary["settings"])
             if names := changed_settings(stored, settings, partly=True):
                 found[stage] = sorted(names)
         return found
@@ -132,28 +128,57 @@ def make_plan(
       OSError: a file or folder cannot be read.
     """
     source, output, models = Path(source), Path(output), dict(models or {})
-    files = tuple(find_images(source, recursive=recursive, output=output))
+    files = find_images(source, recursive=recursive, output=output)
     _check_output(output)
     _check_packages(config)
-    truth = _truth(config, files, source)
+    images = _result_names(files, source, output / FOLDERS["segment"])
+    truth = _truth(config, list(images.values()))
     model = models.get("segment") or _network(config, progress)
     options = _options(config, model, devices)
     names = _class_names(config, model)
     restoring = _restoring(config, models.get("restore"), names, devices, progress)
     _check_names(config, names)
-    _check_true_classes(config, truth, files, source, names)
+    _check_true_classes(config, truth, list(images.values()), names)
     with _setting("segment"):
         segmenter = Segmenter(model, **options, **_confidence(config, restoring))
-    return Plan(config, source, output, files, model, options, segmenter, restoring, truth)
+    return Plan(config, source, output, images, model, options, segmenter, restoring, truth)
 
 
-def _stored_settings(folder: Path) -> Mapping[str, Any]:
-    """Returns the settings of the run in a folder; {} if there is none."""
+@contextlib.contextmanager
+def _stored(folder: Path) -> Iterator[Mapping[str, Any]]:
+    """Yields the summary of the run in a folder; one without settings and files if there is none.
+
+    Raises:
+      ValueError: the summary is of another origin: reading it fails, or what the body reads from it.
+    """
     paths = summaries.summary_files(folder)
     try:
-        return dict(summaries.joined(paths)["settings"]) if paths else {}
+        yield summaries.joined(paths) if paths else {"settings": {}, "files": {}}
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ValueError(f"{paths[0]} is not a jaxseg summary; name another output folder, or remove it") from None
+
+
+def _result_names(files: Sequence[Path], source: Path, folder: Path) -> dict[Path, str]:
+    """Returns the names of the results of images: those that they have in a folder already, otherwise new ones.
+
+    Raises:
+      ValueError: the summary in the folder is of another origin; or the name that an image has is that of a sub-folder
+        of the input now.
+    """
+    known: dict[str, list[str]] = {}
+    with _stored(folder) as summary:
+        for key, entry in summary["files"].items():
+            known.setdefault(resolved(folder, entry["source"]), []).append(key)
+    had = {file: known.get(str(file.resolve()), []) for file in files} if known else {}
+    names = result_names(files, source, known=had)
+    mirrored = {folded(parent) for name in names for parent in Path(name).parents}
+    for file, before in had.items():
+        if any(folded(Path(name)) in mirrored for name in before):
+            raise ValueError(
+                f"{folder} holds the results of {printable(file.name)} where those of a sub-folder of the input would "
+                "be; name another output folder, or rename the sub-folder"
+            )
+    return dict(zip(files, names, strict=True))
 
 
 @contextlib.contextmanager
@@ -185,44 +210,39 @@ def _check_packages(config: PipelineConfig) -> None:
             table_suffix(config.measure.table)
 
 
-def _truth(config: PipelineConfig, files: Sequence[Path], source: Path) -> Path | None:
+def _truth(config: PipelineConfig, images: Sequence[str]) -> Path | None:
     """Returns where the true masks are; None if there are none.
 
     Raises:
-      ValueError: there are no masks, or none of these images.
+      ValueError: there are no masks, or none of the images with these names.
     """
     if config.compare is None or config.compare.truth is None:
         return None
     truth = Path(config.compare.truth).expanduser()
     with _setting("compare.truth"):
         known = list_places(truth, levels=parse_levels(config.compare.labels) or None)
-        if not _shared(known, files, source):
-            some = [", ".join(map(printable, sorted(names)[:3])) for names in (known, names_of(files, source))]
+        if not _shared(known, images):
+            some = [", ".join(map(printable, sorted(names)[:3])) for names in (known, images)]
             raise ValueError(f"{truth} has masks of {some[0]}, but the images are {some[1]}: none has a true mask")
     return truth
 
 
-def names_of(files: Sequence[Path], source: Path) -> list[str]:
-    """Returns the names of the results of images, by which true masks and masks to check are found."""
-    return [job.base.relative_to("results").as_posix() for job in plan(list(files), source, Path("results"))]
-
-
-def _shared(known: Mapping[str, Place], files: Sequence[Path], source: Path) -> list[Place]:
-    """Returns the places of the true masks of these images."""
-    if len(known) == len(files) == 1:  # two single files belong together under any names
+def _shared(known: Mapping[str, Place], images: Sequence[str]) -> list[Place]:
+    """Returns the places of the true masks of the images with these names."""
+    if len(known) == len(images) == 1:  # two single files belong together under any names
         return list(known.values())
-    return [known[name] for name in names_of(files, source) if name in known]
+    return [known[name] for name in images if name in known]
 
 
 def _check_true_classes(
-    config: PipelineConfig, truth: Path | None, files: Sequence[Path], source: Path, names: Sequence[str]
+    config: PipelineConfig, truth: Path | None, images: Sequence[str], names: Sequence[str]
 ) -> None:
     """Raises a ValueError if the true masks of the first image have none of the classes that are segmented."""
     if truth is None or config.compare is None:
         return
     levels = parse_levels(config.compare.labels) or None
     with _setting("compare.truth"):
-        found = open_place(_shared(list_places(truth, levels=levels), files, source)[0], levels=levels).names
+        found = open_place(_shared(list_places(truth, levels=levels), images)[0], levels=levels).names
         if not {*names, UNNAMED} & set(found):
             some = [", ".join(map(printable, list(some)[:3])) for some in (found, names)]
             raise ValueError(f"{truth} has masks of {some[0]}, but the classes are {some[1]}; rename the true masks")

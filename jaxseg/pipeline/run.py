@@ -119,7 +119,7 @@ class _Chain:
         self.redo = self._stages_to_redo(overwrite=overwrite)
         self.stages: dict[str, dict[str, Any]] = {}
         self.failed: dict[str, str] = {}
-        self.done = list(plan.files)
+        self.done = list(plan.names)
         self.names = plan.names
         self.without: dict[str, list[str]] = {}  # stage -> names of the results of images that it does not have
         self.ledger.write(complete=False, redo=self.redo)
@@ -182,7 +182,7 @@ class _Chain:
                     self.ledger.write(redo=self.redo)
                 watch.progress(done, total, name)
 
-            options = {"overwrite": stage in self.redo, "files": self.done}
+            options = {"overwrite": stage in self.redo, "files": self.done, "names": self.names}
             result = work(**options, progress=progress, report=watch.report)
         counts = {"done": result.done, "skipped": result.skipped, "failed": result.failed}
         self.stages[stage] = {"images": len(result.files)} | counts

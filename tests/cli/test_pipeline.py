@@ -105,3 +105,29 @@ def test_a_failed_image_is_said_once_and_the_exit_code_is_1(jaxseg_command, work
     assert err.count("Failed: ") == 1
     assert "not a png or jpg file" in err
     assert "6 results made, 0 up to date, 1 failed; " in err
+
+
+def test_a_pipeline_continues_with_the_parts_of_its_stages(jaxseg_command, work):
+    """The guide says so: the single commands with --part fill the folders, and the pipeline does the rest."""
+    settings, out = sections(work), work / "out"
+    config = yaml.safe_load((work / "p.yaml").read_text())
+    network, shapes = config["segment"]["weights"], config["restore"]["weights"]
+    segment = ["segment", "-i", work / "images", "-g", "cpu", "--weights", network, "-ot", "png"]
+    segment += ["--classes", settings["segment"]["classes"], "--denoise-classes", settings["restore"]["classes"]]
+    extract = ["extract", "-i", work / "images", "--masks", out / "restored", "-f", settings["measure"]["features"]]
+    stages = {
+        "masks": [*segment, "--shape-check", shapes],
+        "restored": [*segment, "--denoise", shapes],
+        "measurements": extract,
+    }
+    for folder, command in stages.items():
+        for part in ("1/2", "2/2"):
+            code, _, err = jaxseg_command(*command, "-o", out / folder, "--part", part)
+            assert code == 0, err
+        assert jaxseg_command("merge", out / folder)[0] == 0
+    code, shown, err = jaxseg_command(*words(work))
+    assert code == 0, err
+    assert "0 results made, 6 up to date" in err
+    assert (
+        jaxseg_command("pipeline", work / "p.yaml", "-i", work / "images", "-o", work / "one", "-g", "cpu")[1] == shown
+    )

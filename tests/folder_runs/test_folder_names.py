@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from fake_segmenter import draw, finish, statuses, summary, tree
 
-from jaxseg.folder_runs.inputs import find_images, plan
+from jaxseg.folder_runs.inputs import find_images, plan, result_names
 
 
 def planned(tmp_path, *names: str) -> list[str]:
@@ -30,6 +30,7 @@ def planned(tmp_path, *names: str) -> list[str]:
         (["a.png", "a.jpg", "a_png.png"], ["a_png_", "a_jpg", "a_png"]),
         (["a.png", "a/b.png"], ["a_png", "a/b"]),  # with -ot png, the folder `a` is the result of a.png
         (["a/b.png", "a/b/c/d.png"], ["a/b_png", "a/b/c/d"]),
+        (["a.png", "a.jpg", "a_png.jpg", "a_png/b.png"], ["a_png_", "a_jpg", "a_png_jpg", "a_png/b"]),
         (["A.png", "a/b.png", "A_png.jpg"], ["A_png_", "a/b", "A_png"]),
         (["summary.png", "sub/summary.png"], ["summary_png", "sub/summary"]),  # summary.json is the account
         (["..png", "...png", " .png"], ["__png", "__png_", "__png__"]),
@@ -39,6 +40,32 @@ def planned(tmp_path, *names: str) -> list[str]:
 )
 def test_outputs_are_named_after_the_images(tmp_path, names, expected):
     assert planned(tmp_path, *names) == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "known", "expected"),
+    [
+        (["a.jpg", "a.png"], {"a.png": ["a"]}, ["a_jpg", "a"]),
+        (["a.png"], {"a.png": ["a_png"]}, ["a_png"]),
+        (["a.png", "a_png.jpg"], {"a.png": ["a_png"]}, ["a_png", "a_png_jpg"]),
+        (["A.jpg", "a.png"], {"A.jpg": ["A_jpg"], "a.png": ["a"]}, ["A_jpg", "a"]),
+        (["a.jpg", "a.png"], {"a.png": ["a_png", "a"]}, ["a_jpg", "a_png"]),  # the usual one
+        (["a.png", "b.png"], {"a.png": ["a_png", "a_png_"]}, ["a_png_", "b"]),  # the latest
+        (["a.png", "a/b.png"], {"a.png": ["a"]}, ["a_png", "a/b"]),  # the folder `a` holds other results now
+        (["a.png", "b.png"], {"a.png": ["x", "../a", "sub/a"]}, ["a", "b"]),  # not its own
+        (["a.jpg", "a.png"], {"a.jpg": ["a"], "a.png": ["a"]}, ["a", "a_png"]),  # links to one file
+    ],
+)
+def test_images_keep_the_names_that_they_had(tmp_path, names, known, expected):
+    had = {tmp_path / name: found for name, found in known.items()}
+    assert result_names([tmp_path / name for name in names], tmp_path, known=had) == expected
+
+
+def test_some_of_the_images_have_the_names_that_they_have_among_all(tmp_path):
+    files = [tmp_path / "a.jpg", tmp_path / "a.png"]
+    names = dict(zip(files, result_names(files, tmp_path), strict=True))
+    (job,) = plan(files[1:], tmp_path, tmp_path / "out", names=names)
+    assert job.base == tmp_path / "out" / "a_png"
 
 
 def test_long_names_are_shortened_and_stay_distinct(tmp_path):

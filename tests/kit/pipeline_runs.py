@@ -74,7 +74,7 @@ def sections(folder: Path, **changed: dict | None) -> dict:
     return {name: values for name, values in found.items() if values is not None}
 
 
-def run(folder: Path, output: Path, *, overwrite: bool = False, watch=None, **changed):
+def run(folder: Path, output: Path, *, overwrite: bool = False, recursive: bool = False, watch=None, **changed):
     """Plans and runs a pipeline on the phantoms of a folder."""
     import jax
 
@@ -83,7 +83,7 @@ def run(folder: Path, output: Path, *, overwrite: bool = False, watch=None, **ch
     from jaxseg.pipeline.run import run_pipeline
 
     config = make_config(sections(folder, **changed), "pipeline.yaml")
-    plan = make_plan(config, folder / "images", output, devices=jax.devices()[:1])
+    plan = make_plan(config, folder / "images", output, recursive=recursive, devices=jax.devices()[:1])
     return run_pipeline(plan, overwrite=overwrite, **({} if watch is None else {"watch": watch}))
 
 

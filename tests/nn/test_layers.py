@@ -8,7 +8,7 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxseg.nn.doubling import doubling
+from jaxseg.nn.doubling import doubled, doubled_at_once, doubled_in_parts, doubling
 from jaxseg.nn.layers import (
     BatchNorm,
     Conv,
@@ -177,6 +177,29 @@ def test_four_convolutions_have_neither_gather_nor_scatter():
     assert "convolution" in text
     assert "gather" not in text
     assert "scatter" not in text
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+def test_one_convolution_doubles_a_map_as_four_do(relu, bias):
+    given = [sampled(2, 5, 4, 3), sampled(3, 3, 2, 3), *([sampled(2)] if bias else [])]
+    one, four = (form(*given, relu=relu, precision=None) for form in (doubled_at_once, doubled_in_parts))
+    np.testing.assert_allclose(one, four, atol=1e-6)
+    assert (np.asarray(one) < 0).any() != relu
+
+
+def test_the_form_of_cpus_with_bfloat16_is_taken_only_there(monkeypatch):
+    given = [sampled(2, 5, 4, 3).astype(jnp.bfloat16), sampled(3, 3, 2, 3).astype(jnp.bfloat16)]
+    texts = {}
+    for has in (True, False):
+        monkeypatch.setattr("jaxseg.cpu.computes_bfloat16", lambda has=has: has)
+        program = jax.jit(lambda *given: doubled(*given))
+        for platform in ("cpu", "cuda"):
+            texts[has, platform] = program.trace(*given).lower(lowering_platforms=(platform,)).as_text()
+    kernels = {name: text.count("x8xbf16>") > 0 for name, text in texts.items()}  # 4 times 2 channels
+    assert kernels == {(True, "cpu"): True, (True, "cuda"): False, (False, "cpu"): False, (False, "cuda"): False}
+    found = jax.vmap(lambda x: doubled(x[None], given[1])[0])(given[0]).astype(jnp.float32)
+    np.testing.assert_allclose(found, doubled(*given).astype(jnp.float32), atol=1e-2)
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ def planned(folder, output, **changed):
 
 def test_a_plan_knows_the_models_images_and_folders(work, tmp_path):
     plan = planned(work, tmp_path / "out")
-    assert [path.name for path in plan.files] == ["p0.png", "p1.png"]
+    assert [path.name for path in plan.names] == ["p0.png", "p1.png"]
     assert plan.restoring.names == ("right lung", "left lung")
     assert plan.segmenter.confidence
     assert plan.segmenter.shape_check is plan.restoring
