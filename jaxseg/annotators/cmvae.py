@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxseg.annotators.cmvae_layers import (
+    COMBINED,
     AnnotatorMatrices,
     Block,
     CMVAEConfig,
@@ -26,13 +27,20 @@ from jaxseg.nn.resize import double_aligned, pad_or_crop
 from jaxseg.weights.model import Model, Modules, Shapes
 
 SOURCES = ("prior", "image")
+DEPENDS = (
+    "this model was trained with model.source: image, so its samples depend on the image already; leave out "
+    "`--source image` (Python: `source`)"
+)
 
 
 class CMVAE(Model):
     """Segments images and models the annotators' errors: (B, H, W, C) images -> (B, H, W, K) float32 clean logits.
 
-    `outputs`, or `named_outputs` if the matrices are those of named annotators, returns what training needs; `sample`
-    returns masks that annotators might draw. The deepest level is enlarged, cropped back and concatenated with itself,
+    `outputs` returns what training needs, `image_outputs` if the matrices depend on the image (`source` "image" of the
+    configuration), `named_outputs` if they are those of named annotators. `sample` returns masks that annotators might
+    draw. With matrices of a latent vector alone, the vectors come from the standard normal (source "prior" of `sample`)
+    or from the Gaussian that the network predicts for the image (source "image"); matrices of the image have a prior
+    of the image, and no other source. The deepest level is enlarged, cropped back and concatenated with itself,
     as in the original. The original accepts only square images.
 
     Max |difference| from the original (PyTorch 2.13, float32, CPU, (2, 1, 64, 64)) with the parity kit's weights: 1e-5
@@ -153,7 +161,7 @@ class CMVAE(Model):
             return started | {"matrices": normalised_matrices(self.confusion(features)[0], "sum")}
         if self.cfg.source == "image":
             if source == "image":
-                raise ValueError("source 'image' is for a prior that does not know the image; here it knows it")
+                raise ValueError(DEPENDS)
             mean, log_sigma = self.confusion.prior(image[None].astype(jnp.float32))
             return started | {"features": self.confusion.begin(features), "mean": mean, "log_sigma": log_sigma}
         if source == "image":
@@ -170,12 +178,13 @@ class CMVAE(Model):
 
         Args:
           started: the result of `start_samples`.
-          noise: (S, Z) standard normal numbers. With named annotators, each row selects one of them, all with the same
-            probability.
+          noise: (S, Z) standard normal numbers: the latent vectors, or moved and scaled by "mean" and "log_sigma" if
+            `started` has them. With named annotators, each row selects one of them, all with the same probability.
 
         Returns:
           "logits" (S, H, W, K) noisy, "masks" (S, H, W) uint8, the class with the largest noisy logit, and "matrices"
-          (S, K, K, H, W), the normalised confusion matrices as planes, annotated class first.
+          (S, K, K, H, W), the normalised confusion matrices as planes, annotated class first. If the matrices depend on
+          the image or are those of named annotators, the logits are logarithms of the probabilities.
         """
         if "matrices" in started:
             share = jax.scipy.stats.norm.cdf(noise[:, 0])
@@ -221,7 +230,7 @@ class CMVAE(Model):
     @property
     def numbers_per_pixel(self) -> int:
         """Number of float32 values that one sample needs per pixel, to estimate its memory."""
-        hidden = 3 * self.cfg.width if self.cfg.source == "image" else 0
+        hidden = COMBINED * self.cfg.width + self.cfg.num_classes**2 if self.cfg.source == "image" else 0
         return self.cfg.num_classes**2 + 2 * self.cfg.num_classes + hidden
 
     @property
@@ -230,7 +239,9 @@ class CMVAE(Model):
 
     @staticmethod
     def torch_names(cfg: CMVAEConfig) -> dict[str, str]:
-        """Returns our module paths -> module names in the original's checkpoints; {} for matrices that it has not.
+        """Returns our module paths -> module names in the original's checkpoints.
+
+        {} for matrices that the original does not have.
 
         Those of named annotators are for comparisons with PyTorch: `config_from_shapes` does not recognise such a file.
         """
@@ -316,30 +327,21 @@ def sample(
       image: (H, W, C).
       num_samples: number of samples, S; under `jax.jit` it must be static.
       key: random key; sample i depends only on `jax.random.split(key, S)[i]`.
-      source: "prior": latent vectors do not depend on the image, as in the original. "image": they are sampled from the
-        Gaussian that the network predicts for the image, as in training.
+      source: "prior": latent vectors do not depend on the image, as in the original; those of a model trained with
+        `model.source: image` depend on it all the same. "image", only for a model trained with `model.source: latent`:
+        they are sampled from the Gaussian that the network predicts for the image, as in training.
 
     Returns:
       "logits" (H, W, K) clean, "matrices" (S, H, W, K, K) normalised, "noisy_logits" (S, H, W, K), and "masks"
       (S, H, W) uint8, the class with the largest noisy logit. Under `jax.jit`, unused results are not computed.
 
     Raises:
-      ValueError: the source is unknown, or the image has another shape.
+      ValueError: the source is unknown or does not suit the model, or the image has another shape.
     """
     started = model.start_samples(image, source=source)
     found = model.finish_samples(started, sample_noise(key, num_samples, model.cfg.latent))
-    return _as_published(started["logits"], found)
-
-
-def sampled_masks(model: CMVAE, logits: jax.Array, z: jax.Array) -> dict[str, jax.Array]:
-    """Returns the results of `sample` from the clean logits (H, W, K) of an image and latent vectors (S, Z)."""
-    return _as_published(logits, model.finish_samples({"logits": logits}, z))
-
-
-def _as_published(logits: jax.Array, found: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """Returns the results of `sample` from the clean logits and the results of `finish_samples`."""
-    matrices = found["matrices"].transpose(0, 3, 4, 1, 2)
-    return {"logits": logits, "noisy_logits": found["logits"], "masks": found["masks"], "matrices": matrices}
+    named = {"logits": started["logits"], "noisy_logits": found["logits"], "masks": found["masks"]}
+    return named | {"matrices": found["matrices"].transpose(0, 3, 4, 1, 2)}
 
 
 def _largest(planes: jax.Array) -> jax.Array:

@@ -111,10 +111,11 @@ def mean_distances(annotations: Any, samples: Any, *, present: Any = None) -> di
 
 
 def matched_iou(overlaps: np.ndarray) -> np.ndarray:
-    """Returns the mean intersection over union of samples and annotators, if each has the partner that suits it best.
+    """Returns the mean IoU of pairs of a sample and an annotator, matched so that it is as large as possible.
 
-    The samples are divided among the annotators, so that all have the same number and the sum is as large as possible
-    (the Hungarian algorithm). If the numbers do not divide, both sets are repeated to their least common multiple.
+    The samples are divided among the annotators, so that all have the same number (the Hungarian algorithm). If the
+    numbers do not divide, both sets are repeated to their least common multiple. Annotators that are absent are left
+    out, so it is not equal to published values, which are for sets of four masks, where an absent one is empty.
 
     Args:
       overlaps: (N, A, S) intersection over union of every annotator's mask and every sample of N images, in [0, 1]; NaN

@@ -161,8 +161,9 @@ def image_confusion_loss(
       labels: (B, H, W) class indices of one annotator, any dtype.
       shares: (B, H, W, K) share of all annotators of the image who drew each class, see `annotator_shares`.
       kl_weight: weight of the KL divergence.
-      free_nats: the mean KL divergence in nats below which it costs nothing, so that the latent vector keeps some
-        information. Kingma et al. 2016, arXiv:1606.04934, whose bound is for groups of latent numbers.
+      free_nats: the KL divergence of an example in nats below which it costs nothing, so that the latent vector keeps
+        some information. Kingma et al. 2016, arXiv:1606.04934, whose bound is for means over the batch of groups of
+        latent numbers.
 
     Returns:
       The loss (a scalar) and a dict of its parts: "reconstruction" (cross-entropy of the annotator's probabilities and
@@ -174,7 +175,7 @@ def image_confusion_loss(
     parts = {
         "reconstruction": cross_entropy(jnp.log(jnp.maximum(probabilities, tiny)), labels),
         "segmentation": jnp.mean(jax.nn.logsumexp(logits, axis=-1) - (shares * logits).sum(-1)),
-        "kl": kl_weight * jnp.maximum(jnp.mean(gaussian_kl(*posterior, *prior)), free_nats),
+        "kl": kl_weight * jnp.mean(jnp.maximum(gaussian_kl(*posterior, *prior), free_nats)),
     }
     return sum(parts.values()), parts
 
@@ -283,7 +284,8 @@ def annotator_shares(labels: jax.Array, present: jax.Array, num_classes: int) ->
       present: (B, A) bool; every example needs at least one annotator.
       num_classes: K.
     """
-    weights = present.astype(jnp.float32) / present.sum(-1, keepdims=True)
+    weights = present.astype(jnp.float32)
+    weights = weights / weights.sum(-1, keepdims=True)
     drawn = jax.nn.one_hot(labels.astype(jnp.int32), num_classes)  # (B, H, W, A, K)
     return (drawn * weights[:, None, None, :, None]).sum(-2)
 

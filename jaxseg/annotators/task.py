@@ -45,7 +45,8 @@ MEASURES = {  # name -> description
     "dice_union": "Dice of the samples' union, as the original measures its probabilistic U-Net",
     "ged_published": "generalised energy distance as published: subtracts the diversities",
     "ged_original": "the original's `GED`: the energy distance that adds the diversities",
-    "iou_matched": "mean IoU of samples and annotators, each with the partner that suits it best (Hungarian matching)",
+    "iou_matched": "mean IoU of pairs of a sample and an annotator, matched so that it is as large as possible "
+    "(Hungarian algorithm)",
     "dice_own": "mean Dice of the mask predicted for an annotator and this annotator's own mask",
     "distance_to_annotators": "mean distance of samples and annotators",
     "distance_between_samples": "mean distance between samples",
@@ -238,9 +239,9 @@ def staple_baseline(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def means(found: dict[str, np.ndarray]) -> dict[str, float]:
     """Returns the mean of every measure over all images, without the baselines.
 
-    Images for which a measure is undefined are left out, and so are measures that are undefined for all images.
+    Images for which a measure is undefined are left out, and so are measures that are undefined for all images. The
+    overlaps of samples and annotators are dropped: only `AnnotatorsTask.examine` matches them.
     """
-    found = with_matches(found)
     names = [name for name in MEASURES if name in found and not name.startswith("baseline")]
     rows = {name: _row(name, found[name]) for name in names}
     return {name: row["mean"] for name, row in rows.items() if row["count"]}

@@ -1,15 +1,20 @@
 """Confusion matrices that depend on image and latent vector: samples, loss, storing, training, refused settings."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import jaxseg
-from jaxseg.annotators.cmvae import CMVAE, sample
+from jaxseg.annotators.cmvae import CMVAE, CMVAEConfig, sample
 from jaxseg.annotators.losses import annotator_shares, gaussian_kl, image_confusion_loss
 from jaxseg.images.tiff import write_tiff
 from jaxseg.training import run
+from jaxseg.training.config.config import read_config
+from jaxseg.training.task import make_task
 from jaxseg.weights.store import save_model
 
 pytestmark = pytest.mark.slow
@@ -73,14 +78,31 @@ def test_the_loss_does_not_charge_for_the_free_nats(model):
     assert of(divergence + 1) == pytest.approx(2 * divergence + 2, rel=1e-5)
 
     def charged(free: float) -> jax.Array:
-        changed = lambda mean: {"posterior": (mean, given["posterior"][1])}  # noqa: E731
-        loss = lambda mean: image_confusion_loss(  # noqa: E731
-            **given | changed(mean), labels=labels, shares=jax.nn.one_hot(labels, 3), kl_weight=2.0, free_nats=free
-        )[0]
+        def loss(mean: jax.Array) -> jax.Array:
+            changed = given | {"posterior": (mean, given["posterior"][1])}
+            shares = jax.nn.one_hot(labels, 3)
+            return image_confusion_loss(**changed, labels=labels, shares=shares, kl_weight=2.0, free_nats=free)[0]
+
         return jax.grad(loss)(given["posterior"][0])
 
     assert np.abs(charged(0.0)).max() > 0
     assert np.abs(charged(divergence + 1)).max() == 0
+
+
+def test_every_example_has_its_own_free_nats():
+    shape, half = (2, 4, 4), jnp.full((2, 4, 4, 2, 2), 0.5)
+    mean = jnp.asarray([[0.0, 0.0], [2.0, 0.0]])  # divergences of 0 and 2 nats
+    found = image_confusion_loss(
+        logits=jnp.zeros((*shape, 2)),
+        matrices=half,
+        posterior=(mean, jnp.zeros((2, 2))),
+        prior=(jnp.zeros((2, 2)), jnp.zeros((2, 2))),
+        labels=jnp.zeros(shape, jnp.uint8),
+        shares=jnp.full((*shape, 2), 0.5),
+        kl_weight=3.0,
+        free_nats=1.5,
+    )[1]
+    assert found["kl"] == pytest.approx(3 * (1.5 + 2) / 2)  # of the mean, 1 nat, it would be 4.5
 
 
 def test_the_reconstruction_leaves_the_clean_logits_to_the_segmentation(model):
@@ -109,12 +131,56 @@ def test_a_stored_model_keeps_its_source(model, tmp_path):
 
 
 def test_sampling_from_the_image_and_other_matrices_are_refused(model):
-    with pytest.raises(ValueError, match="the prior of this model knows it"):
+    with pytest.raises(ValueError, match="leave out `--source image`"):
         jaxseg.sample(image(), model, source="image")
-    with pytest.raises(ValueError, match="here it knows it"):
+    with pytest.raises(ValueError, match="depend on the image already"):
         model.start_samples(jnp.asarray(image()[..., None]), source="image")
     with pytest.raises(ValueError, match="source: 'image' is for matrices of a latent vector, not for 'global'"):
         jaxseg.create("cmvae", matrices="global", **SMALL)
+
+
+def test_the_numbers_of_classes_that_matrices_of_the_image_allow():
+    for count in (1, 33):
+        with pytest.raises(ValueError, match=f"num_classes: matrices of the image .* classes, got {count}"):
+            CMVAEConfig(num_classes=count, source="image")
+
+
+@pytest.mark.parametrize("classes", [2, 9])
+def test_matrices_begin_equally_near_the_identity(classes):
+    model = jaxseg.create("cmvae", **SMALL | {"num_classes": classes})
+    started = jnp.zeros_like(model.confusion.begin(jnp.zeros((1, 16, 24, 4))))
+    model.confusion.combine = constant_scores(model.confusion.combine)
+    matrices = model.confusion.finish(started, jnp.zeros((1, 3)))
+    np.testing.assert_allclose(np.diagonal(matrices, axis1=-2, axis2=-1), jax.nn.sigmoid(3.0), rtol=1e-6)
+
+
+def constant_scores(combine):
+    """Sets all parameters of a network to zero."""
+    graph, state = nnx.split(combine)
+    return nnx.merge(graph, jax.tree.map(jnp.zeros_like, state))
+
+
+def test_a_card_without_the_source_is_of_a_latent_vector(tmp_path):
+    given = {name: value for name, value in SMALL.items() if name != "source"}
+    old = jaxseg.create("cmvae", **given)
+    folder = save_model(old, tmp_path / "model", old.card)
+    path = folder / "card.json"
+    card = json.loads(path.read_text())
+    del card["config"]["source"]
+    path.write_text(json.dumps(card))
+    assert jaxseg.load(folder).cfg.source == "latent"
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        (["loss.free_nats=1"], "loss.free_nats: 1.0 is only for model.source: image"),
+        (["model.source=image", "model.cm_normalisation=original"], "'original' is only for model.source: latent"),
+    ],
+)
+def test_settings_of_the_other_source_are_refused(changed, words, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        make_task(read_config("cmvae_lidc", changed, data=tmp_path))
 
 
 @pytest.mark.full
@@ -126,7 +192,7 @@ def test_training_learns_that_annotators_draw_small_or_large_masks(tmp_path):
     config = run.open_run("cmvae_lidc_best", tmp_path / "run", data=folder, overrides=changed)
     scores = run.train(config, tmp_path / "run", devices=jax.devices()[:1])
     assert scores["dice"] > 0.8
-    assert 0.15 < scores["distance_between_samples"] < 0.6  # annotators: 0.44
+    assert 0.15 < scores["distance_between_samples"] < 0.45  # annotators: 0.29
     assert scores["ged_published"] < 0.2
     assert scores["iou_matched"] > 0.7
     loaded = jaxseg.load(tmp_path / "run")
