@@ -38,10 +38,10 @@ class CMVAE(Model):
 
     `outputs` returns what training needs, `image_outputs` if the matrices depend on the image (`source` "image" of the
     configuration), `named_outputs` if they are those of named annotators. `sample` returns masks that annotators might
-    draw. With matrices of a latent vector alone, the vectors come from the standard normal (source "prior" of `sample`)
-    or from the Gaussian that the network predicts for the image (source "image"); matrices of the image have a prior
-    of the image, and no other source. The deepest level is enlarged, cropped back and concatenated with itself,
-    as in the original. The original accepts only square images.
+    draw. If the matrices depend only on a latent vector, it comes from the standard normal (source "prior" of `sample`)
+    or from the Gaussian that the network predicts for the image (source "image"). Matrices of the image have a prior
+    of the image, and no other source. The deepest level is enlarged, cropped back and concatenated with itself, as in
+    the original. The original accepts only square images.
 
     Max |difference| from the original (PyTorch 2.13, float32, CPU, (2, 1, 64, 64)) with the parity kit's weights: 1e-5
     for logits up to 15, 3e-5 for matrices up to 10.
