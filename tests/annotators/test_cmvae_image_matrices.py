@@ -187,14 +187,18 @@ def test_settings_of_the_other_source_are_refused(changed, words, tmp_path):
 def test_training_learns_that_annotators_draw_small_or_large_masks(tmp_path):
     folder, size = tmp_path / "data", 32
     save_discs(folder, size)
-    changed = ["model.width=8", "model.depth=3", "trainer.epochs=30", "trainer.validate_every=30", "data.samples=16"]
-    changed += ["trainer.checkpoint_every=30", "trainer.pictures_every=30", "optimizer.learning_rate=0.005"]
+    changed = ["model.width=8", "model.depth=3", "trainer.epochs=40", "trainer.validate_every=40", "data.samples=16"]
+    changed += ["trainer.checkpoint_every=40", "trainer.pictures_every=40", "optimizer.learning_rate=0.003"]
+    changed += ["loss.beta=0.0003"]
     config = run.open_run("cmvae_lidc_best", tmp_path / "run", data=folder, overrides=changed)
     scores = run.train(config, tmp_path / "run", devices=jax.devices()[:1])
     assert scores["dice"] > 0.8
     assert 0.15 < scores["distance_between_samples"] < 0.45  # annotators: 0.29
     assert scores["ged_published"] < 0.2
-    assert scores["iou_matched"] > 0.7
+    assert "iou_matched" not in scores  # only an evaluation matches masks
+    run.evaluate(tmp_path / "run", devices=jax.devices()[:1])
+    measured = json.loads((tmp_path / "run" / "evaluation_val.json").read_text())["measures"]
+    assert measured["iou_matched"]["mean"] > 0.65
     loaded = jaxseg.load(tmp_path / "run")
     scan = np.random.default_rng(0).normal(size=(size, size)).astype(np.float32)
     assert jaxseg.sample(scan, loaded, n=3).confusion.shape == (2, 2, size, size)
