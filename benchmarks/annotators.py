@@ -261,13 +261,13 @@ def day_of(path: Path) -> str:
 def over_seeds(group: str, runs: dict[str, dict]) -> dict | None:
     """Returns means and standard errors of the measures that all runs of a group have, at the last step.
 
-    "best_checkpoint" holds those of the best checkpoints on `validate`, if they are not the last ones.
+    "best_checkpoint" holds those of the best checkpoints on `validate`, for our own settings.
     """
     rows = [row for part, row in runs.items() if group_of(part) == group]
     if len(rows) < 2:
         return None
     found = spread([row.get("last", row["measures"]) for row in rows]) | {"seeds": len(rows)}
-    if any("last" in row for row in rows):
+    if group.endswith("_best"):
         found["best_checkpoint"] = spread([row["measures"] for row in rows])
     if len(epochs := {row.get("epochs") for row in rows}) == 1:
         found["epochs"] = epochs.pop()

@@ -166,6 +166,8 @@ def test_means_over_seeds_take_the_last_step_and_only_measures_that_all_rows_hav
     assert found["best_checkpoint"]["dice"]["mean"] == pytest.approx(0.75)
     assert (found["lowest_dice"], found["seeds"], found["epochs"], found["training_seconds"]) == (0.6, 2, 40, 50)
     assert "iou_matched" not in found
+    same = {part: {"measures": row["measures"]} for part, row in runs.items()}  # the last step is the best
+    assert annotators.over_seeds("cmvae_best", same)["best_checkpoint"]["dice"]["mean"] == pytest.approx(0.75)
     assert annotators.over_seeds("cmvae_patients", runs) is None  # one run has no standard error
 
 
