@@ -1,11 +1,14 @@
 """Tables of what the methods compute, for the page of benchmarks: made from the JSON files in `results/`."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "results"
+NETWORKS = {"cmvae": "confusion-matrix VAE", "prob_unet": "probabilistic U-Net"}
+ANNOTATORS = (("cmvae", "cmvae_consistent", "cmvae_best"), ("prob_unet", "prob_unet", "prob_unet_best"))
+LEFT_OUT = "patients left out"
 
 
 def results(name: str) -> dict[str, Any]:
@@ -127,15 +130,64 @@ def annotators() -> str:
 
 
 def annotators_best() -> str:
-    """Measures of the better settings of the confusion-matrix VAE beside the original's values."""
-    rows = results("noisy_labels")
-    named = {
-        "the original's values, 20 epochs (means of 3 seeds)": rows["cmvae_consistent"],
-        "`cmvae_lidc_best` (means of the images)": rows["runs"]["best"]["measures"],
-    }
-    measures = ("dice", "ged_published", "distance_between_samples")
-    found = ([name, *(_spread(row[measure], "standard_error") for measure in measures)] for name, row in named.items())
-    return markdown("|Dice|published distance|distance between samples", found)
+    """Measures of the better settings of both networks beside the original's values and what needs no network."""
+    rows, found = results("noisy_labels"), []
+    for network, original, better in ANNOTATORS:
+        single = rows.get("runs", {}).get("faster_prob_unet", {}) if network == "prob_unet" else {}
+        name = f"{NETWORKS[network]}, the original's values"
+        found.append([name, "validate", *_annotators_row(rows.get(original, {}))])
+        found.append(["the same", LEFT_OUT, *_annotators_row(rows.get(f"{network}_original_patients", {}))])
+        if single:
+            one = {key: {"mean": value["mean"]} for key, value in single["measures"].items()}
+            one |= {"seeds": 1, "epochs": single["epochs"], "lowest_dice": one["dice"]["mean"]}
+            found.append(["the original's values, but a learning rate of 1e-3", "validate", *_annotators_row(one)])
+        best = rows.get(better, {})
+        found.append([f"`{network}_lidc_best`", "validate", *_annotators_row(best)])
+        checkpoint = {key: best[key] for key in ("seeds", "epochs") if key in best} | best.get("best_checkpoint", {})
+        found.append(["the same, best checkpoint on validate", "validate", *_annotators_row(checkpoint)])
+        found.append(["the same", LEFT_OUT, *_annotators_row(rows.get(f"{network}_patients", {}))])
+    found += _without_network(next((rows[better] for *_, better in ANNOTATORS if better in rows), {}))
+    head = "settings|measured on|runs|epochs|Dice|lowest Dice|published distance|distance between samples"
+    return markdown(f"{head}|between annotators|matched IoU|minutes", found)
+
+
+def annotators_fall() -> str:
+    """How much lower the Dice is on patients left out than on `validate`."""
+    rows, found = results("noisy_labels"), []
+    for network, original, better in ANNOTATORS:
+        pairs = {
+            f"{NETWORKS[network]}, the original's values": (original, f"{network}_original_patients"),
+            f"`{network}_lidc_best`": (better, f"{network}_patients"),
+        }
+        for name, keys in pairs.items():
+            values = [rows.get(key, {}).get("dice") for key in keys]
+            cells, fall = [_spread(value, "standard_error") if value else "n/a" for value in values], "n/a"
+            if all(values):
+                error = sum(value["standard_error"] ** 2 for value in values) ** 0.5
+                fall = f"{values[0]['mean'] - values[1]['mean']:.3f} +- {error:.3f}"
+            found.append([name, *cells, fall])
+    return markdown("settings|Dice on validate, last step|Dice on patients left out|fall", found)
+
+
+def _without_network(measured: dict[str, Any]) -> Iterator[list[str]]:
+    """The rows of the consensus of the annotators, from those of runs that were measured on `validate`."""
+    between = "distance_between_annotators"
+    for name, kind in {"annotators' majority": "baseline_majority", "STAPLE": "baseline_staple"}.items():
+        keys = {"dice": kind, "ged_published": f"{kind}_ged", between: between}
+        row = {key: {"mean": measured[of]["mean"]} for key, of in keys.items() if of in measured}
+        yield [f"without a network: {name}", "validate", *_annotators_row(row)]
+
+
+def _annotators_row(row: dict[str, Any]) -> list[str]:
+    """The cells of a group of runs; "n/a" for what it does not have."""
+    cells = [str(row.get(key, "n/a")) for key in ("seeds", "epochs")]
+    measures = ("dice", "lowest_dice", "ged_published", "distance_between_samples", "distance_between_annotators")
+    for measure in (*measures, "iou_matched"):
+        value = row.get(measure)
+        if isinstance(value, dict):
+            value = _spread(value, "standard_error") if "standard_error" in value else value["mean"]
+        cells.append("n/a" if value is None else value if isinstance(value, str) else f"{value:.3f}")
+    return [*cells, f"{row['training_seconds'] / 60:.0f}" if "training_seconds" in row else "n/a"]
 
 
 def paxray_sample() -> str:

@@ -391,6 +391,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "segae_new_patient": method_tables.segae_new_patient,
     "annotators": method_tables.annotators,
     "annotators_best": method_tables.annotators_best,
+    "annotators_fall": method_tables.annotators_fall,
     "paxray_sample": method_tables.paxray_sample,
     "paxray_table": paxray_table,
     "confidence": method_tables.confidence,

@@ -38,8 +38,9 @@ FORMATS = ("npz", "npy", "png")
     type=click.Choice(["prior", "image"]),
     default="prior",
     show_default=True,
-    help="What the confusion matrices of a cmvae depend on. prior: only on chance, as in the original, so that they do "
-    "not depend on the image. image: also on the image.",
+    help="For a cmvae trained with model.source: latent: what its confusion matrices depend on. prior: only on chance, "
+    "as in the original. image: also on the image. Models trained with model.source: image depend on the image anyway: "
+    "leave the option out.",
 )
 @click.option(
     "--normalise",

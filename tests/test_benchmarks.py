@@ -1,16 +1,18 @@
 """The figures in the benchmarks' tables: counts of operations, choice of samples, missing rows, and their page."""
 
+import itertools
 import re
 
 import jax
 import numpy as np
 import pytest
 
-from benchmarks import alternate, confidence, convolutions, jax_side, page
+from benchmarks import alternate, annotators, confidence, convolutions, jax_side, method_tables, page
 from benchmarks.alternate import Sample
 from benchmarks.counts import operations, traffic
 from benchmarks.throughput import keep_other_processor
 from benchmarks.throughput_report import labels, plot, shares, table
+from jaxseg.training.config.config import read_config, write_config
 
 # a figure with a unit of something measured; sizes of inputs (px, seeds, epochs) and settings are no results
 MEASURED = re.compile(
@@ -181,6 +183,69 @@ def test_ranks_are_spearmans_with_empty_masks_last_and_the_entropy_turned_round(
     assert confidence.ranks(rows, "mean_probability") == 0.5
     assert confidence.ranks(rows, "border_entropy") == 1.0
     assert confidence.ranks(rows, "shape_agreement") is None
+
+
+def test_patients_are_left_out_once_and_never_trained_on(tmp_path):
+    data, sizes = tmp_path / "lidc", {"train": range(9), "validate": range(9, 11)}
+    for split, patients in sizes.items():
+        for patient in patients:
+            for name in ("scans", "masks/GT", "masks/annots"):
+                path = data / split / name / f"pid_{patient:04}_nod_0_slice_0.tif"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(f"{name} of {patient}")
+    left_out = []
+    for part in range(annotators.PARTS):
+        (tmp_path / "parts" / f"{part}.part" / "train").mkdir(parents=True)  # of a copy that was interrupted
+        root = annotators.without_patients(data, tmp_path / "parts", part)
+        names = {split: [path.name for path in (root / split / "scans").iterdir()] for split in sizes}
+        assert sorted(names["train"] + names["validate"]) == [f"pid_{i:04}_nod_0_slice_0.tif" for i in range(11)]
+        for split, name in itertools.product(sizes, ("scans", "masks/GT", "masks/annots")):
+            texts = [path.read_text() for path in (root / split / name).iterdir()]
+            assert sorted(texts) == sorted(f"{name} of {int(one.split('_')[1])}" for one in names[split])
+        left_out += names["validate"]
+        assert not (tmp_path / "parts" / f"{part}.part").exists()
+    assert sorted(left_out) == [f"pid_{i:04}_nod_0_slice_0.tif" for i in range(11)]
+
+
+def measured(**values: float) -> dict[str, dict[str, float]]:
+    return {name: {"mean": value} for name, value in values.items()}
+
+
+def test_means_over_seeds_take_the_last_step_and_only_measures_that_all_rows_have():
+    runs = {
+        "cmvae_best_0": {"measures": measured(dice=0.9, iou_matched=0.5), "last": measured(dice=0.8, iou_matched=0.4)},
+        "cmvae_best_1": {"measures": measured(dice=0.6), "epochs": 40, "training_seconds": 60},
+        "cmvae_patients_0": {"measures": measured(dice=0.1)},
+    }
+    runs["cmvae_best_0"] |= {"epochs": 40, "training_seconds": 50}
+    found = annotators.over_seeds("cmvae_best", runs)
+    assert found["dice"] == {"mean": pytest.approx(0.7), "standard_error": pytest.approx(0.1)}
+    assert found["best_checkpoint"]["dice"]["mean"] == pytest.approx(0.75)
+    assert (found["lowest_dice"], found["seeds"], found["epochs"], found["training_seconds"]) == (0.6, 2, 40, 50)
+    assert "iou_matched" not in found
+    same = {part: {"measures": row["measures"]} for part, row in runs.items()}  # the last step is the best
+    assert annotators.over_seeds("cmvae_best", same)["best_checkpoint"]["dice"]["mean"] == pytest.approx(0.75)
+    assert annotators.over_seeds("cmvae_patients", runs) is None  # one run has no standard error
+
+
+def test_the_table_of_the_fall_subtracts_patients_left_out(monkeypatch):
+    rows = {"cmvae_best": {"dice": {"mean": 0.85, "standard_error": 0.03}}}
+    rows["cmvae_patients"] = {"dice": {"mean": 0.8, "standard_error": 0.04}}
+    monkeypatch.setattr(method_tables, "results", lambda _: rows)
+    lines = method_tables.annotators_fall().splitlines()
+    assert "| `cmvae_lidc_best` | 0.850 +- 0.030 | 0.800 +- 0.040 | 0.050 +- 0.050 |" in lines
+    assert "| `prob_unet_lidc_best` | n/a | n/a | n/a |" in lines
+
+
+def test_a_run_with_other_settings_is_refused(tmp_path):
+    config, overrides = annotators.plan("prob_unet_patients_1")
+    folder = tmp_path / "prob_unet_patients_1"
+    folder.mkdir()
+    write_config(read_config(config, overrides, data=tmp_path), folder / "config.yaml")
+    assert annotators.checked_config(folder).trainer.epochs == 30
+    write_config(read_config(config, [*overrides, "loss.beta=2", "seed=1"]), folder / "config.yaml")
+    with pytest.raises(SystemExit, match=r"loss\.beta, seed in its config\.yaml differ from prob_unet_lidc_best"):
+        annotators.checked_config(folder)
 
 
 def test_the_tables_of_the_page_are_those_of_the_results():

@@ -11,21 +11,37 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxseg.annotators.cmvae_layers import AnnotatorMatrices, Block, CMVAEConfig, Confusion, GlobalMatrices
+from jaxseg.annotators.cmvae_layers import (
+    COMBINED,
+    AnnotatorMatrices,
+    Block,
+    CMVAEConfig,
+    Confusion,
+    GlobalMatrices,
+    ImageMatrices,
+)
 from jaxseg.annotators.losses import noisy_logits, normalised_matrices, sample_noise
+from jaxseg.annotators.prob_unet import Gaussian, draw
 from jaxseg.nn.layers import Conv
 from jaxseg.nn.resize import double_aligned, pad_or_crop
 from jaxseg.weights.model import Model, Modules, Shapes
 
 SOURCES = ("prior", "image")
+DEPENDS = (
+    "this model was trained with model.source: image, so its samples depend on the image already; leave out "
+    "`--source image` (Python: `source`)"
+)
 
 
 class CMVAE(Model):
     """Segments images and models the annotators' errors: (B, H, W, C) images -> (B, H, W, K) float32 clean logits.
 
-    `outputs`, or `named_outputs` if the matrices are those of named annotators, returns what training needs; `sample`
-    returns masks that annotators might draw. The deepest level is enlarged, cropped back and concatenated with itself,
-    as in the original. The original accepts only square images.
+    `outputs` returns what training needs, `image_outputs` if the matrices depend on the image (`source` "image" of the
+    configuration), `named_outputs` if they are those of named annotators. `sample` returns masks that annotators might
+    draw. If the matrices depend only on a latent vector, it comes from the standard normal (source "prior" of `sample`)
+    or from the Gaussian that the network predicts for the image (source "image"). Matrices of the image have a prior
+    of the image, and no other source. The deepest level is enlarged, cropped back and concatenated with itself, as in
+    the original. The original accepts only square images.
 
     Max |difference| from the original (PyTorch 2.13, float32, CPU, (2, 1, 64, 64)) with the parity kit's weights: 1e-5
     for logits up to 15, 3e-5 for matrices up to 10.
@@ -47,7 +63,8 @@ class CMVAE(Model):
         decoders = zip(widths, (*outputs[1:], widths[-1]), outputs, strict=True)  # skip, level below, output
         self.decoders = nnx.List([Block(cfg, n + m, o, rngs=rngs) for n, m, o in decoders])
         self.classify = Conv(cfg.width, cfg.num_classes, 1, init=cfg.init, dtype=jnp.dtype(cfg.dtype), rngs=rngs)
-        kinds = {"latent": Confusion, "annotator": AnnotatorMatrices, "global": GlobalMatrices}
+        latent = ImageMatrices if cfg.source == "image" else Confusion
+        kinds = {"latent": latent, "annotator": AnnotatorMatrices, "global": GlobalMatrices}
         self.confusion = kinds[cfg.matrices](cfg, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -78,6 +95,23 @@ class CMVAE(Model):
             "mean": mean,
             "log_variance": log_variance,
         }
+
+    def image_outputs(self, x: jax.Array, labels: jax.Array, noise: jax.Array) -> dict[str, jax.Array | Gaussian]:
+        """Returns what the loss needs if the matrices depend on the image, as arguments of `image_confusion_loss`.
+
+        Args:
+          x: (B, H, W, C) images.
+          labels: (B, H, W) class indices of one annotator of each, any dtype.
+          noise: (B, Z) standard normal numbers.
+
+        Returns:
+          "logits" (B, H, W, K) clean; "matrices" (B, H, W, K, K), normalised; "posterior" and "prior", each mean and
+          logarithm of the standard deviation (B, Z).
+        """
+        features = self.maps(x)["decoder0"]
+        posterior, prior = self.confusion.encode(x, labels)
+        matrices = self.confusion.finish(self.confusion.begin(features), draw(posterior, noise))
+        return {"logits": self.logits(features), "matrices": matrices, "posterior": posterior, "prior": prior}
 
     def named_outputs(self, x: jax.Array) -> dict[str, jax.Array]:
         """Returns what `named_annotators_loss` needs: "logits" (B, H, W, K) and "matrices" (B, H, W, A, K, K).
@@ -111,7 +145,8 @@ class CMVAE(Model):
 
         Returns:
           "logits" (H, W, K), the clean logits; with source "image" also "mean" and "log_sigma" (1, Z); for named
-          annotators also their "matrices" (H, W, A, K, K), normalised.
+          annotators also their "matrices" (H, W, A, K, K), normalised; for matrices that depend on the image "mean",
+          "log_sigma" and "features" (1, H, W, C).
 
         Raises:
           ValueError: the source is unknown or does not suit the matrices, or the image has another shape.
@@ -124,6 +159,11 @@ class CMVAE(Model):
             if source == "image":
                 raise ValueError(f"source 'image' is for matrices of a latent vector, not for {self.cfg.matrices!r}")
             return started | {"matrices": normalised_matrices(self.confusion(features)[0], "sum")}
+        if self.cfg.source == "image":
+            if source == "image":
+                raise ValueError(DEPENDS)
+            mean, log_sigma = self.confusion.prior(image[None].astype(jnp.float32))
+            return started | {"features": self.confusion.begin(features), "mean": mean, "log_sigma": log_sigma}
         if source == "image":
             mean, log_variance = self.confusion.encode(features)
             started |= {"mean": mean, "log_sigma": 0.5 * log_variance}
@@ -138,18 +178,22 @@ class CMVAE(Model):
 
         Args:
           started: the result of `start_samples`.
-          noise: (S, Z) standard normal numbers. With named annotators, each row selects one of them, all with the same
-            probability.
+          noise: (S, Z) standard normal numbers: the latent vectors, or moved and scaled by "mean" and "log_sigma" if
+            `started` has them. With named annotators, each row selects one of them, all with the same probability.
 
         Returns:
           "logits" (S, H, W, K) noisy, "masks" (S, H, W) uint8, the class with the largest noisy logit, and "matrices"
-          (S, K, K, H, W), the normalised confusion matrices as planes, annotated class first.
+          (S, K, K, H, W), the normalised confusion matrices as planes, annotated class first. If the matrices depend on
+          the image or are those of named annotators, the logits are logarithms of the probabilities.
         """
         if "matrices" in started:
             share = jax.scipy.stats.norm.cdf(noise[:, 0])
             chosen = jnp.minimum((share * self.cfg.annotators).astype(jnp.int32), self.cfg.annotators - 1)
             return self.annotator_masks(started, chosen)
-        z = started["mean"] + jnp.exp(started["log_sigma"]) * noise if "mean" in started else noise
+        z = draw((started["mean"], started["log_sigma"]), noise) if "mean" in started else noise
+        if "features" in started:
+            matrices = jax.vmap(lambda z: self.confusion.finish(started["features"], z[None])[0])(z)
+            return self._annotated(started["logits"], matrices)
         how = "sum" if self.cfg.cm_normalisation == "original" else "softmax"
         # Each step once: XLA would compute the matrices again for each of their uses.
         planes = jax.lax.optimization_barrier(self.confusion.planes(z))
@@ -169,8 +213,11 @@ class CMVAE(Model):
         Returns:
           As `finish_samples`; "logits" are the logarithms of the probabilities.
         """
-        matrices = jnp.moveaxis(started["matrices"], 2, 0)[annotators]
-        probabilities = noisy_logits(jax.nn.softmax(started["logits"])[None], matrices)
+        return self._annotated(started["logits"], jnp.moveaxis(started["matrices"], 2, 0)[annotators])
+
+    def _annotated(self, logits: jax.Array, matrices: jax.Array) -> dict[str, jax.Array]:
+        """Returns masks of (S, H, W, K, K) matrices that change the probabilities of clean (H, W, K) logits."""
+        probabilities = noisy_logits(jax.nn.softmax(logits)[None], matrices)
         logits = jnp.log(jnp.maximum(probabilities, jnp.finfo(probabilities.dtype).tiny))
         masks = jnp.argmax(probabilities, axis=-1).astype(jnp.uint8)
         return {"logits": logits, "masks": masks, "matrices": matrices.transpose(0, 3, 4, 1, 2)}
@@ -183,7 +230,8 @@ class CMVAE(Model):
     @property
     def numbers_per_pixel(self) -> int:
         """Number of float32 values that one sample needs per pixel, to estimate its memory."""
-        return self.cfg.num_classes**2 + 2 * self.cfg.num_classes
+        hidden = COMBINED * self.cfg.width + self.cfg.num_classes**2 if self.cfg.source == "image" else 0
+        return self.cfg.num_classes**2 + 2 * self.cfg.num_classes + hidden
 
     @property
     def fixed_size(self) -> tuple[int, int]:
@@ -191,11 +239,13 @@ class CMVAE(Model):
 
     @staticmethod
     def torch_names(cfg: CMVAEConfig) -> dict[str, str]:
-        """Returns our module paths -> module names in the original's checkpoints; {} for global matrices.
+        """Returns our module paths -> module names in the original's checkpoints.
+
+        {} for matrices that the original does not have.
 
         Those of named annotators are for comparisons with PyTorch: `config_from_shapes` does not recognise such a file.
         """
-        if cfg.matrices == "global":
+        if cfg.matrices == "global" or cfg.source == "image":
             return {}
         parts = {"encoder": "fc_encoder", "decoder": "fc_decoder", "mean": "fc_mu", "log_variance": "fc_var"}
         names = {f"confusion.{ours}": f"cm_network.{theirs}" for ours, theirs in parts.items()}
@@ -277,30 +327,21 @@ def sample(
       image: (H, W, C).
       num_samples: number of samples, S; under `jax.jit` it must be static.
       key: random key; sample i depends only on `jax.random.split(key, S)[i]`.
-      source: "prior": latent vectors do not depend on the image, as in the original. "image": they are sampled from the
-        Gaussian that the network predicts for the image, as in training.
+      source: "prior": latent vectors do not depend on the image, as in the original; those of a model trained with
+        `model.source: image` depend on it all the same. "image", only for a model trained with `model.source: latent`:
+        they are sampled from the Gaussian that the network predicts for the image, as in training.
 
     Returns:
       "logits" (H, W, K) clean, "matrices" (S, H, W, K, K) normalised, "noisy_logits" (S, H, W, K), and "masks"
       (S, H, W) uint8, the class with the largest noisy logit. Under `jax.jit`, unused results are not computed.
 
     Raises:
-      ValueError: the source is unknown, or the image has another shape.
+      ValueError: the source is unknown or does not suit the model, or the image has another shape.
     """
     started = model.start_samples(image, source=source)
     found = model.finish_samples(started, sample_noise(key, num_samples, model.cfg.latent))
-    return _as_published(started["logits"], found)
-
-
-def sampled_masks(model: CMVAE, logits: jax.Array, z: jax.Array) -> dict[str, jax.Array]:
-    """Returns the results of `sample` from the clean logits (H, W, K) of an image and latent vectors (S, Z)."""
-    return _as_published(logits, model.finish_samples({"logits": logits}, z))
-
-
-def _as_published(logits: jax.Array, found: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """Returns the results of `sample` from the clean logits and the results of `finish_samples`."""
-    matrices = found["matrices"].transpose(0, 3, 4, 1, 2)
-    return {"logits": logits, "noisy_logits": found["logits"], "masks": found["masks"], "matrices": matrices}
+    named = {"logits": started["logits"], "noisy_logits": found["logits"], "masks": found["masks"]}
+    return named | {"matrices": found["matrices"].transpose(0, 3, 4, 1, 2)}
 
 
 def _largest(planes: jax.Array) -> jax.Array:

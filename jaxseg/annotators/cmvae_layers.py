@@ -12,12 +12,18 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxseg.annotators.prob_unet import Combine, Encoder, Gaussian, ProbUNetConfig
 from jaxseg.nn.layers import BatchNorm, Conv, Dtype, GroupNorm, Init, PReLU, instance_norm, linear
 from jaxseg.nn.resize import Odd
 from jaxseg.nn.views import recomputable
 from jaxseg.settings import Range, verify
 
 Norm = Literal["in", "bn", "gn", "ln"]
+# Matrices of the image:
+FILTERS = (8, 16, 32, 64)  # channels of the levels of the networks of prior and posterior
+COMBINED = 3  # convolutions that combine features and latent vector
+START = 3.0  # with log(K - 1) the first scores of the diagonal: it has 95 % of each column
+MOST_CLASSES = 32  # the matrices of a pixel are K * K <= 1024 channels
 Side = Annotated[int, Range(8, 8192)]  # no card allows fewer than 8 pixels
 
 
@@ -40,9 +46,12 @@ class CMVAEConfig:
         that stop with an error.
       matrices: where the confusion matrices come from. "latent": an autoencoder, the VAE. "annotator": a small network
         per annotator, which sees the U-Net's features. "global": one matrix per annotator, for all images and pixels.
+      source: what the matrices of a latent vector depend on. "latent": only the vector, as in the original. "image":
+        the vector and the image, and the vector's Gaussian is learned from the annotators' masks.
       annotators: number of annotators, if the matrices are "annotator" or "global".
       init: initial parameters, "torch" (PyTorch's defaults) or "lecun" (flax's).
-      dtype: dtype of the U-Net's arithmetic, "float32" or "bfloat16"; parameters and the autoencoder are float32.
+      dtype: dtype of the U-Net's arithmetic, "float32" or "bfloat16"; parameters, the autoencoder and the networks
+        of the matrices are float32.
     """
 
     OUTPUTS: ClassVar[str] = "num_classes"
@@ -57,6 +66,7 @@ class CMVAEConfig:
     odd: Odd = "floor"
     cm_normalisation: Literal["consistent", "original"] = "consistent"
     matrices: Literal["latent", "annotator", "global"] = "latent"
+    source: Literal["latent", "image"] = "latent"
     annotators: Annotated[int, Range(1, 64)] = 4
     init: Init = "torch"
     dtype: Dtype = "float32"
@@ -73,6 +83,12 @@ class CMVAEConfig:
 def _misfits(cfg: CMVAEConfig) -> Iterator[str]:
     if cfg.norm == "gn" and any(n < 8 or n % (n // 8) for n in cfg.channels):
         yield f"width: {cfg.width} gives channels {cfg.channels}, which do not divide into channels // 8 groups"
+    if cfg.source == "image" and cfg.matrices != "latent":
+        yield f"source: 'image' is for matrices of a latent vector, not for {cfg.matrices!r}"
+    if cfg.source == "image" and cfg.num_classes < 2:
+        yield f"num_classes: matrices of the image need at least 2 classes, got {cfg.num_classes}"
+    if cfg.source == "image" and cfg.num_classes > MOST_CLASSES:
+        yield f"num_classes: matrices of the image allow at most {MOST_CLASSES} classes, got {cfg.num_classes}"
     if min(cfg.image_size) < 2**cfg.depth:
         yield f"depth: {cfg.depth} levels need images of at least {2**cfg.depth} pixels, got {cfg.image_size}"
 
@@ -118,6 +134,44 @@ class Confusion(nnx.Module):
     def planes(self, z: jax.Array) -> jax.Array:
         """Returns the matrices of latent vectors (B, Z) as (B, annotated, true, H, W)."""
         return nnx.softplus(self.decoder(z)).reshape(z.shape[0], *self.shape)
+
+
+class ImageMatrices(nnx.Module):
+    """Matrices that depend on image and latent vector, whose Gaussian is learned from the annotators' masks.
+
+    As in the probabilistic U-Net, one network predicts the Gaussian of an image, the prior, and another that of an
+    image with a mask, the posterior. The matrices of a pixel come from its features and the vector, which all pixels
+    share, so that neighbours have similar matrices. They begin near the identity, for all numbers of classes equally.
+    """
+
+    def __init__(self, cfg: CMVAEConfig, *, rngs: nnx.Rngs):
+        self.classes = cfg.num_classes
+        options = {"out_channels": cfg.num_classes**2, "latent": cfg.latent, "init": cfg.init}
+        encoders = ProbUNetConfig(filters=FILTERS, **options)
+        self.prior = Encoder(encoders, cfg.in_channels, rngs=rngs)
+        self.posterior = Encoder(encoders, cfg.in_channels + cfg.num_classes - 1, rngs=rngs)
+        combined = ProbUNetConfig(filters=(cfg.width, cfg.width), num_convs=COMBINED, **options)
+        self.combine = Combine(combined, rngs=rngs)
+
+    def encode(self, image: jax.Array, labels: jax.Array) -> tuple[Gaussian, Gaussian]:
+        """Returns posterior and prior of (B, H, W, C) images and one annotator's classes of each, (B, H, W)."""
+        return self.with_labels(image, labels), self.prior(image.astype(jnp.float32))
+
+    def with_labels(self, image: jax.Array, labels: jax.Array) -> Gaussian:
+        """Returns only the posterior."""
+        marked = jax.nn.one_hot(labels.astype(jnp.int32) - 1, self.classes - 1)  # the background has no channel
+        return self.posterior(jnp.concatenate([image.astype(jnp.float32), marked], axis=-1))
+
+    def begin(self, features: jax.Array) -> jax.Array:
+        """Returns the part that all latent vectors of the (B, H, W, C) features share."""
+        return self.combine.begin(features.astype(jnp.float32))
+
+    def finish(self, started: jax.Array, z: jax.Array) -> jax.Array:
+        """Returns the (B, H, W, K, K) matrices of latent vectors (B, Z), normalised."""
+        scores = self.combine.finish(started, z)
+        scores = scores.reshape(*scores.shape[:-1], self.classes, self.classes)
+        identity = jnp.broadcast_to(jnp.eye(self.classes), scores.shape)
+        return jax.nn.softmax(scores + (START + math.log(self.classes - 1)) * identity, axis=-2)
 
 
 class AnnotatorMatrices(nnx.Module):

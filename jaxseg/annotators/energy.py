@@ -5,9 +5,11 @@ All functions take numpy arrays or JAX arrays; with JAX arrays they also work un
 in [0, 1].
 """
 
+import math
 from typing import Any
 
 import numpy as np
+from scipy.optimize import linear_sum_assignment
 
 EMPTY_PUBLISHED, EMPTY_ORIGINAL = 0.0, 1.0  # distance of two empty masks
 _NAMES = ("distance_to_annotators", "distance_between_samples", "distance_between_annotators")
@@ -106,6 +108,33 @@ def mean_distances(annotations: Any, samples: Any, *, present: Any = None) -> di
       ValueError: as in `energy_distance_published`.
     """
     return dict(zip(_NAMES, _means(annotations, samples, present, EMPTY_PUBLISHED, with_itself=False), strict=True))
+
+
+def matched_iou(overlaps: np.ndarray) -> np.ndarray:
+    """Returns the mean IoU of pairs of a sample and an annotator, matched so that it is as large as possible.
+
+    The samples are divided among the annotators, so that all have the same number (the Hungarian algorithm). If the
+    numbers do not divide, both sets are repeated to their least common multiple. Annotators that are absent are left
+    out, so it is not equal to published values, which are for sets of four masks, where an absent one is empty.
+
+    Args:
+      overlaps: (N, A, S) intersection over union of every annotator's mask and every sample of N images, in [0, 1]; NaN
+        for annotators that are absent.
+
+    Returns:
+      (N,) float64 in [0, 1]; NaN for an image without annotators.
+
+    Source: Kohl et al. 2019, arXiv:1905.13077.
+    """
+    found = np.full(len(overlaps), np.nan)
+    for i, table in enumerate(np.asarray(overlaps, np.float64)):
+        table = table[~np.isnan(table).all(1)]
+        if not len(table):
+            continue
+        size = math.lcm(*table.shape)
+        repeated = table.repeat(size // len(table), 0).repeat(size // table.shape[1], 1)
+        found[i] = repeated[linear_sum_assignment(repeated, maximize=True)].mean()
+    return found
 
 
 def dice_original(prediction: Any, truth: Any) -> Any:

@@ -141,6 +141,45 @@ def confusion_vae_loss(
     return sum(parts.values()) + (parts["kl"] if kl_twice else 0.0), parts
 
 
+def image_confusion_loss(
+    logits: jax.Array,
+    matrices: jax.Array,
+    posterior: tuple[jax.Array, jax.Array],
+    prior: tuple[jax.Array, jax.Array],
+    labels: jax.Array,
+    shares: jax.Array,
+    *,
+    kl_weight: float | jax.Array,
+    free_nats: float = 0.0,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns the loss of confusion matrices that depend on image and latent vector, and its parts.
+
+    Args:
+      logits: (B, H, W, K) of the clean segmentation.
+      matrices: (B, H, W, K, K), normalised, for latent vectors of the posterior.
+      posterior, prior: means and logarithms of the standard deviations, each (B, Z); the posterior knows the labels.
+      labels: (B, H, W) class indices of one annotator, any dtype.
+      shares: (B, H, W, K) share of all annotators of the image who drew each class, see `annotator_shares`.
+      kl_weight: weight of the KL divergence.
+      free_nats: the KL divergence of an example in nats below which it costs nothing, so that the latent vector keeps
+        some information. Kingma et al. 2016, arXiv:1606.04934, whose bound is for means over the batch of groups of
+        latent numbers.
+
+    Returns:
+      The loss (a scalar) and a dict of its parts: "reconstruction" (cross-entropy of the annotator's probabilities and
+      the labels), "segmentation" (of the clean logits and the shares) and "kl" (weighted). The reconstruction does not
+      change the clean logits through the product, so that they stay the segmentation on which annotators agree.
+    """
+    probabilities = noisy_logits(jax.lax.stop_gradient(jax.nn.softmax(logits)), matrices)
+    tiny = jnp.finfo(probabilities.dtype).tiny
+    parts = {
+        "reconstruction": cross_entropy(jnp.log(jnp.maximum(probabilities, tiny)), labels),
+        "segmentation": jnp.mean(jax.nn.logsumexp(logits, axis=-1) - (shares * logits).sum(-1)),
+        "kl": kl_weight * jnp.mean(jnp.maximum(gaussian_kl(*posterior, *prior), free_nats)),
+    }
+    return sum(parts.values()), parts
+
+
 def named_annotators_loss(
     logits: jax.Array,
     matrices: jax.Array,
@@ -235,6 +274,20 @@ def sum_of_norms(arrays: Iterable[jax.Array]) -> jax.Array:
         jnp.where(p, jnp.sqrt(jnp.where(p, square, 1.0)), 0.0) for p, square in zip(positive, squares, strict=True)
     ]
     return sum(roots, jnp.zeros((), jnp.float32))
+
+
+def annotator_shares(labels: jax.Array, present: jax.Array, num_classes: int) -> jax.Array:
+    """Returns the share of an example's annotators who drew each class, (B, H, W, K).
+
+    Args:
+      labels: (B, H, W, A) masks of any dtype; masks of absent annotators are ignored.
+      present: (B, A) bool; every example needs at least one annotator.
+      num_classes: K.
+    """
+    weights = present.astype(jnp.float32)
+    weights = weights / weights.sum(-1, keepdims=True)
+    drawn = jax.nn.one_hot(labels.astype(jnp.int32), num_classes)  # (B, H, W, A, K)
+    return (drawn * weights[:, None, None, :, None]).sum(-2)
 
 
 def draw_annotator(key: jax.Array, labels: jax.Array, present: jax.Array, *, per: str = "sample") -> jax.Array:

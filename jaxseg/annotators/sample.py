@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxseg.annotators.cmvae import DEPENDS
 from jaxseg.annotators.images import NORMALISE, checked_image, read_image, resized_image, resized_labels
 from jaxseg.annotators.losses import sample_noise
 from jaxseg.card import Card
@@ -61,8 +62,9 @@ class Sampler:
 
     Args:
       model: a trained cmvae or prob_unet, from `jaxseg.load` or `jaxseg.create`.
-      source: where a cmvae's latent vectors come from, "prior" or "image", see `jaxseg.annotators.cmvae.sample`. The
-        prior of a prob_unet depends on the image, so it has only "prior".
+      source: where the latent vectors of a cmvae trained with `model.source: latent` come from, "prior" or "image",
+        see `jaxseg.annotators.cmvae.sample`. Samples of a cmvae trained with `model.source: image` and of a prob_unet
+        depend on the image anyway: they have only "prior".
       normalise: "none" if images are as the model was trained on, or "zscore".
       resize: resize images of other sizes bilinearly to the network's size, and the results back (each pixel takes the
         value at its centre). A prob_unet takes any size; its own is the one that it was trained on.
@@ -164,7 +166,8 @@ def sample(
         preparation if there are many images.
       n: any number. 1,000 are computed in one call of the network, or in several if memory is short.
       key: a seed from 0 to 2**32 - 1, or a JAX key. The same key gives the same samples; a larger n only adds samples;
-        and sample i of a cmvae has the same latent vector for every image (source "prior").
+        and sample i of a cmvae whose matrices do not depend on the image (`model.source: latent`, source "prior") has
+        the same latent vector for every image.
       **options: of `Sampler`: source, normalise, resize, devices.
 
     Returns:
@@ -200,6 +203,8 @@ def _checked_card(model: Any, source: str, normalise: str, *, resize: bool) -> C
         raise ValueError(f"source {source!r} is for a cmvae; the prior of a {card.model} knows the image")
     if source == "image" and getattr(model.cfg, "matrices", "latent") != "latent":
         raise ValueError("source 'image' is for matrices of a latent vector; this model has those of named annotators")
+    if source == "image" and getattr(model.cfg, "source", "latent") == "image":
+        raise ValueError(DEPENDS)
     if model.fixed_size is None and resize and card.source:
         raise ValueError(f"{card.source} does not state the size it was trained on: resize the images yourself")
     return card

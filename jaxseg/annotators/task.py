@@ -18,7 +18,14 @@ from PIL import Image
 
 from jaxseg.annotators.augment import Augmentation, with_seed
 from jaxseg.annotators.data import MNIST_ANNOTATORS, AnnotatedSlices, lidc_slices, mnist_slices
-from jaxseg.annotators.energy import dice_original, energy_distance_original, energy_distance_published, mean_distances
+from jaxseg.annotators.energy import (
+    dice_original,
+    distances,
+    energy_distance_original,
+    energy_distance_published,
+    matched_iou,
+    mean_distances,
+)
 from jaxseg.comparison.staple import consensus
 from jaxseg.draw.sheet import contact_sheet
 from jaxseg.settings import Range, pick, section, verify
@@ -38,6 +45,8 @@ MEASURES = {  # name -> description
     "dice_union": "Dice of the samples' union, as the original measures its probabilistic U-Net",
     "ged_published": "generalised energy distance as published: subtracts the diversities",
     "ged_original": "the original's `GED`: the energy distance that adds the diversities",
+    "iou_matched": "mean IoU of pairs of a sample and an annotator, matched so that it is as large as possible "
+    "(Hungarian algorithm)",
     "dice_own": "mean Dice of the mask predicted for an annotator and this annotator's own mask",
     "distance_to_annotators": "mean distance of samples and annotators",
     "distance_between_samples": "mean distance between samples",
@@ -140,7 +149,8 @@ class AnnotatorsTask(Task):
                 batch.pop("index", None)
                 values = measure(model, batch) | staple_baseline(batch)
                 found.append({name: np.asarray(of)[real] for name, of in values.items()})
-        values = {name: np.concatenate([part[name] for part in found]) for name in MEASURES if name in found[0]}
+        every = with_matches({name: np.concatenate([part[name] for part in found]) for name in found[0]})
+        values = {name: every[name] for name in MEASURES if name in every}
         rows = {name: _row(name, of) for name, of in values.items()}
         count = len(next(iter(values.values())))
         return Examination({"images": count, "measures": rows}, _table({"mean": rows}, count))
@@ -175,12 +185,16 @@ def measures(
       samples: (B, S, H, W) bool, sampled masks.
       batch: "labels" (B, H, W, A), "present" (B, A), "truth" (B, H, W).
       others: (B,) further measures, such as "kl".
+
+    Returns:
+      Arrays of shape (B,), except "overlaps" (B, A, S), from which `with_matches` makes one.
     """
     truth, present = batch["truth"] > 0, batch["present"]
     labels = jnp.moveaxis(batch["labels"] > 0, -1, 1)  # (B, A, H, W)
     count = present.sum(-1)
     votes = (labels & present[:, :, None, None]).sum(1)
     majority = 2 * votes >= count[:, None, None]
+    overlaps = 1 - distances(labels, samples)
     each = dice_original(labels, jnp.broadcast_to(truth[:, None], labels.shape))
     return {
         "dice": dice_original(clean, truth),
@@ -190,11 +204,20 @@ def measures(
         "ged_published": energy_distance_published(labels, samples, present=present),
         "ged_original": energy_distance_original(labels, samples, present=present),
         **mean_distances(labels, samples, present=present),
+        "overlaps": jnp.where(present[:, :, None], overlaps, jnp.nan),
         "baseline_majority": dice_original(majority, truth),
         "baseline_majority_ged": energy_distance_published(labels, majority[:, None], present=present),
         "baseline_annotator": jnp.where(present, each, 0).sum(-1) / count.astype(each.dtype),
         **others,
     }
+
+
+def with_matches(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns the measures with "iou_matched" (N,) instead of the "overlaps" (N, A, S) of `measures`."""
+    if "overlaps" not in found:
+        return found
+    others = {name: of for name, of in found.items() if name != "overlaps"}
+    return others | {"iou_matched": matched_iou(found["overlaps"])}
 
 
 def staple_baseline(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -216,7 +239,8 @@ def staple_baseline(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def means(found: dict[str, np.ndarray]) -> dict[str, float]:
     """Returns the mean of every measure over all images, without the baselines.
 
-    Images for which a measure is undefined are left out, and so are measures that are undefined for all images.
+    Images for which a measure is undefined are left out, and so are measures that are undefined for all images. The
+    overlaps of samples and annotators are dropped: only `AnnotatorsTask.examine` matches them.
     """
     names = [name for name in MEASURES if name in found and not name.startswith("baseline")]
     rows = {name: _row(name, found[name]) for name in names}

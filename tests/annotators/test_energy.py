@@ -1,6 +1,7 @@
 """Distances between sets of masks compared with the original's results and with their definitions."""
 
 import itertools
+import math
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ from jaxseg.annotators.energy import (
     distances,
     energy_distance_original,
     energy_distance_published,
+    matched_iou,
     mean_distances,
 )
 
@@ -153,3 +155,19 @@ def test_one_annotator_has_a_published_distance_but_no_original_one():
 def test_arrays_that_do_not_fit_are_refused(a, b, options, reason):
     with pytest.raises(ValueError, match=reason):
         energy_distance_published(a, b, **options)
+
+
+@pytest.mark.parametrize(("annotators", "samples"), [(3, 3), (2, 4), (4, 2), (1, 3), (3, 2)])
+def test_the_matched_iou_is_the_best_of_all_ways_to_pair(annotators, samples):
+    table = np.random.default_rng(annotators).random((annotators, samples))
+    size = math.lcm(annotators, samples)
+    both = table.repeat(size // annotators, 0).repeat(size // samples, 1)
+    best = max(both[range(size), list(order)].mean() for order in itertools.permutations(range(size)))
+    assert matched_iou(table[None])[0] == pytest.approx(best)
+
+
+def test_absent_annotators_are_not_matched():
+    table = np.array([[[0.2, 0.9], [np.nan, np.nan]], [[np.nan, np.nan], [np.nan, np.nan]]])
+    found = matched_iou(table)
+    assert found[0] == pytest.approx(0.55)
+    assert np.isnan(found[1])

@@ -35,6 +35,7 @@ NETWORKS = {
     "cmvae": {"model.width": 8, "model.depth": 2, "optimizer.learning_rate": 0.003, "loss.beta": 0.1},
     "prob_unet": {"model.filters": "[4, 8]", "optimizer.learning_rate": 0.01},
 }
+NETWORKS["cmvae_image"] = NETWORKS["cmvae"] | {"model.source": "image", "loss.beta": 1e-4}
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,8 @@ def lidc(tmp_path_factory):
 def opened(folder, data, config: str, *, resume: bool = False, **changed):
     named = SMALL | NETWORKS[config.rpartition("_")[0]] | {k.replace("__", "."): v for k, v in changed.items()}
     overrides = [] if resume else [f"{name}={value}" for name, value in named.items()]
-    return run.open_run(None if resume else config, folder, data=data, overrides=overrides, resume=resume)
+    packaged = config.replace("_image", "")
+    return run.open_run(None if resume else packaged, folder, data=data, overrides=overrides, resume=resume)
 
 
 def train(folder, data, config: str, *, devices: int = 1, on_step=lambda *_: None, **changed):
