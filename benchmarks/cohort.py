@@ -101,12 +101,13 @@ def main() -> None:
     if options.step:
         print(json.dumps(step(options.step, options.folder)))
         return
+    from benchmarks.alternate import processor
     from jaxseg.devices import environment
 
     result = json.loads(options.output.read_text()) if options.output.is_file() else {"rows": {}}
     for count in map(int, options.counts.split(",")):
         result["rows"][str(count)] = measured(count, options.scratch)
-        result |= {"date": time.strftime("%Y-%m-%d"), "environment": environment()}
+        result |= {"date": time.strftime("%Y-%m-%d"), "processor": processor(), "environment": environment()}
         options.output.write_text(json.dumps(result, indent=1) + "\n")
 
 

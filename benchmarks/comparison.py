@@ -17,7 +17,8 @@ import numpy as np
 import surface_distance
 from PIL import Image
 
-RESULTS = Path(__file__).parent / "results" / "comparison.json"
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "comparison.json"
 SIDE = 512
 SAMPLED = 30  # pairs that surface-distance scores
 
@@ -70,6 +71,8 @@ def with_surface_distance(folder: Path) -> float:
 
 def main() -> None:
     """Times both sides and writes the result."""
+    sys.path.insert(0, str(ROOT))
+    from benchmarks.alternate import processor
     from jaxseg.devices import environment
 
     parser = argparse.ArgumentParser(description=__doc__)
@@ -80,7 +83,8 @@ def main() -> None:
         save_pairs(Path(name), options.pairs)
         result = {"pairs": options.pairs, "cores": options.cores} | command(Path(name), options.cores)
         result["surface_distance_processor_seconds_a_pair"] = with_surface_distance(Path(name))
-    RESULTS.write_text(json.dumps(result | {"environment": environment()}, indent=1) + "\n")
+    facts = {"date": time.strftime("%Y-%m-%d"), "processor": processor(), "environment": environment()}
+    RESULTS.write_text(json.dumps(result | facts, indent=1) + "\n")
     print(json.dumps(result))
 
 

@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.alternate import processor  # noqa: E402
-from jaxseg.anatomy.measure.features import FEATURES, measure
-from jaxseg.vocabulary.labels import CXAS
+from jaxseg.anatomy.measure.features import FEATURES, measure  # noqa: E402
+from jaxseg.vocabulary.labels import CXAS  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "measuring.json"
 
