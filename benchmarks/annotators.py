@@ -21,6 +21,7 @@ a first epoch of each side are not counted. Writes `results/annotators_epoch.jso
 
 import argparse
 import dataclasses
+import importlib.metadata
 import json
 import os
 import shutil
@@ -33,7 +34,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import torch
 
 import jaxseg
 from jaxseg.annotators.augment import with_seed
@@ -50,7 +50,6 @@ from benchmarks.alternate import summary, time_alternately  # noqa: E402
 from benchmarks.commands import jaxseg as command  # noqa: E402
 from benchmarks.commands import train, training_seconds  # noqa: E402
 from benchmarks.epochs import BATCH, BETA, jaxseg_epochs, torch_epoch, torch_epochs, torch_side  # noqa: E402
-from benchmarks.torch_models import cmvae  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 EPOCHS, SAMPLES = 20, 16
@@ -159,6 +158,8 @@ def on_torch(folder: Path, data: Path, network: str, seed: int) -> None:
     if (folder / "evaluation_val.json").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
+    import torch
+
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     model, optimizer = torch_side(network)
@@ -172,10 +173,13 @@ def on_torch(folder: Path, data: Path, network: str, seed: int) -> None:
     (folder / "evaluation_val.json").write_text(json.dumps({"measures": found}, indent=1) + "\n")
 
 
-@torch.inference_mode()
-def measured(model: torch.nn.Module, network: str, source: AnnotatedSlices) -> dict[str, dict[str, float]]:
+def measured(model: Any, network: str, source: AnnotatedSlices) -> dict[str, dict[str, float]]:
     """Returns means and standard errors of the measures of `jaxseg evaluate`."""
-    model.eval()
+    import torch
+
+    from benchmarks.torch_models import cmvae
+
+    model.eval().requires_grad_(False)
     torch.manual_seed(0)
     found, compute = [], jax.jit(lambda *given: measures(*given, {}))
     for i in range(len(source)):
@@ -238,7 +242,7 @@ def run_of(folder: Path, stored: dict) -> dict:
     if RUNS[folder.name][0] == "torch":
         if stored.get("measures") == row["measures"]:
             return stored  # its environment is that of the training
-        versions = environment() | {"torch": torch.__version__}
+        versions = environment() | {"torch": importlib.metadata.version("torch")}
         day = day_of(folder / "evaluation_val.json")
         return row | {"epochs": EPOCHS, "date": day, "environment": versions}
     config = checked_config(folder)
@@ -302,6 +306,8 @@ def time_epochs(data: Path, rounds: int) -> None:
         sides = {"jaxseg": jaxseg_epochs(network, data), "pytorch": torch_epochs(network, data)}
         rows[network] = summary(time_alternately(sides, rounds), "jaxseg")
         print(network, {side: row["median_s"] for side, row in rows[network].items()}, flush=True)
+    import torch
+
     versions = environment() | {"torch": torch.__version__, "torch_threads": torch.get_num_threads()}
     found = {"command": "python benchmarks/annotators.py --epoch", "date": str(date.today()), "batch": BATCH, **rows}
     (RESULTS / "annotators_epoch.json").write_text(json.dumps(found | {"environment": versions}, indent=1) + "\n")
