@@ -95,8 +95,14 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Returns the mean cross-entropy of logits (..., K) and class indices (...) of any dtype."""
     if logits.shape[:-1] != labels.shape:
         raise ValueError(f"logits must be (..., K) and labels (...), got {logits.shape} and {labels.shape}")
-    chosen = jax.nn.one_hot(labels.astype(jnp.int32), logits.shape[-1], dtype=logits.dtype)
-    return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - (chosen * logits).sum(-1))
+    return _cross_entropy_of_shares(
+        logits, jax.nn.one_hot(labels.astype(jnp.int32), logits.shape[-1], dtype=logits.dtype)
+    )
+
+
+def _cross_entropy_of_shares(logits: jax.Array, shares: jax.Array) -> jax.Array:
+    """Returns the mean cross-entropy of logits (..., K) and the shares of the classes (..., K), whose sum is 1."""
+    return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - (shares * logits).sum(-1))
 
 
 def kl_to_standard_normal(mean: jax.Array, log_variance: jax.Array) -> jax.Array:
@@ -174,7 +180,7 @@ def image_confusion_loss(
     tiny = jnp.finfo(probabilities.dtype).tiny
     parts = {
         "reconstruction": cross_entropy(jnp.log(jnp.maximum(probabilities, tiny)), labels),
-        "segmentation": jnp.mean(jax.nn.logsumexp(logits, axis=-1) - (shares * logits).sum(-1)),
+        "segmentation": _cross_entropy_of_shares(logits, shares),
         "kl": kl_weight * jnp.mean(jnp.maximum(gaussian_kl(*posterior, *prior), free_nats)),
     }
     return sum(parts.values()), parts
