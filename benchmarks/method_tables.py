@@ -32,14 +32,17 @@ def post_dae(key: str) -> str:
 
 
 def post_dae_prior() -> str:
-    """Dice and Hausdorff distances of unseen masks, beside what needs no network."""
-    found = []
-    for kind, row in results("post_dae").get("prior", {}).get("corruption", {}).items():
-        shown = [("dice", 3, ("before", "mean shape", "seven nearest", "after"))]
-        shown += [("hausdorff", 1, ("before", "seven nearest", "after"))]
+    """Dice and Hausdorff distances of unseen masks, beside what needs no network and the original's network."""
+    found, parts = [], results("post_dae")
+    for kind, row in parts.get("prior", {}).get("corruption", {}).items():
+        original = parts["prior_original"]["corruption"][kind]["after"]
+        row = row | {"original": original}
+        shown = [("dice", 3, ("before", "mean shape", "seven nearest", "original", "after"))]
+        shown += [("hausdorff", 1, ("before", "seven nearest", "original", "after"))]
         cells = [f"{row[when][name]['mean']:.{digits}f}" for name, digits, methods in shown for when in methods]
         found.append([kind, *cells])
-    head = "damage|Dice before|mean shape|seven nearest|**after**|Hausdorff (largest) before|seven nearest|**after**"
+    head = "damage|Dice before|mean shape|seven nearest|original's network|**after**"
+    head += "|Hausdorff (largest) before|seven nearest|original's network|**after**"
     return markdown(head, found)
 
 

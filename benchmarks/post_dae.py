@@ -3,8 +3,8 @@
     python benchmarks/post_dae.py --masks ../shared/data/lung_masks --folder runs/post_dae
 
 Every step is a command of jaxseg, which is printed before it runs. A command whose result exists is not repeated, so a
-second call resumes. All parts except `prior` take about 70 minutes on 2 cores; --only selects some of them,
-and keeps the figures of the others.
+second call resumes. The two parts of `prior` take about an hour on 2 cores, the others 70 minutes; --only selects some of
+them, and keeps the figures of the others.
 """
 
 import argparse
@@ -33,6 +33,7 @@ CODES = ["trainer.epochs=40"]  # enough to compare sizes of the code
 SHORT = ["trainer.epochs=100"]  # enough for phantoms, which resemble each other
 RUNS = {  # part -> configuration and overrides
     "prior": ("post_dae_prior", []),  # 256 pixels
+    "prior_original": ("post_dae_original", [*SCALED, "data.size=256", "trainer.validate_every=20"]),
     "working": ("post_dae", []),
     "original": ("post_dae_original", [*SCALED, "trainer.validate_every=20"]),
     "code_16": ("post_dae", [*CODES, "model.intermediate=[16, 16]"]),
