@@ -15,12 +15,14 @@ from flax import nnx
 from PIL import Image
 
 from jaxseg.files import user_cache
+from jaxseg.nn.losses import binary_cross_entropy
 from jaxseg.segae.augment import Augmentation
 from jaxseg.segae.crop import HU_RANGE
 from jaxseg.segae.data import OVERLAP, Example, Item, SegaeData, SegaeSplit, read_segae
 from jaxseg.segae.evaluate import quality_examination, summary
 from jaxseg.segae.losses import cosine_similarity, optimal_pairs, ranking_loss, weighted_mse
 from jaxseg.segae.model import SegAEConfig
+from jaxseg.segae.truth_map import shares
 from jaxseg.segae.worst import WorstMask, worst_sheet
 from jaxseg.settings import Range, pick, problems_of, section, verify
 from jaxseg.training.batches import evaluation_batches
@@ -81,7 +83,7 @@ class DataConfig(_AUGMENTATION, LoadingConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelConfig(section(SegAEConfig, "backbone", "width", "hidden")):
+class ModelConfig(section(SegAEConfig, "backbone", "width", "hidden", "truth_map")):
     """The network, see `jaxseg.segae.model.SegAEConfig`."""
 
 
@@ -93,11 +95,13 @@ class LossConfig:
       mse: weight of the interval-weighted squared error.
       ranking: weight of the ranking loss of optimal pairs; 0: pairs are not computed.
       margin: the loss of pairs with equal predictions.
+      truth: weight of the binary cross-entropy of the predicted truth, if the model has a `truth_map`.
     """
 
     mse: Weight = 1.0
     ranking: Weight = 1.0
     margin: Annotated[float, Range(0, 1)] = 1e-4
+    truth: Weight = 1.0
 
     def __post_init__(self):
         verify(self, [] if self.mse or self.ranking else ["mse: 0, and ranking is 0 too; one of them must be above 0"])
@@ -147,12 +151,16 @@ class SegAETask(Task):
     def loss(self, model: nnx.Module, batch: dict, key: jax.Array, step: jax.Array) -> tuple[jax.Array, dict]:
         """Returns the sum of the squared error, weighted by the true Dice, and the ranking loss."""
         embedding = model.embeddings[...][batch["label"]]  # (B, E)
-        predicted, parts, cfg = model(batch["image"], embedding), {}, self.weights
+        found, parts, cfg = model.features(batch["image"], embedding), {}, self.weights
+        predicted = found["dice"][:, 0]
         if cfg.mse:
             parts["mse"] = cfg.mse * weighted_mse(predicted, batch["dice"])
         if cfg.ranking:
             partner = optimal_pairs(cosine_similarity(embedding))
             parts["ranking"] = cfg.ranking * ranking_loss(predicted, batch["dice"], partner, margin=cfg.margin)
+        if "truth" in found and cfg.truth:
+            truth = shares(batch["truth"] / 255, found["truth"].shape[1:])
+            parts["truth"] = cfg.truth * binary_cross_entropy(found["truth"][..., None], truth[..., None])
         return sum(parts.values()), parts
 
     def scores(self, model: nnx.Module, batch: dict) -> dict[str, jax.Array]:
@@ -243,6 +251,7 @@ def _refuse_unknown_classes(items: Sequence[Item]) -> None:
 def _model(config: Config):
     cfg = config.model
     options = {"backbone": cfg.backbone, "width": cfg.width, "hidden": cfg.hidden, "dtype": config.trainer.precision}
+    options |= {"truth_map": cfg.truth_map}
     model = create("segae", seed=config.seed, **options)
     known = {"note": f"text embeddings: {Path(config.data.embeddings).name}"}
     known |= {"orientation": "canonical" if config.data.canonical else ""}
