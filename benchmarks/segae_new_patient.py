@@ -1,7 +1,7 @@
 """SegAE on a patient that nobody has seen: settings and calibration come from held-out organs of another patient.
 
     python benchmarks/segae_new_patient.py --choose                  # trains every setting on CT A
-    python benchmarks/segae_new_patient.py --report original best    # once: the original and the best of the others on A
+    python benchmarks/segae_new_patient.py --report original best    # once, for the best of ours on A
 
 Each setting is trained on CT A of the shared data without every fourth organ. The held-out organs choose and calibrate
 it. `--report` then measures the last step of some settings on CT C. The configuration `segae_small`, from which ours

@@ -16,6 +16,7 @@ from PIL import Image
 
 from jaxseg.files import user_cache
 from jaxseg.nn.losses import binary_cross_entropy
+from jaxseg.nn.resize import bilinear
 from jaxseg.segae.augment import Augmentation
 from jaxseg.segae.crop import HU_RANGE
 from jaxseg.segae.data import OVERLAP, Example, Item, SegaeData, SegaeSplit, read_segae
@@ -198,17 +199,21 @@ class SegAETask(Task):
         return values | names
 
     def draw(self, model: nnx.Module, records: Sequence[dict]) -> Image.Image:
-        """Returns a sheet of masks on their slices with predicted and true Dice."""
+        """Returns a sheet of masks on their slices with predicted and true Dice, and the predicted truth if any."""
         examples = [self.prepare(record) for record in records]
         batch = {name: np.stack([example[name] for example in examples]) for name in examples[0]}
-        predicted = np.asarray(jax.jit(self.scores)(model, batch)["predicted"])
+        embedding = model.embeddings[...][batch["label"]]
+        found = jax.jit(lambda model, *given: model.features(*given))(model, batch["image"], embedding)
+        expected: Sequence = [None] * len(examples)
+        if "truth" in found:
+            expected = np.asarray(bilinear(found["truth"][..., None], (self.cfg.size,) * 2))[..., 0] > 0
         low, high = HU_RANGE
         rows = []
-        for example, score in zip(examples, predicted, strict=True):
+        for example, score, place in zip(examples, found["dice"][:, 0], expected, strict=True):
             ct, mask = example["image"][..., 0], example["image"][..., 1]
             title = f"{organs.NAMES[example['label']]}, slice {example['slice']}"
             ct = (ct + 2) / 4 * (high - low) + low
-            rows.append(WorstMask(ct, mask > 0, title, float(score), float(example["dice"])))
+            rows.append(WorstMask(ct, mask > 0, title, float(score), float(example["dice"]), expected=place))
         return worst_sheet(rows)
 
 
