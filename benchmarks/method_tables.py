@@ -102,15 +102,13 @@ def segae_start() -> str:
 
 def segae_new_patient() -> str:
     """Agreement of predicted and true Dice on held-out organs and on another patient, also calibrated."""
-    found, all_rows = [], results("segae_new_patient")
-    parts = {(name, "held-out organs of A"): row for name, row in all_rows.get("held_out_organs_of_A", {}).items()}
-    if "patient_C" in all_rows:
-        parts[all_rows["patient_C"]["setting"], "C, another patient"] = all_rows["patient_C"]
-    for (setting, where), row in parts.items():
+    found, rows = [], results("segae_new_patient")
+    places = {"held_out_organs_of_A": "held-out organs of A", "patient_C": "C, another patient"}
+    for (setting, row), where in ((item, where) for key, where in places.items() for item in rows.get(key, {}).items()):
         for kind, keys in {"predicted": ("before", "predicted"), "calibrated": ("after", "calibrated")}.items():
             values = next(row[key] for key in keys if key in row)
             measures = ("correlation", "rank_correlation", "mae", "mean_error")
-            found.append([setting, where, kind, *(f"{values[measure]:.3f}" for measure in measures)])
+            found.append([f"`{setting}`", where, kind, *(f"{values[measure]:.3f}" for measure in measures)])
     return markdown("setting|measured on|prediction|linear|rank|MAE|mean error", found)
 
 

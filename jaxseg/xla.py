@@ -26,9 +26,8 @@ _HUGE_PAGES_FILE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 def use_all_cores() -> bool:
     """Makes those convolutions that XLA computes use all cores of a CPU.
 
-    By default, jaxlib passes convolutions to the library YNNPACK, which uses only one core for more than 16 channels:
-    SegAE's inference took 1.3 times as long on two cores, and with many cores all except one would be idle. YNNPACK
-    still computes matrix products and sums (`benchmarks/README.md`).
+    By default, jaxlib passes convolutions to the library YNNPACK, which uses only one core for more than 16 channels,
+    so that all others are idle. YNNPACK still computes matrix products and sums (`benchmarks/README.md`).
 
     The `jaxseg` commands call this function. In your own program, call it before JAX starts its devices. It adds a flag
     to the environment variable XLA_FLAGS of this process and of those that it starts, unless the flag is set already.

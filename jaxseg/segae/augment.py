@@ -8,7 +8,7 @@ from PIL import Image
 from scipy import ndimage
 
 from jaxseg.datasets.degrade import KINDS, degrade
-from jaxseg.segae.crop import HU_RANGE, bounds, crop_window, draw_margins
+from jaxseg.segae.crop import HU_RANGE, LEAST_MARGIN, bounds, crop_window, draw_margins
 from jaxseg.segae.data import example, planes
 from jaxseg.settings import Range, verify
 
@@ -26,6 +26,8 @@ class Augmentation:
       degrade_dice: lowest and highest Dice of these masks, in (0, 1].
       kinds: ways in which these masks are degraded, keys of `jaxseg.datasets.degrade.KINDS`.
       truth_share: fraction of the examples whose mask is the true mask.
+      largest_margin: largest random margin in pixels around a mask, at least 10; null: the original's, up to 128.
+        Evaluation has a margin of 20.
       window_jitter: largest random shift in HU of each end of the range of CT values, in [0, 200).
       noise: largest standard deviation in HU of noise on the CT; each example samples its own uniformly from 0.
       blur: largest standard deviation in pixels of a Gaussian filter of the CT with its noise, as soft reconstruction
@@ -47,6 +49,7 @@ class Augmentation:
     degrade_dice: tuple[Share, Share] = (0.05, 0.98)
     kinds: tuple[str, ...] = tuple(KINDS)
     truth_share: Share = 0.0
+    largest_margin: Annotated[int, Range(LEAST_MARGIN, 100_000)] | None = None
     window_jitter: Annotated[float, Range(0, (HU_RANGE[1] - HU_RANGE[0]) / 2, below=True)] = 0.0
     noise: Annotated[float, Range(0, 1000)] = 0.0
     blur: Annotated[float, Range(0, 10)] = 0.0
@@ -81,7 +84,7 @@ class Augmentation:
             factor = (1 + self.spacing) ** rng.uniform(-1, 1)
             ct, truth, mask = resampled(ct, truth, mask, factor)
         found = bounds(mask)
-        part = crop_window(found, mask.shape, draw_margins(rng, found)).part
+        part = crop_window(found, mask.shape, draw_margins(rng, found, self.largest_margin)).part
         ct, truth, mask = self._moved(rng, ct[part], truth[part], mask[part])
         if self.noise:
             ct = ct + rng.uniform(0, self.noise) * rng.standard_normal(ct.shape, np.float32)

@@ -51,7 +51,7 @@ def bounds(mask: np.ndarray) -> Window:
     return Window(int(rows[0]), int(rows[-1]), int(columns[0]), int(columns[-1]))
 
 
-def draw_margins(rng: np.random.Generator, found: Window) -> tuple[int, int]:
+def draw_margins(rng: np.random.Generator, found: Window, largest: int | None = None) -> tuple[int, int]:
     """Returns random margins in pixels for rows and for columns, sampled as in the original's training.
 
     Each margin is a whole number in [10, max(10, (256 - length) // 2)], both ends inclusive, in which the length is the
@@ -60,9 +60,11 @@ def draw_margins(rng: np.random.Generator, found: Window) -> tuple[int, int]:
     Args:
       rng: generator of the random numbers.
       found: result of `bounds`.
+      largest: upper limit of the margins, at least 10; None: none beside the original's.
     """
     lengths = found.bottom - found.top, found.right - found.left
-    rows, columns = (int(rng.integers(LEAST_MARGIN, max(LEAST_MARGIN, (ROOM - n) // 2) + 1)) for n in lengths)
+    limits = (max(LEAST_MARGIN, (ROOM - n) // 2) for n in lengths)
+    rows, columns = (int(rng.integers(LEAST_MARGIN, min(limit, largest or limit) + 1)) for limit in limits)
     return rows, columns
 
 

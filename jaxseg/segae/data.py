@@ -178,6 +178,7 @@ def example(
     """
     return {
         "image": normalise(to_bytes(ct, mask, size, **options)),
+        "truth": to_bytes(ct, truth, size)[..., 1],
         "dice": np.float32(true_dice(truth, mask)),
         "label": np.int32(label),
         "slice": np.int32(z),

@@ -1,7 +1,7 @@
 """Mask quality regression, SegAE / Quality Sentinel (Chen et al. 2024, arXiv:2406.00327). Arrays are NHWC."""
 
 import dataclasses
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from flax import nnx
 
 from jaxseg.nn import resnet
 from jaxseg.nn.layers import Dtype, EmbeddingTable, Init, linear
+from jaxseg.segae.truth_map import TruthMap, map_dice, shares
 from jaxseg.settings import Range, verify
 from jaxseg.weights.model import Input, Model, Shapes
 
@@ -30,6 +31,8 @@ class SegAEConfig:
       num_labels: number of rows of the table of text embeddings; no parameter depends on it.
       width: number of channels of the stem; all others of the backbone are multiples of it.
       init: initial parameters, "torch" (PyTorch's defaults; torchvision's for the backbone) or "lecun" (flax's).
+      truth_map: whether a second head predicts the truth, see `jaxseg.segae.truth_map`. The Dice of the mask and this
+        truth is added to that of the first head. The original has one head.
       dtype: dtype of the backbone's arithmetic, "float32" or "bfloat16"; parameters and heads are always float32.
     """
 
@@ -41,6 +44,7 @@ class SegAEConfig:
     embedding_size: Annotated[int, Range(1, 65_536)] = 512
     num_labels: Annotated[int, Range(1, 65_536)] = 145
     width: Annotated[int, Range(1, 1024)] = 64
+    truth_map: bool = False
     init: Init = "torch"
     dtype: Dtype = "float32"
 
@@ -77,11 +81,15 @@ class SegAE(Model):
         self.cfg = cfg
         self.backbone = resnet.ResNet(cfg.trunk, rngs=rngs)
         size = cfg.trunk.channels[-1]
-        options = {"init": cfg.init, "rngs": rngs}
-        self.attention_pooled = linear(size + cfg.embedding_size, size, **options)
-        self.attention_hidden = linear(size + cfg.embedding_size, cfg.hidden, **options)
-        self.hidden = linear(size, cfg.hidden, **options)
-        self.dice = linear(cfg.hidden, 1, **options)
+        options: dict[str, Any] = {"init": cfg.init}
+        self.attention_pooled = linear(size + cfg.embedding_size, size, **options, rngs=rngs)
+        self.attention_hidden = linear(size + cfg.embedding_size, cfg.hidden, **options, rngs=rngs)
+        self.hidden = linear(size, cfg.hidden, **options, rngs=rngs)
+        self.dice = linear(cfg.hidden, 1, **options, rngs=rngs)
+        options |= {"dtype": jnp.dtype(cfg.dtype)}
+        self.truth_map = nnx.data(
+            TruthMap(cfg.trunk, cfg.embedding_size, options=options, rngs=rngs) if cfg.truth_map else None
+        )
         self.embeddings = EmbeddingTable(jnp.zeros((cfg.num_labels, cfg.embedding_size), jnp.float32))
 
     def __call__(self, x: jax.Array, embedding: jax.Array) -> jax.Array:
@@ -94,7 +102,10 @@ class SegAE(Model):
         return self.features(x, embedding)["dice"][:, 0]
 
     def features(self, x: jax.Array, embedding: jax.Array) -> dict[str, jax.Array]:
-        """Returns the named intermediates: f1 to f5 (NHWC), pooled, the two attentions, hidden, and dice (B, 1)."""
+        """Returns the named intermediates: f1 to f5 (NHWC), pooled, the two attentions, hidden, and dice (B, 1).
+
+        With `truth_map` also "truth", (B, H / 4, W / 4) logits that a place belongs to the organ.
+        """
         if x.ndim != 4 or x.shape[-1] != 2:
             raise ValueError(f"slices with masks must be (B, H, W, 2), got {x.shape}")
         if embedding.shape != (x.shape[0], self.cfg.embedding_size):
@@ -110,6 +121,10 @@ class SegAE(Model):
         named["attention_hidden"] = self.attention_hidden(both)
         named["hidden"] = self.hidden(named["attention_pooled"] * pooled)
         named["dice"] = self.dice(named["attention_hidden"] * named["hidden"])
+        if self.truth_map is not None:
+            named["truth"] = self.truth_map(maps[1:], embedding)
+            given = shares((x[..., 1] + 1) / 2, named["truth"].shape[1:])
+            named["dice"] += map_dice(given, named["truth"])[:, None]
         return named
 
     @property

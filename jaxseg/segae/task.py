@@ -15,12 +15,15 @@ from flax import nnx
 from PIL import Image
 
 from jaxseg.files import user_cache
+from jaxseg.nn.losses import binary_cross_entropy
+from jaxseg.nn.resize import bilinear
 from jaxseg.segae.augment import Augmentation
 from jaxseg.segae.crop import HU_RANGE
 from jaxseg.segae.data import OVERLAP, Example, Item, SegaeData, SegaeSplit, read_segae
 from jaxseg.segae.evaluate import quality_examination, summary
 from jaxseg.segae.losses import cosine_similarity, optimal_pairs, ranking_loss, weighted_mse
 from jaxseg.segae.model import SegAEConfig
+from jaxseg.segae.truth_map import shares
 from jaxseg.segae.worst import WorstMask, worst_sheet
 from jaxseg.settings import Range, pick, problems_of, section, verify
 from jaxseg.training.batches import evaluation_batches
@@ -81,7 +84,7 @@ class DataConfig(_AUGMENTATION, LoadingConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelConfig(section(SegAEConfig, "backbone", "width", "hidden")):
+class ModelConfig(section(SegAEConfig, "backbone", "width", "hidden", "truth_map")):
     """The network, see `jaxseg.segae.model.SegAEConfig`."""
 
 
@@ -93,11 +96,13 @@ class LossConfig:
       mse: weight of the interval-weighted squared error.
       ranking: weight of the ranking loss of optimal pairs; 0: pairs are not computed.
       margin: the loss of pairs with equal predictions.
+      truth: weight of the binary cross-entropy of the predicted truth, if the model has a `truth_map`.
     """
 
     mse: Weight = 1.0
     ranking: Weight = 1.0
     margin: Annotated[float, Range(0, 1)] = 1e-4
+    truth: Weight = 1.0
 
     def __post_init__(self):
         verify(self, [] if self.mse or self.ranking else ["mse: 0, and ranking is 0 too; one of them must be above 0"])
@@ -147,12 +152,16 @@ class SegAETask(Task):
     def loss(self, model: nnx.Module, batch: dict, key: jax.Array, step: jax.Array) -> tuple[jax.Array, dict]:
         """Returns the sum of the squared error, weighted by the true Dice, and the ranking loss."""
         embedding = model.embeddings[...][batch["label"]]  # (B, E)
-        predicted, parts, cfg = model(batch["image"], embedding), {}, self.weights
+        found, parts, cfg = model.features(batch["image"], embedding), {}, self.weights
+        predicted = found["dice"][:, 0]
         if cfg.mse:
             parts["mse"] = cfg.mse * weighted_mse(predicted, batch["dice"])
         if cfg.ranking:
             partner = optimal_pairs(cosine_similarity(embedding))
             parts["ranking"] = cfg.ranking * ranking_loss(predicted, batch["dice"], partner, margin=cfg.margin)
+        if "truth" in found and cfg.truth:
+            truth = shares(batch["truth"] / 255, found["truth"].shape[1:])
+            parts["truth"] = cfg.truth * binary_cross_entropy(found["truth"][..., None], truth[..., None])
         return sum(parts.values()), parts
 
     def scores(self, model: nnx.Module, batch: dict) -> dict[str, jax.Array]:
@@ -190,17 +199,21 @@ class SegAETask(Task):
         return values | names
 
     def draw(self, model: nnx.Module, records: Sequence[dict]) -> Image.Image:
-        """Returns a sheet of masks on their slices with predicted and true Dice."""
+        """Returns a sheet of masks on their slices with predicted and true Dice, and the predicted truth if any."""
         examples = [self.prepare(record) for record in records]
         batch = {name: np.stack([example[name] for example in examples]) for name in examples[0]}
-        predicted = np.asarray(jax.jit(self.scores)(model, batch)["predicted"])
+        embedding = model.embeddings[...][batch["label"]]
+        found = jax.jit(lambda model, *given: model.features(*given))(model, batch["image"], embedding)
+        expected: Sequence = [None] * len(examples)
+        if "truth" in found:
+            expected = np.asarray(bilinear(found["truth"][..., None], (self.cfg.size,) * 2))[..., 0] > 0
         low, high = HU_RANGE
         rows = []
-        for example, score in zip(examples, predicted, strict=True):
+        for example, score, place in zip(examples, found["dice"][:, 0], expected, strict=True):
             ct, mask = example["image"][..., 0], example["image"][..., 1]
             title = f"{organs.NAMES[example['label']]}, slice {example['slice']}"
             ct = (ct + 2) / 4 * (high - low) + low
-            rows.append(WorstMask(ct, mask > 0, title, float(score), float(example["dice"])))
+            rows.append(WorstMask(ct, mask > 0, title, float(score), float(example["dice"]), expected=place))
         return worst_sheet(rows)
 
 
@@ -243,6 +256,7 @@ def _refuse_unknown_classes(items: Sequence[Item]) -> None:
 def _model(config: Config):
     cfg = config.model
     options = {"backbone": cfg.backbone, "width": cfg.width, "hidden": cfg.hidden, "dtype": config.trainer.precision}
+    options |= {"truth_map": cfg.truth_map}
     model = create("segae", seed=config.seed, **options)
     known = {"note": f"text embeddings: {Path(config.data.embeddings).name}"}
     known |= {"orientation": "canonical" if config.data.canonical else ""}

@@ -18,7 +18,7 @@ from jaxseg.segae.score_table import Row
 from jaxseg.volumes.read import read_labels, read_volume
 from jaxseg.volumes.volume import ends_of_axes
 
-CONTOUR = OKABE_ITO[0]
+CONTOUR, EXPECTED = OKABE_ITO[:2]
 MOST = 60  # largest number of masks on a sheet
 MOST_COLUMNS = 6
 _CELL, _GAP, _MARGIN = 220, 12, 0.6  # in pixels; _MARGIN around the mask is a fraction of its longer side
@@ -36,6 +36,7 @@ class WorstMask:
       truth: true Dice; None if it is not known.
       sides: letters of the patient's sides at the left, right, top and bottom of the slice; "" if they are not known.
       pixel_mm: height and width of a pixel in mm.
+      expected: (h, w) bool, where the model expects the organ; None if it does not say.
     """
 
     ct: np.ndarray
@@ -45,10 +46,11 @@ class WorstMask:
     truth: float | None = None
     sides: str = ""
     pixel_mm: tuple[float, float] = (1.0, 1.0)
+    expected: np.ndarray | None = None
 
 
 def worst_sheet(rows: Sequence[WorstMask], *, window: tuple[float, float] = (40.0, 400.0)) -> Image.Image:
-    """Draws the outlines of masks on their slices, each zoomed to the mask.
+    """Draws the outlines of masks on their slices, each zoomed to the mask, and where the model expects the organ.
 
     Args:
       rows: at least one mask, in the order of the sheet.
@@ -98,8 +100,10 @@ def _tile(row: WorstMask, window: tuple[float, float]) -> Image.Image:
     size = [max(1, round(length)) for length in (_CELL / extent.max() * extent[::-1]).tolist()]
     shown = Image.fromarray(np.rint(255 * grey).astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
     picture = np.array(shown.convert("RGB"))
-    large = np.array(Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.NEAREST)) > 0
-    picture[large & ~ndimage.binary_erosion(large, iterations=2)] = CONTOUR
+    outlines = [(mask, CONTOUR)] if row.expected is None else [(row.expected[part], EXPECTED), (mask, CONTOUR)]
+    for found, colour in outlines:
+        large = np.array(Image.fromarray(found.astype(np.uint8) * 255).resize(size, Image.Resampling.NEAREST)) > 0
+        picture[large & ~ndimage.binary_erosion(large, iterations=2)] = colour
     return Image.fromarray(picture)
 
 

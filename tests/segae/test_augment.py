@@ -48,6 +48,14 @@ def test_pixels_of_another_size_change_the_image_but_hardly_the_dice():
     np.testing.assert_allclose([each["dice"] for each in found], 17 / 20, atol=0.08)
 
 
+def test_a_limit_of_the_margins_leaves_masks_larger_in_the_image():
+    shares = {
+        largest: np.mean([(example(seed, largest_margin=largest)["image"][..., 1] > 0).mean() for seed in range(20)])
+        for largest in (None, 10)
+    }
+    assert shares[10] > 1.3 * shares[None]
+
+
 def test_thick_slices_are_means_that_end_with_the_ct():
     ct = np.arange(6, dtype=np.int16)[:, None, None] * np.ones((1, 3, 4), np.int16)
     assert thick_slice(ct, 2, 1)[0, 0] == 2

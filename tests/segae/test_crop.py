@@ -52,6 +52,14 @@ def test_windows_and_sampled_margins_match_the_golden(kit):
         assert rng.asked == [(low, high) for low, high, _ in draws[key]]  # rows first
 
 
+def test_margins_obey_a_limit_and_are_the_originals_below_it():
+    found = Window(0, 99, 0, 19)
+    for largest, wanted in ((12, [(10, 12), (10, 12)]), (100, [(10, 78), (10, 100)]), (None, [(10, 78), (10, 118)])):
+        rng = Scripted([10, 10])
+        assert draw_margins(rng, found, largest) == (10, 10)
+        assert rng.asked == wanted
+
+
 @pytest.mark.parametrize("part", PARTS)
 def test_the_input_equals_the_golden_to_the_bit(kit, part):
     name = f"segae_preprocess/{part}"

@@ -200,6 +200,22 @@ def test_the_weights_of_the_losses_have_an_effect(data, tmp_path):
     assert "ranking" not in one[1]
 
 
+@pytest.mark.full
+def test_the_predicted_truth_has_a_loss_that_is_smallest_at_the_truth(data, tmp_path):
+    task = make_task(opened(tmp_path / "run", data, model__truth_map="true", loss__truth=2.0))
+    record = task.prepare(task.splits["train"][0])
+    batch = {name: np.stack([value] * 2) for name, value in record.items()}
+    model = task.model
+    parts = task.loss(model, batch, None, 0)[1]
+    model.truth_map.classify.kernel.set_value(jax.numpy.zeros_like(model.truth_map.classify.kernel[...]))
+    assert float(parts["truth"]) > 0
+    share = (batch["truth"] / 255).mean()
+    model.truth_map.classify.bias.set_value(jax.numpy.full((1,), np.log(share / (1 - share))))
+    constant = task.loss(model, batch, None, 0)[1]["truth"]
+    entropy = -share * np.log(share) - (1 - share) * np.log(1 - share)
+    np.testing.assert_allclose(constant, 2 * entropy, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("changed", "words"),
     [

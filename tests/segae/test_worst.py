@@ -175,3 +175,17 @@ def test_a_scored_volume_is_drawn_with_the_patients_right_on_the_left(tmp_path, 
     rows, columns = np.nonzero(tile.mask)
     assert (rows.min(), columns.max()) == (30, 9)
     np.testing.assert_array_equal(tile.ct > 0, tile.mask)
+
+
+def test_the_place_that_the_model_expects_is_drawn_below_the_mask_in_another_colour():
+    mask, expected = np.zeros((2, 64, 64), bool)
+    mask[20:40, 20:40], expected[20:40, 30:50] = True, True
+    ct = np.zeros((64, 64))
+    plain = np.asarray(worst.worst_sheet([worst.WorstMask(ct, mask, "liver", 0.5)]))
+    both = np.asarray(worst.worst_sheet([worst.WorstMask(ct, mask, "liver", 0.5, expected=expected)]))
+    counts = [
+        [(sheet == colour).all(-1).sum() for colour in (worst.CONTOUR, worst.EXPECTED)] for sheet in (plain, both)
+    ]
+    assert counts[0][1] == 0
+    assert counts[1][1] > 100
+    assert counts[1][0] == counts[0][0] > 100
