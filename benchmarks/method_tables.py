@@ -34,9 +34,9 @@ def post_dae(key: str) -> str:
 def post_dae_prior() -> str:
     """Dice and Hausdorff distances of unseen masks, beside what needs no network and the original's network."""
     found, parts = [], results("post_dae")
-    for kind, row in parts.get("prior", {}).get("corruption", {}).items():
-        original = parts["prior_original"]["corruption"][kind]["after"]
-        row = row | {"original": original}
+    measured = parts["prior"]["corruption"] if {"prior", "prior_original"} <= parts.keys() else {}
+    for kind, row in measured.items():
+        row = row | {"original": parts["prior_original"]["corruption"][kind]["after"]}
         shown = [("dice", 3, ("before", "mean shape", "seven nearest", "original", "after"))]
         shown += [("hausdorff", 1, ("before", "seven nearest", "original", "after"))]
         cells = [f"{row[when][name]['mean']:.{digits}f}" for name, digits, methods in shown for when in methods]

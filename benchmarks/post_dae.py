@@ -3,8 +3,8 @@
     python benchmarks/post_dae.py --masks ../shared/data/lung_masks --folder runs/post_dae
 
 Every step is a command of jaxseg, which is printed before it runs. A command whose result exists is not repeated, so a
-second call resumes. The two parts of `prior` take about an hour on 2 cores, the others 70 minutes; --only selects some of
-them, and keeps the figures of the others.
+second call resumes. The two parts of `prior` take about an hour on 2 cores, the others 70 minutes; --only selects some
+of them, and keeps the figures of the others. Both parts of `prior` report the last step, which no mask chose.
 """
 
 import argparse
@@ -40,6 +40,7 @@ RUNS = {  # part -> configuration and overrides
     "code_64": ("post_dae", [*CODES, "model.intermediate=[64, 64]"]),
     "code_512": ("post_dae", CODES),
 }
+LAST = 6000  # the last training step of both parts of `prior`
 PHANTOMS, TESTED = 240, 40
 STAGES = (20, 40, 80, 160)  # training steps of the segmenter
 
@@ -64,7 +65,8 @@ def main() -> None:
 def on_lungs(folder: Path, masks: Path, config: str, overrides: list[str]) -> None:
     """Trains on 80 % of the masks and evaluates on the other masks."""
     train(folder, config, masks, overrides)
-    jaxseg("evaluate", "--run", folder, done=folder / "evaluation_val.json")
+    step = ["--step", LAST] if folder.name.startswith("prior") else []
+    jaxseg("evaluate", "--run", folder, *step, done=folder / "evaluation_val.json")
 
 
 def on_a_segmenter(folder: Path) -> None:

@@ -55,7 +55,7 @@ def binary_cross_entropy(logits: jax.Array, target: jax.Array) -> jax.Array:
 
     Args:
       logits: (B, H, W, K).
-      target: (B, H, W, K) of 0 and 1, any dtype.
+      target: (B, H, W, K) in [0, 1], any dtype.
 
     Returns:
       A float32 scalar, at least 0; the mean over all images, pixels and classes.

@@ -21,6 +21,7 @@ class Augmentation:
 
     Attributes:
       size: side S of the examples in pixels, which is the side of the network's input.
+      with_truth: whether the examples contain the true mask; the task sets it for models with a second head.
       degrade_share: fraction of the examples whose mask is the true mask degraded by `jaxseg.datasets.degrade`, to a
         Dice that is sampled uniformly from `degrade_dice`.
       degrade_dice: lowest and highest Dice of these masks, in (0, 1].
@@ -45,6 +46,7 @@ class Augmentation:
     """
 
     size: Annotated[int, Range(16, 2048)] = 256
+    with_truth: bool = False
     degrade_share: Share = 0.0
     degrade_dice: tuple[Share, Share] = (0.05, 0.98)
     kinds: tuple[str, ...] = tuple(KINDS)
@@ -91,7 +93,8 @@ class Augmentation:
         if self.blur:
             ct = ndimage.gaussian_filter(ct.astype(np.float32), rng.uniform(0, self.blur), mode="nearest")
         low, high = HU_RANGE + self.window_jitter * rng.uniform(-1, 1, 2)
-        return example(ct, truth, mask, record["label"], z, size=self.size, hu_range=(low, high))
+        more = {"size": self.size, "with_truth": self.with_truth, "hu_range": (low, high)}
+        return example(ct, truth, mask, record["label"], z, **more)
 
     def _moved(self, rng: np.random.Generator, *parts: np.ndarray) -> tuple[np.ndarray, ...]:
         """Flips and rotates CT, truth and mask in the same way."""

@@ -119,8 +119,18 @@ def to_bytes(ct: np.ndarray, mask: np.ndarray, size: int = 256, hu_range: tuple[
     """
     low, high = hu_range
     unit = (np.clip(ct, low, high).astype(np.float64) - low) / (high - low)
-    planes = (unit.astype(np.float32) * np.float32(255)).astype(np.uint8), mask.astype(np.uint8) * np.uint8(255)
-    return np.stack([Image.fromarray(p).resize((size, size), Image.Resampling.BILINEAR) for p in planes], -1)
+    return np.stack(
+        [_resized((unit.astype(np.float32) * np.float32(255)).astype(np.uint8), size), mask_bytes(mask, size)], -1
+    )
+
+
+def mask_bytes(mask: np.ndarray, size: int) -> np.ndarray:
+    """Returns a (h, w) mask of 0 and 1 as `to_bytes` resizes it, (size, size) uint8 from 0 to 255."""
+    return _resized(mask.astype(np.uint8) * np.uint8(255), size)
+
+
+def _resized(plane: np.ndarray, size: int) -> np.ndarray:
+    return np.asarray(Image.fromarray(plane).resize((size, size), Image.Resampling.BILINEAR))
 
 
 def normalise(pixels: np.ndarray) -> np.ndarray:

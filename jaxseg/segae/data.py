@@ -2,7 +2,8 @@
 
 The masks are those of a network, or degraded ones; `jaxseg.segae.layout` describes the folders. An example is {"image":
 (S, S, 2) float32, CT and mask as in `jaxseg.segae.crop`; "dice": float32, the Dice of the mask and the true mask within
-the crop; "label": int32, the class of the organ; "slice": int32}.
+the crop; "label": int32, the class of the organ; "slice": int32}, and for models with a second head "truth": (S, S)
+uint8, the true mask from 0 to 255.
 
 Source: Chen et al. 2024, arXiv:2406.00327; Schuture/Quality-Sentinel.
 """
@@ -15,7 +16,7 @@ import numpy as np
 
 from jaxseg.datasets.volume_cache import Cache
 from jaxseg.files import printable
-from jaxseg.segae.crop import bounds, crop_window, normalise, to_bytes
+from jaxseg.segae.crop import bounds, crop_window, mask_bytes, normalise, to_bytes
 from jaxseg.segae.index import OVERLAP, Item, Volumes, index_cases, true_dice
 from jaxseg.segae.layout import read_layout
 
@@ -147,15 +148,18 @@ class Example:
 
     Attributes:
       size: side S of the examples in pixels.
+      with_truth: whether the examples contain the true mask.
     """
 
     size: int = 256
+    with_truth: bool = False
 
     def __call__(self, record: dict[str, Any], rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
         z = int(record["slices"][len(record["slices"]) // 2])
         ct, truth, mask = planes(record, z)
         part = crop_window(bounds(mask), mask.shape).part
-        return example(ct[part], truth[part], mask[part], record["label"], z, size=self.size)
+        more = {"size": self.size, "with_truth": self.with_truth}
+        return example(ct[part], truth[part], mask[part], record["label"], z, **more)
 
 
 def planes(record: dict[str, Any], z: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -164,7 +168,15 @@ def planes(record: dict[str, Any], z: int) -> tuple[np.ndarray, np.ndarray, np.n
 
 
 def example(
-    ct: np.ndarray, truth: np.ndarray, mask: np.ndarray, label: int, z: int, *, size: int, **options
+    ct: np.ndarray,
+    truth: np.ndarray,
+    mask: np.ndarray,
+    label: int,
+    z: int,
+    *,
+    size: int,
+    with_truth: bool = False,
+    **options,
 ) -> dict[str, np.ndarray]:
     """Returns an example from a crop.
 
@@ -174,12 +186,13 @@ def example(
       label: class of the organ.
       z: index of the slice.
       size: side S of the example in pixels.
+      with_truth: whether the example contains the true mask.
       **options: options of `jaxseg.segae.crop.to_bytes`.
     """
-    return {
+    found = {
         "image": normalise(to_bytes(ct, mask, size, **options)),
-        "truth": to_bytes(ct, truth, size)[..., 1],
         "dice": np.float32(true_dice(truth, mask)),
         "label": np.int32(label),
         "slice": np.int32(z),
     }
+    return found | ({"truth": mask_bytes(truth, size)} if with_truth else {})

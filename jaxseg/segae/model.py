@@ -33,7 +33,8 @@ class SegAEConfig:
       init: initial parameters, "torch" (PyTorch's defaults; torchvision's for the backbone) or "lecun" (flax's).
       truth_map: whether a second head predicts the truth, see `jaxseg.segae.truth_map`. The Dice of the mask and this
         truth is added to that of the first head. The original has one head.
-      dtype: dtype of the backbone's arithmetic, "float32" or "bfloat16"; parameters and heads are always float32.
+      dtype: dtype of the backbone's arithmetic, "float32" or "bfloat16"; parameters and the first head are
+        always float32.
     """
 
     OUTPUTS: ClassVar[str] = "num_labels"
@@ -104,7 +105,7 @@ class SegAE(Model):
     def features(self, x: jax.Array, embedding: jax.Array) -> dict[str, jax.Array]:
         """Returns the named intermediates: f1 to f5 (NHWC), pooled, the two attentions, hidden, and dice (B, 1).
 
-        With `truth_map` also "truth", (B, H / 4, W / 4) logits that a place belongs to the organ.
+        With `truth_map` also "truth", (B, ceil(H / 4), ceil(W / 4)) logits that a place belongs to the organ.
         """
         if x.ndim != 4 or x.shape[-1] != 2:
             raise ValueError(f"slices with masks must be (B, H, W, 2), got {x.shape}")

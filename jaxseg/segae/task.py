@@ -37,7 +37,7 @@ from jaxseg.weights.load import create
 Weight = Annotated[float, Range(0, 1000)]
 EXAMINED = 32  # number of slices in a batch of an evaluation
 
-_AUGMENTATION = section(Augmentation, *(field.name for field in dataclasses.fields(Augmentation)))
+_AUGMENTATION = section(Augmentation, *({field.name for field in dataclasses.fields(Augmentation)} - {"with_truth"}))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -133,7 +133,9 @@ class SegAETask(Task):
         self.facts = {split: [source.name(i) for i in range(len(source))] for split, source in self.splits.items()}
         if "val" in self.splits:
             self.splits["val"] = self.splits["val"].of_slices(cfg.val_slices)
-        self.augment, self.prepare = pick(Augmentation, cfg), Example(cfg.size)
+        with_truth = config.model.truth_map
+        self.augment = dataclasses.replace(pick(Augmentation, cfg), with_truth=with_truth)
+        self.prepare = Example(cfg.size, with_truth)
         self.model = _model(config)
 
     def initialise(self, model: nnx.Module) -> nnx.Module:
@@ -150,7 +152,7 @@ class SegAETask(Task):
         return model
 
     def loss(self, model: nnx.Module, batch: dict, key: jax.Array, step: jax.Array) -> tuple[jax.Array, dict]:
-        """Returns the sum of the squared error, weighted by the true Dice, and the ranking loss."""
+        """Returns the sum of the squared error, weighted by the true Dice, the ranking loss, and that of the truth."""
         embedding = model.embeddings[...][batch["label"]]  # (B, E)
         found, parts, cfg = model.features(batch["image"], embedding), {}, self.weights
         predicted = found["dice"][:, 0]

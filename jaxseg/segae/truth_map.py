@@ -58,7 +58,8 @@ def shares(plane: jax.Array, size: tuple[int, int]) -> jax.Array:
     """
     for axis, length in enumerate(size, 1):
         weights = _overlaps(plane.shape[axis], length)
-        plane = jnp.moveaxis(jnp.moveaxis(plane.astype(jnp.float32), axis, -1) @ weights, -1, axis)
+        rows = jnp.moveaxis(plane.astype(jnp.float32), axis, -1)
+        plane = jnp.moveaxis(jnp.matmul(rows, weights, precision=jax.lax.Precision.HIGHEST), -1, axis)
     return plane
 
 

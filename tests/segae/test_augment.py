@@ -91,3 +91,13 @@ def test_a_mask_that_would_vanish_is_kept():
 def test_values_out_of_range_are_refused(option):
     with pytest.raises(ValueError, match=next(iter(option))):
         Augmentation(48, **option)
+
+
+@pytest.mark.parametrize("changed", [{"flip_rows": 1.0}, {"rotate": 90.0}, {"spacing": 0.5}, {}])
+def test_the_true_mask_is_moved_as_the_mask_is(changed):
+    for seed in range(5):
+        perfect = example(seed, truth_share=1.0, with_truth=True, **changed)
+        np.testing.assert_array_equal(perfect["truth"], np.rint(255 * (perfect["image"][..., 1] + 1) / 2))
+        moved = example(seed, with_truth=True, **changed)
+        assert (moved["truth"] != np.rint(255 * (moved["image"][..., 1] + 1) / 2)).any()
+    assert "truth" not in example(0, **changed)
