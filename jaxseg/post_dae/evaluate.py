@@ -68,6 +68,7 @@ def compare_folders(
     grey: str = "soft",
     labels: Sequence[str] = (),
     classes: Sequence[str] = (),
+    known: Sequence = (),
     spacing: Spacing = None,
 ) -> Examination:
     """Measures how the model restores masks in folders, compared with the true masks of the same names.
@@ -80,6 +81,7 @@ def compare_folders(
         file, whose classes are the channels.
       truth: folder or file of the true masks.
       channels, grey, labels, classes: how masks are read; see `MaskFolder`.
+      known: as in `examine_levels`; bad records are left out, and the baselines if there is no good one.
       spacing: as in `examine_levels`.
 
     Raises:
@@ -93,7 +95,10 @@ def compare_folders(
     true = opened(truth)
     pairs = {row: _paired(opened(folder, blank=True), true) for row, folder in masks.items()}
     parts = ((row, x["given"], x["truth"]) for row, source in pairs.items() for x in _batches(source, "stop"))
-    return _examination(model, parts, "masks", spacing)
+    shapes = None
+    with contextlib.suppress(ValueError):  # none of the training masks can be read as these masks are
+        shapes = Shapes(known, on_error="skip") if len(known) else None
+    return _examination(model, parts, "masks", spacing, shapes)
 
 
 def mean(values: np.ndarray) -> float:

@@ -5,6 +5,7 @@ Masks are deformed and corrupted on the device, within the step, by random numbe
 Source: Larrazabal et al. 2020, doi 10.1109/TMI.2020.3005297; balazsborsos/dae_postprocessing.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -159,10 +160,7 @@ class PostDAETask(Task):
         cfg = config.data
         self.cfg, self.parts, self.prepare = cfg, config.loss.parts, with_seed
         self.model = _model(config)
-        kinds = {"labels": cfg.labels, "classes": cfg.classes}
-        masks = MaskFolder(Path(cfg.root), (cfg.size,) * 2, cfg.channels, cfg.grey, **kinds)
-        options = {"train_fraction": cfg.train_fraction, "seed": cfg.split_seed, "split": cfg.split}
-        self.splits = dict(zip(("train", "val"), masks.split(**options), strict=True))
+        masks, self.splits = _masks_of(cfg)
         self.facts = {split: [source.name(i) for i in range(len(source))] for split, source in self.splits.items()}
         if masks.ignored and cfg.classes:
             self.notes = [f"{masks.ignored} images of {masks.root} do not have a mask of every class and are left out"]
@@ -218,13 +216,18 @@ class PostDAETask(Task):
 
     @classmethod
     def compare(cls, config: Config, model: nnx.Module, masks: Mapping[str, Path], truth: Path) -> Examination:
-        """Measures how the model restores masks in folders, such as those of a segmenter."""
+        """Measures how the model restores masks in folders, such as those of a segmenter.
+
+        If the training masks are still where they were, the baselines are measured as well.
+        """
         cfg, names = config.data, tuple(parse_levels(config.data.labels).values())
         if {*names} & {*model.card.class_names} and names != model.card.class_names:
             trained = ", ".join(model.card.class_names)
             raise ValueError(f"the levels name {', '.join(names)} in this order, but the model has {trained}")
         options = {"channels": cfg.channels, "grey": cfg.grey, "labels": cfg.labels, "spacing": cfg.spacing_mm}
         options["classes"] = cfg.classes
+        with contextlib.suppress(OSError, ValueError):
+            options["known"] = _masks_of(cfg)[1]["train"]
         return compare_folders(model, masks, truth, **options)
 
     @staticmethod
@@ -265,6 +268,14 @@ def corrupt_each(keys: jax.Array, masks: jax.Array, cfg: DataConfig) -> jax.Arra
         return jnp.where(choice >= 1 - cfg.clean_share, mask, found[0])
 
     return jax.vmap(one)(keys, masks)
+
+
+def _masks_of(cfg: DataConfig) -> tuple[MaskFolder, dict[str, MaskFolder]]:
+    """Returns the masks of the data, and their splits."""
+    kinds = {"labels": cfg.labels, "classes": cfg.classes}
+    masks = MaskFolder(Path(cfg.root), (cfg.size,) * 2, cfg.channels, cfg.grey, **kinds)
+    parts = masks.split(train_fraction=cfg.train_fraction, seed=cfg.split_seed, split=cfg.split)
+    return masks, dict(zip(("train", "val"), parts, strict=True))
 
 
 def _model(config: Config):

@@ -12,6 +12,8 @@ from jaxseg.segae.crop import HU_RANGE, LEAST_MARGIN, bounds, crop_window, draw_
 from jaxseg.segae.data import example, planes
 from jaxseg.settings import Range, verify
 
+SOFT = 0.7  # standard deviation in pixels of the borders of shifted organs
+
 Share = Annotated[float, Range(0, 1)]
 
 
@@ -30,6 +32,8 @@ class Augmentation:
       largest_margin: largest random margin in pixels around a mask, at least 10; null: the original's, up to 128.
         Evaluation has a margin of 20.
       window_jitter: largest random shift in HU of each end of the range of CT values, in [0, 200).
+      contrast: largest random shift in HU of each organ's values, as contrast agents cause; each example samples the
+        range of its shifts uniformly from 0. Organs are the labels of the volume; what has no label does not change.
       noise: largest standard deviation in HU of noise on the CT; each example samples its own uniformly from 0.
       blur: largest standard deviation in pixels of a Gaussian filter of the CT with its noise, as soft reconstruction
         kernels have; each example samples its own uniformly from 0.
@@ -53,6 +57,7 @@ class Augmentation:
     truth_share: Share = 0.0
     largest_margin: Annotated[int, Range(LEAST_MARGIN, 100_000)] | None = None
     window_jitter: Annotated[float, Range(0, (HU_RANGE[1] - HU_RANGE[0]) / 2, below=True)] = 0.0
+    contrast: Annotated[float, Range(0, 1000)] = 0.0
     noise: Annotated[float, Range(0, 1000)] = 0.0
     blur: Annotated[float, Range(0, 10)] = 0.0
     thickness: Annotated[int, Range(1, 32)] = 1
@@ -77,6 +82,8 @@ class Augmentation:
         ct, truth, mask = planes(record, z)
         if self.thickness > 1:
             ct = thick_slice(record["ct"], z, int(rng.integers(1, self.thickness + 1)))
+        if self.contrast:
+            ct = ct + organ_shifts(rng, record["labels"][z], rng.uniform(0, self.contrast))
         choice = rng.random()
         if choice < self.degrade_share:
             mask, _ = degrade(rng, truth, rng.uniform(*self.degrade_dice), self.kinds)
@@ -109,6 +116,22 @@ class Augmentation:
         if not turned[1].any():  # a mask of a few pixels can vanish between the pixels of the rotated grid
             return parts
         return ndimage.rotate(ct.astype(np.float32), angle, reshape=False, order=1, mode="nearest"), *turned
+
+
+def organ_shifts(rng: np.random.Generator, labels: np.ndarray, largest: float) -> np.ndarray:
+    """Returns a random shift in HU for every organ of a slice, with soft borders.
+
+    Args:
+      rng: generator of all random numbers.
+      labels: (H, W) integers, 0 where there is no organ.
+      largest: largest shift in HU, in both directions.
+
+    Returns:
+      (H, W) float32.
+    """
+    shifts = rng.uniform(-largest, largest, int(labels.max()) + 1).astype(np.float32)
+    shifts[0] = 0
+    return ndimage.gaussian_filter(shifts[labels], SOFT)
 
 
 def thick_slice(ct: np.ndarray, z: int, count: int) -> np.ndarray:

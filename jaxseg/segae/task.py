@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from PIL import Image
@@ -17,7 +18,7 @@ from PIL import Image
 from jaxseg.files import user_cache
 from jaxseg.nn.losses import binary_cross_entropy
 from jaxseg.nn.resize import bilinear
-from jaxseg.segae.augment import Augmentation
+from jaxseg.segae.augment import Augmentation, Share
 from jaxseg.segae.crop import HU_RANGE
 from jaxseg.segae.data import OVERLAP, Example, Item, SegaeData, SegaeSplit, read_segae
 from jaxseg.segae.evaluate import quality_examination, summary
@@ -53,6 +54,8 @@ class DataConfig(_AUGMENTATION, LoadingConfig):
       val_organs: names of organs that are left out of the training; only they are validated with. A case may then be
         among train_cases and val_cases, so that settings can be chosen with the CTs of a single patient. null: all
         organs are trained and validated with.
+      unnamed_share: fraction of the training examples without the text embedding of their organ, so that the network
+        also learns to judge organs that it does not know.
       overlap: number of pixels that mask and truth must share in a slice.
       val_slices: number of slices of each mask to validate with, evenly spaced; null: all slices with enough overlap.
       canonical: whether to reorient volumes to the patient's axes, which the original does not.
@@ -64,6 +67,7 @@ class DataConfig(_AUGMENTATION, LoadingConfig):
     train_cases: tuple[str, ...] | None = None
     val_cases: tuple[str, ...] | None = None
     val_organs: tuple[str, ...] | None = None
+    unnamed_share: Share = 0.0
     overlap: Annotated[int, Range(1, 1_000_000)] = OVERLAP
     val_slices: Annotated[int, Range(1, 10_000)] | None = 1
     canonical: bool = False
@@ -154,6 +158,9 @@ class SegAETask(Task):
     def loss(self, model: nnx.Module, batch: dict, key: jax.Array, step: jax.Array) -> tuple[jax.Array, dict]:
         """Returns the sum of the squared error, weighted by the true Dice, the ranking loss, and that of the truth."""
         embedding = model.embeddings[...][batch["label"]]  # (B, E)
+        if self.cfg.unnamed_share:
+            unnamed = jax.random.bernoulli(key, self.cfg.unnamed_share, (len(embedding), 1))
+            embedding = jnp.where(unnamed, 0, embedding)
         found, parts, cfg = model.features(batch["image"], embedding), {}, self.weights
         predicted = found["dice"][:, 0]
         if cfg.mse:

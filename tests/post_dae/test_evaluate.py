@@ -120,6 +120,15 @@ def test_folders_of_masks_are_measured_against_the_truth(source, tmp_path):
     assert late["hausdorff"]["mean"] == pytest.approx(2, abs=0.01)
     assert (early["hausdorff"]["count"], early["hausdorff"]["left_out"]) == (7, 1)
     assert early["dice"]["count"] == 8
+    assert set(found.numbers["masks"]["late"]) == {"before", "after"}
+    found = restoration.compare_folders(SAME, rows, tmp_path / "truth", known=source)
+    assert found.numbers["masks"]["late"]["seven nearest"]["dice"]["mean"] > 0.5
+    write_masks(tmp_path / "training", count=3, size=64)
+    known = MaskFolder(tmp_path / "training", (64, 64))
+    for path in known.files:
+        path.write_bytes(b"")
+    found = restoration.compare_folders(SAME, rows, tmp_path / "truth", known=known)
+    assert set(found.numbers["masks"]["late"]) == {"before", "after"}
 
 
 def test_a_missing_counterpart_is_named(source, tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxseg.datasets.volume_cache import pack
-from jaxseg.segae.augment import Augmentation, resampled, thick_slice
+from jaxseg.segae.augment import Augmentation, organ_shifts, resampled, thick_slice
 
 
 def record(seed: int = 0) -> dict:
@@ -101,3 +101,21 @@ def test_the_true_mask_is_moved_as_the_mask_is(changed):
         moved = example(seed, with_truth=True, **changed)
         assert (moved["truth"] != np.rint(255 * (moved["image"][..., 1] + 1) / 2)).any()
     assert "truth" not in example(0, **changed)
+
+
+def test_organs_get_shifts_of_their_own_and_the_rest_of_the_slice_none():
+    labels = np.zeros((40, 60), np.uint8)
+    labels[5:35, 5:25], labels[5:35, 35:55] = 13, 200
+    found = [organ_shifts(np.random.default_rng(seed), labels, 100) for seed in range(20)]
+    left, right = (np.array([shift[20, column] for shift in found]) for column in (15, 45))
+    assert 60 < max(abs(left)) <= 100
+    assert (abs(left - right) > 1).all()
+    assert all(abs(shift[:, 30]).max() < 1e-3 for shift in found)
+
+
+def test_contrast_changes_the_organ_and_neither_masks_nor_the_rest():
+    changed = [example(seed, contrast=300.0) for seed in range(10)]
+    plain = [example(seed) for seed in range(10)]
+    assert {each["dice"] for each in changed} == {each["dice"] for each in plain}
+    spread = [np.std([each["image"][..., 0].max() for each in found]) for found in (plain, changed)]
+    assert spread[1] > 2 * spread[0]

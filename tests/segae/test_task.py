@@ -201,6 +201,20 @@ def test_the_weights_of_the_losses_have_an_effect(data, tmp_path):
 
 
 @pytest.mark.full
+def test_without_names_the_loss_does_not_depend_on_the_text_embeddings(data, tmp_path):
+    task = make_task(opened(tmp_path / "run", data, data__unnamed_share=1.0, loss__ranking=0))
+    batch = {name: np.stack([value] * 2) for name, value in task.prepare(task.splits["train"][0]).items()}
+    losses = []
+    for seed in (0, 1):
+        rows = np.random.default_rng(seed).normal(size=(145, 512))
+        task.model.embeddings.set_value(jax.numpy.asarray(rows, jax.numpy.float32))
+        losses.append(float(task.loss(task.model, batch, jax.random.key(0), 0)[0]))
+    assert losses[0] == losses[1]
+    task.cfg = dataclasses.replace(task.cfg, unnamed_share=0.0)
+    assert float(task.loss(task.model, batch, jax.random.key(0), 0)[0]) != losses[1]
+
+
+@pytest.mark.full
 def test_the_loss_of_the_truth_of_a_constant_prediction_is_its_entropy(data, tmp_path):
     task = make_task(opened(tmp_path / "run", data, model__truth_map="true", loss__truth=2.0))
     batch = {name: np.stack([value] * 2) for name, value in task.prepare(task.splits["train"][0]).items()}
