@@ -44,12 +44,15 @@ SEED, CONTRAST, NOISE = 0, 200.0, 25.0  # the last two in HU
 A, C = ("case_a_low", "case_a_mid", "case_a_high"), ("case_c_low", "case_c_high")
 KEEP_OUT = 4  # every fourth organ of A, in the order of their classes
 SCANNER = ["data.window_jitter=80", "data.noise=40", "data.blur=1.0", "data.thickness=3", "data.spacing=0.5"]
+ONE_CONTRAST = ["data.contrast=0", "data.unnamed_share=0"]
 SETTINGS = {  # name -> configuration and what it changes
     "original": ("segae", ORIGINAL),
     "small": ("segae_small", []),
     "scanner": ("segae_small", SCANNER),
-    "best": ("segae_best", []),
+    "margins": ("segae_best", ["model.truth_map=false", *ONE_CONTRAST]),
     "best_one_head": ("segae_best", ["model.truth_map=false"]),
+    "best_one_contrast": ("segae_best", ONE_CONTRAST),
+    "best": ("segae_best", []),
 }
 
 
