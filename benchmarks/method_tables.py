@@ -1,6 +1,7 @@
 """Tables of what the methods compute, for the page of benchmarks: made from the JSON files in `results/`."""
 
 import json
+import statistics
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -34,16 +35,14 @@ def post_dae(key: str) -> str:
 def post_dae_prior() -> str:
     """Dice and Hausdorff distances of unseen masks, beside what needs no network and the original's network."""
     found, parts = [], results("post_dae")
-    measured = parts["prior"]["corruption"] if {"prior", "prior_original"} <= parts.keys() else {}
-    for kind, row in measured.items():
-        row = row | {"original": parts["prior_original"]["corruption"][kind]["after"]}
+    for kind, row in parts.get("prior", {}).get("corruption", {}).items():
+        row = row | {"original": parts["original"]["corruption"][kind]["after"]}
         shown = [("dice", 3, ("before", "mean shape", "seven nearest", "original", "after"))]
-        shown += [("hausdorff", 1, ("before", "seven nearest", "original", "after"))]
+        shown += [("hausdorff", 1, ("before", "seven nearest", "after"))]
         cells = [f"{row[when][name]['mean']:.{digits}f}" for name, digits, methods in shown for when in methods]
         found.append([kind, *cells])
-    head = "damage|Dice before|mean shape|seven nearest|original's network|**after**"
-    head += "|Hausdorff (largest) before|seven nearest|original's network|**after**"
-    return markdown(head, found)
+    head = "damage|Dice before|mean shape|seven nearest|original's network, 128 px|**after**"
+    return markdown(f"{head}|Hausdorff (largest) before|seven nearest|**after**", found)
 
 
 def post_dae_segmenter() -> str:
@@ -103,13 +102,29 @@ def segae_start() -> str:
 def segae_new_patient() -> str:
     """Agreement of predicted and true Dice on held-out organs and on another patient, also calibrated."""
     found, rows = [], results("segae_new_patient")
-    places = {"held_out_organs_of_A": "held-out organs of A", "patient_C": "C, another patient"}
-    for (setting, row), where in ((item, where) for key, where in places.items() for item in rows.get(key, {}).items()):
-        for kind, keys in {"predicted": ("before", "predicted"), "calibrated": ("after", "calibrated")}.items():
-            values = next(row[key] for key in keys if key in row)
-            measures = ("correlation", "rank_correlation", "mae", "mean_error")
-            found.append([f"`{setting}`", where, kind, *(f"{values[measure]:.3f}" for measure in measures)])
-    return markdown("setting|measured on|prediction|linear|rank|MAE|mean error", found)
+    if "patient_C" not in rows:
+        return markdown("", [])
+    for setting, row in rows["held_out_organs_of_A"].items():
+        found.append([setting, "held-out organs of A", *_agreement([row["before"]], [row["after"]])])
+        found.append([setting, "the same, another scanner", *_agreement([row["another_scanner"]], [])])
+    for setting, runs in rows["patient_C"].items():
+        found.append([setting, "C", *_agreement(*([run[key] for run in runs] for key in ("predicted", "calibrated")))])
+    head = "setting|measured on|seeds|linear|rank|MAE|mean error|MAE, calibrated|mean error, calibrated"
+    return markdown(head, found)
+
+
+def _agreement(predicted: list[dict], calibrated: list[dict]) -> list[str]:
+    """Returns the number of runs and the means of their measures, with the standard deviation of several runs."""
+    cells = [str(len(predicted))]
+    for runs, names in (
+        (predicted, ("correlation", "rank_correlation", "mae", "mean_error")),
+        (calibrated, ("mae", "mean_error")),
+    ):
+        for name in names:
+            values = [run[name] for run in runs]
+            spread = f" +- {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.3f}{spread}" if values else "")
+    return cells
 
 
 def annotators() -> str:

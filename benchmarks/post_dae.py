@@ -3,8 +3,8 @@
     python benchmarks/post_dae.py --masks ../shared/data/lung_masks --folder runs/post_dae
 
 Every step is a command of jaxseg, which is printed before it runs. A command whose result exists is not repeated, so a
-second call resumes. The two parts of `prior` take about an hour on 2 cores, the others 70 minutes; --only selects some
-of them, and keeps the figures of the others. Both parts of `prior` report the last step, which no mask chose.
+second call resumes. `prior` takes about 70 minutes on one core, the others together 70 minutes on two; --only selects
+some parts, and keeps the figures of the others. `prior` reports the last step, which no mask chose.
 """
 
 import argparse
@@ -33,14 +33,13 @@ CODES = ["trainer.epochs=40"]  # enough to compare sizes of the code
 SHORT = ["trainer.epochs=100"]  # enough for phantoms, which resemble each other
 RUNS = {  # part -> configuration and overrides
     "prior": ("post_dae_prior", []),  # 256 pixels
-    "prior_original": ("post_dae_original", [*SCALED, "data.size=256", "trainer.validate_every=20"]),
     "working": ("post_dae", []),
     "original": ("post_dae_original", [*SCALED, "trainer.validate_every=20"]),
     "code_16": ("post_dae", [*CODES, "model.intermediate=[16, 16]"]),
     "code_64": ("post_dae", [*CODES, "model.intermediate=[64, 64]"]),
     "code_512": ("post_dae", CODES),
 }
-LAST = 6000  # the last training step of both parts of `prior`
+LAST = 6000  # the last training step of `prior`
 PHANTOMS, TESTED = 240, 40
 STAGES = (20, 40, 80, 160)  # training steps of the segmenter
 
@@ -65,7 +64,7 @@ def main() -> None:
 def on_lungs(folder: Path, masks: Path, config: str, overrides: list[str]) -> None:
     """Trains on 80 % of the masks and evaluates on the other masks."""
     train(folder, config, masks, overrides)
-    step = ["--step", LAST] if folder.name.startswith("prior") else []
+    step = ["--step", LAST] if folder.name == "prior" else []
     jaxseg("evaluate", "--run", folder, *step, done=folder / "evaluation_val.json")
 
 
