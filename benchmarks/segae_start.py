@@ -22,6 +22,7 @@ import numpy as np
 
 from jaxseg.devices import environment
 from jaxseg.segae.data import read_segae
+from jaxseg.segae.layout import MADE_BY
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -63,7 +64,7 @@ def make(root: Path, cases: int) -> int:
                 (folder / f"{name}_{label}" / f"degraded_{mask:02}.npy").write_bytes(masks[name])
         for name, content in volumes.items():
             (folder / name).write_bytes(content)
-    (root / "summary.json").write_text("{}")
+    (root / "summary.json").write_text(json.dumps({"made_by": MADE_BY}))
     return cases * (len(volumes) + len(ORGANS) * MASKS)
 
 

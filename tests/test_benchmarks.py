@@ -403,7 +403,7 @@ def the_prior_misses_two_targets():
 
 
 def grains_are_restored_worse():
-    assert prior("grains") < prior("grains", "before")
+    assert prior("grains", "before") - 0.03 < prior("grains") < prior("grains", "before")
 
 
 def the_second_head_alone_does_not_help_on_c():
@@ -411,6 +411,18 @@ def the_second_head_alone_does_not_help_on_c():
     ours, original = (rows[name][0]["predicted"]["correlation"] for name in ("best_one_contrast", "original"))
     assert ours < original
     assert page.results("segae_new_patient")["chosen"] == "best"
+
+
+def the_best_setting_reaches_its_targets_on_c():
+    runs = page.results("segae_new_patient")["patient_C"]["best"]
+    assert len(runs) == 3
+    predicted, calibrated = ([run[kind] for run in runs] for kind in ("predicted", "calibrated"))
+    assert np.mean([run["correlation"] for run in predicted]) >= 0.75
+    assert np.mean([run["rank_correlation"] for run in predicted]) >= 0.70
+    assert np.mean([run["mae"] for run in calibrated]) <= 0.15
+    assert 0.04 < abs(np.mean([run["mean_error"] for run in calibrated])) <= 0.05
+    assert calibrated[0]["mae"] > 0.15
+    assert abs(calibrated[0]["mean_error"]) > 0.05
 
 
 SENTENCES = {  # what the page says on misses -> what must hold in the results
@@ -427,7 +439,8 @@ SENTENCES = {  # what the page says on misses -> what must hold in the results
     "most of their seconds are the start, on both sides": samples_are_mostly_the_start,
     "the network is better than all three by at least 0.02": the_prior_is_better_than_the_baselines,
     "which it misses narrowly, and 0.92 for several damages at once, which it misses": the_prior_misses_two_targets,
-    "Grains are restored worse than they were given": grains_are_restored_worse,
+    "Grains end with a slightly lower Dice than they were given": grains_are_restored_worse,
+    "seeds of `best` reaches all four, the last one narrowly": the_best_setting_reaches_its_targets_on_c,
     "On C its correlation is below the original's": the_second_head_alone_does_not_help_on_c,
 }
 
