@@ -64,7 +64,7 @@ ONLY_IN = {
 BANNED_CALLS = {"print", "eval", "exec", "pickle.load", "pickle.loads", "nnx.jit", "jax.image.resize"}
 BANNED_CALLS |= {"warnings.filterwarnings", "jax.pmap"}
 CROSS_CUTTING = {"benchmarks", "conventions", "doctests", "documents", "extras", "file_systems", "golden_steps"}
-CROSS_CUTTING |= {"benchmarks_gpu", "memory", "no_places", "packaging", "printed_commands"}
+CROSS_CUTTING |= {"benchmarks_gpu", "benchmarks_page", "memory", "no_places", "packaging", "printed_commands"}
 MAY_CALL = {"training/mesh.py": {"jax.pmap"}}
 
 # Folders whose text must be plain English, besides the files at the top of the repository.
