@@ -1,4 +1,4 @@
-"""SegAE on a patient that nobody has seen: settings and calibration come from held-out organs of another patient.
+"""SegAE on another patient: settings and calibration come from held-out organs of the patient it was trained on.
 
     python benchmarks/segae_new_patient.py --choose                  # trains every setting on CT A
     python benchmarks/segae_new_patient.py --report                  # measures them on CT C
@@ -7,8 +7,9 @@ Each setting is trained on CT A of the shared data without every fourth organ. I
 and on these as another scanner might show them: smaller pixels, more noise, and other grey values of every organ, as
 after a contrast agent. The mean of both linear correlations chooses the setting; the held-out organs also calibrate it.
 `--report` then measures the last step of every setting on CT C, which chooses nothing, and trains the chosen one with
-two more seeds. The configuration `segae_small`, from which all but the original's come, was once chosen by runs on C.
-Both write `results/segae_new_patient.json`. The masks are true masks that a program degraded.
+two more seeds. C was measured once before the other scanner and the last two settings were added. The configuration
+`segae_small`, from which all but the original's come, was once chosen by runs on C. Both write
+`results/segae_new_patient.json`. The masks are true masks that a program degraded.
 """
 
 import argparse

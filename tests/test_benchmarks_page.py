@@ -91,11 +91,32 @@ def the_prior_is_better_than_the_baselines():
 
 def the_prior_misses_two_targets():
     assert 0.965 < prior("heavy") < 0.97
+    targets = {"clean": 0.99, "lobe cut": 0.94, "lobe missing": 0.94}  # these are reached
+    assert all(prior(kind) >= least for kind, least in targets.items())
     assert prior("several") < 0.92
 
 
-def grains_are_restored_worse():
-    assert prior("grains", "before") - 0.03 < prior("grains") < prior("grains", "before")
+def most_masks_with_grains_become_better():
+    grains = page.results("post_dae")["prior"]["corruption"]["grains"]
+    before, after = grains["before"]["dice"], grains["after"]["dice"]
+    assert before["mean"] - 0.03 < after["mean"] < before["mean"]
+    assert after["median"] > before["median"]
+    assert after["std"] > 3 * before["std"]
+
+
+def distances_are_longer_than_those_of_the_nearest_in_three_rows():
+    rows = page.results("post_dae")["prior"]["corruption"]
+    longer = {
+        k for k, row in rows.items() if row["after"]["hausdorff"]["mean"] > row["seven nearest"]["hausdorff"]["mean"]
+    }
+    assert longer == {"side moved", "grains", "several"}
+
+
+def the_originals_network_is_worse_than_the_nearest_in_eight_rows():
+    rows = page.results("post_dae")["original"]["corruption"]
+    dice = {k: {method: each["dice"]["mean"] for method, each in row.items()} for k, row in rows.items()}
+    assert sum(row["after"] < row["seven nearest"] for row in dice.values()) == 8
+    assert sum(row["after"] < row["before"] for row in list(dice.values())[5:]) == 7
 
 
 def the_second_head_alone_does_not_help_on_c():
@@ -113,8 +134,8 @@ def the_best_setting_reaches_its_targets_on_c():
     assert np.mean([run["rank_correlation"] for run in predicted]) >= 0.70
     assert np.mean([run["mae"] for run in calibrated]) <= 0.15
     assert 0.04 < abs(np.mean([run["mean_error"] for run in calibrated])) <= 0.05
-    assert calibrated[0]["mae"] > 0.15
-    assert abs(calibrated[0]["mean_error"]) > 0.05
+    assert [run["mae"] > 0.15 for run in calibrated] == [True, False, False]
+    assert [abs(run["mean_error"]) > 0.05 for run in calibrated] == [True, False, True]
 
 
 SENTENCES = {  # what the page says -> what must hold in the results
@@ -129,9 +150,13 @@ SENTENCES = {  # what the page says -> what must hold in the results
     "Their row is near PyTorch's": the_step_of_cmvae_is_near_pytorchs,
     "is larger than what an epoch gains": the_first_epoch_costs_more_than_an_epoch_gains,
     "most of their seconds are the start, on both sides": samples_are_mostly_the_start,
-    "the network is better than all three by at least 0.02": the_prior_is_better_than_the_baselines,
+    "the network's Dice is higher than all three by at least 0.02": the_prior_is_better_than_the_baselines,
     "which it misses narrowly, and 0.92 for several damages at once, which it misses": the_prior_misses_two_targets,
-    "Grains end with a slightly lower Dice than they were given": grains_are_restored_worse,
+    "Most masks with grains become better, but some are damaged strongly": most_masks_with_grains_become_better,
+    "the seven nearest are better for a moved side, grains and several damages": (
+        distances_are_longer_than_those_of_the_nearest_in_three_rows
+    ),
+    "for eight of the thirteen rows": the_originals_network_is_worse_than_the_nearest_in_eight_rows,
     "seeds of `best` reaches all four, the last one narrowly": the_best_setting_reaches_its_targets_on_c,
     "On C its correlation is below the original's": the_second_head_alone_does_not_help_on_c,
 }

@@ -98,7 +98,11 @@ def compare_folders(
     shapes = None
     with contextlib.suppress(ValueError):  # none of the training masks can be read as these masks are
         shapes = Shapes(known, on_error="skip") if len(known) else None
-    return _examination(model, parts, "masks", spacing, shapes)
+    found = _examination(model, parts, "masks", spacing, shapes)
+    if len(known) and shapes is None:
+        note = "no baselines: none of the training masks can be read as these masks are"
+        return dataclasses.replace(found, table=f"{found.table}\n{note}")
+    return found
 
 
 def mean(values: np.ndarray) -> float:

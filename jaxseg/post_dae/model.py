@@ -37,7 +37,7 @@ class DAEConfig:
       strides: stride of each level. With a stride of 2 a level halves the image. With another stride s a decoder level
         turns H rows into (H - 1) s + 2, as the original does, so that the output's size differs from the mask's.
       decoder_activation: activation at the end of every decoder level except the last, which ends in a sigmoid.
-        "sigmoid" is the original's; training then collapses to one mean shape. "relu" works.
+        "sigmoid" is the original's; for long, training then answers every mask with one mean shape. "relu" does not.
       norm: normalisation after every convolution. "none" is the original's; "batch" works.
       skips: whether each decoder level also gets the maps of the encoder at its size, and the last one the mask itself.
         The original has none. With them, details of undamaged parts are kept.

@@ -218,7 +218,7 @@ class PostDAETask(Task):
     def compare(cls, config: Config, model: nnx.Module, masks: Mapping[str, Path], truth: Path) -> Examination:
         """Measures how the model restores masks in folders, such as those of a segmenter.
 
-        If the training masks are still where they were, the baselines are measured as well.
+        If the training masks are still where they were, the baselines are measured as well, unless none can be read.
         """
         cfg, names = config.data, tuple(parse_levels(config.data.labels).values())
         if {*names} & {*model.card.class_names} and names != model.card.class_names:

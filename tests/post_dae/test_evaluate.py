@@ -129,6 +129,7 @@ def test_folders_of_masks_are_measured_against_the_truth(source, tmp_path):
         path.write_bytes(b"")
     found = restoration.compare_folders(SAME, rows, tmp_path / "truth", known=known)
     assert set(found.numbers["masks"]["late"]) == {"before", "after"}
+    assert "no baselines" in found.table
 
 
 def test_a_missing_counterpart_is_named(source, tmp_path):

@@ -117,5 +117,7 @@ def test_contrast_changes_the_organ_and_neither_masks_nor_the_rest():
     changed = [example(seed, contrast=300.0) for seed in range(10)]
     plain = [example(seed) for seed in range(10)]
     assert {each["dice"] for each in changed} == {each["dice"] for each in plain}
-    spread = [np.std([each["image"][..., 0].max() for each in found]) for found in (plain, changed)]
-    assert spread[1] > 2 * spread[0]
+    organs = [np.std([each["image"][..., 0].max() for each in found]) for found in (plain, changed)]
+    corners = [np.std([each["image"][0, 0, 0] for each in found]) for found in (plain, changed)]
+    assert organs[1] > 2 * organs[0]
+    assert corners[1] < 1.5 * corners[0]
