@@ -10,10 +10,11 @@ Both sides divide the confusion matrices by their sums in sampling; `cmvae_consi
 their softmax, as in training and by default.
 `cmvae_best` and `prob_unet_best` are jaxseg's own settings. `cmvae_patients` and `prob_unet_patients` train them again
 on three quarters of all patients of `train` and `validate`, for each quarter that is left out, and measure the last
-step on the patients that were left out; `cmvae_original_patients` and `prob_unet_original_patients` do so with the
-original's settings. `faster_prob_unet` has a higher learning rate and more epochs. Runs of jaxseg are its commands; a
-command whose result exists is not repeated. Writes `results/noisy_labels.json`, and keeps the rows of runs that are not
-in the folder. Draws the masks of one slice of each patient of `validate`, with the first run of both own settings.
+step on the patients that were left out, and on those of them who are in `validate`; `cmvae_original_patients` and
+`prob_unet_original_patients` do so with the original's settings. `faster_prob_unet` has a higher learning rate and more
+epochs. Runs of jaxseg are its commands; a command whose result exists is not repeated. Writes
+`results/noisy_labels.json`, and keeps the rows of runs that are not in the folder. Draws the masks of one slice of each
+patient of `validate`, with the first run of both own settings.
 
 --epoch only times an epoch of each network, and trains no further. Both sides alternate in one process. Compilation and
 a first epoch of each side are not counted. Writes `results/annotators_epoch.json`.
@@ -65,6 +66,7 @@ RUNS |= {f"{network}_best_{seed}": ("best", network, seed) for network in BETA f
 RUNS |= {f"{network}_patients_{part}": ("patients", network, part) for network in BETA for part in range(PARTS)}
 RUNS |= {f"{net}_original_patients_{part}": ("original patients", net, part) for net in BETA for part in range(PARTS)}
 RUNS |= {"faster_prob_unet": ("faster", "prob_unet", 0)}
+OF_VALIDATE = "of_validate"  # what is measured on the patients of `validate`, while they are left out
 FASTER = ["optimizer.learning_rate=1e-3", "trainer.epochs=40", "trainer.validate_every=10"]
 
 
@@ -96,6 +98,11 @@ def main() -> None:
         config, overrides = plan(part)
         train(options.folder / part, config, data, overrides)
         command("evaluate", "--run", options.folder / part, done=options.folder / part / "evaluation_val.json")
+        if "patients" in kind:
+            place = options.folder / part / OF_VALIDATE
+            data = patients_of_validate(options.data, options.folder / "patients", seed)
+            words = ["evaluate", "--run", options.folder / part, "-i", data, "-o", place]
+            command(*words, done=place / "evaluation_val.json")
     summarise(options.folder)
 
 
@@ -140,6 +147,21 @@ def without_patients(data: Path, folder: Path, part: int) -> Path:
             target = unfinished / split / path.relative_to(data).relative_to(path.relative_to(data).parts[0])
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
+        unfinished.rename(root)
+    return root
+
+
+def patients_of_validate(data: Path, folder: Path, part: int) -> Path:
+    """Returns `without_patients` with only those of the patients left out who are in the `validate` of all data."""
+    root = folder / f"{part}_{OF_VALIDATE}"
+    if not root.exists():
+        unfinished = folder / f"{part}_{OF_VALIDATE}.part"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.copytree(without_patients(data, folder, part), unfinished)
+        kept = {path.name.split("_")[1] for path in (data / "validate").rglob("*.tif")}
+        for path in (unfinished / "validate").rglob("*.tif"):
+            if path.name.split("_")[1] not in kept:
+                path.unlink()
         unfinished.rename(root)
     return root
 
@@ -248,6 +270,10 @@ def run_of(folder: Path, stored: dict) -> dict:
     config = checked_config(folder)
     if found["last"]["measures"] != found["measures"]:
         row["last"] = found["last"]["measures"]
+    if (folder / OF_VALIDATE / "evaluation_val.json").is_file():
+        row[OF_VALIDATE] = json.loads((folder / OF_VALIDATE / "evaluation_val.json").read_text())["last"]["measures"][
+            "dice"
+        ]
     row |= {"loss": dataclasses.asdict(config.loss), "model": dataclasses.asdict(config.model)}
     row |= {"epochs": config.trainer.epochs, "date": day_of(folder / "model")}
     versions = folder / "versions.json"
@@ -271,6 +297,9 @@ def over_seeds(group: str, runs: dict[str, dict]) -> dict | None:
     if len(rows) < 2:
         return None
     found = spread([row.get("last", row["measures"]) for row in rows]) | {"seeds": len(rows)}
+    if parts := [row[OF_VALIDATE] for row in rows if OF_VALIDATE in row]:
+        slices = sum(part["count"] for part in parts)
+        found[OF_VALIDATE] = {"mean": sum(part["mean"] * part["count"] for part in parts) / slices, "slices": slices}
     if group.endswith("_best"):
         found["best_checkpoint"] = spread([row["measures"] for row in rows])
     if len(epochs := {row.get("epochs") for row in rows}) == 1:

@@ -181,8 +181,10 @@ def annotators_fall() -> str:
             if all(values):
                 error = sum(value["standard_error"] ** 2 for value in values) ** 0.5
                 fall = f"{values[0]['mean'] - values[1]['mean']:.3f} +- {error:.3f}"
-            found.append([name, *cells, fall])
-    return markdown("settings|Dice on validate, last step|Dice on patients left out|fall", found)
+            same = rows.get(keys[1], {}).get("of_validate")
+            found.append([name, *cells, fall, f"{same['mean']:.3f}" if same else "n/a"])
+    head = "settings|Dice on validate, last step|Dice on patients left out|fall"
+    return markdown(f"{head}|Dice on the patients of validate, left out", found)
 
 
 def _without_network(measured: dict[str, Any]) -> Iterator[list[str]]:

@@ -230,11 +230,11 @@ def test_means_over_seeds_take_the_last_step_and_only_measures_that_all_rows_hav
 
 def test_the_table_of_the_fall_subtracts_patients_left_out(monkeypatch):
     rows = {"cmvae_best": {"dice": {"mean": 0.85, "standard_error": 0.03}}}
-    rows["cmvae_patients"] = {"dice": {"mean": 0.8, "standard_error": 0.04}}
+    rows["cmvae_patients"] = {"dice": {"mean": 0.8, "standard_error": 0.04}, "of_validate": {"mean": 0.83}}
     monkeypatch.setattr(method_tables, "results", lambda _: rows)
     lines = method_tables.annotators_fall().splitlines()
-    assert "| `cmvae_lidc_best` | 0.850 +- 0.030 | 0.800 +- 0.040 | 0.050 +- 0.050 |" in lines
-    assert "| `prob_unet_lidc_best` | n/a | n/a | n/a |" in lines
+    assert "| `cmvae_lidc_best` | 0.850 +- 0.030 | 0.800 +- 0.040 | 0.050 +- 0.050 | 0.830 |" in lines
+    assert "| `prob_unet_lidc_best` | n/a | n/a | n/a | n/a |" in lines
 
 
 def test_a_run_with_other_settings_is_refused(tmp_path):

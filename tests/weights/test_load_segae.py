@@ -64,6 +64,7 @@ def test_the_card_names_the_organs_and_the_licence(checkpoint):
     assert dict(card.config) == {
         "backbone": "resnet18",
         "hidden": 50,
+        "truth_map": False,
         "embedding_size": 512,
         "num_labels": 145,
         "width": 64,
