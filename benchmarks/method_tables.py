@@ -53,13 +53,15 @@ def post_dae_segmenter() -> str:
 
 
 def _before_and_after(rows: dict[str, Any], first: str) -> str:
+    baselines = [name for name in ("mean shape", "seven nearest") if name in next(iter(rows.values()))]
     found = []
     for name, row in rows.items():
-        cells = [name]
+        cells = [name, *(f"{row[method]['dice']['mean']:.3f}" for method in baselines)]
         for measure, digits in (("dice", 3), ("hausdorff_95", 1), ("hausdorff", 1)):
             cells += [f"{row[when][measure]['mean']:.{digits}f}" for when in ("before", "after")]
         found.append(cells)
-    head = f"{first}|Dice before|after|Hausdorff 95 % before|after|Hausdorff (largest) before|after"
+    without = "".join(f"Dice of the {name}|" for name in baselines)
+    head = f"{first}|{without}Dice before|after|Hausdorff 95 % before|after|Hausdorff (largest) before|after"
     return markdown(head, found)
 
 
