@@ -197,7 +197,7 @@ def _moved(mask: jax.Array, places: jax.Array, relative: jax.Array, how: Damage,
     part = jnp.where(_ahead(relative, *jnp.where(how.line[0] > 0, upright, how.line)), mask, 0)
     rest = mask - part
     offsets = (_enlarged(how.coarse, mask.shape) + _enlarged(how.fine, mask.shape)) * frame.size
-    # Without the barriers, XLA computes a place again for every pixel that is read: ten times slower on CPUs.
+    # Without the barriers, XLA computes a place again for every pixel that is read, which is slow on CPUs.
     places, part, rest = jax.lax.optimization_barrier((places + offsets, part, rest))
     centre = frame_of(part)
     middle = jnp.stack([centre.row, centre.column])[:, None, None]

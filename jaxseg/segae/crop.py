@@ -119,9 +119,8 @@ def to_bytes(ct: np.ndarray, mask: np.ndarray, size: int = 256, hu_range: tuple[
     """
     low, high = hu_range
     unit = (np.clip(ct, low, high).astype(np.float64) - low) / (high - low)
-    return np.stack(
-        [_resized((unit.astype(np.float32) * np.float32(255)).astype(np.uint8), size), mask_bytes(mask, size)], -1
-    )
+    grey = (unit.astype(np.float32) * np.float32(255)).astype(np.uint8)
+    return np.stack([_resized(grey, size), mask_bytes(mask, size)], -1)
 
 
 def mask_bytes(mask: np.ndarray, size: int) -> np.ndarray:

@@ -38,7 +38,8 @@ from jaxseg.weights.load import create
 Weight = Annotated[float, Range(0, 1000)]
 EXAMINED = 32  # number of slices in a batch of an evaluation
 
-_AUGMENTATION = section(Augmentation, *({field.name for field in dataclasses.fields(Augmentation)} - {"with_truth"}))
+_SETTINGS = [field.name for field in dataclasses.fields(Augmentation) if field.name != "with_truth"]
+_AUGMENTATION = section(Augmentation, *_SETTINGS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 A single number for each slice says little about what is wrong with a mask. Learning every place of the truth is a
 stronger signal, so that few patients are enough to learn what the border of an organ looks like. Like QCResUNet (Qiu et
-al. 2023, doi 10.1007/978-3-031-43898-1_15), the network then predicts the Dice and a map together.
+al. 2024, arXiv:2412.07156), which predicts where a mask is wrong, the network then predicts a number and a map.
 """
 
 from collections.abc import Sequence
@@ -15,8 +15,6 @@ from flax import nnx
 from jaxseg.nn import resnet
 from jaxseg.nn.layers import Conv, ConvNorm, linear
 from jaxseg.nn.resize import bilinear
-
-LEVELS = 4  # maps of the backbone that the head uses, from a quarter to a 32nd of the side
 
 
 class TruthMap(nnx.Module):
