@@ -270,10 +270,8 @@ def run_of(folder: Path, stored: dict) -> dict:
     config = checked_config(folder)
     if found["last"]["measures"] != found["measures"]:
         row["last"] = found["last"]["measures"]
-    if (folder / OF_VALIDATE / "evaluation_val.json").is_file():
-        row[OF_VALIDATE] = json.loads((folder / OF_VALIDATE / "evaluation_val.json").read_text())["last"]["measures"][
-            "dice"
-        ]
+    if (same := folder / OF_VALIDATE / "evaluation_val.json").is_file():
+        row[OF_VALIDATE] = json.loads(same.read_text())["last"]["measures"]["dice"]
     row |= {"loss": dataclasses.asdict(config.loss), "model": dataclasses.asdict(config.model)}
     row |= {"epochs": config.trainer.epochs, "date": day_of(folder / "model")}
     versions = folder / "versions.json"
